@@ -109,6 +109,13 @@ def moment(at: datetime) -> SafeString:
     return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
 
 
+def when(at: datetime) -> str:
+    """The time of day as HTML if it is of today, else :func:`moment`, with its preposition."""
+    if _local(at).date() == _local(timezone.now()).date():
+        return filled(gettext("at %(time)s"), time=_time(at, bdi(_formatted(at, "H:i"))))
+    return filled(gettext("on %(time)s"), time=moment(at))
+
+
 def exact_moment(at: datetime) -> SafeString:
     """The local date and time as HTML, with the year and the seconds: 24 Nov 2026 23:59:30."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s")))

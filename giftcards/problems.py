@@ -31,6 +31,7 @@ class Kind(Enum):
     LEDGER = auto()  # with the reading of the provider's ledger that explains it
     LASTING = auto()  # only when staff tick it off
     HISTORY = auto()  # not a problem, only an entry of the timeline
+    CARE = auto()  # the same, about who looks after the order: nothing that moves it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ PARAMETERS = {
     "lost": "how many of `total` are unreadable",
     "objection": "why a person has to look at the order, in the words of the shop's own rule",
     "order": "the reference of another order",
+    "other": "the name of another member of staff",
     "ordered": "how many cards were ordered",
     "price": "what a card costs, or may cost, in dinars, with two decimals",
     "provider_order_id": "the provider's id of an order",
@@ -530,6 +532,9 @@ WORDINGS: Mapping[str, Wording] = {
     "staff_rejected": Wording(
         Kind.HISTORY, _("%(by)s said that it was not bought, and rejected it.")
     ),
+    "staff_took": Wording(Kind.CARE, _("%(by)s began to look after the order.")),
+    "staff_took_over": Wording(Kind.CARE, _("%(by)s took the order over from %(other)s.")),
+    "staff_gave_back": Wording(Kind.CARE, _("%(by)s does not look after the order any more.")),
 }
 
 

@@ -22,6 +22,7 @@ from giftcards.engine.task_queue import LOOP_LEASE, SWEEP_TASK, cluster_stop, qu
 from giftcards.engine.terms import complete_terms
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import CustomerRefund
+from giftcards.models.care import end_finished
 from giftcards.privacy.retention import purge_if_due
 
 logger = logging.getLogger(__name__)
@@ -111,4 +112,5 @@ def do_chores(
 add_chore("the figures of final orders", complete_figures)
 add_chore("the search terms of orders", complete_terms)
 add_chore("the destruction of old codes", purge_if_due)
+add_chore("the end of looking after finished orders", end_finished)
 add_chore("the counting of refunds", lambda _should_continue: CustomerRefund.objects.recount())

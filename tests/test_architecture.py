@@ -99,7 +99,8 @@ WITHIN = {
         "provider": "actions rows provider_sections",
         "pages": "actions extensions provider",
         "deciding": "actions pages",
-        "placing": "provider pages",
+        "held": "actions breakdown pages deciding",
+        "placing": "breakdown provider pages",
         "revealing": "actions reauthentication pages",
         "timeline": "hints pages",
         "resolving": "actions pages deciding",
@@ -112,7 +113,7 @@ WITHIN = {
         ),
         "listing": "rows filters extensions pages searching",
         "orders": (
-            "extensions deciding placing revealing resolving refunding correcting finding "
+            "extensions deciding held placing revealing resolving refunding correcting finding "
             "searching order_page listing"
         ),
     },

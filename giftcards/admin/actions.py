@@ -137,13 +137,20 @@ class OrderButton(NamedTuple):
     """A button on the page of an order.
 
     It leads to a page that says what will happen; with ``is_post``, it sends a POST there at once,
-    with the field ``state_token``. ``is_minor`` shows it as a link, for rare needs.
+    with the field ``state_token``. ``is_minor`` shows it as a link, for rare needs. ``is_final``:
+    what it says cannot be undone, so it stands after the others.
     """
 
     label: str
     url: str
     is_post: bool = False
     is_minor: bool = False
+    is_final: bool = False
+
+
+def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
+    """The buttons as they are shown: rare needs last, and what is final after what is not."""
+    return sorted(found, key=lambda button: (button.is_minor, button.is_final))
 
 
 class Page(NamedTuple):
@@ -181,6 +188,8 @@ class OrderAction:
     #: Whether the page of this order, or this row, shows the button.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
+    #: True if what the button says cannot be undone: a page asks first, and others stand before it.
+    is_final: bool = False
     #: The part of the page where the button stands; "" for none.
     place: str = "order"
     #: The model of the row that it is about, which has an ``order``; ``None``: the order itself.
@@ -196,6 +205,10 @@ class OrderAction:
     template: str = ""
     context: Callable[[Attempt], Mapping[str, Any]] = lambda _attempt: {}
     decorators: tuple[Callable[[Any], Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.is_final and self.is_post:
+            raise ValueError(f"{self.name} cannot be undone: it needs a form, whose page asks.")
 
     @property
     def page(self) -> Page:
@@ -287,12 +300,14 @@ def buttons(
     actions: Iterable[OrderAction],
 ) -> list[OrderButton]:
     """The buttons of ``actions`` about an order, or a row, for this person."""
-    return [
-        OrderButton(action.label_for(subject), url, action.is_post, action.is_minor)
+    return in_order(
+        OrderButton(
+            action.label_for(subject), url, action.is_post, action.is_minor, action.is_final
+        )
         for action in actions
         if action.permission(pages, request) and action.is_offered(subject)
         if (url := _url(pages, action, subject))
-    ]
+    )
 
 
 def _url(pages: OrderPages, action: OrderAction, subject: models.Model) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.display import calculation, money
+from giftcards.display import calculation, filled, money
 from giftcards.models import Order
 from giftcards.refunds import refund_breakdown
-from giftcards.settlement import CustomerBreakdown, customer_breakdown
+from giftcards.settlement import CustomerBreakdown, customer_breakdown, paid_amount
 
 
 class BreakdownLine(NamedTuple):
@@ -104,6 +105,22 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
     kept, cost = customer.kept_amount, provider.charged_amount
     arithmetic = calculation("{kept} − {cost}", kept=kept, cost=cost)
     yield BreakdownLine(gettext("Margin"), arithmetic, money(kept - cost))
+
+
+def earned(order: Order, price: Decimal) -> Decimal | None:
+    """The margin if each card of ``order`` comes and costs ``price``; ``None``: sale not known."""
+    paid = paid_amount(order)
+    return None if paid is None else paid - price * order.quantity
+
+
+def earned_in_words(amount: Decimal) -> SafeString:
+    """The sentence, as HTML, that says what the shop earns or, below 0, loses on an order."""
+    text = gettext("You still earn %(amount)s on this order.")
+    if amount < 0:
+        text = gettext("You lose %(amount)s on this order.")
+    elif not amount:
+        text = gettext("You neither earn nor lose anything on this order.")
+    return filled(text, amount=money(abs(amount)))
 
 
 def bar(order: Order) -> dict[str, str] | None:

@@ -1,10 +1,8 @@
-"""Small actions about an order: check, tick off, complaint, note, held order, missing cards."""
+"""Small actions about an order: check, tick off, complaint, note, missing cards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from decimal import Decimal
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -25,16 +23,14 @@ from giftcards.admin.actions import (
     state_token,
     token,
 )
-from giftcards.admin.pages import OrderPages, column_label, customer_of, facts, recorded
-from giftcards.display import explained, filled, isolated, moment, money
-from giftcards.engine.holding import (
-    approve_price,
-    approve_review,
-    held_objection,
-    held_price,
-    reject_held,
-    send_at_once,
+from giftcards.admin.pages import (
+    OrderPages,
+    about,
+    customer_of,
+    names_of,
+    recorded,
 )
+from giftcards.display import explained, isolated, money, named
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
 from giftcards.exceptions import ReorderError
 from giftcards.models import Note, Order
@@ -79,7 +75,8 @@ def fingerprint(order: Order) -> str:
 
     A check that finds nothing new does not change it.
     """
-    return token("fingerprint", [state_token(order), order.problems, order.fulfilled_quantity])
+    seen = [state_token(order), order.problems, order.fulfilled_quantity, order.owner]
+    return token("fingerprint", seen)
 
 
 def _show_fingerprint(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
@@ -93,16 +90,48 @@ FINGERPRINT = Page("order_fingerprint", "<path:key>/fingerprint/", _show_fingerp
 
 
 def _tick_off(attempt: Attempt) -> Outcome:
-    order = attempt.order
-    problems = {problem.key: problem for problem in map(Problem.of, order.problems)}
-    problem = problems.get(attempt.request.POST.get("problem", ""))
+    order, problem = attempt.order, _problem_of(attempt, attempt.request.POST)
     if problem is None:
-        text = gettext("This problem is over: the page shows what holds now.")
-        return Outcome(text, level=messages.WARNING)
+        return _OVER
     # False for the second request of a double click.
     is_new = order.tick_off(problem, by=attempt.by)
     log = f"Ticked off: {problem.discreet}" if is_new else ""
     return Outcome(gettext("Ticked off."), log)
+
+
+_OVER = Outcome(_("This problem is over: the page shows what holds now."), level=messages.WARNING)
+
+
+def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
+    problems = {problem.key: problem for problem in map(Problem.of, attempt.order.problems)}
+    return problems.get(given.get("problem", ""))
+
+
+def _why_no_tick(attempt: Attempt) -> Outcome | None:
+    if attempt.order.is_held:
+        # It keeps its problem until somebody decides about it.
+        return LATE
+    is_asking = attempt.request.method != "POST"
+    return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None
+
+
+class TickOffForm(forms.Form):
+    # The key of a problem; any other is that of one that is over.
+    problem = forms.CharField(required=False, widget=forms.HiddenInput)
+
+
+def _tick_off_context(attempt: Attempt) -> Mapping[str, Any]:
+    shows_costs = attempt.pages.may_see_costs(attempt.request)
+    problem = _problem_of(attempt, attempt.request.GET)
+    return {
+        "warnings": [explained(problem, shows_costs=shows_costs).text] if problem else [],
+        "consequence": gettext(
+            "It does not need a person any more then, and stays in the timeline with your name."
+        ),
+        "heading": gettext("The order"),
+        "facts": about(attempt.order),
+        "action": attempt.action.label,
+    }
 
 
 TICK_OFF = OrderAction(
@@ -110,9 +139,13 @@ TICK_OFF = OrderAction(
     route="<key>/tick-off/",
     label=_("Tick off"),
     permission=may("giftcards.check_order"),
+    is_final=True,
     place="",
-    # A held order keeps its problem until somebody decides about it.
-    before=lambda attempt: LATE if attempt.order.is_held else None,
+    before=_why_no_tick,
+    form=lambda attempt, data: TickOffForm(data, initial=attempt.request.GET.dict()),
+    title=_("Is this problem dealt with?"),
+    template="ask",
+    context=_tick_off_context,
     act=_tick_off,
 )
 
@@ -128,13 +161,31 @@ def _dispute(attempt: Attempt) -> Outcome:
     )
 
 
+def _dispute_context(attempt: Attempt) -> Mapping[str, Any]:
+    consequence = gettext(
+        "It is noted with your name. The order then needs a person, and its codes are kept, until"
+        " somebody ticks the complaint off. The customer is told nothing."
+    )
+    return {
+        "consequence": consequence,
+        "heading": gettext("The order"),
+        "facts": about(attempt.order),
+        "action": gettext("Note the complaint"),
+    }
+
+
 DISPUTE = OrderAction(
     name="order_dispute",
     route="<key>/dispute/",
     label=_("The customer complains about a code"),
     permission=may("giftcards.check_order"),
     is_offered=lambda order: order.may_be_disputed and not order.is_disputed,
+    is_minor=True,
+    is_final=True,
     before=lambda attempt: None if attempt.order.may_be_disputed else LATE,
+    form=lambda _attempt, data: forms.Form(data),
+    template="ask",
+    context=_dispute_context,
     act=_dispute,
 )
 
@@ -175,44 +226,6 @@ NOTE = OrderAction(
     act=_note,
 )
 
-# A held order is bought, or rejected.
-
-
-class HeldForm(forms.Form):
-    """The decision whether to buy a held order; ``buying`` says what that means."""
-
-    APPROVE = "approve"
-    REJECT = "reject"
-
-    outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
-
-    def __init__(self, buying: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["outcome"].choices = [  # type: ignore[attr-defined]
-            (self.APPROVE, buying),
-            (self.REJECT, _("Do not buy it: reject the order.")),
-        ]
-
-
-def _price_form(attempt: Attempt, data: QueryDict | None) -> HeldForm:
-    price = _price_of(attempt.order)
-    text = gettext("Buy it: at most %(price)s a card, %(total)s in all.")
-    total = price * attempt.order.quantity
-    return HeldForm(filled(text, price=money(price), total=money(total)), data)
-
-
-def _price_of(order: Order) -> Decimal:
-    return held_price(order) or Decimal(0)
-
-
-def _decide_price(attempt: Attempt) -> Outcome:
-    return decided(_decide(attempt, partial(approve_price, price=_price_of(attempt.order))))
-
-
-def _decide(attempt: Attempt, approve: Callable[..., Problem | None]) -> Problem | None:
-    is_approved = attempt.form.cleaned_data["outcome"] == HeldForm.APPROVE
-    return (approve if is_approved else reject_held)(attempt.order, by=attempt.by)
-
 
 def decided(decision: Problem | None, log: str = "") -> Outcome:
     """The outcome of a decision that the timeline shows; ``None``: it came too late.
@@ -224,106 +237,6 @@ def decided(decision: Problem | None, log: str = "") -> Outcome:
     # Discreet, because everybody who may see the order can read the log.
     return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
 
-
-def _price_context(attempt: Attempt) -> Mapping[str, Any]:
-    order = attempt.order
-    consequence = gettext(
-        "A card of this order costs more than your limit. Nothing has been bought; the order waits"
-        " until you decide."
-    )
-    costs = {
-        gettext("highest price"): order.price_ceiling,
-        gettext("price at the provider"): _price_of(order),
-    }
-    return _held_context(order, consequence, _known(costs))
-
-
-def _held_context(
-    order: Order, consequence: str, more: Iterable[tuple[str, object]]
-) -> Mapping[str, Any]:
-    sale = {gettext("sale price"): order.sale_price, gettext("sale amount"): order.sale_amount}
-    problems = [explained(problem, shows_costs=True) for problem in order.open_problems]
-    return {
-        "consequence": consequence,
-        "facts": [*facts(order), *_known(sale), *more],
-        "problems": problems,
-    }
-
-
-def _known(amounts: Mapping[str, Decimal | None]) -> list[tuple[str, object]]:
-    return [(label, money(amount)) for label, amount in amounts.items() if amount is not None]
-
-
-PRICE = OrderAction(
-    name="order_price",
-    route="<key>/price/",
-    label=_("What may a card cost?"),
-    permission=may("giftcards.resolve_order", "giftcards.view_cost"),
-    is_offered=lambda order: held_price(order) is not None,
-    before=lambda attempt: LATE if held_price(attempt.order) is None else None,
-    form=_price_form,
-    template="held",
-    context=_price_context,
-    act=_decide_price,
-)
-
-
-def _review_context(attempt: Attempt) -> Mapping[str, Any]:
-    order = attempt.order
-    consequence = gettext(
-        "Your shop's own rule wants a person to look at this order. Nothing has been bought; the"
-        " order waits until you decide."
-    )
-    customer = {
-        column_label(name): getattr(order, name)
-        for name in ("customer_name", "customer_email", "customer_phone")
-    }
-    known = [(label, value) for label, value in customer.items() if value]
-    return _held_context(order, consequence, known)
-
-
-def _decide_review(attempt: Attempt) -> Outcome:
-    # Without the reason for the review, which may name the customer.
-    log = f"Decided about the review: {attempt.form.cleaned_data['outcome']}."
-    return decided(_decide(attempt, approve_review), log=log)
-
-
-REVIEW = OrderAction(
-    name="order_review",
-    route="<key>/review/",
-    label=_("Approve or reject this order"),
-    permission=may("giftcards.resolve_order"),
-    is_offered=lambda order: held_objection(order) is not None,
-    before=lambda attempt: LATE if held_objection(attempt.order) is None else None,
-    form=lambda _attempt, data: HeldForm(gettext("Buy it."), data),
-    template="held",
-    context=_review_context,
-    act=_decide_review,
-)
-
-
-def _wait_context(attempt: Attempt) -> Mapping[str, Any]:
-    order = attempt.order
-    text = gettext(
-        "The order waits until %(at)s, and is sent automatically then. Nothing has been bought yet."
-    )
-    at = moment(order.send_after) if order.send_after else gettext("unknown")
-    return _held_context(order, filled(text, at=at), ())
-
-
-WAIT = OrderAction(
-    name="order_wait",
-    route="<key>/wait/",
-    label=_("Do not wait any longer"),
-    permission=may("giftcards.resolve_order"),
-    is_offered=lambda order: order.is_waiting,
-    is_minor=True,
-    before=lambda attempt: None if attempt.order.is_waiting else LATE,
-    form=lambda _attempt, data: HeldForm(gettext("Buy it now."), data),
-    template="held",
-    context=_wait_context,
-    act=lambda attempt: decided(_decide(attempt, send_at_once)),
-)
 
 # The missing cards are ordered again.
 
@@ -392,13 +305,13 @@ def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
-    order = attempt.order
+    order, names = attempt.order, names_of(new)
     last = order.price_per_card
     texts = {
         # Also for themes that show no breadcrumbs.
         gettext("replaces missing cards of"): order.reference,
-        gettext("product"): new.product_name or new.product_id,
-        gettext("type"): new.type_name or new.type_id,
+        gettext("product"): named(names.product, new.product_id),
+        gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
         # The old order's: that of the key in use, which buys the new one, may not be known.
         gettext("environment"): order.get_environment_display(),
@@ -431,6 +344,7 @@ REPEAT = OrderAction(
     label=_("Order the missing cards again"),
     permission=lambda pages, request: pages.has_add_permission(request),
     is_offered=_may_repeat,
+    is_final=True,
     before=_repeated_already,
     form=lambda _attempt, data: forms.Form(data),
     template="repeat",

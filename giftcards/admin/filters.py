@@ -28,6 +28,7 @@ from giftcards.models.order_queries import (
     PAID_BACK,
     PLANNED,
     SALE_UNKNOWN,
+    UNFINISHED,
 )
 from giftcards.models.orders import WITH_OTHER_PROBLEMS
 from giftcards.models.times import read_moment
@@ -81,6 +82,29 @@ class AttentionFilter(ConditionFilter):
         "price": (_("Held because of its price"), HELD_FOR_PRICE),
         "review": (_("To be approved before it is bought"), HELD_FOR_REVIEW),
     }
+
+
+class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
+    """The orders that this person looks after, or those to do that nobody looks after."""
+
+    title = _("looked after")
+    parameter_name = "looked_after"
+
+    def __init__(self, request: HttpRequest, *args: Any) -> None:
+        self._own = request.user.get_username()
+        super().__init__(request, *args)
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("me", _("by me")), ("nobody", _("To do, by nobody"))]
+
+    def condition(self) -> Q:
+        match self.value():
+            case "me":
+                return Q(looked_after_by=self._own) & UNFINISHED
+            case "nobody":
+                # Negated, so that no database looks for the name of nobody in the index.
+                return NEEDING_ATTENTION & ~Q(looked_after_by__gt="")
+        return Q()
 
 
 class RefundFilter(ConditionFilter):

@@ -21,6 +21,7 @@ from giftcards.admin.filters import (
     DateFilter,
     GroupFilter,
     OrderChangeList,
+    OwnerFilter,
     ProductFilter,
     RefundFilter,
     SaleFilter,
@@ -114,6 +115,7 @@ class OrderList(LongList, OrderPages):
     sortable_by = ("when",)
     list_filter = (
         AttentionFilter,
+        OwnerFilter,
         ("status", ChoicesFilter),
         RefundFilter,
         SaleFilter,

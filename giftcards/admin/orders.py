@@ -11,16 +11,15 @@ from giftcards.admin.deciding import (
     DISPUTE,
     FINGERPRINT,
     NOTE,
-    PRICE,
     REPEAT,
-    REVIEW,
     TICK_OFF,
-    WAIT,
 )
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.finding import FIND_CARD
+from giftcards.admin.held import PRICE, REVIEW, WAIT
 from giftcards.admin.listing import OrderList
 from giftcards.admin.order_page import OrderPage
+from giftcards.admin.owning import GIVE_BACK, TAKE, TAKE_OVER
 from giftcards.admin.placing import PlacingPage
 from giftcards.admin.refunding import CANCEL, COMPLETE, PAY_BACK, SALE
 from giftcards.admin.resolving import ADOPT, RELEASE, RESOLVE
@@ -37,14 +36,17 @@ register(
             REVIEW,
             WAIT,
             CHECK,
-            REPEAT,
             PAY_BACK,
             SALE,
+            REPEAT,
+            TAKE,
             DISPUTE,
             RELEASE,
             CUSTOMER,
             TICK_OFF,
             NOTE,
+            TAKE_OVER,
+            GIVE_BACK,
             COMPLETE,
             CANCEL,
         ),

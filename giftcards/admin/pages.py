@@ -18,15 +18,17 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.translation import gettext
 
 from giftcards.admin import extensions
-from giftcards.admin.actions import OrderButton, Page, buttons
+from giftcards.admin.actions import OrderButton, Page, buttons, in_order
 from giftcards.admin.provider import pause_in_words
 from giftcards.conf import conf
-from giftcards.display import isolated, zoned_moment
+from giftcards.display import isolated, named, zoned_moment
 from giftcards.engine.task_queue import wake_worker
-from giftcards.models import Order, OrderQuerySet
+from giftcards.models import Order, OrderQuerySet, Product
+from giftcards.models.catalogue import Names
 
 
 def log_entries(order: Order) -> QuerySet[LogEntry]:
@@ -51,7 +53,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         actions = [each for each in extensions.items("actions") if each.place == "order"]
         found = buttons(self, request, order, actions)
         links = chain.from_iterable(extensions.called("buttons", self, request, order))
-        return sorted([*found, *links], key=lambda button: button.is_minor)
+        return in_order([*found, *links])
 
     def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
         """The order of a page. Raises ``PermissionDenied`` unless it is visible and ``allowed``."""
@@ -149,11 +151,32 @@ def facts(order: Order) -> list[tuple[str, object]]:
     return [(column_label(name), value) for name, value in values.items()]
 
 
+def about(order: Order) -> list[tuple[str, object]]:
+    """The facts by which a person knows an order again: reference, cards and customer."""
+    names = names_of(order)
+    kind, product = named(names.type, order.type_id), named(names.product, order.product_id)
+    cards = format_html("{} × {} · {}", order.quantity, kind, product)
+    found = [
+        (gettext("order"), order.reference),
+        (gettext("cards"), cards),
+        (gettext("customer"), customer_of(order)),
+    ]
+    return [(label, value) for label, value in found if value]
+
+
+def names_of(order: Order) -> Names:
+    """The names of product and type; without a query, unless the order was recorded without."""
+    if order.product_name or order.type_name:
+        return Names(order.product_name, order.type_name)
+    return Product.objects.names(order.product_id, order.type_id)
+
+
 def line(order: Order) -> dict[str, object]:
     """The line of the order and the time of sending, by column."""
+    names = names_of(order)
     return {
-        "product_id": order.product_id,
-        "type_id": order.type_id,
+        "product_id": named(names.product, order.product_id),
+        "type_id": named(names.type, order.type_id),
         "quantity": order.quantity,
         "sent_at": zoned_moment(order.sent_at) if order.sent_at else gettext("unknown"),
     }

@@ -22,6 +22,7 @@ from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.breakdown import earned, earned_in_words
 from giftcards.admin.pages import OrderPages, column_label, log_entries, recorded
 from giftcards.admin.provider import pause_in_words
 from giftcards.catalogue import Quote, quote
@@ -473,6 +474,9 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
         yield gettext(
             "A card costs more than your limit: the order will wait until somebody decides."
         )
+    gain = earned(order, known.price)
+    if gain is not None and gain < 0:
+        yield earned_in_words(gain)
     if known.balance is not None and known.balance < known.price * order.quantity:
         yield gettext("The balance of the account does not suffice: the provider will refuse this.")
 

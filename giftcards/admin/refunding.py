@@ -19,7 +19,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, in_words, may
 from giftcards.admin.breakdown import customer_lines
-from giftcards.admin.pages import customer_of, facts
+from giftcards.admin.pages import about, customer_of, facts
 from giftcards.admin.placing import AmountField
 from giftcards.display import bdi, filled, moment, money, money_text, payment, refund_badge
 from giftcards.exceptions import RefundError
@@ -207,7 +207,7 @@ def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
         "pay_back_confirm",
         consequence=_consequence(order, given),
         afterwards=_afterwards(order, given),
-        facts=[*_whom(order), *_payment_facts(given)],
+        facts=[*about(order), *_payment_facts(given)],
         # As texts, because numbers would be localised.
         posted=[(name, str(given[name])) for name in attempt.form.fields],
         action=_action(given),
@@ -225,7 +225,7 @@ PAY_BACK = OrderAction(
     is_repeated=lambda attempt: attempt.form.is_known,
     template="pay_back",
     context=lambda attempt: {
-        "facts": _whom(attempt.order),
+        "facts": about(attempt.order),
         "lines": customer_lines(attempt.order, again=None),
     },
     act=_pay_back,
@@ -236,8 +236,11 @@ PAY_BACK = OrderAction(
 
 def _refund_context(attempt: Attempt) -> Mapping[str, Any]:
     given = model_to_dict(attempt.row)
-    label = attempt.action.label
-    return {"action": label, "facts": [*_whom(attempt.order), *_payment_facts(given)]}
+    return {
+        "heading": gettext("The refund"),
+        "facts": [*about(attempt.order), *_payment_facts(given)],
+        "action": attempt.action.label,
+    }
 
 
 def _complete(attempt: Attempt) -> Outcome:
@@ -264,7 +267,7 @@ COMPLETE = OrderAction(
     token=None,
     before=_late_unless_planned,
     form=lambda _attempt, data: forms.Form(data),
-    template="refund",
+    template="ask",
     context=lambda attempt: {
         **_refund_context(attempt),
         "consequence": gettext("It will be recorded that the customer has been paid."),
@@ -304,12 +307,13 @@ CANCEL = OrderAction(
     route="refunds/<key>/take-back/",
     label=_("Take back the refund"),
     permission=may("giftcards.settle_refund"),
+    is_final=True,
     of=CustomerRefund,
     place="",
     token=None,
     before=_late_if_cancelled,
     form=lambda _attempt, data: TakeBackForm(data),
-    template="refund",
+    template="ask",
     context=lambda attempt: {
         **_refund_context(attempt),
         "consequence": gettext(
@@ -319,11 +323,6 @@ CANCEL = OrderAction(
     },
     act=_cancel,
 )
-
-
-def _whom(order: Order) -> list[tuple[str, object]]:
-    facts = [(gettext("order"), order.reference), (gettext("customer"), customer_of(order))]
-    return [(label, value) for label, value in facts if value]
 
 
 def _payment_facts(given: Mapping[str, Any]) -> list[tuple[str, object]]:

@@ -28,8 +28,8 @@ from giftcards.admin.actions import (
     state_token,
 )
 from giftcards.admin.deciding import decided
-from giftcards.admin.pages import OrderPages, column_label, facts, line
-from giftcards.display import explained, isolated, moment_text, zoned_moment
+from giftcards.admin.pages import OrderPages, column_label, facts, line, names_of
+from giftcards.display import bdi, explained, filled, isolated, moment_text, named, zoned_moment
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import (
     Fit,
@@ -41,7 +41,7 @@ from giftcards.engine.resolving import (
     overall,
     release,
 )
-from giftcards.models import Order, StatusChange
+from giftcards.models import Order, Product, StatusChange
 from giftcards.problems import Problem
 from giftcards.provider.answers import IDENTIFIER
 from giftcards.statuses import Status
@@ -62,16 +62,27 @@ _NO_ANSWER = {
 }
 
 
-def _candidate(row: dict[str, Any]) -> str:
+def _candidate(order: Order, row: dict[str, Any]) -> str:
     created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
     shown = {
-        "id": row["id"],
-        "time": moment_text(created_at) if created_at else "?",
-        "quantity": row["quantity"],
-        "type": row["type"],
+        "id": bdi(row["id"]),
+        "time": bdi(moment_text(created_at) if created_at else "?"),
+        "quantity": bdi(row["quantity"]),
+        "type": _named_at_provider(order, row)["type"],
     }
     text = gettext("It is the provider's order %(id)s of %(time)s: %(quantity)s × %(type)s.")
-    return text % {name: isolated(part) for name, part in shown.items()}
+    return filled(text, **shown)
+
+
+def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
+    """Product and type of the row by name, with their ids; "" for what it leaves out."""
+    product, kind = row["product"] or "", row["type"] or ""
+    is_same = (product, kind) == (order.product_id, order.type_id)
+    names = names_of(order) if is_same else Product.objects.names(product, kind)
+    return {
+        "product": named(names.product, product) if product else "",
+        "type": named(names.type, kind) if kind else "",
+    }
 
 
 _FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not told")}
@@ -81,9 +92,10 @@ def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object
     """The facts about ``order`` beside those of ``row``: name, ours, theirs, how they differ."""
     fits = compare(order, row)
     created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
+    names = _named_at_provider(order, row)
     theirs = {
-        "product_id": (row["product"], fits["product"]),
-        "type_id": (row["type"], fits["type"]),
+        "product_id": (names["product"], fits["product"]),
+        "type_id": (names["type"], fits["type"]),
         "quantity": (row["quantity"], fits["quantity"]),
         "sent_at": (created_at and zoned_moment(created_at), fits["created_at"]),
     }
@@ -119,7 +131,7 @@ class ResolveForm(forms.Form):
 
     def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        outcomes = [(f"adopt:{row['id']}", _candidate(row)) for row in order.candidates]
+        outcomes = [(f"adopt:{row['id']}", _candidate(order, row)) for row in order.candidates]
         self.fields["outcome"].choices = [  # type: ignore[attr-defined]
             *outcomes,
             (self.ADOPT_OTHER, _("It is the order at the provider with this id:")),
@@ -348,6 +360,7 @@ RELEASE = OrderAction(
     permission=may("giftcards.resolve_order"),
     is_offered=may_release,
     is_minor=True,
+    is_final=True,
     before=lambda attempt: None if may_release(attempt.order) else LATE,
     form=lambda _attempt, data: ReleaseForm(data),
     title=_("Is it another order?"),

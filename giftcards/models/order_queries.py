@@ -51,6 +51,15 @@ NOT_CREDITED = Q(is_credited__in=[False])
 # Orders with a problem that nobody has ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
+# Orders about which something is left to do: they are open, have a problem, or money is owed or is
+# to be paid back. And the opposite, in which no part is negated.
+UNFINISHED = Q(settled_at=None) | NEEDING_ATTENTION | OWING | PLANNED
+FINISHED = Q(settled_at__isnull=False, needs_attention__in=[False], planned_amount=0) & (
+    Q(open_amount=None) | Q(open_amount=0)
+)
+
+_NEWEST = ("-created_at", "-pk")
+
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
     """Yield ``items`` in lists of 100, each for one query; the last list may be shorter."""

@@ -524,6 +524,15 @@ class Order(models.Model):
     # True if a problem is not ticked off. Only `_problem_columns` computes these two columns.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
 
+    # Who looks after it, by name as in Acknowledgement, and since when; see models/care.py. A name
+    # counts only while something is left to do.
+    looked_after_by: models.CharField[str, str] = ExactCharField(
+        _("looked after by"), max_length=254, editable=False, **EMPTY
+    )
+    looked_after_since = models.DateTimeField(null=True, editable=False)
+    # When the customer was erased at their request; NULL: not at all, or by an older version.
+    customer_erased_at = models.DateTimeField(null=True, editable=False)
+
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
     sent_at = models.DateTimeField(_("sent"), null=True, editable=False)
     accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
@@ -593,6 +602,7 @@ class Order(models.Model):
             _newest("has_paid_back", "has_paid_back"),
             _newest("has_planned", "has_planned"),
             _newest("owing", "is_owing"),
+            _newest("looked_after", "looked_after_by"),
             # The shop's own queries: the orders of a person, of a cart.
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("recipient_email",), name="giftcards_order_recipient"),
@@ -679,6 +689,17 @@ class Order(models.Model):
     def is_settled(self) -> bool:
         """True if it is final and was accepted by the provider: its figures no longer change."""
         return self.status in SETTLED
+
+    @property
+    def is_unfinished(self) -> bool:
+        """True while something is left to do: see :data:`UNFINISHED`."""
+        is_money_left = self.open_amount or self.planned_amount
+        return bool(not self.is_final or self.needs_attention or is_money_left)
+
+    @property
+    def owner(self) -> str:
+        """The name of who looks after it; "" if nobody does, or nothing is left to do."""
+        return self.looked_after_by if self.is_unfinished else ""
 
     @property
     def is_gift(self) -> bool:

@@ -48,6 +48,17 @@ REASONS: Mapping[str, str] = {
 }
 
 
+# The columns that an erasure writes beside those that may be corrected.
+_ALSO_WRITTEN = (
+    "metadata",
+    "group",
+    "problems",
+    "codes_destroyed_at",
+    "customer_erased_at",
+    "looked_after_by",
+)
+
+
 @dataclass(slots=True)
 class Erasure:
     """The result of an erasure, by the references of the orders."""
@@ -172,10 +183,14 @@ def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
     elif order.cards.all().destroy():
         order.codes_destroyed_at = timezone.now()
     _empty(order, roles)
+    if CUSTOMER in roles:
+        order.customer_erased_at = timezone.now()
     order.metadata = {} if CUSTOMER in roles else traces.erased(order.metadata)
     order.group = "" if traces.are_in(order.group) else order.group
     order.problems = traces.erased(order.problems)
-    order.save(update_fields=(*CORRECTABLE, "metadata", "group", "problems", "codes_destroyed_at"))
+    # Nothing is left to do about the order, so nobody looks after it.
+    order.looked_after_by = ""
+    order.save(update_fields=(*CORRECTABLE, *_ALSO_WRITTEN))
     order.notes.update(text=ERASED)
     CardReveal.objects.filter(card__order=order).exclude(reason="").update(reason=ERASED)
     _erase_json(order.changes.all(), "details", traces)

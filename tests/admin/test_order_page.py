@@ -58,6 +58,7 @@ from tests.pages import (
     sign_in,
     text,
     timeline,
+    told,
 )
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -367,7 +368,7 @@ class TestTickingOff:
         html = read(browser.get(order_page(order)))
         assert html.count("Tick off") == 2
         for problem in (LOST, self.LATE):
-            assert f'name="problem" value="{problem.key}"' in html
+            assert f'{order_page(order, "tick_off")}?problem={problem.key}"' in html
             assert f"{problem.text} {problem.remedy} Tick off" in text(html)
         assert "LOST" not in html
         developer = sign_in("view_order", "resume_provider")
@@ -421,9 +422,17 @@ class TestTickingOff:
         assert Client().post(address, {"problem": LOST.key}).status_code == 302
         assert not order.acknowledgements.exists()
 
-    def test_ticking_off_by_a_get_is_not_allowed(self, order: Order) -> None:
+    def test_a_page_asks_before_a_problem_is_ticked_off(self, order: Order) -> None:
+        browser = sign_in("view_order", "check_order")
         address = order_page(order, "tick_off")
-        assert sign_in(superuser=True).get(address).status_code == 405
+        html = read(browser.get(address, {"problem": LOST.key}))
+        assert LOST.text in text(html)
+        assert hidden(html)["problem"] == LOST.key
+        order.refresh_from_db()
+        assert len(order.open_problems) == 2
+        assert told(browser.post(address, hidden(html), follow=True)) == ["Ticked off."]
+        over = ["This problem is over: the page shows what holds now."]
+        assert told(browser.get(address, {"problem": "other"}, follow=True)) == over
 
     def test_ticking_off_at_an_order_that_does_not_exist_is_forbidden(self) -> None:
         address = reverse("admin:giftcards_order_tick_off", args=[4711])
@@ -874,30 +883,30 @@ def test_another_app_adds_buttons_to_the_page(
     order = make_guide_order(Status.FULFILLED)
     html = show(boss, order)
     complain = "The customer complains about a code"
-    assert labels(html) == [complain, "Write <to> them", "Write now", CORRECT]
+    assert labels(html) == ["Write <to> them", "Write now", CORRECT, complain]
     assert f'href="/mail/{order.pk}/">Write &lt;to&gt; them</a>' in html
     assert f'form="giftcards-act" formaction="/mail/{order.pk}/now/">Write now</button>' in html
     assert labels(show(sign_in("view_order"), order)) == []
 
 
 CORRECT = "Correct the customer's address"
+TAKE = "I am looking after it"
 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (Status.PENDING, []),
-        (Status.PLACING, []),
-        (Status.UNCONFIRMED, ["What happened to this order?"]),
-        (Status.HANDLING, ["Check now"]),
-        (Status.DELAYED, ["Check now"]),
-        (Status.REJECTED, ["Order the missing cards again"]),
-        (Status.FULFILLED, ["The customer complains about a code"]),
+        (Status.PENDING, [TAKE, CORRECT]),
+        (Status.PLACING, [TAKE, CORRECT]),
+        (Status.UNCONFIRMED, ["What happened to this order?", TAKE, CORRECT]),
+        (Status.HANDLING, ["Check now", TAKE, CORRECT]),
+        (Status.DELAYED, ["Check now", TAKE, CORRECT]),
+        (Status.REJECTED, ["Order the missing cards again", CORRECT]),
+        (Status.FULFILLED, [CORRECT, "The customer complains about a code"]),
     ],
 )
 def test_the_buttons_of_each_status(boss: Client, status: Status, expected: list[str]) -> None:
-    # The last one is there for each of them.
-    assert labels(show(boss, make_guide_order(status))) == [*expected, CORRECT]
+    assert labels(show(boss, make_guide_order(status))) == expected
     assert labels(show(sign_in("view_order"), make_guide_order(status))) == []
 
 

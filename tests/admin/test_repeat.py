@@ -279,6 +279,7 @@ def test_the_page_asks_few_questions_of_the_database(
 ) -> None:
     order = partial(environment="SANDBOX")
     # Session, user and its permissions, the order, what repeats it, the API key; and the number of
-    # its cards, for whether it can be ordered again, twice for what would be.
-    with django_assert_max_num_queries(10):
+    # its cards, for whether it can be ordered again, twice for what would be; and the names of what
+    # it buys, without which it was recorded.
+    with django_assert_max_num_queries(11):
         staff.get(page(order))

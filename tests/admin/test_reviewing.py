@@ -57,7 +57,7 @@ def test_the_page_of_an_order_held_for_review_leads_to_the_decision(staff: Clien
         "Sale amount: 1,100 DA",
         "Customer name: Amina",
         "Customer phone: +213 555 01 02 03",
-        f"A person has to look at the order before it is bought: “{REASON}”.",
+        f"Your shop's own rule wants a person to look at this order: “{REASON}”. Nothing",
     ):
         assert fact in shown
     assert "Customer e-mail" not in shown

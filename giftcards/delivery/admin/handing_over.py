@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, carry_out
-from giftcards.admin.pages import OrderPages
+from giftcards.admin.pages import OrderPages, about
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
 from giftcards.delivery import links
@@ -79,9 +79,21 @@ WITHDRAW = OrderAction(
     route="<key>/withdraw/",
     label=_("Withdraw all links"),
     permission=allowance.MAY_RESEND,
+    is_final=True,
     place="messages",
     is_offered=_has_link,
     token=None,
+    form=lambda _attempt, data: forms.Form(data),
+    template="ask",
+    context=lambda attempt: {
+        "consequence": gettext(
+            "Links that were sent or handed over show nothing any more, and messages with a link"
+            " that wait are not sent. You can send a new link afterwards."
+        ),
+        "heading": gettext("The order"),
+        "facts": about(attempt.order),
+        "action": attempt.action.label,
+    },
     act=_withdraw,
 )
 

@@ -20,10 +20,12 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 
 from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, buttons
 from giftcards.admin.correcting import CUSTOMER
+from giftcards.admin.pages import about
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
 from giftcards.admin.revealing import needs_other_proof
 from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
+from giftcards.delivery.admin.labels import address_of as address_in_words
 from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Channel, Mail
 from giftcards.delivery.conf import conf
@@ -274,12 +276,40 @@ TRY_NOW = OrderAction(
     token=None,
     act=_hurry,
 )
+
+
+def _before_asking(attempt: Attempt) -> Outcome | None:
+    is_asking = attempt.request.method != "POST"
+    return _WAITS_NO_MORE if is_asking and not attempt.action.is_offered(attempt.row) else None
+
+
+def _asked(consequence: Any, attempt: Attempt) -> Mapping[str, Any]:
+    message = attempt.row
+    facts = [
+        (gettext("message"), message.get_kind_display()),
+        (gettext("address"), address_in_words(message)),
+    ]
+    return {
+        "consequence": consequence,
+        "heading": gettext("The message"),
+        "facts": [*facts, *about(attempt.order)],
+        "action": attempt.action.label,
+    }
+
+
 SEND_NOW = replace(
     TRY_NOW,
     name="delivery_send_now",
     route="messages/<key>/send-now/",
     label=_("Send it now"),
+    is_final=True,
     is_offered=lambda message: message.is_put_off,
+    before=_before_asking,
+    form=lambda _attempt, data: forms.Form(data),
+    template="ask",
+    context=partial(
+        _asked, _("It is sent in a moment, before its time. A sent message cannot be taken back.")
+    ),
     act=_hand_over_now,
 )
 CANCEL = OrderAction(
@@ -287,9 +317,14 @@ CANCEL = OrderAction(
     route="messages/<key>/cancel/",
     label=_("Do not send it"),
     permission=allowance.MAY_RESEND,
+    is_final=True,
     of=Delivery,
     place="message",
     is_offered=lambda message: message.status in WAITING,
     token=None,
+    before=_before_asking,
+    form=lambda _attempt, data: forms.Form(data),
+    template="ask",
+    context=partial(_asked, _("It is never sent automatically then. You can send one again.")),
     act=_cancel,
 )
