@@ -538,6 +538,66 @@ WORDINGS: Mapping[str, Wording] = {
 }
 
 
+# The problems in a few words, for lists; each text is for several codes.
+_IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (_("not sent yet"), ("not_sent", "other_environment", "review_failed")),
+    (_("price not known"), ("price_unknown",)),
+    (_("costs too much"), ("price_above",)),
+    (_("waits for approval"), ("review_wanted",)),
+    (
+        _("bought or not?"),
+        (
+            "answer_lost",
+            "sender_died",
+            "id_taken",
+            "staff_released",
+            "id_of_other",
+            "other_account",
+            "not_listed",
+        ),
+    ),
+    (_("which order is it?"), ("choose", "restored", "answer_of_other")),
+    (
+        _("provider's answer unusable"),
+        (
+            "quantity_differs",
+            "line_differs",
+            "status_missing",
+            "status_unknown",
+            "not_whole",
+            "delivered_unknown",
+            "cards_not_listed",
+            "rows_unreadable",
+            "answer_refused",
+            "answer_unprocessable",
+        ),
+    ),
+    (_("provider does not know it"), ("not_known",)),
+    (_("no longer checked"), ("watch_ended",)),
+    (
+        _("figures to compare"),
+        (
+            "figures_contradict",
+            "figure_unknown",
+            "figure_unreadable",
+            "figure_negative",
+            "figure_changed",
+            "figure_late",
+        ),
+    ),
+    (_("price has changed"), ("price_changed",)),
+    (
+        _("cards to compare"),
+        ("cards_repeated", "cards_unreadable", "serials_unreadable", "contradicted"),
+    ),
+    (_("more cards than expected"), ("surplus_cards", "late_cards")),
+    (_("bought after all"), ("accepted_after_all",)),
+    (_("customer complains"), ("disputed",)),
+    (_("credit is missing"), ("credit_differs",)),
+)
+IN_SHORT: Mapping[str, Any] = {code: text for text, codes in _IN_SHORT for code in codes}
+
+
 class Explanation(NamedTuple):
     """The problem, the remedy for staff, and a hint for developers; the last two may be ""."""
 
@@ -591,6 +651,11 @@ class Problem:
     @property
     def text(self) -> str:
         return self.explain().text
+
+    @property
+    def in_short(self) -> str:
+        """The problem in a few words of the active language, without a parameter."""
+        return str(IN_SHORT.get(self.code, _("needs a look")))
 
     @property
     def remedy(self) -> str:

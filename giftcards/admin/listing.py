@@ -197,15 +197,20 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("status"))
     def badge(self, order: Order) -> SafeString:
-        badge = status_badge(order.status)
-        if not order.needs_attention:
-            return badge
-        mark = '{} <span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span>'
-        texts = " ".join(
-            problem.explain(show=isolated, shows_costs=False).text
-            for problem in order.open_problems
-        )
-        return format_html(mark, badge, _("To do"), texts)
+        parts = [status_badge(order.status)]
+        if problems := order.open_problems:
+            texts = (problem.explain(show=isolated, shows_costs=False) for problem in problems)
+            mark = (
+                '<span class="giftcards-mark" title="{}">'
+                '<span role="img" aria-label="{}">⚠</span> {}</span>'
+            )
+            whole = " ".join(each.text for each in texts)
+            parts.append(format_html(mark, whole, _("To do"), problems[0].in_short))
+        if order.owner:
+            text = gettext("looked after by %(name)s")
+            who = filled(text, name=bdi(order.owner))
+            parts.append(format_html('<span class="giftcards-second">{}</span>', who))
+        return format_html_join(" ", "{}", ((part,) for part in parts))
 
     @admin.display(description=_("product"))
     def bought(self, order: Order) -> SafeString:

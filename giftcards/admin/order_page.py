@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
 from django.contrib.admin.utils import flatten
+from django.core.validators import EMPTY_VALUES
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html_join
 from django.utils.http import urlencode
@@ -19,9 +20,12 @@ from giftcards.admin.actions import state_token
 from giftcards.admin.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.deciding import NOTE, TICK_OFF, fingerprint
 from giftcards.admin.hints import SEES_HINTS
+from giftcards.admin.owning import TAKE_OVER, owner_in_words
 from giftcards.admin.pages import OrderPages
+from giftcards.admin.people import people
 from giftcards.admin.refunding import COMPLETE, refund_rows
 from giftcards.admin.rows import column, order_link
+from giftcards.admin.standstill import why_at_a_standstill
 from giftcards.admin.summary import SummaryInput, summarise
 from giftcards.admin.timeline import RelatedOrder, Timeline
 from giftcards.display import (
@@ -64,11 +68,11 @@ _DETAILS = (
     ("sale", "sale_total"),
     *_COSTS,
     ("provider_id", "last_checked"),
-    ("customer", "phone"),
-    ("email", "language"),
     ("in_group", "metadata_given"),
 )
-_GIFT = (("recipient", "recipient_mail"), ("recipient_speaks", "delivery"), "words")
+_GIFT = (("delivery",), ("words",))
+# The problems for which an order is held: the first sentences of its page tell them.
+_HELD_FOR = {"price_above", "review_wanted"}
 
 
 class OrderPage(OrderPages):
@@ -89,15 +93,8 @@ class OrderPage(OrderPages):
     price_approved = column(Order, "approved_price")
     provider_id = column(Order, "provider_order_id")
     last_checked = column(Order, "checked_at", lambda _order, at: moment(at))
-    customer = column(Order, "customer_name")
-    phone = column(Order, "customer_phone")
-    email = column(Order, "customer_email")
-    language = column(Order, "customer_language")
     in_group = column(Order, "group")
     metadata_given = column(Order, "metadata", _metadata)
-    recipient = column(Order, "recipient_name")
-    recipient_mail = column(Order, "recipient_email")
-    recipient_speaks = column(Order, "recipient_language")
     delivery = column(Order, "deliver_at", lambda _order, at: moment(at))
     words = column(Order, "gift_message", lambda _order, text: lines(text))
 
@@ -106,8 +103,20 @@ class OrderPage(OrderPages):
             return super().get_fieldsets(request, obj)
         sees_costs = self.may_see_costs(request)
         rows = [row for row in _DETAILS if sees_costs or row not in _COSTS]
-        details = (_("Details"), {"fields": rows})
-        return (details, (_("Gift"), {"fields": _GIFT})) if obj.is_gift else (details,)
+        parts = ((_("Details"), rows), (_("Gift"), _GIFT))
+        known = [(title, list(self._known(obj, part))) for title, part in parts]
+        return [(title, {"fields": fields}) for title, fields in known if fields]
+
+    def _known(self, order: Order, rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+        """The rows, without the fields that are empty for ``order``."""
+        for row in rows:
+            known = [
+                name
+                for name in row
+                if getattr(order, getattr(OrderPage, name).of) not in EMPTY_VALUES
+            ]
+            if known:
+                yield tuple(known)
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
@@ -134,15 +143,26 @@ class OrderPage(OrderPages):
         # No query if there is none.
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
-        story = SummaryInput(order, sees_costs, past.reason, again is not None, link)
+        story = SummaryInput(
+            order, sees_costs, past.reason, again is not None, link, why_at_a_standstill(order)
+        )
+        may_take = TAKE_OVER.permission(self, request)
         return {
             # Plain text: it is also in the title of the window.
             "subtitle": isolated(order),
             "state_token": state_token(order),
             "has_history": past.has_history,
             "summary": summarise(story),
+            **people(order),
             "buttons": self.get_order_buttons(request, order),
-            "problems": [_problem(entry, shows_costs=sees_costs) for entry in order.problems],
+            "owner": owner_in_words(order),
+            "may_take": may_take,
+            "is_own": may_take and order.owner == request.user.get_username(),
+            "problems": [
+                _problem(entry, shows_costs=sees_costs)
+                for entry in order.problems
+                if not (order.is_held and entry.get("code") in _HELD_FOR)
+            ],
             # A held order keeps its problem until somebody decides about it.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
             "shows_hints": sees_hints,

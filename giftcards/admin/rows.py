@@ -186,8 +186,9 @@ def column(
 ) -> Callable[[Any, Any], str]:
     """A column of a list, or a field of a page, labelled like the column ``name`` of ``model``.
 
-    It is "-" while that is empty. ``show`` gets the row and the value, and returns HTML. Without
-    it, amounts and moments (with seconds) are formatted, and the rest is shown as foreign text.
+    It is "-" while that is empty; ``cell.of`` is the name of the column. ``show`` gets the row and
+    the value, and returns HTML. Without it, amounts and moments (with seconds) are formatted, and
+    the rest is shown as foreign text.
     """
 
     @admin.display(description=label_for_field(name, model, return_attr=False))
@@ -201,6 +202,7 @@ def column(
             return money(value)
         return exact_moment(value) if isinstance(value, datetime) else bdi(value)
 
+    cell.of = name  # type: ignore[attr-defined]
     return cell
 
 

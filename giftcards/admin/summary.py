@@ -5,19 +5,28 @@ Pure: they are made from an order as it was read, and from what its timeline tel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
+from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, gettext_lazy, ngettext
 
-from giftcards.display import bdi, day_text, explained, filled, moment, money, worked_out
+from giftcards.display import bdi, day_text, explained, filled, moment, money, when, worked_out
 from giftcards.engine.holding import held_objection, held_price
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.refunds import RefundBreakdown, refund_breakdown
-from giftcards.settlement import CustomerBreakdown, customer_breakdown, is_past, promised_day
+from giftcards.settlement import (
+    CustomerBreakdown,
+    customer_breakdown,
+    is_past,
+    paid_amount,
+    promised_day,
+)
 from giftcards.statuses import FOLLOWED, Status
 
 
@@ -27,7 +36,8 @@ class SummaryInput:
 
     ``reason`` is why the order last moved, if the timeline tells. ``was_repeated`` is True if its
     missing cards were ordered again. ``repeated_by`` names the new order, as HTML; it is "" if
-    there is none, or none that the person may see.
+    there is none, or none that the person may see. ``standstill`` says, as HTML, why nothing is
+    done automatically at present; it is "" if work goes on.
     """
 
     order: Order
@@ -35,6 +45,7 @@ class SummaryInput:
     reason: Problem | None = None
     was_repeated: bool = False
     repeated_by: str = ""
+    standstill: str = ""
 
 
 def summarise(story: SummaryInput) -> SafeString:
@@ -49,18 +60,22 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
         yield from _settled(story, breakdown)
     elif status in FOLLOWED:
         yield from _followed(story.order)
+    elif status == Status.PENDING and story.order.is_held:
+        yield from _held(story.order, shows_costs=story.shows_costs)
     elif status == Status.PENDING:
-        yield from _pending(story)
+        yield _pending(story)
     elif status == Status.PLACING:
         yield gettext("The order is being sent to the provider at this moment.")
     elif status == Status.UNCONFIRMED:
-        yield from _unconfirmed(story.order)
+        yield _unconfirmed(story.order)
     else:
         yield _reason(story, otherwise=gettext("The order was rejected: nothing was bought."))
 
 
 def _what_is_next(story: SummaryInput) -> Iterator[str]:
     order = story.order
+    yield from _next_look(story)
+    yield from _paid(order)
     if order.deliver_at and order.is_put_off:
         yield filled(
             gettext("It is a gift, to be delivered on %(at)s."), at=moment(order.deliver_at)
@@ -83,17 +98,11 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
 # Not accepted yet.
 
 
-def _pending(story: SummaryInput) -> Iterator[str]:
-    order = story.order
-    if order.is_held:
-        yield from _held(order, shows_costs=story.shows_costs)
-        return
-    if order.open_problems:
-        yield gettext("The order could not be sent yet; nothing has been bought.")
-        yield gettext("It is tried again automatically.")
-        return
-    yield _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
-    yield gettext("It is sent automatically in a moment.")
+def _pending(story: SummaryInput) -> str:
+    if story.order.open_problems:
+        # The problem says why it could not be sent.
+        return gettext("Nothing has been bought yet.")
+    return _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
 
 
 def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
@@ -112,18 +121,17 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
     else:
         text = gettext("The order is held: a card costs %(price)s; your limit is %(ceiling)s.")
         yield filled(text, price=money(price), ceiling=money(ceiling))
-    yield gettext("Nothing is bought until a person approves the price or rejects the order.")
+    yield gettext(
+        "Nothing is bought until a person approves the price or rejects the order, or the price"
+        " falls to the limit."
+    )
 
 
-def _unconfirmed(order: Order) -> Iterator[str]:
-    yield gettext("The order was sent, and it is not known whether it was bought.")
-    if order.candidates or order.due_at is None:
-        yield gettext("A person has to say what happened to it.")
-    else:
-        yield gettext(
-            "It is looked for at the provider automatically, and never sent again before it is"
-            " proven that it was not bought."
-        )
+def _unconfirmed(order: Order) -> str:
+    if order.open_problems:
+        # The problem says why.
+        return gettext("It is not known yet whether the order was bought.")
+    return gettext("The order was sent, and it is not known whether it was bought.")
 
 
 def _reason(story: SummaryInput, *, otherwise: str) -> str:
@@ -158,13 +166,51 @@ def _followed(order: Order) -> Iterator[str]:
             order.quantity,
         )
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
-    if order.status != Status.DELAYED:
+
+
+# What is done automatically, and when.
+
+# A time that is closer than this is "in a moment".
+_SOON = timedelta(minutes=1)
+_LOOKS: Mapping[str, Any] = {
+    Status.PENDING: gettext_lazy("It is sent automatically %(when)s."),
+    Status.UNCONFIRMED: gettext_lazy(
+        "It is looked for at the provider automatically %(when)s, and never sent again before it is"
+        " proven that it was not bought."
+    ),
+    Status.HANDLING: gettext_lazy("It is checked again automatically %(when)s."),
+    Status.DELAYED: gettext_lazy("It is checked again automatically %(when)s."),
+}
+
+
+def _next_look(story: SummaryInput) -> Iterator[str]:
+    """The time at which something is done about an open order, or why nothing is."""
+    order = story.order
+    if order.is_held or order.status not in _LOOKS:
         return
-    if order.due_at is None:
-        yield gettext("The order is no longer checked automatically: ask the provider's support.")
+    if order.due_at is None or order.candidates:
+        yield from _up_to_a_person(order)
+    elif story.standstill:
+        yield story.standstill
     else:
-        text = gettext("The provider is asked again automatically, next on %(at)s.")
-        yield filled(text, at=moment(order.due_at))
+        is_soon = order.due_at < timezone.now() + _SOON
+        at = gettext("in a moment") if is_soon else when(order.due_at)
+        yield filled(str(_LOOKS[order.status]), when=at)
+
+
+def _up_to_a_person(order: Order) -> Iterator[str]:
+    if order.status == Status.UNCONFIRMED:
+        yield gettext("A person has to say what happened to it.")
+    elif not any(problem.code == "watch_ended" for problem in order.open_problems):
+        yield gettext("The order is no longer checked automatically: ask the provider's support.")
+
+
+def _paid(order: Order) -> Iterator[str]:
+    """The customer's payment, while the order is open: later, the breakdown has it."""
+    paid = paid_amount(order)
+    if paid is not None and not order.is_final:
+        amount = worked_out(order.quantity, order.sale_price, paid)
+        yield filled(gettext("The customer paid %(amount)s."), amount=amount)
 
 
 # Settled.

@@ -295,8 +295,8 @@ class TestWithoutCosts:
         assert "giftcards-bar" in html
         for amount in ("490", "980", "1,470", "2,450", "180"):
             assert f"{amount} DA" not in text(html)
-        for told in ("× 490", "Margin", "Price at placing", "Highest price", "Approved price"):
-            assert told not in text(html)
+        for shown in ("× 490", "Margin", "Price at placing", "Highest price", "Approved price"):
+            assert shown not in text(html)
 
     @pytest.mark.parametrize(
         "problem",
