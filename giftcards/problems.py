@@ -558,7 +558,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     ),
     (_("which order is it?"), ("choose", "restored", "answer_of_other")),
     (
-        _("provider's answer unusable"),
+        _("unusable answer"),
         (
             "quantity_differs",
             "line_differs",

@@ -100,7 +100,11 @@ WITHIN = {
         "pages": "actions extensions provider",
         "deciding": "actions pages",
         "held": "actions breakdown pages deciding",
-        "placing": "breakdown provider pages",
+        "owning": "actions pages",
+        "people": "",
+        "same_customer": "rows pages",
+        "standstill": "",
+        "placing": "breakdown provider pages same_customer",
         "revealing": "actions reauthentication pages",
         "timeline": "hints pages",
         "resolving": "actions pages deciding",
@@ -109,12 +113,13 @@ WITHIN = {
         "finding": "actions pages revealing",
         "searching": "actions pages finding",
         "order_page": (
-            "actions hints breakdown rows summary extensions pages deciding timeline refunding"
+            "actions hints breakdown rows summary extensions pages people same_customer standstill "
+            "deciding owning timeline refunding"
         ),
         "listing": "rows filters extensions pages searching",
         "orders": (
-            "extensions deciding held placing revealing resolving refunding correcting finding "
-            "searching order_page listing"
+            "extensions deciding held owning placing revealing resolving refunding correcting "
+            "finding searching order_page listing"
         ),
     },
     "catalogue": {
@@ -260,6 +265,7 @@ WITHIN = {
         "provider": "fields times",
         "orders": "fields changes times catalogue holds terms order_queries provider",
         "cards": "fields orders",
+        "care": "fields order_queries orders",
         "records": "fields orders cards",
         "money": "fields terms order_queries orders records",
     },

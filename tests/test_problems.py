@@ -17,6 +17,7 @@ from giftcards.display import explained
 from giftcards.problems import (
     AMOUNTS,
     FIELDS,
+    IN_SHORT,
     PARAMETERS,
     REASONS,
     WORDINGS,
@@ -28,6 +29,8 @@ from giftcards.problems import (
 )
 
 PACKAGE = Path(giftcards.__file__).parent
+# Entries of the timeline only.
+NO_PROBLEM = {Kind.HISTORY, Kind.CARE}
 LANGUAGES = ("en", "fr", "ar")
 LOST = Problem("status_unknown", {"status": "LOST"})
 ENDED = Problem("watch_ended")
@@ -109,7 +112,13 @@ class TestRegistry:
 
     def test_every_problem_that_can_hold_tells_staff_what_to_do(self) -> None:
         for code, wording in WORDINGS.items():
-            assert wording.remedy or wording.kind is Kind.HISTORY, code
+            assert wording.remedy or wording.kind in NO_PROBLEM, code
+
+    def test_every_problem_that_can_hold_is_said_in_a_few_words(self) -> None:
+        holding = {code for code, wording in WORDINGS.items() if wording.kind not in NO_PROBLEM}
+        assert holding == IN_SHORT.keys()
+        assert max(len(str(text)) for text in IN_SHORT.values()) <= 28
+        assert Problem("of another version").in_short == "needs a look"
 
     def test_texts_of_problems_for_staff_contain_no_jargon(self) -> None:
         with translation.override(None):

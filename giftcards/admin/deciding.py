@@ -142,7 +142,7 @@ TICK_OFF = OrderAction(
     is_final=True,
     place="",
     before=_why_no_tick,
-    form=lambda attempt, data: TickOffForm(data, initial=attempt.request.GET.dict()),
+    form=lambda attempt, data: TickOffForm(data, initial=attempt.request.GET.dict(), auto_id=False),
     title=_("Is this problem dealt with?"),
     template="ask",
     context=_tick_off_context,

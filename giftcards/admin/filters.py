@@ -14,11 +14,12 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import get_template
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.rows import SortedAsOffered
 from giftcards.display import isolated
-from giftcards.models import Product
+from giftcards.models import Order, Product
 from giftcards.models.order_queries import (
     CONTRADICTORY,
     HELD_FOR_PRICE,
@@ -35,6 +36,8 @@ from giftcards.models.times import read_moment
 
 # The most keys in one statement.
 _FEW = 1_000
+# The digits that no primary key has.
+_LONGEST_KEY = 19
 
 
 class IndexedFilter(admin.ListFilter):
@@ -171,6 +174,43 @@ class GroupFilter(IndexedFilter, admin.SimpleListFilter):
 
     def condition(self) -> Q:
         return Q(group=self.value())
+
+
+class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
+    """The other orders of the customer of the order that the address asks for.
+
+    By the key of that order, because addresses end up in logs: a customer has no place there.
+    """
+
+    title = _("customer")
+    parameter_name = "customer_of"
+
+    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        self._order = self._asked_for(request, model_admin)
+        if self._order is not None:
+            name = isolated(self._order)
+            text = gettext("The other orders of the customer of %(order)s") % {"order": name}
+            self.lookup_choices = [(str(self.value()), text)]
+
+    def _asked_for(self, request: HttpRequest, model_admin: Any) -> Order | None:
+        """The order, if the person may see it."""
+        key = self.value() or ""
+        if not (key.isdecimal() and key.isascii() and len(key) < _LONGEST_KEY):
+            return None
+        order: Order | None = model_admin.get_queryset(request).filter(pk=key).first()
+        may_see = order is not None and model_admin.has_view_permission(request, order)
+        return order if may_see else None
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        # Like the groups, no others are offered.
+        asked_for = self.value()
+        return [(asked_for, isolated(asked_for))] if asked_for else []
+
+    def condition(self) -> Q:
+        if self._order is None:
+            return Q(pk__in=[])
+        return Q(pk__in=Order.objects.keys_of_customer(self._order, most=_FEW))
 
 
 class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):

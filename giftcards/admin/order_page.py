@@ -25,6 +25,7 @@ from giftcards.admin.pages import OrderPages
 from giftcards.admin.people import people
 from giftcards.admin.refunding import COMPLETE, refund_rows
 from giftcards.admin.rows import column, order_link
+from giftcards.admin.same_customer import double_of, other_orders
 from giftcards.admin.standstill import why_at_a_standstill
 from giftcards.admin.summary import SummaryInput, summarise
 from giftcards.admin.timeline import RelatedOrder, Timeline
@@ -154,6 +155,8 @@ class OrderPage(OrderPages):
             "has_history": past.has_history,
             "summary": summarise(story),
             **people(order),
+            **other_orders(self, request, order),
+            "double": double_of(self, request, order),
             "buttons": self.get_order_buttons(request, order),
             "owner": owner_in_words(order),
             "may_take": may_take,
@@ -204,7 +207,7 @@ class OrderPage(OrderPages):
             found["of_group"] = of_group[:_MOST_OF_GROUP]
             if len(of_group) > _MOST_OF_GROUP:
                 found["whole_group"] = (
-                    f"{self.address('changelist')}?{urlencode({'q': order.group})}"
+                    f"{self.address('changelist')}?{urlencode({'group': order.group})}"
                 )
         return found
 

@@ -37,7 +37,8 @@ def _why_not_taken(attempt: Attempt) -> Outcome | None:
 
 def _take(attempt: Attempt) -> Outcome:
     if not take(attempt.order, by=attempt.by):
-        return LATE
+        attempt.order.refresh_from_db()
+        return _why_not_taken(attempt) or LATE
     return Outcome(gettext("You are looking after this order."), "Began to look after the order.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -12,9 +11,10 @@ from django.utils.translation import get_language_info, gettext
 
 from giftcards.display import bdi, filled, moment
 from giftcards.models import Order
+from giftcards.spelling import digits, numbers
 
-# A number with fewer digits is none, and a text with more has several.
-_FEWEST_DIGITS, _MOST_DIGITS = 6, 15
+# No number has more digits.
+_MOST_DIGITS = 15
 
 
 class Someone(NamedTuple):
@@ -65,13 +65,11 @@ def _phone(text: str) -> SafeString | str:
     if not text:
         return ""
     shown = format_html('<bdi dir="ltr">{}</bdi>', text)
-    digits = "".join(
-        str(unicodedata.decimal(sign)) for sign in text.replace("(0)", "") if sign.isdecimal()
-    )
-    if not _FEWEST_DIGITS <= len(digits) <= _MOST_DIGITS:
+    number = digits(text.replace("(0)", ""))
+    if len(numbers(text)) != 1 or len(number) > _MOST_DIGITS:
         return shown
     plus = "+" if text.strip().startswith("+") else ""
-    return format_html('<a href="tel:{}{}">{}</a>', plus, digits, shown)
+    return format_html('<a href="tel:{}{}">{}</a>', plus, number, shown)
 
 
 def _email(address: str) -> SafeString | str:

@@ -25,6 +25,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.breakdown import earned, earned_in_words
 from giftcards.admin.pages import OrderPages, column_label, log_entries, recorded
 from giftcards.admin.provider import pause_in_words
+from giftcards.admin.same_customer import double_of
 from giftcards.catalogue import Quote, quote
 from giftcards.display import bdi, count_text, filled, isolated, moment, money, money_text, named
 from giftcards.durations import duration_text
@@ -368,7 +369,10 @@ class PlacingPage(OrderPages):
             ],
             costs=_costs(order, known) if sees_costs else None,
             sale=_sale(form),
-            warnings=list(_warnings(order, known, sees_costs=sees_costs)),
+            warnings=[
+                *filter(None, [double_of(self, request, order)]),
+                *_warnings(order, known, sees_costs=sees_costs),
+            ],
             pause=pause_in_words(),
             posted=posted,
             button=_button(order.quantity, price),

@@ -172,6 +172,7 @@ def _followed(order: Order) -> Iterator[str]:
 
 # A time that is closer than this is "in a moment".
 _SOON = timedelta(minutes=1)
+_AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
 _LOOKS: Mapping[str, Any] = {
     Status.PENDING: gettext_lazy("It is sent automatically %(when)s."),
     Status.UNCONFIRMED: gettext_lazy(
@@ -195,7 +196,8 @@ def _next_look(story: SummaryInput) -> Iterator[str]:
     else:
         is_soon = order.due_at < timezone.now() + _SOON
         at = gettext("in a moment") if is_soon else when(order.due_at)
-        yield filled(str(_LOOKS[order.status]), when=at)
+        is_again = order.status == Status.PENDING and order.open_problems
+        yield filled(str(_AGAIN if is_again else _LOOKS[order.status]), when=at)
 
 
 def _up_to_a_person(order: Order) -> Iterator[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import reduce
 from itertools import product
-from operator import or_
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from django.db import models
@@ -108,18 +106,28 @@ class OrderSearch(models.QuerySet["Order"]):
             orders = orders.filter(Exists(terms.filter(word, order=OuterRef("pk"))))
         return list(orders.order_by("-pk").values_list("pk", flat=True)[:most])
 
-    def of_customer(self, order: Order) -> Self:
-        """The other orders of the customer of ``order``, newest first.
+    def keys_of_customer(
+        self, order: Order, *, most: int, before: int | None = None, after: int | None = None
+    ) -> list[int]:
+        """The primary keys of at most ``most`` other orders of the customer of ``order``.
 
         Those with the same e-mail address in any case, or one of the same phone numbers in any
-        spelling. A recipient of gifts is no customer.
+        spelling; a recipient of gifts is no customer. Newest first. With ``before``, only smaller
+        keys; with ``after``, the keys that follow this one, oldest first. Reads a few rows, however
+        many orders the customer has.
         """
-        found = terms_of({name: getattr(order, name) for name in SEARCHED})
-        same = [Q(kind=kind, term=term) for kind, term in found if kind in OF_SAME_CUSTOMER]
-        if not same:
-            return self.none()
-        keys = OrderTerm.objects.filter(reduce(or_, same)).values("order")
-        return self.filter(pk__in=keys).exclude(pk=order.pk).order_by("-created_at", "-pk")
+        limits = {"order_id__lt": before, "order_id__gt": after}
+        within = {name: key for name, key in limits.items() if key is not None}
+        sign = "-" if after is None else ""
+        keys: set[int] = set()
+        for kind, term in terms_of({name: getattr(order, name) for name in SEARCHED}):
+            if kind in OF_SAME_CUSTOMER:
+                rows = OrderTerm.objects.filter(kind=kind, term=term, **within)
+                found = rows.order_by(f"{sign}order_id").values_list("order_id", flat=True)
+                # One more, because the order itself may be among them.
+                keys.update(found[: most + 1])
+        keys.discard(order.pk)
+        return sorted(keys, reverse=after is None)[:most]
 
 
 def _condition(word: Word, *, is_whole: bool) -> Q:

@@ -212,9 +212,10 @@ def test_orders_that_need_a_person_are_marked_with_what_is_wrong(boss: Client) -
 
     assert html.count("giftcards-mark") == 1
     assert (
-        '<span class="giftcards-mark" role="img" aria-label="To do"'
+        '<span class="giftcards-mark"'
         ' title="The provider gave a status that is not known.'
-        ' The provider says that it does not know this order.">⚠</span>'
+        ' The provider says that it does not know this order.">'
+        '<span role="img" aria-label="To do">⚠</span> unusable answer</span>'
     ) in html
 
 
@@ -396,6 +397,7 @@ def test_the_filters_stand_above_the_rows_and_are_closed(boss: Client) -> None:
 
     assert list(filters(html)) == [
         "To do",
+        "Looked after",
         "Status",
         "Refund to the customer",
         "Sale amount",

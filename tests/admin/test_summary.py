@@ -20,6 +20,9 @@ from tests.pages import plain, text
 AT = datetime(2026, 11, 24, 22, 59, tzinfo=UTC)
 SOLD = {"sale_price": Decimal(550)}
 LOST = Problem("answer_lost")
+# A quarter of an hour after the pages are looked at.
+LATER = AT + timedelta(hours=1, minutes=15)
+PAID = "The customer paid 5 × 550 = 2,750 DA."
 
 
 @pytest.fixture(autouse=True)
@@ -146,16 +149,16 @@ def test_open_problems_are_counted(count: int, expected: str) -> None:
 # Not settled.
 
 
-def test_a_new_order_is_sent_by_itself() -> None:
-    assert tell(build_guide_order(Status.PENDING)) == (
+def test_a_new_order_is_sent_automatically() -> None:
+    assert tell(build_guide_order(Status.PENDING, due_at=AT)) == (
         "The order is recorded; nothing has been bought yet. It is sent automatically in a moment."
     )
 
 
-def test_an_order_that_could_not_be_sent_says_that_nothing_was_bought() -> None:
-    order = build_guide_order(Status.PENDING, problems=[Problem("not_sent")])
+def test_an_order_that_could_not_be_sent_says_when_it_is_tried_again() -> None:
+    order = build_guide_order(Status.PENDING, problems=[Problem("not_sent")], due_at=LATER)
     assert tell(order) == (
-        "The order could not be sent yet; nothing has been bought. It is tried again automatically."
+        "Nothing has been bought yet. It is tried again automatically at 01:14."
         " 1 problem needs a person: see below."
     )
 
@@ -163,7 +166,10 @@ def test_an_order_that_could_not_be_sent_says_that_nothing_was_bought() -> None:
 def test_a_held_order_waits_for_a_decision_about_its_price() -> None:
     above = Problem("price_above", {"price": "570.00", "ceiling": "550.00"})
     order = build_guide_order(Status.PENDING, problems=[above], due_at=None, **SOLD)
-    decision = "Nothing is bought until a person approves the price or rejects the order."
+    decision = (
+        "Nothing is bought until a person approves the price or rejects the order, or the price"
+        f" falls to the limit. {PAID}"
+    )
     assert tell(order) == (
         f"The order is held: a card costs 570 DA; your limit is 550 DA. {decision}"
     )
@@ -177,7 +183,7 @@ def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
     for shows_costs in (True, False):
         assert tell(order, shows_costs=shows_costs) == (
             "The order is held: a person has to look at it, because “Third order today”. Nothing is"
-            " bought until a person approves or rejects the order."
+            f" bought until a person approves or rejects the order. {PAID}"
         )
 
 
@@ -185,11 +191,11 @@ def test_an_order_that_waits_for_its_turn_says_until_when() -> None:
     at = datetime(timezone.now().year, 11, 24, 12, 30, tzinfo=UTC)
     order = build_guide_order(Status.PENDING, due_at=None, send_after=at, **SOLD)
     said = "The order waits until 24 Nov 13:30, and is sent automatically then."
-    assert tell(order) == said
+    assert tell(order) == f"{said} {PAID}"
 
 
 def test_an_order_that_is_proven_absent_is_sent_again() -> None:
-    order = build_guide_order(Status.PENDING)
+    order = build_guide_order(Status.PENDING, due_at=AT)
     assert tell(order, reason=Problem("absent")) == (
         "The provider's list does not show it: it was not bought. It is sent automatically in a"
         " moment."
@@ -199,7 +205,7 @@ def test_an_order_that_is_proven_absent_is_sent_again() -> None:
 def test_an_order_whose_price_was_approved_names_who_approved_it() -> None:
     amounts = {"by": "amina", "price": "570.00", "ceiling": "550.00"}
     approved = Problem("staff_approved", amounts)
-    order = build_guide_order(Status.PENDING)
+    order = build_guide_order(Status.PENDING, due_at=AT)
     assert tell(order, reason=approved) == (
         "amina approved a price of 570 DA a card, instead of 550 DA. It is sent automatically in a"
         " moment."
@@ -215,8 +221,11 @@ def test_an_order_that_is_being_sent_says_so() -> None:
 
 def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
     sent = "The order was sent, and it is not known whether it was bought."
-    order = build_guide_order(Status.UNCONFIRMED)
-    assert tell(order).startswith(f"{sent} It is looked for at the provider automatically, and")
+    order = build_guide_order(Status.UNCONFIRMED, due_at=LATER)
+    assert tell(order) == (
+        f"{sent} It is looked for at the provider automatically at 01:14, and never sent again"
+        " before it is proven that it was not bought."
+    )
     order.candidates = [{"id": "B1"}]
     assert tell(order) == f"{sent} A person has to say what happened to it."
     assert tell(build_guide_order(Status.UNCONFIRMED, due_at=None)).endswith(
@@ -224,26 +233,59 @@ def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
     )
 
 
+def test_what_a_problem_says_is_not_said_above_it_as_well() -> None:
+    lost = build_guide_order(Status.UNCONFIRMED, problems=[LOST], due_at=None)
+    assert tell(lost) == (
+        "It is not known yet whether the order was bought. A person has to say what happened to"
+        " it. 1 problem needs a person: see below."
+    )
+    ended = [Problem("watch_ended")]
+    left = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=None, problems=ended)
+    assert tell(left) == (
+        "The provider accepted the order on 24 Nov 23:59, and takes longer than usual. The customer"
+        " has to wait. 1 problem needs a person: see below."
+    )
+
+
 def test_an_accepted_order_says_since_when_and_that_its_cards_come_by_themselves() -> None:
-    order = build_guide_order(accepted_at=AT)
+    order = build_guide_order(accepted_at=AT, due_at=AT)
+    checked = "It is checked again automatically in a moment."
     assert tell(order) == (
-        "The provider accepted the order on 24 Nov 23:59. Its cards come automatically, mostly"
-        " within a minute."
+        "The provider accepted the order on 24 Nov 23:59. Its cards come by themselves, mostly"
+        f" within a minute. {checked}"
     )
     order.fulfilled_quantity = 2
-    assert tell(order).endswith("2 of 5 cards have come so far.")
+    assert tell(order).endswith(f"2 of 5 cards have come so far. {checked}")
 
 
 def test_a_delayed_order_says_when_the_provider_is_asked_next() -> None:
-    order = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=AT + timedelta(minutes=15))
+    order = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=LATER, **SOLD)
     assert tell(order) == (
         "The provider accepted the order on 24 Nov 23:59, and takes longer than usual. The customer"
-        " has to wait. The provider is asked again automatically, next on 25 Nov 00:14."
+        f" has to wait. It is checked again automatically at 01:14. {PAID}"
     )
+    order.due_at = LATER + timedelta(days=1)
+    assert "It is checked again automatically on 26 Nov 01:14." in tell(order)
     order.due_at = None
-    assert tell(order).endswith(
-        "The order is no longer checked automatically: ask the provider's support."
-    )
+    left = "The order is no longer checked automatically: ask the provider's support."
+    assert tell(order).endswith(f"{left} {PAID}")
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.UNCONFIRMED, Status.DELAYED])
+def test_an_order_names_no_time_while_nothing_is_done_automatically(status: Status) -> None:
+    standstill = "Nothing is sent or checked until background work runs again."
+    order = build_guide_order(status, due_at=LATER)
+    assert standstill in tell(order, standstill=standstill)
+    assert "01:14" not in tell(order, standstill=standstill)
+    # A person has to decide about these: nothing is awaited.
+    order.due_at = None
+    assert standstill not in tell(order, standstill=standstill)
+
+
+def test_an_open_order_without_a_sale_amount_says_nothing_of_a_payment() -> None:
+    assert "paid" not in tell(build_guide_order(Status.DELAYED, due_at=LATER))
+    paid = tell(build_guide_order(Status.DELAYED, due_at=LATER, sale_amount=Decimal(2_700)))
+    assert paid.endswith("The customer paid 2,700 DA.")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""The other orders of a customer: how many there are, what is owed, and which looks like a double.
+
+Only orders that the person may see count, and no more rows are read than a page has room for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+
+from giftcards.admin.pages import OrderPages
+from giftcards.admin.rows import order_link
+from giftcards.display import count_text, filled, money
+from giftcards.models import Order
+from giftcards.statuses import Status
+
+# The most other orders that are counted. For more keys, MariaDB prefers a full table scan.
+_MOST = 200
+# The orders placed before and after one, by the same customer, that may be its doubles.
+_NEIGHBOURS = 20
+_WITHIN = timedelta(hours=1)
+# Columns that no list needs, some of them large.
+_LARGE = ("metadata", "candidates", "gift_message")
+
+
+def other_orders(pages: OrderPages, request: HttpRequest, order: Order) -> dict[str, Any]:
+    """The other orders of the customer as template context; empty if the order names nobody."""
+    if not (order.customer_email or order.customer_phone):
+        return {}
+    found = _seen(pages, request, Order.objects.keys_of_customer(order, most=_MOST + 1))
+    others = found[:_MOST]
+    if not others:
+        return {"others": gettext("No other order of this customer.")}
+    count = count_text(len(others))
+    if len(found) > _MOST:
+        count = gettext("%(count)s or more") % {"count": count}
+    owed = sum((other.open_amount or Decimal(0) for other in others), start=Decimal(0))
+    unsettled = sum(not other.is_final for other in others)
+    facts = []
+    if unsettled:
+        facts.append(filled(gettext("open: %(count)s"), count=count_text(unsettled)))
+    if owed:
+        facts.append(filled(gettext("owed: %(amount)s"), amount=money(owed)))
+    return {
+        "others": filled(gettext("Other orders of this customer: %(count)s"), count=count),
+        "others_page": f"{pages.address('changelist')}?{urlencode({'customer_of': order.pk})}",
+        "others_facts": facts,
+    }
+
+
+def double_of(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
+    """The warning that the customer has placed the same within the hour; "" if they have not.
+
+    ``order`` may be one that is yet to be recorded.
+    """
+    if order.status == Status.REJECTED:
+        return ""
+    orders = Order.objects.all()
+    keys = orders.keys_of_customer(order, most=_NEIGHBOURS, before=order.pk)
+    if order.pk is not None:
+        keys += orders.keys_of_customer(order, most=_NEIGHBOURS, after=order.pk)
+    same = [other for other in _seen(pages, request, keys) if _is_double(order, other)]
+    if not same:
+        return ""
+    other = min(same, key=lambda other: abs(other.created_at - order.created_at))
+    return _in_words(order, other, order_link(pages.admin_site, other))
+
+
+def _seen(pages: OrderPages, request: HttpRequest, keys: Iterable[int]) -> list[Order]:
+    """The orders with these keys that the person may see, newest first."""
+    keys = list(keys)
+    if not keys:
+        return []
+    rows = pages.get_queryset(request).filter(pk__in=keys).defer(*_LARGE).order_by()
+    seen = [other for other in rows if pages.has_view_permission(request, other)]
+    return sorted(seen, key=lambda other: -other.pk)
+
+
+def _is_double(order: Order, other: Order) -> bool:
+    """True if ``other`` buys the same at about the same time, and not the other's missing cards."""
+    is_same = (order.product_id, order.type_id) == (other.product_id, other.type_id)
+    is_near = abs(other.created_at - order.created_at) <= _WITHIN
+    is_repetition = other.repeats_id is not None or order.repeats_id is not None
+    return is_same and is_near and not is_repetition and other.status != Status.REJECTED
+
+
+def _in_words(order: Order, other: Order, link: str) -> SafeString:
+    minutes = round(abs(other.created_at - order.created_at) / timedelta(minutes=1))
+    if not minutes:
+        text = gettext("Looks like a double of %(order)s, placed within the same minute.")
+    elif other.created_at < order.created_at:
+        text = ngettext(
+            "Looks like a double of %(order)s, placed %(count)s minute earlier.",
+            "Looks like a double of %(order)s, placed %(count)s minutes earlier.",
+            minutes,
+        )
+    else:
+        text = ngettext(
+            "Looks like a double of %(order)s, placed %(count)s minute later.",
+            "Looks like a double of %(order)s, placed %(count)s minutes later.",
+            minutes,
+        )
+    return filled(text, order=link, count=minutes)

@@ -1,0 +1,94 @@
+"""The buttons about an order: what cannot be undone never comes first, and never without asking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django import forms
+from django.test import Client
+
+from giftcards.admin import extensions
+from giftcards.admin.actions import OrderAction, OrderButton, Outcome, in_order, may
+from giftcards.models import Order
+from giftcards.statuses import Status
+from tests.builders import make_guide_order
+from tests.pages import order_page, read, text
+
+ACTIONS = {action.name: action for action in extensions.items("actions")}
+# Actions whose button says something that cannot be undone. The others can be, or their page offers
+# several outcomes, of which none is chosen beforehand.
+FINAL = {
+    "order_tick_off",
+    "order_dispute",
+    "order_repeat",
+    "order_release",
+    "refund_cancel",
+    "delivery_withdraw",
+    "delivery_send_now",
+    "delivery_cancel",
+}
+# Carried out at once: each can be done again, or taken back.
+AT_ONCE = {"order_check", "order_take", "order_give_back", "delivery_try_now"}
+
+
+def action(**values: Any) -> OrderAction:
+    return OrderAction(
+        name="shop_act",
+        route="<key>/act/",
+        label="Act",
+        permission=may("giftcards.check_order"),
+        act=lambda _attempt: Outcome("Done."),
+        **values,
+    )
+
+
+@pytest.mark.all_apps
+def test_every_action_says_whether_it_can_be_undone_and_asks_if_it_cannot() -> None:
+    assert {name for name, each in ACTIONS.items() if each.is_final} == FINAL
+    assert {name for name, each in ACTIONS.items() if each.is_post} == AT_ONCE
+
+
+@pytest.mark.parametrize("name", sorted(FINAL))
+@pytest.mark.all_apps
+def test_the_button_of_what_cannot_be_undone_stands_after_the_others(name: str) -> None:
+    final = ACTIONS[name]
+    found = [OrderButton(final.name, "/1/", is_final=final.is_final), OrderButton("Other", "/2/")]
+    assert [button.label for button in in_order(found)] == ["Other", name]
+
+
+def test_an_action_that_cannot_be_undone_does_not_begin_without_a_page_that_asks() -> None:
+    with pytest.raises(ValueError, match="shop_act cannot be undone: it needs a form"):
+        action(is_final=True)
+    asks = action(is_final=True, form=lambda _attempt, data: forms.Form(data))
+    assert not asks.is_post
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("status", Status)
+def test_no_page_of_an_order_begins_with_what_cannot_be_undone(
+    boss: Client, status: Status
+) -> None:
+    order = make_guide_order(status, sale_price=550)
+    html = read(boss.get(order_page(order)))
+    begin = html.index('class="giftcards-decide"')
+    first = text(html[begin : html.index("</div>", begin)].split(">", 1)[1].split("</")[0])
+    assert first not in {str(each.label) for each in ACTIONS.values() if each.is_final}
+
+
+@pytest.mark.django_db
+def test_the_first_button_is_the_likely_next_step(boss: Client) -> None:
+    def labels(order: Order) -> list[str]:
+        html = read(boss.get(order_page(order)))
+        begin = html.index('class="giftcards-decide"')
+        part = html[begin : html.index("</div>", begin)].split(">", 1)[1]
+        return [text(label) for label in part.replace("</button>", "</a>").split("</a>")][:-1]
+
+    partly = labels(make_guide_order(Status.PARTIALLY_FILLED, sale_price=550))
+    assert partly == [
+        "Pay back the customer",
+        "I am looking after it",
+        "Order the missing cards again",
+        "Correct the customer's address",
+        "The customer complains about a code",
+    ]
