@@ -7,11 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-<<<<<<<< HEAD:giftcards/migrations/0009_owner.py
         ('giftcards', '0008_search_terms'),
-========
-        ('giftcards', '0007_search_terms'),
->>>>>>>> 59d395d (The other orders of a customer, doubles, and tests of what is asked):giftcards/migrations/0008_owner.py
     ]
 
     operations = [
