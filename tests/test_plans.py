@@ -58,6 +58,7 @@ from giftcards.models import (
     ProviderState,
     StatusChange,
 )
+from giftcards.models.care import end_finished, give_back, take
 from giftcards.models.times import day_of
 from giftcards.privacy.erasure import erase, find_orders
 from giftcards.privacy.person import Person
@@ -72,7 +73,7 @@ from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, build_guide_order, claim, make_order
 from tests.history import STATISTICS, add_history, analyze, forget_statistics, remove_history
-from tests.pages import FIND, LEDGER, LIST, START, order_page, read, sign_in
+from tests.pages import FIND, LEDGER, LIST, START, order_page, read, references, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, fill_catalogue, provider_state, record_order, run_sweep
 from tests.wall import Wall
@@ -661,6 +662,8 @@ def test_the_list_reads_the_first_orders_only(boss: Client) -> None:
 # Each finds few orders, or none.
 FEW: list[dict[str, str]] = [
     {"attention": "needed"},
+    {"looked_after": "me"},
+    {"looked_after": "nobody"},
     {"refund": "planned"},
     {"status__exact": "DELAYED"},
     {"product_id": "nothing-like-this"},
@@ -761,6 +764,30 @@ def test_the_page_of_an_order_reads_no_whole_table(boss: Client, status: Status)
         read(boss.get(order_page(order)))
         read(boss.get(order_page(other)))
         read(boss.get(order_page(order, "fingerprint")))
+    assert scans(statements) == []
+
+
+def test_the_orders_of_one_customer_are_found_without_reading_a_whole_table(boss: Client) -> None:
+    customer = {"customer_email": "amina@example.com", "customer_phone": "0550 12 34 56"}
+    orders = [make_order(**customer) for _number in range(3)]
+    with explained() as statements:
+        shown = read(boss.get(order_page(orders[1])))
+        listed = read(boss.get(LIST, {"customer_of": orders[1].pk}))
+    assert "Looks like a double of" in shown
+    assert references(listed) == [orders[2].reference, orders[0].reference]
+    assert scans(statements) == []
+
+
+def test_looking_after_an_order_reads_no_whole_table(boss: Client) -> None:
+    orders = [make_order() for _number in range(2)]
+    with explained() as statements:
+        assert take(orders[0], by="amina")
+        assert take(orders[1], by="amina")
+        assert give_back(orders[1], by="amina")
+        Order.objects.filter(pk=orders[0].pk).update(
+            status=Status.REJECTED, settled_at=timezone.now(), due_at=None
+        )
+        assert end_finished(lambda: True) == 1
     assert scans(statements) == []
 
 

@@ -14,6 +14,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import get_template
+from django.utils.functional import cached_property
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -101,13 +102,26 @@ class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
         return [("me", _("by me")), ("nobody", _("To do, by nobody"))]
 
     def condition(self) -> Q:
+        return self._condition
+
+    @cached_property
+    def _condition(self) -> Q:
         match self.value():
             case "me":
-                return Q(looked_after_by=self._own) & UNFINISHED
+                return _narrowed(Q(looked_after_by=self._own), UNFINISHED)
             case "nobody":
-                # Negated, so that no database looks for the name of nobody in the index.
-                return NEEDING_ATTENTION & ~Q(looked_after_by__gt="")
+                return _narrowed(NEEDING_ATTENTION, Q(looked_after_by=""))
         return Q()
+
+
+def _narrowed(first: Q, rest: Q) -> Q:
+    """The condition of orders that fulfil both parts, of which an index finds the ``first``.
+
+    Looked up here, because SQLite may read the whole table for a condition on several columns.
+    """
+    keys = Order.objects.filter(first).order_by().values_list("pk", flat=True)[: _FEW + 1]
+    found = list(keys)
+    return (Q(pk__in=found) if len(found) <= _FEW else first) & rest
 
 
 class RefundFilter(ConditionFilter):
