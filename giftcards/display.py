@@ -109,11 +109,19 @@ def moment(at: datetime) -> SafeString:
     return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
 
 
-def when(at: datetime) -> str:
-    """The time of day as HTML if it is of today, else :func:`moment`, with its preposition."""
-    if _local(at).date() == _local(timezone.now()).date():
-        return filled(gettext("at %(time)s"), time=_time(at, bdi(_formatted(at, "H:i"))))
-    return filled(gettext("on %(time)s"), time=moment(at))
+def _is_of_today(at: datetime) -> bool:
+    return _local(at).date() == _local(timezone.now()).date()
+
+
+def brief_moment(at: datetime) -> SafeString:
+    """The time of day as HTML if it is of today: 23:59; else :func:`moment`."""
+    return _time(at, bdi(_formatted(at, "H:i"))) if _is_of_today(at) else moment(at)
+
+
+def when(at: datetime) -> SafeString:
+    """:func:`brief_moment` with a preposition: at 23:59, on 24 Nov 23:59."""
+    text = gettext("at %(time)s") if _is_of_today(at) else gettext("on %(time)s")
+    return filled(text, time=brief_moment(at))
 
 
 def exact_moment(at: datetime) -> SafeString:

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import LATE, Attempt, OrderAction, Outcome, may, token
 from giftcards.admin.pages import about
-from giftcards.display import bdi, filled, isolated, when
+from giftcards.display import bdi, brief_moment, filled, isolated
 from giftcards.models import Order
 from giftcards.models.care import give_back, take
 
@@ -21,8 +21,8 @@ def owner_in_words(order: Order) -> str:
     """The sentence, as HTML, that says who looks after ``order``; "" if nobody does."""
     if not order.owner or order.looked_after_since is None:
         return ""
-    text = gettext("%(name)s has been looking after it since %(when)s.")
-    return filled(text, name=bdi(order.owner), when=when(order.looked_after_since))
+    text = gettext("%(name)s has been looking after it since %(time)s.")
+    return filled(text, name=bdi(order.owner), time=brief_moment(order.looked_after_since))
 
 
 def _why_not_taken(attempt: Attempt) -> Outcome | None:

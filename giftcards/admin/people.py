@@ -34,14 +34,14 @@ class Someone(NamedTuple):
 def people(order: Order) -> dict[str, Any]:
     """The people of ``order`` as template context."""
     customer = Someone(
-        gettext("Customer"),
+        gettext("customer"),
         bdi(order.customer_name) if order.customer_name else "",
         _phone(order.customer_phone),
         _email(order.customer_email),
         _language(order.customer_language),
     )
     recipient = Someone(
-        gettext("Recipient"),
+        gettext("recipient"),
         bdi(order.recipient_name) if order.recipient_name else "",
         "",
         _email(order.recipient_email),

@@ -65,7 +65,7 @@ def test_an_order_is_taken_and_given_back_with_entries_in_its_timeline(
     seen = fingerprint(order)
     assert post(amina, order, "take") == [MINE]
     since = timezone.localtime(Order.objects.get().looked_after_since).strftime("%H:%M")
-    said = f"amina has been looking after it since at {since}."
+    said = f"amina has been looking after it since {since}."
     assert owner_on(amina, order) == f"{said} Give it back"
     assert owner_on(karim, order) == f"{said} Take it over"
     assert owner_on(sign_in("view_order"), order) == said
