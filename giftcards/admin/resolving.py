@@ -205,9 +205,17 @@ def _resolve(attempt: Attempt) -> Answer:
     return attempt.page() if answer is None else answer
 
 
+# The problems that the first sentence of the page tells as well.
+_TOLD = {"answer_lost", "sender_died"}
+
+
 def _resolve_context(attempt: Attempt) -> Mapping[str, Any]:
     order, shows_costs = attempt.order, attempt.pages.may_see_costs(attempt.request)
-    problems = [explained(problem, shows_costs=shows_costs) for problem in order.open_problems]
+    problems = [
+        explained(problem, shows_costs=shows_costs)
+        for problem in order.open_problems
+        if problem.code not in _TOLD
+    ]
     return {"facts": facts(order), "problems": problems}
 
 

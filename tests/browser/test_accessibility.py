@@ -18,6 +18,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.holding import hold_for_review
 from giftcards.models import CustomerRefund, Order, Product, ProviderState
+from giftcards.models.care import take
 from giftcards.models.times import today
 from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
@@ -159,6 +160,18 @@ def held_for_review(browser: Browser) -> None:
     about("web-1044", "review")(browser)
 
 
+def taken(browser: Browser) -> None:
+    """The page of an order that a colleague looks after, among others of the same customer."""
+    order = Order.objects.get(reference="web-1040")
+    take(order, by="karim")
+    about("web-1040")(browser)
+
+
+def ticking_off(browser: Browser) -> None:
+    about("web-1040")(browser)
+    browser.press(".giftcards-problems .giftcards-button")
+
+
 def waiting(browser: Browser) -> None:
     """The page on which a person ends the wait of an order."""
     soon = timezone.now() + timedelta(minutes=5)
@@ -216,6 +229,10 @@ PAGES: dict[str, Visit] = {
     "correct the customer": about("web-1042", "customer"),
     "correct the customer, wrong": sent(about("web-1042", "customer")),
     "order again": about("web-1042", "repeat"),
+    "complain": about("web-1042", "dispute"),
+    "looked after": taken,
+    "take over": about("web-1040", "take_over"),
+    "tick off": ticking_off,
     "pay back": about("web-1042", "pay_back"),
     "pay back, wrong": sent(about("web-1042", "pay_back"), amount="", reference=""),
     "pay back, before it is recorded": sent(about("web-1042", "pay_back")),
@@ -239,10 +256,10 @@ PAGES: dict[str, Visit] = {
 # Why nobody sees these pages.
 UNSEEN = {
     "giftcards_desk_changelist": "leads to the start page",
-    "giftcards_order_tick_off": "a POST that leads to the order",
+    "giftcards_order_take": "a POST that leads to the order",
+    "giftcards_order_give_back": "a POST that leads to the order",
     "giftcards_order_adopt": "a POST of the comparison, which leads to the order",
     "giftcards_order_report_download": "a file",
-    "giftcards_order_dispute": "a POST that leads to the order",
     "giftcards_order_check": "a POST that leads to the order",
     "giftcards_order_fingerprint": "read by a script",
     "giftcards_providerstate_resume": "a POST that leads to the provider",

@@ -48,12 +48,12 @@ def test_badges_read_as_text_and_have_readable_colours(boss: Browser) -> None:
         "In progress",
         "Partly delivered",
         "Delayed",
-        "Unconfirmed ⚠",
+        "Unconfirmed ⚠ bought or not?",
         "Rejected",
         "Not delivered, credited back",
         "Delivered",
         "Delivered",
-        "Waiting to be sent ⚠",
+        "Waiting to be sent ⚠ costs too much",
     ]
     colours = boss.run(
         "return [...document.querySelectorAll('.giftcards-badge')].map(badge => {"
@@ -85,11 +85,13 @@ def test_a_problem_that_is_ticked_off_leaves_the_page(boss: Browser) -> None:
     problem = "The order was sent, and no usable answer came back: it may have been bought."
     assert boss.texts(".giftcards-problems strong") == [problem]
 
-    boss.press(".giftcards-problems button")
+    boss.press(".giftcards-problems .giftcards-button")
+    assert boss.texts(".giftcards-page .giftcards-warning") == [problem]
+    boss.press(".submit-row input")
 
     assert boss.texts(".messagelist li") == ["Ticked off."]
     assert boss.texts("#giftcards-problems") == ["Problems"]
-    assert boss.find_all(".giftcards-problems button") == []
+    assert boss.find_all(".giftcards-problems .giftcards-button") == []
     assert problem in boss.texts(".giftcards-timeline li")[-1]
     assert not Order.objects.needing_attention().filter(reference="web-1040").exists()
     assert boss.complaints() == []
@@ -220,8 +222,8 @@ def test_a_lost_order_can_be_compared_adopted_and_released(
     boss.press(".submit-row [type=submit]")
 
     # The provider does not tell its type: it has to be said twice.
-    cells = boss.texts(".giftcards-comparison td bdi")
-    assert cells[2:6] == [TYPE, "", "3", "3"]
+    cells = boss.texts(".giftcards-comparison td > bdi")
+    assert cells[2:6] == [f"PSN 500 DA {TYPE}", "", "3", "3"]
     for window in ((1280, 900), PHONE):
         boss.resize(*window)
         assert boss.overflow() == 0
@@ -230,7 +232,7 @@ def test_a_lost_order_can_be_compared_adopted_and_released(
     order = Order.objects.get(reference="web-1040")
     assert (order.status, order.provider_order_id) == (Status.HANDLING, other)
 
-    boss.press(".giftcards-decide a")
+    boss.press(".giftcards-decide [href$='/release/']")
     assert other in boss.texts("#content bdi")
     assert boss.overflow() == 0
     boss.find("[name=is_sure]").click()

@@ -36,6 +36,8 @@ def test_axe_finds_nothing_of_ours(boss: Browser, order: Order) -> None:
     pages = {
         "order": at(f"/admin/giftcards/order/{order.pk}/change/"),
         "send again, wrong": sent(at(to("send_again", order.pk)), reason="", address="lina"),
+        "withdraw": at(to("withdraw", order.pk)),
+        "do not send": at(to("cancel", waiting.pk)),
         "new link": at(to("new_link", order.pk)),
         "new link, made": sent(at(to("new_link", order.pk)), reason="On the phone"),
         "proof of delivery": at(to("dispute", order.pk)),
@@ -64,10 +66,15 @@ def test_a_link_is_copied_and_gone_when_the_page_is_left(boss: Browser, order: O
     assert address not in boss.driver.page_source
 
 
-def test_buttons_in_the_section_of_an_order_decide_at_once(boss: Browser, order: Order) -> None:
+def test_what_cannot_be_undone_in_the_section_of_an_order_asks_first(
+    boss: Browser, order: Order
+) -> None:
     waiting = Delivery.objects.get(status="retrying")
     boss.open(f"/admin/giftcards/order/{order.pk}/change/")
-    boss.press(f"[formaction='{to('cancel', waiting.pk)}']")
+    boss.press(f"[href='{to('cancel', waiting.pk)}']")
+    boss.press(SUBMIT)
     assert boss.texts(".messagelist li") == ["The message is not sent."]
-    boss.press(f"[formaction='{to('withdraw', order.pk)}']")
+    boss.press(f"[href='{to('withdraw', order.pk)}']")
+    assert CardLink.objects.filter(revoked_at=None).exists()
+    boss.press(SUBMIT)
     assert not CardLink.objects.filter(revoked_at=None).exists()

@@ -10,9 +10,10 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.ui import WebDriverWait
 
 from giftcards.models import Note, Order
+from giftcards.models.care import take
 from giftcards.statuses import Status
 from tests.browser.browser import PATIENCE, Browser
-from tests.pages import LIST
+from tests.pages import LIST, order_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -99,3 +100,46 @@ def test_a_note_and_a_check_need_no_script(boss: Browser, language: str) -> None
         )
     finally:
         boss.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+# A phone, and what a finger can press on it.
+PHONE, FINGER = (390, 844), 44
+# Links inside of a sentence are as high as its line; Django's own stand outside of the content.
+SMALL = """
+    const inSentences = ":is(.giftcards-summary, .giftcards-what, .giftcards-detail) a, p.giftcards-warning > a";
+    return [...document.querySelectorAll(
+        "#content-main :is(a, button, summary, input[type=submit], .giftcards-choice label)"
+    )].filter(element => {
+        const box = element.getBoundingClientRect();
+        return box.height && box.height < arguments[0] && !element.matches(inSentences);
+    }).map(element => element.outerHTML.slice(0, 80) + element.getBoundingClientRect().height);
+"""
+
+
+@pytest.mark.parametrize("language", ["fr", "ar"])
+def test_whatever_acts_is_as_large_as_a_finger_on_a_phone(boss: Browser, language: str) -> None:
+    boss.speak(language)
+    boss.resize(*PHONE)
+    take(Order.objects.get(reference="web-1041"), by="karim")
+    pages = [(f"web-10{number}", "change") for number in (35, 36, 38, 40, 41, 42)]
+    pages += [("web-1035", "price"), ("web-1040", "resolve"), ("web-1041", "take_over")]
+    pages += [("web-1042", name) for name in ("repeat", "pay_back", "dispute", "customer", "note")]
+    for reference, name in pages:
+        boss.open(order_page(Order.objects.get(reference=reference), name))
+        assert boss.run(SMALL, FINGER) == [], (reference, name)
+
+
+@pytest.mark.parametrize("language", ["en", "fr", "ar"])
+@pytest.mark.parametrize("reference", ["web-1035", "web-1040", "web-1041", "web-1042"])
+def test_a_phone_shows_the_customer_without_scrolling(
+    boss: Browser, language: str, reference: str
+) -> None:
+    boss.speak(language)
+    boss.resize(*PHONE)
+    open_page(boss, reference)
+    for selector in ("strong", "a[href^='tel:']", "a[href^='mailto:']"):
+        box = boss.find(f".giftcards-people {selector}").rect
+        assert box["y"] + box["height"] < PHONE[1]
+    assert boss.overflow() == 0
+    sides = "return getComputedStyle(document.querySelector('[href^=\"tel:\"] bdi')).direction"
+    assert boss.run(sides) == "ltr"
