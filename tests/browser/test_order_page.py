@@ -106,7 +106,8 @@ def test_a_note_and_a_check_need_no_script(boss: Browser, language: str) -> None
 PHONE, FINGER = (390, 844), 44
 # Links inside of a sentence are as high as its line; Django's own stand outside of the content.
 SMALL = """
-    const inSentences = ":is(.giftcards-summary, .giftcards-what, .giftcards-detail) a, p.giftcards-warning > a";
+    const inSentences = ":is(.giftcards-summary, .giftcards-what, .giftcards-detail) a,"
+        + "p.giftcards-warning > a";
     return [...document.querySelectorAll(
         "#content-main :is(a, button, summary, input[type=submit], .giftcards-choice label)"
     )].filter(element => {
