@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from django.db.migrations.loader import MigrationLoader
 from django.utils import timezone
 
 from giftcards.engine.figures import complete_figures
-from giftcards.models import Order
+from giftcards.engine.terms import complete_terms
+from giftcards.models import Order, OrderTerm, ProviderState
+from giftcards.search_terms import terms_of
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
@@ -172,3 +176,58 @@ def test_what_an_older_worker_settles_beside_the_newest_tables_gets_its_figures(
     for number in (len(ORDERS) - 1, 0):
         assert complete_figures(lambda: True) == number
         assert figures() == COMPUTED
+
+
+# The search terms of the orders that were there before.
+
+FILLING = importlib.import_module("giftcards.migrations.0007_search_terms")
+
+
+def fill_terms() -> None:
+    state = MigrationLoader(connection).project_state(("giftcards", "0007_search_terms"))
+    FILLING.fill(state.apps, SimpleNamespace(connection=connection))
+
+
+def stored_terms() -> dict[int, set[tuple[int, str]]]:
+    found: dict[int, set[tuple[int, str]]] = {}
+    for order, kind, term in OrderTerm.objects.values_list("order_id", "kind", "term"):
+        found.setdefault(order, set()).add((kind, term))
+    return found
+
+
+def add_older_orders(count: int, name: str = "WEB") -> dict[int, set[tuple[int, str]]]:
+    """Orders that an older process has placed, and the terms that they should have."""
+    customer = {"customer_name": "أمينة Ben Ali", "customer_phone": "0550 12 34 56"}
+    gift = {"recipient_email": "Lina@example.com", "recipient_name": "Lina"}
+    orders = Order.objects.bulk_create(
+        build_guide_order(reference=f"{name}-{number}", group="cart 7", **customer, **gift)
+        for number in range(count)
+    )
+    return {
+        order.pk: {(int(kind), term) for kind, term in terms_of(vars(order))} for order in orders
+    }
+
+
+@pytest.mark.django_db
+def test_the_orders_that_are_there_get_their_search_terms_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FILLING, "BATCH", 3)
+    ProviderState.objects.current()
+    expected = add_older_orders(8)
+    for _time in range(2):
+        fill_terms()
+        assert stored_terms() == expected
+    assert ProviderState.objects.current().terms_place == max(expected)
+    assert complete_terms(lambda: True) == 0
+
+
+@pytest.mark.django_db
+def test_a_migration_that_was_stopped_goes_on_where_it_was() -> None:
+    ProviderState.objects.current()
+    done = add_older_orders(2)
+    fill_terms()
+    left = add_older_orders(2, "left")
+    OrderTerm.objects.filter(order__in=done).delete()
+    fill_terms()
+    assert stored_terms() == left
