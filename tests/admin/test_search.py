@@ -8,12 +8,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
 from django.test import Client
+from django.utils import timezone
 
 from giftcards.admin.finding import SEARCHES_PER_HOUR
 from giftcards.admin.searching import is_code_like
 from giftcards.keys.secrecy import CardSecret
-from giftcards.models import Order
+from giftcards.models import CardReveal, CustomerRefund, Order
 from tests.admin.test_secrets import receive
 from tests.builders import make_order
 from tests.pages import FIND, LIST, SEARCH, element, errors, order_page, orders, read, sign_in, text
@@ -324,3 +326,37 @@ class TestTheBox:
     def test_the_box_of_a_filtered_list_knows_its_filters(self, boss: Client) -> None:
         html = read(boss.get(LIST, {"status__exact": "PENDING"}))
         assert 'name="filters" value="status__exact=PENDING"' in html
+
+
+@pytest.mark.all_apps
+@pytest.mark.parametrize("typed", ["WEB-1042", "1042", "web-10", "#1042"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "giftcards/customerrefund",
+        "giftcards/cardreveal",
+        "giftcards_books/ledgerentry",
+        "giftcards_delivery/delivery",
+        "giftcards_delivery/cardlink",
+    ],
+)
+def test_the_rows_about_an_order_are_found_by_its_reference_in_any_case_or_its_number(
+    boss: Client, page: str, typed: str
+) -> None:
+    from giftcards.books.models import LedgerEntry
+    from giftcards.delivery.models import CardLink, Delivery
+
+    for reference in ("web-1042", "other"):
+        order = receive(reference, CardSecret(f"CANARY-{reference}-1", ""))
+        user = get_user_model().objects.get_or_create(username="staff")[0]
+        CardReveal.objects.create(card=order.cards.get(), user=user)
+        CustomerRefund.objects.create(order=order, amount=1, reference=f"CCP {reference}")
+        Delivery.objects.create(order=order, kind="delivered", key=reference)
+        CardLink.objects.create(order=order, origin="staff", token_hash=reference)
+        LedgerEntry.objects.create(
+            provider_id=reference, type="ORDER", amount=-1, time=timezone.now(), order=order
+        )
+    html = read(boss.get(f"/admin/{page}/", {"q": typed}))
+    shown = element(html, 'id="result_list"', "table")
+    assert "web-1042" in shown
+    assert "other" not in shown
