@@ -296,7 +296,8 @@ WITHIN = {
         "client": "answers transport",
     },
     "simulator": {
-        "account": "",
+        "assortment": "",
+        "account": "assortment",
         "server": "",
         "api": "account server",
     },

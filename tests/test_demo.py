@@ -113,7 +113,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
 def orders_in(database: Path) -> list[tuple[str, str]]:
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("SELECT reference, problems FROM giftcards_order ORDER BY id")
-        return [(reference[-7:], problems) for reference, problems in rows]
+        return [(reference.rpartition("-")[2], problems) for reference, problems in rows]
 
 
 def test_the_demo_with_once_ends_when_the_orders_have_settled(
@@ -121,20 +121,28 @@ def test_the_demo_with_once_ends_when_the_orders_have_settled(
 ) -> None:
     demo = start("--once")
     assert demo.process.wait(timeout=240) == 0, demo.output
-    breakdowns = re.sub(r"demo-\d{4}-\d{6}-", "", demo.output.partition("Refund breakdown")[2])
+    breakdowns = re.sub(r"demo-\d{4}-\d{6}-", "", demo.output.partition("What became of")[2])
     breakdowns, _, mails = breakdowns.partition("The mails to the customers")
-    assert [line.split() for line in breakdowns.splitlines()] == [
-        [",", "in", "DZD:"],
-        ["ordered", "=", "charged", "+", "refunded", "cards", "refunded"],
-        ["refund", "980.00", "=", "0.00", "+", "980.00", "2", "of", "2"],
-        ["partial", "1960.00", "=", "980.00", "+", "980.00", "2", "of", "4"],
-        ["ordinary", "980.00", "=", "980.00", "+", "0.00", "0", "of", "2"],
-        ["larger", "12250.00", "=", "12250.00", "+", "0.00", "0", "of", "25"],
-        [],
+    breakdowns, _, picture = breakdowns.partition("The order of which some cards came")
+    owed = "The customer is owed 2 x 550.00 = 1100.00."
+    assert [" ".join(line.split()) for line in breakdowns.splitlines()] == [
+        "the money, in DZD:",
+        "ordered = cost + credited back delivered",
+        "none 980.00 = 0.00 + 980.00 0 of 2",
+        owed,
+        "partial 2450.00 = 1470.00 + 980.00 3 of 5",
+        owed,
+        "all 1470.00 = 1470.00 + 0.00 3 of 3",
+        "many 12250.00 = 12250.00 + 0.00 25 of 25",
+        "",
     ]
+    assert re.search(r"http://127.0.0.1:\d+/admin/giftcards/order/2/change/", picture)
     assert re.search(r"http://127.0.0.1:\d+/  \(user admin, password \S+\)", demo.output)
-    table = demo.output[demo.output.index("reference") :]
+    table = demo.output[demo.output.index("order    ") :]
     assert max(map(len, table.splitlines())) < 80
+    # What was bought, and what became of it, is said in words.
+    assert re.search(r"-partial 5 x PSN 500 DA    Partly delivered +\d+ s\n", table)
+    assert not re.search("TEST_|SIM_|type_0|_FILLED", demo.output)
     assert demo.processes() == {}
     # Its files are its owner's alone, and the database of the shop was never opened.
     folder = tmp_path / "files"
@@ -156,7 +164,7 @@ def test_the_demo_stopped_while_orders_are_open_leaves_no_process(
     start: Callable[..., Demo],
 ) -> None:
     demo = start()
-    demo.wait_until(lambda: "HANDLING" in demo.output)
+    demo.wait_until(lambda: "In progress" in demo.output)
     assert len(demo.processes()) > 3
     demo.process.send_signal(signal.SIGTERM)
     assert demo.process.wait(timeout=240) == 0, demo.output
@@ -168,7 +176,7 @@ def test_a_demo_after_a_killed_one_starts_afresh_and_a_third_is_refused(
     start: Callable[..., Demo], tmp_path: Path
 ) -> None:
     killed = start()
-    killed.wait_until(lambda: "HANDLING" in killed.output)
+    killed.wait_until(lambda: "In progress" in killed.output)
     killed.process.kill()
     killed.process.wait()
     # Nobody is left to stop its processes.
@@ -178,12 +186,12 @@ def test_a_demo_after_a_killed_one_starts_afresh_and_a_third_is_refused(
         time.sleep(0.05)
 
     demo = start()
-    demo.wait_until(lambda: "HANDLING" in demo.output)
+    demo.wait_until(lambda: "In progress" in demo.output)
     assert orders_in(tmp_path / "files" / "demo.sqlite3") == [
-        ("-refund", "[]"),
+        ("none", "[]"),
         ("partial", "[]"),
-        ("rdinary", "[]"),
-        ("-larger", "[]"),
+        ("all", "[]"),
+        ("many", "[]"),
     ]
 
     other = start()
@@ -273,15 +281,15 @@ def test_the_demo_with_a_key_uses_the_provider_and_no_simulator(
 ) -> None:
     with Simulator(delay=(0, 1), keys=[KEY], lists_test_types=False) as provider:
         demo = start("--once", GIFTCARDS_API_KEY=KEY, GIFTCARDS_BASE_URL=provider.url)
-        demo.wait_until(lambda: "HANDLING" in demo.output)
+        demo.wait_until(lambda: "In progress" in demo.output)
         assert not any("giftcards_simulator" in command for command in demo.processes().values())
         assert demo.process.wait(timeout=240) == 0, demo.output
         assert f"Provider   {provider.url}" in demo.output
         assert KEY not in demo.output
         assert len(provider.orders) == 4
     with contextlib.closing(sqlite3.connect(tmp_path / "files" / "sandbox.sqlite3")) as database:
-        [[prices]] = database.execute("SELECT COUNT(sale_price) FROM giftcards_order")
-    assert prices == 4
+        [[amounts]] = database.execute("SELECT COUNT(sale_amount) FROM giftcards_order")
+    assert amounts == 4
     assert demo.processes() == {}
 
 

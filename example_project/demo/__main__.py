@@ -128,9 +128,13 @@ def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
 
 
 def _start_simulator(processes: Processes, port: int) -> None:
-    delays = ("--min-delay", "3", "--max-delay", "10", "--slow-delay", str(SLOW_DELAY))
-    changes = [word for change in OFFER_CHANGES for word in ("--offer-change", *map(str, change))]
-    processes.start("simulator", "giftcards_simulator", "--port", str(port), *delays, *changes)
+    from example_project.demo import shop
+
+    options = ["--port", str(port), "--min-delay", "3", "--max-delay", "10"]
+    options += ["--slow-delay", str(SLOW_DELAY), *shop.shortfalls()]
+    for change in OFFER_CHANGES:
+        options += ["--offer-change", *map(str, change)]
+    processes.start("simulator", "giftcards_simulator", *options)
     processes.wait_until(lambda: answers(port, "giftcards-simulator"), "simulator")
 
 
@@ -178,7 +182,7 @@ def _run(
         f"\n    http://{HOST}:{site_port}/admin/          as staff: refunds, and paying back\n"
     )
 
-    keys = shop.place()
+    keys = shop.place(has_simulator=has_simulator)
     table = shop.Table()
     table.show(orders := shop.find(keys))
     while not all(order.is_final for order in orders):
@@ -190,6 +194,8 @@ def _run(
         processes.wait(0.3)
         table.show(orders := shop.find(keys))
     print("", *shop.breakdowns(orders), "", sep="\n", flush=True)
+    print("The order of which some cards came, as staff see it:")
+    print(f"  http://{HOST}:{site_port}{shop.partial_page(orders)}\n", flush=True)
     _show_mails(processes, keys)
 
 

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
+from django.urls import reverse
 from django.utils import timezone
 from django_q.models import Task
 from django_q.tasks import async_task
@@ -28,20 +30,74 @@ from giftcards.management.base import PRODUCT
 from giftcards.management.commands.giftcards_selftest import why_not
 from giftcards.models import OfferChange, Order, ProductType
 from giftcards.refunds import refund_breakdown
+from giftcards.settlement import customer_breakdown
 
-# The outcomes of the provider's sandbox, each for a customer: (name, type, quantity, customer,
-# language).
-LINES = (
-    ("refund", "TEST_REFUND", 2, "Karim", "fr"),
-    ("partial", "TEST_PARTIAL", 4, "Amina", "ar"),
-    ("ordinary", "type_001", 2, "Sara", "en"),
-    ("larger", "type_001", 25, "Yacine", "fr"),
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """An order of the demo, and its customer.
+
+    ``delivered`` of the cards come. The provider's sandbox knows no such orders, but it has types
+    for tests: there, ``trial`` is bought.
+    """
+
+    name: str
+    quantity: int
+    delivered: int
+    trial: str = ""
+    customer: str
+    email: str
+    phone: str
+    language: str
+
+
+CARD = "type_001"
 SALE_PRICE = Decimal(550)
-# 79 columns, so that a terminal of 80 shows them.
-COLUMNS = "{:<25} {:<16} {:>9} {:>9} {:>9} {:>6}"
-HEADINGS = ("reference", "status", "delivered", "charged", "refunded", "age")
-BREAKDOWN = "  {:<25} {:>9} = {:>9} + {:>9}  {:>14}"
+# An outcome each.
+LINES = (
+    Line(
+        name="none",
+        quantity=2,
+        delivered=0,
+        trial="TEST_REFUND",
+        customer="Karim Haddad",
+        email="karim@example.com",
+        phone="0661 20 30 40",
+        language="fr",
+    ),
+    Line(
+        name="partial",
+        quantity=5,
+        delivered=3,
+        trial="TEST_PARTIAL",
+        customer="أمينة بن علي",
+        email="amina@example.com",
+        phone="+213 550 12 34 56",
+        language="ar",
+    ),
+    Line(
+        name="all",
+        quantity=3,
+        delivered=3,
+        customer="Sara Meziane",
+        email="sara@example.com",
+        phone="0770-11-22-33",
+        language="en",
+    ),
+    Line(
+        name="many",
+        quantity=25,
+        delivered=25,
+        customer="Yacine Bouzid",
+        email="yacine@example.com",
+        phone="00213 555 98 76 54",
+        language="fr",
+    ),
+)
+# Not more than 79 columns, so that a terminal of 80 shows them. Of ASCII, which every terminal has.
+COLUMNS = "{:<24} {:<17} {:<28} {:>6}"
+HEADINGS = ("order", "cards", "status", "age")
+BREAKDOWN = "  {:<24} {:>8} = {:>8} + {:>13} {:>10}"
 
 
 def prepare(password_file: Path) -> str:
@@ -81,22 +137,33 @@ def read_catalogue() -> None:
         catalogue.read_catalogue(gateway, on_wait=lambda _reading: None)
 
 
-def place() -> list[int]:
+def place(*, has_simulator: bool) -> list[int]:
     """Place the orders, for the worker to send; return their primary keys."""
     now = timezone.localtime()
     return [
         place_order(
             product_id=PRODUCT,
-            type_id=type_id,
-            quantity=quantity,
-            reference=f"demo-{now:%m%d-%H%M%S}-{name}",
-            customer_name=customer,
-            customer_email=f"{customer.lower()}@example.com",
-            customer_language=language,
+            type_id=CARD if has_simulator else line.trial or CARD,
+            quantity=line.quantity,
+            reference=f"demo-{now:%m%d-%H%M%S}-{line.name}",
+            customer_name=line.customer,
+            customer_email=line.email,
+            customer_phone=line.phone,
+            customer_language=line.language,
             sale_price=SALE_PRICE,
+            sale_amount=line.quantity * SALE_PRICE,
         ).pk
-        for name, type_id, quantity, customer, language in LINES
+        for line in LINES
     ]
+
+
+def shortfalls() -> list[str]:
+    """The simulator's options for the orders of which cards are missing."""
+    options = []
+    for line in LINES:
+        if line.delivered < line.quantity:
+            options += ["--shortfall", CARD, str(line.quantity), str(line.delivered)]
+    return options
 
 
 def find(keys: Sequence[int]) -> list[Order]:
@@ -144,36 +211,44 @@ class Table:
 
 
 def _row(order: Order, now: datetime) -> tuple[str, ...]:
-    breakdown = refund_breakdown(order)
     age = (order.settled_at or now) - order.created_at
     return (
         order.reference,
-        order.status,
-        f"{order.fulfilled_quantity} of {order.quantity}",
-        _money(breakdown.charged_amount) if breakdown else "-",
-        _money(breakdown.refunded_amount) if breakdown else "-",
+        f"{order.quantity} x {order.type_name or order.type_id}",
+        order.get_status_display(),
         f"{age.total_seconds():.0f} s",
     )
 
 
 def breakdowns(orders: Iterable[Order]) -> Iterator[str]:
-    """Yield the lines of the refund breakdowns, one per order."""
-    yield f"Refund breakdown, in {conf.currency}:"
-    yield BREAKDOWN.format("", "ordered", "charged", "refunded", "cards refunded")
+    """Yield the lines of the refund breakdowns: one per order, and one on what is owed for it."""
+    yield f"What became of the money, in {conf.currency}:"
+    yield BREAKDOWN.format("", "ordered", "cost", "credited back", "delivered")
     for order in orders:
         breakdown = refund_breakdown(order)
         if breakdown is None:
-            yield f"  {order.reference} has none: it is {order.status}"
+            yield f"  {order.reference} is unknown: it is {order.get_status_display()}"
             continue
         yield BREAKDOWN.format(
             order.reference,
             _money(breakdown.ordered_amount),
             _money(breakdown.charged_amount),
             _money(breakdown.refunded_amount),
-            f"{breakdown.refunded_quantity} of {order.quantity}",
+            f"{order.fulfilled_quantity} of {order.quantity}",
         )
         if not breakdown.is_consistent:
             yield "    The provider's figures contradict each other."
+        customer = customer_breakdown(order)
+        if customer and customer.open_amount:
+            missing, price = order.quantity - order.fulfilled_quantity, _money(order.sale_price)
+            owed = _money(customer.open_amount)
+            yield f"    The customer is owed {missing} x {price} = {owed}."
+
+
+def partial_page(orders: Iterable[Order]) -> str:
+    """The address, on the site, of the order's page in the admin that the README shows."""
+    [partial] = [order for order in orders if order.reference.endswith("-partial")]
+    return reverse("admin:giftcards_order_change", args=[partial.pk])
 
 
 def forecast(changes: Iterable[tuple[int, str, str, int]], *, age: float) -> Iterator[str]:

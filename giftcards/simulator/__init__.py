@@ -6,16 +6,16 @@ it, with examples, and the choices that it makes where the provider's documentat
 
 from __future__ import annotations
 
-from giftcards.simulator.account import (
-    LEDGER_ODDITIES,
+from giftcards.simulator.account import LEDGER_ODDITIES, Order
+from giftcards.simulator.api import Request, Simulator
+from giftcards.simulator.assortment import (
     SPECIAL_TYPES,
     Denomination,
     OfferChange,
-    Order,
     Product,
+    Shortfall,
     Special,
 )
-from giftcards.simulator.api import Request, Simulator
 from giftcards.simulator.server import Call
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Order",
     "Product",
     "Request",
+    "Shortfall",
     "Simulator",
     "Special",
 ]

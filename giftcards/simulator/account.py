@@ -16,95 +16,21 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Literal
 
-_STOCK = 100_000
-_SPECIAL_PRICE = Decimal(490)
+from giftcards.simulator.assortment import (
+    CATALOGUE,
+    NORMAL,
+    SPECIAL_PRICE,
+    SPECIAL_TYPES,
+    Denomination,
+    OfferChange,
+    Product,
+    Shortfall,
+    Special,
+)
+
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 _random = secrets.SystemRandom()
-
-
-@dataclass(frozen=True, slots=True)
-class Denomination:
-    """A type of a product; ``price`` in dinars, ``stock`` in cards. Orders do not reduce stock."""
-
-    name: str
-    price: Decimal
-    stock: int = _STOCK
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    title: str
-    region: str
-    types: Mapping[str, Denomination]
-
-
-CATALOGUE: Mapping[str, Product] = {
-    "507f1f77bcf86cd799439011": Product(
-        "PlayStation Network",
-        "DZ",
-        {
-            "type_001": Denomination("PSN 500 DA", Decimal(490)),
-            "type_003": Denomination("PSN 2000 DA", Decimal(1960), stock=0),
-        },
-    ),
-    "507f1f77bcf86cd799439012": Product(
-        "Steam", "GLOBAL", {"type_101": Denomination("Steam 5 USD", Decimal("1250.50"))}
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class OfferChange:
-    """A change of what is for sale: from ``after`` on, a type has another price or stock.
-
-    ``after`` is in seconds since the simulator was made; what is ``None`` stays as it was.
-    """
-
-    after: float
-    type_id: str
-    price: Decimal | None = None
-    stock: int | None = None
-
-    def apply(self, kind: Denomination) -> Denomination:
-        """The type as it is after the change."""
-        price = kind.price if self.price is None else self.price
-        return replace(kind, price=price, stock=kind.stock if self.stock is None else self.stock)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Special:
-    """The behaviour of an order of one of the :data:`SPECIAL_TYPES`; the defaults are normal."""
-
-    summary: str
-    delivers: Literal["all", "half", "none"] = "all"
-    settles: Literal["in time", "late", "never"] = "in time"
-    answer: Literal["accepted", "lost", "dropped", "error", "refused"] = "accepted"
-    grows: bool = False
-
-
-_NORMAL = Special(summary="is delivered in full")
-
-# Accepted for every product, at one price. The first two exist in the provider's sandbox.
-SPECIAL_TYPES: Mapping[str, Special] = {
-    "TEST_REFUND": Special(summary="ends REFUNDED", delivers="none"),
-    "TEST_PARTIAL": Special(
-        summary="delivers half, rounded down, and ends PARTIALLY_FILLED; one card: REFUNDED",
-        delivers="half",
-    ),
-    "SIM_SLOW": Special(summary="settles after 6 minutes", settles="late"),
-    "SIM_NEVER": Special(summary="stays HANDLING", settles="never"),
-    "SIM_GROW": Special(summary="shows its cards one by one while HANDLING", grows=True),
-    "SIM_LOST": Special(
-        summary="creates the order, then closes the connection without an answer", answer="lost"
-    ),
-    "SIM_ERROR": Special(summary="creates the order, then answers 500", answer="error"),
-    "SIM_DROP": Special(
-        summary="closes the connection without an answer; there is no order", answer="dropped"
-    ),
-    "SIM_REJECT": Special(summary="answers 400; there is no order", answer="refused"),
-}
 
 # The oddities that the provider's ledger may have; several may be chosen together.
 LEDGER_ODDITIES: Mapping[str, str] = {
@@ -173,7 +99,8 @@ class Order:
     refunded: Decimal = Decimal(0)
     status: str = "HANDLING"
     cards: tuple[Card, ...] = ()
-    special: Special = field(default=_NORMAL, repr=False)
+    special: Special = field(default=NORMAL, repr=False)
+    shortfall: Shortfall | None = field(default=None, repr=False)
 
     @property
     def is_settled(self) -> bool:
@@ -207,6 +134,7 @@ class Account:
     catalogue: Mapping[str, Product] = field(default_factory=lambda: CATALOGUE, repr=False)
     price_factor: Decimal | int = 1
     offer_changes: Collection[OfferChange] = ()
+    shortfalls: Collection[Shortfall] = ()
     lists_test_types: bool = True
     repeat_codes: bool = False
     ledger_oddities: Collection[str] = ()
@@ -230,8 +158,11 @@ class Account:
             if not value.is_finite() or value < 0:
                 raise ValueError(f"The {name} must not be negative.")
         types = set(SPECIAL_TYPES).union(*(product.types for product in self.catalogue.values()))
-        if unknown := sorted({change.type_id for change in self.offer_changes} - types):
+        changed = {change.type_id for change in (*self.offer_changes, *self.shortfalls)}
+        if unknown := sorted(changed - types):
             raise ValueError(f"There is no such type to change: {', '.join(unknown)}.")
+        if not all(0 <= short.delivered <= short.quantity for short in self.shortfalls):
+            raise ValueError("An order delivers from none to all of its cards.")
         # One lock for everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
         # In this order: after a delay in between, the clock is behind, not ahead.
@@ -246,6 +177,7 @@ class Account:
             self._orders: dict[str, Order] = {}
             self._due: list[tuple[datetime, str]] = []  # a heap of the open orders to settle
             self._transactions: dict[str, Transaction] = {}
+            self._short: set[Shortfall] = set()  # those that have had their order
             self._balance = Decimal(0)
             self._foreign = itertools.cycle(_FOREIGN)
             self._book("DEPOSIT", Decimal(self.opening_balance), at=self._now())
@@ -314,7 +246,7 @@ class Account:
     # The methods below require the lock.
 
     def _place(self, product_id: str, type_id: str, quantity: int) -> Order:
-        special = SPECIAL_TYPES.get(type_id, _NORMAL)
+        special = SPECIAL_TYPES.get(type_id, NORMAL)
         kind = self._types(product_id).get(type_id)
         if kind is None:
             raise Refusal("NOT_FOUND", "There is no such type.")
@@ -336,6 +268,7 @@ class Account:
             settle_at=self._choose_settle_at(special, now),
             charged=amount,
             special=special,
+            shortfall=self._take_shortfall(type_id, quantity),
         )
         self._orders[order.id] = order
         if order.settle_at is not None:
@@ -350,9 +283,19 @@ class Account:
             raise Refusal("INTERNAL_ERROR", "Something went wrong.")
         return order
 
+    def _take_shortfall(self, type_id: str, quantity: int) -> Shortfall | None:
+        for short in self.shortfalls:
+            if (short.type_id, short.quantity) == (type_id, quantity) and short not in self._short:
+                self._short.add(short)
+                return short
+        return None
+
     def _types(self, product_id: str) -> dict[str, Denomination]:
         """The types of the product that are for sale, with the current prices and stocks."""
-        special = {name: Denomination(name, _SPECIAL_PRICE) for name in SPECIAL_TYPES}
+        special = {
+            type_id: Denomination(special.name or type_id, SPECIAL_PRICE)
+            for type_id, special in SPECIAL_TYPES.items()
+        }
         kinds = {**self._find_product(product_id).types, **special}
         age = self.clock() - self._clock_zero
         for change in sorted(self.offer_changes, key=lambda change: change.after):
@@ -391,6 +334,8 @@ class Account:
         if delivered is None:
             by_type = {"all": order.quantity, "half": order.quantity // 2, "none": 0}
             delivered = by_type[order.special.delivers]
+            if order.shortfall:
+                delivered = order.shortfall.delivered
         order.settle_at = at
         self._deliver(order, delivered)
         if delivered == order.quantity:

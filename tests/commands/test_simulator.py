@@ -105,6 +105,9 @@ def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
             ("--offer-change", "60", "type_002", "stock", "0"): (
                 "There is no such type to change: type_002."
             ),
+            ("--shortfall", "type_001", "5", "some"): (
+                "--shortfall is not understood: type_001 5 some"
+            ),
             ("--price-factor=x",): "Error: argument --price-factor: 'x' is not a number",
             **{
                 (f"--balance={text}",): (

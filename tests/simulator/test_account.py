@@ -15,7 +15,14 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.simulator import LEDGER_ODDITIES, Call, OfferChange, Simulator
+from giftcards.simulator import (
+    LEDGER_ODDITIES,
+    SPECIAL_TYPES,
+    Call,
+    OfferChange,
+    Shortfall,
+    Simulator,
+)
 from tests.simulator.shop import LOST, PSN, STEAM, Clock, Shop, error, is_id
 
 
@@ -114,11 +121,42 @@ def test_prices_and_stocks_change_at_their_times() -> None:
         (OfferChange(1, "type_001", price=Decimal("NaN")), "The price must not be negative"),
         (OfferChange(1, "type_001", stock=-1), "The stock must not be negative"),
         (OfferChange(1, "type_002", stock=0), "There is no such type to change: type_002"),
+        (Shortfall("type_002", 5, 3), "There is no such type to change: type_002"),
+        (Shortfall("type_001", 5, 6), "An order delivers from none to all of its cards"),
+        (Shortfall("type_001", 5, -1), "An order delivers from none to all of its cards"),
     ],
 )
-def test_a_change_that_cannot_come_is_refused(change: OfferChange, message: str) -> None:
+def test_a_change_that_cannot_come_is_refused(
+    change: OfferChange | Shortfall, message: str
+) -> None:
+    option = "offer_changes" if isinstance(change, OfferChange) else "shortfalls"
     with pytest.raises(ValueError, match=message):
-        Shop(offer_changes=[change])
+        Shop(**{option: [change]})
+
+
+def test_of_the_first_order_that_is_short_only_some_cards_come() -> None:
+    short = [Shortfall("type_001", 5, 3), Shortfall("type_001", 2, 0)]
+    with Shop(shortfalls=short) as shop:
+        for _ in range(2):
+            orders = [shop.order(*line) for line in (("type_001", 5), ("type_001", 2))]
+            orders += [shop.order(*line) for line in (("type_001", 5), ("type_001", 3))]
+            answers = [shop.check(order) for order in orders]
+            assert [(told["status"], told["fulfilled_quantity"]) for told in answers] == [
+                ("PARTIALLY_FILLED", 3),
+                ("REFUNDED", 0),
+                ("FULFILLED", 5),
+                ("FULFILLED", 3),
+            ]
+            assert shop.simulator.balance == 1_000_000 - 11 * 490
+            shop.simulator.reset()
+
+
+def test_each_type_for_tests_has_a_name_in_the_catalogue(shop: Shop) -> None:
+    types = shop.get(f"/v3/gift-cards/checkProduct/{PSN}")["types"]
+    names = {kind["id"]: kind["name"] for kind in types}
+    assert names["TEST_PARTIAL"] == "Test: half of the cards come"
+    assert names.keys() & SPECIAL_TYPES.keys() == SPECIAL_TYPES.keys()
+    assert not set(names.values()) & SPECIAL_TYPES.keys()
 
 
 def test_a_partial_order_delivers_half(shop: Shop) -> None:

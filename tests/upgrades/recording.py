@@ -25,7 +25,8 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from giftcards.simulator import Simulator
-from giftcards.simulator.account import SPECIAL_TYPES, Card, Order, Transaction
+from giftcards.simulator.account import Card, Order, Transaction
+from giftcards.simulator.assortment import SPECIAL_TYPES
 
 FOLDER = Path(__file__).parent / "recorded"
 ROOT = Path(__file__).parents[2]

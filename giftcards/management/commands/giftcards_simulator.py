@@ -15,7 +15,14 @@ from django.core.management.base import CommandError
 
 from giftcards.management.output import ConsoleCommand, OutputClosed
 from giftcards.models.fields import read_amount
-from giftcards.simulator import LEDGER_ODDITIES, SPECIAL_TYPES, OfferChange, Request, Simulator
+from giftcards.simulator import (
+    LEDGER_ODDITIES,
+    SPECIAL_TYPES,
+    OfferChange,
+    Request,
+    Shortfall,
+    Simulator,
+)
 
 _SECONDS = {"type": float, "metavar": "SECONDS"}
 _COUNT = {"type": int, "metavar": "N"}
@@ -50,6 +57,13 @@ def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChang
                 return OfferChange(float(after), type_id, stock=int(value))
     given = " ".join((after, type_id, what, value))
     raise ValueError(f"--offer-change is not understood: {given}")
+
+
+def _shortfall(type_id: str, quantity: str, delivered: str) -> Shortfall:
+    """The shortfall from the words of ``--shortfall``; :exc:`ValueError` if they are none."""
+    with suppress(ValueError):
+        return Shortfall(type_id, int(quantity), int(delivered))
+    raise ValueError(f"--shortfall is not understood: {type_id} {quantity} {delivered}")
 
 
 def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -> None:
@@ -100,6 +114,16 @@ class Command(ConsoleCommand):
             " (default: nothing changes)",
             nargs=4,
             metavar=("SECONDS", "TYPE", "WHAT", "VALUE"),
+            action="append",
+            default=[],
+        )
+        add(
+            "--shortfall",
+            "shortfalls",
+            "of the first order of QUANTITY cards of the TYPE, only so many come, may be repeated"
+            " (default: all come)",
+            nargs=3,
+            metavar=("TYPE", "QUANTITY", "DELIVERED"),
             action="append",
             default=[],
         )
@@ -160,6 +184,7 @@ class Command(ConsoleCommand):
         on_request = self._log if verbosity else None
         try:
             values["offer_changes"] = [_offer_change(*words) for words in options["offer_changes"]]
+            values["shortfalls"] = [_shortfall(*words) for words in options["shortfalls"]]
             return Simulator(**values, delay=delay, on_request=on_request).start()
         except ValueError as error:
             raise CommandError(str(error), returncode=2) from error
