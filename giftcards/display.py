@@ -134,12 +134,9 @@ def zoned_moment(at: datetime) -> SafeString:
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 
-def wrapped_moment(at: datetime) -> SafeString:
-    """The date with the year, and the time of day, as two HTML elements that may wrap between."""
-    parts = format_html(
-        "<span>{}</span> <span>{}</span>", _formatted(at, _DATE), _formatted(at, "H:i")
-    )
-    return _time(at, parts)
+def dated_moment(at: datetime) -> SafeString:
+    """The local date with the year, and the time, as HTML: 24 Nov 2026 23:59."""
+    return _time(at, bdi(_formatted(at, f"{_DATE} H:i")))
 
 
 def moment_text(at: datetime) -> str:

@@ -35,12 +35,12 @@ from giftcards.admin.searching import MOST_FOUND, SearchForm
 from giftcards.conditions import Standing, above_list
 from giftcards.display import (
     bdi,
+    dated_moment,
     filled,
     isolated,
     labelled,
     money,
     status_badge,
-    wrapped_moment,
 )
 from giftcards.durations import distance_text
 from giftcards.models import Order, OrderQuerySet
@@ -263,7 +263,7 @@ class OrderList(LongList, OrderPages):
             '<span class="giftcards-when" title="{}">{}'
             ' <span class="giftcards-unseen">{}</span></span>',
             age,
-            wrapped_moment(order.created_at),
+            dated_moment(order.created_at),
             age,
         )
 

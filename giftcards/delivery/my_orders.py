@@ -26,6 +26,10 @@ from giftcards.delivery.models import Delivery, DeliveryStatus
 from giftcards.models import Order
 from giftcards.statuses import Status
 
+_MAIL = "giftcards.delivery.channels.Mail"
+# The kinds of messages one of which tells the customer how the order ended; and of a gift.
+_ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
+_ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
 # Digits of the longest primary key.
 _LONGEST_KEY = 18
 
@@ -60,6 +64,18 @@ class OwnedOrder:
             return gettext("In progress")
         # The label of the kind suits only the message.
         return str(Status(self.order.status).label)
+
+    @property
+    def is_open(self) -> bool:
+        """True while the customer waits."""
+        return not self.order.is_final
+
+    @property
+    def is_told_by_mail(self) -> bool:
+        """True if a mail is sure to tell the customer how the order ends."""
+        kinds = _ENDINGS_OF_GIFT if self.gift else _ENDINGS
+        is_on = all(conf.mode[kind] != Mode.OFF for kind in kinds)
+        return is_on and bool(self.order.customer_email) and _MAIL in conf.channels
 
 
 def orders_of(user: Any) -> QuerySet[Order]:

@@ -70,9 +70,18 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
 
 @contained
 def show(
-    order: Order, shown: list[Code], key: str, form: Mapping[str, str], referrer: str
+    order: Order,
+    shown: list[Code],
+    key: str,
+    form: Mapping[str, str],
+    referrer: str,
+    *,
+    back: str = "",
 ) -> HttpResponse:
-    """The page with the cards. ``form`` holds the fields to post again to get them as a file."""
+    """The page with the cards. ``form`` holds the fields to post again to get them as a file.
+
+    ``back`` is the address to which it leads back, or "".
+    """
     is_on_page = len(shown) <= MOST_CODES
     return _page(
         "cards",
@@ -85,6 +94,7 @@ def show(
             "unreadable": sum(not card.is_readable for card in shown),
             "earlier": earlier_reveals(order, but=key),
             "form": form,
+            "back": back,
         },
         language=_language(order),
         referrer=referrer,

@@ -16,6 +16,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.csrf import get_token
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
@@ -64,6 +65,7 @@ def my_cards(request: HttpRequest) -> HttpResponse:
         "paginated": orders,
         "gifts": my_orders.shown_gifts(user, gifts),
         "paginated_gifts": gifts,
+        "back": request.get_full_path(),
     }
     return pages.owned(request, context)
 
@@ -159,7 +161,13 @@ def _shown(
         return pages.gone(request)
     if "file" in request.POST:
         return pages.file_of(link.order, shown)
-    return pages.show(link.order, shown, key, form, referrer)
+    return pages.show(link.order, shown, key, form, referrer, back=_back(request))
+
+
+def _back(request: HttpRequest) -> str:
+    """The page of this site with the button that was pressed; "" behind a link, which has none."""
+    back = request.POST.get("back", "")
+    return back if url_has_allowed_host_and_scheme(back, allowed_hosts=None) else ""
 
 
 def _posted(request: HttpRequest) -> Any:

@@ -158,7 +158,8 @@ class Account:
             if not value.is_finite() or value < 0:
                 raise ValueError(f"The {name} must not be negative.")
         types = set(SPECIAL_TYPES).union(*(product.types for product in self.catalogue.values()))
-        changed = {change.type_id for change in (*self.offer_changes, *self.shortfalls)}
+        changed = {change.type_id for change in self.offer_changes}
+        changed |= {short.type_id for short in self.shortfalls}
         if unknown := sorted(changed - types):
             raise ValueError(f"There is no such type to change: {', '.join(unknown)}.")
         if not all(0 <= short.delivered <= short.quantity for short in self.shortfalls):

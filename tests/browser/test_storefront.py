@@ -92,7 +92,7 @@ def test_the_whole_story_in_one_window(
 
     # Buy, wait, and the page says by itself that the cards are there; so does a mail.
     order = buy(window, "type_001")
-    window.find(".shop-wait")
+    window.find(".gc-wait")
     work()
     window.find(".gc-delivered")
     window.find(MAILS)

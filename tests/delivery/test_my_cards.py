@@ -43,6 +43,16 @@ def orders_by_mail(user: Any) -> QuerySet[Order]:
     return Order.objects.filter(customer_email=user.email)
 
 
+def all_orders(_user: Any) -> QuerySet[Order]:
+    return Order.objects.all()
+
+
+# What a customer reads who waits.
+SOON = "The cards mostly come within a minute."
+LATE = "Your order is taking longer than usual. We are still on it."
+TOLD = "You may close this page: we will write to you."
+
+
 @pytest.fixture(autouse=True)
 def _hook(settings: Any) -> Iterator[None]:
     settings.GIFTCARDS_DELIVERY = {
@@ -227,6 +237,26 @@ class TestReveal:
         }
         assert codes_in(show(lina, order, csrfmiddlewaretoken=token)) == CODES[:3]
 
+    def test_the_cards_lead_back_to_the_order_on_the_page_with_its_button(
+        self, lina: Client, order: Order
+    ) -> None:
+        html = lina.get(f"{PAGE}?page=1").content.decode()
+        place = f"gc-order-{order.pk}"
+        assert f'id="{place}"' in html
+        shown = lina.post(PAGE, dict(_fields(html))).content.decode()
+        assert f'<a href="{PAGE}?page=1#{place}">Back to the order</a>' in shown
+
+    @pytest.mark.parametrize(
+        "back", ["", "https://evil.example/", "//evil.example", "javascript:x"]
+    )
+    def test_the_cards_lead_back_to_no_other_site(
+        self, lina: Client, order: Order, back: str
+    ) -> None:
+        response = show(lina, order, back=back)
+        assert codes_in(response) == CODES[:3]
+        assert "Back to the order" not in words(response)
+        assert "evil" not in response.content.decode()
+
     def test_the_file_of_many_cards_is_fetched_with_the_form_of_the_page(self) -> None:
         cards = [CardSecret(f"MANY-{number:04}", "") for number in range(101)]
         answer = settled("FULFILLED", cards, quantity=101)
@@ -276,6 +306,32 @@ class TestTags:
         assert "Partly delivered" in html
         assert "Show 3 cards" in html
         assert not any(card.value in html for card in CARDS)
+
+    @pytest.mark.parametrize(
+        ("status", "setting", "email", "said"),
+        [
+            (Status.PENDING, {}, "lina@example.com", [SOON, TOLD]),
+            (Status.HANDLING, {}, "lina@example.com", [SOON, TOLD]),
+            (Status.DELAYED, {}, "lina@example.com", [LATE, TOLD]),
+            (Status.HANDLING, {}, "", [SOON]),
+            (Status.HANDLING, {"mode": {"refunded": "off"}}, "lina@example.com", [SOON]),
+            (Status.HANDLING, {"channels": ["shop.channels.Sms"]}, "lina@example.com", [SOON]),
+            (Status.FULFILLED, {}, "lina@example.com", []),
+            (Status.PARTIALLY_FILLED, {}, "lina@example.com", []),
+            (Status.REJECTED, {}, "lina@example.com", []),
+        ],
+    )
+    def test_a_waiting_customer_is_told_what_to_expect_and_nobody_else(
+        self, settings: Any, status: Status, setting: dict[str, Any], email: str, said: list[str]
+    ) -> None:
+        order = make_guide_order(status, customer_email=email)
+        settings.GIFTCARDS_DELIVERY |= {
+            "OWNED_ORDERS": "tests.delivery.test_my_cards.all_orders",
+            **{name.upper(): value for name, value in setting.items()},
+        }
+        html = self.render("{% order_cards order %}", self.user("lina"), order=order)
+        assert [text for text in (SOON, LATE, TOLD) if text in html] == said
+        assert ("gc-wait" in html) == bool(said)
 
     def test_nothing_is_shown_of_the_order_of_somebody_else(self, order: Order) -> None:
         for user in (self.user("sami"), AnonymousUser()):

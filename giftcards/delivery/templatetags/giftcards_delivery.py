@@ -27,7 +27,7 @@ _MOST_LISTED = 20
 @register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
 def my_cards(context: RequestContext) -> dict[str, Any]:
     """The newest orders of the user who is logged in, and the newest gifts that they got."""
-    user = getattr(context.get("request"), "user", None)
+    user, back = _person_and_page(context)
     found, gifts = (
         list(orders.prefetch_related("refunds")[: _MOST_LISTED + 1])
         for orders in (my_orders.orders_of(user), my_orders.gifts_of(user))
@@ -36,13 +36,20 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
         "orders": my_orders.shown_orders(user, found[:_MOST_LISTED]),
         "gifts": my_orders.shown_gifts(user, gifts[:_MOST_LISTED]),
         "has_more": max(len(found), len(gifts)) > _MOST_LISTED,
+        "back": back,
     }
 
 
 @register.inclusion_tag("giftcards_delivery/tags/order_cards.html", takes_context=True)
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
-    user = getattr(context.get("request"), "user", None)
+    user, back = _person_and_page(context)
     # Read again: the given instance may be stale.
     found = my_orders.orders_of(user).filter(pk=order.pk)[:1]
-    return {"orders": my_orders.shown_orders(user, found)}
+    return {"orders": my_orders.shown_orders(user, found), "back": back}
+
+
+def _person_and_page(context: RequestContext) -> tuple[Any, str]:
+    """The user, and the page to which the page with the cards leads back."""
+    request = context.get("request")
+    return getattr(request, "user", None), request.get_full_path() if request else ""
