@@ -149,8 +149,10 @@ class OrderPage(OrderPages):
         )
         may_take = TAKE_OVER.permission(self, request)
         return {
-            # Plain text: it is also in the title of the window.
-            "subtitle": isolated(order),
+            # In the heading, because not every theme shows a subtitle. Plain text: it is also in
+            # the title of the window.
+            "title": gettext("Order %(reference)s") % {"reference": isolated(order)},
+            "subtitle": None,
             "state_token": state_token(order),
             "has_history": past.has_history,
             "summary": summarise(story),

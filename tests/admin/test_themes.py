@@ -81,7 +81,14 @@ SHOWN = {
 
 
 @pytest.fixture(
-    scope="module", params=[("unfold", ""), ("unfold", "subclass"), ("jazzmin", "")], ids=" ".join
+    scope="module",
+    params=[
+        ("unfold", ""),
+        ("unfold", "subclass"),
+        ("jazzmin", ""),
+        ("grappelli", ""),
+    ],
+    ids=" ".join,
 )
 def pages(request: pytest.FixtureRequest) -> Pages:
     theme, how = request.param

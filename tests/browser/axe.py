@@ -1,20 +1,20 @@
 """axe-core in the browser: what of a page is out of reach for people with disabilities.
 
 The driver runs the script, not an element of the page: a content security policy does not matter.
+
+``axe.min.js`` is axe-core as its makers distribute it in their npm package. A newer one takes its
+place as it is.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.browser.browser import Browser
 from tests.browser.chromium import prefer, resize
 
-# Set to the path of an axe.min.js to use another version of axe-core.
-_OTHER = os.environ.get("GIFTCARDS_TESTS_AXE")
+AXE = Path(__file__).with_name("axe.min.js")
 
 THEMES = ("light", "dark")
 WINDOWS = ((1280, 900), (390, 844))
@@ -62,25 +62,10 @@ class Violation(NamedTuple):
         return f"{self.rule}: {self.element}: {' '.join(reason.strip() for reason in reasons)}"
 
 
-def missing() -> str:
-    """The reason to skip if axe-core is not installed; "" if it is."""
-    is_there = _OTHER or importlib.util.find_spec("axe_core_python")
-    return "" if is_there else "Needs axe-core-python."
-
-
 def load(browser: Browser) -> None:
     """Load axe-core into the current page, and end its transitions."""
     browser.run(_AT_ONCE)
-    browser.run(_script())
-
-
-def _script() -> str:
-    if _OTHER:
-        return Path(_OTHER).read_text("utf-8")
-    found = importlib.util.find_spec("axe_core_python")
-    assert found, missing()
-    assert found.origin
-    return Path(found.origin).with_name("axe.min.js").read_text("utf-8")
+    browser.run(AXE.read_text("utf-8"))
 
 
 def look(browser: Browser, theme: str, window: tuple[int, int]) -> None:

@@ -1,7 +1,6 @@
 """WCAG 2.1 AA: what axe-core finds in every page, in two languages, themes and windows.
 
-To see what a newer axe-core finds: ``GIFTCARDS_TESTS_AXE=axe.min.js make test-all
-ARGS=tests/browser``.
+On a phone, no page may have to be moved sideways, and every button has the size of a finger.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ from giftcards.models.care import take
 from giftcards.models.times import today
 from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
-from tests.browser.axe import THEMES, WINDOWS, load, look, missing, violations
+from tests.browser.axe import THEMES, WINDOWS, load, look, violations
 from tests.browser.browser import Browser
 from tests.browser.people import log_in_as
+from tests.browser.targets import small_targets
 from tests.builders import CARDS, PRODUCT, TYPE
 from tests.pages import LEDGER, LIST, PROVIDER_PAGE, page_of
 from tests.stage import fill_catalogue
@@ -32,7 +32,6 @@ from tests.stage import fill_catalogue
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
 PRODUCTS = "/admin/giftcards/product/"
@@ -306,6 +305,8 @@ class Findings:
         look(browser, THEMES[0], NARROWEST)
         if browser.overflow() and name not in WIDE:
             self._places[f"wider than a window of {NARROWEST[0]} px"].append(name)
+        for target in small_targets(browser):
+            self._places[target].append(name)
         look(browser, THEMES[0], WINDOWS[0])
 
     def __bool__(self) -> bool:

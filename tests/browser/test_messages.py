@@ -10,7 +10,7 @@ import pytest
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order
 from tests.browser import showcase
-from tests.browser.axe import THEMES, WINDOWS, missing
+from tests.browser.axe import THEMES, WINDOWS
 from tests.browser.browser import Browser
 from tests.browser.test_accessibility import SUBMIT, Findings, at, sent
 from tests.delivery.staff import to
@@ -18,7 +18,6 @@ from tests.delivery.staff import to
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
 LOOKS = ((THEMES[0], WINDOWS[0]), (THEMES[1], WINDOWS[1]))

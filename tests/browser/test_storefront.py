@@ -15,7 +15,6 @@ from giftcards.delivery import page_tokens
 from giftcards.models import Hold, Order, ProductType
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.browser import axe
 from tests.browser.browser import Browser
 from tests.browser.test_accessibility import Findings
 from tests.example_shop import fill_shelf, kind, opened, work
@@ -198,7 +197,6 @@ def test_a_customer_who_cancels_is_back_at_the_shelf_and_others_can_buy(window: 
     assert not Order.objects.exists()
 
 
-@pytest.mark.skipif(bool(axe.missing()), reason=axe.missing())
 def test_axe_finds_nothing_and_every_page_fits(window: Browser) -> None:
     window.open("/")
     window.speak("ar")
