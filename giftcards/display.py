@@ -134,11 +134,6 @@ def zoned_moment(at: datetime) -> SafeString:
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 
-def dated_moment(at: datetime) -> SafeString:
-    """The local date with the year, and the time, as HTML: 24 Nov 2026 23:59."""
-    return _time(at, bdi(_formatted(at, f"{_DATE} H:i")))
-
-
 def moment_text(at: datetime) -> str:
     """The local date with the year, and the time of day, in plain text: 24 Nov 2026 23:59."""
     return isolated(_formatted(at, f"{_DATE} H:i"))

@@ -35,10 +35,10 @@ from giftcards.admin.searching import MOST_FOUND, SearchForm
 from giftcards.conditions import Standing, above_list
 from giftcards.display import (
     bdi,
-    dated_moment,
     filled,
     isolated,
     labelled,
+    moment,
     money,
     status_badge,
 )
@@ -263,7 +263,7 @@ class OrderList(LongList, OrderPages):
             '<span class="giftcards-when" title="{}">{}'
             ' <span class="giftcards-unseen">{}</span></span>',
             age,
-            dated_moment(order.created_at),
+            moment(order.created_at),
             age,
         )
 
