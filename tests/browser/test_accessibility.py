@@ -351,7 +351,7 @@ def test_axe_finds_nothing_in_what_a_role_sees(browser: Browser, role: str) -> N
 
 
 def test_axe_does_find_what_is_wrong(boss: Browser) -> None:
-    """The test above can fail: in each theme, for a mistake of ours and one of markup."""
+    """The test above can fail: in each theme, for a mistake of ours, of markup and of size."""
     boss.open(LIST)
     boss.run(
         "const content = document.querySelector('#content');"
@@ -359,6 +359,12 @@ def test_axe_does_find_what_is_wrong(boss: Browser) -> None:
         "document.querySelectorAll('.giftcards-badge').forEach(badge => {"
         " badge.style.setProperty('color', '#777'); });"
     )
+    boss.resize(*NARROWEST)
+    assert small_targets(boss) == []
+    boss.run("document.querySelector('.giftcards-filters summary').style.padding = 0;")
+    boss.run("document.querySelector('.giftcards-filters summary').style.minBlockSize = 0;")
+    [small] = small_targets(boss)
+    assert small.endswith("px for a finger: Filter")
     load(boss)
     for theme in THEMES:
         look(boss, theme, WINDOWS[0])

@@ -144,9 +144,11 @@ def test_the_whole_story_in_one_window(
     window.press(".gc-order button")
     order.refresh_from_db()
     assert window.texts(".gc-secret:not(.gc-serial)") == codes(order)
+    window.press(".gc-back a")
+    assert window.path() == f"{page}#gc-order-{order.pk}"
+    assert not window.find_all(".gc-wait")
 
     # Staff see the partial refund, and pay it back. What was bought here stays with the window.
-    window.open(page)
     window.press("section a[href*='/admin/']")
     window.fill(username="admin", password=PASSWORD)
     window.press("[type=submit]")
