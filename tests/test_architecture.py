@@ -59,8 +59,8 @@ PARTS = {
     "tasks": "exceptions conf models engine catalogue privacy",
     "admin": (
         "exceptions addresses statuses spelling search_terms problems keys.secrecy refunds "
-        "settlement conf keys.keyring provider models durations display engine conditions fulfilment "
-        "catalogue"
+        "settlement conf keys.keyring provider models durations display engine conditions "
+        "fulfilment catalogue"
     ),
     "templatetags": "admin",
     "management": (

@@ -205,15 +205,6 @@ def test_the_past_has_the_search_terms_that_its_orders_would_have() -> None:
         assert set(terms) == terms_of(values)
 
 
-def test_the_orders_of_one_customer_are_found_without_reading_a_whole_table() -> None:
-    order = Order.objects.filter(reference__startswith="shop-")[42]
-    others = [make_order(customer_email=order.customer_email.upper()) for _time in range(2)]
-    with explained() as statements:
-        keys = Order.objects.keys_of_customer(order, most=9)
-    assert keys == [other.pk for other in reversed(others)]
-    assert scans(statements) == []
-
-
 def test_writing_the_search_terms_that_an_older_process_has_left_out_reads_no_whole_table() -> None:
     place = Order.objects.order_by("-pk")[0].pk
     ProviderState.objects.current()

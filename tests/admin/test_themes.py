@@ -42,7 +42,7 @@ SHOWN = {
     "repeat": "Order the missing cards again 2 cards of this order did not come.",
     "report": "What customers paid, in DA Kept Paid back To be paid back Still owed",
     "report by product": "PlayStation Network",
-    "close a month": "The provider's ledger, to the end of the month ! To do It has not been read yet.",
+    "close a month": "to the end of the month ! To do It has not been read yet.",
     "report, wrong": "Enter a valid date.",
     "start": "1 order held because of its price",
     "app index": "Report",

@@ -46,6 +46,7 @@ from giftcards.display import (
     period_text,
     signed_money,
 )
+from giftcards.models import Order
 from giftcards.models.times import today, within
 
 # The provider's types of entries, and the shop's words for them.
