@@ -279,7 +279,8 @@ class TestStates:
         ApiKey.objects.refuse(key, detail="HTTP 401.")
         [digest] = sent()
         assert digest.subject == "The Shop: requests to the provider are paused"
-        assert "giftcards_poll --resume" in digest.body
+        assert "Ask your developer." in digest.body
+        assert "manage.py" not in digest.body
         let_pass(hours=23)
         note_tick()
         assert sent() == []

@@ -123,7 +123,7 @@ class TestCorrecting:
         order = told(recipient_email="lina@exmaple.com")
         send()
         change_customer(order, recipient_email=RECIPIENT)
-        assert "The codes were sent to lina@exmaple.com at" in section(amina, order)
+        assert "The codes were sent to lina@exmaple.com on" in section(amina, order)
 
 
 def test_the_proof_of_delivery_names_the_recipient(amina: Client) -> None:

@@ -454,7 +454,7 @@ class TestStaff:
     ) -> None:
         settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": "codes"}
         assert send().sent == 1
-        warning = f"The codes were sent to {WRONG} at"
+        warning = f"The codes were sent to {WRONG} on"
         assert warning in self.told(amina, order)
         assert warning not in self.section(amina, order)
         change_customer(order, email=RIGHT)

@@ -78,7 +78,7 @@ def test_each_entry_shows_what_it_is_its_amount_and_its_order(
 
     assert rows(html, 'id="result_list"')[0] == [
         "When",
-        "Type",
+        "Kind",
         "Amount",
         "Balance after",
         "Order",
@@ -120,7 +120,7 @@ def test_an_entry_has_a_page_with_all_that_is_known_of_it(accountant: Client, or
     hidden = r'<span class="giftcards-label">.*?</span>'
     assert [(name, text(re.sub(hidden, "", value))) for name, value in fields] == [
         ("When", "24 Nov 2026 23:59:30"),
-        ("Type", "Gift cards ORDER"),
+        ("Kind", "Gift cards ORDER"),
         ("Amount", "−2,450 DA"),
         ("Balance before", "100,000 DA"),
         ("Balance after", "97,550 DA"),
@@ -202,7 +202,7 @@ def test_the_ledger_is_filtered_by_the_types_that_it_has(accountant: Client) -> 
         book(kind, amount)
     html = text(element(read(accountant.get(LEDGER)), "giftcards-filters", "nav"))
     html = html.replace("\u2068", "").replace("\u2069", "")
-    assert "Type All BONUS Top-up of the account DEPOSIT Gift cards ORDER" in html
+    assert "Kind All BONUS Top-up of the account DEPOSIT Gift cards ORDER" in html
 
     assert [row[1] for row in shown(accountant, type="ORDER")] == ["−980 DA", "−490 DA"]
     assert kinds(accountant, type="BONUS") == ["BONUS"]
@@ -264,7 +264,7 @@ def test_the_ledger_is_filtered_by_the_days_of_the_site(accountant: Client) -> N
     html = text(element(read(accountant.get(LEDGER)), "giftcards-filters", "nav"))
     html = html.replace("\u2068", "").replace("\u2069", "")
     assert "When All Today Past 7 days December 2026 November 2026" in html
-    assert "January 2026 Type" in html
+    assert "January 2026 Kind" in html
 
 
 @pytest.mark.parametrize("period", ["soon", "2026-13", "2026", "0001-01", "9999-12", "2026-1"])
