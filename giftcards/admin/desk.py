@@ -17,12 +17,13 @@ from django.contrib.admin import AdminSite
 from django.contrib.admin.sites import all_sites
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.rows import ReadOnly, order_link, visible_orders
+from giftcards.admin.rows import ReadOnlyRows, order_link, visible_orders
 from giftcards.conditions import CONDITIONS, Condition, Finding, Severity, Standing
 from giftcards.display import count_text, filled, money
 from giftcards.models import Desk, Order
@@ -187,8 +188,10 @@ def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
 
 
 @admin.register(Desk)
-class DeskAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    """The entry of the start page in the menus of the admin and of its themes."""
+class DeskAdmin(ReadOnlyRows):
+    """The start page as an entry of the menus: some themes have an ``app_index`` of their own."""
+
+    change_list_template = "admin/giftcards/start.html"
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return sees_orders(request, self.admin_site)
@@ -196,12 +199,20 @@ class DeskAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_view_permission(request)
 
-    def changelist_view(self, request: HttpRequest, *_args: Any, **_named: Any) -> HttpResponse:
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        label = self.opts.app_label
-        page = reverse("admin:app_list", args=[label], current_app=self.admin_site.name)
-        return HttpResponseRedirect(page)
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": capfirst(self.opts.verbose_name_plural),
+            "media": self.media,
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, self.change_list_template, context)
 
     def get_urls(self) -> list[URLPattern]:
         # Its only page: there are no rows.

@@ -260,7 +260,7 @@ def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
             "news": [item for item in items if not item.has_ended],
             "ended": [item for item in items if item.has_ended],
             "title": _title(items),
-            "start_url": admin_url("app_list", "giftcards"),
+            "start_url": admin_url("giftcards_desk_changelist"),
             "shop_name": conf.display_name,
             "language": person.language,
             "is_rtl": get_language_bidi(),
