@@ -30,6 +30,9 @@ MOST_FOUND = 1_000
 _MOST_LISTED = 20
 # A text with letters and digits may be a code from this length on, and one of digits only.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
+# One of letters only, which finds no order, may be a code from this length on: most names are
+# shorter.
+_FEWEST_LETTERS = 12
 # Capitals in groups, such as ABCD-EFGH.
 _GROUPS = re.compile(r"[A-Z]{3,}([-\s][A-Z]{3,})+")
 
@@ -61,11 +64,12 @@ def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
 
 
 def _may_be_whole(text: str, code: str, *, is_found: bool) -> bool:
+    groups = text.split()
     if not any(map(str.isdecimal, code)):
-        return not is_found and bool(_GROUPS.fullmatch(text))
+        is_even = len(set(map(len, groups))) == 1 and len(code) >= _FEWEST_LETTERS
+        return not is_found and (is_even or bool(_GROUPS.fullmatch(text)))
     if code.isdecimal():
         return len(code) >= (_FEWEST_DIGITS if is_found else _FEWEST_MIXED)
-    groups = text.split()
     # A name beside a number is no code: "amina 2002".
     has_one_number = sum(any(map(str.isdecimal, group)) for group in groups) == 1
     is_one = len(groups) == 1 or not (is_found or has_one_number)

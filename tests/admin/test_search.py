@@ -237,6 +237,10 @@ class TestCodes:
         ("2002", True, True, False),
         ("AB12", True, False, True),
         ("XXXX-YYYY", False, False, True),
+        ("bbbbbbbbbbbbbbbb", False, False, True),
+        ("bbbb bbbb bbbb bbbb", False, False, True),
+        ("bbbbbbbbbbbbbbbb", True, False, False),
+        ("abdelkader", False, False, False),
         ("XXXX-YYYY", True, False, False),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import text
+from tests.pages import element, text
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Pages = dict[str, str]
@@ -142,6 +142,16 @@ def test_every_form_names_its_object_under_a_theme(pages: Pages) -> None:
 def test_the_list_leads_to_the_report_under_a_theme(pages: Pages) -> None:
     for name in ("list", "app index"):
         assert re.search(r'<a[^>]* href="/admin/giftcards/order/report/"', pages[name]), name
+
+
+def test_the_list_has_one_search_box_which_posts_under_a_theme(pages: Pages) -> None:
+    for name in ("list", "search"):
+        html = pages[name]
+        form = element(html, "giftcards-search", "form")
+        assert 'method="post" action="/admin/giftcards/order/find-order/"' in form, name
+        boxes = re.findall(r"<(?:input|el-input)[^>]*\bname=\"(?:q|secret)\"[^>]*>", html)
+        assert len([box for box in boxes if 'type="hidden"' not in box]) == 1, name
+        assert ('value="web-10"' in form) == (name == "search")
 
 
 def test_no_page_holds_a_code_under_a_theme(pages: Pages) -> None:

@@ -72,6 +72,9 @@ def about_refund(name: str) -> Visit:
     return visit
 
 
+SEARCH_BUTTON = ".giftcards-search button"
+
+
 def sent(visit: Visit, button: str = SUBMIT, **values: str) -> Visit:
     """The page that answers the form of another one, filled in with these values."""
 
@@ -201,6 +204,8 @@ PAGES: dict[str, Visit] = {
         at(f"{LIST}report/close/"), ".giftcards-closing form[method=post] button"
     ),
     "this month": at(f"{LIST}report/close/?month={today():%Y-%m}"),
+    "search, found": sent(at(LIST), SEARCH_BUTTON, secret=CARDS[0].value),
+    "search, nothing": sent(at(LIST), SEARCH_BUTTON, secret="nobody"),
     "find a card": at(f"{LIST}find-card/"),
     "find a card, found": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value),
     "find a card, several": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value[-4:]),

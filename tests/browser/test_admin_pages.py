@@ -186,11 +186,11 @@ def test_no_page_is_wider_than_a_phone(boss: Browser, language: str) -> None:
 def test_an_order_can_be_found_by_the_code_of_a_card(boss: Browser) -> None:
     boss.open(LIST)
     boss.fill(secret=CARDS[1].value.lower().replace("-", ""))
-    boss.press(".giftcards-find button")
+    boss.press(".giftcards-search button")
 
     assert boss.texts("[aria-live] li") == ["web-1042, card 2"]
     assert boss.find("[name=secret]").get_attribute("value") == ""
-    assert boss.path() == f"{LIST}find-card/"
+    assert boss.path() == f"{LIST}find-order/"
     boss.follow("web-1042")
     assert boss.path() == page_of("web-1042")
     assert boss.complaints() == []

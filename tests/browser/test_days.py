@@ -80,7 +80,7 @@ def test_support_answers_a_customer_in_arabic_on_a_phone(window: Browser) -> Non
     assert window.overflow() == 0
 
     window.fill(secret=CODE)
-    window.press(".giftcards-find button")
+    window.press(".giftcards-search button")
     assert CODE not in window.driver.page_source
     window.press("[aria-live] a")
 
