@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext, override
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.statuses import Status
-
 Entry = dict[str, Any]
 
 
@@ -667,7 +665,7 @@ class Problem:
 
     def __str__(self) -> str:
         with override(None):
-            told, technical = self._said(str), self._technical()
+            told, technical = self.said(), self._technical()
             text = " ".join(filter(None, (self.text, told)))
             return f"{text} ({technical})" if technical else text
 
@@ -698,20 +696,26 @@ class Problem:
         values["reason"] = own(str(REASONS.get(str(self.parameters.get("reason")), "")))
         if (name := str(self.parameters.get("field"))) in FIELDS:
             values["field"] = own(str(FIELDS[name]))
-        if (status := str(self.parameters.get("status"))) in Status:
-            values["status"] = own(str(Status(status).label))
+        if "status" in self.parameters:
+            # Imported here: it needs the settings, and planning the recovery needs none.
+            from giftcards.statuses import Status
+
+            if (status := str(self.parameters["status"])) in Status:
+                values["status"] = own(str(Status(status).label))
         is_discreet = wording.discreet and not shows_costs
         text = (own(str(wording.discreet if is_discreet else wording.text)) % values).strip()
         hints = [own(str(wording.hint))]
         if shows_costs or not self._may_tell_amount("message"):
-            hints.append(self._said(show, own))
+            hints.append(self.said(show, own))
         if technical := self._technical(shows_costs=shows_costs):
             detail = own(gettext("Technical detail: %(detail)s.")) % {"detail": show(technical)}
             hints.append(detail)
         return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
 
-    def _said(self, show: Callable[[object], str], own: Callable[[str], str] = str) -> str:
-        """The provider's message in its own words; "" without one."""
+    def said(
+        self, show: Callable[[object], str] = str, own: Callable[[str], str] = str
+    ) -> str:
+        """The provider's message in its own words; "" without one. See :meth:`explain`."""
         if "message" not in self.parameters:
             return ""
         text = own(gettext("The provider's own words: “%(message)s”"))

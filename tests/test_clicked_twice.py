@@ -347,6 +347,18 @@ def pay_back(boss: Client) -> Button:
     )
 
 
+def say_sale(_boss: Client) -> Button:
+    order = make_guide_order(Status.FULFILLED, reference=NAME)
+    return Button(
+        to("order_sale", order.pk),
+        {"amount": "2750"},
+        logged=["Recorded what the customer paid."],
+        rows={Note: 1},
+        told="Recorded: the customer paid 2,750\u00a0DA.",
+        tellings=1,
+    )
+
+
 def complete_refund(_boss: Client) -> Button:
     refund = record_refund(owing(), amount=980, reference="CCP 12", is_paid=False)
     return Button(
@@ -432,6 +444,7 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_wait": [hurry, stop_waiting],
     "giftcards_order_repeat": [order_again],
     "giftcards_order_pay_back": [pay_back],
+    "giftcards_order_sale": [say_sale],
     "giftcards_refund_complete": [complete_refund],
     "giftcards_refund_cancel": [cancel_refund],
     "giftcards_order_add": [place],
@@ -442,8 +455,12 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
 UNDECIDING = {
     "giftcards_card_ask",
     "giftcards_order_change",
+    # Tried in tests/books, with two people.
+    "giftcards_order_close_month",
+    "giftcards_desk_changelist",
     "giftcards_order_delete",
     "giftcards_order_find_card",
+    "giftcards_order_search",
     "giftcards_order_fingerprint",
     "giftcards_order_history",
     "giftcards_order_report",

@@ -270,7 +270,7 @@ class TestWithCosts:
         ]
         assert costs_in(read(browser.get(PROVIDER_PAGE))) == ["balance"]
         resolve = read(browser.get(order_page(bought(Status.UNCONFIRMED), "resolve")))
-        assert costs_in(resolve) == ["price per card", "another figure", "provider's words"]
+        assert costs_in(resolve) == ["price per card", "another figure"]
 
 
 def _set_balance() -> None:

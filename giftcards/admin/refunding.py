@@ -98,6 +98,7 @@ SALE = OrderAction(
     label=_("Say what the customer paid"),
     permission=may("giftcards.settle_refund"),
     is_offered=lambda order: not sale_obstacle(order),
+    is_final=True,
     before=_why_no_sale,
     token=None,
     form=lambda _attempt, data: SaleForm(data),

@@ -8,6 +8,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any, cast
 
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin import AdminSite, FieldListFilter, ListFilter, SimpleListFilter
 from django.contrib.admin.utils import get_fields_from_path, label_for_field
@@ -55,10 +56,10 @@ class Counted:
     Django and the themes put the number before the plural, which is wrong in Arabic.
     """
 
-    result_count = ""
-
     def __init__(self, rows: ChangeList) -> None:
         self._rows = rows
+        # Grappelli counts in words of its own, and needs the number.
+        self.result_count = rows.result_count if apps.is_installed("grappelli") else ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._rows, name)

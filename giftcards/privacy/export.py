@@ -206,4 +206,6 @@ def _text(entry: Entry) -> str:
     """The text of a problem, without the name of a member of staff."""
     problem = Problem.of(entry)
     names = {"by": "…"} if "by" in problem.parameters else {}
-    return Problem(problem.code, {**problem.parameters, **names}).explain(shows_costs=False).text
+    text = Problem(problem.code, {**problem.parameters, **names}).explain(shows_costs=False).text
+    # The provider's words may name the person.
+    return " ".join(filter(None, (text, problem.said())))

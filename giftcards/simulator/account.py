@@ -294,7 +294,7 @@ class Account:
     def _types(self, product_id: str) -> dict[str, Denomination]:
         """The types of the product that are for sale, with the current prices and stocks."""
         special = {
-            type_id: Denomination(special.name or type_id, SPECIAL_PRICE)
+            type_id: Denomination(special.name, SPECIAL_PRICE)
             for type_id, special in SPECIAL_TYPES.items()
         }
         kinds = {**self._find_product(product_id).types, **special}

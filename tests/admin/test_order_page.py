@@ -877,7 +877,7 @@ def test_another_app_adds_buttons_to_the_page(
     order = make_guide_order(Status.FULFILLED)
     html = show(boss, order)
     complain = "The customer complains about a code"
-    assert labels(html) == ["Write <to> them", "Write now", CORRECT, complain]
+    assert labels(html) == ["Write <to> them", "Write now", SALE, CORRECT, complain]
     assert f'href="/mail/{order.pk}/">Write &lt;to&gt; them</a>' in html
     assert f'form="giftcards-act" formaction="/mail/{order.pk}/now/">Write now</button>' in html
     assert labels(show(sign_in("view_order"), order)) == []
@@ -885,6 +885,7 @@ def test_another_app_adds_buttons_to_the_page(
 
 CORRECT = "Correct the customer's address"
 TAKE = "I am looking after it"
+SALE = "Say what the customer paid"
 
 
 @pytest.mark.parametrize(
@@ -895,8 +896,8 @@ TAKE = "I am looking after it"
         (Status.UNCONFIRMED, ["What happened to this order?", TAKE, CORRECT]),
         (Status.HANDLING, ["Check now", TAKE, CORRECT]),
         (Status.DELAYED, ["Check now", TAKE, CORRECT]),
-        (Status.REJECTED, ["Order the missing cards again", CORRECT]),
-        (Status.FULFILLED, [CORRECT, "The customer complains about a code"]),
+        (Status.REJECTED, ["Order the missing cards again", SALE, CORRECT]),
+        (Status.FULFILLED, [SALE, CORRECT, "The customer complains about a code"]),
     ],
 )
 def test_the_buttons_of_each_status(boss: Client, status: Status, expected: list[str]) -> None:

@@ -17,7 +17,15 @@ from django_q.models import OrmQ
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.fulfilment import place_order
-from giftcards.models import ApiKey, CardReveal, CustomerRefund, Order, Product, ProviderState
+from giftcards.models import (
+    ApiKey,
+    CardReveal,
+    CustomerRefund,
+    Desk,
+    Order,
+    Product,
+    ProviderState,
+)
 from giftcards.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -182,7 +190,7 @@ def test_no_order_can_be_edited_or_deleted(permission: str) -> None:
 
 def test_cards_notes_and_what_the_engine_keeps_have_no_pages() -> None:
     ours = [model for model in admin.site._registry if model._meta.app_label == "giftcards"]
-    shown = {CardReveal, CustomerRefund, Order, Product, ProviderState}
+    shown = {CardReveal, CustomerRefund, Desk, Order, Product, ProviderState}
     assert set(ours) == shown
 
 

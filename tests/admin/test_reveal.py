@@ -965,7 +965,9 @@ def test_the_list_is_searched_by_the_reference_of_an_order(card: Card) -> None:
 
     assert found("") == ["web-2", "web-1042"]
     assert found(" web-1042 ") == ["web-1042"]
-    assert found("web-10") == []
+    assert found("WEB-10") == ["web-1042"]
+    assert found("2") == ["web-2"]
+    assert found("web-3") == []
 
 
 @pytest.mark.parametrize("why", ["no permission", "left out"])

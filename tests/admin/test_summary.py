@@ -247,11 +247,11 @@ def test_what_a_problem_says_is_not_said_above_it_as_well() -> None:
     )
 
 
-def test_an_accepted_order_says_since_when_and_that_its_cards_come_by_themselves() -> None:
+def test_an_accepted_order_says_since_when_and_that_its_cards_come_automatically() -> None:
     order = build_guide_order(accepted_at=AT, due_at=AT)
     checked = "It is checked again automatically in a moment."
     assert tell(order) == (
-        "The provider accepted the order on 24 Nov 23:59. Its cards come by themselves, mostly"
+        "The provider accepted the order on 24 Nov 23:59. Its cards come automatically, mostly"
         f" within a minute. {checked}"
     )
     order.fulfilled_quantity = 2

@@ -19,8 +19,8 @@ Pages = dict[str, str]
 
 # What has to be readable, wherever the theme puts it.
 SHOWN = {
-    "list": "Requests to the provider are paused. The provider does not answer. It is away.",
-    "provider": "The provider does not answer. It is away.",
+    "list": "Requests to the provider are paused. The provider does not answer. Requests go on",
+    "provider": "The provider does not answer. Requests go on automatically.",
     "search": "web-1040",
     "add by id": "The provider's catalogue has not been read yet",
     "add": "Your own unique name for the order.",

@@ -129,5 +129,5 @@ def test_a_tick_asks_one_small_question(settings: Any, django_assert_num_queries
     with explained(LogEntry) as statements, django_assert_num_queries(1):
         assert digests.is_due()
     assert statements == []
-    with django_assert_num_queries(19):
+    with django_assert_num_queries(20):
         assert digests.send_due(Limits()) == 0

@@ -83,8 +83,8 @@ def test_a_product_is_shown_with_its_types_and_prices(shop: Shop) -> None:
             {"id": "type_001", "name": "PSN 500 DA", "price": 490, "quantity": 100_000},
             {"id": "type_003", "name": "PSN 2000 DA", "price": 1960, "quantity": 0},
             *(
-                {"id": name, "name": name, "price": 490, "quantity": 100_000}
-                for name in SPECIAL_TYPES
+                {"id": name, "name": special.name, "price": 490, "quantity": 100_000}
+                for name, special in SPECIAL_TYPES.items()
             ),
         ],
     }
