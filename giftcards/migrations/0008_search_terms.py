@@ -18,7 +18,7 @@ COLUMNS = (
     'recipient_email',
     'recipient_name',
 )
-BATCH = 1_000
+BATCH = 500
 
 
 def fill(apps: Any, schema_editor: Any) -> None:
