@@ -712,9 +712,7 @@ class Problem:
             hints.append(detail)
         return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
 
-    def said(
-        self, show: Callable[[object], str] = str, own: Callable[[str], str] = str
-    ) -> str:
+    def said(self, show: Callable[[object], str] = str, own: Callable[[str], str] = str) -> str:
         """The provider's message in its own words; "" without one. See :meth:`explain`."""
         if "message" not in self.parameters:
             return ""
