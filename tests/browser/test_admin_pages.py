@@ -115,7 +115,7 @@ def test_the_page_of_an_order_explains_the_refund(boss: Browser) -> None:
 
     assert boss.texts(".giftcards-breakdown tr")[:5] == [
         "CALCULATION AMOUNT",
-        "The provider PARTIALLY_FILLED",
+        "The provider",
         "Ordered 5 × 490 2,450 DA",
         "Cost 3 × 490 1,470 DA",
         "Credited back 2 × 490 980 DA",
