@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from giftcards.books.closing import (
@@ -285,8 +284,7 @@ def test_of_two_who_close_what_both_have_seen_the_second_is_told() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite in memory has one connection")
-def test_of_two_who_close_at_once_one_is_first() -> None:
+def test_of_two_who_close_at_once_one_is_first(shared_database: str) -> None:
     seen = november()
     found = in_threads(2, lambda: close_month(seen, by="amina"))
     assert sorted(closing is None for closing in found) == [False, True]

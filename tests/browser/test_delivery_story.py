@@ -219,9 +219,7 @@ def test_no_card_comes_and_the_customer_hears_of_money_only(customer: Customer) 
         work()
         customer.open_mail()
         assert customer.amount(amount) in customer.read()
-    all_of_it = customer.says(
-        en="You are fully refunded.", ar="أُعيد إليك كل المبلغ المستحق لك"
-    )
+    all_of_it = customer.says(en="You are fully refunded.", ar="أُعيد إليك كل المبلغ المستحق لك")
     assert all_of_it in customer.read()
     assert customer.was_told(order) == ["paid_back", "paid_back", "refunded"]
 
