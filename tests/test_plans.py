@@ -735,7 +735,6 @@ def test_filters_and_searches_that_find_many_orders_read_a_limited_number_of_the
     assert scans(listing(boss, chosen), but="LIMIT") == []
 
 
-@pytest.mark.skipif(connection.vendor == "mysql", reason="it cannot count anew in a transaction")
 def test_few_orders_without_a_sale_amount_are_found_by_an_index(boss: Client) -> None:
     Order.objects.filter(settled_at__lt=ago(7_200)).update(open_amount=0)
     if connection.vendor == "postgresql":
@@ -744,7 +743,9 @@ def test_few_orders_without_a_sale_amount_are_found_by_an_index(boss: Client) ->
     with explained() as statements:
         for period in ({}, _since("settled_at", minutes=70)):
             read(boss.get(LIST, {"sale": "unknown", **period}))
-    assert scans(statements) == []
+    # MariaDB cannot count anew in a transaction: it takes them for many, and may read to the limit.
+    but = "LIMIT" if connection.vendor == "mysql" else None
+    assert scans(statements, but=but) == []
 
 
 @pytest.mark.parametrize("status", [Status.FULFILLED, Status.PARTIALLY_FILLED, Status.REJECTED])

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -411,7 +410,6 @@ def test_a_figure_that_this_version_does_not_know_is_left_out(amina: Client) -> 
     assert differences(read(amina.get(IN_NOVEMBER))) == []
 
 
-@pytest.mark.skipif(connection.vendor == "sqlite", reason="its figures are the same everywhere")
 def test_the_record_comes_back_from_the_database_as_it_was_seen(amina: Client) -> None:
     plant()
     close(amina, note="All the same.")
