@@ -33,8 +33,8 @@ from giftcards.models import ApiKey, Order, ProviderState
 _RESUMING = {
     "key": _(
         "The refused key is tried again with a single request. If the provider refuses it once"
-        " more, everything stops again; after five wrong attempts it blocks this server. So ask your"
-        " developer for a working key first."
+        " more, everything stops again; after five wrong attempts it blocks this server. So ask"
+        " your developer for a working key first."
     ),
     ProviderState.Pause.ACCESS: _(
         "The provider is asked again with a single request, although it may still block this"
