@@ -250,8 +250,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--rest",
-        action="store_true",
-        help="run the rows that --sample leaves out, and nothing else",
+        default="",
+        metavar="K/N",
+        help="of the rows that --sample leaves out, run the K-th N-th, and nothing else",
     )
 
 
@@ -272,8 +273,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = {item for item in chosen if not item.get_closest_marker("all_apps")}
     part, parts = map(int, config.getoption("part").split("/"))
     chosen = {item for item in chosen if _commits(item) or _number(item) % parts == part - 1}
-    if config.getoption("rest"):
-        chosen = set(items) - chosen
+    if rest := config.getoption("rest"):
+        share, shares = map(int, rest.split("/"))
+        left = sorted(set(items) - chosen, key=lambda item: item.nodeid)
+        chosen = set(left[share - 1 :: shares])
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = [item for item in items if item in chosen]
 
