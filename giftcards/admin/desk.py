@@ -14,7 +14,6 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin import AdminSite
-from django.contrib.admin.sites import all_sites
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
@@ -92,9 +91,11 @@ def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
 
 
 def _site_of(request: HttpRequest) -> AdminSite:
-    """The site whose page ``request`` asks for; Django's default one if it says none."""
-    name = getattr(request, "current_app", admin.site.name)
-    return next((site for site in all_sites if site.name == name), admin.site)
+    """The site whose page ``request`` asks for; Django's default one for a page of no site."""
+    view: Any = request.resolver_match and request.resolver_match.func
+    # Not by its name, which two sites may share.
+    site: AdminSite = getattr(view, "admin_site", admin.site)
+    return site
 
 
 # Cards.
@@ -216,5 +217,7 @@ class DeskAdmin(ReadOnlyRows):
 
     def get_urls(self) -> list[URLPattern]:
         # Its only page: there are no rows.
-        view = self.admin_site.admin_view(self.changelist_view)
+        view: Any = self.admin_site.admin_view(self.changelist_view)
+        # As the site does with views of its own.
+        view.admin_site = self.admin_site
         return [path("", view, name="giftcards_desk_changelist")]

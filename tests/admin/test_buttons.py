@@ -22,6 +22,7 @@ FINAL = {
     "order_tick_off",
     "order_dispute",
     "order_repeat",
+    "order_sale",
     "order_release",
     "refund_cancel",
     "delivery_withdraw",

@@ -226,6 +226,8 @@ class BranchOrderAdmin(OrderAdmin):
 
 
 branch = AdminSite(name="branch")
+# Sites may share a name: the cards are those of the site whose page it is.
+twins = [AdminSite(name="branch"), AdminSite()]
 branch.register(Order, BranchOrderAdmin)
 branch.register(Desk, DeskAdmin)
 branch.index_template = "admin/giftcards/index.html"
