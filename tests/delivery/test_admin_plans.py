@@ -13,7 +13,7 @@ from giftcards.admin import revealing
 from giftcards.delivery.admin import allowance
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.fulfilment import change_customer
-from giftcards.models import Order
+from giftcards.models import Order, OrderTerm
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 from tests.delivery.staff import LINKS, MESSAGES, SUPPORT, person, to
@@ -39,6 +39,7 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
             for number in range(_COUNT // 2)
         )
         orders = list(Order.objects.filter(reference__startswith="past-"))
+        OrderTerm.objects.add_for(orders)
         Delivery.objects.bulk_create(
             Delivery(
                 order=orders[number // 2],
