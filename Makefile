@@ -8,8 +8,8 @@ ARGS ?=
 RUNNER ?= pytest
 # A process for each core; a module's tests stay together, because they share what takes long to make.
 PARALLEL ?= --numprocesses=auto --dist=loadfile
-# Of each table of cases one in four, and nothing that drives other programs.
-QUICK := --sample=4 -m "not external"
+# Of each table of cases one in eight, and nothing that drives other programs.
+QUICK := --sample=8 -m "not external"
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

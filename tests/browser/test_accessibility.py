@@ -310,7 +310,7 @@ class Findings:
         look(browser, THEMES[0], NARROWEST)
         if browser.overflow() and name not in WIDE:
             self._places[f"wider than a window of {NARROWEST[0]} px"].append(name)
-        for target in small_targets(browser):
+        for target in small_targets(browser) if looks else ():
             self._places[target].append(name)
         look(browser, THEMES[0], WINDOWS[0])
 
