@@ -39,7 +39,7 @@ class ReorderError(GiftcardsError):
 
 
 class SaleError(GiftcardsError):
-    """What the customer paid cannot be recorded; the text, in the active language, says why."""
+    """A sale amount cannot be recorded; the text, in the active language, says why."""
 
 
 class RefundError(GiftcardsError):

@@ -605,7 +605,7 @@ class Explanation(NamedTuple):
 
     @property
     def for_staff(self) -> str:
-        """What everybody may read: the text and the remedy."""
+        """The text and the remedy, which everybody may read."""
         return f"{self.text} {self.remedy}".strip()
 
     @property

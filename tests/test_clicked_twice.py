@@ -319,7 +319,7 @@ def order_again(_boss: Client) -> Button:
         {"state_token": state_token(order)},
         logged=[
             "user0 ordered the missing cards again, as NEW.",
-            f"Replaces missing cards of the missing cards of {NAME}.",
+            f"Replaces missing cards of {NAME}.",
         ],
         rows={Order: 1, Acknowledgement: 1, OrmQ: 1},
         told="The order NEW was recorded; it is being sent.",

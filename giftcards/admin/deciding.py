@@ -273,9 +273,7 @@ def _repeat(attempt: Attempt) -> Outcome:
     new = reorder_missing(order, by=by)
     if not new.is_new:
         return _known_repetition(attempt, new)
-    attempt.pages.log_addition(
-        attempt.request, new, f"Replaces missing cards of the missing cards of {order}."
-    )
+    attempt.pages.log_addition(attempt.request, new, f"Replaces missing cards of {order}.")
     return Outcome(
         recorded(new),
         str(Problem("staff_reordered", {"by": by, "order": new.reference})),

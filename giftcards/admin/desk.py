@@ -18,7 +18,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.urls import NoReverseMatch, URLPattern, path, resolve, reverse
 from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
 
@@ -117,7 +117,7 @@ def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
                 condition.severity,
                 capfirst(condition.in_words(finding.count, has_more=finding.has_more)),
                 tuple(filter(None, (finding.explain(), str(condition.remedy)))),
-                _address(site, condition),
+                _address(request, site, condition),
                 named,
                 finding.count - len(named) if named else 0,
             )
@@ -133,15 +133,19 @@ def _links(request: HttpRequest, site: AdminSite, keys: Iterable[int]) -> tuple[
 
 
 def _is_about_orders(condition: Condition) -> bool:
-    return condition.page.endswith(("_order_changelist", "_delivery_changelist"))
+    return condition.page.startswith(("giftcards_order_", "giftcards_delivery_delivery_"))
 
 
-def _address(site: AdminSite, condition: Condition) -> str:
+def _address(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
+    """The page of the condition's rows; "" if it is not on the site, or not for this person."""
     try:
         page = reverse(f"admin:{condition.page}", current_app=site.name)
     except NoReverseMatch:
         return ""
-    return page + condition.query
+    # Django writes down on the view of a list whose it is.
+    pages = getattr(resolve(page).func, "model_admin", None)
+    may_open = pages is None or pages.has_view_permission(request)
+    return page + condition.query if may_open else ""
 
 
 # Today.

@@ -337,7 +337,7 @@ def _trouble(change: StatusChange) -> str:
 
 
 def _hints(change: StatusChange, *, shows_costs: bool) -> Iterator[str]:
-    """What the provider said about the move, and why the shop could not be told, in English."""
+    """The provider's words about the move, and why the shop could not be told, in English."""
     for entry in change.details:
         if hint := explained(Problem.of(entry), shows_costs=shows_costs).hint:
             yield hint

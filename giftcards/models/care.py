@@ -1,4 +1,4 @@
-"""Who looks after an order: one member of staff at a time, until nothing is left to do about it.
+"""The owner of an order: one member of staff at a time, until nothing is left to do about it.
 
 Each change is one guarded UPDATE, whose row count tells which of two people was first, and leaves
 an entry in the timeline.

@@ -1,4 +1,4 @@
-"""What the provider sells, and how an order of each type goes."""
+"""The provider's assortment, and the course of an order of each type."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ register = template.Library()
 
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
-    """What needs the person of the request now; nothing for a person who may see none of it."""
+    """The cards for the person of the request; nothing for a person who may see none of it."""
     # Here, because Django imports this module in sites without an admin, too.
     from giftcards.admin.desk import show_desk
 

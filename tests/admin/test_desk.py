@@ -21,6 +21,7 @@ from giftcards.admin import DeskAdmin, OrderAdmin
 from giftcards.conditions import CONDITIONS
 from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.engine.task_queue import ensure_schedule
+from giftcards.management.roles import ROLES
 from giftcards.models import Desk, Order, ProviderState
 from giftcards.problems import Kind, Problem
 from giftcards.settlement import record_refund
@@ -166,6 +167,23 @@ def test_each_role_sees_its_own_cards(
     html = read(sign_in(*permissions).get(START))
     assert ('class="giftcards-desk"' in html) == (titles is not None)
     assert set(cards(html)) == (titles or set())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_may_open_whatever_its_cards_link_to(role: str) -> None:
+    _owed()
+    _silent()
+    _no_worker()
+    client = sign_in(*ROLES[role])
+    found = cards(read(client.get(START))).values()
+    assert found
+    assert {client.get(address).status_code for _text, address in found if address} <= {200}
+
+
+def test_support_is_told_of_the_provider_without_a_link_to_a_page_that_is_not_theirs() -> None:
+    _no_worker()
+    found = cards(read(sign_in(*ROLES["Gift card support"]).get(START)))
+    assert found["Urgent Background work has stopped"][1] == ""
 
 
 def test_a_card_names_its_first_orders_and_counts_the_others(boss: Client) -> None:

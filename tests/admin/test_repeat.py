@@ -112,7 +112,7 @@ def test_ordering_again_records_one_order_and_leaves_a_trace_on_both(staff: Clie
     addition = LogEntry.objects.get(object_id=new.pk)
     assert (change.action_flag, addition.action_flag) == (CHANGE, ADDITION)
     assert change.change_message == (f"user0 ordered the missing cards again, as {new.reference}.")
-    assert addition.change_message == "Replaces missing cards of the missing cards of web-1042."
+    assert addition.change_message == "Replaces missing cards of web-1042."
 
 
 def test_a_double_click_orders_once_and_leads_to_the_new_order(staff: Client) -> None:
