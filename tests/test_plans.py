@@ -849,6 +849,8 @@ def _reads_first_rows(statement: Statement) -> bool:
         {"order": "guessed"},
         {"order": "charged"},
         {"order": "credited"},
+        {"order": "unknown"},
+        {"order": "unknown", "period": "week"},
         {"order": "charged", "type": "ORDER", "period": "week"},
         {"type": "BONUS"},
         {"type": "FLEXY", "period": "today"},

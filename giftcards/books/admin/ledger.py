@@ -172,7 +172,7 @@ class LedgerEntryAdmin(OrderRows):
         return sees_costs and super().has_view_permission(request, obj)
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        if request.GET.get(MatchFilter.parameter_name) in {"charged", "credited"}:
+        if request.GET.get(MatchFilter.parameter_name) in {"unknown", "charged", "credited"}:
             # By all columns of the index that leads to the few entries without an order: PostgreSQL
             # would not infer that ``order_id`` is constant.
             return ("-order_id", "-type", "-time", "-pk")
