@@ -30,8 +30,8 @@ from tests.books.wire import note_ledger
 from tests.builders import PARTIAL, make_guide_order, make_order, settle
 from tests.conftest import Call
 from tests.delivery.mails import ADDRESS, give_up, make_message
+from tests.docs.pages import blocks, page, rows, section
 from tests.stage import ago
-from tests.test_docs import blocks, page, rows, section
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytest.importorskip("health_check", reason="django-health-check is not installed")

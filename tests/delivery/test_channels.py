@@ -24,7 +24,7 @@ from giftcards.engine import outbox
 from giftcards.models import StatusChange
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
-from tests.test_docs import blocks, page, section
+from tests.docs.pages import blocks, page, section
 
 pytestmark = pytest.mark.django_db
 

@@ -26,7 +26,7 @@ from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.conftest import SHOP
-from tests.test_docs import blocks, page, section
+from tests.docs.pages import blocks, page, section
 
 pytestmark = pytest.mark.django_db
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.test_docs import code, options_in, options_of, page, resolve, rows, section
+from tests.docs.pages import code, options_in, options_of, page, resolve, rows, section
 
 COMMAND = "giftcards_oscar_sync"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.docs.pages import page
 from tests.stage import ROOT, unused_port
-from tests.test_docs import page
 
 pytestmark = pytest.mark.cluster
 

@@ -17,9 +17,9 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, make_guide_order, make_order, settle
 from tests.conftest import Call
+from tests.docs.pages import page, section
+from tests.docs.test_tutorial import is_shown
 from tests.stage import buy
-from tests.test_docs import page, section
-from tests.test_tutorial import is_shown
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db

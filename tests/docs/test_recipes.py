@@ -20,7 +20,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.conftest import Call
-from tests.test_docs import ROOT, blocks, page, section
+from tests.docs.pages import ROOT, blocks, page, section
 
 
 def write_project(folder: Path) -> None:

@@ -16,7 +16,7 @@ from giftcards.models import Order, StatusChange
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 
 

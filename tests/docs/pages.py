@@ -1,0 +1,162 @@
+"""The pages of the documentation, and reading their headings, tables and blocks."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.management import get_commands, load_command_class
+from django.core.management.base import BaseCommand
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCS = ROOT / "docs"
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    if "_build" not in path.parts
+}
+# The apps of the package, by label, with the page that has their commands.
+APPS = {
+    "giftcards": "commands",
+    "giftcards_books": "commands",
+    "giftcards_delivery": "delivery",
+    "giftcards_oscar": "oscar",
+}
+INSTALLED = {label: page for label, page in APPS.items() if label in apps.app_configs}
+# The label of its app, by command.
+COMMANDS = {
+    name: label
+    for name, app in sorted(get_commands().items())
+    for label in INSTALLED
+    if app == apps.get_app_config(label).name
+}
+MODULES = sorted(
+    path for path in (ROOT / "giftcards").rglob("*.py") if path.parts[-2] != "migrations"
+)
+
+FENCED = re.compile(r"^(```|:::).*?^\1$", re.DOTALL | re.MULTILINE)
+
+every_page = pytest.mark.parametrize("page", sorted(PAGES))
+
+
+def page(name: str) -> str:
+    """The text of a page; its name is its path in ``docs`` without ``.md``."""
+    return PAGES[f"docs/{name}.md"]
+
+
+def section(text: str, heading: str) -> str:
+    """The text under a heading, with the texts under its subheadings."""
+    # In code, such a line is a comment.
+    prose = FENCED.sub(lambda block: re.sub(r"\S", " ", block[0]), text)
+    found = re.search(rf"^(#+) {re.escape(heading)}\n", prose, re.MULTILINE)
+    assert found, f"There is no heading {heading!r}."
+    end = re.compile(rf"^#{{1,{len(found[1])}}} ", re.MULTILINE).search(prose, found.end())
+    return text[found.end() : end.start() if end else None]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables in the text, without headings."""
+    lines = re.findall(r"^\|(.*)\|$", text, re.MULTILINE)
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    rules = [number for number, row in enumerate(cells) if set("".join(row)) <= set("-:")]
+    return [row for number, row in enumerate(cells) if not {number, number + 1} & set(rules)]
+
+
+def code(text: str) -> list[str]:
+    """The texts between backticks in running text."""
+    return re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def resolve(name: str) -> Any:
+    """Import what the dotted name stands for.
+
+    What needs django-oscar is imported where that is: see ``tests/oscar/test_docs.py``.
+    """
+    if name.startswith("giftcards.oscar.") and "giftcards_oscar" not in INSTALLED:
+        return None
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[length:]:
+            found = getattr(found, attribute)
+        return found
+    raise AssertionError(f"There is no {name}.")
+
+
+def slugs(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    headings = re.findall(
+        r"^#+ (.*)$",
+        re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE),
+        re.MULTILINE,
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def options_of(command: str) -> set[str]:
+    """The options that are the command's own."""
+    app = apps.get_app_config(COMMANDS[command]).name
+    parser = load_command_class(app, command).create_parser("manage.py", command)
+    common = BaseCommand().create_parser("manage.py", command)
+    return long_options(parser) - long_options(common)
+
+
+def long_options(parser: argparse.ArgumentParser) -> set[str]:
+    return {
+        option
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    }
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+
+# A word of each check: in its message, in its row of the settings page, and wherever it is named.
+CHECKS = {
+    "giftcards.E001": "API_KEY",
+    "giftcards.E002": "API_KEY",
+    "giftcards.E003": "ENCRYPTION_KEYS",
+    "giftcards.E004": "encryption key",
+    "giftcards.E005": "GIFTCARDS",
+    "giftcards.E006": "type",
+    "giftcards.E007": "range",
+    "giftcards.E008": "BASE_URL",
+    "giftcards.E009": "BASE_URL",
+    "giftcards.E010": "django-q2",
+    "giftcards.E011": "timeout",
+    "giftcards.E012": "retry",
+    "giftcards.E013": "Q_CLUSTER",
+    "giftcards.E014": "orm",
+    "giftcards.E015": "Q_CLUSTER",
+    "giftcards.E016": "twice",
+    "giftcards.E017": "SECRET_KEY",
+    "giftcards.E018": "CURRENCY",
+    "giftcards.E019": "replica",
+    "giftcards.E020": "card",
+    "giftcards.E021": "REAUTHENTICATE",
+    "giftcards.E022": "cards",
+    "giftcards.E023": "REVIEW_ORDER",
+    "giftcards.E024": "path",
+    "giftcards.W001": "worker",
+    "giftcards.W002": "sync",
+    "giftcards.W003": "broker",
+    "giftcards.W004": "scheduler",
+    "giftcards.W005": "password",
+    "giftcards.W006": "key",
+    "giftcards.W008": "same",
+}
