@@ -22,6 +22,7 @@ from django.utils.module_loading import import_string
 
 from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
+from giftcards.releases import LISTED_ON, known_holes
 
 TAG = "giftcards"
 # By SettingProblem.kind.
@@ -134,6 +135,20 @@ def find(path: str) -> Any:
         return import_string(path)
     except Exception:  # noqa: BLE001 (a module of the shop may raise anything)
         return None
+
+
+@register(TAG)
+def check_releases(**_: object) -> list[CheckMessage]:
+    """Warn of installed libraries with a known security hole."""
+    return [
+        Warning(
+            f"{hole.library} {hole.installed} has a known security hole, as of {LISTED_ON}.",
+            hint=f"Install {' or '.join(hole.safe)} or later. If your distributor has mended it in"
+            " this release, silence the warning.",
+            id="giftcards.W009",
+        )
+        for hole in known_holes()
+    ]
 
 
 @register(TAG)

@@ -33,7 +33,8 @@ PARTS = {
     "refunds": "statuses",
     "conf": "exceptions keys.secrecy",
     "settlement": "statuses signals conf",
-    "checks": "exceptions conf",
+    "releases": "",
+    "checks": "exceptions conf releases",
     "keys.keyring": "exceptions keys.secrecy conf",
     "provider": "exceptions problems keys.secrecy conf",
     "models": (

@@ -21,6 +21,7 @@ from giftcards import checks
 from giftcards.conf import conf
 from giftcards.keys.rotation import rotate
 from giftcards.models import ApiKey
+from giftcards.releases import LISTED_ON
 from tests.builders import PARTIAL, settle
 from tests.conftest import Call
 
@@ -364,7 +365,7 @@ def test_an_error_stops_the_command_and_a_warning_does_not(
 
 def test_every_check_id_has_exactly_one_case() -> None:
     others = [NOT_INSTALLED, NO_CLUSTER, ROUTED, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
-    others += [SEVERAL_KEYS]
+    others += [SEVERAL_KEYS, OLD_RELEASE]
     messages = [*(case.message for case in CASES), *others]
     assert sorted(str(message.id) for message in messages) == sorted(IDS)
 
@@ -659,6 +660,25 @@ UNNEEDED = Warning(
     " there cannot leak. If you are about to put it in front, ignore this.",
     id="giftcards.W006",
 )
+OLD_RELEASE = Warning(
+    f"cryptography 49.0.0 has a known security hole, as of {LISTED_ON}.",
+    hint="Install 50.0.2 or later. If your distributor has mended it in this release, silence the"
+    " warning.",
+    id="giftcards.W009",
+)
+
+
+def test_an_installed_release_with_a_known_hole_is_warned_of(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(Case(OLD_RELEASE), settings)
+    folder = tmp_path / "cryptography-49.0.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: cryptography\nVersion: 49.0.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert found() == [OLD_RELEASE]
+
+
 SEVERAL_KEYS = Warning(
     "Several API keys are at work in this database: one (SANDBOX), two (unknown). Orders are bought"
     " in the wrong account, and what one process has sent another cannot find.",

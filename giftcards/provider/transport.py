@@ -106,6 +106,7 @@ class Transport:
         _call.ends = time.monotonic() + self._timeout
         _call.stage = _Stage.UNKNOWN
         _call.may_send = may_send
+        _call.is_going_on = True
         try:
             with session.request(
                 method,
@@ -131,6 +132,8 @@ class Transport:
             was_dropped = isinstance(exc, _DROPPED) and status in (None, 200)
             trouble = "the connection broke before the answer was complete"
             return Reply(status, headers, trouble=trouble, was_dropped=was_dropped)
+        finally:
+            _call.is_going_on = False
         if body is None:
             return Reply(status, headers, trouble=f"an answer of more than {limit // 2**20} MiB")
         return Reply(status, headers, body)
@@ -151,7 +154,7 @@ class _Stage(enum.Enum):
 
 
 # This thread's current call. ``ends``: its deadline, by time.monotonic(). ``stage``: a _Stage.
-# ``may_send``: a function that returns whether the caller still allows it.
+# ``may_send``: a function that returns whether the caller still allows it. ``is_going_on``: a bool.
 _call = threading.local()
 
 
@@ -231,11 +234,18 @@ def _run(step: Callable[[], T], result: Future[T]) -> None:
         result.set_exception(exc)
 
 
-# urllib3 logs malformed header lines, which may be part of a body.
 _THREAD_NAME = "giftcards-transport"
-logging.getLogger("urllib3.connection").addFilter(
-    lambda _: threading.current_thread().name != _THREAD_NAME
-)
+
+
+def _may_be_logged(record: logging.LogRecord) -> bool:
+    """Return False for malformed header lines of a call, which may be part of a body."""
+    is_ours = threading.current_thread().name == _THREAD_NAME
+    return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))
+
+
+# Which of them logs such lines, and in which thread, depends on the version of urllib3.
+for _name in ("urllib3.connection", "urllib3.connectionpool"):
+    logging.getLogger(_name).addFilter(_may_be_logged)
 
 
 class _Adapter(HTTPAdapter):
@@ -307,6 +317,8 @@ def _read_body(response: requests.Response, limit: int) -> bytes | None:
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         return None
+    # urllib3 1 takes a body that breaks off for a complete one unless it is told otherwise.
+    response.raw.enforce_content_length = True
     body = bytearray()
     for chunk in response.iter_content(2**16):  # decoded: ``limit`` applies after decompression
         body += chunk

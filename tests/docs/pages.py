@@ -159,4 +159,5 @@ CHECKS = {
     "giftcards.W005": "password",
     "giftcards.W006": "key",
     "giftcards.W008": "same",
+    "giftcards.W009": "security hole",
 }
