@@ -143,7 +143,7 @@ def check_releases(**_: object) -> list[CheckMessage]:
     return [
         Warning(
             f"{hole.library} {hole.installed} has a known security hole, as of {LISTED_ON}.",
-            hint=f"Install {' or '.join(hole.safe)} or later. If your distributor has mended it in"
+            hint=f"Install {', '.join(hole.safe)} or later. If your distributor has mended it in"
             " this release, silence the warning.",
             id="giftcards.W009",
         )
