@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
 
 from tests.browser import chromium
@@ -38,6 +39,8 @@ SEEN = {
 def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"Needs django-{request.param}.")
+    if request.param == "simpleui" and django.VERSION >= (6, 1):
+        pytest.skip("simpleui 2026.1 itself shows no list under Django 6.1.")
     look = subprocess.run(
         [sys.executable, "-m", "tests.themes.look", request.param],
         cwd=ROOT,
