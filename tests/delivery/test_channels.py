@@ -41,7 +41,7 @@ def _shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Ite
     (package / "sms.py").write_text(channel)
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
-    names: dict[str, Any] = {"GIFTCARDS_DELIVERY": settings.GIFTCARDS_DELIVERY}
+    names: dict[str, Any] = {"GIFTCARDS_DELIVERY": {**settings.GIFTCARDS_DELIVERY}}
     exec(configured, names)
     settings.GIFTCARDS_DELIVERY = names["GIFTCARDS_DELIVERY"]
     settings.SMS_KEY = "CANARY-SMS-KEY"

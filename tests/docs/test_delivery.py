@@ -7,18 +7,18 @@ import inspect
 import re
 
 import pytest
-from django.apps import apps
 from django.contrib.auth.models import Permission
 
 from giftcards.delivery import messages, news
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.delivery.kinds import Kind as MessageKind
+from giftcards.management.roles import ROLES, role_permissions
 from giftcards.simulator import SPECIAL_TYPES, Simulator
-from tests.docs.pages import ROOT, code, page, rows, section
+from tests.docs.pages import PAGES, ROOT, code, every_page, page, rows, section
 
 
 def test_every_kind_of_message_is_documented_with_what_it_tells_of() -> None:
-    table = rows(section(page("delivery"), "What customers get"))
+    table = rows(section(page("messages"), "What customers get"))
     documented = {row[1].strip("`"): set(code(row[0])) for row in table}
     told = {
         kind.value: {status for status, of in KIND_OF_STATUS.items() if of == kind}
@@ -28,16 +28,26 @@ def test_every_kind_of_message_is_documented_with_what_it_tells_of() -> None:
 
 
 def test_everything_that_staff_are_told_is_documented_with_whom_it_concerns() -> None:
+    table = rows(section(page("delivery"), "Telling staff"))
     documented = {
-        name: permission.strip("`")
-        for names, _, permission, _ in (
-            row for row in rows(section(page("delivery"), "Telling staff")) if len(row) == 4
-        )
+        name: (permission.strip("`"), told)
+        for permission, names, told in table
         for name in code(names)
     }
     assert documented == {
-        name: alert.permission.removeprefix("giftcards.") for name, alert in news.alerts().items()
+        name: (alert.permission.removeprefix("giftcards."), _told(alert.permission))
+        for name, alert in news.alerts().items()
     }
+
+
+def _told(permission: str) -> str:
+    """The groups with the permission, in the order and words of the page."""
+    held = [
+        name.removeprefix("Gift card ")
+        for name, codenames in ROLES.items()
+        if permission.removeprefix("giftcards.") in codenames
+    ]
+    return "all" if len(held) == len(ROLES) else ", ".join(held)
 
 
 def test_every_template_of_a_message_or_page_is_documented() -> None:
@@ -65,23 +75,34 @@ def test_every_name_in_a_message_is_documented() -> None:
     }
 
 
-@pytest.mark.parametrize("where", ["delivery", "admin", "security"])
 @pytest.mark.django_db
-def test_every_permission_of_an_optional_app_that_is_named_exists(where: str) -> None:
+def test_the_table_of_permissions_has_each_that_allows_something() -> None:
+    table = [row for row in rows(section(page("admin"), "Permissions")) if len(row) == 3]
+    known = {f"{label}.{codename}" for label, codename in role_permissions()}
+    # It adds nothing to the one of products.
+    assert {row[0].strip("`") for row in table} == known - {"giftcards.view_producttype"}
+    needed = {name for row in table for name in code(row[2])}
+    assert needed <= {name.partition(".")[2] for name in known}
+
+
+@pytest.mark.django_db
+@every_page
+def test_every_permission_of_an_optional_app_that_is_named_exists(page: str) -> None:
     app = Permission.objects.filter(content_type__app_label="giftcards_delivery")
     known = {f"giftcards_delivery.{name}" for name in app.values_list("codename", flat=True)}
-    named = re.findall(r"giftcards_delivery\.[a-z]\w+", page(where))
+    named = re.findall(r"giftcards_delivery\.[a-z]+_[a-z]+\b", PAGES[page])
     assert set(named) <= known
 
 
-def test_every_permission_of_the_app_is_documented() -> None:
-    models = apps.get_app_config("giftcards_delivery").get_models()
-    for model in models:
-        actions = [
-            f"{action}_{model._meta.model_name}" for action in model._meta.default_permissions
-        ]
-        for codename in [*actions, *(name for name, _ in model._meta.permissions)]:
-            assert f"`giftcards_delivery.{codename}`" in page("delivery"), codename
+def test_the_groups_are_documented_with_what_they_may_do() -> None:
+    documented = {row[0]: set(code(row[1])) for row in rows(section(page("admin"), "Groups"))}
+    support, manager, accountant = (set(codenames) for codenames in ROLES.values())
+    assert documented == {
+        "Gift card support": {*support, "giftcards_delivery"},
+        "Gift card manager": set(),
+        "Gift card accountant": {*accountant, "giftcards_books"},
+    }
+    assert manager >= support | accountant
 
 
 def test_every_type_and_option_of_the_simulator_is_documented() -> None:
