@@ -37,7 +37,9 @@ from tests.docs.pages import (
     page,
     resolve,
     rows,
+    sentences,
     slugs,
+    words,
 )
 
 
@@ -181,3 +183,26 @@ def test_every_make_target_exists(page: str) -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^\$ |`)(?:\w+=\S+ )*make (\w+)", PAGES[page], re.MULTILINE))
     assert named <= targets
+
+
+# Generated from texts of the code, included from elsewhere, or in French.
+WRITTEN_ELSEWHERE = {
+    *(f"docs/reference/{name}.md" for name in ("api", "checks", "commands", "names", "settings")),
+    "docs/reference/signals.md",
+    "docs/changelog.md",
+    "docs/security-policy.md",
+    "docs/privacy.fr.md",
+}
+
+
+@pytest.mark.parametrize(
+    "page", sorted({name for name in PAGES if "/" in name} - WRITTEN_ELSEWHERE)
+)
+def test_no_sentence_is_longer_than_twenty_words(page: str) -> None:
+    assert [sentence for sentence in sentences(PAGES[page]) if words(sentence) > 20] == []
+
+
+@pytest.mark.parametrize("around", ["{}", "Short. {} Short.", "- {}\n- Short.", "| X. | {} |"])
+def test_a_long_sentence_is_found_wherever_it_stands(around: str) -> None:
+    text = around.format("Word `code` **word** [word](page.md) and a “quoted text”.")
+    assert [words(sentence) for sentence in sentences(text) if "word" in sentence] == [7]
