@@ -71,7 +71,7 @@ def test_surplus_cards_are_told_apart_by_their_position() -> None:
     store_cards([Arrival(order, CARDS[:1])])
     store_cards([Arrival(order, CARDS[1:3])])
     order.fulfilled_quantity = 2
-    [snippet] = blocks(section(page("orders"), "More cards than ordered"), "python")
+    [snippet] = blocks(section(page("placing"), "More cards than ordered"), "python")
     names: dict[str, Any] = {"order": order}
     exec(snippet, names)
     shown = {

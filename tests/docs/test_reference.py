@@ -252,5 +252,5 @@ def test_every_signal_is_documented() -> None:
         if name == "customer_refund_changed":
             assert f"`giftcards.signals.{name}`" in page("api")
         if name.startswith("order_"):
-            assert f"`{name}`" in section(page("orders"), "Telling your shop")
+            assert f"`{name}`" in section(page("placing"), "Telling your shop")
             assert f"giftcards.signals.{name}" in page("api")
