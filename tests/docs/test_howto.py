@@ -8,6 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
@@ -78,8 +79,12 @@ def test_a_month_is_closed_with_books_that_fit_and_a_file_of_its_orders(
     assert [row["Reference"] for row in rows] == ["web-1042"]
 
 
-def test_the_order_of_a_complaint_is_shown(call: Call) -> None:
-    make_guide_order(Status.PARTIALLY_FILLED, reference="web-1042")
+def test_money_that_came_back_is_shown_and_its_payment_to_the_customer_recorded(call: Call) -> None:
+    order = make_guide_order(
+        Status.PARTIALLY_FILLED, reference="web-1042", sale_price=Decimal(550)
+    )
     make_order()
-    [looking] = steps("Answer a complaint")
+    looking, recording = steps("Money came back")
     follow(call, looking)
+    follow(call, recording)
+    assert [refund.amount for refund in order.refunds.all()] == [Decimal(1100)]

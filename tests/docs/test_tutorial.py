@@ -21,7 +21,11 @@ pytestmark = pytest.mark.cluster
 
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Makes an environment that has the package: tests/test_packaging.py does that.
-INSTALLING = "$ python3 -m venv venv\n$ . venv/bin/activate\n$ pip install ../django-giftcards\n"
+INSTALLING = """\
+$ python3 -m venv venv
+$ . venv/bin/activate
+$ pip install "../django-giftcards[q2]"
+"""
 LASTING = ("giftcards_simulator", "qcluster", "runserver")
 # As long as a slow machine needs for what the tutorial says happens within some seconds.
 PATIENCE = 60
