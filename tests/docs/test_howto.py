@@ -80,9 +80,7 @@ def test_a_month_is_closed_with_books_that_fit_and_a_file_of_its_orders(
 
 
 def test_money_that_came_back_is_shown_and_its_payment_to_the_customer_recorded(call: Call) -> None:
-    order = make_guide_order(
-        Status.PARTIALLY_FILLED, reference="web-1042", sale_price=Decimal(550)
-    )
+    order = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1042", sale_price=Decimal(550))
     make_order()
     looking, recording = steps("Money came back")
     follow(call, looking)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from giftcards.checks import check_cluster
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.keys.secrecy import CardSecret
 from giftcards.simulator import Simulator
@@ -21,7 +20,6 @@ from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.conftest import Call
 from tests.docs.pages import ROOT, blocks, page, section
-
 
 # The pages that build one shop, each on those before it.
 PAGES = ("plain-cart", "own-mail", "chargily", "review", "async")
@@ -124,18 +122,17 @@ def test_what_is_owed_goes_to_the_wallet_once_wherever_it_is_interrupted() -> No
 exec(_example)
 
 
-@pytest.mark.parametrize("database", ["If your database is SQLite", "If your database is MariaDB"])
+@pytest.mark.parametrize("database", ["SQLite", "MariaDB"])
 @pytest.mark.parametrize("installed", [["shop"], ("shop",)])
 def test_a_shop_that_installs_the_app_keeps_its_settings(
     installed: list[str] | tuple[str, ...], database: str
 ) -> None:
-    text = page("installation")
     names: dict[str, Any] = {
         "INSTALLED_APPS": installed,
         "DATABASES": {"default": {"OPTIONS": {"isolation_level": "read committed"}}},
     }
-    for part in ("2. Add the apps", database):
-        [block] = blocks(section(text, part), "python")
+    for name, part in (("installation", "2. Add the apps"), ("databases", database)):
+        [block] = blocks(section(page(name), part), "python")
         exec(block, names)
     assert names["INSTALLED_APPS"] == [
         "shop",
@@ -145,13 +142,3 @@ def test_a_shop_that_installs_the_app_keeps_its_settings(
     ]
     options = names["DATABASES"]["default"]["OPTIONS"]
     assert options.keys() > {"isolation_level", "init_command"}
-
-
-def test_the_documented_cluster_beside_celery_causes_only_silenced_warnings(
-    settings: Any,
-) -> None:
-    text = section(page("recipes"), "Celery instead of a cluster")
-    names: dict[str, Any] = {}
-    exec(blocks(text, "python")[0], names)
-    settings.Q_CLUSTER = names["Q_CLUSTER"]
-    assert [message.id for message in check_cluster()] == names["SILENCED_SYSTEM_CHECKS"]

@@ -57,7 +57,7 @@ for engine, option in (("sqlite3", "timeout=20"), ("mysql", "charset=")):
     if DATABASES["default"]["ENGINE"].endswith(engine):  # noqa: F405
         exec(
             block_of(
-                "installation",
+                "databases",
                 f'DATABASES["default"].setdefault("OPTIONS", {{}}).update(\n    {option}',
             )
         )

@@ -6,6 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -91,7 +92,7 @@ class Buying(ShopTestCase):
         assert len(codes) == 2
 
     def test_a_line_that_cannot_be_ordered_is_refused_before_the_payment(self) -> None:
-        with self.assertRaises(ValidationError):
+        with pytest.raises(ValidationError):
             checkout.check(self.make_cart(quantity=2001))
 
 
