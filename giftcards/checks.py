@@ -59,8 +59,9 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 @register(TAG)
 def check_databases(**_: object) -> list[CheckMessage]:
-    """Report tables of the app that are routed to another database than ``default``."""
-    models = list(apps.get_app_config("giftcards").get_models())
+    """Report tables of the app, or of its optional apps, that are routed elsewhere."""
+    ours = [app for app in apps.get_app_configs() if app.name.partition(".")[0] == "giftcards"]
+    models = [model for app in ours for model in app.get_models()]
     aliases = {*map(router.db_for_read, models), *map(router.db_for_write, models)}
     elsewhere = sorted(aliases - {DEFAULT_DB_ALIAS})
     if not elsewhere:
@@ -70,8 +71,8 @@ def check_databases(**_: object) -> list[CheckMessage]:
             f"The tables of giftcards are routed to {' and '.join(map(repr, elsewhere))}: an order"
             f" would be bought although the transaction on {DEFAULT_DB_ALIAS!r} that placed it was"
             " rolled back, and a replica would show what is no longer true.",
-            hint=f"Let your routers return {DEFAULT_DB_ALIAS!r} for the app 'giftcards', to read"
-            " and to write.",
+            hint=f"Let your routers return {DEFAULT_DB_ALIAS!r} for the app 'giftcards' and the"
+            " apps inside it, to read and to write.",
             id="giftcards.E019",
         )
     ]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from cryptography.fernet import Fernet
+from django.apps import apps
 from django.core.checks import CheckMessage, Error, Warning, run_checks  # noqa: A004
 from django.db import ProgrammingError, connection
 from django.utils import timezone
@@ -54,8 +55,10 @@ class Elsewhere:
 class GiftcardsElsewhere:
     """A router that keeps the app in a database of its own."""
 
+    label = "giftcards"
+
     def db_for_write(self, model: Any, **hints: Any) -> str | None:
-        return "cards" if model._meta.app_label == "giftcards" else None
+        return "cards" if model._meta.app_label == self.label else None
 
 
 class Replica:
@@ -69,7 +72,8 @@ ROUTED = Error(
     "The tables of giftcards are routed to 'cards': an order would be bought although the"
     " transaction on 'default' that placed it was rolled back, and a replica would show what is no"
     " longer true.",
-    hint="Let your routers return 'default' for the app 'giftcards', to read and to write.",
+    hint="Let your routers return 'default' for the app 'giftcards' and the apps inside it, to read"
+    " and to write.",
     id="giftcards.E019",
 )
 
@@ -618,7 +622,14 @@ def test_orm_has_to_name_the_database_to_which_schedules_are_routed(settings: An
     assert found() == []
 
 
-def test_orders_routed_to_another_database_are_an_error(settings: Any, call: Call) -> None:
+@pytest.mark.parametrize(
+    "label",
+    [app.label for app in apps.get_app_configs() if app.name.startswith("giftcards")],
+)
+def test_tables_routed_to_another_database_are_an_error(
+    label: str, settings: Any, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GiftcardsElsewhere, "label", label)
     settings.DATABASE_ROUTERS = [f"{__name__}.GiftcardsElsewhere"]
     assert found() == [ROUTED]
     assert call("check", tags=[checks.TAG]).code == 1
