@@ -38,6 +38,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 N = TypeVar("N", bound=float)
 # Takes a setting's name for messages, and what is configured; returns the value or raises Unusable.
+# Its docstring names the values that it accepts, in the words of the reference.
 Parser = Callable[[str, Any], T]
 CORRECT = "Correct it, or remove it to get the default."
 
@@ -64,13 +65,14 @@ class SettingProblem:
 class Setting(Generic[T]):
     """One setting, an attribute of a :class:`SettingsDict`; its key is the name in capitals.
 
-    The default is parsed like any value. A setting with the hint ``required``, which says how to
-    get a value, has none. If ``is_working``, placing and following orders use the setting: their
-    commands do not start without it.
+    ``help`` is its text in the reference. The default is parsed like any value. A setting with the
+    hint ``required``, which says how to get a value, has none. If ``is_working``, placing and
+    following orders use the setting: their commands do not start without it.
     """
 
     parse: Parser[T]
     _: KW_ONLY
+    help: str
     default: object = None
     required: str = ""
     is_working: bool = False
@@ -81,6 +83,11 @@ class Setting(Generic[T]):
 
     def __get__(self, conf: SettingsDict, owner: type) -> T:
         return conf.get(self)
+
+    @property
+    def values(self) -> str:
+        """The values that it may have, in words."""
+        return self.parse.__doc__ or ""
 
 
 class SettingsDict:
@@ -150,20 +157,23 @@ def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
     def parse_unless_none(setting: str, value: Any) -> T | U:
         return absent if value is None else parse(setting, value)
 
+    parse_unless_none.__doc__ = f"{parse.__doc__}, or `None`"
     return parse_unless_none
 
 
 def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
     """A parser of numbers from ``minimum`` to ``maximum``: of whole ones if ``to`` is ``int``."""
     noun, accepted = ("a whole number", int) if to is int else ("a number", int | float)
+    values = f"{noun} from {minimum:g} to {maximum:g}"
 
     def parse(setting: str, value: Any) -> N:
         is_number = isinstance(value, accepted) and not isinstance(value, bool)
         if is_number and minimum <= value <= maximum:  # False for NaN
             return to(value)
-        message = f"{setting} must be {noun} from {minimum:g} to {maximum:g}."
+        message = f"{setting} must be {values}."
         raise Unusable("range" if is_number else "type", message, CORRECT)
 
+    parse.__doc__ = values
     return parse
 
 
@@ -175,6 +185,7 @@ def text(setting: str, value: Any, hint: str) -> str:
 
 
 def _amount(setting: str, value: Any) -> Decimal:
+    """a whole number or a `Decimal`, above 0"""
     # No float: as a binary fraction, it would differ from the amount as written.
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         message = f"{setting} must be an amount: a whole number or a Decimal."
@@ -195,6 +206,7 @@ def dotted_path(example: str) -> Parser[str]:
             return path
         raise Unusable("path", f"{setting} is not a dotted path.", hint)
 
+    parse.__doc__ = "the dotted path of a function"
     return parse
 
 
@@ -236,7 +248,7 @@ _OF_MARGIN: Mapping[str, Parser[Any]] = {
 
 
 def _pricing(setting: str, value: Any) -> Margin | str:
-    """A margin, or the dotted path of a function."""
+    """a dict, or the dotted path of a function"""
     hint = "See PRICING on the settings page of the documentation."
     if isinstance(value, str):
         return dotted_path("shop.prices.price")(setting, value)
@@ -252,12 +264,14 @@ def _pricing(setting: str, value: Any) -> Margin | str:
 
 
 def _switch(setting: str, value: Any) -> bool:
+    """`True` or `False`"""
     if isinstance(value, bool):
         return value
     raise Unusable("type", f"{setting} must be True or False.", "Write it without quotes.")
 
 
 def _api_key(setting: str, value: Any) -> str:
+    """a text of printable ASCII characters without spaces"""
     hint = "Paste the key from the provider's dashboard as one line, without spaces."
     key = text(setting, value, hint)
     if key.isascii() and key.isprintable() and " " not in key:
@@ -282,6 +296,7 @@ def address(*, of: str, example: str, http_would: str) -> Parser[str]:
             raise Unusable("insecure", f"{setting} would {http_would} unencrypted.", safe)
         return url.rstrip("/")
 
+    parse.__doc__ = "a text: scheme, host and, if needed, port"
     return parse
 
 
@@ -329,6 +344,7 @@ _NEW_KEY = "Run `manage.py giftcards_generate_key` and put what it prints into t
 
 
 def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
+    """a list of Fernet keys"""
     if not isinstance(value, list | tuple):
         raise Unusable("type", f"{setting} must be a list of Fernet keys.", _NEW_KEY)
     known: set[bytes] = set()
@@ -370,6 +386,7 @@ def _is_from_secret_key(raw: bytes) -> bool:
 
 
 def _url_name(setting: str, value: Any) -> str:
+    """the name of a URL without arguments"""
     # The system checks look the URL up, once URLs are loaded.
     return text(setting, value, "Give the name of a URL, such as 'staff:prove'.")
 
@@ -383,6 +400,7 @@ class ReorderRule:
 
 
 def _reorder_rule(setting: str, value: Any) -> ReorderRule:
+    """a dict of `"times"`, 1 to 10, and `"hours"`, 0.1 to 72"""
     if not isinstance(value, Mapping) or value.keys() != {"times", "hours"}:
         hint = "Write it like {'times': 2, 'hours': 6}."
         raise Unusable("type", f"{setting} must be a dict with 'times' and 'hours'.", hint)
@@ -392,6 +410,7 @@ def _reorder_rule(setting: str, value: Any) -> ReorderRule:
 
 
 def _currency(setting: str, value: Any) -> str:
+    """a text of three capital letters"""
     hint = "DZD is the one the provider charges in."
     code = text(setting, value, hint)
     if len(code) == 3 and code.isascii() and code.isalpha() and code.isupper():
@@ -402,53 +421,141 @@ def _currency(setting: str, value: Any) -> str:
 class Conf(SettingsDict, dict_name="GIFTCARDS"):
     """The settings, one typed attribute each; see the settings page of the documentation."""
 
-    #: The provider's key, with a masked ``repr``.
     api_key = Setting(
-        _api_key, required="Set it to the key from the provider's dashboard.", is_working=True
+        _api_key,
+        help="The key from OneClickDz. It also decides between sandbox and production.",
+        required="Set it to the key from the provider's dashboard.",
+        is_working=True,
     )
-    base_url = Setting(_api_address, default=_ONECLICKDZ, is_working=True)
-    #: Fernet keys, each with a masked ``repr``: the first encrypts, all of them decrypt.
-    encryption_keys = Setting(_encryption_keys, required=_NEW_KEY, is_working=True)
-    #: Seconds between two checks of an open order.
-    poll_interval = Setting(number(float, 0.1, 60), default=5, is_working=True)
-    #: Seconds after which an order that has not settled is ``DELAYED``.
-    poll_timeout = Setting(number(float, 1, 86_400), default=300, is_working=True)
-    #: Hours after acceptance during which a delayed order is still checked.
-    late_watch_hours = Setting(number(float, 0, 8_760), default=72, is_working=True)
-    requests_per_minute = Setting(number(int, 1, 6_000), default=60, is_working=True)
-    #: Seconds that one call to the provider may take in total.
-    request_timeout = Setting(number(float, 0.1, 30), default=10, is_working=True)
-    #: Seconds after which an order that could not be sent is rejected.
-    send_timeout = Setting(number(float, 1, 604_800), default=3600, is_working=True)
-    #: Seconds after sending until an order missing in the provider's list counts as absent.
-    proof_of_absence = Setting(number(float, 1, 86_400), default=120, is_working=True)
-    currency = Setting(_currency, default="DZD", is_working=True)
-    #: True if the customer's price is the price ceiling of an order without ``max_price``.
-    hold_above_sale_price = Setting(_switch, default=True, is_working=True)
-    #: Seconds for which a price from the provider counts as current.
-    price_max_age = Setting(number(float, 1, 86_400), default=600, is_working=True)
-    #: The dotted path of the function that says why a person has to look at an order before it is
-    #: sent; ``None``: nobody has to.
-    review_order = Setting(optional(dotted_path("shop.rules.review"), None), is_working=True)
-    #: How missing cards are ordered again without a person; ``None``: they are not.
-    reorder_missing = Setting(optional(_reorder_rule, None), is_working=True)
-    #: Minutes after which the worker reads the catalogue anew; 0: it never does.
-    catalogue_every = Setting(number(float, 0, 10_080), default=60)
-    #: The rule for the prices of the shop: a margin, or the dotted path of a function that takes a
-    #: :class:`~giftcards.models.ProductType` and returns its price; ``None``: there is no rule.
-    pricing = Setting(optional(_pricing, None))
-    #: The balance, in dinars, below which people are warned; ``None``: no warnings.
-    low_balance = Setting(optional(_amount, None))
-    #: The URL name of the page on which staff prove their identity again; ``None``: they are asked
-    #: for their password instead.
-    reauthenticate = Setting(optional(_url_name, None))
-    #: Days after which customers have their money back at the latest, by the shop's own promise;
-    #: ``None``: it promises nothing.
-    refund_days = Setting(optional(number(int, 1, 365), None))
-    #: The largest number of codes that one person may reveal within an hour.
-    reveals_per_hour = Setting(number(int, 1, 10_000), default=30)
-    #: Days after which the codes of a settled order are destroyed; ``None``: never.
-    codes_kept_days = Setting(optional(number(float, 1, 36_500), None))
+    base_url = Setting(
+        _api_address,
+        help="The address of the provider, or of its simulator, without a path. `http://` is for"
+        " this machine's own address only.",
+        default=_ONECLICKDZ,
+        is_working=True,
+    )
+    encryption_keys = Setting(
+        _encryption_keys,
+        help="The keys of the card codes. The first key encrypts, and every key decrypts.",
+        required=_NEW_KEY,
+        is_working=True,
+    )
+    poll_interval = Setting(
+        number(float, 0.1, 60),
+        help="Seconds between two checks of an open order.",
+        default=5,
+        is_working=True,
+    )
+    poll_timeout = Setting(
+        number(float, 1, 86_400),
+        help="Seconds after which an order that has not settled is `DELAYED`. It is then checked"
+        " less often, and still delivered.",
+        default=300,
+        is_working=True,
+    )
+    late_watch_hours = Setting(
+        number(float, 0, 8_760),
+        help="Hours after the provider's acceptance during which a delayed order is still checked.",
+        default=72,
+        is_working=True,
+    )
+    requests_per_minute = Setting(
+        number(int, 1, 6_000),
+        help="The most requests that all processes together send in any 60 seconds; less, if"
+        " something else uses the key. OneClickDz allows 60 in the sandbox, 120 in production.",
+        default=60,
+        is_working=True,
+    )
+    request_timeout = Setting(
+        number(float, 0.1, 30),
+        help="Seconds that one request may take, from connecting to the last byte.",
+        default=10,
+        is_working=True,
+    )
+    send_timeout = Setting(
+        number(float, 1, 604_800),
+        help="Seconds for which an order may wait to be sent. After that it is `REJECTED`: nothing"
+        " is bought for a customer who no longer waits.",
+        default=3600,
+        is_working=True,
+    )
+    proof_of_absence = Setting(
+        number(float, 1, 86_400),
+        help="Seconds after sending until an order without an answer counts as not placed, if two"
+        " looks at the provider's list have not shown it. It is then sent again.",
+        default=120,
+        is_working=True,
+    )
+    currency = Setting(
+        _currency,
+        help="The currency in which amounts are shown. OneClickDz charges in dinars, and nothing is"
+        " converted.",
+        default="DZD",
+        is_working=True,
+    )
+    hold_above_sale_price = Setting(
+        _switch,
+        help="True: an order that costs more than its customer pays waits for a person. An order"
+        " with a `max_price` keeps to that instead.",
+        default=True,
+        is_working=True,
+    )
+    price_max_age = Setting(
+        number(float, 1, 86_400),
+        help="Seconds for which a price of the provider counts as current: an order with a price"
+        " limit is not sent without one. A shorter time costs more requests.",
+        default=600,
+        is_working=True,
+    )
+    review_order = Setting(
+        optional(dotted_path("shop.rules.review"), None),
+        help="It gets each order before it is sent, and returns why a person has to look at it"
+        " first, or `None`. Without it, nobody has to.",
+        is_working=True,
+    )
+    reorder_missing = Setting(
+        optional(_reorder_rule, None),
+        help="How often in a row, and for how many hours, the worker orders missing cards again"
+        " before money counts as owed. Without it, only people do.",
+        is_working=True,
+    )
+    catalogue_every = Setting(
+        number(float, 0, 10_080),
+        help="Minutes after which the worker reads the catalogue again. 0: it never does.",
+        default=60,
+    )
+    pricing = Setting(
+        optional(_pricing, None),
+        help="The rule for the prices of your shop: a margin, or a function that takes a"
+        " `ProductType` and returns its price. Without it, offers have no price of yours.",
+    )
+    low_balance = Setting(
+        optional(_amount, None),
+        help="The balance, in dinars, below which people are warned. It is read every five minutes"
+        " at most.",
+    )
+    reauthenticate = Setting(
+        optional(_url_name, None),
+        help="The page on which staff prove who they are before a code is revealed. Without it,"
+        " they type their password.",
+    )
+    refund_days = Setting(
+        optional(number(int, 1, 365), None),
+        help="Days after the one on which an order became final, until which customers have their"
+        " money back. Without it, messages and pages promise no date.",
+    )
+    reveals_per_hour = Setting(
+        number(int, 1, 10_000),
+        help="The most codes that one person may reveal within an hour, corrected addresses"
+        " included; and the most links to cards that they may hand out. More are refused, and"
+        " `MANAGERS` are told.",
+        default=30,
+    )
+    codes_kept_days = Setting(
+        optional(number(float, 1, 36_500), None),
+        help="Days after which the codes of a settled order, or of a delivered gift, are destroyed."
+        " Without it, they are kept for ever.",
+    )
 
     @property
     def longest_task(self) -> float:

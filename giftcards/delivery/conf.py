@@ -38,6 +38,7 @@ _BETWEEN_DIGITS = " .-()\u00a0"
 
 
 def _mode(setting: str, value: Any) -> dict[str, Mode]:
+    """`"link"`, `"codes"` or `"off"`, or a dict of them by kind of message"""
     modes = value if isinstance(value, Mapping) else dict.fromkeys(Kind.values, value)
     if not all(kind in Kind.values and mode in Mode.values for kind, mode in modes.items()):
         raise Unusable(
@@ -57,6 +58,7 @@ _site_address = address(
 
 
 def _line(setting: str, value: Any) -> str:
+    """one line of text"""
     hint = "Write one line of text."
     line = text(setting, value, hint)
     if line.isprintable():
@@ -69,6 +71,7 @@ _channel = dotted_path("giftcards.delivery.channels.Mail")
 
 
 def _channels(setting: str, value: Any) -> tuple[str, ...]:
+    """a list of dotted paths of classes"""
     if not isinstance(value, list | tuple) or not all(isinstance(path, str) for path in value):
         hint = "List the dotted paths of classes, such as 'giftcards.delivery.channels.Mail'."
         raise Unusable("type", f"{setting} must be a list of texts.", hint)
@@ -89,6 +92,7 @@ class StaffPerson:
 
 
 def _staff_emails(setting: str, value: Any) -> list[StaffPerson]:
+    """a list of addresses, or of dicts with `"address"`, `"language"` and `"role"`"""
     hint = (
         "List addresses, or dicts with 'address', and if you like 'language' and 'role', which is"
         f" one of {', '.join(map(repr, ROLES))}."
@@ -120,33 +124,62 @@ def languages() -> dict[str, Any]:
 class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     """The settings, one typed attribute each; see the delivery page of the documentation."""
 
-    #: The form in which messages are sent, by their kind.
-    mode = Setting(_mode, default="link")
-    #: The address of the shop, without a slash at its end; "" if it is not set.
-    base_url = Setting(optional(_site_address, ""))
-    #: The sender of messages; ``None`` for ``DEFAULT_FROM_EMAIL``.
-    from_email = Setting(optional(_line, None))
-    #: The name of the shop; "" if it is not set.
-    shop_name = Setting(optional(_line, ""))
-    #: The shop's contact for customers: an e-mail address, a phone number or a page's address; ""
-    #: if it is not set.
-    contact = Setting(optional(_line, ""))
-    #: The dotted paths of the channels' classes.
-    channels = Setting(_channels, default=("giftcards.delivery.channels.Mail",))
-    #: Days for which a link works.
-    link_days = Setting(number(float, 1, 3_650), default=30)
-    #: Most times that a link shows its cards; ``None`` if the shop sets no limit.
-    link_reveals = Setting(optional(number(int, 1, 1_000), None))
-    #: The dotted path of the function that returns an order's PIN; ``None`` if it is not set.
-    pin = Setting(optional(_path, None))
-    #: The dotted path of the function that returns a user's orders; ``None`` if it is not set.
-    owned_orders = Setting(optional(_path, None))
-    #: The dotted path of the function that returns the gifts a user got; ``None`` if it is not set.
-    received_gifts = Setting(optional(_path, None))
-    #: The people who get digests.
-    staff_emails = Setting(_staff_emails, default=())
-    #: Least number of minutes between two digests to the same person.
-    digest_minutes = Setting(number(float, 1, 1_440), default=30)
+    mode = Setting(
+        _mode,
+        help="The form of messages: a link to the cards, the codes themselves, or no message. Kinds"
+        " that a dict leaves out are sent as links.",
+        default="link",
+    )
+    base_url = Setting(
+        optional(_site_address, ""),
+        help="The address of your shop, for links; needed for the mode `link`. `http://` is for"
+        " this machine's own address only.",
+    )
+    from_email = Setting(
+        optional(_line, None),
+        help="The sender of mails. Without it: `DEFAULT_FROM_EMAIL`.",
+    )
+    shop_name = Setting(
+        optional(_line, ""),
+        help="The name of the shop in messages and on pages. Without it: the host of `BASE_URL`.",
+    )
+    contact = Setting(
+        optional(_line, ""),
+        help="How customers reach you: an e-mail address, a phone number or the address of a page.",
+    )
+    channels = Setting(
+        _channels,
+        help="How messages travel. Every channel that reaches a customer is used.",
+        default=("giftcards.delivery.channels.Mail",),
+    )
+    link_days = Setting(
+        number(float, 1, 3_650),
+        help="Days for which a link works; at most `CODES_KEPT_DAYS`.",
+        default=30,
+    )
+    link_reveals = Setting(
+        optional(number(int, 1, 1_000), None),
+        help="How often one link shows its cards. Without it: up to 10,000 times.",
+    )
+    pin = Setting(
+        optional(_path, None),
+        help="It returns what a customer types before the cards of an order are shown.",
+    )
+    owned_orders = Setting(
+        optional(_path, None),
+        help="It returns the orders of a user, for the page of their cards. Without it, nobody is"
+        " shown any.",
+    )
+    received_gifts = Setting(
+        optional(_path, None),
+        help="It returns the gifts that a user got. Without it, recipients have the link only.",
+    )
+    staff_emails = Setting(_staff_emails, help="Who gets digests.", default=())
+    digest_minutes = Setting(
+        number(float, 1, 1_440),
+        help="The fewest minutes between two digests to the same person.",
+        default=30,
+    )
 
     @property
     def is_off(self) -> bool:

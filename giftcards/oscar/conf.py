@@ -31,11 +31,13 @@ def _word(setting: str, value: Any, hint: str, *, longest: int) -> str:
 
 
 def _code(setting: str, value: Any) -> str:
+    """a text of 1 to 128 characters"""
     hint = "Give the code of the partner, which oscar has made of its name."
     return _word(setting, value, hint, longest=_LONGEST_CODE)
 
 
 def _statuses(setting: str, value: Any) -> tuple[str, ...]:
+    """a list of texts of 1 to 100 characters"""
     hint = "List statuses of OSCAR_ORDER_STATUS_PIPELINE, such as ('Paid',)."
     if not isinstance(value, list | tuple) or not value:
         raise Unusable("type", f"{setting} must be a list of at least one text.", hint)
@@ -44,6 +46,7 @@ def _statuses(setting: str, value: Any) -> tuple[str, ...]:
 
 
 def _line_statuses(setting: str, value: Any) -> dict[LineState, str]:
+    """a dict of texts by state"""
     hint = f"The keys are {', '.join(LineState.__members__)}."
     if not isinstance(value, Mapping):
         raise Unusable("type", f"{setting} must be a dict.", hint)
@@ -59,12 +62,20 @@ def _line_statuses(setting: str, value: Any) -> dict[LineState, str]:
 class Conf(SettingsDict, dict_name="GIFTCARDS_OSCAR"):
     """The settings, one typed attribute each; see the page about django-oscar in the docs."""
 
-    #: The code of the partner whose stock records are gift cards.
-    partner = Setting(_code, default="oneclickdz")
-    #: The statuses of an order that say that it is paid.
-    paid_statuses = Setting(_statuses, default=("Paid",))
-    #: The status of a line by the state of its cards.
-    line_statuses = Setting(_line_statuses, default={})
+    partner = Setting(
+        _code,
+        help="The code of the partner whose stock records are gift cards. Oscar makes it of the"
+        ' name "OneClickDz".',
+        default="oneclickdz",
+    )
+    paid_statuses = Setting(
+        _statuses, help="The statuses of an order that say that it is paid.", default=("Paid",)
+    )
+    line_statuses = Setting(
+        _line_statuses,
+        help='Your words for the statuses of lines, such as `{"DELIVERED": "Livrée"}`.',
+        default={},
+    )
 
 
 conf = Conf()
