@@ -137,10 +137,12 @@ class Alert:
 class Condition(Alert):
     """Something that is wrong for as long as ``judge`` finds it.
 
-    Without a ``headline``, it is for monitors only. ``ended`` says that it does not hold any more.
-    A condition without it is about orders: staff are told of each order once.
+    ``holds`` completes "It holds if", for the reference. Without a ``headline``, it is for monitors
+    only. ``ended`` says that it does not hold any more. A condition without it is about orders:
+    staff are told of each order once.
     """
 
+    holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
     #: True if digests tell it, and True if the start page shows it: not both of two conditions
@@ -379,6 +381,7 @@ register(
     [
         Condition(
             code="attention",
+            holds="an order has a problem that nobody has ticked off. Its page says what to do.",
             severity=Severity.WARNING,
             permission="giftcards.check_order",
             judge=_orders_that(
@@ -394,6 +397,7 @@ register(
         ),
         Condition(
             code="problems",
+            holds="of these orders, some are neither unconfirmed nor held.",
             severity=Severity.WARNING,
             permission="giftcards.check_order",
             judge=_orders_that(
@@ -409,6 +413,8 @@ register(
         ),
         Condition(
             code="paused",
+            holds="requests to the provider are paused, or were within the last minute. A pause"
+            " for too many requests, or because the provider is away, ends automatically.",
             severity=Severity.URGENT,
             permission="giftcards.view_order",
             judge=_paused,
@@ -417,6 +423,7 @@ register(
         ),
         Condition(
             code="refused",
+            holds="requests are paused until a person acts: the API key or the address is refused.",
             severity=Severity.URGENT,
             permission="giftcards.check_order",
             judge=_refused,
@@ -426,6 +433,8 @@ register(
         ),
         Condition(
             code="worker",
+            holds="there has been no tick and no sweep for three minutes, or there is no tick and"
+            " the schedule is missing or paused. Start a worker, and run `giftcards_setup`.",
             severity=Severity.URGENT,
             permission="giftcards.check_order",
             judge=_has_no_worker,
@@ -437,6 +446,9 @@ register(
         ),
         Condition(
             code="provider",
+            holds="the provider has given no usable answer for more than five minutes: three"
+            " requests in turn failed, or it asks for fewer. It is asked again"
+            " automatically.",
             severity=Severity.URGENT,
             permission="giftcards.check_order",
             judge=_is_silent,
@@ -448,6 +460,8 @@ register(
         ),
         Condition(
             code="queue",
+            holds="for more than five minutes, an order has waited to be sent, checked or"
+            " searched for, or a change has not been taken by all your receivers.",
             severity=Severity.URGENT,
             permission="giftcards.view_providerstate",
             judge=_is_held_up,
@@ -458,6 +472,8 @@ register(
         ),
         Condition(
             code="keys",
+            holds="processes with different API keys have asked the provider within the last 10"
+            " minutes. Give every process the same key.",
             severity=Severity.URGENT,
             permission="giftcards.view_providerstate",
             judge=_has_several_keys,
@@ -468,6 +484,7 @@ register(
         ),
         Condition(
             code="balance",
+            holds="the balance, as last read, is below `LOW_BALANCE`. Top up the account.",
             severity=Severity.WARNING,
             permission="giftcards.view_cost",
             judge=_is_low,
@@ -478,6 +495,7 @@ register(
         ),
         Condition(
             code="prices",
+            holds="a price of the provider has changed since yesterday. Look at the margins.",
             severity=Severity.NOTE,
             permission="giftcards.view_cost",
             judge=_have_moved,
@@ -492,6 +510,8 @@ register(
         ),
         Condition(
             code="cards",
+            holds="the encryption keys do not open the newest or the oldest card. Put the missing"
+            " key back.",
             severity=Severity.URGENT,
             permission="giftcards.view_providerstate",
             judge=_do_not_open,
@@ -503,6 +523,7 @@ register(
         ),
         Condition(
             code="unconfirmed",
+            holds="orders are `UNCONFIRMED`. They are searched for automatically.",
             severity=Severity.WARNING,
             permission="giftcards.check_order",
             judge=_is_unconfirmed,
@@ -518,6 +539,8 @@ register(
         ),
         Condition(
             code="price",
+            holds="orders are held because of what a card costs. Approve or reject them in the"
+            " admin.",
             severity=Severity.WARNING,
             permission="giftcards.resolve_order",
             judge=_orders_that(
@@ -537,6 +560,8 @@ register(
         ),
         Condition(
             code="review",
+            holds="orders are held until a person has looked at them. Approve or reject them in"
+            " the admin.",
             severity=Severity.WARNING,
             permission="giftcards.resolve_order",
             judge=_orders_that(
@@ -556,6 +581,7 @@ register(
         ),
         Condition(
             code="owed",
+            holds="customers are owed money. Pay it back, and record it.",
             severity=Severity.WARNING,
             permission="giftcards.settle_refund",
             judge=_amounts(
@@ -576,6 +602,7 @@ register(
         ),
         Condition(
             code="planned",
+            holds="a refund that was planned is still to be paid.",
             severity=Severity.WARNING,
             permission="giftcards.settle_refund",
             judge=_amounts(
@@ -596,6 +623,7 @@ register(
         ),
         Condition(
             code="delayed",
+            holds="orders are `DELAYED`. They are checked automatically.",
             severity=Severity.NOTE,
             permission="giftcards.check_order",
             judge=_is_delayed,

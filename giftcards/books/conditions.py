@@ -194,6 +194,8 @@ _LEDGER, _LAST_DAYS = "giftcards_books_ledgerentry_changelist", "?period=week"
 CONDITIONS = (
     Condition(
         code="funds",
+        holds="the orders still to be sent cost more than the balance, as last read. Top up the"
+        " account.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=_does_not_suffice,
@@ -205,6 +207,8 @@ CONDITIONS = (
     ),
     Condition(
         code="missing",
+        holds="the provider's ledger lacks a refund that was promised, and nobody has ticked that"
+        " off. Ask the provider for it.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=_are_missing,
@@ -220,6 +224,8 @@ CONDITIONS = (
     ),
     Condition(
         code="unknown",
+        holds="in the last 7 days, the ledger has a charge or a refund of no order here. Find out"
+        " who ordered it.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=_are_unknown,
@@ -238,6 +244,7 @@ CONDITIONS = (
     ),
     Condition(
         code="gap",
+        holds="the ledger of the last 7 days does not explain the balance.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=_has_gap,
@@ -251,6 +258,8 @@ CONDITIONS = (
     ),
     Condition(
         code="closed_month",
+        holds="one of the last three closed months had other figures when the ledger was read"
+        " last. Close it again.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=_have_closed_months_changed,

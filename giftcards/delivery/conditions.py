@@ -68,6 +68,8 @@ _MESSAGES = "giftcards_delivery_delivery_changelist"
 CONDITIONS = (
     Condition(
         code="mail",
+        holds="a message to a customer has waited to be sent for more than five minutes. See"
+        " whether the mail server answers, and whether the worker runs.",
         severity=Severity.URGENT,
         permission="giftcards.check_order",
         judge=_waits,
@@ -83,6 +85,8 @@ CONDITIONS = (
     ),
     Condition(
         code="untold",
+        holds="a message to a customer was given up or came back within the last day, and no"
+        " later one makes up for it. Send it again, or call the customer.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_is_untold,
@@ -99,6 +103,7 @@ CONDITIONS = (
     ),
     Condition(
         code="digests",
+        holds="a digest for staff could not be sent.",
         severity=Severity.URGENT,
         permission="giftcards_delivery.view_staffdigest",
         judge=_digests_fail,
