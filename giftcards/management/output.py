@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,18 +36,22 @@ class OutputClosed(Exception):
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """Django's help formatter, except that the examples keep their lines."""
+    """Django's help formatter, except that notes are paragraphs, and examples keep their lines."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith("examples:"):
-            return "".join(indent + line for line in text.splitlines(keepends=True))
-        return super()._fill_text(text, width, indent)
+        *notes, last = text.split("\n\n")
+        if not last.startswith("examples:"):
+            return super()._fill_text(text, width, indent)
+        filled = [textwrap.fill(note, width, break_on_hyphens=False) for note in notes]
+        return "\n\n".join([*filled, last])
 
 
 class ConsoleCommand(BaseCommand):
-    """A command that has examples in its help, and ends quietly when its output is closed."""
+    """A command with notes and examples in its help; it ends quietly when its output is closed."""
 
     requires_system_checks = ()
+    # Paragraphs after the options, such as what the exit codes mean.
+    notes: ClassVar[Sequence[str]] = ()
     # Pairs of a comment and the arguments that it explains.
     examples: ClassVar[Sequence[tuple[str, str]]] = ()
 
@@ -57,7 +62,7 @@ class ConsoleCommand(BaseCommand):
         ]
         kwargs = {
             "formatter_class": _HelpFormatter,
-            "epilog": "\n".join(["examples:", *lines]),
+            "epilog": "\n\n".join([*self.notes, "\n".join(["examples:", *lines])]),
             **kwargs,
         }
         return super().create_parser(prog_name, subcommand, **kwargs)

@@ -27,6 +27,12 @@ class Command(GiftcardsCommand):
         " books stay, without the person, and the codes are destroyed. What is erased does not come"
         " back, but from a backup."
     )
+    notes = (
+        "The recipient of gifts counts as a customer. Exit code 1: no order is the"
+        " customer's, or something may not be erased yet; then nothing was. Exit code 2: also"
+        " if the orders with a phone number are under several e-mail addresses, or if FILE is"
+        " there already.",
+    )
     examples = (
         (
             "What is kept about a customer, for the customer:",

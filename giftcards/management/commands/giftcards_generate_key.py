@@ -8,6 +8,7 @@ from giftcards.management.output import ConsoleCommand
 
 class Command(ConsoleCommand):
     help = "Print a new encryption key for GIFTCARDS['ENCRYPTION_KEYS'], and nothing else."
+    notes = ("It needs no settings and no database.",)
     examples = (("Into a file that only you can read:", "> encryption-key"),)
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002

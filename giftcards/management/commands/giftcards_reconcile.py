@@ -34,6 +34,15 @@ class Command(GiftcardsCommand):
         "Look for orders whose placing answer was lost, compare settled orders with the provider's"
         " list, and report orders at the provider that no order here owns. It places nothing."
     )
+    notes = (
+        "An order at the provider that is nobody's here was placed elsewhere with the same"
+        " account, or the database was restored from an older backup. It is not changed. A"
+        " settled order that is different there keeps its status, and needs a look. With"
+        " --after-restore, the command refuses to start beside a running worker, and keeps"
+        " workers out.",
+        "Exit code 1: an order is nobody's, different or unconfirmed, the list could not be"
+        " read to its end, or requests are paused.",
+    )
     examples = (
         ("The last 24 hours:", ""),
         ("Since an outage:", "--since 2026-11-24T08:00"),

@@ -35,6 +35,10 @@ class Command(GiftcardsCommand):
         "Record what the customer of an order was paid back for cards that did not come. It moves"
         " no money, and the same --reference never counts twice."
     )
+    notes = (
+        "An amount has digits from 0 to 9 and perhaps a point, as in 549.90. Exit code 1: the"
+        " books do not allow it, such as more than is still owed.",
+    )
     examples = (
         (
             "550 were transferred, with this number:",

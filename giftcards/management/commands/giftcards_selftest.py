@@ -72,6 +72,12 @@ class Command(GiftcardsCommand):
         "Run the provider's test scenarios against its sandbox: a refund, a partial delivery and an"
         " ordinary order. It spends nothing: a production key is refused."
     )
+    notes = (
+        "The orders are real rows, whose references begin with selftest-, and the receivers"
+        " of your shop are called for them. The newest and the oldest of the cards that were"
+        " stored before are opened as well.",
+        "Exit code 1: a scenario failed, or a stored card cannot be opened.",
+    )
     examples = (
         ("With the product of the provider's guide:", ""),
         ("With another type of it for the ordinary order:", "--type type_002"),

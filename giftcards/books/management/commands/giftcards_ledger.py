@@ -32,6 +32,10 @@ class Command(GiftcardsCommand):
         "Read the provider's ledger, match it to the orders, and say what does not fit. It takes a"
         " tenth of the request budget at most. If it is stopped, the next run goes on where it was."
     )
+    notes = (
+        "A gap that is unknown does not count for --fail-on. Exit code 1: the ledger could"
+        " not be read to its end, or a condition of --fail-on holds.",
+    )
     examples = (
         ("What was booked since the last run:", ""),
         ("Last month, from what was read:", "--offline --from 2026-10-01 --to 2026-10-31"),

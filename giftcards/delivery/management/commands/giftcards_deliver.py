@@ -29,6 +29,11 @@ class Command(GiftcardsCommand):
         "Send the messages to customers and the digests for staff that are due: once, or until"
         " stopped."
     )
+    notes = (
+        "Any number of processes may run it, and workers beside them: each message is claimed"
+        " by one.",
+        "Exit code 1: a message could not be sent, or waits for another try.",
+    )
     examples = (
         ("What is due now:", ""),
         ("Instead of qcluster, until Ctrl-C:", "--loop"),

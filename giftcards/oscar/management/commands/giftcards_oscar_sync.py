@@ -5,14 +5,16 @@ from typing import Any
 
 from giftcards.management.base import GiftcardsCommand
 from giftcards.management.output import counted
-from giftcards.oscar.lines import stock_records
-from giftcards.oscar.stock import create_products, follow_offers
 
 
 class Command(GiftcardsCommand):
     help = (
         "Write prices and stock of the provider's catalogue, as last read, to the stock records of"
         " django-oscar. The worker does this, too, every minute."
+    )
+    notes = (
+        'It makes no request, and may be repeated. New products get the class "Gift cards",'
+        " the provider's category and the price of PRICING.",
     )
     examples = (
         ("The stock records that there are:", ""),
@@ -32,6 +34,10 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
+        # Only now: they import the models of oscar, which --help does not need.
+        from giftcards.oscar.lines import stock_records
+        from giftcards.oscar.stock import create_products, follow_offers
+
         wanted = options["create"]
         created = 0 if wanted is None else create_products(wanted)
         changed = follow_offers()
