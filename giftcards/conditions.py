@@ -381,7 +381,7 @@ register(
     [
         Condition(
             code="attention",
-            holds="an order has a problem that nobody has ticked off. Its page says what to do.",
+            holds="an order has a problem that nobody has ticked off.",
             severity=Severity.WARNING,
             permission="giftcards.check_order",
             judge=_orders_that(
@@ -414,7 +414,7 @@ register(
         Condition(
             code="paused",
             holds="requests to the provider are paused, or were within the last minute. A pause"
-            " for too many requests, or because the provider is away, ends automatically.",
+            " for too many requests, or because of an outage, ends automatically.",
             severity=Severity.URGENT,
             permission="giftcards.view_order",
             judge=_paused,
@@ -447,8 +447,7 @@ register(
         Condition(
             code="provider",
             holds="the provider has given no usable answer for more than five minutes: three"
-            " requests in turn failed, or it asks for fewer. It is asked again"
-            " automatically.",
+            " requests in turn failed, or it asks for fewer.",
             severity=Severity.URGENT,
             permission="giftcards.check_order",
             judge=_is_silent,
@@ -495,7 +494,7 @@ register(
         ),
         Condition(
             code="prices",
-            holds="a price of the provider has changed since yesterday. Look at the margins.",
+            holds="a price of the provider has changed since yesterday.",
             severity=Severity.NOTE,
             permission="giftcards.view_cost",
             judge=_have_moved,
@@ -523,7 +522,7 @@ register(
         ),
         Condition(
             code="unconfirmed",
-            holds="orders are `UNCONFIRMED`. They are searched for automatically.",
+            holds="orders are `UNCONFIRMED`.",
             severity=Severity.WARNING,
             permission="giftcards.check_order",
             judge=_is_unconfirmed,
@@ -539,8 +538,7 @@ register(
         ),
         Condition(
             code="price",
-            holds="orders are held because of what a card costs. Approve or reject them in the"
-            " admin.",
+            holds="orders are held because of what a card costs.",
             severity=Severity.WARNING,
             permission="giftcards.resolve_order",
             judge=_orders_that(
@@ -560,8 +558,7 @@ register(
         ),
         Condition(
             code="review",
-            holds="orders are held until a person has looked at them. Approve or reject them in"
-            " the admin.",
+            holds="orders are held until a person has looked at them.",
             severity=Severity.WARNING,
             permission="giftcards.resolve_order",
             judge=_orders_that(
@@ -581,7 +578,7 @@ register(
         ),
         Condition(
             code="owed",
-            holds="customers are owed money. Pay it back, and record it.",
+            holds="customers are owed money.",
             severity=Severity.WARNING,
             permission="giftcards.settle_refund",
             judge=_amounts(
@@ -623,7 +620,7 @@ register(
         ),
         Condition(
             code="delayed",
-            holds="orders are `DELAYED`. They are checked automatically.",
+            holds="orders are `DELAYED`.",
             severity=Severity.NOTE,
             permission="giftcards.check_order",
             judge=_is_delayed,

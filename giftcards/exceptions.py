@@ -18,7 +18,7 @@ class GiftcardsError(Exception):
 
 
 class ConfigurationError(GiftcardsError):
-    """A setting is missing or unusable; the text names the fix."""
+    """A setting is missing or unusable; the text names the fix. Reading the setting raises it."""
 
 
 class ReferenceConflict(GiftcardsError):
@@ -45,8 +45,8 @@ class SaleError(GiftcardsError):
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded, paid or taken back; the text says why.
 
-    The text is in the active language, and its amounts have two decimals. :meth:`shown` formats
-    amounts and references in another way.
+    The text is in the active language. :meth:`shown` formats its amounts and references in another
+    way.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -68,8 +68,8 @@ class NotForSale(GiftcardsError):
     """A card cannot be sold now, or not at this price; the text, for staff, says why.
 
     ``code`` is one of ``delisted``, ``out_of_stock``, ``above_ceiling``, ``below_cost``,
-    ``balance``, ``paused`` and ``stale``. ``for_customer`` is a sentence that shows neither costs
-    nor what is wrong at the shop. Both texts are in the language that was active.
+    ``balance``, ``paused`` and ``stale``. ``for_customer`` is a sentence that may be shown to the
+    customer. Both texts are in the language that was active.
     """
 
     def __init__(self, code: str, *, for_customer: str, for_staff: str) -> None:

@@ -34,7 +34,7 @@ __all__ = [
 
 
 class OrderDetails(TypedDict, total=False):
-    """The optional details of an order, beside its line; see :func:`place_order`."""
+    """The details of an order that may be left out."""
 
     reference: str | None
     sale_price: Decimal | int | None
@@ -62,31 +62,29 @@ def place_order(
 ) -> Order:
     """Record an order; a worker sends it once the caller's transaction commits.
 
-    It does not call the provider, so it is safe in a web request and in a transaction that may roll
-    back. It is idempotent: the same ``reference`` with the same values returns the same order. If
-    :func:`change_customer` has corrected the customer, the current details and all earlier ones
-    count as the same.
+    It makes no request, so it is safe in a web request and in a transaction. It is idempotent: the
+    same ``reference`` with the same values returns the same order, also after
+    :func:`change_customer`.
 
-    ``product_id`` and ``type_id`` are the provider's ids (1 to 100 printable ASCII characters
-    without spaces), ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
-    for the order, in the same format; ``None`` generates a UUID. Do not take it from a customer.
+    ``product_id`` and ``type_id`` are the provider's ids: 1 to 100 printable ASCII characters
+    without spaces. ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
+    for the order, in the same format; ``None`` generates a UUID. Never take it from a customer:
+    whoever repeats a reference with its values gets that order.
 
-    Amounts are in dinars, 0 or more with at most two decimals. The customer pays ``sale_price`` for
-    one card, or ``sale_amount`` for all of them; if both are given, they have to agree. One card
-    may cost the shop at most ``max_price``. Without it, the ceiling is what the customer pays for a
-    card, unless ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person;
-    one without a ceiling is bought at any price.
+    Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
+    ``sale_price`` for one card, or ``sale_amount`` for all; both have to agree. One card may cost
+    the shop at most ``max_price``, by default what the customer pays for it, unless
+    ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
-    ``metadata`` is a dict for the shop's own use: JSON values under text keys, at most 4,096 bytes
-    and 8 levels. The customer's details (name: at most 200 characters, phone: 50, language: 20) are
-    for staff, for the shop's receivers and for messages to customers; sending and following orders
-    does not depend on them. Texts must not have control characters.
+    ``metadata`` is a dict for the shop's own use, of JSON values: at most 4,096 bytes and 8 levels.
+    The customer's name has at most 200 characters, the phone number 50. Texts must not have control
+    characters.
 
-    With a ``recipient_email``, the order is a gift: the cards, bought at once, go to that address,
-    not before ``deliver_at`` (within a year; a time that has passed means at once), in
-    ``recipient_language`` (by default the customer's), with ``gift_message`` (lines of at most
-    1,000 characters in all). The customer is told what became of the order, without codes.
+    With a ``recipient_email``, the order is a gift. Its cards, bought at once, go to that address
+    at ``deliver_at``: within a year, with a time zone unless ``USE_TZ`` is off. Without it, they go
+    as soon as they come. ``gift_message`` has at most 1,000 characters, in lines.
+    ``recipient_language`` is by default the customer's.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
@@ -107,10 +105,9 @@ async def aplace_order(
 ) -> Order:
     """:func:`place_order` for async code.
 
-    Django has no transactions in async code, so the order is committed when this returns. To record
-    it together with rows of your own, write a normal function with ``transaction.atomic()`` that
-    calls :func:`place_order`, and call that with ``sync_to_async``. If this call is cancelled, the
-    order may have been recorded: repeat it with the same ``reference`` to find out.
+    The order is committed when this returns. To record it together with rows of your own, call a
+    normal function with ``transaction.atomic()`` by ``sync_to_async``. If this call is cancelled,
+    the order may have been recorded: repeat it with the same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(product_id=product_id, type_id=type_id, quantity=quantity, **details)
@@ -125,8 +122,8 @@ def check_line(
     """Check the values of an order, as :func:`place_order` does, before the customer pays.
 
     It raises the :exc:`~django.core.exceptions.ValidationError` that :func:`place_order` would
-    raise. It neither calls the provider nor uses the database, so it does not check the stock, the
-    cost, or whether the reference is free.
+    raise. Stock, cost, and whether the reference is free are not checked: it uses neither the
+    provider nor the database.
     """
     _order(product_id, type_id, quantity, details).check_values()
 
@@ -150,15 +147,13 @@ def change_customer(
 
     ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
     :func:`place_order`. A gift stays one, and no other order becomes one. ``by`` names who decided,
-    and ``reason`` says why (one line, at most 200 characters): both are kept in the order's
-    timeline, with the old values. ``order`` is updated in place.
+    and ``reason`` says why (one line, at most 200 characters). Both are kept with the old values.
+    ``order`` is updated in place.
 
     With ``giftcards.delivery``, messages that are not sent yet go to the new address, and links
-    that were sent to the old one are withdrawn; what was sent is not taken back. A gift that waits
-    for its time waits for the new one.
+    that were sent to the old one are withdrawn.
 
-    It can be called in a transaction. If a receiver of
-    :data:`~giftcards.signals.customer_changed` raises, the correction is rolled back. Raises
+    If a receiver of :data:`~giftcards.signals.customer_changed` raises, it is rolled back. Raises
     :exc:`~django.core.exceptions.ValidationError` for invalid values, and
     :exc:`~giftcards.exceptions.CustomerConflict` if the order was corrected, or its customer or
     recipient erased, since ``order`` was read.
@@ -192,9 +187,8 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record that the customer paid ``amount`` for all cards of ``order``; False if that is known.
 
     For a final order that was placed without ``sale_price`` and ``sale_amount``: from then on, it
-    is known what its customer is owed. ``by`` names who said so, for the note in the order's
-    timeline. ``order`` is updated in place. Placing the order again as it was placed, without a
-    sale amount, still returns it.
+    is known what its customer is owed. ``by`` names who said so, in the order's timeline. ``order``
+    is updated in place. Placing it again without a sale amount still returns it.
 
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, has another sale amount, or
     its missing cards were ordered again. Raises

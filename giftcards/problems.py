@@ -617,7 +617,11 @@ class Explanation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of an order, or an entry of its timeline; ``str()`` is English, for logs."""
+    """A problem of an order, or an entry of its timeline; ``str()`` is English, for logs.
+
+    ``text`` says what is wrong, ``remedy`` what staff can do, and ``hint`` what a developer can do,
+    in the active language; the last two may be "".
+    """
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)

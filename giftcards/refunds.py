@@ -36,10 +36,7 @@ class Settleable(Protocol):
 
 
 def refund_breakdown(order: Settleable) -> RefundBreakdown | None:
-    """Return the breakdown of ``order``; ``None`` if it is open or was rejected.
-
-    No money moves for a rejected order.
-    """
+    """Return the breakdown of ``order``; ``None`` if it is open or was rejected: no money moved."""
     if order.status not in SETTLED:
         return None
     return compute(

@@ -64,15 +64,11 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     """Return the breakdown of ``order``; ``None`` while it is open, or without a sale amount.
 
     The customer of a rejected order is owed everything. Cards that come after the order has settled
-    change nothing: the shop decides what the customer gets of them.
+    change nothing.
 
     If the missing cards are ordered again, the customer's payment for them moves to the new order:
-    ``open_amount`` becomes 0, though ``owed_amount`` stays. So sums over orders subtract
-    :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and ``owed_amount``. Then
-    no dinar is counted twice, and paid = kept + owed still holds.
-
-    If some cards had come late by then, only the payment for the others moves. The late cards count
-    as handed over: the rest of ``owed_amount`` belongs to the shop, like ``kept_amount``.
+    ``open_amount`` becomes 0, and sums over orders subtract
+    :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and ``owed_amount``.
     """
     paid = paid_amount(order)
     if paid is None or order.status not in FINAL:
@@ -159,18 +155,17 @@ def record_refund(
 ) -> CustomerRefund:
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
-    ``reference`` names the payment, uniquely for the order. Recording it again with the same amount
-    and method is idempotent, even at the same moment: it returns the existing refund. ``by`` names
-    who paid it back, for the order's page. With ``is_paid=False`` the refund is only planned, until
-    :func:`complete_refund`, or until it is recorded again as paid; meanwhile, its amount is
-    reserved. ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are
-    brought up to date.
+    It moves no money. ``reference`` names the payment, uniquely for the order. Recording it again
+    with the same amount and method returns the existing refund. ``by`` names who paid it back. With
+    ``is_paid=False`` the refund is only planned, until :func:`complete_refund`, or until it is
+    recorded again as paid; meanwhile, its amount is reserved. ``source`` is ``"code"``, ``"staff"``
+    or ``"command"``. The sums of ``order`` are brought up to date.
 
     Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed beside
-    the planned refunds (``customer_breakdown(order).open_amount``), if nothing can be owed, or if
-    the reference names another refund of the order. Raises
-    :exc:`~django.core.exceptions.ValidationError` for an amount that is not above 0 or has more
-    than two decimals, and for texts that are too long or have control or direction characters.
+    the planned refunds (``open_amount``), if nothing can be owed, or if the reference names another
+    refund of the order. Raises :exc:`~django.core.exceptions.ValidationError` for an amount that is
+    not above 0 or has more than two decimals, and for texts that are too long or have characters
+    that nobody sees.
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """

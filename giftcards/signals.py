@@ -1,23 +1,17 @@
-"""The signals that a shop connects its receivers to; "Telling your shop" in the docs has the rules.
+"""The signals to which a shop connects its receivers.
 
-The first three are sent after the change is committed, at least once, in order. The two about an
-order have the arguments ``order`` (an :class:`~giftcards.models.Order`) and ``change`` (a
-:class:`~giftcards.models.StatusChange`); ``sender`` is the ``Order`` class. A receiver must
-be idempotent: it may be called twice for the same change, also by two processes at once if the
-receivers of a change take more than two minutes. One that raises is retried, up to 32 calls over
-about a day; then the change is given up, and the admin shows it. Its errors affect neither the
-order nor the other receivers.
+The first three are sent after the commit, at least once and in order. A receiver has to be
+idempotent: it may be called twice for a change, and by two processes at once if the receivers of a
+change take more than two minutes. One that raises is called again, up to 32 times within about a
+day. Then the change is given up, and the admin shows it. Its errors affect neither the order nor
+other receivers.
 
-The app stores the names of the receivers that have taken a change. The name of a receiver is its
-``dispatch_uid``, if that is a string; otherwise it is the module and qualified name of the function
-or class. Give each receiver a ``dispatch_uid``: its name then survives moving and renaming. A
-receiver with a new name is a new receiver: it is called for every change that some
-receiver has yet to take, even if it took that change under its old name. Receivers that share a
-name (lambdas of one function, methods of two objects of one class) are retried together.
+Give each of these receivers a ``dispatch_uid``, the name by which the app stores who has taken a
+change. Without it, that is the module and name of the function: after a rename, it is called again
+for changes that some receiver has yet to take. Receivers with the same name are retried together.
 
-The others are ordinary signals of Django. Except for ``customer_changed``, they are sent once,
-after the commit, by the process that made the change. A receiver that raises is not retried; its
-error is logged.
+The others are ordinary signals of Django: sent once, after the commit (but for
+``customer_changed``), by the process that made the change. The error of a receiver is logged.
 """
 
 from __future__ import annotations
@@ -67,24 +61,27 @@ def _definition(receiver: Any) -> str:
     return f"{receiver.__module__}.{receiver.__qualname__}"
 
 
-# Sent for every move of an order.
+#: Sent for every move of an order, with ``order`` (an :class:`~giftcards.models.Order`) and
+#: ``change`` (a :class:`~giftcards.models.StatusChange`). ``sender`` is the class ``Order``.
 order_status_changed = OutboxSignal()
-# Sent for a move to a final status, after order_status_changed.
+#: Sent for a move to a final status, after ``order_status_changed`` and with the same arguments.
 order_settled = OutboxSignal()
-# Sent for a change of what the provider offers of a type, in order per type, with the texts
-# ``product_id``, ``type_id`` and ``what``, the values ``old`` and ``new`` (all of these as in
-# :class:`~giftcards.models.OfferChange`), and ``at``, when it was noticed. ``sender`` is the class
-# ``ProductType``.
+#: Sent for a change of what the provider offers of a type, in order per type: ``product_id``,
+#: ``type_id``, ``what``, ``old`` and ``new`` (as in :class:`~giftcards.models.OfferChange`), and
+#: ``at``, when it was noticed. ``sender`` is the class ``ProductType``. It comes within a minute.
 offer_changed = OutboxSignal()
-# Sent with ``refund``, a CustomerRefund that was recorded, paid or cancelled: see its ``state``.
+#: Sent with ``refund``, a :class:`~giftcards.models.CustomerRefund` that was recorded, paid or
+#: taken back: see its ``state``. ``sender`` is the class ``CustomerRefund``.
 customer_refund_changed = Signal()
-# Sent inside the transaction, with ``order`` and ``change``, a CustomerChange that has the old
-# values. If a receiver raises, the change is rolled back. Effects outside the database have to wait
-# for the commit, with ``transaction.on_commit``. ``sender`` is the class ``Order``.
+#: Sent inside the transaction of a correction, with ``order`` and ``change``, a
+#: :class:`~giftcards.models.CustomerChange` that has the details until then. If a receiver raises,
+#: the correction is rolled back. Effects outside the database have to wait for the commit, with
+#: ``transaction.on_commit``. ``sender`` is the class ``Order``.
 customer_changed = Signal()
-# Sent with ``balance`` and ``limit``, two Decimals, when the account's balance is found to be below
-# ``LOW_BALANCE``; again only once it has recovered. ``sender`` is the class ``ProviderState``.
+#: Sent with ``balance`` and ``limit``, two Decimals, when the balance is read to be below
+#: ``LOW_BALANCE``; again only once it has recovered. ``sender`` is the class ``ProviderState``. Be
+#: quick: orders wait for the receivers.
 balance_low = Signal()
-# Sent once a minute by the worker that runs the schedule, before its own work. For starting other
-# work, such as by queueing a task: orders wait until all receivers have returned.
+#: Sent once a minute by the process that ticks, before its own work; ``sender`` is ``None``. For
+#: starting other work, such as by queueing a task: orders wait for the receivers.
 tick_began = Signal()

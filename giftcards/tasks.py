@@ -39,7 +39,8 @@ def sweep() -> str:
 def tick() -> str:
     """Do the watchdog's work: announce pending changes, and run the loop if no process does.
 
-    It runs once a minute. Last, it does a part of the daily work that is due.
+    Call it once a minute. It follows the orders for up to 40 seconds, and then does a part of the
+    daily work that is due. It does not raise, and returns counts as a text.
     """
     # Longer than the lease, so that a dead holder's expires.
     return _run(patience=LOOP_LEASE + timedelta(seconds=1), is_tick=True)

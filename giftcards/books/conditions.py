@@ -224,8 +224,7 @@ CONDITIONS = (
     ),
     Condition(
         code="unknown",
-        holds="in the last 7 days, the ledger has a charge or a refund of no order here. Find out"
-        " who ordered it.",
+        holds="in the last 7 days, the ledger has a charge or a refund of no order here.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=_are_unknown,

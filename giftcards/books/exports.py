@@ -82,7 +82,7 @@ def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
     """Return the headings, then the rows of ``report`` without its total.
 
     Without ``shows_costs``, no column tells what the provider charges. The headings are in the
-    language that is active at the call, even if they are read later.
+    language that is active at the call.
     """
     columns = [
         *_KEYS[report.by],
@@ -122,11 +122,8 @@ def order_rows(
 ) -> Iterator[Cells]:
     """Return the headings, then a row for each order that became final from ``start`` to ``end``.
 
-    The orders are those of :func:`~giftcards.books.reports.report`. Its sums are the sums of these
-    columns: an amount that moved to an order for the missing cards does not count here. Orders are
-    read as the rows are consumed, so memory does not grow with their number.
-
-    With ``shows_contacts``, the rows include the customers' addresses and phone numbers.
+    The orders are those of :func:`~giftcards.books.reports.report`, and its sums are the sums of
+    these columns. With ``shows_contacts``, they include the customers' addresses and phone numbers.
     ``shows_costs`` and the language work as in :func:`report_rows`.
     """
     columns = [
@@ -259,14 +256,10 @@ def as_csv(
 ) -> Iterator[bytes]:
     """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
 
-    ``separator`` is a comma, a semicolon or a tab. Amounts have two decimals after
-    ``decimal_mark``, a point or a comma: a spreadsheet in French takes ``2750.00`` for a text.
-    ``has_bom`` adds a byte order mark: spreadsheets recognise UTF-8 by it, but other programs may
-    stumble over it. Days and moments follow ISO 8601.
-
-    A text that a spreadsheet would take for a formula gets a leading apostrophe. NUL characters are
-    dropped. Raises :exc:`ValueError` for another separator or decimal mark, and for a comma as
-    both.
+    ``separator`` is a comma, a semicolon or a tab, and ``decimal_mark`` a point or a comma.
+    ``has_bom`` adds the byte order mark by which spreadsheets recognise UTF-8. A text that a
+    spreadsheet would take for a formula gets a leading apostrophe. Raises :exc:`ValueError` for
+    another separator or decimal mark, and for a comma as both.
     """
     if separator not in SEPARATORS.values():
         raise ValueError("The separator is a comma, a semicolon or a tab.")
@@ -318,8 +311,7 @@ def can_write_xlsx() -> bool:
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
     """Write ``rows``, the first of which has the headings, to ``file`` as an xlsx file.
 
-    Amounts become numbers, days and moments become dates, and no text becomes a formula. After each
-    million rows, a new sheet begins. Memory does not grow with the number of rows. Raises
+    Amounts become numbers, days and moments become dates, and no text becomes a formula. Raises
     :exc:`ImportError` unless :func:`can_write_xlsx`.
     """
     from openpyxl import Workbook

@@ -161,12 +161,13 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The figures of a day, a week, a month, a product or a type."""
+    """The figures of a day, a week, a month, a product or a type.
 
-    # The first day, even if that is before the report's start; or the ids of the product and of the
-    # type, which is "" in a report by product.
+    ``key`` is the first day, even if that is before the report's start; or the ids of the product
+    and of the type, which is "" in a report by product. ``label`` is for people.
+    """
+
     key: date | tuple[str, str]
-    # The date, ``2026-W48``, ``2026-11`` or the names.
     label: str
     figures: Figures
 
@@ -185,8 +186,9 @@ class Settling(NamedTuple):
 class Report:
     """The figures from ``start`` to ``end``, both included.
 
-    ``total`` is the sum of ``rows``. There is no row for a day, week or month without orders.
-    ``settling`` is ``None`` if no order has settled.
+    ``total`` is the sum of ``rows``; a day, week or month without orders has none. Figures have the
+    names that ``giftcards_report --json`` prints. ``settling`` has ``p50`` and ``p95`` in seconds;
+    it is ``None`` if no order has settled.
     """
 
     start: date
@@ -200,11 +202,10 @@ class Report:
 def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> Report:
     """Return the figures of the orders that became final from ``start`` to ``end``.
 
-    Both days are included, in ``settings.TIME_ZONE``. A week or month that extends beyond the
-    period has only the orders of the days inside it. ``product_id`` limits the report to one
-    product. Orders bought in the provider's sandbox count like all others.
-
-    Raises :exc:`ValueError` if ``end`` is before ``start``.
+    Both days are included, in ``settings.TIME_ZONE``. ``By`` has ``DAY``, ``WEEK``, ``MONTH``,
+    ``PRODUCT`` and ``TYPE``. A week or month that extends beyond the period has only the orders of
+    the days inside it. ``product_id`` limits the report to one product. Raises :exc:`ValueError` if
+    ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("A report ends on the day it starts, or later.")

@@ -130,7 +130,7 @@ class Summary:
 def summarise(start: date, end: date) -> Summary:
     """Sum up the ledger from ``start`` to ``end``, both included, as far as it was read.
 
-    Reads every entry of the period. Raises :exc:`ValueError` if ``end`` is before ``start``.
+    Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("The period ends before it starts.")

@@ -38,7 +38,7 @@ def offers() -> QuerySet[ProductType]:
     Each has its cost as ``price``, the provider's ``stock`` (``None``: unknown) as told at
     ``read_at``, what is left of it as ``available``, and its ``shop_price`` by ``PRICING``
     (``None``: there is no rule). Sold out types, and those that the rule takes off the shelf, are
-    left out. How old the facts are is not judged here: see :func:`check_offer`.
+    left out.
     """
     kinds = with_available(ProductType.objects.for_sale(), now=timezone.now())
     return priced(kinds.filter(Q(stock=None) | Q(available__gt=0)))
@@ -59,8 +59,8 @@ def check_offer(
 
     The customer would pay ``sale_price`` for one card, or ``sale_amount`` for all, after
     discounts; a card may cost at most ``max_price``. A hold with this ``reference`` is the
-    customer's own. It judges by what is known; if ``fresh``, the provider is asked first, as by
-    :func:`quote`, unless the facts are younger than a minute.
+    customer's own. If ``fresh``, the provider is asked first, unless the facts are younger than a
+    minute.
 
     Raises :exc:`~giftcards.exceptions.NotForSale`, with the first of its codes that applies; and
     :exc:`RuntimeError` in a transaction, if ``fresh``.

@@ -159,9 +159,8 @@ def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 
     """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
 
     It makes one request at most, within ``REQUEST_TIMEOUT``, and only if the request budget allows.
-    Of several callers who want to know the same at once, one asks, and the others wait up to three
-    seconds for the answer. Without an answer, the quote is what is known: see ``read_at`` and
-    ``no_answer``. Raises :exc:`RuntimeError` in a transaction, which would last as long as the
-    request.
+    Of several callers who ask the same at once, the others wait up to three seconds for the answer
+    to the first. Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``.
+    Raises :exc:`RuntimeError` in a transaction.
     """
     return Line(product_id, type_id, quantity).quote(max_age=max_age)

@@ -86,7 +86,7 @@ CONDITIONS = (
     Condition(
         code="untold",
         holds="a message to a customer was given up or came back within the last day, and no"
-        " later one makes up for it. Send it again, or call the customer.",
+        " later one makes up for it.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_is_untold,

@@ -41,7 +41,10 @@ class OpenMoney:
 
 
 def money_in_open_orders() -> OpenMoney:
-    """Return the cost of the open orders, without reading any others."""
+    """Return the cost of the open orders: ``sent``, ``unsent`` and ``total``, in dinars.
+
+    The orders of which no price is known are left out; ``unknown`` counts them.
+    """
     lines = Order.objects.all().open_lines()
     return add_up(lines, _latest_prices(lines))
 

@@ -46,23 +46,20 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     """Order the missing cards of a final ``order`` again; return the new order.
 
     This is idempotent, also with concurrent calls: all return the same new order, whose ``repeats``
-    is ``order``. The new order can be repeated in its turn, for the cards that it misses itself.
-    ``by``, the name of whoever decided, is kept in the timeline of ``order``.
+    is ``order``. Its own missing cards can be ordered again in turn. ``by``, the name of whoever
+    decided, is kept in the timeline of ``order``.
 
-    The new order has a reference of its own, a UUID, because only the shop knows which of its
-    references are free. Product, group, metadata, customer and gift are those of ``order``. A card
-    may cost at most ``max_price``, by default the ``max_price`` of ``order``. A price that staff
-    have approved for ``order`` applies only if the new order would have no ceiling otherwise.
+    The new order has a UUID as its reference. Product, group, metadata, customer and gift are those
+    of ``order``. A card may cost at most ``max_price``, by default the ``max_price`` of ``order``.
     ``REVIEW_ORDER`` is not asked about it, unless ``order`` was rejected after a review.
 
-    The customer has paid: what ``order`` owes for the missing cards becomes the ``sale_amount`` of
-    the new order, and is not owed by ``order`` any more. Cards that came after ``order`` had
-    settled are not missing, and nothing is owed for them any more either.
+    What ``order`` owes for the missing cards becomes the ``sale_amount`` of the new order, and is
+    not owed by ``order`` any more. Cards that came after ``order`` had settled are not missing.
 
-    Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, if ``order`` is open, if
-    it is known to be of another environment than the API key in use, if a refund to the customer is
-    paid or planned, or if it has a problem that nobody has ticked off (the cards may have come
-    after all). Raises :exc:`~django.core.exceptions.ValidationError` for an invalid ``max_price``.
+    Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, if ``order`` is open or
+    of another environment than the API key, if the customer was or is to be paid back, or if it has
+    a problem that nobody has ticked off. Raises :exc:`~django.core.exceptions.ValidationError` for
+    an invalid ``max_price``.
     """
     with transaction.atomic():
         order.lock()

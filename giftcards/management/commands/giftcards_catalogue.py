@@ -15,10 +15,9 @@ class Command(GiftcardsCommand):
         " stopped, the next run within six hours goes on where it was."
     )
     notes = (
-        "A product or a type that two readings an hour apart do not list is not for sale any"
-        " more; it keeps its name. If the list cannot be read, nothing is changed. A product"
-        " that cannot be read is skipped, and the next run tries it first. The worker does the"
-        " same automatically, unless CATALOGUE_EVERY is 0.",
+        "The worker does the same automatically, unless CATALOGUE_EVERY is 0. What two readings"
+        " an hour apart do not list is not for sale any more. A product that cannot be read is"
+        " skipped, and the next run tries it first.",
         "Exit code 1: something was skipped or is still to read.",
     )
     examples = (

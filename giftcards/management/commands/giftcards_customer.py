@@ -28,10 +28,10 @@ class Command(GiftcardsCommand):
         " back, but from a backup."
     )
     notes = (
-        "The recipient of gifts counts as a customer. Exit code 1: no order is the"
-        " customer's, or something may not be erased yet; then nothing was. Exit code 2: also"
-        " if the orders with a phone number are under several e-mail addresses, or if FILE is"
-        " there already.",
+        "Recipients of gifts count as customers.",
+        "Exit code 1: no order is the customer's, or something may not be erased yet; then"
+        " nothing was. Exit code 2: also if the orders with a phone number are under several"
+        " e-mail addresses, or if FILE is there already.",
     )
     examples = (
         (

@@ -34,12 +34,11 @@ class Command(GiftcardsCommand):
     help = "Ask the provider about the orders that are due: once, or until stopped."
     notes = (
         "A sweep sends waiting orders, checks those that are due, looks for lost ones, and"
-        " calls the receivers of your shop. Postponed orders are checked later, mostly because"
-        " the request budget is short; this is no failure.",
+        " calls your receivers. Postponed orders are checked later, mostly because the request"
+        " budget is short: this is no failure.",
         "With --loop, it takes the place of qcluster for this app. While another process"
-        " follows the orders, it stands by. A database that is away is waited for.",
-        "With --reference, a settled order is compared with what the provider says by now,"
-        " and an order that waits for a person is only printed.",
+        " follows the orders, it stands by. With --reference, a settled order is compared with"
+        " what the provider says by now.",
         "Exit code 1: something failed, or requests are paused.",
     )
     examples = (

@@ -13,10 +13,7 @@ class Command(GiftcardsCommand):
         "Destroy the codes of orders that settled long ago. The orders, the books and who has seen"
         " which code stay. What is destroyed does not come back, but from a backup."
     )
-    notes = (
-        "It works in small transactions while shop and workers run. If it is stopped, the"
-        " next run goes on.",
-    )
+    notes = ("It works while shop and workers run. If it is stopped, the next run goes on.",)
     examples = (
         ("What would be destroyed:", "--settled-before 365 --dry-run"),
         ("Every night, from cron (or set CODES_KEPT_DAYS):", "--settled-before 365 -v0"),

@@ -36,10 +36,9 @@ class Command(GiftcardsCommand):
     )
     notes = (
         "An order at the provider that is nobody's here was placed elsewhere with the same"
-        " account, or the database was restored from an older backup. It is not changed. A"
-        " settled order that is different there keeps its status, and needs a look. With"
-        " --after-restore, the command refuses to start beside a running worker, and keeps"
-        " workers out.",
+        " account, or after the backup from which the database was restored. A settled order"
+        " that is different there keeps its status, and needs a look. --after-restore refuses"
+        " to start beside a running worker, and keeps workers out.",
         "Exit code 1: an order is nobody's, different or unconfirmed, the list could not be"
         " read to its end, or requests are paused.",
     )

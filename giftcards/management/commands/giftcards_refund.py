@@ -36,8 +36,8 @@ class Command(GiftcardsCommand):
         " no money, and the same --reference never counts twice."
     )
     notes = (
-        "An amount has digits from 0 to 9 and perhaps a point, as in 549.90. Exit code 1: the"
-        " books do not allow it, such as more than is still owed.",
+        "An amount has the digits 0 to 9 and perhaps a point, as in 549.90.",
+        "Exit code 1: the books do not allow it, such as more than is still owed.",
     )
     examples = (
         (

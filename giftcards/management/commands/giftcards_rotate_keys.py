@@ -17,10 +17,7 @@ class Command(GiftcardsCommand):
         " workers run. If it is stopped, the next run goes on where it was. First deploy the new"
         " key, in front of the old one, to every process."
     )
-    notes = (
-        "A card that no key opens is left as it is, and named. Exit code 1: a card could not"
-        " be opened.",
-    )
+    notes = ("Exit code 1: a card could not be opened. It is left as it is, and named.",)
     examples = (
         ("After the new key was put in front and deployed:", ""),
         ("Prove that the old keys are not needed any more:", "--verify"),

@@ -73,9 +73,8 @@ class Command(GiftcardsCommand):
         " ordinary order. It spends nothing: a production key is refused."
     )
     notes = (
-        "The orders are real rows, whose references begin with selftest-, and the receivers"
-        " of your shop are called for them. The newest and the oldest of the cards that were"
-        " stored before are opened as well.",
+        "The orders are real rows, whose references begin with selftest-, and your receivers"
+        " are called for them. The newest and the oldest stored card are opened as well.",
         "Exit code 1: a scenario failed, or a stored card cannot be opened.",
     )
     examples = (

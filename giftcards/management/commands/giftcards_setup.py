@@ -10,9 +10,8 @@ from giftcards.management.roles import ensure_roles, role_permissions
 
 class Command(GiftcardsCommand):
     notes = (
-        "It leaves alone when the schedule runs next, and whether it is paused (repeats is"
-        " 0). It may run on several servers at once. Exit code 2: also if migrate has not made"
-        " the permissions yet.",
+        "It leaves alone when the schedule runs next, and whether it is paused (repeats is 0).",
+        "Exit code 2: also if migrate has not made the permissions yet.",
     )
     examples = (
         ("After every deployment:", ""),

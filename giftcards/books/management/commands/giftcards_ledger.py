@@ -33,8 +33,8 @@ class Command(GiftcardsCommand):
         " tenth of the request budget at most. If it is stopped, the next run goes on where it was."
     )
     notes = (
-        "A gap that is unknown does not count for --fail-on. Exit code 1: the ledger could"
-        " not be read to its end, or a condition of --fail-on holds.",
+        "Exit code 1: the ledger could not be read to its end, or a condition of --fail-on holds."
+        " An unknown gap does not count.",
     )
     examples = (
         ("What was booked since the last run:", ""),

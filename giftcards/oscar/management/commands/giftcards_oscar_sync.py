@@ -13,8 +13,8 @@ class Command(GiftcardsCommand):
         " django-oscar. The worker does this, too, every minute."
     )
     notes = (
-        'It makes no request, and may be repeated. New products get the class "Gift cards",'
-        " the provider's category and the price of PRICING.",
+        'New products get the class "Gift cards", the provider\'s category and the price of'
+        " PRICING.",
     )
     examples = (
         ("The stock records that there are:", ""),

@@ -1,0 +1,171 @@
+"""The pages of the Python API and of signals."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from docs.reference.source import definition, source_of
+from docs.reference.texts import page, table
+from giftcards import exceptions
+from giftcards import signals as core_signals
+from giftcards.exceptions import ProviderError
+
+_INTRO = """\
+The functions that your code calls, and what they return and raise. [The list of public names](names.md) has what
+other pages show. A function that takes `by`, the name of whoever decided, checks no permission: your code has to."""
+_ERRORS = """\
+They are in `giftcards.exceptions`. None has a code, a key or the body of an answer in its text. `ProviderError` and
+its subclasses are in logs only: the app turns them into statuses and problems."""
+# By heading, the module and the name of functions and classes. A class stands below the function
+# that returns it; after a colon, its methods and properties.
+API: Mapping[str, tuple[str, ...]] = {
+    "Placing and correcting": (
+        "giftcards.fulfilment place_order",
+        "giftcards.fulfilment OrderDetails",
+        "giftcards.fulfilment aplace_order",
+        "giftcards.fulfilment check_line",
+        "giftcards.fulfilment change_customer",
+        "giftcards.fulfilment record_sale",
+        "giftcards.fulfilment reorder_missing",
+    ),
+    "Held orders": (
+        "giftcards.fulfilment approve_price",
+        "giftcards.fulfilment approve_review",
+        "giftcards.fulfilment reject_held",
+    ),
+    "The shelf": (
+        "giftcards.catalogue offers",
+        "giftcards.catalogue shop_price",
+        "giftcards.catalogue quote",
+        "giftcards.catalogue Quote: is_for_sale cost",
+        "giftcards.catalogue check_offer",
+        "giftcards.catalogue hold",
+        "giftcards.catalogue release",
+    ),
+    "Refunds": (
+        "giftcards.refunds refund_breakdown",
+        "giftcards.refunds RefundBreakdown",
+        "giftcards.settlement customer_breakdown",
+        "giftcards.settlement CustomerBreakdown",
+        "giftcards.settlement record_refund",
+        "giftcards.settlement complete_refund",
+        "giftcards.settlement cancel_refund",
+    ),
+    "Reports and the provider's books": (
+        "giftcards.books.reports report",
+        "giftcards.books.reports Report",
+        "giftcards.books.reports Row",
+        "giftcards.books.exports report_rows",
+        "giftcards.books.exports order_rows",
+        "giftcards.books.exports as_csv",
+        "giftcards.books.exports write_xlsx",
+        "giftcards.books.forecast money_in_open_orders",
+        "giftcards.books.summary summarise",
+    ),
+    "Problems": ("giftcards.problems Problem: of text remedy hint",),
+    "Tasks": ("giftcards.tasks tick",),
+}
+SIGNALS = ("giftcards.signals", "giftcards.delivery.signals")
+MODELS = {
+    "giftcards.models": [
+        "Order",
+        "Card",
+        "CustomerRefund",
+        "CustomerChange",
+        "StatusChange",
+        "Product",
+        "ProductType",
+        "OfferChange",
+        "ProviderState",
+    ],
+    "giftcards.delivery.models": ["Delivery", "CardLink", "LinkVisit", "StaffDigest"],
+}
+
+
+def api() -> str:
+    parts = [_INTRO]
+    for heading, entries in API.items():
+        parts.append(f"## {heading}")
+        for entry in entries:
+            module, name, members = parsed(entry)
+            node, lines = definition(module, name)
+            is_class = isinstance(node, ast.ClassDef)
+            if not is_class:
+                parts.append(f"### {name}")
+            code = _class(node, lines, members) if is_class else _function(node, lines)
+            parts.append("\n".join(["```python", f"# {module}", *code, "```"]))
+            parts.append(in_markdown(ast.get_docstring(node) or ""))
+    parts += ["## Errors", _ERRORS, table(("error", "is a", "means"), _errors())]
+    return page("Python API", *parts)
+
+
+def parsed(entry: str) -> tuple[str, str, list[str]]:
+    """The module, the name and the members of an entry of ``API``."""
+    path, _, members = entry.partition(":")
+    module, name = path.split()
+    return module, name, members.split()
+
+
+def _function(node: Any, lines: list[str]) -> list[str]:
+    code = inspect.cleandoc("\n".join(lines[node.lineno - 1 : node.body[0].lineno - 1]))
+    return f"{code} ...".splitlines()
+
+
+def _class(node: ast.ClassDef, lines: list[str], members: list[str]) -> list[str]:
+    """The class with its fields, and the signatures of its members."""
+    fields = [it for it in node.body if isinstance(it, ast.AnnAssign)]
+    code = [lines[node.lineno - 1]]
+    code += [f"    {ast.unparse(it.target)}: {ast.unparse(it.annotation)}" for it in fields]
+    for name in members:
+        [method] = [it for it in node.body if getattr(it, "name", "") == name]
+        code += ["", *(f"    @{ast.unparse(it)}" for it in getattr(method, "decorator_list", []))]
+        code += [f"    {line}" for line in _function(method, lines)]
+    return code
+
+
+def _errors() -> Iterator[tuple[str, str, str]]:
+    for name, kind in vars(exceptions).items():
+        if isinstance(kind, type) and not issubclass(kind, ProviderError):
+            text = (inspect.getdoc(kind) or "").replace("\n\n", "\n")
+            yield f"`{name}`", f"`{kind.__mro__[1].__name__}`", in_markdown(text)
+
+
+def signals() -> str:
+    parts = [in_markdown(inspect.getdoc(core_signals) or "")]
+    for module in SIGNALS:
+        for name, comment in signals_of(module).items():
+            parts += [f"## {name}", f"`{module}.{name}`", in_markdown(comment)]
+    return page("Signals", *parts)
+
+
+def signals_of(module: str) -> dict[str, str]:
+    """The comment of each signal of the module."""
+    found = re.findall(r"^((?:#: .*\n)+)(\w+) = \w*Signal\(\)$", source_of(module), re.MULTILINE)
+    return {name: re.sub(r"^#: ", "", comment, flags=re.MULTILINE) for comment, name in found}
+
+
+def in_markdown(text: str) -> str:
+    """A docstring or comment; its roles are links if the reference has what they name."""
+    text = re.sub(r"``([^`]+)``", r"`\1`", inspect.cleandoc(text))
+    paragraphs = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    return re.sub(r":\w+:`~?([^`]+)`", lambda found: _link(found[1]), paragraphs)
+
+
+def _link(path: str) -> str:
+    name = path.rpartition(".")[2]
+    target = _targets().get(name)
+    return f"[`{name}`]({target})" if target else f"`{name}`"
+
+
+def _targets() -> dict[str, str]:
+    functions = [parsed(entry)[1] for entries in API.values() for entry in entries]
+    return {
+        **{name: f"api.md#{name}" for name in functions if name[0].islower()},
+        **{name: f"models.md#{name.lower()}" for names in MODELS.values() for name in names},
+        **{name: f"signals.md#{name}" for module in SIGNALS for name in signals_of(module)},
+        "Problem": "api.md#problems",
+    }

@@ -1,0 +1,123 @@
+"""The page of system checks."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from django.test.utils import override_settings
+
+from docs.reference.settings import DICTS
+from docs.reference.source import definition, tree_of
+from docs.reference.texts import coded, page, table
+
+_INTRO = """\
+`python manage.py check --tag giftcards` runs these checks alone. They also run before `migrate` and `runserver`. With
+`--database default`, those that read the database run as well.
+
+An id stands for one kind of mistake, for ever. If a warning is about something that you intend, put its id into
+`SILENCED_SYSTEM_CHECKS`. No message shows a secret. Words in *italics* stand for what the message names."""
+_SECRET = bytes(range(32))
+_OTHER_KEY, _DERIVED_KEY = (
+    base64.urlsafe_b64encode(key).decode() for key in (_SECRET[::-1], _SECRET)
+)
+# A mistake of each kind. What the app says of it is the text of the check.
+_MISTAKES: Mapping[str, Mapping[str, Any]] = {
+    "no_api_key": {},
+    "api_key": {"API_KEY": "two words"},
+    "no_encryption_keys": {},
+    "encryption_key": {"ENCRYPTION_KEYS": ["…"]},
+    "repeated_key": {"ENCRYPTION_KEYS": [_OTHER_KEY, _OTHER_KEY]},
+    "derived_key": {"ENCRYPTION_KEYS": [_DERIVED_KEY]},
+    "currency": {"CURRENCY": "da"},
+    "path": {"REVIEW_ORDER": "review", "PIN": "pin"},
+    "base_url": {"BASE_URL": "shop"},
+    "insecure": {"BASE_URL": "http://shop.example"},
+    "mode": {"MODE": "sms"},
+    "text": {"SHOP_NAME": "\n"},
+    "staff_emails": {"STAFF_EMAILS": [""]},
+}
+# Mistakes that any setting may have.
+_OF_ANY = {
+    "unknown": ("The dict has a setting *key* that does not exist.", "Correct or remove it."),
+    "type": (
+        "A setting, or its dict, has the wrong type.",
+        "Give one of [its values](settings.md).",
+    ),
+    "range": ("A setting is out of range.", "Keep to the range of [its values](settings.md)."),
+}
+
+
+def checks() -> str:
+    parts = [_INTRO]
+    for label, rows in by_app().items():
+        cells = [(f"`{name}`", *map(coded, texts)) for name, texts in sorted(rows.items())]
+        parts += [f"## {label}", table(("id", "message", "what to do"), cells)]
+    return page("System checks", *parts)
+
+
+def by_app() -> dict[str, dict[str, tuple[str, str]]]:
+    """By app, the message and the hint of each check, by its id."""
+    apps = ("giftcards", "giftcards.delivery", "giftcards.oscar")
+    return {
+        app.replace(".", "_"): {
+            **_of_settings(conf, f"{app}.checks"),
+            **_of_module(f"{app}.checks"),
+        }
+        for app, conf in zip(apps, DICTS, strict=True)
+    }
+
+
+def _of_settings(conf: Any, module: str) -> dict[str, tuple[str, str]]:
+    ids = importlib.import_module(module).IDS
+    return {name: _OF_ANY.get(kind) or _provoked(conf, kind) for kind, name in ids.items()}
+
+
+def _provoked(conf: Any, kind: str) -> tuple[str, str]:
+    configured = {key: it for key, it in _MISTAKES[kind].items() if key in conf.declared}
+    with override_settings(SECRET_KEY=_SECRET, **{conf.dict_name: configured}):
+        problem = next(found for found in conf.problems() if found.kind == kind)
+    return _brief(problem.message), _brief(problem.hint)
+
+
+def _of_module(module: str) -> dict[str, tuple[str, str]]:
+    """The texts of the checks that the module words itself."""
+    found = {}
+    for node in ast.walk(tree_of(module)):
+        if not isinstance(node, ast.Call):
+            continue
+        named = {word.arg: word.value for word in node.keywords}
+        if isinstance(name := named.get("id"), ast.Constant):
+            # Several checks share what check_path() says.
+            found[str(name.value)] = _texts(node if "hint" in named else _call_in("check_path"))
+    return found
+
+
+def _call_in(function: str) -> ast.Call:
+    body, _lines = definition("giftcards.checks", function)
+    calls = (node for node in ast.walk(body) if isinstance(node, ast.Call) and node.keywords)
+    return next(calls)
+
+
+def _texts(call: ast.Call) -> tuple[str, str]:
+    [hint] = [word.value for word in call.keywords if word.arg == "hint"]
+    return _brief(_as_text(call.args[0])), _brief(_as_text(hint))
+
+
+def _brief(text: str) -> str:
+    """The first sentence without its reasons: they are for whoever sees the message."""
+    return re.split(r"(?:\.|:)(?: |$)", text)[0] + "."
+
+
+def _as_text(node: ast.expr) -> str:
+    """A text of the code; instead of an expression, the last name in it, in italics."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_as_text, node.values))
+    names = [it.id for it in ast.walk(node) if isinstance(it, ast.Name)]
+    return f"*{names[-1].strip('_').lower().replace('_', ' ')}*"

@@ -1,0 +1,67 @@
+"""The page of settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docs.reference.texts import page, table
+from giftcards.conf import conf
+from giftcards.delivery.conf import conf as delivery_conf
+from giftcards.oscar.conf import conf as oscar_conf
+
+DICTS = (conf, delivery_conf, oscar_conf)
+_INTRO = """\
+The app reads the dict `GIFTCARDS`; its optional apps have a dict each. Two keys have no default:
+
+```python
+GIFTCARDS = {
+    "API_KEY": os.environ["GIFTCARDS_API_KEY"],
+    "ENCRYPTION_KEYS": os.environ["GIFTCARDS_ENCRYPTION_KEYS"].split(","),
+}
+```
+
+Both are secrets: nothing in this app prints, logs or stores them. Convert numbers that you read from the environment:
+`"5"` is an error. For a default, leave the key out. `python manage.py check` finds [mistakes](checks.md)."""
+# The pages that say more.
+_SEE = {
+    "GIFTCARDS": {
+        "BASE_URL": "simulator",
+        "ENCRYPTION_KEYS": "keys",
+        "REQUESTS_PER_MINUTE": "failures",
+        "REQUEST_TIMEOUT": "workers",
+        "PROOF_OF_ABSENCE": "failures",
+        "HOLD_ABOVE_SALE_PRICE": "placing",
+        "REVIEW_ORDER": "placing",
+        "REORDER_MISSING": "placing",
+        "CATALOGUE_EVERY": "shelf",
+        "PRICING": "shelf",
+        "REAUTHENTICATE": "admin",
+        "REFUND_DAYS": "messages",
+        "CODES_KEPT_DAYS": "keys",
+    },
+    "GIFTCARDS_DELIVERY": dict.fromkeys(
+        ("MODE", "CHANNELS", "PIN", "OWNED_ORDERS", "RECEIVED_GIFTS", "STAFF_EMAILS"), "delivery"
+    ),
+    "GIFTCARDS_OSCAR": dict.fromkeys(("PAID_STATUSES", "LINE_STATUSES"), "oscar"),
+}
+
+
+def settings() -> str:
+    parts = [_INTRO]
+    for each in DICTS:
+        rows = []
+        for key, setting in each.declared.items():
+            see = _SEE[each.dict_name].get(key)
+            more = f" See [{see}](../{see}.md)." if see else ""
+            default = "**required**" if setting.required else f"`{default_of(setting)}`"
+            # Where it is the default, that goes without saying.
+            values = setting.values.removesuffix(", or `None`")
+            rows.append((f"`{key}`", default, values, setting.help + more))
+        head = ("setting", "default", "values", "meaning")
+        parts += [f"## {each.dict_name}", table(head, rows)]
+    return page("Settings", *parts)
+
+
+def default_of(setting: Any) -> str:
+    """The default as Python code."""
+    return repr(setting.default).replace("'", '"')
