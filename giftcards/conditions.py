@@ -413,8 +413,7 @@ register(
         ),
         Condition(
             code="paused",
-            holds="requests to the provider are paused, or were within the last minute. A pause"
-            " for too many requests, or because of an outage, ends automatically.",
+            holds="requests to the provider are paused, or were within the last minute.",
             severity=Severity.URGENT,
             permission="giftcards.view_order",
             judge=_paused,

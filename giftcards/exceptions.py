@@ -18,7 +18,7 @@ class GiftcardsError(Exception):
 
 
 class ConfigurationError(GiftcardsError):
-    """A setting is missing or unusable; the text names the fix. Reading the setting raises it."""
+    """A setting is missing or unusable; the text names the fix."""
 
 
 class ReferenceConflict(GiftcardsError):
@@ -43,10 +43,9 @@ class SaleError(GiftcardsError):
 
 
 class RefundError(GiftcardsError):
-    """A refund to a customer cannot be recorded, paid or taken back; the text says why.
+    """A refund to a customer cannot be recorded or paid; the text says why.
 
-    The text is in the active language. :meth:`shown` formats its amounts and references in another
-    way.
+    :meth:`shown` formats its amounts and references in another way.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -69,7 +68,7 @@ class NotForSale(GiftcardsError):
 
     ``code`` is one of ``delisted``, ``out_of_stock``, ``above_ceiling``, ``below_cost``,
     ``balance``, ``paused`` and ``stale``. ``for_customer`` is a sentence that may be shown to the
-    customer. Both texts are in the language that was active.
+    customer.
     """
 
     def __init__(self, code: str, *, for_customer: str, for_staff: str) -> None:
@@ -79,7 +78,7 @@ class NotForSale(GiftcardsError):
 
 
 class DecryptionError(GiftcardsError):
-    """A sealed card could not be opened: wrong key, damaged token, or another order's token."""
+    """A card could not be decrypted: no key fits, or its text is damaged or of another order."""
 
 
 class CodeDestroyed(DecryptionError):

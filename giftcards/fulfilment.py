@@ -62,14 +62,13 @@ def place_order(
 ) -> Order:
     """Record an order; a worker sends it once the caller's transaction commits.
 
-    It makes no request, so it is safe in a web request and in a transaction. It is idempotent: the
-    same ``reference`` with the same values returns the same order, also after
-    :func:`change_customer`.
+    It makes no request. It is idempotent: the same ``reference`` with the same values returns the
+    same order, also after :func:`change_customer`.
 
     ``product_id`` and ``type_id`` are the provider's ids: 1 to 100 printable ASCII characters
     without spaces. ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
-    for the order, in the same format; ``None`` generates a UUID. Never take it from a customer:
-    whoever repeats a reference with its values gets that order.
+    for the order, in the same format; ``None`` generates a UUID. Never take it from a customer, who
+    could get the order of another one.
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
     ``sale_price`` for one card, or ``sale_amount`` for all; both have to agree. One card may cost
@@ -122,8 +121,7 @@ def check_line(
     """Check the values of an order, as :func:`place_order` does, before the customer pays.
 
     It raises the :exc:`~django.core.exceptions.ValidationError` that :func:`place_order` would
-    raise. Stock, cost, and whether the reference is free are not checked: it uses neither the
-    provider nor the database.
+    raise. It uses neither the provider nor the database: stock and cost are not checked.
     """
     _order(product_id, type_id, quantity, details).check_values()
 
@@ -146,12 +144,9 @@ def change_customer(
     """Correct the customer of ``order``, or its gift, open or final; False if nothing changed.
 
     ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
-    :func:`place_order`. A gift stays one, and no other order becomes one. ``by`` names who decided,
-    and ``reason`` says why (one line, at most 200 characters). Both are kept with the old values.
-    ``order`` is updated in place.
-
-    With ``giftcards.delivery``, messages that are not sent yet go to the new address, and links
-    that were sent to the old one are withdrawn.
+    :func:`place_order`. A gift stays one, and no other order becomes one. ``by`` and ``reason``
+    (one line, at most 200 characters) are kept with the old values. ``order`` is updated in place.
+    Messages that are not sent yet go to the new address, and links in sent ones are withdrawn.
 
     If a receiver of :data:`~giftcards.signals.customer_changed` raises, it is rolled back. Raises
     :exc:`~django.core.exceptions.ValidationError` for invalid values, and
@@ -186,9 +181,9 @@ def change_customer(
 def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record that the customer paid ``amount`` for all cards of ``order``; False if that is known.
 
-    For a final order that was placed without ``sale_price`` and ``sale_amount``: from then on, it
-    is known what its customer is owed. ``by`` names who said so, in the order's timeline. ``order``
-    is updated in place. Placing it again without a sale amount still returns it.
+    For a final order that was placed without ``sale_price`` and ``sale_amount``. ``by`` names who
+    said so, in the order's timeline. ``order`` is updated in place. Placing it again without a sale
+    amount still returns it.
 
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, has another sale amount, or
     its missing cards were ordered again. Raises

@@ -33,9 +33,8 @@ class CustomerBreakdown:
     """The parts of what the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
 
     ``paid_amount`` is ``kept_amount``, for the delivered cards, plus ``owed_amount``, for the
-    missing ones. Of ``owed_amount``, ``refunded_amount`` was paid back, ``planned_amount`` is the
-    sum of planned refunds, and ``open_amount`` is the rest. So refunded + planned + open = owed,
-    unless the missing cards were ordered again.
+    missing ones. Of ``owed_amount``, ``refunded_amount`` was paid back, ``planned_amount`` is
+    planned to be, and ``open_amount`` is the rest, unless missing cards were ordered again.
     """
 
     paid_amount: Decimal
@@ -63,8 +62,7 @@ class Sold(Protocol):
 def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     """Return the breakdown of ``order``; ``None`` while it is open, or without a sale amount.
 
-    The customer of a rejected order is owed everything. Cards that come after the order has settled
-    change nothing.
+    A rejected order owes everything. Cards that come after the order has settled change nothing.
 
     If the missing cards are ordered again, the customer's payment for them moves to the new order:
     ``open_amount`` becomes 0, and sums over orders subtract
@@ -163,9 +161,7 @@ def record_refund(
 
     Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed beside
     the planned refunds (``open_amount``), if nothing can be owed, or if the reference names another
-    refund of the order. Raises :exc:`~django.core.exceptions.ValidationError` for an amount that is
-    not above 0 or has more than two decimals, and for texts that are too long or have characters
-    that nobody sees.
+    refund of the order. Raises :exc:`~django.core.exceptions.ValidationError` for invalid values.
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """

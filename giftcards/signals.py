@@ -2,9 +2,8 @@
 
 The first three are sent after the commit, at least once and in order. A receiver has to be
 idempotent: it may be called twice for a change, and by two processes at once if the receivers of a
-change take more than two minutes. One that raises is called again, up to 32 times within about a
-day. Then the change is given up, and the admin shows it. Its errors affect neither the order nor
-other receivers.
+change take more than two minutes. One that raises affects nothing else, and is called again, up to
+32 times within about a day. Then the change is given up, and the admin shows it.
 
 Give each of these receivers a ``dispatch_uid``, the name by which the app stores who has taken a
 change. Without it, that is the module and name of the function: after a rename, it is called again

@@ -58,7 +58,6 @@ API: Mapping[str, tuple[str, ...]] = {
     "Reports and the provider's books": (
         "giftcards.books.reports report",
         "giftcards.books.reports Report",
-        "giftcards.books.reports Row",
         "giftcards.books.exports report_rows",
         "giftcards.books.exports order_rows",
         "giftcards.books.exports as_csv",
@@ -69,6 +68,8 @@ API: Mapping[str, tuple[str, ...]] = {
     "Problems": ("giftcards.problems Problem: of text remedy hint",),
     "Tasks": ("giftcards.tasks tick",),
 }
+# The page about reports says more.
+_IN_SHORT = ("report_rows", "order_rows", "as_csv", "write_xlsx")
 SIGNALS = ("giftcards.signals", "giftcards.delivery.signals")
 MODELS = {
     "giftcards.models": [
@@ -98,8 +99,9 @@ def api() -> str:
                 parts.append(f"### {name}")
             code = _class(node, lines, members) if is_class else _function(node, lines)
             parts.append("\n".join(["```python", f"# {module}", *code, "```"]))
-            parts.append(in_markdown(ast.get_docstring(node) or ""))
-    parts += ["## Errors", _ERRORS, table(("error", "is a", "means"), _errors())]
+            text = in_markdown(ast.get_docstring(node) or "")
+            parts.append(text.partition("\n\n")[0] if name in _IN_SHORT else text)
+    parts += ["## Errors", _ERRORS, table(("error", "means"), _errors())]
     return page("Python API", *parts)
 
 
@@ -127,11 +129,11 @@ def _class(node: ast.ClassDef, lines: list[str], members: list[str]) -> list[str
     return code
 
 
-def _errors() -> Iterator[tuple[str, str, str]]:
+def _errors() -> Iterator[tuple[str, str]]:
     for name, kind in vars(exceptions).items():
         if isinstance(kind, type) and not issubclass(kind, ProviderError):
             text = (inspect.getdoc(kind) or "").replace("\n\n", "\n")
-            yield f"`{name}`", f"`{kind.__mro__[1].__name__}`", in_markdown(text)
+            yield f"`{name}({kind.__mro__[1].__name__})`", in_markdown(text)
 
 
 def signals() -> str:

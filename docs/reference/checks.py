@@ -16,11 +16,11 @@ from docs.reference.source import definition, tree_of
 from docs.reference.texts import coded, page, table
 
 _INTRO = """\
-`python manage.py check --tag giftcards` runs these checks alone. They also run before `migrate` and `runserver`. With
-`--database default`, those that read the database run as well.
+`python manage.py check --tag giftcards` runs these checks alone; with `--database default`, also those that read the
+database. They also run before `migrate` and `runserver`.
 
-An id stands for one kind of mistake, for ever. If a warning is about something that you intend, put its id into
-`SILENCED_SYSTEM_CHECKS`. No message shows a secret. Words in *italics* stand for what the message names."""
+An id stands for one kind of mistake, for ever. To silence it, put it into `SILENCED_SYSTEM_CHECKS`. No message shows a
+secret. Words in *italics* stand for what the message names."""
 _SECRET = bytes(range(32))
 _OTHER_KEY, _DERIVED_KEY = (
     base64.urlsafe_b64encode(key).decode() for key in (_SECRET[::-1], _SECRET)
@@ -43,12 +43,9 @@ _MISTAKES: Mapping[str, Mapping[str, Any]] = {
 }
 # Mistakes that any setting may have.
 _OF_ANY = {
-    "unknown": ("The dict has a setting *key* that does not exist.", "Correct or remove it."),
-    "type": (
-        "A setting, or its dict, has the wrong type.",
-        "Give one of [its values](settings.md).",
-    ),
-    "range": ("A setting is out of range.", "Keep to the range of [its values](settings.md)."),
+    "unknown": ("The dict has an unknown *key*.", "Correct or remove it."),
+    "type": ("A setting, or the dict, has the wrong type.", "See [its values](settings.md)."),
+    "range": ("A setting is out of range.", "See [its values](settings.md)."),
 }
 
 

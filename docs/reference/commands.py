@@ -35,8 +35,8 @@ _CONDITIONS = """\
 
 
 # Left out: the table of conditions has them, and without an option nothing else is expected.
-_CONDITIONS_OF_STATUS = re.compile(r": attention, .*?(?= \(|$)")
-_DEFAULT = re.compile(r" \(default: (?:none|all|not \w+|no mark|neither)[^)]*\)")
+_CONDITIONS_OF_STATUS = re.compile(r": attention, [^(.]*")
+_DEFAULT = re.compile(r" \(default: (?:none|all|create none|not \w+)[^)]*\)")
 _DEFAULT_OF_FLAG = re.compile(r" \(default:[^)]*\)")
 
 

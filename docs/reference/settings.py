@@ -52,10 +52,10 @@ def settings() -> str:
         rows = []
         for key, setting in each.declared.items():
             see = _SEE[each.dict_name].get(key)
-            more = f" See [{see}](../{see}.md)." if see else ""
+            more = f" ([{see}](../{see}.md))" if see else ""
             default = "**required**" if setting.required else f"`{default_of(setting)}`"
             # Where it is the default, that goes without saying.
-            values = setting.values.removesuffix(", or `None`")
+            values = setting.values.removesuffix(", or `None`").removeprefix("a ")
             rows.append((f"`{key}`", default, values, setting.help + more))
         head = ("setting", "default", "values", "meaning")
         parts += [f"## {each.dict_name}", table(head, rows)]

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 
-NOTE = "<!-- Written from the code by `python -m docs.reference`: change the texts there. -->"
+NOTE = "<!-- Written by `python -m docs.reference`, from texts of the code. -->"
 _WIDTH = 120
 # What is code in texts for people; what is in backticks already stays as it is.
 _CODE = re.compile(

@@ -186,9 +186,9 @@ class Settling(NamedTuple):
 class Report:
     """The figures from ``start`` to ``end``, both included.
 
-    ``total`` is the sum of ``rows``; a day, week or month without orders has none. Figures have the
-    names that ``giftcards_report --json`` prints. ``settling`` has ``p50`` and ``p95`` in seconds;
-    it is ``None`` if no order has settled.
+    Each of ``rows`` has ``key``, ``label`` and ``figures``; a day, week or month without orders has
+    none. Figures have the names that ``giftcards_report --json`` prints. ``settling`` has ``p50``
+    and ``p95`` in seconds; it is ``None`` if no order has settled.
     """
 
     start: date
@@ -204,8 +204,7 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
     Both days are included, in ``settings.TIME_ZONE``. ``By`` has ``DAY``, ``WEEK``, ``MONTH``,
     ``PRODUCT`` and ``TYPE``. A week or month that extends beyond the period has only the orders of
-    the days inside it. ``product_id`` limits the report to one product. Raises :exc:`ValueError` if
-    ``end`` is before ``start``.
+    the days inside it. Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("A report ends on the day it starts, or later.")

@@ -25,10 +25,10 @@ def hold(
     """Hold cards for ``minutes``, up to a day, until the order with this ``reference`` is placed.
 
     They count against the stock and the balance for others. A hold that exists gets this line and
-    lasts anew. Call it before the customer pays; in a transaction, other holds wait for its end.
+    lasts anew. In a transaction, other holds wait for its end.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock`` or ``balance``)
-    if the cards cannot be held; then a hold that exists stays as it is. Raises
+    if the cards cannot be held; then a hold that exists stays. Raises
     :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
     """

@@ -36,7 +36,7 @@ def shop_price(kind: ProductType) -> Decimal | None:
     """The shop's price of one card of the type, in dinars, at its present cost.
 
     ``None`` if there is no rule, if the cost is unknown, or if the card is off the shelf: it would
-    be sold below its cost, or earn less than the least margin.
+    earn too little.
     """
     rule, cost = conf.pricing, kind.price
     if rule is None or not cost or cost > _DEAREST:

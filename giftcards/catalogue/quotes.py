@@ -32,9 +32,8 @@ class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
     ``price`` is the cost of one card and ``stock`` the provider's, as told at ``read_at``;
-    ``available`` is what is left of it for others, and ``shop_price`` what one card costs in the
-    shop by ``PRICING``. ``balance`` is the account's. ``no_answer`` says why the provider has not
-    answered, if it was asked.
+    ``available`` and ``shop_price`` are those of :func:`~giftcards.catalogue.offers`. ``balance``
+    is the account's. ``no_answer`` says why the provider, if it was asked, has not answered.
     """
 
     names: Names
@@ -159,8 +158,8 @@ def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 
     """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
 
     It makes one request at most, within ``REQUEST_TIMEOUT``, and only if the request budget allows.
-    Of several callers who ask the same at once, the others wait up to three seconds for the answer
-    to the first. Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``.
+    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``. Callers who
+    ask the same at once share one request.
     Raises :exc:`RuntimeError` in a transaction.
     """
     return Line(product_id, type_id, quantity).quote(max_age=max_age)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from giftcards.signals import OutboxSignal
 
 #: Sent with ``items``, a list of :class:`~giftcards.delivery.news.Item`: the news since it was sent
-#: last. At most every ``DIGEST_MINUTES``, and even if nobody gets digests by mail. An error of a
-#: receiver is logged by class and place, and it is not called again with these items. Set a timeout
-#: on anything that may hang.
+#: last. At most every ``DIGEST_MINUTES``, and even if nobody gets digests by mail. A receiver that
+#: raises is not called again with these items; only class and place of the error are logged.
 staff_news = OutboxSignal()

@@ -77,9 +77,9 @@ def _held_for(order: Order, code: str) -> Problem | None:
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
     """Have an order sent that is held for its price, at ``price`` a card at most.
 
-    Returns the decision as recorded; ``None`` if the order is not held for its price any more. If a
-    card costs more when the order is to be sent, it is held again. ``by`` names who decided, in the
-    timeline. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
+    Returns the decision as recorded, with ``by``; ``None`` if the order is not held for its price
+    any more. If a card costs more when the order is to be sent, it is held again. Raises
+    ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
     """
     approved, above = order.check_amount("approved_price", price), _held_for(order, "price_above")
     if above is None:
@@ -96,8 +96,8 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 def approve_review(order: Order, *, by: str) -> Problem | None:
     """Have an order sent that is held for review; it is not reviewed again.
 
-    Returns the decision as recorded; ``None`` if the order is not held for review any more. It can
-    still be held for its price. ``by`` names who decided, in the timeline.
+    Returns the decision as recorded, with ``by``; ``None`` if the order is not held for review any
+    more. It can still be held for its price.
     """
     wanted = _held_for(order, "review_wanted")
     if wanted is None:

@@ -41,9 +41,9 @@ class OpenMoney:
 
 
 def money_in_open_orders() -> OpenMoney:
-    """Return the cost of the open orders: ``sent``, ``unsent`` and ``total``, in dinars.
+    """Return the cost of the open orders: ``sent``, ``unsent``, ``total``; in dinars.
 
-    The orders of which no price is known are left out; ``unknown`` counts them.
+    It leaves out the orders without a known price, which ``unknown`` counts.
     """
     lines = Order.objects.all().open_lines()
     return add_up(lines, _latest_prices(lines))

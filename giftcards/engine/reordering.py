@@ -46,8 +46,8 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     """Order the missing cards of a final ``order`` again; return the new order.
 
     This is idempotent, also with concurrent calls: all return the same new order, whose ``repeats``
-    is ``order``. Its own missing cards can be ordered again in turn. ``by``, the name of whoever
-    decided, is kept in the timeline of ``order``.
+    is ``order``. Its own missing cards can be ordered again in turn. The timeline of ``order`` has
+    ``by``.
 
     The new order has a UUID as its reference. Product, group, metadata, customer and gift are those
     of ``order``. A card may cost at most ``max_price``, by default the ``max_price`` of ``order``.

@@ -42,12 +42,9 @@ class Command(GiftcardsCommand):
         " With a production key, it spends money."
     )
     notes = (
-        "If the reference exists, the command shows that order and buys nothing. An order"
-        " that costs more than it may waits for a person.",
-        "Exit code 0: the order was accepted or has settled; with --wait, it has settled."
-        " Exit code 1: anything else. The order may exist: repeat the command with the same"
-        " --reference, never without one. Exit code 2: also if the reference names an order"
-        " with other details.",
+        "Exit code 0: the order was accepted; with --wait, it has settled. Exit code 1: the"
+        " order may exist, so repeat the command with the same --reference only. Exit code 2:"
+        " also if the reference names an order with other details.",
     )
     examples = (
         ("Two cards, and wait for them:", f"{PRODUCT} type_001 2 --wait"),

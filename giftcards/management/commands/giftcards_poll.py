@@ -63,9 +63,8 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="First end every pause of calls: a refused API key is tried once more, and a rate"
-            " limit, an outage or a block of the address is not waited for any longer"
-            " (default: leave them).",
+            help="First end every pause of requests: a refused API key is tried once more, and"
+            " nothing else is waited for (default: leave them).",
         )
 
     def find_database(self, options: dict[str, Any]) -> None:

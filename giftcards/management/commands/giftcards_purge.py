@@ -10,8 +10,8 @@ from giftcards.privacy.retention import REASONS, Purge, long_settled, purge
 
 class Command(GiftcardsCommand):
     help = (
-        "Destroy the codes of orders that settled long ago. The orders, the books and who has seen"
-        " which code stay. What is destroyed does not come back, but from a backup."
+        "Destroy the codes of orders that settled long ago; all else about them stays. What is"
+        " destroyed does not come back, but from a backup."
     )
     notes = ("It works while shop and workers run. If it is stopped, the next run goes on.",)
     examples = (

@@ -31,8 +31,8 @@ from giftcards.statuses import Status
 
 class Command(GiftcardsCommand):
     help = (
-        "Look for orders whose placing answer was lost, compare settled orders with the provider's"
-        " list, and report orders at the provider that no order here owns. It places nothing."
+        "Look for orders whose answer was lost, compare settled orders with the provider's list,"
+        " and report orders at the provider that are nobody's here. It places nothing."
     )
     notes = (
         "An order at the provider that is nobody's here was placed elsewhere with the same"

@@ -60,8 +60,7 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--reference",
             required=True,
-            help="The number of the payment, unique for the order: used again, it pays nothing"
-            " twice.",
+            help="The number of the payment, unique for the order.",
         )
         parser.add_argument(
             "--method", default="", help="How it was paid, such as transfer (default: not said)."

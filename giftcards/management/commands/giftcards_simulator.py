@@ -75,7 +75,7 @@ def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -
 
 class Command(ConsoleCommand):
     help = (
-        "Runs a stand-in for the gift-card provider, for development and tests. It needs no "
+        "Run a stand-in for the gift-card provider, for development and tests. It needs no "
         "settings and no database, and forgets everything when it stops (Ctrl+C)."
     )
     examples = (

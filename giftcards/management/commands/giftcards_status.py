@@ -47,9 +47,7 @@ class Command(GiftcardsCommand):
         "Show one order with its refund breakdown, or how many orders are where. It reads the"
         " database only."
     )
-    notes = (
-        "Exit code 1: only if a condition of --fail-on holds, whatever the state of the orders is.",
-    )
+    notes = ("Exit code 1: only if a condition of --fail-on holds.",)
     examples = (
         ("How things stand:", ""),
         ("One order:", "cart-1042"),

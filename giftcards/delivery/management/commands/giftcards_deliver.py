@@ -30,8 +30,7 @@ class Command(GiftcardsCommand):
         " stopped."
     )
     notes = (
-        "Any number of processes may run it, and workers beside them: each message is claimed"
-        " by one.",
+        "Several processes may run it, beside workers.",
         "Exit code 1: a message could not be sent, or waits for another try.",
     )
     examples = (
