@@ -154,7 +154,7 @@ def record_refund(
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
     It moves no money. ``reference`` names the payment, uniquely for the order. Recording it again
-    with the same amount and method returns the existing refund. ``by`` names who paid it back. With
+    with the same amount and method returns the existing refund. With
     ``is_paid=False`` the refund is only planned, until :func:`complete_refund`, or until it is
     recorded again as paid; meanwhile, its amount is reserved. ``source`` is ``"code"``, ``"staff"``
     or ``"command"``. The sums of ``order`` are brought up to date.

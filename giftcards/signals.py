@@ -11,6 +11,8 @@ for changes that some receiver has yet to take. Receivers with the same name are
 
 The others are ordinary signals of Django: sent once, after the commit (but for
 ``customer_changed``), by the process that made the change. The error of a receiver is logged.
+
+``sender`` is the class of the model that a signal is about, or ``None``.
 """
 
 from __future__ import annotations
@@ -61,26 +63,25 @@ def _definition(receiver: Any) -> str:
 
 
 #: Sent for every move of an order, with ``order`` (an :class:`~giftcards.models.Order`) and
-#: ``change`` (a :class:`~giftcards.models.StatusChange`). ``sender`` is the class ``Order``.
+#: ``change`` (a :class:`~giftcards.models.StatusChange`).
 order_status_changed = OutboxSignal()
 #: Sent for a move to a final status, after ``order_status_changed`` and with the same arguments.
 order_settled = OutboxSignal()
 #: Sent for a change of what the provider offers of a type, in order per type: ``product_id``,
 #: ``type_id``, ``what``, ``old`` and ``new`` (as in :class:`~giftcards.models.OfferChange`), and
-#: ``at``, when it was noticed. ``sender`` is the class ``ProductType``. It comes within a minute.
+#: ``at``, when it was noticed. It comes within a minute.
 offer_changed = OutboxSignal()
 #: Sent with ``refund``, a :class:`~giftcards.models.CustomerRefund` that was recorded, paid or
-#: taken back: see its ``state``. ``sender`` is the class ``CustomerRefund``.
+#: taken back: see its ``state``.
 customer_refund_changed = Signal()
 #: Sent inside the transaction of a correction, with ``order`` and ``change``, a
 #: :class:`~giftcards.models.CustomerChange` that has the details until then. If a receiver raises,
 #: the correction is rolled back. Effects outside the database have to wait for the commit, with
-#: ``transaction.on_commit``. ``sender`` is the class ``Order``.
+#: ``transaction.on_commit``.
 customer_changed = Signal()
 #: Sent with ``balance`` and ``limit``, two Decimals, when the balance is read to be below
-#: ``LOW_BALANCE``; again only once it has recovered. ``sender`` is the class ``ProviderState``. Be
-#: quick: orders wait for the receivers.
+#: ``LOW_BALANCE``; again only once it has recovered. Be quick: orders wait for the receivers.
 balance_low = Signal()
-#: Sent once a minute by the process that ticks, before its own work; ``sender`` is ``None``. For
-#: starting other work, such as by queueing a task: orders wait for the receivers.
+#: Sent once a minute by the process that ticks, before its own work. For starting other work, such
+#: as by queueing a task: orders wait for the receivers.
 tick_began = Signal()

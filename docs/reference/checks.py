@@ -41,6 +41,8 @@ _MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "text": {"SHOP_NAME": "\n"},
     "staff_emails": {"STAFF_EMAILS": [""]},
 }
+# By the name that stands for it.
+_SAID_ELSEWHERE = {"trouble": "A stored card cannot be opened"}
 # Mistakes that any setting may have.
 _OF_ANY = {
     "unknown": ("The dict has an unknown *key*.", "Correct or remove it."),
@@ -90,7 +92,8 @@ def _of_module(module: str) -> dict[str, tuple[str, str]]:
         named = {word.arg: word.value for word in node.keywords}
         if isinstance(name := named.get("id"), ast.Constant):
             # Several checks share what check_path() says.
-            found[str(name.value)] = _texts(node if "hint" in named else _call_in("check_path"))
+            call = node if "hint" in named else _call_in("check_path")
+            found[str(name.value)] = _texts(call, module)
     return found
 
 
@@ -100,9 +103,10 @@ def _call_in(function: str) -> ast.Call:
     return next(calls)
 
 
-def _texts(call: ast.Call) -> tuple[str, str]:
+def _texts(call: ast.Call, module: str) -> tuple[str, str]:
+    constants = vars(importlib.import_module(module))
     [hint] = [word.value for word in call.keywords if word.arg == "hint"]
-    return _brief(_as_text(call.args[0])), _brief(_as_text(hint))
+    return _brief(_as_text(call.args[0], constants)), _brief(_as_text(hint, constants))
 
 
 def _brief(text: str) -> str:
@@ -110,11 +114,16 @@ def _brief(text: str) -> str:
     return re.split(r"(?:\.|:)(?: |$)", text)[0] + "."
 
 
-def _as_text(node: ast.expr) -> str:
-    """A text of the code; instead of an expression, the last name in it, in italics."""
+def _as_text(node: ast.expr, constants: Mapping[str, Any]) -> str:
+    """A text of the code; an expression is a constant, or else the last name in it, in italics."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(map(_as_text, node.values))
+        return "".join(_as_text(part, constants) for part in node.values)
+    inner = node.value if isinstance(node, ast.FormattedValue) else node
     names = [it.id for it in ast.walk(node) if isinstance(it, ast.Name)]
-    return f"*{names[-1].strip('_').lower().replace('_', ' ')}*"
+    name = inner.attr if isinstance(inner, ast.Attribute) else names[-1]
+    value = constants.get(name)
+    if isinstance(value, str | int):
+        return repr(value)
+    return _SAID_ELSEWHERE.get(name) or f"*{name.strip('_').replace('_', ' ')}*"

@@ -27,7 +27,7 @@ with 0 at Ctrl-C or SIGTERM.
 
 With `--json`, a command prints [one JSON object](json.md) to standard output, and nothing else there. Errors go to
 standard error, as one sentence; `-v0` prints nothing else. All texts are in English, without codes and API keys. A
-command that waits says what for and since when: a log gets a line when that changes, and one a minute."""
+command that waits says what for, and since when."""
 _CONDITIONS = """\
 ### Conditions for monitors
 

@@ -158,8 +158,7 @@ def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 
     """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
 
     It makes one request at most, within ``REQUEST_TIMEOUT``, and only if the request budget allows.
-    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``. Callers who
-    ask the same at once share one request.
+    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``.
     Raises :exc:`RuntimeError` in a transaction.
     """
     return Line(product_id, type_id, quantity).quote(max_age=max_age)

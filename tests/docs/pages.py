@@ -20,14 +20,9 @@ PAGES = {
     for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
     if "_build" not in path.parts
 }
-# The apps of the package, by label, with the page that has their commands.
-APPS = {
-    "giftcards": "commands",
-    "giftcards_books": "commands",
-    "giftcards_delivery": "delivery",
-    "giftcards_oscar": "oscar",
-}
-INSTALLED = {label: page for label, page in APPS.items() if label in apps.app_configs}
+# The apps of the package, by label.
+APPS = ("giftcards", "giftcards_books", "giftcards_delivery", "giftcards_oscar")
+INSTALLED = [label for label in APPS if label in apps.app_configs]
 # The label of its app, by command.
 COMMANDS = {
     name: label
@@ -153,13 +148,13 @@ def options_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
 
-# A word of each check: in its message, in its row of the settings page, and wherever it is named.
+# A word of each check: in its row of the reference, and wherever it is named.
 CHECKS = {
     "giftcards.E001": "API_KEY",
     "giftcards.E002": "API_KEY",
     "giftcards.E003": "ENCRYPTION_KEYS",
-    "giftcards.E004": "encryption key",
-    "giftcards.E005": "GIFTCARDS",
+    "giftcards.E004": "Fernet",
+    "giftcards.E005": "unknown",
     "giftcards.E006": "type",
     "giftcards.E007": "range",
     "giftcards.E008": "BASE_URL",
@@ -173,7 +168,7 @@ CHECKS = {
     "giftcards.E016": "twice",
     "giftcards.E017": "SECRET_KEY",
     "giftcards.E018": "CURRENCY",
-    "giftcards.E019": "replica",
+    "giftcards.E019": "tables",
     "giftcards.E020": "card",
     "giftcards.E021": "REAUTHENTICATE",
     "giftcards.E022": "cards",
