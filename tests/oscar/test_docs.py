@@ -9,7 +9,7 @@ from tests.docs.pages import code, options_in, options_of, page, resolve, rows, 
 COMMAND = "giftcards_oscar_sync"
 
 
-def test_every_line_of_the_command_has_options_that_exist() -> None:
+def test_every_option_of_the_command_that_is_named_exists() -> None:
     for line in re.findall(rf"{COMMAND}(.*)", page("oscar")):
         assert options_in(line) <= options_of(COMMAND)
 
