@@ -120,15 +120,6 @@ def test_the_logo_of_the_shop_stands_in_its_mails_and_the_rest_stays(
     assert order.reference in message.html
 
 
-@pytest.mark.parametrize("heading", ["A PIN", "Telling staff"])
-def test_documented_settings_pass_the_checks(heading: str, settings: Any) -> None:
-    [block, *_] = blocks(section(page("delivery"), heading), "python")
-    names: dict[str, Any] = {"GIFTCARDS_DELIVERY": {**SHOP}}
-    exec(block, names)
-    settings.GIFTCARDS_DELIVERY = names["GIFTCARDS_DELIVERY"]
-    assert run_checks(tags=[TAG]) == []
-
-
 def test_the_chat_of_the_shop_is_told_what_is_to_do(settings: Any) -> None:
     settings.CHAT_WEBHOOK = "https://chat.example/hook"
     receiver = run("Telling a chat")["tell_chat"]

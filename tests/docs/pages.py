@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from django.apps import apps
@@ -96,6 +98,60 @@ def code(text: str) -> list[str]:
 
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A block of code on a page."""
+
+    #: The path of the page, and the heading above the block.
+    page: str
+    heading: str
+    language: str
+    text: str
+    #: The number of its first line.
+    line: int
+
+    @property
+    def named(self) -> re.Match[str] | None:
+        """The file that the first line names, and whether the block is for its end."""
+        return re.match(r"(?:# |\{# )([\w/]+\.\w+)(, at its end)?", self.text)
+
+    def commands(self) -> Iterator[tuple[int, str, str]]:
+        """The shell lines: their number, what is typed, and what is shown below."""
+        lines = r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)"
+        for found in re.finditer(lines, self.text, re.MULTILINE):
+            yield self.line + self.text.count("\n", 0, found.start()), found[1], found[2]
+
+
+def all_blocks(name: str) -> Iterator[Block]:
+    """The blocks of code of a page, in its order; also those in lists."""
+    fences = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```$|^#+ ([^\n]*)$", re.DOTALL | re.MULTILINE)
+    heading = ""
+    text = (ROOT / name).read_text()
+    for found in fences.finditer(text):
+        if found[4] is not None:
+            heading = found[4]
+        elif not found[2].startswith("{"):
+            line = text.count("\n", 0, found.start(3)) + 1
+            yield Block(name, heading, found[2], textwrap.dedent(found[3]), line)
+
+
+# What is different each time: moments, how long something takes, and ids that are made up.
+_CHANGING = re.compile(
+    r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)"
+    r"|\(since [^)\n]*\)"
+    r"|\b(?!507f1f77)(?:[0-9a-f]{24}|[0-9a-f]{16})\b"
+)
+
+
+def is_shown(expected: str, printed: str) -> bool:
+    """True if it was printed as shown, at another time; a line that is "…" stands for any lines."""
+    parts = []
+    for line in _CHANGING.sub("~", expected).splitlines():
+        text = re.escape(line).replace("…", ".*")
+        parts.append(r"(?:.*\n)*?" if line.strip() == "…" else f"{text}\n")
+    # A page that shows nothing promises nothing.
+    return not expected or re.fullmatch("".join(parts), _CHANGING.sub("~", printed)) is not None
 
 
 def resolve(name: str) -> Any:

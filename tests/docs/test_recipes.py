@@ -15,10 +15,8 @@ import pytest
 
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.keys.secrecy import CardSecret
-from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
-from tests.conftest import Call
 from tests.docs.pages import ROOT, blocks, page, section
 
 # The pages that build one shop, each on those before it.
@@ -53,18 +51,6 @@ def test_the_shop_of_the_recipes_passes_its_tests(tmp_path: Path) -> None:
         text=True,
     )
     assert re.search(r"^Ran 45 tests in .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
-
-
-@pytest.mark.django_db
-def test_the_product_ids_that_the_documentation_prints_can_be_ordered(
-    simulator: Simulator, capsys: pytest.CaptureFixture[str], call: Call
-) -> None:
-    text = section(page("installation"), "Product and type ids")
-    [script] = blocks(text, "python")
-    reading, shown = blocks(text, "console")
-    assert call("giftcards_catalogue").out == reading.partition("\n")[2]
-    exec(script, {})
-    assert {*shown.splitlines()[1:]} <= {"…", *capsys.readouterr().out.splitlines()}
 
 
 @pytest.mark.django_db
@@ -115,11 +101,6 @@ def test_what_is_owed_goes_to_the_wallet_once_wherever_it_is_interrupted() -> No
     assert order.refunds.get().state == "done"
     names["pay_back"](make_guide_order(Status.FULFILLED, sale_price=Decimal(550)), wallet)
     assert len(wallet.booked) == 1
-
-
-[_example] = blocks(section(page("simulator"), "In your own tests"), "python")[:1]
-# Collected like the tests above: it is a test for pytest-django.
-exec(_example)
 
 
 @pytest.mark.parametrize("database", ["SQLite", "MariaDB"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.docs.pages import page
+from tests.docs.pages import is_shown, page
 from tests.stage import ROOT, unused_port
 
 pytestmark = pytest.mark.cluster
@@ -95,16 +95,6 @@ class Reader:
         for process in self.terminals:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def is_shown(expected: str, printed: str) -> bool:
-    """True if it was printed as shown; a line that is "…" stands for any lines."""
-    parts = []
-    for line in expected.splitlines():
-        text = re.escape(line).replace("…", ".*")
-        parts.append(r"(?:.*\n)*?" if line == "…" else f"{text}\n")
-    # A page that shows nothing promises nothing.
-    return not expected or re.fullmatch("".join(parts), printed) is not None
 
 
 @pytest.fixture

@@ -1,0 +1,419 @@
+"""Running the blocks of a page in their order, as its reader would."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import copy
+import dis
+import doctest
+import importlib
+import importlib.util
+import io
+import json
+import logging.config
+import re
+import shlex
+import signal
+import sys
+import tempfile
+import tomllib
+import traceback
+from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from itertools import chain
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.management import CommandError, call_command
+from django.template import engines
+from django.test.utils import override_settings
+from django.urls import URLResolver
+from django.urls.resolvers import RegexPattern
+
+from giftcards.simulator import Simulator
+from tests.docs import scenes
+from tests.docs.pages import Block, all_blocks, is_shown
+
+# In seconds, with a block.
+_PATIENCE = 20
+_SIGNATURE = re.compile(r"# giftcards[.\w]*\n")
+_IMPORT = re.compile(r"^(?:from|import) ([\w.]+)(?: import ([\w, ]+))?", re.MULTILINE)
+_MANAGE = re.compile(r"(?:\w+=\S+ )*(?:\S+/)?python3? manage\.py ")
+
+
+def run(page: str, answer: Connection) -> None:
+    """Run a page in a process that does nothing else; answer with what differs from it."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        Simulator(delay=(0, 0), rate_limit=0) as simulator,
+    ):
+        reader = Reader(page, Path(folder), simulator)
+        reader.follow()
+    answer.send(reader.complaints)
+
+
+def give_up(*_: object) -> None:
+    raise TimeoutError(f"It takes longer than {_PATIENCE} seconds.")
+
+
+def names_in_functions(code: CodeType) -> set[str]:
+    """The names that functions take from the module or from Python itself."""
+    inner = [it for it in code.co_consts if isinstance(it, CodeType)]
+    own = {it.argval for it in dis.get_instructions(code) if it.opname == "LOAD_GLOBAL"}
+    return own.union(*map(names_in_functions, inner))
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".")
+
+
+class Reader:
+    """Somebody with a shop who follows a page: writes its files, types its lines."""
+
+    def __init__(self, page: str, folder: Path, simulator: Simulator) -> None:
+        self.page = page
+        self.folder = folder
+        self.simulator = simulator
+        self.complaints: list[str] = []
+        #: What the Python of the page sees; names in capitals are settings.
+        self.names: dict[str, Any] = {"__name__": "shop"}
+        self.blocks = scenes.blocks_to_run(page)
+        #: The texts that each file has in turn, by the block that begins it; 0: another page.
+        self.versions: dict[str, dict[int, str]] = {}
+        #: Files that a line of a console has to run, by the line of their blocks.
+        self.scripts: dict[str, int] = {}
+        #: Modules of the shop that cannot be imported here; see :data:`scenes.ABSENT`.
+        self.absent: set[str] = set()
+
+    def follow(self) -> None:
+        for name in dir(settings):
+            if name.isupper():
+                self.names[name] = copy.deepcopy(getattr(settings, name))
+        self.change({"GIFTCARDS": {**settings.GIFTCARDS, "BASE_URL": self.simulator.url}})
+        with self.at(1):
+            self.write_files()
+        heading = None
+        for block in self.blocks:
+            if block.heading != heading:
+                heading = block.heading
+                with self.at(block.line):
+                    self.set_scene(heading)
+            with self.at(block.line):
+                self.run(block)
+        for name, line in self.scripts.items():
+            self.complain(line, f"No line of a console runs {name}.")
+        with self.at(1):
+            for message in checks.run_checks():
+                if message.level >= checks.ERROR:
+                    self.complain(1, f"With the settings of the page: {message}")
+
+    def complain(self, line: int, text: str) -> None:
+        self.complaints.append(f"{self.page}:{line}: {text.rstrip()}")
+
+    def differ(self, line: int, typed: str, shown: str, printed: str) -> None:
+        self.complain(line, f"{typed}\n  shown:\n{indent(shown)}  printed:\n{indent(printed)}")
+
+    @contextlib.contextmanager
+    def at(self, line: int) -> Iterator[None]:
+        """Make a complaint of an exception, with the line of the page if it is one of its own."""
+        signal.signal(signal.SIGALRM, give_up)
+        signal.alarm(_PATIENCE)
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a page may do anything
+            frames = traceback.extract_tb(error.__traceback__)
+            own = [frame for frame in frames if frame.filename == self.page]
+            files = [frame for frame in frames if Path(frame.filename).is_relative_to(self.folder)]
+            if isinstance(error, SyntaxError) and error.filename == self.page:
+                line = error.lineno or line
+            elif own:
+                line = own[-1].lineno or line
+            where = "".join(
+                f"\n    {Path(it.filename).relative_to(self.folder)}:{it.lineno}: {it.line}"
+                for it in files
+            )
+            self.complain(line, f"{type(error).__name__}: {error}{where}")
+        finally:
+            signal.alarm(0)
+
+    def set_scene(self, heading: str) -> None:
+        if scene := scenes.SCENES.get((self.page, heading)):
+            scene(self.simulator)
+
+    # Settings
+
+    def change(self, values: dict[str, Any]) -> None:
+        override_settings(**values).enable()
+        self.names |= copy.deepcopy(values)
+
+    def take_settings(self) -> None:
+        """Make what the page has assigned to names in capitals the settings of this process."""
+        changed = {}
+        for name, value in self.names.items():
+            if name.isupper() and name != "DATABASES" and value != getattr(settings, name, None):
+                changed[name] = self.as_setting(name, value)
+        if changed:
+            self.change(changed)
+        if "LOGGING" in changed:
+            logging.config.dictConfig(settings.LOGGING)
+
+    def as_setting(self, name: str, value: Any) -> Any:
+        if name == "INSTALLED_APPS":
+            # What the page adds may be there already.
+            return list(dict.fromkeys(value))
+        if name.startswith("GIFTCARDS"):
+            # Beside what is there already; "…" is for the reader to fill in.
+            given = {key: told for key, told in value.items() if "…" not in str(told)}
+            kept = {**getattr(settings, name, {}), **given}
+            return {**kept, "BASE_URL": self.simulator.url} if name == "GIFTCARDS" else kept
+        return value
+
+    # Files
+
+    def write_files(self) -> None:
+        """Write the files of the shop in their first version, and install it if there are any."""
+        self.gather_files()
+        for name, versions in self.versions.items():
+            self.write(name, next(iter(versions.values())))
+        if any(name.startswith("shop/") for name in self.versions):
+            self.write("shop/__init__.py", "")
+            sys.path.insert(0, str(self.folder))
+            self.change({"INSTALLED_APPS": [*settings.INSTALLED_APPS, "shop"]})
+        if "shop/models.py" in self.versions:
+            call_command("makemigrations", "shop", verbosity=0)
+            call_command("migrate", "shop", verbosity=0)
+
+    def gather_files(self) -> None:
+        others = [all_blocks(other) for other in scenes.BUILDS_ON.get(self.page, ())]
+        for block in filter(self.is_file, chain(*others)):
+            self.take_version(block, number=0)
+        for block in filter(self.is_file, self.blocks):
+            self.take_version(block, number=block.line)
+        texts = "\n".join(chain(*(versions.values() for versions in self.versions.values())))
+        for name, text in scenes.YOURS.items():
+            if f"from {module_of(name)} " in texts:
+                self.versions.setdefault(name, {0: text})
+
+    def is_file(self, block: Block) -> bool:
+        """True if the block is a file, and not about settings."""
+        return bool(
+            block.language in {"python", "html"}
+            and block.named
+            and not block.named[1].endswith("settings.py")
+        )
+
+    def is_absent(self, block: Block) -> bool:
+        """True if the block imports a library that is not installed, or a file that does so."""
+        for module, names in re.findall(_IMPORT, block.text):
+            library = module.partition(".")[0]
+            if library in scenes.ABSENT and not importlib.util.find_spec(library):
+                return True
+            if self.absent & {module, *(f"{module}.{name}" for name in names.split(", "))}:
+                return True
+        return False
+
+    def take_version(self, block: Block, *, number: int) -> None:
+        assert block.named
+        name, is_end = block.named.groups()
+        if self.is_absent(block):
+            self.absent.add(module_of(name))
+            return
+        versions = self.versions.setdefault(name, {})
+        if is_end and versions:
+            versions[[*versions][-1]] += f"\n\n{block.text}"
+            return
+        versions[number] = block.text
+        if is_end:
+            self.complain(block.line, f"There is no {name} to add this to.")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    # Blocks
+
+    def run(self, block: Block) -> None:
+        if block.language not in _RUNS:
+            self.complain(block.line - 1, f"Nothing runs or reads a block of {block.language!r}.")
+        else:
+            _RUNS[block.language](self, block)
+
+    def run_python(self, block: Block) -> None:
+        if _SIGNATURE.match(block.text) or self.is_absent(block):
+            return
+        if self.is_file(block):
+            self.use_file(block)
+            return
+        # The same lines as on the page, for what goes wrong in it.
+        source = "\n" * (block.line - 1) + block.text
+        before = dict(self.names)
+        code = compile(source, self.page, "exec")
+        for name in scenes.NAMES.keys() & {*code.co_names} - self.names.keys():
+            self.names[name] = scenes.NAMES[name](self.simulator)
+        exec(code, self.names)
+        self.look_for_names(block, code, self.names)
+        self.take_settings()
+        for name, value in self.names.items():
+            if name.startswith("test_") and before.get(name) is not value:
+                self.run_test(value)
+
+    def look_for_names(self, block: Block, code: CodeType, names: dict[str, Any]) -> None:
+        """Complain of names that functions use and that nothing has given: they were not called."""
+        for name in sorted(names_in_functions(code) - names.keys() - vars(builtins).keys()):
+            self.complain(block.line, f"There is no {name!r}.")
+
+    def run_test(self, test: Callable[..., None]) -> None:
+        """Run a test for pytest-django, with its fixtures."""
+        fixtures = {"db": None, "settings": settings}
+        words = test.__code__.co_varnames[: test.__code__.co_argcount]
+        # It changes the settings until it ends.
+        with override_settings():
+            test(**{word: fixtures[word] for word in words})
+
+    def use_file(self, block: Block) -> None:
+        """Import what is a module of the shop; a script is run by a line of a console."""
+        assert block.named
+        name = block.named[1]
+        if block.line not in self.versions[name]:
+            return  # a part of what is there
+        self.write(name, self.versions[name][block.line])
+        if not name.startswith("shop/"):
+            self.scripts[name] = block.line
+            return
+        if next(iter(self.versions[name])) != block.line:
+            sys.modules.pop(module_of(name), None)
+        importlib.invalidate_caches()
+        module = importlib.import_module(module_of(name))
+        code = compile(self.versions[name][block.line], name, "exec")
+        self.look_for_names(block, code, vars(module))
+        if hasattr(module, "urlpatterns"):
+            for message in URLResolver(RegexPattern(r"^/"), module).check():
+                self.complain(block.line, str(message))
+
+    def run_examples(self, block: Block) -> None:
+        parser, runner = doctest.DocTestParser(), Examples(self)
+        test = parser.get_doctest(block.text, self.names, self.page, self.page, block.line)
+        runner.run(test, clear_globs=False)
+        self.names |= test.globs
+
+    def run_script(self, block: Block) -> None:
+        """Run a block of lines that shows nothing of what they print."""
+        text = re.sub(r"^(?!#|$)", "$ ", block.text, flags=re.MULTILINE)
+        self.run_console(block._replace(text=re.sub(r"^#.*\n", "\n", text, flags=re.MULTILINE)))
+
+    def run_console(self, block: Block) -> None:
+        if not block.text.lstrip().startswith(("$ ", "#")):
+            self.complain(block.line, "No line here prints what is shown.")
+        for line, typed, shown in block.commands():
+            if scenes.line_elsewhere(typed):
+                continue
+            if not _MANAGE.match(typed):
+                self.complain(
+                    line, f"Nothing runs this line, and no row of LINES_ELSEWHERE: {typed}"
+                )
+                continue
+            printed, code = self.type(typed)
+            if not is_shown(shown, printed):
+                self.differ(line, typed, shown, printed)
+            # A monitor's command may find something.
+            elif code and not (code == 1 and "--fail-on" in typed) and "CommandError" not in shown:
+                self.complain(line, f"{typed}\n  failed:\n{indent(printed)}")
+
+    def type(self, typed: str) -> tuple[str, int]:
+        """Run a line of ``manage.py``: what it prints, and its exit code."""
+        words = shlex.split(_MANAGE.sub("", typed, count=1), comments=True)
+        source = target = None
+        if "<" in words:
+            words, source = words[: words.index("<")], words[words.index("<") + 1]
+        if ">" in words:
+            words, target = words[: words.index(">")], words[words.index(">") + 1]
+        out, code = io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            try:
+                if source:
+                    self.scripts.pop(source, None)
+                    exec((self.folder / source).read_text(), {"__name__": "__main__"})
+                else:
+                    call_command(*words)
+            except CommandError as error:
+                code = error.returncode
+                out.write(f"CommandError: {error}\n")
+            except SystemExit as error:
+                code = int(error.code or 0)
+        if target:
+            (self.folder / target).write_text(out.getvalue())
+            return "", code
+        return out.getvalue(), code
+
+    def read_template(self, block: Block) -> None:
+        engines["django"].from_string(block.text)
+
+
+class Examples(doctest.DocTestRunner):
+    """Tells a reader of the examples that print something else."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(verbose=False)
+        self.reader = reader
+
+    def report_failure(self, out: Any, test: Any, example: Any, got: str) -> None:
+        line = test.lineno + example.lineno
+        self.reader.differ(line, example.source.strip(), example.want, got)
+
+    def report_unexpected_exception(self, out: Any, test: Any, example: Any, exc_info: Any) -> None:
+        self.report_failure(out, test, example, f"{exc_info[0].__name__}: {exc_info[1]}")
+
+
+def indent(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines()) or "    (nothing)\n"
+
+
+def read_ini(reader: Reader, block: Block) -> None:
+    ConfigParser(strict=False, interpolation=None).read_string(block.text)
+    read_text(reader, block)
+
+
+def read_text(reader: Reader, block: Block) -> None:
+    """Run the commands in the lines for cron or systemd; whether they fail is up to the shop."""
+    for typed in re.findall(r"\S*python manage\.py [^&|>\n]*", block.text):
+        if not scenes.line_elsewhere(typed):
+            printed, code = reader.type(typed)
+            if code not in {0, 1}:
+                reader.complain(block.line, f"{typed}\n  failed:\n{indent(printed)}")
+
+
+def read_yaml(_reader: Reader, block: Block) -> None:
+    if importlib.util.find_spec("yaml"):
+        import yaml
+
+        yaml.safe_load(block.text)
+
+
+def read_nothing(_reader: Reader, _block: Block) -> None:
+    """There is nothing here that reads this."""
+
+
+_RUNS: dict[str, Callable[[Reader, Block], None]] = {
+    "python": Reader.run_python,
+    "pycon": Reader.run_examples,
+    "console": Reader.run_console,
+    "sh": Reader.run_script,
+    "html": Reader.read_template,
+    "html+django": Reader.read_template,
+    "ini": read_ini,
+    "json": lambda _reader, block: json.loads(block.text),
+    "toml": lambda _reader, block: tomllib.loads(block.text),
+    "yaml": read_yaml,
+    "nginx": read_nothing,
+    "sql": read_nothing,
+    "text": read_text,
+}

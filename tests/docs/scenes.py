@@ -1,0 +1,138 @@
+"""What is around the blocks of some pages, and who runs those that cannot be run here.
+
+A page whose blocks need nothing but the names that every page has is in none of these tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import requests
+from django.core.management import call_command
+from django.test import RequestFactory
+
+from giftcards.models import Order
+from giftcards.simulator import Simulator
+from tests.builders import LINE, PRODUCT, make_guide_order
+from tests.docs.pages import PAGES, Block, all_blocks
+
+# What Python on any page may begin with; each is made when a page first uses it.
+NAMES: dict[str, Callable[[Simulator], Any]] = {
+    "app": lambda _simulator: SimpleNamespace(autodiscover_tasks=lambda **_options: None),
+    "cart": lambda _simulator: SimpleNamespace(
+        pk=1042, amount=1100, email="amina@example.com", name="Amina"
+    ),
+    "order": lambda _simulator: make_guide_order(),
+    "request": lambda _simulator: RequestFactory().get("/"),
+    "simulator": lambda simulator: simulator,
+}
+
+
+def bought(reference: str, *arguments: str) -> Callable[[Simulator], None]:
+    """Four cards were ordered for 550 DA each, and two have come."""
+
+    def place(_simulator: Simulator) -> None:
+        line = (PRODUCT, "TEST_PARTIAL", "4", "--sale-price", "550")
+        call_command("giftcards_place", *line, "--reference", reference, *arguments, "--wait")
+
+    return place
+
+
+def restored(simulator: Simulator) -> None:
+    """The database lacks three orders that the provider has; three of its own are not sent."""
+    for type_id in ("type_001", "type_101", "type_101"):
+        product = PRODUCT if type_id == "type_001" else "507f1f77bcf86cd799439012"
+        answer = requests.post(
+            f"{simulator.url}/v3/gift-cards/placeOrder",
+            json={"productId": product, "typeId": type_id, "quantity": 2},
+            headers={"X-Access-Token": "any-text"},
+            timeout=10,
+        )
+        answer.raise_for_status()
+    for reference, quantity in (("cart-1042", 2), ("cart-1043", 3), ("cart-1044", 5)):
+        Order.objects.create(**LINE | {"reference": reference, "quantity": quantity})
+
+
+def customer_of_two_orders(simulator: Simulator) -> None:
+    for reference in ("cart-1042", "cart-1043"):
+        bought(reference, "--email", "amina@example.com")(simulator)
+
+
+# What has happened before what stands under a heading of a page.
+SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
+    ("docs/delivery.md", "giftcards_deliver"): bought("cart-1043", "--email", "amina@example.com"),
+    ("docs/howto.md", "Answer a complaint"): bought("web-1042"),
+    ("docs/privacy.md", "Handing it out"): customer_of_two_orders,
+    ("docs/privacy.fr.md", "Remettre ses données à un client"): customer_of_two_orders,
+    ("docs/refunds.md", "In Python"): bought("cart-1042"),
+    ("docs/restoring.md", "Before the workers start"): restored,
+}
+
+# The pages whose files of the shop a page builds on.
+BUILDS_ON = {
+    "docs/delivery.md": ["docs/recipes.md"],
+    "docs/orders.md": ["docs/recipes.md"],
+    "docs/security.md": ["docs/recipes.md"],
+}
+
+# Modules that pages name and leave to the reader.
+YOURS = {
+    "shop/tokens.py": "def is_right(user, token):\n    return False\n",
+}
+
+# Who runs what is not run with the pages: a test, a step of CI, or else the reason why nobody does.
+
+# Pages that are followed as a whole.
+PAGES_ELSEWHERE = {
+    "docs/commands.md": "tests/docs/test_reference.py",
+    "docs/oscar.md": "tests/oscar/test_settings.py",
+    "docs/tutorial.md": "tests/docs/test_tutorial.py",
+}
+# Blocks that import a library, where that is not installed.
+ABSENT = {
+    "celery": "Is not among what the tests install.",
+    "rest_framework": "Is not among what the tests install.",
+    "unfold": "tests/browser/test_themes.py",
+}
+# Lines of a shell, by how they begin.
+LINES_ELSEWHERE = {
+    r"make demo": ".ci/run: make demo",
+    r"make test( |$)": ".ci/run: make test",
+    r"(DATABASE_URL=\S+ )?make test-all": ".ci/run: make test-all",
+    r"make test-oscar": ".ci/run: make test-oscar",
+    r"make lint": ".ci/run: make lint",
+    r"make docs": ".ci/run: make docs",
+    r"make explore": "tests/explore/test_explore.py",
+    r"(GIFTCARDS_API_KEY=… )?make contract": "tests/test_contract.py",
+    r"make mutation": "Takes three quarters of an hour.",
+    r"make bench": "Takes a quarter of an hour.",
+    r"python3 -m venv |\S*pip install ": (
+        "tests/test_packaging.py: test_a_new_site_with_the_wheel_places_and_settles_an_order"
+    ),
+    r"\S*python -m tests\.upgrades": "tests/upgrades/test_upgrades.py",
+    r"(\S+=\S+ )?\S*python manage\.py (qcluster|runserver)": "tests/docs/test_tutorial.py",
+    r"\S*python manage\.py giftcards_simulator": "tests/commands/test_simulator.py",
+    r"python manage\.py giftcards_poll --loop": "tests/commands/test_poll.py",
+    r"python manage\.py giftcards_customer .*--erase": (
+        "tests/privacy/test_persons.py: test_at_a_terminal_the_number_has_to_be_typed_again"
+    ),
+    r"\S+python manage\.py createsuperuser": "Django's own: asks for a name and a password.",
+    r"python manage\.py migrate giftcards NAME": "The name is that of a later version.",
+    r"curl |echo \$\?": "tests/simulator/test_api.py",
+    r"sudo systemctl ": "Changes the machine.",
+}
+
+
+def line_elsewhere(typed: str) -> str | None:
+    """The row of :data:`LINES_ELSEWHERE` for a line."""
+    return next((row for row in LINES_ELSEWHERE if re.match(row, typed)), None)
+
+
+def blocks_to_run(page: str) -> list[Block]:
+    return [] if page in PAGES_ELSEWHERE else list(all_blocks(page))
+
+
+PAGES_TO_RUN = [page for page in sorted(PAGES) if blocks_to_run(page)]

@@ -1,0 +1,19 @@
+"""The settings of a shop that has done what the installation says, for running the pages."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["CHARGILY_SECRET"] = "test_sk_CANARY"
+
+from tests.settings import *  # noqa: F403
+
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+GIFTCARDS_DELIVERY = {
+    "BASE_URL": "https://shop.example",
+    "FROM_EMAIL": "The Shop <orders@shop.example>",
+    "SHOP_NAME": "The Shop",
+}
+ALLOWED_HOSTS = ["shop.example"]
+# Of the shop itself.
+CELERY_BEAT_SCHEDULE: dict[str, object] = {}
