@@ -21,7 +21,6 @@ import tomllib
 import traceback
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
-from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import CodeType
@@ -71,6 +70,13 @@ def names_in_functions(code: CodeType) -> set[str]:
     return own.union(*map(names_in_functions, inner))
 
 
+def modules(found: tuple[str, str]) -> set[str]:
+    """What an import names that may be a module."""
+    module, names = found
+    parents = [module.rsplit(".", depth)[0] for depth in range(module.count(".") + 1)]
+    return {*parents, *(f"{module}.{name}" for name in names.split(", "))}
+
+
 def module_of(file: str) -> str:
     return file.removesuffix(".py").replace("/", ".")
 
@@ -86,7 +92,8 @@ class Reader:
         #: What the Python of the page sees; names in capitals are settings.
         self.names: dict[str, Any] = {"__name__": "shop"}
         self.blocks = scenes.blocks_to_run(page)
-        #: The texts that each file has in turn, by the block that begins it; 0: another page.
+        #: The texts that each file has in turn, by the line of the block that begins it; 0: it is
+        #: there already.
         self.versions: dict[str, dict[int, str]] = {}
         #: Files that a line of a console has to run, by the line of their blocks.
         self.scripts: dict[str, int] = {}
@@ -192,15 +199,27 @@ class Reader:
             call_command("migrate", "shop", verbosity=0)
 
     def gather_files(self) -> None:
-        others = [all_blocks(other) for other in scenes.BUILDS_ON.get(self.page, ())]
-        for block in filter(self.is_file, chain(*others)):
-            self.take_version(block, number=0)
+        if self.builds_on_the_shop():
+            self.versions = {name: {0: text} for name, text in scenes.YOURS.items()}
+            for block in filter(self.is_file, all_blocks(scenes.SHOP)):
+                self.take_version(block, number=0)
         for block in filter(self.is_file, self.blocks):
             self.take_version(block, number=block.line)
-        texts = "\n".join(chain(*(versions.values() for versions in self.versions.values())))
-        for name, text in scenes.YOURS.items():
-            if f"from {module_of(name)} " in texts:
-                self.versions.setdefault(name, {0: text})
+
+    def builds_on_the_shop(self) -> bool:
+        """True if the page adds to a file, or imports one, that it does not write itself."""
+        written: set[str] = set()
+        used: set[str] = set()
+        for block in self.blocks:
+            if block.language == "python":
+                used.update(*map(modules, re.findall(_IMPORT, block.text)))
+            if self.is_file(block) and block.named:
+                module = module_of(block.named[1])
+                if block.named[2] and module not in written:
+                    return True
+                written.add(module)
+        used = {name for name in used if re.fullmatch(r"shop\.\w+", name)}
+        return not used <= written
 
     def is_file(self, block: Block) -> bool:
         """True if the block is a file, and not about settings."""
@@ -212,13 +231,9 @@ class Reader:
 
     def is_absent(self, block: Block) -> bool:
         """True if the block imports a library that is not installed, or a file that does so."""
-        for module, names in re.findall(_IMPORT, block.text):
-            library = module.partition(".")[0]
-            if library in scenes.ABSENT and not importlib.util.find_spec(library):
-                return True
-            if self.absent & {module, *(f"{module}.{name}" for name in names.split(", "))}:
-                return True
-        return False
+        imported = set().union(*map(modules, re.findall(_IMPORT, block.text)))
+        libraries = imported & scenes.ABSENT.keys()
+        return bool(imported & self.absent) or not all(map(importlib.util.find_spec, libraries))
 
     def take_version(self, block: Block, *, number: int) -> None:
         assert block.named
@@ -230,6 +245,7 @@ class Reader:
         if is_end and versions:
             versions[[*versions][-1]] += f"\n\n{block.text}"
             return
+        versions.pop(0, None)
         versions[number] = block.text
         if is_end:
             self.complain(block.line, f"There is no {name} to add this to.")
@@ -409,6 +425,7 @@ _RUNS: dict[str, Callable[[Reader, Block], None]] = {
     "sh": Reader.run_script,
     "html": Reader.read_template,
     "html+django": Reader.read_template,
+    "cron": read_text,
     "ini": read_ini,
     "json": lambda _reader, block: json.loads(block.text),
     "toml": lambda _reader, block: tomllib.loads(block.text),

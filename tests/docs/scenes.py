@@ -71,14 +71,10 @@ SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
     ("docs/restoring.md", "Before the workers start"): restored,
 }
 
-# The pages whose files of the shop a page builds on.
-BUILDS_ON = {
-    "docs/delivery.md": ["docs/recipes.md"],
-    "docs/orders.md": ["docs/recipes.md"],
-    "docs/security.md": ["docs/recipes.md"],
-}
+# The page with the shop that others build on: they add to its files, or import them.
+SHOP = "docs/recipes.md"
 
-# Modules that pages name and leave to the reader.
+# Modules of that shop that pages name and leave to the reader.
 YOURS = {
     "shop/tokens.py": "def is_right(user, token):\n    return False\n",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import re
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def test_every_block_of_a_page_runs_and_prints_what_is_shown(page: str) -> None:
 WRONG = {
     5: "IndexError: list index out of range",
     9: "AttributeError: module 'giftcards.fulfilment' has no attribute 'place'",
-    16: "There is no shop/receivers.py to add this to.",
+    16: "There is no shop/shelf.py to add this to.",
     20: "1 + 1\n  shown:\n    3\n  printed:\n    2",
     25: "python manage.py giftcards_status cart-1042\n  shown:\n    Order cart-1042\n  printed:",
     27: "python manage.py giftcards_status cart-1042\n  failed:\n    CommandError: There",
@@ -77,9 +76,7 @@ def test_every_row_of_the_tables_is_of_use() -> None:
     headings = {(block.page, block.heading) for block in BLOCKS}
     lines = [typed for block in BLOCKS for _line, typed, _shown in block.commands()]
     assert scenes.SCENES.keys() <= headings
-    assert {*scenes.BUILDS_ON, *chain(*scenes.BUILDS_ON.values()), *scenes.PAGES_ELSEWHERE} <= {
-        *PAGES
-    }
+    assert {scenes.SHOP, *scenes.PAGES_ELSEWHERE} <= {*PAGES}
     assert {*scenes.LINES_ELSEWHERE} == {*map(scenes.line_elsewhere, lines)} - {None}
     unused = [name for name in (*scenes.NAMES, *scenes.ABSENT) if not python_has(name)]
     unused += [name for name in scenes.YOURS if not python_has(module_of(name))]
