@@ -205,7 +205,6 @@ class Reader:
 
     def gather_files(self) -> None:
         if self.builds_on_the_shop():
-            self.versions = {name: {0: text} for name, text in scenes.YOURS.items()}
             for block in filter(self.is_file, all_blocks(scenes.SHOP)):
                 self.take_version(block, number=0)
         for block in filter(self.is_file, self.blocks):

@@ -14,7 +14,7 @@ import requests
 from django.core.management import call_command
 from django.test import RequestFactory
 
-from giftcards.models import Order
+from giftcards.models import Order, ProviderState
 from giftcards.simulator import Simulator
 from tests.builders import LINE, PRODUCT, make_guide_order
 from tests.docs.pages import PAGES, Block, all_blocks
@@ -61,37 +61,34 @@ def customer_of_two_orders(simulator: Simulator) -> None:
         bought(reference, "--email", "amina@example.com")(simulator)
 
 
+def ticked(_simulator: Simulator) -> None:
+    """A worker runs."""
+    ProviderState.objects.note_tick()
+
+
 # What has happened before what stands under a heading of a page.
 SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
-    ("docs/delivery.md", "giftcards_deliver"): bought("cart-1043", "--email", "amina@example.com"),
-    ("docs/howto.md", "Answer a complaint"): bought("web-1042"),
+    ("docs/howto.md", "Money came back"): bought("web-1042"),
+    ("docs/installation.md", "8. See that it works"): ticked,
     ("docs/privacy.md", "Handing it out"): customer_of_two_orders,
     ("docs/privacy.fr.md", "Remettre ses données à un client"): customer_of_two_orders,
-    ("docs/refunds.md", "In Python"): bought("cart-1042"),
     ("docs/restoring.md", "Before the workers start"): restored,
 }
 
 # The page with the shop that others build on: they add to its files, or import them.
-SHOP = "docs/recipes.md"
-
-# Modules of that shop that pages name and leave to the reader.
-YOURS = {
-    "shop/tokens.py": "def is_right(user, token):\n    return False\n",
-}
+SHOP = "docs/recipes/plain-cart.md"
 
 # Who runs what is not run with the pages: a test, a step of CI, or else the reason why nobody does.
 
 # Pages that are followed as a whole.
 PAGES_ELSEWHERE = {
-    "docs/commands.md": "tests/docs/test_reference.py",
     "docs/oscar.md": "tests/oscar/test_settings.py",
     "docs/tutorial.md": "tests/docs/test_tutorial.py",
 }
 # Blocks that import a library, where that is not installed.
 ABSENT = {
-    "celery": "Is not among what the tests install.",
-    "rest_framework": "Is not among what the tests install.",
-    "unfold": "tests/browser/test_themes.py",
+    "celery": "tests/test_packaging.py",
+    "django.tasks": "tests/test_packaging.py",
 }
 # Lines of a shell, by how they begin.
 LINES_ELSEWHERE = {
@@ -105,20 +102,15 @@ LINES_ELSEWHERE = {
     r"(GIFTCARDS_API_KEY=… )?make contract": "tests/test_contract.py",
     r"make mutation": "Takes three quarters of an hour.",
     r"make bench": "Takes a quarter of an hour.",
+    r"python3 -m http\.server ": "Python's own: serves files.",
     r"python3 -m venv |\S*pip install ": (
         "tests/test_packaging.py: test_a_new_site_with_the_wheel_places_and_settles_an_order"
     ),
     r"\S*python -m tests\.upgrades": "tests/upgrades/test_upgrades.py",
     r"(\S+=\S+ )?\S*python manage\.py (qcluster|runserver)": "tests/docs/test_tutorial.py",
     r"\S*python manage\.py giftcards_simulator": "tests/commands/test_simulator.py",
-    r"python manage\.py giftcards_poll --loop": "tests/commands/test_poll.py",
-    r"python manage\.py giftcards_customer .*--erase": (
-        "tests/privacy/test_persons.py: test_at_a_terminal_the_number_has_to_be_typed_again"
-    ),
     r"\S+python manage\.py createsuperuser": "Django's own: asks for a name and a password.",
     r"python manage\.py migrate giftcards NAME": "The name is that of a later version.",
-    r"curl |echo \$\?": "tests/simulator/test_api.py",
-    r"sudo systemctl ": "Changes the machine.",
 }
 
 

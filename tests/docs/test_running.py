@@ -10,7 +10,7 @@ import pytest
 
 from tests.docs import scenes
 from tests.docs.pages import PAGES, ROOT, all_blocks
-from tests.docs.running import module_of, run
+from tests.docs.running import run
 
 BLOCKS = [block for page in PAGES for block in all_blocks(page)]
 
@@ -79,7 +79,6 @@ def test_every_row_of_the_tables_is_of_use() -> None:
     assert {scenes.SHOP, *scenes.PAGES_ELSEWHERE} <= {*PAGES}
     assert {*scenes.LINES_ELSEWHERE} == {*map(scenes.line_elsewhere, lines)} - {None}
     unused = [name for name in (*scenes.NAMES, *scenes.ABSENT) if not python_has(name)]
-    unused += [name for name in scenes.YOURS if not python_has(module_of(name))]
     assert unused == []
 
 
