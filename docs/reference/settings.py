@@ -14,6 +14,8 @@ _INTRO = """\
 The app reads the dict `GIFTCARDS`; its optional apps have a dict each. Two keys have no default:
 
 ```python
+import os
+
 GIFTCARDS = {
     "API_KEY": os.environ["GIFTCARDS_API_KEY"],
     "ENCRYPTION_KEYS": os.environ["GIFTCARDS_ENCRYPTION_KEYS"].split(","),
