@@ -299,7 +299,8 @@ def _sample(items: list[pytest.Item], *, one_in: int) -> Iterator[pytest.Item]:
     for item in sorted(items, key=lambda item: item.nodeid):  # their own order may be random
         tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for rows in tests.values():
-        yield from rows[_number(rows[0]) % min(one_in, len(rows)) :: one_in]
+        step = 1 if rows[0].get_closest_marker("every_row") else one_in
+        yield from rows[_number(rows[0]) % min(step, len(rows)) :: step]
 
 
 def _number(item: pytest.Item) -> int:

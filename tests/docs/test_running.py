@@ -29,6 +29,7 @@ def complaints(page: str) -> list[str]:
     return found
 
 
+@pytest.mark.every_row
 @pytest.mark.parametrize("page", scenes.PAGES_TO_RUN)
 def test_every_block_of_a_page_runs_and_prints_what_is_shown(page: str) -> None:
     found = complaints(page)
