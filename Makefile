@@ -92,7 +92,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/complexipy
-	$(BIN)/python manage.py makemigrations giftcards giftcards_books giftcards_delivery storefront --check --dry-run
+	$(BIN)/python manage.py makemigrations giftcards giftcards_books giftcards_delivery storefront api --check --dry-run
 	$(BIN)/python manage.py check --fail-level WARNING
 
 docs: $(INSTALLED)

@@ -79,14 +79,19 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "corsheaders",
     "django_q",
     "giftcards",
     "giftcards.books",
     "giftcards.delivery",
+    "rest_framework",
+    "rest_framework.authtoken",
     "example_project.storefront",
+    "example_project.api",
 ]
 
 MIDDLEWARE = [
+    "corsheaders.middleware.CorsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -189,6 +194,22 @@ GIFTCARDS_DELIVERY = {
     "FROM_EMAIL": "Example Shop <shop@example.com>",
     "SHOP_NAME": "Example Shop",
     "OWNED_ORDERS": "example_project.storefront.models.owned_orders",
+}
+
+# The API, for a front end on another origin: docs/recipes/drf.md.
+CORS_ALLOWED_ORIGINS = [os.environ.get("EXAMPLE_FRONT_END_URL", "http://127.0.0.1:8001")]
+CORS_URLS_REGEX = r"^/api/"
+CORS_EXPOSE_HEADERS = ["Retry-After"]
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    # Only JSON, so that no page of the framework shows codes.
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.ScopedRateThrottle"],
+    "DEFAULT_THROTTLE_RATES": {"token": "10/min", "orders": "60/min", "cards": "10/min"},
+    # The proxies before the site. If it is not set, who asks may make up any address.
+    "NUM_PROXIES": 0,
 }
 
 LOGGING = {

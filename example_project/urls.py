@@ -6,6 +6,7 @@ admin.site.index_template = "admin/giftcards/index.html"
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("api/", include("example_project.api.urls")),
     path("cards/", include("giftcards.delivery.urls")),
     path("language/", include("django.conf.urls.i18n")),
     path("", include("example_project.storefront.urls")),

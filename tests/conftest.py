@@ -49,7 +49,7 @@ hypothesis.settings.register_profile(
 
 # Imports of an optional app, or of what tests of it share.
 _OPTIONAL = re.compile(
-    r"^\s*from (giftcards\.(books|delivery|oscar)|example_project\.(demo|storefront)"
+    r"^\s*from (giftcards\.(books|delivery|oscar)|example_project\.(api|demo|storefront)"
     r"|tests\.(books|delivery|docs|history|example_shop))\b",
     re.MULTILINE,
 )

@@ -1,0 +1,115 @@
+"""The JSON of the API: what a customer may say, and what they are told."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from rest_framework import serializers
+
+from giftcards.fulfilment import check_line
+from giftcards.models import Order, ProductType
+from giftcards.settlement import customer_breakdown
+from giftcards.statuses import Status
+
+_STATES = {
+    Status.UNCONFIRMED: "delayed",
+    Status.DELAYED: "delayed",
+    Status.FULFILLED: "delivered",
+    Status.PARTIALLY_FILLED: "partly_delivered",
+    Status.REFUNDED: "not_delivered",
+    Status.REJECTED: "not_delivered",
+}
+
+
+def state_of(order: Order) -> str:
+    """The status in the customer's words."""
+    return _STATES.get(Status(order.status), "in_progress")
+
+
+class OfferSerializer(serializers.Serializer[Any]):
+    """An item of the shelf."""
+
+    id = serializers.IntegerField(source="kind.pk")
+    name = serializers.CharField()
+    note = serializers.CharField()
+    price = serializers.DecimalField(max_digits=12, decimal_places=2)
+    is_sold_out = serializers.BooleanField()
+
+
+class KeySerializer(serializers.Serializer[Any]):
+    """The customer's key: a request with the same key is the same one, sent again."""
+
+    key = serializers.UUIDField()
+
+
+class LineSerializer(KeySerializer):
+    """The cards that a customer buys, at the price that they have seen."""
+
+    offer = serializers.PrimaryKeyRelatedField(
+        queryset=ProductType.objects.select_related("product")
+    )
+    quantity = serializers.IntegerField(min_value=1, max_value=100)
+    price = serializers.DecimalField(max_digits=12, decimal_places=2)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        # The framework answers 400 to the errors of check_line.
+        kind = attrs["offer"]
+        check_line(
+            kind.product.product_id, kind.type_id, attrs["quantity"], sale_price=attrs["price"]
+        )
+        return attrs
+
+
+class OrderSerializer(serializers.ModelSerializer[Order]):
+    """An order as its customer may see it. With ``fields = "__all__"``, it would show the costs."""
+
+    name = serializers.SerializerMethodField()
+    state = serializers.SerializerMethodField()
+    delivered = serializers.SerializerMethodField()
+    paid = serializers.SerializerMethodField()
+    paid_back = serializers.DecimalField(12, 2, source="paid_back_amount")
+    to_pay_back = serializers.SerializerMethodField()
+    is_reordered = serializers.SerializerMethodField()
+    codes = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Order
+        fields = (
+            *("reference", "name", "quantity", "state", "is_final", "delivered"),
+            *("paid", "paid_back", "to_pay_back", "is_reordered", "codes"),
+        )
+
+    def get_name(self, order: Order) -> str:
+        return order.type_name or order.type_id
+
+    def get_state(self, order: Order) -> str:
+        return state_of(order)
+
+    def get_delivered(self, order: Order) -> int:
+        return order.fulfilled_quantity if order.is_final else 0
+
+    def get_paid(self, order: Order) -> str | None:
+        """``None`` while the order is open, as with ``to_pay_back``."""
+        breakdown = customer_breakdown(order)
+        return None if breakdown is None else _text(breakdown.paid_amount)
+
+    def get_to_pay_back(self, order: Order) -> str | None:
+        breakdown = customer_breakdown(order)
+        if breakdown is None:
+            return None
+        return _text(breakdown.open_amount + breakdown.planned_amount)
+
+    def get_is_reordered(self, order: Order) -> bool:
+        """True if the missing cards come with another order, instead of the money."""
+        return order.reordered_amount is not None
+
+    def get_codes(self, order: Order) -> str:
+        """``none``, ``ready`` to be shown, or ``shown``. Those of a gift are its recipient's."""
+        if not self.get_delivered(order) or order.is_gift:
+            return "none"
+        return "shown" if hasattr(order, "api_reveal") else "ready"
+
+
+def _text(amount: Decimal) -> str:
+    return f"{amount:.2f}"

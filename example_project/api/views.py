@@ -1,0 +1,199 @@
+"""An API for a front end on another origin: the shelf, and the orders of whoever has the token."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import QuerySet
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils.decorators import method_decorator
+from django.utils.translation import get_language
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_variables
+from rest_framework import serializers
+from rest_framework.authtoken.models import Token
+from rest_framework.authtoken.views import ObtainAuthToken
+from rest_framework.exceptions import APIException
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.throttling import ScopedRateThrottle
+from rest_framework.views import APIView
+
+from example_project.api.models import Reveal
+from example_project.api.serializers import (
+    KeySerializer,
+    LineSerializer,
+    OfferSerializer,
+    OrderSerializer,
+    state_of,
+)
+from example_project.storefront import catalogue, checkout
+from example_project.storefront.models import Purchase, owned_orders
+from giftcards.catalogue import shop_price
+from giftcards.exceptions import CodeDestroyed, DecryptionError, NotForSale, ReferenceConflict
+from giftcards.models import Card, Order, ProductType
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 20
+# Seconds after which an open order is worth another look, by its state.
+_PAUSES = {"in_progress": 3, "delayed": 30}
+
+
+class Conflict(APIException):
+    status_code = 409
+
+
+class Gone(APIException):
+    status_code = 410
+
+
+class Unavailable(APIException):
+    status_code = 503
+
+
+@method_decorator(never_cache, name="dispatch")
+class TokenView(ObtainAuthToken):
+    """POST gives a token for a user name and a password; DELETE ends it."""
+
+    throttle_classes = (ScopedRateThrottle,)
+    throttle_scope = "token"
+
+    def delete(self, request: Request) -> Response:
+        Token.objects.filter(user=request.user.pk).delete()
+        return Response(status=204)
+
+
+@method_decorator(never_cache, name="dispatch")
+class ShopView(APIView):
+    """The base of the views of a customer who has a token; nobody keeps their answers."""
+
+    throttle_scope = "orders"
+
+    @staticmethod
+    def orders_of(request: Request) -> QuerySet[Order]:
+        return owned_orders(request.user).select_related("api_reveal").order_by("-pk")
+
+
+class OffersView(ShopView):
+    def get(self, _request: Request) -> Response:
+        shelf = catalogue.read()
+        return Response(OfferSerializer([*shelf.cards, *shelf.trials], many=True).data)
+
+
+class OrdersView(ShopView):
+    """GET lists the customer's newest orders. POST buys, once for each key."""
+
+    def get(self, request: Request) -> Response:
+        newest = self.orders_of(request)[:_LISTED]
+        return Response(OrderSerializer(newest, many=True).data)
+
+    def post(self, request: Request) -> Response:
+        line = LineSerializer(data=request.data)
+        line.is_valid(raise_exception=True)
+        try:
+            purchase, is_new = buy(request.user, **line.validated_data)
+        except NotForSale as error:
+            raise Conflict(error.for_customer) from None
+        except ValidationError as error:
+            raise serializers.ValidationError(error.messages) from None
+        order = self.orders_of(request).get(reference=purchase.reference)
+        place = reverse("api:order", args=[order.reference])
+        status = 201 if is_new else 200
+        return Response(OrderSerializer(order).data, status, headers={"Location": place})
+
+
+def buy(user: Any, **line: Any) -> tuple[Purchase, bool]:
+    """Return the customer's purchase with this key, paid; True: it is new."""
+    try:
+        return _buy(user, **line)
+    except ReferenceConflict:
+        # The same request was sent twice at once, and the other one has placed the order.
+        return _buy(user, **line)
+
+
+def _buy(
+    user: Any, *, key: UUID, offer: ProductType, quantity: int, price: Decimal
+) -> tuple[Purchase, bool]:
+    # Only among the customer's own. The reference of the order comes from the row.
+    purchase = Purchase.objects.filter(user=user, key=key).first()
+    if purchase is None:
+        if shop_price(offer) != price:
+            raise Conflict("The price has changed.")
+        purchase = checkout.begin(
+            user,
+            key=key,
+            kind=offer,
+            quantity=quantity,
+            price=price,
+            email=user.email,
+            language=get_language(),
+        )
+    wanted = {"product_id": offer.product.product_id, "type_id": offer.type_id}
+    if purchase.line != {**wanted, "quantity": quantity} or purchase.amount != quantity * price:
+        raise Conflict("This key was used for another purchase.")
+    is_new = purchase.paid_at is None
+    if is_new:
+        checkout.pay(purchase)
+    return purchase, is_new
+
+
+class OrderView(ShopView):
+    """GET says how the order stands and, while it is open, when to ask again."""
+
+    def get(self, request: Request, reference: str) -> Response:
+        order = get_object_or_404(self.orders_of(request), reference=reference)
+        answer = Response(OrderSerializer(order).data)
+        if not order.is_final:
+            answer["Retry-After"] = str(_PAUSES[state_of(order)])
+        return answer
+
+
+class CardsView(ShopView):
+    """POST shows the codes, once. The same key shows them again for some minutes."""
+
+    throttle_scope = "cards"
+
+    @method_decorator(sensitive_variables())
+    def post(self, request: Request, reference: str) -> Response:
+        # The cards of a gift are its recipient's.
+        own = self.orders_of(request).filter(recipient_email="")
+        order = get_object_or_404(own, reference=reference)
+        body = KeySerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        if not order.is_final or not order.fulfilled_quantity:
+            raise Conflict("There are no cards to show.")
+        # Durable: who has seen the codes is on record before they leave.
+        with transaction.atomic(durable=True):
+            key = body.validated_data["key"]
+            given = {"user": request.user, "key": key}
+            reveal, _is_new = Reveal.objects.get_or_create(order=order, defaults=given)
+            if not reveal.is_repeated_by(key):
+                raise Gone("The codes were shown before.")
+            # Cards beyond are for staff to decide about.
+            cards = order.cards.filter(position__lte=order.fulfilled_quantity)
+            shown = [opened(card) for card in cards]
+            if not any(card["value"] for card in shown):
+                raise Unavailable("The codes cannot be shown at the moment. We are on it.")
+        return Response(shown)
+
+
+@sensitive_variables()
+def opened(card: Card) -> dict[str, Any]:
+    """The card for its customer; ``value`` is "" if it does not open, which is logged."""
+    told = {"number": card.position, "value": "", "serial": ""}
+    try:
+        return {**told, "value": card.value, "serial": card.serial}
+    except CodeDestroyed:
+        raise Gone("The codes of this order were destroyed, because it is old.") from None
+    except DecryptionError as error:
+        # Without a traceback, which could quote the code.
+        text = "Card %s of order %s: %s"
+        logger.error(text, card.position, card.order.reference, error)  # noqa: TRY400
+        return told
