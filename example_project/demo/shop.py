@@ -107,8 +107,10 @@ def prepare(password_file: Path) -> str:
     password_file.touch(mode=0o600)
     password = password_file.read_text() or secrets.token_urlsafe(9)
     password_file.write_text(password)
+    # What is bought over the API is told to this address.
+    values = {"is_staff": True, "is_superuser": True, "is_active": True}
     admin, _ = get_user_model().objects.update_or_create(
-        username="admin", defaults={"is_staff": True, "is_superuser": True, "is_active": True}
+        username="admin", defaults={**values, "email": "admin@example.com"}
     )
     admin.set_password(password)
     admin.save()
