@@ -186,9 +186,13 @@ def nothing() -> None:
     """No worker has looked yet."""
 
 
+def wait_for_a_worker() -> None:
+    Order.objects.update(created_at=ago(120))
+
+
 def let_it_be_late() -> None:
     work()
-    Order.objects.update(accepted_at=ago(301))
+    Order.objects.update(created_at=ago(303), accepted_at=ago(301))
     work("--reference", Order.objects.get().reference)
 
 
@@ -216,7 +220,8 @@ NONE = {"state": "not_delivered", "delivered": 0, "codes": "none"}
         (PARTIAL, nothing, {**OPEN, "state": "in_progress"}, "3"),
         ("SIM_SLOW", work, {**OPEN, "state": "in_progress"}, "3"),
         ("SIM_SLOW", let_it_be_late, {**OPEN, "state": "delayed"}, "30"),
-        ("SIM_LOST", work, {**OPEN, "state": "delayed"}, "30"),
+        ("SIM_LOST", work, {**OPEN, "state": "delayed"}, "3"),
+        (PARTIAL, wait_for_a_worker, {**OPEN, "state": "in_progress"}, "12"),
         ("type_001", work, {**PAID, "state": "delivered", "delivered": 5, "codes": "ready"}, ""),
         (PARTIAL, work, {**PARTLY, "to_pay_back": "1650.00"}, ""),
         (PARTIAL, pay_back, {**PARTLY, "paid_back": "650.00", "to_pay_back": "1000.00"}, ""),

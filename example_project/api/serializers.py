@@ -22,11 +22,6 @@ _STATES = {
 }
 
 
-def state_of(order: Order) -> str:
-    """The status in the customer's words."""
-    return _STATES.get(Status(order.status), "in_progress")
-
-
 class OfferSerializer(serializers.Serializer[Any]):
     """An item of the shelf."""
 
@@ -84,7 +79,7 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
         return order.type_name or order.type_id
 
     def get_state(self, order: Order) -> str:
-        return state_of(order)
+        return _STATES.get(Status(order.status), "in_progress")
 
     def get_delivered(self, order: Order) -> int:
         return order.fulfilled_quantity if order.is_final else 0

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.translation import get_language
 from django.views.decorators.cache import never_cache
@@ -31,7 +32,6 @@ from example_project.api.serializers import (
     LineSerializer,
     OfferSerializer,
     OrderSerializer,
-    state_of,
 )
 from example_project.storefront import catalogue, checkout
 from example_project.storefront.models import Purchase, owned_orders
@@ -42,8 +42,8 @@ from giftcards.models import Card, Order, ProductType
 logger = logging.getLogger(__name__)
 
 _LISTED = 20
-# Seconds after which an open order is worth another look, by its state.
-_PAUSES = {"in_progress": 3, "delayed": 30}
+# Seconds between two looks at an open order: a tenth of its age, within these.
+_SHORTEST, _LONGEST = 3, 30
 
 
 class Conflict(APIException):
@@ -151,7 +151,8 @@ class OrderView(ShopView):
         order = get_object_or_404(self.orders_of(request), reference=reference)
         answer = Response(OrderSerializer(order).data)
         if not order.is_final:
-            answer["Retry-After"] = str(_PAUSES[state_of(order)])
+            age = (timezone.now() - order.created_at).total_seconds()
+            answer["Retry-After"] = str(int(min(max(age / 10, _SHORTEST), _LONGEST)))
         return answer
 
 
