@@ -13,6 +13,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -23,7 +24,10 @@ from django.utils.encoding import force_bytes
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.secrecy import Masked, contained
 
-VERSION = "0.1.0"
+try:
+    VERSION = version("django-giftcards")
+except PackageNotFoundError:  # a checkout that is not installed
+    VERSION = "unknown"
 _ONECLICKDZ = "https://api.oneclickdz.com"
 # How long one task runs the loop (seconds): short, so that a stopping cluster does not wait long.
 LOOP_SECONDS = 40

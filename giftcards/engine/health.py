@@ -16,7 +16,7 @@ import django
 from django.db import connections, router
 from django.utils import timezone
 
-from giftcards.conf import conf
+from giftcards.conf import VERSION, conf
 from giftcards.engine.task_queue import Backlog, waiting_tasks
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.keyring import Keyring, configured_key
@@ -133,7 +133,7 @@ def versions() -> dict[str, str]:
     """The versions of the software that runs here, by its name."""
     database = connections[router.db_for_read(Order)]
     return {
-        "giftcards": _version_of("django-giftcards"),
+        "giftcards": VERSION,
         "Django": django.get_version(),
         "Python": platform.python_version(),
         "django-q2": _version_of("django-q2"),

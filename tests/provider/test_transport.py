@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from giftcards.conf import VERSION
 from giftcards.exceptions import OutcomeUnknown, ProviderError, RateLimited, TryLater, Withheld
 from giftcards.provider.client import Client
 from tests.fakes.sockets import (
@@ -77,7 +78,7 @@ class TestOnTheWire:
         assert head.startswith("GET /v3/gift-cards/check-order/A1 HTTP/1.1\r\n")
         for header in (
             f"X-Access-Token: {KEY}",
-            "User-Agent: django-giftcards/0.1.0",
+            f"User-Agent: django-giftcards/{VERSION}",
             "Accept: application/json",
             "Accept-Encoding: identity",
         ):
