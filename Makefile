@@ -11,35 +11,32 @@ PARALLEL ?= --numprocesses=auto --dist=loadfile
 # Of each table of cases one in eight, and nothing that drives other programs.
 QUICK := --sample=8 -m "not external"
 
-BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --disable-pip-version-check
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+PIP = $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-oscar explore contract mutation bench lint docs clean
+.PHONY: help install demo test test-all test-oscar explore contract mutation bench lint docs lock clean
 # The tests start many processes, which would compile the app each time.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	@echo "make demo    the app at work: simulator, worker, a small shop and four orders; ends with Ctrl-C"
-	@echo "             (ARGS=--once: ends when they have settled)"
-	@echo "make test    the quick tests: one case in four; three to four minutes"
-	@echo "make test-all"
-	@echo "             all tests; what they need and is not there is skipped, with the reason"
+	@echo "make demo      the app at work: simulator, worker, a small shop and four orders; ends with Ctrl-C"
+	@echo "               (ARGS=--once: ends when they have settled)"
+	@echo "make test      the quick tests: one case in eight; three to four minutes"
+	@echo "make test-all  all tests; what they need and is not there is skipped, with the reason"
 	@echo "make test-oscar"
-	@echo "             the tests of giftcards.oscar, with the newest django-oscar, in an environment of"
-	@echo "             its own; a minute"
-	@echo "make explore random histories of a shop, for a minute (ARGS=\"--seconds 600 --seed 7\")"
-	@echo "make contract"
-	@echo "             what the app takes for granted about the provider, tried in its sandbox with the"
-	@echo "             key in GIFTCARDS_API_KEY; without one, with the simulator"
-	@echo "make mutation"
-	@echo "             which small changes of the code about money no test notices; three quarters of an"
-	@echo "             hour (ARGS=giftcards/refunds.py: one module), in an environment of its own"
-	@echo "make bench   what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
-	@echo "make lint    style, types, complexity, migrations, system checks"
-	@echo "make docs    the documentation, into docs/_build/html"
-	@echo "make clean   removes what was built; the demo's database and keys stay"
+	@echo "               the tests of giftcards.oscar, with the newest django-oscar; a minute"
+	@echo "make explore   random histories of a shop, for a minute (ARGS=\"--seconds 600 --seed 7\")"
+	@echo "make contract  what the app takes for granted about the provider, tried in its sandbox with the"
+	@echo "               key in GIFTCARDS_API_KEY; without one, with the simulator"
+	@echo "make mutation  which small changes of the code about money no test notices; three quarters of an"
+	@echo "               hour (ARGS=giftcards/refunds.py: one module)"
+	@echo "make bench     what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
+	@echo "make lint      style, types, complexity, migrations, system checks"
+	@echo "make docs      the documentation, into docs/_build/html"
+	@echo "make lock      uv.lock, anew for what pyproject.toml says (ARGS=--upgrade: with newer releases)"
+	@echo "make clean     removes what was built; the demo's database and keys stay"
 	@echo
 	@echo "All of them make a virtual environment first, in $(VENV) with $(PYTHON): a minute."
 
@@ -68,10 +65,12 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(BIN)/python -m $(RUNNER) $(PARALLEL) $(ARGS)
 
+# In environments of their own.
+test-oscar: VENV = .venv-oscar
 test-oscar:
-	@$(MAKE) --no-print-directory install VENV=.venv-oscar GROUP=oscar
+	@$(MAKE) --no-print-directory install VENV=$(VENV) GROUP=oscar
 	DJANGO_SETTINGS_MODULE=tests.oscar.settings \
-		.venv-oscar/bin/python -m $(RUNNER) $(PARALLEL) tests/oscar $(ARGS)
+		$(BIN)/python -m $(RUNNER) $(PARALLEL) tests/oscar $(ARGS)
 
 explore: $(INSTALLED)
 	@$(BIN)/python -m tests.explore $(ARGS)
@@ -79,15 +78,17 @@ explore: $(INSTALLED)
 contract: $(INSTALLED)
 	@$(BIN)/python -m tests.contract $(ARGS)
 
+mutation: VENV = .venv-mutation
 mutation:
-	@$(MAKE) --no-print-directory install VENV=.venv-mutation GROUP=mutation
-	.venv-mutation/bin/python -m tests.mutation $(ARGS)
+	@$(MAKE) --no-print-directory install VENV=$(VENV) GROUP=mutation
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: export DATABASE_URL := sqlite://:memory:
 lint: $(INSTALLED)
+	$(BIN)/uv lock --check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -98,8 +99,11 @@ lint: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
 
+lock: $(INSTALLED)
+	$(BIN)/uv lock $(ARGS)
+
 clean:
-	rm -rf build dist htmlcov docs/_build .coverage .coverage.* .hypothesis
+	rm -rf .nox build dist htmlcov docs/_build .coverage .coverage.* .hypothesis
 	rm -rf .mutation .complexipy_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path "./.venv*" -prune -exec rm -rf {} +
 	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
