@@ -1,18 +1,25 @@
-"""The wheel: what is in it, and a new site that has nothing but it."""
+"""The wheel: what is in it, a new site that has nothing but it, and what the containers run."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
+import yaml
+from cryptography.fernet import Fernet
 
 pytestmark = pytest.mark.packaging
 
@@ -212,3 +219,80 @@ def test_a_new_site_with_the_wheel_places_and_settles_an_order(
         "refunded_amount": "980.00",
         "is_consistent": True,
     }
+
+
+class Container:
+    """What the image has, without Docker: Dockerfile and compose.yaml say which commands."""
+
+    def __init__(self, folder: Path, simulator_url: str) -> None:
+        self.folder = folder
+        self.image = (ROOT / "Dockerfile").read_text()
+        self.services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+        self.environment = {
+            **{
+                name: re.sub(r"\$\{\w+:(?:-(.*?)|\?)\}", lambda it: it[1] or "for-the-test", value)
+                for name, value in self.services["web"]["environment"].items()
+            },
+            "DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
+            "DJANGO_SETTINGS_MODULE": "example_project.container",
+            "EXAMPLE_DIR": str(folder / "data"),
+            "GIFTCARDS_BASE_URL": simulator_url,
+            "GIFTCARDS_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+            "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
+            "UV_PROJECT_ENVIRONMENT": str(folder / "venv"),
+        }
+        [sync] = re.findall(r"&& (uv sync .*)", self.image)
+        run(sys.executable, "-m", *shlex.split(sync), cwd=ROOT, **self.environment)
+        shutil.copy(ROOT / "manage.py", folder)
+        shutil.copytree(ROOT / "example_project", folder / "example_project")
+        [collect] = re.findall(r"manage\.py (collectstatic .*)", self.image)
+        self.run("python", "manage.py", *shlex.split(collect))
+        self.run(*self.services["setup"]["command"])
+
+    def run(self, *command: str) -> str:
+        return run(*command, cwd=self.folder, **self.environment)
+
+    @contextmanager
+    def running(self, command: list[str]) -> Iterator[subprocess.Popen[str]]:
+        """A process that is stopped as Docker does it, and has to end well."""
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=clean_environment() | self.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=100)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def container(tmp_path: Path, simulator_url: str) -> Container:
+    pytest.importorskip("uv")
+    return Container(tmp_path, simulator_url)
+
+
+def test_what_the_containers_run_serves_the_shop_and_settles_an_order(container: Container) -> None:
+    [line] = re.findall(r"^CMD (.*)$", container.image, re.MULTILINE)
+    web = [argument.replace("0.0.0.0:8000", "127.0.0.1:0") for argument in json.loads(line)]
+    with container.running(web) as process:
+        assert process.stderr is not None
+        while not (found := re.search(r"http://127\.0\.0\.1(:\d+)", process.stderr.readline())):
+            assert process.poll() is None
+        address = f"http://localhost{found[1]}"
+        page = requests.get(address, timeout=30)
+        assert page.status_code == 200
+        styles = re.findall(r'<link rel="stylesheet" href="([^"]+)"', page.text)
+        assert {requests.get(address + it, timeout=30).status_code for it in styles} == {200}
+    container.run("python", "manage.py", "giftcards_place", PRODUCT, "TEST_PARTIAL", "4")
+    ask = "from giftcards.models import Order; print(Order.objects.get().status)"
+    give_up_at = time.monotonic() + 60
+    with container.running(container.services["worker"]["command"]):
+        while "PARTIALLY_FILLED" not in container.run("python", "manage.py", "shell", "-c", ask):
+            assert time.monotonic() < give_up_at
