@@ -337,7 +337,7 @@ class ByNetwork(ModelBackend):
     """A single sign-on: the server names the person, and nobody types anything."""
 
     def authenticate(self, request: Any, **credentials: Any) -> Any:  # type: ignore[override]
-        return get_user_model().objects.get(username=request.META["HTTP_X_PERSON"])
+        return get_user_model().objects.get(username=request.headers["x-person"])
 
 
 @pytest.mark.parametrize("method", ["get", "post"])

@@ -1,0 +1,149 @@
+"""The project's own files: what several of them say, and what a release asks for."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from release import HEADING, problems
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYTHONS = [it.rpartition(" ")[2] for it in PROJECT["classifiers"] if ":: Python :: 3." in it]
+TODAY = datetime.now().astimezone().date()
+
+
+def git(*arguments: str, cwd: Path = ROOT) -> str:
+    person = ("-c", "user.name=A", "-c", "user.email=a@example.com")
+    return subprocess.run(
+        ("git", *person, *arguments), cwd=cwd, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def test_the_addresses_of_the_project_are_in_one_file() -> None:
+    hosts = {
+        re.sub(r"^https://([^/]+/(OWNER/[\w-]+)?).*", r"\1", url)
+        for url in PROJECT["urls"].values()
+    }
+    assert len(hosts) == 2
+    for host in hosts:
+        assert git("grep", "--files-with-matches", "--fixed-strings", host.strip("/")).split() == [
+            "pyproject.toml"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        (".github/workflows/ci.yml", r"uses: (?!\./)\S+@(.*)"),
+        (".github/workflows/release.yml", r"uses: (?!\./)\S+@(.*)"),
+        (".pre-commit-config.yaml", r"rev: (.*)"),
+    ],
+)
+def test_what_others_bring_is_frozen_to_a_commit_with_its_version(file: str, pattern: str) -> None:
+    frozen = re.findall(pattern, text(file))
+    assert frozen
+    assert [
+        it for it in frozen if not re.fullmatch(r"[0-9a-f]{40}  # (frozen: )?v?[\d.]+", it)
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        (".github/workflows/ci.yml", r"--python (\S+)"),
+        (".github/workflows/release.yml", r"--python (\S+)"),
+        (".readthedocs.yaml", r'python: "(.*)"'),
+        ("Dockerfile", r"FROM python:(3\.\d+)"),
+    ],
+)
+def test_the_python_that_a_file_names_is_supported(file: str, pattern: str) -> None:
+    named = re.findall(pattern, text(file))
+    assert named
+    assert set(named) <= set(PYTHONS)
+
+
+@pytest.mark.packaging
+def test_ci_runs_every_session_that_the_hosted_workflow_asks_nox_for() -> None:
+    pytest.importorskip("nox")
+    [asked] = re.findall(r"\$NOX (--list .*?) \|", text(".github/workflows/ci.yml"))
+    command = (sys.executable, "-m", "nox", *asked.split())
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    hosted = {it["name"] for it in json.loads(listed) if "hosted" in it["tags"]}
+    lanes = " ".join(re.findall(r'^    "([a-z ]+)"', text(".ci/run"), re.MULTILINE)).split()
+    # One needs more Pythons, the other what is not in a package index.
+    assert hosted == {*lanes, "tests", "hooks"}
+
+
+def test_the_changelog_begins_with_the_version_that_comes_next() -> None:
+    [version, _date] = HEADING.findall(text("CHANGELOG.md"))[0]
+    released = git("tag", "--list", "[0-9]*").split()
+    assert version not in released or git("tag", "--points-at", "HEAD").split() == [version]
+
+
+def test_a_tag_that_is_a_version_starts_the_hosted_release() -> None:
+    # "on" is a boolean in this YAML.
+    [trigger] = yaml.safe_load(text(".github/workflows/release.yml"))[True].values()
+    assert trigger == {"tags": ["[0-9]+.[0-9]+*"]}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """One that can be released as 0.2.0."""
+    git("init", "--quiet", cwd=tmp_path)
+    (tmp_path / "CHANGELOG.md").write_text(
+        f"# Changelog\n\n## 0.2.0 ({TODAY})\n\n## 0.1.0 (2026-12-01)\n"
+    )
+    git("add", "--all", cwd=tmp_path)
+    git("commit", "--quiet", "--message", "Version 0.2.0", cwd=tmp_path)
+    return tmp_path
+
+
+def test_a_clean_checkout_with_todays_heading_can_be_released(checkout: Path) -> None:
+    assert list(problems(checkout, "0.2.0")) == []
+
+
+def test_a_tagged_commit_can_be_built_on_a_later_day(checkout: Path) -> None:
+    yesterday = TODAY - timedelta(days=1)
+    (checkout / "CHANGELOG.md").write_text(f"## 0.2.0 ({yesterday})\n")
+    git("commit", "--quiet", "--all", "--message", "Version 0.2.0", cwd=checkout)
+    git("tag", "0.2.0", cwd=checkout)
+    assert list(problems(checkout, "0.2.0", is_tagged=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "is_tagged", "tag", "heading", "changed", "told"),
+    [
+        ("0.2", False, "", f"0.2.0 ({TODAY})", "", f"begins with 0.2.0 ({TODAY}), not with 0.2"),
+        ("0.2.0", False, "", "0.2.0 (unreleased)", "", "begins with 0.2.0 (unreleased)"),
+        ("0.2.0", False, "", "0.2.0 (2026-01-01)", "", "begins with 0.2.0 (2026-01-01)"),
+        ("0.2.0", True, "0.2.0", "0.2.0 (unreleased)", "", "begins with 0.2.0 (unreleased)"),
+        ("0.2.0", False, "0.2.0", f"0.2.0 ({TODAY})", "", "There is a tag 0.2.0 already."),
+        ("0.2.0", True, "", f"0.2.0 ({TODAY})", "", "This commit is not tagged 0.2.0."),
+        ("0.2.0", False, "", f"0.2.0 ({TODAY})", "new.py", "changes that are not committed"),
+        ("v0.2.0", False, "", f"v0.2.0 ({TODAY})", "", "v0.2.0 is not a version"),
+    ],
+)
+def test_what_keeps_a_checkout_from_being_released_is_told(
+    checkout: Path, version: str, is_tagged: bool, tag: str, heading: str, changed: str, told: str
+) -> None:
+    (checkout / "CHANGELOG.md").write_text(f"# Changelog\n\n## {heading}\n")
+    git("commit", "--quiet", "--all", "--allow-empty", "--message", "Otherwise", cwd=checkout)
+    if tag:
+        git("tag", tag, cwd=checkout)
+    if changed:
+        (checkout / changed).touch()
+    [found] = problems(checkout, version, is_tagged=is_tagged)
+    assert told in found
