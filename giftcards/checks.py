@@ -107,7 +107,7 @@ def check_urls(**_: object) -> list[CheckMessage]:
 def check_functions(**_: object) -> list[CheckMessage]:
     """Report it if a function that a setting names is not there."""
     found: list[CheckMessage] = []
-    for key in ("REVIEW_ORDER", "PRICING"):
+    for key in ("REVIEW_ORDER", "QUEUE_TASK", "PRICING"):
         try:
             path = conf.get(conf.declared[key])
         except ConfigurationError:
@@ -280,15 +280,9 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
 
 @register(TAG)
 def check_cluster(**_: object) -> list[CheckMessage]:
-    """Report it if django-q2 is missing, or if ``Q_CLUSTER`` does not suit the loop."""
-    if not apps.is_installed("django_q"):
-        return [
-            Error(
-                "django-q2, which follows the orders, is not installed.",
-                hint="Add 'django_q' to INSTALLED_APPS.",
-                id="giftcards.E010",
-            )
-        ]
+    """Report it if django-q2 runs the tasks and ``Q_CLUSTER`` does not suit the loop."""
+    if not conf.uses_django_q:
+        return []
     # Not django_q.conf, which is read only once, when django-q2 is imported.
     cluster = getattr(settings, "Q_CLUSTER", None)
     if not isinstance(cluster, Mapping) or not cluster:
@@ -296,7 +290,8 @@ def check_cluster(**_: object) -> list[CheckMessage]:
             Error(
                 "Q_CLUSTER is not set: django-q2 would look for Redis on this machine, and let a"
                 " task that hangs hold its worker for ever.",
-                hint="Set it to a dict, such as the one on the settings page of the documentation.",
+                hint="Set it to a dict, such as the one in the documentation, on the page about"
+                " workers.",
                 id="giftcards.E013",
             )
         ]

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.encoding import force_bytes
@@ -517,6 +518,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         " first, or `None`. Without it, nobody has to.",
         is_working=True,
     )
+    queue_task = Setting(
+        optional(dotted_path("shop.background.queue"), None),
+        help="It hands the task that it is given to your own queue of tasks. Without it, django-q2"
+        " queues tasks if it is installed.",
+        is_working=True,
+    )
     reorder_missing = Setting(
         optional(_reorder_rule, None),
         help="How often in a row, and for how many hours, the worker orders missing cards again"
@@ -560,6 +567,14 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         help="Days after which the codes of a settled order, or of a delivered gift, are destroyed."
         " Without it, they are kept for ever.",
     )
+
+    @property
+    def uses_django_q(self) -> bool:
+        """True if django-q2 runs the tasks: it is installed, and ``QUEUE_TASK`` is not set."""
+        try:
+            return self.queue_task is None and apps.is_installed("django_q")
+        except ConfigurationError:
+            return False  # reported by the system checks
 
     @property
     def longest_task(self) -> float:

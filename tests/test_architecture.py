@@ -74,7 +74,7 @@ PARTS = {
     ),
     "delivery": (
         "exceptions addresses statuses signals keys.secrecy settlement conf checks keys.keyring "
-        "models durations display engine conditions privacy health admin management"
+        "models durations display engine conditions privacy health tasks admin management"
     ),
     "oscar": (
         "exceptions statuses signals conf checks models display fulfilment catalogue tasks "
@@ -190,12 +190,12 @@ WITHIN = {
         "sending": "kinds conf facts models channels links failures messages handover",
         "moving": "kinds conf facts models channels failures queueing",
         "views": "page_tokens conf models pins codes my_orders links revealing pages",
-        "management": "conf models handover queueing digests sending",
+        "management": "conf models handover queueing digests sending tasks",
         "tasks": "models handover queueing digests sending",
         "admin": "kinds conf facts models channels codes links messages queueing digests moving",
         "receivers": "models queueing moving",
         "urls": "links views",
-        "apps": "conf checks conditions privacy receivers",
+        "apps": "conf checks conditions privacy receivers tasks",
     },
     "delivery.admin": {
         "allowance": "",
@@ -317,7 +317,6 @@ LIBRARIES = {
     "delivery.health": "health_check",
     "delivery.failures": "requests urllib3",
     "delivery.receivers": "anymail",
-    "delivery.tasks": "django_q",
     "delivery.pages": "segno",
     "oscar.lines": "oscar",
     "oscar.stock": "oscar",

@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.hints import with_hint
 from giftcards.conditions import CONDITIONS, Standing
+from giftcards.conf import conf
 from giftcards.display import bdi, count_text, exact_moment, filled, money, status_badge
 from giftcards.durations import distance_text
 from giftcards.engine.health import (
@@ -100,10 +101,8 @@ def connection(standing: Standing, *, shows_balance: bool) -> Section:
 def waiting(name: OrderName, *, order_list: str) -> Section:
     """Everything that waits. ``order_list`` is the list's address; "" for no links to it."""
     found = Waiting.read()
-    facts = [
-        Fact(_("Tasks in the queue"), _backlog(found.tasks)),
-        Fact(_("Changes that the shop has not been told of"), _backlog(found.changes)),
-    ]
+    facts = [Fact(_("Tasks in the queue"), _backlog(found.tasks))] if conf.uses_django_q else []
+    facts.append(Fact(_("Changes that the shop has not been told of"), _backlog(found.changes)))
     if found.given_up:
         text = ngettext(
             "The shop could not be told of %(count)d change within a day; it is not tried again.",
@@ -146,19 +145,17 @@ def worker(standing: Standing, *, shows_hints: bool) -> Section:
     problem = state.explain_worker(standing.now)
     state_of_work = _told(problem, shows_hints) if problem.text else gettext("At work.")
     facts = [Fact(_("State"), state_of_work, is_wrong=bool(problem.text))]
-    try:
-        schedule, next_run = explain_schedule(), next_tick()
-    except ConfigurationError as error:
-        text = gettext("The settings are wrong.")
-        schedule, next_run = Explanation(text, str(ASK_DEVELOPER), str(error)), None
+    schedule = explain_schedule()
     if schedule.text:
         facts.append(Fact(_("Schedule"), _told(schedule, shows_hints), is_wrong=True))
-    is_due = next_run is not None and next_run <= timezone.now()
-    facts += [
-        Fact(_("Last run"), since(state.ticked_at)),
-        Fact(_("Next run"), gettext("due now") if is_due else since(next_run)),
-        Fact(_("Orders last checked"), since(state.swept_at)),
-    ]
+    facts.append(Fact(_("Last run"), since(state.ticked_at)))
+    if state.ticked_by:
+        facts.append(Fact(_("Last run by"), bdi(state.ticked_by)))
+    if conf.uses_django_q:
+        next_run = next_tick()
+        is_due = next_run is not None and next_run <= timezone.now()
+        facts.append(Fact(_("Next run"), gettext("due now") if is_due else since(next_run)))
+    facts.append(Fact(_("Orders last checked"), since(state.swept_at)))
     return Section("worker", _("Background work"), facts)
 
 

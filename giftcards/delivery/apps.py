@@ -32,9 +32,11 @@ class DeliveryConfig(AppConfig):
         from giftcards.delivery.checks import check_sending, check_settings
         from giftcards.delivery.conf import conf
         from giftcards.delivery.privacy import Messages, untold
+        from giftcards.delivery.tasks import deliver_until
         from giftcards.privacy import registry
         from giftcards.privacy.person import ROLES
         from giftcards.privacy.retention import leave_alone
+        from giftcards.tasks import add_companion
 
         # Even if no messages are sent now, earlier ones may exist.
         for role in ROLES:
@@ -48,3 +50,4 @@ class DeliveryConfig(AppConfig):
             if conf.is_off and not conf.staff_emails:
                 return
         receivers.connect()
+        add_companion("the messages", deliver_until)

@@ -16,7 +16,7 @@ from giftcards.delivery.facts import has_cards, language_of
 from giftcards.delivery.failures import describe
 from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS, Kind, Mode, kinds_of
 from giftcards.delivery.models import CardLink, Delivery, Installation, key_of, put_off
-from giftcards.engine.task_queue import queue_task
+from giftcards.engine.task_queue import queue_once
 from giftcards.models import CustomerRefund, Lease, Order, StatusChange
 from giftcards.models.money import RefundState
 from giftcards.models.orders import CORRECTABLE
@@ -248,12 +248,11 @@ def _last_paid(order: Order) -> CustomerRefund | None:
 def wake() -> None:
     """Queue a task that sends what is due, once the current transaction commits.
 
-    Does nothing if a task was queued a moment ago and has not started. Never raises. Without a
-    worker, ``giftcards_deliver`` sends what is due.
+    Does nothing if a task was queued a moment ago and has not started, or if there is no queue:
+    then ``giftcards_poll --loop`` or ``giftcards_deliver`` sends what is due. Never raises.
     """
     transaction.on_commit(_wake, robust=True)
 
 
 def _wake() -> None:
-    if Lease.objects.take(QUEUED, _QUEUED_FOR):
-        queue_task("giftcards.delivery.tasks.deliver")
+    queue_once("giftcards.delivery.tasks.deliver", lease=QUEUED, span=_QUEUED_FOR)

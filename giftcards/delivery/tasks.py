@@ -1,4 +1,4 @@
-"""The django-q2 task that sends messages. Like the other tasks, it returns counts and never raises.
+"""The task that sends messages. Like the other tasks, it returns counts and never raises.
 
 A mail server that hangs must delay nothing but mail. So messages occupy at most all workers but
 two, or a single one if there are no more than two. Where there is only one worker, it spends a few
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from django.utils import timezone
@@ -21,7 +22,8 @@ from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
 from giftcards.delivery.sending import SendingTally, send_due
-from giftcards.engine.task_queue import cluster_stop
+from giftcards.engine.database import surviving
+from giftcards.engine.task_queue import cluster_stop, is_run_by_queueing, workers
 from giftcards.exceptions import GiftcardsError
 from giftcards.management.output import counted
 from giftcards.models import Lease
@@ -41,10 +43,14 @@ _SHORTEST_ATTEMPT = 20.0
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 # How long a task waits for messages that are due soon, and how often it polls (seconds).
 _LONGEST_WAIT, _POLL_EVERY = 15.0, 1.0
+# The loop's pause after a server was away, and its longest wait for a message (seconds).
+_PAUSE, _TICK = 10.0, 60.0
 
 
 def deliver() -> str:
     """Send what is due, and queue another task if something is left; return counts in words."""
+    if is_run_by_queueing():
+        return "refused"
     stop = cluster_stop() or threading.Event()
     try:
         # Allows queueing another task: messages queued from now on may come too late for this one.
@@ -59,13 +65,13 @@ def deliver() -> str:
 
 
 def _send(stop: threading.Event) -> str:
-    workers = _workers()
-    slot = _take_slot(max(1, min(workers - 2, _MOST_SLOTS)))
+    number = workers()
+    slot = _take_slot(max(1, min(number - 2, _MOST_SLOTS)))
     if slot is None:
         return "other processes send the messages"
     try:
-        limits = _limits(stop, workers)
-        done = _send_and_wait(limits, may_wait=workers > 2)
+        limits = _limits(stop, number)
+        done = _send_and_wait(limits, may_wait=number > 2)
         # Digests come last, because customers wait for their messages.
         told = digests.send_due(limits)
     finally:
@@ -77,12 +83,6 @@ def _send(stop: threading.Event) -> str:
     return f"{done}; {counted(told, 'digest')} for staff"
 
 
-def _workers() -> int:
-    from django_q.conf import Conf
-
-    return int(Conf.WORKERS)
-
-
 def _take_slot(number: int) -> tuple[str, str] | None:
     """The name and the token of a lease on sending; ``None`` if others hold all of them."""
     for name in (f"messages {index}" for index in range(number)):
@@ -91,9 +91,9 @@ def _take_slot(number: int) -> tuple[str, str] | None:
     return None
 
 
-def _limits(stop: threading.Event, workers: int) -> Limits:
+def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
     now = time.monotonic()
-    if workers < 2:
+    if number_of_workers < 2:
         return Limits(stop, now + _ALONE_SECONDS, now + _ALONE_SECONDS + _ALONE_ATTEMPT)
     seconds = min(core.longest_task, _LONGEST_TASK) - _RECORDING_SECONDS
     return Limits(stop, now + min(LOOP_SECONDS, seconds - _SHORTEST_ATTEMPT), now + seconds)
@@ -122,3 +122,27 @@ def _wait(limits: Limits, *, until: float) -> bool:
         # Poll, because another message may be queued meanwhile.
         limits.stop.wait(min(seconds, _POLL_EVERY))
     return False
+
+
+def deliver_until(stop: threading.Event, tell: Callable[[str], object] = lambda _: None) -> None:
+    """Send what is due until ``stop`` is set; ``tell`` gets counts in words."""
+    while not stop.is_set():
+        with surviving(stop, "the messages"):
+            tell_of_lost_refunds()
+            done = send_due(Limits(stop))
+            told = digests.send_due(Limits(stop)) if digests.is_due() else 0
+            if told or done != SendingTally():
+                tell(f"{done}; {counted(told, 'digest')} for staff.")
+            _wait_for_next(stop, _PAUSE if done.is_cut_short else 0)
+
+
+def _wait_for_next(stop: threading.Event, seconds: float) -> None:
+    """Wait for ``seconds``, and then until a message is due; a minute at most in all."""
+    end = time.monotonic() + _TICK
+    stop.wait(seconds)
+    while not stop.is_set() and time.monotonic() < end:
+        due_at = Delivery.objects.next_due_at()
+        until_due = _POLL_EVERY if due_at is None else (due_at - timezone.now()).total_seconds()
+        if until_due <= 0:
+            return
+        stop.wait(min(until_due, _POLL_EVERY))

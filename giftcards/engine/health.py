@@ -31,7 +31,7 @@ MANY_CARDS = 10_000
 class Waiting:
     """The waiting work: tasks of django-q2, changes to be announced, and open orders by status."""
 
-    #: ``None`` if django-q2 is missing or does not keep its queue in the database.
+    #: ``None`` if they are not in a queue that django-q2 keeps in the database.
     tasks: Backlog | None
     changes: Backlog
     #: Changes that a receiver has failed to take for a day, and that are no longer retried.
@@ -132,11 +132,12 @@ def api_keys() -> list[KnownKey]:
 def versions() -> dict[str, str]:
     """The versions of the software that runs here, by its name."""
     database = connections[router.db_for_read(Order)]
+    worker = {"django-q2": _version_of("django-q2")} if conf.uses_django_q else {}
     return {
         "giftcards": VERSION,
         "Django": django.get_version(),
         "Python": platform.python_version(),
-        "django-q2": _version_of("django-q2"),
+        **worker,
         database.display_name: ".".join(map(str, database.get_database_version())),
     }
 

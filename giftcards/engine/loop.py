@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import PurePath
 
 from django.utils import timezone
 
@@ -92,9 +95,23 @@ def try_stored_cards() -> None:
 
 
 def begin_tick() -> None:
-    """Record that a worker is running, and send ``tick_began``; called once a minute."""
-    ProviderState.objects.note_tick()
+    """Record that this worker is running, and send ``tick_began``; called once a minute."""
+    ProviderState.objects.note_tick(_this_worker())
     tick_began.send_robust(sender=None)
+
+
+def _this_worker() -> str:
+    """The program of this process and its machine, such as ``qcluster@web-2``.
+
+    Without its arguments, which may hold secrets.
+    """
+    path, *arguments = sys.argv or [""]
+    name = PurePath(path).stem
+    if name == "__main__":
+        name = PurePath(path).parent.name
+    if name in {"manage", "django", "django-admin"} and arguments:
+        name = arguments[0]
+    return f"{name}@{socket.gethostname()}"
 
 
 def is_work_left() -> bool:

@@ -1,4 +1,7 @@
-"""Queueing with django-q2: the loop on demand, and the watchdog once a minute."""
+"""Queueing tasks with django-q2 or the shop's own queue, and the schedule of django-q2.
+
+Where there is neither, nothing is queued: ``giftcards_poll`` follows the orders.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from django.apps import apps
 from django.db import connections, router, transaction
 from django.db.models import Count, F, Min
 from django.utils import timezone
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext
 
-from giftcards.exceptions import ConfigurationError
+from giftcards.conf import conf
 from giftcards.models import Lease
 from giftcards.problems import ASK_DEVELOPER, Explanation
 
@@ -27,12 +31,16 @@ SWEEP_TASK = "giftcards.tasks.sweep"
 TICK_TASK = "giftcards.tasks.tick"
 # The lease of the loop's process; after a crash, another process takes over within this time.
 LOOP_LEASE = timedelta(seconds=10)
-_CONSOLATION = "The schedule does the work within about a minute."
+_CONSOLATION = "The next tick, within about a minute, does the work."
 # How long a caller waits for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
 # Task rows are readable in the database and in the admin: there is none after a success.
 _OPTIONS = {"save": False, "ack_failure": True}
+# The number of workers that is assumed of other queues than django-q2's.
+_ASSUMED_WORKERS = 2
+# Whether this thread is handing a task to a queue.
+_thread = threading.local()
 
 
 class Outcome(enum.Enum):
@@ -42,18 +50,18 @@ class Outcome(enum.Enum):
 
 
 def _schedules() -> Any:
-    """Return django-q2's schedules; lazily, so that a system check can report a missing app."""
-    if not apps.is_installed("django_q"):
-        raise ConfigurationError("django-q2 is missing. Add 'django_q' to INSTALLED_APPS.")
     return apps.get_model("django_q", "Schedule").objects
 
 
-def ensure_schedule() -> Outcome:
+def ensure_schedule() -> Outcome | None:
     """Create or repair the schedule; its next run and whether it is paused stay as they are.
 
+    ``None`` if django-q2 does not run the tasks, so that none is needed.
     django-q2 has no unique constraint on names, so concurrent processes are serialised by a lock:
     a row of our own, which the first statement of the transaction updates.
     """
+    if not conf.uses_django_q:
+        return None
     schedules = _schedules()
     lock, _ = Lease.objects.get_or_create(name=Lease.SCHEDULE)
     # The two may be in different databases: the lock is held until the schedule is committed.
@@ -76,7 +84,12 @@ def ensure_schedule() -> Outcome:
 
 
 def explain_schedule() -> Explanation:
-    """Return why the schedule does not run, and how to fix that; without a text if it runs."""
+    """Return why the schedule does not run, and how to fix that.
+
+    Without a text if it runs, or if django-q2 does not run the tasks.
+    """
+    if not conf.uses_django_q:
+        return Explanation("")
     schedule = _schedules().filter(func=TICK_TASK).order_by("pk").first()
     if schedule is None:
         text, hint = gettext("There is no schedule."), gettext("Run `manage.py giftcards_setup`.")
@@ -89,12 +102,14 @@ def explain_schedule() -> Explanation:
 
 
 def schedule_problem() -> str:
-    """Return :func:`explain_schedule` as a text for developers; "" if the schedule runs."""
+    """Return :func:`explain_schedule` as a text for developers."""
     return explain_schedule().for_developers
 
 
 def next_tick() -> datetime | None:
     """The time of the schedule's next run; ``None`` if it does not run."""
+    if not conf.uses_django_q:
+        return None
     runs = _schedules().filter(func=TICK_TASK).exclude(repeats=0).order_by("pk")
     next_run: datetime | None = runs.values_list("next_run", flat=True).first()
     return next_run
@@ -110,9 +125,9 @@ class Backlog(NamedTuple):
 def waiting_tasks() -> Backlog | None:
     """The tasks that no worker has taken, including those of other apps, which delay ours.
 
-    ``None`` if django-q2 is missing or does not keep its queue in the database.
+    ``None`` if they are not in a queue that django-q2 keeps in the database.
     """
-    if not (apps.is_installed("django_q") and _is_broker_in_database()):
+    if not (conf.uses_django_q and _is_broker_in_database()):
         return None
     from django_q.conf import Conf
 
@@ -130,31 +145,55 @@ def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
         ahead.update(next_run=F("next_run") + span)
 
 
+def workers() -> int:
+    """The number of workers that run tasks; an assumption if django-q2 does not run them."""
+    if not conf.uses_django_q:
+        return _ASSUMED_WORKERS
+    from django_q.conf import Conf
+
+    return int(Conf.WORKERS)
+
+
 def wake_worker() -> None:
     """Queue the loop when the current transaction commits, or at once if there is none.
 
-    Does nothing if the loop is running or was queued within the last ``LOOP_LEASE``. Never raises,
-    and never waits long for a broker that is down: then the watchdog starts the loop within about a
-    minute.
+    Does nothing if the loop is running or was queued within the last ``LOOP_LEASE``, or if there is
+    no queue. Never raises, and never waits long for a broker that is down: then the watchdog starts
+    the loop within about a minute.
     """
     transaction.on_commit(_wake, robust=True)
 
 
 def _wake() -> None:
-    leases = Lease.objects
-    if not leases.is_taken(Lease.LOOP) and leases.take(Lease.QUEUED_SWEEP, LOOP_LEASE):
-        queue_task(SWEEP_TASK)
+    if has_queue() and not Lease.objects.is_taken(Lease.LOOP):
+        queue_once(SWEEP_TASK, lease=Lease.QUEUED_SWEEP, span=LOOP_LEASE)
+
+
+def queue_once(path: str, *, lease: str, span: timedelta) -> None:
+    """:func:`queue_task`, unless that was done within ``span`` and the ``lease`` still stands."""
+    if has_queue() and Lease.objects.take(lease, span):
+        queue_task(path)
+
+
+def has_queue() -> bool:
+    """True if tasks can be queued: without a queue, ``giftcards_poll`` follows the orders."""
+    return conf.queue_task is not None or conf.uses_django_q
 
 
 def queue_task(path: str) -> None:
-    """Queue the function at ``path``, without arguments; a failing broker is logged.
+    """Queue the function at ``path``, without arguments; a queue that fails is logged.
 
-    Must not be called in a transaction. Does nothing without django-q2.
+    Must not be called in a transaction. Does nothing if there is no queue.
     """
-    if not apps.is_installed("django_q"):
-        return
-    # Imported here: without "django_q" in INSTALLED_APPS the import fails, and the system check
-    # that reports this could not run.
+    own = conf.queue_task
+    if own is not None:
+        _enqueue_patiently(lambda: import_string(own)(path))
+    elif conf.uses_django_q:
+        _queue_with_django_q(path)
+
+
+def _queue_with_django_q(path: str) -> None:
+    # Imported here, because not every site has django-q2.
     from django_q.conf import Conf
     from django_q.tasks import async_task
 
@@ -165,13 +204,17 @@ def queue_task(path: str) -> None:
     if _is_broker_in_database():
         # In this thread, because the broker uses its database connection.
         _enqueue(queue)
-        return
+    else:
+        _enqueue_patiently(queue)
+
+
+def _enqueue_patiently(queue: Callable[[], object]) -> None:
     # Brokers have no time-out in common. The thread ends when the broker answers.
     thread = threading.Thread(target=_enqueue_in_thread, args=[queue], daemon=True)
     thread.start()
     thread.join(_BROKER_PATIENCE)
     if thread.is_alive():
-        logger.error("The broker of django-q2 does not answer. %s", _CONSOLATION)
+        logger.error("The queue of tasks does not answer. %s", _CONSOLATION)
 
 
 def _is_broker_in_database() -> bool:
@@ -190,13 +233,30 @@ def _enqueue_in_thread(queue: Callable[[], object]) -> None:
 
 
 def _enqueue(queue: Callable[[], object]) -> None:
+    _thread.is_queueing = True
     try:
         queue()
     except Exception as error:  # noqa: BLE001 (a broker may raise anything)
         # Not its text: the address of a broker may hold a password.
         logger.error(  # noqa: TRY400
-            "Queueing a task of django-q2 failed: %s. %s", type(error).__name__, _CONSOLATION
+            "Queueing a task failed: %s. %s", type(error).__name__, _CONSOLATION
         )
+    finally:
+        _thread.is_queueing = False
+
+
+def is_run_by_queueing() -> bool:
+    """True in a task that runs at once, where it is queued, as queues do in a mode for tests.
+
+    Such a task must do nothing: a web request would wait for it for up to a minute.
+    """
+    is_queueing: bool = getattr(_thread, "is_queueing", False)
+    if is_queueing:
+        logger.error(
+            "A task ran at once instead of being queued, and did nothing. Orders wait until a"
+            " worker or `manage.py giftcards_poll` follows them."
+        )
+    return is_queueing
 
 
 def cluster_stop() -> threading.Event | None:

@@ -37,8 +37,17 @@ _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
 
+# The length of a worker's name.
+_LONGEST_NAME = 100
+
 # The values of ProviderState.Pause, worst last. A worse pause replaces a milder one.
 _SEVERITY = ("", "outage", "rate", "access")
+
+
+_START_WORKER = _(
+    "Start a worker: `manage.py giftcards_poll --loop`, `manage.py qcluster` or that of your own"
+    " queue of tasks."
+)
 
 
 class Environment(models.TextChoices):
@@ -171,10 +180,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         """The single row; created on first use."""
         return self.get_or_create(pk=1)[0]
 
-    def note_tick(self) -> None:
-        """Record that the watchdog's work is being done."""
+    def note_tick(self, by: str = "") -> None:
+        """Record that a worker, called ``by``, does the watchdog's work."""
         self.current()
-        self.filter(pk=1).update(ticked_at=timezone.now())
+        self.filter(pk=1).update(ticked_at=timezone.now(), ticked_by=by[:_LONGEST_NAME])
 
     def pause(self, reason: ProviderState.Pause, *, detail: str, until: datetime) -> bool:
         """Pause all calls, whatever their key; False if another process has paused them already.
@@ -299,6 +308,8 @@ class ProviderState(models.Model):
 
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     ticked_at = models.DateTimeField(_("last tick"), null=True)
+    # The program that ticked last and its machine, such as "qcluster@web-2".
+    ticked_by = models.CharField(max_length=_LONGEST_NAME, **EMPTY)
 
     # When the last complete purge of old codes ended.
     purged_at = models.DateTimeField(null=True)
@@ -431,14 +442,15 @@ class ProviderState(models.Model):
         heartbeats = (self.ticked_at, self.swept_at)
         if not any(heartbeats):
             text = gettext("Background work has not begun yet.")
-            hint = gettext("Start `manage.py qcluster`.")
-            return Explanation(text, str(ASK_DEVELOPER), hint)
+            return Explanation(text, str(ASK_DEVELOPER), str(_START_WORKER))
         if any(is_recent(at, now, within=_SIGN_HOLDS) for at in heartbeats):
             return Explanation("")
         text = gettext(
             "Background work has stopped: there has been no sign of it for more than 3 minutes."
         )
-        return Explanation(text, str(ASK_DEVELOPER))
+        last = gettext("The last worker was %(worker)s.") % {"worker": self.ticked_by}
+        hint = f"{last} {_START_WORKER}" if self.ticked_by else str(_START_WORKER)
+        return Explanation(text, str(ASK_DEVELOPER), hint)
 
     def worker_problem(self, now: datetime) -> str:
         """A text for developers: :meth:`explain_worker` in one line; "" if a worker is running."""

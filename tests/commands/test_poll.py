@@ -209,6 +209,41 @@ class TestOneOrder:
         assert ProviderState.objects.values().get() == state
 
 
+class TestTick:
+    def test_the_poll_tick_follows_the_orders_and_does_the_daily_work(
+        self, handlers: None, call: Call, simulator: Simulator
+    ) -> None:
+        order = record_order(**LINE, reference=None)
+        counted_by_an_older_process = make_order(Status.REJECTED, planned_amount=1)
+        done = "1 sent, 1 checked, 1 settled, 0 failed.\n"
+        assert call("giftcards_poll", "--tick") == (done, "", 0)
+        order.refresh_from_db()
+        counted_by_an_older_process.refresh_from_db()
+        assert (order.status, counted_by_an_older_process.planned_amount) == ("FULFILLED", 0)
+        assert ProviderState.objects.get().ticked_at is not None
+
+    def test_the_poll_tick_stops_when_it_is_told_to(
+        self, handlers: None, call: Call, simulator: Simulator
+    ) -> None:
+        buy(type_id="SIM_NEVER")
+        simulator.on_request = lambda _request: os.kill(os.getpid(), signal.SIGTERM)
+        out, err, code = call("giftcards_poll", "--tick")
+        assert (out.startswith("0 sent, 1 checked, 0 settled"), err, code) == (True, "", 0)
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_poll_tick_that_failed_exits_with_1(
+        self, handlers: None, call: Call, simulator: Simulator
+    ) -> None:
+        def fail(execute: Any, sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE") and "ticked_at" in sql:
+                raise OperationalError("CANARY")
+            return execute(sql, *args)
+
+        with connection.execute_wrapper(fail):
+            failed = ("Failed.\n", "The log says why.\n", 1)
+            assert call("giftcards_poll", "--tick") == failed
+
+
 class TestLoop:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_the_poll_loop_goes_on_until_it_is_stopped(
@@ -366,14 +401,19 @@ class TestLoop:
                 2,
             )
 
-    def test_the_poll_loop_cannot_be_combined_with_one_order(
-        self, handlers: None, call: Call, simulator: Simulator
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("--loop", "--tick"),
+            ("--loop", "--reference", "cart-1"),
+            ("--tick", "--reference", "cart-1"),
+        ],
+    )
+    def test_two_ways_to_poll_cannot_be_combined(
+        self, options: tuple[str, ...], handlers: None, call: Call, simulator: Simulator
     ) -> None:
-        assert call("giftcards_poll", "--loop", "--reference", "cart-1") == (
-            "",
-            "Use either --loop or --reference: the loop follows every order.\n",
-            2,
-        )
+        refused = ("", "Use only one of --loop, --tick and --reference.\n", 2)
+        assert call("giftcards_poll", *options) == refused
 
     @pytest.mark.django_db(transaction=True)
     def test_the_poll_loop_settles_orders_in_a_process_of_its_own(

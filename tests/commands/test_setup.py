@@ -68,14 +68,17 @@ class TestSetup:
         assert call("giftcards_setup", "-v0") == ("", "", 0)
         assert (Schedule.objects.count(), Group.objects.count()) == (1, 3)
 
-    def test_setup_without_django_q_installed_is_refused(self, call: Call) -> None:
+    def test_setup_without_django_q_creates_the_groups_only(self, call: Call) -> None:
         with modify_settings(INSTALLED_APPS={"remove": "django_q"}):
-            assert call("giftcards_setup") == (
-                "",
-                "django-q2 is missing. Add 'django_q' to INSTALLED_APPS.\n",
-                2,
-            )
-        assert not Group.objects.exists()
+            out, err, code = call("giftcards_setup")
+            told = json.loads(call("giftcards_setup", "--json").out)
+        assert (err, code) == ("", 0)
+        assert out == (
+            "No schedule is needed: django-q2 does not run the tasks. Orders are followed while"
+            f" `manage.py giftcards_poll --loop` or another worker runs.\n{groups('created')}"
+        )
+        assert (told["schedule"], list(told["groups"])) == (None, NAMES)
+        assert not Schedule.objects.exists()
 
     def test_setup_works_before_the_shop_is_configured(self, call: Call, settings: Any) -> None:
         configured = settings.GIFTCARDS

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 from django.conf import settings
-from django.test import Client, override_settings
+from django.test import Client, modify_settings, override_settings
 from django.urls import reverse
 from django.utils import timezone, translation
 from django_q.models import Schedule
@@ -39,8 +39,15 @@ def viewer() -> Client:
 
 
 NO_SCHEDULE = "There is no schedule. Run `manage.py giftcards_setup`."
-NO_WORKER = "Background work has not begun yet. Start `manage.py qcluster`."
-DOWN = "Background work has stopped: there has been no sign of it for more than 3 minutes."
+START = (
+    "Start a worker: `manage.py giftcards_poll --loop`, `manage.py qcluster` or that of your own"
+    " queue of tasks."
+)
+NO_WORKER = f"Background work has not begun yet. {START}"
+DOWN = (
+    "Background work has stopped: there has been no sign of it for more than 3 minutes. The last"
+    f" worker was celery@web-2. {START}"
+)
 
 
 class TestOverview:
@@ -64,6 +71,7 @@ class TestOverview:
             "  last sweep      never\n"
             "  last tick       never\n"
             "  next tick       never\n"
+            "  worker          not known\n"
             "  requests        0 of 1200 in the last minute\n"
             "  balance         not read yet\n"
             "  tasks           none waiting\n"
@@ -162,6 +170,7 @@ class TestOverview:
                 "failed_at": state.failed_at.isoformat(),
                 "swept_at": state.swept_at.isoformat(),
                 "ticked_at": None,
+                "ticked_by": None,
             },
             "schedule": "ok",
             "worker": "ok",
@@ -231,9 +240,25 @@ class TestOverview:
     ) -> None:
         ensure_schedule()
         ProviderState.objects.current()
-        ProviderState.objects.update(**{sign: ago(seconds)})
+        ProviderState.objects.update(**{sign: ago(seconds)}, ticked_by="celery@web-2")
         assert json.loads(call("giftcards_status", "--json").out)["worker"] == problem
         assert (call("giftcards_status").out.splitlines()[-1] == DOWN) is (problem == DOWN)
+
+    def test_status_names_the_worker_that_ticked_last(self, call: Call) -> None:
+        ProviderState.objects.note_tick("celery@web-2")
+        assert "  worker          celery@web-2\n" in call("giftcards_status").out
+        told = json.loads(call("giftcards_status", "--json").out)
+        assert told["provider"]["ticked_by"] == "celery@web-2"
+
+    def test_status_without_django_q_tells_nothing_of_it(self, call: Call) -> None:
+        with modify_settings(INSTALLED_APPS={"remove": "django_q"}):
+            out = call("giftcards_status").out
+            told = json.loads(call("giftcards_status", "--json").out)
+        assert out.splitlines()[-1] == NO_WORKER
+        for words in ("schedule", "next tick", "django-q2"):
+            assert words not in out
+        assert (told["schedule"], told["next_tick_at"], told["waiting"]["tasks"]) == (None,) * 3
+        assert "django-q2" not in told["versions"]
 
     def test_status_with_verbosity_0_prints_nothing(self, call: Call) -> None:
         assert call("giftcards_status", "-v0") == ("", "", 0)
@@ -410,7 +435,7 @@ class TestFailOn:
         assert self.asked(call, "attention,paused,worker,queue") == ("", 0)
 
     def test_fail_on_worker_fails_without_a_recent_sign_of_it(self, call: Call) -> None:
-        ProviderState.objects.update(ticked_at=ago(200))
+        ProviderState.objects.update(ticked_at=ago(200), ticked_by="celery@web-2")
         assert self.asked(call, "worker") == (f"{DOWN}\n", 1)
         ProviderState.objects.update(ticked_at=None)
         assert self.asked(call, "worker") == (f"{NO_WORKER}\n", 1)
@@ -472,7 +497,7 @@ class TestFailOn:
         assert self.asked(call, "queue") == ("", 0)
 
     def test_fail_on_reports_several_conditions_together(self, call: Call) -> None:
-        ProviderState.objects.update(ticked_at=ago(200))
+        ProviderState.objects.update(ticked_at=ago(200), ticked_by="celery@web-2")
         make_order(queued_at=ago(310), problems=[Problem("not_sent")])
         waited = "1 order has waited to be sent or checked for more than 5 minutes."
         sentences = f"1 order needs attention. {DOWN} {waited}\n"

@@ -215,7 +215,6 @@ CHECKS = {
     "giftcards.E007": "range",
     "giftcards.E008": "BASE_URL",
     "giftcards.E009": "BASE_URL",
-    "giftcards.E010": "django-q2",
     "giftcards.E011": "timeout",
     "giftcards.E012": "retry",
     "giftcards.E013": "Q_CLUSTER",

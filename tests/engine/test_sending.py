@@ -277,8 +277,7 @@ class TestWaking:
         assert Order.objects.get() == order
         error = "OperationalError" if connection.vendor == "sqlite" else "ProgrammingError"
         assert messages(caplog) == [
-            f"Queueing a task of django-q2 failed: {error}. The schedule does the work within"
-            " about a minute."
+            f"Queueing a task failed: {error}. The next tick, within about a minute, does the work."
         ]
 
 

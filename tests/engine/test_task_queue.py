@@ -1,4 +1,4 @@
-"""The schedule of the watchdog: one row, whatever happens. Brokers that are down or too fast."""
+"""The schedule of the watchdog: one row, whatever happens. Queues that are down or too fast."""
 
 from __future__ import annotations
 
@@ -9,19 +9,32 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import transaction
-from django.test import modify_settings
+from django.test import modify_settings, override_settings
 from django.utils import timezone
 from django_q.brokers import Broker
 from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule
 
-from giftcards.engine.task_queue import Outcome, ensure_schedule, schedule_problem, wake_worker
-from giftcards.exceptions import ConfigurationError
+from giftcards.engine.task_queue import (
+    SWEEP_TASK,
+    TICK_TASK,
+    Outcome,
+    ensure_schedule,
+    next_tick,
+    queue_task,
+    schedule_problem,
+    waiting_tasks,
+    wake_worker,
+    workers,
+)
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order
 from giftcards.simulator import Simulator
-from giftcards.tasks import tick
+from giftcards.tasks import sweep, tick
+from tests.builders import make_order
+from tests.fakes import queues
 from tests.fakes.brokers import PASSWORD, AtOnce, Down, Hanging, Unreachable, broker
 from tests.stage import LINE, ago, in_threads, messages, stop, wait_until
 
@@ -137,14 +150,129 @@ def test_a_missing_or_paused_schedule_is_explained() -> None:
     )
 
 
-@pytest.mark.parametrize("ask", [ensure_schedule, schedule_problem])
-def test_without_django_q_installed_the_schedule_raises_configuration_error(
-    ask: Callable[[], object],
-) -> None:
-    without = modify_settings(INSTALLED_APPS={"remove": "django_q"})
-    with without, pytest.raises(ConfigurationError) as caught:
-        ask()
-    assert str(caught.value) == "django-q2 is missing. Add 'django_q' to INSTALLED_APPS."
+@pytest.fixture(params=["not installed", "not used"])
+def without_django_q(request: pytest.FixtureRequest) -> Iterator[None]:
+    """django-q2 does not run the tasks: it is not installed, or the shop has another queue."""
+    if request.param == "not installed":
+        change: Any = modify_settings(INSTALLED_APPS={"remove": "django_q"})
+    else:
+        own = {**settings.GIFTCARDS, "QUEUE_TASK": "tests.fakes.queues.record"}
+        change = override_settings(GIFTCARDS=own)
+    with change:
+        yield
+
+
+@pytest.mark.usefixtures("without_django_q")
+def test_without_django_q_there_is_no_schedule_and_none_is_missed() -> None:
+    assert ensure_schedule() is None
+    assert not Schedule.objects.exists()
+    assert (schedule_problem(), next_tick(), waiting_tasks(), workers()) == ("", None, None, 2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_a_queue_an_order_is_recorded_and_nothing_is_queued(simulator: Simulator) -> None:
+    with modify_settings(INSTALLED_APPS={"remove": "django_q"}):
+        order = place_order(**LINE)
+        assert not Lease.objects.exists()
+        assert "1 sent" in tick()
+    order.refresh_from_db()
+    assert order.status == "FULFILLED"
+    assert not OrmQ.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestQueueOfTheShop:
+    @pytest.fixture(autouse=True)
+    def _forget(self) -> Iterator[None]:
+        yield
+        queues.recorded.clear()
+        queues.returned.clear()
+
+    @pytest.fixture
+    def own(self, set_conf: Callable[..., None]) -> Callable[[str], None]:
+        return lambda name: set_conf(QUEUE_TASK=f"tests.fakes.queues.{name}")
+
+    def test_it_gets_the_path_of_the_sweep_after_the_commit_and_once(
+        self, own: Callable[[str], None], shared_database: str
+    ) -> None:
+        own("record")
+        with transaction.atomic():
+            place_order(**LINE)
+            assert queues.recorded == []
+        place_order(**LINE | {"reference": "cart-2"})
+        assert queues.recorded == ["giftcards.tasks.sweep"]
+        assert not OrmQ.objects.exists()
+
+    @pytest.mark.all_apps
+    def test_it_gets_the_path_of_the_task_that_sends_messages(
+        self, own: Callable[[str], None], shared_database: str
+    ) -> None:
+        from giftcards.delivery.queueing import wake
+
+        make_order()
+        own("record")
+        wake()
+        assert queues.recorded == ["giftcards.delivery.tasks.deliver"]
+
+    def test_a_sweep_with_work_left_is_queued_again(
+        self,
+        own: Callable[[str], None],
+        simulator: Simulator,
+        shorten: Callable[..., None],
+        shared_database: str,
+    ) -> None:
+        own("record")
+        shorten(task_seconds=0)
+        make_order()
+        sweep()
+        assert queues.recorded == ["giftcards.tasks.sweep"]
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            SWEEP_TASK,
+            TICK_TASK,
+            pytest.param("giftcards.delivery.tasks.deliver", marks=pytest.mark.all_apps),
+        ],
+    )
+    def test_a_task_that_it_runs_at_once_does_nothing(
+        self,
+        path: str,
+        own: Callable[[str], None],
+        simulator: Simulator,
+        caplog: pytest.LogCaptureFixture,
+        shared_database: str,
+    ) -> None:
+        """A web request would wait for it."""
+        order = make_order()
+        own("run_at_once")
+        queue_task(path)
+        order.refresh_from_db()
+        assert (order.status, simulator.requests) == ("PENDING", [])
+        assert queues.returned == ["refused"]
+        assert messages(caplog) == [
+            "A task ran at once instead of being queued, and did nothing. Orders wait until a"
+            " worker or `manage.py giftcards_poll` follows them."
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("refuse", "Queueing a task failed: ConnectionError."),
+            ("gone", "Queueing a task failed: ImportError."),
+            ("hang", "The queue of tasks does not answer."),
+        ],
+    )
+    def test_a_queue_that_does_not_work_fails_no_order(
+        self, name: str, why: str, own: Callable[[str], None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        own(name)
+        queues.answers.clear()
+        order = place_order(**LINE)
+        queues.answers.set()
+        assert Order.objects.get() == order
+        assert messages(caplog) == [f"{why} The next tick, within about a minute, does the work."]
+        assert queues.PASSWORD not in caplog.text
 
 
 @pytest.mark.django_db(transaction=True)
@@ -164,8 +292,8 @@ class TestBrokers:
             order = place_order(**LINE)
         assert Order.objects.get() == order
         assert messages(caplog) == [
-            "Queueing a task of django-q2 failed: ConnectionError. The schedule does the work"
-            " within about a minute."
+            "Queueing a task failed: ConnectionError. The next tick, within about a minute, does"
+            " the work."
         ]
         assert PASSWORD not in caplog.text
 
@@ -178,8 +306,8 @@ class TestBrokers:
         assert time.monotonic() - began < 30
         assert Order.objects.get() == order
         assert messages(caplog) == [
-            "The broker of django-q2 does not answer. The schedule does the work within about a"
-            " minute."
+            "The queue of tasks does not answer. The next tick, within about a minute, does the"
+            " work."
         ]
 
     @pytest.mark.usefixtures("hanging")
@@ -241,5 +369,5 @@ class TestBrokers:
         place_order(**LINE)
         [message] = messages(caplog)
         # Or it is not installed.
-        assert message.startswith("Queueing a task of django-q2 failed: ")
+        assert message.startswith("Queueing a task failed: ")
         assert not OrmQ.objects.exists()

@@ -48,7 +48,7 @@ sys.path.insert(0, str(SHOP))
 for page, begin in (
     ("installation", "INSTALLED_APPS = "),
     ("installation", "import os\n\nGIFTCARDS = "),
-    ("installation", "Q_CLUSTER = "),
+    ("workers", "Q_CLUSTER = "),
     ("delivery", "INSTALLED_APPS = "),
     ("oscar", "# shop/settings.py, at its end"),
 ):

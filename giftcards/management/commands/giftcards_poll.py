@@ -24,7 +24,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import set_by_signals
 from giftcards.models import Order, ProviderState
-from giftcards.tasks import do_chores
+from giftcards.tasks import FAILED, companions, do_chores, tick_until
 
 # The pause between attempts to reach a database that is down (seconds).
 _PAUSE = 1.0
@@ -43,7 +43,8 @@ class Command(GiftcardsCommand):
     )
     examples = (
         ("One sweep over the orders that are due:", ""),
-        ("Instead of qcluster, until Ctrl-C:", "--loop"),
+        ("As the shop's worker, until Ctrl-C:", "--loop"),
+        ("As the shop's worker, from cron each minute:", "--tick"),
         ("One order, whether it is due or not:", "--reference cart-1042"),
     )
     needs = WORKING_SETTINGS
@@ -53,7 +54,14 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--loop",
             action="store_true",
-            help="Go on until stopped with Ctrl-C or SIGTERM (default: one sweep).",
+            help="Go on until stopped with Ctrl-C or SIGTERM, and do a worker's other work as well,"
+            " such as sending messages (default: one sweep).",
+        )
+        parser.add_argument(
+            "--tick",
+            action="store_true",
+            help="Follow the orders for up to 40 seconds, and do a part of the daily work"
+            " (default: one sweep).",
         )
         parser.add_argument(
             "--reference",
@@ -90,8 +98,8 @@ class Command(GiftcardsCommand):
 
     def handle(self, **options: Any) -> None:
         reference = options["reference"]
-        if options["loop"] and reference is not None:
-            raise refuse("Use either --loop or --reference: the loop follows every order.")
+        if sum([options["loop"], options["tick"], reference is not None]) > 1:
+            raise refuse("Use only one of --loop, --tick and --reference.")
         if options["loop"] and self._stop.is_set():
             # Stopped while it waited for the database.
             return
@@ -101,6 +109,8 @@ class Command(GiftcardsCommand):
             self.say("The pause is over." if ended else "There was no pause.", options)
         if options["loop"]:
             self._loop(options)
+        elif options["tick"]:
+            self._tick(options)
         elif order is None:
             self._sweep(options)
         else:
@@ -135,19 +145,26 @@ class Command(GiftcardsCommand):
     def _loop(self, options: dict[str, Any]) -> None:
         stop = self._stop
         self.say("Following the orders. Stop with Ctrl-C.", options)
-        while not stop.is_set():
-            done = follow(
-                seconds=None,
-                stop=stop,
-                chores=lambda should_continue: do_chores(
-                    stop, may_begin=lambda: not stop.is_set(), should_continue=should_continue
-                ),
-            )
-            if done is None:
-                # Another process runs the loop; take over if it stops.
-                stop.wait(1)
-            else:
-                self.say(f"{done}.", options)
+        with companions(stop):
+            while not stop.is_set():
+                done = follow(
+                    seconds=None,
+                    stop=stop,
+                    chores=lambda should_continue: do_chores(
+                        stop, may_begin=lambda: not stop.is_set(), should_continue=should_continue
+                    ),
+                )
+                if done is None:
+                    # Another process runs the loop; take over if it stops.
+                    stop.wait(1)
+                else:
+                    self.say(f"{done}.", options)
+
+    def _tick(self, options: dict[str, Any]) -> None:
+        done = tick_until(set_by_signals())
+        self.say(f"{done[:1].upper()}{done[1:]}.", options)
+        if done == FAILED:
+            raise unfinished("The log says why.")
 
 
 def _trouble(done: Swept) -> str:

@@ -18,8 +18,8 @@ class Command(GiftcardsCommand):
         ("Give the groups back what they lack of their permissions:", "--repair-groups"),
     )
     help = (
-        "Create or repair the schedule that follows the orders, and create the groups of staff that"
-        " do not exist. Safe to repeat."
+        "Create the groups of staff that do not exist, and create or repair the schedule by which"
+        " django-q2 follows the orders, if it does. Safe to repeat."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -32,17 +32,21 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # The first two refuse if something is missing: then nothing has been done.
+        # Refuses if something is missing: then nothing has been done.
         permissions = role_permissions()
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])
         groups = {role.name: {"outcome": role.outcome, "missing": role.missing} for role in roles}
-        lines = [
-            f"The schedule is {schedule.value}."
-            " Orders are followed while `manage.py qcluster` runs."
-        ]
+        if schedule is None:
+            worker = "`manage.py giftcards_poll --loop` or another worker"
+            lines = ["No schedule is needed: django-q2 does not run the tasks."]
+        else:
+            worker = "`manage.py qcluster`"
+            lines = [f"The schedule is {schedule.value}."]
+        lines[0] += f" Orders are followed while {worker} runs."
         for role in roles:
             lines += [f"The group {role.name} is {role.outcome}."]
             if role.missing:
                 lines[-1] += f" It lacks {', '.join(role.missing)}; --repair-groups adds that."
-        self.show({"schedule": schedule.value, "groups": groups}, "\n".join(lines), options)
+        outcome = schedule and schedule.value
+        self.show({"schedule": outcome, "groups": groups}, "\n".join(lines), options)

@@ -118,13 +118,8 @@ class _Overview:
             "orders": dict(self.orders),
             "needing_attention": self.waiting.needing_attention,
             "cards": ok_or_trouble(self.cards),
-            "provider": {
-                "pause": state.paused_because or None,
-                "explanation": state.explain(),
-                "last_failure": state.failure or None,
-                **{name: getattr(state, name) for name in _TIMES},
-            },
-            "schedule": self.schedule or "ok",
+            "provider": self._provider(),
+            "schedule": (self.schedule or "ok") if conf.uses_django_q else None,
             "worker": self.worker or "ok",
             "queue": self.wrong["queue"] or "ok",
             "keys": self.wrong["keys"] or "ok",
@@ -160,6 +155,16 @@ class _Overview:
             "versions": versions(),
         }
 
+    def _provider(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            "pause": state.paused_because or None,
+            "explanation": state.explain(),
+            "last_failure": state.failure or None,
+            **{name: getattr(state, name) for name in _TIMES},
+            "ticked_by": state.ticked_by or None,
+        }
+
     def __str__(self) -> str:
         state = self.state
         counts = {status_label(status): count for status, count in self.orders.items()}
@@ -169,8 +174,9 @@ class _Overview:
             "last failure": state.failed_at,
             "last sweep": state.swept_at,
             "last tick": state.ticked_at,
-            "next tick": self.next_tick,
         }
+        if conf.uses_django_q:
+            times["next tick"] = self.next_tick
         failure = f"The last failure: {state.failure}" if state.failure else ""
         lines = [f"{name:<30}{count}" for name, count in counts.items()]
         lines += [f"Provider: {state.explain()}"]
@@ -184,16 +190,17 @@ class _Overview:
         """The lines about facts that are neither right nor wrong."""
         state, waiting = self.state, self.waiting
         facts = {
+            "worker": state.ticked_by or "not known",
             "requests": f"{self.requests.used} of {self.requests.limit} in the last minute",
             "balance": _balance_in_words(state),
-            "tasks": _backlog(waiting.tasks),
+            "tasks": _backlog(waiting.tasks) if conf.uses_django_q else "",
             "changes": _backlog(waiting.changes),
             "given up": counted(waiting.given_up, "change"),
             "open orders": _backlog(
                 Backlog(sum(one.number for one in waiting.orders.values()), waiting.oldest_order)
             ),
         }
-        lines = [f"  {name:<16}{fact}" for name, fact in facts.items()]
+        lines = [f"  {name:<16}{fact}" for name, fact in facts.items() if fact]
         lines += [f"  encryption key  {_key_in_words(key)}" for key in self.encryption_keys]
         lines += [f"  API key         {_known_in_words(known)}" for known in self.api_keys]
         running = ", ".join(f"{name} {number}" for name, number in versions().items())

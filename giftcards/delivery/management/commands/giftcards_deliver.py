@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-import time
 from argparse import ArgumentParser
 from dataclasses import asdict
 from typing import Any
@@ -13,15 +11,10 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import tell_of_lost_refunds
-from giftcards.delivery.sending import SendingTally, send_due
-from giftcards.engine.database import surviving
+from giftcards.delivery.sending import send_due
+from giftcards.delivery.tasks import deliver_until
 from giftcards.management.base import GiftcardsCommand, unfinished
 from giftcards.management.output import counted, set_by_signals
-
-# How often the loop looks for messages, and its pause after a server was away (seconds).
-_POLL_EVERY, _PAUSE = 1.0, 10.0
-# Longest wait for a message; then the loop does the task's other work (seconds).
-_TICK = 60.0
 
 
 class Command(GiftcardsCommand):
@@ -35,7 +28,7 @@ class Command(GiftcardsCommand):
     )
     examples = (
         ("What is due now:", ""),
-        ("Instead of qcluster, until Ctrl-C:", "--loop"),
+        ("In a process of its own, until Ctrl-C:", "--loop"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -69,23 +62,4 @@ class Command(GiftcardsCommand):
     def _loop(self, options: dict[str, Any]) -> None:
         stop = set_by_signals()
         self.say("Sending the messages. Stop with Ctrl-C.", options)
-        while not stop.is_set():
-            with surviving(stop, "the messages"):
-                tell_of_lost_refunds()
-                done = send_due(Limits(stop))
-                told = digests.send_due(Limits(stop)) if digests.is_due() else 0
-                if told or done != SendingTally():
-                    self.say(f"{done}; {counted(told, 'digest')} for staff.", options)
-                _wait(stop, _PAUSE if done.is_cut_short else 0)
-
-
-def _wait(stop: threading.Event, seconds: float) -> None:
-    """Wait for ``seconds``, and then until a message is due; a minute at most in all."""
-    end = time.monotonic() + _TICK
-    stop.wait(seconds)
-    while not stop.is_set() and time.monotonic() < end:
-        due_at = Delivery.objects.next_due_at()
-        until_due = _POLL_EVERY if due_at is None else (due_at - timezone.now()).total_seconds()
-        if until_due <= 0:
-            return
-        stop.wait(min(until_due, _POLL_EVERY))
+        deliver_until(stop, lambda text: self.say(text, options))
