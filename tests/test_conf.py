@@ -103,6 +103,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "hold_above_sale_price": True,
         "price_max_age": 600.0,
         "review_order": None,
+        "queue_task": None,
         "reorder_missing": None,
         "catalogue_every": 60.0,
         "pricing": None,
@@ -334,7 +335,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " REVIEW_ORDER, REORDER_MISSING, CATALOGUE_EVERY, PRICING, LOW_BALANCE,"
+            " REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY, PRICING, LOW_BALANCE,"
             " REAUTHENTICATE, REFUND_DAYS, REVEALS_PER_HOUR, CODES_KEPT_DAYS.",
         )
     ]

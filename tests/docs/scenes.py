@@ -78,7 +78,7 @@ SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
 # The page with the shop that others build on: they add to its files, or import them.
 SHOP = "docs/recipes/plain-cart.md"
 
-# Who runs what is not run with the pages: a test, a step of CI, or else the reason why nobody does.
+# Who runs what is not run with the pages: a test, a session of nox, or else why nobody does.
 
 # Pages that are followed as a whole.
 PAGES_ELSEWHERE = {
@@ -92,21 +92,19 @@ ABSENT = {
 }
 # Lines of a shell, by how they begin.
 LINES_ELSEWHERE = {
-    r"make demo": ".ci/run: make demo",
-    r"make test( |$)": ".ci/run: make test",
-    r"(DATABASE_URL=\S+ )?make test-all": ".ci/run: make test-all",
-    r"make test-oscar": ".ci/run: make test-oscar",
-    r"make lint": ".ci/run: make lint",
-    r"make docs": ".ci/run: make docs",
+    r"make demo": 'noxfile.py: "make", "demo"',
+    r"make test( |$)": 'noxfile.py: make("test"',
+    r"(DATABASE_URL=\S+ )?make test-all": 'noxfile.py: make("test-all"',
+    r"\S*nox -s (postgresql|\"tests)": "noxfile.py: def postgresql",
+    r"nox -s release": "Builds and tags a release: tried by hand, with --rehearse.",
+    r"docker compose ": "Needs Docker; what the containers run is in tests/test_packaging.py.",
     r"make explore": "tests/explore/test_explore.py",
     r"(GIFTCARDS_API_KEY=… )?make contract": "tests/test_contract.py",
     r"make mutation": "Takes three quarters of an hour.",
-    r"make bench": "Takes a quarter of an hour.",
     r"python3 -m http\.server ": "Python's own: serves files.",
     r"python3 -m venv |\S*pip install ": (
         "tests/test_packaging.py: test_a_new_site_with_the_wheel_places_and_settles_an_order"
     ),
-    r"\S*python -m tests\.upgrades": "tests/upgrades/test_upgrades.py",
     r"(\S+=\S+ )?\S*python manage\.py (qcluster|runserver)": "tests/docs/test_tutorial.py",
     r"\S*python manage\.py giftcards_simulator": "tests/commands/test_simulator.py",
     r"\S+python manage\.py createsuperuser": "Django's own: asks for a name and a password.",
