@@ -434,7 +434,6 @@ _RUNS: dict[str, Callable[[Reader, Block], None]] = {
     "sh": Reader.run_script,
     "html": Reader.read_template,
     "html+django": Reader.read_template,
-    "cron": read_text,
     "ini": read_ini,
     "json": lambda _reader, block: json.loads(block.text),
     "toml": lambda _reader, block: tomllib.loads(block.text),
