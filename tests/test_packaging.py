@@ -310,7 +310,7 @@ def is_settled(site: Site, reference: str) -> bool:
 
 def test_the_installed_app_knows_its_version(site: Site) -> None:
     ask = "from giftcards.conf import VERSION; print(VERSION)"
-    assert run(site.python, "-c", ask, cwd=site.folder).strip() == (RELEASE or "0.0")
+    assert site.run("python", "-c", ask).strip() == (RELEASE or "0.0")
 
 
 def test_a_new_site_with_the_wheel_places_and_settles_an_order(
