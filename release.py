@@ -24,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VERSION = re.compile(r"\d+\.\d+(\.\d+)?((a|b|rc)\d+)?")
 HEADING = re.compile(r"^## (\S+) \((.+)\)$", re.MULTILINE)
+# What tests/test_packaging.py installs beside the wheel.
+WORKERS = ("celery", "django-tasks-db")
 # Made by a rehearsal, which needs a name for its commit and tag.
 NOBODY = ("-c", "user.name=Rehearsal", "-c", "user.email=rehearsal@localhost")
 
@@ -112,11 +114,11 @@ def check(clone: Path, built: list[Path], version: str) -> None:
 
 @contextmanager
 def index_of(wheel: Path) -> Iterator[str]:
-    """The address of a package index on this machine that has the wheel and what it needs."""
+    """The address of a package index on this machine: the wheel, the workers, what they need."""
     with tempfile.TemporaryDirectory(prefix="index-") as name:
         folder = Path(name)
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet")
-        run(*pip, "--wheel-dir", folder, wheel, cwd=folder)
+        run(*pip, "--wheel-dir", folder, f"{wheel}[q2]", *WORKERS, cwd=folder)
         for file in list(folder.iterdir()):
             package = folder / file.name.partition("-")[0].lower().replace("_", "-")
             package.mkdir(exist_ok=True)
