@@ -48,10 +48,11 @@ PARTS = {
         "exceptions statuses search_terms signals problems keys.secrecy refunds settlement conf "
         "keys.keyring provider models"
     ),
-    "apps": "keys.wiping checks engine",
     "migrations": "models search_terms",
     "catalogue": "exceptions statuses conf provider models durations display engine",
-    "conditions": "statuses problems conf models display engine catalogue",
+    "conditions": "models",
+    "core_conditions": "statuses problems conf models display engine catalogue conditions",
+    "apps": "keys.wiping checks engine conditions core_conditions",
     "fulfilment": "signals models engine",
     "privacy": (
         "exceptions keys.wiping statuses spelling problems keys.secrecy conf models display engine"
