@@ -49,7 +49,7 @@ for page, begin in (
     ("installation", "INSTALLED_APPS = "),
     ("installation", "import os\n\nGIFTCARDS = "),
     ("workers", "Q_CLUSTER = "),
-    ("delivery", "INSTALLED_APPS = "),
+    ("delivery", "# shop/settings.py, at its end\nINSTALLED_APPS = "),
     ("oscar", "# shop/settings.py, at its end"),
 ):
     exec(block_of(page, begin))
