@@ -39,7 +39,7 @@ from tests.docs import scenes
 from tests.docs.pages import Block, all_blocks, is_shown
 
 # In seconds, with a block.
-_PATIENCE = 20
+_PATIENCE = 60
 _SIGNATURE = re.compile(r"# giftcards[.\w]*\n")
 _IMPORT = re.compile(r"^(?:from|import) ([\w.]+)(?: import ([\w, ]+))?", re.MULTILINE)
 _MANAGE = re.compile(r"(?:\w+=\S+ )*(?:\S+/)?python3? manage\.py ")
