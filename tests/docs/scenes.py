@@ -96,7 +96,7 @@ LINES_ELSEWHERE = {
     r"make test( |$)": 'noxfile.py: make("test"',
     r"(DATABASE_URL=\S+ )?make test-all": 'noxfile.py: make("test-all"',
     r"\S*nox -s (postgresql|\"tests)": "noxfile.py: def postgresql",
-    r"nox -s release": "Builds and tags a release: tried by hand, with --rehearse.",
+    r"\S*nox -s release": "Builds and tags a release: tried by hand, with --rehearse.",
     r"docker compose ": "Needs Docker; what the containers run is in tests/test_packaging.py.",
     r"make explore": "tests/explore/test_explore.py",
     r"(GIFTCARDS_API_KEY=… )?make contract": "tests/test_contract.py",
