@@ -122,7 +122,7 @@ def languages() -> dict[str, Any]:
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
-    """The settings, one typed attribute each; see the delivery page of the documentation."""
+    """The settings, one typed attribute each; see the settings page of the documentation."""
 
     mode = Setting(
         _mode,
