@@ -113,7 +113,7 @@ class Make:
         self.session.run("make", target, *assigned, env=environment, external=True)
 
 
-def lane(environment: str, *, hosted: bool = True) -> Callable[[Callable[[Make], None]], object]:
+def lane(environment: str) -> Callable[[Callable[[Make], None]], object]:
     """A session that runs commands of the Makefile in one of the environments."""
 
     def session_of(commands: Callable[[Make], None]) -> object:
@@ -121,9 +121,7 @@ def lane(environment: str, *, hosted: bool = True) -> Callable[[Callable[[Make],
         def run(session: nox.Session) -> None:
             commands(Make(session, f".nox/{environment}"))
 
-        return nox.session(
-            run, venv_backend="none", requires=[environment], tags=["hosted"] * hosted
-        )
+        return nox.session(run, venv_backend="none", requires=[environment], tags=["hosted"])
 
     return session_of
 
@@ -194,12 +192,6 @@ def oscar(make: Make) -> None:
 def processes(make: Make) -> None:
     """What starts processes, opens LibreOffice or builds the wheel."""
     make("test-all", "-m 'external and not browser'", **ONE_PROCESS)
-
-
-@lane("env-lts", hosted=False)  # a part of processes
-def packaging(make: Make) -> None:
-    """The wheel: building it, and a new site that has nothing but it."""
-    make("test-all", "-m packaging", **ONE_PROCESS)
 
 
 @lane("env-lts")

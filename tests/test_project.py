@@ -22,7 +22,8 @@ TODAY = datetime.now().astimezone().date()
 
 
 def git(*arguments: str, cwd: Path = ROOT) -> str:
-    person = ("-c", "user.name=A", "-c", "user.email=a@example.com")
+    # The checkout may belong to somebody else, as in a container.
+    person = ("-c", "safe.directory=*", "-c", "user.name=A", "-c", "user.email=a@example.com")
     return subprocess.run(
         ("git", *person, *arguments), cwd=cwd, check=True, capture_output=True, text=True
     ).stdout

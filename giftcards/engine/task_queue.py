@@ -165,7 +165,7 @@ def wake_worker() -> None:
 
 
 def _wake() -> None:
-    if has_queue() and not Lease.objects.is_taken(Lease.LOOP):
+    if not Lease.objects.is_taken(Lease.LOOP):
         queue_once(SWEEP_TASK, lease=Lease.QUEUED_SWEEP, span=LOOP_LEASE)
 
 

@@ -17,7 +17,6 @@ import shlex
 import signal
 import sys
 import tempfile
-import tomllib
 import traceback
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
@@ -416,13 +415,6 @@ def read_text(reader: Reader, block: Block) -> None:
                 reader.complain(block.line, f"{typed}\n  failed:\n{indent(printed)}")
 
 
-def read_yaml(_reader: Reader, block: Block) -> None:
-    if importlib.util.find_spec("yaml"):
-        import yaml
-
-        yaml.safe_load(block.text)
-
-
 def read_nothing(_reader: Reader, _block: Block) -> None:
     """There is nothing here that reads this."""
 
@@ -433,11 +425,8 @@ _RUNS: dict[str, Callable[[Reader, Block], None]] = {
     "console": Reader.run_console,
     "sh": Reader.run_script,
     "html": Reader.read_template,
-    "html+django": Reader.read_template,
     "ini": read_ini,
     "json": lambda _reader, block: json.loads(block.text),
-    "toml": lambda _reader, block: tomllib.loads(block.text),
-    "yaml": read_yaml,
     "nginx": read_nothing,
     "sql": read_nothing,
     "text": read_text,
