@@ -23,6 +23,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import FULFILLED, PARTIAL, PRODUCT, TYPE, make_guide_order
 from tests.conftest import Call
+from tests.delivery import story
 from tests.delivery.gifts import (
     BUYER,
     PHONE,
@@ -38,11 +39,18 @@ from tests.delivery.gifts import (
 )
 from tests.delivery.mails import again, is_due, send
 from tests.delivery.pages import CODES, codes_in, fetch, press, words
+from tests.fakes.mail import Fault, MailServer
 from tests.stage import run_sweep
 
 pytestmark = pytest.mark.django_db
 
 LANGUAGES = ("en", "fr", "ar")
+# Over the words of a gift: the customer's own, and another's, of whom a name is known or not.
+HEADINGS = {
+    "en": ("Your message:", "Karim writes:", "The message to you:"),
+    "fr": ("Votre message :", "Karim vous écrit :", "Le message pour vous :"),
+    "ar": ("رسالتك:", "رسالة من Karim:", "رسالة إليك:"),
+}
 # Of five at 600, three come; a card costs 490.
 AMOUNTS = ("3000", "1800", "1200", "600", "490", "2450")
 
@@ -107,6 +115,31 @@ class TestWhoIsTold:
         told()
         assert queued() == {("receipt", BUYER, "fr")}
 
+    @pytest.mark.parametrize("mode", ["link", "codes"])
+    def test_a_gift_that_is_refused_goes_to_nobody_else_whatever_follows(
+        self, mode: str, server: MailServer, settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": mode}
+        refusal = Fault("rcpt", "550 5.1.1 No such user")
+        server.plan = lambda number: refusal if number == 1 else None
+        order = told()
+        assert send() == SendingTally(sent=1, failed=1)
+        StatusChange.objects.update(announced_at=None, announce_at=timezone.now())
+        outbox.announce()
+        change_customer(order, email="right@example.com", by="amina")
+        pass_days(2)
+        is_due()
+        send()
+        assert [received.recipient for received in server.received] == [BUYER]
+        change_customer(order, recipient_email="line@example.com", by="amina")
+        assert send() == SendingTally(sent=1)
+        texts = {
+            received.recipient: story.part(received.mail, "html") for received in server.received
+        }
+        assert texts.keys() == {BUYER, "line@example.com"}
+        handed = re.compile("/cards/|" + "|".join(CODES))
+        assert [bool(handed.search(text)) for text in texts.values()] == [False, True]
+
     def test_the_order_for_missing_cards_is_a_gift_for_the_same_person(self) -> None:
         order = told(deliver_at=in_days(2))
         again = reorder_missing(order, by="amina")
@@ -149,6 +182,40 @@ class TestWhatTheyRead:
             assert part in joined(text)
         assert "/cards/" not in str(sent.message())
         assert not [code for code in CODES if code in text]
+
+    @pytest.mark.parametrize("language", LANGUAGES)
+    @pytest.mark.parametrize("buyer", ["Karim", ""], ids=["named", "nameless"])
+    @pytest.mark.parametrize(
+        ("kind", "status", "address"),
+        [
+            ("gift", Status.FULFILLED, RECIPIENT),
+            ("receipt", Status.FULFILLED, BUYER),
+            ("receipt", Status.PARTIALLY_FILLED, BUYER),
+            ("delayed", Status.DELAYED, BUYER),
+            ("refunded", Status.REFUNDED, BUYER),
+            ("refunded", Status.REJECTED, BUYER),
+            ("paid_back", Status.REFUNDED, BUYER),
+        ],
+    )
+    def test_only_the_recipient_reads_the_words_as_those_of_another(
+        self, kind: str, status: Status, address: str, buyer: str, language: str
+    ) -> None:
+        order = make_guide_order(
+            status,
+            sale_price=600,
+            customer_name=buyer,
+            customer_email=BUYER,
+            recipient_email=RECIPIENT,
+            gift_message="Hi",
+        )
+        if kind == "paid_back":
+            record_refund(order, amount=600, reference="R1")
+        Delivery.objects.create(order=order, kind=kind, address=address, language=language)
+        assert send().sent == 1
+        [sent] = mails_to(address)
+        own, named, nameless = HEADINGS[language]
+        heading = (named if buyer else nameless) if address == RECIPIENT else own
+        assert re.findall(rf"{own}|{named}|{nameless}", visible_in(sent)) == [heading] * 2
 
     def test_without_a_name_and_words_a_gift_is_complete(self) -> None:
         told(customer_name="", recipient_name="", gift_message="")
