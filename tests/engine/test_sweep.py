@@ -538,6 +538,25 @@ class TestOneOrdersTrouble:
         order.refresh_from_db()
         assert (order.status, problems(order), order.failures) == ("FULFILLED", [], 0)
 
+    def test_cards_in_a_refunded_answer_are_kept_and_the_next_answer_decides(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(Status.HANDLING)
+        refunded = {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0}
+        wire.get(check_url(order), json=settled_answer(order, **refunded))
+        wire.get(check_url(order), json=settled_answer(order, **refunded, cards=[]))
+        run_sweep()
+        order.refresh_from_db()
+        counts = {"delivered": 0, "ordered": 2, "cards": 2}
+        assert problems(order) == [Problem("not_whole", {"status": "REFUNDED", **counts})]
+        codes = [f"{CODE}-0", f"{CODE}-1"]
+        assert (order.status, [card.value for card in order.cards.all()]) == ("HANDLING", codes)
+        Order.objects.update(due_at=ago(1))
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.status, order.cards.count()) == ("REFUNDED", 2)
+        assert [problem.code for problem in problems(order)] == ["surplus_cards"]
+
     def test_an_order_whose_check_fails_is_checked_later_each_time(
         self, simulator: Simulator
     ) -> None:
