@@ -50,6 +50,7 @@ CONSTANTS = {
     "polling_pulse": "giftcards.engine.polling._PULSE_EVERY",
     "quote_patience": "giftcards.catalogue.quotes._PATIENCE",
     "restoring_candidates": "giftcards.engine.resolving._MOST_CANDIDATES",
+    "pricing_slow": "giftcards.catalogue.pricing.SLOW",
     "short_wait": "giftcards.management.output._SHORT",
     "shortest_sending": "giftcards.engine.sweep._SHORTEST_SENDING",
     "sweep_renewal": "giftcards.engine.sweep._RENEW_CLAIMS_EVERY",

@@ -106,7 +106,7 @@ def _check_sale(
             text = gettext("This costs %(cost)s, and the customer would pay %(paid)s.")
             raise _refusal("below_cost", known, _amounts(text, cost=costs, paid=paid))
     is_unpriced = sale_price is None and sale_amount is None and conf.pricing is not None
-    if is_unpriced and known.shop_price is None:
+    if is_unpriced and known.with_shop_price().shop_price is None:
         text = gettext("Your price rule takes this card off the shelf: it would not earn enough.")
         raise _refusal("below_cost", known, text)
 

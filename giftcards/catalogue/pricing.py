@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
-from decimal import Decimal
+from copy import copy
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, TypeVar
 
 from django.db.models import (
@@ -19,8 +22,11 @@ from django.db.models.query import ModelIterable
 from django.utils.module_loading import import_string
 
 from giftcards.conf import Margin, conf
+from giftcards.keys.secrecy import place_of
 from giftcards.models import ProductType
 from giftcards.models.fields import MONEY
+
+logger = logging.getLogger(__name__)
 
 N = TypeVar("N", int, Any)
 
@@ -28,8 +34,13 @@ N = TypeVar("N", int, Any)
 # has no decimal numbers.
 _CENTIME = 10_000
 _DINAR = 100 * _CENTIME
-# The largest cost that is priced, in dinars: a bound for the numbers of the database.
+_CENT = Decimal("0.01")
+# The largest cost that is priced, in dinars: a bound for the numbers of the database; and the
+# highest price that a function may return.
 _DEAREST = 10**8
+_HIGHEST = 10**11
+#: The seconds that a function may take for one type.
+SLOW = 3.0
 
 
 def shop_price(kind: ProductType) -> Decimal | None:
@@ -42,10 +53,40 @@ def shop_price(kind: ProductType) -> Decimal | None:
     if rule is None or not cost or cost > _DEAREST:
         return None
     if isinstance(rule, str):
-        price = import_string(rule)(kind)
-        return Decimal(price) if price is not None and price >= cost else None
+        price = _told(rule, kind)
+        return price if price is not None and price >= cost else None
     price = Decimal(_units(int(cost * 100), rule)) / _DINAR
-    return price.quantize(Decimal("0.01")) if price - cost >= rule.least_margin else None
+    return price.quantize(_CENT) if price - cost >= rule.least_margin else None
+
+
+def _told(path: str, kind: ProductType) -> Decimal | None:
+    """The price that the shop's function tells; ``None``, and a line in the log, if it fails."""
+    began_at = time.monotonic()
+    answer: Any = None
+    try:
+        # A copy: the caller relies on the type as it was read.
+        answer = import_string(path)(copy(kind))
+    except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
+        # Not the error's text, which may hold anything.
+        failure = f"failed: {type(error).__name__} at {place_of(error)}"
+    else:
+        failure = _complaint(answer, seconds=time.monotonic() - began_at)
+    if failure:
+        logger.error("PRICING %s (%s/%s)", failure, kind.product.product_id, kind.type_id)
+    return None if failure or answer is None else Decimal(answer).quantize(_CENT, ROUND_HALF_UP)
+
+
+def _complaint(answer: object, *, seconds: float) -> str:
+    """What is wrong with the answer of a function that took so long; "" if nothing is."""
+    if seconds > SLOW:
+        return f"took longer than {SLOW:.0f} seconds"
+    if answer is None:
+        return ""
+    if isinstance(answer, bool) or not isinstance(answer, int | Decimal):
+        return f"returned no price, but {type(answer).__name__}"
+    price = Decimal(answer)
+    is_price = price.is_finite() and price <= _HIGHEST
+    return "" if is_price else f"returned no price, but {price:.0E}"
 
 
 def _units(centimes: N, margin: Margin) -> N:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -47,6 +47,8 @@ class Quote:
     balance_read_at: datetime | None = None
     no_answer: NoAnswer | None = None
     quantity: int = 1
+    # The type in the catalogue, by which the shop's price is computed.
+    _kind: ProductType | None = field(default=None, repr=False)
 
     @property
     def is_for_sale(self) -> bool:
@@ -61,6 +63,13 @@ class Quote:
     def is_read_within(self, seconds: float) -> bool:
         return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
 
+    def with_shop_price(self) -> Quote:
+        """This quote with the shop's price: a step of its own, as a function of the shop is slow.
+
+        Nobody else may wait for it, so it is taken outside locks and transactions.
+        """
+        return self if self._kind is None else replace(self, shop_price=shop_price(self._kind))
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -72,7 +81,7 @@ class Line:
     reference: str = ""
 
     def known(self) -> Quote:
-        """The quote from the database alone."""
+        """The quote from the database alone, without the shop's price."""
         state = ProviderState.objects.current()
         known = Quote(
             names=Names(),
@@ -91,9 +100,9 @@ class Line:
                 price=kind.price,
                 stock=kind.stock,
                 available=kind.available,
-                shop_price=shop_price(kind),
                 read_at=kind.read_at,
                 is_listed=kind.product.is_enabled,
+                _kind=kind,
             )
         # The price of a product that the catalogue does not list may have been asked for.
         told = ProductPrices.objects.filter(pk=self.product_id).first()
@@ -103,7 +112,7 @@ class Line:
         return replace(known, names=names, price=price, read_at=read_at)
 
     def quote(self, *, max_age: float) -> Quote:
-        """See :func:`quote`."""
+        """See :func:`quote`; without the shop's price."""
         with transaction.atomic(durable=True):
             known = self.known()
         if known.is_read_within(max_age):
@@ -161,4 +170,4 @@ def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 
     Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``.
     Raises :exc:`RuntimeError` in a transaction.
     """
-    return Line(product_id, type_id, quantity).quote(max_age=max_age)
+    return Line(product_id, type_id, quantity).quote(max_age=max_age).with_shop_price()

@@ -40,6 +40,11 @@ def move(kind: ProductType, old: Any, new: Any, *, days: int = 0) -> None:
     OfferChange.objects.create(type=kind, what="price", old=old, new=new, at=at)
 
 
+def fail(kind: ProductType) -> Decimal:
+    """A rule of a shop with a mistake."""
+    return Decimal(1) / 0
+
+
 @pytest.mark.parametrize(
     ("permissions", "pricing", "seen", "unseen"),
     [
@@ -48,6 +53,7 @@ def move(kind: ProductType, old: Any, new: Any, *, days: int = 0) -> None:
         ([], RULE, ["540 DA"], ["490 DA", "50 DA", "Margin"]),
         ([], None, [], ["490 DA", "540 DA", "Price in the shop"]),
         (["view_cost"], {"margin_percent": 1, "least_margin": 5}, ["490 DA", "off the shelf"], []),
+        (["view_cost"], f"{__name__}.fail", ["490 DA", "off the shelf"], []),
     ],
 )
 def test_who_may_see_costs_sees_the_margin(

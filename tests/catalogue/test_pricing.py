@@ -7,12 +7,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from giftcards.catalogue import offers, shop_price
+from giftcards.catalogue import check_offer, hold, offers, quote, shop_price
+from giftcards.exceptions import NotForSale
 from giftcards.models import ProductType
-from tests.builders import make_offer
+from tests.builders import PRODUCT, make_offer
 from tests.laws import examples
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -29,6 +31,46 @@ def by_category(kind: ProductType) -> Decimal | None:
 
 def at_a_loss(kind: ProductType) -> int:
     return 1
+
+
+class Rule:
+    """A rule of a shop: 60 DA for each card, and for ``ODD`` what a test says."""
+
+    ODD = "type_005"
+
+    def __init__(self) -> None:
+        self.says: Any = None
+        self.asked: list[str] = []
+        self.was_atomic = False
+
+    def __call__(self, kind: ProductType) -> Any:
+        self.asked.append(kind.type_id)
+        self.was_atomic |= connection.in_atomic_block
+        cost, kind.price = kind.price, None
+        if kind.type_id != self.ODD:
+            return cost + 60
+        return self.says() if callable(self.says) else self.says
+
+
+shop = Rule()
+
+
+@pytest.fixture
+def odd(set_conf: Conf) -> Rule:
+    """The rule of a shop with thirteen types."""
+    shop.__init__()  # type: ignore[misc]
+    set_conf(PRICING=f"{__name__}.shop")
+    for number in range(13):
+        make_offer(f"type_{number:03}")
+    return shop
+
+
+def fail() -> None:
+    raise KeyError("4111-CODE")
+
+
+async def coroutine() -> int:
+    return 550
 
 
 @pytest.mark.parametrize(
@@ -81,6 +123,68 @@ def test_offers_can_be_sorted_and_chosen_by_price(set_conf: Conf) -> None:
     dearest_first = offers().order_by("-shop_price").values_list("type_id", "shop_price")
     assert list(dearest_first) == [("b", 990), ("c", 440), ("a", 110)]
     assert offers().filter(shop_price__lte=440).count() == 2
+
+
+FAILURES: dict[str, tuple[Any, str]] = {
+    "raises": (fail, "failed: KeyError at "),
+    "float": (550.5, "returned no price, but float"),
+    "text": ("550", "returned no price, but str"),
+    "True": (True, "returned no price, but bool"),
+    "coroutine": (coroutine, "returned no price, but coroutine"),
+    "NaN": (Decimal("NaN"), "returned no price, but NaN"),
+    "signalling NaN": (Decimal("sNaN"), "returned no price, but sNaN"),
+    "infinity": (Decimal("Infinity"), "returned no price, but Infinity"),
+    "too much": (10**12, "returned no price, but 1E+12"),
+    "None": (None, ""),
+    "below the cost": (-1, ""),
+}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_function_that_fails_for_one_type_takes_that_one_off_the_shelf(
+    odd: Rule, caplog: pytest.LogCaptureFixture, failure: str
+) -> None:
+    odd.says, told = FAILURES[failure]
+    assert {offer.type_id for offer in offers()} == {*odd.asked} - {odd.ODD}
+    assert len(odd.asked) == 13
+    assert shop_price(ProductType.objects.get(type_id=odd.ODD)) is None
+    assert quote(PRODUCT, odd.ODD, max_age=60).shop_price is None
+    with pytest.raises(NotForSale) as refused:
+        check_offer(PRODUCT, odd.ODD, 1)
+    assert refused.value.code == "below_cost"
+    check_offer(PRODUCT, "type_001", 1)
+    assert {line.startswith(f"PRICING {told}") for line in caplog.messages} <= {bool(told)}
+    assert all(f"({PRODUCT}/{odd.ODD})" in line for line in caplog.messages)
+    assert "4111-CODE" not in caplog.text
+
+
+def test_a_price_that_comes_too_late_does_not_count(
+    odd: Rule, shorten: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    shorten(pricing_slow=0.0)
+    assert shop_price(ProductType.objects.get(type_id="type_001")) is None
+    assert caplog.messages == [f"PRICING took longer than 0 seconds ({PRODUCT}/type_001)"]
+
+
+@pytest.mark.parametrize(
+    ("told", "price"),
+    [(Decimal("550.005"), "550.01"), (Decimal("550.0049"), "550.00"), (550, "550.00")],
+)
+def test_the_price_of_a_function_is_in_centimes(odd: Rule, told: Any, price: str) -> None:
+    odd.says = told
+    assert str(shop_price(ProductType.objects.get(type_id=odd.ODD))) == price
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nobody_waits_for_a_function_of_the_shop(odd: Rule) -> None:
+    hold(reference="cart-1", product_id=PRODUCT, type_id=odd.ODD, quantity=1)
+    check_offer(PRODUCT, odd.ODD, 1, sale_amount=550, reference="cart-1")
+    assert odd.asked == []
+    quote(PRODUCT, odd.ODD)
+    check_offer(PRODUCT, "type_001", 1)
+    assert odd.asked == [odd.ODD, "type_001"]
+    assert not odd.was_atomic
 
 
 amounts = st.decimals(0, 1_000, places=2)
