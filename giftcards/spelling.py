@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 #: The code of the country whose numbers are written without it.
 COUNTRY = "213"
@@ -24,6 +25,8 @@ _BETWEEN = re.compile(r"[/,;،؛\r\n]")
 # A mobile number without its zero. No area begins with these digits.
 _MOBILE = re.compile(r"[567]\d{8}")
 _DIALLED = re.compile(r"[+(]*\d[\d\s().\-/]*")
+# Among words: not over lines, dashes between spaces, or other signs.
+_AMONG_WORDS = re.compile(r"[+(]*\d(?:(?:[^\S\n]|[().\-/]){0,2}\d)*")
 _NATIONAL = re.compile(r"0?([567]\d{8}|[234]\d{7})")
 _IS_ABROAD = re.compile(r"\s*(\+|00)")
 
@@ -170,3 +173,8 @@ def numbers(text: str) -> frozenset[str]:
     # If the first part is short, the separator stands inside one number: 0555/12.34.56.
     several = wholes if wholes[:1] == parts[:1] else [text]
     return frozenset(map(dialled, several)) - {""}
+
+
+def numbers_among_words(text: str) -> frozenset[str]:
+    """The phone numbers in a sentence, as :func:`dialled`, each with all digits that it has."""
+    return frozenset(chain.from_iterable(map(numbers, _AMONG_WORDS.findall(text))))

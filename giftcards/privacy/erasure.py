@@ -31,7 +31,6 @@ from giftcards.privacy.person import (
     Person,
     Role,
     Traces,
-    contacts,
 )
 from giftcards.privacy.registry import all_keepers, keepers
 from giftcards.spelling import folded
@@ -152,7 +151,7 @@ def erase(
     """
     done, traces = Erasure(), Traces(person, orders)
     # First, because an erasure that stops is resumed by the orders that still name the person.
-    _erase_log(person, orders, traces)
+    _erase_log(orders, traces)
     for order in orders:
         with transaction.atomic(using=router.db_for_write(Order)):
             # So that nobody refunds, notes, corrects or disputes meanwhile.
@@ -238,24 +237,24 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
     refund.save()
 
 
-def _erase_log(person: Person, orders: Sequence[Order], traces: Traces) -> None:
+def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
     """Erase the person from what the admin logged about the orders, and about other rows."""
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import LogEntry
 
-    about = Q(content_type__model="order", content_type__app_label="giftcards")
-    chosen = [
-        about & Q(object_id__in=keys) for keys in batches([str(order.pk) for order in orders])
-    ]
-    # Not by names, because several people may have the same one.
-    chosen += [
-        Q(change_message__icontains=text) | Q(object_repr__icontains=text)
-        for text in contacts(person.parts_of(orders))
-    ]
     labels = {"giftcards", *(keeper.app_label for keeper in all_keepers())}
     ours = LogEntry.objects.filter(content_type__app_label__in=labels).order_by("pk")
-    for entry in chain.from_iterable(map(ours.filter, chosen)):
+    own = ours.filter(content_type__model="order", content_type__app_label="giftcards")
+    for keys in batches([str(order.pk) for order in orders]):
+        _erase_entries(own.filter(object_id__in=keys), traces.are_in)
+    for text in traces.contacts:
+        named = Q(change_message__icontains=text) | Q(object_repr__icontains=text)
+        _erase_entries(ours.filter(named), traces.are_whole_in)
+
+
+def _erase_entries(entries: models.QuerySet[Any], is_in: Callable[[str], bool]) -> None:
+    for entry in entries:
         names = ("change_message", "object_repr")
-        if erased := {name: ERASED for name in names if traces.are_in(getattr(entry, name))}:
-            LogEntry.objects.filter(pk=entry.pk).update(**erased)
+        if erased := {name: ERASED for name in names if is_in(getattr(entry, name))}:
+            entries.model.objects.filter(pk=entry.pk).update(**erased)

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Self
 
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
 from django.db.models import QuerySet
 
 from giftcards.keys.secrecy import Masked
 from giftcards.models import CustomerChange, Order
 from giftcards.models.order_queries import batches
 from giftcards.models.orders import OF_CUSTOMER, OF_GIFT
-from giftcards.spelling import COUNTRY, TELLING_DIGITS, digits, folded, numbers
+from giftcards.spelling import COUNTRY, TELLING_DIGITS, digits, folded, numbers, numbers_among_words
 
 # How many rows are compared at a time. The comparison is made here, because databases differ in
 # how they fold case and none knows phone numbers.
@@ -169,28 +171,42 @@ class Traces:
 
     def __init__(self, person: Person, orders: Iterable[Order]) -> None:
         parts = person.parts_of(orders)
-        texts, dialled_ones = set(person.emails), set(person.phones)
         typed = contacts(parts)
         names = {getattr(row, role.name) for order, role in parts for row in _with_former(order)}
-        texts |= typed | names
-        dialled_ones.update(
-            chain.from_iterable(_numbers(text) for text in typed if "@" not in text)
-        )
-        whole = [re.escape(folded(text)) for text in texts if len(text.strip()) >= _SHORTEST]
-        # As whole words only, because a short name is part of many other words.
-        self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(whole)) or '(?!)'})(?![^\W_])")
         # Without the country code, which is not always written.
-        national = (number.removeprefix(COUNTRY) for number in dialled_ones)
-        self._numbers = {Masked(number) for number in national if len(number) >= TELLING_DIGITS}
+        dialled_ones = person.phones.union(*(_numbers(text) for text in typed if "@" not in text))
+        self._numbers = set(map(_national, dialled_ones)) - {""}
+        emails = {*person.emails, *filter(_is_email, typed)}
+        #: The addresses and numbers as they were typed, without other texts in their columns.
+        self.contacts = {text for text in typed if text in emails or self._dialled_in(text)}
+        # As whole words only, because a short name is part of many other words.
+        texts = {*person.emails, *typed, *names}
+        word = r"[^\W_]"
+        self._pattern = _pattern(
+            (text for text in texts if len(text.strip()) >= _SHORTEST),
+            f"(?<!{word})",
+            f"(?!{word})",
+        )
+        self._emails = _pattern(emails, *_AROUND_EMAIL)
 
     def __repr__(self) -> str:
         return "<traces of a person>"
 
     def are_in(self, text: str) -> bool:
-        """True if ``text`` contains one of these traces."""
+        """True if ``text``, of a row about the person, contains one of these traces."""
         number = digits(text)
         is_called = any(known in number for known in self._numbers)
         return is_called or bool(self._pattern.search(folded(text)))
+
+    def are_whole_in(self, text: str) -> bool:
+        """True if ``text``, of any row, contains an address or number of the person.
+
+        Names are those of others, too, and so is the end of an address or number.
+        """
+        return bool(self._emails.search(folded(text)) or self._dialled_in(text))
+
+    def _dialled_in(self, text: str) -> bool:
+        return not self._numbers.isdisjoint(map(_national, numbers_among_words(text)))
 
     def erased(self, value: Any) -> Any:
         """The JSON ``value``, with :data:`ERASED` for each text that contains one of these traces.
@@ -210,6 +226,27 @@ class Traces:
         return value
 
 
+def _national(number: str) -> str:
+    """``number`` without the code of this country; "" if it is too short to tell anybody apart."""
+    national = number.removeprefix(COUNTRY)
+    return Masked(national) if len(national) >= TELLING_DIGITS else ""
+
+
+def _is_email(text: str) -> bool:
+    try:
+        validate_email(text.strip())
+    except ValidationError:
+        return False
+    return True
+
+
+def _pattern(texts: Iterable[str], before: str, after: str) -> re.Pattern[str]:
+    whole = sorted(re.escape(folded(text)) for text in texts)
+    return re.compile(f"{before}(?:{'|'.join(whole) or '(?!)'}){after}")
+
+
+# What belongs to an address before and behind it makes it another one. An apostrophe may quote it.
+_AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: Stands for a text that named an erased person.
 ERASED = "(erased)"
 _OF_STAFF = {"by", "ticked_by"}
