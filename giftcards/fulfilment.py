@@ -77,8 +77,8 @@ def place_order(
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
     ``metadata`` is a dict for the shop's own use, of JSON values: at most 4,096 bytes and 8 levels.
-    The customer's name has at most 200 characters, the phone number 50. Texts must not have control
-    characters.
+    The customer's name has at most 200 characters. The phone number has digits, and at most 50
+    characters. Texts must not have control characters.
 
     With a ``recipient_email``, the order is a gift. Its cards, bought at once, go to that address
     at ``deliver_at``: within a year, with a time zone unless ``USE_TZ`` is off. Without it, they go

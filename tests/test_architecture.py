@@ -39,7 +39,7 @@ PARTS = {
     "provider": "exceptions problems keys.secrecy conf",
     "models": (
         "exceptions statuses problems keys.secrecy refunds settlement conf keys.keyring "
-        "search_terms"
+        "spelling search_terms"
     ),
     "keys.rotation": "exceptions keys.wiping keys.secrecy conf keys.keyring models",
     "durations": "",
@@ -62,7 +62,7 @@ PARTS = {
     "admin": (
         "exceptions addresses statuses spelling search_terms problems keys.secrecy refunds "
         "settlement conf keys.keyring provider models durations display engine conditions "
-        "fulfilment catalogue"
+        "fulfilment catalogue privacy"
     ),
     "templatetags": "admin",
     "management": (

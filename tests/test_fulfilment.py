@@ -239,6 +239,7 @@ class TestPlaceOrder:
             ({"group": None}, "This must be a text."),
             ({"group": "x" * 101}, "Ensure this value has at most 100 characters (it has 101)."),
             ({"group": "a\u202eb"}, MARKS),
+            ({"customer_phone": "card"}, "Enter a phone number."),
             ({"customer_name": "Amina\n"}, MARKS),
             ({"customer_name": "\ud800"}, MARKS),
             ({"customer_name": "a\0b"}, MARKS),

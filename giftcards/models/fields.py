@@ -18,6 +18,8 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.spelling import digits
+
 # Control and format characters, lone surrogates, separators of lines and paragraphs. Format
 # characters include all that change the direction of text.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -52,6 +54,12 @@ def plain_line(text: str) -> None:
         raise ValidationError(
             _("Use one line of text, without control or direction characters."), code="plain_line"
         )
+
+
+def has_digits(text: str) -> None:
+    """Validate a phone number: something in it can be dialled, in the digits of any script."""
+    if not digits(text):
+        raise ValidationError(_("Enter a phone number."), code="has_digits")
 
 
 def as_plain_line(text: str) -> str:

@@ -35,6 +35,7 @@ from giftcards.models.fields import (
     PlainTextField,
     assign,
     complaint_about_metadata,
+    has_digits,
     is_same_json,
     plain_line,
 )
@@ -405,7 +406,7 @@ class Order(models.Model):
         _("customer name"), max_length=200, validators=[plain_line], **EMPTY
     )
     customer_phone: models.CharField[str, str] = ExactCharField(
-        _("customer phone"), max_length=50, validators=[plain_line], **EMPTY
+        _("customer phone"), max_length=50, validators=[plain_line, has_digits], **EMPTY
     )
     customer_language = models.CharField(
         _("customer language"), max_length=20, blank=True, validators=[plain_text]
