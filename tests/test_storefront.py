@@ -598,7 +598,8 @@ def test_the_page_of_an_order_shows_what_is_to_be_paid_back_and_that_it_was(
 def test_an_erased_customer_leaves_no_address_in_the_shop(shop: Simulator, tmp_path: Path) -> None:
     bought(Client(), type_id="type_001", email="amina@example.com")
     bought(Client(), type_id="type_001", email="karim@example.com")
-    begun(Client(), type_id="type_001", email="Amina@example.com")
+    for details in ({"email": "Amina@example.com"}, {"recipient_email": "amina@example.com"}):
+        begun(Client(), type_id="type_001", **details)
     work()
     file = tmp_path / "amina.json"
     options = {"export": str(file), "erase": True, "yes": True, "verbosity": 0}
@@ -607,6 +608,16 @@ def test_an_erased_customer_leaves_no_address_in_the_shop(shop: Simulator, tmp_p
     assert (erased.email, erased.amount) == ("", 5 * 550)
     assert other.email == "karim@example.com"
     assert "In the shop" in file.read_text()
+
+
+def test_a_purchase_that_is_not_paid_within_a_day_is_forgotten(shop: Simulator) -> None:
+    browser = Client()
+    browser.post(begun(browser, type_id="type_001"), {"cancel": ""})
+    begun(Client(), type_id="type_001")
+    bought(Client(), type_id="type_001")
+    assert Purchase.objects.unpaid().update(held_until=ago(24 * 60 * 60 + 1)) == 2
+    begun(Client(), type_id="type_001")
+    assert list(Purchase.objects.values_list("pk", flat=True)) == [3, 4]
 
 
 # Languages

@@ -9,8 +9,10 @@ class StorefrontConfig(AppConfig):
 
     def ready(self) -> None:
         from example_project.storefront import visitors
-        from example_project.storefront.privacy import PURCHASES
+        from example_project.storefront.privacy import GIFTS, PURCHASES
+        from giftcards.privacy.person import RECIPIENT
         from giftcards.privacy.registry import register
 
         visitors.connect()
         register(PURCHASES)
+        register(GIFTS, RECIPIENT)

@@ -53,6 +53,7 @@ def begin(
     """
     if not is_open():
         raise ValidationError(CLOSED)
+    Purchase.objects.left_alone().delete()
     purchase, _is_new = Purchase.objects.get_or_create(
         user=user,
         key=key,
@@ -61,6 +62,7 @@ def begin(
             "type_id": kind.type_id,
             "quantity": quantity,
             "amount": quantity * price,
+            "held_until": timezone.now(),
             **details,
         },
     )
@@ -74,7 +76,7 @@ def begin(
 def cancel(purchase: Purchase) -> None:
     """Let others have the cards; whoever pays all the same has them held anew."""
     release(purchase.reference)
-    Purchase.objects.filter(pk=purchase.pk).update(held_until=None)
+    Purchase.objects.unpaid().filter(pk=purchase.pk).update(held_until=timezone.now())
 
 
 def pay(purchase: Purchase) -> None:
@@ -89,7 +91,7 @@ def pay(purchase: Purchase) -> None:
     if not purchase.seconds_left:
         _hold(purchase)
     with transaction.atomic():
-        unpaid = Purchase.objects.filter(pk=purchase.pk, paid_at=None)
+        unpaid = Purchase.objects.unpaid().filter(pk=purchase.pk)
         forgotten = {"recipient_email": "", "recipient_name": "", "gift_message": ""}
         if unpaid.update(paid_at=timezone.now(), held_until=None, deliver_at=None, **forgotten):
             place_order(
@@ -108,4 +110,4 @@ def _hold(purchase: Purchase) -> None:
         **purchase.line, sale_amount=purchase.amount, reference=purchase.reference, fresh=True
     )
     held = hold(**purchase.line, reference=purchase.reference, minutes=MINUTES)
-    Purchase.objects.filter(pk=purchase.pk, paid_at=None).update(held_until=held.until)
+    Purchase.objects.unpaid().filter(pk=purchase.pk).update(held_until=held.until)

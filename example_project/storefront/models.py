@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import Any, Self
 
 from django.conf import settings
@@ -22,6 +23,13 @@ class PurchaseQuerySet(models.QuerySet["Purchase"]):
         """Purchases whose cards are held until the customer pays."""
         return self.filter(held_until__gt=timezone.now())
 
+    def unpaid(self) -> Self:
+        return self.filter(paid_at=None)
+
+    def left_alone(self) -> Self:
+        """Purchases that nobody has paid for a day: they name somebody, and have no order."""
+        return self.unpaid().filter(held_until__lt=timezone.now() - timedelta(days=1))
+
     def paid(self) -> Self:
         """Purchases that are paid, each of which has an order."""
         return self.filter(paid_at__isnull=False)
@@ -30,7 +38,8 @@ class PurchaseQuerySet(models.QuerySet["Purchase"]):
 class Purchase(models.Model):
     """One line that a customer buys: it becomes one order once the customer has paid.
 
-    Those that are neither paid nor held were cancelled, or left alone: nobody sees them.
+    Those that are neither paid nor held were cancelled, or left alone: nobody sees them, and they
+    are deleted after a day.
     """
 
     user = models.ForeignKey(
@@ -51,7 +60,7 @@ class Purchase(models.Model):
     recipient_name = models.CharField(max_length=200, blank=True)
     gift_message = models.TextField(blank=True)
     deliver_at = models.DateTimeField(null=True)
-    # NULL: the cards are not held.
+    # In the past, the cards are not held any more. NULL: it is paid.
     held_until = models.DateTimeField(null=True)
     # NULL: not paid.
     paid_at = models.DateTimeField(null=True)

@@ -28,12 +28,37 @@ class Purchases:
         purchase = Purchase.of(order)
         return {gettext("In the shop"): purchase.email} if purchase else {}
 
-    def erase(self, order: Order, _traces: Traces) -> None:
+    def erase(self, order: Order, traces: Traces) -> None:
+        _erase_unpaid(traces)
         if purchase := Purchase.of(order):
-            # What was never paid has no order, and nobody needs it.
-            Purchase.objects.filter(paid_at=None, email__iexact=purchase.email).delete()
             purchase.email = ""
             purchase.save(update_fields=["email"])
 
 
-PURCHASES = Purchases()
+class Gifts:
+    """The keeper of the recipients of gifts: only what was never paid has them."""
+
+    app_label = "storefront"
+
+    def orders(self, _person: Person) -> Iterable[int]:
+        return []
+
+    def addresses(self, _order: Order) -> Iterable[str]:
+        return []
+
+    def describe(self, _order: Order) -> dict[str, Any]:
+        return {}
+
+    def erase(self, _order: Order, traces: Traces) -> None:
+        _erase_unpaid(traces)
+
+
+def _erase_unpaid(traces: Traces) -> None:
+    """Delete the purchases that name the person and were never paid: they have no order."""
+    unpaid = Purchase.objects.unpaid()
+    addresses = unpaid.values_list("pk", "email", "recipient_email")
+    named = [pk for pk, *texts in addresses if any(map(traces.are_whole_in, texts))]
+    unpaid.filter(pk__in=named).delete()
+
+
+PURCHASES, GIFTS = Purchases(), Gifts()
