@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -11,6 +13,7 @@ from django.utils.translation import get_language_info, gettext
 
 from giftcards.display import bdi, filled, moment
 from giftcards.models import Order
+from giftcards.privacy.person import ROLES, Person
 from giftcards.spelling import digits, numbers
 
 # No number has more digits.
@@ -50,7 +53,18 @@ def people(order: Order) -> dict[str, Any]:
     return {
         "people": [one for one in (customer, recipient) if one.is_known],
         "nobody": "" if customer.is_known else _why_nobody(order),
+        "privacy_commands": list(_privacy_commands(order)),
     }
+
+
+def _privacy_commands(order: Order) -> Iterator[str]:
+    """The commands that hand out, and erase, what is kept about the people of ``order``."""
+    for role in ROLES:
+        named = next(filter(Person.of, role.contacts_in(order)), None)
+        if named is not None:
+            command = f"python manage.py giftcards_customer {shlex.quote(named)}"
+            yield f"{command} --export customer.json"
+            yield f"{command} --erase"
 
 
 def _why_nobody(order: Order) -> str:

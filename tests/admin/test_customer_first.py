@@ -47,7 +47,7 @@ def test_the_customer_stands_under_the_first_sentence_and_nowhere_else(boss: Cli
     order = make("web-1", status=Status.DELAYED)
     html = read(boss.get(order_page(order)))
     shown = element(html, "giftcards-people", "section")
-    assert text(shown) == (
+    assert text(shown.partition("<details")[0]) == (
         "Customer Amina <b> +213 550 12 34 56 amina@example.com Arabic"
         " No other order of this customer."
     )
@@ -82,6 +82,28 @@ def test_a_phone_number_is_a_link_that_dials_it(
 def test_a_gift_names_its_recipient_as_well(boss: Client) -> None:
     order = make("web-1", recipient_name="Lina", recipient_email="lina@example.com")
     assert "Recipient Lina lina@example.com" in text(people(boss, order))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (AMINA, ["amina@example.com"]),
+        ({"customer_phone": "0550 12 34 56"}, ["&#x27;0550 12 34 56&#x27;"]),
+        ({**AMINA, "recipient_email": "lina@x.dz"}, ["amina@example.com", "lina@x.dz"]),
+        ({"customer_phone": "12"}, []),
+        ({"customer_name": "Amina"}, []),
+    ],
+)
+def test_who_asks_for_their_data_is_answered_with_a_command(
+    boss: Client, values: dict[str, str], named: list[str]
+) -> None:
+    shown = people(boss, make_guide_order(**values))
+    command = "python manage.py giftcards_customer"
+    expected = [
+        f"{command} {one} {end}" for one in named for end in ("--export customer.json", "--erase")
+    ]
+    assert re.findall(r'<code dir="ltr">(.*?)</code>', shown) == expected
+    assert ("“Delete me.”" in shown) is bool(named)
 
 
 def test_a_customer_who_was_erased_is_said_to_be(boss: Client) -> None:
