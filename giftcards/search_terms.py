@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from giftcards.spelling import (
     COUNTRY,
+    FEWEST_DIGITS,
     LONGEST_NUMBER,
     TELLING_DIGITS,
     digits,
@@ -21,10 +22,12 @@ from giftcards.spelling import (
     is_dialled,
     joined,
     numbers,
+    otherwise,
     phone_digits,
     plain,
     tokens,
     without_article,
+    without_label,
     words,
 )
 
@@ -35,6 +38,8 @@ _MOST_NUMBERS = 5
 # The words of what a person types that are read; more would make too large a query.
 _MOST_WORDS = 8
 _NUMBER = re.compile(r"\d+")
+# Before the digits of a phone number that others stand before: no word begins with it.
+_BEFORE = "*"
 
 
 class TermKind(IntEnum):
@@ -52,6 +57,8 @@ class TermKind(IntEnum):
     NAME = 7
     RECIPIENT_EMAIL = 8
     RECIPIENT_NAME = 9
+    #: The digits of a phone number from one of them on: whatever six of them begin one of these.
+    PHONE_PART = 10
 
 
 #: The kinds of terms that two orders of the same customer have in common.
@@ -75,6 +82,9 @@ def _named(kind: TermKind, kind_of_number: TermKind) -> Callable[[str], Iterator
         found = _NUMBER.findall(plain(text))
         if len(found) <= _MOST_NUMBERS:
             yield from ((kind_of_number, _number(each)) for each in found)
+            # Without its dashes.
+            if together := "".join(words(text)):
+                yield kind, together
 
     return terms
 
@@ -83,7 +93,10 @@ def _phone(text: str) -> Iterator[Term]:
     found = numbers(text)
     for number in found:
         kind = TermKind.PHONE if number.startswith(COUNTRY) else TermKind.FOREIGN_PHONE
-        yield kind, _number(number.removeprefix(COUNTRY))
+        whole = _number(number.removeprefix(COUNTRY))
+        yield kind, whole
+        for place in range(1, len(whole) - FEWEST_DIGITS + 1):
+            yield TermKind.PHONE_PART, _BEFORE + whole[place:]
     if not found:
         yield from ((TermKind.NAME, token) for token in tokens(text))
 
@@ -98,10 +111,10 @@ def _email(kind: TermKind) -> Callable[[str], Iterator[Term]]:
 
 def _name(kind: TermKind) -> Callable[[str], Iterator[Term]]:
     def terms(text: str) -> Iterator[Term]:
-        name = words(text)
-        for word in (*name, *(word for _count, word in joined(name))):
-            yield kind, word
-            yield kind, without_article(word)
+        for name in (words(text), words(otherwise(text))):
+            for word in (*name, *(word for _count, word in joined(name))):
+                yield kind, word
+                yield kind, without_article(word)
 
     return terms
 
@@ -146,7 +159,7 @@ def readings(text: str) -> list[list[Reading]]:
     parts of a name written together; then the same taken apart at every punctuation mark. None for
     a text without letters and digits.
     """
-    parts = folded(text).split()[:_MOST_WORDS]
+    parts = without_label(folded(text)).split()[:_MOST_WORDS]
     apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]
     typed = (_with_whole_numbers(parts), _together(parts))
     return list(filter(None, (_read(typed), _read((apart, _together(apart))))))
@@ -182,13 +195,17 @@ def _typed(part: str) -> Word | None:
     whole = {shown, folded(part).replace(" ", "")}
     starts = set[str]()
     if is_dialled(shown):
-        number = _number(phone_digits(part))
+        dialled = phone_digits(part)
+        number = _number(dialled)
         whole = {number} if shown.isdecimal() else {shown, number}
         rest = _number(number.removeprefix(COUNTRY))
         if number.startswith(COUNTRY) and (is_abroad(part) or len(rest) >= TELLING_DIGITS):
             # The beginning of a phone number is no whole term.
             (whole if len(rest) >= TELLING_DIGITS else starts).add(rest)
+        if len(dialled) >= FEWEST_DIGITS:
+            starts.add(_BEFORE + dialled)
     else:
-        whole.add(without_article(shown))
-    whole = {term[:LONGEST] for term in whole}
+        whole.add(otherwise(part).replace(" ", ""))
+        whole |= {without_article(each) for each in (shown, otherwise(part))}
+    whole = {term[:LONGEST] for term in whole if term}
     return Word(frozenset(whole), frozenset(whole | starts))

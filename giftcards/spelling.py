@@ -16,8 +16,8 @@ COUNTRY = "213"
 LONGEST_NUMBER = 18
 #: Fewer digits, without the country code, may be part of many other texts.
 TELLING_DIGITS = 8
-# Fewer digits are no phone number.
-_FEWEST_DIGITS = 6
+#: Fewer digits are no phone number, and too many numbers have them.
+FEWEST_DIGITS = 6
 # The length of the shortest whole numbers: a landline with its zero, a mobile without.
 _WHOLE_DIGITS = 9
 # The separators that people write between two numbers.
@@ -39,8 +39,9 @@ _SAME_LETTER = str.maketrans(
         "ی": "ي",
         "ک": "ك",
         "ة": "ه",
-        # Tatweel only makes a word longer.
+        # Tatweel only makes a word longer; a hamza after it is often left out.
         "ـ": "",
+        "ء": "",
         "ø": "o",
         "ł": "l",
         "đ": "d",
@@ -49,6 +50,16 @@ _SAME_LETTER = str.maketrans(
         "æ": "ae",
         "œ": "oe",
     }
+)
+# A hamza wherever its seat is, and an alef at the end of a word whatever its form.
+_OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
+# Names whose alef is not always written, beside one that they begin with.
+_ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
+# What people write before a phone number.
+_LABEL = re.compile(
+    r"\b(t[eé]l([eé]phone)?|phone|mob(ile)?|gsm|portable|whatsapp|(ال)?(هاتف|نقال|جوال))"
+    r"[.:\s]+(?=[+(]*\d)",
+    re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
 # Words of names that some write apart, and others together with the next word.
@@ -85,6 +96,16 @@ def _plain_sign(sign: str) -> str:
     if sign.isspace():
         return " "
     return "" if unicodedata.category(sign) in {"Mn", "Cc", "Cf", "Cs"} else sign
+
+
+def otherwise(text: str) -> str:
+    """``text`` as others spell Arabic names, :func:`plain`.
+
+    Without the letter below a hamza, with alef for alef maksura, and without an alef that is not
+    always written: مسؤول and مسئول are the same, and so are رضى and رضا, رحمان and رحمن.
+    """
+    spelled = plain(unicodedata.normalize("NFKC", text).translate(_OTHER_LETTER))
+    return _ALEF_LEFT_OUT.sub(lambda name: name[0][0] + name[0][1:].replace("ا", ""), spelled)
 
 
 def tokens(text: str) -> list[str]:
@@ -125,6 +146,11 @@ def phone_digits(text: str) -> str:
     return digits(plain(text).replace("(0)", ""))
 
 
+def without_label(text: str) -> str:
+    """``text`` without "Tél:" and the like before a phone number."""
+    return _LABEL.sub("", text)
+
+
 def is_abroad(text: str) -> bool:
     """True if a phone number is written with the code of its country: after ``+`` or ``00``."""
     return bool(_IS_ABROAD.match(plain(text).replace("(", "")))
@@ -137,7 +163,7 @@ def dialled(text: str) -> str:
     213555123456; a number of another country keeps its own code.
     """
     number = phone_digits(text)
-    if len(number) < _FEWEST_DIGITS:
+    if len(number) < FEWEST_DIGITS:
         return ""
     # With a country code, nine digits may be the number of a small country.
     if "+" not in text and _MOBILE.fullmatch(number):
@@ -160,6 +186,7 @@ def is_dialled(text: str) -> bool:
 
 def is_phone(text: str) -> bool:
     """True if ``text`` is written like a phone number, of this country or with a country's code."""
+    text = without_label(text)
     number = phone_digits(text)
     if not is_dialled(text) or len(number) > LONGEST_NUMBER:
         return False

@@ -221,13 +221,20 @@ def _add_terms() -> None:
     name = f"SUBSTR(customer_name, 1, LENGTH(customer_name) - {_DIGITS + 1})"
     group = connection.ops.quote_name("group")
     terms = {
-        TermKind.REFERENCE: ("reference",),
+        TermKind.REFERENCE: ("reference", "REPLACE(reference, '-', '')"),
         TermKind.NUMBER: (_as_text(number),),
-        TermKind.GROUP: (group, f"CASE WHEN {group} <> '' THEN {_as_text(number)} END"),
+        TermKind.GROUP: (
+            group,
+            f"REPLACE({group}, '-', '')",
+            f"CASE WHEN {group} <> '' THEN {_as_text(number)} END",
+        ),
         TermKind.EMAIL: ("customer_email",),
         TermKind.PHONE: ("SUBSTR(customer_phone, 5)",),
         TermKind.NAME: (f"LOWER({name})", _text("", number, _DIGITS)),
         TermKind.RECIPIENT_EMAIL: ("recipient_email",),
+        TermKind.PHONE_PART: [
+            _between("*", f"SUBSTR(customer_phone, {place})", "") for place in (6, 7, 8)
+        ],
     }
     into = f"INSERT INTO {OrderTerm._meta.db_table} (order_id, kind, term)"
     with transaction.atomic(), connection.cursor() as cursor:
@@ -292,10 +299,14 @@ def _copy(model: type[models.Model], values: dict[str, str], source: str) -> Non
 
 def _text(before: str, number: str, digits: int, after: str = "") -> str:
     """SQL for the number with leading zeros between two texts."""
-    padded = f"LPAD({_as_text(number)}, {digits}, '0')"
+    return _between(before, f"LPAD({_as_text(number)}, {digits}, '0')", after)
+
+
+def _between(before: str, text: str, after: str) -> str:
+    """SQL for a text between two others."""
     if connection.vendor == "mysql":
-        return f"CONCAT('{before}', {padded}, '{after}')"
-    return f"'{before}' || {padded} || '{after}'"
+        return f"CONCAT('{before}', {text}, '{after}')"
+    return f"'{before}' || {text} || '{after}'"
 
 
 def _as_text(number: str) -> str:

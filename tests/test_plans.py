@@ -684,6 +684,7 @@ SEARCHES: list[dict[str, str]] = [
     {"q": "invoice-0000000042"},
     {"q": "invoice-000000004"},
     {"q": "0500-00-00-04"},
+    {"q": "00-00-42"},
     {"q": "42"},
 ]
 # Words, or beginnings of words, of a large part of the orders here.

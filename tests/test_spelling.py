@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giftcards.search_terms import Word, readings, terms_of
+from giftcards.search_terms import OF_SAME_CUSTOMER, Word, readings, terms_of
 from giftcards.spelling import dialled, folded, is_phone, numbers, plain, tokens, words
 from tests.laws import examples
 
@@ -79,10 +79,12 @@ def spelled(number: str, style: int) -> str:
 def test_a_phone_number_has_one_term_and_is_found_in_any_spelling(
     number: str, stored: int, typed: int
 ) -> None:
-    found = terms_of({"customer_phone": spelled(number, stored)})
-    assert {term for _kind, term in found} == {number}
-    assert is_phone(spelled(number, typed))
-    assert any(number in word.whole for word, *rest in of(spelled(number, typed)) if not rest)
+    terms = terms_of({"customer_phone": spelled(number, stored)})
+    assert {term for kind, term in terms if kind in OF_SAME_CUSTOMER} == {number}
+    for label in ("", "Tél: ", "هاتف: "):
+        assert is_phone(label + spelled(number, typed))
+        found = of(label + spelled(number, typed))
+        assert any(number in word.whole for word, *rest in found if not rest)
 
 
 @given(NATIONAL, NATIONAL)
@@ -94,10 +96,61 @@ def test_two_numbers_are_never_one(one: str, other: str) -> None:
 @given(st.from_regex(r"\+(33|1|44)[1-9][0-9]{8}", fullmatch=True))
 @settings(max_examples=examples(100))
 def test_a_foreign_number_keeps_its_code(number: str) -> None:
-    [(_kind, term)] = terms_of({"customer_phone": number})
+    terms = terms_of({"customer_phone": number})
+    [term] = [term for kind, term in terms if kind in OF_SAME_CUSTOMER]
     assert term == number[1:]
-    assert terms_of({"customer_phone": f"00{number[1:]}"}) == {(_kind, term)}
+    assert terms_of({"customer_phone": f"00{number[1:]}"}) == terms
     assert numbers(number) == {number[1:]}
+
+
+def finds(column: str, value: str, typed: str) -> bool:
+    """True if a search for ``typed`` finds an order with this value, by whole words or not."""
+    terms = {term for _kind, term in terms_of({column: value})}
+    return any(
+        all(any(term.startswith(start) for term in terms for start in word.starts) for word in way)
+        for way in of(typed)
+    )
+
+
+@given(NATIONAL, st.integers(0, 7), st.data())
+@settings(max_examples=examples(200))
+def test_a_phone_number_is_found_by_any_six_digits_in_a_row(
+    number: str, stored: int, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(number) - 6))
+    typed = number[start : data.draw(st.integers(start + 6, len(number)))]
+    for each in (typed, f"{typed[:2]} {typed[2:]}"):
+        assert finds("customer_phone", spelled(number, stored), each)
+    other = str(10**6 - 1 - int(typed[:6])).zfill(6)
+    assert finds("customer_phone", f"0{number}", other) == (other in number)
+    assert not finds("customer_phone", f"0{number}", typed[1:6] if start else "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "typed", "is_found"),
+    [
+        ("رؤوف", "رءوف", True),
+        ("رؤوف", "رئوف", True),
+        ("رءوف", "رؤوف", True),
+        ("عائشة", "عايشه", True),
+        ("عائشة", "عاءشة", True),
+        ("فاطمة الزهراء", "الزهرا", True),
+        ("ليلى", "ليلا", True),
+        ("ليلا", "ليلى", True),
+        ("رضا بن علي", "رضى علي", True),
+        ("ليلى", "ليلي", True),
+        ("عبد الرحمان", "عبدالرحمن", True),
+        ("عبد الرحمن", "رحمان", True),
+        ("سليمان", "سليما", True),
+        ("علي", "علا", False),
+        ("حسان", "حسن", False),
+        ("علي", "ء", False),
+    ],
+)
+def test_a_name_is_found_whatever_the_form_of_its_hamza_and_alef(
+    value: str, typed: str, is_found: bool
+) -> None:
+    assert finds("customer_name", value, typed) == is_found
 
 
 @given(st.lists(NAMES, min_size=1, max_size=4), st.randoms())
@@ -117,7 +170,9 @@ def test_a_name_is_found_by_any_of_its_words_in_any_order(name: list[str], rando
 def test_a_reference_is_found_in_any_case_and_by_its_number(reference: str) -> None:
     terms = {term for _kind, term in terms_of({"reference": reference})}
     number = "".join(filter(str.isdecimal, reference))
-    for typed in (reference.lower(), reference.upper(), number, f"#{number}", number.lstrip("0")):
+    together = "".join(filter(str.isalnum, reference))
+    numbers_alone = (number, f"#{number}", number.lstrip("0"))
+    for typed in (reference.lower(), reference.upper(), together, *numbers_alone):
         assert any(all(word.whole & terms for word in reading) for reading in of(typed))
 
 

@@ -32,9 +32,13 @@ def test_an_order_that_is_placed_has_its_terms() -> None:
     assert place_order(**LINE, reference="WEB-2002", **CUSTOMER) == order
     assert stored(order) == {
         (TermKind.REFERENCE, "web-2002"),
+        (TermKind.REFERENCE, "web2002"),
         (TermKind.NUMBER, "2002"),
         (TermKind.EMAIL, "amina@example.com"),
         (TermKind.PHONE, "550123456"),
+        (TermKind.PHONE_PART, "*50123456"),
+        (TermKind.PHONE_PART, "*0123456"),
+        (TermKind.PHONE_PART, "*123456"),
     }
 
 
