@@ -106,7 +106,7 @@ WITHIN = {
         "people": "",
         "same_customer": "rows pages",
         "standstill": "",
-        "placing": "breakdown provider pages same_customer",
+        "placing": "breakdown provider reauthentication pages revealing same_customer",
         "revealing": "actions reauthentication pages",
         "timeline": "hints pages",
         "resolving": "actions pages deciding",

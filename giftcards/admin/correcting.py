@@ -10,7 +10,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 from django.forms.models import fields_for_model
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.http import HttpResponse, HttpResponseRedirect, QueryDict
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -30,7 +30,10 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 
 
 class CorrectionForm(RevealForm):
-    """The corrected details and a reason; with ``takes_proof``, also a password if one is due."""
+    """The corrected details, a reason and the proof: whoever has the new address gets cards.
+
+    Cards may come to any order, and those that did not come may be ordered again.
+    """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
     customer_phone = forms.CharField(label=_("Phone"), required=False, max_length=50)
@@ -43,10 +46,9 @@ class CorrectionForm(RevealForm):
     )
     field_order = (*OF_CUSTOMER, "reason", "password")
 
-    def __init__(
-        self, request: HttpRequest, order: Order, *, takes_proof: bool, data: Any = None
-    ) -> None:
-        super().__init__(request, data)
+    def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:
+        super().__init__(attempt.request, data)
+        order = attempt.order
         self.initial = _details(order)
         if order.is_gift:
             self.fields |= _gift_fields(order)
@@ -58,8 +60,6 @@ class CorrectionForm(RevealForm):
         reason.help_text = _("For your colleagues, such as: the address was typed wrong.")
         for name in self.initial:
             self.fields[name].widget.attrs |= {"autocomplete": "off", "dir": "auto"}
-        if not takes_proof:
-            self.fields.pop("password", None)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -86,19 +86,10 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
     return fields
 
 
-def _has_readable_cards(attempt: Attempt) -> bool:
-    return attempt.order.cards.all().readable().exists()
-
-
 def _to_proof(attempt: Attempt) -> HttpResponse | None:
-    if _has_readable_cards(attempt) and needs_other_proof(attempt.request):
+    if needs_other_proof(attempt.request):
         return HttpResponseRedirect(address_of_proof(back_to=attempt.request.path))
     return None
-
-
-def _form(attempt: Attempt, data: QueryDict | None) -> CorrectionForm:
-    takes_proof = _has_readable_cards(attempt)
-    return CorrectionForm(attempt.request, attempt.order, takes_proof=takes_proof, data=data)
 
 
 def _correct(attempt: Attempt) -> Answer:
@@ -125,7 +116,7 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
     pages, request, order = attempt.pages, attempt.request, attempt.order
     consequences = extensions.called("consequences", pages, request, order)
     return {
-        "has_cards": _has_readable_cards(attempt),
+        "has_cards": order.cards.all().readable().exists(),
         "consequences": list(chain.from_iterable(consequences)),
         "same": _others_with_same_address(attempt),
     }
@@ -180,7 +171,7 @@ CUSTOMER = OrderAction(
     before=_to_proof,
     # On the second press of the button, the correction is already made.
     is_repeated=lambda attempt: attempt.form.details == _details(attempt.order),
-    form=_form,
+    form=CorrectionForm,
     template="customer",
     context=_context,
     act=_correct,

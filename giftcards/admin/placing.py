@@ -13,7 +13,7 @@ from django.contrib import messages
 from django.contrib.admin.models import ADDITION
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import flatten_fieldsets
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied, ValidationError
 from django.db import models, router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.defaultfilters import linebreaksbr
@@ -21,10 +21,13 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin.breakdown import earned, earned_in_words
 from giftcards.admin.pages import OrderPages, column_label, log_entries, recorded
 from giftcards.admin.provider import pause_in_words
+from giftcards.admin.reauthentication import address_of_proof, is_confirmed
+from giftcards.admin.revealing import ProofForm, needs_other_proof
 from giftcards.admin.same_customer import double_of
 from giftcards.catalogue import Quote, quote
 from giftcards.display import bdi, count_text, filled, isolated, moment, money, money_text, named
@@ -39,6 +42,10 @@ from giftcards.models.orders import OF_GIFT
 
 _LINE = {"product_id", "type_id"}
 _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
+# Where cards, or links to them, may go.
+_ADDRESSES = ("customer_email", "customer_phone", "recipient_email")
+# The code of the error of a confirmed form that lacks the proof.
+_UNPROVEN = "unproven"
 
 
 class AmountField(forms.DecimalField):
@@ -110,7 +117,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new order, posted twice: to see the confirmation page, and to confirm.
 
     A confirmed form places the order as its last validation, which tells whether the reference is
-    free.
+    free. An order with an address takes a proof of who places it: whoever has that gets the cards.
     """
 
     card = CardField(label=_("Card"), required=False)
@@ -123,6 +130,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     placed: Order | None = None
     #: The choices of ``card``; the page replaces them.
     cards: Sequence[Any] = ()
+    #: True if the person has just proven who they are; the page replaces it.
+    is_proven = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -135,6 +144,10 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     @property
     def is_confirmed(self) -> bool:
         return bool(self.data.get("confirmed_card"))
+
+    @property
+    def lacks_proof(self) -> bool:
+        return not self.is_proven and any(map(self.cleaned_data.get, _ADDRESSES))
 
     @property
     def is_reopened(self) -> bool:
@@ -173,7 +186,10 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         except ValidationError as error:
             self.add_error(None, error)
             return
-        if self.is_confirmed:
+        if self.is_confirmed and self.lacks_proof:
+            # The page asks for it, and shows the confirmation again.
+            self.add_error(None, ValidationError("", code=_UNPROVEN))
+        elif self.is_confirmed:
             self._place()
         else:
             self._look_for_repetition()
@@ -224,7 +240,13 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 # A value younger than this is shown without its age.
 _FRESH = timedelta(minutes=1)
 # Posted fields that the confirmation does not repeat: its own, and the CSRF token.
-_NOT_HANDED_ON = {"csrfmiddlewaretoken", "confirmed_card", "confirmed_price", "_change"}
+_NOT_HANDED_ON = {
+    "csrfmiddlewaretoken",
+    "confirmed_card",
+    "confirmed_price",
+    "_change",
+    "password",
+}
 # For PAUSED, the provider's state has better words.
 _NO_ANSWER = {
     NoAnswer.BUSY: _("The provider is being asked too much else: the price is not up to date."),
@@ -296,7 +318,8 @@ class PlacingPage(OrderPages):
     def get_urls(self) -> list[URLPattern]:
         # The provider is asked outside any transaction, whatever ATOMIC_REQUESTS says.
         outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
-        view = outside(self.admin_site.admin_view(self.add_view))
+        hiding = sensitive_post_parameters("password")
+        view = hiding(outside(self.admin_site.admin_view(self.add_view)))
         return [path("add/", view, name="giftcards_order_add"), *super().get_urls()]
 
     def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
@@ -326,24 +349,39 @@ class PlacingPage(OrderPages):
 
         kinds = [] if obj else _kinds(request)
         cards = kinds and card_choices(kinds, with_prices=self.may_see_costs(request))
-        return type(form.__name__, (form,), {"is_known": is_known, "cards": cards})
+        is_proven = is_confirmed(request)
+        named = {"is_known": is_known, "cards": cards, "is_proven": is_proven}
+        return type(form.__name__, (form,), named)
 
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         if not self.has_add_permission(request):
             raise PermissionDenied
+        if request.method != "POST" and needs_other_proof(request):
+            # Before anything is typed: the page of the proof would not keep it.
+            return HttpResponseRedirect(address_of_proof(back_to=request.get_full_path()))
         # Read before the transaction: SQLite may fail one that reads before it writes.
         _kinds(request)
+        proof = ProofForm(request, request.POST if "password" in request.POST else None)
+        proof.is_valid()
         if request.method == "POST" and not request.POST.get("confirmed_card"):
             names = flatten_fieldsets(self.get_fieldsets(request))
             form = self.get_form(request, fields=names)(request.POST, request.FILES)
             if form.is_valid() and form.placed is None:
-                return self._confirmation(request, form)
-        return super().add_view(request, form_url, extra_context)
+                return self._confirmation(request, form, proof)
+        answer = super().add_view(request, form_url, extra_context)
+        shown = (getattr(answer, "context_data", None) or {}).get("adminform")
+        if shown and shown.form.has_error(NON_FIELD_ERRORS, _UNPROVEN):
+            return self._confirmation(request, shown.form, proof)
+        return answer
 
-    def _confirmation(self, request: HttpRequest, form: OrderForm) -> HttpResponse:
+    def _confirmation(
+        self, request: HttpRequest, form: OrderForm, proof: ProofForm
+    ) -> HttpResponse:
         """The page that says what will be bought, for how much, and what speaks against it."""
+        if form.lacks_proof and needs_other_proof(request):
+            return HttpResponseRedirect(address_of_proof(back_to=request.get_full_path()))
         order: Order = form.instance
         known = quote(order.product_id, order.type_id, order.quantity, max_age=0)
         sees_costs = self.may_see_costs(request)
@@ -376,6 +414,7 @@ class PlacingPage(OrderPages):
             pause=pause_in_words(),
             posted=posted,
             button=_button(order.quantity, price),
+            proof=proof if form.lacks_proof else None,
         )
 
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Order:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -52,16 +53,9 @@ class Shown(NamedTuple):
     status: int = 200
 
 
-class RevealForm(forms.Form):
-    """The reason for a reveal; and the password, if the person has to prove who they are."""
+class ProofForm(forms.Form):
+    """The password, if the person has to prove who they are, and not on a page of the shop."""
 
-    reason = forms.CharField(
-        label=_("Reason"),
-        max_length=200,
-        validators=[plain_line],
-        help_text=_("For your colleagues, such as: the customer lost the e-mail. No codes here."),
-        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
-    )
     password = forms.CharField(
         label=_("Your password"),
         strip=False,
@@ -72,7 +66,7 @@ class RevealForm(forms.Form):
     def __init__(self, request: HttpRequest, data: Any = None) -> None:
         super().__init__(data)
         self._request = request
-        if is_confirmed(request):
+        if is_confirmed(request) or conf.reauthenticate:
             del self.fields["password"]
 
     @sensitive_variables()
@@ -83,6 +77,19 @@ class RevealForm(forms.Form):
         if "password" in self.cleaned_data:
             # The password need not be typed again if another field has to be corrected.
             del self.fields["password"]
+
+
+class RevealForm(ProofForm):
+    """The reason for a reveal; and the proof."""
+
+    reason = forms.CharField(
+        label=_("Reason"),
+        max_length=200,
+        validators=[plain_line],
+        help_text=_("For your colleagues, such as: the customer lost the e-mail. No codes here."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
+    field_order: Sequence[str] = ("reason", "password")
 
 
 def _ask_view(pages: OrderPages, request: HttpRequest, key: int) -> HttpResponse:
