@@ -136,6 +136,7 @@ class OrderPage(OrderPages):
             order,
             shows_costs=sees_costs,
             shows_hints=sees_hints,
+            shows_reasons=request.user.has_perm("giftcards.view_cardreveal"),
             repeats=repeats,
             repeated_by=repeated_by,
         )

@@ -81,9 +81,9 @@ class RelatedOrder:
 class Timeline:
     """The past of an order, read once: its events, and the reason of its status.
 
-    ``repeats`` is the order whose missing cards this one orders again; ``repeated_by`` is the order
-    that orders this one's missing cards again. Each is ``None`` if there is no such order, or if
-    the person may not see it.
+    ``shows_reasons`` tells why codes were revealed. ``repeats`` is the order whose missing cards
+    this one orders again; ``repeated_by`` is the order that orders this one's missing cards again.
+    Each is ``None`` if there is no such order, or if the person may not see it.
     """
 
     def __init__(
@@ -92,11 +92,13 @@ class Timeline:
         *,
         shows_costs: bool,
         shows_hints: bool = False,
+        shows_reasons: bool = False,
         repeats: RelatedOrder | None,
         repeated_by: RelatedOrder | None,
     ) -> None:
         self._order = order
         self._shows_costs, self._shows_hints = shows_costs, shows_hints
+        self._shows_reasons = shows_reasons
         self._repeats, self._repeated_by = repeats, repeated_by
         self._changes = list(order.changes.all())
         self._ticks = list(order.acknowledgements.all())
@@ -151,7 +153,7 @@ class Timeline:
             after = correction
         reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
         for reveal in reveals.defer("card__sealed").order_by("pk"):
-            yield _revealed(reveal)
+            yield _revealed(reveal, shows_reason=self._shows_reasons)
 
     def _hides(self, tick: Acknowledgement) -> bool:
         """True if the decision names an order that the person may not see."""
@@ -283,11 +285,12 @@ def _told(texts: tuple[Any, Any], by: str, **parts: str) -> str:
     return filled(str(named if by else unnamed), by=bdi(by), **parts)
 
 
-def _revealed(reveal: CardReveal) -> Event:
-    """The event of a reveal: which card, by whom and why, without anything of the card."""
+def _revealed(reveal: CardReveal, *, shows_reason: bool) -> Event:
+    """The event of a reveal: which card, and by whom, without anything of the card."""
     text = gettext("%(by)s revealed the code of card %(card)s.")
     what = filled(text, by=bdi(reveal.user.get_username()), card=reveal.card.position)
-    return Event(reveal.at, what, details=[bdi(reveal.reason)] if reveal.reason else [])
+    reason = reveal.reason if shows_reason else ""
+    return Event(reveal.at, what, details=[bdi(reason)] if reason else [])
 
 
 def _move_in_words(order: Order, change: StatusChange) -> str:

@@ -1004,6 +1004,16 @@ def test_the_list_is_for_looking_only_and_needs_its_permission(card: Card) -> No
     assert CardReveal.objects.get().reason == REASON
 
 
+def test_the_reason_is_for_who_may_look_at_revealed_codes(order: Order, card: Card) -> None:
+    reveal(person(), card)
+    page = order_page(order)
+
+    assert REASON in read(person("view_order", "view_cardreveal").get(page))
+    html = read(person("view_order", "reveal_card").get(page))
+    assert "revealed the code of card" in html
+    assert REASON not in html
+
+
 def test_a_user_who_has_revealed_a_code_cannot_be_deleted(card: Card) -> None:
     browser = person()
     reveal(browser, card)

@@ -90,7 +90,9 @@ def test_no_code_stands_on_the_page_and_the_ends_only_for_who_may_see_them() -> 
     assert "•••" in html
     assert "711" in section(html, "cards")
     assert "The codes end in 711, 822." in section(html, "quotes")
+    assert "Lost the mail" in html
     other = read(person(*SUPPORT, name="samir").get(to("dispute", order.pk)))
+    assert "Lost the mail" not in other
     assert "711" not in section(other, "cards")
     assert "The codes end" not in other
 

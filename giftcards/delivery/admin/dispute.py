@@ -47,7 +47,14 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
     # The ends of codes are for the same people as on the page of the order.
     cards = cards_shown(order, with_tails=pages.may_see_tails(request))
-    past = Timeline(order, shows_costs=pages.may_see_costs(request), repeats=None, repeated_by=None)
+    sees_reveals = has_perm("giftcards.view_cardreveal")
+    past = Timeline(
+        order,
+        shows_costs=pages.may_see_costs(request),
+        shows_reasons=sees_reveals,
+        repeats=None,
+        repeated_by=None,
+    )
     messages, has_more_messages = newest(Delivery.objects.filter(order=order), _MOST)
     context: dict[str, Any] = {
         "title": gettext("Proof of delivery"),
@@ -74,7 +81,7 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
         if has_perm("giftcards_delivery.view_linkvisit"):
             visits, has_more = newest(LinkVisit.objects.filter(link__order=order), _MOST)
             context |= {"sees_visits": True, "visits": visits, "has_more_visits": has_more}
-    if has_perm("giftcards.view_cardreveal"):
+    if sees_reveals:
         reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
         context |= {"sees_reveals": True, "reveals": reveals.defer("card__sealed").order_by("pk")}
     return pages.render_page(request, "admin/giftcards_delivery/dispute.html", **context)
