@@ -316,7 +316,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=_is_held_up,
         headline=_("orders or notices wait for too long"),
-        remedy=_("The provider's page says what waits. If it lasts, ask your developer."),
+        remedy=_("The provider's page says what waits, and why."),
         page=_PROVIDER,
         is_in_digests=False,
     ),

@@ -217,7 +217,7 @@ def _state_token(state: ProviderState) -> str:
     if state.is_pause_told(timezone.now()):
         # A pause for an outage is replaced every few seconds, and nothing is lost by ending it.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
-        seen += [state.pause, None if is_outage else str(state.paused_at)]
+        seen += [state.pause, None if is_outage else str(state.paused_until)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
     seen += [[key.pk, str(key.refused_at)] for key in refused]
     return token("provider", seen)

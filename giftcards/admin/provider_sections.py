@@ -40,6 +40,8 @@ OrderName = Callable[[Order], str]
 _MINUTE = timedelta(minutes=1)
 # The most failures of receivers that are shown.
 _FAILURES_SHOWN = 5
+# Pauses of which nobody is the cause here.
+_PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
 # The number in this text is no amount of money.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
@@ -176,7 +178,10 @@ def failures(
     Without ``shows_hints``, what the provider or a program wrote is left out.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
-    found = [(state.failed_at, gettext("Provider"), "", text)]
+    # A refusal asks for a person, an outage does not.
+    is_outage = state.pause in _PASSING and state.failure == state.pause_detail
+    what = gettext("Requests go on automatically.") if is_outage else ""
+    found = [(state.failed_at, gettext("Provider"), what, text)]
     found += [
         (known.key.refused_at, gettext("API key"), bdi(known.name), known.key.refusal)
         for known in keys
@@ -187,15 +192,15 @@ def failures(
         (change.at, gettext("Notifying the shop"), name(change.order), change.announce_error)
         for change in changes[:_FAILURES_SHOWN]
     ]
-    rows = [(at, what, whose, text) for at, what, whose, text in found if at is not None]
+    rows = [(at, what, said, text) for at, what, said, text in found if at is not None]
     rows.sort(key=lambda row: row[0], reverse=True)
     return Section(
         "failures",
         _("Last failures"),
         columns=(_("When"), _("What"), _("Text")),
         cells=[
-            (since(at), what, with_hint(whose or ASK_DEVELOPER, text, is_shown=shows_hints))
-            for at, what, whose, text in rows
+            (since(at), what, with_hint(said or ASK_DEVELOPER, text, is_shown=shows_hints))
+            for at, what, said, text in rows
         ],
         note="" if rows else _("None."),
     )

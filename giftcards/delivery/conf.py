@@ -82,8 +82,8 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 class StaffPerson:
     """A member of staff who gets digests.
 
-    ``role`` is a key of :data:`giftcards.management.roles.ROLES`. Without one, they are told of
-    everything.
+    ``role`` is a key of :data:`giftcards.management.roles.ROLES`: the name of a group. Without one,
+    and without an account, they are told of everything.
     """
 
     address: str
@@ -177,7 +177,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     staff_emails = Setting(_staff_emails, help="Who gets digests.", default=())
     digest_minutes = Setting(
         number(float, 1, 1_440),
-        help="The fewest minutes between two digests to the same person.",
+        help="The fewest minutes between two digests to the same person, unless something newly"
+        " urgent comes.",
         default=30,
     )
 

@@ -1,4 +1,4 @@
-"""Sending digests to staff: at most one in ``DIGEST_MINUTES`` to each person.
+"""Sending digests to staff: one in ``DIGEST_MINUTES`` to each person, and what is newly urgent.
 
 Each person has a row; the receivers of the signal ``staff_news`` share one. A process claims the
 row before it sends. If it dies before it records the digest, another process sends the digest again
@@ -15,16 +15,18 @@ from functools import cache, partial
 from typing import Any, Self
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group, Permission
 from django.core.mail import EmailMultiAlternatives
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.translation import get_language_bidi, gettext, override
 
-from giftcards.conditions import MOST, Alert, Finding
+from giftcards.conditions import MOST, Finding, Severity
 from giftcards.delivery import news
 from giftcards.delivery.channels import NotTaken, html_mail
 from giftcards.delivery.conf import StaffPerson, conf
-from giftcards.delivery.failures import Failure, describe
+from giftcards.delivery.failures import Failure, Meaning, describe
 from giftcards.delivery.handover import Limits, hand_over
 from giftcards.delivery.models import StaffDigest
 from giftcards.delivery.news import Item, Situation, admin_url, alerts
@@ -32,6 +34,7 @@ from giftcards.delivery.signals import staff_news
 from giftcards.display import one_line
 from giftcards.keys.secrecy import contained
 from giftcards.management.roles import ROLES
+from giftcards.models import Lease
 from giftcards.models.times import LONGEST_HOLD, is_ahead
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,14 @@ _LAG = timedelta(seconds=30)
 # A state that still holds is told again after this time.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
+# The longest pause while the mail server keeps something urgent from a person.
+_LONGEST_IF_URGENT = timedelta(minutes=1)
+# After these, other mails would fail as well.
+_AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
+#: The lease on looking for what is newly urgent for people in a pause; it is kept until it ends.
+LOOKED = "newly urgent"
+# Shorter than the minute between two ticks.
+_LOOK_FOR = timedelta(seconds=45)
 _FOLDER = "giftcards_delivery/digest"
 #: The address in the row of the receivers of the signal.
 RECEIVERS = ""
@@ -54,7 +65,7 @@ RECEIVERS = ""
 
 @dataclass(slots=True)
 class Told:
-    """The news that a person has been told, as stored in ``StaffDigest.told``."""
+    """The news that a person has been told, and in which attempt: see ``StaffDigest.told``."""
 
     #: The timestamp of the last time that they were told of a state, by its code.
     states: dict[str, float] = field(default_factory=dict)
@@ -62,6 +73,12 @@ class Told:
     matters: dict[str, list[int]] = field(default_factory=dict)
     #: The items of the last digest: code, count, and whether the state had ended.
     last: list[tuple[str, int, bool]] = field(default_factory=list)
+    #: The codes of what was urgent in the last attempt, whether that went out or not.
+    urgent: list[str] = field(default_factory=list)
+    #: True if it failed, and other mails would have failed as well.
+    is_away: bool = False
+    #: True while a process is making an attempt.
+    is_claimed: bool = False
 
     @classmethod
     def of(cls, digest: StaffDigest) -> Self:
@@ -70,20 +87,12 @@ class Told:
         return cls(**{name: digest.told[name] for name in names if digest.told.get(name)})
 
 
-def is_due() -> bool:
-    """True if it is time to call :func:`send_due`, about once a minute. One small query."""
-    people = _listed()
-    if not people:
-        return False
-    now = timezone.now()
-    times = dict(StaffDigest.objects.order_by().values_list("address", "next_attempt_at"))
-    return any(address not in times or _is_past(times[address], now) for address in people)
-
-
-def send_due(limits: Limits) -> int:
+def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
     """Send a digest to each person who is due and has news; return how many were sent.
 
-    A failure is logged, shown in the admin, and retried after a pause.
+    A failure is logged, shown in the admin, and retried after a pause. ``has_mailed`` ends the
+    pauses in which the mail server was away: it has just taken another mail. Takes one small query
+    if nobody is due.
     """
     people = _listed()
     if not people:
@@ -94,40 +103,117 @@ def send_due(limits: Limits) -> int:
     gone = rows.keys() - people.keys() - {RECEIVERS}
     if gone:
         StaffDigest.objects.filter(address__in=gone).delete()
-    now = timezone.now()
-    wanted = [
-        person
-        for address, person in people.items()
-        if address not in rows or _is_past(rows[address].next_attempt_at, now)
-    ]
-    return _serve_all(wanted, rows, limits) if wanted else 0
+    return _Round(limits, has_mailed=has_mailed).run(people, rows)
 
 
-def _serve_all(
-    people: Iterable[StaffPerson], rows: Mapping[str, StaffDigest], limits: Limits
-) -> int:
-    situation = news.current_situation()
-    happened = cache(news.recent_events)
-    sent = 0
-    for person in people:
-        digest = rows.get(person.address) or _begin(person.address, situation)
-        if not limits.may_begin():
-            break
-        # Claims the row as it was read.
-        if digest is None or not _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD):
-            continue
-        sent += _serve(digest, person, situation, happened, limits)
-        if digest.is_failing:
-            # The mail server may be away: the others stay due, and are tried next time.
-            break
-    return sent
+class _Round:
+    """One call of :func:`send_due`."""
+
+    def __init__(self, limits: Limits, *, has_mailed: bool) -> None:
+        self._limits = limits
+        self._has_mailed = has_mailed
+        # Each is read once, if anybody is due.
+        self._situation = cache(news.current_situation)
+        self._happened = cache(news.recent_events)
+        self._looks = cache(lambda: Lease.objects.take(LOOKED, _LOOK_FOR) is not None)
+
+    def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:
+        sent = 0
+        # Whoever could not be reached comes last: another's success shows that mail works.
+        for person in sorted(people.values(), key=lambda one: _is_failing(rows.get(one.address))):
+            if not self._limits.may_begin():
+                break
+            digest = rows.get(person.address)
+            if digest and not self._is_due(digest, person):
+                continue
+            situation = self._situation()
+            digest = digest or _begin(person.address, situation)
+            if digest is None or not _claim(digest):
+                continue
+            sent += self._serve(digest, person, situation)
+            if Told.of(digest).is_away:
+                # The others stay due, and are tried next time.
+                break
+        return sent
+
+    def _is_due(self, digest: StaffDigest, person: StaffPerson) -> bool:
+        if _is_past(digest.next_attempt_at, timezone.now()):
+            return True
+        told = Told.of(digest)
+        if told.is_claimed:
+            return False
+        if told.is_away and self._has_mailed:
+            return True
+        urgent = _newly_urgent(told, self._situation()) if self._looks() else []
+        return bool(urgent) and any(map(permissions_of(person), urgent))
+
+    def _serve(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> bool:
+        """Send the news to ``person``, whose row is claimed, and record it; True if it went out."""
+        # Not in the future, as it would be after the clock was set back.
+        since = min(digest.covers_until or situation.at, situation.at)
+        until = max(since, situation.at - _LAG)
+        told = Told.of(digest)
+        new = _new(told, situation, self._happened(since, until))
+        may = permissions_of(person) if new else bool
+        items = [item for item in new if may(item.alert.permission)]
+        if items and (trouble := _tell(person, items, self._limits)):
+            _note_failure(digest, items, trouble)
+            return False
+        now = timezone.now()
+        values: dict[str, Any] = {
+            "covers_until": until,
+            "told": asdict(_knows(told, situation, items)),
+            "next_attempt_at": now + _LOOK_EVERY,
+            "failures": 0,
+            "error": "",
+        }
+        if items:
+            self._has_mailed |= person.address != RECEIVERS
+            values |= {
+                "sent_at": now,
+                "next_attempt_at": now + timedelta(minutes=conf.digest_minutes),
+            }
+        _write(digest, **values)
+        return bool(items)
 
 
-def concerns(person: StaffPerson, alert: Alert) -> bool:
-    """True if ``person`` is told of this: by their role, or for lack of one."""
-    if person.role is None:
-        return True
-    return alert.permission in {f"giftcards.{codename}" for codename in ROLES[person.role]}
+def _is_failing(digest: StaffDigest | None) -> bool:
+    return digest is not None and digest.is_failing
+
+
+def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
+    """Tells whether ``person`` may have news for which a permission is needed, as of now.
+
+    A role limits them to what its group may; so do the accounts with their address, if there are
+    any, to what one of these may that is in use.
+    """
+    held = None if person.role is None else _permissions_of_role(person.role)
+    accounts = _accounts(person.address)
+
+    def may(permission: str) -> bool:
+        is_of_role = held is None or permission in held
+        return is_of_role and (
+            not accounts or any(user.is_active and user.has_perm(permission) for user in accounts)
+        )
+
+    return may
+
+
+def _permissions_of_role(name: str) -> set[str]:
+    """The permissions of the group; without it, those that ``giftcards_setup`` would give it."""
+    if not Group.objects.filter(name=name).exists():
+        return {f"giftcards.{codename}" for codename in ROLES[name]}
+    of_group = Permission.objects.filter(group__name=name)
+    labels = of_group.order_by().values_list("content_type__app_label", "codename")
+    return {f"{label}.{codename}" for label, codename in labels}
+
+
+def _accounts(address: str) -> list[Any]:
+    users = get_user_model()
+    column = users.get_email_field_name()
+    if not address or not hasattr(users, column):
+        return []
+    return list(users._default_manager.filter(**{f"{column}__iexact": address}))  # noqa: SLF001
 
 
 def _listed() -> dict[str, StaffPerson]:
@@ -154,6 +240,12 @@ def _begin(address: str, situation: Situation) -> StaffDigest | None:
     return digest if is_new else None
 
 
+def _claim(digest: StaffDigest) -> bool:
+    """Claim the row as it was read; False if another process was first."""
+    told = {**digest.told, "is_claimed": True}
+    return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD, told=told)
+
+
 def _write(digest: StaffDigest, **values: Any) -> bool:
     """Write to the row; return False if another process has claimed it in the meantime."""
     row = StaffDigest.objects.filter(pk=digest.pk, next_attempt_at=digest.next_attempt_at)
@@ -162,43 +254,6 @@ def _write(digest: StaffDigest, **values: Any) -> bool:
     for name, value in values.items():
         setattr(digest, name, value)
     return True
-
-
-def _serve(
-    digest: StaffDigest,
-    person: StaffPerson,
-    situation: Situation,
-    happened: Callable[[datetime, datetime], list[Item]],
-    limits: Limits,
-) -> bool:
-    """Send the news to ``person``, whose row is claimed, and record it; True if it went out."""
-    # Not in the future, as it would be after the clock was set back.
-    since = min(digest.covers_until or situation.at, situation.at)
-    until = max(since, situation.at - _LAG)
-    told = Told.of(digest)
-    items = [
-        item
-        for item in _new(told, situation, happened(since, until))
-        if concerns(person, item.alert)
-    ]
-    if items and (trouble := _tell(person, items, limits)):
-        _note_failure(digest, trouble)
-        return False
-    now = timezone.now()
-    values: dict[str, Any] = {
-        "covers_until": until,
-        "told": asdict(_knows(told, situation, items)),
-        "next_attempt_at": now + _LOOK_EVERY,
-        "failures": 0,
-        "error": "",
-    }
-    if items:
-        values |= {
-            "sent_at": now,
-            "next_attempt_at": now + timedelta(minutes=conf.digest_minutes),
-        }
-    _write(digest, **values)
-    return bool(items)
 
 
 # What is new.
@@ -216,11 +271,25 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
         if unknown := _without(finding, told.matters.get(code, ())):
             items.append(Item.about(known[code], unknown))
     items += happened
+    if situation.silence and any(item.orders for item in items):
+        # The cause, which has not lasted long enough to be a state.
+        items.append(Item.about(known["provider"], situation.silence))
     # A code of another version, or of an app that was removed, has no texts.
     over = told.states.keys() & known.keys() - situation.states.keys()
     items += [Item(known[code], has_ended=True) for code in over]
     order = list(known)
     return sorted(items, key=lambda item: (item.has_ended, order.index(item.code)))
+
+
+def _newly_urgent(told: Told, situation: Situation) -> list[str]:
+    """The permissions for what is urgent, and was not in the last attempt to tell the person."""
+    codes = situation.states.keys() - told.states.keys() - set(told.urgent)
+    new = [alerts()[code] for code in codes]
+    return [alert.permission for alert in new if alert.severity == Severity.URGENT]
+
+
+def _urgent(items: Iterable[Item]) -> list[str]:
+    return [item.code for item in items if item.severity == Severity.URGENT]
 
 
 def _without(finding: Finding, known: Iterable[int]) -> Finding | None:
@@ -247,6 +316,7 @@ def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
         # All open orders: one that does not concern the person now is no news to them later.
         matters=_open_orders(situation),
         last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
+        urgent=_urgent(items) if items else told.urgent,
     )
 
 
@@ -289,22 +359,19 @@ def _title(items: list[Item]) -> str:
 
 
 @contained
-def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> str:
-    """Send ``items`` to ``person``; return the class and place of the error, or "".
-
-    The error's text is left out: it may hold an address or a password.
-    """
+def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | None:
+    """Send ``items`` to ``person``; return the failure, or ``None``."""
     if person.address == RECEIVERS:
         with override(person.language):
             _call_receivers(items)
-        return ""
+        return None
     try:
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
-        return describe(error)
+        return Failure(Meaning.NOT_SENT, describe(error))
     # A mail that goes out after the wait has ended is ignored, so it is sent once more.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
-    return end.error if isinstance(end, Failure) else ""
+    return end if isinstance(end, Failure) else None
 
 
 def _hand_over(mail: EmailMultiAlternatives) -> None:
@@ -324,11 +391,21 @@ def _call_receivers(items: list[Item]) -> None:
             )
 
 
-def _note_failure(digest: StaffDigest, trouble: str) -> None:
-    logger.error("A digest for staff could not be sent. %s", trouble)
+def _note_failure(digest: StaffDigest, items: Iterable[Item], trouble: Failure) -> None:
+    logger.error("A digest for staff could not be sent. %s", trouble.error)
     failures = digest.failures + 1
     pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
-    _write(digest, failures=failures, error=trouble, next_attempt_at=timezone.now() + pause)
+    urgent, is_away = _urgent(items), trouble.meaning in _AWAY
+    if urgent and is_away:
+        pause = min(pause, _LONGEST_IF_URGENT)
+    told = replace(Told.of(digest), urgent=urgent, is_away=is_away, is_claimed=False)
+    _write(
+        digest,
+        failures=failures,
+        error=trouble.error,
+        next_attempt_at=timezone.now() + pause,
+        told=asdict(told),
+    )
 
 
 def last_digest(digest: StaffDigest) -> list[Item]:

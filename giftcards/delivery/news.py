@@ -229,6 +229,8 @@ class Situation:
     states: Mapping[str, Finding]
     #: Those about orders: each order is told once.
     matters: Mapping[str, Finding]
+    #: Why requests to the provider fail, before that has lasted long enough to be a state.
+    silence: Finding | None = None
 
 
 def current_situation() -> Situation:
@@ -239,7 +241,10 @@ def current_situation() -> Situation:
         finding = condition.judge(standing) if _is_told(condition) else None
         if finding:
             (states if condition.ended else matters)[condition.code] = finding
-    return Situation(standing.now, states, matters)
+    is_told = {"refused", "provider"} & states.keys()
+    fails = not is_told and standing.state.fails_in_a_row(standing.now)
+    silence = CONDITIONS["paused"].judge(standing) if fails else None
+    return Situation(standing.now, states, matters, silence)
 
 
 # Events.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from django.utils import timezone, translation
 from django.utils.crypto import salted_hmac
 
 from giftcards.delivery import links
-from giftcards.delivery.channels import Channel, Message
+from giftcards.delivery.channels import Channel, Mail, Message
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import is_destroyed
 from giftcards.delivery.failures import Failure, Meaning, describe
@@ -58,13 +58,17 @@ _BATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class SendingTally:
-    """The outcome of a pass in numbers of messages; ``is_cut_short``: a server was failing."""
+    """The outcome of a pass in numbers of messages; ``is_cut_short``: a server was failing.
+
+    ``has_mailed`` is True if the mail server has taken one of them.
+    """
 
     sent: int = 0
     retrying: int = 0
     failed: int = 0
     cancelled: int = 0
     is_cut_short: bool = False
+    has_mailed: bool = field(default=False, compare=False)
 
     def __add__(self, other: SendingTally) -> SendingTally:
         return SendingTally(
@@ -73,6 +77,7 @@ class SendingTally:
             self.failed + other.failed,
             self.cancelled + other.cancelled,
             other.is_cut_short,
+            self.has_mailed or other.has_mailed,
         )
 
     def __str__(self) -> str:
@@ -102,6 +107,7 @@ class _Pass:
         # Failures in a row, by channel.
         self._failures: Counter[str] = Counter()
         self._away: set[str] = set()
+        self._has_mailed = False
 
     def run(self) -> SendingTally:
         while self._limits.may_begin() and (batch := self._next()):
@@ -111,7 +117,7 @@ class _Pass:
         # Also if a failing server has used up the time.
         is_over = not self._limits.may_begin()
         is_cut_short = bool(self._away) or (is_over and any(self._failures.values()))
-        return SendingTally(**self._counts, is_cut_short=is_cut_short)
+        return SendingTally(**self._counts, is_cut_short=is_cut_short, has_mailed=self._has_mailed)
 
     def _next(self) -> list[Delivery]:
         due = Delivery.objects.due(timezone.now()).exclude(channel__in=self._away)
@@ -147,6 +153,7 @@ class _Pass:
             return _ended(DeliveryStatus.CANCELLED)
         if isinstance(end, Sent):
             self._failures[delivery.channel] = 0
+            self._has_mailed |= delivery.channel == Mail.name
             return _sent(end)
         if end.meaning in {Meaning.SERVER_AWAY, Meaning.UNANSWERED}:
             self._failures[delivery.channel] += 1

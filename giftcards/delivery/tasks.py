@@ -73,7 +73,7 @@ def _send(stop: threading.Event) -> str:
         limits = _limits(stop, number)
         done = _send_and_wait(limits, may_wait=number > 2)
         # Digests come last, because customers wait for their messages.
-        told = digests.send_due(limits)
+        told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
     # After the release: a task that ran meanwhile found no slot and ended. A server that is away is
@@ -130,7 +130,7 @@ def deliver_until(stop: threading.Event, tell: Callable[[str], object] = lambda 
         with surviving(stop, "the messages"):
             tell_of_lost_refunds()
             done = send_due(Limits(stop))
-            told = digests.send_due(Limits(stop)) if digests.is_due() else 0
+            told = digests.send_due(Limits(stop), has_mailed=done.has_mailed)
             if told or done != SendingTally():
                 tell(f"{done}; {counted(told, 'digest')} for staff.")
             _wait_for_next(stop, _PAUSE if done.is_cut_short else 0)

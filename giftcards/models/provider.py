@@ -198,9 +198,11 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
                 break
             # A worse pause replaces another one, and does not shorten it.
             longest = max(until, state.pause_end(now))
+            began = state.paused_at if state.goes_on_with(reason, now) else now
             # Guarded: if another process started a pause at the same time, read again.
-            if self.filter(pk=1, paused_at=state.paused_at).update(
-                pause=reason, pause_detail=detail, paused_at=now, paused_until=longest
+            read = {"pause": state.pause, "paused_until": state.paused_until}
+            if self.filter(pk=1, **read).update(
+                pause=reason, pause_detail=detail, paused_at=began, paused_until=longest
             ):
                 if reason != ProviderState.Pause.RATE:
                     # A rate limit casts no doubt on a key; after any other pause, it is probed.
@@ -278,6 +280,7 @@ class ProviderState(models.Model):
     # blocked. A refused key is an ApiKey's own matter.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
+    # When the first of the pauses began that nothing but the end of each lies between.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
 
@@ -348,6 +351,13 @@ class ProviderState(models.Model):
         if self.pause != self.Pause.ACCESS or self.paused_until is None:
             return False
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
+
+    def goes_on_with(self, reason: str, now: datetime) -> bool:
+        """True if a pause for ``reason`` goes on with the last one: nothing succeeded between."""
+        if reason != self.pause or self.paused_at is None:
+            return False
+        has_succeeded = self.succeeded_at is not None and self.succeeded_at > self.paused_at
+        return not has_succeeded and self.is_paused(now - _AT_WORK)
 
     def is_pause_told(self, now: datetime) -> bool:
         """True during a pause, and for a minute after its end unless a person ended it."""
@@ -427,9 +437,13 @@ class ProviderState(models.Model):
 
     def is_failing(self, now: datetime) -> bool:
         """True if all requests have failed for some minutes; shorter disturbances do not count."""
-        if is_recent(self.succeeded_at, now, within=_DISTURBANCE):
-            return False
-        return self.outages >= _FEW_OUTAGES or self.paused_because == self.Pause.RATE
+        is_lasting = not is_recent(self.succeeded_at, now, within=_DISTURBANCE)
+        return is_lasting and self.fails_in_a_row(now)
+
+    def fails_in_a_row(self, now: datetime) -> bool:
+        """True if several sweeps in turn had no success, or the provider asks for fewer."""
+        is_slowed_down = self.pause == self.Pause.RATE and self.is_pause_told(now)
+        return is_slowed_down or self.outages >= _FEW_OUTAGES
 
     @property
     def environment(self) -> str:

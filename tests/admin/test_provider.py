@@ -38,6 +38,7 @@ from tests.stage import (
     PLACE,
     PSN,
     ago,
+    check_url,
     refuse_key,
     run_sweep,
     secrets_of,
@@ -245,6 +246,24 @@ class TestPage:
         whole = f"{told}The provider refused the request (HTTP 403): {message}"
         boss = sign_in(*DEVELOPER, "view_cost")
         assert [row[2] for row in table(read(boss.get(PAGE)), "failures")] == [whole]
+
+    @pytest.mark.parametrize(
+        ("status", "told"),
+        [
+            (503, "Requests go on automatically."),
+            (429, "Requests go on automatically."),
+            (401, "Ask your developer."),
+        ],
+    )
+    def test_an_outage_asks_for_nobody_and_a_refusal_for_the_developer(
+        self, status: int, told: str, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(Status.HANDLING)
+        wire.get(check_url(order), status=status, body="<html>")
+        run_sweep()
+        html = read(sign_in("view_providerstate").get(PAGE))
+        [row] = [row for row in table(html, "failures") if row[1] == "Provider"]
+        assert row[2] == told
 
     def test_changes_that_were_given_up_are_marked(self, viewer: Client) -> None:
         order = make_order(Status.UNCONFIRMED)

@@ -363,6 +363,25 @@ class TestOutage:
                 end_pause()
                 assert gateway.try_open()
 
+    def test_calls_count_as_paused_since_the_outage_began_until_one_succeeds(self) -> None:
+        with Gateway() as gateway:
+            began = None
+            for error in (OutcomeUnknown("Failed."), TryLater("Away."), OutcomeUnknown("x")):
+                gateway.record_outcome(error)
+                gateway.flush()
+                began = began or provider_state().paused_at
+                assert provider_state().paused_since == began
+                # A minute passes, and the next try fails as well.
+                ProviderState.objects.update(paused_until=ago(60))
+            gateway.record_outcome(None)
+            gateway.flush()
+            gateway.record_outcome(OutcomeUnknown("Failed."))
+            gateway.flush()
+        since = provider_state().paused_since
+        assert since is not None
+        assert began is not None
+        assert since > began
+
     def test_an_outage_is_over_with_the_first_success(self) -> None:
         with Gateway() as gateway:
             gateway.record_outcome(OutcomeUnknown("Failed."))

@@ -50,10 +50,12 @@ class Command(GiftcardsCommand):
     def _send(self, options: dict[str, Any]) -> None:
         tell_of_lost_refunds()
         done = send_due(Limits())
-        told = digests.send_due(Limits())
+        told = digests.send_due(Limits(), has_mailed=done.has_mailed)
         waiting = Delivery.objects.waiting(timezone.now()).count()
         if options["json"]:
-            self.write_json({**asdict(done), "waiting": waiting, "digests": told})
+            figures = {**asdict(done), "waiting": waiting, "digests": told}
+            del figures["has_mailed"]
+            self.write_json(figures)
         self.say(f"{done}; {counted(told, 'digest')} for staff.", options)
         if done.failed or waiting:
             text = f"{done.failed} could not be sent, and {waiting} wait for another try."
