@@ -9,23 +9,37 @@ from __future__ import annotations
 import enum
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BigIntegerField, Case, Count, F, Func, Max, Q, QuerySet, Sum, When
+from django.db.models import (
+    BigIntegerField,
+    Case,
+    Count,
+    F,
+    Func,
+    IntegerField,
+    Max,
+    Q,
+    QuerySet,
+    Sum,
+    Value,
+    When,
+)
 from django.db.models.functions import Coalesce
+from django.db.models.lookups import LessThan
 from django.db.models.sql.compiler import SQLCompiler
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.models import Order
-from giftcards.models.order_queries import CONTRADICTORY, SALE_UNKNOWN, batches
-from giftcards.models.times import day_of, within
+from giftcards.models.order_queries import CONTRADICTORY, SALE_UNKNOWN
+from giftcards.models.times import begin_of, day_of, within
 from giftcards.statuses import SETTLED, Status
 
 _ZERO = Decimal("0.00")
@@ -222,12 +236,8 @@ def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str
 
     The settling times, which take as long to find, are left out.
     """
-    total, sums = Figures(), Counter(dict.fromkeys(further, 0))
-    for _month, part in _parts(Order.objects.all(), start, end, By.MONTH):
-        row = part.aggregate(**_sums(), **further)
-        total += _figures(row)
-        sums.update({name: int(row[name] or 0) for name in further})
-    return total, sums
+    row = settled_between(Order.objects.all(), start, end).aggregate(**_sums(), **further)
+    return _figures(row), Counter({name: int(row[name] or 0) for name in further})
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
@@ -270,51 +280,50 @@ _KEY_FORMATS = {By.DAY: "%Y-%m-%d", By.WEEK: "%G-W%V", By.MONTH: "%Y-%m"}
 
 
 def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
-    sums: defaultdict[date, Figures] = defaultdict(Figures)
-    for key, part in _parts(orders, start, end, by):
-        figures = _figures(part.aggregate(**_sums()))
-        if figures.orders:
-            sums[key] += figures
-    return [Row(key, f"{key:{_KEY_FORMATS[by]}}", figures) for key, figures in sums.items()]
+    orders = settled_between(orders, start, end)
+    found = _days_with_orders(orders)
+    if found is None:
+        return []
+    parts = list(spans(*found, by))
+    begins = [begin_of(first) for _key, first, _last in parts]
+    groups = orders.values(part=_part_of("settled_at", begins)).annotate(**_sums())
+    sums = {group["part"]: _figures(group) for group in groups}
+    return [
+        Row(key, f"{key:{_KEY_FORMATS[by]}}", sums[number])
+        for number, (key, _first, _last) in enumerate(parts)
+        if number in sums
+    ]
+
+
+def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
+    """The number of the part of time that a moment lies in, of those that begin at ``begins``.
+
+    By comparing, because databases differ in what they know of time zones; and by halves, because a
+    period may have hundreds of days.
+    """
+    if len(begins) == 1:
+        return Value(number)
+    half = len(begins) // 2
+    return Case(
+        When(LessThan(F(column), begins[half]), then=_part_of(column, begins[:half], number)),
+        default=_part_of(column, begins[half:], number + half),
+        output_field=IntegerField(),
+    )
 
 
 def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
     sums: defaultdict[tuple[str, str], Figures] = defaultdict(Figures)
-    # The primary keys of the newest orders.
-    newest: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for _week, part in _parts(orders, start, end, By.WEEK):
-        groups = part.values("product_id", "type_id").annotate(newest=Max("pk"), **_sums())
-        for group in groups:
-            key = group["product_id"], group["type_id"] if by is By.TYPE else ""
-            sums[key] += _figures(group)
-            newest[key] = max(newest[key], group["newest"])
-    names = _names(newest.values())
-    rows = [
-        Row(key, _name(key, names.get(newest[key], ("", ""))), figures)
-        for key, figures in sums.items()
-    ]
+    # The primary key of the newest order, and its names.
+    newest: defaultdict[tuple[str, str], tuple[int, str, str]] = defaultdict(lambda: (0, "", ""))
+    columns = ("product_id", "type_id", "product_name", "type_name")
+    groups = settled_between(orders, start, end).values(*columns)
+    for group in groups.annotate(newest=Max("pk"), **_sums()):
+        key = group["product_id"], group["type_id"] if by is By.TYPE else ""
+        sums[key] += _figures(group)
+        names = group["newest"], group["product_name"], group["type_name"]
+        newest[key] = max(newest[key], names)
+    rows = [Row(key, _name(key, newest[key][1:]), figures) for key, figures in sums.items()]
     return sorted(rows, key=lambda row: (row.label.casefold(), row.key))
-
-
-def _parts(
-    orders: QuerySet[Order], start: date, end: date, by: By
-) -> Iterator[tuple[date, QuerySet[Order]]]:
-    """Yield the key of each day, week or month from ``start`` to ``end``, with its ``orders``.
-
-    Each part is a query of its own, because databases differ in what they know of time zones. A
-    month comes in several parts: for a large one, MariaDB would read the whole table instead of an
-    index, and SQLite would sort it on disk. Days before the first order and after the last one are
-    left out.
-    """
-    found = _days_with_orders(settled_between(orders, start, end))
-    if found is None:
-        return
-    for key, first, last in spans(*found, by):
-        day = first
-        while day <= last:
-            until = min(day + timedelta(days=6), last)
-            yield key, settled_between(orders, day, until)
-            day = until + timedelta(days=1)
 
 
 def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
@@ -330,16 +339,6 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
     """The names of the product and of the type, if ``key`` has one; ids where names are missing."""
     return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
-
-
-def _names(keys: Iterable[int]) -> dict[int, tuple[str, str]]:
-    """The names of the product and of the type that each order has, by primary key."""
-    names: dict[int, tuple[str, str]] = {}
-    for batch in batches(sorted(keys)):
-        rows = Order.objects.filter(pk__in=batch).order_by()
-        for key, product, type_ in rows.values_list("pk", "product_name", "type_name"):
-            names[key] = (product, type_)
-    return names
 
 
 # Sums.
@@ -444,12 +443,12 @@ class _SecondsBetween(Func):
 
 
 def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | None:
+    settled = settled_between(orders.filter(status__in=SETTLED), start, end)
+    seconds = settled.values_list(_SecondsBetween("settled_at", "created_at"))
     times: Counter[int] = Counter()
-    for _week, part in _parts(orders.filter(status__in=SETTLED), start, end, By.WEEK):
-        seconds = part.values_list(_SecondsBetween("settled_at", "created_at"))
-        for taken, count in seconds.annotate(Count("pk")):
-            # The time would be negative if the clock was set back.
-            times[max(int(taken), 0)] += count
+    for taken, count in seconds.annotate(Count("pk")):
+        # The time would be negative if the clock was set back.
+        times[max(int(taken), 0)] += count
     if not times:
         return None
     return Settling(_percentile(times, 50), _percentile(times, 95))

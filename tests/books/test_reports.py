@@ -242,6 +242,25 @@ class TestPeriod:
 
 
 @pytest.mark.django_db
+class TestQueries:
+    @pytest.mark.parametrize("by", By)
+    def test_their_number_depends_on_neither_days_nor_products(
+        self, by: By, django_assert_max_num_queries: Any
+    ) -> None:
+        Order.objects.bulk_create(
+            build_guide_order(
+                Status.FULFILLED,
+                settled_at=NOON - timedelta(days=day),
+                product_id=f"product-{day}",
+            )
+            for day in range(60)
+        )
+        with django_assert_max_num_queries(4):
+            found = report(DAY - timedelta(days=59), DAY, by)
+        assert found.total.orders == 60
+
+
+@pytest.mark.django_db
 class TestProducts:
     def test_a_row_has_the_name_of_the_newest_order(self) -> None:
         settled(product_name="PSN", type_name="PSN 500 DA")

@@ -26,7 +26,7 @@ from giftcards.models.times import today
 # No shop sold cards before 2000, and times of far years do not fit into every time zone.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The most days of a report by day, where each row is a query; and the most years of any report.
+# The most days of a report by day, which a person reads row by row; and the most years of any.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
 
