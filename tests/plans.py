@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 from django.db import connection
 from django.db.models import Model
@@ -47,7 +48,12 @@ def explained(*others: type[Model]) -> Iterator[list[Statement]]:
             statements.append(Statement(sql, _SCANS[connection.vendor](context["cursor"], tables)))
         return execute(sql, params, many, context)
 
-    with connection.execute_wrapper(explain):
+    # PostgreSQL explains no cursor's declaration.
+    no_cursors = {"DISABLE_SERVER_SIDE_CURSORS": True}
+    with (
+        mock.patch.dict(connection.settings_dict, no_cursors),
+        connection.execute_wrapper(explain),
+    ):
         yield statements
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from django.db.models import QuerySet
+from giftcards.models.times import repeated_for
 
-from giftcards.books.models import LedgerEntry
-from giftcards.models.times import bounds, repeated_for
-
-# The most entries that are read before a moment, and after it, to find the balance at that moment.
-_NEAR = 100
+# The most entries before a moment, and after it, that are looked at to find the balance then.
+NEAR = 100
 
 _ZERO = Decimal(0)
 
@@ -43,48 +40,78 @@ class Balances:
     breaks: tuple[Break, ...] = ()
 
 
-def compare_balances(start: date, end: date, sums: Mapping[date, Decimal]) -> Balances:
-    """Compare the balances from ``start`` to ``end``, both included, with the entries.
+class Entry(Protocol):
+    """A row of the ledger, or the columns of one that are asked for here."""
 
-    ``sums`` has the sum of the entries for each day with entries, by day, the oldest first.
+    @property
+    def amount(self) -> Decimal: ...
+    @property
+    def balance_before(self) -> Decimal | None: ...
+    @property
+    def balance_after(self) -> Decimal | None: ...
+    @property
+    def time(self) -> datetime: ...
+
+
+class DayEnds:
+    """The balances at the ends of the days of a period, from entries that are read once.
+
+    :meth:`add` takes the days that have entries, the oldest first. No more entries are kept than
+    :data:`NEAR` on each side of an end.
     """
-    first_moment, next_moment = bounds(start, end)
-    # A period without entries may lie before all that was read.
-    opening = _balance_at(first_moment) if sums else _balance_before(first_moment)
-    closing = _balance_at(next_moment)
-    if opening is None or closing is None:
-        return Balances(opening, closing)
-    gap = closing - opening - sum(sums.values(), _ZERO)
-    return Balances(opening, closing, gap, tuple(_breaks(opening, sums)))
 
+    def __init__(self, before: Sequence[Entry]) -> None:
+        """``before`` are the last entries before the period, :data:`NEAR` at most, latest first."""
+        self._last = deque(reversed(before), maxlen=NEAR)
+        self._sums: dict[date, Decimal] = {}
+        # After the last entry before the period, and then after that of each day.
+        self._balances: list[Decimal | None] = []
+        # Where that is not known, by place in that list: the entries that follow.
+        self._following: dict[int, list[Entry]] = {}
+        self._end()
 
-def _breaks(opening: Decimal, sums: Mapping[date, Decimal]) -> Iterator[Break]:
-    expected = opening
-    for day, total in sums.items():
-        expected += total
-        _begin, next_day = bounds(day, day)
-        balance = _balance_at(next_day)
+    def add(self, day: date, entries: Sequence[Entry]) -> None:
+        self._sums[day] = sum((entry.amount for entry in entries), _ZERO)
+        self._follow(entries)
+        self._last.extend(entries[-NEAR:])
+        self._end()
+
+    def _end(self) -> None:
+        balance = _first_ends([*reversed(self._last)]).after
         if balance is None:
-            # What is missing on this day is found on the next day whose balance is known.
-            continue
-        if balance != expected:
-            yield Break(day, balance - expected)
-        expected = balance
+            self._following[len(self._balances)] = []
+        self._balances.append(balance)
 
+    def _follow(self, entries: Sequence[Entry]) -> None:
+        for following in self._following.values():
+            following += entries[: NEAR - len(following)]
 
-def _balance_at(moment: datetime) -> Decimal | None:
-    """The balance after the last entry before ``moment`` or, if unknown, before the next entry."""
-    balance = _balance_before(moment)
-    if balance is not None:
-        return balance
-    entries = LedgerEntry.objects.filter(time__gte=moment)
-    return _first_ends(entries.order_by("time", "pk")).before
+    def compare(self, following: Sequence[Entry]) -> Balances:
+        """Compare the balances with the entries.
 
+        ``following`` are the first entries after the period, :data:`NEAR` at most.
+        """
+        self._follow(following)
+        balances = [*self._balances]
+        for place, entries in self._following.items():
+            balances[place] = _first_ends(entries).before
+        # A period without entries may lie before all that was read.
+        opening, closing = balances[0] if self._sums else self._balances[0], balances[-1]
+        if opening is None or closing is None:
+            return Balances(opening, closing)
+        gap = closing - opening - sum(self._sums.values(), _ZERO)
+        return Balances(opening, closing, gap, tuple(self._breaks(opening, balances[1:])))
 
-def _balance_before(moment: datetime) -> Decimal | None:
-    """The balance after the last entry before ``moment``; ``None`` if it is not known."""
-    entries = LedgerEntry.objects.filter(time__lt=moment)
-    return _first_ends(entries.order_by("-time", "-pk")).after
+    def _breaks(self, opening: Decimal, balances: Sequence[Decimal | None]) -> Iterator[Break]:
+        expected = opening
+        for (day, total), balance in zip(self._sums.items(), balances, strict=True):
+            expected += total
+            if balance is None:
+                # What is missing on this day is found on the next day whose balance is known.
+                continue
+            if balance != expected:
+                yield Break(day, balance - expected)
+            expected = balance
 
 
 class _Ends(NamedTuple):
@@ -97,17 +124,16 @@ class _Ends(NamedTuple):
 _UNKNOWN = _Ends(None, None)
 
 
-def _first_ends(entries: QuerySet[LedgerEntry]) -> _Ends:
+def _first_ends(entries: Sequence[Entry]) -> _Ends:
     """The balances before and after the first moment of ``entries`` that is not a circle."""
-    read = list(entries[:_NEAR])
-    moments = [list(same) for _key, same in groupby(read, key=_moment_of)]
-    if len(read) == _NEAR:
+    moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
+    if len(entries) == NEAR:
         # The last moment may have more entries than were read.
         moments.pop()
     return next((ends for moment in moments if (ends := _ends(moment))), _UNKNOWN)
 
 
-def _moment_of(entry: LedgerEntry) -> object:
+def _moment_of(entry: Entry) -> object:
     """The key that groups entries whose times do not tell which came first.
 
     It is the time or, for all of an hour that the clock shows twice, one common key.
@@ -115,7 +141,7 @@ def _moment_of(entry: LedgerEntry) -> object:
     return (entry.time.year, "repeated") if repeated_for(entry.time) else entry.time
 
 
-def _ends(moment: list[LedgerEntry]) -> _Ends | None:
+def _ends(moment: Sequence[Entry]) -> _Ends | None:
     """The balances before and after the entries of a moment, in whatever order they happened.
 
     The moment begins with the balance that more entries begin with than end with, because each
@@ -134,7 +160,7 @@ def _ends(moment: list[LedgerEntry]) -> _Ends | None:
     return next(map(_Ends, first, last), None)
 
 
-def _ends_of(entry: LedgerEntry) -> _Ends:
+def _ends_of(entry: Entry) -> _Ends:
     before, after = entry.balance_before, entry.balance_after
     if before is None and after is not None:
         before = after - entry.amount

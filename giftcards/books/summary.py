@@ -1,26 +1,28 @@
 """Summary of the ledger for a period, with what does not fit the orders or the balances.
 
-The ledger is read once, day by day, and added up here: a database may add decimals as binary
+The ledger is read once, and added up here day by day: a database may add decimals as binary
 fractions.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from itertools import starmap
+from typing import Any, NamedTuple
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, F, OuterRef, Subquery
 
-from giftcards.books.balances import Break, compare_balances
+from giftcards.books.balances import NEAR, Balances, Break, DayEnds
 from giftcards.books.expected import GRACE, LedgerAccount, charge, refund_amount
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
+from giftcards.books.reports import Centimes
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
-from giftcards.models.times import bounds, day_of, within
+from giftcards.models.times import begin_of, bounds, day_of, within
 from giftcards.statuses import SETTLED
 
 # The most discrepancies of a kind that are listed; all are counted.
@@ -32,7 +34,7 @@ _TOTALS = {
     **dict.fromkeys(("DEPOSIT", "RECEIVE", "POINT-EXCHANGE"), "top_ups"),
 }
 
-_ZERO = Decimal(0)
+_ZERO, _DAY = Decimal(0), timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,31 +136,24 @@ def summarise(start: date, end: date) -> Summary:
     """
     if end < start:
         raise ValueError("The period ends before it starts.")
-    tally = _Tally()
-    found = _summed_up(start, end, tally, look=tally.look_for_discrepancies)
+    tally = _Tally(_PRICED)
+    found = _summed_up(start, end, tally)
     return replace(
         found,
         promised_not_credited=Discrepancies().plus(_promised_not_credited(start, end)),
         credited_not_promised=tally.unknown_credits.plus(_surpluses(start, end)),
         charged_unknown=tally.unknown_charges,
-        ordered_not_charged=Discrepancies().plus(_ordered_not_charged(start, end, tally.charged)),
+        ordered_not_charged=Discrepancies().plus(_ordered_not_charged(start, end)),
     )
 
 
 def sums_and_balances(start: date, end: date) -> Summary:
     """:func:`summarise` without looking for discrepancies, which takes half of the time."""
-    return _summed_up(start, end, _Tally(), look=lambda _rows: None)
+    return _summed_up(start, end, _Tally())
 
 
-def _summed_up(
-    start: date, end: date, tally: _Tally, *, look: Callable[[Collection[_Row]], None]
-) -> Summary:
-    sums: dict[date, Decimal] = {}
-    for day, rows in _by_day(start, end):
-        tally.add(rows)
-        look(rows)
-        sums[day] = _sum(rows)
-    told = compare_balances(start, end, sums)
+def _summed_up(start: date, end: date, tally: _Tally) -> Summary:
+    told = _compared(start, end, tally)
     return Summary(
         start=start,
         end=end,
@@ -182,7 +177,7 @@ def _summed_up(
 
 def find_gap(start: date, end: date) -> tuple[Decimal | None, tuple[Break, ...]]:
     """The ``gap`` and the ``breaks`` of a :class:`Summary`, found without reading any order."""
-    told = compare_balances(start, end, {day: _sum(rows) for day, rows in _by_day(start, end)})
+    told = _compared(start, end, _Tally())
     return told.gap, told.breaks
 
 
@@ -191,33 +186,58 @@ class _Row(NamedTuple):
     provider_id: str
     type: str
     amount: Decimal
+    balance_before: Decimal | None
+    balance_after: Decimal | None
     time: datetime
     order_id: int | None
     is_guess: bool
+    # The price of its order in centimes, if that was looked up.
+    price: int | None = None
 
     def as_discrepancy(self, amount: Decimal) -> Discrepancy:
         return Discrepancy(self.pk, self.provider_id, abs(amount), self.time)
 
 
-def _sum(rows: Iterable[_Row]) -> Decimal:
-    return sum((row.amount for row in rows), _ZERO)
+_TOLD = _Row._fields[:-1]
+# Until an order settles, its price may still change.
+_PRICED = {
+    "price": Subquery(
+        Order.objects.filter(pk=OuterRef("order"), status__in=SETTLED)
+        .order_by()
+        .values(total=F("quantity") * Centimes("price_per_card"))
+    )
+}
 
 
-def _by_day(start: date, end: date) -> Iterator[tuple[date, list[_Row]]]:
-    """The days of the period that have entries, each with its entries by time."""
-    first = LedgerEntry.objects.order_by("time", "pk").first()
-    last = LedgerEntry.objects.order_by("-time", "-pk").first()
-    if first is None or last is None:
-        return
-    for day in _days(max(start, day_of(first.time)), min(end, day_of(last.time))):
-        entries = LedgerEntry.objects.filter(within("time", day, day)).order_by("time", "pk")
-        if rows := [_Row._make(row) for row in entries.values_list(*_Row._fields)]:
-            yield day, rows
+def _compared(start: date, end: date, tally: _Tally) -> Balances:
+    """Have ``tally`` count the entries of the period, and compare these with the balances."""
+    first_moment, next_moment = bounds(start, end)
+    entries = LedgerEntry.objects.order_by("time", "pk").values_list(*_TOLD)
+    before, after = entries.filter(time__lt=first_moment), entries.filter(time__gte=next_moment)
+    ends = DayEnds([*starmap(_Row, before.reverse()[:NEAR])])
+    of_period = entries.filter(within("time", start, end)).annotate(**tally.looked_up)
+    for day, rows in _by_day(starmap(_Row, of_period.iterator())):
+        ends.add(day, rows)
+        tally.add(rows)
+    return ends.compare([*starmap(_Row, after[:NEAR])])
 
 
-def _days(start: date, end: date) -> Iterator[date]:
-    for number in range((end - start).days + 1):
-        yield start + timedelta(days=number)
+def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
+    """The days of ``rows``, which are sorted by time, each with its own."""
+    day, same = date.min, list[_Row]()
+    next_day = None
+    for row in rows:
+        if next_day is None or row.time >= next_day:
+            if same:
+                yield day, same
+            day, same = day_of(row.time), []
+            # A clock that is set back past midnight shows the end of a day again.
+            if row.time >= begin_of(day + _DAY):
+                day += _DAY
+            next_day = begin_of(day + _DAY)
+        same.append(row)
+    if same:
+        yield day, same
 
 
 # Counting and adding up.
@@ -225,28 +245,25 @@ def _days(start: date, end: date) -> Iterator[date]:
 
 @dataclass(slots=True)
 class _Tally:
+    # The further columns of the entries that are read; with prices, it looks for discrepancies.
+    looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0
     guessed: int = 0
     totals: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
-    # The primary keys of the orders with charges in the period.
-    charged: set[int] = field(default_factory=set)
     unknown_charges: Discrepancies = Discrepancies()
     unknown_credits: Discrepancies = Discrepancies()
 
-    def add(self, rows: Collection[_Row]) -> None:
+    def add(self, rows: Sequence[_Row]) -> None:
         for row in rows:
             self.entries += 1
             self.matched += row.order_id is not None
             self.guessed += row.is_guess
             self.totals[_TOTALS.get(row.type, "other_services")] += row.amount
-            if row.type == CHARGE and row.order_id is not None:
-                self.charged.add(row.order_id)
-
-    def look_for_discrepancies(self, rows: Collection[_Row]) -> None:
-        unknown = self.unknown_charges.plus(_of_no_order(rows, CHARGE))
-        self.unknown_charges = unknown.plus(_overcharges(rows))
-        self.unknown_credits = self.unknown_credits.plus(_of_no_order(rows, CREDIT))
+        if self.looked_up:
+            unknown = self.unknown_charges.plus(_of_no_order(rows, CHARGE))
+            self.unknown_charges = unknown.plus(_overcharges(rows))
+            self.unknown_credits = self.unknown_credits.plus(_of_no_order(rows, CREDIT))
 
 
 def _of_no_order(rows: Iterable[_Row], type_: str) -> Iterator[Discrepancy]:
@@ -271,16 +288,21 @@ def _promised_not_credited(start: date, end: date) -> Iterator[Discrepancy]:
 def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
     """The entries of the period that exceed the refund of their order."""
     first_moment, next_moment = bounds(start, end)
-    refunds = LedgerEntry.objects.filter(type=CREDIT).order_by("time", "pk")
+    refunds = LedgerEntry.objects.filter(type=CREDIT)
     of_period = refunds.filter(within("time", start, end), order=OuterRef("pk"))
     differing = Order.objects.not_credited().order_by("created_at", "pk")
-    for order in differing.filter(Exists(of_period)):
-        left = refund_amount(order) or _ZERO
-        for row in map(_Row._make, refunds.filter(order=order).values_list(*_Row._fields)):
-            surplus = min(row.amount - max(left, _ZERO), row.amount)
-            left -= row.amount
-            if surplus > 0 and first_moment <= row.time < next_moment:
-                yield row.as_discrepancy(surplus)
+    for orders in batches(differing.filter(Exists(of_period))):
+        entries = defaultdict[int | None, list[_Row]](list)
+        told = refunds.filter(order__in=orders).order_by("time", "pk").values_list(*_TOLD)
+        for row in starmap(_Row, told):
+            entries[row.order_id].append(row)
+        for order in orders:
+            left = refund_amount(order) or _ZERO
+            for row in entries[order.pk]:
+                surplus = min(row.amount - max(left, _ZERO), row.amount)
+                left -= row.amount
+                if surplus > 0 and first_moment <= row.time < next_moment:
+                    yield row.as_discrepancy(surplus)
 
 
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
@@ -288,58 +310,27 @@ def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
 
     Guessed charges are skipped: their amount is the price.
     """
-    charges = (row for row in rows if row.type == CHARGE and row.order_id and not row.is_guess)
-    for part in batches(charges):
-        prices = _prices([row.order_id for row in part if row.order_id])
-        for row in part:
-            beyond = -row.amount - prices.get(row.order_id, -row.amount)
+    for row in rows:
+        if row.type == CHARGE and row.price is not None and not row.is_guess:
+            beyond = -row.amount - Decimal(row.price).scaleb(-2)
             if beyond > 0:
                 yield row.as_discrepancy(beyond)
-
-
-def _prices(keys: Collection[int]) -> dict[int | None, Decimal]:
-    """The prices of those of these orders that have settled, by primary key.
-
-    Until an order settles, its price may still change.
-    """
-    # The query has no condition on the status: with one, a database may use another index.
-    orders = Order.objects.filter(pk__in=keys).order_by()
-    rows = orders.values_list("pk", "status", "quantity", "price_per_card")
-    return {
-        key: quantity * price
-        for key, status, quantity, price in rows
-        if status in SETTLED and price is not None
-    }
 
 
 # Orders that were never charged.
 
 
-def _ordered_not_charged(start: date, end: date, charged: Collection[int]) -> Iterator[Discrepancy]:
-    """The orders sent in the period that were never charged, as far as the ledger was read.
-
-    ``charged`` are primary keys of orders that are known to be charged.
-    """
+def _ordered_not_charged(start: date, end: date) -> Iterator[Discrepancy]:
+    """The orders sent in the period that were never charged, as far as the ledger was read."""
     read_until = LedgerState.objects.known_until()
     first = LedgerEntry.objects.order_by("time", "pk").first()
     if read_until is None or first is None:
         return
+    begin, following = bounds(max(start, day_of(first.time)), end)
     account = LedgerAccount()
-    for day in _days(max(start, day_of(first.time)), min(end, day_of(read_until))):
-        begin, following = bounds(day, day)
-        sent = Order.objects.sent_between(begin, read_until - GRACE).filter(sent_at__lt=following)
-        keys = [key for key in sent.values_list("pk", flat=True) if key not in charged]
-        for order in _never_charged(keys):
-            lacks = charge(order)
-            if lacks and account.bought(order):
-                yield Discrepancy(order.pk, order.reference, -lacks.amount, lacks.at)
-
-
-def _never_charged(keys: Iterable[int]) -> Iterator[Order]:
-    """Yield the orders without any charge, in the sequence of ``keys``."""
-    for batch in batches(keys):
-        charges = LedgerEntry.objects.filter(order__in=batch, type=CHARGE).order_by()
-        charged = set(charges.values_list("order_id", flat=True))
-        left = [key for key in batch if key not in charged]
-        orders = Order.objects.in_bulk(left)
-        yield from (orders[key] for key in left if key in orders)
+    charges = LedgerEntry.objects.filter(order=OuterRef("pk"), type=CHARGE)
+    sent = Order.objects.sent_between(begin, read_until - GRACE).filter(sent_at__lt=following)
+    for order in sent.filter(~Exists(charges)).iterator():
+        lacks = charge(order)
+        if lacks and account.bought(order):
+            yield Discrepancy(order.pk, order.reference, -lacks.amount, lacks.at)

@@ -131,6 +131,17 @@ def test_the_figures_are_those_of_the_report_and_of_the_ledger(seed: int) -> Non
         assert list(figures) == [figure.name for figure in FIGURES]
 
 
+def test_the_ledger_of_a_month_is_read_once_however_many_days_it_has(
+    django_assert_max_num_queries: Any,
+) -> None:
+    for day in range(28):
+        at = NOVEMBER + timedelta(days=day)
+        time = datetime(at.year, at.month, at.day, 12, tzinfo=UTC)
+        enter("ORDER", -2450, order=partly_delivered(settled_at=time), time=time)
+    with django_assert_max_num_queries(14):
+        assert november().figures["entries"] == 28
+
+
 # Steps.
 
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from giftcards.books import balances
+from giftcards.books import balances, summary
 from giftcards.books.balances import Break
 from giftcards.books.models import LedgerEntry
 from giftcards.books.summary import Discrepancies, Summary, find_gap, summarise
@@ -341,7 +341,8 @@ class TestMoments:
     def test_more_entries_than_are_read_at_once_are_judged_with_the_next_day(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(balances, "_NEAR", 3)
+        for module in (balances, summary):
+            monkeypatch.setattr(module, "NEAR", 3)
         book_all([(0, 100, 99), (1, 97, 96), (1, 98, 97), (1, 99, 98), (A_DAY, 96, 95)])
         assert closing(summarise(DAY, DAY)) == (100, 96, 0, 0)
         assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (96, 95, 0, 0)
