@@ -239,7 +239,8 @@ def coverage(session: nox.Session) -> None:
     session.run(program, "report", external=True)
 
 
-@nox.session
+# The Python of the hosted release, which has each Django and each worker.
+@nox.session(python="3.13")
 def release(session: nox.Session) -> None:
     """Builds and checks a release, and tags it: ``nox -s release -- 0.1.0``. See RELEASE.md."""
     install(session, "release")

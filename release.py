@@ -37,6 +37,8 @@ def main() -> None:
     how.add_argument("--rehearse", action="store_true", help="leave this checkout as it is")
     how.add_argument("--tagged", action="store_true", help="build what is tagged already")
     options = parser.parse_args()
+    if unfit := unfit_python(*sys.version_info[:2]):
+        sys.exit(unfit)
     if not options.rehearse:
         found = list(problems(ROOT, options.version, is_tagged=options.tagged))
         if found:
@@ -59,6 +61,16 @@ def main() -> None:
     if not options.tagged:
         git(ROOT, "tag", "--annotate", options.version, "--message", options.version)
         print(f"{options.version} is tagged, not pushed: git push origin {options.version}")
+
+
+def unfit_python(major: int, minor: int) -> str:
+    """What keeps this Python from trying a release; "" if nothing does."""
+    if (major, minor) >= (3, 12):
+        return ""
+    return (
+        f"Python {major}.{minor} has no Django 6, which a release is tried with too."
+        " `nox -s release` takes Python 3.13."
+    )
 
 
 def problems(root: Path, version: str, *, is_tagged: bool = False) -> Iterator[str]:

@@ -281,12 +281,16 @@ def test_the_wheel_has_all_files_of_the_app_and_no_others(wheel: Path) -> None:
         assert any(re.fullmatch(pattern, name) for name in packed), pattern
 
 
-def test_the_wheel_names_its_version_licence_and_requirements(wheel: Path) -> None:
+def metadata(wheel: Path) -> str:
     archive = zipfile.ZipFile(wheel)
-    names = [name for name in archive.namelist() if ".dist-info/" in name]
+    [name] = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return archive.read(name).decode()
+
+
+def test_the_wheel_names_its_version_licence_and_requirements(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("/licenses/LICENSE") for name in names)
-    [metadata] = (name for name in names if name.endswith("/METADATA"))
-    text = archive.read(metadata).decode()
+    text = metadata(wheel)
     required = re.findall(r"^Requires-Dist: ([\w-]+)(.*)$", text, re.MULTILINE)
     optional = [library for library, condition in required if "extra ==" in condition]
     assert sorted({library for library, _condition in required} - {*optional}) == [
@@ -300,6 +304,20 @@ def test_the_wheel_names_its_version_licence_and_requirements(wheel: Path) -> No
     assert version == (RELEASE or "0.0")
     extras = ["django-health-check", "django-oscar", "django-q2", "openpyxl", "segno"]
     assert sorted({*optional}) == extras
+
+
+def test_links_and_pictures_on_the_page_of_the_index_lead_to_files_of_the_release(
+    wheel: Path,
+) -> None:
+    """That page shows the text of README.md alone: what is relative there leads nowhere."""
+    found = re.findall(r"(!?)\[[^]]*\]\(([^)#]+)", metadata(wheel))
+    relative = [target for _mark, target in found if not target.startswith(("https://", "http://"))]
+    assert relative == []
+    own = re.compile(rf"https://github\.com/[^/]+/[^/]+/(raw|blob)/{RELEASE or '0.0'}/(.+)")
+    files = [(mark, *it.groups()) for mark, target in found if (it := own.fullmatch(target))]
+    assert len(files) == len(re.findall(r"\]\((?!http)", (ROOT / "README.md").read_text())) > 20
+    assert [path for _mark, _view, path in files if not (ROOT / path).is_file()] == []
+    assert {(mark, view) for mark, view, _path in files} == {("!", "raw"), ("", "blob")}
 
 
 def is_settled(site: Site, reference: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from release import HEADING, problems
+from release import HEADING, problems, unfit_python
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -68,6 +68,7 @@ def test_what_others_bring_is_frozen_to_a_commit_with_its_version(file: str, pat
         (".github/workflows/release.yml", r"--python (\S+)"),
         (".readthedocs.yaml", r'python: "(.*)"'),
         ("Dockerfile", r"FROM python:(3\.\d+)"),
+        ("noxfile.py", r'python="([\d.]+)"'),
     ],
 )
 def test_the_python_that_a_file_names_is_supported(file: str, pattern: str) -> None:
@@ -98,6 +99,15 @@ def test_a_tag_that_is_a_version_starts_the_hosted_release() -> None:
     # "on" is a boolean in this YAML.
     [trigger] = yaml.safe_load(text(".github/workflows/release.yml"))[True].values()
     assert trigger == {"tags": ["[0-9]+.[0-9]+*"]}
+
+
+def test_an_older_python_than_django_6_needs_is_refused_before_anything_is_built() -> None:
+    [python] = re.findall(r'session\(python="([\d.]+)"\)\ndef release', text("noxfile.py"))
+    assert unfit_python(*map(int, python.split("."))) == ""
+    assert unfit_python(3, 11) == (
+        "Python 3.11 has no Django 6, which a release is tried with too. `nox -s release` takes"
+        f" Python {python}."
+    )
 
 
 @pytest.fixture
