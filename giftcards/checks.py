@@ -15,7 +15,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, router, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router, transaction
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -44,6 +44,8 @@ IDS: Mapping[str, str] = {
 # The options that choose a broker. Without one, django-q2 uses Redis on the same machine.
 _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
+# Django's default.
+_READ_COMMITTED = "READ COMMITTED"
 # django-q2's default (seconds), and its value for "no timeout" besides None.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
@@ -76,6 +78,37 @@ def check_databases(**_: object) -> list[CheckMessage]:
             id="giftcards.E019",
         )
     ]
+
+
+@register(TAG)
+def check_isolation(**_: object) -> list[CheckMessage]:
+    """Warn of an isolation level of transactions that the app was not tried with."""
+    connection = connections[DEFAULT_DB_ALIAS]
+    level = _isolation(connection.vendor, connection.settings_dict["OPTIONS"])
+    if level == _READ_COMMITTED:
+        return []
+    return [
+        Warning(
+            f"The database {DEFAULT_DB_ALIAS!r} has the isolation level {level}, with which"
+            " giftcards was not tried. A transaction that does not see what others have committed"
+            " meanwhile may fail, or hold a card that is held already.",
+            hint="Remove 'isolation_level' from its OPTIONS: Django's default is READ COMMITTED.",
+            id="giftcards.W010",
+        )
+    ]
+
+
+def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
+    """The name of the isolation level that these options choose; SQLite has one for all."""
+    if "isolation_level" not in options or vendor not in {"mysql", "postgresql"}:
+        return _READ_COMMITTED
+    level = options["isolation_level"]
+    if vendor == "mysql":
+        return str(level).upper() if level else "of the server"
+    # Only now: it imports the driver.
+    from django.db.backends.postgresql.psycopg_any import IsolationLevel
+
+    return IsolationLevel(level).name.replace("_", " ")
 
 
 @register(TAG)

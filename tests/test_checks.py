@@ -15,10 +15,12 @@ import pytest
 from cryptography.fernet import Fernet
 from django.apps import apps
 from django.core.checks import CheckMessage, Error, Warning, run_checks  # noqa: A004
-from django.db import ProgrammingError, connection
+from django.db import ProgrammingError, connection, connections
+from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.utils import timezone
 
 from giftcards import checks
+from giftcards.checks import check_isolation
 from giftcards.conf import conf
 from giftcards.keys.rotation import rotate
 from giftcards.models import ApiKey
@@ -363,7 +365,7 @@ def test_an_error_stops_the_command_and_a_warning_does_not(
 
 def test_every_check_id_has_exactly_one_case() -> None:
     others = [NO_CLUSTER, ROUTED, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
-    others += [SEVERAL_KEYS, OLD_RELEASE]
+    others += [SEVERAL_KEYS, OLD_RELEASE, other_isolation("SERIALIZABLE")]
     messages = [*(case.message for case in CASES), *others]
     assert sorted(str(message.id) for message in messages) == sorted(IDS)
 
@@ -682,6 +684,36 @@ def test_an_installed_release_with_a_known_hole_is_warned_of(
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: cryptography\nVersion: 49.0.0\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert found() == [OLD_RELEASE]
+
+
+def other_isolation(level: str) -> Warning:
+    return Warning(
+        f"The database 'default' has the isolation level {level}, with which giftcards was not"
+        " tried. A transaction that does not see what others have committed meanwhile may fail, or"
+        " hold a card that is held already.",
+        hint="Remove 'isolation_level' from its OPTIONS: Django's default is READ COMMITTED.",
+        id="giftcards.W010",
+    )
+
+
+@pytest.mark.parametrize(
+    ("vendor", "level", "named"),
+    [
+        ("mysql", "repeatable read", "REPEATABLE READ"),
+        ("mysql", None, "of the server"),
+        ("mysql", "Read Committed", ""),
+        ("postgresql", IsolationLevel.SERIALIZABLE, "SERIALIZABLE"),
+        ("postgresql", IsolationLevel.READ_COMMITTED.value, ""),
+        ("sqlite", None, ""),
+    ],
+)
+def test_an_isolation_level_that_was_not_tried_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, level: Any, named: str
+) -> None:
+    monkeypatch.setattr(connections["default"], "vendor", vendor)
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", level)
+    message = other_isolation(named)
+    assert check_isolation() == ([message] if named else [])
 
 
 SEVERAL_KEYS = Warning(

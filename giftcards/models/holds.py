@@ -7,21 +7,27 @@ from decimal import Decimal
 from typing import Self
 
 from django.db import models
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from giftcards.models.fields import MONEY, ExactCharField
+from giftcards.models.orders import Order
 from giftcards.models.times import ahead
 
 #: The longest hold.
 LONGEST = timedelta(days=1)
 # Holds are deleted in batches of this size.
 _BATCH = 500
+_HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
 
 
 class HoldQuerySet(models.QuerySet["Hold"]):
     def current(self, now: datetime) -> Self:
-        """The holds that are not over."""
-        return self.filter(ahead("until", now, longest=LONGEST))
+        """The holds that are not over: by time, or because the order is there.
+
+        A hold may be made while its order is being recorded. So the order itself is looked for.
+        """
+        return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
     def amount(self, now: datetime) -> Decimal:
         """The cost of the cards of the current holds, as far as their prices are known."""

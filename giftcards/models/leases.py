@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
-from django.db import models
-from django.db.models import F
+from django.db import connection, models
 from django.utils import timezone
 
 from giftcards.models.times import LONGEST_HOLD, ahead, past
@@ -34,13 +33,16 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
 
         Before a transaction that locks it: two that create it would wait for each other.
         """
-        if not self.lock(name):
+        # In a transaction, SQLite needs a write first; elsewhere, a write is one more to wait for.
+        in_transaction = connection.in_atomic_block
+        if not (self.lock(name) if in_transaction else self.filter(name=name).exists()):
             self.bulk_create([Lease(name=name)], ignore_conflicts=True)
 
     def lock(self, name: str) -> bool:
         """Lock the row of this name until the transaction ends; False if there is none."""
-        # An update, because SQLite may fail a transaction that reads before it writes.
-        return bool(self.filter(name=name).update(token=F("token")))
+        # An update, because SQLite may fail a transaction that reads before it writes; of a new
+        # value, because InnoDB fails a transaction with an old snapshot only over a changed row.
+        return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:
         """Renew the lease; False if another process has taken it."""

@@ -39,7 +39,6 @@ from giftcards.models.fields import (
     is_same_json,
     plain_line,
 )
-from giftcards.models.holds import Hold
 from giftcards.models.order_queries import HELD, NEEDING_ATTENTION, OrderQueries
 from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.terms import OrderTerm
@@ -116,8 +115,6 @@ class OrderQuerySet(OrderQueries):
         try:
             with transaction.atomic():
                 order.save(force_insert=True)
-                # From now on, the order itself counts.
-                Hold.objects.filter(reference=order.reference).delete()
                 # After the INSERT: SQLite may fail a transaction that reads before it writes.
                 names = Product.objects.names(order.product_id, order.type_id)
                 if any(names):

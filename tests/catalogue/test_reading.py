@@ -466,8 +466,8 @@ class TestNames:
         self, django_assert_num_queries: Any
     ) -> None:
         order = Order(product_id=PSN, type_id="type_001", quantity=1)
-        # The INSERTs with their savepoints, the hold that ends, and the question.
-        with django_assert_num_queries(8):
+        # The INSERTs with their savepoints, and the question.
+        with django_assert_num_queries(7):
             Order.objects.record(order)
 
     def test_placing_and_checking_a_line_call_nobody(self, simulator: Simulator) -> None:

@@ -237,4 +237,5 @@ CHECKS = {
     "giftcards.W006": "key",
     "giftcards.W008": "same",
     "giftcards.W009": "security hole",
+    "giftcards.W010": "isolation level",
 }
