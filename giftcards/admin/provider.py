@@ -9,6 +9,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -94,7 +95,11 @@ class ProviderStateAdmin(ReadOnlyRows):
             "title": gettext("The provider"),
             "media": self.media,
             "has_view_permission": True,
-            "verdict": _verdict(standing, shows_costs=self.may_see_costs(request)),
+            "verdict": _verdict(
+                standing,
+                visible_orders(request, self.admin_site),
+                shows_costs=self.may_see_costs(request),
+            ),
             "is_paused": bool(pause.text),
             "hint": pause.hint,
             "state_token": _state_token(state),
@@ -180,11 +185,11 @@ class Verdict:
     advice: tuple[str, ...]
 
 
-def _verdict(standing: Standing, *, shows_costs: bool) -> Verdict:
+def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) -> Verdict:
     for condition in CONDITIONS.values():
         finding = condition.judge(standing) if condition.stops_sales else None
         if finding:
-            return _no(condition, finding)
+            return _no(condition, finding, orders)
     # The balance lasts for less than the shop wants, or than the orders to be sent cost.
     low = (CONDITIONS[code] for code in ("balance", "funds") if code in CONDITIONS and shows_costs)
     findings = (condition.judge(standing) for condition in low)
@@ -192,18 +197,17 @@ def _verdict(standing: Standing, *, shows_costs: bool) -> Verdict:
     return Verdict(is_yes=True, answer=gettext("Gift cards can be sold now."), advice=advice)
 
 
-def _no(condition: Condition, finding: Finding) -> Verdict:
+def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
     # A pause is told by two conditions with other causes.
     why = condition.headline or CONDITIONS["refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
         text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
         moment = provider_sections.since(finding.since)
-    advice = (
-        bdi(finding.explain()),
-        condition.remedy,
-        gettext("Orders that are placed meanwhile are kept, and sent automatically afterwards."),
-    )
+    advice = [bdi(finding.explain()), condition.remedy]
+    # Cards that do not open keep no order from being sent.
+    if condition.code != "cards":
+        advice += provider_sections.at_stake(orders)
     return Verdict(
         is_yes=False,
         answer=filled(text, why=conditional_escape(why), moment=moment),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
+from django.db.models import Count, Min, QuerySet
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -17,7 +19,15 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.hints import with_hint
 from giftcards.conditions import CONDITIONS, Standing
 from giftcards.conf import conf
-from giftcards.display import bdi, count_text, exact_moment, filled, money, status_badge
+from giftcards.display import (
+    bdi,
+    count_text,
+    exact_moment,
+    filled,
+    moment,
+    money,
+    status_badge,
+)
 from giftcards.durations import distance_text
 from giftcards.engine.health import (
     KeyInUse,
@@ -77,6 +87,59 @@ class Section:
     def rows(self) -> list[list[tuple[Any, Any]]]:
         """The rows of the table, each cell after its heading, which narrow pages show beside it."""
         return [list(zip(self.columns, row, strict=True)) for row in self.cells]
+
+
+def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
+    """Sentences, as HTML, on ``orders`` that wait to be sent: how many, for how much, how long."""
+    now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
+    waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
+    # By what was paid: SQLite would add binary fractions.
+    lines = waiting.values_list("quantity", "sale_price", "sale_amount")
+    found = list(lines.annotate(Count("pk"), Min("queued_at")))
+    number = sum(count for *_line, count, _first in found)
+    if number:
+        yield _waiting_in_words(number, _paid(found))
+        first = min(first for *_line, first in found) + span
+        if first > now:
+            text = ngettext("It is kept until %(at)s.", "The first is kept until %(at)s.", number)
+            yield filled(text, at=since(first))
+        else:
+            over = waiting.filter(queued_at__lte=now - span).count()
+            text = ngettext(
+                "The time of %(count)s is over: it is rejected as soon as background work goes on.",
+                "The time of %(count)s is over: they are rejected as soon as background work goes"
+                " on.",
+                over,
+            )
+            yield filled(text, count=count_text(over))
+    text = gettext(
+        "An order that is placed now is kept until %(at)s. What is not sent in time is rejected,"
+        " and the customer is owed the money."
+    )
+    yield filled(text, at=moment(now + span))
+
+
+def _paid(lines: Iterable[tuple[int, Decimal | None, Decimal | None, int, datetime]]) -> Decimal:
+    """The sum of what customers paid for the orders of ``lines``, as far as it is known."""
+    amounts = (
+        (price * quantity if amount is None and price is not None else amount, count)
+        for quantity, price, amount, count, _first in lines
+    )
+    return sum((amount * count for amount, count in amounts if amount is not None), Decimal(0))
+
+
+def _waiting_in_words(number: int, paid: Decimal) -> str:
+    if not paid:
+        text = ngettext(
+            "%(count)s order waits to be sent.", "%(count)s orders wait to be sent.", number
+        )
+        return filled(text, count=count_text(number))
+    text = ngettext(
+        "%(count)s order waits to be sent, for which %(amount)s was paid.",
+        "%(count)s orders wait to be sent, for which %(amount)s was paid.",
+        number,
+    )
+    return filled(text, count=count_text(number), amount=money(paid))
 
 
 def connection(standing: Standing, *, shows_balance: bool) -> Section:
@@ -317,8 +380,8 @@ def _backlog(backlog: Backlog | None) -> str:
     return filled(text, count=count_text(backlog.number), moment=since(backlog.since))
 
 
-def since(moment: datetime | None) -> str:
+def since(at: datetime | None) -> str:
     """The local time and its distance from now, as HTML; "never" for ``None``."""
-    if moment is None:
+    if at is None:
         return gettext("never")
-    return format_html("{} ({})", exact_moment(moment), distance_text(moment, timezone.now()))
+    return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))

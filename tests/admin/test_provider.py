@@ -13,6 +13,7 @@ import responses
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.db import connection
+from django.db.models import F
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -39,6 +40,7 @@ from tests.stage import (
     PSN,
     ago,
     check_url,
+    record_order,
     refuse_key,
     run_sweep,
     secrets_of,
@@ -460,6 +462,90 @@ class TestKeys:
         assert fingerprint == Keyring([key]).key_fingerprints[0]
         assert fingerprint != Keyring([generate_key()]).key_fingerprints[0]
         assert fingerprint != key_fingerprint(key)[:16]
+
+
+class TestAtStake:
+    """Requests are paused: how many orders wait, for how much, until when, and what then."""
+
+    @pytest.fixture
+    def boss(self) -> Client:
+        refuse_key()
+        return sign_in("view_providerstate", "view_order")
+
+    def said(self, browser: Client) -> list[str]:
+        alert = element(read(browser.get(PAGE)), 'role="alert"', "div")
+        return [plain(text(each)) for each in re.findall(r"<p>(.*?)</p>", alert, re.DOTALL)][2:]
+
+    def test_each_sentence_is_true_at_every_minute_of_two_hours(self, boss: Client) -> None:
+        placed = {0: 1, 20: 2, 80: 1}  # orders by the minute
+        for minute in range(0, 121, 10):
+            for _order in range(placed.get(minute, 0)):
+                record_order(product_id=PSN, type_id="type_001", quantity=2, sale_price=550)
+            run_sweep()
+            kept = [at + 60 for at, number in placed.items() for _one in range(number)]
+            kept = [at for at in kept if minute < at <= minute + 60]
+            assert Order.objects.filter(status=Status.PENDING).count() == len(kept)
+            waiting = []
+            if len(kept) == 1:
+                waiting = [
+                    "1 order waits to be sent, for which 1,100 DA was paid.",
+                    f"It is kept until * ({in_minutes(kept[0] - minute)}).",
+                ]
+            elif kept:
+                waiting = [
+                    f"{len(kept)} orders wait to be sent, for which {len(kept)},{len(kept)}00 DA"
+                    " was paid.",
+                    f"The first is kept until * ({in_minutes(min(kept) - minute)}).",
+                ]
+            told = self.said(boss)
+            rule = (
+                "An order that is placed now is kept until *. What is not sent in time"
+                " is rejected, and the customer is owed the money."
+            )
+            told = [re.sub(r"until .*?( \(|\. W)", r"until *\1", each) for each in told]
+            assert told == [*waiting, rule]
+            span = timedelta(minutes=10)
+            Order.objects.update(queued_at=F("queued_at") - span)
+            Order.objects.filter(settled_at=None).update(due_at=F("due_at") - span)
+        assert Order.objects.filter(status=Status.REJECTED).count() == 3
+
+    def test_without_a_worker_nothing_is_rejected_and_the_page_says_so(self, boss: Client) -> None:
+        for _order in range(2):
+            record_order(product_id=PSN, type_id="type_001", quantity=2)
+        Order.objects.update(queued_at=ago(4000))
+        assert self.said(boss)[:2] == [
+            "2 orders wait to be sent.",
+            "The time of 2 is over: they are rejected as soon as background work goes on.",
+        ]
+
+    def test_held_orders_and_those_that_a_person_may_not_see_are_left_out(
+        self, boss: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_order(due_at=None)
+        assert len(self.said(boss)) == 1
+        record_order(product_id=PSN, type_id="type_001", quantity=2)
+        assert len(self.said(boss)) == 3
+        monkeypatch.setattr(OrderAdmin, "get_queryset", lambda *_args: Order.objects.none())
+        assert len(self.said(boss)) == 1
+
+    def test_cards_that_do_not_open_keep_no_order_from_being_sent(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        settle("web-1042", PARTIAL)
+        ProviderState.objects.current()
+        now = timezone.now()
+        ProviderState.objects.update(ticked_at=now, swept_at=now, succeeded_at=now)
+        ensure_schedule()
+        set_conf(ENCRYPTION_KEYS=[generate_key()])
+        record_order(product_id=PSN, type_id="type_001", quantity=2)
+        html = read(sign_in("view_providerstate", "view_order").get(PAGE))
+        assert "Gift cards cannot be sold now: stored cards cannot be opened" in text(html)
+        assert "to be sent" not in text(element(html, 'role="alert"', "div"))
+
+
+def in_minutes(minutes: int) -> str:
+    """Whole minutes: some of the first has passed since the clocks were moved."""
+    return f"in {minutes - 1} minutes"
 
 
 class TestResuming:
