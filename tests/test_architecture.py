@@ -49,7 +49,7 @@ PARTS = {
         "keys.keyring provider models"
     ),
     "migrations": "models search_terms",
-    "catalogue": "exceptions statuses keys.secrecy conf provider models durations display engine",
+    "catalogue": "exceptions keys.secrecy conf provider models durations display engine",
     "conditions": "models",
     "core_conditions": "statuses problems conf models display engine catalogue conditions",
     "apps": "keys.wiping checks engine conditions core_conditions",

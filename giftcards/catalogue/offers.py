@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from decimal import Decimal
 
 from django.db.models import Q, QuerySet
@@ -11,7 +10,7 @@ from django.utils.translation import gettext, ngettext
 
 from giftcards.catalogue.pricing import priced
 from giftcards.catalogue.quotes import Line, Quote
-from giftcards.catalogue.stock import with_available
+from giftcards.catalogue.stock import oldest, with_available
 from giftcards.conf import conf
 from giftcards.display import count_text, money_text
 from giftcards.durations import duration_text
@@ -21,11 +20,6 @@ from giftcards.exceptions import NotForSale
 from giftcards.models import ProductType, ProviderState
 from giftcards.models.provider import Environment, is_test_type
 
-# A price counts as too old after a day, or four periods of CATALOGUE_EVERY if they are longer;
-# where the catalogue is read by hand, after a week.
-_OLD = timedelta(days=1)
-_OLD_PERIODS = 4
-_OLD_BY_HAND = timedelta(days=7)
 # With ``fresh``, facts of this age will do (seconds).
 _FRESH = 60
 # Without an answer for these reasons, nothing can be bought either.
@@ -37,10 +31,12 @@ def offers() -> QuerySet[ProductType]:
 
     Each has its cost as ``price``, the provider's ``stock`` (``None``: unknown) as told at
     ``read_at``, what is left of it as ``available``, and its ``shop_price`` by ``PRICING``
-    (``None``: there is no rule). Sold out types, and those that the rule takes off the shelf, are
-    left out.
+    (``None``: there is no rule). Sold out types, those that the rule takes off the shelf, and what
+    was told too long ago are left out.
     """
-    kinds = with_available(ProductType.objects.for_sale(), now=timezone.now())
+    now = timezone.now()
+    recent = Q(read_at=None) | Q(read_at__gt=now - oldest())
+    kinds = with_available(ProductType.objects.for_sale().filter(recent), now=now)
     return priced(kinds.filter(Q(stock=None) | Q(available__gt=0)))
 
 
@@ -126,7 +122,7 @@ def _check_provider(known: Quote) -> None:
     now, state = timezone.now(), ProviderState.objects.current()
     if state.is_out_of_service(now) or known.no_answer in _AWAY:
         raise _refusal("paused", known, gettext("Requests to the provider fail, or are paused."))
-    if known.read_at is not None and now - known.read_at > _oldest():
+    if known.read_at is not None and now - known.read_at >= oldest():
         age = duration_text(now - known.read_at)
         text = gettext("The price was read %(age)s ago.") % {"age": age}
         raise _refusal("stale", known, text)
@@ -135,11 +131,6 @@ def _check_provider(known: Quote) -> None:
 def _is_test(line: Line) -> bool:
     is_sandbox = ProviderState.objects.current().environment == Environment.SANDBOX
     return is_test_type(line.type_id) and is_sandbox
-
-
-def _oldest() -> timedelta:
-    every = timedelta(minutes=conf.catalogue_every)
-    return max(_OLD, _OLD_PERIODS * every) if every else _OLD_BY_HAND
 
 
 def _refusal(code: str, known: Quote, reason: str) -> NotForSale:

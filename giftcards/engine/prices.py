@@ -136,15 +136,20 @@ class PriceList:
     def product(
         self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
     ) -> ToldProduct | None:
-        """Request a product; store its prices for all processes, and its types in the catalogue."""
+        """Request a product; store its prices for all processes, and its types in the catalogue.
+
+        That the provider does not know it is an answer, too, which lists none of its types.
+        """
         now = timezone.now()
-        told = self._read(product_id, purpose, may_repeat)
+        try:
+            told = self._read(product_id, purpose, may_repeat)
+        except NotFound:
+            _keep_types(product_id, [], at=now)
+            raise
         if told is not None:
             prices = by_type(told)
             ProductPrices.objects.keep(product_id, prices, key=self._key, asked_at=now)
-            # An order that waits for the price does not need the catalogue.
-            with tolerating(f"Keeping the types of the product {product_id}"):
-                Product.objects.keep_types(product_id, _columns_of_types(told), at=now)
+            _keep_types(product_id, _columns_of_types(told), at=now)
         return told
 
     def look_at_held(self, has_time: Callable[[], bool]) -> bool:
@@ -202,6 +207,12 @@ def by_type(product: ToldProduct) -> dict[str, Decimal]:
         if kind.price is not None and kind.price >= 0:
             prices[kind.type_id] = max(kind.price, prices.get(kind.type_id, kind.price))
     return prices
+
+
+def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -> None:
+    # An order that waits for the price does not need the catalogue.
+    with tolerating(f"Keeping the types of the product {product_id}"):
+        Product.objects.keep_types(product_id, types, at=at)
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:

@@ -173,6 +173,10 @@ class Product(models.Model):
         verbose_name_plural = _("products")
         ordering = ("category", "name", "pk")
         default_permissions = ("view",)
+        # The first offers, and the admin's first page.
+        indexes = (
+            models.Index(fields=("category", "name", "id"), name="giftcards_product_sorted"),
+        )
 
     def __str__(self) -> str:
         return self.name or self.product_id
@@ -234,6 +238,7 @@ class ProductType(models.Model):
                 fields=("product", "type_id"), name="giftcards_type_of_product"
             ),
         )
+        indexes = (models.Index(fields=("read_at",), name="giftcards_type_read"),)
 
     def __str__(self) -> str:
         return self.name or self.type_id

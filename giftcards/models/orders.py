@@ -572,7 +572,8 @@ class Order(models.Model):
         # Every index slows down writes, so each serves a query. None is partial: MariaDB does not
         # support that.
         indexes = (
-            # The engine's queries for open orders, whose settled_at is NULL.
+            # The engine's queries for open orders, whose settled_at is NULL; and the latest that
+            # have settled.
             models.Index(
                 fields=("settled_at", "status", "due_at", "id"), name="giftcards_order_due"
             ),
@@ -585,10 +586,6 @@ class Order(models.Model):
             # Recovery: the orders that a row of the provider's list may be.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
-            # What the open and the latest orders take of the stock of a type.
-            models.Index(
-                fields=("product_id", "type_id", "settled_at"), name="giftcards_order_stock"
-            ),
             # The admin's list (all and by status); counting by status. OrderTerm has the search.
             _newest("newest"),
             _newest("attention", "needs_attention"),

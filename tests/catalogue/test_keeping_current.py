@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,8 @@ import responses
 from django.db.models import F
 from django.utils import timezone
 
-from giftcards.catalogue import keep_current
+from giftcards.catalogue import check_offer, keep_current, offers
+from giftcards.exceptions import NotForSale
 from giftcards.fulfilment import place_order
 from giftcards.models import (
     Lease,
@@ -27,6 +29,7 @@ from giftcards.models import (
 from giftcards.signals import offer_changed
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
+from tests.builders import PRODUCT, TYPE, make_offer
 from tests.stage import PROVIDER, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -294,6 +297,25 @@ class TestChanges:
         pass_time(minutes=61)
         keep()
         assert changes()[0] == ("a", "back", None, Decimal(490))
+
+    def test_a_product_that_was_not_found_for_an_hour_is_gone(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        listed = {"categories": [{"title": "G", "products": [{"id": PRODUCT, "title": "P"}]}]}
+        wire.get(f"{PROVIDER}/v3/gift-cards/catalog", json={"success": True, "data": listed})
+        refusal = {"success": False, "error": {"code": "NOT_FOUND", "message": "No."}}
+        path = f"{PROVIDER}/v3/gift-cards/checkProduct/{PRODUCT}"
+        wire.replace("GET", path, json=refusal, status=404)
+        make_offer()
+        for minutes, is_sold in ((0, True), (59, True), (2, False)):
+            pass_time(minutes=minutes)
+            Product.objects.update(asked_at=None)
+            keep()
+            with nullcontext() if is_sold else pytest.raises(NotForSale, match="does not sell"):
+                check_offer(PRODUCT, TYPE, 1)
+            assert offers().exists() == is_sold
+        [gone] = OfferChange.objects.filter(what="gone")
+        assert (gone.type.type_id, gone.old_value) == (TYPE, Decimal(490))
 
     def test_a_product_that_the_provider_has_disabled_is_gone_at_once(
         self, simulator: Simulator

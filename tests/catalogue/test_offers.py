@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 import responses
 from django.db import connection
+from django.db.models import Count, Max, Sum
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
 from giftcards.catalogue import check_offer, hold, offers
 from giftcards.exceptions import NotForSale
-from giftcards.models import ApiKey, Hold, Order, Product, ProviderState
+from giftcards.models import ApiKey, Hold, Order, Product, ProductType, ProviderState
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
@@ -98,17 +100,19 @@ class TestOffers:
             (Status.PENDING, {"due_at": None}, 8),
             (Status.PLACING, {}, 8),
             (Status.UNCONFIRMED, {}, 8),
-            (Status.HANDLING, {}, 8),
+            (Status.HANDLING, {"accepted_at": 9}, 8),
             (Status.DELAYED, {"accepted_at": 9}, 8),
-            # The stock was told after the provider had accepted it, days ago.
-            (Status.DELAYED, {}, 10),
-            (Status.FULFILLED, {"settled_at": 9}, 8),
-            (Status.PARTIALLY_FILLED, {"settled_at": 9}, 9),
-            (Status.REFUNDED, {"settled_at": 9}, 10),
+            (Status.FULFILLED, {"accepted_at": 8, "settled_at": 9}, 8),
+            (Status.PARTIALLY_FILLED, {"accepted_at": 8, "settled_at": 9}, 9),
+            (Status.REFUNDED, {"accepted_at": 8, "settled_at": 9}, 10),
             (Status.REJECTED, {"settled_at": 9}, 10),
+            # The stock was told after the provider had accepted it: its cards are missing there.
+            (Status.HANDLING, {}, 10),
+            (Status.DELAYED, {}, 10),
+            (Status.FULFILLED, {"settled_at": 9}, 10),
             (Status.FULFILLED, {"settled_at": -9}, 10),
-            (Status.HANDLING, {"type_id": "other"}, 10),
-            (Status.HANDLING, {"product_id": "other"}, 10),
+            (Status.HANDLING, {"accepted_at": 9, "type_id": "other"}, 10),
+            (Status.HANDLING, {"accepted_at": 9, "product_id": "other"}, 10),
         ],
     )
     def test_what_was_ordered_since_the_stock_was_told_is_not_available(
@@ -121,8 +125,41 @@ class TestOffers:
     def test_more_was_ordered_than_there_is(self) -> None:
         make_offer(stock=3)
         order(Status.PENDING)
-        order(Status.HANDLING)
+        order(Status.HANDLING, accepted_at=9)
         assert not offers().exists()
+
+    def test_a_purchase_on_its_way_does_not_sell_out_what_the_provider_has_left(self) -> None:
+        make_offer(stock=4)
+        order(Status.HANDLING, quantity=6)
+        assert offers().get().available == 4
+        check_offer(PRODUCT, TYPE, 4)
+
+    def test_each_kind_of_what_is_taken_counts_once_for_its_type(self) -> None:
+        for type_id in ("a", "b"):
+            make_offer(type_id, stock=100)
+            for number in (1, 2):
+                order(Status.PENDING, type_id=type_id, quantity=number)
+                order(Status.UNCONFIRMED, type_id=type_id, quantity=3)
+                hold(
+                    reference=f"{type_id}{number}", product_id=PRODUCT, type_id=type_id, quantity=7
+                )
+        order(Status.FULFILLED, type_id="b", accepted_at=8, settled_at=9)
+        assert dict(offers().values_list("type_id", "available")) == {"a": 77, "b": 75}
+
+    def test_offers_are_a_query_that_can_go_on(self) -> None:
+        for number in range(6):
+            make_offer(f"type_{number}", product_id=f"product_{number % 2}", stock=number)
+        shelf = offers()
+        assert (shelf.count(), len(shelf), len(shelf[1:4])) == (5, 5, 3)
+        assert shelf.filter(product__product_id="product_0").count() == 2
+        assert shelf.aggregate(total=Sum("available"))["total"] == 15
+        assert Product.objects.filter(types__in=offers()).distinct().count() == 2
+        assert ProductType.objects.filter(pk__in=offers()).count() == 5
+        assert (shelf.filter(available=1) | offers().filter(available=5)).count() == 2
+        one, other = (offers().order_by().filter(available=left) for left in (1, 5))
+        assert one.union(other).count() == 2
+        assert [each.pk for each in pickle.loads(pickle.dumps(shelf))] == [it.pk for it in shelf]
+        assert shelf.values("product").annotate(Count("pk"), Max("available")).count() == 2
 
     def test_unknown_stock_stays_unknown(self) -> None:
         make_offer(stock=None)
@@ -165,6 +202,7 @@ class TestCheck:
     def test_sale(self, values: dict[str, Any], sale: dict[str, Any], code: str) -> None:
         make_offer(**values)
         assert refusal(**sale) == code
+        assert sale or offers().exists() == (not code)
 
     def test_unknown_card_is_not_sold(self) -> None:
         assert refusal() == "delisted"
@@ -208,6 +246,7 @@ class TestCheck:
         set_conf(CATALOGUE_EVERY=every)
         make_offer(read_at=timezone.now() - timedelta(days=days))
         assert refusal() == code
+        assert offers().exists() == (not code)
 
     @pytest.mark.parametrize(
         ("orders", "balance", "code"),
