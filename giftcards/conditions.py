@@ -36,8 +36,11 @@ class Severity(StrEnum):
 class Standing:
     """The facts by which conditions are judged at one moment; each is read once, when needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaves_out_problems: bool = False) -> None:
         self.now = timezone.now()
+        #: True for the start page of people who are shown the orders with problems: no other card
+        #: is about these.
+        self.leaves_out_problems = leaves_out_problems
         self._read: dict[Callable[[], Any], Any] = {}
 
     @cached_property
@@ -100,6 +103,8 @@ class Alert:
     permission: str
     headline: Any = ""
     remedy: Any = ""
+    #: The permissions that the remedy takes. People who lack one read whom to ask.
+    takes: tuple[str, ...] = ()
     #: The name of the admin's page that lists its rows, and the query string.
     page: str = ""
     query: str = ""
@@ -126,6 +131,8 @@ class Condition(Alert):
     #: that are about the same rows.
     is_in_digests: bool = True
     is_on_start_page: bool = True
+    #: True if it may be about orders with problems; see ``Standing.leaves_out_problems``.
+    overlaps_problems: bool = False
     #: True if no card can be bought, or handed over, while it holds.
     stops_sales: bool = False
     #: True if staff see it above the list of orders, in the words of ``Finding.explain``.

@@ -24,7 +24,7 @@ from giftcards.models.order_queries import (
     OWING,
     PLANNED,
 )
-from giftcards.models.orders import WITH_OTHER_PROBLEMS
+from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.problems import Explanation
 from giftcards.statuses import Status
 
@@ -117,15 +117,18 @@ def _orders_that(condition: Q, *, one: str, many: str) -> Callable[[Standing], F
     return lambda _standing: _of_orders(Order.objects.filter(condition), one=one, many=many)
 
 
+def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order]:
+    return orders.filter(WITHOUT_PROBLEMS) if standing.leaves_out_problems else orders
+
+
 def _amounts(
     condition: Q, amount: str, *, one: str, many: str
 ) -> Callable[[Standing], Finding | None]:
     """A judge of the orders that fulfil ``condition``, which adds up their column ``amount``."""
 
-    def judge(_standing: Standing) -> Finding | None:
-        rows = list(
-            Order.objects.filter(condition).values_list("pk", "reference", amount)[: MOST + 1]
-        )
+    def judge(standing: Standing) -> Finding | None:
+        orders = _but_problems(Order.objects.filter(condition), standing)
+        rows = list(orders.values_list("pk", "reference", amount)[: MOST + 1])
         # Added up here: SQLite would add binary fractions.
         total = sum((row[2] for row in rows[:MOST]), Decimal(0))
 
@@ -186,7 +189,7 @@ def _have_moved(_standing: Standing) -> Finding | None:
 
 
 def _is_unconfirmed(_standing: Standing) -> Finding | None:
-    orders = Order.objects.open().filter(status=Status.UNCONFIRMED).order_by(*_BY_DUE)
+    orders = Order.objects.open().filter(LOST).order_by(*_BY_DUE)
     rows = list(orders.values_list("pk", "reference", "candidates", "due_at")[: MOST + 1])
     undecided = [bool(candidates) or due_at is None for _, _, candidates, due_at in rows[:MOST]]
     number = undecided.count(True)
@@ -216,9 +219,11 @@ def _is_unconfirmed(_standing: Standing) -> Finding | None:
     )
 
 
-def _is_delayed(_standing: Standing) -> Finding | None:
+def _is_delayed(standing: Standing) -> Finding | None:
     orders = Order.objects.open().filter(status=Status.DELAYED).order_by(*_BY_DUE)
-    return _of_orders(orders, one="1 order is delayed.", many="%s orders are delayed.")
+    return _of_orders(
+        _but_problems(orders, standing), one="1 order is delayed.", many="%s orders are delayed."
+    )
 
 
 def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | None:
@@ -228,7 +233,7 @@ def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | Non
 
 _PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
 _PRODUCTS = "giftcards_product_changelist"
-_SEE_ITS_PAGE = _("The page of the order says what is wrong and what you can do.")
+_SEE_ITS_PAGE = _("The page of an order says what is wrong and what you can do.")
 
 CONDITIONS: Sequence[Condition] = [
     Condition(
@@ -245,11 +250,12 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_SEE_ITS_PAGE,
         page=_ORDERS,
         query="?attention=needed",
+        is_in_digests=False,
         is_on_start_page=False,
     ),
     Condition(
         code="problems",
-        holds="of these orders, some are neither unconfirmed nor held.",
+        holds="of the orders of `attention`, some are neither unconfirmed nor held.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
@@ -261,7 +267,6 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_SEE_ITS_PAGE,
         page=_ORDERS,
         query="?attention=other",
-        is_in_digests=False,
     ),
     Condition(
         code="paused",
@@ -354,6 +359,7 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s prices changed since yesterday",
             "count",
         ),
+        remedy=_("Compare them with your own prices."),
         ended=_("No price has changed since yesterday."),
         page=_PRODUCTS,
         query="?price=changed",
@@ -373,24 +379,22 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="unconfirmed",
-        holds="orders are `UNCONFIRMED`.",
+        holds="orders are `UNCONFIRMED`, and nobody has ticked that off.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_is_unconfirmed,
         headline=ngettext_lazy(
             "%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"
         ),
-        remedy=_(
-            "It is looked for at the provider automatically. Do not buy the cards a second time."
-        ),
+        remedy=_("The provider is searched automatically. Do not buy the cards a second time."),
         page=_ORDERS,
-        query=f"?status__exact={Status.UNCONFIRMED}",
+        query="?attention=lost",
     ),
     Condition(
         code="price",
         holds="orders are held because of what a card costs.",
         severity=Severity.WARNING,
-        permission="giftcards.resolve_order",
+        permission="giftcards.check_order",
         judge=_orders_that(
             HELD_FOR_PRICE,
             one="1 order is held: a card costs more than it may.",
@@ -401,16 +405,18 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s orders held because of their price",
             "count",
         ),
-        remedy=_("Approve the price or reject the order. Nothing is bought until then."),
+        remedy=_(
+            "Approve the price of each order, or reject the order. Nothing is bought until then."
+        ),
+        takes=("giftcards.resolve_order", "giftcards.view_cost"),
         page=_ORDERS,
         query="?attention=price",
-        is_in_digests=False,
     ),
     Condition(
         code="review",
         holds="orders are held until a person has looked at them.",
         severity=Severity.WARNING,
-        permission="giftcards.resolve_order",
+        permission="giftcards.check_order",
         judge=_orders_that(
             HELD_FOR_REVIEW,
             one="1 order is held until a person has looked at it.",
@@ -421,10 +427,10 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s orders to be approved before they are bought",
             "count",
         ),
-        remedy=_("Approve or reject it. Nothing is bought until then."),
+        remedy=_("Approve or reject each order. Nothing is bought until then."),
+        takes=("giftcards.resolve_order",),
         page=_ORDERS,
         query="?attention=review",
-        is_in_digests=False,
     ),
     Condition(
         code="owed",
@@ -442,10 +448,12 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s orders whose customers are owed money",
             "count",
         ),
-        remedy=_("Order the missing cards again, or pay the customer back."),
+        remedy=_("Order the missing cards of each order again, or pay its customer back."),
+        takes=("giftcards.add_order", "giftcards.settle_refund"),
         page=_ORDERS,
         query="?refund=owed",
         is_in_digests=False,
+        overlaps_problems=True,
     ),
     Condition(
         code="planned",
@@ -463,10 +471,11 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s orders with refunds to be paid",
             "count",
         ),
-        remedy=_("Pay it, then say on the order's page that it is paid."),
+        remedy=_("Pay each refund, then say on the order's page that it is paid."),
         page=_ORDERS,
         query="?refund=planned",
         is_in_digests=False,
+        overlaps_problems=True,
     ),
     Condition(
         code="delayed",
@@ -475,8 +484,9 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_is_delayed,
         headline=ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
-        remedy=_("The provider is asked again automatically. The customer has to wait."),
+        remedy=_("The provider is asked again automatically. Ask each customer to wait."),
         page=_ORDERS,
         query=f"?status__exact={Status.DELAYED}",
+        overlaps_problems=True,
     ),
 ]

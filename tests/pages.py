@@ -166,10 +166,10 @@ def cards(html: str) -> dict[str, tuple[str, str]]:
         assert title
         link = re.search(r'href="([^"]*)"', title.group(1))
         sentences = " ".join(map(text, re.findall(r"<p>(.*?)</p>", card, re.DOTALL)))
-        found[text(title.group(1))] = sentences, link.group(1) if link else ""
+        found[text(title.group(1))] = sentences, unescape(link.group(1)) if link else ""
     return found
 
 
 def listed(client: Client, address: str) -> int:
-    """The number of rows on the list at ``address``, which is HTML."""
-    return int(client.get(address.replace("&amp;", "&")).context["cl"].result_count)
+    """The number of rows on the list at ``address``."""
+    return int(client.get(address).context["cl"].result_count)

@@ -59,16 +59,16 @@ PARTS = {
     ),
     "health": "exceptions conditions",
     "tasks": "exceptions conf models engine catalogue privacy",
-    "admin": (
-        "exceptions addresses statuses spelling search_terms problems keys.secrecy refunds "
-        "settlement conf keys.keyring provider models durations display engine conditions "
-        "fulfilment catalogue privacy"
-    ),
-    "templatetags": "admin",
     "management": (
         "exceptions statuses problems refunds settlement conf keys.keyring models keys.rotation "
         "engine conditions catalogue privacy tasks"
     ),
+    "admin": (
+        "exceptions addresses statuses spelling search_terms problems keys.secrecy refunds "
+        "settlement conf keys.keyring provider models durations display engine conditions "
+        "fulfilment catalogue privacy management"
+    ),
+    "templatetags": "admin",
     "books": (
         "exceptions statuses problems refunds settlement conf keys.keyring provider models "
         "durations display engine conditions health tasks admin management"

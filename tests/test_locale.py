@@ -115,6 +115,11 @@ def test_no_text_is_left_untranslated(language: str) -> None:
     assert re.findall(r"^#(?:,.*\bfuzzy\b|~).*$", po.read_text(), re.MULTILINE) == []
 
 
+def test_french_has_a_space_before_a_double_sign() -> None:
+    found = [text for texts in entries(catalogue("fr", "po")).values() for text in texts]
+    assert [text for text in found if re.search(r"[^\s«][:;?!»](?=[\s\"<]|$)", text)] == []
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_plural_form_is_translated(language: str) -> None:
     counted = {

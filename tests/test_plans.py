@@ -666,10 +666,11 @@ FEW: list[dict[str, str]] = [
     _since("created_at", minutes=70),
 ]
 # The parts of the first one, to which the start page leads.
-PARTS: list[dict[str, str]] = [{"attention": name} for name in ("other", "price", "review")]
+PARTS: list[dict[str, str]] = [{"attention": name} for name in ("lost", "other", "price", "review")]
 # Each finds a large part of the orders here.
 MANY: list[dict[str, str]] = [
     {"refund": "owed"},
+    {"refund": "owed", "attention": "none"},
     {"refund": "paid"},
     {"sale": "unknown"},
     {"status__exact": "FULFILLED"},

@@ -188,6 +188,8 @@ class OrderAction:
     #: Whether the page of this order, or this row, shows the button.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
+    #: The permissions for which an order waits: who lacks one reads whom to ask.
+    takes: tuple[str, ...] = ()
     #: True if what the button says cannot be undone: a page asks first, and others stand before it.
     is_final: bool = False
     #: The part of the page where the button stands; "" for none.

@@ -341,6 +341,7 @@ REPEAT = OrderAction(
     route="<key>/repeat/",
     label=_("Order the missing cards again"),
     permission=lambda pages, request: pages.has_add_permission(request),
+    takes=("giftcards.add_order",),
     is_offered=_may_repeat,
     is_final=True,
     before=_repeated_already,

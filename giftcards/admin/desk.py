@@ -25,6 +25,7 @@ from django.utils.translation import gettext, ngettext
 from giftcards.admin.rows import ReadOnlyRows, order_link, visible_orders
 from giftcards.conditions import CONDITIONS, Condition, Finding, Severity, Standing
 from giftcards.display import count_text, filled, money
+from giftcards.management.roles import whom_to_ask
 from giftcards.models import Desk, Order
 from giftcards.models.times import begin_of, today
 from giftcards.refunds import refund_breakdown
@@ -102,7 +103,10 @@ def _site_of(request: HttpRequest) -> AdminSite:
 
 
 def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iterator[Card]:
-    standing, visible = Standing(), visible_orders(request, site)
+    may = request.user.has_perm
+    leaves_out_problems = may(CONDITIONS["problems"].permission)
+    standing = Standing(leaves_out_problems=leaves_out_problems)
+    visible = visible_orders(request, site)
     sees_all = not visible.query.where
     for condition in told:
         finding = condition.judge(standing)
@@ -113,11 +117,15 @@ def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
             finding = Finding("", len(keys), orders=keys) if keys else None
         if finding:
             named = _links(request, site, islice(finding.orders, _NAMED))
+            whom = whom_to_ask(may, condition.takes)
+            address = _address(request, site, condition)
+            if address and leaves_out_problems and condition.overlaps_problems:
+                address += "&attention=none"
             yield Card(
                 condition.severity,
                 capfirst(condition.in_words(finding.count, has_more=finding.has_more)),
-                tuple(filter(None, (finding.explain(), str(condition.remedy)))),
-                _address(request, site, condition),
+                tuple(filter(None, (finding.explain(), str(condition.remedy), whom))),
+                address,
                 named,
                 finding.count - len(named) if named else 0,
             )

@@ -32,8 +32,9 @@ from giftcards.models.order_queries import (
     SALE_UNKNOWN,
     UNFINISHED,
 )
-from giftcards.models.orders import WITH_OTHER_PROBLEMS
+from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.models.times import read_moment
+from giftcards.statuses import Status
 
 # The most keys in one statement.
 _FEW = 1_000
@@ -81,10 +82,13 @@ class AttentionFilter(ConditionFilter):
     parameter_name = "attention"
     conditions = {
         "needed": (_("Needs a person"), NEEDING_ATTENTION),
-        # The start page links to these.
+        # Its parts, to which the start page links.
+        "lost": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "price": (_("Held because of its price"), HELD_FOR_PRICE),
         "review": (_("To be approved before it is bought"), HELD_FOR_REVIEW),
+        # For the cards of the start page about orders that are not among these.
+        "none": (_("Has no problem"), WITHOUT_PROBLEMS),
     }
 
 

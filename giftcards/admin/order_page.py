@@ -161,6 +161,7 @@ class OrderPage(OrderPages):
             **other_orders(self, request, order),
             "double": double_of(self, request, order),
             "buttons": self.get_order_buttons(request, order),
+            "whom_to_ask": self.whom_to_ask(request, order),
             "owner": owner_in_words(order),
             "may_take": may_take,
             "is_own": may_take and order.owner == request.user.get_username(),

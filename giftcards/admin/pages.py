@@ -27,6 +27,7 @@ from giftcards.admin.provider import pause_in_words
 from giftcards.conf import conf
 from giftcards.display import isolated, named, zoned_moment
 from giftcards.engine.task_queue import wake_worker
+from giftcards.management.roles import whom_to_ask
 from giftcards.models import Order, OrderQuerySet, Product
 from giftcards.models.catalogue import Names
 
@@ -54,6 +55,16 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         found = buttons(self, request, order, actions)
         links = chain.from_iterable(extensions.called("buttons", self, request, order))
         return in_order([*found, *links])
+
+    def whom_to_ask(self, request: HttpRequest, order: Order) -> str:
+        """A sentence for a person who lacks a button for which the order waits; "" for others."""
+        lacking = [
+            permission
+            for action in extensions.items("actions")
+            if action.takes and not action.permission(self, request) and action.is_offered(order)
+            for permission in action.takes
+        ]
+        return whom_to_ask(request.user.has_perm, lacking)
 
     def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
         """The order of a page. Raises ``PermissionDenied`` unless it is visible and ``allowed``."""

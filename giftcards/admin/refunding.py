@@ -220,6 +220,7 @@ PAY_BACK = OrderAction(
     route="<key>/pay-back/",
     label=_("Pay back the customer"),
     permission=may("giftcards.settle_refund"),
+    takes=("giftcards.settle_refund",),
     is_offered=lambda order: bool(order.open_amount),
     before=_why_nothing_is_owed,
     form=_refund_form,

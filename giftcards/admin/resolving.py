@@ -382,6 +382,7 @@ RESOLVE = OrderAction(
     route="<key>/resolve/",
     label=_("What happened to this order?"),
     permission=may("giftcards.resolve_order"),
+    takes=("giftcards.resolve_order",),
     is_offered=lambda order: order.status == Status.UNCONFIRMED,
     template="resolve",
     context=_resolve_context,

@@ -114,8 +114,9 @@ def _adding_up(amounts: Iterable[Decimal]) -> str:
     return gettext("Together %(amount)s.") % {"amount": money_text(sum(amounts, _ZERO))}
 
 
-def _are_missing(_standing: Standing) -> Finding | None:
-    missing = missing_refunds()
+def _are_missing(standing: Standing) -> Finding | None:
+    # Each is a problem of its order.
+    missing = {} if standing.leaves_out_problems else missing_refunds()
     if not missing:
         return None
     return Finding(
@@ -217,7 +218,7 @@ CONDITIONS = (
             "%(count)s refunds that the provider has not credited back",
             "count",
         ),
-        remedy=_("Look for it in the account at the provider, and ask its support."),
+        remedy=_("Look for each in the account at the provider, and ask its support."),
         ended=_("The provider has credited back what it promised."),
         page="giftcards_order_changelist",
         query="?ledger=missing&attention=needed",
@@ -234,8 +235,8 @@ CONDITIONS = (
             "count",
         ),
         remedy=_(
-            "Find out who ordered it: the account may be used elsewhere as well. It is told for a"
-            " week."
+            "Find out whom each belongs to: the account may be used elsewhere as well. It is told"
+            " for a week."
         ),
         ended=_("The ledger of the last days has no entry of an unknown order any more."),
         page=_LEDGER,
@@ -265,7 +266,7 @@ CONDITIONS = (
         headline=ngettext_lazy(
             "%(count)s closed month has changed", "%(count)s closed months have changed", "count"
         ),
-        remedy=_("Look at what differs, tell who has the old figures, and close the month again."),
+        remedy=_("Look at what differs, tell who has the old figures, and close each month again."),
         ended=_("No closed month differs from its record any more."),
         page="giftcards_order_close_month",
         query="?month=changed",

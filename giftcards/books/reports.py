@@ -153,7 +153,7 @@ class Column(NamedTuple):
 # In their order everywhere. Files have the columns that tell costs behind the others.
 COLUMNS = (
     Column("orders", _("orders"), Side.CARDS, "orders"),
-    Column("rejected", _("Rejected"), Side.CARDS),
+    Column("rejected", _("Rejected orders"), Side.CARDS),
     Column("cards_ordered", _("Cards ordered"), Side.CARDS, "cards"),
     Column("cards_delivered", _("Cards delivered"), Side.CARDS, "delivered"),
     Column("ordered_amount", _("Ordered"), Side.PROVIDER, "ordered"),

@@ -78,7 +78,9 @@ CONDITIONS = (
             "%(count)s messages to customers could not be sent yet",
             "count",
         ),
-        remedy=_("It is tried again automatically. If it lasts, the mail server needs a look."),
+        remedy=_(
+            "Sending is tried again automatically. If it lasts, the mail server needs a look."
+        ),
         ended=_("Messages to customers are sent again."),
         page=_MESSAGES,
         query="?customers=late",
@@ -112,6 +114,7 @@ CONDITIONS = (
             "%(count)s persons cannot be sent digests",
             "count",
         ),
+        remedy=_("The list says why. Correct the address, or have the mail server looked at."),
         is_in_digests=False,
         page="giftcards_delivery_staffdigest_changelist",
         is_above_list=True,

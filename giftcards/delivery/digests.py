@@ -155,7 +155,7 @@ class _Round:
         told = Told.of(digest)
         new = _new(told, situation, self._happened(since, until))
         may = permissions_of(person) if new else bool
-        items = [item for item in new if may(item.alert.permission)]
+        items = [replace(item, may=may) for item in new if may(item.alert.permission)]
         if items and (trouble := _tell(person, items, self._limits)):
             _note_failure(digest, items, trouble)
             return False

@@ -16,12 +16,13 @@ from django.apps import apps
 from django.db.models import Max, QuerySet
 from django.urls import NoReverseMatch, reverse
 from django.utils.text import capfirst
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext_lazy
 
 from giftcards.conditions import CONDITIONS, MOST, Alert, Condition, Finding, Severity, Standing
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.management.roles import whom_to_ask
 from giftcards.models import Card, Order
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.statuses import Status
@@ -33,6 +34,8 @@ _LATEST_ENTRIES = 10_000
 
 _ORDERS = "giftcards_order_changelist"
 
+# The permissions that their advice takes.
+_TAKES = ("giftcards.add_order", "giftcards.settle_refund")
 _warning = partial(Alert, severity=Severity.WARNING)
 #: The texts for events.
 EVENTS: Mapping[str, Alert] = {
@@ -59,7 +62,8 @@ EVENTS: Mapping[str, Alert] = {
             headline=ngettext_lazy(
                 "%(count)s order partly delivered", "%(count)s orders partly delivered", "count"
             ),
-            remedy=_("Order the missing cards again, or pay the customer back for them."),
+            remedy=_("Order the missing cards of each order again, or pay its customer back."),
+            takes=_TAKES,
             page=_ORDERS,
             query=f"?status__exact={Status.PARTIALLY_FILLED}",
         ),
@@ -71,7 +75,8 @@ EVENTS: Mapping[str, Alert] = {
                 "%(count)s orders not delivered and credited back",
                 "count",
             ),
-            remedy=_("Order the cards again, or pay the customer back."),
+            remedy=_("Order the missing cards of each order again, or pay its customer back."),
+            takes=_TAKES,
             page=_ORDERS,
             query=f"?status__exact={Status.REFUNDED}",
         ),
@@ -81,7 +86,10 @@ EVENTS: Mapping[str, Alert] = {
             headline=ngettext_lazy(
                 "%(count)s order rejected", "%(count)s orders rejected", "count"
             ),
-            remedy=_("Nothing was bought. Order the cards again, or pay the customer back."),
+            remedy=_(
+                "Nothing was bought. Order the cards of each order again, or pay its customer back."
+            ),
+            takes=_TAKES,
             page=_ORDERS,
             query=f"?status__exact={Status.REJECTED}",
         ),
@@ -93,7 +101,7 @@ EVENTS: Mapping[str, Alert] = {
                 "%(count)s orders with cards that cannot be opened",
                 "count",
             ),
-            remedy=_("The customer has seen that, and not the code. Ask your developer."),
+            remedy=_("Each customer has seen that, and not the code. Ask your developer."),
         ),
         _warning(
             code="locked",
@@ -103,7 +111,7 @@ EVENTS: Mapping[str, Alert] = {
                 "%(count)s links locked after wrong PINs",
                 "count",
             ),
-            remedy=_("Ask the customer whether it was them, and send a new link."),
+            remedy=_("Ask each customer whether it was them, and send a new link."),
         ),
         _warning(
             code="reveals",
@@ -114,8 +122,8 @@ EVENTS: Mapping[str, Alert] = {
                 "count",
             ),
             remedy=_(
-                "It was refused. If this is not the person's usual work, ask them: somebody else"
-                " may use their account."
+                "Nothing more was revealed. If this is not the person's usual work, ask them:"
+                " somebody else may use their account."
             ),
             page="giftcards_cardreveal_changelist",
         ),
@@ -161,6 +169,8 @@ class Item:
     orders: tuple[Mention, ...] = ()
     #: Returns the details as plain text, or "".
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
+    #: Tells whether the reader has a permission.
+    may: Callable[[str], bool] = field(default=bool, repr=False, compare=False)
 
     @classmethod
     def about(cls, alert: Alert, finding: Finding) -> Self:
@@ -196,8 +206,9 @@ class Item:
 
     @property
     def remedy(self) -> str:
-        """The advice on the news; "" if there is nothing to do."""
-        return "" if self.has_ended else str(self.alert.remedy)
+        """The advice on the news, and whom to ask; "" if there is nothing to do."""
+        parts = str(self.alert.remedy), whom_to_ask(self.may, self.alert.takes)
+        return "" if self.has_ended else " ".join(filter(None, parts))
 
     @property
     def url(self) -> str:
@@ -211,7 +222,9 @@ class Item:
     def text(self) -> str:
         """The whole item as one line of plain text."""
         names = ", ".join(order.reference for order in self.orders)
-        title = f"{self.headline}: {names}" if names else self.headline
+        title = self.headline
+        if names:
+            title = gettext("%(label)s: %(value)s") % {"label": title, "value": names}
         return " ".join(filter(None, (_as_sentence(title), self.detail, self.remedy)))
 
     @property

@@ -9,12 +9,13 @@ those that it removes come back only by a repair.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from django.apps import apps
 from django.contrib.auth.models import Group, Permission
 from django.db import IntegrityError, router, transaction
+from django.utils.translation import gettext
 
 from giftcards.exceptions import ConfigurationError
 
@@ -58,6 +59,19 @@ ROLES: Mapping[str, Collection[str]] = {
         "view_customerrefund",
     ),
 }
+
+
+def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
+    """A sentence with the roles of those who may do it all; "" for a person who may.
+
+    ``permissions`` are such as ``giftcards.add_order``; ``may`` tells whether the person has one.
+    """
+    if all(map(may, permissions)):
+        return ""
+    wanted = {permission.removeprefix("giftcards.") for permission in permissions}
+    roles = [name for name, held in ROLES.items() if wanted <= set(held)]
+    text = gettext("For what you may not do yourself, ask a colleague with this role: %(roles)s.")
+    return text % {"roles": " / ".join(f"\u2068{name}\u2069" for name in roles)}
 
 
 class Role(NamedTuple):

@@ -39,7 +39,12 @@ from giftcards.models.fields import (
     is_same_json,
     plain_line,
 )
-from giftcards.models.order_queries import HELD, NEEDING_ATTENTION, OrderQueries
+from giftcards.models.order_queries import (
+    HELD_FOR_PRICE,
+    HELD_FOR_REVIEW,
+    NEEDING_ATTENTION,
+    OrderQueries,
+)
 from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.terms import OrderTerm
 from giftcards.models.times import LONGEST_HOLD, SLACK, MomentField, is_ahead
@@ -1047,7 +1052,19 @@ class Order(models.Model):
         return change
 
 
-# Orders that need a person, and neither are lost nor wait for a decision. The subquery reads the
-# open orders; with columns of its own beside "needs_attention", SQLite would read the whole table.
-_LOST_OR_HELD = Order.objects.open().filter(HELD | Q(status=Status.UNCONFIRMED)).order_by()
-WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~Q(pk__in=_LOST_OR_HELD.values("pk"))
+def _among(orders: models.QuerySet[Order]) -> Q:
+    """The condition that an order is one of ``orders``.
+
+    As a subquery: with several columns beside each other, SQLite may read the whole table.
+    """
+    return Q(pk__in=orders.order_by().values("pk"))
+
+
+# The parts of NEEDING_ATTENTION: each order is in one. A held order keeps its problem.
+_OPEN = Order.objects.open()
+LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
+WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(
+    _OPEN.filter(HELD_FOR_PRICE | HELD_FOR_REVIEW | Q(status=Status.UNCONFIRMED))
+)
+# The opposite of NEEDING_ATTENTION, for a few orders that another index finds.
+WITHOUT_PROBLEMS = ~_among(Order.objects.filter(NEEDING_ATTENTION))

@@ -18,7 +18,8 @@ from django.urls import path, reverse
 from django.utils import timezone, translation
 
 from giftcards.admin import DeskAdmin, OrderAdmin
-from giftcards.conditions import CONDITIONS
+from giftcards.conditions import CONDITIONS, Standing
+from giftcards.engine.health import Waiting
 from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.management.roles import ROLES
@@ -27,7 +28,7 @@ from giftcards.problems import Kind, Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
-from tests.pages import START, cards, listed, plain, read, sign_in, text
+from tests.pages import START, cards, listed, order_page, plain, read, sign_in, text
 from tests.stage import ago, record_order, refuse_key
 
 pytestmark = pytest.mark.django_db
@@ -47,8 +48,9 @@ def _with_problem() -> None:
 
 
 def _unconfirmed() -> None:
-    make_order(reference="w-1", status=Status.UNCONFIRMED, due_at=None)
-    make_order(reference="w-2", status=Status.UNCONFIRMED, due_at=timezone.now())
+    lost: Any = {"status": Status.UNCONFIRMED, "problems": [Problem("answer_lost")]}
+    make_order(reference="w-1", **lost, due_at=None)
+    make_order(reference="w-2", **lost, due_at=timezone.now())
 
 
 def _recorded(reference: str) -> Order:
@@ -91,12 +93,12 @@ def _no_worker() -> None:
 # The condition; what makes it hold; the card's title, and how its sentences begin; its rows, if it
 # is about rows.
 HELD = [
-    ("problems", _with_problem, "1 order with a problem", "The page of the order says", 1),
+    ("problems", _with_problem, "1 order with a problem", "The page of an order says", 1),
     ("unconfirmed", _unconfirmed, "2 unconfirmed orders", "1 of them waits for a person", 2),
     ("price", _held_for_price, "1 order held because of its price", "Approve the price", 1),
     ("review", _held_for_review, "1 order to be approved before it is bought", "Approve or", 1),
     ("owed", _owed, "2 orders whose customers are owed money", "Together 3,850 DA. Order the", 2),
-    ("planned", _planned, "1 order with a refund to be paid", "Together 1,100 DA. Pay it,", 1),
+    ("planned", _planned, "1 order with a refund to be paid", "Together 1,100 DA. Pay each", 1),
     ("delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
     ("refused", refuse_key, "Urgent Requests to the provider are paused", "The provider ref", None),
     ("provider", _silent, "Urgent Requests to the provider fail", "", None),
@@ -115,7 +117,9 @@ def test_what_is_wrong_has_a_card_that_leads_to_exactly_its_rows(
     assert title in found
     shown, address = found[title]
     assert plain(shown).startswith(sentence)
-    assert address == reverse(f"admin:{CONDITIONS[code].page}") + CONDITIONS[code].query
+    condition = CONDITIONS[code]
+    apart = "&attention=none" if condition.overlaps_problems else ""
+    assert address == reverse(f"admin:{condition.page}") + condition.query + apart
     if rows is None:
         assert boss.get(address).status_code == 200
     else:
@@ -167,6 +171,76 @@ def test_each_role_sees_its_own_cards(
     html = read(sign_in(*permissions).get(START))
     assert ('class="giftcards-desk"' in html) == (titles is not None)
     assert set(cards(html)) == (titles or set())
+
+
+def _of_each_kind() -> None:
+    """Orders of each kind to do, and some with a problem that are about something else, too."""
+    trouble = Problem("figure_unknown", {"field": "price_per_card"})
+    _held_for_price()
+    hold_for_review(_recorded("h-3"), objection="A large order.")
+    lost: Any = {"status": Status.UNCONFIRMED, "problems": [Problem("answer_lost")]}
+    make_order(reference="l-1", **lost, due_at=None)
+    make_order(reference="l-2", status=Status.UNCONFIRMED)
+    for number, answer in enumerate((PARTIAL, REFUNDED, PARTIAL)):
+        order = settle(f"o-{number}", answer, sale_price=Decimal(550))
+        if number:
+            order.replace_problems(Kind.ANSWER, [trouble])
+    planned = settle("p-1", PARTIAL, sale_price=Decimal(550))
+    record_refund(planned, amount=1100, reference="r-1", is_paid=False)
+    make_guide_order(Status.DELAYED, reference="d-1", problems=[trouble])
+    make_guide_order(Status.DELAYED, reference="d-2")
+
+
+@pytest.mark.parametrize("role", [*ROLES, ""])
+def test_an_order_is_on_one_card_and_orders_to_do_are_as_many_everywhere(
+    role: str, boss: Client
+) -> None:
+    _of_each_kind()
+    client = sign_in(*ROLES[role]) if role else boss
+    found = cards(read(client.get(START)))
+    on_cards = [name for shown, _to in found.values() for name in re.findall(r"[a-z]-\d", shown)]
+    assert len(on_cards) == len(set(on_cards))
+    assert {title: listed(client, to) for title, (_shown, to) in found.items()} == {
+        title: int(title.split()[0]) for title in found
+    }
+    to_do = [listed(client, to) for _shown, to in found.values() if "?attention=" in to]
+    number = listed(boss, "/admin/giftcards/order/?attention=needed")
+    assert number == 6
+    assert sum(to_do) == (number if "check_order" in ROLES.get(role, ["check_order"]) else 0)
+    assert Order.objects.needing_attention().count() == Waiting.read().needing_attention == number
+    told = CONDITIONS["attention"].judge(Standing())
+    assert told
+    assert told.count == number
+
+
+@pytest.mark.parametrize(
+    ("role", "asked"),
+    [
+        ("Gift card support", "Gift card manager"),
+        ("Gift card accountant", "Gift card manager"),
+        ("Gift card manager", ""),
+    ],
+)
+def test_who_may_not_follow_the_advice_reads_whom_to_ask(role: str, asked: str) -> None:
+    _held_for_price()
+    owed = settle("w-1", PARTIAL, sale_price=Decimal(550))
+    client = sign_in(*ROLES[role])
+    sentence = "For what you may not do yourself, ask a colleague with this role: "
+    asking = f"{sentence}{asked}." if asked else ""
+    for shown, _to in cards(read(client.get(START))).values():
+        assert plain(shown).partition(sentence)[1:] == (
+            (sentence, f"{asked}.") if asked else ("", "")
+        )
+    page = plain(text(read(client.get(order_page(owed)))))
+    assert (sentence in page) == bool(asked)
+    assert asking in page
+
+
+def test_every_card_says_what_to_do() -> None:
+    # Their details say it.
+    detailed = {"refused", "balance"}
+    shown = {code for code, one in CONDITIONS.items() if one.headline and one.is_on_start_page}
+    assert {code for code in shown - detailed if not CONDITIONS[code].remedy} == set()
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -260,7 +334,7 @@ def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, bos
     settle("other", REFUNDED, sale_price=Decimal(550))
     html = read(boss.get(page))
     shown, address = cards(html)["1 order whose customer is owed money"]
-    assert address == "/branch/giftcards/order/?refund=owed"
+    assert address == "/branch/giftcards/order/?refund=owed&attention=none"
     assert "Together" not in shown
     assert "other" not in text(html).split("Waiting for you")[1].split("Gift cards")[0]
     assert "Today" not in text(html)

@@ -305,7 +305,7 @@ class TestReports:
             {
                 **keys,
                 "Orders": "1",
-                "Rejected": "0",
+                "Rejected orders": "0",
                 "Cards ordered": "5",
                 "Cards delivered": "3",
                 "Paid by customers": "2750.00",

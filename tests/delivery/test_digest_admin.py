@@ -43,7 +43,7 @@ def failing(address: str = "boss@shop.example", **values: Any) -> StaffDigest:
 
 
 def test_the_list_says_who_was_told_when_and_what(browser: Client) -> None:
-    last = [["attention", 2, False], ["refused", 1, True], ["of a later version", 1, False]]
+    last = [["problems", 2, False], ["refused", 1, True], ["of a later version", 1, False]]
     StaffDigest.objects.create(
         address="boss@shop.example", sent_at=timezone.now(), told={"last": last}
     )
@@ -53,7 +53,7 @@ def test_the_list_says_who_was_told_when_and_what(browser: Client) -> None:
     assert software[0] == "the shop's software"
     assert software[1:] == ["none yet", "", "in order", ""]
     assert boss[0] == "boss@shop.example"
-    assert boss[2] == "2 orders to doRequests to the provider are not paused any more."
+    assert boss[2] == "2 orders with problemsRequests to the provider are not paused any more."
     assert boss[3:] == ["in order", ""]
 
 

@@ -78,7 +78,7 @@ def _news() -> None:
     for status in (Status.PARTIALLY_FILLED, Status.REFUNDED, Status.REJECTED, Status.FULFILLED):
         make_guide_order(status, settled_at=lately)
     make_guide_order(Status.DELAYED, problems=[Problem("late", {})])
-    make_order(Status.UNCONFIRMED)
+    make_order(Status.UNCONFIRMED, problems=[Problem("answer_lost")])
     order = make_guide_order(Status.FULFILLED, settled_at=lately)
     message = {"order": order, "kind": "delivered", "address": "x@example.com", "language": "fr"}
     Delivery.objects.create(**message, key="1", status="failed", failed_at=lately)
@@ -106,7 +106,7 @@ def test_looking_for_news_reads_no_whole_table() -> None:
     assert statements
     assert [statement for statement in statements if statement.scans] == []
     assert set(situation.matters) == {
-        "attention",
+        "problems",
         "unconfirmed",
         "delayed",
     }
@@ -131,5 +131,5 @@ def test_a_tick_asks_one_small_question(settings: Any, django_assert_num_queries
         assert digests.send_due(Limits()) == 0
     assert statements == []
     StaffDigest.objects.update(next_attempt_at=None)
-    with django_assert_num_queries(19):
+    with django_assert_num_queries(21):
         assert digests.send_due(Limits()) == 0

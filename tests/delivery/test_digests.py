@@ -121,11 +121,11 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(
     settled(Status.FULFILLED, "web-5")
     make_guide_order(Status.HANDLING, reference="web-6", problems=[TROUBLE])
     make_guide_order(Status.DELAYED, reference="web-7")
-    make_order(Status.UNCONFIRMED, reference="web-8")
+    make_order(Status.UNCONFIRMED, reference="web-8", problems=[Problem("answer_lost")])
     [digest] = sent()
     assert digest.to == [BOSS]
     assert digest.from_email == "Shop <shop@shop.example>"
-    assert digest.subject == "The Shop: 1 order to do, 1 unconfirmed order and more"
+    assert digest.subject == "The Shop: 1 order with a problem, 1 unconfirmed order and more"
     for text in (digest.body, html_of(digest)):
         for headline in (
             "2 orders partly delivered",
@@ -140,7 +140,7 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(
             key = Order.objects.get(reference=reference).pk
             assert reference in text
             assert f"{ADMIN}/order/{key}/change/" in text
-        assert f"{ADMIN}/order/?attention=needed" in text
+        assert f"{ADMIN}/order/?attention=other" in text
         assert f"{ADMIN}/order/?status__exact=PARTIALLY_FILLED" in text
 
 
@@ -206,7 +206,7 @@ def test_the_same_is_told_once_and_only_if_there_is_something_new(
     make_guide_order(Status.HANDLING, reference="web-3", problems=[TROUBLE])
     let_pass(minutes=31)
     [digest] = sent()
-    assert digest.subject == "The Shop: 1 order to do"
+    assert digest.subject == "The Shop: 1 order with a problem"
     assert "web-3" in digest.body
     assert "web-2" not in digest.body
 
@@ -267,7 +267,7 @@ def test_beyond_a_thousand_is_said_without_counting_on(
     for number in range(4):
         make_guide_order(Status.HANDLING, reference=f"web-{number}", problems=[TROUBLE])
     [digest] = sent()
-    assert digest.subject == "The Shop: 2 orders to do or more"
+    assert digest.subject == "The Shop: 2 orders with problems or more"
 
 
 class TestStates:
@@ -364,7 +364,7 @@ class TestStates:
         ):
             assert text in plain
         # Support is told of the order, and not of the money.
-        assert by_address[SUPPORT["address"]].subject == "The Shop: 1 order to do"
+        assert by_address[SUPPORT["address"]].subject == "The Shop: 1 order with a problem"
 
         unknown.delete()
         Order.objects.filter(pk=lacking.pk).update(is_credited=True)
@@ -768,7 +768,7 @@ class TestCause:
 
     def test_the_first_digest_of_an_outage_names_the_cause_beside_the_orders(self) -> None:
         assert sent() == []
-        make_order(Status.UNCONFIRMED, reference="web-1")
+        make_order(Status.UNCONFIRMED, reference="web-1", problems=[Problem("answer_lost")])
         let_pass(minutes=1)
         both = sent()
         assert [digest.to[0] for digest in both] == [BOSS, SUPPORT["address"]]
@@ -784,7 +784,7 @@ class TestCause:
 
     def test_a_failure_or_two_are_no_cause(self) -> None:
         ProviderState.objects.update(outages=2)
-        make_order(Status.UNCONFIRMED, reference="web-1")
+        make_order(Status.UNCONFIRMED, reference="web-1", problems=[Problem("answer_lost")])
         let_pass(minutes=1)
         assert {digest.subject for digest in sent()} == {"The Shop: 1 unconfirmed order"}
 
@@ -865,8 +865,8 @@ class TestSignal:
                     "rejected",
                     1,
                     Severity.WARNING,
-                    "1 order rejected: web-1. Nothing was bought. Order the cards again, or pay"
-                    " the customer back.",
+                    "1 order rejected: web-1. Nothing was bought. Order the cards of each order"
+                    " again, or pay its customer back.",
                 )
             ]
         ]

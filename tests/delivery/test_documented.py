@@ -139,4 +139,4 @@ def test_the_chat_of_the_shop_is_told_what_is_to_do(settings: Any) -> None:
         assert staff_news.disconnect(receiver, dispatch_uid="shop.tell_chat")
     assert timeouts == {10}
     assert "order-7" not in told[0]
-    assert "1 order to do: order-7" in told[-1]
+    assert "1 order with a problem: order-7" in told[-1]

@@ -147,7 +147,8 @@ def _in_words(row: Row, report: Report) -> str:
 
 def _amounts(figures: Figures) -> Iterator[str]:
     for series, value in zip(SERIES, _values(figures), strict=True):
-        yield f"{series.label}: {money_text(value)}"
+        parts = {"label": series.label, "value": money_text(value)}
+        yield gettext("%(label)s: %(value)s") % parts
 
 
 def _short(key: date, report: Report) -> str:

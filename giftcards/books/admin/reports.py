@@ -70,9 +70,8 @@ from giftcards.statuses import Status
 _MINUTE, _HOUR = 60, 3_600
 
 _LABELS = {column.name: column.label for column in COLUMNS} | {
-    # These have another name on the page than in files.
+    # With a capital.
     "orders": _("Orders"),
-    "rejected": _("Rejected orders"),
 }
 # The filters of the list that find the orders of a figure.
 _FILTERS: Mapping[str, Mapping[str, str]] = {
