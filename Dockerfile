@@ -1,5 +1,5 @@
 # The example shop, with the app as a wheel. compose.yaml says what runs in it.
-FROM python:3.13-trixie AS build
+FROM python:3.13-trixie@sha256:c68b61ac211bc17bda0dfabff372246fd7dbb7dceaeabdb01cd6042a197c53c2 AS build
 ENV UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_PROJECT_ENVIRONMENT=/venv
@@ -11,7 +11,7 @@ RUN python -m pip install --no-cache-dir uv==0.13.9 \
 RUN DJANGO_SECRET_KEY=none GIFTCARDS_API_KEY=none GIFTCARDS_ENCRYPTION_KEYS=none EXAMPLE_DIR=/tmp/none \
     /venv/bin/python manage.py collectstatic --no-input --settings example_project.container
 
-FROM python:3.13-slim-trixie
+FROM python:3.13-slim-trixie@sha256:9662417aace5ae7b8e2609cce472b72a8958e134ba372808abe9cc1a0c0125e6
 ENV DJANGO_SETTINGS_MODULE=example_project.container \
     EXAMPLE_DIR=/data \
     PATH=/venv/bin:$PATH \

@@ -71,6 +71,8 @@ def _secret(variable: str, name: str, fresh: str) -> str:
 DEBUG = os.environ.get("DJANGO_DEBUG") == "1"
 SECRET_KEY = _secret("DJANGO_SECRET_KEY", "secret-key", secrets.token_urlsafe(50))
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+# The proxies between the visitors and the shop, for proxies.py.
+PROXIES = 0
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -120,6 +122,7 @@ TEMPLATES = [
 # The pure-Python driver, so that a MariaDB or MySQL address works without a compiler.
 pymysql.install_as_MySQLdb()
 DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")}
+SILENCED_SYSTEM_CHECKS: list[str] = []
 match DATABASES["default"]["ENGINE"]:
     case "django.db.backends.sqlite3":
         if not str(DATABASES["default"]["NAME"]).startswith((":memory:", "file:")):
@@ -208,7 +211,8 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.ScopedRateThrottle"],
     "DEFAULT_THROTTLE_RATES": {"token": "10/min", "orders": "60/min", "cards": "10/min"},
-    # The proxies before the site. If it is not set, who asks may make up any address.
+    # None tells REST framework the address of who asks: it is REMOTE_ADDR, also behind proxies
+    # (proxies.py). If it is not set, who asks may make up any address.
     "NUM_PROXIES": 0,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import stat
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, RequestFactory
+from django.utils.module_loading import import_string
+from rest_framework.throttling import BaseThrottle
 
 SETTINGS = Path(__file__).resolve().parent.parent / "example_project" / "settings.py"
 SECRETS = {
@@ -40,6 +45,23 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
         return runpy.run_path(str(SETTINGS))
 
     return load
+
+
+@pytest.fixture
+def contained(load: Load, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[..., None]:
+    """Have the site take the settings that a container adds, in such an environment."""
+
+    def contained(**variables: str) -> None:
+        load(**variables)
+        added = runpy.run_path(str(SETTINGS.with_name("container.py")))
+        ours = [name for name in added["MIDDLEWARE"] if name.startswith("example_project.")]
+        for name in added:
+            if name.startswith(("SECURE_", "SESSION_", "CSRF_", "LANGUAGE_COOKIE", "PROXIES")):
+                setattr(settings, name, added[name])
+        settings.ALLOWED_HOSTS = added["ALLOWED_HOSTS"]
+        settings.MIDDLEWARE = [*ours, *settings.MIDDLEWARE]
+
+    return contained
 
 
 def permissions(path: Path) -> int:
@@ -125,3 +147,90 @@ def test_the_example_has_the_mail_settings_of_the_django_that_reads_it(
 @pytest.mark.parametrize(("value", "debug"), [(None, False), ("0", False), ("1", True)])
 def test_debug_is_off_unless_it_is_asked_for(value: str | None, debug: bool, load: Load) -> None:
     assert load(**({} if value is None else {"DJANGO_DEBUG": value}))["DEBUG"] is debug
+
+
+# The container behind proxies.
+
+BEHIND_TLS = {"DJANGO_ALLOWED_HOSTS": "shop.example", "DJANGO_PROXIES": "1"}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("variables", "headers", "origin"),
+    [
+        ({}, {"host": "shop.example", "x-forwarded-proto": "https"}, "https://shop.example"),
+        (
+            {"DJANGO_PROXY_SSL_HEADER": "X-Scheme"},
+            {"host": "shop.example", "x-scheme": "https"},
+            "https://shop.example",
+        ),
+        # A proxy that asks for another host than the visitor did.
+        (
+            {"DJANGO_CSRF_TRUSTED_ORIGINS": "https://shop.example:8443"},
+            {"host": "localhost:8000", "x-forwarded-proto": "https"},
+            "https://shop.example:8443",
+        ),
+    ],
+)
+def test_behind_a_proxy_with_tls_people_sign_in_and_their_cookies_are_for_tls_only(
+    variables: dict[str, str],
+    headers: dict[str, str],
+    origin: str,
+    contained: Callable[..., None],
+    admin_user: Any,
+) -> None:
+    contained(**BEHIND_TLS, **variables)
+    browser = Client(enforce_csrf_checks=True, headers=headers)
+    page = browser.get("/admin/login/").content.decode()
+    [token] = re.findall(r'csrfmiddlewaretoken" value="(\w+)"', page)
+    given = {"username": "admin", "password": "password", "csrfmiddlewaretoken": token}
+    sent = {"origin": origin, "referer": f"{origin}/admin/login/"}
+    answer = browser.post("/admin/login/", given, headers=headers | sent)
+    assert (answer.status_code, answer["Strict-Transport-Security"]) == (302, "max-age=3600")
+    assert {name: bool(each["secure"]) for name, each in answer.cookies.items()} == {
+        "csrftoken": True,
+        "sessionid": True,
+    }
+
+
+def test_behind_a_proxy_with_tls_whoever_asks_without_is_sent_on(
+    contained: Callable[..., None],
+) -> None:
+    contained(**BEHIND_TLS)
+    answer = Client(headers={"host": "shop.example"}).get("/")
+    assert (answer.status_code, answer["Location"]) == (301, "https://shop.example/")
+
+
+@pytest.mark.parametrize(
+    ("proxies", "told", "address"),
+    [
+        ("0", "203.0.113.1", "127.0.0.1"),
+        ("1", "203.0.113.1", "203.0.113.1"),
+        # What a visitor has made up stands before what the proxies add.
+        ("1", "9.9.9.9, 203.0.113.1", "203.0.113.1"),
+        ("2", "9.9.9.9, 203.0.113.1, 192.0.2.7", "203.0.113.1"),
+        # It did not come through both of them.
+        ("2", "203.0.113.1", "127.0.0.1"),
+        ("1", "", "127.0.0.1"),
+    ],
+)
+def test_throttles_and_traces_go_by_the_address_that_the_proxies_tell(
+    proxies: str,
+    told: str,
+    address: str,
+    contained: Callable[..., None],
+    settings: Any,
+) -> None:
+    contained(DJANGO_PROXIES=proxies)
+    seen: list[str] = []
+
+    def page(request: HttpRequest) -> HttpResponse:
+        seen.append(BaseThrottle().get_ident(request))
+        return HttpResponse()
+
+    request = RequestFactory(headers={"x-forwarded-for": told}).get("/")
+    for name in settings.MIDDLEWARE:
+        if name.startswith("example_project."):
+            page = import_string(name)(page)
+    page(request)
+    assert seen == [address]

@@ -425,7 +425,11 @@ class Container:
         self.services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
         self.environment = {
             **{
-                name: re.sub(r"\$\{\w+:(?:-(.*?)|\?)\}", lambda it: it[1] or "for-the-test", value)
+                name: re.sub(
+                    r"\$\{\w+:(?:-(.*?)|\?)\}",
+                    lambda it: "for-the-test" if it[1] is None else it[1],
+                    value,
+                )
                 for name, value in self.services["web"]["environment"].items()
             },
             "DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",

@@ -63,6 +63,16 @@ def test_what_others_bring_is_frozen_to_a_commit_with_its_version(file: str, pat
 
 @pytest.mark.parametrize(
     ("file", "pattern"),
+    [("Dockerfile", r"^FROM (\S+)"), ("compose.yaml", r"^ +image: (?!giftcards-example$)(\S+)")],
+)
+def test_images_of_others_are_named_by_tag_and_digest(file: str, pattern: str) -> None:
+    named = re.findall(pattern, text(file), re.MULTILINE)
+    assert named
+    assert [it for it in named if not re.fullmatch(r"\w+:[\w.-]+@sha256:[0-9a-f]{64}", it)] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
     [
         (".github/workflows/ci.yml", r"--python (\S+)"),
         (".github/workflows/release.yml", r"--python (\S+)"),
