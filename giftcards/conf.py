@@ -538,7 +538,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     pricing = Setting(
         optional(_pricing, None),
         help="The rule for the prices of your shop: a margin, or a function that takes a"
-        " `ProductType` and returns its price. Without it, offers have no price of yours.",
+        " `ProductType` and returns its price, which the worker stores. Without it, offers have no"
+        " price of yours.",
     )
     low_balance = Setting(
         optional(_amount, None),

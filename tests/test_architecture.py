@@ -128,7 +128,7 @@ WITHIN = {
         "pricing": "",
         "stock": "",
         "moves": "pricing",
-        "reading": "",
+        "reading": "pricing",
         "quotes": "pricing stock",
         "offers": "pricing stock quotes",
         "holds": "quotes offers",

@@ -21,7 +21,7 @@ from giftcards.admin.rows import ReadOnly, ReadOnlyRows, column
 from giftcards.catalogue import (
     PriceMove,
     price_moves,
-    shop_price,
+    price_on_shelf,
     since_yesterday,
     with_available,
 )
@@ -61,12 +61,12 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
     @admin.display(description=_("price in the shop"))
     def price_in_shop(self, kind: ProductType) -> str:
-        price = shop_price(kind)
+        price = price_on_shelf(kind)
         return gettext("off the shelf") if price is None else money(price)
 
     @admin.display(description=_("margin"), empty_value="-")
     def margin(self, kind: ProductType) -> str | None:
-        price = shop_price(kind)
+        price = price_on_shelf(kind)
         return None if price is None or kind.price is None else money(price - kind.price)
 
     @admin.display(description=_("last read"), empty_value="-")

@@ -3,7 +3,7 @@
 from giftcards.catalogue.holds import hold, release
 from giftcards.catalogue.moves import PriceMove, price_moves, since_yesterday
 from giftcards.catalogue.offers import check_offer, offers
-from giftcards.catalogue.pricing import shop_price
+from giftcards.catalogue.pricing import keep_prices, price_on_shelf, shop_price
 from giftcards.catalogue.quotes import Quote, quote
 from giftcards.catalogue.reading import CatalogueReading, counts, keep_current, read_catalogue
 from giftcards.catalogue.stock import with_available
@@ -16,8 +16,10 @@ __all__ = [
     "counts",
     "hold",
     "keep_current",
+    "keep_prices",
     "offers",
     "price_moves",
+    "price_on_shelf",
     "quote",
     "read_catalogue",
     "release",

@@ -33,6 +33,9 @@ def offers() -> QuerySet[ProductType]:
     ``read_at``, what is left of it as ``available``, and its ``shop_price`` by ``PRICING``
     (``None``: there is no rule). Sold out types, those that the rule takes off the shelf, and what
     was told too long ago are left out.
+
+    If the rule is a function, the worker asks it within a minute, and stores its prices. Here are
+    the types that it has priced at their present cost.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - oldest())

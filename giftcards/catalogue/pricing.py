@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from copy import copy
+from datetime import timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from django.db.models import (
@@ -14,17 +16,20 @@ from django.db.models import (
     DecimalField,
     Expression,
     ExpressionWrapper,
+    F,
+    Q,
     QuerySet,
     Value,
 )
 from django.db.models.functions import Cast, Least, Round
-from django.db.models.query import ModelIterable
+from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from giftcards.conf import Margin, conf
 from giftcards.keys.secrecy import place_of
 from giftcards.models import ProductType
 from giftcards.models.fields import MONEY
+from giftcards.models.times import ahead
 
 logger = logging.getLogger(__name__)
 
@@ -41,26 +46,86 @@ _DEAREST = 10**8
 _HIGHEST = 10**11
 #: The seconds that a function may take for one type.
 SLOW = 3.0
+# The worker asks a function again about each type after a minute, for what else it goes by; after
+# it failed, or was slow, later. So many types are stored at once.
+_AGAIN = timedelta(minutes=1)
+_AGAIN_AFTER_FAILURE = timedelta(minutes=15)
+_BATCH = 200
 
 
 def shop_price(kind: ProductType) -> Decimal | None:
     """The shop's price of one card of the type, in dinars, at its present cost.
 
     ``None`` if there is no rule, if the cost is unknown, or if the card is off the shelf: it would
-    earn too little.
+    earn too little, or the shop's function has failed. A function is called, so not in a
+    transaction.
     """
     rule, cost = conf.pricing, kind.price
     if rule is None or not cost or cost > _DEAREST:
         return None
     if isinstance(rule, str):
-        price = _told(rule, kind)
-        return price if price is not None and price >= cost else None
+        return _told(rule, kind)[0]
     price = Decimal(_units(int(cost * 100), rule)) / _DINAR
     return price.quantize(_CENT) if price - cost >= rule.least_margin else None
 
 
-def _told(path: str, kind: ProductType) -> Decimal | None:
-    """The price that the shop's function tells; ``None``, and a line in the log, if it fails."""
+def price_on_shelf(kind: ProductType) -> Decimal | None:
+    """:func:`shop_price`, but as :func:`keep_prices` has stored it if the rule is a function."""
+    rule = conf.pricing
+    if not isinstance(rule, str):
+        return shop_price(kind)
+    is_current = kind.priced_by == rule and kind.priced_cost == kind.price
+    return kind.function_price if is_current else None
+
+
+def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
+    """Ask the shop's function for the prices of types, and store them; for the tick.
+
+    First about those that it was not asked about at their present cost; then about all others, as
+    the answer may depend on more. If the rule is no function, there is nothing to do.
+    """
+    rule = conf.pricing
+    if not isinstance(rule, str):
+        return
+    keys = list(_due(rule))
+    while keys and may_go_on():
+        batch, keys = keys[:_BATCH], keys[_BATCH:]
+        kinds = ProductType.objects.select_related("product").in_bulk(batch)
+        in_turn = (kinds[key] for key in batch if key in kinds)
+        asked = takewhile(lambda _kind: may_go_on(), in_turn)
+        _store(rule, [(kind, *_told(rule, kind)) for kind in asked])
+
+
+def _due(rule: str) -> Iterator[int]:
+    """Yield the keys of the types about which the function is to be asked, in turn."""
+    kinds = ProductType.objects.for_sale().filter(price__lte=_DEAREST)
+    is_asked = Q(priced_by=rule, priced_cost=F("price"))
+    is_early = ahead("pricing_due_at", timezone.now(), longest=_AGAIN_AFTER_FAILURE)
+    others = kinds.filter(is_asked).exclude(is_early).order_by("pricing_due_at", "pk")
+    for due in (kinds.exclude(is_asked).order_by("pk"), others):
+        yield from due.values_list("pk", flat=True)
+
+
+def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
+    """Store what the function told of types, and whether it could be asked."""
+    now = timezone.now()
+    for kind, price, is_usable in asked:
+        kind.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
+        stored = (kind.priced_by, kind.priced_cost, kind.function_price)
+        if stored != (rule, kind.price, price):
+            kind.priced_at = now
+            kind.priced_by, kind.priced_cost, kind.function_price = rule, kind.price, price
+    ProductType.objects.bulk_update(
+        [kind for kind, *_ in asked],
+        ["pricing_due_at", "priced_at", "priced_by", "priced_cost", "function_price"],
+    )
+
+
+def _told(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
+    """The price that the shop's function tells, and True; or ``None``, and whether that is usable.
+
+    What is not is logged.
+    """
     began_at = time.monotonic()
     answer: Any = None
     try:
@@ -73,7 +138,10 @@ def _told(path: str, kind: ProductType) -> Decimal | None:
         failure = _complaint(answer, seconds=time.monotonic() - began_at)
     if failure:
         logger.error("PRICING %s (%s/%s)", failure, kind.product.product_id, kind.type_id)
-    return None if failure or answer is None else Decimal(answer).quantize(_CENT, ROUND_HALF_UP)
+        return None, False
+    price = None if answer is None else Decimal(answer).quantize(_CENT, ROUND_HALF_UP)
+    is_loss = price is not None and kind.price is not None and price < kind.price
+    return (None if is_loss else price), True
 
 
 def _complaint(answer: object, *, seconds: float) -> str:
@@ -98,21 +166,16 @@ def _units(centimes: N, margin: Margin) -> N:
 
 
 def priced(kinds: QuerySet[ProductType]) -> QuerySet[ProductType]:
-    """``kinds`` on the shelf, each with its :func:`shop_price`; all of them without a rule.
-
-    If the rule is a function, the others are left out only when the rows are read, so that
-    ``count()`` counts them.
-    """
+    """``kinds`` on the shelf, each with its :func:`price_on_shelf`; all of them without a rule."""
     match conf.pricing:
         case None:
             unknown = Value(None, output_field=DecimalField(**MONEY))
             return kinds.annotate(shop_price=unknown)  # type: ignore[no-redef]
         case Margin() as margin:
             return _priced_by_margin(kinds, margin)
-        case _:
-            priced = kinds.all()
-            priced._iterable_class = _PricedByFunction  # noqa: SLF001 (there is no other way)
-            return priced
+        case path:
+            told = kinds.filter(priced_by=path, priced_cost=F("price"), function_price__gt=0)
+            return told.annotate(shop_price=F("function_price"))  # type: ignore[no-redef]
 
 
 def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[ProductType]:
@@ -128,11 +191,3 @@ def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[
     )
     on_shelf = kinds.filter(price__lte=_DEAREST).alias(earned=earned).filter(earned__gte=least)
     return on_shelf.annotate(shop_price=price)  # type: ignore[no-redef]
-
-
-class _PricedByFunction(ModelIterable):  # type: ignore[type-arg]
-    def __iter__(self) -> Iterator[ProductType]:
-        for kind in super().__iter__():
-            kind.shop_price = shop_price(kind)
-            if kind.shop_price is not None:
-                yield kind

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from django.db.models import Max, Q
 from django.utils import timezone
 
+from giftcards.catalogue.pricing import keep_prices
 from giftcards.conf import conf
 from giftcards.engine import outbox
 from giftcards.engine.background import Stopped, ask_when_free
@@ -77,7 +78,7 @@ def read_catalogue(
 
 
 def keep_current(has_time: Callable[[], bool]) -> None:
-    """Read what is due of the catalogue, for some seconds, and announce what has changed.
+    """Read what is due of the catalogue, price it, for some seconds, and announce the changes.
 
     Every ``CATALOGUE_EVERY`` minutes the list is due, and then the types of each product; those of
     products that were ordered within a day, or are on hold, are due four times as often. For the
@@ -86,6 +87,9 @@ def keep_current(has_time: Callable[[], bool]) -> None:
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
         _read_part(every, while_idle(has_time))
+    # Before the shop is told, because its receivers look at the shelf.
+    ends_at = time.monotonic() + _SECONDS
+    keep_prices(lambda: time.monotonic() < ends_at and has_time())
     outbox.announce(has_time, outbox=outbox.OFFERS)
     OfferChange.objects.all().forget()
     Hold.objects.all().forget()

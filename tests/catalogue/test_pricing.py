@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models import F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from giftcards.catalogue import check_offer, hold, offers, quote, shop_price
+from giftcards.catalogue import (
+    check_offer,
+    hold,
+    keep_current,
+    keep_prices,
+    offers,
+    quote,
+    shop_price,
+)
 from giftcards.exceptions import NotForSale
 from giftcards.models import ProductType
+from giftcards.simulator import Simulator
 from tests.builders import PRODUCT, make_offer
 from tests.laws import examples
 
@@ -102,6 +113,7 @@ def test_price_by_rule(set_conf: Conf, rule: Any, cost: str | None, price: str |
     wanted = None if price is None else Decimal(price)
     kind.refresh_from_db()
     assert shop_price(kind) == wanted
+    keep_prices()
     is_on_shelf = bool(kind.price) and (rule is None or wanted is not None)
     assert [offer.shop_price for offer in offers()] == [wanted] * is_on_shelf
 
@@ -112,6 +124,7 @@ def test_rule_of_the_shop_takes_a_product_off_the_shelf(set_conf: Conf) -> None:
     steam = make_offer("type_101", product_id="steam")
     steam.product.name = "Steam"
     steam.product.save()
+    keep_prices()
     assert [offer.type_id for offer in offers()] == ["type_001"]
 
 
@@ -146,8 +159,11 @@ def test_a_function_that_fails_for_one_type_takes_that_one_off_the_shelf(
     odd: Rule, caplog: pytest.LogCaptureFixture, failure: str
 ) -> None:
     odd.says, told = FAILURES[failure]
-    assert {offer.type_id for offer in offers()} == {*odd.asked} - {odd.ODD}
+    keep_prices()
     assert len(odd.asked) == 13
+    assert {offer.type_id for offer in offers()} == {*odd.asked} - {odd.ODD}
+    sizes = [len(offers()[start : start + 5]) for start in (0, 5, 10)]
+    assert (offers().count(), sizes) == (12, [5, 5, 2])
     assert shop_price(ProductType.objects.get(type_id=odd.ODD)) is None
     assert quote(PRODUCT, odd.ODD, max_age=60).shop_price is None
     with pytest.raises(NotForSale) as refused:
@@ -157,6 +173,46 @@ def test_a_function_that_fails_for_one_type_takes_that_one_off_the_shelf(
     assert {line.startswith(f"PRICING {told}") for line in caplog.messages} <= {bool(told)}
     assert all(f"({PRODUCT}/{odd.ODD})" in line for line in caplog.messages)
     assert "4111-CODE" not in caplog.text
+
+
+def test_offers_have_the_price_that_the_function_has_told_at_this_cost(
+    odd: Rule, set_conf: Conf
+) -> None:
+    def prices() -> list[tuple[str, Decimal]]:
+        keep_prices()
+        found = offers().filter(type_id__in=["type_004", odd.ODD])
+        return list(found.values_list("type_id", "shop_price"))
+
+    before, odd.says = ("type_004", Decimal(550)), 600
+    assert not offers().exists()
+    assert prices() == [before, (odd.ODD, 600)]
+    # It goes by more than the cost, and is asked again after a minute; later if it fails.
+    for says, minutes, count, price in (
+        (610, 0.5, 0, 600),
+        (610, 0.6, 13, 610),
+        (fail, 1.1, 13, None),
+        (620, 14, 12, None),
+        (620, 1.1, 13, 620),
+    ):
+        odd.says = says
+        odd.asked.clear()
+        later = timedelta(minutes=minutes)
+        ProductType.objects.update(pricing_due_at=F("pricing_due_at") - later)
+        assert prices() == [before, (odd.ODD, price)][: 2 if price else 1]
+        assert len(odd.asked) == count
+    ProductType.objects.filter(type_id=odd.ODD).update(price=500)
+    assert offers().count() == 12
+    assert len(prices()) == 2
+    # Another function.
+    set_conf(PRICING=f"{__name__}.by_category")
+    assert not offers().exists()
+    assert prices() == [before, (odd.ODD, 560)]
+
+
+def test_the_worker_prices_what_it_has_read(odd: Rule, simulator: Simulator) -> None:
+    odd.says = 550
+    keep_current(lambda: True)
+    assert offers().count() == 13
 
 
 def test_a_price_that_comes_too_late_does_not_count(

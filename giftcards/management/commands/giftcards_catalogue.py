@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from giftcards.catalogue import CatalogueReading, counts, read_catalogue
+from giftcards.catalogue import CatalogueReading, counts, keep_prices, read_catalogue
 from giftcards.engine.gateway import Gateway
 from giftcards.management.base import WORKING_SETTINGS, GiftcardsCommand, current_pause, unfinished
 from giftcards.management.output import counted
@@ -31,6 +31,7 @@ class Command(GiftcardsCommand):
             reading = read_catalogue(
                 gateway, on_wait=lambda reading: progress.show(_wait(reading), unless_short=True)
             )
+        keep_prices()
         found = counts()
         done = {"read": reading.read, "skipped": reading.skipped, "is_whole": reading.is_whole}
         self.show({**found, **done}, _text(reading, found), options)
