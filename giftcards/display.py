@@ -36,8 +36,10 @@ def supported_language(language: str | None) -> str:
         return settings.LANGUAGE_CODE
 
 
-def status_badge(status: str) -> SafeString:
-    """The status as a coloured badge with its label as text."""
+def status_badge(status: str, *, is_received: bool = True) -> SafeString:
+    """The status as a coloured badge with its label, unless the cards were not received."""
+    if not is_received:
+        return _badge("unconfirmed", gettext("Not received"))
     return _badge(status.lower().replace("_", "-"), Status(status).label)
 
 

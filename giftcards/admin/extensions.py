@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from giftcards.admin.actions import OrderAction, OrderButton, Page
+from giftcards.admin.rows import NOT_RECEIVED
 from giftcards.conditions import Standing
 from giftcards.models import Order
 
@@ -41,6 +42,11 @@ class Extension:
     consequences: Callable[[OrderPages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[OrderPages, HttpRequest, Standing], Html] | None = None
+    #: Of some orders, those whose cards did not get to whom they are for, by their primary keys:
+    #: sentences that say so, and what to do, as HTML.
+    not_received: (
+        Callable[[OrderPages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None
+    ) = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
 
@@ -57,6 +63,14 @@ def register(extension: Extension) -> None:
 def items(part: str) -> Iterator[Any]:
     """The items of this part of every extension."""
     return (item for extension in _extensions for item in getattr(extension, part))
+
+
+def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order]) -> None:
+    """Note for :func:`~giftcards.admin.rows.not_received` what is said of the ``orders``."""
+    for found in called("not_received", pages, request, orders):
+        for order in orders:
+            if order.pk in found:
+                setattr(order, NOT_RECEIVED, found[order.pk])
 
 
 def called(part: str, *args: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from django.contrib import admin, messages
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html, format_html_join, strip_tags
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
@@ -30,7 +30,7 @@ from giftcards.admin.filters import (
     show_filters,
 )
 from giftcards.admin.pages import OrderPages, customer_of
-from giftcards.admin.rows import LongList
+from giftcards.admin.rows import LongList, not_received, order_badge
 from giftcards.admin.searching import MOST_FOUND, SearchForm
 from giftcards.conditions import Standing, above_list
 from giftcards.display import (
@@ -40,7 +40,6 @@ from giftcards.display import (
     labelled,
     moment,
     money,
-    status_badge,
 )
 from giftcards.durations import distance_text
 from giftcards.models import Order, OrderQuerySet
@@ -98,6 +97,15 @@ _LEFT_ALONE = (
 )
 
 
+class _MarkedOrders(OrderChangeList):
+    """A change list that notes which orders' cards were not received: a query for each page."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list: Any = list(self.result_list)
+        extensions.note_not_received(self.model_admin, request, self.result_list)
+
+
 class OrderList(LongList, OrderPages):
     """The list of orders. Each cell can be understood without its heading."""
 
@@ -137,7 +145,7 @@ class OrderList(LongList, OrderPages):
         " e-mail address of a customer or recipient. The beginning of a word is enough."
     )
     actions = ("check_now",)
-    changelist_mixin = OrderChangeList
+    changelist_mixin = _MarkedOrders
     counted = ngettext_lazy("%(count)s order", "%(count)s orders", "count")
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
@@ -199,15 +207,13 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("status"))
     def badge(self, order: Order) -> SafeString:
-        parts = [status_badge(order.status)]
+        parts = [order_badge(order)]
+        if lost := not_received(order):
+            parts.append(_mark(strip_tags(lost), gettext("correct the address")))
         if problems := order.open_problems:
             texts = (problem.explain(show=isolated, shows_costs=False) for problem in problems)
-            mark = (
-                '<span class="giftcards-mark" title="{}">'
-                '<span role="img" aria-label="{}">⚠</span> {}</span>'
-            )
             whole = " ".join(each.text for each in texts)
-            parts.append(format_html(mark, whole, _("To do"), problems[0].in_short))
+            parts.append(_mark(whole, problems[0].in_short))
         if order.owner:
             text = gettext("looked after by %(name)s")
             who = filled(text, name=bdi(order.owner))
@@ -279,6 +285,15 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
         if count > 0:
             reasons.append(str(text % {"count": count}))
     return reasons
+
+
+def _mark(whole: str, in_short: str) -> SafeString:
+    """A sign that there is something to do: in a few words, and as a tooltip in ``whole``."""
+    mark = (
+        '<span class="giftcards-mark" title="{}">'
+        '<span role="img" aria-label="{}">⚠</span> {}</span>'
+    )
+    return format_html(mark, whole, _("To do"), in_short)
 
 
 def _two_lines(first: str, second: str) -> SafeString:

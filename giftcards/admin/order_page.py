@@ -24,7 +24,7 @@ from giftcards.admin.owning import TAKE_OVER, owner_in_words
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.people import people
 from giftcards.admin.refunding import COMPLETE, refund_rows
-from giftcards.admin.rows import column, order_link
+from giftcards.admin.rows import column, not_received, order_badge, order_link
 from giftcards.admin.same_customer import double_of, other_orders
 from giftcards.admin.standstill import why_at_a_standstill
 from giftcards.admin.summary import SummaryInput, summarise
@@ -37,7 +37,6 @@ from giftcards.display import (
     lines,
     moment,
     named,
-    status_badge,
 )
 from giftcards.engine.reordering import repetition
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
@@ -80,7 +79,7 @@ class OrderPage(OrderPages):
     readonly_fields = (*flatten(_DETAILS), *flatten(_GIFT))
 
     its_reference = column(Order, "reference")
-    its_status = column(Order, "status", lambda _order, status: status_badge(status))
+    its_status = column(Order, "status", lambda order, _status: order_badge(order))
     product = column(Order, "product_id", lambda order, key: named(order.product_name, key))
     type = column(Order, "type_id", lambda order, key: named(order.type_name, key))
     ordered = column(Order, "quantity")
@@ -128,6 +127,7 @@ class OrderPage(OrderPages):
         return super().render_change_form(request, context, *args, **named)
 
     def _sections(self, request: HttpRequest, order: Order) -> dict[str, Any]:
+        extensions.note_not_received(self, request, [order])
         sees_costs = self.may_see_costs(request)
         others = self._others(request, order)
         repeats, repeated_by = others["repeats"], others["repeated_by"]
@@ -146,7 +146,13 @@ class OrderPage(OrderPages):
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
         story = SummaryInput(
-            order, sees_costs, past.reason, again is not None, link, why_at_a_standstill(order)
+            order,
+            sees_costs,
+            past.reason,
+            again is not None,
+            link,
+            why_at_a_standstill(order),
+            not_received(order),
         )
         may_take = TAKE_OVER.permission(self, request)
         return {

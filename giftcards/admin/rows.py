@@ -20,10 +20,11 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
-from giftcards.display import bdi, exact_moment, money
+from giftcards.display import bdi, exact_moment, money, status_badge
 from giftcards.models import Order
 from giftcards.models.searching import Found
 from giftcards.search_terms import NAMING
@@ -35,6 +36,8 @@ _MOST_VALUES = 100
 _MOST_NAMED = 100
 # The attribute in which a request caches the allowed lookups: it may ask for a thousand.
 _KNOWN = "giftcards_parameters"
+#: The attribute of an order on a page or in a list: see :func:`not_received`.
+NOT_RECEIVED = "giftcards_not_received"
 
 
 class SortedAsOffered(ChangeList):
@@ -218,6 +221,15 @@ def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
     if not pages.has_view_permission(request):
         return Order.objects.none()
     return pages.get_queryset(request)
+
+
+def not_received(order: Order) -> SafeString | str:
+    """Sentences, as HTML, if the cards of ``order`` did not get to whom they are for; or ""."""
+    return getattr(order, NOT_RECEIVED, "")
+
+
+def order_badge(order: Order) -> SafeString:
+    return status_badge(order.status, is_received=not not_received(order))
 
 
 def order_link(site: AdminSite, order: Order) -> str:

@@ -37,7 +37,8 @@ class SummaryInput:
     ``reason`` is why the order last moved, if the timeline tells. ``was_repeated`` is True if its
     missing cards were ordered again. ``repeated_by`` names the new order, as HTML; it is "" if
     there is none, or none that the person may see. ``standstill`` says, as HTML, why nothing is
-    done automatically at present; it is "" if work goes on.
+    done automatically at present; it is "" if work goes on. ``not_received`` says, as HTML, that
+    the cards did not get to whom they are for; it is "" unless that is known.
     """
 
     order: Order
@@ -46,12 +47,13 @@ class SummaryInput:
     was_repeated: bool = False
     repeated_by: str = ""
     standstill: str = ""
+    not_received: str = ""
 
 
 def summarise(story: SummaryInput) -> SafeString:
     """The order's story and its next step, as sentences of HTML."""
-    sentences = [*_what_happened(story), *_what_is_next(story)]
-    return format_html_join(" ", "{}", ((sentence,) for sentence in sentences))
+    sentences = [story.not_received, *_what_happened(story), *_what_is_next(story)]
+    return format_html_join(" ", "{}", ((sentence,) for sentence in filter(None, sentences)))
 
 
 def _what_happened(story: SummaryInput) -> Iterator[str]:
@@ -220,7 +222,7 @@ def _paid(order: Order) -> Iterator[str]:
 
 def _settled(story: SummaryInput, breakdown: RefundBreakdown) -> Iterator[str]:
     order = story.order
-    yield _delivered(order)
+    yield _brought(order) if story.not_received else _delivered(order)
     if breakdown.refunded_quantity:
         yield _credited_back(story, breakdown)
     elif story.shows_costs and breakdown.charged_amount is None:
@@ -248,6 +250,17 @@ def _delivered(order: Order) -> str:
         order.quantity,
     )
     return filled(text, count=order.quantity, at=at)
+
+
+def _brought(order: Order) -> str:
+    """What the provider delivered, of an order whose cards got no further."""
+    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    text = ngettext(
+        "The provider delivered %(delivered)s of %(count)s card on %(at)s.",
+        "The provider delivered %(delivered)s of %(count)s cards on %(at)s.",
+        order.quantity,
+    )
+    return filled(text, delivered=order.fulfilled_quantity, count=order.quantity, at=at)
 
 
 def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:

@@ -12,7 +12,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.delivery.kinds import TO_RECIPIENT, Kind
+from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS, Kind
 from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.statuses import FINAL
@@ -156,6 +156,19 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
+
+
+def not_received() -> Q:
+    """A condition on orders: the last message about the cards was given up, and nobody saw them.
+
+    That is: nobody has had them shown over a link or in their account.
+    """
+    failed = Delivery.objects.untold().filter(order=OuterRef("pk"), kind__in=sorted(WITH_CARDS))
+    # Messages with the same cards that were sent, such as over another channel.
+    sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=sorted(WITH_CARDS))
+    beside = sent.filter(change=OuterRef("change"))
+    seen = CardLink.objects.filter(order=OuterRef("pk"), reveals__gt=0)
+    return Q(Exists(failed.filter(~Exists(beside)))) & ~Q(Exists(seen))
 
 
 def key_of(*occasion: str) -> str:

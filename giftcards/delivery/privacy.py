@@ -6,10 +6,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from giftcards.delivery.kinds import WITH_CARDS
 from giftcards.delivery.models import (
     OPEN,
     CardLink,
@@ -97,16 +95,3 @@ class Messages:
         """The links to the cards, if these are those of people in this role."""
         links = CardLink.objects.filter(order=order)
         return links if self._is_of_recipients or not order.is_gift else links.none()
-
-
-def untold() -> Q:
-    """A condition on orders: the last message about the cards was given up, and nobody saw them.
-
-    That is: nobody has had them shown over a link or in their account.
-    """
-    failed = Delivery.objects.untold().filter(order=OuterRef("pk"), kind__in=sorted(WITH_CARDS))
-    # Messages with the same cards that were sent, such as over another channel.
-    sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=sorted(WITH_CARDS))
-    beside = sent.filter(change=OuterRef("change"))
-    seen = CardLink.objects.filter(order=OuterRef("pk"), reveals__gt=0)
-    return Q(Exists(failed.filter(~Exists(beside)))) & ~Q(Exists(seen))

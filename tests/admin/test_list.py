@@ -269,7 +269,7 @@ def test_a_full_page_takes_as_many_queries_as_a_short_one(boss: Client) -> None:
 
     # Session, user, the provider's state, the API keys, the catalogue, how many, the orders; and
     # above them what is open, and the prices of what is to be sent.
-    assert count_queries(boss, LIST) == 9
+    assert count_queries(boss, LIST) == 10
     assert count_queries(boss, f"{LIST}?q=web-59") == 10
 
 

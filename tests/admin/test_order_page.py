@@ -1044,11 +1044,11 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
     )
     # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
     # changes, what was ticked off, its history in the admin, notes, corrections, reveals, refunds,
-    # cards and the ledger; its messages and links.
-    assert count_queries(boss, order_page(small)) == 15
-    Order.objects.update(group="cart")
+    # cards and the ledger; its messages and links, and whether its cards were received.
     assert count_queries(boss, order_page(small)) == 16
-    assert count_queries(boss, order_page(large)) == 16
+    Order.objects.update(group="cart")
+    assert count_queries(boss, order_page(small)) == 17
+    assert count_queries(boss, order_page(large)) == 17
     html = read(boss.get(order_page(large)))
     assert (len(cards(html)), len(timeline(html))) == (25, 26)
 

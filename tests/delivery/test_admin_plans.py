@@ -123,6 +123,7 @@ def test_the_index_and_the_pages_about_an_order_read_no_whole_table(boss: Client
     one = CardLink.objects.filter(order=order).latest("pk")
     with explained() as statements:
         read(boss.get(INDEX))
+        read(boss.get("/admin/giftcards/order/", {"q": "past-7"}))
         read(boss.get(order_page(order)))
         read(boss.get(to("dispute", order.pk)))
         read(boss.get(to("cardlink_change", one.pk)))

@@ -34,7 +34,13 @@ from giftcards.delivery.admin.labels import (
 from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, SEND_NOW, TRY_NOW
 from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import TO_RECIPIENT, Kind, Mode, kinds_of
-from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, Installation
+from giftcards.delivery.models import (
+    CardLink,
+    Delivery,
+    DeliveryStatus,
+    Installation,
+    not_received,
+)
 from giftcards.delivery.moving import addresses_of, sent_to
 from giftcards.delivery.queueing import address_of as find_address
 from giftcards.display import count_text, filled, moment
@@ -218,7 +224,39 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
     return filled(text, address=address_of(message), at=at)
 
 
+def _not_received(
+    _pages: OrderPages, _request: HttpRequest, orders: Sequence[Order]
+) -> dict[int, SafeString]:
+    """Sentences on those of ``orders`` whose cards nobody got, as their messages were refused."""
+    keys = [order.pk for order in orders if order.fulfilled_quantity]
+    lost = Order.objects.filter(not_received(), pk__in=keys).order_by() if keys else ()
+    return {order.pk: _what_to_do(order) for order in lost}
+
+
+def _what_to_do(order: Order) -> SafeString:
+    if order.is_gift:
+        text = ngettext(
+            "The recipient has not received the card: no message with it got through. Ask for an"
+            " address that works, and correct it; the card goes there automatically.",
+            "The recipient has not received the cards: no message with them got through. Ask for an"
+            " address that works, and correct it; the cards go there automatically.",
+            order.fulfilled_quantity,
+        )
+    else:
+        text = ngettext(
+            "The customer has not received the card: no message with it got through. Ask for an"
+            " address that works, and correct it; the card goes there automatically.",
+            "The customer has not received the cards: no message with them got through. Ask for an"
+            " address that works, and correct it; the cards go there automatically.",
+            order.fulfilled_quantity,
+        )
+    return filled(text)
+
+
 EXTENSION = Extension(
-    actions=(*ABOUT_ORDER, *ABOUT_MESSAGE), section=_section, consequences=_consequences
+    actions=(*ABOUT_ORDER, *ABOUT_MESSAGE),
+    section=_section,
+    consequences=_consequences,
+    not_received=_not_received,
 )
 register(EXTENSION)
