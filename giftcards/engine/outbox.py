@@ -1,8 +1,9 @@
 """The outbox: announces changes to the shop's receivers, at least once, in order per subject.
 
-:mod:`giftcards.signals` says what receivers can rely on. One process announces at a time: it holds
-a lease, which a thread renews while receivers run. Until a receiver has taken a change, it is not
-called for later changes of the same subject, which is an order or a type of the catalogue.
+:mod:`giftcards.signals` says what receivers can rely on. Orders and offers have an outbox each,
+with a lease of its own, so that a slow receiver of offers holds up no news of orders. The process
+that announces holds the lease, which a thread renews while receivers run. Until a receiver has
+taken a change, it is not called for later changes of the same subject: of an order, or of a type.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So receivers
 that kill the process, or whose success cannot be recorded, are retried with back-off as well.
@@ -56,11 +57,13 @@ _MOST_FAILURES = 32
 class Outbox(Generic[E]):
     """A table of changes, and how each of them is announced.
 
-    ``subject`` is the foreign key to what has changed, ``related`` are the foreign keys to read
-    with a change. ``signals`` are sent by ``sender``, in this order, with ``arguments``.
+    ``lease`` names the lease of the process that announces them. ``subject`` is the foreign key to
+    what has changed, ``related`` are the foreign keys to read with a change. ``signals`` are sent
+    by ``sender``, in this order, with ``arguments``.
     """
 
     table: type[E]
+    lease: str
     subject: str
     related: Collection[str]
     sender: type
@@ -86,6 +89,7 @@ def _signals_of_move(change: StatusChange) -> Mapping[str, OutboxSignal]:
 
 ORDERS = Outbox(
     table=StatusChange,
+    lease=Lease.OUTBOX,
     subject="order",
     related=("order",),
     sender=Order,
@@ -95,6 +99,7 @@ ORDERS = Outbox(
 )
 OFFERS = Outbox(
     table=OfferChange,
+    lease=Lease.OFFERS,
     subject="type",
     related=("type", "type__product"),
     sender=ProductType,
@@ -128,12 +133,12 @@ def announce(
     # The changes that the database refuses to write.
     refused: set[int] = set()
     while should_continue() and _due(outbox, refused).exists():
-        token = Lease.objects.take(Lease.OUTBOX, _LEASE)
+        token = Lease.objects.take(outbox.lease, _LEASE)
         if token is None:
             break
         known = len(refused)
         # Closed before the next query: a process that was refused the lease relies on this one.
-        with contextlib.closing(_LeaseKeeper(token)) as lease:
+        with contextlib.closing(_LeaseKeeper(outbox.lease, token)) as lease:
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
         if len(refused) > known and not reached:
@@ -148,8 +153,8 @@ class _LeaseKeeper:
     The thread opens a connection of its own to the database, but only if a batch takes long.
     """
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    def __init__(self, name: str, token: str) -> None:
+        self._name, self._token = name, token
         # When the current change was begun, and when :meth:`keep` last renewed the lease.
         self._began = self._kept = time.monotonic()
         self._is_over = threading.Event()
@@ -162,14 +167,14 @@ class _LeaseKeeper:
         if self._began - self._kept < _RENEW_LEASE_EVERY:
             return True
         self._kept = self._began
-        return Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
+        return Lease.objects.keep(self._name, self._token, _LEASE)
 
     def close(self) -> None:
         self._is_over.set()
         # Otherwise the thread might renew the released lease. Not for longer: the thread may be
         # waiting for a lock of the database.
         self._thread.join(_GRACE)
-        Lease.objects.release(Lease.OUTBOX, self._token)
+        Lease.objects.release(self._name, self._token)
 
     def _renew(self) -> None:
         try:
@@ -177,7 +182,7 @@ class _LeaseKeeper:
                 if time.monotonic() - self._began >= _LONGEST_CALL:
                     continue
                 try:
-                    Lease.objects.keep(Lease.OUTBOX, self._token, _LEASE)
+                    Lease.objects.keep(self._name, self._token, _LEASE)
                 except Error:
                     # The next renewal may succeed before the lease expires.
                     close_old_connections()

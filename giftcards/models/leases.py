@@ -70,8 +70,11 @@ class Lease(models.Model):
     LOOP = "loop"
     #: A run of the loop that is queued and has not started.
     QUEUED_SWEEP = "queued sweep"
-    #: Announcing changes to the shop's receivers.
+    #: Announcing changes of orders to the shop's receivers, and those of offers.
     OUTBOX = "outbox"
+    OFFERS = "outbox of offers"
+    #: The daily work.
+    CHORES = "chores"
     #: Probing an API key.
     KEY_PROBE = "key probe"
     #: Asking for the environment of an API key; kept if that stays unknown, to delay the next try.

@@ -21,11 +21,11 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.engine.outbox import announce, next_try
+from giftcards.engine.outbox import OFFERS, announce, next_try
 from giftcards.models import Lease, Order, StatusChange
-from giftcards.signals import order_settled, order_status_changed
+from giftcards.signals import offer_changed, order_settled, order_status_changed
 from giftcards.statuses import Status
-from tests.builders import make_guide_order
+from tests.builders import make_guide_order, make_offer
 from tests.stage import lease, messages, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -685,6 +685,22 @@ class TestLease:
         assert announce() == 1
         assert found == [0]
         assert len(heard) == 1
+
+    def test_a_slow_receiver_of_offers_holds_up_no_news_of_orders(self, heard: Heard) -> None:
+        make_offer().changes.create(what="new")
+        moved("order-1", Status.DELAYED)
+        found: list[int] = []
+
+        def receive(**_: object) -> None:
+            # What another process does meanwhile.
+            found.append(announce())
+
+        offer_changed.connect(receive)
+        try:
+            assert announce(outbox=OFFERS) == 1
+        finally:
+            offer_changed.disconnect(receive)
+        assert (found, len(heard)) == ([1], 1)
 
     def test_a_change_made_by_a_receiver_is_announced_in_the_same_run(
         self, heard: Heard, listen: Listen
