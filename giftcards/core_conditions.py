@@ -77,6 +77,19 @@ def _has_no_worker(standing: Standing) -> Finding | None:
     )
 
 
+def _is_undone(standing: Standing) -> Finding | None:
+    overdue = standing.state.overdue_chores(standing.now)
+    if not overdue:
+        return None
+    sentence = (
+        "Daily work has not come to its end for more than an hour, as the log may say:"
+        f" {', '.join(overdue)}."
+    )
+    times = standing.state.chores_record[1]
+    ended = [at for name in overdue if (at := times[name])]
+    return Finding(sentence, since=min(ended, default=None))
+
+
 def _is_held_up(standing: Standing) -> Finding | None:
     due_by = standing.now - PATIENCE
     orders = Order.objects.count_held_up(due_by)
@@ -299,6 +312,18 @@ CONDITIONS: Sequence[Condition] = [
         ended=_("Background work goes on."),
         page=_PROVIDER,
         stops_sales=True,
+    ),
+    Condition(
+        code="chores",
+        holds="a part of the daily work has not come to its end for an hour, although workers run."
+        " The log says why; or each tick has too little time.",
+        severity=Severity.WARNING,
+        permission="giftcards.view_providerstate",
+        judge=_is_undone,
+        headline=_("a part of the daily work is not done"),
+        remedy=_("Orders go on. Ask your developer; the log says more."),
+        page=_PROVIDER,
+        is_in_digests=False,
     ),
     Condition(
         code="provider",

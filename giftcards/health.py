@@ -49,6 +49,13 @@ class GiftcardsWorker(ConditionCheck):
     condition = "worker"
 
 
+class GiftcardsChores(ConditionCheck):
+    """Checks that each part of the daily work has come to its end within the last hour."""
+
+    condition = "chores"
+    failure = ServiceWarning
+
+
 class GiftcardsQueue(ConditionCheck):
     """Checks that no order and no announcement has waited for more than five minutes."""
 

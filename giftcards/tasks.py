@@ -1,7 +1,8 @@
 """The tasks for a queue. They take no arguments and return no details: task rows are readable.
 
 They never raise: django-q2 would keep a failed task with its traceback for ever, and run it again.
-What apps add to the work of the workers is registered here, too.
+What apps add to the work of the workers is registered here, too: chores, which every worker does
+once a minute whatever its orders, and companions of the loop.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 
-from django.db import connections
+from django.db import Error, connections
+from django.utils import timezone
 
 from giftcards.catalogue import keep_current
 from giftcards.conf import LOOP_SECONDS, conf
@@ -21,7 +24,7 @@ from giftcards.engine import outbox
 from giftcards.engine.database import surviving
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.loop import begin_tick, follow, is_work_left
+from giftcards.engine.loop import begin_tick, follow, is_work_left, is_work_waiting
 from giftcards.engine.task_queue import (
     LOOP_LEASE,
     SWEEP_TASK,
@@ -31,8 +34,9 @@ from giftcards.engine.task_queue import (
 )
 from giftcards.engine.terms import complete_terms
 from giftcards.exceptions import GiftcardsError
-from giftcards.models import CustomerRefund
+from giftcards.models import CustomerRefund, Lease, ProviderState
 from giftcards.models.care import end_finished
+from giftcards.models.times import LONGEST_HOLD
 from giftcards.privacy.retention import purge_if_due
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,10 @@ logger = logging.getLogger(__name__)
 FAILED = "failed"
 # The most time that a tick spends on announcements before it runs the loop (seconds).
 _ANNOUNCING_SECONDS = 10
+# The time of the chores at the end of a tick while orders wait for this worker (seconds).
+_CHORES_SECONDS = 10
+# How often the chores beside the loop are done (seconds).
+_CHORES_EVERY = 60.0
 
 
 def sweep() -> str:
@@ -50,8 +58,9 @@ def sweep() -> str:
 def tick() -> str:
     """Do the watchdog's work: announce pending changes, and run the loop if no process does.
 
-    Call it once a minute. It follows the orders for up to 40 seconds, and then does a part of the
-    daily work that is due. It does not raise, and returns counts as a text.
+    Call it once a minute. It follows the orders for up to 40 seconds, and then does the daily work
+    that is due: for at least some seconds, whatever is open. It does not raise, and returns counts
+    as a text.
     """
     return tick_until(_stop())
 
@@ -84,13 +93,8 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
                 if gateway.reopens_by_itself():
                     queue_task(SWEEP_TASK)
         if is_tick:
-            # Last, because orders may wait for the loop.
-            ends_at = began + conf.longest_task - conf.request_timeout
-
-            def has_time() -> bool:
-                return time.monotonic() < ends_at and not stop.is_set()
-
-            do_chores(stop, may_begin=has_time, should_continue=has_time)
+            # Last, because orders come first.
+            do_chores(stop, _limit(began + conf.longest_task - conf.request_timeout))
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
         return FAILED
@@ -100,34 +104,96 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
     return "another process runs the loop" if done is None else str(done)
 
 
+def _limit(ends_at: float) -> Callable[[], bool]:
+    """A callback that returns False from ``ends_at`` on, or earlier if an order waits."""
+    share_ends_at = time.monotonic() + _CHORES_SECONDS
+
+    def has_time() -> bool:
+        now = time.monotonic()
+        return now < ends_at and (now < share_ends_at or not is_work_waiting())
+
+    return has_time
+
+
 # Daily work.
 
 #: Does a part of what is due, for as long as the callback returns True.
 Chore = Callable[[Callable[[], bool]], object]
 
 _chores: dict[str, Chore] = {}
+# Last, because something of the catalogue is always due, which would leave the others no request.
+_LAST_CHORES: dict[str, Chore] = {
+    "the reading of the catalogue": keep_current,
+    "the news of offers": partial(outbox.announce, outbox=outbox.OFFERS),
+}
 
 
 def add_chore(name: str, chore: Chore) -> None:
-    """Have ``chore`` done at the end of each tick; call it from the ``ready`` method of an app.
+    """Have every worker do ``chore`` once a minute; call it from the ``ready`` method of an app.
 
-    ``name`` is for the log, such as "the destruction of old codes".
+    ``name`` is for people, such as "the destruction of old codes".
     """
     _chores[name] = chore
 
 
-def do_chores(
-    stop: threading.Event, *, may_begin: Callable[[], bool], should_continue: Callable[[], bool]
-) -> None:
-    """Do a part of the daily work that is due.
+def do_chores(stop: threading.Event, has_time: Callable[[], bool] = lambda: True) -> None:
+    """Give each chore its turn, unless another process does.
 
-    Each chore is begun if ``may_begin()``, and goes on while ``should_continue()``.
+    Once ``has_time`` returns False, or ``stop`` is set, no other one is begun. The next call begins
+    there, even if a chore has killed this process, so that each gets its turn.
     """
-    # The catalogue last: something of it is always due, which would leave the others no request.
-    for name, chore in (*_chores.items(), ("the reading of the catalogue", keep_current)):
-        with surviving(stop, name):
-            if may_begin():
-                chore(should_continue)
+
+    def may_go_on() -> bool:
+        return has_time() and not stop.is_set()
+
+    token = Lease.objects.take(Lease.CHORES, LONGEST_HOLD)
+    if token is None:
+        return
+    chores = {**_chores, **_LAST_CHORES}
+    begun, ended = ProviderState.objects.current().chores_record
+    ended = {name: at for name, at in ended.items() if name in chores}
+    names = list(chores)
+    try:
+        for name in names[names.index(begun) + 1 :] if begun in names[:-1] else names:
+            if not (may_go_on() and Lease.objects.keep(Lease.CHORES, token, LONGEST_HOLD)):
+                break
+            begun = name
+            ended.setdefault(name, None)
+            ProviderState.objects.note_chores(begun, ended)
+            with surviving(stop, name):
+                if _do(name, chores[name], may_go_on):
+                    ended[name] = timezone.now()
+        ProviderState.objects.note_chores(begun, ended)
+    finally:
+        Lease.objects.release(Lease.CHORES, token)
+
+
+def _do(name: str, chore: Chore, should_continue: Callable[[], bool]) -> bool:
+    """Do ``chore``; True if it came to its end: in time, and without an error."""
+    is_cut_short = False
+
+    def may_go_on() -> bool:
+        nonlocal is_cut_short
+        is_cut_short = not should_continue()
+        return not is_cut_short
+
+    try:
+        chore(may_go_on)
+    except Error:
+        raise
+    except Exception as error:  # noqa: BLE001 (the others must have their turn)
+        why = error if isinstance(error, GiftcardsError) else type(error).__name__
+        logger.error("Without %s for a minute: %s", name, why)  # noqa: TRY400
+        return False
+    return not is_cut_short
+
+
+def _do_chores_until(stop: threading.Event) -> None:
+    """Do the chores once a minute."""
+    while not stop.is_set():
+        with surviving(stop, "the daily work"):
+            do_chores(stop)
+        stop.wait(_CHORES_EVERY)
 
 
 # What older workers have left out.
@@ -143,7 +209,7 @@ add_chore("the counting of refunds", lambda _should_continue: CustomerRefund.obj
 #: Works until the event is set.
 Companion = Callable[[threading.Event], object]
 
-_companions: dict[str, Companion] = {}
+_companions: dict[str, Companion] = {"the daily work": _do_chores_until}
 # The pause after a companion that failed (seconds).
 _COMPANION_PAUSE = 60.0
 
@@ -151,8 +217,7 @@ _COMPANION_PAUSE = 60.0
 def add_companion(name: str, companion: Companion) -> None:
     """Have ``giftcards_poll --loop`` run ``companion`` beside the loop, in a thread of its own.
 
-    For work that would hold up orders in a chore. Call it from the ``ready`` method of an app;
-    ``name`` is for the log.
+    Call it from the ``ready`` method of an app; ``name`` is for the log.
     """
     _companions[name] = companion
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,8 @@ CONSTANTS = {
     "announcing_lease": "giftcards.engine.outbox._LEASE",
     "announcing_longest": "giftcards.engine.outbox._LONGEST_CALL",
     "background_wait": "giftcards.engine.background._LONGEST_WAIT",
+    "chores_every": "giftcards.tasks._CHORES_EVERY",
+    "chores_seconds": "giftcards.tasks._CHORES_SECONDS",
     "database_patience": "giftcards.engine.sending._DATABASE_PATIENCE",
     "database_pause": "giftcards.engine.database._PAUSE",
     "delivering_wait": "giftcards.delivery.tasks._LONGEST_WAIT",
@@ -57,6 +60,7 @@ CONSTANTS = {
     "sweep_most": "giftcards.engine.sweep._MOST",
     "start_within": "giftcards.engine.sending.START_WITHIN",
     "task_seconds": "giftcards.tasks.LOOP_SECONDS",
+    "tick_patience": "giftcards.tasks.LOOP_LEASE",
 }
 
 
@@ -77,6 +81,15 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as bound:  # bound and not listening: nobody else gets it
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Undo what a command does to the handlers of signals: it is the only one in its process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

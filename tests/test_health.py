@@ -75,6 +75,11 @@ def stop_worker() -> None:
     ProviderState.objects.update(ticked_at=ago(200))
 
 
+def leave_undone() -> None:
+    ProviderState.objects.note_chores("the ledger", {"the ledger": ago(3_610)})
+    ProviderState.objects.update(ticking_since=ago(3_610))
+
+
 def hold_up() -> None:
     make_order(queued_at=ago(310))
 
@@ -146,6 +151,10 @@ def change_closed_month() -> None:
 
 TROUBLES = {
     "giftcards.health.GiftcardsWorker": (stop_worker, "Background work has stopped: "),
+    "giftcards.health.GiftcardsChores": (
+        leave_undone,
+        "Daily work has not come to its end for more than an hour, as the log may say: the ledger.",
+    ),
     "giftcards.health.GiftcardsQueue": (hold_up, "1 order has waited to be sent or checked"),
     "giftcards.health.GiftcardsPause": (pause, "The provider asked for fewer requests. Slower."),
     "giftcards.health.GiftcardsProvider": (

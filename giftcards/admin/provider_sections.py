@@ -216,12 +216,22 @@ def worker(standing: Standing, *, shows_hints: bool) -> Section:
     facts.append(Fact(_("Last run"), since(state.ticked_at)))
     if state.ticked_by:
         facts.append(Fact(_("Last run by"), bdi(state.ticked_by)))
-    if conf.uses_django_q:
-        next_run = next_tick()
+    next_run = next_tick(state)
+    if next_run is not None or schedule.text:
         is_due = next_run is not None and next_run <= timezone.now()
         facts.append(Fact(_("Next run"), gettext("due now") if is_due else since(next_run)))
+    facts.append(_daily_work(standing))
     facts.append(Fact(_("Orders last checked"), since(state.swept_at)))
     return Section("worker", _("Background work"), facts)
+
+
+def _daily_work(standing: Standing) -> Fact:
+    state = standing.state
+    return Fact(
+        _("Daily work last done"),
+        since(state.chores_ended_at),
+        is_wrong=bool(state.overdue_chores(standing.now)),
+    )
 
 
 def _told(problem: Explanation, shows_hints: bool) -> str:

@@ -21,10 +21,10 @@ class BooksConfig(AppConfig):
     def ready(self) -> None:
         from giftcards.books.closing import check_closed_month
         from giftcards.books.conditions import CONDITIONS
-        from giftcards.books.nightly import read_while_idle
+        from giftcards.books.nightly import read_if_due
         from giftcards.conditions import register
         from giftcards.tasks import add_chore
 
         register(CONDITIONS)
-        add_chore("the reading of the provider's ledger", read_while_idle)
+        add_chore("the reading of the provider's ledger", read_if_due)
         add_chore("the comparison of closed months", check_closed_month)

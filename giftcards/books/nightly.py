@@ -14,7 +14,6 @@ from giftcards.books.reading import LedgerReading, read_ledger
 from giftcards.engine.background import Stopped
 from giftcards.engine.backoff import backoff
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.loop import while_idle
 from giftcards.keys.keyring import configured_key
 from giftcards.models.times import begin_of, day_of, is_ahead
 
@@ -63,11 +62,6 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
         logger.warning("The provider's ledger could not be read. %s", reading.trouble)
     elif state.failures:
         LedgerState.objects.note(failures=0)
-
-
-def read_while_idle(has_time: Callable[[], bool]) -> None:
-    """:func:`read_if_due`, for the tick."""
-    read_if_due(while_idle(has_time))
 
 
 def _do_not_wait(_reading: LedgerReading) -> None:

@@ -15,11 +15,9 @@ from django.utils import timezone
 
 from giftcards.catalogue.pricing import keep_prices
 from giftcards.conf import conf
-from giftcards.engine import outbox
 from giftcards.engine.background import Stopped, ask_when_free
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.loop import while_idle
 from giftcards.exceptions import ProviderError, Refused
 from giftcards.models import Hold, Lease, OfferChange, Order, Product, ProductType
 from giftcards.models.times import LONGEST_HOLD, is_recent
@@ -78,19 +76,18 @@ def read_catalogue(
 
 
 def keep_current(has_time: Callable[[], bool]) -> None:
-    """Read what is due of the catalogue, price it, for some seconds, and announce the changes.
+    """Read what is due of the catalogue, and price it, for some seconds.
 
     Every ``CATALOGUE_EVERY`` minutes the list is due, and then the types of each product; those of
-    products that were ordered within a day, or are on hold, are due four times as often. For the
-    tick. It also deletes what is not needed any more: changes that were announced, and holds.
+    products that were ordered within a day, or are on hold, are due four times as often. It also
+    deletes what is not needed any more: changes that were announced, and holds.
     """
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
-        _read_part(every, while_idle(has_time))
+        _read_part(every, has_time)
     # Before the shop is told, because its receivers look at the shelf.
     ends_at = time.monotonic() + _SECONDS
     keep_prices(lambda: time.monotonic() < ends_at and has_time())
-    outbox.announce(has_time, outbox=outbox.OFFERS)
     OfferChange.objects.all().forget()
     Hold.objects.all().forget()
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
+from django.utils import timezone
+
+from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.exceptions import AccessDenied, RateLimited
+from giftcards.models import Lease, Order
 
 T = TypeVar("T")
 
@@ -28,7 +33,8 @@ def ask_when_free(
 
     ``call`` returns ``None`` if the gateway denies it, and is tried again. ``on_wait`` is called
     before each wait of at most a second, with True if calls are paused. Raises :exc:`Stopped` if
-    the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well.
+    the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well. A key that is to
+    be probed is left to an order that the loop is about to ask about.
     """
     while True:
         while not gateway.try_open():
@@ -37,7 +43,7 @@ def ask_when_free(
             on_wait(True)
             time.sleep(_LONGEST_WAIT)
         try:
-            answer = call()
+            answer = _try(gateway, call)
         except (AccessDenied, RateLimited):
             # Calls are paused now.
             continue
@@ -47,3 +53,12 @@ def ask_when_free(
             on_wait(False)
             wait = max(gateway.wait_for(Purpose.BACKGROUND), _SHORTEST_WAIT)
             time.sleep(min(wait, _LONGEST_WAIT))
+
+
+def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:
+    """Make ``call``, unless that keeps the key's probe from an order that the loop follows."""
+    if not gateway.is_proven and Lease.objects.is_taken(Lease.LOOP):
+        soon = timezone.now() + timedelta(seconds=conf.poll_interval)
+        if Order.objects.urgent().filter(due_at__lte=soon).exists():
+            return None
+    return call()

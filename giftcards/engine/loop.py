@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import PurePath
 
@@ -21,7 +20,7 @@ from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.task_queue import LOOP_LEASE
-from giftcards.models import Card, Lease, Order, ProviderState
+from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
 from giftcards.signals import tick_began
 from giftcards.statuses import Status
 
@@ -38,12 +37,9 @@ _REQUESTS = {
     Status.DELAYED: Purpose.CHECKING_LATE,
     Status.UNCONFIRMED: Purpose.SEARCHING,
 }
-# How often an endless loop does what the schedule would: it records that it runs, tells other apps,
-# and does the chores (seconds).
+# How often an endless loop does what the schedule would: it records that it runs, and tells other
+# apps (seconds).
 _TICK = 60.0
-
-# Work that has nothing to do with orders. It may go on while the callback it gets returns True.
-Chores = Callable[[Callable[[], bool]], None]
 
 
 def follow(
@@ -51,18 +47,14 @@ def follow(
     seconds: float | None,
     stop: threading.Event | None = None,
     patience: timedelta = timedelta(0),
-    chores: Chores = lambda _may_go_on: None,
 ) -> Swept | None:
     """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
 
     Ends after ``seconds``, when ``stop`` is set, when no order is urgent, or when the provider
     refuses the key; with ``seconds=None`` only when ``stop`` is set. Returns ``None`` if another
     process runs the loop and its lease does not expire within ``patience``.
-
-    With ``seconds=None``, ``chores`` are done once a minute, between sweeps, while nothing is
-    urgent.
     """
-    loop = _Loop(seconds, stop or threading.Event(), patience, chores)
+    loop = _Loop(seconds, stop or threading.Event(), patience)
     with surviving(loop.stop, "the loop"):
         try_stored_cards()
     is_over = False
@@ -119,12 +111,11 @@ def is_work_left() -> bool:
     return Order.objects.urgent().exists()
 
 
-def while_idle(has_time: Callable[[], bool]) -> Callable[[], bool]:
-    """``has_time``, but False once an order waits for this worker.
-
-    None does while another process runs the loop, or while no order is urgent.
-    """
-    return lambda: has_time() and (Lease.objects.is_taken(Lease.LOOP) or not is_work_left())
+def is_work_waiting() -> bool:
+    """True if an order is urgent, or a change of one is to be announced, and no loop runs."""
+    if Lease.objects.is_taken(Lease.LOOP):
+        return False
+    return is_work_left() or StatusChange.objects.all().to_announce(timezone.now()).exists()
 
 
 class _Loop:
@@ -133,12 +124,8 @@ class _Loop:
     If the database fails, any method may raise; :func:`follow` then calls :meth:`step` again.
     """
 
-    def __init__(
-        self, seconds: float | None, stop: threading.Event, patience: timedelta, chores: Chores
-    ) -> None:
+    def __init__(self, seconds: float | None, stop: threading.Event, patience: timedelta) -> None:
         self.stop = stop
-        self._chores = chores
-        self._chores_at = 0.0
         # The sum of the sweeps; None if another process runs the loop.
         self.done: Swept | None = Swept()
         self._is_endless = seconds is None
@@ -174,7 +161,6 @@ class _Loop:
             self.release()
             self.stop.wait(max(conf.poll_interval, _LOOK_EVERY))
         else:
-            self._do_chores()
             self._wait_for_work(self._gateway, is_idle=not (swept.sent or swept.checked))
         return True
 
@@ -183,12 +169,6 @@ class _Loop:
         self._balance.look_after()
         if gateway.prices.look_at_held(self._is_at_leisure):
             gateway.flush()
-
-    def _do_chores(self) -> None:
-        now = time.monotonic()
-        if self._is_endless and now >= self._chores_at:
-            self._chores_at = now + _TICK
-            self._chores(self._is_at_leisure)
 
     def _is_at_leisure(self) -> bool:
         """True if the run goes on and no order is urgent."""

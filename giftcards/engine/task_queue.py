@@ -22,7 +22,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext
 
 from giftcards.conf import conf
-from giftcards.models import Lease
+from giftcards.models import Lease, ProviderState
 from giftcards.problems import ASK_DEVELOPER, Explanation
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ SWEEP_TASK = "giftcards.tasks.sweep"
 TICK_TASK = "giftcards.tasks.tick"
 # The lease of the loop's process; after a crash, another process takes over within this time.
 LOOP_LEASE = timedelta(seconds=10)
+# A tick of django-q2's begins within this time once it is due, unless its workers are busy.
+_LATE = timedelta(minutes=2)
 _CONSOLATION = "The next tick, within about a minute, does the work."
 # How long a caller waits for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
@@ -106,13 +108,17 @@ def schedule_problem() -> str:
     return explain_schedule().for_developers
 
 
-def next_tick() -> datetime | None:
-    """The time of the schedule's next run; ``None`` if it does not run."""
+def next_tick(state: ProviderState) -> datetime | None:
+    """The time of the schedule's next run; ``None`` if it does not run.
+
+    It does not if there was a tick since it was due: a loop or cron ticks.
+    """
     if not conf.uses_django_q:
         return None
     runs = _schedules().filter(func=TICK_TASK).exclude(repeats=0).order_by("pk")
     next_run: datetime | None = runs.values_list("next_run", flat=True).first()
-    return next_run
+    is_elsewhere = next_run and state.ticked_at and next_run < state.ticked_at - _LATE
+    return None if is_elsewhere else next_run
 
 
 class Backlog(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -32,6 +33,8 @@ _STILL_TOLD = timedelta(minutes=1)
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
+# Each chore comes to its end within this time, or monitors are told.
+_CHORES_WITHIN = timedelta(hours=1)
 # Staff are told after this time without success, and this many failed sweeps in a row.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
@@ -182,8 +185,15 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
 
     def note_tick(self, by: str = "") -> None:
         """Record that a worker, called ``by``, does the watchdog's work."""
-        self.current()
-        self.filter(pk=1).update(ticked_at=timezone.now(), ticked_by=by[:_LONGEST_NAME])
+        now, state = timezone.now(), self.current()
+        since = state.ticking_since if state.is_ticking(now) else None
+        ticked = {"ticked_at": now, "ticked_by": by[:_LONGEST_NAME], "ticking_since": since or now}
+        self.filter(pk=1).update(**ticked)
+
+    def note_chores(self, begun: str, ended: Mapping[str, datetime | None]) -> None:
+        """Record the chore that was begun last, and when each last came to its end."""
+        times = {name: at and at.isoformat() for name, at in ended.items()}
+        self.filter(pk=1).update(chores={"begun": begun, "ended": times})
 
     def pause(self, reason: ProviderState.Pause, *, detail: str, until: datetime) -> bool:
         """Pause all calls, whatever their key; False if another process has paused them already.
@@ -313,6 +323,10 @@ class ProviderState(models.Model):
     ticked_at = models.DateTimeField(_("last tick"), null=True)
     # The program that ticked last and its machine, such as "qcluster@web-2".
     ticked_by = models.CharField(max_length=_LONGEST_NAME, **EMPTY)
+    # Since when there has been a tick every few minutes.
+    ticking_since = models.DateTimeField(null=True)
+    # See chores_record.
+    chores = models.JSONField(default=dict, db_default={})
 
     # When the last complete purge of old codes ended.
     purged_at = models.DateTimeField(null=True)
@@ -434,6 +448,26 @@ class ProviderState(models.Model):
     def is_ticking(self, now: datetime) -> bool:
         """True if the watchdog, which runs once a minute, is at work."""
         return is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
+
+    @property
+    def chores_ended_at(self) -> datetime | None:
+        """The time by which each chore has come to its end once more; ``None`` if one has not."""
+        ended = self.chores_record[1].values()
+        return None if None in ended else min(filter(None, ended), default=None)
+
+    def overdue_chores(self, now: datetime) -> list[str]:
+        """The chores that have not come to their end for an hour, although workers run."""
+        if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
+            return []
+        times = self.chores_record[1].items()
+        return [name for name, at in times if not is_recent(at, now, within=_CHORES_WITHIN)]
+
+    @property
+    def chores_record(self) -> tuple[str, dict[str, datetime | None]]:
+        """The chore that was begun last, and when each last came to its end; ``None``: never."""
+        times = sorted(self.chores.get("ended", {}).items())
+        ended = {name: at and datetime.fromisoformat(at) for name, at in times}
+        return self.chores.get("begun", ""), ended
 
     def is_failing(self, now: datetime) -> bool:
         """True if all requests have failed for some minutes; shorter disturbances do not count."""

@@ -107,6 +107,7 @@ class TestPage:
             "Schedule": "There is no schedule. Ask your developer.",
             "Last run": "never",
             "Next run": "never",
+            "Daily work last done": "never",
             "Orders last checked": "never",
         }
         assert "None." in text(section(html, "failures"))
@@ -187,7 +188,8 @@ class TestPage:
     def test_a_shop_without_django_q_sees_the_page(self, viewer: Client, settings: Any) -> None:
         settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
         html = read(viewer.get(PAGE))
-        assert list(facts(html, "worker")) == ["State", "Last run", "Orders last checked"]
+        names = ["State", "Last run", "Daily work last done", "Orders last checked"]
+        assert list(facts(html, "worker")) == names
         assert "Tasks in the queue" not in facts(html, "waiting")
         assert "django-q2" not in html
 

@@ -15,7 +15,6 @@ from django.utils import timezone
 from giftcards import tasks
 from giftcards.books.models import LedgerEntry
 from giftcards.books.nightly import next_night, read_if_due
-from giftcards.engine.loop import follow
 from giftcards.models import Lease, ProviderState
 from giftcards.models.times import day_of
 from giftcards.simulator import Denomination, Product, Simulator
@@ -61,7 +60,7 @@ def test_the_ledger_comes_before_the_catalogue_of_which_something_is_always_due(
     kinds = {"t": Denomination("T", Decimal(490))}
     simulator.catalogue = {f"p{number}": Product("P", "", kinds) for number in range(9)}
     note_ledger(due_at=ago(1))
-    tasks.do_chores(threading.Event(), may_begin=always, should_continue=always)
+    tasks.do_chores(threading.Event())
     asked = [request.path for request in simulator.requests]
     (ledger,) = (place for place, path in enumerate(asked) if "transactions" in path)
     assert ledger < asked.index("/v3/gift-cards/catalog")
@@ -170,14 +169,14 @@ class TestTick:
         tasks.sweep()
         assert due.pages_shown == []
 
-    def test_a_tick_gives_way_to_an_order_that_nobody_follows(self, due: Books) -> None:
-        def place(page: int) -> None:
-            assert page == 1
-            make_order()
-
-        due.on_page = place
+    @pytest.mark.parametrize(("seconds", "is_whole"), [(0, False), (10, True)])
+    def test_a_tick_gives_way_to_an_order_that_nobody_follows_once_its_share_is_used(
+        self, due: Books, shorten: Callable[..., None], seconds: float, is_whole: bool
+    ) -> None:
+        shorten(chores_seconds=seconds)
+        due.on_page = lambda _page: make_order()
         tasks.tick()
-        assert len(due.pages_shown) == 1
+        assert (len(due.pages_shown) > 1) == (LedgerEntry.objects.count() == 300) == is_whole
 
     def test_a_tick_goes_on_while_another_process_follows_the_orders(self, due: Books) -> None:
         def place(_page: int) -> None:
@@ -187,19 +186,3 @@ class TestTick:
         due.on_page = place
         tasks.tick()
         assert LedgerEntry.objects.count() == 300
-
-
-def test_an_endless_loop_does_its_chores_between_sweeps(
-    shorten: Callable[..., None], set_conf: Callable[..., None]
-) -> None:
-    set_conf(POLL_INTERVAL=0.1)
-    shorten(loop_tick=0.05)
-    stop, calls = threading.Event(), []
-
-    def chores(should_continue: Callable[[], bool]) -> None:
-        calls.append(should_continue())
-        if len(calls) == 2:
-            stop.set()
-
-    follow(seconds=None, stop=stop, chores=chores)
-    assert calls == [True, True]

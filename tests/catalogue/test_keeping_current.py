@@ -14,9 +14,11 @@ from django.db.models import F
 from django.utils import timezone
 
 from giftcards.catalogue import check_offer, keep_current, offers
+from giftcards.engine import outbox
 from giftcards.exceptions import NotForSale
 from giftcards.fulfilment import place_order
 from giftcards.models import (
+    ApiKey,
     Lease,
     OfferChange,
     Order,
@@ -29,8 +31,8 @@ from giftcards.models import (
 from giftcards.signals import offer_changed
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
-from tests.builders import PRODUCT, TYPE, make_offer
-from tests.stage import PROVIDER, run_sweep
+from tests.builders import PRODUCT, TYPE, make_offer, make_order
+from tests.stage import PROVIDER, ago, hold_lease, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -47,6 +49,7 @@ def hourly(set_conf: Callable[..., None]) -> None:
 
 def keep() -> None:
     keep_current(lambda: True)
+    outbox.announce(outbox=outbox.OFFERS)
 
 
 def pass_time(**span: float) -> None:
@@ -157,14 +160,24 @@ class TestReading:
             pass_time(minutes=1)
         assert asked(simulator) == ["catalog", *(f"p{number}" for number in range(6))]
 
-    def test_nothing_is_read_while_an_order_waits_for_this_worker(
+    def test_without_time_one_request_is_made_in_any_case_so_that_a_busy_shop_gets_on(
         self, simulator: Simulator
     ) -> None:
         simulator.catalogue = ONE
-        place_order(product_id="p", type_id="a", quantity=1)
-        keep()
-        # One request is made in any case, so that a busy shop gets on.
+        keep_current(lambda: False)
         assert asked(simulator) == ["catalog"]
+
+    def test_a_key_that_is_to_be_probed_is_left_to_an_order_that_the_loop_follows(
+        self, simulator: Simulator
+    ) -> None:
+        simulator.catalogue = ONE
+        make_order(product_id="p", type_id="a")
+        hold_lease(Lease.LOOP, until=ago(-60))
+        keep()
+        assert asked(simulator) == []
+        ApiKey.objects.update(accepted_at=timezone.now())
+        keep()
+        assert asked(simulator) == ["catalog", "p"]
 
     def test_a_list_that_cannot_be_read_is_asked_for_again_after_two_minutes(
         self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,15 +11,6 @@ import pytest
 from giftcards.simulator import Simulator
 from tests.conftest import Call, Outcome
 from tests.stage import secrets_of
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Undo what a command does to the handlers of signals: it is the only one in its process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -68,6 +68,15 @@ class TestSetup:
         assert call("giftcards_setup", "-v0") == ("", "", 0)
         assert (Schedule.objects.count(), Group.objects.count()) == (1, 3)
 
+    def test_setup_names_the_queue_of_the_shop(self, call: Call, settings: Any) -> None:
+        own = {"QUEUE_TASK": "tests.fakes.queues.record"}
+        settings.GIFTCARDS = {**settings.GIFTCARDS, **own}
+        assert call("giftcards_setup").out == (
+            "Tasks go to the queue of QUEUE_TASK (tests.fakes.queues.record). Have it, or cron,"
+            " call giftcards.tasks.tick once a minute. Orders are followed while its worker runs.\n"
+            f"{groups('created')}"
+        )
+
     def test_setup_without_django_q_creates_the_groups_only(self, call: Call) -> None:
         with modify_settings(INSTALLED_APPS={"remove": "django_q"}):
             out, err, code = call("giftcards_setup")

@@ -70,6 +70,7 @@ class TestOverview:
             "  last failure    never\n"
             "  last sweep      never\n"
             "  last tick       never\n"
+            "  last daily work never\n"
             "  next tick       never\n"
             "  worker          not known\n"
             "  requests        0 of 1200 in the last minute\n"
@@ -171,11 +172,13 @@ class TestOverview:
                 "swept_at": state.swept_at.isoformat(),
                 "ticked_at": None,
                 "ticked_by": None,
+                "chores_ended_at": None,
             },
             "schedule": "ok",
             "worker": "ok",
             "queue": "ok",
             "keys": "ok",
+            "chores": "ok",
             **facts,
         }
 
@@ -249,6 +252,17 @@ class TestOverview:
         assert "  worker          celery@web-2\n" in call("giftcards_status").out
         told = json.loads(call("giftcards_status", "--json").out)
         assert told["provider"]["ticked_by"] == "celery@web-2"
+
+    @pytest.mark.parametrize(("last", "is_shown"), [(60, True), (-600, False), (-60, True)])
+    def test_the_next_tick_is_not_that_of_a_schedule_that_others_tick_without(
+        self, call: Call, last: float, is_shown: bool
+    ) -> None:
+        ensure_schedule()
+        ProviderState.objects.note_tick("giftcards_poll@web-2")
+        Schedule.objects.update(next_run=ago(-last))
+        assert ("  next tick  " in call("giftcards_status").out) == is_shown
+        told = json.loads(call("giftcards_status", "--json").out)
+        assert (told["next_tick_at"] is not None) == is_shown
 
     def test_status_without_django_q_tells_nothing_of_it(self, call: Call) -> None:
         with modify_settings(INSTALLED_APPS={"remove": "django_q"}):
@@ -515,7 +529,7 @@ class TestFailOn:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, problems, paused,"
-            " refused, worker, provider, queue, keys, balance, prices, cards, unconfirmed,"
+            " refused, worker, chores, provider, queue, keys, balance, prices, cards, unconfirmed,"
             " price, review, owed, planned, delayed, funds,"
             " missing, unknown, gap, closed_month, mail, untold, digests, separated by commas.\n",
             2,

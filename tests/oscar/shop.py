@@ -167,8 +167,7 @@ def bought(product: Any, quantity: int = 1) -> Any:
 def work() -> None:
     """Do what the worker does in a minute or two."""
     run_sweep()
-    stop = threading.Event()
-    do_chores(stop, may_begin=lambda: True, should_continue=lambda: True)
+    do_chores(threading.Event())
 
 
 def order_for(line: Any) -> Order:

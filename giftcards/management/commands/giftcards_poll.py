@@ -24,7 +24,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import set_by_signals
 from giftcards.models import Order, ProviderState
-from giftcards.tasks import FAILED, companions, do_chores, tick_until
+from giftcards.tasks import FAILED, companions, tick_until
 
 # The pause between attempts to reach a database that is down (seconds).
 _PAUSE = 1.0
@@ -147,13 +147,7 @@ class Command(GiftcardsCommand):
         self.say("Following the orders. Stop with Ctrl-C.", options)
         with companions(stop):
             while not stop.is_set():
-                done = follow(
-                    seconds=None,
-                    stop=stop,
-                    chores=lambda should_continue: do_chores(
-                        stop, may_begin=lambda: not stop.is_set(), should_continue=should_continue
-                    ),
-                )
+                done = follow(seconds=None, stop=stop)
                 if done is None:
                     # Another process runs the loop; take over if it stops.
                     stop.wait(1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
+from giftcards.conf import conf
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.management.base import GiftcardsCommand
 from giftcards.management.roles import ensure_roles, role_permissions
@@ -37,12 +38,18 @@ class Command(GiftcardsCommand):
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])
         groups = {role.name: {"outcome": role.outcome, "missing": role.missing} for role in roles}
-        if schedule is None:
-            worker = "`manage.py giftcards_poll --loop` or another worker"
-            lines = ["No schedule is needed: django-q2 does not run the tasks."]
-        else:
+        if schedule is not None:
             worker = "`manage.py qcluster`"
             lines = [f"The schedule is {schedule.value}."]
+        elif conf.queue_task is not None:
+            worker = "its worker"
+            lines = [
+                f"Tasks go to the queue of QUEUE_TASK ({conf.queue_task}). Have it, or cron, call"
+                " giftcards.tasks.tick once a minute."
+            ]
+        else:
+            worker = "`manage.py giftcards_poll --loop` or another worker"
+            lines = ["No schedule is needed: django-q2 does not run the tasks."]
         lines[0] += f" Orders are followed while {worker} runs."
         for role in roles:
             lines += [f"The group {role.name} is {role.outcome}."]

@@ -37,8 +37,15 @@ from giftcards.management.output import counted, iso
 from giftcards.models import Order, ProviderState
 
 # The conditions that the overview tells; of the worker and of the cards it tells more than that.
-_JUDGED = ("queue", "keys", "balance")
-_TIMES = ("paused_until", "succeeded_at", "failed_at", "swept_at", "ticked_at")
+_JUDGED = ("chores", "queue", "keys", "balance")
+_TIMES = (
+    "paused_until",
+    "succeeded_at",
+    "failed_at",
+    "swept_at",
+    "ticked_at",
+    "chores_ended_at",
+)
 
 
 class Command(GiftcardsCommand):
@@ -103,7 +110,7 @@ class _Overview:
         self.waiting = Waiting.read()
         self.encryption_keys = _encryption_keys()
         self.api_keys = api_keys()
-        self.next_tick = next_tick()
+        self.next_tick = next_tick(self.state)
 
     @property
     def unjudged(self) -> str:
@@ -123,6 +130,7 @@ class _Overview:
             "worker": self.worker or "ok",
             "queue": self.wrong["queue"] or "ok",
             "keys": self.wrong["keys"] or "ok",
+            "chores": self.wrong["chores"] or "ok",
             "next_tick_at": self.next_tick,
             "requests": asdict(self.requests),
             "waiting": {
@@ -174,8 +182,10 @@ class _Overview:
             "last failure": state.failed_at,
             "last sweep": state.swept_at,
             "last tick": state.ticked_at,
+            "last daily work": state.chores_ended_at,
         }
-        if conf.uses_django_q:
+        # Without a schedule, it is never.
+        if conf.uses_django_q and (self.next_tick or self.schedule):
             times["next tick"] = self.next_tick
         failure = f"The last failure: {state.failure}" if state.failure else ""
         lines = [f"{name:<30}{count}" for name, count in counts.items()]
