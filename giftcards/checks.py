@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from math import ceil, inf
 from typing import Any
 
@@ -134,6 +135,39 @@ def check_urls(**_: object) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+# The methods of an admin that decide about the page of one order.
+_OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_permission")
+
+
+@register(TAG)
+def check_admin(**_: object) -> list[CheckMessage]:
+    """Report rules that would hide, or open, the page of an order and nothing else."""
+    if not apps.is_installed("django.contrib.admin"):
+        return []
+    from django.contrib.admin.sites import all_sites
+
+    order = apps.get_model("giftcards", "Order")
+    used = {type(site.get_model_admin(order)) for site in all_sites if site.is_registered(order)}
+    return [
+        Error(
+            f"{admin} overrides {method}, which decides about the page of an order only: lists,"
+            " numbers, messages and files would still tell of the order.",
+            hint="Hide orders with get_queryset, which decides for all of these. People who may see"
+            " none lack the permission giftcards.view_order. Nobody changes or deletes an order.",
+            id="giftcards.E025",
+        )
+        for admin, method in sorted(chain.from_iterable(map(_of_the_shop, used)))
+    ]
+
+
+def _of_the_shop(admin: type) -> Iterator[tuple[str, str]]:
+    """The names of the class and of those of these methods that a package of others has defined."""
+    for method in _OF_ONE_PAGE:
+        owner = next(each for each in admin.__mro__ if method in vars(each))
+        if owner.__module__.partition(".")[0] not in {"giftcards", "django"}:
+            yield admin.__name__, method
 
 
 @register(TAG)

@@ -13,10 +13,12 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext
 
-from giftcards.models import ProviderState
+from giftcards.models import Order, ProviderState
+from giftcards.models.order_queries import leaves_some_out
 
 T = TypeVar("T")
 
@@ -131,12 +133,27 @@ class Condition(Alert):
     #: that are about the same rows.
     is_in_digests: bool = True
     is_on_start_page: bool = True
+    #: True if it counts orders or messages about them, or adds up amounts of orders.
+    is_about_orders: bool = False
     #: True if it may be about orders with problems; see ``Standing.leaves_out_problems``.
     overlaps_problems: bool = False
     #: True if no card can be bought, or handed over, while it holds.
     stops_sales: bool = False
     #: True if staff see it above the list of orders, in the words of ``Finding.explain``.
     is_above_list: bool = False
+
+    def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
+        """The finding for a person who sees the orders ``visible``, and is told of no others."""
+        finding = self.judge(standing)
+        return finding and self.visible_part(finding, visible)
+
+    def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
+        if not (self.is_about_orders and leaves_some_out(visible)):
+            return finding
+        shown = visible.filter(pk__in=finding.orders).order_by()
+        keys = dict(shown.values_list("pk", "reference"))
+        # Without the sum, which is that of all orders.
+        return Finding("", len(keys), orders=keys) if keys else None
 
     def sentence(self, standing: Standing) -> str:
         """The finding's sentence for monitors; "" if nothing is wrong."""
@@ -154,13 +171,13 @@ def register(conditions: Iterable[Condition]) -> None:
 
 
 def above_list(
-    may: Callable[[str], bool], standing: Standing
+    may: Callable[[str], bool], standing: Standing, visible: QuerySet[Order]
 ) -> Iterator[tuple[Condition, Finding]]:
     """The conditions that hold, and that staff see above the list of orders.
 
-    ``may`` tells whether the person has a permission.
+    ``may`` tells whether the person has a permission, and ``visible`` are the orders they see.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and may(condition.permission)
-        if is_shown and (finding := condition.judge(standing)):
+        if is_shown and (finding := condition.find(standing, visible)):
             yield condition, finding

@@ -262,6 +262,7 @@ CONDITIONS: Sequence[Condition] = [
         headline=ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
         remedy=_SEE_ITS_PAGE,
         page=_ORDERS,
+        is_about_orders=True,
         query="?attention=needed",
         is_in_digests=False,
         is_on_start_page=False,
@@ -279,6 +280,7 @@ CONDITIONS: Sequence[Condition] = [
         ),
         remedy=_SEE_ITS_PAGE,
         page=_ORDERS,
+        is_about_orders=True,
         query="?attention=other",
     ),
     Condition(
@@ -413,6 +415,7 @@ CONDITIONS: Sequence[Condition] = [
         ),
         remedy=_("The provider is searched automatically. Do not buy the cards a second time."),
         page=_ORDERS,
+        is_about_orders=True,
         query="?attention=lost",
     ),
     Condition(
@@ -435,6 +438,7 @@ CONDITIONS: Sequence[Condition] = [
         ),
         takes=("giftcards.resolve_order", "giftcards.view_cost"),
         page=_ORDERS,
+        is_about_orders=True,
         query="?attention=price",
     ),
     Condition(
@@ -455,6 +459,7 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_("Approve or reject each order. Nothing is bought until then."),
         takes=("giftcards.resolve_order",),
         page=_ORDERS,
+        is_about_orders=True,
         query="?attention=review",
     ),
     Condition(
@@ -476,6 +481,7 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_("Order the missing cards of each order again, or pay its customer back."),
         takes=("giftcards.add_order", "giftcards.settle_refund"),
         page=_ORDERS,
+        is_about_orders=True,
         query="?refund=owed",
         is_in_digests=False,
         overlaps_problems=True,
@@ -498,6 +504,7 @@ CONDITIONS: Sequence[Condition] = [
         ),
         remedy=_("Pay each refund, then say on the order's page that it is paid."),
         page=_ORDERS,
+        is_about_orders=True,
         query="?refund=planned",
         is_in_digests=False,
         overlaps_problems=True,
@@ -511,6 +518,7 @@ CONDITIONS: Sequence[Condition] = [
         headline=ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
         remedy=_("The provider is asked again automatically. Ask each customer to wait."),
         page=_ORDERS,
+        is_about_orders=True,
         query=f"?status__exact={Status.DELAYED}",
         overlaps_problems=True,
     ),

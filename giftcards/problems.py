@@ -360,7 +360,7 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "answer_of_other": Wording(
         Kind.ANSWER,
-        _("The provider's answer is about %(provider_order_id)s, which is your order %(order)s."),
+        _("The provider's answer is about %(provider_order_id)s, which is another of your orders."),
         _(
             "One order at the provider was taken for both. See in its dashboard which of the two"
             " it is, and ask its support about the other."

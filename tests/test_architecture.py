@@ -96,7 +96,7 @@ WITHIN = {
         "extensions": "actions rows",
         "filters": "rows",
         "catalogue": "rows",
-        "desk": "rows",
+        "desk": "rows pages",
         "logs": "rows filters",
         "provider": "actions rows provider_sections",
         "pages": "actions extensions provider",

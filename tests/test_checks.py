@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 import pytest
 from cryptography.fernet import Fernet
 from django.apps import apps
+from django.contrib.admin import AdminSite
 from django.core.checks import CheckMessage, Error, Warning, run_checks  # noqa: A004
 from django.db import ProgrammingError, connection, connections
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.utils import timezone
 
 from giftcards import checks
+from giftcards.admin import OrderAdmin
 from giftcards.checks import check_isolation
 from giftcards.conf import conf
 from giftcards.keys.rotation import rotate
-from giftcards.models import ApiKey
+from giftcards.models import ApiKey, Order
 from giftcards.releases import LISTED_ON
 from tests.builders import PARTIAL, settle
 from tests.conftest import Call
@@ -69,6 +71,13 @@ class Replica:
         return "replica"
 
 
+OVERRIDDEN = Error(
+    "HidingAdmin overrides has_view_permission, which decides about the page of an order only:"
+    " lists, numbers, messages and files would still tell of the order.",
+    hint="Hide orders with get_queryset, which decides for all of these. People who may see none"
+    " lack the permission giftcards.view_order. Nobody changes or deletes an order.",
+    id="giftcards.E025",
+)
 ROUTED = Error(
     "The tables of giftcards are routed to 'cards': an order would be bought although the"
     " transaction on 'default' that placed it was rolled back, and a replica would show what is no"
@@ -364,7 +373,7 @@ def test_an_error_stops_the_command_and_a_warning_does_not(
 
 
 def test_every_check_id_has_exactly_one_case() -> None:
-    others = [NO_CLUSTER, ROUTED, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
+    others = [NO_CLUSTER, ROUTED, OVERRIDDEN, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
     others += [SEVERAL_KEYS, OLD_RELEASE, other_isolation("SERIALIZABLE")]
     messages = [*(case.message for case in CASES), *others]
     assert sorted(str(message.id) for message in messages) == sorted(IDS)
@@ -615,6 +624,41 @@ def test_orm_has_to_name_the_database_to_which_schedules_are_routed(settings: An
     assert message.id == "giftcards.E014"
     assert message.hint == "Set it to 'queue'."
     settings.Q_CLUSTER = CLUSTER | {"orm": "queue"}
+    assert found() == []
+
+
+class HidingAdmin(OrderAdmin):
+    def has_view_permission(self, request: Any, obj: Order | None = None) -> bool:
+        return super().has_view_permission(request, obj) and obj is not None
+
+
+class Mixin:
+    def has_delete_permission(self, *_args: Any) -> bool:
+        return True
+
+
+class OpenAdmin(Mixin, OrderAdmin):
+    pass
+
+
+class RestrictedAdmin(OrderAdmin):
+    def get_queryset(self, request: Any) -> Any:
+        return super().get_queryset(request).filter(group="mine")
+
+    def has_report_permission(self, request: Any) -> bool:
+        return False
+
+
+def test_an_admin_of_orders_that_decides_about_one_page_only_is_an_error() -> None:
+    site = AdminSite()
+    site.register(Order, HidingAdmin)
+    assert found() == [OVERRIDDEN]
+    site.unregister(Order)
+    site.register(Order, OpenAdmin)
+    (message,) = found()
+    assert message.msg.startswith("OpenAdmin overrides has_delete_permission")
+    site.unregister(Order)
+    site.register(Order, RestrictedAdmin)
     assert found() == []
 
 

@@ -15,15 +15,16 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, resolve, reverse
 from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
 
+from giftcards.admin.pages import OrderPages
 from giftcards.admin.rows import ReadOnlyRows, order_link, visible_orders
-from giftcards.conditions import CONDITIONS, Condition, Finding, Severity, Standing
+from giftcards.conditions import CONDITIONS, Condition, Severity, Standing
 from giftcards.display import count_text, filled, money
 from giftcards.management.roles import whom_to_ask
 from giftcards.models import Desk, Order
@@ -107,16 +108,9 @@ def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
     leaves_out_problems = may(CONDITIONS["problems"].permission)
     standing = Standing(leaves_out_problems=leaves_out_problems)
     visible = visible_orders(request, site)
-    sees_all = not visible.query.where
     for condition in told:
-        finding = condition.judge(standing)
-        if finding and not sees_all and _is_about_orders(condition):
-            # Neither the number nor the sum of orders that are hidden from this person.
-            shown = visible.filter(pk__in=finding.orders).order_by()
-            keys = dict(shown.values_list("pk", "reference"))
-            finding = Finding("", len(keys), orders=keys) if keys else None
-        if finding:
-            named = _links(request, site, islice(finding.orders, _NAMED))
+        if finding := condition.find(standing, visible):
+            named = _links(visible, site, islice(finding.orders, _NAMED))
             whom = whom_to_ask(may, condition.takes)
             address = _address(request, site, condition)
             if address and leaves_out_problems and condition.overlaps_problems:
@@ -131,17 +125,10 @@ def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
             )
 
 
-def _links(request: HttpRequest, site: AdminSite, keys: Iterable[int]) -> tuple[str, ...]:
-    """Links to those of the orders that the person may see, as HTML."""
-    orders = visible_orders(request, site).in_bulk(list(keys))
-    if not orders:
-        return ()
-    may_see = site.get_model_admin(Order).has_view_permission
-    return tuple(order_link(site, order) for order in orders.values() if may_see(request, order))
-
-
-def _is_about_orders(condition: Condition) -> bool:
-    return condition.page.startswith(("giftcards_order_", "giftcards_delivery_delivery_"))
+def _links(visible: QuerySet[Order], site: AdminSite, keys: Iterable[int]) -> tuple[str, ...]:
+    """Links to those of the ``visible`` orders, as HTML."""
+    orders = visible.in_bulk(list(keys))
+    return tuple(order_link(site, order) for order in orders.values())
 
 
 def _address(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
@@ -160,9 +147,9 @@ def _address(request: HttpRequest, site: AdminSite, condition: Condition) -> str
 
 
 def _today(request: HttpRequest, site: AdminSite) -> str:
-    """The day so far in one line of HTML; "" for a person from whom orders are hidden."""
-    orders = visible_orders(request, site)
-    if orders.query.is_empty() or orders.query.where:
+    """The day so far in one line of HTML; "" for a person who may see no sums over all orders."""
+    pages = site.get_model_admin(Order) if site.is_registered(Order) else None
+    if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
         return ""
     since = begin_of(today())
     placed = Order.objects.filter(created_at__gte=since).order_by().count()

@@ -96,24 +96,23 @@ def cards_with(pages: OrderPages, request: HttpRequest, form: forms.Form) -> dic
         )
         form.add_error("secret", text % {"count": SEARCHES_PER_HOUR})
         return {"status": 429}
-    found = _newest(form.cleaned_data["secret"])
+    found = _unhidden(pages, request, _newest(form.cleaned_data["secret"]))
     cards = found[:_MOST_SHOWN]
     names = ", ".join(dict.fromkeys(card.order.reference for card in cards))
     trace.change_message += f" Found: {names or 'nothing'}."
     trace.save(update_fields=["change_message"])
     return {
-        "cards": _with_links(pages, request, cards),
+        "cards": cards,
+        "may_open": pages.has_view_permission(request),
         "has_more": len(found) > len(cards),
     }
 
 
-def _with_links(
-    pages: OrderPages, request: HttpRequest, cards: list[Card]
-) -> list[tuple[Card, bool]]:
-    """The cards, each with True if the person may see its order."""
+def _unhidden(pages: OrderPages, request: HttpRequest, cards: list[Card]) -> list[Card]:
+    """Those of the ``cards`` whose order the shop does not hide from the person."""
     orders = pages.get_queryset(request).filter(pk__in={card.order_id for card in cards})
-    visible = {order.pk for order in orders if pages.has_view_permission(request, order)}
-    return [(card, card.order_id in visible) for card in cards]
+    keys = set(orders.values_list("pk", flat=True))
+    return [card for card in cards if card.order_id in keys]
 
 
 def _newest(code: Masked) -> list[Card]:

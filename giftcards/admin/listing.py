@@ -190,7 +190,9 @@ class OrderList(LongList, OrderPages):
         standing = Standing()
         context = {
             "pause": standing.state.explain_pause().for_staff,
-            "warnings": list(above_list(request.user.has_perm, standing)),
+            "warnings": list(
+                above_list(request.user.has_perm, standing, self.get_queryset(request))
+            ),
             "notices": list(extensions.called("above_list", self, request, standing)),
             "has_report_permission": self.has_report_permission(request),
             "search_form": SearchForm(

@@ -57,7 +57,10 @@ register(
 
 @admin.register(Order)
 class OrderAdmin(OrderList, OrderPage, PlacingPage):
-    """The orders' pages. To use a subclass, unregister this class first, and register yours."""
+    """The orders' pages. To use a subclass, unregister this class first, and register yours.
+
+    Its ``get_queryset`` decides which orders a person is shown and told of, wherever that is.
+    """
 
     class Media:
         css = {"all": ("giftcards/admin.css",)}

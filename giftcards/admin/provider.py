@@ -22,13 +22,14 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin import provider_sections
 from giftcards.admin.actions import token
 from giftcards.admin.provider_sections import Section
-from giftcards.admin.rows import ReadOnlyRows, order_link, visible_orders
+from giftcards.admin.rows import ReadOnlyRows, order_link, unhidden_orders, visible_orders
 from giftcards.conditions import CONDITIONS, Condition, Finding, Standing
 from giftcards.display import bdi, filled
 from giftcards.engine.health import api_keys as known_keys
 from giftcards.engine.task_queue import wake_worker
 from giftcards.keys.keyring import configured_key
-from giftcards.models import ApiKey, Order, ProviderState
+from giftcards.models import ApiKey, Order, ProviderState, StatusChange
+from giftcards.models.order_queries import leaves_some_out
 
 # The effect of resuming, by the kind of pause that it ends.
 _RESUMING = {
@@ -53,6 +54,10 @@ _RESUMING = {
 def pause_in_words() -> str:
     """The reason, for staff, why requests to the provider are paused; "" if they are not."""
     return ProviderState.objects.current().explain_pause().for_staff
+
+
+# The sections that count all orders, or all cards.
+_OF_ALL_ORDERS = {"waiting", "encryption"}
 
 
 @admin.register(ProviderState)
@@ -122,17 +127,28 @@ class ProviderStateAdmin(ReadOnlyRows):
         may_resume = self.has_resume_permission(request)
         shows_costs = self.may_see_costs(request)
         name = partial(self._name, request)
-        return [
+        orders = unhidden_orders(request, self.admin_site)
+        changes = StatusChange.objects.all()
+        if is_partial := leaves_some_out(orders):
+            changes = changes.filter(order__in=orders.order_by().values("pk"))
+        sections = [
             provider_sections.connection(standing, shows_balance=shows_costs),
             provider_sections.waiting(name, order_list=self._order_list(request)),
             provider_sections.worker(standing, shows_hints=may_resume),
             provider_sections.failures(
-                standing.state, keys, name, shows_costs=shows_costs, shows_hints=may_resume
+                standing.state,
+                keys,
+                changes,
+                name,
+                shows_costs=shows_costs,
+                shows_hints=may_resume,
             ),
             provider_sections.encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
             provider_sections.api_keys(keys),
             provider_sections.versions(),
         ]
+        hidden = _OF_ALL_ORDERS if is_partial else ()
+        return [section for section in sections if section.name not in hidden]
 
     def _order_list(self, request: HttpRequest) -> str:
         """The address of the list of orders; "" for a person who may not open it."""
@@ -192,7 +208,7 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
             return _no(condition, finding, orders)
     # The balance lasts for less than the shop wants, or than the orders to be sent cost.
     low = (CONDITIONS[code] for code in ("balance", "funds") if code in CONDITIONS and shows_costs)
-    findings = (condition.judge(standing) for condition in low)
+    findings = (condition.find(standing, orders) for condition in low)
     advice = tuple(finding.explain() for finding in findings if finding)
     return Verdict(is_yes=True, answer=gettext("Gift cards can be sold now."), advice=advice)
 

@@ -241,12 +241,13 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
 def failures(
     state: ProviderState,
     keys: Sequence[KnownKey],
+    changes: QuerySet[StatusChange],
     name: OrderName,
     *,
     shows_costs: bool,
     shows_hints: bool,
 ) -> Section:
-    """The last failures: of requests, of API keys, and of telling the shop.
+    """The last failures: of requests, of API keys, and of telling the shop of ``changes``.
 
     Without ``shows_hints``, what the provider or a program wrote is left out.
     """
@@ -259,11 +260,11 @@ def failures(
         (known.key.refused_at, gettext("API key"), bdi(known.name), known.key.refusal)
         for known in keys
     ]
-    told = StatusChange.objects.filter(announced_at=None).exclude(announce_error="")
-    changes = told.order_by("announced_at", "announce_at", "pk").select_related("order")
+    told = changes.filter(announced_at=None).exclude(announce_error="")
+    failed = told.order_by("announced_at", "announce_at", "pk").select_related("order")
     found += [
         (change.at, gettext("Notifying the shop"), name(change.order), change.announce_error)
-        for change in changes[:_FAILURES_SHOWN]
+        for change in failed[:_FAILURES_SHOWN]
     ]
     rows = [(at, what, said, text) for at, what, said, text in found if at is not None]
     rows.sort(key=lambda row: row[0], reverse=True)

@@ -26,6 +26,7 @@ from django.utils.translation import ngettext_lazy
 
 from giftcards.display import bdi, exact_moment, money, status_badge
 from giftcards.models import Order
+from giftcards.models.order_queries import leaves_some_out
 from giftcards.models.searching import Found
 from giftcards.search_terms import NAMING
 
@@ -215,12 +216,23 @@ def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
 
     That may be the shop's own. Every list and page shows these orders, and rows about them, only.
     """
-    if not site.is_registered(Order):
+    is_there = site.is_registered(Order)
+    if not (is_there and site.get_model_admin(Order).has_view_permission(request)):
         return Order.objects.none()
-    pages = site.get_model_admin(Order)
-    if not pages.has_view_permission(request):
-        return Order.objects.none()
-    return pages.get_queryset(request)
+    return unhidden_orders(request, site)
+
+
+def unhidden_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
+    """The orders that the site's admin of orders does not hide from this person.
+
+    People who may not see orders at all may still be told the number of these.
+    """
+    is_there = site.is_registered(Order)
+    return site.get_model_admin(Order).get_queryset(request) if is_there else Order.objects.all()
+
+
+def hides_orders(request: HttpRequest, site: AdminSite) -> bool:
+    return leaves_some_out(unhidden_orders(request, site))
 
 
 def not_received(order: Order) -> SafeString | str:
@@ -258,8 +270,8 @@ class OrderRows(ReadOnlyRows, LongList):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows, orders = super().get_queryset(request), visible_orders(request, self.admin_site)
-        if not orders.query.where:
-            return rows  # all of them
+        if not leaves_some_out(orders):
+            return rows
         about = Q(**{f"{self.order_lookup}__in": orders.order_by().values("pk")})
         if not self.has_order:
             about |= Q(**{self.order_lookup: None})

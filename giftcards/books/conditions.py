@@ -204,6 +204,7 @@ CONDITIONS = (
         remedy=_("Top up the account at the provider."),
         ended=_("The balance covers the orders to be sent again."),
         page="giftcards_providerstate_changelist",
+        is_about_orders=True,
         is_above_list=True,
     ),
     Condition(
@@ -221,6 +222,7 @@ CONDITIONS = (
         remedy=_("Look for each in the account at the provider, and ask its support."),
         ended=_("The provider has credited back what it promised."),
         page="giftcards_order_changelist",
+        is_about_orders=True,
         query="?ledger=missing&attention=needed",
     ),
     Condition(
@@ -269,6 +271,7 @@ CONDITIONS = (
         remedy=_("Look at what differs, tell who has the old figures, and close each month again."),
         ended=_("No closed month differs from its record any more."),
         page="giftcards_order_close_month",
+        is_about_orders=True,
         query="?month=changed",
     ),
 )

@@ -83,6 +83,7 @@ CONDITIONS = (
         ),
         ended=_("Messages to customers are sent again."),
         page=_MESSAGES,
+        is_about_orders=True,
         query="?customers=late",
     ),
     Condition(
@@ -99,6 +100,7 @@ CONDITIONS = (
         ),
         remedy=_("Send it again, to another address if need be, or call the customer."),
         page=_MESSAGES,
+        is_about_orders=True,
         query="?customers=untold-lately",
         # Digests have an item about each order.
         is_in_digests=False,

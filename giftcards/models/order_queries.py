@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from django.db import models
 from django.db.models import Q
@@ -66,6 +66,11 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, _AT_ONCE)):
         yield batch
+
+
+def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
+    """True if ``orders``, which a shop's admin shows to a person, may not be all of them."""
+    return bool(orders.query.where)
 
 
 class OpenLine(NamedTuple):

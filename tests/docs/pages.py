@@ -229,6 +229,7 @@ CHECKS = {
     "giftcards.E022": "cards",
     "giftcards.E023": "REVIEW_ORDER",
     "giftcards.E024": "path",
+    "giftcards.E025": "overrides",
     "giftcards.W001": "worker",
     "giftcards.W002": "sync",
     "giftcards.W003": "broker",

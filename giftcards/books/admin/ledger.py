@@ -23,7 +23,14 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.filters import ConditionFilter, show_filters
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import OrderRows, column, order_link, orders_named, visible_orders
+from giftcards.admin.rows import (
+    OrderRows,
+    column,
+    hides_orders,
+    order_link,
+    orders_named,
+    visible_orders,
+)
 from giftcards.books.admin.periods import month_of
 from giftcards.books.models import (
     CHARGE,
@@ -210,11 +217,13 @@ class LedgerEntryAdmin(OrderRows):
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
         """The summary of a period as template context, if the address asks for nothing else.
 
-        It reads every entry of the period.
+        It reads every entry of the period; nobody sees it from whom orders are hidden.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None
         if period is None or request.GET.keys() != {PeriodFilter.parameter_name}:
+            return {}
+        if hides_orders(request, self.admin_site):
             return {}
         summary = summarise(*period)
         named = (*summary.promised_not_credited.first, *summary.ordered_not_charged.first)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from django.contrib.admin import AdminSite
@@ -46,13 +47,16 @@ def above_list(pages: OrderPages, request: HttpRequest, standing: Standing) -> S
     """The figures of the account, as HTML.
 
     While the list is filtered or searched, the cost of open orders is left out to save queries.
+    People from whom orders are hidden see the balance only.
     """
     if not request.user.has_perm("giftcards.view_cost"):
         return ""
-    is_whole = not request.GET.keys() - _OF_WHOLE_LIST
+    sees_sums = pages.has_report_permission(request)
+    is_whole = sees_sums and not request.GET.keys() - _OF_WHOLE_LIST
     in_orders = standing.once(money_in_open_orders) if is_whole else None
+    figures = _figures(standing.state, in_orders)
     context = {
-        "figures": list(_figures(standing.state, in_orders)),
+        "figures": list(figures if sees_sums else islice(figures, 1)),
         "provider": _provider_page(request, pages.admin_site),
     }
     return render_to_string("admin/giftcards_books/balance.html", context, request)

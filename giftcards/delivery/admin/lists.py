@@ -19,7 +19,7 @@ from giftcards.admin.actions import buttons
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.admin.hints import SEES_HINTS, for_developer
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import OrderRows, ReadOnlyRows, column, orders_named
+from giftcards.admin.rows import OrderRows, ReadOnlyRows, column, hides_orders, orders_named
 from giftcards.delivery.admin.labels import (
     doubts,
     newest,
@@ -266,6 +266,14 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
 
     class Media:
         css = {"all": ("giftcards_delivery/admin.css",)}
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        # It says how many orders there are, of all.
+        hidden = {"what_it_said"} if hides_orders(request, self.admin_site) else set()
+        return [name for name in super().get_list_display(request) if name not in hidden]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return self.get_list_display(request)
 
     @admin.display(description=_("address"))
     def whose(self, digest: StaffDigest) -> SafeString | str:
