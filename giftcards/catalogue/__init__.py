@@ -6,7 +6,7 @@ from giftcards.catalogue.offers import check_offer, offers
 from giftcards.catalogue.pricing import keep_prices, price_on_shelf, shop_price
 from giftcards.catalogue.quotes import Quote, quote
 from giftcards.catalogue.reading import CatalogueReading, counts, keep_current, read_catalogue
-from giftcards.catalogue.stock import with_available
+from giftcards.catalogue.stock import oldest, with_available
 
 __all__ = [
     "CatalogueReading",
@@ -18,6 +18,7 @@ __all__ = [
     "keep_current",
     "keep_prices",
     "offers",
+    "oldest",
     "price_moves",
     "price_on_shelf",
     "quote",

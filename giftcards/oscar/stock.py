@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import F
+from django.utils import timezone
 from oscar.apps.catalogue.categories import create_from_breadcrumbs
 from oscar.core.loading import get_model
 
-from giftcards.catalogue import offers
+from giftcards.catalogue import offers, oldest
 from giftcards.conf import conf as core
-from giftcards.models import ProductType, ProviderState
+from giftcards.models import Hold, Lease, OfferChange, Order, ProductType, ProviderState
 from giftcards.models.orders import MAX_QUANTITY
 from giftcards.models.provider import Environment, is_test_type
 from giftcards.oscar.conf import conf
@@ -28,27 +31,112 @@ ProductClass = get_model("catalogue", "ProductClass")
 # The names of what is created.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
+# A row that is no lease: when the chore last ran, by which rule, and where it is among all records.
+_MEMORY = "oscar's stock"
+# What was committed late is seen by the next run.
+_OVERLAP = timedelta(minutes=1)
+# If that was longer ago, all records are followed.
+_LONGEST = timedelta(days=1)
+# So many records at once.
+_BATCH = 1_000
 
 
-def follow_offers(
-    skus: Collection[str] | None = None, *, should_continue: Callable[[], bool] = lambda: True
-) -> int:
+def follow_changes(should_continue: Callable[[], bool]) -> None:
+    """Write to the stock records what has changed on the shelf since the last run; a chore.
+
+    After a change of the rule for prices, and once a day, all of them get their turn.
+    """
+    now = timezone.now()
+    since, rest = _remembered(now)
+    changed = sorted(_changed(since - _OVERLAP)) if since else []
+    while changed:
+        if not should_continue():
+            return
+        batch, changed = changed[:_BATCH], changed[_BATCH:]
+        _follow_batch(batch)
+    while rest and should_continue():
+        records = stock_records().filter(pk__gt=int(rest)).order_by("pk")
+        found = list(records.values_list("pk", "partner_sku")[:_BATCH])
+        _follow_batch([sku for _pk, sku in found])
+        rest = str(found[-1][0]) if found else ""
+    Lease.objects.filter(name=_MEMORY).update(until=now, token=f"{_rule()}/{rest}")
+
+
+def _remembered(now: datetime) -> tuple[datetime | None, str]:
+    """When the chore last ran, and the key after which all records go on; "": they are done."""
+    memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
+    rule, _, rest = memory.token.partition("/")
+    since = memory.until
+    if since is None or not now - _LONGEST < since <= now or rule != _rule():
+        return None, "0"
+    is_new_day = since.date() != now.date()
+    return since, rest or ("0" if is_new_day else "")
+
+
+def _rule() -> str:
+    """What tells a change of the rule for prices."""
+    return hashlib.sha256(repr((core.pricing, core.currency)).encode()).hexdigest()[:12]
+
+
+def _changed(since: datetime) -> set[str]:
+    """The SKUs of what the shelf may say something else of than at ``since``."""
+    now = timezone.now()
+    lines: set[tuple[str, str]] = set()
+    orders, holds = Order.objects.order_by(), Hold.objects.all()
+    for few in (
+        orders.filter(settled_at=None).distinct(),
+        orders.filter(settled_at__gte=since).distinct(),
+        holds.filter(until__gte=since),
+    ):
+        lines |= {*few.values_list("product_id", "type_id")}
+    kinds = ProductType.objects.order_by()
+    changes = OfferChange.objects.filter(at__gte=since)
+    for changed in (
+        kinds.filter(read_at__gte=since),
+        # These have become too old to be sold.
+        kinds.filter(read_at__gte=since - oldest(), read_at__lte=now - oldest()),
+        kinds.filter(priced_at__gte=since),
+        kinds.filter(pk__in=changes.order_by().values("type")),
+    ):
+        lines |= {*changed.values_list("product__product_id", "type_id")}
+    touched = stock_records().filter(date_updated__gte=since).values_list("partner_sku", flat=True)
+    return {*touched} | {sku_of(*line) for line in lines}
+
+
+def follow_ended_hold(instance: Hold, **_: Any) -> None:
+    """Have the next run look at the cards of a hold that is deleted. A receiver of a signal."""
+    sku = sku_of(instance.product_id, instance.type_id)
+    # After the commit, so that nobody waits for the record.
+    transaction.on_commit(lambda: _touch(sku), robust=True)
+
+
+def _touch(sku: str) -> None:
+    stock_records().filter(partner_sku=sku).update(date_updated=timezone.now())
+
+
+def follow_offers(skus: Collection[str] | None = None) -> int:
     """Write to the stock records what the shelf says; return how many have changed.
 
     ``skus`` are those of the records, all by default. What is not on the shelf cannot be bought. A
     record that cannot be written is logged, and does not hold up the others.
     """
-    records, kinds = stock_records(), offers()
-    if skus is not None:
-        records = records.filter(partner_sku__in=skus)
-        products = {ids_of(sku)[0] for sku in skus}
-        kinds = kinds.filter(product__product_id__in=products)
-    shelf = {sku_of(kind.product.product_id, kind.type_id): kind for kind in kinds}
-    is_sandbox = ProviderState.objects.current().environment == Environment.SANDBOX
+    if skus is None:
+        skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
+    waiting = list(skus)
+    batches = (waiting[first : first + _BATCH] for first in range(0, len(waiting), _BATCH))
+    return sum(map(_follow_batch, batches))
+
+
+def _follow_batch(skus: Collection[str]) -> int:
     changed = 0
-    for record in records:
-        if not should_continue():
-            break
+    is_sandbox = ProviderState.objects.current().environment == Environment.SANDBOX
+    lines = [ids_of(sku) for sku in skus]
+    kinds = offers().filter(
+        product__product_id__in={product_id for product_id, _type_id in lines},
+        type_id__in={type_id for _product_id, type_id in lines},
+    )
+    shelf = {sku_of(kind.product.product_id, kind.type_id): kind for kind in kinds}
+    for record in stock_records().filter(partner_sku__in=skus):
         sku = record.partner_sku
         kind = shelf.get(sku)
         if kind is None and is_sandbox and is_test_type(ids_of(sku)[1]):
@@ -60,6 +148,8 @@ def follow_offers(
             logger.error(  # noqa: TRY400 (a traceback may hold a row)
                 "The stock record of %s cannot be written: %s", sku, type(error).__name__
             )
+            # The next run tries again.
+            _touch(sku)
     return changed
 
 

@@ -16,6 +16,7 @@ from giftcards.models import Order, OrderTerm
 from giftcards.oscar.buying import buy_if_paid, buy_missed
 from giftcards.oscar.lines import owned_orders, reference_of
 from giftcards.oscar.progress import follow_order
+from giftcards.oscar.stock import follow_changes
 from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE, build_guide_order
 from tests.history import analyze
@@ -102,7 +103,9 @@ def missed() -> Any:
     return line
 
 
-@pytest.mark.parametrize("work", ["buy_missed", "buy_if_paid", "follow_order", "owned_orders"])
+@pytest.mark.parametrize(
+    "work", ["buy_missed", "buy_if_paid", "follow_order", "owned_orders", "follow_changes"]
+)
 def test_no_table_that_grows_is_read_as_a_whole(work: str) -> None:
     with explained(OscarOrder, Line, Note) as statements:
         match work:
@@ -122,6 +125,10 @@ def test_no_table_that_grows_is_read_as_a_whole(work: str) -> None:
                 statements.clear()
                 follow_order(order)
                 assert line.order.notes.filter(message__startswith="Refund due").exists()
+            case "follow_changes":
+                follow_changes(lambda: True)
+                statements.clear()
+                follow_changes(lambda: True)
             case _:
                 user = get_user_model().objects.latest("pk")
                 statements.clear()

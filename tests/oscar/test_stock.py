@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -12,12 +13,14 @@ from oscar.core.loading import get_model
 
 from giftcards.catalogue import hold, release
 from giftcards.engine import outbox
-from giftcards.models import ApiKey, ProductType
+from giftcards.fulfilment import place_order
+from giftcards.models import ApiKey, Hold, Lease, ProductType
 from giftcards.models import Product as ProviderProduct
 from giftcards.models.catalogue import OfferChange, changes_between
-from giftcards.oscar.stock import follow_offers
+from giftcards.oscar.stock import follow_changes, follow_offers
 from giftcards.simulator import Simulator
-from tests.builders import PRODUCT, TYPE, make_offer
+from giftcards.statuses import Status
+from tests.builders import PRODUCT, TYPE, make_offer, make_order
 from tests.conftest import Call
 from tests.oscar.shop import (
     PRICE,
@@ -30,7 +33,7 @@ from tests.oscar.shop import (
     record_of,
     work,
 )
-from tests.stage import prove_key
+from tests.stage import ago, prove_key
 
 OTHER = "507f1f77bcf86cd799439012"
 
@@ -167,6 +170,75 @@ def test_a_new_rule_for_prices_reaches_the_stock_records(shop: Simulator, settin
     assert (record_of().price, record_of().net_stock_level) == (590, 0)
 
 
+def start_from(*, minutes: float) -> None:
+    """The chore has run so long ago, and nothing has happened since."""
+    follow_changes(lambda: True)
+    Lease.objects.filter(name="oscar's stock").update(until=ago(60 * minutes))
+    StockRecord.objects.update(date_updated=ago(7_200))
+    ProductType.objects.update(read_at=ago(7_200))
+    # Nobody knows that this is wrong.
+    StockRecord.objects.filter(partner_sku=f"{PRODUCT}/TEST_PARTIAL").update(num_in_stock=1)
+
+
+CARD = {"product_id": PRODUCT, "type_id": TYPE}
+EVENTS: dict[str, tuple[Callable[[], object], int]] = {
+    "an order": (lambda: place_order(quantity=3, **CARD), 92),
+    "a hold": (lambda: hold(reference="cart-2", quantity=3, **CARD), 92),
+    "the end of a hold": (lambda: Hold.objects.update(until=ago(60)), 100),
+    "a release": (lambda: release("cart-1"), 100),
+    "a settled order": (
+        lambda: make_order(Status.FULFILLED, quantity=2, accepted_at=ago(30), settled_at=ago(20)),
+        93,
+    ),
+    "a reading": (
+        lambda: ProductType.objects.filter(type_id=TYPE).update(stock=50, read_at=ago(1)),
+        45,
+    ),
+    "too old": (lambda: ProductType.objects.filter(type_id=TYPE).update(read_at=ago(86_430)), 0),
+    "a price": (
+        lambda: ProductType.objects.filter(type_id=TYPE).update(stock=9, priced_at=ago(1)),
+        4,
+    ),
+    "the dashboard": (
+        lambda: StockRecord.objects.filter(partner_sku=f"{PRODUCT}/{TYPE}").update(
+            num_in_stock=7, date_updated=ago(1)
+        ),
+        95,
+    ),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_the_worker_looks_at_the_records_of_which_something_has_changed(
+    shop: Simulator,
+    settings: Any,
+    django_capture_on_commit_callbacks: Any,
+    event: str,
+) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "CATALOGUE_EVERY": 60}
+    hold(reference="cart-1", quantity=5, **CARD)
+    start_from(minutes=2)
+    happen, left = EVENTS[event]
+    with django_capture_on_commit_callbacks(execute=True):
+        happen()
+    follow_changes(lambda: True)
+    assert record_of().net_stock_level == left
+    assert record_of("TEST_PARTIAL").net_stock_level == 1
+
+
+@pytest.mark.parametrize("why", ["another rule", "another day"])
+def test_all_records_get_their_turn(shop: Simulator, settings: Any, why: str) -> None:
+    start_from(minutes=1_441 if why == "another day" else 2)
+    if why == "another rule":
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": {"margin_fixed": 100}}
+    # There is time for none of them, and then for all.
+    follow_changes(lambda: False)
+    assert record_of("TEST_PARTIAL").net_stock_level == 1
+    follow_changes(lambda: True)
+    assert record_of("TEST_PARTIAL").net_stock_level == 100
+    assert record_of().price == (590 if why == "another rule" else PRICE)
+
+
 def test_a_price_in_another_currency_is_left_to_the_shop(shop: Simulator) -> None:
     StockRecord.objects.update(price_currency="EUR", price=4)
     offered(price=Decimal(500), stock=3)
@@ -232,12 +304,12 @@ def test_a_card_that_is_back_is_told_to_those_who_wait_for_it(
 def test_nothing_is_written_while_nothing_changes(
     shop: Simulator, django_assert_max_num_queries: Any
 ) -> None:
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(5):
         assert follow_offers() == 0
     ProviderProduct.objects.create(
         product_id=OTHER, name="Steam", listed_at=ProductType.objects.first().read_at
     )  # type: ignore[union-attr]
     for number in range(20):
         make_offer(f"type_{number}", product_id=OTHER)
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(5):
         assert follow_offers() == 0

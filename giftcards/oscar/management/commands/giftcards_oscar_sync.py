@@ -35,9 +35,11 @@ class Command(GiftcardsCommand):
 
     def handle(self, **options: Any) -> None:
         # Only now: they import the models of oscar, which --help does not need.
+        from giftcards.catalogue import keep_prices
         from giftcards.oscar.lines import stock_records
         from giftcards.oscar.stock import create_products, follow_offers
 
+        keep_prices()
         wanted = options["create"]
         created = 0 if wanted is None else create_products(wanted)
         changed = follow_offers()
