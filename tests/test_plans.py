@@ -824,6 +824,7 @@ def test_ordering_missing_cards_again_reads_no_whole_table() -> None:
     with explained() as statements:
         read(browser.get(order_page(order, "repeat")))
         assert reorder_missing(order, by="amina") == reorder_missing(order, by="amina")
+        assert set(order.parts) == set(Order.objects.filter(pk=order.pk).with_repetitions())
     assert scans(statements) == []
 
 

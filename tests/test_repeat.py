@@ -79,6 +79,17 @@ class TestNewOrder:
     def test_all_cards_are_ordered_again_if_none_came(self, status: Status) -> None:
         assert reorder_missing(make_guide_order(status), by="amina").quantity == 5
 
+    def test_orders_again_and_again_belong_to_the_one_that_the_shop_placed(self) -> None:
+        make_guide_order(PARTIAL)
+        order = make_guide_order(PARTIAL, reference="shop-1")
+        again = settle(reorder_missing(order, by="amina"), PARTIAL, delivered=1)
+        third = reorder_missing(again, by="amina")
+        assert (order.parts, again.parts) == ([order, again, third], [again, third])
+        assert [each.original for each in order.parts] == [order] * 3
+        owned = Order.objects.filter(reference="shop-1").with_repetitions()
+        assert set(owned) == {order, again, third}
+        assert not Order.objects.none().with_repetitions().exists()
+
     def test_the_new_order_has_a_reference_that_the_shop_has_not_made(self) -> None:
         """The shop may name an order cart-7-2 at any time, for the second line of a cart."""
         order = make_guide_order(PARTIAL, reference="cart-7")

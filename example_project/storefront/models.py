@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from giftcards.models import Order
@@ -107,7 +107,7 @@ class Purchase(models.Model):
 def owned_orders(user: Any) -> QuerySet[Order]:
     """The orders of a customer, for ``GIFTCARDS_DELIVERY["OWNED_ORDERS"]``.
 
-    Includes the orders by which staff ordered missing cards again.
+    Includes the orders by which missing cards were ordered again.
     """
     references = [purchase.reference for purchase in Purchase.objects.filter(user=user)]
-    return Order.objects.filter(Q(reference__in=references) | Q(repeats__reference__in=references))
+    return Order.objects.filter(reference__in=references).with_repetitions()

@@ -128,7 +128,7 @@ def order(request: HttpRequest, pk: int) -> HttpResponse:
         "purchase": purchase,
         "order": found,
         "to_pay_back": breakdown and breakdown.open_amount,
-        "mails": _mails(Order.objects.filter(pk=found.pk)),
+        "mails": _mails(Order.objects.filter(pk=found.pk).with_repetitions()),
     }
     return render(request, "storefront/order.html", context)
 

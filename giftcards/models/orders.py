@@ -44,6 +44,7 @@ from giftcards.models.order_queries import (
     HELD_FOR_REVIEW,
     NEEDING_ATTENTION,
     OrderQueries,
+    batches,
 )
 from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.terms import OrderTerm
@@ -105,6 +106,16 @@ def new_reference() -> str:
 
 class OrderQuerySet(OrderQueries):
     """Orders, and the changes to many of them at once."""
+
+    def with_repetitions(self) -> OrderQuerySet:
+        """These orders, and those that ordered their missing cards again, in turn; not sliced."""
+        found = set(self.order_by().values_list("pk", flat=True))
+        newest: Collection[int] = found
+        while newest:
+            rows = (Order.objects.filter(repeats__in=some).order_by() for some in batches(newest))
+            newest = {key for some in rows for key in some.values_list("pk", flat=True)}
+            found |= newest
+        return Order.objects.filter(pk__in=found)
 
     def record(self, order: Order) -> Order:
         """Insert ``order``, or return the existing order with its reference.
@@ -714,6 +725,22 @@ class Order(models.Model):
     @property
     def is_being_paid_back(self) -> bool:
         return bool(self.paid_back_amount or self.planned_amount)
+
+    @property
+    def original(self) -> Order:
+        """The order that the shop placed; another one if this orders missing cards again."""
+        order: Order = self
+        while order.repeats:
+            order = order.repeats
+        return order
+
+    @property
+    def parts(self) -> list[Order]:
+        """This order, and those that ordered its missing cards again, in turn."""
+        found: list[Order] = [self]
+        while again := Order.objects.filter(repeats=found[-1]).first():
+            found.append(again)
+        return found
 
     @property
     def missing_quantity(self) -> int:

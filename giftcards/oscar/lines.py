@@ -7,7 +7,6 @@ of oscar's order.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from typing import Any
 
 from django.db.models import QuerySet
@@ -53,18 +52,14 @@ def reference_of(line: Any) -> str:
 
 def line_of(order: Order) -> Any | None:
     """The line that ``order`` belongs to, also if it orders missing cards of it again."""
-    while order.repeats:
-        order = order.repeats
-    found = _REFERENCE.fullmatch(order.reference)
+    found = _REFERENCE.fullmatch(order.original.reference)
     return found and card_lines(pk=int(found[1]), order__number=order.group).first()
 
 
 def parts_of(line: Any) -> list[Order]:
     """The order for the line, if any, and those that order again what was missing, in turn."""
-    parts = list(Order.objects.filter(reference=reference_of(line), group=line.order.number))
-    while parts and (repetition := Order.objects.filter(repeats=parts[-1]).first()):
-        parts.append(repetition)
-    return parts
+    first = Order.objects.filter(reference=reference_of(line), group=line.order.number).first()
+    return first.parts if first else []
 
 
 def owned_orders(user: Any) -> QuerySet[Order]:
@@ -77,9 +72,4 @@ def owned_orders(user: Any) -> QuerySet[Order]:
         for key, reference, group in orders.values_list("pk", "reference", "group")
         if groups[reference] == group
     }
-    newest: Collection[int] = owned
-    while newest:
-        repetitions = Order.objects.filter(repeats__in=newest).order_by()
-        newest = set(repetitions.values_list("pk", flat=True))
-        owned |= newest
-    return Order.objects.filter(pk__in=owned)
+    return Order.objects.filter(pk__in=owned).with_repetitions()
