@@ -14,10 +14,11 @@ from typing import Any, ClassVar, TypeVar
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
-from django.db import Error
+from django.db import Error, connections, router
 from django.utils import translation
 
 from giftcards.conf import conf, require
+from giftcards.engine.database import is_there
 from giftcards.exceptions import ConfigurationError, GiftcardsError
 from giftcards.management.output import COULD_NOT_START, UNFINISHED, ConsoleCommand, Progress, iso
 from giftcards.models import CustomerRefund, Order, ProviderState
@@ -56,10 +57,7 @@ class GiftcardsCommand(ConsoleCommand):
             try:
                 self.find_database(options)
             except Error as error:
-                raise refuse(
-                    f"The database did not work ({type(error).__name__}). Is it running, and has"
-                    " `manage.py migrate` been run?"
-                ) from error
+                raise refuse(_why_no_database(error)) from error
             return super().execute(*args, **options)
         except ConfigurationError as error:
             raise refuse(str(error)) from None
@@ -109,6 +107,14 @@ def _is_for_people(options: dict[str, Any]) -> bool:
 
 def _as_json(value: Decimal | datetime) -> str | None:
     return f"{value:.2f}" if isinstance(value, Decimal) else iso(value)
+
+
+def _why_no_database(error: Error) -> str:
+    name = connections[router.db_for_write(Order)].settings_dict["NAME"]
+    kind = type(error).__name__
+    if is_there():
+        return f"The database {name} did not work ({kind}). Has `manage.py migrate` been run in it?"
+    return f"The database {name} could not be reached ({kind}). Is it running, and DATABASES right?"
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:

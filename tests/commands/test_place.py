@@ -452,8 +452,8 @@ def test_commands_explain_a_database_without_tables(
     with connection.execute_wrapper(fail):
         out, err, code = call(*command)
     assert (out, code) == ("", 2)
-    assert err.startswith("The database did not work (")
-    assert err.endswith("Error). Is it running, and has `manage.py migrate` been run?\n")
+    assert err.startswith(f"The database {connection.settings_dict['NAME']} did not work (")
+    assert err.endswith("Error). Has `manage.py migrate` been run in it?\n")
     assert simulator.requests == []
 
 
