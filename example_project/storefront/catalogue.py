@@ -30,7 +30,6 @@ TRIALS: Mapping[str, tuple[str | Promise, str | Promise]] = {
     ),
     "SIM_REJECT": (_("The provider refuses"), _("All of the money is paid back.")),
 }
-_PREFIXES = ("TEST_", "SIM_")
 NEEDS_COOKIES = _("Your browser has to accept the cookies of this shop. Press the button again.")
 
 
@@ -44,7 +43,7 @@ class Item:
 
     @property
     def is_trial(self) -> bool:
-        return self.kind.type_id.startswith(_PREFIXES)
+        return self.kind.is_for_tests
 
     @property
     def name(self) -> str | Promise:

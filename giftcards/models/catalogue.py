@@ -141,6 +141,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return Names(*((name or "") for name in found[0])) if found else Names()
 
 
+# The first letters of the ids of types for tests.
+_FOR_TESTS = ("TEST_", "SIM_")
+
+
 class ProductTypeQuerySet(models.QuerySet["ProductType"]):
     def for_sale(self) -> Self:
         """Types of products on sale with a known price above 0, sorted by product."""
@@ -250,6 +254,11 @@ class ProductType(models.Model):
 
     def __str__(self) -> str:
         return self.name or self.type_id
+
+    @property
+    def is_for_tests(self) -> bool:
+        """True if it is one of the provider's types for tests, or of the simulator's."""
+        return self.type_id.startswith(_FOR_TESTS)
 
     @property
     def offer(self) -> Offer:

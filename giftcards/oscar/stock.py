@@ -188,16 +188,22 @@ def lock_stock(instance: Any, **_: Any) -> None:
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))
 
 
-def create_products(product_ids: Collection[str] = ()) -> int:
+def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
     """Create what the catalogue of oscar lacks of the shelf; return the number of new products.
 
-    ``product_ids`` are those of the provider: all by default.
+    ``product_ids`` are those of the provider: all by default. Types for tests are left out, unless
+    ``with_tests``: everybody could buy them.
     """
     kinds = offers()
     if product_ids:
         kinds = kinds.filter(product__product_id__in=product_ids)
     known = set(stock_records().values_list("partner_sku", flat=True))
-    missing = [kind for kind in kinds if sku_of(kind.product.product_id, kind.type_id) not in known]
+    missing = [
+        kind
+        for kind in kinds
+        if sku_of(kind.product.product_id, kind.type_id) not in known
+        and (with_tests or not kind.is_for_tests)
+    ]
     for kind in missing:
         _create(kind)
     return len(missing)

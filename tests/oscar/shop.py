@@ -40,7 +40,7 @@ def open_shop() -> None:
     """The cards of the provider as read just now, 100 of each, and products of oscar for them."""
     for type_id in (TYPE, "TEST_PARTIAL", "TEST_REFUND", "SIM_REJECT"):
         make_offer(type_id, name=type_id, stock=100)
-    call_command("giftcards_oscar_sync", "--create", verbosity=0)
+    call_command("giftcards_oscar_sync", "--create", "--with-tests", verbosity=0)
 
 
 def age(seconds: float) -> None:

@@ -61,6 +61,9 @@ class TestCreating:
         make_offer(stock=7)
         make_offer("type_101", product_id=OTHER, name="Steam 5 USD")
         make_offer("sold_out", stock=0)
+        # Everybody could buy these.
+        make_offer("TEST_PARTIAL")
+        make_offer("SIM_SLOW")
         assert (
             call("giftcards_oscar_sync").out
             == "0 products created, 0 of 0 stock records changed.\n"

@@ -32,6 +32,12 @@ class Command(GiftcardsCommand):
             help="Also create products of oscar, with stock records, for cards on the shelf that"
             " have none: of these products of the provider, or of all (default: create none).",
         )
+        parser.add_argument(
+            "--with-tests",
+            action="store_true",
+            help="With --create: also for the types for tests, which everybody can buy then"
+            " (default: leave them out).",
+        )
 
     def handle(self, **options: Any) -> None:
         # Only now: they import the models of oscar, which --help does not need.
@@ -41,7 +47,7 @@ class Command(GiftcardsCommand):
 
         keep_prices()
         wanted = options["create"]
-        created = 0 if wanted is None else create_products(wanted)
+        created = 0 if wanted is None else create_products(wanted, with_tests=options["with_tests"])
         changed = follow_offers()
         records = stock_records()
         done = {
