@@ -18,6 +18,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 from shop import checkout, tasks
 from shop.codes import all_cards
+from shop.coupons import apply_coupon, shares
 from shop.models import Cart, Delivery, Product
 from shop.receivers import deliver
 
@@ -202,6 +203,28 @@ class Values(ShopTestCase):
         cart.save()
         checkout.mark_as_paid(cart)
         assert Order.objects.get().customer_language == "ar"
+
+
+class Coupons(ShopTestCase):
+    def test_the_shares_of_a_coupon_add_up_to_the_centime(self) -> None:
+        for coupon in ("0", "0.01", "100", "1649.99", "1650"):
+            for amounts in (["550"] * 3, ["1649.99", "0.01"], ["0", "1650"], ["0.07"] * 30_000):
+                known = [Decimal(amount) for amount in amounts]
+                parts = shares(Decimal(coupon), known)
+                assert sum(parts) == Decimal(coupon)
+                assert all(0 <= part <= amount for part, amount in zip(parts, known, strict=True))
+
+    def test_the_lines_of_a_cart_cost_what_is_left(self) -> None:
+        cart = self.make_cart(quantity=2)
+        line = cart.lines.get()
+        cart.lines.create(product=line.product, quantity=1, amount=550)
+        apply_coupon(cart, Decimal(100))
+        assert [line.amount for line in cart.lines.order_by("pk")] == [
+            Decimal("1033.34"), Decimal("516.66"),
+        ]  # fmt: skip
+        cart = self.make_cart(quantity=1)
+        cart.lines.update(amount=0)
+        apply_coupon(cart, Decimal(0))
 
 
 class Rules(ShopTestCase):
