@@ -76,6 +76,7 @@ def place_order(
     ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
+    Customers read it in place of the reference.
     ``metadata`` is a dict for the shop's own use, of JSON values: at most 4,096 bytes and 8 levels.
     The customer's name has at most 200 characters. The phone number has digits, and at most 50
     characters. Texts must not have control characters.

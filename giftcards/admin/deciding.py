@@ -27,7 +27,6 @@ from giftcards.admin.pages import (
     OrderPages,
     about,
     customer_of,
-    names_of,
     recorded,
 )
 from giftcards.display import explained, isolated, money, named
@@ -303,7 +302,7 @@ def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
-    order, names = attempt.order, names_of(new)
+    order, names = attempt.order, new.line_names()
     last = order.price_per_card
     texts = {
         # Also for themes that show no breadcrumbs.

@@ -28,8 +28,7 @@ from giftcards.conf import conf
 from giftcards.display import isolated, named, zoned_moment
 from giftcards.engine.task_queue import wake_worker
 from giftcards.management.roles import whom_to_ask
-from giftcards.models import Order, OrderQuerySet, Product
-from giftcards.models.catalogue import Names
+from giftcards.models import Order, OrderQuerySet
 from giftcards.models.order_queries import leaves_some_out
 
 
@@ -165,7 +164,7 @@ def facts(order: Order) -> list[tuple[str, object]]:
 
 def about(order: Order) -> list[tuple[str, object]]:
     """The facts by which a person knows an order again: reference, cards and customer."""
-    names = names_of(order)
+    names = order.line_names()
     kind, product = named(names.type, order.type_id), named(names.product, order.product_id)
     cards = format_html("{} × {} · {}", order.quantity, kind, product)
     found = [
@@ -176,16 +175,9 @@ def about(order: Order) -> list[tuple[str, object]]:
     return [(label, value) for label, value in found if value]
 
 
-def names_of(order: Order) -> Names:
-    """The names of product and type; without a query, unless the order was recorded without."""
-    if order.product_name or order.type_name:
-        return Names(order.product_name, order.type_name)
-    return Product.objects.names(order.product_id, order.type_id)
-
-
 def line(order: Order) -> dict[str, object]:
     """The line of the order and the time of sending, by column."""
-    names = names_of(order)
+    names = order.line_names()
     return {
         "product_id": named(names.product, order.product_id),
         "type_id": named(names.type, order.type_id),

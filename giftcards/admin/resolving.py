@@ -28,7 +28,7 @@ from giftcards.admin.actions import (
     state_token,
 )
 from giftcards.admin.deciding import decided
-from giftcards.admin.pages import OrderPages, column_label, facts, line, names_of
+from giftcards.admin.pages import OrderPages, column_label, facts, line
 from giftcards.display import bdi, explained, filled, isolated, moment_text, named, zoned_moment
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import (
@@ -78,7 +78,7 @@ def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
     """Product and type of the row by name, with their ids; "" for what it leaves out."""
     product, kind = row["product"] or "", row["type"] or ""
     is_same = (product, kind) == (order.product_id, order.type_id)
-    names = names_of(order) if is_same else Product.objects.names(product, kind)
+    names = order.line_names() if is_same else Product.objects.names(product, kind)
     return {
         "product": named(names.product, product) if product else "",
         "type": named(names.type, kind) if kind else "",

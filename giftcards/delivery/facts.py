@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Self
 
 from django.db.models import Exists, OuterRef
+from django.utils.translation import gettext
 
 from giftcards.delivery.kinds import KIND_OF_STATUS
 from giftcards.display import supported_language
@@ -55,7 +56,9 @@ class Facts:
     """An order in the customer's words. Amounts are ``None`` where the shop gave no sale amount."""
 
     reference: str
-    #: What the catalogue calls the product and the denomination, or else their ids.
+    #: By what the customer knows the order: its group, such as an invoice, or else its reference.
+    known_as: str
+    #: What the catalogue calls the product and the denomination; "Gift card" and "" if unknown.
     product: str
     type: str
     quantity: int
@@ -159,9 +162,16 @@ def facts_for_recipient(order: Order) -> Facts:
     )
 
 
+def known_as(order: Order) -> str:
+    return order.group or order.reference
+
+
 def facts_of(order: Order) -> Facts:
-    """The present facts of ``order`` for its customer. One query for a final order."""
-    breakdown = customer_breakdown(order)
+    """The present facts of ``order`` for its customer. One query for a final order.
+
+    One more if the order was recorded before the catalogue was read.
+    """
+    names, breakdown = order.line_names(), customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:
         # Filtered in Python, so that a list of orders can prefetch the refunds.
@@ -169,8 +179,9 @@ def facts_of(order: Order) -> Facts:
         paid_back = tuple(sorted(map(PaidBack.of, done), key=lambda refund: refund.at))
     return Facts(
         reference=order.reference,
-        product=order.product_name or order.product_id,
-        type=order.type_name or order.type_id,
+        known_as=known_as(order),
+        product=names.product or gettext("Gift card"),
+        type=names.type,
         quantity=order.quantity,
         delivered=order.fulfilled_quantity if order.is_final else 0,
         missing=order.quantity - order.fulfilled_quantity if order.is_final else 0,

@@ -104,7 +104,8 @@ def compose(delivery: Delivery, token: Masked | None) -> Message:
     encryption keys are unusable, and whatever a template raises, without a secret in its frames.
     """
     order, kind = delivery.order, delivery.kind
-    facts = facts_for_recipient(order) if kind in TO_RECIPIENT else facts_of(order)
+    with translation.override(delivery.language):
+        facts = facts_for_recipient(order) if kind in TO_RECIPIENT else facts_of(order)
     content = Content(
         kind, facts, order.customer_name, gift=Gift.of(order), refund=_refund(delivery, facts)
     )
@@ -229,9 +230,9 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "recipient": _known(form.foreign, gift.recipient),
         "gift_lines": [_known(form.line, line) for line in gift.lines],
         "deliver_at": gift.deliver_at and moment_text(gift.deliver_at),
-        "reference": form.foreign(facts.reference),
+        "reference": form.foreign(facts.known_as),
         "product": form.foreign(facts.product),
-        "type": form.foreign(facts.type),
+        "type": _known(form.foreign, facts.type),
         "owed": _shown(facts.owed, form),
         "to_pay_back": _shown(facts.to_pay_back, form),
         "paid_back": form.amount(facts.paid_back_amount),
@@ -262,11 +263,10 @@ def _shown(amount: Decimal | None, form: _Form) -> str | None:
 def _rows(content: Content, form: _Form) -> list[MessageRow]:
     facts = content.facts
     rows = [*_rows_of_refund(content, form), *_rows_of_receipt(content, form)]
-    rows += [
-        MessageRow(gettext("Product"), form.foreign(facts.product)),
-        MessageRow(gettext("Denomination"), form.foreign(facts.type)),
-        MessageRow(capfirst(gettext("quantity")), count_text(facts.quantity)),
-    ]
+    rows.append(MessageRow(gettext("Product"), form.foreign(facts.product)))
+    if facts.type:
+        rows.append(MessageRow(gettext("Denomination"), form.foreign(facts.type)))
+    rows.append(MessageRow(capfirst(gettext("quantity")), count_text(facts.quantity)))
     if content.kind == Kind.PARTLY_DELIVERED or (content.kind == Kind.RECEIPT and facts.missing):
         rows += [
             MessageRow(gettext("Cards delivered"), count_text(facts.delivered)),
@@ -274,7 +274,7 @@ def _rows(content: Content, form: _Form) -> list[MessageRow]:
         ]
     if content.kind not in TO_RECIPIENT:
         rows.append(MessageRow(gettext("Ordered on"), moment_text(facts.ordered_at)))
-    rows.append(MessageRow(capfirst(gettext("reference")), form.foreign(facts.reference)))
+    rows.append(MessageRow(capfirst(gettext("reference")), form.foreign(facts.known_as)))
     return rows
 
 
@@ -334,7 +334,7 @@ def _without_hidden_characters(content: Content) -> Content:
             facts,
             product=_name(facts.product),
             type=_name(facts.type),
-            reference=_line(facts.reference),
+            known_as=_line(facts.known_as),
         ),
         customer_name=_name(content.customer_name),
         gift=gift

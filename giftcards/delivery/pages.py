@@ -17,7 +17,14 @@ from django.utils.http import content_disposition_header
 from giftcards.delivery import page_tokens
 from giftcards.delivery.codes import MOST_CODES, Code
 from giftcards.delivery.conf import conf
-from giftcards.delivery.facts import Facts, Gift, facts_for_recipient, facts_of, language_of
+from giftcards.delivery.facts import (
+    Facts,
+    Gift,
+    facts_for_recipient,
+    facts_of,
+    known_as,
+    language_of,
+)
 from giftcards.delivery.models import MOST_WRONG_PINS, CardLink
 from giftcards.delivery.pins import help_text
 from giftcards.delivery.revealing import earlier_reveals
@@ -55,7 +62,7 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
     return _page(
         "ask",
         {
-            "reference": link.order.reference,
+            "reference": known_as(link.order),
             "is_gift": link.order.is_gift,
             "page": Masked(page_tokens.make(place)[0]),
             "asks_pin": asks_pin,
@@ -154,7 +161,7 @@ def file_of(order: Order, shown: list[Code]) -> HttpResponse:
         head = render_to_string("giftcards_delivery/page/file.txt", context)
     text = Masked("\r\n".join([*head.strip().splitlines(), "", *lines, ""]))
     response = HttpResponse(text, content_type="text/plain; charset=utf-8")
-    kept = "".join(sign if sign.isalnum() else "-" for sign in order.reference)
+    kept = "".join(sign if sign.isalnum() else "-" for sign in known_as(order))
     response["Content-Disposition"] = content_disposition_header(True, f"cards-{kept}.txt")
     return _protected(response)
 

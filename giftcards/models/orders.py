@@ -25,7 +25,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import conf
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
-from giftcards.models.catalogue import Product
+from giftcards.models.catalogue import Names, Product
 from giftcards.models.changes import Acknowledgement, StatusChange
 from giftcards.models.fields import (
     EMPTY,
@@ -725,6 +725,12 @@ class Order(models.Model):
     @property
     def is_being_paid_back(self) -> bool:
         return bool(self.paid_back_amount or self.planned_amount)
+
+    def line_names(self) -> Names:
+        """The names of product and type; without a query, unless it was recorded without."""
+        if self.product_name or self.type_name:
+            return Names(self.product_name, self.type_name)
+        return Product.objects.names(self.product_id, self.type_id)
 
     @property
     def original(self) -> Order:

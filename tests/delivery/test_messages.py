@@ -37,7 +37,16 @@ from giftcards.keys.secrecy import CardSecret, Masked
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.builders import CARDS, FULFILLED, PARTIAL, REFUNDED, make_guide_order, settle, settled
+from tests.builders import (
+    CARDS,
+    FULFILLED,
+    PARTIAL,
+    REFUNDED,
+    make_guide_order,
+    make_offer,
+    settle,
+    settled,
+)
 from tests.test_secrets import every_log, logged, mailed
 
 LANGUAGES = ("en", "fr", "ar")
@@ -523,6 +532,34 @@ def test_delayed_asks_to_wait_and_says_that_nothing_is_lost() -> None:
         assert "nothing is lost" in text
         assert "do not order again" in text
     assert "please wait" in message.short
+
+
+@pytest.mark.parametrize(
+    ("values", "subject", "shown"),
+    [
+        ({}, "Gift card", ["Product: Gift card", "Reference: line-13"]),
+        ({"group": "F 2026/7"}, "Gift card", ["Product: Gift card", "Reference: F 2026/7"]),
+        (
+            {"product_id": "read", "type_id": "known"},
+            "PlayStation",
+            ["Product: PlayStation", "Denomination: 325 UC"],
+        ),
+    ],
+)
+@pytest.mark.django_db
+def test_a_customer_reads_no_name_of_the_insides_of_the_shop_or_the_provider(
+    values: dict[str, str], subject: str, shown: list[str]
+) -> None:
+    # Recorded before the catalogue was read.
+    order = make_guide_order(Status.FULFILLED, reference="line-13", **values)
+    make_offer("known", product_id="read", name="325 UC")
+    message = write(order)
+    assert message.subject == f"Your gift cards are here: {subject}"
+    assert message.reference == "line-13"
+    assert order.product_id not in message.text
+    text = plain(message.text)
+    assert [row for row in shown if row not in text] == []
+    assert ("Denomination" in text) is (subject == "PlayStation")
 
 
 def test_times_are_those_of_the_site_wherever_the_message_is_written() -> None:

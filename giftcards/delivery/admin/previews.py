@@ -196,6 +196,7 @@ def _facts(kind: str, now: datetime) -> Facts:
     is_paid_back = kind == Kind.PAID_BACK
     return Facts(
         reference="web-1042",
+        known_as="web-1042",
         product="PUBG Mobile",
         type="325 UC",
         quantity=_QUANTITY,
