@@ -48,7 +48,7 @@ class Collector(Transport):
     """Takes the place of Sentry's server."""
 
     def capture_envelope(self, envelope: Envelope) -> None:
-        if event := envelope.get_event():
+        if event := envelope.get_event() or envelope.get_transaction_event():
             EVENTS.append(event)
 
 
@@ -80,6 +80,7 @@ from giftcards.provider.answers import CardSecret  # noqa: E402
 from giftcards.provider.client import Client  # noqa: E402
 from giftcards.signals import order_settled  # noqa: E402
 from tests.builders import claim, make_guide_order, settled  # noqa: E402
+from tests.docs.pages import blocks, page  # noqa: E402
 from tests.fakes import pins  # noqa: E402
 from tests.fakes.sockets import Server, response  # noqa: E402
 from tests.fakes.storage import WITHOUT_SCRIPT  # noqa: E402
@@ -237,6 +238,20 @@ def code_of_the_shop_complains_on_the_page_of_a_customer() -> None:
     press_on_page(pins.complaining)
 
 
+def a_trace_is_made_of_the_page_of_a_customer() -> None:
+    """The shop also sends traces, as the page about security says."""
+    [block] = blocks(page("security"), "python")
+    exec(block, shop := {})
+    sentry_sdk.init(
+        dsn="https://key@sentry.invalid/1",
+        transport=Collector,
+        traces_sample_rate=1.0,
+        before_send=shop["without_links"],
+        before_send_transaction=shop["without_links"],
+    )
+    press_on_page(pins.complaining)
+
+
 def cards_cannot_be_stored() -> None:
     # Recording does not let this out; whoever stores cards by themselves gets it.
     with failing("INSERT", "giftcards_card"):
@@ -333,6 +348,8 @@ SCENARIOS = [
     a_task_ends_while_a_receiver_handles_an_error,
     an_announcement_ends_while_a_receiver_handles_an_error,
     a_receiver_leaves_with_a_message,
+    # Last, because it changes what Sentry collects.
+    a_trace_is_made_of_the_page_of_a_customer,
 ]
 
 

@@ -477,6 +477,15 @@ class TestReports:
         [request] = [event["request"] for event in events if "request" in event]
         assert request["data"] == {"token": "[Filtered]", "password": "[Filtered]"}
 
+    def test_traces_and_reports_of_a_shop_that_cuts_links_out_hold_none(self, reports: Any) -> None:
+        report = reports["a_trace_is_made_of_the_page_of_a_customer"]
+        events = [json.loads(event) for event in report["sentry"]]
+        assert {event.get("type", "error") for event in events} == {"error", "transaction"}
+        requests = [event["request"]["url"] for event in events if "request" in event]
+        assert requests
+        assert all(url.endswith("/cards/…/") for url in requests)
+        assert [found for text in report["sentry"] for found in traces(text)] == []
+
     def test_the_row_of_a_failed_task_says_which_receiver_was_told(self, reports: Any) -> None:
         [row] = reports["a_task_ends_while_a_receiver_handles_an_error"]["printed"]
         assert row.startswith("Interrupted while it was telling order_settled __main__.hang_after")
