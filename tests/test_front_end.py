@@ -22,6 +22,7 @@ from django.test import Client
 from rest_framework.authtoken.models import Token
 
 from example_project.api.models import Reveal
+from example_project.storefront.models import Purchase
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Card, Order, ProductType
@@ -295,6 +296,39 @@ def test_a_token_is_given_for_the_password_and_ends_with_delete(amina: Customer)
     assert browser.get("/api/orders/").status_code == 401
 
 
+NUMBER = '{"key": "%s", "offer": %s, "quantity": %s, "price": %s}'
+UNREADABLE = {
+    "offer": NUMBER % (key(), "1e400", "1", "1"),
+    "quantity": NUMBER % (key(), "1", "-1e400", "1"),
+    "price": NUMBER % (key(), "1", "1", "1e400"),
+    "large": NUMBER % ("mine", "9" * 30, "1", "1"),
+    "NUL": NUMBER % ("\\u0000", "1", "1", "1"),
+    "name": '{"username": "\\u0000", "password": "\\u0000"}',
+    "deep": "[" * 100_000 + "]" * 100_000,
+    "deep number": '{"key": [{"a": 1e400}]}',
+    "half": '{"key": "',
+    "digits": NUMBER % (key(), "9" * 5_000, "1", "1"),
+    "list": "[1]",
+    "surrogate": '{"username": "\\ud800", "password": "x"}',
+}
+
+
+@pytest.mark.parametrize("path", ["token/", "orders/", "orders/shop-1/cards/"])
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_cannot_be_read_is_refused(path: str, body: str, amina: Customer) -> None:
+    make_order(reference="shop-1")
+    Purchase.objects.create(
+        pk=1, user=amina.user, key=key(), quantity=2, amount=1, product_id="p", type_id="t"
+    )
+    answer = amina.client.post(f"/api/{path}", body, "application/json")
+    assert answer.status_code == 400, answer.content
+
+
+@pytest.mark.parametrize("path", ["orders/%00/", "orders/%00/cards/", "orders/%FF/"])
+def test_an_address_that_cannot_be_read_is_not_found(path: str, amina: Customer) -> None:
+    assert amina.get(path).status_code == 404
+
+
 @pytest.mark.parametrize(("what", "most"), [("token", 10), ("orders", 60), ("cards", 10)])
 def test_who_asks_too_often_is_told_when_to_come_back(
     what: str, most: int, amina: Customer, karim: Customer
@@ -305,7 +339,8 @@ def test_who_asks_too_often_is_told_when_to_come_back(
         # Naming another address is of no use.
         headers = {"X-Forwarded-For": key()}
         path = {"token": "/api/token/", "cards": "/api/orders/shop-0/cards/"}[what]
-        client = Client() if what == "token" else customer.client
+        # With a token of their own or without: the address counts.
+        client = customer.client if what != "token" or customer is karim else Client()
         return client.post(path, {}, "application/json", headers=headers)
 
     answers = [ask(amina) for _time in range(most + 1)]

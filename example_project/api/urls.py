@@ -9,6 +9,6 @@ urlpatterns = [
     path("token/", views.TokenView.as_view(), name="token"),
     path("offers/", views.OffersView.as_view(), name="offers"),
     path("orders/", views.OrdersView.as_view(), name="orders"),
-    path("orders/<str:reference>/", views.OrderView.as_view(), name="order"),
-    path("orders/<str:reference>/cards/", views.CardsView.as_view(), name="cards"),
+    path("orders/<slug:reference>/", views.OrderView.as_view(), name="order"),
+    path("orders/<slug:reference>/cards/", views.CardsView.as_view(), name="cards"),
 ]

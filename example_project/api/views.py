@@ -58,11 +58,21 @@ class Unavailable(APIException):
     status_code = 503
 
 
+class GuessThrottle(ScopedRateThrottle):
+    """A limit for each address: a token of somebody's does not give more guesses."""
+
+    def get_cache_key(self, request: Request, view: APIView) -> str:  # noqa: ARG002
+        key: str = self.cache_format % {"scope": self.scope, "ident": self.get_ident(request)}
+        return key
+
+
 @method_decorator(never_cache, name="dispatch")
 class TokenView(ObtainAuthToken):
     """POST gives a token for a user name and a password; DELETE ends it."""
 
-    throttle_classes = (ScopedRateThrottle,)
+    # The framework's own view reads forms as well.
+    parser_classes = APIView.parser_classes
+    throttle_classes = (GuessThrottle,)
     throttle_scope = "token"
 
     def delete(self, request: Request) -> Response:
