@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import ipaddress
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal
@@ -293,6 +294,11 @@ def address(*, of: str, example: str, http_would: str) -> Parser[str]:
 
     def parse(setting: str, value: Any) -> str:
         url = text(setting, value, hint)
+        # Letters of other scripts look alike: the address would be somebody else's.
+        if odd := next((letter for letter in url if not letter.isascii()), ""):
+            name = unicodedata.name(odd, "without a name")
+            message = f"{setting} has a character that is not ASCII: {name}."
+            raise Unusable("base_url", message, f"{hint} Other scripts are written as xn--….")
         parts = address_parts(url)
         if parts is None:
             raise Unusable("base_url", f"{setting} is not the address of {of}.", hint)

@@ -376,6 +376,23 @@ def test_an_api_key_that_does_not_fit_into_a_header_is_refused(settings: Any, va
 
 
 @pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("https://api.\N{CYRILLIC SMALL LETTER O}neclickdz.com", "CYRILLIC SMALL LETTER O"),
+        ("https://api.oneclickdz.com\u200b", "ZERO WIDTH SPACE"),
+        ("https://\u202eapi.oneclickdz.com", "RIGHT-TO-LEFT OVERRIDE"),
+    ],
+)
+def test_a_base_url_with_a_letter_that_looks_like_another_is_refused_by_its_name(
+    settings: Any, value: str, name: str
+) -> None:
+    change(settings, BASE_URL=value)
+    message = f"GIFTCARDS['BASE_URL'] has a character that is not ASCII: {name}."
+    hint = f"{HOST_ONLY} Other scripts are written as xn--…."
+    assert_refused("BASE_URL", "base_url", message, hint)
+
+
+@pytest.mark.parametrize(
     "value",
     [
         "",

@@ -65,6 +65,7 @@ def test_a_shop_that_is_set_up_passes(settings: Any) -> None:
         ({"CHANNELS": [f"{HERE}.Nameless"]}, ["E012"]),
         ({"CHANNELS": [f"{HERE}.Chatty"]}, ["E012"]),
         ({"BASE_URL": ""}, ["E005"]),
+        ({"BASE_URL": "https://sh\N{CYRILLIC SMALL LETTER O}p.example"}, ["E005"]),
         ({"MODE": "codes", "PIN": "shop.missing.pin"}, ["E010"]),
     ],
 )
