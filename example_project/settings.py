@@ -192,6 +192,8 @@ if django.VERSION < (6, 1):
     EMAIL_BACKEND, EMAIL_FILE_PATH = _MAIL_BACKEND, MAIL_DIR
 else:
     MAILERS = {"default": {"BACKEND": _MAIL_BACKEND, "OPTIONS": {"file_path": MAIL_DIR}}}
+# Customers are guests, who do not log in: a visitor without a purchase reads there that it is so.
+LOGIN_URL = "storefront:orders"
 GIFTCARDS_DELIVERY = {
     "BASE_URL": os.environ.get("EXAMPLE_SHOP_URL", "http://127.0.0.1:8000"),
     "FROM_EMAIL": "Example Shop <shop@example.com>",

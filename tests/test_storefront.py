@@ -94,6 +94,13 @@ def links_to_mails(browser: Client) -> list[str]:
 # The shelf
 
 
+def test_a_visitor_without_a_purchase_is_led_from_the_page_of_cards_to_one_that_exists(
+    shop: Simulator,
+) -> None:
+    answer = Client().get("/cards/", follow=True)
+    assert (answer.status_code, answer.redirect_chain) == (200, [("/orders/?next=/cards/", 302)])
+
+
 def test_the_shelf_has_the_shops_prices_and_what_is_sold_out_in_two_queries(
     shop: Simulator, django_assert_num_queries: Any
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from example_project.demo.processes import (
 ROOT = Path(__file__).resolve().parents[2]
 
 SITE_PORT = 8000
+FRONT_END_PORT = 8001
 SIMULATOR_PORT = 8378
 # At the simulator: seconds until a customer is asked to wait (instead of 300), and until an order
 # of the type SIM_SLOW settles.
@@ -108,12 +110,15 @@ def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
             os.environ["GIFTCARDS_BASE_URL"] = f"http://{HOST}:{simulator_port}"
         site_port = _port("site", SITE_PORT)
         os.environ["EXAMPLE_SHOP_URL"] = f"http://{HOST}:{site_port}"
+        front_end_port = _port("front end", FRONT_END_PORT)
+        os.environ["EXAMPLE_FRONT_END_URL"] = f"http://{HOST}:{front_end_port}"
         _configure(folder, has_simulator=has_simulator)
         if has_simulator:
             os.environ.setdefault("GIFTCARDS_POLL_TIMEOUT", str(LATE_AFTER))
             os.environ.setdefault("GIFTCARDS_CATALOGUE_EVERY", str(CATALOGUE_EVERY))
             _start_simulator(processes, simulator_port)
         simulated_since = time.monotonic() if has_simulator else None
+        _start_front_end(processes, front_end_port, folder / "front_end")
         _run(processes, site_port, give_up_at, has_simulator=has_simulator)
         if not is_once:
             _go_on(processes, site_port, simulated_since)
@@ -136,6 +141,16 @@ def _start_simulator(processes: Processes, port: int) -> None:
         options += ["--offer-change", *map(str, change)]
     processes.start("simulator", "giftcards_simulator", *options)
     processes.wait_until(lambda: answers(port, "giftcards-simulator"), "simulator")
+
+
+def _start_front_end(processes: Processes, port: int, folder: Path) -> None:
+    """Serve a copy of the separate front end, which names the API where this demo has it."""
+    shutil.copytree(ROOT / "example_project" / "front_end", folder, dirs_exist_ok=True)
+    page = folder / "index.html"
+    usual, own = f"http://{HOST}:{SITE_PORT}", os.environ["EXAMPLE_SHOP_URL"]
+    page.write_text(page.read_text("utf-8").replace(usual, own), "utf-8")
+    server = ["-m", "http.server", str(port), "--bind", HOST, "--directory", str(folder)]
+    processes.run("front-end", *server)
 
 
 def _short(path: Path) -> Path:
@@ -170,6 +185,7 @@ def _run(
     question = shop.ask_worker()
     processes.wait_until(lambda: answers(site_port, "WSGIServer"), "site")
     processes.wait_until(lambda: shop.has_answered(question), "worker")
+    front_end = os.environ["EXAMPLE_FRONT_END_URL"]
     print(
         f"\n  Site       http://{HOST}:{site_port}/  (user admin, password {password})"
         f"\n  Provider   {settings.GIFTCARDS['BASE_URL']}"
@@ -179,7 +195,8 @@ def _run(
         f"\n    http://{HOST}:{site_port}/                buy a card; the page follows the order"
         f"\n    http://{HOST}:{site_port}/mailbox/        the mails, and their links to the cards"
         f"\n    http://{HOST}:{site_port}/orders/         what you have bought"
-        f"\n    http://{HOST}:{site_port}/admin/          as staff: refunds, and paying back\n"
+        f"\n    http://{HOST}:{site_port}/admin/          as staff: refunds, and paying back"
+        f"\n    {front_end}/                the shop's API, from another origin\n"
     )
 
     keys = shop.place(has_simulator=has_simulator)

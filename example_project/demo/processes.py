@@ -75,12 +75,16 @@ class Processes:
         return self.log_dir / f"{name}.log"
 
     def start(self, name: str, *command: str) -> None:
-        """Start ``manage.py command`` in a new session, so that Ctrl-C reaches only the demo."""
+        """Start ``manage.py command``; see :meth:`run`."""
+        self.run(name, str(MANAGE), *command)
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Run Python with ``arguments`` in a new session, so that Ctrl-C reaches only the demo."""
         log_file = self.log(name)
         log_file.touch(mode=0o600)
         with log_file.open("wb") as log:
-            self.running[name] = subprocess.Popen(  # noqa: S603 (our own manage.py)
-                [sys.executable, GUARD, sys.executable, MANAGE, *command],
+            self.running[name] = subprocess.Popen(  # noqa: S603 (our own words)
+                [sys.executable, GUARD, sys.executable, *arguments],
                 # The guard sees this pipe close when the demo is killed.
                 stdin=subprocess.PIPE,
                 stdout=log,
