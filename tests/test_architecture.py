@@ -196,7 +196,7 @@ WITHIN = {
         "admin": "kinds conf facts models channels codes links messages queueing digests moving",
         "receivers": "models queueing moving",
         "urls": "links views",
-        "apps": "conf models checks conditions privacy receivers tasks",
+        "apps": "conf checks conditions privacy receivers tasks",
     },
     "delivery.admin": {
         "allowance": "",

@@ -31,8 +31,7 @@ class DeliveryConfig(AppConfig):
         from giftcards.delivery import conditions, receivers
         from giftcards.delivery.checks import check_sending, check_settings
         from giftcards.delivery.conf import conf
-        from giftcards.delivery.models import not_received
-        from giftcards.delivery.privacy import Messages
+        from giftcards.delivery.privacy import Messages, untold
         from giftcards.delivery.tasks import deliver_until
         from giftcards.privacy import registry
         from giftcards.privacy.person import ROLES
@@ -42,7 +41,7 @@ class DeliveryConfig(AppConfig):
         # Even if no messages are sent now, earlier ones may exist.
         for role in ROLES:
             registry.register(Messages(role), role)
-        leave_alone("untold", not_received(), "with a customer who could not be told")
+        leave_alone("untold", untold(), "with a customer who could not be told")
         receivers.connect_always()
         for check in (check_settings, check_sending):
             register(check, TAG)

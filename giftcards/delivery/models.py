@@ -157,18 +157,17 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
+    def unreceived(self) -> Self:
+        """The :meth:`untold` messages about cards that nobody got otherwise.
 
-def not_received() -> Q:
-    """A condition on orders: the last message about the cards was given up, and nobody saw them.
-
-    That is: nobody has had them shown over a link or in their account.
-    """
-    failed = Delivery.objects.untold().filter(order=OuterRef("pk"), kind__in=sorted(WITH_CARDS))
-    # Messages with the same cards that were sent, such as over another channel.
-    sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=sorted(WITH_CARDS))
-    beside = sent.filter(change=OuterRef("change"))
-    seen = CardLink.objects.filter(order=OuterRef("pk"), reveals__gt=0)
-    return Q(Exists(failed.filter(~Exists(beside)))) & ~Q(Exists(seen))
+        That is: no message with the same cards was sent, such as over another channel, and nobody
+        has had them shown over a link or in their account.
+        """
+        kinds = sorted(WITH_CARDS)
+        sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
+        beside = sent.filter(change=OuterRef("change"))
+        seen = CardLink.objects.filter(order=OuterRef("order"), reveals__gt=0)
+        return self.untold().filter(~Exists(beside), ~Exists(seen), kind__in=kinds)
 
 
 def key_of(*occasion: str) -> str:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from giftcards.delivery.models import (
@@ -95,3 +96,8 @@ class Messages:
         """The links to the cards, if these are those of people in this role."""
         links = CardLink.objects.filter(order=order)
         return links if self._is_of_recipients or not order.is_gift else links.none()
+
+
+def untold() -> Q:
+    """A condition on orders: the last message about the cards was given up, and nobody has them."""
+    return Q(Exists(Delivery.objects.all().unreceived().filter(order=OuterRef("pk"))))

@@ -39,7 +39,6 @@ from giftcards.delivery.models import (
     Delivery,
     DeliveryStatus,
     Installation,
-    not_received,
 )
 from giftcards.delivery.moving import addresses_of, sent_to
 from giftcards.delivery.queueing import address_of as find_address
@@ -229,8 +228,9 @@ def _not_received(
 ) -> dict[int, SafeString]:
     """Sentences on those of ``orders`` whose cards nobody got, as their messages were refused."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
-    lost = Order.objects.filter(not_received(), pk__in=keys).order_by() if keys else ()
-    return {order.pk: _what_to_do(order) for order in lost}
+    messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
+    lost = set(messages.values_list("order_id", flat=True)) if keys else set()
+    return {order.pk: _what_to_do(order) for order in orders if order.pk in lost}
 
 
 def _what_to_do(order: Order) -> SafeString:
