@@ -107,9 +107,20 @@ class Alert:
     remedy: Any = ""
     #: The permissions that the remedy takes. People who lack one read whom to ask.
     takes: tuple[str, ...] = ()
+    #: True if it counts orders or messages about them, or adds up amounts of orders.
+    is_about_orders: bool = False
     #: The name of the admin's page that lists its rows, and the query string.
     page: str = ""
     query: str = ""
+
+    def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
+        """The part of ``finding`` for a person who sees the orders ``visible``, or ``None``."""
+        if not (self.is_about_orders and leaves_some_out(visible)):
+            return finding
+        shown = visible.filter(pk__in=finding.orders).order_by()
+        keys = dict(shown.values_list("pk", "reference"))
+        # Without the sum, which is that of all orders.
+        return Finding("", len(keys), orders=keys) if keys else None
 
     def in_words(self, count: int, *, has_more: bool = False) -> str:
         """The headline with its count, such as "2 orders to do"."""
@@ -133,8 +144,6 @@ class Condition(Alert):
     #: that are about the same rows.
     is_in_digests: bool = True
     is_on_start_page: bool = True
-    #: True if it counts orders or messages about them, or adds up amounts of orders.
-    is_about_orders: bool = False
     #: True if it may be about orders with problems; see ``Standing.leaves_out_problems``.
     overlaps_problems: bool = False
     #: True if no card can be bought, or handed over, while it holds.
@@ -146,14 +155,6 @@ class Condition(Alert):
         """The finding for a person who sees the orders ``visible``, and is told of no others."""
         finding = self.judge(standing)
         return finding and self.visible_part(finding, visible)
-
-    def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
-        if not (self.is_about_orders and leaves_some_out(visible)):
-            return finding
-        shown = visible.filter(pk__in=finding.orders).order_by()
-        keys = dict(shown.values_list("pk", "reference"))
-        # Without the sum, which is that of all orders.
-        return Finding("", len(keys), orders=keys) if keys else None
 
     def sentence(self, standing: Standing) -> str:
         """The finding's sentence for monitors; "" if nothing is wrong."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin import AdminSite, FieldListFilter, ListFilter, SimpleListFilter
+from django.contrib.admin.sites import all_sites
 from django.contrib.admin.utils import get_fields_from_path, label_for_field
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
@@ -242,6 +243,14 @@ def not_received(order: Order) -> SafeString | str:
 
 def order_badge(order: Order) -> SafeString:
     return status_badge(order.status, is_received=not not_received(order))
+
+
+def orders_shown_to(user: Any) -> QuerySet[Order]:
+    """The orders that ``user`` may see in the admin, for a digest: outside any request."""
+    sites = [site for site in (admin.site, *all_sites) if site.is_registered(Order)]
+    request = HttpRequest()
+    request.user = user
+    return visible_orders(request, sites[0]) if sites else Order.objects.all()
 
 
 def order_link(site: AdminSite, order: Order) -> str:

@@ -11,13 +11,16 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from functools import cache, partial
+from functools import cache, partial, reduce
+from operator import or_
 from typing import Any, Self
 
+from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.core.mail import EmailMultiAlternatives
+from django.db.models import Q, QuerySet
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.translation import get_language_bidi, gettext, override
@@ -34,7 +37,8 @@ from giftcards.delivery.signals import staff_news
 from giftcards.display import one_line
 from giftcards.keys.secrecy import contained
 from giftcards.management.roles import ROLES
-from giftcards.models import Lease
+from giftcards.models import Lease, Order
+from giftcards.models.order_queries import leaves_some_out
 from giftcards.models.times import LONGEST_HOLD, is_ahead
 
 logger = logging.getLogger(__name__)
@@ -114,6 +118,7 @@ class _Round:
         self._has_mailed = has_mailed
         # Each is read once, if anybody is due.
         self._situation = cache(news.current_situation)
+        self._orders_of = cache(orders_of)
         self._happened = cache(news.recent_events)
         self._looks = cache(lambda: Lease.objects.take(LOOKED, _LOOK_FOR) is not None)
 
@@ -145,7 +150,14 @@ class _Round:
         if told.is_away and self._has_mailed:
             return True
         urgent = _newly_urgent(told, self._situation()) if self._looks() else []
-        return bool(urgent) and any(map(permissions_of(person), urgent))
+        return bool(self._for(person, urgent))
+
+    def _for(self, person: StaffPerson, new: list[Item]) -> list[Item]:
+        """What ``person`` may be told of what is ``new``."""
+        may = permissions_of(person) if new else bool
+        allowed = (item for item in new if may(item.alert.permission))
+        parts = (item.visible_part(self._orders_of(person)) for item in allowed)
+        return [replace(part, may=may) for part in parts if part]
 
     def _serve(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> bool:
         """Send the news to ``person``, whose row is claimed, and record it; True if it went out."""
@@ -153,9 +165,7 @@ class _Round:
         since = min(digest.covers_until or situation.at, situation.at)
         until = max(since, situation.at - _LAG)
         told = Told.of(digest)
-        new = _new(told, situation, self._happened(since, until))
-        may = permissions_of(person) if new else bool
-        items = [replace(item, may=may) for item in new if may(item.alert.permission)]
+        items = self._for(person, _new(told, situation, self._happened(since, until)))
         if items and (trouble := _tell(person, items, self._limits)):
             _note_failure(digest, items, trouble)
             return False
@@ -214,6 +224,27 @@ def _accounts(address: str) -> list[Any]:
     if not address or not hasattr(users, column):
         return []
     return list(users._default_manager.filter(**{f"{column}__iexact": address}))  # noqa: SLF001
+
+
+def orders_of(person: StaffPerson) -> QuerySet[Order]:
+    """The orders of which ``person`` is told: those that the accounts with their address see."""
+    accounts = [user for user in _accounts(person.address) if user.is_active]
+    if not (accounts and apps.is_installed("django.contrib.admin")):
+        return Order.objects.all()
+    from giftcards.admin.rows import orders_shown_to
+
+    try:
+        shown = list(map(orders_shown_to, accounts))
+    except Exception as error:  # noqa: BLE001 (an admin of the shop may raise anything)
+        logger.error(  # noqa: TRY400 (its text may name a customer)
+            "It is not known which orders to tell a person of, so they are told of none. %s",
+            describe(error),
+        )
+        return Order.objects.none()
+    if not all(map(leaves_some_out, shown)):
+        return Order.objects.all()
+    parts = (Q(pk__in=orders.order_by().values("pk")) for orders in shown)
+    return Order.objects.filter(reduce(or_, parts))
 
 
 def _listed() -> dict[str, StaffPerson]:
@@ -281,11 +312,11 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
     return sorted(items, key=lambda item: (item.has_ended, order.index(item.code)))
 
 
-def _newly_urgent(told: Told, situation: Situation) -> list[str]:
-    """The permissions for what is urgent, and was not in the last attempt to tell the person."""
+def _newly_urgent(told: Told, situation: Situation) -> list[Item]:
+    """What is urgent, and was not in the last attempt to tell the person."""
     codes = situation.states.keys() - told.states.keys() - set(told.urgent)
-    new = [alerts()[code] for code in codes]
-    return [alert.permission for alert in new if alert.severity == Severity.URGENT]
+    new = (Item.about(alerts()[code], situation.states[code]) for code in codes)
+    return [item for item in new if item.severity == Severity.URGENT]
 
 
 def _urgent(items: Iterable[Item]) -> list[str]:

@@ -44,6 +44,7 @@ EVENTS: Mapping[str, Alert] = {
         _warning(
             code="unsent",
             permission="giftcards.check_order",
+            is_about_orders=True,
             headline=ngettext_lazy(
                 "%(count)s order whose customer could not be told",
                 "%(count)s orders whose customers could not be told",
@@ -59,6 +60,7 @@ EVENTS: Mapping[str, Alert] = {
         _warning(
             code="partly",
             permission="giftcards.view_order",
+            is_about_orders=True,
             headline=ngettext_lazy(
                 "%(count)s order partly delivered", "%(count)s orders partly delivered", "count"
             ),
@@ -70,6 +72,7 @@ EVENTS: Mapping[str, Alert] = {
         _warning(
             code="refunded",
             permission="giftcards.view_order",
+            is_about_orders=True,
             headline=ngettext_lazy(
                 "%(count)s order not delivered and credited back",
                 "%(count)s orders not delivered and credited back",
@@ -83,6 +86,7 @@ EVENTS: Mapping[str, Alert] = {
         _warning(
             code="rejected",
             permission="giftcards.view_order",
+            is_about_orders=True,
             headline=ngettext_lazy(
                 "%(count)s order rejected", "%(count)s orders rejected", "count"
             ),
@@ -96,6 +100,7 @@ EVENTS: Mapping[str, Alert] = {
         _warning(
             code="unreadable",
             permission="giftcards.reveal_card",
+            is_about_orders=True,
             headline=ngettext_lazy(
                 "%(count)s order with cards that cannot be opened",
                 "%(count)s orders with cards that cannot be opened",
@@ -106,6 +111,7 @@ EVENTS: Mapping[str, Alert] = {
         _warning(
             code="locked",
             permission="giftcards.reveal_card",
+            is_about_orders=True,
             headline=ngettext_lazy(
                 "%(count)s link locked after wrong PINs",
                 "%(count)s links locked after wrong PINs",
@@ -171,6 +177,8 @@ class Item:
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
     #: Tells whether the reader has a permission.
     may: Callable[[str], bool] = field(default=bool, repr=False, compare=False)
+    #: What the item tells of; ``None`` if that is no order.
+    finding: Finding | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def about(cls, alert: Alert, finding: Finding) -> Self:
@@ -183,7 +191,15 @@ class Item:
                 Mention(name, admin_url("giftcards_order_change", key)) for key, name in named
             ),
             explain=finding.explain,
+            finding=finding,
         )
+
+    def visible_part(self, visible: QuerySet[Order]) -> Self | None:
+        """The item for a person who sees the orders ``visible``, and is told of no others."""
+        if self.finding is None:
+            return self
+        part = self.alert.visible_part(self.finding, visible)
+        return self.about(self.alert, part) if part else None
 
     @property
     def code(self) -> str:

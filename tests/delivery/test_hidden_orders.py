@@ -13,6 +13,8 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin import AdminSite
+from django.contrib.auth import get_user_model
+from django.core import mail
 from django.db import transaction
 from django.test import Client
 from django.urls import URLResolver, path, reverse
@@ -21,6 +23,8 @@ from django.utils import timezone
 from giftcards.admin import OrderAdmin
 from giftcards.books.models import LedgerEntry, MonthClosing
 from giftcards.conditions import CONDITIONS, Standing
+from giftcards.delivery import digests
+from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
 from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.fulfilment import change_customer
@@ -40,6 +44,7 @@ from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE, make_guide_order, receive
 from tests.delivery.staff import EMAIL, link, message, visit
+from tests.delivery.test_digests import let_pass, note_tick
 from tests.pages import read, sign_in, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
@@ -297,7 +302,7 @@ def test_there_are_no_files_and_no_sums_over_all_orders(boss: Client, page: str)
 # The conditions that tell of the shop, and of no order.
 OF_THE_SHOP = {
     *("paused", "refused", "worker", "provider", "queue", "keys", "balance", "prices", "cards"),
-    *("unknown", "gap", "digests"),
+    *("unknown", "gap", "digests", "chores"),
 }
 
 
@@ -328,3 +333,40 @@ def test_sums_of_the_day_are_for_who_may_see_the_report(boss: Client, monkeypatc
     assert "Today:" not in said(boss.get(to("desk_changelist")))
     monkeypatch.setitem(site._registry, Order, OrderAdmin(Order, site))
     assert "Today: \u20682\u2069 orders" in said(boss.get(to("desk_changelist")))
+
+
+class Broken(OrderAdmin):
+    def get_queryset(self, request: Any) -> Any:
+        return super().get_queryset(request).filter(group=request.session["branch"])
+
+
+@pytest.mark.parametrize(
+    ("pages", "address", "told"),
+    [
+        (BranchOrderAdmin, "boss@shop.example", "mine"),
+        (Broken, "boss@shop.example", "none"),
+        (OrderAdmin, "boss@shop.example", "all"),
+        # Nobody's: the address of an office.
+        (BranchOrderAdmin, "office@shop.example", "all"),
+    ],
+)
+def test_digests_tell_the_owner_of_an_account_of_no_hidden_order(
+    settings: Any, monkeypatch: Any, pages: type[OrderAdmin], address: str, told: str
+) -> None:
+    monkeypatch.setitem(admin.site._registry, Order, pages(Order, admin.site))
+    get_user_model().objects.create_superuser("boss", "boss@shop.example")
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [address]}
+    note_tick()
+    digests.send_due(Limits())
+    let_pass(minutes=60)
+    make_trouble(HIDDEN)
+    make_guide_order(Status.HANDLING, reference="web-late", problems=[Problem("late", {})])
+    make_guide_order(Status.REFUNDED, reference="web-refunded", settled_at=timezone.now())
+    let_pass(minutes=40)
+    mail.outbox.clear()
+    digests.send_due(Limits())
+    said = "".join(str(each.body) for each in mail.outbox)
+    assert (HIDDEN in said) == (told == "all")
+    assert ("web-late" in said and "web-refunded" in said) == (told in {"all", "mine"})
+    assert ("1 order with a problem" in said) == (told == "mine")
+    assert ("Together" in said) == (told == "all")
