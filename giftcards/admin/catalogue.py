@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
@@ -100,7 +102,7 @@ class MovedFilter(admin.SimpleListFilter):
 
 @admin.register(Product)
 class ProductAdmin(ReadOnlyRows):
-    list_display = ("title", "category", "region", "is_enabled", "read")
+    list_display = ("title", "category", "region", "is_enabled", "read", "orders")
     list_filter = ("is_enabled", MovedFilter, "category")
     search_fields = ("name", "product_id")
     readonly_fields = (
@@ -111,6 +113,7 @@ class ProductAdmin(ReadOnlyRows):
         "is_enabled",
         "listed",
         "read",
+        "orders",
         "moves",
     )
     inlines = (ProductTypes,)
@@ -129,13 +132,26 @@ class ProductAdmin(ReadOnlyRows):
     def title(self, product: Product) -> str:
         return bdi(product)
 
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        names = super().get_list_display(request)
+        return [name for name in names if name != "orders" or _may_see_orders(request)]
+
+    @admin.display(description=_("orders"))
+    def orders(self, product: Product) -> str:
+        name, site = "admin:giftcards_order_changelist", self.admin_site.name
+        query = urlencode({"product_id": product.product_id})
+        address = f"{reverse(name, current_app=site)}?{query}"
+        return format_html('<a href="{}">{}</a>', address, _("Show"))
+
     @admin.display(description=_("types last read"), ordering="types_read_at", empty_value="-")
     def read(self, product: Product) -> str | None:
         return moment(product.types_read_at) if product.types_read_at else None
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
-        sees_costs = _may_see_costs(request)
-        return [name for name in self.readonly_fields if sees_costs or name != "moves"]
+        hidden = set() if _may_see_costs(request) else {"moves"}
+        if not _may_see_orders(request):
+            hidden.add("orders")
+        return [name for name in self.readonly_fields if name not in hidden]
 
     @admin.display(description=_("prices changed since yesterday"), empty_value="-")
     def moves(self, product: Product) -> str | None:
@@ -146,6 +162,10 @@ class ProductAdmin(ReadOnlyRows):
 
 def _may_see_costs(request: HttpRequest) -> bool:
     return request.user.has_perm("giftcards.view_cost")
+
+
+def _may_see_orders(request: HttpRequest) -> bool:
+    return request.user.has_perm("giftcards.view_order")
 
 
 def _cards(count: int | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -36,6 +36,8 @@ from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.models.times import read_moment
 from giftcards.statuses import Status
 
+# The most products that are offered by name.
+OFFERED = 100
 # The most keys in one statement.
 _FEW = 1_000
 # The digits that no primary key has.
@@ -158,23 +160,42 @@ class ContradictoryFilter(ConditionFilter):
     conditions = {"contradictory": (_("Contradict each other"), CONTRADICTORY)}
 
 
-def product_choices(asked_for: str | None) -> list[tuple[str, str]]:
-    """The products of the catalogue by name, and the one that the address asks for."""
-    products = {
-        product.product_id: isolated(product)
-        for product in Product.objects.order_by("name", "product_id")
-    }
-    if asked_for and asked_for not in products:
-        products[asked_for] = isolated(asked_for)
-    return list(products.items())
+class ProductChoices(NamedTuple):
+    """The products to choose from by name: id and name of each.
+
+    All of them if they are few, so that ``is_whole``. Of more, only the one that is asked for: the
+    others are found in the catalogue, by typing a part of a name.
+    """
+
+    choices: list[tuple[str, str]]
+    is_whole: bool
+
+    @classmethod
+    def of_catalogue(cls, asked_for: str | None) -> ProductChoices:
+        products = list(Product.objects.order_by()[: OFFERED + 1])
+        is_whole = len(products) <= OFFERED
+        if not is_whole:
+            products = list(Product.objects.filter(product_id=asked_for or ""))
+        products.sort(key=lambda each: (str(each).casefold(), each.product_id))
+        names = {each.product_id: isolated(each) for each in products}
+        if asked_for and asked_for not in names:
+            names[asked_for] = isolated(asked_for)
+        return cls(list(names.items()), is_whole)
 
 
 class ProductFilter(IndexedFilter, admin.SimpleListFilter):
     title = _("product")
     parameter_name = "product_id"
 
-    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return product_choices(self.value())
+    def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, Any]]:
+        found = ProductChoices.of_catalogue(self.value())
+        if not found.is_whole and request.user.has_perm("giftcards.view_product"):
+            # It leads to the catalogue.
+            self.template = "admin/giftcards/order/product_filter.html"
+        return found.choices
+
+    def has_output(self) -> bool:
+        return super().has_output() or self.template != admin.ListFilter.template
 
     def condition(self) -> Q:
         return Q(product_id=self.value())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from django import forms
 from django.contrib import messages
@@ -15,6 +15,7 @@ from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import flatten_fieldsets
 from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied, ValidationError
 from django.db import models, router, transaction
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.defaultfilters import linebreaksbr
 from django.urls import URLPattern, path
@@ -325,12 +326,16 @@ class PlacingPage(OrderPages):
     def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
         if obj is not None:
             return super().get_fieldsets(request, obj)
-        kinds = _kinds(request)
-        if not kinds:
+        kinds, is_whole = _offered(request)
+        if is_whole and not kinds:
             return self.add_fieldsets
-        read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
-        text = gettext("The catalogue was read on %(date)s; the next page asks the provider again.")
-        description = filled(text, date=moment(read_at))
+        description = gettext("Find the card above, by a part of its name.")
+        if kinds:
+            read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
+            text = gettext(
+                "The catalogue was read on %(date)s; the next page asks the provider again."
+            )
+            description = filled(text, date=moment(read_at))
         (title, options), *others = self.add_fieldsets_with_catalogue
         return ((title, {"description": description, **options}), *others)
 
@@ -347,8 +352,10 @@ class PlacingPage(OrderPages):
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
             )
 
-        kinds = [] if obj else _kinds(request)
-        cards = kinds and card_choices(kinds, with_prices=self.may_see_costs(request))
+        kinds, is_whole = ([], True) if obj else _offered(request)
+        is_empty = is_whole and not kinds
+        shows_prices = self.may_see_costs(request)
+        cards = [] if is_empty else card_choices(kinds, with_prices=shows_prices)
         is_proven = is_confirmed(request)
         named = {"is_known": is_known, "cards": cards, "is_proven": is_proven}
         return type(form.__name__, (form,), named)
@@ -362,7 +369,7 @@ class PlacingPage(OrderPages):
             # Before anything is typed: the page of the proof would not keep it.
             return HttpResponseRedirect(address_of_proof(back_to=request.get_full_path()))
         # Read before the transaction: SQLite may fail one that reads before it writes.
-        _kinds(request)
+        finder = None if _offered(request).is_whole else _finder(request)
         proof = ProofForm(request, request.POST if "password" in request.POST else None)
         proof.is_valid()
         if request.method == "POST" and not request.POST.get("confirmed_card"):
@@ -370,7 +377,8 @@ class PlacingPage(OrderPages):
             form = self.get_form(request, fields=names)(request.POST, request.FILES)
             if form.is_valid() and form.placed is None:
                 return self._confirmation(request, form, proof)
-        answer = super().add_view(request, form_url, extra_context)
+        context = {"finder": finder, **(extra_context or {})}
+        answer = super().add_view(request, form_url, context)
         shown = (getattr(answer, "context_data", None) or {}).get("adminform")
         if shown and shown.form.has_error(NON_FIELD_ERRORS, _UNPROVEN):
             return self._confirmation(request, shown.form, proof)
@@ -442,12 +450,58 @@ class PlacingPage(OrderPages):
         return self.response_post_save_add(request, obj)
 
 
-def _kinds(request: HttpRequest) -> list[ProductType]:
-    """The types of the catalogue that can be chosen; read once for a request."""
-    if not hasattr(request, "giftcards_kinds"):
-        request.giftcards_kinds = list(ProductType.objects.for_sale())  # type: ignore[attr-defined]
-    kinds: list[ProductType] = request.giftcards_kinds  # type: ignore[attr-defined]
-    return kinds
+class _Offered(NamedTuple):
+    """The types of the catalogue to choose from: all of them, so that it ``is_whole``, if few.
+
+    Of more, those whose names or ids have every word that the address asks for, and the one that
+    was chosen.
+    """
+
+    kinds: list[ProductType]
+    is_whole: bool
+
+
+# The most types that are offered, and the most words to find them by.
+_OFFERED = 100
+_WORDS = 8
+_NAMES = ("name", "type_id", "product__name", "product__product_id")
+
+
+def _offered(request: HttpRequest) -> _Offered:
+    """What is offered; read once for a request."""
+    if not hasattr(request, "giftcards_offered"):
+        request.giftcards_offered = _read_offered(request)  # type: ignore[attr-defined]
+    offered: _Offered = request.giftcards_offered  # type: ignore[attr-defined]
+    return offered
+
+
+def _read_offered(request: HttpRequest) -> _Offered:
+    sold = ProductType.objects.for_sale()
+    is_whole = len(sold.order_by().values_list("pk")[: _OFFERED + 1]) <= _OFFERED
+    if not is_whole:
+        words = _typed(request).split()[:_WORDS]
+        wanted = Q(pk__in=[]) if not words else Q()
+        for word in words:
+            wanted &= Q(*((f"{name}__icontains", word) for name in _NAMES), _connector=Q.OR)
+        product_id, _space, type_id = request.POST.get("card", "").partition(" ")
+        sold = sold.filter(wanted | Q(product__product_id=product_id, type_id=type_id))
+    return _Offered(list(sold[:_OFFERED]), is_whole)
+
+
+def _typed(request: HttpRequest) -> str:
+    return request.GET.get("find", "")[:200].replace("\0", "")
+
+
+def _finder(request: HttpRequest) -> dict[str, Any]:
+    """The form that finds a card of a large catalogue: what was typed, and what came of it."""
+    typed, found = _typed(request).strip(), len(_offered(request).kinds)
+    told = gettext("A part of the name of the product or of the card.")
+    if typed and not found:
+        told = gettext("No card of the catalogue is called so. Type less of it.")
+    elif found == _OFFERED:
+        told = gettext("These are the first cards; there are more. Type more of it.")
+    kept = [(name, value) for name, value in request.GET.items() if name != "find"]
+    return {"typed": typed, "told": told, "kept": kept}
 
 
 def _is_too_dear(order: Order, price: Decimal) -> bool:

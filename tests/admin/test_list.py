@@ -553,6 +553,27 @@ def test_a_product_that_the_catalogue_does_not_name_is_shown_once_it_is_asked_fo
     assert references(html) == ["web-1"]
 
 
+def test_of_a_large_catalogue_only_the_product_that_is_asked_for_is_offered(boss: Client) -> None:
+    Product.objects.bulk_create(
+        Product(product_id=f"p-{number}", name=f"Product {number}", listed_at=timezone.now())
+        for number in range(101)
+    )
+    make_guide_order(reference="web-1", product_id="p-7")
+    make_guide_order(reference="web-2", product_id="p-8")
+    catalogue = "/admin/giftcards/product/"
+
+    for asked_for, offered in (({}, []), ({"product_id": "p-7"}, ["Product 7"])):
+        html = read(boss.get(LIST, asked_for))
+        assert f'<a href="{catalogue}">Find a product in the catalogue</a>' in html
+        assert re.findall(r"\u2068(Product \d+)\u2069</a>", html) == offered
+    assert references(html) == ["web-1"]
+    # Django's own search finds it there.
+    found = read(boss.get(catalogue, {"q": "product 8"}))
+    assert re.findall(r'<a href="([^"]*product_id=p-8)">Show</a>', found) == [
+        f"{LIST}?product_id=p-8"
+    ]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

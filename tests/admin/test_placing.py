@@ -428,11 +428,61 @@ def test_the_form_takes_the_same_queries_whatever_the_catalogue_holds(
     boss: Client, read_in: Simulator
 ) -> None:
     few = count_queries(boss, ADD)
-    product = Product.objects.get(product_id=PRODUCT)
-    ProductType.objects.bulk_create(
-        ProductType(product=product, type_id=f"x{number}", price=1) for number in range(300)
-    )
+    add_types(80)
     assert count_queries(boss, ADD) == few
+    add_types(300)
+    assert count_queries(boss, ADD) == few
+
+
+def add_types(count: int) -> None:
+    product = Product.objects.get(product_id=PRODUCT)
+    known = ProductType.objects.count()
+    ProductType.objects.bulk_create(
+        ProductType(
+            product=product, type_id=f"x{known}-{number}", name=f"PSN {number} EUR", price=1
+        )
+        for number in range(count)
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "found", "told"),
+    [
+        ("", [], "A part of the name of the product or of the card."),
+        ("STEAM usd", ["Steam 5 USD"], "A part of the name of the product or of the card."),
+        # Words of the names of the product and of the card, in any order; and ids.
+        (
+            "eur 299 playstation",
+            ["PSN 299 EUR"],
+            "A part of the name of the product or of the card.",
+        ),
+        (f"{PRODUCT} {TYPE}", ["PSN 500 DA"], "A part of the name of the product or of the card."),
+        ("nothing\0", [], "No card of the catalogue is called so. Type less of it."),
+    ],
+)
+def test_a_card_of_a_large_catalogue_is_found_by_its_name(
+    boss: Client, read_in: Simulator, typed: str, found: list[str], told: str
+) -> None:
+    add_types(300)
+    html = read(boss.get(ADD, {"find": typed, "_popup": "1"}))
+    names = [name.partition(" · ")[0] for names in options(html).values() for name in names]
+    assert names == found
+    assert told in text(html)
+    assert 'name="_popup" value="1"' in html
+    assert read_in.requests == []
+
+
+def test_a_card_that_was_found_is_offered_again_beside_an_error_and_can_be_bought(
+    boss: Client, read_in: Simulator
+) -> None:
+    add_types(300)
+    html = read(boss.get(ADD, {"find": "psn"}))
+    assert sum(map(len, options(html).values())) == 100
+    assert "These are the first cards; there are more." in text(html)
+    html = read(boss.post(ADD, {**CHOSEN, "quantity": "0"}))
+    assert re.search(rf'<option value="{PRODUCT} {TYPE}" selected', html)
+    place(boss, CHOSEN)
+    assert Order.objects.get().line == (PRODUCT, TYPE, 2)
 
 
 # The confirmation.

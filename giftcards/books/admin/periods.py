@@ -9,18 +9,16 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from django import forms
-from django.core.validators import (
-    MaxValueValidator,
-    MinValueValidator,
-    ProhibitNullCharactersValidator,
-)
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.utils.translation import get_language, gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.filters import product_choices
+from giftcards.admin.filters import ProductChoices
 from giftcards.books.exports import can_write_xlsx
 from giftcards.books.reports import By, Report, Row, first_day, last_day
 from giftcards.display import day_text, isolated
+from giftcards.models import Product
 from giftcards.models.times import today
 
 # No shop sold cards before 2000, and times of far years do not fit into every time zone.
@@ -29,6 +27,8 @@ _LAST = date(2100, 12, 31)
 # The most days of a report by day, which a person reads row by row; and the most years of any.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
+# The most products that are named where several have what was typed in their names.
+_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,8 @@ class ReportForm(forms.Form):
     """The form of a report, read from the address so that a report can be linked to."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
-    product = forms.ChoiceField(
-        label=_("Product"), required=False, validators=[ProhibitNullCharactersValidator()]
-    )
+    # A choice, or of a large catalogue typed: its id, or a part of its name.
+    product = forms.CharField(label=_("Product"), required=False, max_length=200)
     # "from" is a keyword of Python, so ``__init__`` adds the field.
     field_order = ("from", "to", "by", "product")
 
@@ -70,8 +69,10 @@ class ReportForm(forms.Form):
         super().__init__({**this_month.parameters, **given}, auto_id="giftcards-report-%s")
         self.fields["from"] = _date_field(_("From"))
         self.fields["to"] = _date_field(_("To"))
-        products = product_choices(str(self.data.get("product", "")))
-        self.fields["product"].choices = [("", _("All products")), *products]  # type: ignore[attr-defined]
+        products = ProductChoices.of_catalogue(str(self.data.get("product", "")))
+        if products.is_whole:
+            choices = [("", _("All products")), *products.choices]
+            self.fields["product"].widget = forms.Select(choices=choices)
         self.order_fields(self.field_order)
 
     def clean(self) -> dict[str, Any]:
@@ -88,6 +89,21 @@ class ReportForm(forms.Form):
             text = gettext("A report has at most %(count)d years.")
             self.add_error("to", text % {"count": _MOST_YEARS})
         return cleaned
+
+    def clean_product(self) -> str:
+        typed: str = self.cleaned_data["product"]
+        if not typed or isinstance(self.fields["product"].widget, forms.Select):
+            return typed
+        if Product.objects.filter(product_id=typed).exists():
+            return typed
+        found = list(Product.objects.filter(name__icontains=typed).order_by("name")[: _NAMED + 1])
+        if len(found) > 1:
+            names = ", ".join(
+                f"{isolated(each)} ({isolated(each.product_id)})" for each in found[:_NAMED]
+            )
+            text = gettext("Several products are called so. Type the id of one: %(names)s.")
+            raise ValidationError(text % {"names": names})
+        return found[0].product_id if found else typed
 
     @property
     def question(self) -> Question:

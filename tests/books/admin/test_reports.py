@@ -207,6 +207,32 @@ def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue(boss: Client)
     assert "<b>PSN" not in html
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        # A part of the name of one, an id, and what nothing in the catalogue is called.
+        ("steam", "1"),
+        ("p-7", "1"),
+        ("other", "No order became final in this period."),
+        (
+            "PSN 10",
+            "Several products are called so. Type the id of one: PSN 10 (p-10), PSN 100 (p-100).",
+        ),
+    ],
+)
+def test_a_product_of_a_large_catalogue_is_typed(boss: Client, typed: str, told: str) -> None:
+    names = {f"p-{number}": f"PSN {number}" for number in range(101)} | {"p-7": "Steam"}
+    Product.objects.bulk_create(
+        Product(product_id=key, name=name, listed_at=timezone.now()) for key, name in names.items()
+    )
+    settled(4, product_id="p-7")
+    settled(5, product_id="p-8")
+    html = read(boss.get(REPORT, {**NOVEMBER, "product": typed}))
+    assert '<select name="product"' not in html
+    shown = text(html).replace("\u2068", "").replace("\u2069", "")
+    assert told in (shown if " " in told else table(html)[-1][1])
+
+
 def test_a_product_that_no_catalogue_names_can_be_looked_at(boss: Client) -> None:
     settled(4, product_id="other")
 
