@@ -26,6 +26,7 @@ PARTS = (
     "queries",
     "memory",
     "history",
+    "shelf",
     "books",
     "links",
     "keys",
@@ -101,6 +102,9 @@ def run_all(*, is_quick: bool) -> None:
         say("\nWhat a history of orders costs")
         start(folder, "history", "sqlite", *flags).wait()
         with_postgres(folder, "history", flags)
+        say("\nThe shelf while many buy")
+        start(folder, "shelf", "sqlite", *flags).wait()
+        with_postgres(folder, "shelf", flags)
         say("\nA report of a month, and its orders as a file")
         start(folder, "books", "sqlite", *flags).wait()
         with_postgres(folder, "books", flags)

@@ -18,7 +18,7 @@ from functools import partial
 from django.db import Error, connections
 from django.utils import timezone
 
-from giftcards.catalogue import keep_current
+from giftcards.catalogue import keep_current, keep_prices
 from giftcards.conf import LOOP_SECONDS, conf
 from giftcards.engine import outbox
 from giftcards.engine.database import surviving
@@ -202,6 +202,8 @@ add_chore("the search terms of orders", complete_terms)
 add_chore("the destruction of old codes", purge_if_due)
 add_chore("the end of looking after finished orders", end_finished)
 add_chore("the counting of refunds", lambda _should_continue: CustomerRefund.objects.recount())
+# Before other apps look at the shelf.
+add_chore("the prices by the shop's function", keep_prices)
 
 
 # Work beside the loop.
