@@ -61,11 +61,19 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position") + beyond)
     Card.objects.bulk_update(changes.changed, [*Sealed._fields, "key_fingerprint", "position"])
     Card.objects.bulk_create(changes.new)
-    destroyed = {card.order_id for card in every if card.is_destroyed}
-    if late := destroyed.intersection(card.order_id for card in changes.new):
-        # These orders have codes to destroy again.
-        Order.objects.filter(pk__in=late).update(codes_destroyed_at=None)
+    _have_retention_look_again(arrivals, every, changes.new)
     return Counter(card.order_id for card in every)
+
+
+def _have_retention_look_again(
+    arrivals: Iterable[Arrival], cards: Iterable[Card], new: Iterable[Card]
+) -> None:
+    """Note that settled orders, or such with destroyed codes, have ``new`` codes to destroy."""
+    settled = {one.order.pk for one in arrivals if one.order.settled_at and not one.settles}
+    destroyed = {card.order_id for card in cards if card.is_destroyed}
+    if late := (settled | destroyed).intersection(card.order_id for card in new):
+        looked_at = {"codes_destroyed_at": None, "is_without_cards": False}
+        Order.objects.filter(pk__in=late).update(**looked_at)
 
 
 def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:

@@ -532,6 +532,8 @@ class Order(models.Model):
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
     # When the codes of its cards were destroyed: by retention, or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
+    # Retention has found no card, and does not look again until one comes.
+    is_without_cards = models.BooleanField(default=False, db_default=False, editable=False)
     # See giftcards.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once ticked
     # off.
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
@@ -595,7 +597,8 @@ class Order(models.Model):
             ),
             # Retention: the orders whose codes are still there, by age.
             models.Index(
-                fields=("codes_destroyed_at", "settled_at", "id"), name="giftcards_order_kept"
+                fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
+                name="giftcards_order_kept",
             ),
             # The final orders whose figures are still to be computed.
             models.Index(fields=("figures_version", "settled_at"), name="giftcards_order_figures"),

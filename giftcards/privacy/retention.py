@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -67,8 +67,9 @@ REASONS: dict[str, Reason] = {
     "unannounced": Reason(
         Q(is_unannounced=True), "of which one of your receivers could not be told"
     ),
-    "no_cards": Reason(Q(has_cards=False), "without cards"),
 }
+# Of those without any card: they are not looked at again.
+_NO_CARDS = "no_cards"
 
 
 def leave_alone(reason: str, condition: Q, text: str) -> None:
@@ -91,9 +92,9 @@ def purge(
 ) -> Purge:
     """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
 
-    Those with one of the :data:`REASONS` are left alone. With ``is_dry_run``, nothing is changed.
-    The purge stops between batches once ``should_continue`` returns False; a call with
-    ``since=place`` resumes there.
+    Orders without cards do not count. Those with one of the :data:`REASONS` are left alone. With
+    ``is_dry_run``, nothing is changed. The purge stops between batches once ``should_continue``
+    returns False; a call with ``since=place`` resumes there.
     """
     done = Purge(place=since)
     for rows in _batches(settled_before, since):
@@ -137,8 +138,9 @@ def _batches(
     settled_before: datetime, since: datetime | None
 ) -> Iterator[list[tuple[datetime, int]]]:
     """Yield ``settled_at`` and primary key of the orders, oldest first, in batches."""
-    rows = Order.objects.filter(settled_at__lt=settled_before, codes_destroyed_at=None)
-    rows = rows.filter(_was_delivered(settled_before)).order_by("settled_at", "pk")
+    rows = Order.objects.filter(is_without_cards__in=[False], codes_destroyed_at=None)
+    rows = rows.filter(_was_delivered(settled_before), settled_at__lt=settled_before)
+    rows = rows.order_by("settled_at", "pk")
     later = rows if since is None else rows.filter(settled_at__gte=since)
     while found := list(later.values_list("settled_at", "pk")[:_BATCH]):
         yield found
@@ -153,8 +155,10 @@ def _was_delivered(before: datetime) -> Q:
     return Q(deliver_at=None) | Q(deliver_at__lt=before)
 
 
-def _judge(keys: Iterable[int], settled_before: datetime) -> tuple[list[int], Counter[str]]:
-    """Return the keys of the orders to purge, and how many are left alone, by reason."""
+def _judge(
+    keys: Iterable[int], settled_before: datetime
+) -> tuple[list[int], list[int], Counter[str]]:
+    """Return the keys of the orders to purge, of those without cards, and the others by reason."""
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(_was_delivered(settled_before), pk__in=keys)
@@ -162,33 +166,34 @@ def _judge(keys: Iterable[int], settled_before: datetime) -> tuple[list[int], Co
         is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
     # CASE yields the first reason that holds; "" if none does.
-    cases = [When(reason.condition, then=Value(name)) for name, reason in REASONS.items()]
-    chosen, left_alone = [], Counter[str]()
+    conditions = {_NO_CARDS: Q(has_cards=False)}
+    conditions |= {name: reason.condition for name, reason in REASONS.items()}
+    cases = [When(condition, then=Value(name)) for name, condition in conditions.items()]
+    found = defaultdict[str, list[int]](list)
     for key, reason in rows.values_list("pk", Case(*cases, default=Value(""))):
-        if reason:
-            left_alone[reason] += 1
-        else:
-            chosen.append(key)
-    return chosen, left_alone
+        found[reason].append(key)
+    chosen, empty = found.pop("", []), found.pop(_NO_CARDS, [])
+    return chosen, empty, Counter({reason: len(others) for reason, others in found.items()})
 
 
 def _purge_batch(
     keys: list[int], settled_before: datetime, done: Purge, *, is_dry_run: bool
 ) -> None:
     # Judged without locks first: most of the oldest orders are left alone every time.
-    chosen, left_alone = _judge(keys, settled_before)
+    chosen, empty, left_alone = _judge(keys, settled_before)
     done.left_alone += left_alone
     if is_dry_run:
         done.cards += Card.objects.filter(order__in=chosen).readable().count()
-    elif chosen:
+    elif chosen or empty:
         with transaction.atomic():
             # A write before all reads locks the orders: nobody disputes, refunds or reveals between
             # this judgement and the destruction.
-            locked = Order.objects.filter(pk__in=chosen).order_by()
+            locked = Order.objects.filter(pk__in=chosen + empty).order_by()
             locked.update(codes_destroyed_at=F("codes_destroyed_at"))
-            chosen, left_alone = _judge(chosen, settled_before)
+            chosen, empty, left_alone = _judge(chosen + empty, settled_before)
             done.left_alone += left_alone
             done.cards += Card.objects.filter(order__in=chosen).destroy()
             orders = Order.objects.filter(pk__in=chosen).order_by()
             orders.update(codes_destroyed_at=timezone.now())
+            Order.objects.filter(pk__in=empty).order_by().update(is_without_cards=True)
     done.orders += len(chosen)

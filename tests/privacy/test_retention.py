@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from giftcards.books.reports import report
@@ -129,7 +130,6 @@ def test_codes_that_were_never_announced_are_left_alone() -> None:
         ("problem", {"problems": [Problem("surplus_cards", {"received": 3, "announced": 2})]}),
         ("owed", {"sale_price": Decimal(600)}),
         ("not_credited", {"is_credited": False}),
-        ("no_cards", {"cards": 0}),
     ],
 )
 def test_what_is_not_settled_is_left_alone_and_counted(reason: str, values: Any) -> None:
@@ -138,6 +138,18 @@ def test_what_is_not_settled_is_left_alone_and_counted(reason: str, values: Any)
     assert (done.orders, dict(done.left_alone)) == (0, {reason: 1})
     order.refresh_from_db()
     assert order.codes_destroyed_at is None
+
+
+def test_an_order_without_cards_is_looked_at_once_and_again_when_a_card_comes() -> None:
+    order = make_old(cards=0)
+    assert run(is_dry_run=True) == run() == Purge()
+    with CaptureQueriesContext(connection) as queries:
+        assert run() == Purge()
+    assert len(queries) == 1
+    order.refresh_from_db()
+    store_cards([Arrival(order, CARDS[:2])])
+    assert run() == Purge(orders=1, cards=2)
+    assert is_destroyed(order)
 
 
 def test_an_order_is_left_alone_until_its_refund_is_paid() -> None:
@@ -283,7 +295,7 @@ class TestCommand:
     def test_its_json_has_every_reason(self, call: Call) -> None:
         make_old()
         result = json.loads(call("giftcards_purge", "--settled-before", "365", "--json").out)
-        core = ("problem", "owed", "planned_refund", "not_credited", "unannounced", "no_cards")
+        core = ("problem", "owed", "planned_refund", "not_credited", "unannounced")
         reasons = (*core, "untold")  # the last one is that of giftcards.delivery
         assert result == {"orders": 1, "cards": 3, "left_alone": dict.fromkeys(reasons, 0)}
 
