@@ -137,7 +137,7 @@ def analyze(*others: type[models.Model]) -> None:
         for model in (*CORE, *others):
             cursor.execute(f"{command} {model._meta.db_table}")
     if connection.vendor == "sqlite":
-        _read_statistics_anew()
+        read_statistics_anew()
 
 
 @contextmanager
@@ -324,10 +324,10 @@ def forget_statistics() -> None:
     """SQLite has none until somebody asks for them: most sites never do."""
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM sqlite_stat1")
-    _read_statistics_anew()
+    read_statistics_anew()
 
 
-def _read_statistics_anew() -> None:
+def read_statistics_anew() -> None:
     """SQLite keeps in memory what it has read; once that an index is of no use, for good."""
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA writable_schema = RESET")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -72,7 +72,14 @@ from giftcards.statuses import Status
 from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, build_guide_order, claim, make_order
-from tests.history import STATISTICS, add_history, analyze, forget_statistics, remove_history
+from tests.history import (
+    STATISTICS,
+    add_history,
+    analyze,
+    forget_statistics,
+    read_statistics_anew,
+    remove_history,
+)
 from tests.pages import FIND, LEDGER, LIST, START, order_page, read, references, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, fill_catalogue, provider_state, record_order, run_sweep
@@ -907,6 +914,22 @@ def test_counting_planned_refunds_anew_reads_no_whole_table() -> None:
     assert noted
     with explained() as statements:
         assert CustomerRefund.objects.recount() == noted + 1
+    assert scans(statements) == []
+
+
+def test_where_no_refund_was_ever_planned_counting_them_reads_no_whole_table() -> None:
+    with transaction.atomic():
+        Order.objects.update(planned_amount=0)
+        if connection.vendor != "mysql":  # where it would end the transaction
+            with connection.cursor() as cursor:
+                cursor.execute("ANALYZE giftcards_order")
+        if connection.vendor == "sqlite":
+            read_statistics_anew()
+        with explained() as statements:
+            assert CustomerRefund.objects.recount() == 0
+        transaction.set_rollback(True)
+    if connection.vendor == "sqlite":
+        read_statistics_anew()
     assert scans(statements) == []
 
 

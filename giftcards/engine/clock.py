@@ -41,7 +41,9 @@ _TOLERANCE = timedelta(seconds=2)
 # From this difference on, the reading is stored anew, so that drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
-_MOST_MACHINES = 16
+# More than any shop has: of more, each would forget another one's reading, again and again. Those
+# of boots long ago go first.
+_MOST_MACHINES = 256
 # The longest time by which the engine postpones urgent orders (after a 429), and others.
 _LONGEST_URGENT = timedelta(minutes=15)
 _LONGEST_OTHER = timedelta(hours=1.25)

@@ -615,6 +615,17 @@ class TestNoticing:
         look_at("other")
         assert self.steps() == [pytest.approx(HOUR, abs=0.1)] * 2
 
+    def test_forty_machines_do_not_forget_the_clocks_of_each_other(
+        self, wall: Wall, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        versions = []
+        for _round in range(2):
+            for number in range(40):
+                monkeypatch.setattr("giftcards.engine.clock._MACHINE", f"machine {number}")
+                Clock()
+            versions.append(provider_state().clock_version)
+        assert versions == [40, 40]
+
     def test_a_pause_and_a_living_sender_outlast_the_same_step_on_two_machines(
         self, wall: Wall, monkeypatch: pytest.MonkeyPatch
     ) -> None:
