@@ -78,7 +78,7 @@ PARTS = {
         "models durations display engine conditions privacy health tasks admin management"
     ),
     "oscar": (
-        "exceptions statuses signals conf checks models display fulfilment catalogue tasks "
+        "exceptions statuses signals conf checks models display engine fulfilment catalogue tasks "
         "management"
     ),
 }

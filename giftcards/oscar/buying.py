@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -17,21 +18,33 @@ from django.utils.translation import get_language, gettext
 
 from giftcards.catalogue import release
 from giftcards.conf import conf as core
+from giftcards.engine.backoff import backoff
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order
 from giftcards.models import Order
+from giftcards.models.times import is_ahead
 from giftcards.oscar.checkout import holds_of
 from giftcards.oscar.conf import conf
-from giftcards.oscar.lines import PREFIX, card_lines, ids_of, reference_of
+from giftcards.oscar.lines import (
+    PREFIX,
+    OscarLine,
+    card_lines,
+    ids_of,
+    parts_of,
+    reference_of,
+)
 from giftcards.oscar.progress import note_failure
 
 logger = logging.getLogger(__name__)
 
-# What was missed is bought within this time after oscar's order was placed; so many lines at once.
+# What was missed is bought within this time after oscar's order was placed.
 _MISSED_WITHIN = timedelta(days=30)
-_AT_ONCE = 1_000
-# Begins a line's notes for its partner.
+# The pauses between the tries to order a line.
+_FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = timedelta(minutes=1), timedelta(hours=1), 0.25
+# A line's notes for its partner: the customer's language, and on a second line, how often ordering
+# it has failed, and when it is tried again.
 _LANGUAGE = "Language: "
+_TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
 
 def take_order(order: Any, **_: Any) -> None:
@@ -58,17 +71,45 @@ def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
 
 
 def buy_missed(should_continue: Callable[[], bool]) -> None:
-    """Buy the cards of paid lines that have no order, because a process died or failed."""
+    """Buy the cards of paid lines that have no order, because a process died or failed.
+
+    Those that have failed least often go first; each failure doubles the pause before the next try.
+    """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,
         order__status__in=conf.paid_statuses,
         order__date_placed__gte=timezone.now() - _MISSED_WITHIN,
     )
     known = Order.objects.filter(reference=OuterRef("partner_line_reference"))
-    for line in paid.exclude(Exists(known)).order_by("order__date_placed")[:_AT_ONCE]:
+    now = timezone.now()
+    missed = paid.exclude(Exists(known)).order_by("order__date_placed", "pk")
+    tries = [(*_tries(notes), pk) for pk, notes in missed.values_list("pk", "partner_line_notes")]
+    for failures, due_at, pk in sorted(tries, key=lambda one: one[0]):
+        if is_ahead(due_at, now, longest=_LONGEST_PAUSE * (1 + _JITTER)):
+            continue
         if not should_continue():
             break
-        _buy([line])
+        for line in card_lines(pk=pk):
+            _buy([line])
+            if not parts_of(line):
+                with _surviving(f"Putting off {reference_of(line)}"):
+                    _put_off(line, failures + 1)
+
+
+def _tries(notes: str) -> tuple[int, datetime | None]:
+    """How often ordering a line with these notes has failed, and when it is tried again."""
+    found = _TRIES.search(notes)
+    with contextlib.suppress(ValueError):  # staff of the shop may have edited them
+        if found:
+            return int(found[1]), datetime.fromisoformat(found[2])
+    return 0, None
+
+
+def _put_off(line: Any, failures: int) -> None:
+    pause = backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, jitter=_JITTER)
+    next_try = f"\nTries: {failures}, next {(timezone.now() + pause).isoformat(timespec='seconds')}"
+    notes = _TRIES.sub("", line.partner_line_notes) + next_try
+    OscarLine.objects.filter(pk=line.pk).update(partner_line_notes=notes)
 
 
 def _buy(lines: Sequence[Any]) -> None:
@@ -89,7 +130,7 @@ def _buy(lines: Sequence[Any]) -> None:
 
 def _place(line: Any) -> None:
     """Place the order for the line; if it cannot be placed, note why in oscar's order."""
-    order, notes = line.order, line.partner_line_notes
+    order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
     if order.currency != core.currency:
         text = gettext("Cards are sold in %(ours)s, and the order is in %(theirs)s.")

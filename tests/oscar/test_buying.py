@@ -11,6 +11,7 @@ from django.utils import timezone, translation
 from oscar.apps.checkout.views import PaymentDetailsView
 
 from giftcards.models import Hold, Order
+from giftcards.oscar.buying import buy_missed
 from giftcards.simulator import Simulator
 from tests.builders import PRODUCT, TYPE
 from tests.oscar.shop import (
@@ -28,6 +29,9 @@ from tests.oscar.shop import (
     work,
 )
 from tests.stage import failing
+from tests.wall import Wall
+
+pytest_plugins = ["tests.stage_fixtures"]
 
 
 @pytest.fixture
@@ -147,7 +151,7 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_line_that_cannot_be_ordered_is_noted_once_and_bought_when_it_can(
-    shop: Simulator, later: None, mistake: str
+    shop: Simulator, later: None, wall: Wall, mistake: str
 ) -> None:
     where, values, why = MISTAKES[mistake]
     line = bought(card())
@@ -161,7 +165,46 @@ def test_a_line_that_cannot_be_ordered_is_noted_once_and_bought_when_it_can(
     assert orders() == []
     assert notes(line) == [f"“PlayStation – {TYPE}” could not be ordered. {why}"]
     rows.update(**right)
+    # As soon as its turn comes, or somebody says anew that it is paid.
     work()
+    assert orders() == []
+    wall.let_pass(76)
+    work()
+    assert orders() == [f"oscar-line-{line.pk}"]
+
+
+def test_a_line_that_cannot_be_ordered_is_tried_less_and_less_often_and_after_newer_ones(
+    shop: Simulator, later: None, wall: Wall
+) -> None:
+    broken = bought(card())
+    OscarOrder.objects.update(currency="EUR", status="Paid")
+    tries = []
+    for _minute in range(180):
+        buy_missed(lambda: True)
+        notes_of = Line.objects.get(pk=broken.pk).partner_line_notes
+        if tries[-1:] != [notes_of]:
+            tries.append(notes_of)
+        wall.let_pass(60)
+    assert {text.splitlines()[0] for text in tries} == {"Language: en-gb"}
+    assert 6 <= len(tries) <= 9
+    newer = bought(card())
+    newer.order.set_status("Paid")
+    Order.objects.all().delete()
+    wall.let_pass(4_600)
+    answers = iter([True])
+    buy_missed(lambda: next(answers, False))
+    assert orders() == [f"oscar-line-{newer.pk}"]
+
+
+@pytest.mark.parametrize("edited", ["Tries: many, next soon", "Tries: 9, next 2999-01-01T00:00Z"])
+def test_notes_that_staff_have_edited_keep_no_line_from_its_turn(
+    shop: Simulator, later: None, edited: str
+) -> None:
+    line = bought(card())
+    Line.objects.update(partner_line_notes=f"Language: fr\n{edited}")
+    OscarOrder.objects.update(status="Paid")
+    buy_missed(lambda: True)
+    assert Order.objects.get().customer_language == "fr"
     assert orders() == [f"oscar-line-{line.pk}"]
 
 
