@@ -27,7 +27,7 @@ from giftcards.books.months import (
     fixed_figures,
     month_figures,
 )
-from giftcards.books.reports import By, last_day
+from giftcards.books.reports import By, first_day, last_day
 from giftcards.models.fields import tidied_lines
 from giftcards.models.times import bounds, today
 
@@ -208,6 +208,24 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
             row = MonthClosing.objects.filter(pk=closing.pk)
             row.update(checked_at=now, has_changed=has_changed)
             return
+
+
+# How many months, this one included, a shop may leave open before it is not reminded any more.
+_MONTHS_LEFT_OPEN = 3
+
+
+def days_before_in_open_months(day: date) -> tuple[date, date]:
+    """The days before ``day`` that are in its month or the two before, and not closed.
+
+    From the first one to the last; without any, the first is later than the last. A month that is
+    closed closes those before it.
+    """
+    months = [first_day(day, By.MONTH)]
+    while len(months) < _MONTHS_LEFT_OPEN:
+        months.append(first_day(months[-1] - timedelta(days=1), By.MONTH))
+    closed = [closing.month for closing in MonthClosing.objects.valid()[:1]]
+    ends = [last_day(month, By.MONTH) + timedelta(days=1) for month in closed]
+    return max([months[-1], *ends]), day - timedelta(days=1)
 
 
 def changed_months() -> list[date]:

@@ -14,16 +14,22 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.books.closing import changed_months
+from giftcards.books.closing import changed_months, days_before_in_open_months
 from giftcards.books.expected import GRACE, UNNOTICED
 from giftcards.books.forecast import money_in_open_orders
-from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
+from giftcards.books.models import (
+    CHARGE,
+    CHARGED_UNKNOWN,
+    CREDIT,
+    LedgerEntry,
+    LedgerState,
+)
 from giftcards.books.summary import Discrepancies, find_gap
 from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
 from giftcards.conf import conf
 from giftcards.display import day_text, money_text
 from giftcards.models import Order
-from giftcards.models.times import begin_of, day_of
+from giftcards.models.times import begin_of, day_of, today, within
 
 # Number of days for which conditions that nobody can tick off are shown.
 DAYS = 7
@@ -141,6 +147,18 @@ def _are_unknown(standing: Standing) -> Finding | None:
     )
 
 
+def _are_left_unknown(_standing: Standing) -> Finding | None:
+    first, last = days_before_in_open_months(today() - timedelta(days=DAYS - 1))
+    charges = LedgerEntry.objects.filter(CHARGED_UNKNOWN, within("time", first, last)).order_by()
+    amounts = [-amount for amount in charges.values_list("amount", flat=True)[: MOST + 1]]
+    return Finding.of_rows(
+        len(amounts),
+        one="1 charge of no order here is of a month that is not closed.",
+        many="%s charges of no order here are of months that are not closed.",
+        explain=lambda: _adding_up(amounts),
+    )
+
+
 def _has_gap(standing: Standing) -> Finding | None:
     state = standing.once(LedgerState.objects.current)
     if not (state.gap or state.breaks):
@@ -243,6 +261,24 @@ CONDITIONS = (
         ended=_("The ledger of the last days has no entry of an unknown order any more."),
         page=_LEDGER,
         query=f"{_LAST_DAYS}&order=unknown",
+    ),
+    Condition(
+        code="unknown_charges",
+        holds="the ledger has a charge of no order here that is older than 7 days, and nobody has"
+        " closed its month: this month, or one of the two before.",
+        severity=Severity.WARNING,
+        permission="giftcards.view_cost",
+        judge=_are_left_unknown,
+        headline=ngettext_lazy(
+            "%(count)s older charge of no order here, in a month that is not closed",
+            "%(count)s older charges of no order here, in months that are not closed",
+            "count",
+        ),
+        remedy=_("Find out whom each belongs to, and close the month: then it is told no more."),
+        ended=_("No older charge of an open month is without an order any more."),
+        page=_LEDGER,
+        query="?period=open&order=charged",
+        is_in_digests=False,
     ),
     Condition(
         code="gap",

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 
 import pytest
+from django.test import Client
+from django.utils import timezone
 
-from giftcards.books.models import LedgerEntry
+from giftcards.books.closing import days_before_in_open_months
+from giftcards.books.models import LedgerEntry, MonthClosing
 from giftcards.books.nightly import read_if_due
 from giftcards.models import Order, ProviderState
+from giftcards.models.times import day_of
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.books.wire import NOON, Books, at, ledger_state, note_ledger, ordered
 from tests.builders import problems
 from tests.conftest import Call
+from tests.pages import START, cards, listed, read
 from tests.stage import ago, refill_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -205,3 +210,37 @@ def test_a_gap_of_today_is_told_the_night_after(books: Books, told: Callable[[],
     )
     let_a_night_pass()
     assert told() == ""
+
+
+@pytest.mark.parametrize(
+    ("closed", "first"),
+    [
+        ([], date(2026, 9, 1)),
+        ([date(2026, 5, 1)], date(2026, 9, 1)),
+        ([date(2026, 9, 1)], date(2026, 10, 1)),
+        ([date(2026, 10, 1), date(2026, 9, 1)], date(2026, 11, 1)),
+        ([date(2026, 11, 1)], date(2026, 12, 1)),
+    ],
+)
+def test_the_months_that_are_not_closed_are_the_last_three_at_most(
+    closed: list[date], first: date
+) -> None:
+    for month in closed:
+        MonthClosing.objects.create(month=month, number=1, closed_by="amina", figures={})
+    assert days_before_in_open_months(date(2026, 11, 24)) == (first, date(2026, 11, 23))
+
+
+def test_an_older_charge_of_no_order_is_on_the_start_page_until_its_month_is_closed(
+    boss: Client,
+) -> None:
+    note_ledger(read_until=timezone.now())
+    entry = {"type": "ORDER", "amount": -490}
+    for days in (1, 8):
+        LedgerEntry.objects.create(provider_id=f"{days}", time=ago(days * 86_400), **entry)
+    title = "1 older charge of no order here, in a month that is not closed"
+    _shown, address = cards(read(boss.get(START)))[title]
+    assert listed(boss, address) == 1
+    assert listed(boss, f"{address}&type=ORDER") == 1
+    month = day_of(ago(8 * 86_400)).replace(day=1)
+    MonthClosing.objects.create(month=month, number=1, closed_by="amina", figures={})
+    assert title not in cards(read(boss.get(START)))

@@ -32,6 +32,7 @@ from giftcards.admin.rows import (
     visible_orders,
 )
 from giftcards.books.admin.periods import month_of
+from giftcards.books.closing import days_before_in_open_months
 from giftcards.books.models import (
     CHARGE,
     CHARGED_UNKNOWN,
@@ -114,9 +115,12 @@ class PeriodFilter(admin.SimpleListFilter):
         asked_for = self.value()
         if asked_for and (month := month_of(asked_for)) and month not in months:
             months.append(month)
+        # The start page leads there.
+        before = [("open", _("Before these, not closed yet"))] if asked_for == "open" else []
         return [
             ("today", _("Today")),
             ("week", _("Past 7 days")),
+            *before,
             *((f"{month:%Y-%m}", day_text(month, "F Y")) for month in months),
         ]
 
@@ -127,6 +131,9 @@ class PeriodFilter(admin.SimpleListFilter):
         if not chosen:
             return None
         day = today()
+        if chosen == "open":
+            start, end = days_before_in_open_months(day - timedelta(days=6))
+            return start, max(start, end)
         if chosen in {"today", "week"}:
             return (day if chosen == "today" else day - timedelta(days=6)), day
         first = month_of(chosen)

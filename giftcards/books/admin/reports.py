@@ -159,6 +159,11 @@ def _shown(pages: OrderPages, request: HttpRequest, question: Question) -> dict[
         "has_unknown": any(
             _is_unknown(column, row.figures) for row in found.rows for column in columns
         ),
+        "has_left_out": any(
+            _left_out(column, figures)
+            for figures in (found.total, *(row.figures for row in found.rows))
+            for column in columns
+        ),
         "parameters": question.parameters,
     }
 
