@@ -145,6 +145,8 @@ class OrderList(LongList, OrderPages):
         " e-mail address of a customer or recipient. The beginning of a word is enough."
     )
     actions = ("check_now",)
+    # A theme, unfold, asks for it before it shows "Add".
+    show_add_link = True
     changelist_mixin = _MarkedOrders
     counted = ngettext_lazy("%(count)s order", "%(count)s orders", "count")
 
