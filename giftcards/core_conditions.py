@@ -22,7 +22,7 @@ from giftcards.models.order_queries import (
     HELD_FOR_REVIEW,
     NEEDING_ATTENTION,
     OWING,
-    PLANNED,
+    PLANNED_LAST,
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.problems import Explanation
@@ -488,11 +488,11 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="planned",
-        holds="a refund that was planned is still to be paid.",
+        holds="a refund that was planned is still to be paid, and nothing else is owed for it.",
         severity=Severity.WARNING,
         permission="giftcards.settle_refund",
         judge=_amounts(
-            PLANNED,
+            PLANNED_LAST,
             "planned_amount",
             one="1 order has a refund that is still to be paid.",
             many="%s orders have refunds that are still to be paid.",
@@ -505,7 +505,7 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_("Pay each refund, then say on the order's page that it is paid."),
         page=_ORDERS,
         is_about_orders=True,
-        query="?refund=planned",
+        query="?refund=planned-last",
         is_in_digests=False,
         overlaps_problems=True,
     ),

@@ -96,7 +96,6 @@ WITHIN = {
         "extensions": "actions rows",
         "filters": "rows",
         "catalogue": "rows",
-        "desk": "rows pages",
         "logs": "rows filters",
         "provider": "actions rows provider_sections",
         "pages": "actions extensions provider",
@@ -114,6 +113,7 @@ WITHIN = {
         "correcting": "actions reauthentication extensions pages placing revealing",
         "finding": "actions pages revealing",
         "searching": "actions pages finding",
+        "desk": "rows pages searching",
         "order_page": (
             "actions hints breakdown rows summary extensions pages people same_customer standstill "
             "deciding owning timeline refunding"

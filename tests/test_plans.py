@@ -666,6 +666,7 @@ FEW: list[dict[str, str]] = [
     {"looked_after": "me"},
     {"looked_after": "nobody"},
     {"refund": "planned"},
+    {"refund": "planned-last"},
     {"status__exact": "DELAYED"},
     {"product_id": "nothing-like-this"},
     {"environment__exact": "SANDBOX"},

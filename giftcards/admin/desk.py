@@ -24,6 +24,7 @@ from django.utils.translation import gettext, ngettext
 
 from giftcards.admin.pages import OrderPages
 from giftcards.admin.rows import ReadOnlyRows, order_link, visible_orders
+from giftcards.admin.searching import SearchForm
 from giftcards.conditions import CONDITIONS, Condition, Severity, Standing
 from giftcards.display import count_text, filled, money
 from giftcards.management.roles import whom_to_ask
@@ -83,8 +84,21 @@ def show_desk(request: HttpRequest) -> dict[str, Any]:
     told.sort(key=lambda condition: rank.index(condition.severity))
     return {
         "is_shown": True,
+        **_search_box(request, site),
         "cards": list(_cards(request, site, told)),
         "today": _today(request, site),
+    }
+
+
+def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
+    """The context of the search box; empty for a person who may not search."""
+    may_find = request.user.has_perm("giftcards.find_card")
+    if not site.is_registered(Order) or not (may_find or sees_orders(request, site)):
+        return {}
+    return {
+        "search_form": SearchForm(auto_id="giftcards-desk-search-%s"),
+        "may_find": may_find,
+        "help": site.get_model_admin(Order).search_help_text,
     }
 
 

@@ -29,6 +29,7 @@ from giftcards.models.order_queries import (
     OWING,
     PAID_BACK,
     PLANNED,
+    PLANNED_LAST,
     SALE_UNKNOWN,
     UNFINISHED,
 )
@@ -143,6 +144,8 @@ class RefundFilter(ConditionFilter):
         "paid": (_("Paid back"), PAID_BACK),
         "planned": (_("To be paid back"), PLANNED),
         "owed": (_("Still owed"), OWING),
+        # For the card of the start page that is not about these.
+        "planned-last": (_("To be paid back, nothing else owed"), PLANNED_LAST),
     }
 
 

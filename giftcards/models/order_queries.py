@@ -42,6 +42,7 @@ HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
+PLANNED_LAST = PLANNED & Q(open_amount=0)
 # Final orders of which nobody has said what the customer paid.
 SALE_UNKNOWN = Q(is_owing__isnull=True, settled_at__isnull=False)
 # Settled orders whose figures from the provider contradict each other.

@@ -187,6 +187,8 @@ def _of_each_kind() -> None:
             order.replace_problems(Kind.ANSWER, [trouble])
     planned = settle("p-1", PARTIAL, sale_price=Decimal(550))
     record_refund(planned, amount=1100, reference="r-1", is_paid=False)
+    partly = settle("p-2", PARTIAL, sale_price=Decimal(550))
+    record_refund(partly, amount=100, reference="r-2", is_paid=False)
     make_guide_order(Status.DELAYED, reference="d-1", problems=[trouble])
     make_guide_order(Status.DELAYED, reference="d-2")
 
