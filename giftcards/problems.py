@@ -69,6 +69,7 @@ PARAMETERS = {
     "order": "the reference of another order",
     "other": "the name of another member of staff",
     "ordered": "how many cards were ordered",
+    "positions": "the numbers of cards of the order",
     "price": "what a card costs, or may cost, in dinars, with two decimals",
     "provider_order_id": "the provider's id of an order",
     "repeated": "how many cards of the answer repeat another one of it",
@@ -449,7 +450,7 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "disputed": Wording(
         Kind.LASTING,
-        _("%(by)s noted that the customer complains about a code."),
+        _("%(by)s noted that the customer complains about a code. Cards: %(positions)s."),
         _(
             "Ask the provider's support what happened to the code, and tell the customer. The"
             " codes of the order are kept until you tick this off."

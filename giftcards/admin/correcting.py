@@ -19,7 +19,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from giftcards.admin import extensions, revealing
 from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may, token
 from giftcards.admin.pages import column_label
-from giftcards.admin.placing import WORDS, MomentField
+from giftcards.admin.placing import NO_LANGUAGE, WORDS, MomentField, language_choices
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import RevealForm, needs_other_proof
 from giftcards.exceptions import CustomerConflict
@@ -38,12 +38,7 @@ class CorrectionForm(RevealForm):
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
     customer_phone = forms.CharField(label=_("Phone"), required=False, max_length=50)
     customer_name = forms.CharField(label=_("Name"), required=False, max_length=200)
-    customer_language = forms.CharField(
-        label=_("Language"),
-        required=False,
-        max_length=20,
-        help_text=_("A code such as en, fr or ar. Empty: the language of the site."),
-    )
+    customer_language = forms.ChoiceField(label=_("Language"), required=False)
     field_order = (*OF_CUSTOMER, "reason", "password")
 
     def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:
@@ -56,6 +51,9 @@ class CorrectionForm(RevealForm):
             # There are two of each.
             for name in OF_CUSTOMER:
                 self.fields[name].label = capfirst(column_label(name))
+        for name in NO_LANGUAGE.keys() & self.fields.keys():
+            choices = language_choices(NO_LANGUAGE[name], self.initial[name])
+            self.fields[name].choices = choices  # type: ignore[attr-defined]
         reason = self.fields["reason"]
         reason.help_text = _("For your colleagues, such as: the address was typed wrong.")
         for name in self.initial:
@@ -77,7 +75,7 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
     fields = fields_for_model(
         Order,
         fields=OF_GIFT,
-        field_classes={"deliver_at": MomentField},
+        field_classes={"deliver_at": MomentField, "recipient_language": forms.ChoiceField},
         widgets={"deliver_at": MomentField.widget, "gift_message": WORDS},
     )
     # Neither is taken away.

@@ -33,6 +33,7 @@ from giftcards.display import explained, isolated, money, named
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
 from giftcards.exceptions import ReorderError
 from giftcards.models import Note, Order
+from giftcards.models.fields import tidied_lines
 from giftcards.problems import Problem
 from giftcards.statuses import FOLLOWED, Status
 
@@ -151,9 +152,37 @@ TICK_OFF = OrderAction(
 # A customer complains about a code; the order then needs a person.
 
 
+class DisputeForm(forms.Form):
+    cards = forms.TypedMultipleChoiceField(
+        label=_("Which cards"), coerce=int, widget=forms.CheckboxSelectMultiple
+    )
+    words = forms.CharField(
+        label=_("What the customer says"),
+        help_text=_("It is added to the notes of the order. Never write a code here."),
+        required=False,
+        widget=forms.Textarea({"rows": 3, "dir": "auto"}),
+    )
+
+    def __init__(self, order: Order, data: QueryDict | None) -> None:
+        super().__init__(data, auto_id="giftcards-dispute-%s", label_suffix="")
+        positions = list(order.cards.order_by("position").values_list("position", flat=True))
+        texts = [(each, gettext("Card %(position)s") % {"position": each}) for each in positions]
+        self.fields["cards"].choices = texts  # type: ignore[attr-defined]
+        if len(positions) == 1:
+            self.fields["cards"].initial = positions
+
+    def clean_words(self) -> str:
+        words = tidied_lines(self.cleaned_data["words"])
+        Note(text=words).clean()
+        return words
+
+
 def _dispute(attempt: Attempt) -> Outcome:
+    given = attempt.form.cleaned_data
     # False for the second request of a double click.
-    is_new = attempt.order.dispute(by=attempt.by)
+    is_new = attempt.order.dispute(by=attempt.by, cards=given["cards"])
+    if is_new and given["words"]:
+        Note.objects.add(attempt.order, given["words"], by=attempt.by)
     return Outcome(
         gettext("The complaint was noted. The codes are kept until it is ticked off."),
         "Noted that the customer complains about a code." if is_new else "",
@@ -182,7 +211,7 @@ DISPUTE = OrderAction(
     is_minor=True,
     is_final=True,
     before=lambda attempt: None if attempt.order.may_be_disputed else LATE,
-    form=lambda _attempt, data: forms.Form(data),
+    form=lambda attempt, data: DisputeForm(attempt.order, data),
     template="ask",
     context=_dispute_context,
     act=_dispute,

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin.models import ADDITION
 from django.contrib.admin.options import IS_POPUP_VAR
@@ -20,6 +21,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.defaultfilters import linebreaksbr
 from django.urls import URLPattern, path
 from django.utils import timezone
+from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
@@ -74,6 +76,17 @@ class MomentField(forms.DateTimeField):
     )
 
 
+def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
+    """The languages of the site, after an ``empty`` choice; and ``others``, which are codes."""
+    known = {code: gettext(str(name)) for code, name in settings.LANGUAGES}
+    return [("", empty), *({code: code for code in others if code} | known).items()]
+
+
+#: The empty choices of the columns with a language.
+NO_LANGUAGE = {
+    "customer_language": _("The language of the site"),
+    "recipient_language": _("That of the customer"),
+}
 #: A few lines of text.
 WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
@@ -137,6 +150,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["card"].choices = self.cards  # type: ignore[attr-defined]
+        if "reference" in self.fields:
+            self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
             # The chosen card may give them instead.
             for name in _LINE & self.fields.keys():
@@ -293,6 +308,14 @@ class PlacingPage(OrderPages):
         models.TextField: {"widget": WORDS},
     }
     add_form_template = "admin/giftcards/order/add_form.html"
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **named: Any) -> Any:
+        if db_field.name not in NO_LANGUAGE:
+            return super().formfield_for_dbfield(db_field, request, **named)
+        choices = language_choices(NO_LANGUAGE[db_field.name])
+        label = capfirst(db_field.verbose_name)
+        return forms.ChoiceField(label=label, choices=choices, required=False)
+
     #: The form's fields while the catalogue has not been read.
     add_fieldsets: Any = (
         (

@@ -131,6 +131,7 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
             name: forms.TextInput(attrs={"dir": "auto", "autocomplete": "off"})
             for name in ("method", "reference", "comment")
         }
+        widgets["reference"].attrs["data-selects"] = ""
 
     def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

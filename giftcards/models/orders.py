@@ -1000,13 +1000,16 @@ class Order(models.Model):
         assign(self, columns)
         return True
 
-    def dispute(self, *, by: str) -> bool:
-        """Record a complaint of the customer about a code, as a problem that staff tick off.
+    def dispute(self, *, by: str, cards: Iterable[int]) -> bool:
+        """Record a complaint of the customer about codes, as a problem that staff tick off.
+
+        ``cards`` are the positions of the cards with these codes.
 
         Returns False, and changes nothing, if a complaint is open already. The new complaint
         replaces one that was ticked off, which stays in the timeline.
         """
-        complaint = Problem("disputed", {"by": by})
+        positions = ", ".join(map(str, sorted(cards)))
+        complaint = Problem("disputed", {"by": by, "positions": positions})
         with transaction.atomic(using=self._state.db):
             self.lock()
             self.refresh_from_db(fields=["problems"])
@@ -1026,7 +1029,17 @@ class Order(models.Model):
     @property
     def is_disputed(self) -> bool:
         """True if a complaint of the customer is open."""
-        return any(problem.code == "disputed" for problem in self.open_problems)
+        return bool(self.disputed_cards)
+
+    @property
+    def disputed_cards(self) -> set[int]:
+        """The positions of the cards that an open complaint is about."""
+        texts = (
+            str(problem.parameters.get("positions", ""))
+            for problem in self.open_problems
+            if problem.code == "disputed"
+        )
+        return {int(position) for text in texts for position in text.split(",") if position}
 
     def may_be_claimed(self, now: datetime, *, due_by: datetime) -> bool:
         """True if the order is checked regularly, due by ``due_by``, and unclaimed at ``now``."""

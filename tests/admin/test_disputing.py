@@ -17,7 +17,7 @@ from giftcards.privacy.retention import purge
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
-from tests.pages import order_page, read, sign_in, text
+from tests.pages import order_page, plain, read, sign_in, text
 
 pytestmark = pytest.mark.django_db
 
@@ -37,9 +37,9 @@ def support() -> Client:
     return sign_in("view_order", "check_order")
 
 
-def complain(browser: Client, order: Order, **form: str) -> Any:
+def complain(browser: Client, order: Order, **form: Any) -> Any:
     address = order_page(order, "dispute")
-    return browser.post(address, {"state_token": state_token(order), **form})
+    return browser.post(address, {"state_token": state_token(order), "cards": ["1"], **form})
 
 
 def tick_off(browser: Client, order: Order) -> None:
@@ -71,6 +71,41 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ti
     assert purged() == 1
 
 
+def test_a_complaint_names_the_cards_and_keeps_the_words_of_the_customer(
+    order: Order, support: Client
+) -> None:
+    words = "She typed it twice.\nIt says: used."
+    assert complain(support, order, cards=["3", "1"], words=words).status_code == 302
+    html = read(support.get(order_page(order)))
+    assert "the customer complains about a code. Cards: 1, 3." in plain(text(html))
+    order.refresh_from_db()
+    assert order.disputed_cards == {1, 3}
+    assert order.notes.get().text == words
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({"cards": []}, "This field is required."),
+        ({"cards": ["4"]}, "4 is not one of the available choices."),
+        ({"words": "a\u202eb"}, "Use text without control or direction characters."),
+    ],
+)
+def test_a_complaint_about_no_card_or_with_other_than_plain_words_is_not_recorded(
+    order: Order, support: Client, form: dict[str, Any], said: str
+) -> None:
+    assert said in text(read(complain(support, order, **form)))
+    order.refresh_from_db()
+    assert not order.is_disputed
+    assert not order.notes.exists()
+
+
+def test_the_card_of_an_order_with_one_card_is_ticked_already(support: Client) -> None:
+    order = make_guide_order(Status.FULFILLED, quantity=1, fulfilled_quantity=1)
+    store_cards([Arrival(order, CARDS[:1])])
+    assert "checked" in read(support.get(order_page(order, "dispute")))
+
+
 def test_a_second_complaint_counts_after_the_first_was_ticked_off(
     order: Order, support: Client
 ) -> None:
@@ -86,14 +121,14 @@ def test_a_second_complaint_counts_after_the_first_was_ticked_off(
 def test_a_complaint_beside_another_problem_leaves_that_as_it_is(order: Order) -> None:
     surplus = Problem("surplus_cards", {"received": 4, "announced": 3})
     Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[surplus]))
-    assert order.dispute(by="amina")
-    assert not order.dispute(by="karim")
+    assert order.dispute(by="amina", cards=[1])
+    assert not order.dispute(by="karim", cards=[2])
     order.refresh_from_db()
-    assert order.open_problems == [surplus, Problem("disputed", {"by": "amina"})]
+    assert order.open_problems == [surplus, Problem("disputed", {"by": "amina", "positions": "1"})]
 
 
 def test_a_complaint_survives_an_answer_of_the_provider(order: Order) -> None:
-    order.dispute(by="amina")
+    order.dispute(by="amina", cards=[2])
     order.refresh_from_db()
     columns = order.problem_columns(new=[Problem("surplus_cards", {"received": 4, "announced": 3})])
     assert [entry["code"] for entry in columns["problems"]] == ["disputed", "surplus_cards"]

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from selenium.webdriver import ActionChains
 
 from giftcards.models import Order, Product
 from giftcards.simulator import Simulator
@@ -55,7 +56,10 @@ def test_a_card_can_be_chosen_looked_at_and_bought(
     shop.resize(*window)
     shop.open(f"{LIST}add/")
     shop.choose("card", f"{PRODUCT} {TYPE}")
-    shop.fill(quantity="3", reference="web-1046")
+    # What is typed replaces the reference that stands there.
+    shop.run("document.querySelector('[name=reference]').focus()")
+    ActionChains(shop.driver).send_keys("web-1046").perform()
+    shop.fill(quantity="3")
     shop.press("[name=_save]")
     assert shop.texts(".giftcards-breakdown tr") == [
         "Price per card 490 DA",

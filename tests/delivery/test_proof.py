@@ -97,6 +97,12 @@ def test_no_code_stands_on_the_page_and_the_ends_only_for_who_may_see_them() -> 
     assert "The codes end" not in other
 
 
+def test_after_a_complaint_the_text_for_the_provider_names_its_cards_only() -> None:
+    order = whole()
+    assert order.dispute(by="amina", cards=[2])
+    assert "The codes end in 822." in section(proof(order), "quotes")
+
+
 def test_times_are_told_with_their_zone() -> None:
     order = delivered()
     Order.objects.filter(pk=order.pk).update(

@@ -465,7 +465,7 @@ class TestCardsThatCameAfterAll:
     ) -> None:
         new = short()
         old = Order.objects.get(pk=new.repeats_id)
-        assert old.dispute(by="amina")
+        assert old.dispute(by="amina", cards=[1])
         assert its_turn(new).is_waiting
         for problem in problems(old):
             old.tick_off(problem, by="amina")

@@ -360,7 +360,7 @@ class TestErasing:
         order = make_bought()
         person = Person.of(EMAIL)
         orders, _others = find_orders(person)
-        order.dispute(by="staff")
+        order.dispute(by="staff", cards=[1])
         assert erase(person, orders).kept == {order.reference: "problem"}
         order.refresh_from_db()
         assert order.customer_email == EMAIL

@@ -69,7 +69,7 @@ def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
         "messages_sent": [_message_row(message) for message in messages],
         "has_more": has_more_messages,
         "timeline": past.events,
-        "quotes": _quotes(order, [tail for _card, _at, tail, _why in cards["cards"]]),
+        "quotes": _quotes(order, _tails(order, cards["cards"])),
     }
     if has_perm("giftcards_delivery.view_cardlink"):
         links, has_more = newest(CardLink.objects.filter(order=order), _MOST)
@@ -140,6 +140,12 @@ def _message_row(message: Delivery) -> dict[str, Any]:
         "address": address_of(message),
         "details": [detail for detail in details if detail],
     }
+
+
+def _tails(order: Order, cards: list[Any]) -> list[str]:
+    """The ends of the codes that the customer complains about; of all, before a complaint."""
+    disputed = order.disputed_cards
+    return [tail for card, _at, tail, _why in cards if not disputed or card.position in disputed]
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
