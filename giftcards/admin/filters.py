@@ -71,9 +71,15 @@ class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
     """A filter whose choices each have a text and a condition. Any other value finds all orders."""
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
+    #: The choices that are offered only to whom a card of the start page has led to them.
+    of_cards: ClassVar[frozenset[str]] = frozenset()
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [(name, text) for name, (text, _condition) in self.conditions.items()]
+        return [
+            (name, text)
+            for name, (text, _condition) in self.conditions.items()
+            if name not in self.of_cards or name == self.value()
+        ]
 
     def condition(self) -> Q:
         chosen = self.conditions.get(self.value() or "")
@@ -90,9 +96,9 @@ class AttentionFilter(ConditionFilter):
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "price": (_("Held because of its price"), HELD_FOR_PRICE),
         "review": (_("To be approved before it is bought"), HELD_FOR_REVIEW),
-        # For the cards of the start page about orders that are not among these.
         "none": (_("Has no problem"), WITHOUT_PROBLEMS),
     }
+    of_cards = frozenset({"none"})
 
 
 class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
@@ -144,9 +150,9 @@ class RefundFilter(ConditionFilter):
         "paid": (_("Paid back"), PAID_BACK),
         "planned": (_("To be paid back"), PLANNED),
         "owed": (_("Still owed"), OWING),
-        # For the card of the start page that is not about these.
         "planned-last": (_("To be paid back, nothing else owed"), PLANNED_LAST),
     }
+    of_cards = frozenset({"planned-last"})
 
 
 class SaleFilter(ConditionFilter):

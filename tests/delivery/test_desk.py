@@ -54,7 +54,7 @@ def test_messages_that_need_a_person_have_a_card_that_leads_to_exactly_these(
 
 
 def test_every_condition_that_staff_are_told_of_is_tried_or_tested_with_its_app() -> None:
-    elsewhere = {"queue", "keys", "cards", "balance", "prices", "digests"}
-    of_books = {"funds", "missing", "unknown", "gap", "closed_month"}
+    elsewhere = {"queue", "chores", "keys", "cards", "balance", "prices", "digests"}
+    of_books = {"funds", "missing", "unknown", "unknown_charges", "gap", "closed_month"}
     told = {code for code, each in CONDITIONS.items() if each.headline and each.is_on_start_page}
     assert told == {row[0] for row in (*HELD, *ABOUT_MESSAGES)} | elsewhere | of_books
