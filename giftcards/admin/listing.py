@@ -213,7 +213,7 @@ class OrderList(LongList, OrderPages):
     def badge(self, order: Order) -> SafeString:
         parts = [order_badge(order)]
         if lost := not_received(order):
-            parts.append(_mark(strip_tags(lost), gettext("correct the address")))
+            parts.append(_mark(strip_tags(lost).strip(), gettext("correct the address")))
         if problems := order.open_problems:
             texts = (problem.explain(show=isolated, shows_costs=False) for problem in problems)
             whole = " ".join(each.text for each in texts)

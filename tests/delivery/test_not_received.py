@@ -67,7 +67,7 @@ def test_page_list_and_start_page_say_that_refused_cards_were_not_received(
     make: Callable[..., Order], answer: Any, said: str, brought: str, server: MailServer
 ) -> None:
     order = refused(server, make, answer=answer)
-    browser = person(*SUPPORT, "check_order")
+    browser = person(*SUPPORT, "check_order", "correct_customer")
     assert summary(browser, order).startswith(f"{said} The provider delivered {brought} cards on ")
     assert 'giftcards-unconfirmed">Not received</span>' in read(browser.get(order_page(order)))
     cell = row(browser)
@@ -75,6 +75,14 @@ def test_page_list_and_start_page_say_that_refused_cards_were_not_received(
     assert f'title="{said}"' in cell
     assert "giftcards-fulfilled" not in cell
     assert "1 message that a customer did not get" in cards(read(browser.get(START)))
+
+
+def test_who_may_not_correct_an_address_reads_whom_to_ask(server: MailServer) -> None:
+    order, browser = refused(server), person()
+    ask = "ask a colleague with this role: Gift card support / Gift card manager."
+    for said in (summary(browser, order), plain(text(row(browser).replace('title="', ">")))):
+        assert CUSTOMER in said
+        assert ask in said
 
 
 def correct(order: Order) -> None:

@@ -43,6 +43,7 @@ from giftcards.delivery.models import (
 from giftcards.delivery.moving import addresses_of, sent_to
 from giftcards.delivery.queueing import address_of as find_address
 from giftcards.display import count_text, filled, moment
+from giftcards.management.roles import whom_to_ask
 from giftcards.models import Order
 
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
@@ -224,13 +225,18 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 
 
 def _not_received(
-    _pages: OrderPages, _request: HttpRequest, orders: Sequence[Order]
+    _pages: OrderPages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
     """Sentences on those of ``orders`` whose cards nobody got, as their messages were refused."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()
-    return {order.pk: _what_to_do(order) for order in orders if order.pk in lost}
+    whom = whom_to_ask(request.user.has_perm, ["giftcards.correct_customer"]) if lost else ""
+    return {
+        order.pk: format_html("{} {}", _what_to_do(order), whom)
+        for order in orders
+        if order.pk in lost
+    }
 
 
 def _what_to_do(order: Order) -> SafeString:
