@@ -22,7 +22,7 @@ from tests.builders import make_guide_order
 from tests.delivery.gifts import make_gift
 from tests.delivery.mails import send
 from tests.delivery.staff import CODES, PASSWORD, delivered, link, message
-from tests.pages import ADD, FORM, hidden, order_page, read, sign_in
+from tests.pages import ADD, FORM, element, hidden, order_page, read, sign_in
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -206,6 +206,14 @@ def test_a_link_goes_to_the_address_of_the_order_without_a_password(thief: Clien
     form = {**asked(thief.get(address)), **form}
     assert thief.post(address, form).url == order_page(order)
     assert Delivery.objects.get().address == order.customer_email
+
+
+def test_a_person_can_go_back_from_the_question_for_the_password(thief: Client) -> None:
+    html = read(thief.post(ADD, FORM))
+    assert "formnovalidate" in element(html, 'name="_change"', "button")
+    html = read(thief.post(ADD, {**hidden(html), "password": "", "_change": "1"}))
+    assert f'value="{FORM["customer_email"]}"' in html
+    assert not Order.objects.exists()
 
 
 def test_the_password_of_an_order_by_hand_holds_for_the_next(thief: Client) -> None:
