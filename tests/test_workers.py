@@ -34,7 +34,6 @@ from tests.stage import (
     PSN,
     ago,
     buy,
-    checks,
     hold_lease,
     messages,
     posts,
@@ -176,7 +175,6 @@ class TestDailyWork:
         finally:
             offer_changed.disconnect(dispatch_uid="shop")
         assert statuses() == ["HANDLING", "PARTIALLY_FILLED"]
-        assert bool(checks(simulator)) == (work is not by_a_tick_beside_another_worker)
         assert LedgerState.objects.get().due_at > timezone.now()
         assert Product.objects.get(product_id=PSN).types_read_at
         assert "SIM_NEVER" in told
