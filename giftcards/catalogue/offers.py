@@ -61,10 +61,12 @@ def check_offer(
     customer's own. If ``fresh``, the provider is asked first, unless the facts are younger than a
     minute.
 
-    Raises :exc:`~giftcards.exceptions.NotForSale`, with the first of its codes that applies; and
+    Raises :exc:`~giftcards.exceptions.NotForSale`, with the first of its codes that applies;
+    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have; and
     :exc:`RuntimeError` in a transaction, if ``fresh``.
     """
     line = Line(product_id, type_id, quantity, reference)
+    line.check_values()
     known = line.quote(max_age=_FRESH) if fresh else line.known()
     check_stock(line, known)
     _check_sale(known, sale_price=sale_price, sale_amount=sale_amount, max_price=max_price)

@@ -17,13 +17,20 @@ from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
-from giftcards.models import Product, ProductPrices, ProductType, ProviderState
+from giftcards.models import (
+    Order,
+    Product,
+    ProductPrices,
+    ProductType,
+    ProviderState,
+    new_reference,
+)
 from giftcards.models.catalogue import Names
 from giftcards.models.times import is_recent
 
-# How long a caller waits for the answer to another one's question (seconds), and how often it
-# looks.
-_PATIENCE = 3.0
+# How long after another one's question a caller still waits for the answer (seconds), and how often
+# it looks. Each of them keeps a thread of the site from other visitors.
+_PATIENCE = 1.0
 _LOOK = 0.1
 
 
@@ -79,6 +86,12 @@ class Line:
     type_id: str
     quantity: int = 1
     reference: str = ""
+
+    def check_values(self) -> None:
+        """Raise ``ValidationError`` for values that an order cannot have."""
+        named = {"reference": self.reference or new_reference()}
+        line = {"product_id": self.product_id, "type_id": self.type_id, "quantity": self.quantity}
+        Order(**line, **named).check_values()
 
     def known(self) -> Quote:
         """The quote from the database alone, without the shop's price."""
@@ -155,9 +168,8 @@ class Line:
         """The quote after the question of another process, which is on its way, was answered."""
         ends_at = time.monotonic() + _PATIENCE
         products = Product.objects.filter(product_id=self.product_id)
-        while products.being_read(longest=conf.request_timeout).exists():
-            if time.monotonic() >= ends_at:
-                break
+        # Of a slow answer, nobody waits for more than the first second.
+        while products.being_read(longest=_PATIENCE).exists() and time.monotonic() < ends_at:
             time.sleep(_LOOK)
         new = self.known()
         return new if new.read_at != known.read_at else replace(new, no_answer=NoAnswer.BUSY)
@@ -167,7 +179,12 @@ def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 
     """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
 
     It makes one request at most, within ``REQUEST_TIMEOUT``, and only if the request budget allows.
-    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``.
-    Raises :exc:`RuntimeError` in a transaction.
+    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``. While another
+    caller asks, others wait for a second at most.
+
+    Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
+    :exc:`RuntimeError` in a transaction.
     """
-    return Line(product_id, type_id, quantity).quote(max_age=max_age).with_shop_price()
+    line = Line(product_id, type_id, quantity)
+    line.check_values()
+    return line.quote(max_age=max_age).with_shop_price()

@@ -161,6 +161,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         optional(number(int, 1, 1_000), None),
         help="How often one link shows its cards. Without it: up to 10,000 times.",
     )
+    press_after = Setting(
+        number(float, 0, 60),
+        help="Seconds after which the button behind a link shows the cards: programs that try it"
+        " are quicker. In your own tests: 0.",
+        default=1,
+    )
     pin = Setting(
         optional(_path, None),
         help="It returns what a customer types before the cards of an order are shown.",

@@ -113,7 +113,7 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
 def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     posted = _posted(request)
     page = Masked(posted.get("token", ""))
-    key = page_tokens.read(page, token, quickest=page_tokens.QUICKEST)
+    key = page_tokens.read(page, token, quickest=conf.press_after)
     link = find(token, again=key)
     if link is None:
         return pages.gone(request)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 
-from giftcards.delivery import page_tokens
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.models import Order
 from tests.browser import axe
@@ -26,16 +25,16 @@ BUTTON = ".gc-ask button"
 
 
 @pytest.fixture(autouse=True)
-def _shop(settings: Any, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def _shop(settings: Any, site: str) -> None:
     settings.GIFTCARDS_DELIVERY = {
         "MODE": "off",
         "BASE_URL": site,
         "SHOP_NAME": "متجر البطاقات",
         "CONTACT": "+213 21 00 00 00",
         "OWNED_ORDERS": "tests.browser.test_customer_page.orders_of",
+        # The driver is quicker than a person.
+        "PRESS_AFTER": 0,
     }
-    # The driver is quicker than a person.
-    monkeypatch.setattr(page_tokens, "QUICKEST", 0)
 
 
 def orders_of(_user: Any) -> Any:
@@ -112,10 +111,10 @@ def test_the_page_works_without_script(browser: Browser) -> None:
 
 
 def test_a_crawler_that_runs_scripts_and_follows_links_uses_nothing_up(
-    browser: Browser, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, settings: Any
 ) -> None:
     # However slow this machine is, the crawler is quicker.
-    monkeypatch.setattr(page_tokens, "QUICKEST", 60)
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "PRESS_AFTER": 60}
     address = new_address()
     browser.open(address)
     links = browser.run(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from giftcards.delivery import page_tokens, receivers
+from giftcards.delivery import receivers
 from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
 from giftcards.models import Order
 from giftcards.settlement import record_refund
@@ -115,19 +115,18 @@ def _shop(
     site: str,
     simulator: Simulator,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
     settings.GIFTCARDS_DELIVERY = {
         "BASE_URL": site,
         "FROM_EMAIL": "shop@shop.example",
         "SHOP_NAME": "متجر البطاقات",
         "CONTACT": "+213 21 00 00 00",
+        # The driver is quicker than a person.
+        "PRESS_AFTER": 0,
     }
     settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_INTERVAL": 0.1}
     for name, value in file_settings(tmp_path / "mails").items():
         setattr(settings, name, value)
-    # The driver is quicker than a person.
-    monkeypatch.setattr(page_tokens, "QUICKEST", 0)
     Installation.begin()
     receivers.connect()
     with deciding(simulator):

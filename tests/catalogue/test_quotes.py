@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
-from giftcards.catalogue import hold, quote
+from giftcards.catalogue import check_offer, hold, quote
 from giftcards.engine.resolving import NoAnswer
 from giftcards.models import Product, ProviderState
 from giftcards.simulator import Denomination, Simulator
@@ -102,7 +105,7 @@ class TestQuote:
         self,
         simulator: Simulator,
         set_conf: Callable[..., None],
-        shorten: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
         trouble: str,
         why: NoAnswer,
     ) -> None:
@@ -121,8 +124,9 @@ class TestQuote:
             case "no key":
                 set_conf(API_KEY="")
             case _:
-                shorten(quote_patience=0)
-                Product.objects.update(asked_at=timezone.now())
+                # It is more than a second ago: nobody waits for a slow answer.
+                Product.objects.update(asked_at=ago(1.1))
+                monkeypatch.setattr(time, "sleep", pytest.fail)
         told = quote(PRODUCT, TYPE)
         assert (told.price, told.stock, told.read_at, told.no_answer) == (490, 10, read_at, why)
         # At most one, although the client would repeat most questions.
@@ -145,6 +149,13 @@ class TestQuote:
         assert quote(PRODUCT, TYPE).price == 530
 
 
+@pytest.mark.parametrize("quantity", [0, -5, 2_001, "1"])
+def test_what_cannot_be_ordered_has_no_quote_and_is_no_offer(quantity: Any) -> None:
+    for ask in (quote, check_offer):
+        with pytest.raises(ValidationError):
+            ask(PRODUCT, TYPE, quantity)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_quote_in_a_transaction_is_a_mistake(simulator: Simulator) -> None:
     make_offer()
@@ -154,7 +165,9 @@ def test_a_quote_in_a_transaction_is_a_mistake(simulator: Simulator) -> None:
 
 
 @pytest.mark.usefixtures("shared_database")
-def test_many_callers_at_once_ask_once(simulator: Simulator) -> None:
+def test_many_callers_at_once_ask_once(simulator: Simulator, shorten: Callable[..., None]) -> None:
+    # However busy this machine is.
+    shorten(quote_patience=60)
     make_offer(read_at=ago(120))
     Product.objects.update(types_read_at=ago(120), asked_at=ago(120))
     simulator.latency = (0.3, 0.3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -122,6 +123,21 @@ class TestBeforeTheButtonIsPressed:
         assert codes_in(response) == []
         assert "once more" in words(response)
         assert codes_in(press(address, ago=1.1)) == CODES[:3]
+
+    @pytest.mark.parametrize(("ago", "is_shown"), [(-0.1, False), (0.1, True)])
+    def test_a_page_of_a_host_whose_clock_is_a_second_ahead_can_be_pressed(
+        self, address: str, monkeypatch: pytest.MonkeyPatch, ago: float, is_shown: bool
+    ) -> None:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(socket, "gethostname", lambda: "other")
+            token = page_token(fetch(address, ago=ago))
+        assert codes_in(press(address, token=token)) == CODES[: 3 * is_shown]
+
+    def test_without_a_pause_the_page_can_be_pressed_at_once(
+        self, address: str, settings: Any
+    ) -> None:
+        configure(settings, PRESS_AFTER=0)
+        assert codes_in(press(address, ago=0)) == CODES[:3]
 
     def test_a_page_that_was_pressed_after_almost_an_hour_shows_the_cards(
         self, address: str

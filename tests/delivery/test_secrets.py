@@ -20,7 +20,6 @@ from django.core.servers.basehttp import WSGIRequestHandler
 from django.test import Client
 from django.test.testcases import QuietWSGIRequestHandler
 
-from giftcards.delivery import page_tokens
 from giftcards.delivery.models import Delivery, Installation, LinkVisit, StaffDigest
 from giftcards.delivery.tasks import deliver
 from giftcards.keys.keyring import normalised
@@ -58,6 +57,8 @@ def mailbox(settings: Any, site: str, tmp_path: Path) -> Mailbox:
         "FROM_EMAIL": "shop@shop.example",
         "SHOP_NAME": "The Shop",
         "STAFF_EMAILS": [STAFF],
+        # The test is quicker than a person.
+        "PRESS_AFTER": 0,
         "OWNED_ORDERS": "tests.delivery.test_secrets.all_orders",
     }
     for name, value in file_settings(tmp_path).items():
@@ -87,10 +88,7 @@ def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
     call: Call,
     caplog: pytest.LogCaptureFixture,
     set_conf: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The test is quicker than a person.
-    monkeypatch.setattr(page_tokens, "QUICKEST", 0)
     Installation.begin()
     # From now on, staff are told of what happens.
     deliver()
