@@ -541,6 +541,16 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         help="Minutes after which the worker reads the catalogue again. 0: it never does.",
         default=60,
     )
+    cards_per_holder = Setting(
+        number(int, 1, 100_000),
+        help="The most cards that `hold()` keeps for one `holder` at a time.",
+        default=20,
+    )
+    holds_per_holder = Setting(
+        number(int, 1, 100_000),
+        help="The most holds that one `holder` has at a time.",
+        default=10,
+    )
     pricing = Setting(
         optional(_pricing, None),
         help="The rule for the prices of your shop: a margin, or a function that takes a"

@@ -78,8 +78,8 @@ PARTS = {
         "models durations display engine conditions privacy health tasks admin management"
     ),
     "oscar": (
-        "exceptions statuses signals conf checks models display engine fulfilment catalogue tasks "
-        "management"
+        "exceptions addresses statuses signals conf checks models display engine fulfilment "
+        "catalogue tasks management"
     ),
 }
 

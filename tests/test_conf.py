@@ -43,6 +43,8 @@ NUMBERS = {
     "SEND_TIMEOUT": (1, 604_800, "a number from 1 to 604800"),
     "PROOF_OF_ABSENCE": (1, 86_400, "a number from 1 to 86400"),
     "CATALOGUE_EVERY": (0, 10_080, "a number from 0 to 10080"),
+    "CARDS_PER_HOLDER": (1, 100_000, "a whole number from 1 to 100000"),
+    "HOLDS_PER_HOLDER": (1, 100_000, "a whole number from 1 to 100000"),
     "PRICE_MAX_AGE": (1, 86_400, "a number from 1 to 86400"),
     "REFUND_DAYS": (1, 365, "a whole number from 1 to 365"),
     "REVEALS_PER_HOUR": (1, 10_000, "a whole number from 1 to 10000"),
@@ -106,6 +108,8 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "queue_task": None,
         "reorder_missing": None,
         "catalogue_every": 60.0,
+        "cards_per_holder": 20,
+        "holds_per_holder": 10,
         "pricing": None,
         "low_balance": None,
         "reauthenticate": None,
@@ -335,7 +339,8 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY, PRICING, LOW_BALANCE,"
+            " REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY, CARDS_PER_HOLDER,"
+            " HOLDS_PER_HOLDER, PRICING, LOW_BALANCE,"
             " REAUTHENTICATE, REFUND_DAYS, REVEALS_PER_HOUR, CODES_KEPT_DAYS.",
         )
     ]

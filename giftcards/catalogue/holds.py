@@ -10,14 +10,16 @@ from datetime import timedelta
 
 from django.core.exceptions import ValidationError
 from django.db import OperationalError, connection, transaction
+from django.db.models import Count, Sum
 from django.utils import timezone
 from django.utils.translation import gettext
 
-from giftcards.catalogue.offers import check_balance, check_stock
-from giftcards.catalogue.quotes import Line
+from giftcards.catalogue.offers import check_balance, check_stock, refusal
+from giftcards.catalogue.quotes import Line, Quote
+from giftcards.conf import conf
 from giftcards.exceptions import ReferenceConflict
 from giftcards.models import Hold, Lease, Order
-from giftcards.models.holds import LONGEST
+from giftcards.models.holds import LONGEST, MOST_TIMES
 
 # SQLite hands its lock to the waiting in no order, and fails some: they try again for so long,
 # after such pauses (seconds).
@@ -26,16 +28,26 @@ _PAUSE = 0.05
 
 
 def hold(
-    *, reference: str, product_id: str, type_id: str, quantity: int, minutes: float = 20
+    *,
+    reference: str,
+    product_id: str,
+    type_id: str,
+    quantity: int,
+    minutes: float = 20,
+    holder: str = "",
 ) -> Hold:
     """Hold cards for ``minutes``, up to a day, until the order with this ``reference`` is placed.
 
     They count against the stock and the balance for others. A hold that exists gets this line and
-    lasts anew. In a transaction, other holds wait for its end.
+    lasts anew, for at most three times its first ``minutes`` in all; an hour after its end it may
+    begin again. In a transaction, other holds wait for its end.
 
-    Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock`` or ``balance``)
-    if the cards cannot be held; then a hold that exists stays. Raises
-    :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
+    ``holder`` is a text that names who wants the cards, such as an account or an address in the
+    network. One holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
+
+    Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock``, ``balance``,
+    ``held_too_many`` or ``held_too_long``) if the cards cannot be held; then a hold that exists
+    stays. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
     """
     line = Line(product_id, type_id, quantity, reference)
@@ -48,7 +60,7 @@ def hold(
     ends_at = time.monotonic() + _PATIENCE
     while True:
         try:
-            return _hold(line, length)
+            return _hold(line, length, holder)
         except OperationalError as error:
             is_in_vain = connection.in_atomic_block or "database is locked" not in str(error)
             if is_in_vain or time.monotonic() >= ends_at:
@@ -56,7 +68,7 @@ def hold(
             time.sleep(_PAUSE)
 
 
-def _hold(line: Line, length: timedelta) -> Hold:
+def _hold(line: Line, length: timedelta, holder: str) -> Hold:
     Lease.objects.make(Lease.HOLDS)
     with transaction.atomic():
         # One after the other, so that two do not take the last card, or the rest of the balance.
@@ -66,14 +78,28 @@ def _hold(line: Line, length: timedelta) -> Hold:
         known = line.known()
         check_stock(line, known)
         check_balance(line, known)
-        values = {
-            "product_id": line.product_id,
-            "type_id": line.type_id,
-            "quantity": line.quantity,
-            "price": known.price,
-            "until": timezone.now() + length,
-        }
-        return Hold.objects.update_or_create(reference=line.reference, defaults=values)[0]
+        _check_holder(line, known, holder)
+        named = {"reference": line.reference}
+        kept = Hold.objects.filter(**named).first() or Hold(**named)
+        kept.product_id, kept.type_id, kept.quantity = line.product_id, line.type_id, line.quantity
+        kept.price = known.price
+        if not kept.keep(length, holder=holder):
+            text = gettext("They were held for %(times)s times as long as at first.")
+            raise refusal("held_too_long", known, text % {"times": MOST_TIMES})
+        kept.save()
+        return kept
+
+
+def _check_holder(line: Line, known: Quote, holder: str) -> None:
+    """Raise :exc:`NotForSale` if the holder would have more than one may."""
+    if not holder:
+        return
+    others = Hold.objects.current(timezone.now()).exclude(reference=line.reference)
+    has = others.of_holder(holder).aggregate(holds=Count("pk"), cards=Sum("quantity"))
+    cards, holds = (has["cards"] or 0) + line.quantity, has["holds"] + 1
+    if cards > conf.cards_per_holder or holds > conf.holds_per_holder:
+        text = gettext("With these, one customer would hold %(cards)s cards in %(holds)s holds.")
+        raise refusal("held_too_many", known, text % {"cards": cards, "holds": holds})
 
 
 def release(reference: str) -> None:

@@ -77,7 +77,7 @@ def check_offer(
 def check_stock(line: Line, known: Quote) -> None:
     """Raise :exc:`NotForSale` if the provider does not sell the cards, or too few are left."""
     if not (known.is_listed and known.price) and not _is_test(line):
-        raise _refusal("delisted", known, gettext("The provider does not sell this card."))
+        raise refusal("delisted", known, gettext("The provider does not sell this card."))
     left = known.available
     if left is not None and left < line.quantity:
         text = ngettext(
@@ -85,7 +85,7 @@ def check_stock(line: Line, known: Quote) -> None:
             "%(count)s cards are left of those in stock, less open orders and holds.",
             left,
         )
-        raise _refusal("out_of_stock", known, text % {"count": count_text(left)})
+        raise refusal("out_of_stock", known, text % {"count": count_text(left)})
 
 
 def _check_sale(
@@ -101,15 +101,15 @@ def _check_sale(
         return
     if max_price is not None and price > max_price:
         text = gettext("A card costs %(cost)s; your limit is %(limit)s.")
-        raise _refusal("above_ceiling", known, _amounts(text, cost=price, limit=max_price))
+        raise refusal("above_ceiling", known, _amounts(text, cost=price, limit=max_price))
     for paid, costs in ((sale_price, price), (sale_amount, cost)):
         if paid is not None and paid < costs:
             text = gettext("This costs %(cost)s, and the customer would pay %(paid)s.")
-            raise _refusal("below_cost", known, _amounts(text, cost=costs, paid=paid))
+            raise refusal("below_cost", known, _amounts(text, cost=costs, paid=paid))
     is_unpriced = sale_price is None and sale_amount is None and conf.pricing is not None
     if is_unpriced and known.with_shop_price().shop_price is None:
         text = gettext("Your price rule takes this card off the shelf: it would not earn enough.")
-        raise _refusal("below_cost", known, text)
+        raise refusal("below_cost", known, text)
 
 
 def check_balance(line: Line, known: Quote) -> None:
@@ -119,18 +119,18 @@ def check_balance(line: Line, known: Quote) -> None:
         text = gettext(
             "These cards cost %(cost)s; open orders and holds leave %(free)s of the balance."
         )
-        raise _refusal("balance", known, _amounts(text, cost=known.cost, free=free))
+        raise refusal("balance", known, _amounts(text, cost=known.cost, free=free))
 
 
 def _check_provider(known: Quote) -> None:
     """Raise :exc:`NotForSale` if the provider is away, or was not asked for too long."""
     now, state = timezone.now(), ProviderState.objects.current()
     if state.is_out_of_service(now) or known.no_answer in _AWAY:
-        raise _refusal("paused", known, gettext("Requests to the provider fail, or are paused."))
+        raise refusal("paused", known, gettext("Requests to the provider fail, or are paused."))
     if known.read_at is not None and now - known.read_at >= oldest():
         age = duration_text(now - known.read_at)
         text = gettext("The price was read %(age)s ago.") % {"age": age}
-        raise _refusal("stale", known, text)
+        raise refusal("stale", known, text)
 
 
 def _is_test(line: Line) -> bool:
@@ -138,7 +138,7 @@ def _is_test(line: Line) -> bool:
     return is_test_type(line.type_id) and is_sandbox
 
 
-def _refusal(code: str, known: Quote, reason: str) -> NotForSale:
+def refusal(code: str, known: Quote, reason: str) -> NotForSale:
     """The error for a card, whose name begins its text for staff."""
     for_staff = f"{' – '.join(filter(None, known.names))}: {reason}"
     return NotForSale(code, for_customer=_for_customer(code, known), for_staff=for_staff)
@@ -156,6 +156,12 @@ def _for_customer(code: str, known: Quote) -> str:
         return text % {"count": count_text(known.available)}
     if code == "out_of_stock":
         return gettext("This card is sold out at the moment.")
+    if code == "held_too_many":
+        return gettext("Too many cards are kept for you. Buy fewer, or pay for the others first.")
+    if code == "held_too_long":
+        return gettext(
+            "These cards were kept for you for as long as possible. Please try again in an hour."
+        )
     if code in {"above_ceiling", "below_cost"}:
         return gettext(
             "This card cannot be sold at this price: its price has changed, or the discount is too"

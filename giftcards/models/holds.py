@@ -9,13 +9,17 @@ from typing import Self
 from django.db import models
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.orders import Order
-from giftcards.models.times import ahead
+from giftcards.models.times import ahead, is_ahead
 
-#: The longest hold.
+#: The longest hold, and how many times its first length it may last in all.
 LONGEST = timedelta(days=1)
+MOST_TIMES = 3
+# A hold that has been over for so long is forgotten: its reference begins anew.
+_REST = timedelta(hours=1)
 # Holds are deleted in batches of this size.
 _BATCH = 500
 _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
@@ -36,9 +40,12 @@ class HoldQuerySet(models.QuerySet["Hold"]):
         known = (price * quantity for price, quantity in held if price is not None)
         return sum(known, start=Decimal("0.00"))
 
+    def of_holder(self, holder: str) -> Self:
+        return self.filter(holder=_hash(holder))
+
     def forget(self) -> int:
-        """Delete some of the holds that are over; return how many."""
-        over = self.exclude(ahead("until", timezone.now(), longest=LONGEST))
+        """Delete some of the holds that have been over for an hour; return how many."""
+        over = self.exclude(ahead("until", timezone.now() - _REST, longest=LONGEST + _REST))
         keys = list(over.order_by("until").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
 
@@ -47,7 +54,7 @@ class Hold(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
     ``reference`` is the reference that the order will have. ``price`` is what a card cost when the
-    hold began, in dinars (``None``: unknown).
+    hold began, in dinars (``None``: unknown). ``left`` is the time by which it can be prolonged.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
@@ -56,6 +63,10 @@ class Hold(models.Model):
     quantity = models.PositiveIntegerField()
     price = models.DecimalField(null=True, **MONEY)
     until = models.DateTimeField(db_index=True)
+    # NULL: before this was recorded.
+    left = models.DurationField(null=True)
+    # A keyed hash of what the shop calls the customer; "": it has not said.
+    holder = models.CharField(max_length=64, blank=True, default="", db_default="")
 
     objects = HoldQuerySet.as_manager()
 
@@ -63,7 +74,24 @@ class Hold(models.Model):
         default_permissions = ()
         indexes = (
             models.Index(fields=("product_id", "type_id", "until"), name="giftcards_hold_type"),
+            models.Index(fields=("holder", "until"), name="giftcards_hold_holder"),
         )
 
     def __str__(self) -> str:
         return self.reference
+
+    def keep(self, length: timedelta, *, holder: str) -> bool:
+        """Last for ``length`` from now on, as far as it may; False if it has lasted long enough."""
+        now = timezone.now()
+        self.holder = _hash(holder) if holder else ""
+        if self.left is None or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):
+            self.until, self.left = now, MOST_TIMES * length
+        begin = max(self.until, now)
+        more = min(now + length - begin, self.left)
+        self.until, self.left = begin + more, self.left - more
+        return self.until > now
+
+
+def _hash(holder: str) -> str:
+    """A name for ``holder`` that tells nobody an address, or who somebody is."""
+    return salted_hmac("giftcards.holder", holder, algorithm="sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections.abc import Callable
 from decimal import Decimal
@@ -15,6 +16,7 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext
 from oscar.apps.checkout.exceptions import FailedPreCondition
 
+from giftcards.addresses import ip_address
 from giftcards.catalogue import check_offer, hold, release
 from giftcards.conf import conf as core
 from giftcards.exceptions import GiftcardsError, NotForSale
@@ -44,11 +46,12 @@ def check_cards(basket: Any, *, email: str = "") -> None:
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
 
-def hold_cards(basket: Any, *, email: str = "") -> None:
+def hold_cards(basket: Any, *, email: str = "", holder: str = "") -> None:
     """Check the cards in the basket as the provider sells them now, and hold them for 20 minutes.
 
     It makes one request for each product at most. Call it right before the payment, outside any
-    transaction. Raises :exc:`BasketRefused`; then none of the cards is held.
+    transaction. ``holder`` names who has so many cards held at most: see
+    :func:`giftcards.catalogue.hold`. Raises :exc:`BasketRefused`; then none of the cards is held.
     """
     asked: set[str] = set()
 
@@ -57,7 +60,7 @@ def hold_cards(basket: Any, *, email: str = "") -> None:
         fresh = values["product_id"] not in asked
         asked.add(values["product_id"])
         _check(line, email=email, fresh=fresh)
-        hold(reference=_hold_of(line), **values)
+        hold(reference=_hold_of(line), holder=holder, **values)
 
     try:
         _for_each(basket, check_and_hold)
@@ -162,7 +165,7 @@ class GiftCardsCheckout:
     def submit(self, user: Any, basket: Any, *args: Any, **kwargs: Any) -> Any:
         """Take the payment, if the cards can be sold."""
         try:
-            hold_cards(basket, email=self._email)
+            hold_cards(basket, email=self._email, holder=self.get_holder())
         except BasketRefused as error:
             for sentence in error.sentences:
                 messages.error(self.request, sentence)
@@ -173,6 +176,17 @@ class GiftCardsCheckout:
         """Give the basket back, because the payment has failed."""
         super().restore_frozen_basket()  # type: ignore[misc]
         release_cards(self.request.basket)
+
+    def get_holder(self) -> str:
+        """Who has the cards held: the account, or the address of a guest, if it is the guest's.
+
+        A private address is that of a proxy, and so of all guests: they have no bound then.
+        """
+        if self.request.user.is_authenticated:
+            return f"user {self.request.user.pk}"
+        address = ip_address(self.request)
+        is_proxy = address is not None and ipaddress.ip_address(address).is_private
+        return "" if address is None or is_proxy else f"address {address}"
 
     @property
     def _email(self) -> str:

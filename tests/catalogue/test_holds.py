@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -20,6 +22,7 @@ from giftcards.fulfilment import place_order
 from giftcards.models import Hold, Order, ProviderState, new_reference
 from tests.builders import PRODUCT, TYPE, make_offer
 from tests.stage import ago, in_threads
+from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
 
@@ -59,7 +62,7 @@ class TestHolding:
             case "released":
                 release("cart-1")
             case "over":
-                Hold.objects.update(until=ago(1))
+                Hold.objects.update(until=ago(3_601))
             case "clock set back":
                 Hold.objects.update(until=timezone.now() + timedelta(days=30))
             case _:
@@ -87,6 +90,63 @@ class TestHolding:
         assert available() == []
         assert held("cart-1", 3)
         assert available() == [7]
+
+    def test_a_hold_lasts_three_times_its_first_length_in_all_and_then_rests_for_an_hour(
+        self, wall: Wall
+    ) -> None:
+        make_offer()
+        begin = timezone.now()
+        minutes = 0
+        while held("cart-1", minutes=20):
+            assert Hold.objects.get().until <= begin + timedelta(minutes=60, seconds=30)
+            wall.let_pass(60)
+            minutes += 1
+        # The customer has tried each minute.
+        assert minutes == 60
+        assert held("cart-2", 10)
+        with pytest.raises(NotForSale) as refused:
+            hold(reference="cart-1", quantity=1, **CARD)
+        assert refused.value.code in {"held_too_long", "out_of_stock"}
+        wall.let_pass(3_600)
+        assert held("cart-1")
+
+    def test_the_time_between_two_holds_of_a_reference_does_not_count(self, wall: Wall) -> None:
+        make_offer()
+        for _try in range(3):
+            assert held("cart-1", minutes=5)
+            wall.let_pass(600)
+        assert not held("cart-1", minutes=5)
+        release("cart-1")
+        assert held("cart-1", minutes=5)
+
+    @pytest.mark.parametrize(
+        ("before", "wanted", "code"),
+        [
+            ([2], 3, None),
+            ([2], 4, "held_too_many"),
+            ([1, 1], 1, None),
+            ([1, 1, 1], 1, "held_too_many"),
+            ([], 6, "held_too_many"),
+        ],
+    )
+    def test_one_holder_has_so_many_cards_and_holds_at_most(
+        self, set_conf: Callable[..., None], before: list[int], wanted: int, code: str | None
+    ) -> None:
+        set_conf(CARDS_PER_HOLDER=5, HOLDS_PER_HOLDER=3)
+        make_offer(stock=100)
+        for number, quantity in enumerate(before):
+            hold(reference=f"cart-{number}", quantity=quantity, holder="user 1", **CARD)
+        with nullcontext() if code is None else pytest.raises(NotForSale) as refused:
+            hold(reference="cart-9", quantity=wanted, holder="user 1", **CARD)
+        assert code == (refused and refused.value.code)
+        # What others have, and what is over or placed, does not count.
+        assert held("cart-8", 5, holder="user 2")
+        assert held("cart-7", 50)
+        place_order(reference="cart-0", quantity=2, **CARD)
+        Hold.objects.exclude(reference="cart-0").update(until=ago(1))
+        assert held("cart-9", 5, holder="user 1")
+        # Nobody reads there who it is.
+        assert not Hold.objects.filter(holder__contains="user").exists()
 
     def test_a_larger_hold_that_is_refused_leaves_the_smaller_one(self) -> None:
         make_offer()

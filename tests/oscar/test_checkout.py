@@ -137,8 +137,9 @@ def test_several_cards_of_a_product_take_one_request(shop: Simulator, till: list
 
 
 def test_two_lines_with_the_same_card_do_not_share_the_last_ones(
-    shop: Simulator, till: list[Decimal]
+    shop: Simulator, till: list[Decimal], settings: Any
 ) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 120}
     customer = Customer()
     customer.put(card(), 60)
     option = get_model("catalogue", "Option").objects.create(name="For", code="for")
@@ -151,8 +152,10 @@ def test_two_lines_with_the_same_card_do_not_share_the_last_ones(
 
 
 def test_cards_are_held_while_the_customer_pays_on_another_site(
-    shop: Simulator, monkeypatch: pytest.MonkeyPatch
+    shop: Simulator, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 99}
+
     def redirect(*_: Any, **__: Any) -> None:
         raise RedirectRequired("/basket/")
 
@@ -172,6 +175,31 @@ def test_cards_are_held_while_the_customer_pays_on_another_site(
     release_cards(Basket.objects.get(owner=customer.user, status="Frozen"))
     assert not Hold.objects.exists()
     assert record_of().net_stock_level == 100
+
+
+@pytest.mark.parametrize(
+    ("address", "is_guest", "most"),
+    [("41.100.0.1", True, 1), ("41.100.0.1", False, 3), ("127.0.0.1", True, 3)],
+)
+def test_guests_who_do_not_pay_hold_so_many_cards_for_each_address(
+    shop: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+    address: str,
+    is_guest: bool,
+    most: int,
+) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 3}
+
+    def redirect(*_: Any, **__: Any) -> None:
+        raise RedirectRequired("/basket/")
+
+    monkeypatch.setattr(payment_view(), "handle_payment", redirect)
+    for _guest in range(3):
+        customer = Customer(is_guest=is_guest)
+        customer.browser.defaults["REMOTE_ADDR"] = address
+        customer.buy(card(), 2)
+    assert Hold.objects.count() == most
 
 
 def test_a_payment_that_fails_ends_the_hold(
