@@ -180,6 +180,8 @@ GIFTCARDS = {
     "CATALOGUE_EVERY": float(os.environ.get("GIFTCARDS_CATALOGUE_EVERY", "60")),
     # The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
     "PRICING": {"margin_percent": 12, "round_to": 10},
+    # As many as its form takes, so that the page of many cards can be seen.
+    "CARDS_PER_HOLDER": 120,
 }
 
 # The mails to customers are files in a folder that only its owner may enter: they lead to cards.

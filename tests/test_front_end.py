@@ -179,6 +179,18 @@ def test_what_cannot_be_bought_is_not_ordered(
     assert (answer.status_code, Order.objects.count()) == (status, 0), answer.content
 
 
+def test_a_key_that_was_refused_buys_at_the_price_of_today(amina: Customer) -> None:
+    sent = {**line(), "key": key()}
+    ProductType.objects.filter(type_id=PARTIAL).update(stock=0)
+    assert amina.post("orders/", **sent).status_code == 409
+    ProductType.objects.filter(type_id=PARTIAL).update(stock=9, price=600)
+    for _try in range(2):
+        answer = amina.post("orders/", **sent)
+        assert (answer.status_code, answer.json()["detail"]) == (409, "The price has changed.")
+    assert amina.post("orders/", **{**sent, "price": "680.00"}).status_code == 201
+    assert Order.objects.get().sale_amount == 5 * 680
+
+
 # What is told of an order
 
 

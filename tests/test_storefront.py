@@ -179,7 +179,7 @@ def test_a_purchase_that_cannot_be_ordered_is_not_paid(shop: Simulator) -> None:
     Purchase.objects.update(language="en\n")
     purchase = Purchase.objects.get()
     with pytest.raises(ValidationError):
-        checkout.pay(purchase)
+        checkout.pay(purchase, holder="somebody")
     purchase.refresh_from_db()
     assert purchase.paid_at is None
 
@@ -274,7 +274,7 @@ def test_nothing_is_bought_with_a_wrong_value(wrong: dict[str, Any], shop: Simul
 REFUSALS = {
     "out_of_stock": "Cette carte est épuisée pour le moment.",
     "fewer": "Il ne reste que \u20684\u2069 de ces cartes.",
-    "below_cost": "Cette carte ne peut pas être vendue à ce prix : son prix a changé, ou la remise",
+    "below_cost": "Le prix a changé.",
     "balance": "Cette carte ne peut pas être achetée pour le moment. Veuillez réessayer plus tard.",
     "paused": "Cette carte ne peut pas être achetée pour le moment. Veuillez réessayer plus tard.",
 }
@@ -308,6 +308,61 @@ def test_what_cannot_be_sold_is_neither_held_nor_paid_and_the_customer_reads_why
     assert not Hold.objects.current(timezone.now()).exists()
     assert not Order.objects.exists()
     assert not Purchase.objects.paid().exists()
+
+
+def test_a_visitor_without_money_holds_so_many_cards_whatever_their_cookies(
+    shop: Simulator, settings: Any
+) -> None:
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 7}
+    browsers = [Client(REMOTE_ADDR="41.100.0.1") for _cookie in range(3)]
+    payments = [begun(browser, "type_001", quantity=3) for browser in browsers[:2]]
+    page, form = form_of(browsers[2], kind("type_001"), quantity=2)
+    [sentence] = told(browsers[2], page, form)
+    assert sentence == "Too many cards are kept for you. Buy fewer, or pay for the others first."
+    assert begun(Client(REMOTE_ADDR="41.100.0.2"), "type_001", quantity=2)
+    # An account is one customer, and who has paid can buy more.
+    user = get_user_model().objects.create_user("amina", password="secret")
+    amina = Client(REMOTE_ADDR="41.100.0.1")
+    amina.force_login(user)
+    assert begun(amina, "type_001", quantity=7)
+    assert browsers[0].post(payments[0]).status_code == 302
+    assert browsers[2].post(page, form).status_code == 302
+
+
+@pytest.mark.parametrize("how", ["cancelled", "left alone"])
+def test_whoever_comes_back_later_is_asked_again_if_the_cards_are_dearer(
+    shop: Simulator, how: str
+) -> None:
+    browser = Client()
+    payment = begun(browser, "type_001")
+    if how == "cancelled":
+        browser.post(payment, {"cancel": "1"})
+    else:
+        end_holds()
+    ProductType.objects.filter(type_id="type_001").update(price=600, read_at=timezone.now())
+    other_window = {"amount": "2750.00"}
+    for _press in range(2):
+        shown = browser.post(payment, other_window).content.decode()
+        assert "The price has changed" in shown
+        assert 'name="amount" value="3400.00"' in shown
+    assert not Order.objects.exists()
+    browser.post(payment, {"amount": "3400.00"})
+    assert Order.objects.get().sale_amount == 5 * 680
+
+
+def test_what_is_held_keeps_its_price_and_what_is_cheaper_is_asked_about_by_nobody(
+    shop: Simulator,
+) -> None:
+    for cost, is_held in ((600, True), (400, False)):
+        browser = Client()
+        payment = begun(browser, "type_001")
+        if not is_held:
+            end_holds()
+        before = ProductType.objects.get(pk=kind("type_001").pk).price
+        ProductType.objects.filter(type_id="type_001").update(price=cost)
+        assert browser.post(payment).status_code == 302
+        ProductType.objects.filter(type_id="type_001").update(price=before)
+    assert [order.sale_amount for order in Order.objects.all()] == [2750, 2750]
 
 
 def test_a_customer_who_is_refused_can_buy_fewer_with_the_same_page(shop: Simulator) -> None:

@@ -42,6 +42,7 @@ from giftcards.models import Card, Order, ProductType
 logger = logging.getLogger(__name__)
 
 _LISTED = 20
+_DEARER = "The price has changed."
 # Seconds between two looks at an open order: a tenth of its age, within these.
 _SHORTEST, _LONGEST = 3, 30
 
@@ -111,6 +112,8 @@ class OrdersView(ShopView):
             purchase, is_new = buy(request.user, **line.validated_data)
         except NotForSale as error:
             raise Conflict(error.for_customer) from None
+        except checkout.PriceChanged:
+            raise Conflict(_DEARER) from None
         except ValidationError as error:
             raise serializers.ValidationError(error.messages) from None
         order = self.orders_of(request).get(reference=purchase.reference)
@@ -131,26 +134,30 @@ def buy(user: Any, **line: Any) -> tuple[Purchase, bool]:
 def _buy(
     user: Any, *, key: UUID, offer: ProductType, quantity: int, price: Decimal
 ) -> tuple[Purchase, bool]:
+    holder = f"user {user.pk}"
     # Only among the customer's own. The reference of the order comes from the row.
     purchase = Purchase.objects.filter(user=user, key=key).first()
     if purchase is None:
         if shop_price(offer) != price:
-            raise Conflict("The price has changed.")
+            raise Conflict(_DEARER)
         purchase = checkout.begin(
             user,
             key=key,
             kind=offer,
             quantity=quantity,
             price=price,
+            holder=holder,
             email=user.email,
             language=get_language(),
         )
     wanted = {"product_id": offer.product.product_id, "type_id": offer.type_id}
-    if purchase.line != {**wanted, "quantity": quantity} or purchase.amount != quantity * price:
+    is_new, is_dearer = purchase.paid_at is None, purchase.amount != quantity * price
+    if purchase.line != {**wanted, "quantity": quantity} or (is_dearer and not is_new):
         raise Conflict("This key was used for another purchase.")
-    is_new = purchase.paid_at is None
+    if is_dearer:
+        raise Conflict(_DEARER)
     if is_new:
-        checkout.pay(purchase)
+        checkout.pay(purchase, holder=holder)
     return purchase, is_new
 
 

@@ -11,10 +11,12 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.models import Purchase
-from giftcards.catalogue import check_offer, hold, release
+from giftcards.catalogue import check_offer, hold, release, shop_price
+from giftcards.exceptions import NotForSale
 from giftcards.fulfilment import place_order
 from giftcards.models import ProductType, ProviderState
 
@@ -22,6 +24,13 @@ from giftcards.models import ProductType, ProviderState
 MINUTES = 5
 #: The message to a customer if buying would cost the shop real money.
 CLOSED = _("This demo takes no money, and its key buys for real: only a sandbox key can be used.")
+
+
+class PriceChanged(ValidationError):
+    """The cards cost more today than the customer would pay; the purchase has the new amount."""
+
+    def __init__(self) -> None:
+        super().__init__(gettext("The price has changed. Look at it, and press the button again."))
 
 
 def is_open() -> bool:
@@ -40,16 +49,19 @@ def begin(
     kind: ProductType,
     quantity: int,
     price: Decimal,
+    holder: str,
     **details: Any,
 ) -> Purchase:
     """Hold cards for ``user``, who is about to pay ``price`` for each; return the purchase.
 
+    ``holder`` names who has so many cards held at most: see ``hold``.
     ``details`` are further columns of the purchase. A repetition with the same ``key`` is the same
     purchase. Other cards that are held for the user are released: they would stand in the way of
     somebody who goes back to buy more of the same.
 
-    Raises :exc:`~giftcards.exceptions.NotForSale` if the cards cannot be sold now, and
-    ``ValidationError`` if they would be bought for real money.
+    Raises :exc:`~giftcards.exceptions.NotForSale` if the cards cannot be sold now,
+    :exc:`PriceChanged` if they are dearer now, and ``ValidationError`` if they would be bought for
+    real money.
     """
     if not is_open():
         raise ValidationError(CLOSED)
@@ -69,7 +81,7 @@ def begin(
     if purchase.paid_at is None:
         for other in Purchase.objects.held().filter(user=user).exclude(pk=purchase.pk):
             cancel(other)
-        _hold(purchase)
+        _hold(purchase, holder)
     return purchase
 
 
@@ -79,7 +91,7 @@ def cancel(purchase: Purchase) -> None:
     Purchase.objects.unpaid().filter(pk=purchase.pk).update(held_until=timezone.now())
 
 
-def pay(purchase: Purchase) -> None:
+def pay(purchase: Purchase, *, holder: str) -> None:
     """Record that the customer has paid, and order the cards, in one transaction; only once.
 
     A worker sends the order after the commit. Cards that are not held any more are held anew
@@ -89,7 +101,7 @@ def pay(purchase: Purchase) -> None:
     if not is_open():
         raise ValidationError(CLOSED)
     if not purchase.seconds_left:
-        _hold(purchase)
+        _hold(purchase, holder)
     with transaction.atomic():
         unpaid = Purchase.objects.unpaid().filter(pk=purchase.pk)
         forgotten = {"recipient_email": "", "recipient_name": "", "gift_message": ""}
@@ -104,10 +116,28 @@ def pay(purchase: Purchase) -> None:
             )
 
 
-def _hold(purchase: Purchase) -> None:
-    """Hold the cards, if the sale can be served; the provider is asked, so in no transaction."""
-    check_offer(
-        **purchase.line, sale_amount=purchase.amount, reference=purchase.reference, fresh=True
-    )
-    held = hold(**purchase.line, reference=purchase.reference, minutes=MINUTES)
+def _compare_price(purchase: Purchase) -> None:
+    kinds = ProductType.objects.for_sale().filter(product__product_id=purchase.product_id)
+    price = shop_price(kinds.get(type_id=purchase.type_id))
+    if price is not None and price * purchase.quantity > purchase.amount:
+        purchase.amount = price * purchase.quantity
+        Purchase.objects.filter(pk=purchase.pk, paid_at=None).update(amount=purchase.amount)
+        raise PriceChanged
+
+
+def _hold(purchase: Purchase, holder: str) -> None:
+    """Hold the cards, if the sale can be served; the provider is asked, so in no transaction.
+
+    What was seen yesterday is not kept: if the cards cost more today, the customer is asked again.
+    """
+    try:
+        check_offer(
+            **purchase.line, sale_amount=purchase.amount, reference=purchase.reference, fresh=True
+        )
+    except NotForSale as error:
+        if error.code == "below_cost":
+            _compare_price(purchase)
+        raise
+    _compare_price(purchase)
+    held = hold(**purchase.line, reference=purchase.reference, minutes=MINUTES, holder=holder)
     Purchase.objects.unpaid().filter(pk=purchase.pk).update(held_until=held.until)

@@ -58,6 +58,8 @@ def product(request: HttpRequest, pk: int) -> HttpResponse:
     form = BuyForm(request.POST if request.method == "POST" else None, item=item)
     if form.is_valid() and (purchase := _begin(request, form)):
         return redirect("storefront:payment", purchase.pk)
+    # Its price may have changed while it was looked at.
+    item = catalogue.find(pk=pk) or item
     context = {"form": form, "item": item, "held": _purchases_of(request).held()}
     response = render(request, "storefront/product.html", context)
     visitors.remember(request, response)
@@ -71,7 +73,8 @@ def _begin(request: HttpRequest, form: BuyForm) -> Purchase | None:
         form.add_error(None, catalogue.NEEDS_COOKIES)
         return None
     try:
-        return checkout.begin(user, kind=form.item.kind, **form.cleaned_data)
+        holder = visitors.holder(request)
+        return checkout.begin(user, kind=form.item.kind, holder=holder, **form.cleaned_data)
     except (NotForSale, ValidationError) as error:
         form.add_error(None, _texts(error))
         return None
@@ -92,7 +95,9 @@ def payment(request: HttpRequest, pk: int) -> HttpResponse:
         return redirect("storefront:shelf")
     if request.method == "POST":
         try:
-            checkout.pay(purchase)
+            if request.POST.get("amount", str(purchase.amount)) != str(purchase.amount):
+                raise checkout.PriceChanged
+            checkout.pay(purchase, holder=visitors.holder(request))
         except (NotForSale, ValidationError) as error:
             errors = _texts(error)
         except ReferenceConflict:

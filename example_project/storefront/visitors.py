@@ -54,6 +54,12 @@ def log_in(request: HttpRequest) -> Any:
     return guest
 
 
+def holder(request: HttpRequest) -> str:
+    """Who has cards held: an account, or the address of a guest, whose cookies cost nothing."""
+    has_account = request.user.is_authenticated and request.user.has_usable_password()
+    return f"user {request.user.pk}" if has_account else request.META["REMOTE_ADDR"]
+
+
 def _name(request: HttpRequest) -> str:
     found = request.get_signed_cookie(_COOKIE, "", salt=_SALT, max_age=_DAYS * 24 * 60 * 60)
     return f"guest-{found}" if found else ""

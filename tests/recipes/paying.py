@@ -99,6 +99,17 @@ class Beginning(PayingTestCase):
         ]
         assert not Order.objects.exists()
 
+    def test_a_customer_who_comes_back_when_the_card_is_dearer_is_asked_again(self) -> None:
+        payment = self.begun()
+        Product.objects.update(price=Decimal(600))
+        self.assertContains(self.begin(payment.cart), "A price has changed.")
+        self.assertRedirects(
+            self.begin(payment.cart),
+            Payment.objects.latest("pk").url,
+            fetch_redirect_response=False,
+        )
+        assert Payment.objects.latest("pk").amount == 1200
+
     def test_cards_are_held_for_longer_than_a_checkout_lives(self) -> None:
         self.begun()
         assert Hold.objects.get().until > timezone.now() + timedelta(minutes=34)
