@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.core.exceptions import ValidationError
@@ -23,6 +24,8 @@ from example_project import storefront
 from example_project.storefront import catalogue as shelf
 from example_project.storefront import checkout, mailbox
 from example_project.storefront.models import Purchase
+from giftcards.delivery.models import Delivery
+from giftcards.fulfilment import change_customer
 from giftcards.models import ApiKey, Hold, Order, ProductType, ProviderState
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
@@ -572,7 +575,30 @@ def test_a_guest_cannot_log_in_with_a_password(shop: Simulator) -> None:
     assert not Purchase.objects.get().user.has_usable_password()
 
 
+def test_a_customer_does_not_see_the_mails_to_an_address_that_staff_have_set(
+    shop: Simulator,
+) -> None:
+    browser = Client()
+    bought(browser)
+    change_customer(Order.objects.get(), email="karim@example.com", by="staff")
+    work()
+    assert Delivery.objects.get().address == "karim@example.com"
+    assert links_to_mails(browser) == []
+
+
 # The mails
+
+
+def test_only_the_link_of_the_shop_is_opened_not_one_in_the_words_of_a_gift(
+    shop: Simulator, mails: Path
+) -> None:
+    evil = "https://evil.example/cards/abcdefgh/"
+    words = {"recipient_email": "lina@example.com", "gift_message": f"Look:\n{evil}\nBye"}
+    bought(Client(), type_id="type_001", **words)
+    work()
+    [gift] = [mail for mail in mailbox.read(mails) if mail.to == "lina@example.com"]
+    assert evil in gift.text
+    assert gift.link.startswith(f"{settings.GIFTCARDS_DELIVERY['BASE_URL']}/cards/")
 
 
 def test_a_mail_is_shown_in_a_frame_that_runs_and_loads_nothing(shop: Simulator) -> None:

@@ -11,11 +11,11 @@ from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from django.conf import settings
 from django.utils.timezone import localtime
 
 # What the backend writes after each mail. Without it, a mail is still being written.
 _END = b"\n" + b"-" * 79 + b"\n"
-_LINK = re.compile(r"https?://\S+/cards/[\w-]+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,15 @@ class Mail:
 
     @property
     def link(self) -> str:
-        """The link to the page with cards; "" if there is none."""
-        found = _LINK.search(self.text)
-        return found[0] if found else ""
+        """The link to the page with cards; "" if there is none.
+
+        The words of a gift, which stand before it, may have links of their own.
+        """
+        shop = str(settings.GIFTCARDS_DELIVERY["BASE_URL"]).rstrip("/")
+        found: list[str] = re.findall(
+            rf"^{re.escape(shop)}/cards/[\w-]+/$", self.text, re.MULTILINE
+        )
+        return found[-1] if found else ""
 
 
 def read(folder: Path, *, ids: Container[str] | None = None) -> list[Mail]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
@@ -133,7 +134,7 @@ def order(request: HttpRequest, pk: int) -> HttpResponse:
         "purchase": purchase,
         "order": found,
         "to_pay_back": breakdown and breakdown.open_amount,
-        "mails": _mails(Order.objects.filter(pk=found.pk).with_repetitions()),
+        "mails": _mails(request, Order.objects.filter(pk=found.pk).with_repetitions()),
     }
     return render(request, "storefront/order.html", context)
 
@@ -183,11 +184,16 @@ def _mails_of(request: HttpRequest) -> list[Mail]:
     """The customer's mails, the newest first; all mails for staff who may see all codes."""
     if _sees_all(request):
         return mailbox.read(settings.MAIL_DIR)
-    return _mails(owned_orders(request.user))
+    return _mails(request, owned_orders(request.user))
 
 
-def _mails(about: Any) -> list[Mail]:
-    """The mails to the customer of these orders, the newest first; a gift's is the recipient's."""
-    sent = Delivery.objects.filter(order__in=about).to(recipient=False)
+def _mails(request: HttpRequest, about: QuerySet[Order]) -> list[Mail]:
+    """The mails about these orders, the newest first, to the address that the customer typed.
+
+    Those of a gift are its recipient's. If staff have corrected the address, mails to the new one
+    are somebody's who may be another person.
+    """
+    typed = set(_purchases_of(request).values_list("email", flat=True))
+    sent = Delivery.objects.filter(order__in=about, address__in=typed).to(recipient=False)
     ids = set(sent.values_list("message_id", flat=True))
     return mailbox.read(settings.MAIL_DIR, ids=ids)
