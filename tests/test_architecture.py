@@ -90,11 +90,12 @@ WITHIN = {
         "hints": "",
         "breakdown": "",
         "rows": "",
+        "typed": "",
         "reauthentication": "",
         "summary": "",
         "provider_sections": "hints",
         "extensions": "actions rows",
-        "filters": "rows",
+        "filters": "rows typed",
         "catalogue": "rows",
         "logs": "rows filters",
         "provider": "actions rows provider_sections",
@@ -112,7 +113,7 @@ WITHIN = {
         "refunding": "actions breakdown pages placing",
         "correcting": "actions reauthentication extensions pages placing revealing",
         "finding": "actions pages revealing",
-        "searching": "actions pages finding",
+        "searching": "actions pages finding typed",
         "desk": "rows pages searching",
         "order_page": (
             "actions hints breakdown rows summary extensions pages people same_customer standstill "
@@ -307,6 +308,7 @@ WITHIN = {
 
 # Which libraries a module or a package may import, beside the standard one and Django.
 LIBRARIES = {
+    "admin.typed": "cryptography",
     "keys.keyring": "cryptography",
     "provider.transport": "requests urllib3",
     "fulfilment": "asgiref",

@@ -19,6 +19,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.rows import SortedAsOffered
+from giftcards.admin.typed import unsealed
 from giftcards.display import isolated
 from giftcards.models import Order, Product
 from giftcards.models.order_queries import (
@@ -330,6 +331,8 @@ class OrderChangeList(SortedAsOffered):
     _SETTLED = ("settled_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
+    #: The searched text as it stands in the address.
+    sealed_query = ""
 
     def without_search_box(self) -> str:
         """Nothing; the template that shows our own box has the theme leave out its own."""
@@ -362,6 +365,9 @@ class OrderChangeList(SortedAsOffered):
         return any(name.startswith("settled_at__") for name in self.filter_params)
 
     def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
+        # Once only: facets call this again.
+        self.sealed_query = self.sealed_query or self.query
+        self.query = unsealed(self.query)
         queryset = super().get_queryset(request, *args)
         return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
 

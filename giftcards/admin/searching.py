@@ -1,7 +1,7 @@
 """The one search box: orders by any of their words, cards by their codes.
 
-Its text is always posted. It comes into an address only if orders were found by it, and it does not
-look like a code.
+Its text is always posted. It comes into an address only if orders were found by it and it does not
+look like a code; then it is sealed, because it may name a person.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.actions import Page
 from giftcards.admin.finding import HIDING, FindCardForm, UnrepeatedInput, cards_with
 from giftcards.admin.pages import OrderPages
+from giftcards.admin.typed import sealed
 from giftcards.keys.keyring import TAIL, normalised
 from giftcards.keys.secrecy import contained
 from giftcards.models import Order
@@ -131,7 +132,7 @@ def _to_list(pages: OrderPages, filters: str, text: str = "") -> HttpResponse:
     for name in (SEARCH_VAR, PAGE_VAR, ERROR_FLAG):
         query.pop(name, None)
     if text:
-        query[SEARCH_VAR] = str(text)
+        query[SEARCH_VAR] = sealed(text)
     address = pages.address("changelist")
     return HttpResponseRedirect(f"{address}?{query.urlencode()}" if query else address)
 

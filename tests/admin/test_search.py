@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
+from html import unescape
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -14,6 +16,7 @@ from django.utils import timezone
 
 from giftcards.admin.finding import SEARCHES_PER_HOUR
 from giftcards.admin.searching import is_code_like
+from giftcards.admin.typed import unsealed
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import CardReveal, CustomerRefund, Order
 from tests.admin.test_secrets import receive
@@ -118,12 +121,36 @@ def address_of(answer: Any) -> dict[str, list[str]] | None:
     if answer.status_code != 302:
         return None
     assert urlsplit(answer.url).path == LIST
-    return parse_qs(urlsplit(answer.url).query)
+    query = parse_qs(urlsplit(answer.url).query)
+    return query | ({"q": [unsealed(text) for text in query["q"]]} if "q" in query else {})
 
 
 @pytest.fixture
 def order() -> Order:
     return receive("web-1042", CardSecret("CANARY-1", ""), CardSecret(CODE, SERIAL))
+
+
+@pytest.mark.usefixtures("customers")
+@pytest.mark.parametrize("typed", ["Amina@Example.com", "0550 12 34 56", "ben ali", "WEB-2002"])
+def test_a_text_by_which_a_person_is_found_is_in_no_address(boss: Client, typed: str) -> None:
+    make_order(reference="WEB-9", **CUSTOMERS["WEB-2002"])
+    answer = boss.post(SEARCH, {"secret": typed})
+    assert address_of(answer) == {"q": [typed]}
+    html = read(boss.get(answer.url))
+    assert typed in element(html, "giftcards-search", "form")
+    addresses = [answer.url, *re.findall(r'(?:href|action)="([^"]*)"', html)]
+    assert not [one for one in addresses if typed in unquote_plus(one)]
+    # Filters, sorting and further pages keep it.
+    [sorting] = {one for one in addresses if one.startswith("?") and "o=" in one}
+    found = set(references(html))
+    assert 0 < len(found) < len(CUSTOMERS)
+    assert set(references(read(boss.get(f"{LIST}{unescape(sorting)}")))) == found
+
+
+def test_a_text_that_this_site_has_not_sealed_is_searched_as_it_is(boss: Client) -> None:
+    make_order(reference="gAAAAB")
+    for typed, count in (("gAAAAB", 1), ("gAAAAABn" + "A" * 100, 0), ("é", 0)):
+        assert len(references(read(boss.get(LIST, {"q": typed})))) == count
 
 
 class TestCodes:
