@@ -75,9 +75,12 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
     fields = fields_for_model(
         Order,
         fields=OF_GIFT,
-        field_classes={"deliver_at": MomentField, "recipient_language": forms.ChoiceField},
+        field_classes={"deliver_at": MomentField},
         widgets={"deliver_at": MomentField.widget, "gift_message": WORDS},
     )
+    # Not as a class above: a column of text has a length, which a choice does not take.
+    label = fields["recipient_language"].label
+    fields["recipient_language"] = forms.ChoiceField(label=label, required=False)
     # Neither is taken away.
     fields["recipient_email"].required = True
     fields["deliver_at"].required = order.deliver_at is not None
