@@ -115,6 +115,8 @@ def make_trouble(prefix: str) -> None:
     for number, status in enumerate(Status):
         make(status, reference=f"{prefix}s{number}")
     make(Status.HANDLING, reference=f"{prefix}late", problems=[Problem("late", {})])
+    planned = make(Status.REFUNDED, reference=f"{prefix}planned")
+    record_refund(planned, amount=500, reference=f"{prefix}all", is_paid=False)
     make(Status.UNCONFIRMED, reference=f"{prefix}lost", problems=[Problem("answer_lost")])
     for reference in ("price", "review"):
         make(Status.PENDING, reference=f"{prefix}{reference}", max_price=400)
@@ -302,7 +304,7 @@ def test_there_are_no_files_and_no_sums_over_all_orders(boss: Client, page: str)
 # The conditions that tell of the shop, and of no order.
 OF_THE_SHOP = {
     *("paused", "refused", "worker", "provider", "queue", "keys", "balance", "prices", "cards"),
-    *("unknown", "gap", "digests", "chores"),
+    *("unknown", "gap", "digests", "chores", "unknown_charges"),
 }
 
 
