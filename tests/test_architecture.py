@@ -22,6 +22,7 @@ PACKAGE = ROOT / "giftcards"
 PARTS = {
     "exceptions": "",
     "keys.wiping": "",
+    "keys.typed": "",
     "addresses": "",
     "statuses": "",
     "spelling": "",
@@ -64,8 +65,8 @@ PARTS = {
         "engine conditions catalogue privacy tasks"
     ),
     "admin": (
-        "exceptions addresses statuses spelling search_terms problems keys.secrecy refunds "
-        "settlement conf keys.keyring provider models durations display engine conditions "
+        "exceptions keys.typed addresses statuses spelling search_terms problems keys.secrecy "
+        "refunds settlement conf keys.keyring provider models durations display engine conditions "
         "fulfilment catalogue privacy management"
     ),
     "templatetags": "admin",
@@ -90,12 +91,11 @@ WITHIN = {
         "hints": "",
         "breakdown": "",
         "rows": "",
-        "typed": "",
         "reauthentication": "",
         "summary": "",
         "provider_sections": "hints",
         "extensions": "actions rows",
-        "filters": "rows typed",
+        "filters": "rows",
         "catalogue": "rows",
         "logs": "rows filters",
         "provider": "actions rows provider_sections",
@@ -113,7 +113,7 @@ WITHIN = {
         "refunding": "actions breakdown pages placing",
         "correcting": "actions reauthentication extensions pages placing revealing",
         "finding": "actions pages revealing",
-        "searching": "actions pages finding typed",
+        "searching": "actions pages finding",
         "desk": "rows pages searching",
         "order_page": (
             "actions hints breakdown rows summary extensions pages people same_customer standstill "
@@ -246,6 +246,7 @@ WITHIN = {
     "keys": {
         "secrecy": "",
         "wiping": "",
+        "typed": "",
         "keyring": "secrecy",
         "rotation": "secrecy wiping keyring",
     },
@@ -308,8 +309,8 @@ WITHIN = {
 
 # Which libraries a module or a package may import, beside the standard one and Django.
 LIBRARIES = {
-    "admin.typed": "cryptography",
     "keys.keyring": "cryptography",
+    "keys.typed": "cryptography",
     "provider.transport": "requests urllib3",
     "fulfilment": "asgiref",
     "signals": "asgiref",

@@ -19,8 +19,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.rows import SortedAsOffered
-from giftcards.admin.typed import unsealed
 from giftcards.display import isolated
+from giftcards.keys.typed import unsealed
 from giftcards.models import Order, Product
 from giftcards.models.order_queries import (
     CONTRADICTORY,

@@ -19,9 +19,9 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.actions import Page
 from giftcards.admin.finding import HIDING, FindCardForm, UnrepeatedInput, cards_with
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.typed import sealed
 from giftcards.keys.keyring import TAIL, normalised
 from giftcards.keys.secrecy import contained
+from giftcards.keys.typed import sealed
 from giftcards.models import Order
 from giftcards.spelling import is_phone
 

@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from giftcards.admin.finding import SEARCHES_PER_HOUR
 from giftcards.admin.searching import is_code_like
-from giftcards.admin.typed import unsealed
 from giftcards.keys.secrecy import CardSecret
+from giftcards.keys.typed import unsealed
 from giftcards.models import CardReveal, CustomerRefund, Order
 from tests.admin.test_secrets import receive
 from tests.builders import make_order

@@ -1,4 +1,4 @@
-"""Typed texts in addresses: sealed, because addresses end up in logs and histories."""
+"""Sealing of what was typed into addresses, which end up in logs and histories."""
 
 from __future__ import annotations
 
