@@ -19,7 +19,7 @@ from giftcards.admin.actions import buttons
 from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.admin.hints import SEES_HINTS, for_developer
 from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import OrderRows, ReadOnlyRows, column, hides_orders, orders_named
+from giftcards.admin.rows import OrderRows, ReadOnlyRows, column, hides_orders
 from giftcards.delivery.admin.labels import (
     doubts,
     newest,
@@ -45,8 +45,6 @@ from giftcards.delivery.models import (
 from giftcards.display import bdi, count_text, exact_moment, filled, labelled, moment
 from giftcards.models import Order
 
-# The most messages that a search shows.
-_MOST_FOUND = 1_000
 # The most visits on the page of a link: programs may open it any number of times.
 _MOST_VISITS = 200
 
@@ -144,18 +142,9 @@ class DeliveryAdmin(ErrorsForDevelopers, PreviewPages, DeliveryRows):
         "last_error",
         "asked_for",
     )
-    search_help_text = _("The reference of an order, or the whole address of a customer.")
+    search_help_text = _("The reference of an order.")
     changelist_mixin = OrderChangeList
     counted = ngettext_lazy("%(count)s message", "%(count)s messages", "count")
-
-    def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        orders = orders_named(name)
-        # As typed, or in lower case, as most customers write their addresses.
-        sent = Delivery.objects.filter(address__in={name, name.lower()}).order_by("-pk")
-        messages = [] if orders.is_whole else sent.values_list("pk", flat=True)[:_MOST_FOUND]
-        if messages:
-            return rows.filter(pk__in=list(messages))
-        return self.rows_of(rows, orders)
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
