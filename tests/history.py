@@ -61,13 +61,13 @@ _LATER = {
 
 
 def add_history(count: int) -> None:
-    """Add so many settled orders, one a minute until an hour ago, two cards and a timeline each.
+    """Add so many settled orders, one a minute until yesterday, two cards and a timeline each.
 
     The database makes them itself, out of one order of each final status: a million take a minute.
     The statistics of the planner are up to date afterwards.
     """
     compact()
-    with _patterns(timezone.now() - timedelta(hours=1, minutes=count)) as statuses:
+    with _patterns(timezone.now() - timedelta(days=1, hours=1, minutes=count)) as statuses:
         _copy_orders(count, statuses)
         # PostgreSQL plans the check of a foreign key once, and reads a small table whole.
         analyze()

@@ -657,7 +657,7 @@ def test_the_list_reads_the_first_orders_only(boss: Client) -> None:
         read(boss.get(LIST))
     # The page and the counting end after so many rows.
     assert scans(statements, but="LIMIT") == []
-    assert "giftcards_order_newest" in str(statements[-1].scans)
+    assert any("giftcards_order_newest" in str(one.scans) for one in statements)
 
 
 # Each finds few orders, or none.
@@ -670,8 +670,8 @@ FEW: list[dict[str, str]] = [
     {"status__exact": "DELAYED"},
     {"product_id": "nothing-like-this"},
     {"environment__exact": "SANDBOX"},
-    _since("settled_at", minutes=70),
-    _since("created_at", minutes=70),
+    _since("settled_at", days=1, minutes=70),
+    _since("created_at", days=1, minutes=70),
 ]
 # The parts of the first one, to which the start page leads.
 PARTS: list[dict[str, str]] = [{"attention": name} for name in ("lost", "other", "price", "review")]
