@@ -58,6 +58,8 @@ _OPTIONAL_FOLDERS = {"books", "browser", "delivery"}
 _OSCAR = Path(__file__).parent / "oscar"
 # The markers of tests that drive other programs.
 _EXTERNAL = {"browser", "cluster", "office", "packaging"}
+# The most that such a test may take (seconds); for all others, pyproject.toml says it.
+_EXTERNAL_SECONDS = 1_200
 # What keeps tests from the database that do not say that they use it.
 _BLOCKER = pytest.StashKey[Any]()
 
@@ -268,6 +270,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.database)
         if _EXTERNAL & {marker.name for marker in item.iter_markers()}:
             item.add_marker(pytest.mark.external)
+            item.add_marker(pytest.mark.timeout(_EXTERNAL_SECONDS))
     chosen = set(_sample(items, one_in=config.getoption("sample")))
     if not apps.is_installed("giftcards.books"):
         chosen = {item for item in chosen if not item.get_closest_marker("all_apps")}
