@@ -35,7 +35,8 @@ def main() -> int:
     """Do what the arguments say; return 1 if something is wrong."""
     options = _parse()
     if options.planted is not None:
-        return planting.run(options.planted, seconds=options.seconds, seed=options.seed)
+        how = {name: getattr(options, name) for name in ("seconds", "seed", "database")}
+        return planting.run(options.planted, **how)
     with tempfile.TemporaryDirectory(prefix="giftcards-explore-") as folder:
         os.environ["DATABASE_URL"] = options.database or f"sqlite:///{folder}/explored"
         return _run(options)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -25,13 +26,16 @@ from django.db import connection, connections
 from django.utils import timezone
 from django_q.models import OrmQ
 
+from giftcards.books.closing import CHECKED, check_closed_month
 from giftcards.delivery.models import OPEN, Delivery, Installation
 from giftcards.models import Order, StatusChange
 from giftcards.privacy.retention import purge
 from giftcards.statuses import FINAL
+from tests.builders import make_offer
+from tests.explore import shop as people
 from tests.explore import simulation
 from tests.explore.invariants import violations
-from tests.explore.provider import LIES, Provider
+from tests.explore.provider import LIES, SCARCE, STOCK, Provider
 from tests.explore.shop import (
     ACTIONS,
     EVENTS,
@@ -242,8 +246,17 @@ def settle(shop: Shop) -> None:
     # What was stopped for minutes comes back to a shop in which all is done.
     history.wake()
     _run_until_settled(shop, _QUIET)
+    history.start("books", partial(_close_books, shop))
+    history.run(until=history.now + 600)
     for process in history.processes:
         history.kill(process)
+
+
+def _close_books(shop: Shop) -> None:
+    """Read the ledger and look at closed months, as each night."""
+    people.read_ledger(shop, shop.simulation.random)
+    for _month in range(CHECKED):
+        check_closed_month(lambda: True)
 
 
 def _run_until_settled(shop: Shop, seconds: float) -> None:
@@ -348,6 +361,7 @@ def _on_server(*statements: str) -> None:
 def _fill() -> None:
     get_user_model().objects.create_superuser("amina")
     Installation.begin()
+    make_offer(stock=STOCK, price=Decimal("1250.50"), **SCARCE)
     call_command("giftcards_setup", verbosity=0, stdout=io.StringIO())
 
 

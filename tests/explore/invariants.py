@@ -6,22 +6,31 @@ and yields a sentence for each violation.
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
+from giftcards.books.closing import changed_months, differences
+from giftcards.books.models import MonthClosing
+from giftcards.books.months import month_figures
+from giftcards.books.reports import By, last_day
 from giftcards.conditions import CONDITIONS, Standing
 from giftcards.conf import conf
 from giftcards.delivery.models import OPEN, Delivery, DeliveryStatus
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order, StatusChange
+from giftcards.models.times import within
 from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator.account import Order as Bought
 from giftcards.statuses import FINAL, SETTLED, Review, Status
+from tests.explore.provider import SCARCE, STOCK
 from tests.explore.shop import TOKEN, Shop, objects_to
+from tests.explore.simulation import EPOCH
 from tests.test_secrets import raw_database, traces
 
 Invariant = Callable[[Shop], Iterator[str]]
@@ -31,6 +40,8 @@ _ON_THEIR_WAY = 2
 _SHORT = 8
 # What a new worker needs to look at everything.
 _LEEWAY = timedelta(minutes=3)
+# So long, processes that stop may make a difference.
+_A_WHILE = timedelta(minutes=2)
 
 
 def bought_once_or_never(shop: Shop) -> Iterator[str]:
@@ -105,6 +116,74 @@ def sums_are_equal_on_both_sides(shop: Shop) -> Iterator[str]:
         amounts = breakdown and (breakdown.charged_amount, breakdown.refunded_amount)
         if amounts != (theirs.charged, theirs.refunded) and not _is_told(order):
             yield f"{order}: charged and refunded {amounts}, not {theirs.charged, theirs.refunded}"
+
+
+def no_more_cards_are_held_than_are_left(shop: Shop) -> Iterator[str]:
+    """At no moment were more cards on hold, or in orders after a hold and not sent, than there are.
+
+    Cards of an order that was sent are the provider's to count.
+    """
+    if shop.is_clock_set:
+        return
+    sent = _first_claims()
+    ends: dict[str, float] = defaultdict(lambda: math.inf)
+    for order in Order.objects.filter(**SCARCE):
+        ends[order.reference] = min(
+            (
+                moment.timestamp() - EPOCH
+                for moment in (sent.get(order.pk), order.settled_at)
+                if moment
+            ),
+            default=math.inf,
+        )
+    for each in shop.holds:
+        at_once = [
+            one
+            for one in shop.holds
+            if one.since <= each.since < (ends[one.reference] if one.is_ordered else one.until)
+        ]
+        if (count := sum(one.quantity for one in at_once)) > STOCK:
+            yield f"{count} of {STOCK} cards were held: {[one.reference for one in at_once]}"
+
+
+def orders_are_sent_in_sequence(shop: Shop) -> Iterator[str]:
+    """No order is sent long after another that was placed long after it, if nothing holds it."""
+    if shop.is_clock_set:
+        return
+    sent = _first_claims()
+    free = Order.objects.filter(pk__in=sent, repeats=None, max_price=None, review="")
+    orders = free.exclude(changes__source=StatusChange.Source.STAFF).order_by("created_at")
+    for order, later in itertools.combinations(orders, 2):
+        apart = later.created_at - order.created_at, sent[order.pk] - sent[later.pk]
+        if min(apart) > _A_WHILE:
+            yield f"{order} was sent {apart[1]} after {later}, and placed {apart[0]} before it"
+
+
+def a_month_is_the_sum_of_its_orders(shop: Shop) -> Iterator[str]:
+    """The figures of a closed month are those of its orders, and a change since is told."""
+    for closing in MonthClosing.objects.valid():
+        figures = month_figures(closing.month)
+        orders = Order.objects.filter(
+            within("settled_at", closing.month, last_day(closing.month, By.MONTH))
+        )
+        provider = [each for order in orders if (each := refund_breakdown(order))]
+        sums = {
+            "rejected": sum(order.status == Status.REJECTED for order in orders),
+            "cards_delivered": sum(order.fulfilled_quantity or 0 for order in orders),
+            "charged_amount": sum(
+                (each.charged_amount or Decimal(0) for each in provider), Decimal(0)
+            ),
+            "refunded_amount": sum(
+                (each.refunded_amount or Decimal(0) for each in provider), Decimal(0)
+            ),
+            "sale_amount": sum((order.sale_amount or Decimal(0) for order in orders), Decimal(0)),
+        }
+        for name, value in sums.items():
+            if figures[name] != value:
+                yield f"{name} of {closing.month} is {figures[name]}, and of its orders {value}"
+        told = closing.month in changed_months()
+        if told != bool(differences(closing, figures)):
+            yield f"{closing.month} differs in {differences(closing, figures)}, and is told: {told}"
 
 
 def never_paid_back_above_what_is_owed(shop: Shop) -> Iterator[str]:
@@ -241,12 +320,17 @@ def nothing_is_open_that_nobody_looks_at(shop: Shop) -> Iterator[str]:
 
 
 def what_settles_while_it_is_watched_is_settled(shop: Shop) -> Iterator[str]:
-    """An order that the provider settles when nothing goes wrong any more is settled here, too."""
+    """An order that the provider settles when nothing goes wrong any more is settled here, too.
+
+    Unless the provider contradicts itself about it.
+    """
     if shop.well_since is None or shop.is_clock_set:
         return
     watched_for = timedelta(hours=conf.late_watch_hours) - _LEEWAY
+    odd = shop.provider.refunds_with_cards
     for order, theirs in _pairs(shop):
-        if order.status in FINAL or theirs.id not in shop.provider.account.orders:
+        is_watched = theirs.id in shop.provider.account.orders.keys() - odd
+        if order.status in FINAL or not is_watched:
             continue
         watched_until = theirs.created_at + watched_for
         is_in_time = theirs.settle_at is not None and theirs.settle_at < watched_until
@@ -329,6 +413,9 @@ INVARIANTS: tuple[Invariant, ...] = (
     every_paid_card_is_stored_and_opens,
     disputed_codes_are_kept,
     sums_are_equal_on_both_sides,
+    no_more_cards_are_held_than_are_left,
+    orders_are_sent_in_sequence,
+    a_month_is_the_sum_of_its_orders,
     never_paid_back_above_what_is_owed,
     never_paid_back_and_ordered_again,
     missing_cards_are_ordered_again_for_what_was_paid,
@@ -364,6 +451,12 @@ def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
         theirs = shop.provider.find(order.provider_order_id)
         if theirs is not None and not _has_wrong_id(order):
             yield order, theirs
+
+
+def _first_claims() -> dict[int, datetime]:
+    """When each order was first claimed to be sent, by its key."""
+    claims = StatusChange.objects.filter(to_status=Status.PLACING).order_by("-pk")
+    return dict(claims.values_list("order", "at"))
 
 
 def _chain(order: Order) -> Iterator[Order]:

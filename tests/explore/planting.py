@@ -1,8 +1,14 @@
-"""Planted bugs: each patch in ``planted`` is put into a copy of the project, to be found there."""
+"""Planted bugs: each patch in ``planted`` is put into a copy of the project, to be found there.
+
+By histories, or by the tests that the patch names in a line ``Found by: pytest …``. With a line
+``Database: postgresql``, it shows on that database only, whose address ``--database`` gives.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,49 +21,86 @@ from tests.explore.simulation import monotonic
 
 FOLDER = Path(__file__).parent / "planted"
 ROOT = Path(__file__).parents[2]
-_COPIED = ("giftcards", "example_project", "tests")
+_COPIED = ("giftcards", "example_project", "tests", "pyproject.toml")
 
 
-def run(names: Collection[str], *, seconds: float, seed: int | None) -> int:
+def run(names: Collection[str], *, seconds: float, seed: int | None, database: str | None) -> int:
     """Look for each bug, or for these, for so long; return 1 if one is not found."""
     patches = sorted(each for each in FOLDER.glob("*.patch") if not names or each.stem in names)
-    missed = 0
+    found = tried = 0
     for patch in patches:
-        began = monotonic()
-        found = _find(patch, seconds, seed)
-        took = monotonic() - began
-        says = f"found after {took:.0f} s: {found}" if found else f"not found in {took:.0f} s"
+        facts = dict(re.findall(r"^(Found by|Database): (.+)$", patch.read_text(), re.MULTILINE))
+        needed = facts.get("Database", "")
+        if needed[:5] not in (database or ""):
+            says = f"left out: it shows on {needed} only"
+        else:
+            began = monotonic()
+            how = _find(patch, facts.get("Found by", ""), seconds, seed, database)
+            tried, found = tried + 1, found + bool(how)
+            took = monotonic() - began
+            says = f"found after {took:.0f} s: {how}" if how else f"not found in {took:.0f} s"
         sys.stdout.write(f"{patch.stem:28} {says}\n")
         sys.stdout.flush()
-        missed += not found
-    sys.stdout.write(f"{len(patches) - missed} of {len(patches)} found\n")
-    return int(missed > 0)
+    sys.stdout.write(f"{found} of {tried} found\n")
+    return int(found < tried)
 
 
-def _find(patch: Path, seconds: float, seed: int | None) -> str:
-    """The first violation in a copy with the bug, and its seed; "" if there is none."""
+def _find(patch: Path, tests: str, seconds: float, seed: int | None, database: str | None) -> str:
+    """What finds the bug in a copy that has it; "" if nothing does."""
     with tempfile.TemporaryDirectory(prefix="giftcards-planted-") as folder:
         for name in _COPIED:
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, Path(folder, name), ignore=ignored)
+            source, target = ROOT / name, Path(folder, name)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
         subprocess.run(["patch", "-p1", "-s", "-i", patch], cwd=folder, check=True)
-        command = [sys.executable, "-m", "tests.explore", "--first", "--seconds", str(seconds)]
-        if seed is not None:
-            command += ["--seed", str(seed)]
-        with subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": folder},
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            assert process.stdout is not None
-            found_by = found = ""
-            for line in process.stdout:
-                if line.startswith("  ! "):
-                    found = line.removeprefix("  ! ").strip()
-                    break
-                found_by = line.partition(" ")[0]
-            os.killpg(process.pid, signal.SIGKILL)
-        return found and f"{found} (seed {found_by})"
+        environment = {**os.environ, "PYTHONPATH": folder}
+        if database is not None:
+            environment["DATABASE_URL"] = database
+        if tests:
+            return _test(tests, folder, environment)
+        return _explore(folder, environment, seconds, seed, database)
+
+
+def _test(command: str, folder: str, environment: dict[str, str]) -> str:
+    """The test that fails; "" if none does."""
+    _pytest, *tests = shlex.split(command)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
+    return failed[1] if failed else ""
+
+
+def _explore(
+    folder: str, environment: dict[str, str], seconds: float, seed: int | None, database: str | None
+) -> str:
+    """The first violation in a history, and its seed; "" if there is none."""
+    command = [sys.executable, "-m", "tests.explore", "--first", "--seconds", str(seconds)]
+    if seed is not None:
+        command += ["--seed", str(seed)]
+    if database is not None:
+        command += ["--database", database]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        found_by = found = ""
+        for line in process.stdout:
+            if line.startswith("  ! "):
+                found = line.removeprefix("  ! ").strip()
+                break
+            found_by = line.partition(" ")[0]
+        os.killpg(process.pid, signal.SIGKILL)
+    return found and f"{found} (seed {found_by})"

@@ -27,9 +27,14 @@ from urllib.parse import parse_qs, urlencode
 from giftcards.simulator import Simulator
 from giftcards.simulator.account import LEDGER_ODDITIES, Order
 from giftcards.simulator.api import Request
+from giftcards.simulator.assortment import OfferChange
 from giftcards.simulator.server import Call
 from tests.explore.simulation import EPOCH, SILENT, Simulation
 from tests.fakes.provider import Handler
+
+#: What customers hold while they pay, and the provider's stock of it, which orders do not reduce.
+SCARCE = {"product_id": "507f1f77bcf86cd799439012", "type_id": "type_101"}
+STOCK = 5
 
 Data = dict[str, Any]
 REFUNDED = {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0, "cards": []}
@@ -323,6 +328,8 @@ class Provider:
     spells: list[Spell] = field(default_factory=list)
     page_size: int = 100
     ends_known: set[str] = field(default_factory=set)
+    #: The ids of orders that are refunded, and have cards all the same.
+    refunds_with_cards: set[str] = field(default_factory=set)
     first_rows: list[Data] = field(default_factory=list)
     #: When the shop was told to wait, and until when.
     pauses: list[tuple[float, float]] = field(default_factory=list)
@@ -334,6 +341,7 @@ class Provider:
         account = Simulator(
             keys=[key], delay=(2, 40), rate_limit=40, clock=lambda: self.simulation.now
         )
+        account.offer_changes = [OfferChange(0, SCARCE["type_id"], stock=STOCK)]
         account._time_zero = datetime.fromtimestamp(EPOCH, UTC)
         account._clock_zero = self.simulation.now
         account.reset()
@@ -354,6 +362,16 @@ class Provider:
     @property
     def requests(self) -> list[Request]:
         return [request for each in self.accounts.values() for request in each.requests]
+
+    def refund_with_card(self, order_id: str) -> None:
+        """Refund all of an order of the shop's account, and show a card of it for ever."""
+        account = self.account
+        account.settle(order_id, delivered=max(1, len(account.orders[order_id].cards)))
+        order = account._orders[order_id]
+        account._book("REFUND-ORDER", order.charged, order.id, at=account._now())
+        order.status, order.charged = "REFUNDED", Decimal(0)
+        order.refunded = order.quantity * order.price
+        self.refunds_with_cards.add(order_id)
 
     def show(self, order: Order) -> Data:
         """The order as an answer shows it."""
@@ -442,9 +460,22 @@ class Provider:
         if reply := self.accounts.get(call.key, self.account).respond(call):
             answer.status, answer.headers = reply.status, dict(reply.headers)
             answer.body = json.dumps(reply.payload, default=float).encode()
+        if self.refunds_with_cards:
+            self._contradict(answer)
         if step == "list" and answer.data is not None and "page=1&" in call.query:
             self.first_rows = answer.data["items"]
         return answer
+
+    def _contradict(self, answer: Answer) -> None:
+        """Say of refunds with cards that nothing was delivered, beside their cards."""
+        data = deepcopy(answer.data) if answer.data else None
+        if not isinstance(data, dict):
+            return
+        for order in data.get("items", [data]):
+            known = self.find(order.get("_id"))
+            if known is not None and known.id in self.refunds_with_cards:
+                order |= {"fulfilled_quantity": 0, "fulfilled_amount": 0}
+        answer.say(data)
 
     def _with_small_pages(self, call: Call) -> Call:
         query = {name: values[-1] for name, values in parse_qs(call.query).items()}

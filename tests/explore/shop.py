@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import smtplib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,8 +27,16 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from giftcards.books.closing import Month, close_month, last_finished_month
+from giftcards.catalogue import hold, release
 from giftcards.engine.holding import send_at_once
-from giftcards.exceptions import CustomerConflict, RefundError, ReorderError
+from giftcards.exceptions import (
+    CustomerConflict,
+    NotForSale,
+    ReferenceConflict,
+    RefundError,
+    ReorderError,
+)
 from giftcards.fulfilment import (
     approve_price,
     approve_review,
@@ -42,7 +51,7 @@ from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.signals import order_status_changed
 from giftcards.statuses import FINAL, Status
 from tests.builders import PRODUCT
-from tests.explore.provider import LIES, Provider, Spell
+from tests.explore.provider import LIES, SCARCE, Provider, Spell
 from tests.explore.simulation import Process, Simulation, Trouble
 from tests.pages import hidden, order_page
 
@@ -69,6 +78,9 @@ class Mailbox(BaseEmailBackend):
         if shop.mails_fail > 0:
             shop.mails_fail -= 1
             raise ConnectionError("the mail server is away")
+        if refused := shop.refused.intersection(*(mail.to for mail in messages)):
+            no_such_user = (550, b"5.1.1 No such user")
+            raise smtplib.SMTPRecipientsRefused(dict.fromkeys(refused, no_such_user))
         shop.mails += messages
         return len(messages)
 
@@ -81,6 +93,20 @@ class Heard:
     change: int
 
 
+@dataclass
+class Held:
+    """Cards that were certainly on hold, from ``since`` to ``until`` on the steady clock.
+
+    With ``is_ordered``, until then and on to the sending of their order.
+    """
+
+    reference: str
+    quantity: int
+    since: float
+    until: float
+    is_ordered: bool = False
+
+
 @dataclass(eq=False)
 class Shop:
     """A shop beside its provider, and everything that people outside of it have seen."""
@@ -89,6 +115,8 @@ class Shop:
     provider: Provider
     mails: list[EmailMessage] = field(default_factory=list)
     mails_fail: int = 0
+    #: Addresses that the mail server refuses for good.
+    refused: set[str] = field(default_factory=set)
     receivers_fail: int = 0
     heard: list[Heard] = field(default_factory=list)
     #: What was logged and printed, and what pages have shown before a reveal: without secrets.
@@ -107,6 +135,7 @@ class Shop:
     lies: Sequence[str] = tuple(LIES)
     #: When the gifts that were bought are to be delivered, by reference.
     gifts: dict[str, datetime] = field(default_factory=dict)
+    holds: list[Held] = field(default_factory=list)
     #: The factors of the provider's prices, and since when.
     factors: list[tuple[datetime, Decimal]] = field(default_factory=list)
     #: How often a worker looks for tasks (seconds).
@@ -163,7 +192,10 @@ class Shop:
         """Have somebody do something, in a process of its own."""
 
         def work() -> None:
-            refusals = (RefundError, ReorderError, CustomerConflict, CommandError)
+            refusals = (
+                *(RefundError, ReorderError, CustomerConflict, CommandError),
+                *(NotForSale, ReferenceConflict),
+            )
             with suppress(*refusals), surviving_cuts():
                 action(self, random)
 
@@ -223,6 +255,42 @@ def buy(shop: Shop, random: Random) -> None:
         details["deliver_at"] = shop.gifts.setdefault(details["reference"], at)
     with transaction.atomic():
         place_order(product_id=PRODUCT, type_id=kind, quantity=quantity, **details)
+
+
+def hold_and_pay(shop: Shop, random: Random) -> None:
+    """A customer holds scarce cards, perhaps twice, and then pays or leaves."""
+    history, reference = shop.simulation, f"cart-{random.randrange(10**6)}"
+    quantity, kept = 0, None
+    for _time in range(random.choice([1, 1, 2])):
+        quantity, minutes = random.randint(1, 3), random.choice([0.5, 2])
+        begins = history.now
+        hold(reference=reference, quantity=quantity, minutes=minutes, **SCARCE)
+        if kept is not None:
+            kept.until = min(kept.until, begins)
+        kept = Held(reference, quantity, history.now, begins + minutes * 60)
+        shop.holds.append(kept)
+        history.pause("pays", random.choice([1, 20, 60]))
+    assert kept is not None
+    if random.random() < 0.3:
+        kept.until = min(kept.until, history.now)
+        release(reference)
+        return
+    paid = Decimal(2_000) * quantity
+    place_order(
+        reference=reference,
+        quantity=quantity,
+        sale_amount=paid,
+        customer_email="c1@example.com",
+        **SCARCE,
+    )
+    kept.is_ordered = history.now < kept.until
+
+
+def close_last_month(shop: Shop, random: Random) -> None:
+    """Somebody closes the month that is over, whatever is to do."""
+    month = Month.now(last_finished_month())
+    shop.simulation.pause("thinks", random.choice([1, 20]))
+    close_month(month, by="amina", note="explored")
 
 
 def pay_back(shop: Shop, random: Random) -> None:
@@ -402,6 +470,7 @@ class _Output:
 
 ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "buy": (12, buy),
+    "hold and pay": (3, hold_and_pay),
     "pay back": (4, pay_back),
     "finish a refund": (2, finish_refund),
     "order again": (3, order_again),
@@ -416,6 +485,7 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "destroy codes": (2, destroy),
     "erase a customer": (1, erase),
     "read the ledger": (1, read_ledger),
+    "close the month": (1, close_last_month),
 }
 
 
@@ -526,6 +596,20 @@ def fail_mails(shop: Shop, random: Random) -> None:
     shop.mails_fail += random.choice([1, 3])
 
 
+def refuse_address(shop: Shop, random: Random) -> None:
+    """The mail server refuses somebody's address from now on."""
+    order = pick(random)
+    if order is not None:
+        shop.refused.add(order.recipient_email or order.customer_email)
+
+
+def refund_with_cards(shop: Shop, random: Random) -> None:
+    """The provider says that it has refunded an order, and shows a card of it all the same."""
+    waiting = [each for each in shop.provider.account.orders.values() if not each.is_settled]
+    if waiting:
+        shop.provider.refund_with_card(random.choice(waiting).id)
+
+
 def fail_receivers(shop: Shop, random: Random) -> None:
     shop.receivers_fail += random.choice([1, 3])
 
@@ -547,7 +631,9 @@ EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "slow down": (1, slow_down),
     "move a price": (1, move_price),
     "settle oddly": (2, settle_oddly),
+    "refund with cards": (1, refund_with_cards),
     "mails fail": (1, fail_mails),
+    "refuse an address": (1, refuse_address),
     "receivers fail": (1, fail_receivers),
 }
 
@@ -567,7 +653,11 @@ THEMES: tuple[tuple[str, ...], ...] = (
     # What is complained about, and what is destroyed.
     ("complain", "destroy", "erase", "rotate", "reveal", "pay back", "tick off"),
     # What people are told.
-    ("mails fail", "receivers fail", "correct", "open a link", "erase", "kill"),
+    ("mails fail", "refuse", "receivers fail", "correct", "open a link", "erase", "kill"),
+    # Cards that are scarce, and processes that stop while they hold them.
+    ("hold and pay", "halt", "late commit"),
+    # A month that is closed while its orders and entries still come.
+    ("close the month", "read the ledger", "pay back", "settle oddly", "refund with", "ledger:"),
     # What things cost.
     ("move a price", "decide", "price:", "ledger:", "odd books", "read the ledger"),
 )

@@ -28,8 +28,9 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any, Literal
 
-#: The wall clock at the beginning of each history: 2027-06-01 08:00 UTC, in seconds since 1970.
-EPOCH = 1_811_836_800.0
+#: The wall clock at the beginning of each history, in seconds since 1970: 2027-05-31 22:58:30 UTC,
+#: when May is over in 90 seconds in Algiers.
+EPOCH = 1_811_804_310.0
 #: An answer with this header never comes: whoever waits for it waits on the clock of the history.
 SILENT = "X-Silent"
 # What a statement takes at most (seconds).
