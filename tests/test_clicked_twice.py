@@ -24,6 +24,7 @@ from django_q.models import OrmQ
 from giftcards.admin.actions import state_token
 from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.engine.recovery import adopt
+from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import (
     Acknowledgement,
     CardReveal,
@@ -168,11 +169,12 @@ def correct_customer(boss: Client) -> Button:
 
 def dispute(_boss: Client) -> Button:
     order = make_guide_order(Status.PARTIALLY_FILLED)
+    store_cards([Arrival(order, CARDS[:3])])
     return Button(
         to("order_dispute", order.pk),
-        {"state_token": state_token(order)},
+        {"state_token": state_token(order), "cards": ["1"], "words": "It is used."},
         logged=["Noted that the customer complains about a code."],
-        rows={},
+        rows={Note: 1},
         told="The complaint was noted. The codes are kept until it is ticked off.",
     )
 

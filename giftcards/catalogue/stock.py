@@ -82,7 +82,8 @@ class _Taken:
     def __init__(self, parent_alias: str, now: datetime, reference: str) -> None:
         self.parent_alias = parent_alias
         first, *others = _rows_taken(now, reference)
-        self.rows = first.union(*others, all=True)
+        # Without the order of the model, which Django 6.1 keeps.
+        self.rows = first.union(*others, all=True).order_by()
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
         rows, params = self.rows.query.get_compiler(connection=connection).as_sql()

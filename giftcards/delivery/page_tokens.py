@@ -50,7 +50,7 @@ def read(token: str, place: str, *, quickest: float) -> str | None:
 
 def _host() -> str:
     """A name of this host, from which nobody learns its own."""
-    return salted_hmac(_SALT, socket.gethostname()).hexdigest()[:8]
+    return salted_hmac(_SALT, socket.gethostname(), algorithm="sha256").hexdigest()[:8]
 
 
 def _salt(place: str) -> str:

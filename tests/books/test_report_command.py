@@ -160,7 +160,7 @@ def test_rows_can_be_had_as_csv(call: Call, order: Order) -> None:
     with translation.override("ar"):
         out, err, code = call("giftcards_report", *PERIOD, "--csv", "--separator", "tab", "--bom")
     headings, row = out.split("\r\n")[:-1]
-    assert headings.startswith("\ufeffDay\tOrders\tRejected\tCards ordered")
+    assert headings.startswith("\ufeffDay\tOrders\tRejected orders\tCards ordered")
     assert row.startswith("2026-11-24\t1\t0\t5\t3\t2750.00\t1100.00")
     assert (err, code) == ("", 0)
 

@@ -531,7 +531,8 @@ class TestFailOn:
             f"--fail-on: {unknown} is not known. Use one or more of attention, problems, paused,"
             " refused, worker, chores, provider, queue, keys, balance, prices, cards, unconfirmed,"
             " price, review, owed, planned, delayed, funds,"
-            " missing, unknown, gap, closed_month, mail, untold, digests, separated by commas.\n",
+            " missing, unknown, unknown_charges, gap, closed_month, mail, untold, digests,"
+            " separated by commas.\n",
             2,
         )
 

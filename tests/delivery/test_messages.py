@@ -11,6 +11,7 @@ from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unicodedata import combining
 
 import pytest
 from django.core import mail
@@ -650,7 +651,9 @@ def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
     kind: str, product: str, kind_of_card: str, reference: str, name: str, method: str
 ) -> None:
     usual = example(kind, Mode.LINK)
-    facts = replace(usual.facts, product=product, type=kind_of_card, reference=reference)
+    # Names that are unknown are left out.
+    names = {"product": f"L{product}", "type": f"L{kind_of_card}"}
+    facts = replace(usual.facts, **names, reference=reference)
     refund = usual.refund and replace(usual.refund, method=f"CCP{method}")
     words = "\n".join("".join(f"L{text}".splitlines()) for text in (name, method))
     gift = usual.gift and replace(usual.gift, name=f"L{name}", message=words)
@@ -658,7 +661,8 @@ def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
     message = render(content, language="ar", address="lina@example.com")
     assert shape(message) == shape(render(usual, language="ar", address=""))
     assert len(message.subject.split("\n")) == 1
-    assert len(message.subject) < 200
+    # As it is shown: accents stand above letters.
+    assert sum(not combining(letter) for letter in message.subject) < 200
     for text in (message.subject, message.text, message.short):
         assert not re.search(
             "[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066\u2067]", text

@@ -117,7 +117,7 @@ class TestList:
     def test_who_is_not_logged_in_logs_in_first(self, order: Order) -> None:
         for response in (Client().get(PAGE), show(Client(), order)):
             assert response.status_code == 302
-            assert response["Location"] == "/accounts/login/?next=/cards/"
+            assert response["Location"] == "/orders/?next=/cards/"
         assert not LinkVisit.objects.exists()
 
     def test_without_the_hook_there_is_no_such_page(

@@ -101,7 +101,6 @@ LINES_ELSEWHERE = {
     r"make explore": "tests/explore/test_explore.py",
     r"(GIFTCARDS_API_KEY=… )?make contract": "tests/test_contract.py",
     r"make mutation": "Takes three quarters of an hour.",
-    r"python3 -m http\.server ": "Python's own: serves files.",
     r"python3 -m venv |\S*pip install ": (
         "tests/test_packaging.py: test_a_new_site_with_the_wheel_places_and_settles_an_order"
     ),
