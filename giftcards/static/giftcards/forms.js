@@ -4,6 +4,8 @@
 
 document.addEventListener("focusin", ({ target }) => {
   if (!target.matches("[data-selects]") || target.value !== target.defaultValue) return;
-  // After the press of the mouse, which places the cursor.
-  setTimeout(() => target.select());
+  // After the press of the mouse, which places the cursor. Who has gone on since is not called back.
+  setTimeout(() => {
+    if (target === document.activeElement) target.select();
+  });
 });
