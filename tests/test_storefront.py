@@ -703,9 +703,11 @@ def test_a_purchase_that_is_not_paid_within_a_day_is_forgotten(shop: Simulator) 
     browser.post(begun(browser, type_id="type_001"), {"cancel": ""})
     begun(Client(), type_id="type_001")
     bought(Client(), type_id="type_001")
-    assert Purchase.objects.unpaid().update(held_until=ago(24 * 60 * 60 + 1)) == 2
+    old = list(Purchase.objects.unpaid())
+    assert Purchase.objects.unpaid().update(held_until=ago(24 * 60 * 60 + 1)) == len(old) == 2
     begun(Client(), type_id="type_001")
-    assert list(Purchase.objects.values_list("pk", flat=True)) == [3, 4]
+    assert Purchase.objects.count() == 2
+    assert not Purchase.objects.filter(pk__in=[each.pk for each in old]).exists()
 
 
 # Languages

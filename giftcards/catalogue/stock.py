@@ -88,7 +88,9 @@ class _Taken:
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
         rows, params = self.rows.query.get_compiler(connection=connection).as_sql()
         totals = f"SELECT kind, SUM(stock) AS stock FROM ({rows}) subquery GROUP BY kind"  # noqa: S608
-        taken, kinds = map(compiler.quote_name_unless_alias, (self.table_alias, self.parent_alias))
+        # Django 6.1 has a shorter name for it.
+        quote = getattr(compiler, "quote_name", None) or compiler.quote_name_unless_alias
+        taken, kinds = map(quote, (self.table_alias, self.parent_alias))
         return f"{self.join_type} ({totals}) {taken} ON ({taken}.kind = {kinds}.id)", tuple(params)
 
     def relabeled_clone(self, aliases: Mapping[str, str]) -> Self:
