@@ -86,7 +86,6 @@ def scans(statements: list[Statement]) -> list[Statement]:
         {"status__exact": "failed", "kind__exact": "delayed"},
         {"customers": "untold"},
         {"q": "past-7"},
-        {"q": "nothing-like-this"},
     ],
     ids=str,
 )
