@@ -265,14 +265,13 @@ def hold_and_pay(shop: Shop, random: Random) -> None:
         quantity, minutes = random.randint(1, 3), random.choice([0.5, 2])
         begins = history.now
         hold(reference=reference, quantity=quantity, minutes=minutes, **SCARCE)
-        if kept is not None:
-            kept.until = min(kept.until, begins)
+        end_holds(shop, reference, begins)
         kept = Held(reference, quantity, history.now, begins + minutes * 60)
         shop.holds.append(kept)
         history.pause("pays", random.choice([1, 20, 60]))
     assert kept is not None
     if random.random() < 0.3:
-        kept.until = min(kept.until, history.now)
+        end_holds(shop, reference, history.now)
         release(reference)
         return
     paid = Decimal(2_000) * quantity
@@ -284,6 +283,13 @@ def hold_and_pay(shop: Shop, random: Random) -> None:
         **SCARCE,
     )
     kept.is_ordered = history.now < kept.until
+
+
+def end_holds(shop: Shop, reference: str, moment: float) -> None:
+    """From this moment on, they are not certain: another one with their reference is made."""
+    for each in shop.holds:
+        if each.reference == reference:
+            each.until = min(each.until, moment)
 
 
 def close_last_month(shop: Shop, random: Random) -> None:
