@@ -40,8 +40,8 @@ _ON_THEIR_WAY = 2
 _SHORT = 8
 # What a new worker needs to look at everything.
 _LEEWAY = timedelta(minutes=3)
-# So long, processes that stop may make a difference.
-_A_WHILE = timedelta(minutes=2)
+# What an order may lose to another one, in whichever turn workers come to them.
+_A_WHILE = timedelta(seconds=20)
 
 
 def bought_once_or_never(shop: Shop) -> Iterator[str]:
