@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def unfit_python(major: int, minor: int) -> str:
-    """What keeps this Python from trying a release; "" if nothing does."""
+    """The reason why this Python cannot try a release; "" if there is none."""
     if (major, minor) >= (3, 12):
         return ""
     return (

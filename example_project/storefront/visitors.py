@@ -55,7 +55,7 @@ def log_in(request: HttpRequest) -> Any:
 
 
 def holder(request: HttpRequest) -> str:
-    """Who has cards held: an account, or the address of a guest, whose cookies cost nothing."""
+    """The holder of cards: an account, or the address of a guest, whose cookies cost nothing."""
     has_account = request.user.is_authenticated and request.user.has_usable_password()
     return f"user {request.user.pk}" if has_account else request.META["REMOTE_ADDR"]
 

@@ -491,7 +491,7 @@ _NAMES = ("name", "type_id", "product__name", "product__product_id")
 
 
 def _offered(request: HttpRequest) -> _Offered:
-    """What is offered; read once for a request."""
+    """The types on offer, read once for a request."""
     if not hasattr(request, "giftcards_offered"):
         request.giftcards_offered = _read_offered(request)  # type: ignore[attr-defined]
     offered: _Offered = request.giftcards_offered  # type: ignore[attr-defined]

@@ -253,7 +253,7 @@ def _delivered(order: Order) -> str:
 
 
 def _brought(order: Order) -> str:
-    """What the provider delivered, of an order whose cards got no further."""
+    """The delivery by the provider, of an order whose cards got no further."""
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
     text = ngettext(
         "The provider delivered %(delivered)s of %(count)s card on %(at)s.",

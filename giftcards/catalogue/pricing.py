@@ -145,7 +145,7 @@ def _told(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
 
 
 def _complaint(answer: object, *, seconds: float) -> str:
-    """What is wrong with the answer of a function that took so long; "" if nothing is."""
+    """The fault of an answer of a function that took so long; "" if there is none."""
     if seconds > SLOW:
         return f"took longer than {SLOW:.0f} seconds"
     if answer is None:

@@ -58,7 +58,7 @@ def with_available(
 
 
 class _Taken:
-    """What is taken of the stock, added up once by line, and joined to types like a table.
+    """Cards taken of the stock, added up once by line, and joined to types like a table.
 
     A subquery for each type depends on statistics: where they are from a time with nothing open,
     PostgreSQL reads all open orders for each type. Django has no such join, but says what it wants

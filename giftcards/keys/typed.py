@@ -14,7 +14,7 @@ def sealed(text: str) -> str:
 
 
 def unsealed(text: str) -> str:
-    """What was :func:`sealed`; other texts stay as they are."""
+    """The text that was :func:`sealed`; other texts stay as they are."""
     try:
         return _box().decrypt(text.encode(errors="replace")).decode()
     except InvalidToken:

@@ -97,7 +97,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 
 
 def _tries(notes: str) -> tuple[int, datetime | None]:
-    """How often ordering a line with these notes has failed, and when it is tried again."""
+    """The number of failed tries in the notes of a line, and the time of the next one."""
     found = _TRIES.search(notes)
     with contextlib.suppress(ValueError):  # staff of the shop may have edited them
         if found:

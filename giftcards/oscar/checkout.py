@@ -178,7 +178,7 @@ class GiftCardsCheckout:
         release_cards(self.request.basket)
 
     def get_holder(self) -> str:
-        """Who has the cards held: the account, or the address of a guest, if it is the guest's.
+        """The holder of the cards: the account, or the address of a guest, if it is the guest's.
 
         A private address is that of a proxy, and so of all guests: they have no bound then.
         """

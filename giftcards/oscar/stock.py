@@ -63,7 +63,7 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """When the chore last ran, and the key after which all records go on; "": they are done."""
+    """The chore's last run, and the key after which all records go on; "": they are done."""
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
     rule, _, rest = memory.token.partition("/")
     since = memory.until
@@ -74,7 +74,7 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 
 def _rule() -> str:
-    """What tells a change of the rule for prices."""
+    """A fingerprint of the rule for prices, which tells its changes."""
     return hashlib.sha256(repr((core.pricing, core.currency)).encode()).hexdigest()[:12]
 
 

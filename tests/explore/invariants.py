@@ -454,7 +454,7 @@ def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
 
 
 def _first_claims() -> dict[int, datetime]:
-    """When each order was first claimed to be sent, by its key."""
+    """The first claim of each order to be sent, by the order's key."""
     claims = StatusChange.objects.filter(to_status=Status.PLACING).order_by("-pk")
     return dict(claims.values_list("order", "at"))
 

@@ -46,7 +46,7 @@ def run(names: Collection[str], *, seconds: float, seed: int | None, database: s
 
 
 def _find(patch: Path, tests: str, seconds: float, seed: int | None, database: str | None) -> str:
-    """What finds the bug in a copy that has it; "" if nothing does."""
+    """The finding of the bug in a copy that has it; "" if there is none."""
     with tempfile.TemporaryDirectory(prefix="giftcards-planted-") as folder:
         for name in _COPIED:
             source, target = ROOT / name, Path(folder, name)
