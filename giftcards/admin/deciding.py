@@ -232,7 +232,7 @@ def may_note(pages: OrderPages, request: HttpRequest) -> bool:
 
 
 def _note(attempt: Attempt) -> Answer:
-    typed = attempt.form.cleaned_data["note"]
+    typed = attempt.form.cleaned_data["note"] or ""
     try:
         is_new = Note.objects.add(attempt.order, typed, by=attempt.by)
     except ValidationError as error:

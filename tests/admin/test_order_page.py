@@ -753,6 +753,8 @@ class TestNotes:
         ("note", "error"),
         [
             ("", "This field cannot be blank."),
+            # The field is not there.
+            (None, "This field cannot be blank."),
             (" \n ", "This field cannot be blank."),
             ("x" * 2_001, "Ensure this value has at most 2000 characters (it has 2001)."),
             *(
@@ -762,12 +764,13 @@ class TestNotes:
         ],
     )
     def test_a_note_that_cannot_be_kept_is_refused(
-        self, boss: Client, order: Order, note: str, error: str
+        self, boss: Client, order: Order, note: str | None, error: str
     ) -> None:
-        html = read(boss.post(order_page(order, "note"), {"note": note}))
+        form = {} if note is None else {"note": note}
+        html = read(boss.post(order_page(order, "note"), form))
         assert errors(html) == [error]
         typed = element(html, "giftcards-note-text", "textarea")
-        assert unescape(typed).endswith(f">\n{note}</textarea>")
+        assert unescape(typed).endswith(f">\n{note or ''}</textarea>")
         assert not Note.objects.exists()
         assert not LogEntry.objects.exists()
 
