@@ -35,11 +35,6 @@ from giftcards.statuses import Status
 Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
-# The separators for the cells of a CSV file, by the name that a person chooses.
-SEPARATORS: Mapping[str, str] = {"comma": ",", "semicolon": ";", "tab": "\t"}
-# The marks before the decimals of an amount in a CSV file, by name.
-DECIMAL_MARKS: Mapping[str, str] = {"point": ".", "comma": ","}
-
 _ZERO = Decimal(0)
 _ORDERS_AT_ONCE = 1_000
 # Characters.
@@ -251,33 +246,17 @@ _CONTACTS = (
 # Files.
 
 
-def as_csv(
-    rows: Iterable[Cells], *, separator: str = ",", decimal_mark: str = ".", has_bom: bool = False
-) -> Iterator[bytes]:
+def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
     """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
 
-    ``separator`` is a comma, a semicolon or a tab, and ``decimal_mark`` a point or a comma.
-    ``has_bom`` adds the byte order mark by which spreadsheets recognise UTF-8. A text that a
-    spreadsheet would take for a formula gets a leading apostrophe. Raises :exc:`ValueError` for
-    another separator or decimal mark, and for a comma as both.
+    The file begins with the byte order mark by which spreadsheets recognise UTF-8. A text that a
+    spreadsheet would take for a formula gets a leading apostrophe.
     """
-    if separator not in SEPARATORS.values():
-        raise ValueError("The separator is a comma, a semicolon or a tab.")
-    if decimal_mark not in DECIMAL_MARKS.values():
-        raise ValueError("The decimal mark is a point or a comma.")
-    if separator == decimal_mark:
-        raise ValueError("A comma separates either the cells or the decimals.")
-    return _csv_chunks(rows, separator, decimal_mark, "\ufeff" if has_bom else "")
-
-
-def _csv_chunks(
-    rows: Iterable[Cells], separator: str, decimal_mark: str, start: str
-) -> Iterator[bytes]:
     written = io.StringIO(newline="")
-    written.write(start)
-    writer = csv.writer(written, delimiter=separator, lineterminator="\r\n")
+    written.write("\ufeff")
+    writer = csv.writer(written, lineterminator="\r\n")
     for row in rows:
-        writer.writerow([_as_text(cell, decimal_mark) for cell in row])
+        writer.writerow(map(_as_text, row))
         if written.tell() >= _WRITTEN_AT_ONCE:
             yield written.getvalue().encode()
             written.seek(0)
@@ -285,14 +264,14 @@ def _csv_chunks(
     yield written.getvalue().encode()
 
 
-def _as_text(cell: Cell, decimal_mark: str) -> str:
+def _as_text(cell: Cell) -> str:
     match cell:
         case None:
             return ""
         case str():
             return _harmless(cell)
         case Decimal():
-            return f"{cell:.2f}".replace(".", decimal_mark)
+            return f"{cell:.2f}"
         case datetime():
             return f"{cell:%Y-%m-%d %H:%M:%S}"
     return str(cell)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.utils.translation import get_language, gettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.filters import ProductChoices
@@ -112,56 +112,23 @@ class ReportForm(forms.Form):
         return Question(given["from"], given["to"], By(given["by"]), given["product"])
 
 
-class CsvForm(NamedTuple):
-    """A CSV dialect that the spreadsheets of a language read correctly."""
-
-    separator: str
-    decimal_mark: str
-    label: Any
-
-
-# By their names in the download form; it names no other for an xlsx file.
-CSV_FORMS: Mapping[str, CsvForm] = {
-    "semicolon": CsvForm(
-        ";", ",", _("CSV with semicolons and decimal commas, for spreadsheets in French")
-    ),
-    "semicolon-point": CsvForm(
-        ";", ".", _("CSV with semicolons and decimal points, for spreadsheets in Arabic")
-    ),
-    "comma": CsvForm(
-        ",", ".", _("CSV with commas and decimal points, for spreadsheets in English")
-    ),
-    "tab": CsvForm("\t", ".", _("CSV with tabs and decimal points")),
-}
-# The dialect proposed in a language if xlsx cannot be written; in others, it is semicolons.
-_CSV_OF_LANGUAGE = {"en": "comma", "ar": "semicolon-point"}
-
-
 class DownloadForm(forms.Form):
     """The form for a download. Its two buttons choose the report or the orders."""
 
     what = forms.ChoiceField(choices=[("report", ""), ("orders", "")])
     format = forms.ChoiceField(label=_("File"))
-    has_bom = forms.BooleanField(
-        label=_("Mark it as Unicode, so that spreadsheets show Arabic letters"),
-        help_text=_("CSV only. Take the mark away if a program reads the file."),
-        required=False,
-        initial=True,
-    )
     has_contacts = forms.BooleanField(
         label=_("Orders with the customers' e-mail addresses and phone numbers"), required=False
     )
 
     def __init__(self, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
-        choices: list[Any] = [(name, form.label) for name, form in CSV_FORMS.items()]
-        proposed = _CSV_OF_LANGUAGE.get((get_language() or "")[:2], "semicolon")
+        choices = [("csv", _("CSV with commas and decimal points"))]
         if can_write_xlsx():
-            # Its numbers and dates do not depend on the language of the spreadsheet.
+            # First, so that it is proposed: its numbers and dates do not depend on the language of
+            # the spreadsheet.
             choices.insert(0, ("xlsx", _("Excel (xlsx), for spreadsheets in every language")))
-            proposed = "xlsx"
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
-        self.fields["format"].initial = proposed
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}

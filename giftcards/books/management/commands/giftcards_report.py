@@ -9,7 +9,7 @@ from typing import Any
 
 from django.utils import translation
 
-from giftcards.books.exports import DECIMAL_MARKS, SEPARATORS, as_csv, order_rows, report_rows
+from giftcards.books.exports import as_csv, order_rows, report_rows
 from giftcards.books.forecast import OpenMoney, money_in_open_orders
 from giftcards.books.reports import COLUMNS, By, Figures, Report, Row, first_day, report
 from giftcards.conf import conf
@@ -28,10 +28,7 @@ class Command(GiftcardsCommand):
     examples = (
         ("This month so far, by day:", ""),
         ("A year, by month, for a script:", "--from 2026-01-01 --to 2026-12-31 --by month --json"),
-        (
-            "This month so far, for a spreadsheet that speaks French:",
-            "--separator semicolon --decimals comma > r.csv",
-        ),
+        ("The orders of this month so far, for a spreadsheet:", "--orders > orders.csv"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -71,30 +68,10 @@ class Command(GiftcardsCommand):
             help="With --orders: also the customers' e-mail addresses and phone numbers (default:"
             " neither).",
         )
-        parser.add_argument(
-            "--separator",
-            choices=[*SEPARATORS],
-            default="comma",
-            help="What separates the cells of the CSV (default: comma).",
-        )
-        parser.add_argument(
-            "--decimals",
-            choices=[*DECIMAL_MARKS],
-            default="point",
-            help="What stands before the decimals of amounts in the CSV (default: point).",
-        )
-        parser.add_argument(
-            "--bom",
-            action="store_true",
-            help="Begin the CSV with the mark by which spreadsheets recognise UTF-8 (default: no"
-            " mark).",
-        )
 
     def handle(self, **options: Any) -> None:
         if options["json"] and (options["csv"] or options["orders"]):
             raise refuse("Use either --json, or --csv or --orders.")
-        if options["separator"] == options["decimals"]:
-            raise refuse("Use --decimals comma together with --separator semicolon or tab.")
         if options["contacts"] and not options["orders"]:
             raise refuse("Use --contacts together with --orders.")
         start, end = _period(options["start"], options["end"])
@@ -107,26 +84,21 @@ class Command(GiftcardsCommand):
                     product_id=options["product"],
                     shows_contacts=options["contacts"],
                 )
-                self._write_csv(rows, options)
+                self._write_csv(rows)
                 return
             found = report(start, end, By(options["by"]), product_id=options["product"])
             if options["csv"]:
-                self._write_csv(report_rows(found), options)
+                self._write_csv(report_rows(found))
                 return
             open_ = money_in_open_orders()
             if options["json"]:
                 self.write_json(_as_dict(found, open_))
             self.say("\n".join(_text(found, open_)), options)
 
-    def _write_csv(self, rows: Iterable[Any], options: dict[str, Any]) -> None:
-        form = {
-            "separator": SEPARATORS[options["separator"]],
-            "decimal_mark": DECIMAL_MARKS[options["decimals"]],
-            "has_bom": options["bom"],
-        }
+    def _write_csv(self, rows: Iterable[Any]) -> None:
         # Written as bytes, where possible, so that it is UTF-8 whatever the terminal is.
         out = getattr(self.stdout, "buffer", None)
-        for chunk in as_csv(rows, **form):
+        for chunk in as_csv(rows):
             if out is None:
                 self.put(chunk.decode(), ending="")
                 continue
