@@ -19,20 +19,20 @@ from django.db import Error, connections
 from django.utils import timezone
 
 from giftcards.catalogue import keep_current, keep_prices
-from giftcards.conf import LOOP_SECONDS, conf
+from giftcards.conf import conf
 from giftcards.engine import outbox
 from giftcards.engine.database import surviving
 from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow, is_work_left, is_work_waiting
 from giftcards.engine.task_queue import (
-    LOOP_LEASE,
     SWEEP_TASK,
     cluster_stop,
     is_run_by_queueing,
     queue_task,
 )
 from giftcards.engine.terms import complete_terms
+from giftcards.engine.timings import timings
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import CustomerRefund, Lease, ProviderState
 from giftcards.models.care import end_finished
@@ -44,10 +44,6 @@ logger = logging.getLogger(__name__)
 FAILED = "failed"
 # The most time that a tick spends on announcements before it runs the loop (seconds).
 _ANNOUNCING_SECONDS = 10
-# The time of the chores at the end of a tick while orders wait for this worker (seconds).
-_CHORES_SECONDS = 10
-# How often the chores beside the loop are done (seconds).
-_CHORES_EVERY = 60.0
 
 
 def sweep() -> str:
@@ -67,8 +63,7 @@ def tick() -> str:
 
 def tick_until(stop: threading.Event) -> str:
     """:func:`tick`, which ends early when ``stop`` is set."""
-    # Longer than the lease, so that a dead holder's expires.
-    return _run(stop, patience=LOOP_LEASE + timedelta(seconds=1), is_tick=True)
+    return _run(stop, patience=timings.tick_patience, is_tick=True)
 
 
 def _stop() -> threading.Event:
@@ -86,7 +81,7 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
             ends_at = time.monotonic() + _ANNOUNCING_SECONDS
             with surviving(stop, "the announcements"):
                 outbox.announce(lambda: time.monotonic() < ends_at)
-        done = follow(seconds=LOOP_SECONDS, stop=stop, patience=patience)
+        done = follow(seconds=timings.task_seconds, stop=stop, patience=patience)
         # After the lease is released: an order placed while it was held has queued no run.
         if done is not None and is_work_left():
             with Gateway() as gateway:
@@ -106,7 +101,7 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
 
 def _limit(ends_at: float) -> Callable[[], bool]:
     """A callback that returns False from ``ends_at`` on, or earlier if an order waits."""
-    share_ends_at = time.monotonic() + _CHORES_SECONDS
+    share_ends_at = time.monotonic() + timings.chores_seconds
 
     def has_time() -> bool:
         now = time.monotonic()
@@ -193,7 +188,7 @@ def _do_chores_until(stop: threading.Event) -> None:
     while not stop.is_set():
         with surviving(stop, "the daily work"):
             do_chores(stop)
-        stop.wait(_CHORES_EVERY)
+        stop.wait(timings.chores_every)
 
 
 # What older workers have left out.

@@ -16,6 +16,7 @@ import pytest
 import responses
 from django.db import connection
 
+from giftcards.engine.timings import timings
 from tests.fakes.sockets import Server, pass_on
 from tests.stage import PRICES, PROVIDER, PSN, ROOT, sharing_database, stop, unused_port
 from tests.wall import Wall
@@ -30,47 +31,13 @@ def wire(settings: Any) -> Iterator[responses.RequestsMock]:
         yield mock
 
 
-# Rhythms and sizes that no setting governs: nobody else names them in a test.
-CONSTANTS = {
-    "announcing_batch": "giftcards.engine.outbox._BATCH",
-    "announcing_renewal": "giftcards.engine.outbox._RENEW_LEASE_EVERY",
-    "announcing_lease": "giftcards.engine.outbox._LEASE",
-    "announcing_longest": "giftcards.engine.outbox._LONGEST_CALL",
-    "background_wait": "giftcards.engine.background._LONGEST_WAIT",
-    "chores_every": "giftcards.tasks._CHORES_EVERY",
-    "chores_seconds": "giftcards.tasks._CHORES_SECONDS",
-    "database_patience": "giftcards.engine.sending._DATABASE_PATIENCE",
-    "database_pause": "giftcards.engine.database._PAUSE",
-    "delivering_wait": "giftcards.delivery.tasks._LONGEST_WAIT",
-    "delivering_poll": "giftcards.delivery.tasks._POLL_EVERY",
-    "export_batch": "giftcards.books.exports._ORDERS_AT_ONCE",
-    "export_sheet": "giftcards.books.exports._ROWS_OF_SHEET",
-    "figures_batch": "giftcards.engine.figures._BATCH",
-    "ledger_lease_poll": "giftcards.books.reading._LEASE_POLL",
-    "loop_look": "giftcards.engine.loop._LOOK_EVERY",
-    "loop_tick": "giftcards.engine.loop._TICK",
-    "page_size": "giftcards.engine.polling.PAGE_SIZE",
-    "polling_pulse": "giftcards.engine.polling._PULSE_EVERY",
-    "quote_patience": "giftcards.catalogue.quotes._PATIENCE",
-    "restoring_candidates": "giftcards.engine.resolving._MOST_CANDIDATES",
-    "pricing_slow": "giftcards.catalogue.pricing.SLOW",
-    "short_wait": "giftcards.management.output._SHORT",
-    "shortest_sending": "giftcards.engine.sweep._SHORTEST_SENDING",
-    "sweep_renewal": "giftcards.engine.sweep._RENEW_CLAIMS_EVERY",
-    "sweep_most": "giftcards.engine.sweep._MOST",
-    "start_within": "giftcards.engine.sending.START_WITHIN",
-    "task_seconds": "giftcards.tasks.LOOP_SECONDS",
-    "tick_patience": "giftcards.tasks.LOOP_LEASE",
-}
-
-
 @pytest.fixture
 def shorten(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Shorten some of :data:`CONSTANTS`, for a test that would wait for them otherwise."""
+    """Shorten some of the engine's timings, for a test that would wait for them otherwise."""
 
     def change(**values: Any) -> None:
         for name, value in values.items():
-            monkeypatch.setattr(CONSTANTS[name], value)
+            monkeypatch.setattr(timings, name, value)
 
     return change
 

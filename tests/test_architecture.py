@@ -211,8 +211,9 @@ WITHIN = {
     },
     "engine": {
         "backoff": "",
-        "task_queue": "",
-        "database": "",
+        "timings": "",
+        "task_queue": "timings",
+        "database": "timings",
         "identity": "",
         "storing": "",
         "clock": "",
@@ -220,9 +221,9 @@ WITHIN = {
         "open_money": "",
         "reordering": "task_queue",
         "reviewing": "",
-        "figures": "database",
+        "figures": "timings database",
         "terms": "",
-        "outbox": "backoff task_queue database",
+        "outbox": "backoff timings database",
         "recovery_plan": "identity",
         "verdict": "identity",
         "budget": "clock",
@@ -231,17 +232,17 @@ WITHIN = {
         "prices": "database budget holding",
         "recording": "backoff database identity storing reordering verdict late_answers",
         "gateway": "backoff clock budget prices",
-        "background": "budget gateway",
+        "background": "timings budget gateway",
         "balance": "budget gateway",
-        "polling": "identity verdict budget gateway",
-        "sending": "backoff database clock budget reordering holding reviewing gateway",
-        "recovery": "backoff database identity recovery_plan budget gateway polling sending",
-        "resolving": "identity budget gateway recovery",
+        "polling": "timings identity verdict budget gateway",
+        "sending": "backoff timings database clock budget reordering holding reviewing gateway",
+        "recovery": "backoff timings database identity recovery_plan budget gateway polling",
+        "resolving": "timings identity budget gateway recovery",
         "sweep": (
-            "database outbox holding verdict budget late_answers recording gateway polling sending "
-            "recovery"
+            "timings database outbox holding verdict budget late_answers recording gateway polling "
+            "sending recovery"
         ),
-        "loop": "task_queue database budget gateway balance sweep",
+        "loop": "timings database budget gateway balance sweep",
     },
     "keys": {
         "secrecy": "",

@@ -276,7 +276,7 @@ def test_comparing_settled_orders_with_their_rows_reads_no_whole_table(
     run_sweep()
     buy_many(simulator, 6, type_id="SIM_NEVER")
     # Some are claimed only when a page shows them.
-    shorten(sweep_most=4)
+    shorten(sweep_orders=4)
     Order.objects.filter(settled_at=None).update(due_at=ago(1))
     Order.objects.filter(pk__in=[order.pk for order in settled]).update(fulfilled_amount=1)
     with explained() as statements, Gateway() as gateway:
@@ -637,7 +637,7 @@ def test_closing_a_month_reads_its_orders_and_its_entries_only(
 def test_an_export_reads_the_orders_of_its_period_only(
     last_year: date, shorten: Callable[..., None]
 ) -> None:
-    shorten(export_batch=5)
+    shorten(file_batch=5)
     with explained() as statements:
         assert len(list(order_rows(last_year, last_year))) == 13
     assert len(statements) == 3

@@ -136,7 +136,7 @@ class TestDailyWork:
     @pytest.fixture(autouse=True)
     def quickly(self, set_conf: Callable[..., None], shorten: Callable[..., None]) -> None:
         set_conf(POLL_INTERVAL=0.1, CATALOGUE_EVERY=60, CODES_KEPT_DAYS=90)
-        shorten(task_seconds=0.3, loop_look=0.05, tick_patience=timedelta(0))
+        shorten(task_seconds=0.3, loop_look=0.05, tick_patience=timedelta(seconds=1))
 
     def test_each_documented_worker_is_tried(self) -> None:
         documented = [row[0] for row in rows(section(page("workers"), "Which worker?"))]

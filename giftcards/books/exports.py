@@ -23,6 +23,7 @@ from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.books.reports import COLUMNS, By, Report, settled_between
+from giftcards.engine.timings import timings
 from giftcards.models import Order
 from giftcards.models.provider import Environment
 from giftcards.models.times import local
@@ -36,11 +37,8 @@ Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
 _ZERO = Decimal(0)
-_ORDERS_AT_ONCE = 1_000
 # Characters.
 _WRITTEN_AT_ONCE = 64 * 1024
-# An xlsx sheet has at most 1,048,576 rows.
-_ROWS_OF_SHEET = 1_000_000
 
 # A spreadsheet may take a text for a formula if it begins with one of these signs, even after
 # spaces or invisible characters. Some versions accept the wide and the small signs, too.
@@ -195,16 +193,16 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
     # Sorted by the whole index. The ``due_at`` of a final order is NULL.
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
-    batch = list(rows[:_ORDERS_AT_ONCE])
+    batch = list(rows[: timings.file_batch])
     yield from batch
-    while len(batch) == _ORDERS_AT_ONCE:
+    while len(batch) == timings.file_batch:
         last = batch[-1]
         after = (
             Q(settled_at__gt=last.settled_at)
             | Q(status__gt=last.status)
             | Q(status=last.status, pk__gt=last.pk)
         )
-        batch = list(rows.filter(after, settled_at__gte=last.settled_at)[:_ORDERS_AT_ONCE])
+        batch = list(rows.filter(after, settled_at__gte=last.settled_at)[: timings.file_batch])
         yield from batch
 
 
@@ -300,7 +298,7 @@ def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
     headings = next(unread, ())
     sheet = _new_sheet(book, headings)
     for number, row in enumerate(unread, 1):
-        if number % _ROWS_OF_SHEET == 0:
+        if number % timings.sheet_rows == 0:
             sheet = _new_sheet(book, headings)
         sheet.append([_as_cell(sheet, cell) for cell in row])
     book.save(file)

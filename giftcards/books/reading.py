@@ -24,6 +24,7 @@ from giftcards.books.models import Kept, LedgerEntry, LedgerState
 from giftcards.engine.background import Stopped, ask_when_free
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.timings import timings
 from giftcards.exceptions import ProviderError
 from giftcards.models import Lease, Order
 from giftcards.models.times import LONGEST_HOLD, as_stored, begin_of, day_of, with_zone
@@ -38,9 +39,8 @@ AGAIN = 3
 _PAGE_SIZE = 100
 # Limit of passes over a window that seems to have more entries than its pages show.
 _MOST_PASSES = 3
-# The lease of the process that reads, and the poll interval of one that waits for it (seconds).
+# The lease of the process that reads.
 _LEASE = "ledger"
-_LEASE_POLL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class _Reader:
     def _take_lease(self) -> None:
         while (token := Lease.objects.take(_LEASE, LONGEST_HOLD)) is None:
             self._wait(is_paused=False)
-            time.sleep(_LEASE_POLL)
+            time.sleep(timings.lease_poll)
         self._token = token
         self._end = timezone.now()
 

@@ -26,6 +26,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from giftcards.conf import Margin, conf
+from giftcards.engine.timings import timings
 from giftcards.keys.secrecy import place_of
 from giftcards.models import ProductType
 from giftcards.models.fields import MONEY
@@ -44,8 +45,6 @@ _CENT = Decimal("0.01")
 # highest price that a function may return.
 _DEAREST = 10**8
 _HIGHEST = 10**11
-#: The seconds that a function may take for one type.
-SLOW = 3.0
 # The worker asks a function again about each type after a minute, for what else it goes by; after
 # it failed, or was slow, later. So many types are stored at once.
 _AGAIN = timedelta(minutes=1)
@@ -146,8 +145,8 @@ def _told(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
 
 def _complaint(answer: object, *, seconds: float) -> str:
     """The fault of an answer of a function that took so long; "" if there is none."""
-    if seconds > SLOW:
-        return f"took longer than {SLOW:.0f} seconds"
+    if seconds > timings.pricing_slow:
+        return f"took longer than {timings.pricing_slow:.0f} seconds"
     if answer is None:
         return ""
     if isinstance(answer, bool) or not isinstance(answer, int | Decimal):

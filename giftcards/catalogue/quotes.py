@@ -16,6 +16,7 @@ from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.resolving import NoAnswer
+from giftcards.engine.timings import timings
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import (
     Order,
@@ -28,9 +29,7 @@ from giftcards.models import (
 from giftcards.models.catalogue import Names
 from giftcards.models.times import is_recent
 
-# How long after another one's question a caller still waits for the answer (seconds), and how often
-# it looks. Each of them keeps a thread of the site from other visitors.
-_PATIENCE = 1.0
+# How often a caller looks whether the question of another one is answered (seconds).
 _LOOK = 0.1
 
 
@@ -166,10 +165,11 @@ class Line:
 
     def _answer_to_other(self, known: Quote) -> Quote:
         """The quote after the question of another process, which is on its way, was answered."""
-        ends_at = time.monotonic() + _PATIENCE
+        ends_at = time.monotonic() + timings.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
         # Of a slow answer, nobody waits for more than the first second.
-        while products.being_read(longest=_PATIENCE).exists() and time.monotonic() < ends_at:
+        asked = products.being_read(longest=timings.quote_patience)
+        while asked.exists() and time.monotonic() < ends_at:
             time.sleep(_LOOK)
         new = self.known()
         return new if new.read_at != known.read_at else replace(new, no_answer=NoAnswer.BUSY)

@@ -24,6 +24,7 @@ from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
 from giftcards.delivery.sending import SendingTally, send_due
 from giftcards.engine.database import surviving
 from giftcards.engine.task_queue import cluster_stop, is_run_by_queueing, workers
+from giftcards.engine.timings import timings
 from giftcards.exceptions import GiftcardsError
 from giftcards.management.output import counted
 from giftcards.models import Lease
@@ -41,8 +42,6 @@ _RECORDING_SECONDS = 10.0
 _SHORTEST_ATTEMPT = 20.0
 # With a single worker: the time in which attempts begin, and the time for the last one (seconds).
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
-# How long a task waits for messages that are due soon, and how often it polls (seconds).
-_LONGEST_WAIT, _POLL_EVERY = 15.0, 1.0
 # The loop's pause after a server was away, and its longest wait for a message (seconds).
 _PAUSE, _TICK = 10.0, 60.0
 
@@ -101,7 +100,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 def _send_and_wait(limits: Limits, *, may_wait: bool) -> SendingTally:
     """Send what is due now, and if the worker may wait, also what is due soon."""
-    wait_until = time.monotonic() + _LONGEST_WAIT
+    wait_until = time.monotonic() + timings.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, until=wait_until):
         done += send_due(limits)
@@ -120,7 +119,7 @@ def _wait(limits: Limits, *, until: float) -> bool:
         if time.monotonic() + seconds > until:
             return False
         # Poll, because another message may be queued meanwhile.
-        limits.stop.wait(min(seconds, _POLL_EVERY))
+        limits.stop.wait(min(seconds, timings.task_poll))
     return False
 
 
@@ -142,7 +141,9 @@ def _wait_for_next(stop: threading.Event, seconds: float) -> None:
     stop.wait(seconds)
     while not stop.is_set() and time.monotonic() < end:
         due_at = Delivery.objects.next_due_at()
-        until_due = _POLL_EVERY if due_at is None else (due_at - timezone.now()).total_seconds()
-        if until_due <= 0:
+        seconds = timings.task_poll
+        if due_at is not None:
+            seconds = min(seconds, (due_at - timezone.now()).total_seconds())
+        if seconds <= 0:
             return
-        stop.wait(min(until_due, _POLL_EVERY))
+        stop.wait(seconds)

@@ -12,14 +12,14 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.timings import timings
 from giftcards.exceptions import AccessDenied, RateLimited
 from giftcards.models import Lease, Order
 
 T = TypeVar("T")
 
-# The bounds of the wait before the next attempt to make a call (seconds).
+# The shortest wait before the next attempt to make a call (seconds).
 _SHORTEST_WAIT = 0.2
-_LONGEST_WAIT = 1.0
 
 
 class Stopped(Exception):
@@ -41,7 +41,7 @@ def ask_when_free(
             if not gateway.reopens_by_itself():
                 raise Stopped("The provider refuses the API key.")
             on_wait(True)
-            time.sleep(_LONGEST_WAIT)
+            time.sleep(timings.background_wait)
         try:
             answer = _try(gateway, call)
         except (AccessDenied, RateLimited):
@@ -52,7 +52,7 @@ def ask_when_free(
         if gateway.is_open:
             on_wait(False)
             wait = max(gateway.wait_for(Purpose.BACKGROUND), _SHORTEST_WAIT)
-            time.sleep(min(wait, _LONGEST_WAIT))
+            time.sleep(min(wait, timings.background_wait))
 
 
 def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:

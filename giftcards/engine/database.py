@@ -18,14 +18,13 @@ from django.db import Error, close_old_connections, connections, router, transac
 from django.db.models import F
 from django.utils import timezone
 
+from giftcards.engine.timings import timings
 from giftcards.models import Order, ProviderState
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The pause after a failure of the database (seconds).
-_PAUSE = 2.0
 # How long an order that cannot be written is left alone.
 _POSTPONED = timedelta(seconds=30)
 
@@ -37,9 +36,12 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
         yield
     except Error as error:
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
-            "The database failed %s, which pauses for %g s: %s", what, _PAUSE, type(error).__name__
+            "The database failed %s, which pauses for %g s: %s",
+            what,
+            timings.database_pause,
+            type(error).__name__,
         )
-        stop.wait(_PAUSE)
+        stop.wait(timings.database_pause)
         close_old_connections()
 
 
@@ -87,7 +89,7 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
     except Error:
         # Raises if the database refuses every write, for example because it is read-only.
         ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
-        time.sleep(_PAUSE / 2)
+        time.sleep(timings.database_pause / 2)
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:

@@ -14,13 +14,12 @@ from decimal import Decimal
 from django.db import transaction
 
 from giftcards.engine.database import write_together
+from giftcards.engine.timings import timings
 from giftcards.models import Order
 from giftcards.models.orders import final_figures
 
 logger = logging.getLogger(__name__)
 
-# Orders per transaction: few, so that it is short, because workers go on meanwhile.
-_BATCH = 500
 # A call begins no further batch after this time (seconds).
 _SECONDS = 5.0
 # Columns that the figures depend on and that may still change once an order is final.
@@ -32,7 +31,7 @@ def complete_figures(should_continue: Callable[[], bool]) -> int:
     ends_at = time.monotonic() + _SECONDS
     done, is_left = 0, True
     while is_left and time.monotonic() < ends_at and should_continue():
-        orders = list(Order.objects.without_figures()[:_BATCH])
+        orders = list(Order.objects.without_figures()[: timings.figures_batch])
         written = sum(write_together(orders, _write))
         done += written
         # Orders that have changed meanwhile, or cannot be written, are left for the next tick.

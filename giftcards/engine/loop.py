@@ -19,15 +19,13 @@ from giftcards.engine.budget import Purpose
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import Swept, sweep
-from giftcards.engine.task_queue import LOOP_LEASE
+from giftcards.engine.timings import timings
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
 from giftcards.signals import tick_began
 from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
 
-# How often, at least, the loop queries for due orders and renews its lease (seconds).
-_LOOK_EVERY = 1.0
 # The shortest pause after a sweep that did nothing (seconds).
 _IDLE_PAUSE = 0.25
 # The purpose of the next request for an order, by its status.
@@ -37,9 +35,6 @@ _REQUESTS = {
     Status.DELAYED: Purpose.CHECKING_LATE,
     Status.UNCONFIRMED: Purpose.SEARCHING,
 }
-# How often an endless loop does what the schedule would: it records that it runs, and tells other
-# apps (seconds).
-_TICK = 60.0
 
 
 def follow(
@@ -159,7 +154,7 @@ class _Loop:
         if is_refused:
             # For one interval, a process that may have another API key can take the lease.
             self.release()
-            self.stop.wait(max(conf.poll_interval, _LOOK_EVERY))
+            self.stop.wait(max(conf.poll_interval, timings.loop_look))
         else:
             self._wait_for_work(self._gateway, is_idle=not (swept.sent or swept.checked))
         return True
@@ -180,13 +175,13 @@ class _Loop:
         expiry = self._held_until()
         while True:
             self._beat_at = time.monotonic()
-            self._token = Lease.objects.take(Lease.LOOP, LOOP_LEASE)
+            self._token = Lease.objects.take(Lease.LOOP, timings.lease)
             if self._token:
                 break
             # A changed expiry means that the holder is alive.
             if self._held_until() != expiry or self._beat_at >= give_up_at:
                 return False
-            if self.stop.wait(_LOOK_EVERY):
+            if self.stop.wait(timings.loop_look):
                 return False
         # From now on, this run sends new orders, so a queued run no longer counts.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
@@ -207,12 +202,12 @@ class _Loop:
         # At once: while the request for the balance holds the key probe, no order is sent.
         self._balance.take_answer()
         now = time.monotonic()
-        if now - self._beat_at >= _LOOK_EVERY and self._token:
+        if now - self._beat_at >= timings.loop_look and self._token:
             self._beat_at = now
-            self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, LOOP_LEASE)
+            self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, timings.lease)
         if self._is_endless and now >= self._tick_at:
             # An endless loop does the schedule's work as well: the schedule may not be running.
-            self._tick_at = now + _TICK
+            self._tick_at = now + timings.loop_tick
             begin_tick()
         return not self._is_lease_lost
 
@@ -222,12 +217,12 @@ class _Loop:
         latest = began + conf.poll_interval
         earliest = began + (_IDLE_PAUSE if is_idle else 0)
         while self.should_continue():
-            wait = _time_to_work(gateway) if gateway.is_open else _LOOK_EVERY
+            wait = _time_to_work(gateway) if gateway.is_open else timings.loop_look
             now = time.monotonic()
             left = min(max(wait, earliest - now), latest - now)
             if left <= 0:
                 return
-            self.stop.wait(min(left, _LOOK_EVERY))
+            self.stop.wait(min(left, timings.loop_look))
 
     def close_gateway(self) -> None:
         if self._gateway is not None:

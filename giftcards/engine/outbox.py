@@ -26,7 +26,7 @@ from django.utils import timezone
 
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import tolerating
-from giftcards.engine.task_queue import LOOP_LEASE
+from giftcards.engine.timings import timings
 from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Lease, OfferChange, Order, ProductType, StatusChange
 from giftcards.models.changes import OutboxEntry, OutboxQuerySet
@@ -37,16 +37,8 @@ logger = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=OutboxEntry)
 
-# The lease of the process that announces; after a crash, another one takes over within this time.
-_LEASE = LOOP_LEASE
-# How often it is renewed while receivers run (seconds).
-_RENEW_LEASE_EVERY = 3.0
-# For how long it is renewed while the receivers of one change run (seconds). If they take longer,
-# they may hang, and another process may call them, too.
-_LONGEST_CALL = 120.0
-# How long to wait for the end of a renewal (seconds).
+# How long to wait for the end of a renewal of the lease (seconds).
 _GRACE = 1.0
-_BATCH = 100
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)
 # With these pauses, about a day of retries; time without a running worker does not count.
@@ -133,7 +125,7 @@ def announce(
     # The changes that the database refuses to write.
     refused: set[int] = set()
     while should_continue() and _due(outbox, refused).exists():
-        token = Lease.objects.take(outbox.lease, _LEASE)
+        token = Lease.objects.take(outbox.lease, timings.lease)
         if token is None:
             break
         known = len(refused)
@@ -164,10 +156,10 @@ class _LeaseKeeper:
     def keep(self) -> bool:
         """Begin the next change, and renew the lease if due; False if another process has it."""
         self._began = time.monotonic()
-        if self._began - self._kept < _RENEW_LEASE_EVERY:
+        if self._began - self._kept < timings.announcing_renewal:
             return True
         self._kept = self._began
-        return Lease.objects.keep(self._name, self._token, _LEASE)
+        return Lease.objects.keep(self._name, self._token, timings.lease)
 
     def close(self) -> None:
         self._is_over.set()
@@ -178,11 +170,11 @@ class _LeaseKeeper:
 
     def _renew(self) -> None:
         try:
-            while not self._is_over.wait(_RENEW_LEASE_EVERY):
-                if time.monotonic() - self._began >= _LONGEST_CALL:
+            while not self._is_over.wait(timings.announcing_renewal):
+                if time.monotonic() - self._began >= timings.announcing_longest:
                     continue
                 try:
-                    Lease.objects.keep(self._name, self._token, _LEASE)
+                    Lease.objects.keep(self._name, self._token, timings.lease)
                 except Error:
                     # The next renewal may succeed before the lease expires.
                     close_old_connections()
@@ -201,7 +193,7 @@ def _announce_batch(
     should_continue: Callable[[], bool],
 ) -> int:
     """Announce the first changes that are due; add those that cannot be written to ``refused``."""
-    due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[:_BATCH])
+    due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[: timings.announcing_batch])
     # Includes changes that are not due yet: they hold back later changes of their subjects.
     of_these = {f"{outbox.subject}__in": set(due.values())}
     waiting = outbox.entries.filter(**of_these).exclude(announce_at=None)

@@ -22,6 +22,7 @@ from giftcards.conf import conf
 from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.identity import CLOCK_SKEW
+from giftcards.engine.timings import timings
 from giftcards.engine.verdict import Verdict, evaluate_for
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order
@@ -34,7 +35,6 @@ T = TypeVar("T")
 # With an order that is being sent, four requests are in flight. Five with a wrong key get the
 # address blocked, so more could trigger the block before the first refusal is read.
 MAX_IN_FLIGHT = 3
-PAGE_SIZE = 100
 # The most orders checked one by one for each group of a sweep.
 BATCH = 40
 # The usual clock difference, tried first: a busy account has many orders in ten minutes.
@@ -47,8 +47,6 @@ _LIST_USELESS = timedelta(minutes=2)
 _FEW = 2
 # The share of the poll timeout within which an accepted order is usually listed and settled.
 _USUAL = 1 / 5
-# How often the pulse beats while requests are in flight (seconds).
-_PULSE_EVERY = 1.0
 # How long to wait for requests in flight once no more may be started (seconds).
 _GRACE = 3.0
 
@@ -215,8 +213,8 @@ class _Search:
         others = len(set(left) - {self.to_verify})
         # If it is unknown how many rows the last page can still take, half a page.
         is_only_page = self._pages_read + self.pages_left == 1
-        room = PAGE_SIZE - self._rows_read if is_only_page else PAGE_SIZE // 2
-        gateway.note_questions(further + others, page_size=PAGE_SIZE, room=room)
+        room = timings.page_size - self._rows_read if is_only_page else timings.page_size // 2
+        gateway.note_questions(further + others, page_size=timings.page_size, room=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
         """Those due by ``due_by`` to check one by one, without those a page left out may show."""
@@ -296,7 +294,7 @@ def read_pages(
     pages that were left out. Without a page count, at most ``limit()`` further pages are read,
     until one has no new ids. A page that fails is yielded as its error.
     """
-    call = partial(gateway.client.list_orders, start=start, end=end, page_size=PAGE_SIZE)
+    call = partial(gateway.client.list_orders, start=start, end=end, page_size=timings.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
 
     def read(*numbers: int) -> Pages:
@@ -393,7 +391,7 @@ def fan_out(
         calls.start()
         if not (is_patient or calls.running):
             return
-        yield from calls.results(timeout=min(_PULSE_EVERY, ends_at - time.monotonic()))
+        yield from calls.results(timeout=min(timings.polling_pulse, ends_at - time.monotonic()))
 
 
 @dataclass(slots=True)

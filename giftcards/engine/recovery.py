@@ -33,7 +33,7 @@ from giftcards.engine.recovery_plan import (
     ask_about_failed,
     plan,
 )
-from giftcards.engine.sending import START_WITHIN
+from giftcards.engine.timings import timings
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.models.times import is_recent, with_zone
 from giftcards.problems import Kind, Problem
@@ -179,7 +179,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     # The sequence of the queries matters, because other processes change orders at the same time.
     now = timezone.now()
     # A request goes out at most some seconds after the order was claimed.
-    proof = timedelta(seconds=START_WITHIN) + 2 * _half_proof()
+    proof = timedelta(seconds=timings.start_within) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first, last = _sent_at(lost[0]), _sent_at(lost[-1])
     # Before the list is read: an order accepted during the reading may be missing from it. If one

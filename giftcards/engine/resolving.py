@@ -24,6 +24,7 @@ from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.identity import FARTHEST_CLOCK, find_difference
 from giftcards.engine.recovery import describe_row
+from giftcards.engine.timings import timings
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import Order, OrderQuerySet, ProviderState, StatusChange
 from giftcards.models.orders import cleared_provider_columns
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 # The statuses of orders that a worker sends, or sends again once it takes them for absent.
 _MAY_BE_SENT = (Status.PENDING, Status.PLACING, Status.UNCONFIRMED)
-# The most orders at the provider that a person is offered as candidates: the earliest ones.
-_MOST_CANDIDATES = 20
 
 Row = Mapping[str, Any]
 
@@ -229,7 +228,7 @@ def _hold(order: Order, rows: Sequence[OrderAnswer]) -> bool:
     """Hold the order; False if another process has moved it since it was read."""
     problem = Problem("restored", {"count": len(rows)})
     values: dict[str, Any] = {
-        "candidates": [describe_row(row) for row in rows[:_MOST_CANDIDATES]],
+        "candidates": [describe_row(row) for row in rows[: timings.candidates]],
         "absent_since": None,
         "failures": 0,
         # It was sent after the dump, nobody knows when. Without a time, it is never searched for.

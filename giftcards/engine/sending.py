@@ -23,6 +23,7 @@ from giftcards.engine.gateway import LONGEST_RETRY_AFTER, Gateway
 from giftcards.engine.holding import hold_for_price, hold_for_review, hold_until
 from giftcards.engine.reordering import is_still_missing, reorder_by_rule
 from giftcards.engine.reviewing import ReviewFailed, objection
+from giftcards.engine.timings import timings
 from giftcards.exceptions import (
     AccessDenied,
     NotListed,
@@ -42,11 +43,6 @@ logger = logging.getLogger(__name__)
 # The first and the longest pause before an order that could not be sent is tried again.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# A request must go out within this time after the claim began, or the order is handed back
-# (seconds). Enough for the commit of the claim and for connecting. No other process sends the order
-# in this time: the claim lasts for it, REQUEST_TIMEOUT and _DATABASE_PATIENCE together, and
-# PROOF_OF_ABSENCE counts from its end.
-START_WITHIN = 10.0
 # After this many failed reviews, or queries for the price, which take more than a minute, the order
 # may be the reason.
 _PATIENT_FAILURES = 4
@@ -55,8 +51,6 @@ _PATIENT_FAILURES = 4
 _THIS_MOMENT = timedelta(seconds=10)
 # The pause before an order by rule whose cards may have come after all is looked at again.
 _NEXT_LOOK = timedelta(minutes=10)
-# How long recording the outcome is retried while the database fails (seconds).
-_DATABASE_PATIENCE = 30.0
 _FIRST_SEARCH = timedelta(seconds=10)
 # How long the provider's list may take to show a new order.
 _LIST_DELAY = timedelta(seconds=1)
@@ -139,7 +133,7 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
     """Claim an order, make the request unless it is too late, and record the outcome."""
     # Read before the claim: the commit of the claim may return minutes later, when the order has
     # been declared lost and sent again. Then the request is not made.
-    start_by = steady_time() + START_WITHIN
+    start_by = steady_time() + timings.start_within
     is_claimed = False
     try:
         is_claimed = claim(order, key=gateway.key)
@@ -226,7 +220,7 @@ def _persist(record: Callable[[], None]) -> None:
     If the database fails for too long, the error is raised. Then the claim expires, and the order
     is recovered from the provider's list.
     """
-    patience = time.monotonic() + _DATABASE_PATIENCE
+    patience = time.monotonic() + timings.database_patience
     while True:
         try:
             return record()
@@ -258,7 +252,8 @@ def claim(order: Order, *, key: ApiKey) -> bool:
 
 def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
     # Longer than the request and recording its outcome can take.
-    lease = timedelta(seconds=START_WITHIN + conf.request_timeout + _DATABASE_PATIENCE)
+    seconds = timings.start_within + conf.request_timeout + timings.database_patience
+    lease = timedelta(seconds=seconds)
     with transaction.atomic(durable=True):
         change = order.move(
             Status.PLACING,

@@ -33,22 +33,18 @@ from giftcards.engine.polling import (
 from giftcards.engine.recording import record_answers, record_failures
 from giftcards.engine.recovery import recover
 from giftcards.engine.sending import give_up, mark_unconfirmed, send_due
+from giftcards.engine.timings import timings
 from giftcards.engine.verdict import Verdict
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FOLLOWED, URGENT, Status
 
-# The most orders that one sweep claims.
-_MOST = 1_000
 # How many pending orders are read at a time: more than can be sent before the next read.
 _SLICE = 100
 # How long a claim lasts without renewal; a dead process blocks its orders for at most this long.
 _CLAIM = timedelta(seconds=15)
-# The longest and the shortest time of one round of sending before due orders are checked (seconds).
+# The longest time of one round of sending before due orders are checked (seconds).
 _LONGEST_SENDING = 5.0
-_SHORTEST_SENDING = 0.3
-# How often a long sweep renews its claims and sends newly placed orders (seconds).
-_RENEW_CLAIMS_EVERY = 2.0
 # A batch is recorded at this many answers, or this long after the previous batch (seconds).
 _RECORD_AT = 100
 _RECORD_AFTER = 1.0
@@ -168,7 +164,7 @@ class _Sweep:
         seconds = _LONGEST_SENDING
         if next_check := self._scope.next_due_at(FOLLOWED, now):
             seconds = min(seconds, (next_check - now).total_seconds())
-        ends_at = began + max(seconds, _SHORTEST_SENDING)
+        ends_at = began + max(seconds, timings.shortest_sending)
 
         def should_continue() -> bool:
             return self._should_continue() and time.monotonic() < ends_at
@@ -192,7 +188,7 @@ class _Sweep:
 
     def _beat(self) -> None:
         """Renew the claims and send new orders, now and then during a long sweep."""
-        if time.monotonic() - self._beat_at < _RENEW_CLAIMS_EVERY:
+        if time.monotonic() - self._beat_at < timings.sweep_renewal:
             return
         Order.objects.still_claimed(self._claimed).update(claimed_until=timezone.now() + _CLAIM)
         # try_open() also notices a pause that another process has started.
@@ -205,7 +201,7 @@ class _Sweep:
         now = timezone.now()
         # Orders due soon share the list's pages at no extra cost, and are then due together.
         soon = now + timedelta(seconds=conf.poll_interval)
-        wanted = self._scope.to_check(now=now, due_by=soon, limit=_MOST)
+        wanted = self._scope.to_check(now=now, due_by=soon, limit=timings.sweep_orders)
         due = [order for order in wanted if order.due_at and order.due_at <= now]
         if not (due and self._gateway.is_open and self._should_continue()):
             return Swept(postponed=len(due))

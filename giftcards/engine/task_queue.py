@@ -22,6 +22,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext
 
 from giftcards.conf import conf
+from giftcards.engine.timings import timings
 from giftcards.models import Lease, ProviderState
 from giftcards.problems import ASK_DEVELOPER, Explanation
 
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 SWEEP_TASK = "giftcards.tasks.sweep"
 TICK_TASK = "giftcards.tasks.tick"
-# The lease of the loop's process; after a crash, another process takes over within this time.
-LOOP_LEASE = timedelta(seconds=10)
 # A tick of django-q2's begins within this time once it is due, unless its workers are busy.
 _LATE = timedelta(minutes=2)
 _CONSOLATION = "The next tick, within about a minute, does the work."
@@ -163,8 +162,8 @@ def workers() -> int:
 def wake_worker() -> None:
     """Queue the loop when the current transaction commits, or at once if there is none.
 
-    Does nothing if the loop is running or was queued within the last ``LOOP_LEASE``, or if there is
-    no queue. Never raises, and never waits long for a broker that is down: then the watchdog starts
+    Does nothing if the loop is running or was queued within the time of a lease, or if there is no
+    queue. Never raises, and never waits long for a broker that is down: then the watchdog starts
     the loop within about a minute.
     """
     transaction.on_commit(_wake, robust=True)
@@ -172,7 +171,7 @@ def wake_worker() -> None:
 
 def _wake() -> None:
     if not Lease.objects.is_taken(Lease.LOOP):
-        queue_once(SWEEP_TASK, lease=Lease.QUEUED_SWEEP, span=LOOP_LEASE)
+        queue_once(SWEEP_TASK, lease=Lease.QUEUED_SWEEP, span=timings.lease)
 
 
 def queue_once(path: str, *, lease: str, span: timedelta) -> None:

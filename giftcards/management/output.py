@@ -20,11 +20,11 @@ from typing import Any, ClassVar, Self
 from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
 from django.utils import timezone
 
+from giftcards.engine.timings import timings
+
 UNFINISHED = 1
 COULD_NOT_START = 2
 
-# In a log, waits shorter than this are not worth a line (seconds).
-_SHORT = 2.0
 # Where progress is a log, an unchanged line is repeated this often (seconds).
 _REMIND_AFTER = 60.0
 # How wide a bar is (characters).
@@ -126,7 +126,7 @@ class Progress:
         if text != self._text:
             self.end()
             self._text, self._since = text, since or timezone.now()
-            self._next_at = now + (_SHORT - self._seconds() if unless_short else 0)
+            self._next_at = now + (timings.short_wait - self._seconds() if unless_short else 0)
         elif since is not None:
             self._since = since
         if self._is_live:

@@ -248,7 +248,7 @@ class TestOrders:
     def test_orders_come_once_each_in_few_queries_however_many_settled_together(
         self, shorten: Callable[..., None], moments: int
     ) -> None:
-        shorten(export_batch=4)
+        shorten(file_batch=4)
         statuses = (Status.FULFILLED, Status.REFUNDED, Status.REJECTED)
         old = settled(settled_at=NOON - timedelta(days=2))
         orders = Order.objects.bulk_create(
@@ -340,7 +340,7 @@ class TestXlsx:
     def test_more_rows_than_a_sheet_holds_go_on_in_the_next(
         self, shorten: Callable[..., None]
     ) -> None:
-        shorten(export_sheet=4)
+        shorten(sheet_rows=4)
         book = self.read([["Number"], *([number] for number in range(7))])
         sheets = [[cell.value for (cell,) in sheet.rows] for sheet in book]
         assert sheets == [["Number", 0, 1, 2], ["Number", 3, 4, 5, 6]]

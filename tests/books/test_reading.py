@@ -324,7 +324,7 @@ class TestTogether:
     def test_two_processes_at_once_read_each_entry_once(
         self, simulator: Simulator, shared_database: str, shorten: Callable[..., None]
     ) -> None:
-        shorten(ledger_lease_poll=0.05)
+        shorten(lease_poll=0.05)
         buy_many(simulator, 3, type_id="TEST_PARTIAL")
         run_sweep()
 

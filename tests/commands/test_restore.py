@@ -182,7 +182,7 @@ class TestHolding:
     def test_a_person_is_offered_the_first_purchases_after_the_order(
         self, call: Call, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(restoring_candidates=2)
+        shorten(candidates=2)
         orders = [record_order(**LINE) for _order in range(3)]
         with restored():
             work()

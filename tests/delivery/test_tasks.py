@@ -136,7 +136,7 @@ class TestSoon:
         self, workers: Callable[[int], None], server: MailServer, shorten: Callable[..., None]
     ) -> None:
         workers(3)
-        shorten(delivering_poll=0.05)
+        shorten(task_poll=0.05)
         make_message(next_attempt_at=timezone.now() + timedelta(seconds=0.5))
         assert deliver().startswith("1 sent")
 
@@ -144,7 +144,7 @@ class TestSoon:
         self, workers: Callable[[int], None], server: MailServer, shorten: Callable[..., None]
     ) -> None:
         workers(3)
-        shorten(delivering_wait=0.2)
+        shorten(task_wait=0.2)
         message = make_message(next_attempt_at=timezone.now() + timedelta(seconds=60))
         assert deliver().startswith("0 sent")
         assert pause(message) > 0

@@ -193,7 +193,7 @@ class TestOneOrder:
         Order.objects.update(due_at=ago(9))
         broken = bought[-1].pk
         Order.objects.filter(pk=broken).update(due_at=ago(1))
-        shorten(sweep_most=6)
+        shorten(sweep_orders=6)
         with connection.execute_wrapper(refuse_claim(broken)):
             run_sweep()
         assert status(broken) == "HANDLING"

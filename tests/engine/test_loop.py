@@ -19,7 +19,7 @@ from giftcards.engine import loop
 from giftcards.engine.budget import Shares
 from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, sweep
-from giftcards.engine.task_queue import LOOP_LEASE
+from giftcards.engine.timings import timings
 from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, Lease, Order, ProviderState, RequestSlot
 from giftcards.signals import tick_began
@@ -496,7 +496,7 @@ def _follow_until(stop: threading.Event) -> None:
 
 
 def _take_over() -> None:
-    hold_lease(Lease.LOOP, until=timezone.now() + LOOP_LEASE)
+    hold_lease(Lease.LOOP, until=timezone.now() + timings.lease)
 
 
 def _after(count: int, work: Callable[[], object]) -> Callable[..., Any]:

@@ -756,7 +756,7 @@ class TestLease:
         self, shared_database: str, listen: Listen, shorten: Callable[..., None]
     ) -> None:
         shorten(announcing_renewal=0.05, announcing_longest=0.2)
-        shorten(announcing_lease=timedelta(seconds=0.3))
+        shorten(lease=timedelta(seconds=0.3))
         moved("order-1", Status.DELAYED)
 
         def hang(order: Order, change: StatusChange) -> None:

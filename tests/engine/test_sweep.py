@@ -423,7 +423,7 @@ class TestManyOpenOrders:
     def test_every_order_that_a_page_shows_is_checked_by_it(
         self, type_id: str, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_most=10, page_size=20)
+        shorten(sweep_orders=10, page_size=20)
         orders = buy_many(simulator, 60, type_id=type_id)
         settled = 60 * (type_id == "type_001")
         assert run_sweep() == Swept(checked=60, settled=settled)
@@ -435,7 +435,7 @@ class TestManyOpenOrders:
     def test_an_order_on_a_page_that_another_process_has_claimed_is_left_to_it(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_most=10)
+        shorten(sweep_orders=10)
         orders = buy_many(simulator, 30)
         theirs = Order.objects.filter(pk__in=[order.pk for order in orders[20:]])
         theirs.update(claim="other", claimed_until=ago(-60))
@@ -445,7 +445,7 @@ class TestManyOpenOrders:
     def test_an_order_not_claimed_whose_row_is_incomplete_is_left_for_later(
         self, wire: responses.RequestsMock, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_most=3)
+        shorten(sweep_orders=3)
         made = [make_order(Status.HANDLING, sent_at=ago(9), due_at=ago(1)) for _ in range(5)]
         rows = [settled_answer(order)["data"] | {"time": ago(9).isoformat()} for order in made]
         rows[4]["cards"] = []
@@ -484,7 +484,7 @@ class TestManyOpenOrders:
     def test_many_fresh_orders_do_not_keep_late_ones_from_being_checked(
         self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        shorten(sweep_most=50)
+        shorten(sweep_orders=50)
         late = buy_many(simulator, 10, type_id="SIM_NEVER")
         Order.objects.update(status=Status.DELAYED, due_at=ago(1))
         buy_many(simulator, 60, type_id="SIM_NEVER")

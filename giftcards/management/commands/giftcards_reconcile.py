@@ -16,7 +16,7 @@ from giftcards.engine.polling import Pulse
 from giftcards.engine.recovery import Listing, describe_row, find_orphans, read_listing
 from giftcards.engine.resolving import hold_bought, last_sign
 from giftcards.engine.sweep import sweep
-from giftcards.engine.task_queue import LOOP_LEASE
+from giftcards.engine.timings import timings
 from giftcards.management.base import (
     WORKING_SETTINGS,
     GiftcardsCommand,
@@ -101,13 +101,13 @@ def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None)
     The lease of the loop keeps the workers out. If it is lost, the reading ends.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
-    token = Lease.objects.take(Lease.LOOP, LOOP_LEASE)
+    token = Lease.objects.take(Lease.LOOP, timings.lease)
     if token is None:
         raise refuse(
             "A worker is running, or was until some seconds ago. Stop every worker, and run this"
             " before you start one again: what is not held yet may be bought twice."
         )
-    keep = partial(Lease.objects.keep, Lease.LOOP, token, LOOP_LEASE)
+    keep = partial(Lease.objects.keep, Lease.LOOP, token, timings.lease)
     try:
         listing = _read(gateway, Pulse(keep, _beat(progress)), since=start)
         rows = find_orphans(listing) if listing else []

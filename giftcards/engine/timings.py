@@ -1,0 +1,91 @@
+"""The rhythms and sizes of the engine's work that no setting governs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from giftcards.conf import LOOP_SECONDS
+
+
+@dataclass(slots=True)
+class Timings:
+    """The values that tests shorten, read whenever they are needed; spans in seconds."""
+
+    # The lease of the process that runs the loop, or that announces: after a crash, another process
+    # takes over within this time.
+    lease: timedelta = timedelta(seconds=10)
+    # How often a process that waits for another one's lease looks.
+    lease_poll: float = 1.0
+
+    # How long one task runs the loop.
+    task_seconds: float = LOOP_SECONDS
+    # How long a tick waits for the loop of another process: longer than the lease, so that a dead
+    # holder's expires.
+    tick_patience: timedelta = timedelta(seconds=11)
+    # How long a task waits for work that is due soon, and how often it looks for more.
+    task_wait: float = 15.0
+    task_poll: float = 1.0
+
+    # How often, at least, the loop queries for due orders and renews its lease.
+    loop_look: float = 1.0
+    # How often an endless loop does what the schedule would: it records that it runs, and tells
+    # other apps.
+    loop_tick: float = 60.0
+    # The time of the chores at the end of a tick while orders wait for this worker.
+    chores_seconds: float = 10.0
+    # How often the chores beside an endless loop are done.
+    chores_every: float = 60.0
+
+    # A request must go out within this time after the claim began, or the order is handed back.
+    # Enough for the commit of the claim and for connecting. No other process sends the order in
+    # this time: the claim lasts for it, REQUEST_TIMEOUT and database_patience together, and
+    # PROOF_OF_ABSENCE counts from its end.
+    start_within: float = 10.0
+    # How long recording the outcome of a request to buy is retried while the database fails.
+    database_patience: float = 30.0
+    # The pause after a failure of the database.
+    database_pause: float = 2.0
+
+    # The orders whose missing figures are computed in one transaction: few, because workers go on
+    # meanwhile.
+    figures_batch: int = 500
+
+    # The most orders that one sweep claims.
+    sweep_orders: int = 1_000
+    # How often a long sweep renews its claims and sends newly placed orders.
+    sweep_renewal: float = 2.0
+    # The shortest time of one round of sending before due orders are checked.
+    shortest_sending: float = 0.3
+    # The rows of a page of the provider's list.
+    page_size: int = 100
+    # How often the pulse beats while requests are in flight.
+    polling_pulse: float = 1.0
+    # The longest wait before the next attempt to make a call in the background.
+    background_wait: float = 1.0
+
+    # The changes that are announced at a time.
+    announcing_batch: int = 100
+    # How often the lease is renewed while receivers run.
+    announcing_renewal: float = 3.0
+    # For how long it is renewed while the receivers of one change run. If they take longer, they
+    # may hang, and another process may call them, too.
+    announcing_longest: float = 120.0
+
+    # The most orders at the provider that a person is offered as candidates: the earliest ones.
+    candidates: int = 20
+    # How long after another caller's question about a card one waits for the answer. Each of them
+    # keeps a thread of the site from other visitors.
+    quote_patience: float = 1.0
+    # What a shop's function may take for the price of one type.
+    pricing_slow: float = 3.0
+
+    # The rows of the database that a file reads at a time, and those of one sheet of a workbook,
+    # which has at most 1,048,576.
+    file_batch: int = 1_000
+    sheet_rows: int = 1_000_000
+    # In a log, waits shorter than this are not worth a line.
+    short_wait: float = 2.0
+
+
+timings = Timings()
