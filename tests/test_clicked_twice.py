@@ -21,7 +21,7 @@ from django.urls import resolve, reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.admin.actions import state_token
+from giftcards.admin.form_tokens import state_token
 from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.engine.recovery import adopt
 from giftcards.engine.storing import Arrival, store_cards

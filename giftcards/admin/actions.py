@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from django import forms
 from django.contrib import messages
+from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models, router, transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, QueryDict
 from django.urls import NoReverseMatch, reverse
-from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.form_tokens import state_token
 from giftcards.display import isolated, money_text
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import RefundError, ReorderError, SaleError
-from giftcards.models import Order
-from giftcards.statuses import Status
+from giftcards.models import Order, OrderQuerySet
 
-if TYPE_CHECKING:
-    from giftcards.admin.pages import OrderPages
+
+class Pages(Protocol):
+    """The pages of orders, as actions and extensions see the shop's ``OrderAdmin``."""
+
+    admin_site: AdminSite
+    search_help_text: ClassVar[Any]
+
+    @property
+    def media(self) -> forms.Media: ...
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Order]: ...
+    def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order: ...
+    def may_see(self, request: HttpRequest, order: Order) -> bool: ...
+    def has_view_permission(self, request: HttpRequest) -> bool: ...
+    def has_add_permission(self, request: HttpRequest) -> bool: ...
+    def has_check_permission(self, request: HttpRequest) -> bool: ...
+    def has_report_permission(self, request: HttpRequest) -> bool: ...
+    def may_see_costs(self, request: HttpRequest) -> bool: ...
+    def may_see_tails(self, request: HttpRequest) -> bool: ...
+    def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int: ...
+    def address(self, page: str, *args: Any) -> str: ...
+    def to_order(self, order: Order) -> HttpResponse: ...
+    def render_page(
+        self, request: HttpRequest, name: str, *, title: str, status: int = 200, **context: Any
+    ) -> HttpResponse: ...
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any: ...
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any: ...
+    def message_user(self, request: HttpRequest, message: Any, level: Any = ...) -> None: ...
+
 
 #: Whether the person of a request may do something.
-Permission = Callable[["OrderPages", HttpRequest], bool]
+Permission = Callable[[Pages, HttpRequest], bool]
 
 
 def may(*permissions: str) -> Permission:
@@ -35,35 +62,12 @@ def may(*permissions: str) -> Permission:
     return lambda _pages, request: request.user.has_perms(permissions)
 
 
-def token(purpose: str, seen: list[Any]) -> str:
-    """A hash of what a page has shown; nobody else can make it up."""
-    text = json.dumps(seen, sort_keys=True)
-    return salted_hmac(f"giftcards.admin.{purpose}", text, algorithm="sha256").hexdigest()
-
-
-def state_token(order: Order) -> str:
-    """A hash of the state of ``order`` that a form carries: it changes once the state does.
-
-    It covers the attempt to send the order, its status, its id at the provider, the candidates that
-    staff were offered, why it is held, and what was paid back or is planned to be. A form that is
-    posted late must not decide about another attempt.
-    """
-    # In other statuses, a claim may be that of a check, which changes nothing that staff decide.
-    attempt = order.claim if order.status == Status.UNCONFIRMED else ""
-    sent_at = order.sent_at and order.sent_at.isoformat()
-    # A held order may have gone on meanwhile, and been held again for the same reason.
-    held_for = [order.queued_at.isoformat(), order.problems] if order.is_held else []
-    seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
-    seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]
-    return token("state_token", seen)
-
-
 @dataclass(slots=True)
 class Attempt:
     """A use of an action: by whom, about what, and with which input."""
 
     action: OrderAction
-    pages: OrderPages
+    pages: Pages
     request: HttpRequest
     order: Order
     #: The row of the order that the action is about, if it is about one.
@@ -227,9 +231,7 @@ class OrderAction:
         return self.form is None and self.view is None
 
 
-def carry_out(
-    action: OrderAction, pages: OrderPages, request: HttpRequest, key: Any
-) -> HttpResponse:
+def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> HttpResponse:
     """The view of an action: it checks the person, asks, acts, records, and says what was done."""
     attempt = begin(action, pages, request, key)
     if request.method != "POST" and action.form is None:
@@ -238,7 +240,7 @@ def carry_out(
     return end(attempt, _answer(attempt) if answer is None else answer)
 
 
-def begin(action: OrderAction, pages: OrderPages, request: HttpRequest, key: Any) -> Attempt:
+def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
     """The attempt; ``PermissionDenied`` unless the person sees the order and may do this."""
     row = None
     if action.of is not None:
@@ -296,7 +298,7 @@ def end(attempt: Attempt, answer: Answer) -> HttpResponse:
 
 
 def buttons(
-    pages: OrderPages,
+    pages: Pages,
     request: HttpRequest,
     subject: models.Model,
     actions: Iterable[OrderAction],
@@ -312,7 +314,7 @@ def buttons(
     )
 
 
-def _url(pages: OrderPages, action: OrderAction, subject: models.Model) -> str:
+def _url(pages: Pages, action: OrderAction, subject: models.Model) -> str:
     name, site = f"admin:giftcards_{action.name}", pages.admin_site.name
     try:
         return reverse(name, args=[subject.pk], current_app=site)

@@ -17,7 +17,8 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin import extensions, revealing
-from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may, token
+from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may
+from giftcards.admin.form_tokens import token
 from giftcards.admin.pages import column_label
 from giftcards.admin.placing import NO_LANGUAGE, WORDS, MomentField, language_choices
 from giftcards.admin.reauthentication import address_of_proof

@@ -12,23 +12,9 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import (
-    LATE,
-    Answer,
-    Attempt,
-    OrderAction,
-    Outcome,
-    Page,
-    may,
-    state_token,
-    token,
-)
-from giftcards.admin.pages import (
-    OrderPages,
-    about,
-    customer_of,
-    recorded,
-)
+from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, Page, Pages, may
+from giftcards.admin.form_tokens import state_token, token
+from giftcards.admin.pages import about, customer_of, recorded
 from giftcards.display import explained, isolated, money, named
 from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
 from giftcards.exceptions import ReorderError
@@ -79,7 +65,7 @@ def fingerprint(order: Order) -> str:
     return token("fingerprint", seen)
 
 
-def _show_fingerprint(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+def _show_fingerprint(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     order = pages.order_for(request, key, allowed=True)
     return JsonResponse({"fingerprint": fingerprint(order)})
 
@@ -225,7 +211,7 @@ class NoteForm(forms.Form):
     note = forms.Field(required=False)
 
 
-def may_note(pages: OrderPages, request: HttpRequest) -> bool:
+def may_note(pages: Pages, request: HttpRequest) -> bool:
     """True if the person may write notes: anybody who may check, resolve or add orders."""
     may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
     return any(may_decide) or pages.has_add_permission(request)

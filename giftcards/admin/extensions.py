@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib.admin import ListFilter
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from giftcards.admin.actions import OrderAction, OrderButton, Page
+from giftcards.admin.actions import OrderAction, OrderButton, Page, Pages
 from giftcards.admin.rows import NOT_RECEIVED
 from giftcards.conditions import Standing
 from giftcards.models import Order
-
-if TYPE_CHECKING:
-    from giftcards.admin.pages import OrderPages
 
 Html = SafeString | str
 
@@ -33,20 +30,18 @@ class Extension:
     actions: tuple[OrderAction, ...] = ()
     pages: tuple[Page, ...] = ()
     #: Links to other pages, on the page of an order.
-    buttons: Callable[[OrderPages, HttpRequest, Order], Iterable[OrderButton]] | None = None
+    buttons: Callable[[Pages, HttpRequest, Order], Iterable[OrderButton]] | None = None
     #: A section of the page of an order, as HTML; "" to show nothing.
-    section: Callable[[OrderPages, HttpRequest, Order], Html] | None = None
+    section: Callable[[Pages, HttpRequest, Order], Html] | None = None
     #: The same inside the section with the refund breakdown.
-    money: Callable[[OrderPages, HttpRequest, Order], Html] | None = None
+    money: Callable[[Pages, HttpRequest, Order], Html] | None = None
     #: Sentences on what follows if the customer of an order is corrected, as HTML.
-    consequences: Callable[[OrderPages, HttpRequest, Order], Iterable[Html]] | None = None
+    consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
-    above_list: Callable[[OrderPages, HttpRequest, Standing], Html] | None = None
+    above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
     #: Of some orders, those whose cards did not get to whom they are for, by their primary keys:
     #: sentences that say so, and what to do, as HTML.
-    not_received: (
-        Callable[[OrderPages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None
-    ) = None
+    not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
 

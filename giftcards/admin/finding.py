@@ -18,8 +18,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.admin.actions import Page
-from giftcards.admin.pages import OrderPages
+from giftcards.admin.actions import Page, Pages
 from giftcards.admin.revealing import take_turn
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Card
@@ -70,7 +69,7 @@ def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
         request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
 
 
-def _find(pages: OrderPages, request: HttpRequest) -> HttpResponse:
+def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
     """The page that finds a card. The code is posted: URLs end up in logs and histories."""
     if not request.user.has_perm("giftcards.find_card"):
         raise PermissionDenied
@@ -82,7 +81,7 @@ def _find(pages: OrderPages, request: HttpRequest) -> HttpResponse:
     return pages.render_page(request, "find_card", title=title, **context)
 
 
-def cards_with(pages: OrderPages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
+def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
     """Search for the code in the field "secret" of ``form``; return the context of a page.
 
     If the person has searched too often, ``form`` has an error, and the page a status for it.
@@ -108,7 +107,7 @@ def cards_with(pages: OrderPages, request: HttpRequest, form: forms.Form) -> dic
     }
 
 
-def _unhidden(pages: OrderPages, request: HttpRequest, cards: list[Card]) -> list[Card]:
+def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Card]:
     """Those of the ``cards`` whose order the shop does not hide from the person."""
     orders = pages.get_queryset(request).filter(pk__in={card.order_id for card in cards})
     keys = set(orders.values_list("pk", flat=True))

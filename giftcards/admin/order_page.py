@@ -16,9 +16,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import extensions
-from giftcards.admin.actions import state_token
 from giftcards.admin.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.deciding import NOTE, TICK_OFF, fingerprint
+from giftcards.admin.form_tokens import state_token
 from giftcards.admin.hints import SEES_HINTS
 from giftcards.admin.owning import TAKE_OVER, owner_in_words
 from giftcards.admin.pages import OrderPages

@@ -10,7 +10,8 @@ from django.contrib import messages
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import LATE, Attempt, OrderAction, Outcome, may, token
+from giftcards.admin.actions import LATE, Attempt, OrderAction, Outcome, may
+from giftcards.admin.form_tokens import token
 from giftcards.admin.pages import about
 from giftcards.display import bdi, brief_moment, filled, isolated
 from giftcards.models import Order

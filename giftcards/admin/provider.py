@@ -20,7 +20,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin import provider_sections
-from giftcards.admin.actions import token
+from giftcards.admin.form_tokens import token
 from giftcards.admin.provider_sections import Section
 from giftcards.admin.rows import ReadOnlyRows, order_link, unhidden_orders, visible_orders
 from giftcards.conditions import CONDITIONS, Condition, Finding, Standing

@@ -22,13 +22,14 @@ from giftcards.admin.actions import (
     OrderAction,
     Outcome,
     Page,
+    Pages,
     begin,
     end,
     may,
-    state_token,
 )
 from giftcards.admin.deciding import decided
-from giftcards.admin.pages import OrderPages, column_label, facts, line
+from giftcards.admin.form_tokens import state_token
+from giftcards.admin.pages import column_label, facts, line
 from giftcards.display import bdi, explained, filled, isolated, moment_text, named, zoned_moment
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import (
@@ -190,7 +191,7 @@ def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
 # What became of it. No transaction is open, because the provider is asked.
 
 
-def _resolve_view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+def _resolve_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     attempt = begin(RESOLVE, pages, request, key)
     return end(attempt, _resolve(attempt))
 
@@ -293,7 +294,7 @@ def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
     )
 
 
-def _adopt_view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+def _adopt_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     attempt = begin(RESOLVE, pages, request, key)
     return end(attempt, _adopt(attempt))
 

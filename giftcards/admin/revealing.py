@@ -26,8 +26,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from giftcards.addresses import ip_address
-from giftcards.admin.actions import Page, may
-from giftcards.admin.pages import OrderPages
+from giftcards.admin.actions import Page, Pages, may
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
 from giftcards.conf import conf
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
@@ -92,7 +91,7 @@ class RevealForm(ProofForm):
     field_order: Sequence[str] = ("reason", "password")
 
 
-def _ask_view(pages: OrderPages, request: HttpRequest, key: int) -> HttpResponse:
+def _ask_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
     if request.method not in {"GET", "HEAD"}:
         return HttpResponseNotAllowed(["GET", "HEAD"])
     card = _card(pages, request, key)
@@ -102,7 +101,7 @@ def _ask_view(pages: OrderPages, request: HttpRequest, key: int) -> HttpResponse
 
 
 @sensitive_variables()
-def _reveal_view(pages: OrderPages, request: HttpRequest, key: int) -> HttpResponse:
+def _reveal_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     card = _card(pages, request, key)
@@ -114,7 +113,7 @@ def _reveal_view(pages: OrderPages, request: HttpRequest, key: int) -> HttpRespo
     return _show(pages, request, card, _reveal(pages, request, card, form.cleaned_data["reason"]))
 
 
-def _card(pages: OrderPages, request: HttpRequest, key: int) -> Card:
+def _card(pages: Pages, request: HttpRequest, key: int) -> Card:
     """The card; ``PermissionDenied`` unless the person may reveal it and see its order."""
     card = Card.objects.filter(pk=key).first()
     if card is None:
@@ -124,13 +123,13 @@ def _card(pages: OrderPages, request: HttpRequest, key: int) -> Card:
     return card
 
 
-def _to_proof(pages: OrderPages, card: Card) -> HttpResponse:
+def _to_proof(pages: Pages, card: Card) -> HttpResponse:
     site = pages.admin_site.name
     back_to = reverse("admin:giftcards_card_ask", args=[card.pk], current_app=site)
     return HttpResponseRedirect(address_of_proof(back_to=back_to))
 
 
-def _ask(pages: OrderPages, request: HttpRequest, card: Card, form: RevealForm) -> HttpResponse:
+def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> HttpResponse:
     first = next(iter(form.errors), "reason")
     form.fields[first].widget.attrs["autofocus"] = True
     return pages.render_page(
@@ -145,7 +144,7 @@ def _ask(pages: OrderPages, request: HttpRequest, card: Card, form: RevealForm) 
 
 
 @sensitive_variables()
-def _reveal(pages: OrderPages, request: HttpRequest, card: Card, reason: str) -> Shown:
+def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Shown:
     """Record that the person reveals the card, then open it; no code without a record."""
     try:
         with transaction.atomic(durable=True):
@@ -164,7 +163,7 @@ def _reveal(pages: OrderPages, request: HttpRequest, card: Card, reason: str) ->
 
 
 @sensitive_variables()
-def _show(pages: OrderPages, request: HttpRequest, card: Card, shown: Shown) -> HttpResponse:
+def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpResponse:
     order_page = pages.address("change", card.order_id)
     response = rendered(
         pages.render_page(

@@ -15,7 +15,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.pages import OrderPages
+from giftcards.admin.actions import Pages
 from giftcards.admin.rows import order_link
 from giftcards.display import count_text, filled, money
 from giftcards.models import Order
@@ -30,7 +30,7 @@ _WITHIN = timedelta(hours=1)
 _LARGE = ("metadata", "candidates", "gift_message")
 
 
-def other_orders(pages: OrderPages, request: HttpRequest, order: Order) -> dict[str, Any]:
+def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
     """The other orders of the customer as template context; empty if the order names nobody."""
     if not (order.customer_email or order.customer_phone):
         return {}
@@ -55,7 +55,7 @@ def other_orders(pages: OrderPages, request: HttpRequest, order: Order) -> dict[
     }
 
 
-def double_of(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
+def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
     """The warning that the customer has placed the same within the hour; "" if they have not.
 
     ``order`` may be one that is yet to be recorded.
@@ -73,7 +73,7 @@ def double_of(pages: OrderPages, request: HttpRequest, order: Order) -> SafeStri
     return _in_words(order, other, order_link(pages.admin_site, other))
 
 
-def _seen(pages: OrderPages, request: HttpRequest, keys: Iterable[int]) -> list[Order]:
+def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order]:
     """The orders with these keys that the person may see, newest first."""
     keys = list(keys)
     if not keys or not pages.has_view_permission(request):

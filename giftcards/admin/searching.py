@@ -16,9 +16,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDi
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import Page
+from giftcards.admin.actions import Page, Pages
 from giftcards.admin.finding import HIDING, FindCardForm, UnrepeatedInput, cards_with
-from giftcards.admin.pages import OrderPages
 from giftcards.keys.keyring import TAIL, normalised
 from giftcards.keys.secrecy import contained
 from giftcards.keys.typed import sealed
@@ -86,7 +85,7 @@ class _Orders(NamedTuple):
 
 
 @contained
-def _orders_with(pages: OrderPages, request: HttpRequest, text: str) -> _Orders:
+def _orders_with(pages: Pages, request: HttpRequest, text: str) -> _Orders:
     if not pages.has_view_permission(request):
         return _Orders([], is_code_like(text, is_found=False, is_known=False))
     found = Order.objects.search(text, limit=MOST_FOUND)
@@ -96,7 +95,7 @@ def _orders_with(pages: OrderPages, request: HttpRequest, text: str) -> _Orders:
     return _Orders(listed, is_code)
 
 
-def _search(pages: OrderPages, request: HttpRequest) -> HttpResponse:
+def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
     """The answer to the search box: a list of orders, or a page with cards or without anything."""
     may_find = request.user.has_perm("giftcards.find_card")
     if not (may_find or pages.has_view_permission(request)):
@@ -126,7 +125,7 @@ def _search(pages: OrderPages, request: HttpRequest) -> HttpResponse:
     )
 
 
-def _to_list(pages: OrderPages, filters: str, text: str = "") -> HttpResponse:
+def _to_list(pages: Pages, filters: str, text: str = "") -> HttpResponse:
     """The list of orders with its filters, and what is found by ``text``."""
     query = QueryDict(filters, mutable=True)
     for name in (SEARCH_VAR, PAGE_VAR, ERROR_FLAG):

@@ -15,6 +15,7 @@ from django.core.exceptions import ValidationError
 from django.core.mail import EmailMultiAlternatives
 from django.core.validators import validate_email
 from django.utils.encoding import punycode
+from django.utils.module_loading import import_string
 
 from giftcards.delivery.conf import conf
 from giftcards.display import NO_BREAKS, one_line
@@ -140,3 +141,8 @@ def _message_id(message: Message, from_email: str) -> str:
     domain = parseaddr(from_email)[1].rpartition("@")[2]
     domain = punycode(domain or urlsplit(conf.base_url).hostname or "localhost")
     return f"<{message.id}@{domain}>" if message.id else make_msgid(domain=domain)
+
+
+def make_channels() -> list[Channel]:
+    """New instances of the channels in ``CHANNELS``, in their order."""
+    return [import_string(path)() for path in conf.channels]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
+from django.db.models import QuerySet
 from django.utils.module_loading import import_string
 
 from giftcards.conf import (
@@ -25,13 +26,7 @@ from giftcards.conf import (
 )
 from giftcards.delivery.kinds import Kind, Mode
 from giftcards.management.roles import ROLES
-
-if TYPE_CHECKING:
-    from django.db.models import QuerySet
-
-    from giftcards.delivery.channels import Channel
-    from giftcards.models import Order
-
+from giftcards.models import Order
 
 # What people write between the digits of a phone number.
 _BETWEEN_DIGITS = " .-()\u00a0"
@@ -210,10 +205,6 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         number = "".join(sign for sign in contact if sign not in _BETWEEN_DIGITS)
         is_number = number.removeprefix("+").isdecimal() and number.isascii()
         return f"tel:{number}" if is_number else ""
-
-    def make_channels(self) -> list[Channel]:
-        """New instances of the configured channels, in their order."""
-        return [import_string(path)() for path in self.channels]
 
     @property
     def pin_of(self) -> Callable[[Order], str] | None:

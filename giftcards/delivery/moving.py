@@ -12,7 +12,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from giftcards.delivery.channels import Channel
+from giftcards.delivery.channels import Channel, make_channels
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import language_of
 from giftcards.delivery.failures import describe
@@ -129,9 +129,7 @@ def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
     """The addresses of the customer, or of the recipient: in the order, and of the channels."""
     columns = ("recipient_email",) if for_recipient else ("customer_email", "customer_phone")
     named = {getattr(order, name) for name in columns}
-    used = {
-        _address(channel, order, for_recipient=for_recipient) for channel in conf.make_channels()
-    }
+    used = {_address(channel, order, for_recipient=for_recipient) for channel in make_channels()}
     return (named | used) - {""}
 
 
@@ -139,7 +137,7 @@ def _move(
     message: Delivery, order: Order, change: CustomerChange, *, language: str, for_recipient: bool
 ) -> bool:
     """Queue the message to the new address; return False if there is none, or it is outdated."""
-    channels = conf.make_channels()
+    channels = make_channels()
     channel = next((each for each in channels if each.name == message.channel), None)
     address = _address(channel, order, for_recipient=for_recipient) if channel else ""
     if not address or message.kind not in kinds_that_fit(order):

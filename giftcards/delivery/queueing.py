@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from giftcards.delivery.channels import Channel
+from giftcards.delivery.channels import Channel, make_channels
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards, language_of
 from giftcards.delivery.failures import describe
@@ -125,7 +125,7 @@ def _queue(
         # address thus either comes first, or finds the messages that are queued here.
         order.lock()
         order.refresh_from_db(fields=CORRECTABLE)
-        for channel in conf.make_channels():
+        for channel in make_channels():
             try:
                 address = address_of(channel, order, for_recipient=for_recipient)
                 if not address:

@@ -20,7 +20,7 @@ from django.utils import timezone, translation
 from django.utils.crypto import salted_hmac
 
 from giftcards.delivery import links
-from giftcards.delivery.channels import Channel, Mail, Message
+from giftcards.delivery.channels import Channel, Mail, Message, make_channels
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import is_destroyed
 from giftcards.delivery.failures import Failure, Meaning, describe
@@ -181,7 +181,7 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
     link: CardLink | None = None
     token: Masked | None = None
     try:
-        channel = {each.name: each for each in conf.make_channels()}[delivery.channel]
+        channel = {each.name: each for each in make_channels()}[delivery.channel]
         with transaction.atomic():
             # Lock the order first, as a correction of the address does, to avoid a deadlock.
             delivery.order.lock()

@@ -10,7 +10,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin.actions import state_token
+from giftcards.admin.form_tokens import state_token
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Order
 from giftcards.privacy.retention import purge

@@ -20,7 +20,8 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.admin import OrderAdmin, extensions
-from giftcards.admin.actions import OrderButton, state_token
+from giftcards.admin.actions import OrderButton
+from giftcards.admin.form_tokens import state_token
 from giftcards.engine.holding import approve_price, hold_for_price
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import DecryptionError

@@ -24,8 +24,8 @@ from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import Page, token
-from giftcards.admin.pages import OrderPages
+from giftcards.admin.actions import Page, Pages
+from giftcards.admin.form_tokens import token
 from giftcards.books.admin.periods import Question, month_of
 from giftcards.books.admin.reports import list_address
 from giftcards.books.closing import (
@@ -152,7 +152,7 @@ class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
         )
 
 
-def closing_view(pages: OrderPages, request: HttpRequest) -> HttpResponse:
+def closing_view(pages: Pages, request: HttpRequest) -> HttpResponse:
     if not (pages.has_report_permission(request) and pages.may_see_costs(request)):
         raise PermissionDenied
     first = _asked_for(request)
@@ -175,7 +175,7 @@ def closing_view(pages: OrderPages, request: HttpRequest) -> HttpResponse:
     return HttpResponseRedirect(f"{pages.address('close_month')}?month={_value(first)}")
 
 
-def _page(pages: OrderPages, request: HttpRequest, month: Month, form: ClosingForm) -> HttpResponse:
+def _page(pages: Pages, request: HttpRequest, month: Month, form: ClosingForm) -> HttpResponse:
     return pages.render_page(
         request,
         "admin/giftcards_books/close_month.html",
@@ -237,7 +237,7 @@ def _refusal(request: HttpRequest, month: Month) -> str:
     return ""
 
 
-def _close(pages: OrderPages, request: HttpRequest, month: Month, note: str) -> str:
+def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
     """Close the month, and say so; return the reason if nothing was closed."""
     with transaction.atomic(using=router.db_for_write(MonthClosing)):
         closing = close_month(month, by=request.user.get_username(), note=note)
@@ -253,7 +253,7 @@ def _close(pages: OrderPages, request: HttpRequest, month: Month, note: str) -> 
 # What is shown.
 
 
-def _shown(pages: OrderPages, request: HttpRequest, month: Month) -> dict[str, Any]:
+def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
     steps = list(_steps(pages, request, month))
     return {
         "months": list(_offered(month)),
@@ -298,7 +298,7 @@ def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
         yield _value(first), text, first == chosen.first
 
 
-def _steps(pages: OrderPages, request: HttpRequest, month: Month) -> Iterator[dict[str, Any]]:
+def _steps(pages: Pages, request: HttpRequest, month: Month) -> Iterator[dict[str, Any]]:
     for step in month.steps:
         text = _TEXTS[step.name]
         yield {
@@ -330,7 +330,7 @@ def _sentence(step: Step, month: Month) -> str:
 
 
 def _rows(
-    pages: OrderPages, request: HttpRequest, month: Month, names: Iterable[str]
+    pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
     """The rows that a step counts: their label, number, amount, and the page that lists them."""
     for name in names:
@@ -347,7 +347,7 @@ def _rows(
         }
 
 
-def _address(pages: OrderPages, request: HttpRequest, month: Month, name: str) -> str:
+def _address(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
     """The page that lists exactly what a figure counts; "" for who may not open it."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)

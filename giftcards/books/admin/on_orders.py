@@ -21,9 +21,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.actions import Pages
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.filters import ConditionFilter
-from giftcards.admin.pages import OrderPages
 from giftcards.books.admin import closing, reports
 from giftcards.books.admin.reports import orders_of_unknown_price
 from giftcards.books.expected import refund_amount
@@ -43,7 +43,7 @@ _YEAR = timedelta(days=365)
 # The head of the list: the balance at the provider, and how long it will last.
 
 
-def above_list(pages: OrderPages, request: HttpRequest, standing: Standing) -> SafeString | str:
+def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeString | str:
     """The figures of the account, as HTML.
 
     While the list is filtered or searched, the cost of open orders is left out to save queries.
@@ -105,7 +105,7 @@ def _in_words(span: timedelta) -> str:
 # The provider's ledger entries about one order, below its refund breakdown.
 
 
-def bookings(_pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
+def bookings(_pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
     """The entries, oldest first; and the refund that is not in the ledger, if any, as HTML."""
     if not request.user.has_perm("giftcards.view_cost"):
         return ""

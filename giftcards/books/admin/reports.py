@@ -29,8 +29,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import Page
-from giftcards.admin.pages import OrderPages
+from giftcards.admin.actions import Page, Pages
 from giftcards.books.admin.periods import (
     DownloadForm,
     Question,
@@ -87,13 +86,13 @@ _RARE = {"rejected", "unpaid", "unknown", "contradictory"}
 _WRONG = {"open_amount", "unknown", "contradictory"}
 
 
-def report_view(pages: OrderPages, request: HttpRequest) -> HttpResponse:
+def report_view(pages: Pages, request: HttpRequest) -> HttpResponse:
     if not pages.has_report_permission(request):
         raise PermissionDenied
     return _report_page(pages, request, ReportForm(request.GET), DownloadForm())
 
 
-def download_view(pages: OrderPages, request: HttpRequest) -> HttpResponseBase:
+def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
     """Send a file; only by POST, because each download leaves a trace."""
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
@@ -111,7 +110,7 @@ def download_view(pages: OrderPages, request: HttpRequest) -> HttpResponseBase:
 
 
 def _report_page(
-    pages: OrderPages,
+    pages: Pages,
     request: HttpRequest,
     form: ReportForm,
     downloads: DownloadForm,
@@ -139,7 +138,7 @@ def _report_page(
     )
 
 
-def _shown(pages: OrderPages, request: HttpRequest, question: Question) -> dict[str, Any]:
+def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, Any]:
     """The report as template context, without what this person may not see."""
     shows_costs = pages.may_see_costs(request)
     found = report(question.start, question.end, question.by, product_id=question.product_id)

@@ -15,9 +15,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import get_language_bidi, gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import OrderAction, may
+from giftcards.admin.actions import OrderAction, Pages, may
 from giftcards.admin.order_page import cards_shown
-from giftcards.admin.pages import OrderPages
 from giftcards.admin.timeline import Timeline
 from giftcards.delivery.admin.labels import (
     address_of,
@@ -41,7 +40,7 @@ _FEW = 10
 _LANGUAGES = ("fr", "ar", "en")
 
 
-def _view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+def _view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     now = timezone.now()
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))

@@ -10,8 +10,8 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, carry_out
-from giftcards.admin.pages import OrderPages, about
+from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, Pages, carry_out
+from giftcards.admin.pages import about
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
 from giftcards.delivery import links
@@ -133,7 +133,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
     return response
 
 
-def _new_link_view(pages: OrderPages, request: HttpRequest, key: str) -> HttpResponse:
+def _new_link_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     # Not rendered before the trace is committed, whatever ATOMIC_REQUESTS says.
     return rendered(carry_out(NEW_LINK, pages, request, key))
 

@@ -32,6 +32,7 @@ from giftcards.delivery.admin.labels import (
 from giftcards.delivery.admin.previews import PreviewPages
 from giftcards.delivery.admin.resending import SEND_AGAIN
 from giftcards.delivery.admin.section import ABOUT_MESSAGE
+from giftcards.delivery.channels import make_channels
 from giftcards.delivery.conf import conf
 from giftcards.delivery.digests import RECEIVERS, last_digest
 from giftcards.delivery.models import (
@@ -70,7 +71,7 @@ class ChannelFilter(ChoicesFilter):
         return len(conf.channels) > 1
 
     def choices(self, changelist: ChangeList) -> Any:
-        names = [channel.name for channel in conf.make_channels()]
+        names = [channel.name for channel in make_channels()]
         chosen = self.lookup_val and self.lookup_val[0]
         for name in (None, *names):
             changes = {self.lookup_kwarg: name} if name else {}

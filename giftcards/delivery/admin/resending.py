@@ -27,8 +27,7 @@ from giftcards.conf import conf as core
 from giftcards.delivery.admin import allowance
 from giftcards.delivery.admin.labels import address_of as address_in_words
 from giftcards.delivery.admin.labels import language_choices
-from giftcards.delivery.channels import Channel, Mail
-from giftcards.delivery.conf import conf
+from giftcards.delivery.channels import Channel, Mail, make_channels
 from giftcards.delivery.facts import language_of
 from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS
 from giftcards.delivery.messages import needs_link
@@ -90,9 +89,7 @@ class SendAgainForm(forms.Form):
     ) -> None:
         self._request, self._order = attempt.request, attempt.order
         kinds = kinds_that_fit(self._order)
-        self._channels: dict[str, Channel] = {
-            channel.name: channel for channel in conf.make_channels()
-        }
+        self._channels: dict[str, Channel] = {channel.name: channel for channel in make_channels()}
         first = next(iter(self._channels.values()))
         # The messages about a gift have several addresses and languages: that of the chosen one.
         is_for_one = not self._order.is_gift

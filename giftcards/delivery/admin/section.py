@@ -12,10 +12,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.actions import buttons
+from giftcards.admin.actions import Pages, buttons
 from giftcards.admin.extensions import Extension, register
 from giftcards.admin.hints import SEES_HINTS
-from giftcards.admin.pages import OrderPages
 from giftcards.delivery.admin.allowance import MAY_RESEND
 from giftcards.delivery.admin.dispute import PROOF
 from giftcards.delivery.admin.handing_over import NEW_LINK, WITHDRAW
@@ -32,6 +31,7 @@ from giftcards.delivery.admin.labels import (
     with_use,
 )
 from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, SEND_NOW, TRY_NOW
+from giftcards.delivery.channels import make_channels
 from giftcards.delivery.conf import conf
 from giftcards.delivery.kinds import TO_RECIPIENT, Kind, Mode, kinds_of
 from giftcards.delivery.models import (
@@ -55,7 +55,7 @@ _MOST = 20
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
 
 
-def _section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeString | str:
+def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
     """The HTML of the section on the page of ``order``; "" if there is nothing to show."""
     sees_messages = request.user.has_perm("giftcards_delivery.view_delivery")
     sees_links = request.user.has_perm("giftcards_delivery.view_cardlink")
@@ -69,7 +69,7 @@ def _section(pages: OrderPages, request: HttpRequest, order: Order) -> SafeStrin
     return render_to_string("admin/giftcards_delivery/section.html", context, request)
 
 
-def _context(pages: OrderPages, request: HttpRequest, order: Order) -> dict[str, Any]:
+def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
     """The context of the template; empty if there is nothing to show. The texts are HTML.
 
     Takes the same few queries for any order.
@@ -130,7 +130,7 @@ def _is_reached(order: Order, kind: Kind) -> bool:
     """True if a channel has an address for whoever gets messages of this kind."""
     return any(
         find_address(channel, order, for_recipient=kind in TO_RECIPIENT)
-        for channel in conf.make_channels()
+        for channel in make_channels()
     )
 
 
@@ -163,7 +163,7 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 # What a corrected address means for messages and links, before and afterwards.
 
 
-def _consequences(_pages: OrderPages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
+def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
     """Sentences that say what a correction does to messages and links of the present address."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
@@ -225,7 +225,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 
 
 def _not_received(
-    _pages: OrderPages, request: HttpRequest, orders: Sequence[Order]
+    _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
     """Sentences on those of ``orders`` whose cards nobody got, as their messages were refused."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
