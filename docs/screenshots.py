@@ -109,7 +109,6 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "ledger-entry": f"{ledger}{LedgerEntry.objects.first().pk}/change/",
             "messages": f"{messages}delivery/",
             "message": f"{messages}delivery/{Delivery.objects.get(status='retrying').pk}/change/",
-            "message-examples": f"{messages}delivery/previews/",
             "links": f"{messages}cardlink/",
             "link": f"{messages}cardlink/{CardLink.objects.earliest('pk').pk}/change/",
             "digests": f"{messages}staffdigest/",

@@ -162,9 +162,6 @@ PAGES: dict[str, tuple[Any, ...]] = {
     "delivery_delivery_changelist": (*_OF_LISTS, f"?q={EMAIL}", "?customers=untold"),
     "delivery_cardlink_changelist": _OF_LISTS,
     "delivery_staffdigest_changelist": ("",),
-    "delivery_previews": ("",),
-    "delivery_preview_mail": ("",),
-    "delivery_preview_send": ("",),
 }
 # The pages about an order, or about a row of it: the field of the world.
 KEYS = {

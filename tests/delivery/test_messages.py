@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 
 import giftcards.delivery
 from giftcards.delivery import links
-from giftcards.delivery.admin.previews import example
 from giftcards.delivery.channels import Mail, Message
 from giftcards.delivery.codes import MOST_CODES, Code
 from giftcards.delivery.facts import Payback, facts_of
@@ -48,6 +47,7 @@ from tests.builders import (
     settle,
     settled,
 )
+from tests.delivery.examples import example
 from tests.test_secrets import every_log, logged, mailed
 
 LANGUAGES = ("en", "fr", "ar")

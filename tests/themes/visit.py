@@ -170,7 +170,6 @@ def _visit_messages(browser: Any) -> Iterator[tuple[str, str]]:
     yield "messages", seen(browser.get(messages, {"status__exact": "failed"}))
     yield "message", seen(browser.get(to("delivery_change", waiting.pk)))
     yield "messages index", seen(browser.get("/admin/giftcards_delivery/"))
-    yield "examples", seen(browser.get(f"{messages}previews/", {"kind": "partly_delivered"}))
     yield "links", seen(browser.get("/admin/giftcards_delivery/cardlink/"))
     yield "link", seen(browser.get(to("cardlink_change", CardLink.objects.earliest("pk").pk)))
     yield "digests", seen(browser.get("/admin/giftcards_delivery/staffdigest/"))

@@ -29,7 +29,6 @@ from giftcards.delivery.admin.labels import (
     what_became,
     who_asked,
 )
-from giftcards.delivery.admin.previews import PreviewPages
 from giftcards.delivery.admin.resending import SEND_AGAIN
 from giftcards.delivery.admin.section import ABOUT_MESSAGE
 from giftcards.delivery.channels import make_channels
@@ -122,7 +121,7 @@ class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(ErrorsForDevelopers, PreviewPages, DeliveryRows):
+class DeliveryAdmin(ErrorsForDevelopers, DeliveryRows):
     list_display = ("when", "its_kind", "its_status", "its_order", "to", "tries", "last_error")
     list_filter = (
         CustomersFilter,
