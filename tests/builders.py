@@ -18,7 +18,7 @@ from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order, Product, ProductType, StatusChange
 from giftcards.models.orders import final_figures
 from giftcards.problems import Problem
-from giftcards.provider.answers import OrderAnswer
+from giftcards.provider.answers import Flaw, OrderAnswer
 from giftcards.statuses import ACCEPTED, FINAL, Status
 
 PRODUCT = "507f1f77bcf86cd799439011"
@@ -145,8 +145,13 @@ def claim(*orders: Order) -> list[Order]:
     return sorted(found, key=lambda order: pks.index(order.pk))
 
 
-def answer(status: str | None = "HANDLING", **values: Any) -> OrderAnswer:
-    """The provider's answer about an order; values that are not given are missing from it."""
+def answer(
+    status: str | None = "HANDLING", problems: Iterable[Problem] = (), **values: Any
+) -> OrderAnswer:
+    """The provider's answer about an order; values that are not given are missing from it.
+
+    ``problems`` are those that the order gets for the answer's flaws.
+    """
     nothing: dict[str, Any] = {
         "provider_id": "",
         "quantity": None,
@@ -157,7 +162,7 @@ def answer(status: str | None = "HANDLING", **values: Any) -> OrderAnswer:
         "product_id": "",
         "type_id": "",
         "created_at": None,
-        "problems": (),
+        "flaws": tuple(Flaw(problem.code, problem.parameters) for problem in problems),
     }
     return OrderAnswer(status=status, **{**nothing, **values})
 

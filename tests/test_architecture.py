@@ -37,7 +37,7 @@ PARTS = {
     "releases": "",
     "checks": "exceptions conf releases",
     "keys.keyring": "exceptions keys.secrecy conf",
-    "provider": "exceptions problems keys.secrecy conf",
+    "provider": "exceptions keys.secrecy conf",
     "models": (
         "exceptions statuses problems keys.secrecy refunds settlement conf keys.keyring "
         "spelling search_terms"
@@ -258,7 +258,7 @@ WITHIN = {
         "commands": "output roles base",
     },
     "models": {
-        "fields": "",
+        "fields": "times",
         "changes": "",
         "times": "",
         "catalogue": "fields changes times",

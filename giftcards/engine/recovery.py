@@ -86,7 +86,7 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
         has_new_rows = not by_id.keys() <= rows.keys()
         rows |= by_id
     # A row without an id or a time could be any order.
-    is_identifiable = not any(page.problems for page in pages) and all(
+    is_identifiable = not any(page.flaws for page in pages) and all(
         row.provider_id and row.created_at for page in pages for row in page.items
     )
     is_read = len(pages) == len(answers) and is_identifiable

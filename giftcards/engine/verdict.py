@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Protocol
 
 from giftcards.engine.identity import Line, find_difference
-from giftcards.models import Order
 from giftcards.models.times import with_zone
-from giftcards.problems import Problem
-from giftcards.provider.answers import OrderAnswer
+from giftcards.problems import Entry, Problem
+from giftcards.provider.answers import Flaw, OrderAnswer
 from giftcards.refunds import compute
 from giftcards.statuses import SETTLED, Status
 
@@ -35,6 +35,23 @@ class Settlement:
     price_per_card: Decimal | None
 
 
+class Accepted(Protocol):
+    """What is on record of an accepted order, as its row tells it."""
+
+    @property
+    def line_at_provider(self) -> Line: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def sent_at(self) -> datetime | None: ...
+    @property
+    def identified_at(self) -> datetime | None: ...
+    @property
+    def price_per_card(self) -> Decimal | None: ...
+    @property
+    def problems(self) -> Sequence[Entry]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The evaluation of an answer; ``settlement`` is ``None`` if the order stays open.
@@ -48,7 +65,7 @@ class Verdict:
 
 
 def evaluate_for(
-    order: Order,
+    order: Accepted,
     answer: OrderAnswer,
     *,
     is_last: bool = False,
@@ -95,7 +112,7 @@ def evaluate_answer(
         return Verdict(None, (difference,), is_ours=False)
     quantity = line[2]
     objections = tuple(_objections(answer, quantity))
-    problems = (*answer.problems, *objections)
+    problems = (*(Problem(flaw.code, flaw.parameters) for flaw in answer.flaws), *objections)
     if objections or answer.status not in SETTLED or _has_negative(answer):
         return Verdict(None, problems)
     settlement = Settlement(
@@ -137,13 +154,13 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
 
 def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
     """The price of a card: that of the answer or, if it names none, ``known_price``."""
-    unread = [each.parameters["field"] for each in answer.problems if _is_unread_amount(each)]
+    unread = [each.parameters["field"] for each in answer.flaws if _is_unread_amount(each)]
     is_told = answer.price_per_card is not None or "price_per_card" in unread
     return answer.price_per_card if is_told else known_price
 
 
-def _is_unread_amount(problem: Problem) -> bool:
-    return problem.code == "figure_unreadable" and problem.parameters["field"] in _AMOUNTS
+def _is_unread_amount(found: Problem | Flaw) -> bool:
+    return found.code == "figure_unreadable" and found.parameters["field"] in _AMOUNTS
 
 
 def _money_problems(

@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='order',
             name='deliver_at',
-            field=giftcards.models.times.MomentField(blank=True, help_text='The cards are bought at once. Empty: they are sent as soon as they come.', null=True, verbose_name='to be delivered on'),
+            field=giftcards.models.fields.MomentField(blank=True, help_text='The cards are bought at once. Empty: they are sent as soon as they come.', null=True, verbose_name='to be delivered on'),
         ),
         migrations.AddField(
             model_name='order',

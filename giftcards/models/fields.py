@@ -18,6 +18,7 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.models.times import as_given
 from giftcards.spelling import digits
 
 # Control and format characters, lone surrogates, separators of lines and paragraphs. Format
@@ -107,6 +108,17 @@ class PlainTextField(models.TextField):  # type: ignore[type-arg]
     def to_python(self, value: Any) -> Any:
         text = super().to_python(value)
         return text if text is None else tidied_lines(text)
+
+
+class MomentField(models.DateTimeField):  # type: ignore[type-arg]
+    """A moment that a caller gives, in any time zone: see :func:`as_given`."""
+
+    def clean(self, value: Any, model_instance: models.Model | None) -> Any:
+        try:
+            return super().clean(as_given(value), model_instance)
+        except ValueError:
+            complaint = gettext("Give a time with its time zone, from 1970 to 9998.")
+            raise ValidationError(complaint, code="moment") from None
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]

@@ -32,6 +32,7 @@ from giftcards.models.fields import (
     MONEY,
     ExactCharField,
     ExactEmailField,
+    MomentField,
     PlainTextField,
     assign,
     complaint_about_metadata,
@@ -48,7 +49,7 @@ from giftcards.models.order_queries import (
 )
 from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.terms import OrderTerm
-from giftcards.models.times import LONGEST_HOLD, SLACK, MomentField, is_ahead
+from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.problems import Entry, Kind, Problem, history, revise
 from giftcards.refunds import refund_breakdown
 from giftcards.search_terms import SEARCHED

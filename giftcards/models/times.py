@@ -8,15 +8,11 @@ set back.
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
-from django.utils.translation import gettext
 
 from giftcards.conf import LONGEST_SEARCH
 
@@ -62,17 +58,6 @@ def as_given(moment: datetime) -> datetime:
     if settings.USE_TZ:
         raise ValueError("This moment has no time zone.")
     return moment
-
-
-class MomentField(models.DateTimeField):  # type: ignore[type-arg]
-    """A moment that a caller gives, in any time zone: see :func:`as_given`."""
-
-    def clean(self, value: Any, model_instance: models.Model | None) -> Any:
-        try:
-            return super().clean(as_given(value), model_instance)
-        except ValueError:
-            complaint = gettext("Give a time with its time zone, from 1970 to 9998.")
-            raise ValidationError(complaint, code="moment") from None
 
 
 def _is_storable(moment: datetime) -> bool:

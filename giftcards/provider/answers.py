@@ -1,6 +1,6 @@
 """Parsing the provider's answers: strict JSON, typed fields, frozen dataclasses. No I/O.
 
-The parameters of a problem, and the text of an :exc:`Unreadable`, name fields and show short
+The parameters of a flaw, and the text of an :exc:`Unreadable`, name fields and show short
 numbers. They never quote anything else, because any string in an answer may be a card's code.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Context, Decimal
@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 from giftcards.keys.secrecy import CardSecret, contained
-from giftcards.problems import Problem
 
 JsonObject = dict[str, Any]
 
@@ -44,10 +43,18 @@ class Unreadable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Flaw:
+    """Something unusable in an answer: the code and the parameters of a problem of the order."""
+
+    code: str
+    parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OrderAnswer:
     """The provider's answer about one order.
 
-    ``None`` and ``""`` mean that a field is missing or unusable. ``problems`` reports unusable
+    ``None`` and ``""`` mean that a field is missing or unusable. ``flaws`` reports unusable
     figures and cards, and negative numbers, which are given as they came. Amounts are in dinar, to
     two decimals. ``provider_id`` may differ from the id that was asked for. ``cards`` may be fewer
     than announced.
@@ -63,7 +70,7 @@ class OrderAnswer:
     product_id: str
     type_id: str
     created_at: datetime | None
-    problems: tuple[Problem, ...]
+    flaws: tuple[Flaw, ...]
 
     @property
     def different_cards(self) -> tuple[CardSecret, ...]:
@@ -85,7 +92,7 @@ class OrderPage:
     items: tuple[OrderAnswer, ...]
     total_pages: int | None
     total_results: int | None
-    problems: tuple[Problem, ...]
+    flaws: tuple[Flaw, ...]
 
     @property
     def page_count(self) -> int | None:
@@ -236,7 +243,7 @@ def read_order(data: JsonObject) -> OrderAnswer:
         product_id=fields.text("product", _is_plain),
         type_id=fields.text("type", _is_plain),
         created_at=fields.moment("time"),
-        problems=tuple(fields.problems),
+        flaws=tuple(fields.flaws),
     )
 
 
@@ -247,12 +254,12 @@ def read_page(data: JsonObject) -> OrderPage:
     items = tuple(read_order(row) for row in rows if isinstance(row, dict))
     if len(items) < len(rows):
         lost = {"lost": len(rows) - len(items), "total": len(rows)}
-        fields.problems.append(Problem("rows_unreadable", lost))
+        fields.flaws.append(Flaw("rows_unreadable", lost))
     return OrderPage(
         items=items,
         total_pages=fields.whole("totalPages"),
         total_results=fields.whole("totalResults"),
-        problems=tuple(fields.problems),
+        flaws=tuple(fields.flaws),
     )
 
 
@@ -441,11 +448,11 @@ def _is_plain(text: str) -> bool:
 class _Fields:
     """Reads the fields of a JSON object; an unusable one is ``None`` (text: ``""``).
 
-    What is wrong with numbers and cards that are given is added to ``problems``.
+    What is wrong with numbers and cards that are given is added to ``flaws``.
     """
 
     def __init__(self, data: JsonObject) -> None:
-        self.problems: list[Problem] = []
+        self.flaws: list[Flaw] = []
         self._data = data
 
     def text(self, name: str, is_usable: Callable[[str], object]) -> str:
@@ -493,7 +500,7 @@ class _Fields:
         if rows is None:
             return ()
         if not isinstance(rows, list):
-            self.problems.append(Problem("cards_not_listed"))
+            self.flaws.append(Flaw("cards_not_listed"))
             return ()
         cards = []
         lost_serials = 0
@@ -506,10 +513,10 @@ class _Fields:
             cards.append(CardSecret(value=value, serial=serial or ""))
         # Only counted, because naming a card might reveal its code.
         if lost := len(rows) - len(cards):
-            self.problems.append(Problem("cards_unreadable", {"lost": lost, "total": len(rows)}))
+            self.flaws.append(Flaw("cards_unreadable", {"lost": lost, "total": len(rows)}))
         if lost_serials:
             lost = lost_serials
-            self.problems.append(Problem("serials_unreadable", {"lost": lost, "total": len(rows)}))
+            self.flaws.append(Flaw("serials_unreadable", {"lost": lost, "total": len(rows)}))
         return tuple(cards)
 
     def _number(self, name: str) -> Decimal | None:
@@ -524,12 +531,12 @@ class _Fields:
             return None
         number = Decimal(value)
         if number <= -_NOISE:
-            self.problems.append(Problem("figure_negative", {"field": name, **_shown(number)}))
+            self.flaws.append(Flaw("figure_negative", {"field": name, **_shown(number)}))
         return number
 
     def _doubt(self, name: str, fault: str, number: Decimal | None = None) -> None:
         what = {"field": name, "fault": fault, **_shown(number)}
-        self.problems.append(Problem("figure_unreadable", what))
+        self.flaws.append(Flaw("figure_unreadable", what))
 
 
 def _shown(number: Decimal | None) -> dict[str, str]:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giftcards.keys.secrecy import CardSecret
-from giftcards.problems import Problem
 from giftcards.provider.answers import (
+    Flaw,
     LedgerPage,
     LedgerRow,
     OrderAnswer,
@@ -38,16 +38,16 @@ def written(text: str) -> OrderAnswer:
     return read_order(parse(f'{{"status": "HANDLING", {text}}}'.encode()))
 
 
-def doubt(name: str, code: str, fault: str, value: str) -> Problem:
+def doubt(name: str, code: str, fault: str, value: str) -> Flaw:
     parameters = {"field": name, "fault": fault, "value": value}
-    return Problem(code, {key: told for key, told in parameters.items() if told})
+    return Flaw(code, {key: told for key, told in parameters.items() if told})
 
 
-def unreadable(fault: str, value: str = "", *, name: str = "quantity") -> Problem:
+def unreadable(fault: str, value: str = "", *, name: str = "quantity") -> Flaw:
     return doubt(name, "figure_unreadable", fault, value)
 
 
-def negative(value: str = "", *, name: str = "quantity") -> Problem:
+def negative(value: str = "", *, name: str = "quantity") -> Flaw:
     return doubt(name, "figure_negative", "", value)
 
 
@@ -101,10 +101,10 @@ class TestNumbers:
         ],
     )
     def test_whole_numbers_are_read_and_others_are_problems(
-        self, text: str, quantity: int | None, problems: tuple[Problem, ...]
+        self, text: str, quantity: int | None, problems: tuple[Flaw, ...]
     ) -> None:
         answer = written(f'"quantity": {text}')
-        assert (answer.quantity, answer.problems) == (quantity, problems)
+        assert (answer.quantity, answer.flaws) == (quantity, problems)
         assert type(answer.quantity) is type(quantity)
 
     @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ class TestNumbers:
         ],
     )
     def test_amounts_have_two_decimals_or_are_a_problem(
-        self, text: str, amount: str | None, problems: tuple[Problem, ...]
+        self, text: str, amount: str | None, problems: tuple[Flaw, ...]
     ) -> None:
         answer = written(f'"fulfilled_amount": {text}')
-        assert answer.problems == problems
+        assert answer.flaws == problems
         assert amount == (None if answer.fulfilled_amount is None else str(answer.fulfilled_amount))
 
     def test_the_decimal_context_of_the_site_does_not_matter(self) -> None:
@@ -167,10 +167,10 @@ class TestNumbers:
     @given(st.decimals(allow_nan=False, allow_infinity=False) | st.integers())
     def test_any_number_is_exact_or_a_problem(self, number: Decimal | int) -> None:
         answer = written(f'"fulfilled_amount": {number}, "quantity": {number}')
-        assert answer.quantity == number or (answer.quantity is None and answer.problems)
+        assert answer.quantity == number or (answer.quantity is None and answer.flaws)
         amount = answer.fulfilled_amount
         if amount is None:
-            assert answer.problems
+            assert answer.flaws
         else:
             assert abs(amount - number) < Decimal("0.000001")
 
@@ -183,7 +183,7 @@ class TestNumbers:
             added += price
         for amount in (price * cards, added):
             answer = written(f'"fulfilled_amount": {json.dumps(amount)}')
-            assert (answer.fulfilled_amount, answer.problems) == (exact, ())
+            assert (answer.fulfilled_amount, answer.flaws) == (exact, ())
 
 
 class TestCards:
@@ -200,7 +200,7 @@ class TestCards:
     def test_the_value_of_a_card_is_kept_as_it_was_sent(self, text: str, value: str) -> None:
         answer = written(f'"cards": [{{"value": {text}, "serial": {text}}}]')
         assert answer.cards == (CardSecret(value, value),)
-        assert answer.problems == ()
+        assert answer.flaws == ()
 
     @pytest.mark.parametrize(
         "card",
@@ -219,25 +219,25 @@ class TestCards:
     def test_a_card_without_a_usable_value_is_counted_as_lost(self, card: str) -> None:
         answer = written(f'"cards": [{card}, {{"value": "good"}}]')
         assert answer.cards == (CardSecret("good", ""),)
-        assert answer.problems == (Problem("cards_unreadable", {"lost": 1, "total": 2}),)
+        assert answer.flaws == (Flaw("cards_unreadable", {"lost": 1, "total": 2}),)
 
     @pytest.mark.parametrize("serial", ["true", "[]", "{}", '"\\udfff"', "1e99"])
     def test_a_card_with_an_unusable_serial_is_kept_without_it(self, serial: str) -> None:
         answer = written(f'"cards": [{{"value": "good", "serial": {serial}}}]')
         assert answer.cards == (CardSecret("good", ""),)
-        assert answer.problems == (Problem("serials_unreadable", {"lost": 1, "total": 1}),)
+        assert answer.flaws == (Flaw("serials_unreadable", {"lost": 1, "total": 1}),)
 
     @pytest.mark.parametrize("serial", ["", ', "serial": null', ', "serial": ""'])
     def test_a_card_without_a_serial_is_no_problem(self, serial: str) -> None:
         answer = written(f'"cards": [{{"value": "good"{serial}}}]')
         assert answer.cards == (CardSecret("good", ""),)
-        assert answer.problems == ()
+        assert answer.flaws == ()
 
     @pytest.mark.parametrize("cards", [{}, "XXXX", 7, True])
     def test_cards_that_are_no_list_are_a_problem(self, cards: object) -> None:
         answer = order(cards=cards)
         assert answer.cards == ()
-        assert answer.problems == (Problem("cards_not_listed"),)
+        assert answer.flaws == (Flaw("cards_not_listed"),)
 
     def test_an_answer_without_cards_yet_is_no_problem(self) -> None:
         assert (order().cards, order(cards=None).cards, order(cards=[]).cards) == ((), (), ())
@@ -269,7 +269,7 @@ class TestWords:
         answer = order(**{name: value})
         assert (answer.provider_id, answer.product_id, answer.type_id) == ("", "", "")
         # No row keeps them, so nobody has to look into it.
-        assert answer.problems == ()
+        assert answer.flaws == ()
 
     @pytest.mark.parametrize("value", ["a/b", "é", "a b"])
     def test_an_order_id_is_read_more_strictly_than_a_product_id(self, value: str) -> None:
@@ -311,7 +311,7 @@ class TestTime:
     @pytest.mark.parametrize("value", ["soon", "", 1761699600, True, "0001-01-01T00:00:00+09:00"])
     def test_unreadable_times_are_read_as_none(self, value: object) -> None:
         answer = order(time=value)
-        assert (answer.created_at, answer.problems) == (None, ())
+        assert (answer.created_at, answer.flaws) == (None, ())
 
 
 BOOKED = {"type": "ORDER", "amount": 490, "time": "2025-10-29T01:00:00.000Z"}

@@ -30,9 +30,9 @@ from giftcards.exceptions import (
     TryLater,
 )
 from giftcards.keys.secrecy import CardSecret
-from giftcards.problems import Problem
 from giftcards.provider import client as provider
 from giftcards.provider.answers import (
+    Flaw,
     KeyInfo,
     LedgerPage,
     LedgerRow,
@@ -168,7 +168,7 @@ class TestAnswers:
             product_id="507f1f77bcf86cd799439011",
             type_id="type_001",
             created_at=datetime.datetime(2025, 10, 29, 1, tzinfo=UTC),
-            problems=(),
+            flaws=(),
         )
 
     def test_the_order_id_is_quoted_in_the_path(
@@ -214,7 +214,7 @@ class TestAnswers:
         )
         assert [order.provider_id for order in page.items] == [FULFILLED["_id"], "B2"]
         assert (page.total_pages, page.total_results) == (11, 55)
-        assert page.problems == (Problem("rows_unreadable", {"lost": 2, "total": 4}),)
+        assert page.flaws == (Flaw("rows_unreadable", {"lost": 2, "total": 4}),)
 
     def test_a_page_without_pagination_is_one_of_an_unknown_number(
         self, client: Client, answers: Callable[..., None]
@@ -953,8 +953,8 @@ class TestSecrets:
     ) -> None:
         answers(HOSTILE)
         answer = check(client)
-        assert answer.problems
-        assert_clean(" ".join(f"{problem!r} {problem}" for problem in answer.problems))
+        assert answer.flaws
+        assert_clean(" ".join(f"{problem!r} {problem}" for problem in answer.flaws))
         self.assert_failure_is_clean(raised(place, client))
         self.assert_failure_is_clean(raised(Client.balance, client))
 
