@@ -26,7 +26,7 @@ from giftcards.models.order_queries import (
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.problems import Explanation
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 # How long work may be due before it counts as held up. Longer than the watchdog needs to start
 # the loop again, and than the pause after a request that failed.

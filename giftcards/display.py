@@ -19,7 +19,7 @@ from giftcards.models import CustomerRefund
 from giftcards.models.fields import read_amount
 from giftcards.models.times import with_zone
 from giftcards.problems import AMOUNTS, COUNTED, Explanation, Problem
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 #: The non-breaking spaces: inside amounts, and before the currency sign.
 NO_BREAKS = frozenset("\u00a0\u202f")

@@ -11,25 +11,14 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from django.utils.translation import gettext, override
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.rules.states import Kind, Status
+
 Entry = dict[str, Any]
-
-
-class Kind(Enum):
-    """The kinds of problems, by what ends them."""
-
-    SENDING = auto()  # when the outcome of sending the order is known
-    SEARCH = auto()  # with the next search of the provider's list, or like SENDING
-    ANSWER = auto()  # with the provider's next answer about the order
-    LEDGER = auto()  # with the reading of the provider's ledger that explains it
-    LASTING = auto()  # only when staff tick it off
-    HISTORY = auto()  # not a problem, only an entry of the timeline
-    CARE = auto()  # the same, about who looks after the order: nothing that moves it
 
 
 @dataclass(frozen=True, slots=True)
@@ -701,12 +690,8 @@ class Problem:
         values["reason"] = own(str(REASONS.get(str(self.parameters.get("reason")), "")))
         if (name := str(self.parameters.get("field"))) in FIELDS:
             values["field"] = own(str(FIELDS[name]))
-        if "status" in self.parameters:
-            # Imported here: it needs the settings, and planning the recovery needs none.
-            from giftcards.statuses import Status
-
-            if (status := str(self.parameters["status"])) in Status:
-                values["status"] = own(str(Status(status).label))
+        if (status := str(self.parameters.get("status"))) in Status:
+            values["status"] = own(str(Status(status).label))
         is_discreet = wording.discreet and not shows_costs
         text = (own(str(wording.discreet if is_discreet else wording.text)) % values).strip()
         hints = [own(str(wording.hint))]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
-from giftcards.statuses import SETTLED, Status
+from giftcards.rules.states import SETTLED, Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from giftcards.conf import conf
+from giftcards.rules.states import FINAL
 from giftcards.signals import customer_refund_changed
-from giftcards.statuses import FINAL
 
 if TYPE_CHECKING:
     from giftcards.models import CustomerRefund, Order

@@ -29,7 +29,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/test_settlement.py",
         "--deselect=tests/test_settlement.py::TestAtOnce",
     ),
-    "giftcards/statuses.py": ("tests/test_statuses.py",),
+    "giftcards/rules/states.py": ("tests/rules/test_states.py",),
     "giftcards/engine/verdict.py": ("tests/engine/test_verdict.py",),
     "giftcards/engine/identity.py": ("tests/engine/test_identity.py",),
     "giftcards/engine/recovery_plan.py": ("tests/engine/test_recovery_plan.py",),

@@ -24,62 +24,63 @@ PARTS = {
     "keys.wiping": "",
     "keys.typed": "",
     "addresses": "",
-    "statuses": "",
+    "rules": "",
+    "statuses": "rules",
     "spelling": "",
     "search_terms": "spelling",
     "signals": "",
-    "problems": "statuses",
+    "problems": "rules",
     "keys": "",
     "keys.secrecy": "exceptions",
-    "refunds": "statuses",
+    "refunds": "rules",
     "conf": "exceptions keys.secrecy",
-    "settlement": "statuses signals conf",
+    "settlement": "rules signals conf",
     "releases": "",
     "checks": "exceptions conf releases",
     "keys.keyring": "exceptions keys.secrecy conf",
     "provider": "exceptions keys.secrecy conf",
     "models": (
-        "exceptions statuses problems keys.secrecy refunds settlement conf keys.keyring "
+        "exceptions rules problems keys.secrecy refunds settlement conf keys.keyring "
         "spelling search_terms"
     ),
     "keys.rotation": "exceptions keys.wiping keys.secrecy conf keys.keyring models",
     "durations": "",
-    "display": "statuses problems conf models",
+    "display": "rules problems conf models",
     "engine": (
-        "exceptions statuses search_terms signals problems keys.secrecy refunds settlement conf "
+        "exceptions rules search_terms signals problems keys.secrecy refunds settlement conf "
         "keys.keyring provider models"
     ),
     "migrations": "models search_terms",
     "catalogue": "exceptions keys.secrecy conf provider models durations display engine",
     "conditions": "models",
-    "core_conditions": "statuses problems conf models display engine catalogue conditions",
+    "core_conditions": "rules problems conf models display engine catalogue conditions",
     "apps": "keys.wiping checks engine conditions core_conditions",
     "fulfilment": "signals models engine",
     "privacy": (
-        "exceptions keys.wiping statuses spelling problems keys.secrecy conf models display engine"
+        "exceptions keys.wiping rules spelling problems keys.secrecy conf models display engine"
     ),
     "health": "exceptions conditions",
     "tasks": "exceptions conf models engine catalogue privacy",
     "management": (
-        "exceptions statuses problems refunds settlement conf keys.keyring models keys.rotation "
+        "exceptions rules problems refunds settlement conf keys.keyring models keys.rotation "
         "engine conditions catalogue privacy tasks"
     ),
     "admin": (
-        "exceptions keys.typed addresses statuses spelling search_terms problems keys.secrecy "
+        "exceptions keys.typed addresses rules spelling search_terms problems keys.secrecy "
         "refunds settlement conf keys.keyring provider models durations display engine conditions "
         "fulfilment catalogue privacy management"
     ),
     "templatetags": "admin",
     "books": (
-        "exceptions statuses problems refunds settlement conf keys.keyring provider models "
+        "exceptions rules problems refunds settlement conf keys.keyring provider models "
         "durations display engine conditions health tasks admin management"
     ),
     "delivery": (
-        "exceptions addresses statuses signals keys.secrecy settlement conf checks keys.keyring "
+        "exceptions addresses rules signals keys.secrecy settlement conf checks keys.keyring "
         "models durations display engine conditions privacy health tasks admin management"
     ),
     "oscar": (
-        "exceptions addresses statuses signals conf checks models display engine fulfilment "
+        "exceptions addresses rules signals conf checks models display engine fulfilment "
         "catalogue tasks management"
     ),
 }

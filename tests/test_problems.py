@@ -21,12 +21,12 @@ from giftcards.problems import (
     PARAMETERS,
     REASONS,
     WORDINGS,
-    Kind,
     Problem,
     history,
     in_english,
     revise,
 )
+from giftcards.rules.states import Kind
 
 PACKAGE = Path(giftcards.__file__).parent
 # Entries of the timeline only.

@@ -21,7 +21,7 @@ from giftcards.exceptions import ReorderError
 from giftcards.models import Note, Order
 from giftcards.models.fields import tidied_lines
 from giftcards.problems import Problem
-from giftcards.statuses import FOLLOWED, Status
+from giftcards.rules.states import FOLLOWED, Status
 
 # Check now.
 

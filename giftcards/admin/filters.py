@@ -36,7 +36,7 @@ from giftcards.models.order_queries import (
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.models.times import read_moment
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 # The most products that are offered by name.
 OFFERED = 100

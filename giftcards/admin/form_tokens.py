@@ -8,7 +8,7 @@ from typing import Any
 from django.utils.crypto import salted_hmac
 
 from giftcards.models import Order
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 
 def token(purpose: str, seen: list[Any]) -> str:

@@ -44,7 +44,7 @@ from giftcards.keys.keyring import Keyring
 from giftcards.models import Card, Order
 from giftcards.problems import Entry, Explanation, Problem
 from giftcards.refunds import refund_breakdown
-from giftcards.statuses import ACCEPTED, FOLLOWED, Status
+from giftcards.rules.states import ACCEPTED, FOLLOWED, Status
 
 # How many orders of the same group are linked to; the list shows the others.
 _MOST_OF_GROUP = 20

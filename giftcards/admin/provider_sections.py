@@ -42,7 +42,7 @@ from giftcards.engine.task_queue import Backlog, explain_schedule, next_tick
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.problems import ASK_DEVELOPER, Explanation
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 # Returns the name of an order as HTML: a link with its reference for people who may see it.
 OrderName = Callable[[Order], str]

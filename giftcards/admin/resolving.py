@@ -45,7 +45,7 @@ from giftcards.engine.resolving import (
 from giftcards.models import Order, Product, StatusChange
 from giftcards.problems import Problem
 from giftcards.provider.answers import IDENTIFIER
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 _STAFF = StatusChange.Source.STAFF
 _SALT = "giftcards.admin.adopt"

@@ -19,7 +19,7 @@ from giftcards.admin.actions import Pages
 from giftcards.admin.rows import order_link
 from giftcards.display import count_text, filled, money
 from giftcards.models import Order
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 # The most other orders that are counted. For more keys, MariaDB prefers a full table scan.
 _MOST = 200

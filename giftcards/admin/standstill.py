@@ -8,7 +8,7 @@ from django.utils.translation import gettext
 from giftcards.display import filled, when
 from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order, ProviderState
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 
 def why_at_a_standstill(order: Order) -> str:

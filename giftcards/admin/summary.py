@@ -5,10 +5,9 @@ Pure: they are made from an order as it was read, and from what its timeline tel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from django.utils import timezone
 from django.utils.html import format_html_join
@@ -20,6 +19,7 @@ from giftcards.engine.holding import held_objection, held_price
 from giftcards.models import Order
 from giftcards.problems import Problem
 from giftcards.refunds import RefundBreakdown, refund_breakdown
+from giftcards.rules.states import FOLLOWED, STATES, Status
 from giftcards.settlement import (
     CustomerBreakdown,
     customer_breakdown,
@@ -27,7 +27,6 @@ from giftcards.settlement import (
     paid_amount,
     promised_day,
 )
-from giftcards.statuses import FOLLOWED, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,21 +174,13 @@ def _followed(order: Order) -> Iterator[str]:
 # A time that is closer than this is "in a moment".
 _SOON = timedelta(minutes=1)
 _AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
-_LOOKS: Mapping[str, Any] = {
-    Status.PENDING: gettext_lazy("It is sent automatically %(when)s."),
-    Status.UNCONFIRMED: gettext_lazy(
-        "It is looked for at the provider automatically %(when)s, and never sent again before it is"
-        " proven that it was not bought."
-    ),
-    Status.HANDLING: gettext_lazy("It is checked again automatically %(when)s."),
-    Status.DELAYED: gettext_lazy("It is checked again automatically %(when)s."),
-}
 
 
 def _next_look(story: SummaryInput) -> Iterator[str]:
     """The time at which something is done about an open order, or why nothing is."""
     order = story.order
-    if order.is_held or order.status not in _LOOKS:
+    step = STATES[order.status].next_step
+    if order.is_held or not step:
         return
     if order.due_at is None or order.candidates:
         yield from _up_to_a_person(order)
@@ -199,7 +190,7 @@ def _next_look(story: SummaryInput) -> Iterator[str]:
         is_soon = order.due_at < timezone.now() + _SOON
         at = gettext("in a moment") if is_soon else when(order.due_at)
         is_again = order.status == Status.PENDING and order.open_problems
-        yield filled(str(_AGAIN if is_again else _LOOKS[order.status]), when=at)
+        yield filled(str(_AGAIN if is_again else step), when=at)
 
 
 def _up_to_a_person(order: Order) -> Iterator[str]:

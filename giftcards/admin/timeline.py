@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter, itemgetter
@@ -10,7 +10,8 @@ from typing import Any
 
 from django.contrib.admin.utils import label_for_field
 from django.template.defaultfilters import linebreaksbr
-from django.utils.translation import gettext, gettext_lazy, ngettext
+from django.utils.html import escape
+from django.utils.translation import gettext, gettext_lazy
 
 from giftcards.admin.hints import for_developer
 from giftcards.admin.pages import log_entries
@@ -35,8 +36,8 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.models.orders import CORRECTABLE
-from giftcards.problems import Kind, Problem
-from giftcards.statuses import Status
+from giftcards.problems import Problem
+from giftcards.rules.states import STATES, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +54,6 @@ class Event:
     @property
     def moment(self) -> str:
         return exact_moment(self.at)
-
-
-# The texts for moves without a recorded reason.
-_MOVES: Mapping[str, Any] = {
-    Status.PENDING: gettext_lazy("The order was not bought. It is sent automatically."),
-    Status.PLACING: gettext_lazy("The order was sent."),
-    Status.UNCONFIRMED: gettext_lazy("It is not known whether the order was bought."),
-    Status.REJECTED: gettext_lazy("The order was rejected."),
-    Status.HANDLING: gettext_lazy("The provider accepted the order."),
-    Status.DELAYED: gettext_lazy("The provider takes longer than usual."),
-    Status.REFUNDED: gettext_lazy("The provider delivered no card, and credited back the price."),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,22 +283,8 @@ def _revealed(reveal: CardReveal, *, shows_reason: bool) -> Event:
 
 
 def _move_in_words(order: Order, change: StatusChange) -> str:
-    delivered, quantity = order.fulfilled_quantity, order.quantity
-    if change.to_status == Status.FULFILLED:
-        text = ngettext(
-            "The provider delivered the card.",
-            "The provider delivered all %(count)s cards.",
-            quantity,
-        )
-        return filled(text, count=quantity)
-    if change.to_status == Status.PARTIALLY_FILLED:
-        text = ngettext(
-            "The provider delivered %(delivered)s of %(count)s card, and credited back the rest.",
-            "The provider delivered %(delivered)s of %(count)s cards, and credited back the rest.",
-            quantity,
-        )
-        return filled(text, delivered=delivered, count=quantity)
-    return str(_MOVES[change.to_status])
+    counts = {"delivered": order.fulfilled_quantity, "count": order.quantity}
+    return escape(STATES[change.to_status].moved % counts)
 
 
 def _headline(change: StatusChange) -> Problem | None:

@@ -9,7 +9,7 @@ from giftcards.books.pairing import Expected
 from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order
 from giftcards.refunds import refund_breakdown
-from giftcards.statuses import ACCEPTED
+from giftcards.rules.states import ACCEPTED
 
 # An entry counts as missing this long after its order was sent or has settled.
 GRACE = timedelta(minutes=15)

@@ -28,8 +28,8 @@ from giftcards.models import Order
 from giftcards.models.provider import Environment
 from giftcards.models.times import local
 from giftcards.refunds import refund_breakdown
+from giftcards.rules.states import Status
 from giftcards.settlement import customer_breakdown
-from giftcards.statuses import Status
 
 # Amounts are decimals. ``None`` means unknown or absent. Datetimes are naive, in the site's time
 # zone.

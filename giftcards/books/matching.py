@@ -32,8 +32,8 @@ from giftcards.books.pairing import Booking, Expected, Span, learn_offset, pair
 from giftcards.engine.identity import FARTHEST_CLOCK
 from giftcards.models import Order, OrderQuerySet
 from giftcards.models.order_queries import batches
-from giftcards.problems import Kind, Problem
-from giftcards.statuses import Status
+from giftcards.problems import Problem
+from giftcards.rules.states import CREDITED, Kind
 
 # Entries up to this long before a period are matched again with it, because their orders may have
 # settled, or been found, since then.
@@ -41,7 +41,6 @@ _LOOK_BACK = timedelta(days=3)
 # How late an entry may be booked. Late ones are paired last, with orders that are left over.
 _LATE_CHARGE = timedelta(days=3)
 _LATE_CREDIT = timedelta(days=30)
-_REFUNDING = (Status.PARTIALLY_FILLED, Status.REFUNDED)
 # Number of charges from which the offset of the provider's clock is learnt.
 _LEARNT_FROM = 500
 # Stretches with a gap of at most this between them are read in one query.
@@ -76,7 +75,7 @@ class _Rule:
 
 def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
     """Orders settled from ``start`` to ``end`` for which the provider promised a refund."""
-    settled = Order.objects.filter(settled_at__range=(start, end), status__in=_REFUNDING)
+    settled = Order.objects.filter(settled_at__range=(start, end), status__in=CREDITED)
     return settled.order_by("settled_at", "pk")
 
 

@@ -40,7 +40,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.models import Order
 from giftcards.models.order_queries import CONTRADICTORY, SALE_UNKNOWN
 from giftcards.models.times import begin_of, day_of, within
-from giftcards.statuses import SETTLED, Status
+from giftcards.rules.states import SETTLED, UNCHARGED, Status
 
 _ZERO = Decimal("0.00")
 
@@ -367,7 +367,7 @@ def _sums() -> dict[str, Any]:
     price, told = Centimes("price_per_card"), Centimes("fulfilled_amount")
     charged = Case(
         When(status=Status.REJECTED, then=0),
-        When(status=Status.REFUNDED, then=Coalesce(told, 0)),
+        When(status__in=UNCHARGED, then=Coalesce(told, 0)),
         default=told,
         output_field=BigIntegerField(),
     )
@@ -376,7 +376,7 @@ def _sums() -> dict[str, Any]:
     paid_once = paid - Coalesce(Centimes("reordered_amount"), 0)
     paid_back, planned = Centimes("paid_back_amount"), Centimes("planned_amount")
     owed = paid_back + planned + Centimes("open_amount")
-    is_charge_unknown = Q(fulfilled_amount=None) & ~Q(status=Status.REFUNDED)
+    is_charge_unknown = Q(fulfilled_amount=None) & ~Q(status__in=UNCHARGED)
     return {
         "orders": Count("pk"),
         "rejected": Count("pk", filter=Q(status=Status.REJECTED)),

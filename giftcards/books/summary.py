@@ -23,7 +23,7 @@ from giftcards.books.reports import Centimes
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
 from giftcards.models.times import begin_of, bounds, day_of, within
-from giftcards.statuses import SETTLED
+from giftcards.rules.states import SETTLED
 
 # The most discrepancies of a kind that are listed; all are counted.
 LISTED = 20

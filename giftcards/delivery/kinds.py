@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.statuses import Status
+from giftcards.rules.states import STATES
 
 
 class Kind(models.TextChoices):
@@ -30,14 +30,9 @@ class Mode(models.TextChoices):
     OFF = "off"
 
 
-#: The kind of message by the status that an order moves to. To the customer, a rejected order is
-#: like one that the provider has credited back: no card came.
+#: The kind of message by the status that an order moves to: for each news, the kind of that name.
 KIND_OF_STATUS: Mapping[str, Kind] = {
-    Status.DELAYED: Kind.DELAYED,
-    Status.FULFILLED: Kind.DELIVERED,
-    Status.PARTIALLY_FILLED: Kind.PARTLY_DELIVERED,
-    Status.REFUNDED: Kind.REFUNDED,
-    Status.REJECTED: Kind.REFUNDED,
+    status: Kind(state.customer_news) for status, state in STATES.items() if state.customer_news
 }
 #: The messages that hand over cards.
 WITH_CARDS = frozenset({Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.GIFT})

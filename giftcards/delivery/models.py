@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS, Kind
 from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
-from giftcards.statuses import FINAL
+from giftcards.rules.states import FINAL
 
 # The longest time to the next attempt at a message.
 _LONGEST_WAIT = timedelta(days=1)

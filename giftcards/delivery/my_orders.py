@@ -24,7 +24,7 @@ from giftcards.delivery.facts import (
 from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.models import Delivery, DeliveryStatus
 from giftcards.models import Order
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 _MAIL = "giftcards.delivery.channels.Mail"
 # The kinds of messages one of which tells the customer how the order ended; and of a gift.

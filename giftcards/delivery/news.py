@@ -25,7 +25,7 @@ from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.management.roles import whom_to_ask
 from giftcards.models import Card, Order
 from giftcards.models.records import REFUSED_REVEAL
-from giftcards.statuses import Status
+from giftcards.rules.states import STATES, Status
 
 # How many orders an item names.
 _NAMED = 5
@@ -134,11 +134,6 @@ EVENTS: Mapping[str, Alert] = {
             page="giftcards_cardreveal_changelist",
         ),
     )
-}
-_CODE_OF_STATUS = {
-    Status.PARTIALLY_FILLED: "partly",
-    Status.REFUNDED: "refunded",
-    Status.REJECTED: "rejected",
 }
 
 
@@ -301,12 +296,13 @@ def _settled(since: datetime, until: datetime) -> Iterator[Item]:
     unfilled = settled.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
     found = unfilled.order_by("settled_at").values_list("status", "pk", "reference")
     rows = list(found[: MOST + 1])
-    for status, code in _CODE_OF_STATUS.items():
-        yield from _some(
-            code,
-            [(key, name) for found, key, name in rows if found == status],
-            has_more=len(rows) > MOST,
-        )
+    for status, state in STATES.items():
+        if state.staff_news:
+            yield from _some(
+                state.staff_news,
+                [(key, name) for found, key, name in rows if found == status],
+                has_more=len(rows) > MOST,
+            )
 
 
 def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:

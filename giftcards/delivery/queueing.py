@@ -20,7 +20,7 @@ from giftcards.engine.task_queue import queue_once
 from giftcards.models import CustomerRefund, Lease, Order, StatusChange
 from giftcards.models.money import RefundState
 from giftcards.models.orders import CORRECTABLE
-from giftcards.statuses import FINAL
+from giftcards.rules.states import FINAL
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from giftcards.conf import conf
 from giftcards.models import Order, ProviderState, RequestSlot, StatusChange
 from giftcards.models.provider import LONGEST_PAUSE
 from giftcards.models.times import LONGEST_HOLD, SLACK
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 logger = logging.getLogger(__name__)
 

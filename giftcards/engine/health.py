@@ -21,7 +21,7 @@ from giftcards.engine.task_queue import Backlog, waiting_tasks
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.keyring import Keyring, configured_key
 from giftcards.models import ApiKey, Card, Order, RequestSlot, StatusChange
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 # The cards of a key are counted up to this number only, because counting reads the index.
 MANY_CARDS = 10_000

@@ -22,7 +22,7 @@ from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.models.times import LONGEST_WAIT, is_ahead
 from giftcards.problems import Problem
-from giftcards.statuses import Review, Status
+from giftcards.rules.states import Review, Status
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from giftcards.engine.verdict import Settlement, find_changes
 from giftcards.models import Order, OrderQuerySet
 from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 logger = logging.getLogger(__name__)
 

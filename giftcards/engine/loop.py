@@ -21,8 +21,8 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.timings import timings
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
+from giftcards.rules.states import Status
 from giftcards.signals import tick_began
-from giftcards.statuses import Status
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from giftcards.models import Hold, Order, ProductPrices, ProviderState
 from giftcards.models.order_queries import OpenLine
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 _ZERO = Decimal("0.00")
 

@@ -27,7 +27,7 @@ from giftcards.engine.verdict import Verdict, evaluate_for
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer, OrderPage
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 K = TypeVar("K")
 T = TypeVar("T")

@@ -25,23 +25,13 @@ from giftcards.engine.verdict import Verdict, evaluate_for
 from giftcards.exceptions import NotFound, ProviderError, Refused
 from giftcards.models import ApiKey, Order, StatusChange
 from giftcards.models.orders import OrderUpdate, Overtaken, cleared_provider_columns
-from giftcards.problems import Kind, Problem, history
+from giftcards.problems import Problem, history
 from giftcards.provider.answers import OrderAnswer
-from giftcards.statuses import FOLLOWED, Status
+from giftcards.rules.states import FOLLOWED, STATES, Kind, Status
 
 logger = logging.getLogger(__name__)
 
-# Pairs of a limit and a pause: an order that has been late for less than the limit is checked again
-# after the pause. So checks are made at 1, 2, 5 and 15 minutes, then every hour.
-_LATE_PAUSES = (
-    (timedelta(minutes=1), timedelta(minutes=1)),
-    (timedelta(minutes=2), timedelta(minutes=1)),
-    (timedelta(minutes=5), timedelta(minutes=3)),
-    (timedelta(minutes=15), timedelta(minutes=10)),
-)
-_HOURLY = timedelta(hours=1)
 _WATCH_ENDED = Problem("watch_ended")
-_LONGEST_RETRY = timedelta(seconds=30)
 
 
 def next_check(
@@ -52,13 +42,15 @@ def next_check(
     A late order is watched if it was accepted at ``watched_since`` or later; by default, that is
     ``LATE_WATCH_HOURS`` before ``now``.
     """
-    if order.status == Status.HANDLING:
+    state = STATES[order.status]
+    if state.last_pause is None:
         return now + timedelta(seconds=conf.poll_interval)
     assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
     if order.accepted_at < (watched_since or now - timedelta(hours=conf.late_watch_hours)):
         return None
     late_for = now - order.accepted_at - timedelta(seconds=conf.poll_timeout)
-    return now + next((pause for limit, pause in _LATE_PAUSES if late_for < limit), _HOURLY)
+    pauses = (pause for limit, pause in state.pauses if late_for < limit)
+    return now + next(pauses, state.last_pause)
 
 
 # An order and the answer about it; with the verdict, if the answer is judged already.
@@ -414,7 +406,7 @@ def _try_release(order: Order, now: datetime) -> bool:
 
 
 def _retry_pause(order: Order) -> timedelta:
-    longest = _LONGEST_RETRY if order.status == Status.HANDLING else _HOURLY
+    longest = STATES[order.status].longest_retry
     first = min(timedelta(seconds=conf.poll_interval), longest)
     return backoff(order.failures + 1, first=first, longest=longest, jitter=0.25)
 
@@ -437,7 +429,8 @@ def _values_after_failure(
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
         # The regular check may be an hour away. An outage does not end the watch.
-        due_at = min(regular or now + _HOURLY, now + pause)
+        longest = STATES[order.status].longest_retry
+        due_at = min(regular or now + longest, now + pause)
     else:
         due_at = regular
     is_only_listed = order.is_only_listed or is_only_listed

@@ -36,9 +36,9 @@ from giftcards.engine.recovery_plan import (
 from giftcards.engine.timings import timings
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.models.times import is_recent, with_zone
-from giftcards.problems import Kind, Problem
+from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer, OrderPage
-from giftcards.statuses import FOLLOWED, Status
+from giftcards.rules.states import FOLLOWED, Kind, Status
 
 logger = logging.getLogger(__name__)
 

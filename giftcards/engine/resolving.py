@@ -29,14 +29,12 @@ from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import Order, OrderQuerySet, ProviderState, StatusChange
 from giftcards.models.orders import cleared_provider_columns
 from giftcards.models.times import with_zone
-from giftcards.problems import Kind, Problem
+from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
-from giftcards.statuses import FOLLOWED, Status
+from giftcards.rules.states import FOLLOWED, UNACCEPTED, Kind, Status
 
 logger = logging.getLogger(__name__)
 
-# The statuses of orders that a worker sends, or sends again once it takes them for absent.
-_MAY_BE_SENT = (Status.PENDING, Status.PLACING, Status.UNCONFIRMED)
 
 Row = Mapping[str, Any]
 
@@ -182,7 +180,7 @@ def release(order: Order, *, by: str) -> bool:
 
 def _waiting_orders() -> OrderQuerySet:
     """The orders that a worker may send, and those that are held."""
-    return Order.objects.open().filter(status__in=_MAY_BE_SENT)
+    return Order.objects.open().filter(status__in=UNACCEPTED)
 
 
 def last_sign() -> datetime | None:

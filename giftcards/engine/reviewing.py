@@ -13,7 +13,7 @@ from giftcards.conf import conf
 from giftcards.keys.secrecy import place_of
 from giftcards.models import Order
 from giftcards.models.fields import as_plain_line
-from giftcards.statuses import Review
+from giftcards.rules.states import Review
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from giftcards.models import ApiKey, Order, ProviderState, StatusChange
 from giftcards.models.orders import cleared_provider_columns
 from giftcards.models.provider import Environment, is_test_type
 from giftcards.problems import Problem
-from giftcards.statuses import Status
+from giftcards.rules.states import STATES, Status
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,6 @@ _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # How long the provider's list may take to show a new order.
 _LIST_DELAY = timedelta(seconds=1)
-# Log levels for orders that were not accepted.
-_LEVELS = {
-    Status.PENDING: logging.INFO,
-    Status.REJECTED: logging.WARNING,
-    Status.UNCONFIRMED: logging.ERROR,
-}
 
 
 def send(order: Order, gateway: Gateway) -> bool:
@@ -365,7 +359,8 @@ def _retry_pause(order: Order, retry_after: float | None = None) -> timedelta:
 def _record_not_accepted(order: Order, target: Status, problem: Problem, **values: Any) -> None:
     """Move an order that was not accepted to ``target``, with the reason."""
     if _leave_placing(order, target, details=[problem], **values):
-        logger.log(_LEVELS[target], "Order %s is %s. %s", order.reference, target, problem)
+        level = STATES[target].log_level
+        logger.log(level, "Order %s is %s. %s", order.reference, target, problem)
     else:
         logger.error(
             "Order %s is %s by now, but sending it ended as %s. %s",

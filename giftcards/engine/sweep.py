@@ -37,7 +37,7 @@ from giftcards.engine.timings import timings
 from giftcards.engine.verdict import Verdict
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer
-from giftcards.statuses import FOLLOWED, URGENT, Status
+from giftcards.rules.states import FOLLOWED, URGENT, Status
 
 # How many pending orders are read at a time: more than can be sent before the next read.
 _SLICE = 100

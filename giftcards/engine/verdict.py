@@ -16,7 +16,7 @@ from giftcards.models.times import with_zone
 from giftcards.problems import Entry, Problem
 from giftcards.provider.answers import Flaw, OrderAnswer
 from giftcards.refunds import compute
-from giftcards.statuses import SETTLED, Status
+from giftcards.rules.states import SETTLED, STATES, UNCHARGED, Cards, Status
 
 CONTRADICTING = Problem("figures_contradict")
 # An answer with one of these problems is requested once more before it is believed.
@@ -174,7 +174,7 @@ def _money_problems(
     if price is None and "price_per_card" not in named:
         yield Problem("figure_unknown", {"field": "price_per_card"})
     # A refunded order is charged nothing, whether the answer says so or not.
-    is_charged = settlement.status != Status.REFUNDED
+    is_charged = settlement.status not in UNCHARGED
     if is_charged and settlement.fulfilled_amount is None and "fulfilled_amount" not in named:
         yield Problem("figure_unknown", {"field": "fulfilled_amount"})
 
@@ -185,7 +185,7 @@ def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
         yield Problem("status_missing")
     elif answer.status not in {Status.HANDLING, *SETTLED}:
         yield Problem("status_unknown", {"status": answer.status})
-    elif answer.status in SETTLED and not _is_whole(answer, quantity):
+    elif (cards := STATES[answer.status].cards) and not _is_whole(answer, cards, quantity):
         counts = {"delivered": _delivered(answer), "ordered": quantity, "cards": len(answer.cards)}
         yield Problem("not_whole", {"status": answer.status, **counts})
 
@@ -196,17 +196,10 @@ def _delivered(answer: OrderAnswer) -> int:
     return len(answer.cards) if figure is None else figure
 
 
-def _is_whole(answer: OrderAnswer, quantity: int) -> bool:
+def _is_whole(answer: OrderAnswer, cards: Cards, quantity: int) -> bool:
     """True if the number of cards in a final answer agrees with its status and its figures."""
     delivered = _delivered(answer)
-    match answer.status:
-        case Status.FULFILLED:
-            fits = delivered == quantity
-        case Status.PARTIALLY_FILLED:
-            fits = 0 < delivered < quantity
-        case _:
-            fits = delivered == 0
-    return fits and len(answer.cards) == delivered
+    return cards.fits(delivered, quantity) and len(answer.cards) == delivered
 
 
 def _has_negative(answer: OrderAnswer) -> bool:
@@ -228,7 +221,7 @@ def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> I
         counts = {"delivered": delivered, "ordered": quantity}
         yield Problem("contradicted", {"status": answer.status, **counts})
     charged = record.fulfilled_amount
-    if charged is None and record.status == Status.REFUNDED:
+    if charged is None and record.status in UNCHARGED:
         charged = Decimal(0)
     yield from _changed_figure("fulfilled_amount", answer.fulfilled_amount, charged)
     yield from _changed_figure("price_per_card", answer.price_per_card, record.price_per_card)

@@ -25,8 +25,8 @@ from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.models.fields import read_amount
 from giftcards.problems import Entry, Problem, in_english
 from giftcards.refunds import refund_breakdown
+from giftcards.rules.states import STATES, Status
 from giftcards.settlement import customer_breakdown
-from giftcards.statuses import Status
 
 T = TypeVar("T")
 
@@ -355,14 +355,10 @@ def describe(order: Order) -> str:
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
     """The order's wait, to end a sentence, and its start; ``None`` if no command waits for it."""
-    match order.status:
-        case Status.PENDING if not order.is_held:
-            return "waiting until it may be sent", order.queued_at
-        case Status.PLACING:
-            return "another process is sending it", order.sent_at
-        case Status.HANDLING:
-            return "waiting for the provider", order.accepted_at
-    return None
+    state = STATES[order.status]
+    if order.is_held or not state.waits_for:
+        return None
+    return state.waits_for, getattr(order, state.since)
 
 
 def reason(order: Order) -> str:

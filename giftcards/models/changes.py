@@ -9,7 +9,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 E = TypeVar("E", bound="OutboxEntry")
 

@@ -17,7 +17,7 @@ from django.db.models.functions import Coalesce
 
 from giftcards.models.searching import OrderSearch
 from giftcards.models.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
-from giftcards.statuses import URGENT, Review, Status
+from giftcards.rules.states import PATIENT, STATES, UNBOUGHT, URGENT, Review, Status
 
 if TYPE_CHECKING:
     from giftcards.models.orders import Order
@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 # For more than 200 keys or names, MariaDB prefers a full table scan to index lookups.
 _AT_ONCE = 100
-# The open statuses that are not urgent.
-_PATIENT = (Status.UNCONFIRMED, Status.DELAYED)
 
 # Orders that are not sent until a person decides, their price falls, or their time has come.
 HELD = Q(status=Status.PENDING, due_at=None)
@@ -166,7 +164,7 @@ class OrderQueries(OrderSearch):
         """Open orders that are due too far ahead: by ``urgent``, or by ``others``."""
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
-            | Q(status__in=_PATIENT, due_at__gt=now + others + SLACK)
+            | Q(status__in=PATIENT, due_at__gt=now + others + SLACK)
         )
 
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Order]:
@@ -183,21 +181,18 @@ class OrderQueries(OrderSearch):
 
         Orders whose next step is up to a person do not count.
         """
-        due = {
-            # Includes orders whose sending has failed and is retried later. Held ones are not due.
-            Status.PENDING: Q(queued_at__lte=since, due_at__isnull=False),
-            Status.PLACING: Q(claimed_until__lte=since),
-            Status.UNCONFIRMED: Q(due_at__lte=since),
-            Status.HANDLING: Q(due_at__lte=since),
-            Status.DELAYED: Q(due_at__lte=since),
-        }
-        return sum(self.open().filter(late, status=status).count() for status, late in due.items())
+        late = (
+            self.open().filter((f"{state.due}__lte", since), status=status).exclude(HELD)
+            for status, state in STATES.items()
+            if not state.is_final
+        )
+        return sum(orders.count() for orders in late)
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
         """Orders sent from ``start`` to ``end`` that the provider may know."""
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
         # Excluded, rather than filtered for the other statuses, so that SQLite uses the time index.
-        return sent.exclude(status__in=[Status.PENDING, Status.REJECTED])
+        return sent.exclude(status__in=UNBOUGHT)
 
     def known_as(self, names: Iterable[str]) -> Self:
         """Orders whose order id or alias at the provider is one of ``names``.

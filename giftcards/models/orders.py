@@ -50,28 +50,24 @@ from giftcards.models.order_queries import (
 from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.terms import OrderTerm
 from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
-from giftcards.problems import Entry, Kind, Problem, history, revise
+from giftcards.problems import Entry, Problem, history, revise
 from giftcards.refunds import refund_breakdown
-from giftcards.search_terms import SEARCHED
-from giftcards.settlement import customer_breakdown
-from giftcards.statuses import (
+from giftcards.rules.states import (
     ACCEPTED,
     FINAL,
     FOLLOWED,
     SETTLED,
+    STATES,
+    Kind,
     Review,
     Status,
     check_move,
 )
+from giftcards.search_terms import SEARCHED
+from giftcards.settlement import customer_breakdown
 
 # The provider's answer about a larger order would exceed the size limit of the client.
 MAX_QUANTITY = 2_000
-
-# The kinds of problems that a move ends, by target. By default: those of sending and searching.
-_ENDED_BY_MOVING: Mapping[Status, Collection[Kind]] = {
-    Status.PLACING: (),
-    Status.UNCONFIRMED: (Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
-}
 
 # SQLite allows at most 32,766 parameters in a statement.
 _MOVED_AT_ONCE = 1_000
@@ -1066,19 +1062,18 @@ class Order(models.Model):
 
         ``along`` is called in the same transaction.
 
-        Problems in ``details`` are added to the order. Any move but one to ``PLACING`` ends the
-        problems of sending and searching. A move to ``UNCONFIRMED`` also ends those of answers,
-        which were about another order. A final change keeps ended problems in its history.
+        Problems in ``details`` are added to the order, and those that the move ends are taken off:
+        see :class:`~giftcards.rules.states.State`. A final change keeps these in its history.
 
         Returns ``None``, and changes nothing, if another process was first: the row's status or
         claim differ from this instance's, or it does not fit the lookups ``where``. Raises
-        :exc:`ValueError` for a move that ``MOVES`` does not allow.
+        :exc:`ValueError` for a move that the table does not allow.
         """
         origin = Status(self.status)
         check_move(origin, target)
         details = tuple(details)
         columns = self.problem_columns(
-            ends=_ENDED_BY_MOVING.get(target, (Kind.SENDING, Kind.SEARCH)),
+            ends=STATES[target].ends,
             new=[detail for detail in details if detail.kind is not Kind.HISTORY],
         )
         if columns["problems"] != self.problems:

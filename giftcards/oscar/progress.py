@@ -17,7 +17,7 @@ from giftcards.display import count_text, money_text
 from giftcards.models import CustomerRefund, Order
 from giftcards.oscar.conf import LineState, conf
 from giftcards.oscar.lines import OscarLine, line_of, parts_of, reference_of
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 
 def follow_order(order: Order, **_: Any) -> None:

@@ -24,7 +24,7 @@ from giftcards.keys.wiping import empty_log
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.models.order_queries import PLANNED
 from giftcards.models.times import is_recent
-from giftcards.statuses import FINAL
+from giftcards.rules.states import FINAL
 
 logger = logging.getLogger(__name__)
 

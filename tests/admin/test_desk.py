@@ -24,7 +24,8 @@ from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.management.roles import ROLES
 from giftcards.models import Desk, Order, ProviderState
-from giftcards.problems import Kind, Problem
+from giftcards.problems import Problem
+from giftcards.rules.states import Kind
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle

@@ -9,22 +9,36 @@ import pytest
 from django_q.models import OrmQ
 
 from giftcards.models import Order, StatusChange
-from giftcards.problems import IN_SHORT, WORDINGS, Kind
+from giftcards.problems import IN_SHORT, WORDINGS
+from giftcards.rules.states import FINAL, STATES, Kind, Status
 from giftcards.signals import order_settled
-from giftcards.statuses import MOVES, Status
 from tests.docs.pages import blocks, code, page, rows, section
+
+STATUSES = [(row[0].strip("`"), *row[1:]) for row in rows(section(page("orders"), "Statuses"))]
 
 
 def test_every_status_is_documented_by_the_name_that_staff_see() -> None:
-    documented = {row[0].strip("`"): row[1] for row in rows(section(page("orders"), "Statuses"))}
+    documented = {name: shown for name, shown, *_ in STATUSES}
     assert documented == {status.value: str(status.label) for status in Status}
+
+
+def test_every_status_is_documented_as_final_if_no_move_leaves_it() -> None:
+    documented = {name for name, _shown, meaning, *_ in STATUSES if meaning.endswith(" Final.")}
+    assert documented == set(FINAL)
+
+
+def test_customers_are_told_the_same_of_statuses_with_the_same_news() -> None:
+    told = {(news, words) for name, *_, words in STATUSES if (news := STATES[name].customer_news)}
+    assert len(told) == len({news for news, _ in told}) == len({words for _, words in told})
 
 
 def test_every_move_is_documented() -> None:
     documented = [
         tuple(cell.strip("`") for cell in row[:2]) for row in rows(section(page("orders"), "Moves"))
     ]
-    allowed = {(origin.value, target.value) for origin in Status for target in MOVES[origin]}
+    allowed = {
+        (origin.value, target.value) for origin in Status for target in STATES[origin].moves_to
+    }
     assert len(documented) == len(allowed)
     assert set(documented) == allowed
 

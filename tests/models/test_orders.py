@@ -21,7 +21,7 @@ from giftcards.keys.secrecy import CardSecret
 from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
-from giftcards.statuses import ACCEPTED, FINAL, MOVES, Status
+from giftcards.rules.states import ACCEPTED, FINAL, STATES, Status
 from tests.builders import (
     CARDS,
     PARTIAL,
@@ -36,6 +36,7 @@ from tests.builders import (
 )
 from tests.stage import ago, refuse_key, use_keys
 
+MOVES = {(origin, target) for origin in Status for target in STATES[origin].moves_to}
 FOUND = Problem("found", {"provider_order_id": "A1"})
 LOST = Problem("status_unknown", {"status": "LOST"})
 OTHER = Problem("status_unknown", {"status": "OTHER"})
@@ -239,7 +240,12 @@ class TestMove:
 
     @pytest.mark.parametrize(
         ("origin", "target"),
-        [(origin, target) for origin in Status for target in Status if target in MOVES[origin]],
+        [
+            (origin, target)
+            for origin in Status
+            for target in Status
+            if target in STATES[origin].moves_to
+        ],
     )
     def test_every_move_of_the_table_is_possible(self, origin: Status, target: Status) -> None:
         order = make_guide_order(origin)
@@ -258,7 +264,12 @@ class TestMove:
 
     @pytest.mark.parametrize(
         ("origin", "target"),
-        [(origin, target) for origin in Status for target in Status if target not in MOVES[origin]],
+        [
+            (origin, target)
+            for origin in Status
+            for target in Status
+            if target not in STATES[origin].moves_to
+        ],
     )
     def test_a_move_that_is_not_in_the_table_is_refused(
         self, origin: Status, target: Status

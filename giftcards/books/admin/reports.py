@@ -63,7 +63,7 @@ from giftcards.display import (
 )
 from giftcards.models import Order
 from giftcards.models.times import bounds
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 _MINUTE, _HOUR = 60, 3_600
 

@@ -33,7 +33,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import OutputClosed, Progress
 from giftcards.models import MAX_QUANTITY, Order, new_reference
-from giftcards.statuses import ACCEPTED, SETTLED
+from giftcards.rules.states import ACCEPTED, SETTLED
 
 
 class Command(GiftcardsCommand):

@@ -26,7 +26,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import Progress, counted, iso
 from giftcards.models import Lease, Order, OrderQuerySet, ProviderState
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 
 class Command(GiftcardsCommand):

@@ -32,7 +32,7 @@ from giftcards.management.base import (
 from giftcards.management.output import Progress
 from giftcards.models import Card, Order, new_reference
 from giftcards.refunds import refund_breakdown
-from giftcards.statuses import Status
+from giftcards.rules.states import Status
 
 TYPE = "type_001"
 # The customer's price for a card of a test type.

@@ -1,0 +1,279 @@
+"""The statuses of an order, and all that the app knows of each: one table, read everywhere.
+
+A status that is added here has its moves, its words and its place in every query and report.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from typing import Any, Final
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
+
+
+class Status(models.TextChoices):
+    # Recorded, not sent.
+    PENDING = "PENDING", _("Waiting to be sent")
+    # Claimed by a process, which may have made the request.
+    PLACING = "PLACING", _("Being sent")
+    # The request was made, but no usable answer arrived: money may have been spent.
+    UNCONFIRMED = "UNCONFIRMED", _("Unconfirmed")
+    # Refused by the provider; no money moved.
+    REJECTED = "REJECTED", _("Rejected")
+    # Accepted by the provider.
+    HANDLING = "HANDLING", _("In progress")
+    # Accepted, but not settled within POLL_TIMEOUT. Not a failure: checks go on, less often.
+    DELAYED = "DELAYED", _("Delayed")
+    FULFILLED = "FULFILLED", _("Delivered")
+    PARTIALLY_FILLED = "PARTIALLY_FILLED", _("Partly delivered")
+    REFUNDED = "REFUNDED", _("Not delivered, credited back")
+
+
+class Review(models.TextChoices):
+    """The review of an order by a person; "" if nobody has asked for one."""
+
+    # Asked for by REVIEW_ORDER. It stays so if staff reject the order.
+    WANTED = "wanted"
+    # By staff; or the order repeats one that was not rejected, so that nobody is asked again.
+    APPROVED = "approved"
+
+
+class Kind(Enum):
+    """The kinds of problems, by what ends them."""
+
+    SENDING = auto()  # when the outcome of sending the order is known
+    SEARCH = auto()  # with the next search of the provider's list, or like SENDING
+    ANSWER = auto()  # with the provider's next answer about the order
+    LEDGER = auto()  # with the reading of the provider's ledger that explains it
+    LASTING = auto()  # only when staff tick it off
+    HISTORY = auto()  # not a problem, only an entry of the timeline
+    CARE = auto()  # the same, about who looks after the order: nothing that moves it
+
+
+class Purchase(Enum):
+    """The shop's knowledge of whether the provider has the order."""
+
+    NONE = auto()
+    UNKNOWN = auto()
+    MADE = auto()
+
+
+class Cards(Enum):
+    """The share of the cards that came. The provider charges these, and credits back the rest."""
+
+    ALL = auto()
+    SOME = auto()
+    NONE = auto()
+
+    def fits(self, delivered: int, quantity: int) -> bool:
+        """True if ``delivered`` is this share of ``quantity``."""
+        match self:
+            case Cards.ALL:
+                return delivered == quantity
+            case Cards.SOME:
+                return 0 < delivered < quantity
+        return delivered == 0
+
+
+_MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The facts about one status, beside its name."""
+
+    purchase: Purchase
+    #: The statuses that an order may move to; none if the status is final.
+    moves_to: tuple[Status, ...] = ()
+    #: The share of the cards that came; ``None`` unless the provider has settled the order.
+    cards: Cards | None = None
+    #: True if an order normally leaves the status within seconds.
+    is_urgent: bool = False
+    #: The kinds of problems that a move to the status ends.
+    ends: tuple[Kind, ...] = (Kind.SENDING, Kind.SEARCH)
+    #: The column with the time since when an order has had the status; "" where nothing waits.
+    since: str = ""
+    #: The column with the time at which the next step is due; "" if the status is final.
+    due: str = ""
+    #: The pauses between checks: each limit of how late an order is, with the pause until then.
+    #: After the last limit, and if there is none, ``last_pause``.
+    pauses: tuple[tuple[timedelta, timedelta], ...] = ()
+    #: The longest pause between checks; ``None``: ``POLL_INTERVAL``, or no checks at all.
+    last_pause: timedelta | None = None
+    #: The longest pause after failed checks.
+    longest_retry: timedelta = _HOUR
+    #: The level of the log for a purchase that ends here without having been accepted.
+    log_level: int = logging.NOTSET
+    #: The code of what the customer is told; "" if the customer is told nothing.
+    customer_news: str = ""
+    #: The code of what staff are told about a final order that lacks cards; "" for all others.
+    staff_news: str = ""
+    #: The words for a move without a recorded reason, with ``delivered`` and ``count``.
+    moved: Any
+    #: The words for what is done next automatically, with ``when``; "" if nothing is.
+    next_step: Any = ""
+    #: English words, for commands, that say what an order waits for; "" if no command waits.
+    waits_for: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        return not self.moves_to
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if the provider has the order, and has named it."""
+        return self.purchase is Purchase.MADE
+
+
+_CHECKED_AGAIN = _("It is checked again automatically %(when)s.")
+
+STATES: Final[Mapping[str, State]] = {
+    Status.PENDING: State(
+        purchase=Purchase.NONE,
+        # REJECTED: given up unsent.
+        moves_to=(Status.PLACING, Status.REJECTED),
+        is_urgent=True,
+        since="queued_at",
+        # Not `due_at`: an order whose sending fails again and again is due later each time.
+        due="queued_at",
+        log_level=logging.INFO,
+        moved=_("The order was not bought. It is sent automatically."),
+        next_step=_("It is sent automatically %(when)s."),
+        waits_for="waiting until it may be sent",
+    ),
+    Status.PLACING: State(
+        purchase=Purchase.UNKNOWN,
+        moves_to=(Status.PENDING, Status.UNCONFIRMED, Status.REJECTED, Status.HANDLING),
+        is_urgent=True,
+        ends=(),
+        since="sent_at",
+        due="claimed_until",
+        moved=_("The order was sent."),
+        waits_for="another process is sending it",
+    ),
+    Status.UNCONFIRMED: State(
+        purchase=Purchase.UNKNOWN,
+        moves_to=(Status.PENDING, Status.REJECTED, Status.HANDLING),
+        # Answers were about another order.
+        ends=(Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
+        due="due_at",
+        log_level=logging.ERROR,
+        moved=_("It is not known whether the order was bought."),
+        next_step=_(
+            "It is looked for at the provider automatically %(when)s, and never sent again before"
+            " it is proven that it was not bought."
+        ),
+    ),
+    Status.REJECTED: State(
+        purchase=Purchase.NONE,
+        log_level=logging.WARNING,
+        # To the customer, it is like one that was credited back: no card came.
+        customer_news="refunded",
+        staff_news="rejected",
+        moved=_("The order was rejected."),
+    ),
+    Status.HANDLING: State(
+        purchase=Purchase.MADE,
+        moves_to=(
+            # It was matched with the wrong order at the provider.
+            Status.UNCONFIRMED,
+            Status.DELAYED,
+            Status.FULFILLED,
+            Status.PARTIALLY_FILLED,
+            Status.REFUNDED,
+        ),
+        is_urgent=True,
+        since="accepted_at",
+        due="due_at",
+        longest_retry=timedelta(seconds=30),
+        moved=_("The provider accepted the order."),
+        next_step=_CHECKED_AGAIN,
+        waits_for="waiting for the provider",
+    ),
+    Status.DELAYED: State(
+        purchase=Purchase.MADE,
+        moves_to=(
+            Status.UNCONFIRMED,
+            Status.FULFILLED,
+            Status.PARTIALLY_FILLED,
+            Status.REFUNDED,
+        ),
+        due="due_at",
+        # So checks are made at 1, 2, 5 and 15 minutes, then every hour.
+        pauses=(
+            (1 * _MINUTE, 1 * _MINUTE),
+            (2 * _MINUTE, 1 * _MINUTE),
+            (5 * _MINUTE, 3 * _MINUTE),
+            (15 * _MINUTE, 10 * _MINUTE),
+        ),
+        last_pause=_HOUR,
+        customer_news="delayed",
+        moved=_("The provider takes longer than usual."),
+        next_step=_CHECKED_AGAIN,
+    ),
+    Status.FULFILLED: State(
+        purchase=Purchase.MADE,
+        cards=Cards.ALL,
+        customer_news="delivered",
+        moved=ngettext_lazy(
+            "The provider delivered the card.",
+            "The provider delivered all %(count)s cards.",
+            "count",
+        ),
+    ),
+    Status.PARTIALLY_FILLED: State(
+        purchase=Purchase.MADE,
+        cards=Cards.SOME,
+        customer_news="partly_delivered",
+        staff_news="partly",
+        moved=ngettext_lazy(
+            "The provider delivered %(delivered)s of %(count)s card, and credited back the rest.",
+            "The provider delivered %(delivered)s of %(count)s cards, and credited back the rest.",
+            "count",
+        ),
+    ),
+    Status.REFUNDED: State(
+        purchase=Purchase.MADE,
+        cards=Cards.NONE,
+        customer_news="refunded",
+        staff_news="refunded",
+        moved=_("The provider delivered no card, and credited back the price."),
+    ),
+}
+
+
+def _those(fits: Callable[[State], bool]) -> tuple[Status, ...]:
+    """The statuses that fit, in their order, which constraints in migrations need."""
+    return tuple(status for status in Status if fits(STATES[status]))
+
+
+# No order leaves these.
+FINAL: Final = _those(lambda state: state.is_final)
+# The provider's final statuses: cards and money are settled.
+SETTLED: Final = _those(lambda state: state.is_final and state.is_accepted)
+# Accepted and still open: checked regularly.
+FOLLOWED: Final = _those(lambda state: not state.is_final and state.is_accepted)
+# These have the provider's order id.
+ACCEPTED: Final = _those(lambda state: state.is_accepted)
+# Open and not accepted: a worker sends these, or sends them again once it takes them for absent.
+UNACCEPTED: Final = _those(lambda state: not (state.is_final or state.is_accepted))
+# The provider certainly does not have these.
+UNBOUGHT: Final = _those(lambda state: state.purchase is Purchase.NONE)
+# These normally change within seconds; the other open ones do not.
+URGENT: Final = _those(lambda state: state.is_urgent)
+PATIENT: Final = _those(lambda state: not (state.is_final or state.is_urgent))
+# The provider owes the shop money for these, and charges nothing for these.
+CREDITED: Final = _those(lambda state: state.cards in {Cards.SOME, Cards.NONE})
+UNCHARGED: Final = _those(lambda state: state.cards is Cards.NONE)
+
+
+def check_move(origin: str, target: Status) -> None:
+    """Raise :exc:`ValueError`, for a programming error, if the table does not allow the move."""
+    if target not in STATES[Status(origin)].moves_to:
+        raise ValueError(f"An order does not move from {origin} to {target}.")
