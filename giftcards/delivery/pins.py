@@ -1,4 +1,4 @@
-"""PINs: what a customer has to know, beside the link, to see the cards.
+"""PINs: what a customer has to know, beside the link, to see the cards; wrong ones lock the link.
 
 Forms and code call a typed PIN a password, and the right one a secret, because error collectors
 hide values with these names.
@@ -6,16 +6,23 @@ hide values with these names.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from django.db import IntegrityError, transaction
+from django.db.models import F
 from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.delivery.conf import conf
+from giftcards.delivery.models import MOST_WRONG_PINS, CardLink, LinkVisit
+from giftcards.delivery.revealing import Visitor
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.keyring import normalised
-from giftcards.keys.secrecy import Masked, contained
+from giftcards.keys.secrecy import Masked, apart, contained
 from giftcards.models import Order
+
+logger = logging.getLogger(__name__)
 
 _DIGITS = 4
 
@@ -63,3 +70,35 @@ def help_text() -> str:
 def is_right(password: str, secret: str) -> bool:
     """True if ``password`` is the PIN. Case, spaces, dashes and script of digits do not matter."""
     return constant_time_compare(normalised(password), normalised(secret))
+
+
+@contained
+def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
+    """True if ``password`` is ``secret``, the PIN of the link, and the link was not locked.
+
+    The last wrong guess locks the link. A guess counts as wrong until it proves right, so
+    simultaneous guesses gain nothing.
+    """
+    row = CardLink.objects.filter(pk=link.pk)
+    left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)
+    is_taken = left.update(wrong_pins=F("wrong_pins") + 1)
+    if is_taken and is_right(password, secret):
+        row.filter(wrong_pins__gt=0).update(wrong_pins=F("wrong_pins") - 1)
+        return True
+    link.refresh_from_db(fields=["wrong_pins"])
+    if is_taken and link.is_locked:
+        _note_lock(link, visitor)
+    return False
+
+
+def _note_lock(link: CardLink, visitor: Visitor) -> None:
+    try:
+        with transaction.atomic():
+            visitor.visit(link, LinkVisit.What.LOCKED, key=f"locked {link.pk}").save()
+    except IntegrityError:
+        return  # several wrong guesses at once
+    apart(
+        logger.warning,
+        "A link to the cards of order %s is locked: the PIN was wrong too often.",
+        link.order.reference,
+    )

@@ -14,8 +14,7 @@ from django.utils import timezone
 
 from giftcards.addresses import ip_address
 from giftcards.delivery.codes import Code, open_codes
-from giftcards.delivery.models import MOST_WRONG_PINS, SAME_REVEAL, CardLink, LinkVisit
-from giftcards.delivery.pins import is_right
+from giftcards.delivery.models import SAME_REVEAL, CardLink, LinkVisit
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.secrecy import apart, contained
 from giftcards.models import Order
@@ -64,38 +63,6 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
     ):
         with transaction.atomic():
             visitor.visit(link, LinkVisit.What.OPENED).save()
-
-
-@contained
-def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
-    """True if ``password`` is ``secret``, the PIN of the link, and the link was not locked.
-
-    The last wrong guess locks the link. A guess counts as wrong until it proves right, so
-    simultaneous guesses gain nothing.
-    """
-    row = CardLink.objects.filter(pk=link.pk)
-    left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)
-    is_taken = left.update(wrong_pins=F("wrong_pins") + 1)
-    if is_taken and is_right(password, secret):
-        row.filter(wrong_pins__gt=0).update(wrong_pins=F("wrong_pins") - 1)
-        return True
-    link.refresh_from_db(fields=["wrong_pins"])
-    if is_taken and link.is_locked:
-        _note_lock(link, visitor)
-    return False
-
-
-def _note_lock(link: CardLink, visitor: Visitor) -> None:
-    try:
-        with transaction.atomic():
-            visitor.visit(link, LinkVisit.What.LOCKED, key=f"locked {link.pk}").save()
-    except IntegrityError:
-        return  # several wrong guesses at once
-    apart(
-        logger.warning,
-        "A link to the cards of order %s is locked: the PIN was wrong too often.",
-        link.order.reference,
-    )
 
 
 def shown_at(link: CardLink, key: str) -> datetime | None:

@@ -25,8 +25,8 @@ from giftcards.delivery.codes import Code
 from giftcards.delivery.conf import conf
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink
-from giftcards.delivery.pins import pin_of
-from giftcards.delivery.revealing import Visitor, guess, is_spent, note_opening, reveal, shown_at
+from giftcards.delivery.pins import guess, pin_of
+from giftcards.delivery.revealing import Visitor, is_spent, note_opening, reveal, shown_at
 from giftcards.keys.secrecy import Masked, apart, contained
 from giftcards.models import Order
 

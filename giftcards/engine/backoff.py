@@ -1,9 +1,18 @@
-"""Exponential back-off for retries."""
+"""Pauses after failures: back-off for retries, after an outage, and after too many requests."""
 
 from __future__ import annotations
 
 import random
 from datetime import timedelta
+
+# After a 429: the pause without a ``Retry-After``, and the bounds for the one with it. An immediate
+# retry, as ``Retry-After: 0`` allows, would be refused again.
+_LIMIT_PAUSE = timedelta(minutes=1)
+_SHORTEST_RETRY_AFTER = timedelta(seconds=5)
+_LONGEST_RETRY_AFTER = timedelta(minutes=15)
+# During an outage: the pause after the first failed sweep, and the longest.
+_OUTAGE_PAUSE = timedelta(seconds=1)
+_LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 
 
 def backoff(
@@ -19,3 +28,16 @@ def backoff(
     doublings = min(max(failures - 1, 0), (longest // first).bit_length())
     pause: timedelta = min(first * 2**doublings, longest)
     return pause * random.uniform(1, 1 + jitter)  # noqa: S311 (not a secret)
+
+
+def pause_after_outage(outages: int) -> timedelta:
+    """Return the pause of every process after the ``outages``-th failed sweep in a row."""
+    return backoff(outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
+
+
+def pause_after_limit(retry_after: float | None) -> timedelta:
+    """Return the pause after a 429: the seconds it asks for, within bounds, or else a minute."""
+    if retry_after is None:
+        return _LIMIT_PAUSE
+    asked = min(timedelta(seconds=retry_after), _LONGEST_RETRY_AFTER)
+    return max(asked, _SHORTEST_RETRY_AFTER)

@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 from django.utils import timezone
 
 from giftcards.conf import conf, require
-from giftcards.engine.backoff import backoff
+from giftcards.engine.backoff import pause_after_limit, pause_after_outage
 from giftcards.engine.budget import Budget, Purpose, Slot
 from giftcards.engine.clock import Clock, recall_far_future
 from giftcards.engine.prices import PriceList
@@ -35,14 +35,6 @@ T = TypeVar("T")
 
 # The provider unblocks an address after this long (its documentation).
 _BLOCK = timedelta(minutes=15)
-# After a 429: the pause without a ``Retry-After``, and the bounds for the one with it. An immediate
-# retry, as ``Retry-After: 0`` allows, would be refused again.
-_PAUSE = timedelta(minutes=1)
-_SHORTEST_PAUSE = timedelta(seconds=5)
-LONGEST_RETRY_AFTER = timedelta(minutes=15)
-# During an outage: the pause after the first failed sweep, and the longest.
-_OUTAGE_PAUSE = timedelta(seconds=1)
-_LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 # The list is never given up for longer.
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
 # Our clock counts as right if it differs from the provider's by no more than this.
@@ -311,7 +303,8 @@ class Gateway:
             case AccessDenied():
                 self._stop(error)
             case RateLimited():
-                self._slow_down(error)
+                wait = pause_after_limit(error.retry_after)
+                self._pause(ProviderState.Pause.RATE, error, wait)
             case Withheld():
                 pass  # this server was held up, not the provider
             case _:
@@ -345,13 +338,6 @@ class Gateway:
             )
         self._refusal = None
 
-    def _slow_down(self, error: RateLimited) -> None:
-        wait = _PAUSE
-        if error.retry_after is not None:
-            wait = min(timedelta(seconds=error.retry_after), LONGEST_RETRY_AFTER)
-            wait = max(wait, _SHORTEST_PAUSE)
-        self._pause(ProviderState.Pause.RATE, error, wait)
-
     def _pause(self, reason: ProviderState.Pause, error: ProviderError, length: timedelta) -> None:
         self._failure = error
         until = timezone.now() + length
@@ -376,10 +362,7 @@ class Gateway:
             outages = values["outages"] = self._state.outages + 1
             # The next call probes the key anew.
             self.is_proven = False
-            pause = backoff(
-                outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25
-            )
-            self._pause(ProviderState.Pause.OUTAGE, self._failure, pause)
+            self._pause(ProviderState.Pause.OUTAGE, self._failure, pause_after_outage(outages))
         # If neither spelling has answered, store the next one to try.
         check_path = self.client.known_check_path or self.client.check_path
         if check_path != self._state.check_path:

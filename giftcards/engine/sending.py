@@ -15,11 +15,11 @@ from django.db import Error, IntegrityError, close_old_connections, transaction
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.backoff import backoff
+from giftcards.engine.backoff import backoff, pause_after_limit
 from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.clock import steady_time
 from giftcards.engine.database import isolate_failures
-from giftcards.engine.gateway import LONGEST_RETRY_AFTER, Gateway
+from giftcards.engine.gateway import Gateway
 from giftcards.engine.holding import hold_for_price, hold_for_review, hold_until
 from giftcards.engine.reordering import is_still_missing, reorder_by_rule
 from giftcards.engine.reviewing import ReviewFailed, objection
@@ -351,9 +351,7 @@ def _first_search() -> datetime:
 
 def _retry_pause(order: Order, retry_after: float | None = None) -> timedelta:
     pause = backoff(order.failures + 1, first=_FIRST_RETRY, longest=_LONGEST_RETRY, jitter=0.25)
-    if retry_after is not None:
-        pause = max(pause, min(timedelta(seconds=retry_after), LONGEST_RETRY_AFTER))
-    return pause
+    return pause if retry_after is None else max(pause, pause_after_limit(retry_after))
 
 
 def _record_not_accepted(order: Order, target: Status, problem: Problem, **values: Any) -> None:
