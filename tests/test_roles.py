@@ -65,6 +65,9 @@ PROBLEMS = (
         "figure_changed", {"field": "price_per_card", "amount": "499.83", "expected": "491.37"}
     ),
     Problem("figure_unreadable", {"field": "price_per_card", "value": "499.83"}),
+    Problem("figure_late", {"field": "fulfilled_amount", "amount": "499.83"}),
+    Problem("figure_negative", {"field": "price_per_card", "value": "-499.83"}),
+    Problem("not_known", {"message": "It costs 499.83 DA."}),
     Problem("not_sent", {"reason": "no_balance", "message": "You have 777.31 left."}),
 )
 

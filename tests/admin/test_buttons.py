@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from django import forms
 from django.test import Client
+from django.urls import reverse
 
 from giftcards.admin import extensions
 from giftcards.admin.actions import OrderAction, OrderButton, Outcome, in_order, may
+from giftcards.engine.storing import Arrival, store_cards
+from giftcards.management.roles import ROLES
 from giftcards.models import Order
 from giftcards.statuses import Status
-from tests.builders import make_guide_order
-from tests.pages import order_page, read, text
+from tests.builders import CARDS, make_guide_order
+from tests.pages import order_page, read, sign_in, text
 
 ACTIONS = {action.name: action for action in extensions.items("actions")}
 # Actions whose button says something that cannot be undone. The others can be, or their page offers
@@ -31,6 +34,28 @@ FINAL = {
 }
 # Carried out at once: each can be done again, or taken back.
 AT_ONCE = {"order_check", "order_take", "order_give_back", "delivery_try_now"}
+
+# What each action about an order takes, besides the permission to see the order.
+TAKES = {
+    "order_adopt": ("resolve_order",),
+    "order_check": ("check_order",),
+    "order_customer": ("correct_customer",),
+    "order_dispute": ("check_order",),
+    "order_give_back": ("check_order",),
+    "order_pay_back": ("settle_refund",),
+    "order_price": ("resolve_order", "view_cost"),
+    "order_release": ("resolve_order",),
+    "order_repeat": ("add_order",),
+    "order_resolve": ("resolve_order",),
+    "order_review": ("resolve_order",),
+    "order_sale": ("settle_refund",),
+    "order_take": ("check_order",),
+    "order_take_over": ("check_order",),
+    "order_tick_off": ("check_order",),
+    "order_wait": ("resolve_order",),
+    # Or another permission to do something.
+    "order_note": ("check_order", "resolve_order", "add_order"),
+}
 
 
 def action(**values: Any) -> OrderAction:
@@ -63,6 +88,50 @@ def test_an_action_that_cannot_be_undone_does_not_begin_without_a_page_that_asks
         action(is_final=True)
     asks = action(is_final=True, form=lambda _attempt, data: forms.Form(data))
     assert not asks.is_post
+
+
+def test_what_each_action_takes_is_in_the_table() -> None:
+    named = {name for name in ACTIONS if name.startswith("order_")}
+    # Which ends what "order_resolve" begins.
+    assert TAKES.keys() == named | {"order_adopt"}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        (name, missing)
+        for name, needed in TAKES.items()
+        for missing in ([needed] if name == "order_note" else [(each,) for each in needed])
+        + [("view_order",)]
+    ],
+)
+def test_who_lacks_a_permission_for_an_action_is_offered_and_allowed_none(
+    name: str, missing: tuple[str, ...]
+) -> None:
+    lost = name in {"order_resolve", "order_adopt"}
+    order = make_guide_order(Status.UNCONFIRMED if lost else Status.PARTIALLY_FILLED)
+    Order.objects.update(**({} if lost else {"sale_price": 550, "open_amount": 1100}))
+    store_cards([Arrival(order, () if lost else CARDS[:3])])
+    address = order_page(order, name.removeprefix("order_"))
+    before = Order.objects.values().get()
+    browser = sign_in(*(set(ROLES["Gift card manager"]) - set(missing)))
+    if missing != ("view_order",):
+        assert address not in read(browser.get(order_page(order)))
+    assert browser.get(address).status_code in {403, 405}
+    assert browser.post(address).status_code == 403
+    assert Order.objects.values().get() == before
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", TAKES)
+def test_an_action_takes_a_session_a_csrf_token_and_an_order_that_is_there(name: str) -> None:
+    address = order_page(make_guide_order(), name.removeprefix("order_"))
+    assert Client().post(address).status_code == 302
+    forged = sign_in(superuser=True, enforce_csrf_checks=True).post(address)
+    assert (forged.status_code, b"CSRF" in forged.content) == (403, True)
+    missing = reverse(f"admin:giftcards_{name}", args=[4711])
+    assert sign_in(superuser=True).post(missing).status_code == 403
 
 
 @pytest.mark.django_db

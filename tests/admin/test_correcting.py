@@ -22,7 +22,6 @@ from giftcards.statuses import Status
 from tests.admin.test_reveal import PASSWORD, let_pass, person, reveal
 from tests.builders import CARDS, make_guide_order, receive
 from tests.pages import errors, messages, order_page, plain, read, timeline
-from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -163,29 +162,6 @@ def test_a_form_about_another_customer_decides_nothing(
     assert addresses() == ["karim@example.com"]
 
 
-def test_the_second_press_of_the_button_finds_it_done(amina: Client, order: Order) -> None:
-    form = filled_in(amina, order)
-    told = [messages(read(amina.post(page_of(order), form, follow=True)))[0] for _press in "12"]
-    assert told == ["The order has these details now."] * 2
-    assert (CustomerChange.objects.count(), LogEntry.objects.count()) == (1, 1)
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("shared_database")
-def test_clicks_at_the_same_moment_correct_once() -> None:
-    amina = person("view_order", "correct_customer")
-    order = make_guide_order(customer_email=WRONG)
-    form = filled_in(amina, order)
-
-    def click() -> int:
-        browser = Client()
-        browser.cookies = amina.cookies.copy()
-        return browser.post(page_of(order), form).status_code
-
-    assert in_threads(3, click) == [302] * 3
-    assert (CustomerChange.objects.count(), LogEntry.objects.count()) == (1, 1)
-
-
 class TestLimit:
     @pytest.fixture(autouse=True)
     def _limit(self, set_conf: Any) -> None:
@@ -222,23 +198,6 @@ class TestLimit:
         CustomerChange.objects.update(at=timezone.now() - timedelta(hours=1))
         read(correct(amina, Order.objects.get(), customer_email="3@example.com"))
         assert addresses() == ["3@example.com"]
-
-
-class TestWhoMay:
-    def test_it_takes_the_permission(self, order: Order) -> None:
-        browser = person("view_order", "check_order", "resolve_order", "reveal_card")
-        assert "customer/" not in read(browser.get(order_page(order)))
-        assert browser.get(page_of(order)).status_code == 403
-        assert browser.post(page_of(order), {"reason": "x"}).status_code == 403
-
-    def test_who_may_not_see_the_order_may_not_correct_it(self, order: Order) -> None:
-        browser = person("correct_customer")
-        assert browser.get(page_of(order)).status_code == 403
-        assert browser.post(page_of(order), {"reason": "x"}).status_code == 403
-
-    def test_it_is_protected_against_forgery(self, order: Order) -> None:
-        browser = person("view_order", "correct_customer", enforce_csrf_checks=True)
-        assert browser.post(page_of(order), {"reason": "x"}).status_code == 403
 
 
 def test_the_other_orders_with_the_wrong_address_are_named(amina: Client) -> None:

@@ -51,7 +51,6 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 LOST = Problem("status_unknown", {"status": "LOST"})
-OnCommit = Callable[..., Any]
 
 
 def press_check_now(browser: Client, *chosen: Order) -> Any:

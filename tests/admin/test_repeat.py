@@ -213,28 +213,6 @@ def test_problems_of_the_order_are_looked_at_before_it_is_ordered_again(staff: C
     assert "Order 2 cards" in read(staff.get(page(order)))
 
 
-@pytest.mark.parametrize(
-    "permissions",
-    [("view_order",), ("add_order",), ("view_order", "resolve_order", "check_order", "view_cost")],
-)
-def test_other_permissions_do_not_allow_ordering_again(permissions: tuple[str, ...]) -> None:
-    order = partial()
-    form = about(sign_in(superuser=True), order)
-    browser = sign_in(*permissions)
-    if "view_order" in permissions:
-        assert page(order) not in read(browser.get(order_page(order)))
-    assert browser.get(page(order)).status_code == 403
-    assert browser.post(page(order), form).status_code == 403
-    assert Order.objects.count() == 1
-
-
-def test_a_form_without_its_csrf_token_orders_nothing() -> None:
-    order = partial()
-    browser = sign_in("view_order", "add_order", enforce_csrf_checks=True)
-    assert browser.post(page(order), about(browser, order)).status_code == 403
-    assert Order.objects.count() == 1
-
-
 def test_a_card_that_came_late_is_not_offered_again(staff: Client) -> None:
     order = partial()
     store_cards([Arrival(order, CARDS[:4])])

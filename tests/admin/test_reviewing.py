@@ -105,12 +105,3 @@ def test_a_review_that_came_too_late_decides_nothing(staff: Client) -> None:
     assert messages(read(response)) == [LATE]
     order.refresh_from_db()
     assert order.status == Status.PENDING
-
-
-@pytest.mark.parametrize("permission", ["check_order", "add_order", "change_order", "view_cost"])
-def test_other_permissions_do_not_allow_deciding_about_reviews(permission: str) -> None:
-    order = held_order()
-    browser = sign_in("view_order", permission)
-    assert page(order) not in read(browser.get(order_page(order)))
-    assert browser.get(page(order)).status_code == 403
-    assert browser.post(page(order), {"outcome": "approve"}).status_code == 403

@@ -7,18 +7,15 @@ from typing import Any
 import pytest
 from django.contrib.admin import AdminSite
 from django.test import Client
-from django.urls import path, reverse
+from django.urls import path
 
 from giftcards.admin import OrderAdmin
 from giftcards.admin.pages import OrderButton
-from giftcards.keys.secrecy import CardSecret
-from giftcards.models import CardReveal, Order
-from giftcards.problems import Problem
+from giftcards.models import Order
 from giftcards.statuses import Status
-from tests.builders import make_guide_order, receive
+from tests.builders import make_guide_order
 from tests.pages import (
     ADD,
-    FIND,
     LIST,
     errors,
     hidden,
@@ -65,25 +62,6 @@ def test_a_subclass_of_the_admin_can_add_buttons(boss: Client) -> None:
     assert f'href="/call/{order.pk}/">Call the customer</a>' in html
 
 
-def test_an_order_that_a_subclass_hides_cannot_be_decided_about(boss: Client) -> None:
-    order = make_guide_order(
-        Status.UNCONFIRMED, reference=HIDDEN, problems=[Problem("answer_lost")]
-    )
-    for name in ("resolve", "adopt", "release", "price", "tick_off", "check", "note", "dispute"):
-        address = reverse(f"admin:giftcards_order_{name}", args=[order.pk])
-        assert boss.post(address, {"outcome": "reject", "note": "x"}).status_code == 403
-    fingerprint = order_page(order, "fingerprint")
-    assert boss.get(fingerprint).status_code == 403
-    assert not order.notes.exists()
-    order.refresh_from_db()
-    assert order.status == Status.UNCONFIRMED
-
-
-def test_an_order_that_a_subclass_hides_is_not_found_by_its_code(boss: Client) -> None:
-    receive(HIDDEN, CardSecret("CANARY-1", ""))
-    assert "No order holds this card." in text(read(boss.post(FIND, {"secret": "CANARY-1"})))
-
-
 def test_no_page_names_a_related_order_that_a_subclass_hides(boss: Client) -> None:
     shown = make_guide_order(Status.PARTIALLY_FILLED, reference="web-1", group="cart")
     again = make_guide_order(reference=HIDDEN, group="cart", repeats=shown)
@@ -109,13 +87,3 @@ def test_the_owner_of_an_id_is_not_named_if_a_subclass_hides_it(boss: Client) ->
     html = read(boss.post(page, {**hidden(read(boss.get(page))), **choice}))
     assert messages(html) == ["This is another of your orders already."]
     assert HIDDEN not in text(html)
-
-
-def test_cards_of_orders_that_a_shop_hides_are_not_revealed(boss: Client) -> None:
-    order = receive(HIDDEN, CardSecret("CANARY-1", ""))
-    card = order.cards.get()
-
-    assert boss.get(reverse("admin:giftcards_card_ask", args=[card.pk])).status_code == 403
-    address = reverse("admin:giftcards_card_reveal", args=[card.pk])
-    assert boss.post(address, {"reason": "Lost"}).status_code == 403
-    assert not CardReveal.objects.exists()

@@ -82,10 +82,3 @@ def test_a_decision_about_an_order_that_was_sent_meanwhile_comes_too_late(
     assert messages(read(staff.post(page(order), form, follow=True))) == [LATE]
     order.refresh_from_db()
     assert order.status == Status.PENDING
-
-
-@pytest.mark.parametrize("permission", ["check_order", "add_order", "settle_refund", "view_cost"])
-def test_other_permissions_do_not_allow_ending_the_wait(order: Order, permission: str) -> None:
-    browser = sign_in("view_order", permission)
-    assert page(order) not in read(browser.get(order_page(order)))
-    assert browser.post(page(order), {"outcome": "approve"}).status_code == 403

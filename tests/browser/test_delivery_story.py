@@ -1,4 +1,4 @@
-"""From the order to the code, as the customer lives it: on a phone, in Arabic and in English."""
+"""From the order to the code, as the customer lives it: on a phone, in Arabic."""
 
 from __future__ import annotations
 
@@ -41,17 +41,20 @@ PHONE = (390, 844)
 BUTTON = ".gc-ask button"
 
 
+def dinars(count: int) -> str:
+    return f"{count:,} دج".replace(",", " ")
+
+
 class Customer:
     """Orders five cards at a time, reads the mails, and opens what they lead to."""
 
-    def __init__(self, language: str, window: Browser, mailbox: Mailbox, desk: Path) -> None:
-        self.language = language
+    def __init__(self, window: Browser, mailbox: Mailbox, desk: Path) -> None:
         self.window = window
         self.mailbox = mailbox
         self._desk = desk
 
     def order(self, type_id: str = TYPE) -> Order:
-        order = buy(f"web-{type_id}", type_id, customer_language=self.language)
+        order = buy(f"web-{type_id}", type_id, customer_language="ar")
         work()
         order.refresh_from_db()
         return order
@@ -82,14 +85,6 @@ class Customer:
         """The visible text of the page in the window."""
         return plain(self.window.find("body").text)
 
-    def amount(self, dinars: int) -> str:
-        digits = f"{dinars:,}"
-        return self.says(en=f"{digits} DA", ar=f"{digits.replace(',', ' ')} دج")
-
-    def says(self, **texts: str) -> str:
-        """The text in the customer's language."""
-        return texts[self.language]
-
     def was_told(self, order: Order) -> list[str]:
         """The kinds of the messages about the order, all of which were sent and have been read."""
         assert self.mailbox.is_read()
@@ -102,9 +97,8 @@ class Customer:
 
     def _look(self) -> None:
         """The page is in the customer's language, and fits the phone."""
-        direction = {"ar": "rtl", "en": "ltr"}[self.language]
         page = self.window.find("html")
-        assert (page.get_attribute("lang"), page.get_attribute("dir")) == (self.language, direction)
+        assert (page.get_attribute("lang"), page.get_attribute("dir")) == ("ar", "rtl")
         assert self.window.overflow() == 0
         assert self.window.complaints() == []
 
@@ -134,11 +128,11 @@ def _shop(
     disconnect()
 
 
-@pytest.fixture(params=["ar", "en"])
-def customer(request: pytest.FixtureRequest, tab: Browser, tmp_path: Path) -> Customer:
+@pytest.fixture
+def customer(tab: Browser, tmp_path: Path) -> Customer:
     fill_catalogue()
     tab.resize(*PHONE)
-    return Customer(request.param, tab, Mailbox(tmp_path / "mails"), tmp_path / "mail.html")
+    return Customer(tab, Mailbox(tmp_path / "mails"), tmp_path / "mail.html")
 
 
 def test_all_cards_come_and_the_customer_reads_their_codes(
@@ -146,9 +140,7 @@ def test_all_cards_come_and_the_customer_reads_their_codes(
 ) -> None:
     order = customer.order()
     mail = customer.open_mail()
-    assert subject(mail) == customer.says(
-        en="Your gift cards are here: PlayStation Network", ar="وصلت بطاقاتك: PlayStation Network"
-    )
+    assert subject(mail) == "وصلت بطاقاتك: PlayStation Network"
     codes = codes_bought(simulator, order)
     assert len(codes) == 5
     assert not [code for code in codes if code in mail.as_string() + customer.read()]
@@ -162,30 +154,27 @@ def test_three_of_five_cards_come_and_the_customer_is_paid_back_the_rest(
 ) -> None:
     order = customer.order("TEST_PARTIAL")
     mail = customer.open_mail()
-    assert subject(mail) == customer.says(
-        en="3 of your 5 gift cards are here: PlayStation Network",
-        ar="وصلت 3 بطاقات من أصل 5: PlayStation Network",
-    )
-    owed = customer.amount(1_100)
+    assert subject(mail) == "وصلت 3 بطاقات من أصل 5: PlayStation Network"
+    owed = dinars(1_100)
     for told in (plain(part(mail, "plain")), customer.read()):
-        assert customer.says(en="2 could not be delivered.", ar="تعذّر تسليم بطاقتين.") in told
-        promise = customer.says(en="You will be paid back {}", ar="سنعيد إليك {}")
-        assert promise.format(owed) in told
+        assert "تعذّر تسليم بطاقتين." in told
+        promise = f"سنعيد إليك {owed}"
+        assert promise in told
         # Of the price that the shop pays, customers are told nothing.
         assert not {"490", "980"} & set(told.split())
-        assert customer.amount(980) not in told
+        assert dinars(980) not in told
     codes = codes_bought(simulator, order)
     assert customer.show_cards() == codes == codes_stored(order)
     assert len(codes) == 3
-    missing = customer.says(en="2 cards could not be delivered.", ar="تعذّر تسليم بطاقتين.")
-    promise = customer.says(en="{} will be paid back to you", ar="سيُعاد إليك مبلغ {}")
-    assert f"{missing} {promise.format(owed)}" in customer.read()
+    missing = "تعذّر تسليم بطاقتين."
+    promise = f"سيُعاد إليك مبلغ {owed}"
+    assert f"{missing} {promise}" in customer.read()
     page = links(mail)[0]
 
     record_refund(order, amount=1_100, reference="CCP 0021", method="CCP")
     work()
     mail = customer.open_mail()
-    paid = customer.says(en="We have paid you back {}", ar="أعدنا إليك {}").format(owed)
+    paid = f"أعدنا إليك {owed}"
     assert plain(subject(mail)) == paid
     assert paid in customer.read()
     assert [link for link in links(mail) if "/cards/" in link] == []
@@ -193,20 +182,17 @@ def test_three_of_five_cards_come_and_the_customer_is_paid_back_the_rest(
 
     customer.window.driver.get(page)
     assert customer.press_button() == codes
-    done = customer.says(en="{} paid back on", ar="أُعيد إليك مبلغ {}").format(owed)
+    done = f"أُعيد إليك مبلغ {owed}"
     assert done in customer.read()
-    assert customer.says(en="Shown before", ar="عُرضت من قبل") in customer.read()
+    assert "عُرضت من قبل" in customer.read()
 
 
 def test_no_card_comes_and_the_customer_hears_of_money_only(customer: Customer) -> None:
     order = customer.order("TEST_REFUND")
     mail = customer.open_mail()
-    owed = customer.amount(2_750)
+    owed = dinars(2_750)
     for told in (plain(part(mail, "plain")), customer.read()):
-        sorry = customer.says(
-            en="the 5 gift cards that you ordered could not be delivered",
-            ar="تعذّر تسليم بطاقات الهدايا التي طلبتها، وعددها 5",
-        )
+        sorry = "تعذّر تسليم بطاقات الهدايا التي طلبتها، وعددها 5"
         assert sorry in told
         assert owed in told
         assert WORDS_FOR_CODES.search(told) is None
@@ -217,8 +203,8 @@ def test_no_card_comes_and_the_customer_hears_of_money_only(customer: Customer) 
         record_refund(order, amount=amount, reference=f"CCP {number}")
         work()
         customer.open_mail()
-        assert customer.amount(amount) in customer.read()
-    all_of_it = customer.says(en="You are fully refunded.", ar="أُعيد إليك كل المبلغ المستحق لك")
+        assert dinars(amount) in customer.read()
+    all_of_it = "أُعيد إليك كل المبلغ المستحق لك"
     assert all_of_it in customer.read()
     assert customer.was_told(order) == ["paid_back", "paid_back", "refunded"]
 
@@ -231,8 +217,8 @@ def test_a_late_customer_is_asked_to_wait_and_gets_the_cards_all_the_same(
     assert order.status == Status.DELAYED
     mail = customer.open_mail()
     for told in (plain(part(mail, "plain")), customer.read()):
-        assert customer.says(en="We are still on it.", ar="ما زلنا نعمل عليه.") in told
-        assert customer.says(en="Please do not order again.", ar="يُرجى عدم تكرار الطلب.") in told
+        assert "ما زلنا نعمل عليه." in told
+        assert "يُرجى عدم تكرار الطلب." in told
         assert WORDS_FOR_CODES.search(told) is None
 
     settle_late(simulator, order)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from giftcards.models import Order
 from tests.browser import showcase
 from tests.browser.axe import THEMES, WINDOWS
 from tests.browser.browser import Browser
-from tests.browser.test_accessibility import SUBMIT, Findings, at, sent
+from tests.browser.test_accessibility import Findings, at, sent
 from tests.delivery.staff import to
 
 pytestmark = [
@@ -53,27 +52,3 @@ def test_axe_finds_nothing_of_ours(boss: Browser, order: Order) -> None:
         found.look_at(boss, name, LOOKS)
     assert not found, str(found)
     assert boss.complaints() == []
-
-
-def test_a_link_is_copied_and_gone_when_the_page_is_left(boss: Browser, order: Order) -> None:
-    boss.open(to("new_link", order.pk))
-    boss.fill(reason="On the phone")
-    boss.press(SUBMIT)
-    [address] = boss.texts(".giftcards-secret")
-    assert re.fullmatch(r"https://shop\.example/cards/[\w-]{32}/", address)
-    boss.follow("Hide the link")
-    assert address not in boss.driver.page_source
-
-
-def test_what_cannot_be_undone_in_the_section_of_an_order_asks_first(
-    boss: Browser, order: Order
-) -> None:
-    waiting = Delivery.objects.get(status="retrying")
-    boss.open(f"/admin/giftcards/order/{order.pk}/change/")
-    boss.press(f"[href='{to('cancel', waiting.pk)}']")
-    boss.press(SUBMIT)
-    assert boss.texts(".messagelist li") == ["The message is not sent."]
-    boss.press(f"[href='{to('withdraw', order.pk)}']")
-    assert CardLink.objects.filter(revoked_at=None).exists()
-    boss.press(SUBMIT)
-    assert not CardLink.objects.filter(revoked_at=None).exists()

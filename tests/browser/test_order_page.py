@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import product
 
 import pytest
 from django.utils import timezone
@@ -13,14 +14,15 @@ from giftcards.models import Note, Order
 from giftcards.models.care import take
 from giftcards.statuses import Status
 from tests.browser.browser import PATIENCE, Browser
-from tests.pages import LIST, order_page
+from tests.browser.people import without_script
+from tests.pages import order_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 def open_page(browser: Browser, reference: str) -> Order:
     order = Order.objects.get(reference=reference)
-    browser.open(f"{LIST}{order.pk}/change/")
+    browser.open(order_page(order))
     return order
 
 
@@ -82,12 +84,10 @@ def test_a_page_that_nobody_looks_at_asks_nothing(boss: Browser) -> None:
     assert asked == [0, 0, 1]
 
 
-@pytest.mark.parametrize("language", ["en", "fr", "ar"])
-def test_a_note_and_a_check_need_no_script(boss: Browser, language: str) -> None:
-    boss.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        boss.speak(language)
-        boss.resize(390, 844)
+def test_a_note_and_a_check_need_no_script(boss: Browser) -> None:
+    with without_script(boss):
+        boss.speak("ar")
+        boss.resize(*PHONE)
         order = open_page(boss, "web-1041")
         Order.objects.filter(pk=order.pk).update(due_at=timezone.now() + timedelta(hours=1))
         boss.find("[name=note]").send_keys("اتصلت الزبونة.")
@@ -98,8 +98,6 @@ def test_a_note_and_a_check_need_no_script(boss: Browser, language: str) -> None
         WebDriverWait(boss.driver, PATIENCE).until(
             lambda _driver: Order.objects.get(pk=order.pk).due_at <= timezone.now()
         )
-    finally:
-        boss.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
 # A phone, and what a finger can press on it.
@@ -117,9 +115,8 @@ SMALL = """
 """
 
 
-@pytest.mark.parametrize("language", ["fr", "ar"])
-def test_whatever_acts_is_as_large_as_a_finger_on_a_phone(boss: Browser, language: str) -> None:
-    boss.speak(language)
+def test_whatever_acts_is_as_large_as_a_finger_on_a_phone(boss: Browser) -> None:
+    boss.speak("fr")
     boss.resize(*PHONE)
     take(Order.objects.get(reference="web-1041"), by="karim")
     pages = [(f"web-10{number}", "change") for number in (35, 36, 38, 40, 41, 42)]
@@ -130,17 +127,13 @@ def test_whatever_acts_is_as_large_as_a_finger_on_a_phone(boss: Browser, languag
         assert boss.run(SMALL, FINGER) == [], (reference, name)
 
 
-@pytest.mark.parametrize("language", ["en", "fr", "ar"])
-@pytest.mark.parametrize("reference", ["web-1035", "web-1040", "web-1041", "web-1042"])
-def test_a_phone_shows_the_customer_without_scrolling(
-    boss: Browser, language: str, reference: str
-) -> None:
-    boss.speak(language)
+def test_a_phone_shows_the_customer_without_scrolling(boss: Browser) -> None:
     boss.resize(*PHONE)
-    open_page(boss, reference)
-    for selector in ("strong", "a[href^='tel:']", "a[href^='mailto:']"):
-        box = boss.find(f".giftcards-people {selector}").rect
-        assert box["y"] + box["height"] < PHONE[1]
-    assert boss.overflow() == 0
     sides = "return getComputedStyle(document.querySelector('[href^=\"tel:\"] bdi')).direction"
-    assert boss.run(sides) == "ltr"
+    for language, number in product(("en", "fr", "ar"), (1035, 1040, 1041, 1042)):
+        boss.speak(language)
+        open_page(boss, f"web-{number}")
+        for selector in ("strong", "a[href^='tel:']", "a[href^='mailto:']"):
+            box = boss.find(f".giftcards-people {selector}").rect
+            assert box["y"] + box["height"] < PHONE[1], (language, number)
+        assert boss.run(sides) == "ltr"

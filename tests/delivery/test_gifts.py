@@ -38,7 +38,7 @@ from tests.delivery.gifts import (
     visible_in,
 )
 from tests.delivery.mails import again, is_due, send
-from tests.delivery.pages import CODES, codes_in, fetch, press, words
+from tests.delivery.pages import CODES, codes_in, press, words
 from tests.fakes.mail import Fault, MailServer
 from tests.stage import run_sweep
 
@@ -325,24 +325,6 @@ def purge_of_days(days: float) -> int:
 class TestCorrecting:
     WRONG = "lina@exmaple.com"
 
-    @pytest.mark.parametrize(
-        "values",
-        [
-            {},
-            {"status": "retrying", "attempts": 3, "unanswered": 1},
-            {"status": "failed", "next_attempt_at": None, "error": "AddressRefused"},
-        ],
-        ids=["queued", "retrying", "given up"],
-    )
-    def test_what_was_not_sent_goes_to_the_right_recipient(self, values: dict[str, Any]) -> None:
-        order = told(recipient_email=self.WRONG)
-        Delivery.objects.filter(kind="gift").update(**values)
-        change_customer(order, recipient_email=RECIPIENT, by="amina")
-        is_due()
-        assert send().sent == 2
-        assert [sent.to for sent in mail.outbox] == [[BUYER], [RECIPIENT]]
-        assert not Delivery.objects.untold().exists()
-
     def test_what_is_put_off_is_put_off_for_the_right_recipient(self) -> None:
         order = told(recipient_email=self.WRONG, deliver_at=in_days(2))
         change_customer(order, recipient_email=RECIPIENT)
@@ -353,28 +335,6 @@ class TestCorrecting:
         pass_days(2)
         send()
         assert [sent.to for sent in mail.outbox] == [[BUYER], [RECIPIENT]]
-
-    def test_the_link_that_was_sent_is_withdrawn_and_a_new_one_goes_to_the_right_recipient(
-        self,
-    ) -> None:
-        order = told(recipient_email=self.WRONG)
-        send()
-        [sent] = mails_to(self.WRONG)
-        change_customer(order, recipient_email=RECIPIENT)
-        assert fetch(link_in(sent)).status_code == 404
-        assert send().sent == 1
-        [sent] = mails_to(RECIPIENT)
-        assert codes_in(press(link_in(sent))) == CODES[:3]
-        assert len(mails_to(BUYER)) == 1
-
-    def test_cards_that_were_shown_are_not_sent_once_more_unasked(self) -> None:
-        order = told(recipient_email=self.WRONG)
-        send()
-        [sent] = mails_to(self.WRONG)
-        press(link_in(sent))
-        change_customer(order, recipient_email=RECIPIENT)
-        assert fetch(link_in(sent)).status_code == 404
-        assert send() == SendingTally()
 
     @pytest.mark.parametrize("address", [BUYER, RECIPIENT], ids=["two people", "one person"])
     def test_the_address_of_the_customer_is_corrected_apart_from_that_of_the_recipient(

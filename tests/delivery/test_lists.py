@@ -9,7 +9,6 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin import OrderAdmin
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.models import Order
 from tests.delivery.staff import EMAIL, LINKS, MESSAGES, delivered, link, message, person, to, visit
@@ -159,40 +158,6 @@ class TestLinks:
         visit(one, "opened")
         browser = person("view_cardlink")
         assert "41.200.1.2" not in read(browser.get(to("cardlink_change", one.pk)))
-
-
-@pytest.fixture
-def _one_shops_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The admin shows the orders of one shop only."""
-    all_orders = OrderAdmin.get_queryset
-    monkeypatch.setattr(
-        OrderAdmin, "get_queryset", lambda *page: all_orders(*page).filter(group="mine")
-    )
-
-
-@pytest.mark.usefixtures("_one_shops_orders")
-def test_of_orders_that_the_person_may_not_see_nothing_is_told(amina: Client) -> None:
-    hidden, mine = delivered("web-1"), delivered("web-2", group="mine")
-    secret = "hidden@example.com"
-    away = message(hidden, address=secret, status="retrying", reason="Secret", requested_by="x")
-    one, _token = link(hidden, reason="Secret")
-    visit(one, "opened")
-    message(mine)
-    for address in (MESSAGES, LINKS):
-        html = read(amina.get(address))
-        assert "web-1" not in html
-        assert secret not in html
-        assert "Secret" not in html
-        assert "41.200.1.2" not in html
-    for address in (to("delivery_change", away.pk), to("cardlink_change", one.pk)):
-        assert amina.get(address).status_code == 302
-    assert len(listed(amina, MESSAGES)) == 1
-    assert listed(amina, MESSAGES, q=secret) == []
-    assert listed(amina, MESSAGES, q="web-1") == []
-    assert listed(amina, LINKS, q="web-1") == []
-    for name, key in (("dispute", hidden.pk), ("new_link", hidden.pk), ("cancel", away.pk)):
-        assert amina.post(to(name, key)).status_code == 403
-    assert Delivery.objects.get(pk=away.pk).status == "retrying"
 
 
 def test_each_list_takes_its_own_permission() -> None:

@@ -269,29 +269,6 @@ class TestWhoMay:
     ) -> None:
         assert amina.post(to(page, 4711)).status_code == 403
 
-    def test_who_may_not_see_the_order_may_not_decide_about_its_messages(self) -> None:
-        order = delivered()
-        waiting = message(order)
-        browser = person(*SUPPORT)
-        browser.session.flush()
-        from django.contrib.auth import get_user_model
-        from django.contrib.auth.models import Permission
-
-        user = get_user_model().objects.get(username="amina")
-        user.user_permissions.remove(Permission.objects.get(codename="view_order"))
-        browser.force_login(user)
-        for page, key in (
-            ("send_again", order.pk),
-            ("withdraw", order.pk),
-            ("new_link", order.pk),
-            ("dispute", order.pk),
-            ("cancel", waiting.pk),
-            ("try_now", waiting.pk),
-        ):
-            assert browser.post(to(page, key)).status_code == 403, page
-        waiting.refresh_from_db()
-        assert waiting.status == "queued"
-
     def test_it_is_protected_against_forgery(self) -> None:
         order = delivered()
         browser = person(*SUPPORT, enforce_csrf_checks=True)
