@@ -14,14 +14,13 @@ from django.core import mail
 from django.test import Client
 from django.utils import timezone, translation
 
-from giftcards.admin.reauthentication import address_of_proof
 from giftcards.fulfilment import change_customer
 from giftcards.models import CardReveal, CustomerChange, Order
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.statuses import Status
-from tests.admin.test_reveal import PASSWORD, let_pass, person, reveal
+from tests.admin.test_reveal import person, reveal
 from tests.builders import CARDS, make_guide_order, receive
-from tests.pages import errors, messages, order_page, plain, read, timeline
+from tests.pages import messages, order_page, plain, read, timeline
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -73,27 +72,6 @@ def test_an_order_is_corrected_in_any_status(status: Status) -> None:
     html = read(correct(amina, order))
     assert messages(html) == ["The order has these details now."]
     assert addresses() == [RIGHT]
-
-
-def test_a_new_address_takes_the_proof_of_a_reveal(amina: Client, order: Order) -> None:
-    let_pass(amina, 601)
-    for password in ("", "wrong"):
-        html = read(correct(amina, order, password=password))
-        assert errors(html)
-        assert f'value="{RIGHT}"' in html
-    assert addresses() == [WRONG]
-    assert "can see the codes" in html
-    read(correct(amina, order, password=PASSWORD))
-    assert addresses() == [RIGHT]
-
-
-def test_a_shop_with_a_page_of_its_own_for_that_is_asked(
-    amina: Client, order: Order, set_conf: Any
-) -> None:
-    set_conf(REAUTHENTICATE="admin:index")
-    for answer in (amina.get(page_of(order)), amina.post(page_of(order), {"reason": "x"})):
-        assert answer.url == address_of_proof(back_to=page_of(order))
-    assert addresses() == [WRONG]
 
 
 def test_it_is_on_record_who_has_corrected_what_and_why(amina: Client, order: Order) -> None:

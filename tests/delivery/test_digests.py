@@ -44,11 +44,12 @@ BOSS = "boss@shop.example"
 SUPPORT = {"address": "support@shop.example", "role": "Gift card support"}
 BOOKS = {"address": "books@shop.example", "role": "Gift card accountant"}
 TROUBLE = Problem("late", {})
+Listed = Callable[..., None]
 ADMIN = "https://shop.example/admin/giftcards"
 
 
 @pytest.fixture
-def listed(settings: Any) -> Callable[..., None]:
+def listed(settings: Any) -> Listed:
     """Have these people get digests; they are known, and told of nothing of the past."""
 
     def listed(*people: Any, **others: Any) -> None:
@@ -110,9 +111,7 @@ def html_of(digest: EmailMultiAlternatives) -> str:
     return str(html)
 
 
-def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(
-    listed: Callable[..., None],
-) -> None:
+def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(listed: Listed) -> None:
     listed(BOSS)
     settled(Status.PARTIALLY_FILLED, "web-1")
     settled(Status.PARTIALLY_FILLED, "web-2")
@@ -144,18 +143,14 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(
         assert f"{ADMIN}/order/?status__exact=PARTIALLY_FILLED" in text
 
 
-def test_an_order_whose_missing_cards_are_ordered_again_needs_nobody(
-    listed: Callable[..., None],
-) -> None:
+def test_an_order_whose_missing_cards_are_ordered_again_needs_nobody(listed: Listed) -> None:
     listed(BOSS)
     for status in (Status.PARTIALLY_FILLED, Status.REFUNDED, Status.REJECTED):
         settled(status, f"web-{status}", reordered_amount=0)
     assert sent() == []
 
 
-def test_no_code_address_or_name_of_a_customer_is_in_a_digest(
-    listed: Callable[..., None],
-) -> None:
+def test_no_code_address_or_name_of_a_customer_is_in_a_digest(listed: Listed) -> None:
     listed(BOSS)
     order = settled(
         Status.PARTIALLY_FILLED,
@@ -183,9 +178,7 @@ def test_nothing_is_told_of_the_time_before_a_person_was_listed(settings: Any) -
     assert sent() == []
 
 
-def test_somebody_who_is_listed_again_is_not_told_of_the_time_between(
-    listed: Callable[..., None],
-) -> None:
+def test_somebody_who_is_listed_again_is_not_told_of_the_time_between(listed: Listed) -> None:
     listed(BOSS, SUPPORT)
     listed(SUPPORT)
     assert [row.address for row in StaffDigest.objects.all()] == [SUPPORT["address"]]
@@ -194,9 +187,7 @@ def test_somebody_who_is_listed_again_is_not_told_of_the_time_between(
     assert [digest.to for digest in sent()] == []
 
 
-def test_the_same_is_told_once_and_only_if_there_is_something_new(
-    listed: Callable[..., None],
-) -> None:
+def test_the_same_is_told_once_and_only_if_there_is_something_new(listed: Listed) -> None:
     listed(BOSS)
     settled(Status.REFUNDED, "web-1")
     make_guide_order(Status.HANDLING, reference="web-2", problems=[TROUBLE])
@@ -211,9 +202,7 @@ def test_the_same_is_told_once_and_only_if_there_is_something_new(
     assert "web-2" not in digest.body
 
 
-def test_between_two_digests_pass_the_minutes_of_the_settings(
-    listed: Callable[..., None],
-) -> None:
+def test_between_two_digests_pass_the_minutes_of_the_settings(listed: Listed) -> None:
     listed(BOSS, DIGEST_MINUTES=10)
     settled(Status.REFUNDED, "web-1")
     assert len(sent()) == 1
@@ -226,7 +215,7 @@ def test_between_two_digests_pass_the_minutes_of_the_settings(
 
 
 def test_what_happened_a_moment_ago_waits_for_transactions_that_began_before(
-    listed: Callable[..., None],
+    listed: Listed,
 ) -> None:
     listed(BOSS)
     order = make_guide_order(Status.REFUNDED, reference="web-1")
@@ -236,18 +225,14 @@ def test_what_happened_a_moment_ago_waits_for_transactions_that_began_before(
     assert order.reference in digest.body
 
 
-def test_an_open_matter_that_ends_before_the_digest_is_not_told(
-    listed: Callable[..., None],
-) -> None:
+def test_an_open_matter_that_ends_before_the_digest_is_not_told(listed: Listed) -> None:
     listed(BOSS)
     order = make_guide_order(Status.DELAYED, reference="web-1")
     Order.objects.filter(pk=order.pk).delete()
     assert sent() == []
 
 
-def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(
-    listed: Callable[..., None],
-) -> None:
+def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(listed: Listed) -> None:
     listed(BOSS)
     for number in range(8):
         settled(Status.REJECTED, f"web-{number}")
@@ -259,7 +244,7 @@ def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(
 
 
 def test_beyond_a_thousand_is_said_without_counting_on(
-    listed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    listed: Listed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("conditions", "delivery.digests"):
         monkeypatch.setattr(f"giftcards.{module}.MOST", 2)
@@ -272,7 +257,7 @@ def test_beyond_a_thousand_is_said_without_counting_on(
 
 class TestStates:
     def test_a_refused_key_is_told_at_once_then_daily_and_its_end_once(
-        self, listed: Callable[..., None]
+        self, listed: Listed
     ) -> None:
         listed(BOSS)
         refuse_key()
@@ -295,9 +280,7 @@ class TestStates:
         refuse_key()
         assert len(sent()) == 1
 
-    def test_an_outage_is_told_once_nothing_has_succeeded_for_minutes(
-        self, listed: Callable[..., None]
-    ) -> None:
+    def test_an_outage_is_told_once_nothing_has_succeeded_for_minutes(self, listed: Listed) -> None:
         listed(BOSS)
         ProviderState.objects.update(outages=9)
         assert sent() == []
@@ -307,7 +290,7 @@ class TestStates:
         assert digest.subject == "The Shop: requests to the provider fail"
 
     def test_stopped_background_work_is_told_by_whoever_sends_messages(
-        self, listed: Callable[..., None]
+        self, listed: Listed
     ) -> None:
         listed(BOSS)
         ProviderState.objects.update(ticked_at=ago(minutes=9), swept_at=ago(minutes=9))
@@ -316,7 +299,7 @@ class TestStates:
         assert "no sign of it for more than 3 minutes" in digest.body
 
     def test_a_low_balance_is_told_in_figures_to_those_who_may_see_costs(
-        self, listed: Callable[..., None], settings: Any
+        self, listed: Listed, settings: Any
     ) -> None:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "LOW_BALANCE": 5_000}
         listed(BOOKS, SUPPORT)
@@ -333,7 +316,7 @@ class TestStates:
         assert "still to be sent cost 4,900\u00a0DA, more than the balance" in plain
 
     def test_what_the_ledger_lacks_is_told_to_those_who_may_see_costs_until_it_ends(
-        self, listed: Callable[..., None]
+        self, listed: Listed
     ) -> None:
         listed(BOOKS, SUPPORT)
         lacking = make_guide_order(
@@ -379,7 +362,7 @@ class TestStates:
             assert text in digest.body
 
     def test_messages_that_wait_are_told_with_their_number_and_since_when(
-        self, listed: Callable[..., None]
+        self, listed: Listed
     ) -> None:
         listed(BOSS)
         order = make_guide_order(Status.FULFILLED, reference="web-1")
@@ -398,7 +381,7 @@ class TestStates:
 
 class TestHappenings:
     def test_messages_that_failed_are_told_by_the_orders_however_they_were_marked(
-        self, listed: Callable[..., None]
+        self, listed: Listed
     ) -> None:
         listed(BOSS)
         order = make_guide_order(Status.FULFILLED, reference="web-1")
@@ -414,7 +397,7 @@ class TestHappenings:
         assert "web-2" in digest.body
 
     def test_what_went_wrong_on_the_customers_page_is_told_to_who_may_help(
-        self, listed: Callable[..., None]
+        self, listed: Listed
     ) -> None:
         listed(SUPPORT, BOOKS)
         order = make_guide_order(Status.FULFILLED, reference="web-1")
@@ -432,7 +415,7 @@ class TestHappenings:
 
     @pytest.mark.parametrize("model", [Card, CardLink])
     def test_codes_and_links_over_the_limit_are_told_to_managers_only(
-        self, listed: Callable[..., None], model: Any
+        self, listed: Listed, model: Any
     ) -> None:
         manager = {"address": BOSS, "role": "Gift card manager"}
         listed(manager, SUPPORT, BOOKS)
@@ -465,7 +448,7 @@ def unsent(order: Order, **values: Any) -> Delivery:
     [("en", "orders rejected", "ltr"), ("ar", "", "rtl"), ("fr", "", "ltr")],
 )
 def test_each_person_is_told_in_their_language_and_its_direction(
-    listed: Callable[..., None], language: str, subject: str, direction: str
+    listed: Listed, language: str, subject: str, direction: str
 ) -> None:
     listed({"address": BOSS, "language": language})
     settled(Status.REJECTED, "web-1")
@@ -510,12 +493,7 @@ class TestPermissions:
         ids=["as it was", "role taken away", "deactivated", "group empty", "no account"],
     )
     def test_the_account_is_asked_when_a_digest_is_sent(
-        self,
-        change: Callable[[Any], Any],
-        is_told: bool,
-        entry: Any,
-        account: Any,
-        listed: Callable[..., None],
+        self, change: Callable[[Any], Any], is_told: bool, entry: Any, account: Any, listed: Listed
     ) -> None:
         listed(entry)
         settled(Status.REJECTED, "web-1")
@@ -523,7 +501,7 @@ class TestPermissions:
         assert bool(sent()) is is_told
 
     def test_what_a_shop_takes_from_a_group_is_told_to_nobody_of_that_role(
-        self, account: Any, listed: Callable[..., None]
+        self, account: Any, listed: Listed
     ) -> None:
         account.delete()
         listed(SUPPORT, BOOKS)
@@ -533,7 +511,7 @@ class TestPermissions:
         assert [digest.to for digest in sent()] == [[BOOKS["address"]]]
 
     def test_of_two_accounts_with_one_address_the_one_in_use_counts(
-        self, account: Any, listed: Callable[..., None], settings: Any
+        self, account: Any, listed: Listed, settings: Any
     ) -> None:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "LOW_BALANCE": 5_000}
         get_user_model().objects.create(
@@ -546,9 +524,7 @@ class TestPermissions:
         assert digest.subject == "The Shop: 1 order rejected"
 
 
-def test_hostile_references_and_shop_names_stay_text(
-    listed: Callable[..., None], settings: Any
-) -> None:
+def test_hostile_references_and_shop_names_stay_text(listed: Listed, settings: Any) -> None:
     listed(BOSS, SHOP_NAME="<b>Shop</b> & Co")
     settled(Status.REJECTED, "<script>alert(1)</script>")
     [digest] = sent()
@@ -559,9 +535,7 @@ def test_hostile_references_and_shop_names_stay_text(
     assert digest.message()["Auto-Submitted"] == "auto-generated"
 
 
-def test_without_the_address_of_the_shop_there_are_no_links(
-    listed: Callable[..., None], settings: Any
-) -> None:
+def test_without_the_address_of_the_shop_there_are_no_links(listed: Listed, settings: Any) -> None:
     listed(BOSS)
     settings.GIFTCARDS_DELIVERY = {"STAFF_EMAILS": [BOSS]}
     settled(Status.REJECTED, "web-1")
@@ -573,7 +547,7 @@ def test_without_the_address_of_the_shop_there_are_no_links(
 
 class TestFailures:
     @pytest.fixture(autouse=True)
-    def _news(self, listed: Callable[..., None]) -> None:
+    def _news(self, listed: Listed) -> None:
         listed(BOSS, SUPPORT)
         settled(Status.REJECTED, "web-1")
 
@@ -664,7 +638,7 @@ class TestAfterAnOutageOfMail:
     """The mail server was away for an hour: the owner's digest waits for its next attempt."""
 
     @pytest.fixture(autouse=True)
-    def _outage(self, listed: Callable[..., None], server: MailServer) -> None:
+    def _outage(self, listed: Listed, server: MailServer) -> None:
         listed(BOSS)
         settled(Status.REJECTED, "web-1")
         server.plan = lambda _number: Fault("connect", DROP)
@@ -704,9 +678,7 @@ class TestAfterAnOutageOfMail:
         # What comes and goes waits for its turn.
         assert len(server.received) == 3
 
-    def test_a_success_of_anybody_ends_the_pause(
-        self, server: MailServer, listed: Callable[..., None]
-    ) -> None:
+    def test_a_success_of_anybody_ends_the_pause(self, server: MailServer, listed: Listed) -> None:
         row = StaffDigest.objects.get()
         listed(BOSS, SUPPORT)
         StaffDigest.objects.filter(pk=row.pk).update(next_attempt_at=row.next_attempt_at)
@@ -729,7 +701,7 @@ class TestAfterAnOutageOfMail:
 
     @pytest.mark.parametrize("reply", ["550 5.1.1 No such user", "450 4.2.1 Greylisted"])
     def test_an_address_that_is_refused_keeps_its_pauses_and_holds_up_nobody(
-        self, reply: str, server: MailServer, listed: Callable[..., None]
+        self, reply: str, server: MailServer, listed: Listed
     ) -> None:
         StaffDigest.objects.all().delete()
         listed(BOSS, SUPPORT)
@@ -759,7 +731,7 @@ class TestCause:
     """The provider is silent since a moment ago: not long enough to be told for itself."""
 
     @pytest.fixture(autouse=True)
-    def _silence(self, listed: Callable[..., None]) -> None:
+    def _silence(self, listed: Listed) -> None:
         listed(BOSS, SUPPORT, BOOKS)
         until = ago(seconds=-10)
         ProviderState.objects.update(
@@ -795,7 +767,7 @@ def note_sign() -> None:
 
 
 def test_a_row_that_another_process_has_claimed_is_left_to_it(
-    listed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    listed: Listed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both read the row before either claims it."""
     listed(BOSS)
@@ -814,7 +786,7 @@ def test_a_row_that_another_process_has_claimed_is_left_to_it(
     assert len(mail.outbox) == 1
 
 
-def test_a_claim_of_a_process_that_died_ends(listed: Callable[..., None]) -> None:
+def test_a_claim_of_a_process_that_died_ends(listed: Listed) -> None:
     listed(BOSS)
     settled(Status.REJECTED, "web-1")
     StaffDigest.objects.update(next_attempt_at=timezone.now() + timedelta(minutes=2))
@@ -823,7 +795,7 @@ def test_a_claim_of_a_process_that_died_ends(listed: Callable[..., None]) -> Non
     assert len(sent()) == 1
 
 
-def test_a_clock_that_was_set_back_silences_nobody(listed: Callable[..., None]) -> None:
+def test_a_clock_that_was_set_back_silences_nobody(listed: Listed) -> None:
     listed(BOSS)
     ahead = timezone.now() + timedelta(days=400)
     StaffDigest.objects.update(next_attempt_at=ahead, covers_until=ahead, sent_at=ahead)

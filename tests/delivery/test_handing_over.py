@@ -13,7 +13,6 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin.reauthentication import address_of_proof
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.fulfilment import change_customer
@@ -21,13 +20,11 @@ from giftcards.models import Order
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.admin.test_reveal import let_pass
 from tests.admin.test_secrets import Mailbox
 from tests.builders import make_guide_order
 from tests.delivery.staff import (
     CODES,
     EMAIL,
-    PASSWORD,
     SERIALS,
     SUPPORT,
     delivered,
@@ -148,15 +145,6 @@ def test_without_a_usable_reason_no_link_is_made(amina: Client, order: Order, re
     assert find(token)
 
 
-def test_a_link_takes_the_same_proof_as_a_code(amina: Client, order: Order) -> None:
-    let_pass(amina, 601)
-    html = read(make(amina, order))
-    assert errors(html) == ["This field is required."]
-    assert 'name="password"' in html
-    assert not CardLink.objects.exists()
-    assert find(token_of(shown(make(amina, order, password=PASSWORD))))
-
-
 def test_a_look_at_the_question_makes_no_link(amina: Client, order: Order) -> None:
     html = read(amina.get(to("new_link", order.pk)))
     assert not CardLink.objects.exists()
@@ -191,38 +179,6 @@ def send_again(
     form = {"kind": "delivered", "channel": "mail", "address": address, "language": "en"}
     form |= {"reason": REASON, "links": "none", "once": once, **values}
     return browser.post(to("send_again", order.pk), form, follow=follow)
-
-
-class TestElsewhere:
-    """A message with the cards to another address takes the same proof as a link to hand over."""
-
-    @pytest.mark.parametrize(
-        ("address", "password", "is_sent"),
-        [
-            (EMAIL, "", True),
-            ("x@y.example", "", False),
-            ("x@y.example", "wrong", False),
-            ("x@y.example", PASSWORD, True),
-        ],
-    )
-    def test_it_takes_the_password_after_a_while(
-        self, amina: Client, order: Order, address: str, password: str, *, is_sent: bool
-    ) -> None:
-        let_pass(amina, 601)
-        answer = send_again(amina, order, address, password=password)
-        assert Delivery.objects.exists() is is_sent
-        assert bool(errors(read(answer))) is not is_sent
-        assert PASSWORD not in read(answer)
-
-    def test_it_takes_the_proof_of_the_shop_where_that_has_its_own(
-        self, amina: Client, order: Order, set_conf: Any
-    ) -> None:
-        set_conf(REAUTHENTICATE="admin:index")
-        answer = send_again(amina, order, follow=False)
-        assert answer.url == address_of_proof(back_to=to("send_again", order.pk))
-        assert not Delivery.objects.exists()
-        send_again(amina, order, EMAIL)
-        assert Delivery.objects.exists()
 
 
 class TestTooMany:

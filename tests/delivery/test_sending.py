@@ -468,14 +468,6 @@ class TestServerAway:
         server.plan = lambda _number: None
         assert send() == SendingTally(sent=2)
 
-    def test_messages_that_fail_for_reasons_of_their_own_stop_no_others(
-        self, server: MailServer
-    ) -> None:
-        server.plan = lambda number: Fault("rcpt", "450 4.2.1 Greylisted") if number < 6 else None
-        for number in range(6):
-            make_message(address=f"c{number}@example.com")
-        assert send() == SendingTally(sent=1, retrying=5)
-
     def test_a_channel_whose_server_is_away_does_not_stop_the_others(
         self, telling: type[Telling], server: MailServer
     ) -> None:
@@ -485,11 +477,18 @@ class TestServerAway:
         make_message(channel="telling", address="0550")
         assert send() == SendingTally(sent=1, retrying=3, is_cut_short=True)
 
-    def test_failures_that_are_not_in_a_row_do_not_count(self, server: MailServer) -> None:
-        server.plan = lambda number: Fault("connect", DROP) if number % 3 else None
+    @pytest.mark.parametrize(
+        ("fault", "works", "sent"),
+        [(Fault("rcpt", "450 4.2.1 Greylisted"), [6], 1), (Fault("connect", DROP), [3, 6], 2)],
+        ids=["of the messages' own", "not in a row"],
+    )
+    def test_failures_of_another_kind_stop_no_message(
+        self, fault: Fault, works: list[int], sent: int, server: MailServer
+    ) -> None:
+        server.plan = lambda number: None if number in works else fault
         for number in range(6):
             make_message(address=f"c{number}@example.com")
-        assert send() == SendingTally(sent=2, retrying=4)
+        assert send() == SendingTally(sent=sent, retrying=6 - sent)
 
 
 class TestStop:

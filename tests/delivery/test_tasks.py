@@ -225,17 +225,14 @@ class TestLostRefunds:
         deliver()
         assert Delivery.objects.exists() == is_told
 
-    def test_refunds_from_before_the_installation_are_not_told_of(
-        self, refund: CustomerRefund, server: MailServer
+    @pytest.mark.parametrize("why", ["before the installation", "planned"])
+    def test_other_refunds_are_not_told_of(
+        self, why: str, refund: CustomerRefund, server: MailServer
     ) -> None:
-        Installation.objects.update(at=timezone.now())
-        deliver()
-        assert not Delivery.objects.exists()
-
-    def test_a_refund_that_is_only_planned_is_not_told_of(
-        self, refund: CustomerRefund, server: MailServer
-    ) -> None:
-        CustomerRefund.objects.update(state="created")
+        if why == "planned":
+            CustomerRefund.objects.update(state="created")
+        else:
+            Installation.objects.update(at=timezone.now())
         deliver()
         assert not Delivery.objects.exists()
 
