@@ -31,7 +31,7 @@ help:
 	@echo "make contract  what the app takes for granted about the provider, tried in its sandbox with the"
 	@echo "               key in GIFTCARDS_API_KEY; without one, with the simulator"
 	@echo "make mutation  which small changes of the code about money no test notices; three quarters of an"
-	@echo "               hour (ARGS=giftcards/refunds.py: one module)"
+	@echo "               hour (ARGS=giftcards/rules/money.py: one module)"
 	@echo "make bench     what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
 	@echo "make lint      style, types, complexity, migrations, system checks"
 	@echo "make docs      the documentation, into docs/_build/html"

@@ -23,13 +23,12 @@ MUTMUT = Path(sys.executable).parent / "mutmut"
 
 # The tests of each module, as arguments of pytest: those that are quick and meant for it.
 TESTS: dict[str, tuple[str, ...]] = {
-    "giftcards/refunds.py": ("tests/test_refunds.py",),
+    "giftcards/rules/states.py": ("tests/rules/test_states.py",),
+    "giftcards/rules/money.py": ("tests/rules/test_money.py",),
     "giftcards/settlement.py": (
-        "tests/test_customer_breakdown.py",
         "tests/test_settlement.py",
         "--deselect=tests/test_settlement.py::TestAtOnce",
     ),
-    "giftcards/rules/states.py": ("tests/rules/test_states.py",),
     "giftcards/engine/verdict.py": ("tests/engine/test_verdict.py",),
     "giftcards/engine/identity.py": ("tests/engine/test_identity.py",),
     "giftcards/engine/recovery_plan.py": ("tests/engine/test_recovery_plan.py",),
@@ -184,7 +183,7 @@ class Survivor(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("module", nargs="*", help="the only ones, as in giftcards/refunds.py")
+    parser.add_argument("module", nargs="*", help="the only ones, as in giftcards/rules/money.py")
     parser.add_argument(
         "--survivors", action="store_true", help="test only what survived the last run"
     )
@@ -268,7 +267,7 @@ def _mutmut(folder: Path, *args: str) -> str:
 
 
 def _survivor(folder: Path, name: str) -> Survivor:
-    """The change of a mutant such as ``giftcards.refunds.x_compute__mutmut_1``."""
+    """The change of a mutant such as ``giftcards.rules.money.x_payment_breakdown__mutmut_1``."""
     lines = _mutmut(folder, "show", name).splitlines()
     mangled = name.rpartition(".")[2].rpartition("__mutmut_")[0]
     function = mangled.removeprefix("x").removeprefix("_").strip("ǁ").replace("ǁ", ".")

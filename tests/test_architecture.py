@@ -34,21 +34,18 @@ PARTS = {
     "keys.secrecy": "exceptions",
     "refunds": "rules",
     "conf": "exceptions keys.secrecy",
-    "settlement": "rules signals conf",
     "releases": "",
     "checks": "exceptions conf releases",
     "keys.keyring": "exceptions keys.secrecy conf",
     "provider": "exceptions keys.secrecy conf",
-    "models": (
-        "exceptions rules problems keys.secrecy refunds settlement conf keys.keyring "
-        "spelling search_terms"
-    ),
+    "models": "exceptions rules problems keys.secrecy conf keys.keyring spelling search_terms",
+    "settlement": "rules signals conf models",
     "keys.rotation": "exceptions keys.wiping keys.secrecy conf keys.keyring models",
     "durations": "",
     "display": "rules problems conf models",
     "engine": (
-        "exceptions rules search_terms signals problems keys.secrecy refunds settlement conf "
-        "keys.keyring provider models"
+        "exceptions rules search_terms signals problems keys.secrecy conf keys.keyring provider "
+        "models"
     ),
     "migrations": "models search_terms",
     "catalogue": "exceptions keys.secrecy conf provider models durations display engine",
@@ -62,18 +59,18 @@ PARTS = {
     "health": "exceptions conditions",
     "tasks": "exceptions conf models engine catalogue privacy",
     "management": (
-        "exceptions rules problems refunds settlement conf keys.keyring models keys.rotation "
-        "engine conditions catalogue privacy tasks"
+        "exceptions rules problems settlement conf keys.keyring models keys.rotation engine "
+        "conditions catalogue privacy tasks"
     ),
     "admin": (
         "exceptions keys.typed addresses rules spelling search_terms problems keys.secrecy "
-        "refunds settlement conf keys.keyring provider models durations display engine conditions "
+        "settlement conf keys.keyring provider models durations display engine conditions "
         "fulfilment catalogue privacy management"
     ),
     "templatetags": "admin",
     "books": (
-        "exceptions rules problems refunds settlement conf keys.keyring provider models "
-        "durations display engine conditions health tasks admin management"
+        "exceptions rules problems conf keys.keyring provider models durations display engine "
+        "conditions health tasks admin management"
     ),
     "delivery": (
         "exceptions addresses rules signals keys.secrecy settlement conf checks keys.keyring "
@@ -300,6 +297,10 @@ WITHIN = {
         "answers": "",
         "transport": "",
         "client": "answers transport",
+    },
+    "rules": {
+        "states": "",
+        "money": "states",
     },
     "simulator": {
         "assortment": "",

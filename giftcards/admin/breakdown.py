@@ -11,8 +11,12 @@ from django.utils.translation import gettext, ngettext
 
 from giftcards.display import calculation, filled, money
 from giftcards.models import Order
-from giftcards.refunds import refund_breakdown
-from giftcards.settlement import CustomerBreakdown, customer_breakdown, paid_amount
+from giftcards.rules.money import (
+    CustomerBreakdown,
+    customer_breakdown,
+    paid_amount,
+    refund_breakdown,
+)
 
 
 class BreakdownLine(NamedTuple):

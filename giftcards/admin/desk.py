@@ -30,8 +30,7 @@ from giftcards.display import count_text, filled, money
 from giftcards.management.roles import whom_to_ask
 from giftcards.models import Desk, Order
 from giftcards.models.times import begin_of, today
-from giftcards.refunds import refund_breakdown
-from giftcards.settlement import customer_breakdown
+from giftcards.rules.money import customer_breakdown, refund_breakdown
 
 # The most orders that a card names.
 _NAMED = 5

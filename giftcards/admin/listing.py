@@ -43,9 +43,8 @@ from giftcards.display import (
 )
 from giftcards.durations import distance_text
 from giftcards.models import Order, OrderQuerySet
-from giftcards.refunds import refund_breakdown
+from giftcards.rules.money import CustomerBreakdown, customer_breakdown, refund_breakdown
 from giftcards.rules.states import FINAL, FOLLOWED, Status
-from giftcards.settlement import CustomerBreakdown, customer_breakdown
 
 # Columns that tell the provider's prices, of the list and of the database table.
 COSTS = frozenset(

@@ -43,7 +43,7 @@ from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionEr
 from giftcards.keys.keyring import Keyring
 from giftcards.models import Card, Order
 from giftcards.problems import Entry, Explanation, Problem
-from giftcards.refunds import refund_breakdown
+from giftcards.rules.money import refund_breakdown
 from giftcards.rules.states import ACCEPTED, FOLLOWED, Status
 
 # How many orders of the same group are linked to; the list shows the others.

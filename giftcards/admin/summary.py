@@ -18,15 +18,15 @@ from giftcards.display import bdi, day_text, explained, filled, moment, money, w
 from giftcards.engine.holding import held_objection, held_price
 from giftcards.models import Order
 from giftcards.problems import Problem
-from giftcards.refunds import RefundBreakdown, refund_breakdown
-from giftcards.rules.states import FOLLOWED, STATES, Status
-from giftcards.settlement import (
+from giftcards.rules.money import (
     CustomerBreakdown,
+    RefundBreakdown,
     customer_breakdown,
-    is_past,
     paid_amount,
-    promised_day,
+    refund_breakdown,
 )
+from giftcards.rules.states import FOLLOWED, STATES, Status
+from giftcards.settlement import is_past, promised_day
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from giftcards.books.pairing import Expected
 from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order
-from giftcards.refunds import refund_breakdown
+from giftcards.rules.money import refund_breakdown
 from giftcards.rules.states import ACCEPTED
 
 # An entry counts as missing this long after its order was sent or has settled.

@@ -27,9 +27,8 @@ from giftcards.engine.timings import timings
 from giftcards.models import Order
 from giftcards.models.provider import Environment
 from giftcards.models.times import local
-from giftcards.refunds import refund_breakdown
+from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import Status
-from giftcards.settlement import customer_breakdown
 
 # Amounts are decimals. ``None`` means unknown or absent. Datetimes are naive, in the site's time
 # zone.

@@ -17,7 +17,8 @@ from giftcards.display import supported_language
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import CardQuerySet
 from giftcards.models.money import RefundState
-from giftcards.settlement import customer_breakdown, is_past, promised_day
+from giftcards.rules.money import customer_breakdown
+from giftcards.settlement import is_past, promised_day
 
 
 class Payback(StrEnum):

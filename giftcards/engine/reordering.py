@@ -20,8 +20,8 @@ from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order
 from giftcards.models.orders import CORRECTABLE
 from giftcards.problems import Problem
+from giftcards.rules.money import amount_of_missing
 from giftcards.rules.states import Review
-from giftcards.settlement import amount_of_missing
 
 logger = logging.getLogger(__name__)
 

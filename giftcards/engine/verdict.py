@@ -15,7 +15,7 @@ from giftcards.engine.identity import Line, find_difference
 from giftcards.models.times import with_zone
 from giftcards.problems import Entry, Problem
 from giftcards.provider.answers import Flaw, OrderAnswer
-from giftcards.refunds import compute
+from giftcards.rules.money import purchase_breakdown
 from giftcards.rules.states import SETTLED, STATES, UNCHARGED, Cards, Status
 
 CONTRADICTING = Problem("figures_contradict")
@@ -121,7 +121,7 @@ def evaluate_answer(
         fulfilled_amount=answer.fulfilled_amount,
         price_per_card=_price(answer, known_price),
     )
-    is_consistent = compute(
+    is_consistent = purchase_breakdown(
         status=settlement.status,
         quantity=quantity,
         fulfilled_quantity=settlement.fulfilled_quantity,

@@ -24,9 +24,8 @@ from giftcards.management.output import COULD_NOT_START, UNFINISHED, ConsoleComm
 from giftcards.models import CustomerRefund, Order, ProviderState
 from giftcards.models.fields import read_amount
 from giftcards.problems import Entry, Problem, in_english
-from giftcards.refunds import refund_breakdown
+from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import STATES, Status
-from giftcards.settlement import customer_breakdown
 
 T = TypeVar("T")
 

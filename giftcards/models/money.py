@@ -20,7 +20,7 @@ from giftcards.models.order_queries import PLANNED, batches
 from giftcards.models.orders import Order
 from giftcards.models.records import Note
 from giftcards.models.terms import LAST_CHARACTER
-from giftcards.settlement import customer_breakdown, paid_amount
+from giftcards.rules.money import customer_breakdown, paid_amount
 
 _CENTIME = Decimal("0.01")
 # The columns of an order that are computed from its refunds.

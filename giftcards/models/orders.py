@@ -51,7 +51,7 @@ from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.terms import OrderTerm
 from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.problems import Entry, Problem, history, revise
-from giftcards.refunds import refund_breakdown
+from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import (
     ACCEPTED,
     FINAL,
@@ -64,7 +64,6 @@ from giftcards.rules.states import (
     check_move,
 )
 from giftcards.search_terms import SEARCHED
-from giftcards.settlement import customer_breakdown
 
 # The provider's answer about a larger order would exceed the size limit of the client.
 MAX_QUANTITY = 2_000

@@ -30,7 +30,7 @@ from giftcards.delivery.admin.labels import status_badge as message_badge
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.models import CardReveal, Order
-from giftcards.settlement import customer_breakdown
+from giftcards.rules.money import customer_breakdown
 
 # The most messages, links and visits that are printed.
 _MOST = 200

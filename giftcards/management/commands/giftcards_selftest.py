@@ -31,7 +31,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import Progress
 from giftcards.models import Card, Order, new_reference
-from giftcards.refunds import refund_breakdown
+from giftcards.rules.money import refund_breakdown
 from giftcards.rules.states import Status
 
 TYPE = "type_001"

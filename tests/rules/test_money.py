@@ -1,4 +1,4 @@
-"""The refund arithmetic against the provider's guide, and against integers of centimes."""
+"""Both sides' money against the provider's guide, and against integers of centimes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.refunds import RefundBreakdown, compute, refund_breakdown
-from giftcards.statuses import SETTLED, Status
+from giftcards.rules.money import (
+    CustomerBreakdown,
+    RefundBreakdown,
+    customer_breakdown,
+    payment_breakdown,
+    purchase_breakdown,
+    refund_breakdown,
+)
+from giftcards.rules.states import FINAL, SETTLED, Status
 from tests.builders import build_guide_order
 
 PRICE = Decimal(490)
@@ -25,7 +32,7 @@ def figures(
     price: Decimal | int | None = PRICE,
     quantity: int = 5,
 ) -> dict[str, Any]:
-    """The arguments of :func:`compute`; nothing is computed before a test runs."""
+    """The arguments of :func:`purchase_breakdown`; nothing is computed before a test runs."""
     return {
         "status": status,
         "quantity": quantity,
@@ -36,7 +43,7 @@ def figures(
 
 
 def broken_down(*args: Any, **options: Any) -> RefundBreakdown:
-    return compute(**figures(*args, **options))
+    return purchase_breakdown(**figures(*args, **options))
 
 
 def test_the_breakdown_of_the_guides_example_is_that_of_the_guide() -> None:
@@ -88,7 +95,7 @@ def test_the_breakdown_of_figures_that_fit_is_consistent(
     refunded: Decimal | None,
 ) -> None:
     expected = RefundBreakdown(ordered, charged, refunded_quantity, refunded, True)
-    assert compute(**given_figures) == expected
+    assert purchase_breakdown(**given_figures) == expected
 
 
 @pytest.mark.parametrize(
@@ -116,7 +123,7 @@ def test_the_breakdown_of_figures_that_fit_is_consistent(
     ],
 )
 def test_figures_that_contradict_each_other_are_inconsistent(given_figures: dict[str, Any]) -> None:
-    assert not compute(**given_figures).is_consistent
+    assert not purchase_breakdown(**given_figures).is_consistent
 
 
 def test_contradicting_figures_are_shown_as_they_were_told() -> None:
@@ -147,7 +154,7 @@ def test_the_breakdown_agrees_with_arithmetic_on_integers_of_centimes(
     if charged == "exact":
         charged = None if price is None else price * fulfilled
     assert not isinstance(charged, str)
-    found = compute(
+    found = purchase_breakdown(
         status=status,
         quantity=quantity,
         fulfilled_quantity=fulfilled,
@@ -191,7 +198,7 @@ def test_what_was_ordered_is_charged_plus_refunded_if_the_figures_fit(
     fulfilled = {Status.FULFILLED: quantity, Status.REFUNDED: 0}.get(status)
     if fulfilled is None:
         fulfilled = data.draw(st.integers(1, quantity - 1))
-    found = compute(
+    found = purchase_breakdown(
         status=status,
         quantity=quantity,
         fulfilled_quantity=fulfilled,
@@ -227,3 +234,90 @@ def test_the_breakdown_of_an_order_is_computed_from_its_figures() -> None:
 def test_a_breakdown_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         broken_down(Status.REFUNDED, 0, 0).refunded_amount = Decimal(0)  # type: ignore[misc]
+
+
+# The customer's side.
+
+CENTIME = Decimal("0.01")
+
+
+@pytest.mark.parametrize(
+    ("paid", "quantity", "delivered", "kept", "owed"),
+    [
+        ("1000", 3, 2, "666.67", "333.33"),
+        ("1000", 3, 1, "333.33", "666.67"),
+        ("3850", 7, 7, "3850.00", "0"),
+        ("1000", 3, 0, "0", "1000"),
+        # Half a centime is kept.
+        ("0.01", 2, 1, "0.01", "0"),
+    ],
+)
+def test_what_is_kept_is_the_share_of_the_delivered_cards_and_the_rest_is_owed(
+    paid: str, quantity: int, delivered: int, kept: str, owed: str
+) -> None:
+    found = payment_breakdown(paid=Decimal(paid), quantity=quantity, fulfilled_quantity=delivered)
+    assert found == CustomerBreakdown(
+        Decimal(paid), Decimal(kept), Decimal(owed), Decimal(0), Decimal(0), Decimal(owed)
+    )
+
+
+@given(
+    st.decimals(0, 999_999_999_999, places=2),
+    st.integers(1, 2_000).flatmap(lambda most: st.tuples(st.integers(0, most), st.just(most))),
+)
+def test_kept_and_owed_add_up_to_what_was_paid_and_are_right_to_half_a_centime(
+    paid: Decimal, delivered_of: tuple[int, int]
+) -> None:
+    delivered, quantity = delivered_of
+    found = payment_breakdown(paid=paid, quantity=quantity, fulfilled_quantity=delivered)
+    assert found.kept_amount + found.owed_amount == paid
+    assert 0 <= found.kept_amount <= paid
+    assert abs(found.kept_amount * quantity - paid * delivered) * 2 <= quantity * CENTIME
+
+
+@pytest.mark.parametrize(("paid", "quantity", "delivered"), [(-1, 1, 0), (1, 0, 0), (1, 2, 3)])
+def test_figures_that_are_no_orders_are_refused(paid: int, quantity: int, delivered: int) -> None:
+    with pytest.raises(ValueError, match=r"\AThese figures are not those of an order\.\Z"):
+        payment_breakdown(paid=Decimal(paid), quantity=quantity, fulfilled_quantity=delivered)
+
+
+class TestOrder:
+    @pytest.mark.parametrize("status", FINAL)
+    def test_a_final_order_has_a_breakdown_from_the_sale_amount(self, status: Status) -> None:
+        order = build_guide_order(status, sale_amount=Decimal(2750))
+        found = customer_breakdown(order)
+        assert found is not None
+        assert found.paid_amount == 2750
+        assert found.owed_amount == 550 * (order.quantity - order.fulfilled_quantity)
+
+    @pytest.mark.parametrize(
+        ("status", "values", "amounts"),
+        [
+            (Status.REJECTED, {"sale_amount": 2750}, (2750, 0, 2750, 0, 0, 2750)),
+            # The price of one card; three of five came.
+            (Status.PARTIALLY_FILLED, {"sale_price": 550}, (2750, 1650, 1100, 0, 0, 1100)),
+            (
+                Status.PARTIALLY_FILLED,
+                {"sale_price": 550, "paid_back_amount": 300, "planned_amount": 200},
+                (2750, 1650, 1100, 300, 200, 600),
+            ),
+            # The missing cards were ordered again.
+            (
+                Status.PARTIALLY_FILLED,
+                {"sale_price": 550, "reordered_amount": 1100},
+                (2750, 1650, 1100, 0, 0, 0),
+            ),
+        ],
+    )
+    def test_what_is_owed_is_paid_back_planned_or_open_until_the_cards_are_ordered_again(
+        self, status: Status, values: dict[str, Any], amounts: tuple[int, ...]
+    ) -> None:
+        order = build_guide_order(status, **values)
+        assert customer_breakdown(order) == CustomerBreakdown(*map(Decimal, amounts))
+
+    @pytest.mark.parametrize("status", [status for status in Status if status not in FINAL])
+    def test_an_open_order_has_no_breakdown(self, status: Status) -> None:
+        assert customer_breakdown(build_guide_order(status, sale_amount=Decimal(2750))) is None
+
+    def test_an_order_without_a_sale_amount_has_no_breakdown(self) -> None:
+        assert customer_breakdown(build_guide_order(Status.FULFILLED)) is None

@@ -1,0 +1,219 @@
+"""Both sides of an order's money: pure and exact arithmetic, on plain numbers.
+
+The provider charges the cards that came, and credits back the rest. The customer has paid the shop
+for all of them, and is owed what was paid for the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Protocol
+
+from giftcards.rules.states import FINAL, SETTLED, STATES, Cards
+
+_CENTIME = Decimal("0.01")
+
+
+# The provider's side.
+
+
+@dataclass(frozen=True, slots=True)
+class RefundBreakdown:
+    """The amounts that the provider charged and refunded for a settled order.
+
+    Amounts are in ``GIFTCARDS["CURRENCY"]``; ``None`` means unknown, not 0. ``is_consistent`` is
+    False if the provider's figures contradict each other or are negative; a missing figure is not
+    a contradiction.
+    """
+
+    ordered_amount: Decimal | None
+    charged_amount: Decimal | None
+    refunded_quantity: int
+    refunded_amount: Decimal | None
+    is_consistent: bool
+
+
+class Settleable(Protocol):
+    """The attributes of an order that :func:`refund_breakdown` reads."""
+
+    status: str
+    quantity: int
+    fulfilled_quantity: int
+    price_per_card: Decimal | None
+    fulfilled_amount: Decimal | None
+
+
+def refund_breakdown(order: Settleable) -> RefundBreakdown | None:
+    """Return the breakdown of ``order``; ``None`` if it is open or was rejected: no money moved."""
+    if order.status not in SETTLED:
+        return None
+    return purchase_breakdown(
+        status=order.status,
+        quantity=order.quantity,
+        fulfilled_quantity=order.fulfilled_quantity,
+        price_per_card=order.price_per_card,
+        fulfilled_amount=order.fulfilled_amount,
+    )
+
+
+def purchase_breakdown(
+    *,
+    status: str,
+    quantity: int,
+    fulfilled_quantity: int,
+    price_per_card: Decimal | None,
+    fulfilled_amount: Decimal | None,
+) -> RefundBreakdown:
+    """Return the breakdown of a settled order; :exc:`ValueError` for any other status.
+
+    The refund is (quantity − fulfilled_quantity) × price_per_card for ``PARTIALLY_FILLED`` (the
+    provider's guide), 0 for ``FULFILLED`` and the whole price for ``REFUNDED``. The charge is the
+    provider's ``fulfilled_amount``; if that is missing, a refunded order was charged 0.
+    """
+    cards = STATES[status].cards
+    match cards:
+        case Cards.ALL:
+            refunded_quantity = 0
+        case Cards.SOME:
+            refunded_quantity = quantity - fulfilled_quantity
+        case Cards.NONE:
+            refunded_quantity = quantity
+        case None:
+            raise ValueError(f"An order that is {status} has no refund breakdown.")
+
+    charged = fulfilled_amount
+    if charged is None and cards is Cards.NONE:
+        charged = Decimal(0)
+    ordered = refunded = None
+    if price_per_card is not None:
+        ordered = quantity * price_per_card
+        refunded = refunded_quantity * price_per_card
+    elif refunded_quantity == 0:
+        refunded = Decimal(0)
+    return RefundBreakdown(
+        ordered_amount=ordered,
+        charged_amount=charged,
+        refunded_quantity=refunded_quantity,
+        refunded_amount=refunded,
+        is_consistent=(
+            0 <= fulfilled_quantity == quantity - refunded_quantity <= quantity
+            and _adds_up(fulfilled_quantity, price_per_card, charged)
+        ),
+    )
+
+
+def _adds_up(
+    fulfilled_quantity: int, price_per_card: Decimal | None, charged: Decimal | None
+) -> bool:
+    """True if the charge equals the price of the delivered cards, as far as both are known.
+
+    If the quantities agree, this is equivalent to ordered = charged + refunded.
+    """
+    if any(amount is not None and amount < 0 for amount in (price_per_card, charged)):
+        return False
+    if charged is None:
+        return True
+    if price_per_card is None:
+        # Without a price, only a charge for no cards is a contradiction.
+        return fulfilled_quantity > 0 or charged == 0
+    return charged == fulfilled_quantity * price_per_card
+
+
+# The customer's side.
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerBreakdown:
+    """The parts of what the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
+
+    ``paid_amount`` is ``kept_amount``, for the delivered cards, plus ``owed_amount``, for the
+    missing ones. Of ``owed_amount``, ``refunded_amount`` was paid back, ``planned_amount`` is
+    planned to be, and ``open_amount`` is the rest, unless missing cards were ordered again.
+    """
+
+    paid_amount: Decimal
+    kept_amount: Decimal
+    owed_amount: Decimal
+    refunded_amount: Decimal
+    planned_amount: Decimal
+    open_amount: Decimal
+
+
+class Sold(Protocol):
+    """The attributes of an order that :func:`customer_breakdown` reads."""
+
+    status: str
+    quantity: int
+    fulfilled_quantity: int
+    sale_price: Decimal | None
+    sale_amount: Decimal | None
+    paid_back_amount: Decimal
+    planned_amount: Decimal
+    reordered_amount: Decimal | None
+
+
+def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
+    """Return the breakdown of ``order``; ``None`` while it is open, or without a sale amount.
+
+    A rejected order owes everything. Cards that come after the order has settled change nothing.
+
+    If the missing cards are ordered again, the customer's payment for them moves to the new order:
+    ``open_amount`` becomes 0, and sums over orders subtract
+    :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and ``owed_amount``.
+    """
+    paid = paid_amount(order)
+    if paid is None or order.status not in FINAL:
+        return None
+    split = payment_breakdown(
+        paid=paid, quantity=order.quantity, fulfilled_quantity=order.fulfilled_quantity
+    )
+    refunded, planned = order.paid_back_amount, order.planned_amount
+    is_open = order.reordered_amount is None
+    left = split.owed_amount - refunded - planned if is_open else Decimal(0)
+    return replace(split, refunded_amount=refunded, planned_amount=planned, open_amount=left)
+
+
+def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
+    """The customer's payment for ``quantity`` missing cards of the order.
+
+    This is the ``owed_amount`` as if all other cards had been delivered; ``None`` if the shop has
+    not said what was paid.
+    """
+    paid = paid_amount(order)
+    if paid is None:
+        return None
+    delivered = order.quantity - quantity
+    split = payment_breakdown(paid=paid, quantity=order.quantity, fulfilled_quantity=delivered)
+    return split.owed_amount
+
+
+def paid_amount(order: Sold) -> Decimal | None:
+    """The customer's payment for all the cards; ``None`` if the shop has not said."""
+    # An order that was just recorded may hold whole numbers, as the shop gave them.
+    if order.sale_amount is not None:
+        return Decimal(order.sale_amount)
+    return None if order.sale_price is None else Decimal(order.sale_price) * order.quantity
+
+
+def payment_breakdown(
+    *, paid: Decimal, quantity: int, fulfilled_quantity: int
+) -> CustomerBreakdown:
+    """Split ``paid`` by the share of the cards that were delivered.
+
+    What is kept is rounded half up to two decimals, and the rest is owed: nothing is lost. Raises
+    :exc:`ValueError` unless ``paid`` is at least 0, ``quantity`` at least 1, and
+    ``fulfilled_quantity`` between 0 and ``quantity``.
+    """
+    if paid < 0 or quantity < 1 or not 0 <= fulfilled_quantity <= quantity:
+        raise ValueError("These figures are not those of an order.")
+    kept = (paid * fulfilled_quantity / quantity).quantize(_CENTIME, ROUND_HALF_UP)
+    owed = paid - kept
+    return CustomerBreakdown(
+        paid_amount=paid,
+        kept_amount=kept,
+        owed_amount=owed,
+        refunded_amount=Decimal(0),
+        planned_amount=Decimal(0),
+        open_amount=owed,
+    )
