@@ -247,29 +247,6 @@ def test_check_now_skips_orders_that_are_final_or_were_just_checked(boss: Client
     assert OrmQ.objects.count() == 0
 
 
-def test_check_now_speaks_of_one_order_in_the_singular(boss: Client) -> None:
-    order, final = make_guide_order(), make_guide_order(Status.REFUNDED)
-
-    assert messages(read(press_check_now(boss, order, final))) == [
-        "1 order will be checked in a moment.",
-        "1 order is left alone: it is final.",
-    ]
-
-
-def test_check_now_leaves_a_trace_at_each_order_that_was_not_due(boss: Client) -> None:
-    later = timezone.now() + timedelta(hours=1)
-    first = make_guide_order(Status.DELAYED, due_at=later)
-    second = make_guide_order(due_at=None)
-    final, due = make_guide_order(Status.FULFILLED), make_guide_order()
-
-    press_check_now(boss, first, second, final, due)
-
-    entries = LogEntry.objects.values_list("object_id", "object_repr", "change_message")
-    assert set(entries) == {
-        (str(order.pk), order.reference, "Asked for a check.") for order in (first, second)
-    }
-
-
 @pytest.mark.parametrize("permission", ["check_order", "change_order", "resolve_order"])
 def test_check_now_needs_its_own_permission(permission: str) -> None:
     order = make_guide_order(Status.DELAYED, due_at=None)

@@ -12,9 +12,8 @@ from django.test import Client
 
 from giftcards.engine.holding import hold_for_price, release_fallen
 from giftcards.models import Order
-from giftcards.problems import Problem
 from giftcards.statuses import Status
-from tests.builders import details, make_order, problems
+from tests.builders import make_order, problems
 from tests.pages import LATE, errors, hidden, messages, order_page, plain, read, sign_in, text
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -78,14 +77,6 @@ def test_an_approved_price_releases_the_order_and_leaves_a_trace(staff: Client) 
     assert "Ticked off" not in shown
     # Without amounts: whoever may see the order reads the log.
     assert LogEntry.objects.get().change_message == "user0 approved the price of a card."
-
-
-def test_an_order_whose_price_was_declined_is_rejected(staff: Client) -> None:
-    order = held_order()
-    decide(staff, order, "reject")
-    order.refresh_from_db()
-    assert order.status == Status.REJECTED
-    assert details(order.changes.get()) == [Problem("staff_declined", {"by": "user0"})]
 
 
 @pytest.mark.parametrize("outcome", ["", "approve-all"])

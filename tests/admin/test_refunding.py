@@ -16,16 +16,14 @@ from django.urls import reverse
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import CustomerRefund, Order
 from giftcards.settlement import cancel_refund, record_refund
-from giftcards.statuses import FINAL, Status
+from giftcards.statuses import Status
 from tests.builders import ODD_AMOUNTS, make_guide_order
 from tests.pages import (
     LATE,
-    LIST,
     WRITE_IT,
     errors,
     hidden,
     order_page,
-    orders,
     plain,
     read,
     rows,
@@ -404,14 +402,3 @@ class TestOrdersPage:
         ]
         assert "The customer was paid back 1,100 DA." in plain(text(html))
         assert "still owed" not in text(html)
-
-
-@pytest.mark.parametrize("status", FINAL)
-def test_the_list_shows_what_is_still_owed_and_the_refunds(staff: Client, status: Status) -> None:
-    order = make_guide_order(status, sale_price=Decimal(550))
-    owed = 550 * (5 - order.fulfilled_quantity)
-    if owed:
-        record_refund(order, amount=Decimal("100.50"), reference="R1")
-    [row] = orders(read(staff.get(LIST)))
-    left = f"{owed - Decimal('100.50'):,.2f} DA paid back: 100.50 DA"
-    assert (left if owed else "0 DA") in row

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.contrib.admin.models import LogEntry
 from django.test import Client
 
 from giftcards.admin.form_tokens import state_token
@@ -98,21 +98,6 @@ def test_the_page_says_that_cards_without_a_highest_price_are_bought_whatever_th
     assert "do not pay that back" not in shown
     assert "unknown" not in shown
     assert "None" not in shown
-
-
-def test_ordering_again_records_one_order_and_leaves_a_trace_on_both(staff: Client) -> None:
-    order = partial()
-    response = staff.post(page(order), about(staff, order), follow=True)
-    new = Order.objects.get(repeats=order)
-    assert told(response) == [f"The order {new.reference} was recorded; it is being sent."]
-    assert response.redirect_chain == [(order_page(new), 302)]
-    assert (new.quantity, new.sale_amount, new.price_ceiling) == (2, 1100, 500)
-    assert [row.by for row in order.acknowledgements.all()] == ["user0"]
-    change = LogEntry.objects.get(object_id=order.pk)
-    addition = LogEntry.objects.get(object_id=new.pk)
-    assert (change.action_flag, addition.action_flag) == (CHANGE, ADDITION)
-    assert change.change_message == (f"user0 ordered the missing cards again, as {new.reference}.")
-    assert addition.change_message == "Replaces missing cards of web-1042."
 
 
 def test_a_double_click_orders_once_and_leads_to_the_new_order(staff: Client) -> None:

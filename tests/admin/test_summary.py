@@ -111,18 +111,13 @@ def test_a_customer_who_paid_nothing_is_owed_nothing() -> None:
     assert "owed" not in tell(settled_order(Status.REFUNDED, sale_price=Decimal(0)))
 
 
-def test_missing_cards_that_were_ordered_again_are_named() -> None:
-    order = settled_order(Status.PARTIALLY_FILLED)
-    assert tell(order, was_repeated=True, repeated_by="<a>web-2</a>").endswith(
-        " The missing cards were ordered again: web-2."
-        " What the customer paid for them went to the new order."
-    )
-
-
-def test_missing_cards_that_were_ordered_again_out_of_sight_are_not_owed() -> None:
-    found = tell(settled_order(Status.PARTIALLY_FILLED), was_repeated=True)
+@pytest.mark.parametrize(("name", "named"), [("<a>web-2</a>", ": web-2."), ("", ".")])
+def test_missing_cards_that_were_ordered_again_are_named_if_seen_and_not_owed(
+    name: str, named: str
+) -> None:
+    found = tell(settled_order(Status.PARTIALLY_FILLED), was_repeated=True, repeated_by=name)
     assert found.endswith(
-        " The missing cards were ordered again."
+        f" The missing cards were ordered again{named}"
         " What the customer paid for them went to the new order."
     )
     assert "owed" not in found
