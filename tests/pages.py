@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from html import unescape
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.html import strip_tags
 
-from giftcards.models import Order
+from giftcards.models import Card, Order
 from tests.builders import PRODUCT, TYPE
 
 START = "/admin/giftcards/"
@@ -174,3 +175,41 @@ def cards(html: str) -> dict[str, tuple[str, str]]:
 def listed(client: Client, address: str) -> int:
     """The number of rows on the list at ``address``."""
     return int(client.get(address).context["cl"].result_count)
+
+
+PASSWORD = " correct CANARY-KEY horse "
+REASON = "Lost the e-mail"
+
+
+def person(*permissions: str, **options: Any) -> Client:
+    """A browser of a member of staff with a password, who has just signed in."""
+    permissions = permissions or ("view_order", "reveal_card")
+    return sign_in(*permissions, password=PASSWORD, **options)
+
+
+def reveal_address(card: Card) -> str:
+    return reverse("admin:giftcards_card_reveal", args=[card.pk])
+
+
+def ask_address(card: Card) -> str:
+    return reverse("admin:giftcards_card_ask", args=[card.pk])
+
+
+def reveal(browser: Client, card: Card, reason: str = REASON, **values: Any) -> Any:
+    return browser.post(reveal_address(card), {"reason": reason, **values})
+
+
+def change_proof(browser: Client, **values: Any) -> None:
+    session = browser.session
+    session["giftcards_proof"] |= values
+    session.save()
+
+
+def let_pass(browser: Client, seconds: float) -> None:
+    """So much time has passed since the person has proven who they are."""
+    change_proof(browser, at=time.time() - seconds)
+
+
+def codes_on(html: str) -> list[str]:
+    """The code and the serial on a page."""
+    return [text(item) for item in re.findall(r'<bdi dir="ltr"[^>]*>.*?</bdi>', html)]

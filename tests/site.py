@@ -1,9 +1,16 @@
-"""The site, for tests that look at it from outside: a live server that keeps its tests apart."""
+"""The site and the demo, for tests that look at them from outside."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from django.db import connections
@@ -84,3 +91,69 @@ class _Answer:
             self._answer.close()
         finally:
             self._leave()
+
+
+class Demo:
+    """A running demo, with a folder of its own, in an environment that names another database."""
+
+    count = 0
+
+    def __init__(self, folder: Path, *arguments: str, **more: str) -> None:
+        # Its processes inherit the mark and so can be told from all others.
+        self._mark = f"DEMO_TEST={folder}"
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GIFTCARDS_", "DJANGO_", "COVERAGE_", "COV_"))
+        }
+        environment |= {
+            "DATABASE_URL": f"sqlite:///{folder / 'of-the-shop.sqlite3'}",
+            "DEMO_TEST": str(folder),
+            "EXAMPLE_DIR": str(folder / "files"),
+            # The demo has to be readable where nothing but ASCII is.
+            "LC_ALL": "C",
+            "PYTHONIOENCODING": "ascii",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONUTF8": "0",
+        } | more
+        Demo.count += 1
+        self._output = (folder / f"output-{Demo.count}").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "example_project.demo", *arguments],
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):  # it may end by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
+        self._output.close()
+
+    @property
+    def output(self) -> str:
+        return Path(self._output.name).read_text("ascii")
+
+    def processes(self) -> dict[int, str]:
+        """The command lines of the demo's processes, by process id."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            try:
+                if self._mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    command = (folder / "cmdline").read_bytes()
+                    found[int(folder.name)] = command.replace(b"\0", b" ").decode()
+            except (OSError, ValueError):
+                continue  # not a process, or not any more
+        return found
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + 300
+        while not condition():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < give_up_at, self.output
+            time.sleep(0.05)

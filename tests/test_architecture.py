@@ -7,6 +7,7 @@ changes a table.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -486,6 +487,14 @@ def test_modules_import_only_the_libraries_of_the_table(path: Path) -> None:
     imported -= {*sys.stdlib_module_names, "giftcards"}
     allowed = LIBRARIES.get(".".join(name), "").split()
     assert imported <= ({*allowed} if name[0] == SIMULATOR else {*allowed, "django"})
+
+
+def test_no_test_module_is_imported_by_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        found = re.search(
+            r"^\s*(from|import) tests\b.*\btest_", path.read_text("utf-8"), re.MULTILINE
+        )
+        assert found is None, path
 
 
 def test_the_simulator_imports_nothing_of_the_rest() -> None:

@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -21,78 +19,13 @@ import requests
 from example_project.demo import shop
 from example_project.demo.__main__ import OFFER_CHANGES
 from giftcards.simulator import OfferChange, Simulator
+from tests.site import Demo
 from tests.stage import fill_catalogue
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "a-key-of-the-provider"
-
-
-class Demo:
-    """A running demo, with a folder of its own, in an environment that names another database."""
-
-    count = 0
-
-    def __init__(self, folder: Path, *arguments: str, **more: str) -> None:
-        # Its processes inherit the mark and so can be told from all others.
-        self._mark = f"DEMO_TEST={folder}"
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("GIFTCARDS_", "DJANGO_", "COVERAGE_", "COV_"))
-        }
-        environment |= {
-            "DATABASE_URL": f"sqlite:///{folder / 'of-the-shop.sqlite3'}",
-            "DEMO_TEST": str(folder),
-            "EXAMPLE_DIR": str(folder / "files"),
-            # The demo has to be readable where nothing but ASCII is.
-            "LC_ALL": "C",
-            "PYTHONIOENCODING": "ascii",
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONUTF8": "0",
-        } | more
-        Demo.count += 1
-        self._output = (folder / f"output-{Demo.count}").open("wb")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "example_project.demo", *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-        )
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):  # it may end by itself meanwhile
-                os.kill(pid, signal.SIGKILL)
-        self._output.close()
-
-    @property
-    def output(self) -> str:
-        return Path(self._output.name).read_text("ascii")
-
-    def processes(self) -> dict[int, str]:
-        """The command lines of the demo's processes, by process id."""
-        found = {}
-        for folder in Path("/proc").iterdir():
-            try:
-                if self._mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    command = (folder / "cmdline").read_bytes()
-                    found[int(folder.name)] = command.replace(b"\0", b" ").decode()
-            except (OSError, ValueError):
-                continue  # not a process, or not any more
-        return found
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        give_up_at = time.monotonic() + 300
-        while not condition():
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < give_up_at, self.output
-            time.sleep(0.05)
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from giftcards.simulator import Simulator
 from tests.builders import CARDS, make_order
 from tests.docs.pages import blocks, page, rows, section
 from tests.example_shop import fill_shelf, kind, opened, work
+from tests.site import Demo
 from tests.stage import ROOT, ago, in_threads, secrets_of, sharing_database
-from tests.test_demo import Demo
 
 ORIGIN = "http://127.0.0.1:8001"
 PASSWORD = "correct horse"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import gettext
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -17,13 +14,13 @@ from typing import Any
 import pytest
 from django.utils import translation
 
-import giftcards
 from giftcards.engine.recovery import adopt
 from giftcards.fulfilment import place_order
 from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.problems import WORDINGS, Problem
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, PRODUCT, TYPE, make_guide_order, settle
+from tests.catalogues import LANGUAGES, PACKAGE, catalogue, entries, needs, placeholders, run
 from tests.pages import (
     ADD,
     FIND,
@@ -39,9 +36,7 @@ from tests.pages import (
 )
 from tests.stage import ago, refuse_key
 
-PACKAGE = Path(giftcards.__file__).parent
 SHOP = PACKAGE.parent / "example_project/storefront"
-LANGUAGES = ("fr", "ar")
 # The plural forms that stand for one number each.
 SINGLE_FORMS: dict[str, set[int]] = {"fr": set(), "ar": {0, 1, 2}}
 PLURAL_FORMS = {"fr": 2, "ar": 6}
@@ -53,56 +48,6 @@ def others_read_english() -> Iterator[None]:
     """A request leaves its language behind, for whatever runs next in the thread."""
     yield
     translation.activate("en")
-
-
-def catalogue(language: str, suffix: str, root: Path = PACKAGE) -> Path:
-    return root / "locale" / language / "LC_MESSAGES" / f"django.{suffix}"
-
-
-def needs(*tools: str) -> None:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"Needs {', '.join(missing)} (Debian: gettext).")
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        check=False,
-        capture_output=True,
-        text=True,
-        # Not in the language of whoever runs the tests, and without Django's settings.
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "", "LC_ALL": "C"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def entries(po: Path) -> dict[tuple[str, ...], list[str]]:
-    """The entries of a catalogue: (msgid, or msgid and msgid_plural) → its translations."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for block in po.read_text().split("\n\n"):
-        ids: list[str] = []
-        translations: list[str] = []
-        target = ids
-        for line in block.splitlines():
-            if line.startswith("#"):
-                continue
-            keyword, quoted = line.split('"', 1)
-            if keyword:
-                target = translations if keyword.startswith("msgstr") else ids
-                target.append("")
-            target[-1] += ast.literal_eval(f'"{quoted}')
-        found[tuple(ids)] = translations
-    # What stands first is about the catalogue.
-    del found[("",)]
-    return found
-
-
-def placeholders(message: str) -> list[str]:
-    return sorted(re.findall(r"%(?:\(\w+\))?[a-z%]|{[^}]*}|`[^`]*`", message))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -7,36 +7,28 @@ exports, logs, error mails, texts of objects. The searcher itself is tested firs
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import copy
 import gc
 import json
-import logging
 import os
 import pickle
 import pprint
 import re
 import subprocess
 import sys
-import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import unescape
 from io import StringIO
-from types import FrameType
 from typing import Any
 
-import django
 import pytest
 from django.core import mail, serializers
 from django.core.management import call_command
 from django.db import DatabaseError, connection
 from django.forms.models import model_to_dict
-from django.test import override_settings
 from django.utils import timezone
-from django.utils.log import AdminEmailHandler
-from sentry_sdk.utils import safe_repr
 
 from giftcards.conf import conf
 from giftcards.engine.outbox import announce
@@ -53,47 +45,23 @@ from giftcards.simulator import Simulator
 from tests.builders import REFUNDED, answer, claim, make_guide_order, settled
 from tests.fakes.sockets import Server, response
 from tests.fakes.sockets import answer as answer_with
+from tests.leaks import (
+    every_log,
+    logged,
+    mailed,
+    raw_database,
+    struck,
+    traces,
+    variables,
+)
 from tests.stage import ROOT, refuse_key
 
 pytestmark = pytest.mark.django_db
 
 CODES = [CardSecret(f"CANARY-CODE-5d81-{n}", f"CANARY-SERIAL-5d81-{n}") for n in range(3)]
 API_KEY = "CANARY-KEY-7f3a9c"
-# The secrets, as they are and as they are normalised for searching.
-CANARIES = re.compile(rb"canary-?(code|serial|key)", re.IGNORECASE)
 
 PARTIAL = settled("PARTIALLY_FILLED", CODES)
-
-
-def traces(text: str | bytes, canaries: re.Pattern[bytes] = CANARIES) -> list[bytes]:
-    """The canaries in ``text``, also in what is packed inside it."""
-    return [found.group() for part in _unpacked(text) for found in canaries.finditer(part)]
-
-
-def _unpacked(text: str | bytes, depth: int = 4) -> Iterator[bytes]:
-    """Yield ``text``, and what its parts are when decoded as base64 or unpacked as zlib."""
-    raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    yield raw
-    if not depth:
-        return
-    with contextlib.suppress(zlib.error):
-        yield from _unpacked(zlib.decompress(raw), depth - 1)
-    for word in set(re.findall(rb"[A-Za-z0-9+/_-]{12,}", raw)):
-        try:
-            unpacked = base64.b64decode(word + b"=" * (-len(word) % 4), altchars=b"-_")
-        except binascii.Error:
-            continue
-        yield from _unpacked(unpacked, depth - 1)
-
-
-def raw_database() -> Iterator[str | bytes]:
-    """Every value of every column of every table, as it comes from the driver."""
-    with connection.cursor() as cursor:
-        for table in connection.introspection.table_names(cursor):
-            cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
-            for row in cursor.fetchall():
-                for value in row:
-                    yield value if isinstance(value, str | bytes) else repr(value)
 
 
 @pytest.fixture
@@ -194,22 +162,6 @@ class TestDatabase:
         } == {"database": [], "log": [], "output": []}
 
 
-@contextlib.contextmanager
-def every_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Open every log as far as it goes, that of SQL with its parameters too."""
-    connection.force_debug_cursor = True
-    with contextlib.ExitStack() as stack:
-        for name in ("", "django", "django.db.backends", "django-q", "giftcards", "urllib3"):
-            stack.enter_context(caplog.at_level(logging.DEBUG, name or None))
-        yield
-    connection.force_debug_cursor = False
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """All that a handler could make of the records: text, arguments, traceback."""
-    return [caplog.text, *(repr(vars(entry)) for entry in caplog.records)]
-
-
 class TestExports:
     @pytest.mark.parametrize("file_format", ["json", "jsonl", "xml", "python"])
     @pytest.mark.parametrize("model", [Order, Card, StatusChange])
@@ -300,28 +252,6 @@ class TestLogs:
         assert "giftcards_card" in caplog.text
         assert "could not be recorded: DecryptionError" in caplog.text
         assert [found for text in logged(caplog) for found in traces(text)] == []
-
-
-def mailed(error: BaseException) -> str:
-    """The mail that Django sends to the site's admins about ``error``, tracebacks and locals."""
-    entry = logging.LogRecord(
-        "django.request",
-        logging.ERROR,
-        __file__,
-        1,
-        "Internal Server Error",
-        (),
-        (type(error), error, error.__traceback__),
-    )
-    mail.outbox.clear()
-    admin: Any = "staff@example.com"
-    if django.VERSION < (6, 0):
-        admin = ("Staff", admin)
-    with override_settings(ADMINS=[admin], DEBUG=False):
-        AdminEmailHandler(include_html=True).emit(entry)
-    [message] = mail.outbox
-    assert isinstance(message, mail.EmailMultiAlternatives)
-    return "\n".join([message.subject, str(message.body), str(message.alternatives)])
 
 
 class TestErrorMails:
@@ -490,58 +420,6 @@ class TestReports:
         [row] = reports["a_task_ends_while_a_receiver_handles_an_error"]["printed"]
         assert row.startswith("Interrupted while it was telling order_settled __main__.hang_after")
         assert "django_q.exceptions.TimeoutException" in row
-
-
-class Strike(BaseException):
-    """Comes from outside, as KeyboardInterrupt does."""
-
-
-# Packages that may hold a secret. Not threading, for example: a lock might never be released.
-STRUCK = {"giftcards", "requests", "urllib3", "http", "json", "cryptography", "hmac", "django"}
-
-
-def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int]:
-    """Interrupt ``work`` when, for the ``at``-th time, a function is called or returns.
-
-    Returns the interruption, and how often that has happened.
-    """
-    count = 0
-
-    def strike(frame: FrameType, *_: object) -> None:
-        nonlocal count
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in STRUCK:
-            return
-        if frame.f_code.co_name == "allow_thread_sharing":
-            return  # it takes a lock of Django's, which might never be released
-        if frame.f_code.co_name == "<genexpr>":
-            return  # it may be thrown away unfinished, where an exception reaches nobody
-        count += 1
-        if count == at:
-            sys.setprofile(None)
-            raise Strike
-
-    error = None
-    # It may call destructors at any moment, in which an exception reaches nobody.
-    gc.disable()
-    sys.setprofile(strike)
-    try:
-        work()
-    except Strike as raised:
-        error = raised
-    finally:
-        sys.setprofile(None)
-        gc.enable()
-    return error, count
-
-
-def variables(error: BaseException | None) -> Iterator[str]:
-    """The texts that a report of ``error`` could show: its chain, and others' variables."""
-    while error is not None:
-        yield from traceback.format_exception_only(error)
-        for frame, _line in traceback.walk_tb(error.__traceback__):
-            if frame.f_code.co_filename != __file__:
-                yield from map(safe_repr, frame.f_locals.values())
-        error = error.__cause__ or error.__context__
 
 
 def leaks(work: Callable[[], object], moments: int = 200) -> dict[int, list[bytes]]:

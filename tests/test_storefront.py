@@ -29,9 +29,9 @@ from giftcards.fulfilment import change_customer
 from giftcards.models import ApiKey, Hold, Order, ProductType, ProviderState
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
+from tests.catalogues import LANGUAGES, catalogue, entries, needs, placeholders, run
 from tests.example_shop import fill_shelf, kind, opened, work
 from tests.stage import ago, in_threads, sharing_database
-from tests.test_locale import LANGUAGES, catalogue, entries, needs, placeholders, run
 
 PACKAGE = Path(storefront.__file__).parent
 

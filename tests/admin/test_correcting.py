@@ -18,9 +18,16 @@ from giftcards.fulfilment import change_customer
 from giftcards.models import CardReveal, CustomerChange, Order
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.statuses import Status
-from tests.admin.test_reveal import person, reveal
 from tests.builders import CARDS, make_guide_order, receive
-from tests.pages import messages, order_page, plain, read, timeline
+from tests.pages import (
+    messages,
+    order_page,
+    person,
+    plain,
+    read,
+    reveal,
+    timeline,
+)
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db

@@ -19,6 +19,7 @@ from django.utils import timezone, translation
 
 from giftcards.admin import DeskAdmin, OrderAdmin
 from giftcards.conditions import CONDITIONS, Standing
+from giftcards.core_conditions import CONDITIONS as CORE
 from giftcards.engine.health import Waiting
 from giftcards.engine.holding import hold_for_price, hold_for_review
 from giftcards.engine.task_queue import ensure_schedule
@@ -105,6 +106,12 @@ HELD = [
     ("provider", _silent, "Urgent Requests to the provider fail", "", None),
     ("worker", _no_worker, "Urgent Background work has stopped", "Background work has", None),
 ]
+
+
+def test_every_condition_of_the_core_that_staff_are_told_of_is_tried_here_or_elsewhere() -> None:
+    elsewhere = {"queue", "chores", "keys", "cards", "balance", "prices"}
+    told = {each.code for each in CORE if each.headline and each.is_on_start_page}
+    assert told == {row[0] for row in HELD} | elsewhere
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
-from tests.admin.test_secrets import found, receive
+from tests.builders import receive
 from tests.pages import FIND, element, errors, read, sign_in, text
 from tests.stage import in_threads
 
@@ -26,6 +26,10 @@ pytestmark = pytest.mark.django_db
 CODE = "CANARY-5566-7788"
 SERIAL = "CANARY-0099"
 NONE = "Found No order holds this card."
+
+
+def found(html: str) -> str:
+    return text(element(html, "aria-live", "section"))
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from django.utils import timezone
 
 from giftcards.models import CustomerChange, Order
 from giftcards.statuses import Status
-from tests.admin.test_correcting import REASON, page_of
-from tests.admin.test_reveal import person
 from tests.builders import make_guide_order
 from tests.pages import (
     ADD,
@@ -24,6 +22,7 @@ from tests.pages import (
     hidden,
     messages,
     order_page,
+    person,
     place,
     plain,
     read,
@@ -120,14 +119,14 @@ class TestCorrecting:
 
     def filled_in(self, browser: Client, order: Order, **values: str) -> dict[str, str]:
         """The form as a browser sends it: what is not typed anew is as it was shown."""
-        html = read(browser.get(page_of(order)))
+        html = read(browser.get(order_page(order, "customer")))
         shown = dict(re.findall(r'<input type="[\w-]+" name="(\w+)" value="([^"]*)"', html))
-        shown |= {"gift_message": WORDS.replace("\n", "\r\n"), "reason": REASON}
+        shown |= {"gift_message": WORDS.replace("\n", "\r\n"), "reason": "She called"}
         return {**hidden(html), **shown, **values}
 
     def correct(self, browser: Client, order: Order, **values: str) -> str:
         form = self.filled_in(browser, order, **values)
-        return read(browser.post(page_of(order), form, follow=True))
+        return read(browser.post(order_page(order, "customer"), form, follow=True))
 
     def test_the_recipient_is_corrected_and_nothing_else(self, amina: Client) -> None:
         # A shop gives its times to the microsecond; the page has seconds.
@@ -175,6 +174,6 @@ class TestCorrecting:
             make_gift(recipient_email=address, group="cart 7", customer_email=f"{number}@x.example")
             for number, address in enumerate((WRONG, WRONG, RIGHT))
         )
-        html = read(amina.get(page_of(first)))
-        assert page_of(second) in html
-        assert page_of(other) not in html
+        html = read(amina.get(order_page(first, "customer")))
+        assert order_page(second, "customer") in html
+        assert order_page(other, "customer") not in html

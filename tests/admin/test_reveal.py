@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,20 +24,37 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from django.urls import path, reverse
+from django.urls import path
 from django.utils import timezone
 
 from giftcards.admin import OrderAdmin
 from giftcards.keys.keyring import Keyring, generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Order
-from tests.admin.test_secrets import Mailbox, secrets_of
 from tests.builders import receive
 from tests.fakes.storage import WITHOUT_SCRIPT
-from tests.pages import LIST, element, errors, order_page, read, rows, sign_in, text
+from tests.leaks import Mailbox, raw_database, secrets_on, traces
+from tests.pages import (
+    LIST,
+    PASSWORD,
+    REASON,
+    ask_address,
+    change_proof,
+    codes_on,
+    element,
+    errors,
+    let_pass,
+    order_page,
+    person,
+    read,
+    reveal,
+    reveal_address,
+    rows,
+    sign_in,
+    text,
+)
 from tests.stage import failing, in_threads, use_keys
 from tests.stage import messages as logged
-from tests.test_secrets import raw_database, traces
 
 pytest_plugins = ["tests.stage_fixtures"]
 # Django 6 wants addresses; before, it knows only pairs.
@@ -49,8 +65,6 @@ pytestmark = pytest.mark.django_db
 CODE = "CANARY-CODE-4711"
 SERIAL = "CANARY-SERIAL-8812"
 OTHER = CardSecret("CANARY-CODE-9999", "CANARY-SERIAL-7777")
-PASSWORD = " correct CANARY-KEY horse "
-REASON = "Lost the e-mail"
 REVEALS = "/admin/giftcards/cardreveal/"
 
 
@@ -64,43 +78,9 @@ def card(order: Order) -> Card:
     return order.cards.get(position=2)
 
 
-def person(*permissions: str, **options: Any) -> Client:
-    """A browser of a member of staff with a password, who has just signed in."""
-    permissions = permissions or ("view_order", "reveal_card")
-    return sign_in(*permissions, password=PASSWORD, **options)
-
-
 def name_of(browser: Client) -> str:
     user = get_user_model().objects.get(pk=browser.session["_auth_user_id"])
     return str(user.get_username())
-
-
-def reveal_address(card: Card) -> str:
-    return reverse("admin:giftcards_card_reveal", args=[card.pk])
-
-
-def ask_address(card: Card) -> str:
-    return reverse("admin:giftcards_card_ask", args=[card.pk])
-
-
-def reveal(browser: Client, card: Card, reason: str = REASON, **values: Any) -> Any:
-    return browser.post(reveal_address(card), {"reason": reason, **values})
-
-
-def change_proof(browser: Client, **values: Any) -> None:
-    session = browser.session
-    session["giftcards_proof"] |= values
-    session.save()
-
-
-def let_pass(browser: Client, seconds: float) -> None:
-    """So much time has passed since the person has proven who they are."""
-    change_proof(browser, at=time.time() - seconds)
-
-
-def shown(html: str) -> list[str]:
-    """The code and the serial on a page."""
-    return [text(item) for item in re.findall(r'<bdi dir="ltr"[^>]*>.*?</bdi>', html)]
 
 
 def asks_for(html: str) -> list[str]:
@@ -113,7 +93,7 @@ def asks_for(html: str) -> list[str]:
 def test_a_code_and_its_serial_are_revealed_to_who_may(card: Card) -> None:
     html = read(reveal(person(), card))
 
-    assert shown(html) == [CODE, SERIAL]
+    assert codes_on(html) == [CODE, SERIAL]
     assert "9999" not in text(html)
     assert "7777" not in text(html)
     assert str(OTHER.value) not in html
@@ -126,7 +106,7 @@ def test_a_card_without_a_serial_is_revealed_without_one(order: Order) -> None:
 
     html = read(reveal(person(), card))
 
-    assert shown(html) == ["<b>'\"&"]
+    assert codes_on(html) == ["<b>'\"&"]
     assert "<b>" not in html
     assert "Serial" not in html
 
@@ -196,7 +176,7 @@ def test_the_question_asks_why_and_shows_no_code(card: Card) -> None:
 
     assert asks_for(html) == ["reason"]
     assert f'action="{reveal_address(card)}"' in html
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
     assert not CardReveal.objects.exists()
 
 
@@ -217,7 +197,7 @@ def test_a_code_is_not_revealed_without_a_usable_reason(
 
     assert errors(html) == [complaint]
     assert "<title>Error: Reveal card 2" in html
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
     assert not CardReveal.objects.exists()
 
 
@@ -228,7 +208,7 @@ def test_who_has_signed_in_within_ten_minutes_is_not_asked_for_the_password(card
     browser = person()
     let_pass(browser, 590)
 
-    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
 
 def test_after_ten_minutes_the_password_is_asked_for(card: Card) -> None:
@@ -241,7 +221,7 @@ def test_after_ten_minutes_the_password_is_asked_for(card: Card) -> None:
     assert asks_for(html) == ["reason", "password"]
     assert errors(html) == ["This field is required."]
     assert f'value="{REASON}"' in html
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
     assert not CardReveal.objects.exists()
 
 
@@ -249,11 +229,11 @@ def test_the_right_password_reveals_and_holds_for_ten_minutes(card: Card) -> Non
     browser = person()
     let_pass(browser, 601)
 
-    assert shown(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
     assert asks_for(read(browser.get(ask_address(card)))) == ["reason"]
-    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
     let_pass(browser, 601)
-    assert shown(read(reveal(browser, card))) == []
+    assert codes_on(read(reveal(browser, card))) == []
 
 
 def test_the_right_password_counts_though_the_reason_is_missing(card: Card) -> None:
@@ -263,7 +243,7 @@ def test_the_right_password_counts_though_the_reason_is_missing(card: Card) -> N
     html = read(reveal(browser, card, "", password=PASSWORD))
 
     assert asks_for(html) == ["reason"]
-    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
 
 @contextmanager
@@ -292,10 +272,10 @@ def test_a_wrong_password_reveals_nothing_and_is_told_to_the_site(
 
     assert errors(html) == ["That did not work. Try again."]
     assert asks_for(html) == ["reason", "password"]
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
     assert seen == [name_of(browser)]
     assert not CardReveal.objects.exists()
-    assert shown(read(reveal(browser, card))) == []
+    assert codes_on(read(reveal(browser, card))) == []
 
 
 class LockingBackend(ModelBackend):
@@ -325,7 +305,7 @@ def test_the_lock_out_of_the_site_is_respected(card: Card, settings: Any) -> Non
     browser = person()
     let_pass(browser, 601)
     for _attempt in range(5):
-        assert shown(read(reveal(browser, card, password="wrong"))) == []
+        assert codes_on(read(reveal(browser, card, password="wrong"))) == []
 
     html = read(reveal(browser, card, password=PASSWORD))
 
@@ -401,8 +381,8 @@ def test_a_password_that_is_hashed_anew_signs_nobody_out(card: Card, settings: A
         *settings.PASSWORD_HASHERS,
     ]
 
-    assert shown(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
-    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
 
 def test_a_proof_ends_with_the_password_it_was_made_with(card: Card) -> None:
@@ -422,7 +402,7 @@ def test_a_password_that_took_the_old_one_to_be_changed_is_a_proof(card: Card) -
     new = {"new_password1": NEW_PASSWORD, "new_password2": NEW_PASSWORD}
     browser.post("/admin/password_change/", {"old_password": PASSWORD, **new})
 
-    assert shown(read(reveal(browser, card, password=NEW_PASSWORD))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card, password=NEW_PASSWORD))) == [CODE, SERIAL]
 
 
 NEW_PASSWORD = "x7-new-long"
@@ -474,10 +454,10 @@ def test_a_password_that_was_set_without_the_old_one_is_no_proof_for_an_hour(
     assert not CardReveal.objects.exists()
 
     LogEntry.objects.update(action_time=timezone.now() - timedelta(minutes=61))
-    assert shown(read(reveal(other, card, password=NEW_PASSWORD))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(other, card, password=NEW_PASSWORD))) == [CODE, SERIAL]
     again = Client()
     assert again.login(username=name, password=NEW_PASSWORD)
-    assert shown(read(reveal(again, card))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(again, card))) == [CODE, SERIAL]
 
 
 def test_other_changes_of_a_user_take_no_proof(card: Card) -> None:
@@ -486,16 +466,16 @@ def test_other_changes_of_a_user_take_no_proof(card: Card) -> None:
     changed = '[{"changed": {"fields": ["Email address"]}}]'
     LogEntry.objects.log_actions(user.pk, [user], CHANGE, changed)
 
-    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
     let_pass(browser, 601)
-    assert shown(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
 
 
 def test_the_proof_of_another_person_counts_for_nothing(card: Card) -> None:
     browser, other = person(), person()
     change_proof(browser, by=other.session["giftcards_proof"]["by"])
 
-    assert shown(read(reveal(browser, card))) == []
+    assert codes_on(read(reveal(browser, card))) == []
 
 
 @pytest.mark.parametrize(("ahead", "is_proof"), [(60, False), (6, False), (1, True)])
@@ -505,7 +485,7 @@ def test_a_proof_from_the_future_counts_if_it_may_be_of_a_host_that_is_ahead(
     browser = person()
     let_pass(browser, -ahead)
 
-    assert bool(shown(read(reveal(browser, card)))) is is_proof
+    assert bool(codes_on(read(reveal(browser, card)))) is is_proof
 
 
 def test_a_session_from_before_there_were_proofs_is_asked_for_the_password(card: Card) -> None:
@@ -544,7 +524,7 @@ def test_every_reveal_is_recorded(card: Card) -> None:
     browser = person()
 
     for _click in range(2):
-        assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+        assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
     assert CardReveal.objects.count() == 2
 
@@ -573,7 +553,7 @@ def test_the_address_is_what_the_server_tells_if_it_is_one(
         headers={"x-forwarded-for": "198.51.100.1"},
     )
 
-    assert shown(read(response)) == [CODE, SERIAL]
+    assert codes_on(read(response)) == [CODE, SERIAL]
     assert CardReveal.objects.get().address == address
 
 
@@ -585,7 +565,7 @@ def test_the_history_of_the_order_names_the_card_and_no_code(order: Order, card:
     assert (entry.object_repr, entry.change_message) == ("web-1042", "Revealed card 2.")
     history = read(browser.get(f"{LIST}{order.pk}/history/"))
     assert "Revealed card 2." in history
-    assert secrets_of(history) == []
+    assert secrets_on(history) == []
 
 
 def test_no_table_session_message_or_page_holds_the_code_or_password_afterwards(
@@ -594,7 +574,7 @@ def test_no_table_session_message_or_page_holds_the_code_or_password_afterwards(
     browser = person()
     let_pass(browser, 601)
     response = reveal(browser, card, password=PASSWORD)
-    assert shown(read(response)) == [CODE, SERIAL]
+    assert codes_on(read(response)) == [CODE, SERIAL]
 
     assert [found for value in raw_database() for found in traces(value)] == []
     assert traces(repr(dict(browser.session))) == []
@@ -630,7 +610,7 @@ def test_nothing_is_shown_if_the_trace_cannot_be_written(
         html = read(reveal(browser, card), 503)
 
     assert "This could not be recorded, so the code is not shown. Try again later." in text(html)
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
     assert not CardReveal.objects.exists()
     assert not LogEntry.objects.exists()
     assert logged(caplog) == [
@@ -649,8 +629,8 @@ def test_a_card_that_cannot_be_opened_gives_a_sentence_and_staff_are_told(
 
     html = read(response)
     assert "This card cannot be opened." in text(html)
-    assert shown(html) == []
-    assert secrets_of(html) == []
+    assert codes_on(html) == []
+    assert secrets_on(html) == []
     assert "Refresh" not in response
     assert logged(caplog) == ["Card 2 of order web-1042 cannot be revealed."]
     assert CardReveal.objects.get().reason == REASON
@@ -662,7 +642,7 @@ def test_a_card_with_the_text_of_another_is_not_revealed(order: Order, card: Car
     html = read(reveal(person(), card))
 
     assert "This card cannot be opened." in text(html)
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
 
 
 def test_a_card_that_changes_meanwhile_is_shown_as_it_was_or_as_it_is(order: Order) -> None:
@@ -683,8 +663,8 @@ def test_a_card_that_changes_meanwhile_is_shown_as_it_was_or_as_it_is(order: Ord
         html = read(reveal(browser, card))
 
     assert changes
-    assert shown(html) in ([CODE], [CODE, SERIAL])
-    assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+    assert codes_on(html) in ([CODE], [CODE, SERIAL])
+    assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
 
 # The limit.
@@ -716,7 +696,7 @@ def test_one_code_too_many_for_an_hour_is_refused_and_told_once(
         read(reveal(browser, card), 429)
 
     assert TOO_MANY in text(html)
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
     assert "Refresh" not in response
     assert CardReveal.objects.count() == 2
     refused = LogEntry.objects.get(object_repr="Reveal, refused")
@@ -772,7 +752,7 @@ def test_an_hour_later_codes_are_revealed_again_and_managers_are_told_again(
     LogEntry.objects.update(action_time=timezone.now() - hour)
 
     with django_capture_on_commit_callbacks(execute=True):
-        assert shown(read(reveal(browser, card))) == [CODE, SERIAL]
+        assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
         read(reveal(browser, card), 429)
 
     assert len(mail.outbox) == 2
@@ -784,7 +764,7 @@ def test_the_limit_is_that_of_one_person(card: Card) -> None:
     for _click in range(3):
         reveal(browser, card)
 
-    assert shown(read(reveal(other, card))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(other, card))) == [CODE, SERIAL]
 
 
 @pytest.mark.usefixtures("limited")
@@ -794,7 +774,7 @@ def test_a_wrong_password_is_not_counted_as_a_reveal(card: Card) -> None:
     for _attempt in range(3):
         reveal(browser, card, password="wrong")
 
-    assert shown(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
 
 
 @pytest.mark.usefixtures("limited")
@@ -828,14 +808,16 @@ def test_of_many_reveals_at_once_no_more_than_allowed_are_shown(
     settings.MANAGERS = MANAGERS
     card = receive("web-1042", CardSecret(CODE, SERIAL)).cards.get()
     first = person()
-    assert shown(read(reveal(first, card))) == [CODE, SERIAL]
+    assert codes_on(read(reveal(first, card))) == [CODE, SERIAL]
     session = first.cookies["sessionid"].value
 
     def click() -> int:
         browser = Client()
         browser.cookies["sessionid"] = session
         response = reveal(browser, card)
-        assert (shown(response.content.decode()) == [CODE, SERIAL]) == (response.status_code == 200)
+        assert (codes_on(response.content.decode()) == [CODE, SERIAL]) == (
+            response.status_code == 200
+        )
         return int(response.status_code)
 
     assert sorted(in_threads(6, click), key=str) == [200] * 2 + [429] * 4
@@ -950,7 +932,7 @@ def test_the_list_shows_who_revealed_what_when_and_why(order: Order, card: Card)
     assert row[0].endswith(f" {at:%H:%M:%S}")
     assert row[1:] == [name_of(browser), "web-1042", "card 2", "127.0.0.1", REASON]
     assert f'href="{order_page(order)}"' in html
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
 
 
 def test_the_list_is_searched_by_the_reference_of_an_order(card: Card) -> None:

@@ -19,8 +19,7 @@ from giftcards.admin.searching import is_code_like
 from giftcards.keys.secrecy import CardSecret
 from giftcards.keys.typed import unsealed
 from giftcards.models import CardReveal, CustomerRefund, Order
-from tests.admin.test_secrets import receive
-from tests.builders import make_order
+from tests.builders import make_order, receive
 from tests.pages import FIND, LIST, SEARCH, element, errors, order_page, orders, read, sign_in, text
 
 pytest_plugins = ["tests.stage_fixtures"]

@@ -11,14 +11,14 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
-from django.utils.log import AdminEmailHandler
 
 from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
-from giftcards.models import Card, Order, StatusChange
+from giftcards.models import Order, StatusChange
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, make_guide_order, receive
+from tests.leaks import Mailbox, secrets_on
 from tests.pages import ADD, FIND, LIST, element, errors, order_page, place, read, sign_in, text
 
 pytestmark = pytest.mark.django_db
@@ -33,16 +33,6 @@ EVIL = "<script>alert(1)</script>"
 def order() -> Order:
     """An order with two cards, of which one is looked for."""
     return receive("web-1042", CardSecret(CODE, SERIAL), OTHER)
-
-
-def secrets_of(html: str) -> list[str]:
-    """The secrets that a page shows, though none may: the key and all codes begin with CANARY."""
-    card = Card.objects.order_by("pk").first()
-    hidden = ["canary", "gaaaa"]  # the latter begins every sealed text
-    if card is not None:
-        hidden += [card.sealed, card.identity, card.value_fingerprint]
-        hidden += [card.serial_fingerprint, card.tail_fingerprint]
-    return [name for name in hidden if name.casefold() in html.casefold()]
 
 
 # No page holds a secret.
@@ -68,7 +58,7 @@ def test_no_page_of_the_admin_holds_a_secret(boss: Client, order: Order, address
     place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
     address = address.format(page=order_page(order), pk=order.pk)
 
-    assert secrets_of(read(boss.get(address, follow=True))) == []
+    assert secrets_on(read(boss.get(address, follow=True))) == []
 
 
 @pytest.mark.parametrize("verb", ["get", "post"])
@@ -76,7 +66,7 @@ def test_refused_pages_of_the_admin_hold_no_secret(boss: Client, order: Order, v
     for address in (f"{LIST}{order.pk}/delete/", f"{LIST}{order.pk}/change/"):
         data = {"post": "yes", "_save": "1"} if verb == "post" else {}
         html = getattr(boss, verb)(address, data).content.decode()
-        assert secrets_of(html) == []
+        assert secrets_on(html) == []
 
 
 def test_autocomplete_answers_with_references_and_no_codes(boss: Client, order: Order) -> None:
@@ -104,7 +94,7 @@ def test_the_log_of_the_admin_holds_references_and_no_codes(boss: Client, order:
         ("Find by card code", f"{searched} web-1042."),
         ("Find by card code", f"{searched} nothing."),
     ]
-    assert secrets_of(read(boss.get("/admin/"))) == []
+    assert secrets_on(read(boss.get("/admin/"))) == []
 
 
 def test_searching_the_list_for_a_code_finds_nothing(boss: Client, order: Order) -> None:
@@ -139,7 +129,7 @@ def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed
 
     assert found(html) == "Found web-1042, card 1"
     assert f'href="{order_page(order)}"' in html
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
 
 
 @pytest.mark.parametrize(
@@ -149,7 +139,7 @@ def test_a_part_of_a_code_finds_nothing(boss: Client, order: Order, typed: str) 
     html = read(boss.post(FIND, {"secret": typed}))
 
     assert found(html) == "Found No order holds this card."
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
 
 
 def test_every_order_that_holds_the_code_is_found(boss: Client, order: Order) -> None:
@@ -183,7 +173,7 @@ def test_a_text_that_cannot_be_a_code_is_refused_and_not_shown_again(
 
     assert errors(html) == [complaint]
     assert "aria-live" not in html
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
 
 
 def test_a_code_in_the_query_string_is_not_searched_for(boss: Client, order: Order) -> None:
@@ -191,7 +181,7 @@ def test_a_code_in_the_query_string_is_not_searched_for(boss: Client, order: Ord
 
     assert "aria-live" not in html
     assert '<form method="post" autocomplete="off">' in html
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
 
 
 def test_the_page_for_finding_a_card_is_not_stored_by_browsers(boss: Client, order: Order) -> None:
@@ -234,7 +224,7 @@ def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) 
 
     assert errors(html) == [LIMITED]
     assert "aria-live" not in html
-    assert secrets_of(html) == []
+    assert secrets_on(html) == []
     # That somebody goes on is traced as well, once an hour.
     read(browser.post(FIND, {"secret": CODE}), status=429)
     refused = LogEntry.objects.filter(object_repr="Find by card code, refused")
@@ -248,17 +238,6 @@ def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) 
     LogEntry.objects.filter(pk=earliest.pk).update(action_time=timezone.now() - timedelta(hours=1))
     assert found(read(browser.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
     assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [LIMITED]
-
-
-class Mailbox(AdminEmailHandler):
-    """Keeps the mails that would go to the site's administrators."""
-
-    def __init__(self) -> None:
-        super().__init__(include_html=True)
-        self.mails: list[str] = []
-
-    def send_mail(self, subject: str, message: str, *args: Any, **options: Any) -> None:
-        self.mails.append(f"{subject}\n{message}\n{options.get('html_message')}")
 
 
 def test_the_error_mail_about_a_failed_search_holds_no_code(

@@ -19,17 +19,16 @@ from giftcards.books.closing import (
     close_month,
     last_finished_month,
 )
-from giftcards.books.models import LedgerEntry, MonthClosing
+from giftcards.books.models import MonthClosing
 from giftcards.books.months import FIGURES, as_read, as_stored, fixed_figures, month_figures
 from giftcards.books.reports import By, report, settled_between
 from giftcards.books.summary import summarise
 from giftcards.fulfilment import record_sale, reorder_missing
 from giftcards.models import Order
 from giftcards.settlement import complete_refund, record_refund
-from giftcards.statuses import Status
+from tests.books.november import NOON, NOVEMBER, enter, partly_delivered
 from tests.books.random_shop import add_books
 from tests.books.wire import note_ledger
-from tests.builders import make_guide_order
 from tests.conftest import Call
 from tests.stage import in_threads
 from tests.wall import Wall
@@ -37,8 +36,6 @@ from tests.wall import Wall
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-NOVEMBER = date(2026, 11, 1)
-NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
 FIXED = {figure.name for figure in FIGURES if figure.is_fixed}
 
 
@@ -47,19 +44,6 @@ def _december(wall: Wall) -> None:
     """It is 3 December 2026, noon in UTC; the ledger was read until then."""
     wall.step((datetime(2026, 12, 3, 12, tzinfo=UTC) - timezone.now()).total_seconds())
     note_ledger(read_until=timezone.now())
-
-
-def partly_delivered(**values: Any) -> Order:
-    """Three of five cards at 490, sold for 550 each; it settled on 15 November."""
-    given = {"fulfilled_amount": 1470, "sale_price": Decimal(550), "settled_at": NOON}
-    return make_guide_order(
-        Status.PARTIALLY_FILLED, **{**given, "sent_at": NOON, "created_at": NOON, **values}
-    )
-
-
-def enter(kind: str, amount: Any, **values: Any) -> LedgerEntry:
-    given = {"provider_id": f"e{LedgerEntry.objects.count()}", "time": NOON, **values}
-    return LedgerEntry.objects.create(type=kind, amount=Decimal(amount), **given)
 
 
 def november() -> Month:

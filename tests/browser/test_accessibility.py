@@ -5,258 +5,28 @@ On a phone, no page may have to be moved sideways, and every button has the size
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-
 import pytest
 from django.contrib import admin
 from django.urls import resolve
-from django.utils import timezone
 
-from giftcards.conf import conf
-from giftcards.engine.holding import hold_for_review
-from giftcards.models import CustomerRefund, Order, Product, ProviderState
-from giftcards.models.care import take
-from giftcards.models.times import today
-from giftcards.provider.client import Client
 from giftcards.simulator import Simulator
 from tests.browser.axe import THEMES, WINDOWS, load, look, violations
 from tests.browser.browser import Browser
 from tests.browser.people import log_in_as
 from tests.browser.targets import small_targets
-from tests.builders import CARDS, PRODUCT, TYPE
-from tests.pages import LEDGER, LIST, PROVIDER_PAGE, page_of
-from tests.stage import fill_catalogue
+from tests.browser.visits import (
+    LOOKS,
+    NARROWEST,
+    PAGES,
+    Findings,
+)
+from tests.pages import LIST
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.django_db(transaction=True),
 ]
 
-PRODUCTS = "/admin/giftcards/product/"
-SUBMIT = ".submit-row [type=submit]"
-# The narrowest window in which no page may have to be moved sideways.
-NARROWEST = (360, 740)
-
-Visit = Callable[[Browser], None]
-Looks = Sequence[tuple[str, tuple[int, int]]]
-
-
-def at(address: str) -> Visit:
-    return lambda browser: browser.open(address)
-
-
-def about(reference: str, name: str = "change") -> Visit:
-    """A page about an order."""
-
-    def visit(browser: Browser) -> None:
-        browser.open(page_of(reference, name))
-
-    return visit
-
-
-def unsold(browser: Browser) -> None:
-    """The page on which staff say what the customer of a final order paid."""
-    Order.objects.filter(reference="web-1039").update(sale_price=None, open_amount=None)
-    about("web-1039", "sale")(browser)
-
-
-def about_refund(name: str) -> Visit:
-    """A page about a refund that is still to be paid."""
-
-    def visit(browser: Browser) -> None:
-        refund = CustomerRefund.objects.get(state=CustomerRefund.State.CREATED)
-        browser.open(f"{LIST}refunds/{refund.pk}/{name}/")
-
-    return visit
-
-
-SEARCH_BUTTON = ".giftcards-search button"
-
-
-def sent(visit: Visit, button: str = SUBMIT, **values: str) -> Visit:
-    """The page that answers the form of another one, filled in with these values."""
-
-    def press(browser: Browser) -> None:
-        visit(browser)
-        browser.fill(**values)
-        browser.run(
-            "document.querySelectorAll('form').forEach(form => { form.noValidate = true; })"
-        )
-        browser.press(button)
-
-    return press
-
-
-def comparison(browser: Browser) -> None:
-    """A lost order beside one at the provider."""
-    with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
-        other = client.place(product_id=PRODUCT, type_id=TYPE, quantity=3)
-    about("web-1040", "resolve")(browser)
-    browser.find("[value=adopt-other]").click()
-    browser.fill(provider_order_id=other)
-    browser.find("[name=is_sure]").click()
-    browser.press(SUBMIT)
-
-
-def adopted(name: str) -> Visit:
-    """A page about an order that staff have taken for one at the provider."""
-
-    def visit(browser: Browser) -> None:
-        comparison(browser)
-        browser.find("[name=is_sure]").click()
-        browser.press(SUBMIT)
-        about("web-1040", name)(browser)
-
-    return visit
-
-
-def asking(browser: Browser) -> None:
-    """The page that asks for a reason before it reveals a code."""
-    about("web-1042")(browser)
-    browser.press("a[href*='/cards/']")
-
-
-def with_catalogue(visit: Visit) -> Visit:
-    """A page once the provider's catalogue has been read."""
-
-    def read(browser: Browser) -> None:
-        fill_catalogue()
-        visit(browser)
-
-    return read
-
-
-def chosen(browser: Browser) -> None:
-    """The page that confirms a new order."""
-    browser.open(f"{LIST}add/")
-    browser.run(f"document.querySelector('[name=card]').value = '{PRODUCT} {TYPE}'")
-    browser.fill(quantity="2")
-    browser.press("[name=_save]")
-
-
-def a_product(browser: Browser) -> None:
-    browser.open(f"{PRODUCTS}{Product.objects.get(product_id=PRODUCT).pk}/change/")
-
-
-def first_entry(browser: Browser) -> None:
-    browser.open(LEDGER)
-    browser.press("#result_list .field-when a")
-
-
-def paused_at_the_provider(browser: Browser) -> None:
-    paused(browser)
-    browser.open(PROVIDER_PAGE)
-
-
-def paused(browser: Browser) -> None:
-    until = timezone.now() + timedelta(minutes=5)
-    ProviderState.objects.pause("outage", detail="It is away.", until=until)
-    browser.open(LIST)
-
-
-def held_for_review(browser: Browser) -> None:
-    """The page on which a person approves an order or rejects it."""
-    hold_for_review(Order.objects.get(reference="web-1044"), objection="Third order today")
-    about("web-1044", "review")(browser)
-
-
-def taken(browser: Browser) -> None:
-    """The page of an order that a colleague looks after, among others of the same customer."""
-    order = Order.objects.get(reference="web-1040")
-    take(order, by="karim")
-    about("web-1040")(browser)
-
-
-def ticking_off(browser: Browser) -> None:
-    about("web-1040")(browser)
-    browser.press(".giftcards-problems .giftcards-button")
-
-
-def waiting(browser: Browser) -> None:
-    """The page on which a person ends the wait of an order."""
-    soon = timezone.now() + timedelta(minutes=5)
-    order = Order.objects.filter(reference="web-1044")
-    order.update(due_at=None, send_after=soon, review="", **Order().problem_columns())
-    about("web-1044", "wait")(browser)
-
-
-# Pages that change what the others show come last.
-PAGES: dict[str, Visit] = {
-    "start": at("/admin/giftcards/desk/"),
-    "start, with the list of pages": at("/admin/giftcards/"),
-    "list": at(LIST),
-    "list, filtered": at(f"{LIST}?status__exact=DELAYED"),
-    "search without a result": at(f"{LIST}?q=nobody"),
-    "new order": at(f"{LIST}add/"),
-    "new order, wrong": sent(at(f"{LIST}add/"), "[name=_save]", quantity="0"),
-    "new order by catalogue": with_catalogue(at(f"{LIST}add/")),
-    "new order, before it is bought": chosen,
-    "catalogue": at(PRODUCTS),
-    "product": a_product,
-    "report": at(f"{LIST}report/"),
-    "report by product": at(f"{LIST}report/?by=product"),
-    "report, wrong": at(f"{LIST}report/?from=2026-11-31"),
-    "report, empty": at(f"{LIST}report/?from=2020-01-01&to=2020-01-31"),
-    "close a month": at(f"{LIST}report/close/"),
-    "close a month, wrong": sent(
-        at(f"{LIST}report/close/"), ".giftcards-closing form[method=post] button"
-    ),
-    "this month": at(f"{LIST}report/close/?month={today():%Y-%m}"),
-    "search, found": sent(at(LIST), SEARCH_BUTTON, secret=CARDS[0].value),
-    "search, nothing": sent(at(LIST), SEARCH_BUTTON, secret="nobody"),
-    "find a card": at(f"{LIST}find-card/"),
-    "find a card, found": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value),
-    "find a card, several": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value[-4:]),
-    "find a card, wrong": sent(at(f"{LIST}find-card/")),
-    "delivered": about("web-1036"),
-    "credited back": about("web-1038"),
-    "rejected": about("web-1039"),
-    "lost": about("web-1040"),
-    "delayed": about("web-1041"),
-    "partly delivered": about("web-1042"),
-    "in progress": about("web-1043"),
-    "to be sent": about("web-1044"),
-    "held": about("web-1035"),
-    "what may it cost": about("web-1035", "price"),
-    "what may it cost, wrong": sent(about("web-1035", "price")),
-    "reveal": asking,
-    "reveal, wrong": sent(asking),
-    "revealed": sent(asking, reason="Lost the e-mail"),
-    "revealed codes": at("/admin/giftcards/cardreveal/"),
-    "ledger": at(LEDGER),
-    "ledger, a period": at(f"{LEDGER}?period=week"),
-    "ledger, filtered": at(f"{LEDGER}?order=guessed&type=REFUND-ORDER"),
-    "ledger, an entry": first_entry,
-    "note, wrong": sent(about("web-1042"), "button[form=giftcards-note]"),
-    "what the customer paid": unsold,
-    "correct the customer": about("web-1042", "customer"),
-    "correct the customer, wrong": sent(about("web-1042", "customer")),
-    "order again": about("web-1042", "repeat"),
-    "complain": about("web-1042", "dispute"),
-    "looked after": taken,
-    "take over": about("web-1040", "take_over"),
-    "tick off": ticking_off,
-    "pay back": about("web-1042", "pay_back"),
-    "pay back, wrong": sent(about("web-1042", "pay_back"), amount="", reference=""),
-    "pay back, before it is recorded": sent(about("web-1042", "pay_back")),
-    "paid, of a refund": about_refund("paid"),
-    "take back": about_refund("take-back"),
-    "take back, wrong": sent(about_refund("take-back")),
-    "refunds": at("/admin/giftcards/customerrefund/"),
-    "ordered again": sent(about("web-1042", "repeat")),
-    "what happened": about("web-1040", "resolve"),
-    "what happened, wrong": sent(about("web-1040", "resolve")),
-    "compare": comparison,
-    "release": adopted("release"),
-    "review": held_for_review,
-    "wait": waiting,
-    "history": about("web-1040", "history"),
-    "provider": at(PROVIDER_PAGE),
-    "list, paused": paused,
-    "provider, paused": paused_at_the_provider,
-}
 
 # Why nobody sees these pages.
 UNSEEN = {
@@ -280,45 +50,6 @@ UNSEEN = {
     "giftcards_cardreveal_change": "nothing leads there",
     "giftcards_customerrefund_change": "nothing leads there",
 }
-
-
-# Light in a wide window, and dark from right to left in a narrow one. French has other words only:
-# they have to fit.
-LOOKS: dict[str, Looks] = {
-    "en": [(THEMES[0], WINDOWS[0])],
-    "fr": [],
-    "ar": [(THEMES[1], WINDOWS[1])],
-}
-# Django's table of who did what.
-WIDE = {"history"}
-
-
-class Findings:
-    """The mistakes that were found, with the pages that have them; empty if all is well."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, list[str]] = defaultdict(list)
-
-    def look_at(self, browser: Browser, name: str, looks: Looks = LOOKS["en"]) -> None:
-        """Add what is wrong with the current page in these themes and windows."""
-        if looks:
-            load(browser)
-        for theme, window in looks:
-            look(browser, theme, window)
-            for violation in violations(browser):
-                self._places[str(violation)].append(f"{name} ({theme}, {window[0]} px)")
-        look(browser, THEMES[0], NARROWEST)
-        if browser.overflow() and name not in WIDE:
-            self._places[f"wider than a window of {NARROWEST[0]} px"].append(name)
-        for target in small_targets(browser) if looks else ():
-            self._places[target].append(name)
-        look(browser, THEMES[0], WINDOWS[0])
-
-    def __bool__(self) -> bool:
-        return bool(self._places)
-
-    def __str__(self) -> str:
-        return "\n".join(f"{what}\n  in {', '.join(at)}" for what, at in self._places.items())
 
 
 @pytest.mark.parametrize("language", LOOKS)

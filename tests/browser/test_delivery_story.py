@@ -18,6 +18,7 @@ from giftcards.statuses import Status
 from tests.browser.browser import Browser
 from tests.builders import TYPE
 from tests.delivery.connecting import disconnect
+from tests.delivery.mails import WORDS_FOR_CODES, plain
 from tests.delivery.story import (
     ADDRESS,
     Mailbox,
@@ -31,7 +32,6 @@ from tests.delivery.story import (
     subject,
     work,
 )
-from tests.delivery.test_messages import WORDS_FOR_CODES, plain
 from tests.fakes.mail import file_settings
 from tests.stage import fill_catalogue
 

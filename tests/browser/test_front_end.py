@@ -18,7 +18,7 @@ from example_project.api.models import Reveal
 from giftcards.models import Order
 from giftcards.simulator import Simulator
 from tests.browser.browser import Browser
-from tests.browser.test_accessibility import Findings
+from tests.browser.visits import Findings
 from tests.example_shop import fill_shelf, kind, opened, work
 from tests.stage import ROOT, ago, wait_until
 

@@ -12,7 +12,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from giftcards.models import CardReveal, Note, Order
 from tests.browser.browser import PATIENCE, Browser
-from tests.browser.test_accessibility import PAGES
+from tests.browser.visits import PAGES
 from tests.builders import CARDS, PRODUCT, TYPE
 from tests.pages import LIST, page_of, plain
 

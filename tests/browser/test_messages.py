@@ -11,7 +11,7 @@ from giftcards.models import Order
 from tests.browser import showcase
 from tests.browser.axe import THEMES, WINDOWS
 from tests.browser.browser import Browser
-from tests.browser.test_accessibility import Findings, at, sent
+from tests.browser.visits import Findings, at, sent
 from tests.delivery.staff import to
 
 pytestmark = [

@@ -15,7 +15,7 @@ from giftcards.models import Hold, Order, ProductType
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.browser.browser import Browser
-from tests.browser.test_accessibility import Findings
+from tests.browser.visits import Findings
 from tests.example_shop import fill_shelf, kind, opened, work
 from tests.stage import ago, wait_until
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from datetime import timedelta
 from typing import Any
 
+from django.db.models import F
 from django.utils import timezone
 
 from giftcards.delivery.handover import Limits
 from giftcards.delivery.kinds import KIND_OF_STATUS
-from giftcards.delivery.models import Delivery
+from giftcards.delivery.models import Delivery, LinkVisit, StaffDigest
 from giftcards.delivery.sending import SendingTally, send_due
-from giftcards.models import Order
+from giftcards.models import Lease, Order, ProviderState
 from giftcards.statuses import Status
-from tests.builders import make_guide_order
+from tests.builders import (
+    make_guide_order,
+)
 
 ADDRESS = "lina@example.com"
 
@@ -60,3 +64,33 @@ def pause(message: Delivery) -> float:
     due_at = again(message).next_attempt_at
     assert due_at is not None
     return (due_at - timezone.now()).total_seconds()
+
+
+# In the three languages.
+WORDS_FOR_CODES = re.compile(r"code|serial|série|رمز|رموز|تسلسلي", re.IGNORECASE)
+UNSEEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+def plain(text: str) -> str:
+    return " ".join(UNSEEN.sub("", text).split())
+
+
+def note_tick() -> None:
+    now = timezone.now()
+    ProviderState.objects.update(ticked_at=now, swept_at=now, succeeded_at=now)
+
+
+def let_pass(**span: float) -> None:
+    """Move what has been recorded into the past."""
+    moments = [(Order, "settled_at"), (Delivery, "failed_at"), (LinkVisit, "at")]
+    for model, name in [*moments, (Lease, "until")]:
+        rows = model.objects.filter(**{f"{name}__isnull": False})  # type: ignore[attr-defined]
+        rows.update(**{name: F(name) - timedelta(**span)})
+    for digest in StaffDigest.objects.all():
+        for name in ("sent_at", "covers_until", "next_attempt_at"):
+            if (at := getattr(digest, name)) is not None:
+                setattr(digest, name, at - timedelta(**span))
+        states = digest.told.get("states", {})
+        for code in states:
+            states[code] -= timedelta(**span).total_seconds()
+        digest.save()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from typing import Any
 
 from django.test import Client
@@ -12,7 +14,7 @@ from giftcards.delivery.models import CardLink, Delivery, LinkVisit, key_of
 from giftcards.keys.secrecy import CardSecret, Masked
 from giftcards.models import Order
 from tests.builders import receive
-from tests.pages import sign_in
+from tests.pages import hidden, read, sign_in
 
 MESSAGES = "/admin/giftcards_delivery/delivery/"
 LINKS = "/admin/giftcards_delivery/cardlink/"
@@ -62,3 +64,40 @@ def person(*permissions: str, name: str = "amina", **options: Any) -> Client:
 
 def to(page: str, key: int) -> str:
     return reverse(f"admin:giftcards_delivery_{page}", args=[key])
+
+
+def filled_in(browser: Client, order: Order, **values: Any) -> dict[str, str]:
+    """The form as the browser would send it."""
+    html = read(browser.get(to("send_again", order.pk)))
+    typed = {
+        "kind": "delivered",
+        "address": EMAIL,
+        "language": "ar",
+        "reason": "Lost the mail",
+        "links": "elsewhere",
+    }
+    once = html.split('name="once" value="')[1].split('"')[0]
+    return {**hidden(html), "channel": "mail", "once": once, **typed, **values}
+
+
+def send_again(browser: Client, order: Order, **values: Any) -> Any:
+    form = filled_in(browser, order, **values)
+    return browser.post(to("send_again", order.pk), form, follow=True)
+
+
+def ask_for_link(browser: Client, order: Order) -> dict[str, str]:
+    html = read(browser.get(to("new_link", order.pk)))
+    known = re.search(r'name="newest"(?: value="(\d*)")?', html)
+    assert known
+    return {"reason": "On the phone", "withdraws": "on", "newest": known[1] or ""}
+
+
+def make_link(browser: Client, order: Order, **values: str) -> Any:
+    return browser.post(to("new_link", order.pk), {**ask_for_link(browser, order), **values})
+
+
+def link_on(answer: Any) -> str:
+    """The address on the page."""
+    found = re.search(r'<bdi dir="ltr" class="giftcards-secret"[^>]*>(.*?)</bdi>', read(answer))
+    assert found
+    return unescape(found[1])

@@ -15,7 +15,6 @@ from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.core import mail
 from django.core.mail import EmailMultiAlternatives
-from django.db.models import F
 from django.utils import timezone, translation
 
 from giftcards.books.models import LedgerEntry
@@ -28,14 +27,14 @@ from giftcards.delivery.news import alerts
 from giftcards.delivery.signals import staff_news
 from giftcards.keys.keyring import configured_key
 from giftcards.management.roles import ROLES, ensure_roles, role_permissions
-from giftcards.models import ApiKey, Card, Lease, Order, ProviderState
+from giftcards.models import ApiKey, Card, Order, ProviderState
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order, make_order
 from tests.delivery import story
-from tests.delivery.mails import ADDRESS, make_message
+from tests.delivery.mails import ADDRESS, let_pass, make_message, note_tick
 from tests.fakes.mail import DROP, REFUSING, SILENT, UNCOUNTING, Fault, MailServer
 
 pytestmark = pytest.mark.django_db
@@ -66,27 +65,6 @@ def listed(settings: Any) -> Listed:
 def _worker() -> None:
     ProviderState.objects.current()
     note_tick()
-
-
-def note_tick() -> None:
-    now = timezone.now()
-    ProviderState.objects.update(ticked_at=now, swept_at=now, succeeded_at=now)
-
-
-def let_pass(**span: float) -> None:
-    """Move what has been recorded into the past."""
-    moments = [(Order, "settled_at"), (Delivery, "failed_at"), (LinkVisit, "at")]
-    for model, name in [*moments, (Lease, "until")]:
-        rows = model.objects.filter(**{f"{name}__isnull": False})  # type: ignore[attr-defined]
-        rows.update(**{name: F(name) - timedelta(**span)})
-    for digest in StaffDigest.objects.all():
-        for name in ("sent_at", "covers_until", "next_attempt_at"):
-            if (at := getattr(digest, name)) is not None:
-                setattr(digest, name, at - timedelta(**span))
-        states = digest.told.get("states", {})
-        for code in states:
-            states[code] -= timedelta(**span).total_seconds()
-        digest.save()
 
 
 def ago(**span: float) -> Any:

@@ -12,13 +12,11 @@ from django.utils import timezone
 from giftcards.delivery.models import Delivery
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order
-from tests.admin.test_reveal import let_pass
 from tests.delivery.gifts import BUYER, RECIPIENT, in_days, link_in, mails_to, pass_days, told
 from tests.delivery.mails import send
 from tests.delivery.pages import CODES, codes_in, press
-from tests.delivery.staff import PASSWORD, SUPPORT, person, to
-from tests.delivery.test_sending_again import filled_in
-from tests.pages import element, errors, order_page, plain, read, text
+from tests.delivery.staff import PASSWORD, SUPPORT, filled_in, person, to
+from tests.pages import element, errors, let_pass, order_page, plain, read, text
 
 pytestmark = pytest.mark.django_db
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from datetime import timedelta
-from html import unescape
 from typing import Any
 
 import pytest
@@ -20,23 +19,25 @@ from giftcards.models import Order
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.admin.test_secrets import Mailbox
 from tests.builders import make_guide_order
 from tests.delivery.staff import (
     CODES,
     EMAIL,
     SERIALS,
     SUPPORT,
+    ask_for_link,
     delivered,
     link,
+    link_on,
+    make_link,
     message,
     person,
     to,
 )
 from tests.fakes.storage import WITHOUT_SCRIPT
+from tests.leaks import Mailbox, raw_database
 from tests.pages import errors, messages, order_page, plain, read
 from tests.stage import in_threads
-from tests.test_secrets import raw_database
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -49,31 +50,13 @@ def order() -> Order:
     return delivered()
 
 
-def ask(browser: Client, order: Order) -> dict[str, str]:
-    html = read(browser.get(to("new_link", order.pk)))
-    known = re.search(r'name="newest"(?: value="(\d*)")?', html)
-    assert known
-    return {"reason": REASON, "withdraws": "on", "newest": known[1] or ""}
-
-
-def make(browser: Client, order: Order, **values: str) -> Any:
-    return browser.post(to("new_link", order.pk), {**ask(browser, order), **values})
-
-
-def shown(answer: Any) -> str:
-    """The address on the page."""
-    found = re.search(r'<bdi dir="ltr" class="giftcards-secret"[^>]*>(.*?)</bdi>', read(answer))
-    assert found
-    return unescape(found[1])
-
-
 def token_of(address: str) -> str:
     return address.rstrip("/").rpartition("/")[2]
 
 
 def test_a_new_link_is_shown_once_and_leads_to_the_order(amina: Client, order: Order) -> None:
-    answer = make(amina, order)
-    address = shown(answer)
+    answer = make_link(amina, order)
+    address = link_on(answer)
     assert address.startswith("https://shop.example/cards/")
     found = find(token_of(address))
     assert found
@@ -89,7 +72,7 @@ def test_a_new_link_is_shown_once_and_leads_to_the_order(amina: Client, order: O
 
 
 def test_the_token_is_nowhere_else(amina: Client, order: Order, caplog: Any) -> None:
-    address = shown(make(amina, order))
+    address = link_on(make_link(amina, order))
     token = token_of(address)
     assert token not in raw_database()
     assert token not in caplog.text
@@ -103,9 +86,9 @@ def test_the_token_is_nowhere_else(amina: Client, order: Order, caplog: Any) -> 
 
 def test_earlier_links_are_dead_at_once_unless_they_may_go_on(amina: Client, order: Order) -> None:
     first, token = link(order)
-    shown(make(amina, order, withdraws=""))
+    link_on(make_link(amina, order, withdraws=""))
     assert find(token)
-    shown(make(amina, order))
+    link_on(make_link(amina, order))
     assert find(token) is None
     assert CardLink.objects.get(pk=first.pk).revoked_by == "amina"
     assert CardLink.objects.filter(revoked_at=None).count() == 1
@@ -115,15 +98,15 @@ def test_messages_that_wait_with_a_link_are_cancelled_with_the_earlier_links(
     amina: Client, order: Order
 ) -> None:
     waiting = message(order, status="retrying")
-    shown(make(amina, order, withdraws=""))
+    link_on(make_link(amina, order, withdraws=""))
     assert Delivery.objects.get(pk=waiting.pk).status == "retrying"
-    shown(make(amina, order))
+    link_on(make_link(amina, order))
     assert Delivery.objects.get(pk=waiting.pk).status == "cancelled"
 
 
 def test_a_locked_link_is_replaced(amina: Client, order: Order) -> None:
     link(order, wrong_pins=5)
-    found = find(token_of(shown(make(amina, order))))
+    found = find(token_of(link_on(make_link(amina, order))))
     assert found
     assert not found.is_locked
 
@@ -132,15 +115,15 @@ def test_the_second_press_of_the_button_shows_a_link_that_works_as_well(
     amina: Client, order: Order
 ) -> None:
     link(order)
-    form = ask(amina, order)
-    both = [shown(amina.post(to("new_link", order.pk), form)) for _press in range(2)]
+    form = ask_for_link(amina, order)
+    both = [link_on(amina.post(to("new_link", order.pk), form)) for _press in range(2)]
     assert all(find(token_of(address)) for address in both)
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "x" * 201, "a\nb", "\u202eabc"])
 def test_without_a_usable_reason_no_link_is_made(amina: Client, order: Order, reason: str) -> None:
     _known, token = link(order)
-    assert errors(read(make(amina, order, reason=reason)))
+    assert errors(read(make_link(amina, order, reason=reason)))
     assert CardLink.objects.count() == 1
     assert find(token)
 
@@ -191,8 +174,8 @@ class TestTooMany:
     def test_one_link_too_many_is_neither_made_nor_are_the_others_withdrawn(
         self, amina: Client, order: Order
     ) -> None:
-        made = [token_of(shown(make(amina, order, withdraws=""))) for _ in range(2)]
-        answer = amina.post(to("new_link", order.pk), ask(amina, order), follow=True)
+        made = [token_of(link_on(make_link(amina, order, withdraws=""))) for _ in range(2)]
+        answer = amina.post(to("new_link", order.pk), ask_for_link(amina, order), follow=True)
         assert "You have handed out 2 links" in plain(messages(read(answer))[0])
         assert all(map(find, made))
         assert CardLink.objects.count() == 2
@@ -200,7 +183,7 @@ class TestTooMany:
     def test_messages_to_other_addresses_count_with_them(
         self, amina: Client, order: Order, caplog: Any
     ) -> None:
-        shown(make(amina, order, withdraws=""))
+        link_on(make_link(amina, order, withdraws=""))
         send_again(amina, order)
         for _again in range(2):
             answer = send_again(amina, order)
@@ -214,7 +197,7 @@ class TestTooMany:
         for _again in range(3):
             send_again(amina, order, EMAIL)
         assert Delivery.objects.count() == 3
-        assert shown(make(amina, order))
+        assert link_on(make_link(amina, order))
 
     @pytest.mark.parametrize(
         ("kind", "status"),
@@ -246,7 +229,7 @@ class TestTooMany:
         for _again in range(2):
             send_again(amina, order, EMAIL)
         change_customer(order, email="lina@else.example")
-        assert shown(make(amina, order))
+        assert link_on(make_link(amina, order))
 
     def test_what_went_elsewhere_counts_after_the_address_was_corrected_to_that(
         self, amina: Client, order: Order
@@ -254,15 +237,15 @@ class TestTooMany:
         for _again in range(2):
             send_again(amina, order)
         change_customer(order, email="x@y.example")
-        answer = amina.post(to("new_link", order.pk), ask(amina, order), follow=True)
+        answer = amina.post(to("new_link", order.pk), ask_for_link(amina, order), follow=True)
         assert "You have handed out 2 links" in plain(messages(read(answer))[0])
 
     def test_another_person_and_another_hour_count_anew(self, amina: Client, order: Order) -> None:
         for _made in range(2):
-            shown(make(amina, order))
-        assert shown(make(person(*SUPPORT, name="karim"), order))
+            link_on(make_link(amina, order))
+        assert link_on(make_link(person(*SUPPORT, name="karim"), order))
         CardLink.objects.update(created_at=timezone.now() - timedelta(hours=1))
-        assert shown(make(amina, order))
+        assert link_on(make_link(amina, order))
 
 
 class TestOneOrder:
@@ -276,12 +259,12 @@ class TestOneOrder:
             send_again(amina, order, EMAIL)
             send_again(karim, order)
         for _made in range(2):
-            shown(make(amina, order, withdraws=""))
+            link_on(make_link(amina, order, withdraws=""))
         told = "About this order, 10 messages and links were asked for within an hour."
         for browser in (amina, karim):
             for answer in (
                 send_again(browser, order, EMAIL),
-                browser.post(to("new_link", order.pk), ask(browser, order), follow=True),
+                browser.post(to("new_link", order.pk), ask_for_link(browser, order), follow=True),
             ):
                 assert told in plain(messages(read(answer))[0])
         assert Delivery.objects.count() + CardLink.objects.count() == 10
@@ -396,7 +379,7 @@ def test_no_page_needs_an_inline_script_or_style(amina: Client, order: Order) ->
     sent = message(order, status="retrying")
     one, _token = link(order)
     answers = [
-        make(amina, order),
+        make_link(amina, order),
         *(amina.get(to(page, order.pk)) for page in ("new_link", "send_again", "dispute")),
         amina.get(to("delivery_change", sent.pk)),
         amina.get(to("cardlink_change", one.pk)),

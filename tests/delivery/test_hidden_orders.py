@@ -43,8 +43,8 @@ from giftcards.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE, make_guide_order, receive
+from tests.delivery.mails import let_pass, note_tick
 from tests.delivery.staff import EMAIL, link, message, visit
-from tests.delivery.test_digests import let_pass, note_tick
 from tests.pages import read, sign_in, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]

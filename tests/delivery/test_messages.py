@@ -48,7 +48,8 @@ from tests.builders import (
     settled,
 )
 from tests.delivery.examples import example
-from tests.test_secrets import every_log, logged, mailed
+from tests.delivery.mails import UNSEEN, WORDS_FOR_CODES, plain
+from tests.leaks import every_log, logged, mailed
 
 LANGUAGES = ("en", "fr", "ar")
 TOKEN = Masked("tok-" + "A" * 28)
@@ -60,9 +61,6 @@ LINE = {
     "customer_name": "Lina",
 }
 CODES = [card.value for card in CARDS]
-# In the three languages.
-WORDS_FOR_CODES = re.compile(r"code|serial|série|رمز|رموز|تسلسلي", re.IGNORECASE)
-UNSEEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
 @pytest.fixture(autouse=True)
@@ -129,10 +127,6 @@ def read(html: str) -> _Reader:
 def seen(html: str) -> str:
     """The visible text of the HTML."""
     return " ".join("".join(read(html).texts).split())
-
-
-def plain(text: str) -> str:
-    return " ".join(UNSEEN.sub("", text).split())
 
 
 def money(amount: int) -> str:

@@ -37,8 +37,8 @@ from tests.delivery.pages import (
     press,
     words,
 )
+from tests.leaks import every_log, logged, raw_database, struck, variables
 from tests.stage import failing
-from tests.test_secrets import every_log, logged, raw_database, struck, variables
 
 pytestmark = pytest.mark.django_db
 

@@ -26,18 +26,15 @@ from giftcards.keys.keyring import normalised
 from giftcards.models import CardReveal, Order
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
-from tests.admin.test_reveal import reveal
 from tests.builders import TYPE
 from tests.conftest import Call
-from tests.delivery.staff import SUPPORT, person, to
+from tests.delivery.mails import let_pass
+from tests.delivery.staff import SUPPORT, make_link, person, send_again, to
+from tests.delivery.staff import link_on as shown_link
 from tests.delivery.story import Mailbox, buy, deciding, links, settle_late, work
-from tests.delivery.test_digests import let_pass
-from tests.delivery.test_handing_over import make as make_link
-from tests.delivery.test_handing_over import shown as shown_link
-from tests.delivery.test_sending_again import send as send_again
 from tests.fakes.mail import file_settings
-from tests.pages import FIND, order_page, read
-from tests.test_secrets import every_log, logged, raw_database, traces
+from tests.leaks import every_log, logged, raw_database, traces
+from tests.pages import FIND, order_page, read, reveal
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db(transaction=True)

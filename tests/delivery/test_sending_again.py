@@ -13,37 +13,28 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.delivery.models import CardLink, Delivery
-from giftcards.models import Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
-from tests.delivery.staff import CODES, EMAIL, SUPPORT, delivered, link, message, person, to
-from tests.pages import errors, hidden, messages, order_page, plain, read
+from tests.delivery.staff import (
+    CODES,
+    EMAIL,
+    SUPPORT,
+    delivered,
+    filled_in,
+    link,
+    message,
+    person,
+    send_again,
+    to,
+)
+from tests.pages import errors, messages, order_page, plain, read
 from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 OTHER = "lina@other.example"
-
-
-def filled_in(browser: Client, order: Order, **values: Any) -> dict[str, str]:
-    """The form as the browser would send it."""
-    html = read(browser.get(to("send_again", order.pk)))
-    typed = {
-        "kind": "delivered",
-        "address": EMAIL,
-        "language": "ar",
-        "reason": "Lost the mail",
-        "links": "elsewhere",
-    }
-    once = html.split('name="once" value="')[1].split('"')[0]
-    return {**hidden(html), "channel": "mail", "once": once, **typed, **values}
-
-
-def send(browser: Client, order: Order, **values: Any) -> Any:
-    form = filled_in(browser, order, **values)
-    return browser.post(to("send_again", order.pk), form, follow=True)
 
 
 def logged() -> list[str]:
@@ -75,7 +66,7 @@ def test_a_message_is_queued_with_who_asked_and_why(
 ) -> None:
     order = delivered()
     with django_capture_on_commit_callbacks(execute=True):
-        html = read(send(amina, order))
+        html = read(send_again(amina, order))
     assert plain(messages(html)[0]) == f"The message to {EMAIL} is sent in a moment."
     sent = Delivery.objects.get()
     assert (sent.order, sent.kind, sent.channel, sent.address) == (
@@ -96,7 +87,7 @@ def test_a_message_is_queued_with_who_asked_and_why(
 
 
 def test_the_log_names_neither_the_address_nor_the_reason(amina: Client) -> None:
-    send(amina, delivered(), address=OTHER)
+    send_again(amina, delivered(), address=OTHER)
     assert logged() == [
         "Had a message sent again: delivered. Withdrew the earlier links to the cards."
     ]
@@ -119,7 +110,7 @@ def test_earlier_links_and_messages_end_as_was_chosen(
     earlier, _token = link(order)
     waiting = message(order, status="retrying")
     told_to_wait = message(order, kind="delayed")
-    read(send(amina, order, address=address, links=links))
+    read(send_again(amina, order, address=address, links=links))
     new = Delivery.objects.latest("pk")
     assert new.address == (address or EMAIL)
     earlier.refresh_from_db()
@@ -147,8 +138,8 @@ def test_the_second_press_of_the_button_sends_nothing_and_withdraws_nothing(amin
 
 def test_a_form_that_is_opened_again_sends_another_message(amina: Client) -> None:
     order = delivered()
-    send(amina, order)
-    send(amina, order)
+    send_again(amina, order)
+    send_again(amina, order)
     assert Delivery.objects.count() == 2
 
 
@@ -186,7 +177,7 @@ def test_clicks_at_the_same_moment_send_one_message() -> None:
 def test_an_unusable_form_is_shown_again_and_sends_nothing(
     amina: Client, values: dict[str, str], complaint: str
 ) -> None:
-    html = read(send(amina, delivered(), **values))
+    html = read(send_again(amina, delivered(), **values))
     assert any(complaint in error for error in errors(html)), errors(html)
     assert not Delivery.objects.exists()
     assert not logged()
@@ -194,20 +185,20 @@ def test_an_unusable_form_is_shown_again_and_sends_nothing(
 
 @pytest.mark.parametrize("once", ["", "7", "'; DROP TABLE"])
 def test_a_form_without_its_one_time_value_sends_nothing(amina: Client, once: str) -> None:
-    read(send(amina, delivered(), once=once))
+    read(send_again(amina, delivered(), once=once))
     assert not Delivery.objects.exists()
 
 
 def test_an_order_without_an_address_needs_one(amina: Client) -> None:
     order = delivered(customer_email="")
-    html = read(send(amina, order, address=""))
+    html = read(send_again(amina, order, address=""))
     assert errors(html) == ["The order has no address for this: give one."]
-    read(send(amina, order, address=OTHER))
+    read(send_again(amina, order, address=OTHER))
     assert Delivery.objects.get().address == OTHER
 
 
 def test_foreign_text_in_a_form_is_shown_as_text(amina: Client) -> None:
-    html = read(send(amina, delivered(), address='"><script>x</script>'))
+    html = read(send_again(amina, delivered(), address='"><script>x</script>'))
     assert "<script>x" not in html
 
 
@@ -241,7 +232,7 @@ class TestWhatFits:
     def test_a_refund_that_was_paid_can_be_told_of_again(self, amina: Client) -> None:
         order = make_guide_order(Status.REFUNDED, sale_price=600, customer_email=EMAIL)
         refund = record_refund(order, amount=500, reference="R1")
-        read(send(amina, order, kind="paid_back"))
+        read(send_again(amina, order, kind="paid_back"))
         assert Delivery.objects.latest("pk").refund == refund
 
     def test_no_message_hands_over_cards_that_are_not_there(self, amina: Client) -> None:

@@ -17,12 +17,11 @@ from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import CardReveal, CustomerChange, Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.admin.test_reveal import let_pass
 from tests.builders import make_guide_order
 from tests.delivery.gifts import make_gift
 from tests.delivery.mails import send
 from tests.delivery.staff import CODES, PASSWORD, delivered, link, message
-from tests.pages import ADD, FORM, element, hidden, order_page, read, sign_in
+from tests.pages import ADD, FORM, element, hidden, let_pass, order_page, read, sign_in
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db

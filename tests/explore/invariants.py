@@ -31,7 +31,7 @@ from giftcards.statuses import FINAL, SETTLED, Review, Status
 from tests.explore.provider import SCARCE, STOCK
 from tests.explore.shop import TOKEN, Shop, objects_to
 from tests.explore.simulation import EPOCH
-from tests.test_secrets import raw_database, traces
+from tests.leaks import raw_database, traces
 
 Invariant = Callable[[Shop], Iterator[str]]
 # The most requests that others may have begun when the provider asks for a pause.

@@ -11,7 +11,7 @@ from giftcards.models import Card, Order, StatusChange
 from giftcards.refunds import refund_breakdown
 from giftcards.statuses import SETTLED, Status
 from tests.fakes.provider import PRICE, Bought, Provider
-from tests.test_secrets import raw_database, traces
+from tests.leaks import raw_database, traces
 
 
 def audit(

@@ -40,8 +40,8 @@ from tests.fakes.provider import (
     silence,
 )
 from tests.faults.ledger import audit
+from tests.leaks import logged, traces
 from tests.stage import PSN, ago, record_order, run_sweep
-from tests.test_secrets import logged, traces
 
 pytest_plugins = ["tests.fakes.tls", "tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db

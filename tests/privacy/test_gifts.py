@@ -22,7 +22,7 @@ from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.conftest import Call
-from tests.privacy.test_persons import traces_of
+from tests.leaks import traces_of
 
 pytestmark = pytest.mark.django_db
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.apps import apps
 from django.conf import settings
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import get_user_model
@@ -45,6 +43,7 @@ from giftcards.spelling import dialled
 from giftcards.statuses import Status
 from tests.builders import CARDS, LINE, make_guide_order
 from tests.conftest import Call
+from tests.leaks import stored_texts, traces_of
 from tests.pages import order_page, read, sign_in
 
 pytestmark = pytest.mark.django_db
@@ -148,25 +147,6 @@ def _log(order: Order, text: str) -> None:
         action_flag=CHANGE,
         change_message=text,
     )
-
-
-def stored_texts() -> Iterator[tuple[str, str]]:
-    """Every value of every row of the apps' tables and of the admin's log, as text."""
-    models = [*apps.get_app_config("giftcards").get_models()]
-    models += [*apps.get_app_config("giftcards_delivery").get_models(), LogEntry]
-    for model in models:
-        for row in model._default_manager.values():
-            for name, value in row.items():
-                text = json.dumps(value, default=str, ensure_ascii=False)
-                yield f"{model._meta.db_table}.{name}", text.casefold()
-
-
-def traces_of(*spellings: str) -> set[str]:
-    return {
-        place
-        for place, text in stored_texts()
-        if any(spelling.casefold() in text for spelling in spellings)
-    }
 
 
 def run_erasure(text: str = EMAIL) -> list[str]:

@@ -21,7 +21,7 @@ from giftcards.fulfilment import record_sale
 from giftcards.models import Order
 from giftcards.settlement import complete_refund, record_refund
 from giftcards.statuses import Status
-from tests.books.test_closing import NOON, NOVEMBER, enter, partly_delivered
+from tests.books.november import NOON, NOVEMBER, enter, partly_delivered
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order
 from tests.pages import (

@@ -27,8 +27,7 @@ from giftcards.management.roles import ROLES
 from giftcards.models import Order, Product
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.admin.test_secrets import receive
-from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order
+from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order, receive
 from tests.pages import (
     LIST,
     count_queries,
