@@ -24,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VERSION = re.compile(r"\d+\.\d+(\.\d+)?((a|b|rc)\d+)?")
 HEADING = re.compile(r"^## (\S+) \((.+)\)$", re.MULTILINE)
+# Where the shops of the releases are.
+RECORDED = Path("tests", "upgrades", "recorded")
 # What tests/test_packaging.py installs beside the wheel.
 WORKERS = ("celery", "django-tasks-db")
 # Made by a rehearsal, which needs a name for its commit and tag.
@@ -47,7 +49,7 @@ def main() -> None:
         clone = Path(name) / "clone"
         run("git", "clone", "--quiet", ROOT, clone, cwd=ROOT)
         if options.rehearse:
-            date_changelog(clone, options.version)
+            prepare(clone, options.version)
         if not options.tagged:
             git(clone, *NOBODY, "tag", "--annotate", options.version, "--message", "For the build")
         built = build(clone, options.version)
@@ -88,14 +90,18 @@ def problems(root: Path, version: str, *, is_tagged: bool = False) -> Iterator[s
     [name, date] = HEADING.findall((root / "CHANGELOG.md").read_text())[0]
     if name != version or (date == "unreleased" if is_tagged else date != today):
         yield f"CHANGELOG.md begins with {name} ({date}), not with {version} ({today})."
+    if not (root / RECORDED / f"{version}.json").exists():
+        yield f"Its shop is not recorded: python -m tests.upgrades {version}"
 
 
-def date_changelog(clone: Path, version: str) -> None:
+def prepare(clone: Path, version: str) -> None:
     """Commit what a person would, before a release."""
     changelog = clone / "CHANGELOG.md"
     today = datetime.now().astimezone().date()
     changelog.write_text(HEADING.sub(f"## {version} ({today})", changelog.read_text(), count=1))
-    git(clone, *NOBODY, "commit", "--all", "--allow-empty", "--message", f"Version {version}")
+    run(sys.executable, "-m", "tests.upgrades", version, cwd=clone)
+    git(clone, "add", "--all")
+    git(clone, *NOBODY, "commit", "--allow-empty", "--message", f"Version {version}")
     assert not list(problems(clone, version))
 
 

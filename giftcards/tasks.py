@@ -22,7 +22,6 @@ from giftcards.catalogue import keep_current, keep_prices
 from giftcards.conf import conf
 from giftcards.engine import outbox
 from giftcards.engine.database import surviving
-from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow, is_work_left, is_work_waiting
 from giftcards.engine.task_queue import (
@@ -31,10 +30,9 @@ from giftcards.engine.task_queue import (
     is_run_by_queueing,
     queue_task,
 )
-from giftcards.engine.terms import complete_terms
 from giftcards.engine.timings import timings
 from giftcards.exceptions import GiftcardsError
-from giftcards.models import CustomerRefund, Lease, ProviderState
+from giftcards.models import Lease, ProviderState
 from giftcards.models.care import end_finished
 from giftcards.models.times import LONGEST_HOLD
 from giftcards.privacy.retention import purge_if_due
@@ -191,12 +189,8 @@ def _do_chores_until(stop: threading.Event) -> None:
         stop.wait(timings.chores_every)
 
 
-# What older workers have left out.
-add_chore("the figures of final orders", complete_figures)
-add_chore("the search terms of orders", complete_terms)
 add_chore("the destruction of old codes", purge_if_due)
 add_chore("the end of looking after finished orders", end_finished)
-add_chore("the counting of refunds", lambda _should_continue: CustomerRefund.objects.recount())
 # Before other apps look at the shelf.
 add_chore("the prices by the shop's function", keep_prices)
 

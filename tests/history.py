@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.keys.keyring import Keyring
 from giftcards.models import (
     Card,
     CardReveal,
@@ -163,7 +164,13 @@ def _patterns(start: object) -> Iterator[dict[Status, Order]]:
             for origin, target in zip((Status.PENDING, *path), path, strict=False)
         )
         Card.objects.bulk_create(
-            Card(order=order, position=position, sealed="x" * 200, value_fingerprint="-")
+            Card(
+                order=order,
+                position=position,
+                sealed="x" * 200,
+                value_fingerprint="-",
+                key_fingerprint=Keyring.from_settings().key_fingerprints[0],
+            )
             for position in range(1, order.fulfilled_quantity + 1)
         )
     yield patterns

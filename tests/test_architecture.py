@@ -44,11 +44,8 @@ PARTS = {
     "keys.rotation": "exceptions keys.wiping keys.secrecy conf keys.keyring models",
     "durations": "",
     "display": "rules problems conf models",
-    "engine": (
-        "exceptions rules search_terms signals problems keys.secrecy conf keys.keyring provider "
-        "models"
-    ),
-    "migrations": "models search_terms",
+    "engine": ("exceptions rules signals problems keys.secrecy conf keys.keyring provider models"),
+    "migrations": "models",
     "catalogue": "exceptions keys.secrecy conf provider models durations display engine",
     "conditions": "models",
     "core_conditions": "rules problems conf models display engine catalogue conditions",
@@ -271,7 +268,7 @@ WITHIN = {
         "cards": "fields orders",
         "care": "fields order_queries orders",
         "records": "fields orders cards",
-        "money": "fields terms order_queries orders records",
+        "money": "fields terms orders records",
     },
     "oscar": {
         "conf": "",

@@ -1,14 +1,13 @@
-"""Migrations are the same SQL wherever and whenever they run, and compute what they have to."""
+"""Migrations are the same SQL wherever they run, and processes of the version before go on."""
 
 from __future__ import annotations
 
-import importlib
 import os
+import re
 import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +15,6 @@ from django.apps import apps
 from django.db import connection, models
 from django.db.migrations.loader import MigrationLoader
 from django.utils import timezone
-
-from giftcards.engine.figures import complete_figures
-from giftcards.engine.terms import complete_terms
-from giftcards.models import Order, OrderTerm, ProviderState
-from giftcards.search_terms import terms_of
-from giftcards.statuses import Status
-from tests.builders import build_guide_order
 
 ROOT = Path(__file__).resolve().parent.parent
 APPS = {
@@ -71,50 +63,11 @@ def test_the_sql_of_the_migrations_does_not_depend_on_the_hash_seed() -> None:
     assert others == [first, first]
 
 
-FIGURES = ("open_amount", "paid_back_amount", "reordered_amount", "is_consistent", "is_credited")
-SOLD = {"sale_amount": Decimal(1000), "quantity": 3}
-ORDERS: dict[str, tuple[Status, dict[str, Any]]] = {
-    "partly": (Status.PARTIALLY_FILLED, {"fulfilled_quantity": 2, **SOLD}),
-    "contradictory": (Status.FULFILLED, {"fulfilled_amount": Decimal(1)}),
-    "rejected": (Status.REJECTED, {"sale_price": Decimal(550)}),
-    "open": (Status.DELAYED, {"sale_price": Decimal(550)}),
-    "unknown": (Status.REFUNDED, {}),
-    "again": (Status.REFUNDED, SOLD),
-    "again, unknown": (Status.REFUNDED, {}),
-}
-# The orders that order their missing cards again, and what the customer paid for those.
-AGAIN = {"again": Decimal("1000.00"), "again, unknown": None}
-ZERO, NOTHING = Decimal(0), None
-COMPUTED = {
-    "partly": (Decimal("333.33"), ZERO, NOTHING, True, NOTHING),
-    "contradictory": (NOTHING, ZERO, NOTHING, False, NOTHING),
-    "rejected": (Decimal(2750), ZERO, NOTHING, NOTHING, NOTHING),
-    "open": (NOTHING, ZERO, NOTHING, NOTHING, NOTHING),
-    "unknown": (NOTHING, ZERO, NOTHING, True, NOTHING),
-    "again": (ZERO, ZERO, Decimal(1000), True, NOTHING),
-    "again 2": (NOTHING, ZERO, NOTHING, NOTHING, NOTHING),
-    "again, unknown": (NOTHING, ZERO, ZERO, True, NOTHING),
-    "again, unknown 2": (NOTHING, ZERO, NOTHING, NOTHING, NOTHING),
-}
-
-
-def add_orders(before: Any) -> None:
-    """Orders as a version without their figures has left them; ``before`` is its model."""
-    columns = (field for field in before._meta.concrete_fields if not field.generated)
-    names = {field.attname for field in columns} - {"id", "figures_version", *FIGURES}
-    for reference, (status, values) in ORDERS.items():
-        order = build_guide_order(status, reference=reference, **values)
-        before(**{name: getattr(order, name) for name in names}).save()
-    for reference, amount in AGAIN.items():
-        repeated = before.objects.get(reference=reference)
-        order = build_guide_order(Status.PENDING, reference=f"{reference} 2")
-        values = {name: getattr(order, name) for name in names - {"repeats_id", "sale_amount"}}
-        before(**values, repeats=repeated, sale_amount=amount).save()
-
-
-def figures() -> dict[str, tuple[Any, ...]]:
-    rows = Order.objects.values_list("reference", *FIGURES)
-    return {reference: tuple(values) for reference, *values in rows}
+@pytest.mark.parametrize(("label", "name"), STATES, ids=["-".join(state) for state in STATES])
+def test_a_migration_imports_only_what_stays_where_it_is(label: str, name: str) -> None:
+    text = (ROOT / APPS[label] / "migrations" / f"{name}.py").read_text()
+    imported = re.findall(r"^(?:import|from) (giftcards\S*)", text, re.MULTILINE)
+    assert set(imported) <= {"giftcards.models.fields"}
 
 
 # A process of an older version beside the newest tables, as between `migrate` and its restart.
@@ -167,68 +120,3 @@ def test_a_process_of_an_older_version_goes_on_inserting_rows(label: str, name: 
         for field in newest._meta.concrete_fields:
             if field.name not in known and not field.generated:
                 assert getattr(row, field.attname) == field.get_default()
-
-
-@pytest.mark.django_db
-def test_what_an_older_worker_settles_beside_the_newest_tables_gets_its_figures() -> None:
-    add_orders(models_of("giftcards", "0001_initial")["Order"])
-    assert figures() != COMPUTED
-    # All but the open one; then there is nothing to do.
-    for number in (len(ORDERS) - 1, 0):
-        assert complete_figures(lambda: True) == number
-        assert figures() == COMPUTED
-
-
-# The search terms of the orders that were there before.
-
-FILLING = importlib.import_module("giftcards.migrations.0008_search_terms")
-
-
-def fill_terms() -> None:
-    state = MigrationLoader(connection).project_state(("giftcards", "0008_search_terms"))
-    FILLING.fill(state.apps, SimpleNamespace(connection=connection))
-
-
-def stored_terms() -> dict[int, set[tuple[int, str]]]:
-    found: dict[int, set[tuple[int, str]]] = {}
-    for order, kind, term in OrderTerm.objects.values_list("order_id", "kind", "term"):
-        found.setdefault(order, set()).add((kind, term))
-    return found
-
-
-def add_older_orders(count: int, name: str = "WEB") -> dict[int, set[tuple[int, str]]]:
-    """Orders that an older process has placed, and the terms that they should have."""
-    customer = {"customer_name": "أمينة Ben Ali", "customer_phone": "0550 12 34 56"}
-    gift = {"recipient_email": "Lina@example.com", "recipient_name": "Lina"}
-    orders = Order.objects.bulk_create(
-        build_guide_order(reference=f"{name}-{number}", group="cart 7", **customer, **gift)
-        for number in range(count)
-    )
-    return {
-        order.pk: {(int(kind), term) for kind, term in terms_of(vars(order))} for order in orders
-    }
-
-
-@pytest.mark.django_db
-def test_the_orders_that_are_there_get_their_search_terms_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(FILLING, "BATCH", 3)
-    ProviderState.objects.current()
-    expected = add_older_orders(8)
-    for _time in range(2):
-        fill_terms()
-        assert stored_terms() == expected
-    assert ProviderState.objects.current().terms_place == max(expected)
-    assert complete_terms(lambda: True) == 0
-
-
-@pytest.mark.django_db
-def test_a_migration_that_was_stopped_goes_on_where_it_was() -> None:
-    ProviderState.objects.current()
-    done = add_older_orders(2)
-    fill_terms()
-    left = add_older_orders(2, "left")
-    OrderTerm.objects.filter(order__in=done).delete()
-    fill_terms()
-    assert stored_terms() == left

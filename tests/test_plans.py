@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
-from django.db import connection, transaction
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -30,7 +30,6 @@ from giftcards.books.summary import summarise
 from giftcards.catalogue import check_offer, hold, keep_current, offers
 from giftcards.engine import outbox
 from giftcards.engine.balance import BalanceReader
-from giftcards.engine.figures import complete_figures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.holding import (
     approve_price,
@@ -44,7 +43,6 @@ from giftcards.engine.recording import record_answers
 from giftcards.engine.recovery import adopt, declare_absent
 from giftcards.engine.resolving import release
 from giftcards.engine.sweep import check_now, check_settled, sweep
-from giftcards.engine.terms import complete_terms
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.models import (
@@ -71,13 +69,12 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
-from tests.builders import answer, build_guide_order, claim, make_order
+from tests.builders import answer, claim, make_order
 from tests.history import (
     STATISTICS,
     add_history,
     analyze,
     forget_statistics,
-    read_statistics_anew,
     remove_history,
 )
 from tests.pages import FIND, LEDGER, LIST, START, order_page, read, references, sign_in
@@ -212,35 +209,12 @@ def test_the_past_has_the_search_terms_that_its_orders_would_have() -> None:
         assert set(terms) == terms_of(values)
 
 
-def test_writing_the_search_terms_that_an_older_process_has_left_out_reads_no_whole_table() -> None:
-    place = Order.objects.order_by("-pk")[0].pk
-    ProviderState.objects.current()
-    ProviderState.objects.update(terms_place=place)
-    Order.objects.bulk_create(build_guide_order() for _time in range(3))
-    with explained() as statements:
-        assert complete_terms(lambda: True) == 3
-    # In the order of the index, the newest order of an hour ago is the first.
-    assert scans(statements, but="LIMIT 1") == []
-
-
 def test_a_search_for_old_codes_reads_no_whole_table() -> None:
     oldest = Order.objects.order_by("settled_at").values_list("settled_at", flat=True)[0]
     Order.objects.update(open_amount=0)
     with explained() as statements:
         assert purge(settled_before=oldest + timedelta(minutes=20), since=oldest).orders > 10
     assert scans(statements) == []
-
-
-def test_computing_the_figures_that_an_older_worker_has_left_out_reads_no_whole_table(
-    open_orders: dict[Status, Order],
-) -> None:
-    for _order in range(3):
-        make_order(Status.PARTIALLY_FILLED, sale_price=550)
-    with explained() as statements:
-        assert [complete_figures(lambda: True) for _time in range(2)] == [3, 0]
-    # In the order of the index, it ends after so many rows.
-    assert [one for one in scans(statements) if "order_figures" not in str(one.scans)] == []
-    assert scans(statements, but="LIMIT") == []
 
 
 def test_a_sweep_with_nothing_to_do_reads_no_whole_table() -> None:
@@ -904,33 +878,6 @@ def test_paying_a_customer_back_reads_no_whole_table(boss: Client) -> None:
         read(boss.get(reverse("admin:giftcards_refund_cancel", args=[refund.pk])))
         cancel_refund(complete_refund(refund, by="amina"), by="amina")
         read(boss.get(order_page(order)))
-    assert scans(statements) == []
-
-
-def test_counting_planned_refunds_anew_reads_no_whole_table() -> None:
-    order = make_order(Status.REJECTED, sale_price=550, open_amount=1_100)
-    record_refund(order, amount=550, reference="R1", is_paid=False)
-    Order.objects.filter(pk=order.pk).update(paid_back_amount=550, planned_amount=0)
-    noted = Order.objects.filter(planned_amount=1).count()
-    assert noted
-    with explained() as statements:
-        assert CustomerRefund.objects.recount() == noted + 1
-    assert scans(statements) == []
-
-
-def test_where_no_refund_was_ever_planned_counting_them_reads_no_whole_table() -> None:
-    with transaction.atomic():
-        Order.objects.update(planned_amount=0)
-        if connection.vendor != "mysql":  # where it would end the transaction
-            with connection.cursor() as cursor:
-                cursor.execute("ANALYZE giftcards_order")
-        if connection.vendor == "sqlite":
-            read_statistics_anew()
-        with explained() as statements:
-            assert CustomerRefund.objects.recount() == 0
-        transaction.set_rollback(True)
-    if connection.vendor == "sqlite":
-        read_statistics_anew()
     assert scans(statements) == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from release import HEADING, problems, unfit_python
+from release import HEADING, RECORDED, problems, unfit_python
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -127,6 +127,9 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "CHANGELOG.md").write_text(
         f"# Changelog\n\n## 0.2.0 ({TODAY})\n\n## 0.1.0 (2026-12-01)\n"
     )
+    (tmp_path / RECORDED).mkdir(parents=True)
+    for version in ("0.2", "0.2.0", "v0.2.0"):
+        (tmp_path / RECORDED / f"{version}.json").write_text("{}")
     git("add", "--all", cwd=tmp_path)
     git("commit", "--quiet", "--message", "Version 0.2.0", cwd=tmp_path)
     return tmp_path
@@ -134,6 +137,13 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_a_clean_checkout_with_todays_heading_can_be_released(checkout: Path) -> None:
     assert list(problems(checkout, "0.2.0")) == []
+
+
+def test_a_release_whose_shop_is_not_recorded_is_refused(checkout: Path) -> None:
+    git("rm", "--quiet", "--", str(RECORDED / "0.2.0.json"), cwd=checkout)
+    git("commit", "--quiet", "--message", "Version 0.2.0", cwd=checkout)
+    told = "Its shop is not recorded: python -m tests.upgrades 0.2.0"
+    assert list(problems(checkout, "0.2.0")) == [told]
 
 
 def test_a_tagged_commit_can_be_built_on_a_later_day(checkout: Path) -> None:

@@ -18,7 +18,6 @@ from django.utils import translation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards import tasks
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import RefundError, ReorderError
 from giftcards.fulfilment import reorder_missing
@@ -30,7 +29,6 @@ from giftcards.settlement import (
     record_refund,
 )
 from giftcards.signals import customer_refund_changed
-from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL, Status
 from tests.builders import CARDS, make_guide_order
 from tests.stage import in_threads
@@ -300,37 +298,6 @@ class TestPlanned:
         with pytest.raises(RefundError, match=r"This refund was taken back\."):
             complete_refund(stale, by="karim")
         assert CustomerRefund.objects.get().state == "cancelled"
-
-
-def _as_an_older_process(order: Order) -> None:
-    """The columns as processes wrote them that did not tell planned from paid."""
-    standing = order.refunds.exclude(state=CustomerRefund.State.CANCELLED)
-    used = sum(standing.values_list("amount", flat=True), Decimal(0))
-    Order.objects.filter(pk=order.pk).update(
-        paid_back_amount=used, open_amount=Decimal("333.33") - used
-    )
-
-
-@pytest.mark.django_db
-def test_a_tick_tells_apart_what_an_older_process_has_not(simulator: Simulator) -> None:
-    """Web processes of the old version go on recording refunds while an upgrade is under way."""
-    planned, paid, taken_back, both = (sold(reference=name) for name in "abcd")
-    for order in (paid, taken_back, both):
-        pay(order, 200, is_paid=False)
-    CustomerRefund.objects.create(order=planned, amount=200, reference="R1", state="created")
-    CustomerRefund.objects.filter(order=paid).update(state="done")
-    CustomerRefund.objects.filter(order=taken_back).update(state="cancelled")
-    CustomerRefund.objects.create(order=both, amount=100, reference="R2")
-    for order in (planned, paid, taken_back, both):
-        _as_an_older_process(order)
-    tasks.tick()
-    assert [left(order) for order in (planned, paid, taken_back, both)] == [
-        Decimal("133.33"),
-        Decimal("133.33"),
-        Decimal("333.33"),
-        Decimal("33.33"),
-    ]
-    assert CustomerRefund.objects.recount() == 0
 
 
 @pytest.mark.django_db

@@ -305,16 +305,12 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
         for name, trouble in try_keys().items()
     ]
     link = format_html('<a href="?cards=all">{}</a>', gettext("Count all cards"))
-    # Any of the keys may have sealed the cards whose key is not recorded.
-    is_recorded = all(key.fingerprint for key in keys)
     return Section(
         "encryption",
         _("Encryption keys"),
         facts,
         columns=(_("Key"), _("In the settings"), _("Cards")),
-        cells=[
-            (bdi(key.fingerprint[:8] or "—"), _place(key), _cards(key, is_recorded)) for key in keys
-        ],
+        cells=[(bdi(key.fingerprint[:8]), _place(key), _cards(key)) for key in keys],
         note=link if any(key.has_more for key in keys) else "",
         is_for_developer=True,
     )
@@ -327,8 +323,6 @@ def _opens(trouble: str, shows_hints: bool) -> str:
 
 
 def _place(key: KeyInUse) -> str:
-    if not key.fingerprint:
-        return gettext("not recorded: encrypted by an earlier version")
     if key.position is None:
         return gettext("missing: its cards cannot be opened")
     if key.position == 1:
@@ -336,10 +330,10 @@ def _place(key: KeyInUse) -> str:
     return gettext("number %(position)d: only opens cards") % {"position": key.position}
 
 
-def _cards(key: KeyInUse, is_recorded: bool) -> str:
+def _cards(key: KeyInUse) -> str:
     if key.has_more:
         return gettext("more than %(count)s") % {"count": count_text(key.cards)}
-    if not key.cards and key.position != 1 and is_recorded:
+    if not key.cards and key.position != 1:
         return gettext("none: it can be removed")
     return count_text(key.cards)
 

@@ -194,11 +194,11 @@ class LedgerState(models.Model):
     # The ledger was read up to here. Late entries are found when its last days are read again.
     read_until = models.DateTimeField(null=True)
     # Where an unfinished reading goes on; see giftcards.books.reading.
-    place = models.JSONField(default=dict, db_default={})
+    place = models.JSONField(default=dict)
     # When the ledger is to be read automatically next; NULL until that is decided.
     due_at = models.DateTimeField(null=True)
     # Consecutive failures of the automatic reading.
-    failures = models.PositiveIntegerField(default=0, db_default=0)
+    failures = models.PositiveIntegerField(default=0)
     # Whether the ledger explained the balance of the last days when it was last read: the change of
     # the balance beyond the entries (NULL: unknown), and the number of days it does not explain.
     gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)

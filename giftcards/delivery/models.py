@@ -242,7 +242,7 @@ class Delivery(models.Model):
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     # It went to another address than the customer's at that time. Such messages count against the
     # hourly limit of whoever had them sent.
-    is_elsewhere = models.BooleanField(default=False, db_default=False)
+    is_elsewhere = models.BooleanField(default=False)
 
     objects = DeliveryQuerySet.as_manager()
 

@@ -219,7 +219,7 @@ def _without_destroyed(
 def _match_stored(
     secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
 ) -> list[int | None]:
-    known = {"", *keyring.key_fingerprints}
+    known = keyring.key_fingerprints
     if secrets and any(card.key_fingerprint not in known for card in stored):
         # Without the key, fingerprints cannot be compared, and a card would be stored twice.
         raise DecryptionError("A stored card is sealed with a key that this process does not have.")

@@ -47,10 +47,6 @@ class Timings:
     # The pause after a failure of the database.
     database_pause: float = 2.0
 
-    # The orders whose missing figures are computed in one transaction: few, because workers go on
-    # meanwhile.
-    figures_batch: int = 500
-
     # The most orders that one sweep claims.
     sweep_orders: int = 1_000
     # How often a long sweep renews its claims and sends newly placed orders.

@@ -96,7 +96,6 @@ def count_left() -> int:
 
 
 def _of_other_keys(keyring: Keyring) -> CardQuerySet:
-    # Includes cards with "" for an unknown key, which are older than this column.
     return Card.objects.all().readable().exclude(key_fingerprint=keyring.key_fingerprints[0])
 
 

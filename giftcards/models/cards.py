@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.exceptions import CodeDestroyed, DecryptionError
 from giftcards.keys.keyring import Keyring, Place, Sealed
 from giftcards.keys.secrecy import Masked, contained
-from giftcards.models.fields import EMPTY, assign
+from giftcards.models.fields import assign
 from giftcards.models.orders import Order
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         )
 
     def key_fingerprints(self) -> Iterator[str]:
-        """Yield the fingerprints of the encryption keys in use, "" if one is unknown.
+        """Yield the fingerprints of the encryption keys in use.
 
         Takes one query for each, to skip along the index: reading all of it takes a third of a
         second at a million cards.
@@ -105,14 +105,13 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Return how many cards have a missing key, and which keys no card needs.
 
         A key is missing if it is not in the settings. The other keys are given by their positions
-        in the settings, from 2; there are none if a card's key is unknown, or without any readable
-        cards. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings
-        are unusable.
+        in the settings, from 2; there are none without any readable cards. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         configured = Keyring.from_settings().key_fingerprints
         used = set(self.key_fingerprints())
-        lost = self.filter(key_fingerprint__in=used.difference(configured, [""])).count()
-        if not used or "" in used:
+        lost = self.filter(key_fingerprint__in=used.difference(configured)).count()
+        if not used:
             return lost, []
         old = enumerate(configured[1:], 2)
         return lost, [position for position, key in old if key not in used]
@@ -157,10 +156,9 @@ class Card(models.Model):
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
     # Of the last four characters of the code; "" if that would be more than half of it.
-    tail_fingerprint = models.CharField(max_length=64, editable=False, **EMPTY)
-    # The fingerprint of the encryption key, or DESTROYED; "" for cards that are older than this
-    # column.
-    key_fingerprint = models.CharField(max_length=16, editable=False, **EMPTY)
+    tail_fingerprint = models.CharField(max_length=64, editable=False, blank=True)
+    # The fingerprint of the encryption key, or DESTROYED.
+    key_fingerprint = models.CharField(max_length=16, editable=False)
     received_at = models.DateTimeField(_("received"), default=timezone.now, editable=False)
 
     objects = CardQuerySet.as_manager()
@@ -186,7 +184,7 @@ class Card(models.Model):
                 condition=Q(position__gte=1)
                 & ~Q(value_fingerprint="")
                 & (
-                    ~Q(sealed="") & ~Q(key_fingerprint=DESTROYED)
+                    ~Q(sealed="") & ~Q(key_fingerprint__in=("", DESTROYED))
                     | Q(sealed="", key_fingerprint=DESTROYED)
                 ),
                 name="giftcards_card_is_sealed",

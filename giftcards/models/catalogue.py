@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.models.changes import OutboxEntry, OutboxQuerySet
-from giftcards.models.fields import EMPTY, MONEY, ExactCharField
+from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.times import SLACK, is_ahead, past
 
 # What the provider leaves out of one answer is not gone: it has to be missing for this long.
@@ -228,7 +228,7 @@ class ProductType(models.Model):
     # Where PRICING is a function: what it answered last (NULL: nothing usable, or off the shelf),
     # which function it was, about which cost, and when to ask it again; NULL: it was never asked.
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
-    priced_by = models.CharField(max_length=255, editable=False, **EMPTY)
+    priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
     pricing_due_at = models.DateTimeField(null=True, editable=False)
     # When that last became another answer, or one about another cost.

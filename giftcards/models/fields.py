@@ -1,4 +1,7 @@
-"""Model fields that behave the same on every database, and checks of what callers give."""
+"""Model fields that behave the same on every database, and checks of what callers give.
+
+Migrations import this module, and no other one of the package: its names stay.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import math
 import re
 import unicodedata
+import uuid
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -34,9 +38,6 @@ _LARGEST_NUMBER = 2**63 - 1
 
 # The options of a column of money, in dinar.
 MONEY: dict[str, Any] = {"max_digits": 14, "decimal_places": 2}
-# The options of a text that may be missing. The database's default is there for processes of an
-# older version, which do not know the column.
-EMPTY: dict[str, Any] = {"blank": True, "default": "", "db_default": ""}
 
 
 def assign(row: models.Model, values: Mapping[str, Any]) -> None:
@@ -137,6 +138,10 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]
 
 class ExactEmailField(ExactCharField, models.EmailField):  # type: ignore[type-arg]
     """An e-mail address that is compared like the text of an :class:`ExactCharField`."""
+
+
+def new_reference() -> str:
+    return str(uuid.uuid4())
 
 
 def complaint_about_metadata(value: Any) -> str:

@@ -66,7 +66,7 @@ class Hold(models.Model):
     # NULL: before this was recorded.
     left = models.DurationField(null=True)
     # A keyed hash of what the shop calls the customer; "": it has not said.
-    holder = models.CharField(max_length=64, blank=True, default="", db_default="")
+    holder = models.CharField(max_length=64, blank=True)
 
     objects = HoldQuerySet.as_manager()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +15,6 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import RefundError, SaleError
 from giftcards.models.fields import MONEY, ExactCharField, assign, plain_line
-from giftcards.models.order_queries import PLANNED, batches
 from giftcards.models.orders import Order
 from giftcards.models.records import Note
 from giftcards.models.terms import LAST_CHARACTER
@@ -82,28 +80,6 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             )
             _write_sums(locked)
 
-    def recount(self) -> int:
-        """Correct the sums of orders with planned refunds; return how many orders were wrong.
-
-        Processes of an older version, which does not tell planned from paid refunds, may have
-        written them.
-        """
-        planned = self.filter(state=RefundState.CREATED).order_by().values_list("order", flat=True)
-        # Sorted as the index: otherwise SQLite reads the whole table where no refund is planned.
-        noted = Order.objects.filter(PLANNED).values_list("pk", flat=True)
-        found = 0
-        for keys in batches(sorted({*planned, *noted})):
-            sums = _sums_of(keys)
-            rows = Order.objects.filter(pk__in=keys).order_by()
-            written = rows.values_list("pk", "paid_back_amount", "planned_amount")
-            stale = [key for key, *amounts in written if amounts != sums[key]]
-            with transaction.atomic():
-                for key in stale:
-                    # Every version has written the right ``open_amount``.
-                    _lock(key).save(update_fields=["paid_back_amount", "planned_amount"])
-            found += len(stale)
-        return found
-
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
         """At most ``limit`` refunds whose reference begins with ``text``, with their orders."""
         # A range, as in the search of orders.
@@ -122,21 +98,17 @@ def _lock(key: int) -> Order:
     return order
 
 
-def _sums_of(keys: Collection[int]) -> Mapping[int, list[Decimal]]:
-    """The sums of the paid and of the planned refunds of each order, however they were written."""
-    sums = {key: [Decimal("0.00"), Decimal("0.00")] for key in keys}
-    refunds = CustomerRefund.objects.filter(order__in=keys).order_by()
-    # Added up here, because SQLite would compute with binary fractions.
-    for key, state, amount in refunds.values_list("order", "state", "amount"):
-        if state == RefundState.DONE:
-            sums[key][0] += amount
-        elif state == RefundState.CREATED:
-            sums[key][1] += amount
-    return sums
-
-
 def _count(order: Order) -> None:
-    order.paid_back_amount, order.planned_amount = _sums_of([order.pk])[order.pk]
+    """Compute the sums of ``order`` anew, from its paid and its planned refunds."""
+    sums: dict[str, Decimal] = {
+        RefundState.DONE: Decimal("0.00"),
+        RefundState.CREATED: Decimal("0.00"),
+    }
+    # Added up here, because SQLite would compute with binary fractions.
+    for state, amount in order.refunds.order_by().values_list("state", "amount"):
+        if state in sums:
+            sums[state] += amount
+    order.paid_back_amount, order.planned_amount = sums.values()
     breakdown = customer_breakdown(order)
     order.open_amount = None if breakdown is None else breakdown.open_amount
 

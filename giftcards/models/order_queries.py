@@ -211,11 +211,6 @@ class OrderQueries(OrderSearch):
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
 
-    def newest_before(self, moment: datetime) -> int:
-        """The primary key of the newest order recorded before ``moment``; 0 if there is none."""
-        older = self.filter(created_at__lt=moment).order_by("-created_at", "-pk")
-        return older.values_list("pk", flat=True).first() or 0
-
     def not_credited(self) -> Self:
         """Settled orders whose refund in the ledger differs from what the provider promised."""
         return self.filter(NOT_CREDITED)

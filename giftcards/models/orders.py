@@ -28,7 +28,6 @@ from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.models.catalogue import Names, Product
 from giftcards.models.changes import Acknowledgement, StatusChange
 from giftcards.models.fields import (
-    EMPTY,
     MONEY,
     ExactCharField,
     ExactEmailField,
@@ -38,6 +37,7 @@ from giftcards.models.fields import (
     complaint_about_metadata,
     has_digits,
     is_same_json,
+    new_reference,
     plain_line,
 )
 from giftcards.models.order_queries import (
@@ -91,13 +91,6 @@ _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
 # A gift that is to be delivered later than this is a slip of the pen.
 _LONGEST_AHEAD = timedelta(days=366)
-# The version of final_figures. Raise it if that function computes more, or differently: then the
-# workers recompute the figures of all final orders.
-FIGURES_VERSION = 1
-
-
-def new_reference() -> str:
-    return str(uuid.uuid4())
 
 
 class OrderQuerySet(OrderQueries):
@@ -210,11 +203,6 @@ class OrderQuerySet(OrderQueries):
             )
         return moved
 
-    def without_figures(self) -> Self:
-        """Final orders whose :func:`final_figures` are missing or outdated, oldest first."""
-        older = self.filter(figures_version__in=range(FIGURES_VERSION), settled_at__isnull=False)
-        return older.order_by("figures_version", "settled_at")
-
     def write_terms(self, keys: Collection[int]) -> None:
         """Replace the search terms of these orders, at most 1,000, by those of their values."""
         rows = self.filter(pk__in=keys).order_by()
@@ -314,7 +302,6 @@ def final_figures(order: Order) -> dict[str, Any]:
     return {
         "open_amount": customer and customer.open_amount,
         "is_consistent": provider and provider.is_consistent,
-        "figures_version": FIGURES_VERSION,
     }
 
 
@@ -371,8 +358,8 @@ class Order(models.Model):
         help_text=_("The denomination, as the provider's catalogue names it."),
     )
     # As the catalogue named them when the order was recorded; "" if it had not been read.
-    product_name = models.CharField(_("product's name"), max_length=200, editable=False, **EMPTY)
-    type_name = models.CharField(_("type's name"), max_length=200, editable=False, **EMPTY)
+    product_name = models.CharField(_("product's name"), max_length=200, editable=False, blank=True)
+    type_name = models.CharField(_("type's name"), max_length=200, editable=False, blank=True)
     quantity = models.PositiveIntegerField(
         _("quantity"), validators=[MinValueValidator(1), MaxValueValidator(MAX_QUANTITY)]
     )
@@ -405,17 +392,17 @@ class Order(models.Model):
         max_length=100,
         validators=[plain_line],
         help_text=_("What the order belongs to in your shop, such as a cart or an invoice."),
-        **EMPTY,
+        blank=True,
     )
-    metadata = models.JSONField(_("metadata"), default=dict, db_default={}, blank=True)
+    metadata = models.JSONField(_("metadata"), default=dict, blank=True)
     customer_email: models.CharField[str, str] = ExactEmailField(
         _("customer e-mail"), blank=True, validators=[plain_line]
     )
     customer_name: models.CharField[str, str] = ExactCharField(
-        _("customer name"), max_length=200, validators=[plain_line], **EMPTY
+        _("customer name"), max_length=200, validators=[plain_line], blank=True
     )
     customer_phone: models.CharField[str, str] = ExactCharField(
-        _("customer phone"), max_length=50, validators=[plain_line, has_digits], **EMPTY
+        _("customer phone"), max_length=50, validators=[plain_line, has_digits], blank=True
     )
     customer_language = models.CharField(
         _("customer language"), max_length=20, blank=True, validators=[plain_text]
@@ -425,19 +412,19 @@ class Order(models.Model):
         _("recipient's e-mail"),
         validators=[plain_line],
         help_text=_("Makes the order a gift: the cards go there."),
-        **EMPTY,
+        blank=True,
     )
     recipient_name = models.CharField(
-        _("recipient's name"), max_length=200, validators=[plain_line], **EMPTY
+        _("recipient's name"), max_length=200, validators=[plain_line], blank=True
     )
     recipient_language = models.CharField(
         _("recipient's language"),
         max_length=20,
         validators=[plain_text],
         help_text=_("A code such as en, fr or ar. Empty: that of the customer."),
-        **EMPTY,
+        blank=True,
     )
-    gift_message = PlainTextField(_("message to the recipient"), max_length=1_000, **EMPTY)
+    gift_message = PlainTextField(_("message to the recipient"), max_length=1_000, blank=True)
     # The cards are bought at once; the recipient is not told of them before this time.
     deliver_at = MomentField(
         _("to be delivered on"),
@@ -460,11 +447,11 @@ class Order(models.Model):
     # When an answer about the id first matched the order's line; NULL: only placing named the id.
     identified_at = models.DateTimeField(null=True, editable=False)
     # Staff insisted that the provider's order is this one, whatever product and type it names.
-    is_insisted = models.BooleanField(default=False, db_default=False, editable=False)
+    is_insisted = models.BooleanField(default=False, editable=False)
     # The id from placing, if it belongs to another order or to none. The provider did accept the
     # order, so no search proves that it was not bought. Kept until the order is sent again.
     answered_id: models.CharField[str, str] = ExactCharField(
-        max_length=100, editable=False, **EMPTY
+        max_length=100, editable=False, blank=True
     )
     # Its id was taken from the list, and a check by that id found nothing.
     is_only_listed = models.BooleanField(default=False, editable=False)
@@ -480,14 +467,14 @@ class Order(models.Model):
         _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
     )
     # Whether a person has to look at it, or has, before it is sent.
-    review = models.CharField(max_length=10, choices=Review, editable=False, **EMPTY)
+    review = models.CharField(max_length=10, choices=Review, editable=False, blank=True)
     # The fingerprint of the API key that it was sent with; "" until it is sent. The key decides the
     # account, and only that account's list can show what became of the order.
-    sent_with = models.CharField(max_length=32, editable=False, **EMPTY)
+    sent_with = models.CharField(max_length=32, editable=False, blank=True)
     # The environment of the account that bought it, or the order that it repeats; "" until then, or
     # if it is unknown.
     environment = models.CharField(
-        _("environment"), max_length=10, choices=Environment, editable=False, **EMPTY
+        _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
     # The order whose missing cards this one orders again. Unique: that is done once.
     repeats = models.OneToOneField(
@@ -505,11 +492,11 @@ class Order(models.Model):
     # What is owed for missing cards has three parts. The first: the sum of the paid refunds, see
     # CustomerRefund.
     paid_back_amount = models.DecimalField(
-        _("paid back"), default=Decimal(0), db_default=Decimal(0), editable=False, **MONEY
+        _("paid back"), default=Decimal(0), editable=False, **MONEY
     )
     # The second: the sum of the planned refunds.
     planned_amount = models.DecimalField(
-        _("to be paid back"), default=Decimal(0), db_default=Decimal(0), editable=False, **MONEY
+        _("to be paid back"), default=Decimal(0), editable=False, **MONEY
     )
     # The third: what is left. NULL: the order is open, or nobody has said what the customer paid.
     open_amount = models.DecimalField(_("still owed"), null=True, editable=False, **MONEY)
@@ -520,16 +507,13 @@ class Order(models.Model):
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
     # True if the provider's figures agree with each other; NULL unless it is settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
-    # The FIGURES_VERSION that computed the columns of `final_figures`; 0: none yet, because the
-    # order is open, or a worker of an older version has settled it.
-    figures_version = models.PositiveSmallIntegerField(default=0, db_default=0, editable=False)
     # True if the ledger has what the provider promised to credit back. NULL: nothing was promised,
     # the amount is unknown, or the ledger was not read that far.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
     # When the codes of its cards were destroyed: by retention, or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
     # Retention has found no card, and does not look again until one comes.
-    is_without_cards = models.BooleanField(default=False, db_default=False, editable=False)
+    is_without_cards = models.BooleanField(default=False, editable=False)
     # See giftcards.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once ticked
     # off.
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
@@ -539,10 +523,10 @@ class Order(models.Model):
     # Who looks after it, by name as in Acknowledgement, and since when; see models/care.py. A name
     # counts only while something is left to do.
     looked_after_by: models.CharField[str, str] = ExactCharField(
-        _("looked after by"), max_length=254, editable=False, **EMPTY
+        _("looked after by"), max_length=254, editable=False, blank=True
     )
     looked_after_since = models.DateTimeField(null=True, editable=False)
-    # When the customer was erased at their request; NULL: not at all, or by an older version.
+    # When the customer was erased at their request; NULL: not at all.
     customer_erased_at = models.DateTimeField(null=True, editable=False)
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
@@ -596,8 +580,6 @@ class Order(models.Model):
                 fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
                 name="giftcards_order_kept",
             ),
-            # The final orders whose figures are still to be computed.
-            models.Index(fields=("figures_version", "settled_at"), name="giftcards_order_figures"),
             # Recovery: the orders that a row of the provider's list may be.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),

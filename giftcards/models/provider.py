@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import LARGEST_AMOUNT, conf
 from giftcards.keys.keyring import configured_key
-from giftcards.models.fields import EMPTY, MONEY
+from giftcards.models.fields import MONEY
 from giftcards.models.times import ahead, is_ahead, is_recent, past
 from giftcards.problems import ASK_DEVELOPER, Explanation
 
@@ -132,7 +132,7 @@ class ApiKey(models.Model):
     # See giftcards.keys.keyring.key_fingerprint.
     fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
     # The account it belongs to; "" if the provider did not say.
-    environment = models.CharField(max_length=10, choices=Environment, **EMPTY)
+    environment = models.CharField(max_length=10, choices=Environment, blank=True)
     # Whether calls with it are stopped; a person ends that.
     is_refused = models.BooleanField(default=False)
     # The last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
@@ -312,7 +312,7 @@ class ProviderState(models.Model):
     # When the list was last requested; NULL while it is not used.
     list_read_at = models.DateTimeField(null=True)
     # How many requests readings took lately, or would have taken, beside the list's first page.
-    list_questions = models.PositiveIntegerField(default=0, db_default=0)
+    list_questions = models.PositiveIntegerField(default=0)
     # The spelling of the check path that last succeeded or is to be tried next; "" initially.
     check_path = models.CharField(max_length=20, blank=True)
     succeeded_at = models.DateTimeField(_("last answer"), null=True)
@@ -322,24 +322,21 @@ class ProviderState(models.Model):
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     ticked_at = models.DateTimeField(_("last tick"), null=True)
     # The program that ticked last and its machine, such as "qcluster@web-2".
-    ticked_by = models.CharField(max_length=_LONGEST_NAME, **EMPTY)
+    ticked_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
     # Since when there has been a tick every few minutes.
     ticking_since = models.DateTimeField(null=True)
     # See chores_record.
-    chores = models.JSONField(default=dict, db_default={})
+    chores = models.JSONField(default=dict)
 
     # When the last complete purge of old codes ended.
     purged_at = models.DateTimeField(null=True)
     # An unfinished purge goes on with the orders that settled at this time; NULL: there is none.
     purge_place = models.DateTimeField(null=True)
 
-    # The orders up to this key have search terms; those after it may be an older process's.
-    terms_place = models.PositiveBigIntegerField(default=0, db_default=0)
-
     # How the wall clocks of the machines were set; see giftcards.engine.clock. The version guards
     # each write, which increments it.
-    clock = models.JSONField(default=dict, db_default={})
-    clock_version = models.PositiveIntegerField(default=0, db_default=0)
+    clock = models.JSONField(default=dict)
+    clock_version = models.PositiveIntegerField(default=0)
 
     objects = ProviderStateQuerySet.as_manager()
 

@@ -16,7 +16,6 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.exceptions import CustomerConflict
 from giftcards.models.cards import Card
 from giftcards.models.fields import (
-    EMPTY,
     ExactCharField,
     assign,
     plain_line,
@@ -153,11 +152,11 @@ class CustomerChange(models.Model):
     )
     customer_language = models.CharField(_("customer language"), max_length=20, blank=True)
     recipient_email: models.CharField[str, str] = ExactCharField(
-        _("recipient's e-mail"), max_length=254, **EMPTY
+        _("recipient's e-mail"), max_length=254, blank=True
     )
-    recipient_name = models.CharField(_("recipient's name"), max_length=200, **EMPTY)
-    recipient_language = models.CharField(_("recipient's language"), max_length=20, **EMPTY)
-    gift_message = models.TextField(_("message to the recipient"), **EMPTY)
+    recipient_name = models.CharField(_("recipient's name"), max_length=200, blank=True)
+    recipient_language = models.CharField(_("recipient's language"), max_length=20, blank=True)
+    gift_message = models.TextField(_("message to the recipient"), blank=True)
     deliver_at = models.DateTimeField(_("to be delivered on"), null=True, blank=True)
     at = models.DateTimeField(_("when"), default=timezone.now)
     # A name, as in Acknowledgement; "" if the shop's code did not say.

@@ -13,9 +13,8 @@ from django.contrib.staticfiles import finders
 from django.test import Client
 from django.utils import timezone, translation
 
-from giftcards.engine.terms import complete_terms
 from giftcards.fulfilment import reorder_missing
-from giftcards.models import Order, Product
+from giftcards.models import Order, OrderTerm, Product
 from giftcards.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
@@ -528,7 +527,7 @@ def test_more_orders_than_are_looked_up_by_key_are_filtered_all_the_same(boss: C
         for number in range(1_002)
     )
     make_guide_order(reference="other", environment="SANDBOX", problems=[LOST])
-    complete_terms(lambda: True)
+    OrderTerm.objects.add_for(Order.objects.all())
     chosen = {
         "attention": "needed",
         "refund": "owed",
@@ -606,7 +605,7 @@ def test_search_that_finds_too_many_says_so(boss: Client) -> None:
     Order.objects.bulk_create(
         build_guide_order(reference=f"web-{number}") for number in range(1_001)
     )
-    complete_terms(lambda: True)
+    OrderTerm.objects.add_for(Order.objects.all())
 
     html = read(boss.get(LIST, {"q": "web-"}))
     assert "These are the newest orders; there are more. Type more of it." in text(html)

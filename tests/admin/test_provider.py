@@ -29,7 +29,7 @@ from giftcards.engine.task_queue import ensure_schedule
 from giftcards.exceptions import AccessDenied
 from giftcards.fulfilment import place_order
 from giftcards.keys.keyring import Keyring, generate_key, key_fingerprint
-from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
+from giftcards.models import ApiKey, Order, ProviderState, StatusChange
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, make_order, settle
@@ -383,16 +383,6 @@ class TestKeys:
         assert "web-1042" not in html
         html = read(sign_in("view_providerstate", "resume_provider").get(PAGE))
         assert "Card 3 of order web-1042" in facts(html, "encryption")["Newest card"]
-
-    def test_a_key_is_not_called_removable_while_cards_do_not_tell_theirs(
-        self, viewer: Client, set_conf: Callable[..., None]
-    ) -> None:
-        settle("web-1042", PARTIAL)
-        Card.objects.filter(position=1).update(key_fingerprint="")
-        set_conf(ENCRYPTION_KEYS=[*conf.encryption_keys, generate_key()])
-        found = table(read(viewer.get(PAGE)), "encryption")
-        assert [row[2] for row in found] == ["2", "0", "1"]
-        assert found[2][1] == "not recorded: encrypted by an earlier version"
 
     def test_many_cards_are_counted_only_if_asked_for(
         self, viewer: Client, monkeypatch: pytest.MonkeyPatch

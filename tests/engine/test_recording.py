@@ -791,10 +791,8 @@ class TestNumbering:
     @pytest.mark.parametrize(
         "damage",
         [
-            # No key is known to fit, or the text is no token.
-            {"sealed": "damaged", "key_fingerprint": ""},
+            # It is no token; the key is not in the settings.
             {"sealed": "damaged"},
-            # The key is not in the settings.
             {"key_fingerprint": "0123456789abcdef"},
         ],
     )

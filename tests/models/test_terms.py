@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from django.utils import timezone
 
-from giftcards.engine.terms import complete_terms
 from giftcards.fulfilment import change_customer, place_order
-from giftcards.models import Order, OrderTerm, ProviderState
+from giftcards.models import Order, OrderTerm
 from giftcards.search_terms import SEARCHED, TermKind, terms_of
-from tests.builders import LINE, build_guide_order, make_order
+from tests.builders import LINE, make_order
 from tests.stage import ago
 
 pytestmark = pytest.mark.django_db
@@ -61,38 +60,6 @@ def test_an_order_that_is_saved_or_deleted_takes_its_terms_along() -> None:
     assert stored(order) == expected(order)
     order.delete()
     assert not OrderTerm.objects.exists()
-
-
-class TestOfAnOlderProcess:
-    """It knows no terms, and inserts the row alone."""
-
-    @pytest.fixture
-    def orders(self) -> list[Order]:
-        ages = (3 * 3600, 2 * 3600, 60)
-        return Order.objects.bulk_create(
-            build_guide_order(reference=f"old-{age}", created_at=ago(age)) for age in ages
-        )
-
-    def test_the_tick_writes_what_is_missing_once(self, orders: list[Order]) -> None:
-        ours = make_order(reference="new")
-        before = set(OrderTerm.objects.filter(order=ours).values_list("pk"))
-        assert [complete_terms(lambda: True) for _time in range(2)] == [3, 0]
-        assert [stored(order) for order in orders] == list(map(expected, orders))
-        assert set(OrderTerm.objects.filter(order=ours).values_list("pk")) == before
-
-    def test_the_place_stays_where_a_transaction_may_still_be_open(
-        self, orders: list[Order]
-    ) -> None:
-        complete_terms(lambda: True)
-        assert ProviderState.objects.current().terms_place == orders[1].pk
-        # Another one appears before an order that is there.
-        OrderTerm.objects.filter(order=orders[2]).delete()
-        assert complete_terms(lambda: True) == 1
-
-    def test_a_worker_that_has_to_stop_goes_on_the_next_time(self, orders: list[Order]) -> None:
-        assert complete_terms(lambda: False) == 0
-        assert ProviderState.objects.current().terms_place == 0
-        assert complete_terms(lambda: True) == 3
 
 
 class TestOrdersOfOneCustomer:

@@ -1,15 +1,17 @@
-"""Record the shop of :mod:`tests.upgrades.shop` under the current version.
+"""Record the shop of :mod:`tests.upgrades.shop` under this version.
 
-``python -m tests.upgrades unreleased``, or with the version, once it is released.
+``python -m tests.upgrades 0.1.0`` records it for good, under the name of the release. RELEASE.md
+says when. The tests record the present state, into a folder of theirs.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 
-def main(name: str) -> None:
+def main(name: str, folder: Path | None = None) -> None:
     os.environ |= {"DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": "sqlite://:memory:"}
     import django
 
@@ -18,20 +20,18 @@ def main(name: str) -> None:
     from django.core.management import call_command
 
     from giftcards.delivery import receivers
-    from giftcards.delivery.models import Installation
     from giftcards.simulator import Simulator
     from tests.delivery.conftest import SHOP
     from tests.upgrades import recording, shop
 
     call_command("migrate", verbosity=0)
-    Installation.begin()
     settings.GIFTCARDS_DELIVERY = SHOP
     receivers.connect()
     with Simulator(delay=(0, 0), rate_limit=0) as simulator:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": simulator.url}
         shop.fill(simulator)
-        recording.save(recording.take(simulator), name)
+        recording.save(recording.take(simulator), name, folder or recording.FOLDER)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(Path, sys.argv[2:]))

@@ -7,6 +7,7 @@ that version hold them. So one serves every database.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,12 +30,14 @@ from giftcards.simulator.account import Card, Order, Transaction
 from giftcards.simulator.assortment import SPECIAL_TYPES
 
 FOLDER = Path(__file__).parent / "recorded"
+# The name of the recording that is none of a release.
+PRESENT = "present"
 ROOT = Path(__file__).parents[2]
 LABELS = ("giftcards", "giftcards_books", "giftcards_delivery")
 # Made anew by any worker.
 _LEFT_OUT = {"giftcards.RequestSlot"}
-# What a worker of an older version needs.
-_OLD = ("giftcards", "example_project", "manage.py")
+# What a worker needs.
+_PROJECT = ("giftcards", "example_project", "manage.py")
 
 Recording = dict[str, Any]
 
@@ -43,7 +46,6 @@ def take(simulator: Simulator) -> Recording:
     """Record the rows of the current database, and the provider's account."""
     states = sorted(MigrationRecorder(connection).applied_migrations())
     return {
-        "commit": _git("rev-parse", "HEAD"),
         "recorded_at": timezone.now().isoformat(),
         "api_key": settings.GIFTCARDS["API_KEY"],
         "encryption_keys": settings.GIFTCARDS["ENCRYPTION_KEYS"],
@@ -57,13 +59,14 @@ def take(simulator: Simulator) -> Recording:
     }
 
 
-def save(recording: Recording, name: str) -> None:
+def save(recording: Recording, name: str, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
     text = json.dumps(recording, default=str, ensure_ascii=False, indent=1)
-    (FOLDER / f"{name}.json").write_text(f"{text}\n", "utf-8")
+    (folder / f"{name}.json").write_text(f"{text}\n", "utf-8")
 
 
-def load(name: str) -> Recording:
-    recording: Recording = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+def load(name: str, folder: Path) -> Recording:
+    recording: Recording = json.loads((folder / f"{name}.json").read_text("utf-8"))
     return recording
 
 
@@ -96,7 +99,7 @@ def _models(registry: Any) -> list[Any]:
         model
         for label in LABELS
         for model in registry.get_app_config(label).get_models()
-        if model._meta.label not in _LEFT_OUT
+        if not model._meta.proxy and model._meta.label not in _LEFT_OUT
     ]
 
 
@@ -156,16 +159,17 @@ def _of(kind: Any, row: dict[str, Any], since: timedelta) -> Any:
     return kind(**values)
 
 
-def unpack(commit: str, folder: Path) -> bool:
-    """Put the project as it was at ``commit`` into ``folder``; False if that is not known here."""
+def unpack(name: str, folder: Path) -> bool:
+    """Put the project of the recording into ``folder``; False if its tag is not known here."""
+    if name == PRESENT:
+        for part in _PROJECT:
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, folder / part)
+        return True
     archive = folder / "project.tar"
     with suppress(subprocess.CalledProcessError, FileNotFoundError):
-        _git("archive", "--output", str(archive), commit, *_OLD)
+        git = ("git", "archive", "--output", archive, name, *_PROJECT)
+        subprocess.run(git, cwd=ROOT, capture_output=True, check=True)
         subprocess.run(["tar", "-xf", archive.name], cwd=folder, check=True)
         return True
     return False
-
-
-def _git(*args: str) -> str:
-    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

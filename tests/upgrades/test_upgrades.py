@@ -1,7 +1,8 @@
-"""From each recorded version to this one: nothing is lost, and what was open goes on.
+"""From each released version to this one: nothing is lost, and what was open goes on.
 
 A recording is restored under the migrations of its version, and migrated. Then this version's
-engine goes on with it, alone or beside a worker of that version.
+engine goes on with it, alone or beside a worker of that version. The present state is recorded and
+restored as well, which tries the recorder.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from tests.delivery.conftest import SHOP
 from tests.delivery.connecting import disconnect
 from tests.explore import invariants
 from tests.stage import ROOT, posts, run_sweep, stop, wait_until
-from tests.upgrades.recording import FOLDER, Recording, load, restore, unpack
+from tests.upgrades.recording import FOLDER, PRESENT, Recording, load, restore, unpack
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db(transaction=True)
 
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+RELEASES = sorted(path.stem for path in FOLDER.glob("*.json"))
 # Those that need neither the requests before the recording nor what its receivers were told.
 HOLD = (
     invariants.bought_once_or_never,
@@ -51,9 +52,23 @@ HOLD = (
 )
 
 
-@pytest.fixture(params=NAMES)
-def recording(request: pytest.FixtureRequest) -> Recording:
-    return load(request.param)
+@pytest.fixture(params=[*RELEASES, PRESENT])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def present(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a recording of the present state."""
+    folder = tmp_path_factory.mktemp("recorded")
+    subprocess.run([sys.executable, "-m", "tests.upgrades", PRESENT, folder], cwd=ROOT, check=True)
+    return folder
+
+
+@pytest.fixture
+def recording(name: str, request: pytest.FixtureRequest) -> Recording:
+    folder = request.getfixturevalue("present") if name == PRESENT else FOLDER
+    return load(name, folder)
 
 
 @pytest.fixture
@@ -118,10 +133,16 @@ def check(recording: Recording, provider: Simulator) -> None:
     assert posts(provider) == 1
 
 
-def test_every_released_version_and_this_one_are_recorded() -> None:
+def test_every_released_version_is_recorded() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    released = re.findall(r"^## (\S+) \(\d", changelog, re.MULTILINE)
-    assert sorted([*released, "unreleased"]) == NAMES
+    assert sorted(re.findall(r"^## (\S+) \(\d", changelog, re.MULTILINE)) == RELEASES
+
+
+def test_the_project_of_a_release_comes_from_its_tag(tmp_path: Path) -> None:
+    assert not unpack("0.0.never", tmp_path)
+    if not unpack("HEAD", tmp_path):
+        pytest.skip("Needs the project's history.")
+    assert (tmp_path / "manage.py").read_text() == (ROOT / "manage.py").read_text()
 
 
 def test_a_recorded_shop_goes_on_under_this_version(
@@ -138,10 +159,15 @@ def test_a_recorded_shop_goes_on_under_this_version(
 
 @pytest.mark.cluster
 def test_a_worker_of_the_recorded_version_goes_on_beside_one_of_this(
-    recording: Recording, provider: Simulator, child: Any, shared_database: str, tmp_path: Path
+    name: str,
+    recording: Recording,
+    provider: Simulator,
+    child: Any,
+    shared_database: str,
+    tmp_path: Path,
 ) -> None:
-    if not unpack(recording["commit"], tmp_path):
-        pytest.skip(f"Needs the project's history, with {recording['commit'][:10]} in it.")
+    if not unpack(name, tmp_path):
+        pytest.skip(f"Needs the project's history, with the tag {name}.")
     loop = ("giftcards_poll", "--loop")
     new = child(*loop)
     older = subprocess.Popen(
