@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
@@ -15,8 +16,6 @@ from django.utils.text import capfirst
 from django.utils.translation import get_supported_language_variant, gettext
 
 from giftcards.conf import conf
-from giftcards.models import CustomerRefund
-from giftcards.models.fields import read_amount
 from giftcards.models.times import with_zone
 from giftcards.problems import AMOUNTS, COUNTED, Explanation, Problem
 from giftcards.rules.states import Status
@@ -26,6 +25,17 @@ NO_BREAKS = frozenset("\u00a0\u202f")
 # All pages use one form of dates, and the 24-hour clock. The languages' own formats are long, or
 # differ only in the order of figures.
 _DATE = "j N Y"
+
+_AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+
+
+def read_amount(text: str) -> Decimal | None:
+    """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
+
+    Invalid are exponents, underscores, infinity and digits of other scripts, all of which Python
+    accepts. Beside such digits, a reader may mistake the decimal mark.
+    """
+    return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
 
 def supported_language(language: str | None) -> str:
@@ -39,8 +49,8 @@ def supported_language(language: str | None) -> str:
 def status_badge(status: str, *, is_received: bool = True) -> SafeString:
     """The status as a coloured badge with its label, unless the cards were not received."""
     if not is_received:
-        return _badge("unconfirmed", gettext("Not received"))
-    return _badge(status.lower().replace("_", "-"), Status(status).label)
+        return badge("unconfirmed", gettext("Not received"))
+    return badge(status.lower().replace("_", "-"), Status(status).label)
 
 
 def money(amount: Decimal | None) -> str:
@@ -233,18 +243,14 @@ def named(name: str, identifier: str) -> SafeString:
     return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
 
 
-def payment(refund: CustomerRefund) -> SafeString:
+def payment(method: str, reference: str) -> SafeString:
     """The method and the reference of a refund, as HTML."""
-    parts = (bdi(part) for part in (refund.method, refund.reference) if part)
+    parts = (bdi(part) for part in (method, reference) if part)
     return format_html_join(" · ", "{}", ((part,) for part in parts))
 
 
-def refund_badge(refund: CustomerRefund) -> SafeString:
-    """The state of a refund as a badge, like the status of an order."""
-    return _badge(f"refund-{refund.state}", refund.get_state_display())
-
-
-def _badge(kind: str, label: object) -> SafeString:
+def badge(kind: str, label: object) -> SafeString:
+    """A coloured badge with ``label``; ``kind`` ends the name of its class in the stylesheet."""
     return format_html('<span class="giftcards-badge giftcards-{}">{}</span>', kind, label)
 
 

@@ -57,8 +57,8 @@ PARTS = {
     "health": "exceptions conditions",
     "tasks": "exceptions conf models engine catalogue privacy",
     "management": (
-        "exceptions rules problems settlement conf keys.keyring models keys.rotation engine "
-        "conditions catalogue privacy tasks"
+        "catalogue conditions conf display engine exceptions keys.keyring keys.rotation "
+        "models privacy problems rules settlement tasks"
     ),
     "admin": (
         "exceptions keys.typed addresses rules spelling search_terms problems keys.secrecy "
@@ -83,6 +83,7 @@ PARTS = {
 # What the modules, and the packages, inside a package import of each other.
 WITHIN = {
     "admin": {
+        "fields": "",
         "form_tokens": "",
         "actions": "form_tokens",
         "hints": "",
@@ -94,22 +95,21 @@ WITHIN = {
         "extensions": "actions rows",
         "filters": "rows",
         "catalogue": "rows",
-        "logs": "rows filters",
         "provider": "form_tokens rows provider_sections",
-        "pages": "actions extensions provider",
+        "pages": "actions extensions",
         "deciding": "form_tokens actions pages",
         "held": "actions breakdown pages deciding",
         "owning": "form_tokens actions pages",
         "people": "",
         "same_customer": "actions rows",
         "standstill": "",
-        "revealing": "actions reauthentication",
-        "placing": "breakdown reauthentication provider pages same_customer revealing",
+        "revealing": "actions reauthentication rows",
+        "placing": "breakdown fields pages reauthentication revealing same_customer",
         "timeline": "hints pages",
         "resolving": "form_tokens actions pages deciding",
-        "refunding": "actions breakdown pages placing",
-        "correcting": "form_tokens actions reauthentication extensions pages revealing placing",
-        "finding": "actions revealing",
+        "refunding": "actions breakdown fields filters pages rows",
+        "correcting": "actions extensions fields form_tokens pages reauthentication revealing",
+        "finding": "actions reauthentication",
         "searching": "actions finding",
         "desk": "rows pages searching",
         "order_page": (

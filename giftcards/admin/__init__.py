@@ -2,9 +2,10 @@
 
 from giftcards.admin.catalogue import ProductAdmin
 from giftcards.admin.desk import DeskAdmin
-from giftcards.admin.logs import CardRevealAdmin, CustomerRefundAdmin
 from giftcards.admin.orders import OrderAdmin
 from giftcards.admin.provider import ProviderStateAdmin
+from giftcards.admin.refunding import CustomerRefundAdmin
+from giftcards.admin.revealing import CardRevealAdmin
 
 __all__ = [
     "CardRevealAdmin",

@@ -18,9 +18,9 @@ from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin import extensions, revealing
 from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may
+from giftcards.admin.fields import NO_LANGUAGE, WORDS, MomentField, language_choices
 from giftcards.admin.form_tokens import token
 from giftcards.admin.pages import column_label
-from giftcards.admin.placing import NO_LANGUAGE, WORDS, MomentField, language_choices
 from giftcards.admin.reauthentication import address_of_proof
 from giftcards.admin.revealing import RevealForm, needs_other_proof
 from giftcards.exceptions import CustomerConflict

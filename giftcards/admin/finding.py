@@ -19,7 +19,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin.actions import Page, Pages
-from giftcards.admin.revealing import take_turn
+from giftcards.admin.reauthentication import take_turn
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Card
 

@@ -23,12 +23,11 @@ from django.utils.translation import gettext
 
 from giftcards.admin import extensions
 from giftcards.admin.actions import OrderButton, Page, buttons, in_order
-from giftcards.admin.provider import pause_in_words
 from giftcards.conf import conf
 from giftcards.display import isolated, named, zoned_moment
 from giftcards.engine.task_queue import wake_worker
 from giftcards.management.roles import whom_to_ask
-from giftcards.models import Order, OrderQuerySet
+from giftcards.models import Order, OrderQuerySet, ProviderState
 from giftcards.models.order_queries import leaves_some_out
 
 
@@ -146,7 +145,7 @@ def recorded(order: Order) -> str:
     text = gettext("The order %(order)s was recorded; it is being sent.")
     if not order.is_new:
         text = gettext("The order %(order)s was recorded already. It is not bought twice.")
-    elif pause_in_words():
+    elif ProviderState.objects.current().explain_pause().for_staff:
         text = gettext(
             "The order %(order)s was recorded. It cannot be sent at present: it will be sent as"
             " soon as that is possible."

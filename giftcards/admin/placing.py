@@ -9,7 +9,6 @@ from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
 
 from django import forms
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin.models import ADDITION
 from django.contrib.admin.options import IS_POPUP_VAR
@@ -27,8 +26,8 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin.breakdown import earned, earned_in_words
+from giftcards.admin.fields import NO_LANGUAGE, WORDS, AmountField, MomentField, language_choices
 from giftcards.admin.pages import OrderPages, column_label, log_entries, recorded
-from giftcards.admin.provider import pause_in_words
 from giftcards.admin.reauthentication import address_of_proof, is_confirmed
 from giftcards.admin.revealing import ProofForm, needs_other_proof
 from giftcards.admin.same_customer import double_of
@@ -39,8 +38,7 @@ from giftcards.engine.holding import confirm_price
 from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import OrderDetails, place_order
-from giftcards.models import Order, ProductType
-from giftcards.models.fields import read_amount
+from giftcards.models import Order, ProductType, ProviderState
 from giftcards.models.orders import OF_GIFT
 
 _LINE = {"product_id", "type_id"}
@@ -49,46 +47,6 @@ _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
 _ADDRESSES = ("customer_email", "customer_phone", "recipient_email")
 # The code of the error of a confirmed form that lacks the proof.
 _UNPROVEN = "unproven"
-
-
-class AmountField(forms.DecimalField):
-    """An amount as people write it: see :func:`~giftcards.models.fields.read_amount`."""
-
-    default_error_messages: ClassVar = {
-        "invalid": _("Write the amount like 550 or 549.90: digits from 0 to 9, and a point.")
-    }
-
-    def to_python(self, value: Any) -> Any:
-        if value in self.empty_values:
-            return None
-        amount = read_amount(str(value).strip())
-        if amount is None:
-            raise ValidationError(self.error_messages["invalid"], code="invalid")
-        return amount
-
-
-class MomentField(forms.DateTimeField):
-    """A date and a time, for which browsers have a control of their own."""
-
-    # With seconds, so that a moment that nobody has changed stays the same.
-    widget = forms.DateTimeInput(
-        attrs={"type": "datetime-local", "step": 1}, format="%Y-%m-%dT%H:%M:%S"
-    )
-
-
-def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
-    """The languages of the site, after an ``empty`` choice; and ``others``, which are codes."""
-    known = {code: gettext(str(name)) for code, name in settings.LANGUAGES}
-    return [("", empty), *({code: code for code in others if code} | known).items()]
-
-
-#: The empty choices of the columns with a language.
-NO_LANGUAGE = {
-    "customer_language": _("The language of the site"),
-    "recipient_language": _("That of the customer"),
-}
-#: A few lines of text.
-WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
 class CardField(forms.ChoiceField):
@@ -442,7 +400,7 @@ class PlacingPage(OrderPages):
                 *filter(None, [double_of(self, request, order)]),
                 *_warnings(order, known, sees_costs=sees_costs),
             ],
-            pause=pause_in_words(),
+            pause=ProviderState.objects.current().explain_pause().for_staff,
             posted=posted,
             button=_button(order.quantity, price),
             proof=proof if form.lacks_proof else None,

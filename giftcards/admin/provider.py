@@ -51,11 +51,6 @@ _RESUMING = {
 }
 
 
-def pause_in_words() -> str:
-    """The reason, for staff, why requests to the provider are paused; "" if they are not."""
-    return ProviderState.objects.current().explain_pause().for_staff
-
-
 # The sections that count all orders, or all cards.
 _OF_ALL_ORDERS = {"waiting", "encryption"}
 

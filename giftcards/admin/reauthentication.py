@@ -11,6 +11,7 @@ from django.contrib.auth import (
     BACKEND_SESSION_KEY,
     HASH_SESSION_KEY,
     authenticate,
+    get_user_model,
     load_backend,
     update_session_auth_hash,
     user_logged_in,
@@ -18,7 +19,8 @@ from django.contrib.auth import (
 from django.contrib.auth.backends import RemoteUserBackend
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import Q
+from django.db import connection
+from django.db.models import Q, QuerySet
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
@@ -152,3 +154,14 @@ def _holder(request: HttpRequest, user: Any) -> list[str]:
 def address_of_proof(*, back_to: str) -> str:
     """The address of the shop's own page, which asks for the proof and then leads ``back_to``."""
     return reverse(conf.reauthenticate, query={"next": back_to})
+
+
+def take_turn(request: HttpRequest) -> None:
+    """Lock the person's row until the transaction ends: their requests count one after another.
+
+    SQLite needs no lock: it has one writer at a time, and each transaction here writes first.
+    """
+    if connection.features.has_select_for_update:
+        # Not by the default manager, which may leave out users.
+        users: QuerySet[Any] = QuerySet(get_user_model())
+        users.select_for_update().values_list("pk").get(pk=request.user.pk)

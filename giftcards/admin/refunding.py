@@ -8,8 +8,9 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from django import forms
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 from django.forms import model_to_dict
 from django.http import HttpResponse, QueryDict
 from django.utils.html import format_html
@@ -19,9 +20,11 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import LATE, Answer, Attempt, OrderAction, Outcome, in_words, may
 from giftcards.admin.breakdown import customer_lines
+from giftcards.admin.fields import AmountField
+from giftcards.admin.filters import DateFilter
 from giftcards.admin.pages import about, customer_of, facts
-from giftcards.admin.placing import AmountField
-from giftcards.display import bdi, filled, moment, money, money_text, payment, refund_badge
+from giftcards.admin.rows import OrderRows, column, orders_named
+from giftcards.display import badge, bdi, filled, moment, money, money_text, payment
 from giftcards.exceptions import RefundError
 from giftcards.fulfilment import record_sale
 from giftcards.models import CustomerRefund, Order
@@ -38,8 +41,8 @@ def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
         {
             "key": refund.pk,
             "amount": money(refund.amount),
-            "badge": refund_badge(refund),
-            "payment": payment(refund),
+            "badge": _badge_of(refund),
+            "payment": payment(refund.method, refund.reference),
             "steps": _steps(refund),
             "notes": [bdi(text) for text in (refund.comment, refund.cancel_reason) if text],
             "is_planned": refund.state == _State.CREATED,
@@ -373,3 +376,54 @@ def _action(given: Mapping[str, Any]) -> str:
 def _in_log(refund: CustomerRefund) -> str:
     """The refund as text for Django's log, which is in English and not localised."""
     return f"{refund.amount:.2f}, {refund.reference}"
+
+
+# The most refunds that a search shows.
+_MOST_FOUND = 1_000
+
+
+def _badge_of(refund: CustomerRefund) -> SafeString:
+    """The state of a refund as a badge, like the status of an order."""
+    return badge(f"refund-{refund.state}", refund.get_state_display())
+
+
+@admin.register(CustomerRefund)
+class CustomerRefundAdmin(OrderRows):
+    """The refunds to customers, the latest first. They are recorded on the pages of the orders."""
+
+    list_display = (
+        "when",
+        "its_order",
+        "how_much",
+        "its_state",
+        "its_method",
+        "its_reference",
+        "by",
+    )
+    list_select_related = ("order",)
+    list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
+    fields = readonly_fields = (*list_display, "its_comment")
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("reference",)
+    search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
+
+    when = column(CustomerRefund, "created_at")
+    how_much = column(CustomerRefund, "amount")
+    its_state = column(CustomerRefund, "state", lambda refund, _state: _badge_of(refund))
+    its_reference = column(CustomerRefund, "reference")
+    its_comment = column(CustomerRefund, "comment")
+
+    def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+        orders = orders_named(name)
+        refunds = [] if orders.is_whole else CustomerRefund.objects.search(name, limit=_MOST_FOUND)
+        if refunds:
+            return rows.filter(pk__in=[refund.pk for refund in refunds])
+        return self.rows_of(rows, orders)
+
+    @admin.display(description=_("method"), empty_value="")
+    def its_method(self, refund: CustomerRefund) -> str:
+        return bdi(refund.method) if refund.method else ""
+
+    @admin.display(description=_("by"))
+    def by(self, refund: CustomerRefund) -> SafeString:
+        return bdi(refund.created_by or refund.get_source_display())

@@ -9,26 +9,29 @@ from typing import Any, NamedTuple
 
 from django import forms
 from django.conf import settings
+from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.core.mail import mail_managers
 from django.db import Error as DatabaseFailure
-from django.db import connection, router, transaction
+from django.db import router, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone, translation
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from giftcards.addresses import ip_address
 from giftcards.admin.actions import Page, Pages, may
-from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
+from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove, take_turn
+from giftcards.admin.rows import OrderRows, column
 from giftcards.conf import conf
+from giftcards.display import bdi
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
 from giftcards.keys.keyring import Keyring
 from giftcards.keys.secrecy import CardSecret, Masked, contained
@@ -262,17 +265,6 @@ def _an_hour_ago() -> datetime:
     return timezone.now() - timedelta(hours=1)
 
 
-def take_turn(request: HttpRequest) -> None:
-    """Lock the person's row until the transaction ends: their requests count one after another.
-
-    SQLite needs no lock: it has one writer at a time, and each transaction here writes first.
-    """
-    if connection.features.has_select_for_update:
-        # Not by the default manager, which may leave out users.
-        users: QuerySet[Any] = QuerySet(get_user_model())
-        users.select_for_update().values_list("pk").get(pk=request.user.pk)
-
-
 def _refused() -> Shown:
     limit = conf.reveals_per_hour
     if settings.MANAGERS:
@@ -337,3 +329,31 @@ REVEAL = Page(
         transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),
     ),
 )
+
+
+@admin.register(CardReveal)
+class CardRevealAdmin(OrderRows):
+    order_lookup = "card__order"
+    list_display = ("when", "by", "its_order", "which", "came_from", "why")
+    list_select_related = ("user", "card__order")
+    fields = readonly_fields = list_display
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("card__order__reference",)
+    search_help_text = _("The reference of an order.")
+    # By primary key, because no index has the reveals of all people by time.
+    ordering = ("-pk",)
+
+    when = column(CardReveal, "at")
+    came_from = column(CardReveal, "address")
+    why = column(CardReveal, "reason")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CardReveal]:
+        return super().get_queryset(request).defer("card__sealed")
+
+    @admin.display(description=_("by"))
+    def by(self, reveal: CardReveal) -> SafeString:
+        return bdi(reveal.user.get_username())
+
+    @admin.display(description=_("card"))
+    def which(self, reveal: CardReveal) -> str:
+        return str(reveal.card)

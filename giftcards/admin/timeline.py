@@ -255,7 +255,11 @@ _TAKEN_BACK = (
 
 def _refunded(refund: CustomerRefund) -> Iterator[Event]:
     source = "" if refund.created_by else refund.get_source_display()
-    said = [text for text in (payment(refund), bdi(refund.comment), source) if text]
+    said = [
+        text
+        for text in (payment(refund.method, refund.reference), bdi(refund.comment), source)
+        if text
+    ]
     amount = money(refund.amount)
     if refund.was_planned:
         text = _told(_PLANNED, refund.created_by, amount=amount)

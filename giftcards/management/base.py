@@ -18,11 +18,11 @@ from django.db import Error, connections, router
 from django.utils import translation
 
 from giftcards.conf import conf, require
+from giftcards.display import read_amount
 from giftcards.engine.database import is_there
 from giftcards.exceptions import ConfigurationError, GiftcardsError
 from giftcards.management.output import COULD_NOT_START, UNFINISHED, ConsoleCommand, Progress, iso
 from giftcards.models import CustomerRefund, Order, ProviderState
-from giftcards.models.fields import read_amount
 from giftcards.problems import Entry, Problem, in_english
 from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import STATES, Status

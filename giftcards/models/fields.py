@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import unicodedata
 import uuid
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -30,7 +28,6 @@ from giftcards.spelling import digits
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Format characters that Persian words, and emoji made of several, need.
 _JOINERS = {"\u200c", "\u200d"}
-_AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 # MariaDB reads no deeper JSON than 32 levels.
 _DEEPEST = 8
 _MOST_BYTES = 4_096
@@ -72,15 +69,6 @@ def as_plain_line(text: str) -> str:
 
 def _is_unseen(char: str) -> bool:
     return unicodedata.category(char) in _UNSEEN and char not in _JOINERS
-
-
-def read_amount(text: str) -> Decimal | None:
-    """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
-
-    Invalid are exponents, underscores, infinity and digits of other scripts, all of which Python
-    accepts. Beside such digits, a reader may mistake the decimal mark.
-    """
-    return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
 
 def tidied_lines(text: str) -> str:

@@ -18,7 +18,7 @@ from django.utils import timezone
 from django.utils.translation import ngettext
 
 from giftcards.admin.actions import Refused, may
-from giftcards.admin.revealing import take_turn
+from giftcards.admin.reauthentication import take_turn
 from giftcards.conf import conf as core
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order

@@ -13,8 +13,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from giftcards.display import read_amount
 from giftcards.management.output import ConsoleCommand, OutputClosed
-from giftcards.models.fields import read_amount
 from giftcards.simulator import (
     LEDGER_ODDITIES,
     SPECIAL_TYPES,
