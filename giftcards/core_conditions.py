@@ -37,13 +37,9 @@ _BY_DUE = ("settled_at", "status", "due_at", "pk")
 
 def _paused(standing: Standing) -> Finding | None:
     state = standing.state
-    why = state.why_paused()
-    return Finding(why, since=state.paused_since, explain=_why_paused(standing)) if why else None
-
-
-def _why_paused(standing: Standing) -> Callable[[], str]:
-    """The function that tells staff why requests are paused, in their language."""
-    return lambda: standing.state.explain_pause().for_staff
+    if not (why := state.why_paused()):
+        return None
+    return Finding(why, since=state.paused_since, explain=lambda: state.explain_pause().for_staff)
 
 
 def _refused(standing: Standing) -> Finding | None:
@@ -57,7 +53,8 @@ def _is_silent(standing: Standing) -> Finding | None:
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    return Finding(sentence, since=state.succeeded_at, explain=_why_paused(standing))
+    # The remedy of the condition says the same as that of the pause.
+    return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
 
 def _has_no_worker(standing: Standing) -> Finding | None:

@@ -45,9 +45,7 @@ _RESUMING = {
     ProviderState.Pause.RATE: _(
         "Requests go on at once, sooner than the provider has asked for: it may refuse them."
     ),
-    ProviderState.Pause.OUTAGE: _(
-        "The provider is asked again at once. That also happens automatically within seconds."
-    ),
+    ProviderState.Pause.OUTAGE: _("The provider is asked again at once."),
 }
 
 

@@ -165,10 +165,7 @@ STATES: Final[Mapping[str, State]] = {
         due="due_at",
         log_level=logging.ERROR,
         moved=_("It is not known whether the order was bought."),
-        next_step=_(
-            "It is looked for at the provider automatically %(when)s, and never sent again before"
-            " it is proven that it was not bought."
-        ),
+        next_step=_("It is looked for at the provider automatically %(when)s."),
     ),
     Status.REJECTED: State(
         purchase=Purchase.NONE,

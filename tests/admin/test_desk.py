@@ -86,6 +86,8 @@ def _delayed() -> None:
 
 def _silent() -> None:
     ProviderState.objects.update(outages=5, failed_at=timezone.now(), succeeded_at=ago(3600))
+    pause = {"pause": ProviderState.Pause.OUTAGE, "paused_at": ago(5), "paused_until": ago(-30)}
+    ProviderState.objects.update(**pause)
 
 
 def _no_worker() -> None:
@@ -103,7 +105,13 @@ HELD = [
     ("planned", _planned, "1 order with a refund to be paid", "Together 1,100 DA. Pay each", 1),
     ("delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
     ("refused", refuse_key, "Urgent Requests to the provider are paused", "The provider ref", None),
-    ("provider", _silent, "Urgent Requests to the provider fail", "", None),
+    (
+        "provider",
+        _silent,
+        "Urgent Requests to the provider fail",
+        "The provider does not answer. They are repeated automatically.",
+        None,
+    ),
     ("worker", _no_worker, "Urgent Background work has stopped", "Background work has", None),
 ]
 
