@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
@@ -98,6 +98,11 @@ class GiftcardsCommand(ConsoleCommand):
         if options["json"]:
             self.write_json(result)
         self.say(text, options)
+
+    def show_order(self, order: Order, options: dict[str, Any]) -> None:
+        """Print the order, as :meth:`show` does, with its refund breakdown on both sides."""
+        told = order_as_dict(order)
+        self.show(told, "\n".join(_describe(order, told)), options)
 
 
 def _is_for_people(options: dict[str, Any]) -> bool:
@@ -271,40 +276,28 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
     }
 
 
-def describe_customer(order: Order) -> list[str]:
-    """The customer's side of the order as lines for a terminal; none if it is not known."""
-    breakdown = customer_breakdown(order)
-    if breakdown is None:
-        return []
-    currency = conf.currency
-    amounts = {
-        "paid": breakdown.paid_amount,
-        "kept": breakdown.kept_amount,
-        "owed": breakdown.owed_amount,
-        "paid back": breakdown.refunded_amount,
-        "to be paid": breakdown.planned_amount,
-        "went along": order.reordered_amount,
-        "still owed": breakdown.open_amount,
-    }
-    return [
-        "  customer",
-        *(
-            f"    {label:<12}{amount:.2f} {currency}"
-            for label, amount in amounts.items()
-            if amount is not None
-        ),
-        *(
-            f"    refund {refund.reference}: {refund.amount:.2f} {currency}, {refund.state}"
-            for refund in order.refunds.order_by("pk")
-        ),
-    ]
+def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
+    """The customer's side of the order as lines for a terminal; none if it is not known.
 
-
-def _cards(order: Order) -> str:
-    stored, readable = order.cards.count(), order.cards.readable().count()
-    if stored == readable:
-        return f"{stored} stored, encrypted"
-    return f"{stored} stored, the codes of {stored - readable} destroyed"
+    ``customer`` is what :func:`customer_as_dict` returns.
+    """
+    if customer is None:
+        return
+    yield "  customer"
+    for label, amount in (
+        ("paid", customer["paid_amount"]),
+        ("kept", customer["kept_amount"]),
+        ("owed", customer["owed_amount"]),
+        ("paid back", customer["refunded_amount"]),
+        ("to be paid", customer["planned_amount"]),
+        ("went along", order.reordered_amount),
+        ("still owed", customer["open_amount"]),
+    ):
+        if amount is not None:
+            yield f"    {label:<12}{amount:.2f} {conf.currency}"
+    for refund in order.refunds.order_by("pk"):
+        shown = f"{refund.amount:.2f} {conf.currency}, {refund.state}"
+        yield f"    refund {refund.reference}: {shown}"
 
 
 def status_label(status: str) -> str:
@@ -318,38 +311,32 @@ def standing(order: Order) -> str:
     return f"The order {order.reference} is {status_label(order.status).lower()}."
 
 
-def describe(order: Order) -> str:
-    """The order as text for a terminal, with its refund breakdown on both sides."""
-    currency = conf.currency
-    lines = [
-        f"Order {order.reference}",
-        f"  status      {status_label(order.status)}",
-        f"  provider    {order.provider_order_id or 'has not named it'}",
-        f"  line        {order.quantity} × {order.type_id} ({order.product_id})",
-        *([f"  group       {order.group}"] if order.group else []),
-        f"  delivered   {order.fulfilled_quantity} of {order.quantity}",
-        f"  cards       {_cards(order)}",
-    ]
-    if breakdown := refund_breakdown(order):
-        lines += ["  refund breakdown"]
-        lines += [
-            f"    {label:<10}{'unknown' if amount is None else f'{amount:.2f} {currency}'}"
-            for label, amount in (
-                ("ordered", breakdown.ordered_amount),
-                ("charged", breakdown.charged_amount),
-                ("refunded", breakdown.refunded_amount),
-            )
-        ]
-        if not breakdown.is_consistent:
-            lines += ["    The provider's figures contradict each other."]
-    lines += describe_customer(order)
-    for entry in order.problems:
+def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
+    """The order as lines for a terminal; ``told`` is what ``--json`` prints."""
+    yield f"Order {order.reference}"
+    yield f"  status      {status_label(order.status)}"
+    yield f"  provider    {order.provider_order_id or 'has not named it'}"
+    yield f"  line        {order.quantity} × {order.type_id} ({order.product_id})"
+    if order.group:
+        yield f"  group       {order.group}"
+    yield f"  delivered   {order.fulfilled_quantity} of {order.quantity}"
+    stored, destroyed = told["cards"], told["cards"] - order.cards.readable().count()
+    fate = f"the codes of {destroyed} destroyed" if destroyed else "encrypted"
+    yield f"  cards       {stored} stored, {fate}"
+    if breakdown := told["refund"]:
+        yield "  refund breakdown"
+        for label in ("ordered", "charged", "refunded"):
+            amount = breakdown[f"{label}_amount"]
+            shown = "unknown" if amount is None else f"{amount:.2f} {conf.currency}"
+            yield f"    {label:<10}{shown}"
+        if not breakdown["is_consistent"]:
+            yield "    The provider's figures contradict each other."
+    yield from describe_customer(order, told["customer"])
+    for entry in told["problems"]:
         label = f"ticked off by {entry['ticked_by']}," if "ticked_by" in entry else "attention  "
-        problem = Problem.of(entry)
-        lines += [f"  {label} {problem.code}: {problem}"]
+        yield f"  {label} {entry['code']}: {entry['text']}"
     if order.status == Status.REJECTED and (why := reason(order)):
-        lines += [f"  refused     {why}"]
-    return "\n".join(lines)
+        yield f"  refused     {why}"
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:

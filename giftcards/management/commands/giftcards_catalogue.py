@@ -32,9 +32,9 @@ class Command(GiftcardsCommand):
                 gateway, on_wait=lambda reading: progress.show(_wait(reading), unless_short=True)
             )
         keep_prices()
-        found = counts()
         done = {"read": reading.read, "skipped": reading.skipped, "is_whole": reading.is_whole}
-        self.show({**found, **done}, _text(reading, found), options)
+        result = {**counts(), **done}
+        self.show(result, _text(result), options)
         if not reading.is_whole:
             trouble = current_pause() or reading.trouble
             raise unfinished(f"{trouble} Run the command again to read what is left.".strip())
@@ -50,9 +50,9 @@ def _wait(reading: CatalogueReading) -> str:
     return f"Reading the catalogue, {reading.read} of {counted(reading.total, 'product')}: {what}"
 
 
-def _text(reading: CatalogueReading, found: dict[str, int]) -> str:
+def _text(found: dict[str, int]) -> str:
     return (
-        f"{counted(reading.read, 'product')} read, {reading.skipped} skipped,"
+        f"{counted(found['read'], 'product')} read, {found['skipped']} skipped,"
         f" {found['to_read']} still to read.\n"
         f"The catalogue has {counted(found['products'], 'product')}, {found['on_sale']} on sale,"
         f" and {counted(found['types'], 'type')}, {found['types_for_sale']} for sale."

@@ -99,7 +99,8 @@ class Command(GiftcardsCommand):
             self.say(text, options)
         done = Erasure()
         if options["erase"]:
-            done.kept = _kept(person, orders)
+            reasons = ((order, why_kept(order, person.roles_in(order))) for order in orders)
+            done.kept = {order.reference: reason for order, reason in reasons if reason}
         # If an order is kept, nothing is exported: the file would be in the way of the next run.
         if orders and not done.kept:
             done = self._do(person, orders, options)
@@ -197,11 +198,6 @@ def _found(person: Person, orders: Sequence[Order]) -> str:
     if not gifts:
         return f"{counted(len(orders), 'order')} of this customer."
     return f"{counted(len(orders), 'order')} of this person, {counted(gifts, 'gift')} among them."
-
-
-def _kept(person: Person, orders: Sequence[Order]) -> dict[str, str]:
-    reasons = {order.reference: why_kept(order, person.roles_in(order)) for order in orders}
-    return {reference: reason for reference, reason in reasons.items() if reason}
 
 
 def _in_the_way(path: Path) -> CommandError:

@@ -19,8 +19,6 @@ from giftcards.management.base import (
     WORKING_SETTINGS,
     GiftcardsCommand,
     database_failure,
-    describe,
-    order_as_dict,
     provider_state,
     reason,
     refuse,
@@ -115,7 +113,7 @@ class Command(GiftcardsCommand):
             raise
         if not (order.is_final or order.is_held):
             wake_worker()
-        self.show(order_as_dict(order), describe(order), options)
+        self.show_order(order, options)
         if order.status not in (SETTLED if options["wait"] else ACCEPTED):
             raise unfinished(_why_unfinished(order))
 

@@ -16,9 +16,7 @@ from giftcards.management.base import (
     WORKING_SETTINGS,
     GiftcardsCommand,
     current_pause,
-    describe,
     find_order,
-    order_as_dict,
     refuse,
     unfinished,
 )
@@ -138,7 +136,7 @@ class Command(GiftcardsCommand):
             except ProviderError as error:
                 raise unfinished(str(error)) from None
         order.refresh_from_db()
-        self.show(order_as_dict(order), describe(order), options)
+        self.show_order(order, options)
         if done.is_paused or done.failed:
             raise unfinished(" ".join(map(str, order.open_problems)) or _trouble(done))
 

@@ -91,13 +91,15 @@ class Command(GiftcardsCommand):
         except RefundError as error:
             raise unfinished(str(error)) from None
         order = refund.order
+        customer = customer_as_dict(order)
         result = {
             "order": order.reference,
             "has_changed": refund.has_changed,
             "refund": refund_as_dict(refund),
-            "customer": customer_as_dict(order),
+            "customer": customer,
         }
-        self.show(result, "\n".join([_told(refund), *describe_customer(order)]), options)
+        text = "\n".join([_told(refund), *describe_customer(order, customer)])
+        self.show(result, text, options)
 
 
 def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:

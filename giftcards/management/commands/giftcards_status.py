@@ -24,12 +24,10 @@ from giftcards.exceptions import ConfigurationError
 from giftcards.management.base import (
     GiftcardsCommand,
     add_fail_on,
-    describe,
     fail_on,
     find_order,
     named_conditions,
     ok_or_trouble,
-    order_as_dict,
     refuse,
     status_label,
 )
@@ -78,13 +76,9 @@ class Command(GiftcardsCommand):
         # The command speaks one language, whatever the site's.
         with translation.override(None):
             if options["reference"] is not None:
-                self._show_order(options)
+                self.show_order(find_order(options["reference"]), options)
             else:
                 self._show_overview(conditions, options)
-
-    def _show_order(self, options: dict[str, Any]) -> None:
-        order = find_order(options["reference"])
-        self.show(order_as_dict(order), describe(order), options)
 
     def _show_overview(self, conditions: Mapping[str, Condition], options: dict[str, Any]) -> None:
         overview = _Overview()

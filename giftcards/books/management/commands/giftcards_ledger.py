@@ -75,11 +75,11 @@ class Command(GiftcardsCommand):
             reading = self._read(since, options)
         last = last or today()
         summary = summarise(first or min(reading.start or _last_days(), last), last)
-        if options["json"]:
-            self.write_json({**_as_dict(summary), **_reading_as_dict(reading)})
-        self.say(_text(summary, reading), options)
+        result = {**_as_dict(summary), **_reading_as_dict(reading)}
+        self.show(result, _text(summary, reading), options)
         if not reading.is_whole:
-            raise unfinished(_trouble(reading))
+            why = current_pause() or reading.trouble
+            raise unfinished(f"{why} Run the command again to read what is left.".lstrip())
         fail_on(judge(summary) for judge in conditions.values())
 
     def _read(self, since: date | None, options: dict[str, Any]) -> LedgerReading:
@@ -119,11 +119,6 @@ def _wait(reading: LedgerReading) -> str:
         what = current_pause() or "waiting"
     read = f", {counted(reading.rows, 'entry', 'entries')} so far" if reading.rows else ""
     return f"Reading the provider's ledger{read}: {what}"
-
-
-def _trouble(reading: LedgerReading) -> str:
-    why = current_pause() or reading.trouble
-    return f"{why} Run the command again to read what is left.".lstrip()
 
 
 # Results.
@@ -229,23 +224,12 @@ def _reading_as_dict(reading: LedgerReading) -> dict[str, Any]:
 # Conditions for monitors.
 
 
-def _has_gap(summary: Summary) -> str:
-    return gap_sentence(summary.gap) if summary.gap or summary.breaks else ""
-
-
-def _is_missing(summary: Summary) -> str:
-    found = summary.promised_not_credited
-    return missing_sentence(found.count, found.amount)
-
-
-def _is_unknown(summary: Summary) -> str:
-    return unknown_sentence(
-        {CHARGE: summary.charged_unknown, CREDIT: summary.credited_not_promised}
-    )
-
-
 CONDITIONS: Mapping[str, Callable[[Summary], str]] = {
-    "gap": _has_gap,
-    "missing": _is_missing,
-    "unknown": _is_unknown,
+    "gap": lambda summary: gap_sentence(summary.gap) if summary.gap or summary.breaks else "",
+    "missing": lambda summary: missing_sentence(
+        summary.promised_not_credited.count, summary.promised_not_credited.amount
+    ),
+    "unknown": lambda summary: unknown_sentence(
+        {CHARGE: summary.charged_unknown, CREDIT: summary.credited_not_promised}
+    ),
 }

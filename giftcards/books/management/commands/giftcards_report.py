@@ -91,9 +91,7 @@ class Command(GiftcardsCommand):
                 self._write_csv(report_rows(found))
                 return
             open_ = money_in_open_orders()
-            if options["json"]:
-                self.write_json(_as_dict(found, open_))
-            self.say("\n".join(_text(found, open_)), options)
+            self.show(_as_dict(found, open_), "\n".join(_text(found, open_)), options)
 
     def _write_csv(self, rows: Iterable[Any]) -> None:
         # Written as bytes, where possible, so that it is UTF-8 whatever the terminal is.

@@ -43,7 +43,9 @@ class Command(GiftcardsCommand):
     def handle(self, **options: Any) -> None:
         conf.require("MODE", "BASE_URL", "FROM_EMAIL", "CHANNELS")
         if options["loop"]:
-            self._loop(options)
+            stop = set_by_signals()
+            self.say("Sending the messages. Stop with Ctrl-C.", options)
+            deliver_until(stop, lambda text: self.say(text, options))
         else:
             self._send(options)
 
@@ -52,16 +54,9 @@ class Command(GiftcardsCommand):
         done = send_due(Limits())
         told = digests.send_due(Limits(), has_mailed=done.has_mailed)
         waiting = Delivery.objects.waiting(timezone.now()).count()
-        if options["json"]:
-            figures = {**asdict(done), "waiting": waiting, "digests": told}
-            del figures["has_mailed"]
-            self.write_json(figures)
-        self.say(f"{done}; {counted(told, 'digest')} for staff.", options)
+        figures = {**asdict(done), "waiting": waiting, "digests": told}
+        del figures["has_mailed"]
+        self.show(figures, f"{done}; {counted(told, 'digest')} for staff.", options)
         if done.failed or waiting:
             text = f"{done.failed} could not be sent, and {waiting} wait for another try."
             raise unfinished(f"{text} The admin shows why.")
-
-    def _loop(self, options: dict[str, Any]) -> None:
-        stop = set_by_signals()
-        self.say("Sending the messages. Stop with Ctrl-C.", options)
-        deliver_until(stop, lambda text: self.say(text, options))
