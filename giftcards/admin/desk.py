@@ -5,7 +5,7 @@ Its cards are the conditions that digests and monitors tell, in the same words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, QuerySet
+from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, resolve, reverse
@@ -123,7 +123,8 @@ def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
     visible = visible_orders(request, site)
     for condition in told:
         if finding := condition.find(standing, visible):
-            named = _links(visible, site, islice(finding.orders, _NAMED))
+            first = visible.in_bulk(list(islice(finding.orders, _NAMED)))
+            named = tuple(order_link(site, order) for order in first.values())
             whom = whom_to_ask(may, condition.takes)
             address = _address(request, site, condition)
             if address and leaves_out_problems and condition.overlaps_problems:
@@ -136,12 +137,6 @@ def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
                 named,
                 finding.count - len(named) if named else 0,
             )
-
-
-def _links(visible: QuerySet[Order], site: AdminSite, keys: Iterable[int]) -> tuple[str, ...]:
-    """Links to those of the ``visible`` orders, as HTML."""
-    orders = visible.in_bulk(list(keys))
-    return tuple(order_link(site, order) for order in orders.values())
 
 
 def _address(request: HttpRequest, site: AdminSite, condition: Condition) -> str:

@@ -56,10 +56,6 @@ def _price_of(order: Order) -> Decimal:
     return held_price(order) or Decimal(0)
 
 
-def _decide_price(attempt: Attempt) -> Outcome:
-    return decided(_decide(attempt, partial(approve_price, price=_price_of(attempt.order))))
-
-
 def _decide(attempt: Attempt, approve: Callable[..., Problem | None]) -> Problem | None:
     is_approved = attempt.form.cleaned_data["outcome"] == HeldForm.APPROVE
     return (approve if is_approved else reject_held)(attempt.order, by=attempt.by)
@@ -102,7 +98,9 @@ PRICE = OrderAction(
     form=_price_form,
     template="held",
     context=_price_context,
-    act=_decide_price,
+    act=lambda attempt: decided(
+        _decide(attempt, partial(approve_price, price=_price_of(attempt.order)))
+    ),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -96,9 +96,13 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
     # By what was paid: SQLite would add binary fractions.
     lines = waiting.values_list("quantity", "sale_price", "sale_amount")
     found = list(lines.annotate(Count("pk"), Min("queued_at")))
-    number = sum(count for *_line, count, _first in found)
+    number, paid = 0, Decimal(0)
+    for quantity, price, amount, count, _first in found:
+        number += count
+        each = price * quantity if amount is None and price is not None else amount
+        paid += (each or 0) * count
     if number:
-        yield _waiting_in_words(number, _paid(found))
+        yield _waiting_in_words(number, paid)
         first = min(first for *_line, first in found) + span
         if first > now:
             text = ngettext("It is kept until %(at)s.", "The first is kept until %(at)s.", number)
@@ -117,15 +121,6 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
         " and the customer is owed the money."
     )
     yield filled(text, at=moment(now + span))
-
-
-def _paid(lines: Iterable[tuple[int, Decimal | None, Decimal | None, int, datetime]]) -> Decimal:
-    """The sum of what customers paid for the orders of ``lines``, as far as it is known."""
-    amounts = (
-        (price * quantity if amount is None and price is not None else amount, count)
-        for quantity, price, amount, count, _first in lines
-    )
-    return sum((amount * count for amount, count in amounts if amount is not None), Decimal(0))
 
 
 def _waiting_in_words(number: int, paid: Decimal) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.contrib.admin.utils import label_for_field
 from django.template.defaultfilters import linebreaksbr
@@ -89,7 +89,7 @@ class Timeline:
         self._shows_costs, self._shows_hints = shows_costs, shows_hints
         self._shows_reasons = shows_reasons
         self._repeats, self._repeated_by = repeats, repeated_by
-        self._changes = list(order.changes.all())
+        self._moves = [_read(change, shows_costs=shows_costs) for change in order.changes.all()]
         self._ticks = list(order.acknowledgements.all())
         #: The refunds to the customer, oldest first.
         self.refunds = list(order.refunds.order_by("pk"))
@@ -103,7 +103,7 @@ class Timeline:
     @property
     def reason(self) -> Problem | None:
         """The reason why the order last moved or went on; ``None`` if none is recorded."""
-        moves = [(change.at, _headline(change)) for change in self._changes]
+        moves = [(move.change.at, move.reason) for move in self._moves]
         # What staff decide about a final order is not why it became final.
         ticks = () if self._order.is_final else self._ticks
         decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
@@ -123,12 +123,13 @@ class Timeline:
 
     def _later(self) -> Iterator[Event]:
         order, shows_costs = self._order, self._shows_costs
-        for change in self._changes:
-            event = _moved(order, change, shows_costs=shows_costs)
-            hints = _hints(change, shows_costs=shows_costs) if self._shows_hints else ()
-            yield replace(event, details=[*event.details, *map(for_developer, hints)])
+        for move in self._moves:
+            yield _moved(order, move, shows_hints=self._shows_hints)
         for tick in self._ticks:
-            yield _reordered(tick) if self._hides(tick) else _acknowledged(tick, shows_costs)
+            if self._hides(tick):
+                yield Event(tick.at, _told(_REORDERED, tick.by))
+            else:
+                yield _acknowledged(tick, shows_costs)
         if self._repeated_by and not self._is_told(self._repeated_by.order):
             yield _repeated(self._repeated_by)
         for refund in self.refunds:
@@ -172,13 +173,42 @@ def _repeated(other: RelatedOrder) -> Event:
     return Event(other.order.created_at, filled(text, order=other.link))
 
 
-def _moved(order: Order, change: StatusChange, *, shows_costs: bool) -> Event:
-    headline = _headline(change)
-    if headline:
-        text = explained(headline, shows_costs=shows_costs).text
-    else:
-        text = _move_in_words(order, change)
-    details = list(_details(change, headline, shows_costs=shows_costs))
+class _Move(NamedTuple):
+    """A status change, and what its entries tell: texts of HTML.
+
+    ``reason`` is why the order moved, in the words of ``text``; ``None`` and "" if no reason is
+    recorded. ``hints`` are the provider's words about the move, and why the shop could not be told.
+    """
+
+    change: StatusChange
+    reason: Problem | None
+    text: str
+    details: list[str]
+    hints: list[str]
+
+
+def _read(change: StatusChange, *, shows_costs: bool) -> _Move:
+    reason, text = None, ""
+    details: list[str] = []
+    hints: list[str] = []
+    for entry in change.details:
+        problem = Problem.of(entry)
+        told = explained(problem, shows_costs=shows_costs)
+        hints.append(told.hint)
+        if "ended" in entry:
+            details.append(filled(gettext("Until then: %(problem)s"), problem=told.text))
+        elif reason is None and problem.kind is Kind.HISTORY:
+            reason, text = problem, told.text
+        else:
+            details.append(told.text)
+    hints.append(change.announce_error)
+    return _Move(change, reason, text, details, [*filter(None, hints)])
+
+
+def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
+    change = move.change
+    text = move.text or _move_in_words(order, change)
+    details = [*move.details, *(map(for_developer, move.hints) if shows_hints else ())]
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
@@ -187,10 +217,6 @@ _REORDERED = (
     gettext_lazy("%(by)s ordered the missing cards again."),
     gettext_lazy("The missing cards were ordered again."),
 )
-
-
-def _reordered(tick: Acknowledgement) -> Event:
-    return Event(tick.at, _told(_REORDERED, tick.by))
 
 
 def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
@@ -291,24 +317,6 @@ def _move_in_words(order: Order, change: StatusChange) -> str:
     return escape(STATES[change.to_status].moved % counts)
 
 
-def _headline(change: StatusChange) -> Problem | None:
-    """The recorded reason why the order moved; ``None`` if there is none."""
-    current = [Problem.of(entry) for entry in change.details if "ended" not in entry]
-    return next((problem for problem in current if problem.kind is Kind.HISTORY), None)
-
-
-def _details(change: StatusChange, headline: Problem | None, *, shows_costs: bool) -> Iterator[str]:
-    for entry in change.details:
-        problem = Problem.of(entry)
-        if problem == headline:
-            continue
-        text = explained(problem, shows_costs=shows_costs).text
-        if "ended" in entry:
-            yield filled(gettext("Until then: %(problem)s"), problem=text)
-        else:
-            yield text
-
-
 def _trouble(change: StatusChange) -> str:
     """A warning if the shop's own code could not be told of the move; else ""."""
     if not change.announce_error:
@@ -316,12 +324,3 @@ def _trouble(change: StatusChange) -> str:
     if change.announce_at:
         return gettext("The shop could not be told; it will be tried again.")
     return gettext("The shop could not be told for a day, and is not told again.")
-
-
-def _hints(change: StatusChange, *, shows_costs: bool) -> Iterator[str]:
-    """The provider's words about the move, and why the shop could not be told, in English."""
-    for entry in change.details:
-        if hint := explained(Problem.of(entry), shows_costs=shows_costs).hint:
-            yield hint
-    if change.announce_error:
-        yield change.announce_error

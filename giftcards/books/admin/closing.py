@@ -255,6 +255,7 @@ def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
 
 def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
     steps = list(_steps(pages, request, month))
+    report = urlencode(Question(month.first, month.last).parameters)
     return {
         "months": list(_offered(month)),
         "month": month,
@@ -273,12 +274,8 @@ def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
             for each in month.differences
         ],
         "closings": list(_records(month.closings)),
-        "report": f"{pages.address('report')}?{_report_query(month)}",
+        "report": f"{pages.address('report')}?{report}",
     }
-
-
-def _report_query(month: Month) -> str:
-    return urlencode(Question(month.first, month.last).parameters)
 
 
 def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:

@@ -142,9 +142,13 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 
 
 def _tails(order: Order, cards: list[Any]) -> list[str]:
-    """The ends of the codes that the customer complains about; of all, before a complaint."""
+    """The known ends of the codes that the customer complains about; of all, before a complaint."""
     disputed = order.disputed_cards
-    return [tail for card, _at, tail, _why in cards if not disputed or card.position in disputed]
+    return [
+        tail
+        for card, _at, tail, _why in cards
+        if tail and (not disputed or card.position in disputed)
+    ]
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
@@ -172,9 +176,8 @@ def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Ite
     )
     if order.settled_at:
         yield filled(gettext("You delivered it on %(at)s."), at=zoned_moment(order.settled_at))
-    known = [tail for tail in tails if tail]
-    if known and len(known) <= _FEW:
-        ends = format_html_join(", ", "{}", ((bdi(tail),) for tail in known))
+    if tails and len(tails) <= _FEW:
+        ends = format_html_join(", ", "{}", ((bdi(tail),) for tail in tails))
         yield filled(gettext("The codes end in %(ends)s."), ends=ends)
     if first_shown:
         text = gettext("The customer first saw the codes on %(at)s.")

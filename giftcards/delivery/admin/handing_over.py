@@ -70,10 +70,6 @@ def _in_words(done: Withdrawn) -> str:
     return " ".join(text % {"count": count_text(count)} for text, count in said if count)
 
 
-def _has_link(order: Order) -> bool:
-    return CardLink.objects.filter(order=order, revoked_at=None).exclude(token_hash=None).exists()
-
-
 WITHDRAW = OrderAction(
     name="delivery_withdraw",
     route="<key>/withdraw/",
@@ -81,7 +77,9 @@ WITHDRAW = OrderAction(
     permission=allowance.MAY_RESEND,
     is_final=True,
     place="messages",
-    is_offered=_has_link,
+    is_offered=lambda order: (
+        CardLink.objects.filter(order=order, revoked_at=None).exclude(token_hash=None).exists()
+    ),
     token=None,
     form=lambda _attempt, data: forms.Form(data),
     template="ask",
