@@ -217,8 +217,6 @@ WITHIN = {
         "open_money": "",
         "reordering": "task_queue",
         "reviewing": "",
-        "figures": "timings database",
-        "terms": "",
         "outbox": "backoff timings database",
         "recovery_plan": "identity",
         "verdict": "identity",
