@@ -254,10 +254,7 @@ class TestChanges:
             (sold(a=Denomination("B", Decimal(490), 5)), [("name", "P – A", "P – B")]),
             (sold("Q", a=CARD), [("name", "P – A", "Q – A")]),
             (sold(a=Denomination("A", Decimal(0), 5)), [("gone", 490, None)]),
-            (
-                sold(a=Denomination("A", Decimal(480), 4)),
-                [("price", 490, 480), ("stock", 5, 4)],
-            ),
+            (sold(a=Denomination("A", Decimal(480), 4)), [("price", 490, 480), ("stock", 5, 4)]),
         ],
     )
     def test_a_reading_records_what_has_changed(

@@ -170,9 +170,7 @@ class TestOffers:
     def test_one_query(self) -> None:
         for number in range(5):
             make_offer(f"type_{number}", product_id=f"product_{number}")
-        with CaptureQueriesContext(
-            connection,
-        ) as queries:
+        with CaptureQueriesContext(connection) as queries:
             assert len([str(offer.product) for offer in offers()]) == 5
         assert len(queries) == 1
 
@@ -260,16 +258,8 @@ class TestCheck:
             ([(Status.PENDING, {"due_at": None})], 1_959, "balance"),
             ([(Status.UNCONFIRMED, {"price_per_card": 490})], 1_959, "balance"),
             ([(Status.HANDLING, {"price_per_card": 490})], 1_959, ""),
-            (
-                [(Status.HANDLING, {"price_per_card": 490, "accepted_at": 9})],
-                1_959,
-                "balance",
-            ),
-            (
-                [(Status.FULFILLED, {"fulfilled_amount": 980, "accepted_at": 9})],
-                1_959,
-                "balance",
-            ),
+            ([(Status.HANDLING, {"price_per_card": 490, "accepted_at": 9})], 1_959, "balance"),
+            ([(Status.FULFILLED, {"fulfilled_amount": 980, "accepted_at": 9})], 1_959, "balance"),
             ([(Status.FULFILLED, {"fulfilled_amount": 980})], 1_959, ""),
         ],
     )

@@ -20,14 +20,7 @@ from giftcards.fulfilment import check_line, place_order
 from giftcards.models import Order, Product, ProductType, ProviderState, RequestSlot
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
-from tests.stage import (
-    PROVIDER,
-    PSN,
-    own_key,
-    provider_state,
-    refill_budget,
-    spend_budget,
-)
+from tests.stage import PROVIDER, PSN, own_key, provider_state, refill_budget, spend_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db

@@ -180,9 +180,7 @@ USE_TZ = False
 
 
 @pytest.mark.cluster
-def test_commands_show_times_with_a_zone_where_the_database_has_none(
-    tmp_path: Path,
-) -> None:
+def test_commands_show_times_with_a_zone_where_the_database_has_none(tmp_path: Path) -> None:
     (tmp_path / "naive_settings.py").write_text(NAIVE)
     environment = {
         **os.environ,

@@ -439,8 +439,7 @@ def test_commands_refuse_wrong_settings_before_anything_begins(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
-    "command",
-    [PLACE_TWO, ("giftcards_poll",), ("giftcards_status",), ("giftcards_setup",)],
+    "command", [PLACE_TWO, ("giftcards_poll",), ("giftcards_status",), ("giftcards_setup",)]
 )
 def test_commands_explain_a_database_without_tables(
     command: tuple[str, ...], call: Call, simulator: Simulator
@@ -469,12 +468,7 @@ class TestADatabaseThatGoesAway:
     @pytest.mark.parametrize("reference", [[], ["--reference", "cart-1"]])
     @pytest.mark.parametrize("is_sent", [False, True])
     def test_place_says_that_the_order_is_recorded_if_the_database_fails_then(
-        self,
-        is_sent: bool,
-        reference: list[str],
-        wait: list[str],
-        call: Call,
-        simulator: Simulator,
+        self, is_sent: bool, reference: list[str], wait: list[str], call: Call, simulator: Simulator
     ) -> None:
         inserted, recorded = [], []
 

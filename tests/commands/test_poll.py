@@ -118,11 +118,7 @@ class TestRefusedKey:
             "",
             0,
         )
-        assert call("giftcards_poll", "--resume") == (
-            f"There was no pause.\n{NOTHING}.\n",
-            "",
-            0,
-        )
+        assert call("giftcards_poll", "--resume") == (f"There was no pause.\n{NOTHING}.\n", "", 0)
 
     def test_poll_with_resume_is_paused_again_if_the_key_is_still_refused(
         self, call: Call, simulator: Simulator
@@ -423,9 +419,7 @@ class TestLoop:
 
     @pytest.mark.django_db(transaction=True)
     def test_the_poll_loop_settles_orders_beside_one_whose_key_is_refused(
-        self,
-        simulator: Simulator,
-        child: Callable[..., subprocess.Popen[str]],
+        self, simulator: Simulator, child: Callable[..., subprocess.Popen[str]]
     ) -> None:
         """A rolling restart brings a wrong new key, and its process begins first."""
         simulator.keys = ["good"]

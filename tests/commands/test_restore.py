@@ -153,11 +153,7 @@ class TestHolding:
         assert after_restore(call)[0]["held"] == [order.reference]
         assert state(order) == HELD
 
-    @pytest.mark.parametrize(
-        "line",
-        [{"quantity": 1}, {"type_id": "TEST_PARTIAL"}],
-        ids=str,
-    )
+    @pytest.mark.parametrize("line", [{"quantity": 1}, {"type_id": "TEST_PARTIAL"}], ids=str)
     def test_orders_of_another_line_hold_nothing(
         self, call: Call, simulator: Simulator, line: dict[str, Any]
     ) -> None:

@@ -174,8 +174,7 @@ def test_selftest_fails_against_a_provider_that_differs_from_its_guide(
         "type_001": {"status": "FULFILLED", "cards": cards},
     }
     wire.get(
-        f"{PROVIDER}/v3/validate",
-        json={"success": True, "data": {"apiKey": {"type": "SANDBOX"}}},
+        f"{PROVIDER}/v3/validate", json={"success": True, "data": {"apiKey": {"type": "SANDBOX"}}}
     )
 
     def place(request: Any) -> tuple[int, dict[str, str], str]:
@@ -227,10 +226,7 @@ def test_selftest_fails_if_the_database_does_not_keep_the_codes(
         order_settled.disconnect(damage)
         Card.objects.all().delete()
     assert out.count(f"        {complaint}\n") == 2
-    assert (err, code) == (
-        "2 of 3 scenarios failed: partial delivery, ordinary order.\n",
-        1,
-    )
+    assert (err, code) == ("2 of 3 scenarios failed: partial delivery, ordinary order.\n", 1)
 
 
 class TestIsNotRun:

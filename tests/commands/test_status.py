@@ -604,11 +604,7 @@ class TestOneOrder:
         result = json.loads(call("giftcards_status", "cart-1", "--json").out)
         assert result["refund"]["is_consistent"] is False
         assert result["problems"] == [
-            {
-                "code": "figures_contradict",
-                "parameters": {},
-                "text": CONTRADICTING,
-            },
+            {"code": "figures_contradict", "parameters": {}, "text": CONTRADICTING},
             {
                 "code": "quantity_differs",
                 "parameters": TWO_OF_THREE,

@@ -385,10 +385,7 @@ class TestGivingWay:
         set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=5)
         budget = Budget()
         common = shares(limit).common
-        for numbers, seconds in (
-            (common[:lately], 51),
-            (common[lately : lately + before], 50),
-        ):
+        for numbers, seconds in ((common[:lately], 51), (common[lately : lately + before], 50)):
             until = clock.now() + timedelta(seconds=seconds)
             RequestSlot.objects.among(numbers).update(until=until)
         for purpose, is_made in ((Purpose.BACKGROUND, background), (Purpose.PRICING, pricing)):
@@ -519,13 +516,7 @@ class Shop:
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        *,
-        latency: float,
-        death: float = 0,
-        seed: int = 0,
-        questions: int = 0,
+        self, clock: Clock, *, latency: float, death: float = 0, seed: int = 0, questions: int = 0
     ) -> None:
         self._clock = clock
         self._latency = latency
@@ -639,12 +630,7 @@ class TestWindow:
         [(120, 0, 107), (120, 1, 95), (120, 2, 83), (60, 0, 47), (60, 1, 36)],
     )
     def test_under_a_backlog_the_list_is_read_every_interval_with_the_pages_it_takes(
-        self,
-        limit: int,
-        further: int,
-        placed: int,
-        clock: Clock,
-        set_conf: Callable[..., None],
+        self, limit: int, further: int, placed: int, clock: Clock, set_conf: Callable[..., None]
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=5.2)
         shop = Shop(clock, latency=0.15, questions=further)

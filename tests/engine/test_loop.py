@@ -210,10 +210,7 @@ class TestLoop:
         assert (done.settled, done.is_paused) == (1, False)
 
     def test_the_loop_idles_through_a_long_pause_without_requests(
-        self,
-        simulator: Simulator,
-        set_conf: Callable[..., None],
-        monkeypatch: pytest.MonkeyPatch,
+        self, simulator: Simulator, set_conf: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         set_conf(POLL_INTERVAL=0.2)
         buy_many(simulator, 1)
@@ -359,10 +356,7 @@ class TestLoop:
 
     @pytest.mark.django_db(transaction=True)
     def test_the_loop_goes_on_after_operational_errors_of_the_database(
-        self,
-        simulator: Simulator,
-        caplog: pytest.LogCaptureFixture,
-        shorten: Callable[..., None],
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture, shorten: Callable[..., None]
     ) -> None:
         shorten(loop_look=0.05, database_pause=0.1)
         buy_many(simulator, 1)
@@ -394,10 +388,7 @@ class TestLoop:
 
     @pytest.mark.django_db(transaction=True)
     def test_a_lease_of_the_loop_that_cannot_be_released_expires(
-        self,
-        simulator: Simulator,
-        caplog: pytest.LogCaptureFixture,
-        shorten: Callable[..., None],
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture, shorten: Callable[..., None]
     ) -> None:
         shorten(database_pause=0.1)
         buy_many(simulator, 1)

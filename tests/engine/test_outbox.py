@@ -65,8 +65,7 @@ def heard(listen: Listen) -> Heard:
         lambda order, change: calls.append(("changed", order.reference, str(change))),
     )
     listen(
-        order_settled,
-        lambda order, change: calls.append(("settled", order.reference, str(change))),
+        order_settled, lambda order, change: calls.append(("settled", order.reference, str(change)))
     )
     return calls
 
@@ -202,9 +201,7 @@ def test_announcing_a_change_costs_two_queries(heard: Heard) -> None:
     def queries(*references: str) -> int:
         for reference in references:
             moved(reference, Status.DELAYED, Status.REFUNDED)
-        with CaptureQueriesContext(
-            connection,
-        ) as queries:
+        with CaptureQueriesContext(connection) as queries:
             assert announce() == 2 * len(references)
         return len(queries)
 
@@ -657,8 +654,7 @@ def test_an_order_deleted_by_a_receiver_does_not_disturb_the_announcing(
     moved("order-1", Status.DELAYED)
     moved("order-2", Status.DELAYED)
     listen(
-        order_status_changed,
-        lambda order, change: order.reference == "order-1" and order.delete(),
+        order_status_changed, lambda order, change: order.reference == "order-1" and order.delete()
     )
     announce()
     assert [reference for _, reference, _ in heard] == ["order-1", "order-2"]

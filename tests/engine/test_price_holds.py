@@ -268,11 +268,7 @@ class TestSending:
     )
     @pytest.mark.django_db(transaction=True)
     def test_no_order_is_bought_above_its_ceiling(
-        self,
-        price: Decimal,
-        sale_price: Decimal | None,
-        max_price: Decimal | None,
-        is_on: bool,
+        self, price: Decimal, sale_price: Decimal | None, max_price: Decimal | None, is_on: bool
     ) -> None:
         """The rule in other words: the first amount that counts bounds the price."""
         configured = {**settings.GIFTCARDS, "BASE_URL": PROVIDER, "HOLD_ABOVE_SALE_PRICE": is_on}

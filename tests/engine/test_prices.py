@@ -16,13 +16,7 @@ from django.utils import timezone
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.prices import PriceList
-from giftcards.exceptions import (
-    AccessDenied,
-    NotFound,
-    OutcomeUnknown,
-    ProviderError,
-    RateLimited,
-)
+from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, ProviderError, RateLimited
 from giftcards.models import ProductPrices, RequestSlot
 from giftcards.provider.answers import Product, ProductType
 from giftcards.simulator import Simulator
@@ -70,9 +64,7 @@ def test_a_price_is_asked_for_again_after_ten_minutes(
             assert len(simulator.requests) == made
 
 
-def test_a_price_request_whose_connection_broke_is_repeated(
-    wire: responses.RequestsMock,
-) -> None:
+def test_a_price_request_whose_connection_broke_is_repeated(wire: responses.RequestsMock) -> None:
     wire.replace("GET", URL, body=requests.ConnectionError("reset"))
     wire.get(URL, json=PRICES)
     with Gateway() as gateway:

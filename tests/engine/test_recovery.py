@@ -554,8 +554,7 @@ class TestAbsent:
         assert len(simulator.orders) == 1
 
     @pytest.mark.parametrize(
-        ("since_sending", "since_first_look"),
-        [(55, 55), (300, None), (300, 25), (55, 31)],
+        ("since_sending", "since_first_look"), [(55, 55), (300, None), (300, 25), (55, 31)]
     )
     def test_a_lost_order_is_not_declared_absent_too_soon(
         self, since_sending: float, since_first_look: float | None, wire: responses.RequestsMock

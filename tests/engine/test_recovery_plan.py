@@ -50,11 +50,7 @@ def row(name: str = "R1", minutes: float | None = 0, line: Any = LINE) -> OrderA
     product, type_id, quantity = line
     created = None if minutes is None else at(minutes)
     return answer(
-        provider_id=name,
-        product_id=product,
-        type_id=type_id,
-        quantity=quantity,
-        created_at=created,
+        provider_id=name, product_id=product, type_id=type_id, quantity=quantity, created_at=created
     )
 
 
@@ -100,8 +96,7 @@ class TestAdopted:
         assert plan(survey(lost, *rows)) == [Adopt(lost[0], rows[1]), Adopt(lost[1], rows[0])]
 
     @pytest.mark.parametrize(
-        ("first_accepted", "minutes", "adopting"),
-        [(False, 10, 1), (False, 11, 0), (True, 10, 0)],
+        ("first_accepted", "minutes", "adopting"), [(False, 10, 1), (False, 11, 0), (True, 10, 0)]
     )
     def test_a_row_is_left_to_an_accepted_order_that_it_may_be(
         self, first_accepted: bool, minutes: float, adopting: int

@@ -17,14 +17,7 @@ from giftcards.engine.late_answers import record_changes
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.reordering import repetition
 from giftcards.fulfilment import approve_price, place_order, reject_held, reorder_missing
-from giftcards.models import (
-    ApiKey,
-    Lease,
-    Order,
-    ProductPrices,
-    ProviderState,
-    StatusChange,
-)
+from giftcards.models import ApiKey, Lease, Order, ProductPrices, ProviderState, StatusChange
 from giftcards.problems import Problem
 from giftcards.settlement import customer_breakdown
 from giftcards.signals import order_settled

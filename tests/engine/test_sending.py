@@ -729,11 +729,7 @@ class TestLateAnswers:
         [
             ({"json": {"success": True, "data": {"orderId": "A1"}}}, "HANDLING", []),
             ({"json": enveloped("OUT_OF_STOCK"), "status": 400}, "REJECTED", []),
-            (
-                {"json": enveloped("AUTH_UNAVAILABLE"), "status": 503},
-                "PENDING",
-                ["not_sent"],
-            ),
+            ({"json": enveloped("AUTH_UNAVAILABLE"), "status": 503}, "PENDING", ["not_sent"]),
         ],
     )
     def test_a_late_placing_answer_of_an_order_taken_for_lost_is_recorded(

@@ -318,16 +318,10 @@ class TestSweep:
 
 GARBAGE: list[tuple[dict[str, Any], str]] = [
     ({"json": {"success": True, "data": {}}}, "status_missing"),
-    (
-        {"json": {"success": True, "data": {"status": None}}},
-        "status_missing",
-    ),
+    ({"json": {"success": True, "data": {"status": None}}}, "status_missing"),
     ({"json": {"success": True, "data": {"status": "CANCELLED"}}}, "status_unknown"),
     ({"json": {"success": True, "data": {"status": "fulfilled"}}}, "status_unknown"),
-    (
-        {"json": {"success": True, "data": {"status": 7}}},
-        "status_missing",
-    ),
+    ({"json": {"success": True, "data": {"status": 7}}}, "status_missing"),
     ({"json": {"success": True, "data": {"status": "FULFILLED"}}}, "not_whole"),
     (
         {"json": {"success": True, "data": {"status": "FULFILLED", "cards": CODE}}},
@@ -730,8 +724,7 @@ class TestTooManyRequests:
         assert run_sweep() == Swept(checked=20, settled=20)
 
     @pytest.mark.parametrize(
-        ("retry_after", "seconds"),
-        [("7", 7), ("86400", 900), ("soon", 60), ("-5", 60), (None, 60)],
+        ("retry_after", "seconds"), [("7", 7), ("86400", 900), ("soon", 60), ("-5", 60), (None, 60)]
     )
     def test_a_sweep_pauses_for_as_long_as_retry_after_asks(
         self, retry_after: str | None, seconds: int, wire: responses.RequestsMock

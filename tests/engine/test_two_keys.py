@@ -63,11 +63,7 @@ def problems() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("sent_to", "looked_for_in"),
-    [
-        ("PRODUCTION", "SANDBOX"),
-        ("SANDBOX", "PRODUCTION"),
-    ],
+    ("sent_to", "looked_for_in"), [("PRODUCTION", "SANDBOX"), ("SANDBOX", "PRODUCTION")]
 )
 def test_the_list_of_another_account_proves_nothing_about_a_lost_order(
     sent_to: str, looked_for_in: str, accounts: Any

@@ -103,24 +103,15 @@ def test_a_complete_answer_settles_an_order(
         (answer("HANDLING"), ()),
         (answer("HANDLING", quantity=5, cards=CARDS[:2]), ()),
         # A status that is not known.
-        (
-            settled("CANCELLED", CARDS),
-            (unknown("CANCELLED"),),
-        ),
-        (
-            settled("fulfilled", CARDS),
-            (unknown("fulfilled"),),
-        ),
+        (settled("CANCELLED", CARDS), (unknown("CANCELLED"),)),
+        (settled("fulfilled", CARDS), (unknown("fulfilled"),)),
         # Ours, not the provider's.
         (settled("DELAYED", CARDS), (unknown("DELAYED"),)),
         (settled(None, CARDS), (Problem("status_missing"),)),
         # FULFILLED with too few or too many cards.
         (settled("FULFILLED", ()), (not_whole("FULFILLED", 0, 0),)),
         (settled("FULFILLED", CARDS[:4]), (not_whole("FULFILLED", 4, 4),)),
-        (
-            settled("FULFILLED", CARDS[:4], fulfilled_quantity=5),
-            (not_whole("FULFILLED", 5, 4),),
-        ),
+        (settled("FULFILLED", CARDS[:4], fulfilled_quantity=5), (not_whole("FULFILLED", 5, 4),)),
         (
             settled("FULFILLED", [*CARDS, CARDS[0]], fulfilled_quantity=5),
             (not_whole("FULFILLED", 5, 6),),
@@ -149,11 +140,7 @@ def test_a_complete_answer_settles_an_order(
         ),
         # One of three could not be read, and nothing says that there were three.
         (
-            answer(
-                "PARTIALLY_FILLED",
-                cards=CARDS[:2],
-                problems=(LOST_CARD,),
-            ),
+            answer("PARTIALLY_FILLED", cards=CARDS[:2], problems=(LOST_CARD,)),
             (LOST_CARD, UNCOUNTED),
         ),
         (
@@ -226,9 +213,7 @@ def test_an_order_settles_by_its_cards_if_no_amount_can_be_read(status: str) -> 
         "fulfilled_quantity",
     ],
 )
-def test_an_unreadable_number_of_cards_keeps_an_order_open_until_it_is_late(
-    unread: str,
-) -> None:
+def test_an_unreadable_number_of_cards_keeps_an_order_open_until_it_is_late(unread: str) -> None:
     problem = unreadable(unread)
     given_answer = settled("FULFILLED", CARDS, **{unread: None, "problems": (problem,)})
     assert judged(given_answer) == Verdict(None, (problem,))
@@ -468,11 +453,9 @@ def test_an_order_settles_only_by_a_complete_answer(
     assert found.fulfilled_quantity == len(given_answer.cards)
     assert (
         found.fulfilled_quantity
-        in {
-            Status.FULFILLED: {5},
-            Status.PARTIALLY_FILLED: {1, 2, 3, 4},
-            Status.REFUNDED: {0},
-        }[found.status]
+        in {Status.FULFILLED: {5}, Status.PARTIALLY_FILLED: {1, 2, 3, 4}, Status.REFUNDED: {0}}[
+            found.status
+        ]
     )
     assert not _is_negative(given_answer)
 

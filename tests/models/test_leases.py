@@ -25,9 +25,7 @@ class TestLease:
         assert Lease.objects.keep("work", token, LENGTH)
         assert before < Lease.objects.get().until  # type: ignore[operator]
 
-    def test_an_expired_lease_can_be_taken_and_its_old_holder_cannot_interfere(
-        self,
-    ) -> None:
+    def test_an_expired_lease_can_be_taken_and_its_old_holder_cannot_interfere(self) -> None:
         hold_lease("work", token="dead", until=ago(0.1))
         assert not Lease.objects.is_taken("work")
         assert Lease.objects.take("work", LENGTH) is not None

@@ -137,10 +137,7 @@ class TestNumbers:
             (
                 "-0.000001",
                 None,
-                (
-                    negative(**AMOUNT),
-                    unreadable("more_than_two_decimals", **AMOUNT),
-                ),
+                (negative(**AMOUNT), unreadable("more_than_two_decimals", **AMOUNT)),
             ),
             ("9999999999.999", None, (unreadable("more_than_two_decimals", **AMOUNT),)),
             # It would be rounded to more than the column holds.

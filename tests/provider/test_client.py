@@ -640,12 +640,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(
         ("in_body", "in_header", "expected"),
-        [
-            ("a-1", "b-2", "a-1"),
-            (7, "b-2", "b-2"),
-            ("a b", "<b>", ""),
-            (None, "x" * 65, ""),
-        ],
+        [("a-1", "b-2", "a-1"), (7, "b-2", "b-2"), ("a b", "<b>", ""), (None, "x" * 65, "")],
     )
     def test_the_request_id_is_read_from_the_body_or_else_the_header(
         self,
@@ -716,11 +711,7 @@ class TestErrors:
         ],
     )
     def test_other_transport_failures_raise_outcome_unknown(
-        self,
-        failure: Exception,
-        was_dropped: bool,
-        client: Client,
-        wire: responses.RequestsMock,
+        self, failure: Exception, was_dropped: bool, client: Client, wire: responses.RequestsMock
     ) -> None:
         wire.get(CHECK, body=failure)
         wire.post(PLACE, body=failure)
@@ -938,10 +929,7 @@ class TestSecrets:
         assert failure.__context__ is None
 
     def test_the_repr_of_an_answer_holds_no_secret(
-        self,
-        client: Client,
-        answers: Callable[..., None],
-        caplog: pytest.LogCaptureFixture,
+        self, client: Client, answers: Callable[..., None], caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
         answers({"success": True, "data": FULFILLED})
