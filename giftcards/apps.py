@@ -14,12 +14,8 @@ class GiftcardsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        # Imported here, because they import the models.
-        from giftcards.conditions import register
-        from giftcards.core_conditions import CONDITIONS
-        from giftcards.engine.clock import clock_set_back
-        from giftcards.engine.task_queue import follow_clock
+        # Imported here, because it imports the models.
+        from giftcards.plugins import CORE, install
 
-        register(CONDITIONS)
-        clock_set_back.connect(follow_clock, dispatch_uid="giftcards.follow_clock")
         connection_created.connect(overwrite_deleted, dispatch_uid="giftcards.overwrite_deleted")
+        install(CORE)

@@ -1,12 +1,12 @@
 """Conditions that monitors, commands, pages and digests report: one list for all of them.
 
-Each condition is judged from the database alone, by an index. Each app adds its own with
-:func:`register`; those of the core are in :mod:`giftcards.core_conditions`.
+Each condition is judged from the database alone, by an index. Each app declares its own in its
+plugin; those of the core are in :mod:`giftcards.core_conditions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -148,6 +148,8 @@ class Condition(Alert):
     overlaps_problems: bool = False
     #: True if no card can be bought, or handed over, while it holds.
     stops_sales: bool = False
+    #: True if cards can still be bought while it holds, but not for long.
+    limits_sales: bool = False
     #: True if staff see it above the list of orders, in the words of ``Finding.explain``.
     is_above_list: bool = False
 
@@ -162,13 +164,8 @@ class Condition(Alert):
         return finding.sentence if finding else ""
 
 
-#: The conditions by their codes.
+#: The conditions by their codes, of each app that is installed as a plugin.
 CONDITIONS: dict[str, Condition] = {}
-
-
-def register(conditions: Iterable[Condition]) -> None:
-    """Add ``conditions`` to :data:`CONDITIONS`; call it from the ``ready`` method of an app."""
-    CONDITIONS.update({condition.code: condition for condition in conditions})
 
 
 def above_list(

@@ -370,6 +370,7 @@ CONDITIONS: Sequence[Condition] = [
         headline=_("the balance is low"),
         ended=_("The balance is not low any more."),
         page=_PROVIDER,
+        limits_sales=True,
         is_above_list=True,
     ),
     Condition(

@@ -82,6 +82,3 @@ customer_changed = Signal()
 #: Sent with ``balance`` and ``limit``, two Decimals, when the balance is read to be below
 #: ``LOW_BALANCE``; again only once it has recovered. Be quick: orders wait for the receivers.
 balance_low = Signal()
-#: Sent once a minute by the process that ticks, before its own work. For starting other work, such
-#: as by queueing a task: orders wait for the receivers.
-tick_began = Signal()

@@ -10,11 +10,10 @@ from typing import Any
 from django.core.management import CommandError, call_command
 
 from example_project import settings as example
-from giftcards.delivery import receivers
 from giftcards.delivery.models import Installation
 from giftcards.delivery.tasks import deliver
 from giftcards.models import ProductType
-from tests.delivery.connecting import disconnect
+from tests.delivery.connecting import connect, disconnect
 from tests.fakes.mail import file_settings
 from tests.stage import fill_catalogue
 
@@ -34,7 +33,7 @@ def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> I
     }
     # Emptied tables do not know that the app was there before.
     Installation.begin()
-    receivers.connect()
+    connect()
     try:
         yield
     finally:

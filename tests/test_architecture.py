@@ -15,6 +15,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from django.apps import apps
+
+from giftcards.plugins import INSTALLED
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "giftcards"
@@ -49,34 +52,35 @@ PARTS = {
     "catalogue": "exceptions keys.secrecy conf provider models durations display engine",
     "conditions": "models",
     "core_conditions": "rules problems conf models display engine catalogue conditions",
-    "apps": "keys.wiping checks engine conditions core_conditions",
     "fulfilment": "signals models engine",
     "privacy": (
         "exceptions keys.wiping rules spelling problems keys.secrecy conf models display engine"
     ),
+    "plugins": "checks models engine catalogue conditions core_conditions privacy",
+    "apps": "keys.wiping checks plugins",
     "health": "exceptions conditions",
-    "tasks": "exceptions conf models engine catalogue privacy",
+    "tasks": "exceptions conf engine",
     "management": (
-        "catalogue conditions conf display engine exceptions keys.keyring keys.rotation "
-        "models privacy problems rules settlement tasks"
+        "exceptions rules problems conf keys.keyring models settlement keys.rotation display "
+        "engine catalogue conditions privacy plugins tasks"
     ),
     "admin": (
-        "exceptions keys.typed addresses rules spelling search_terms problems keys.secrecy "
-        "settlement conf keys.keyring provider models durations display engine conditions "
-        "fulfilment catalogue privacy management"
+        "exceptions keys.typed addresses rules spelling search_terms problems keys.secrecy conf "
+        "keys.keyring provider models settlement durations display engine catalogue conditions "
+        "fulfilment privacy plugins management"
     ),
     "templatetags": "admin",
     "books": (
         "exceptions rules problems conf keys.keyring provider models durations display engine "
-        "conditions health tasks admin management"
+        "conditions plugins health management admin"
     ),
     "delivery": (
-        "exceptions addresses rules signals keys.secrecy settlement conf checks keys.keyring "
-        "models durations display engine conditions privacy health tasks admin management"
+        "exceptions addresses rules signals keys.secrecy conf checks keys.keyring models "
+        "settlement durations display engine conditions privacy plugins health management admin"
     ),
     "oscar": (
-        "exceptions addresses rules signals conf checks models display engine fulfilment "
-        "catalogue tasks management"
+        "exceptions addresses rules signals conf models display engine catalogue fulfilment "
+        "plugins management"
     ),
 }
 
@@ -142,7 +146,7 @@ WITHIN = {
         "exports": "reports",
         "expected": "pairing",
         "matching": "models pairing expected",
-        "summary": "models balances expected reports",
+        "summary": "models reports balances expected",
         "months": "models reports summary",
         "closing": "models reports expected months",
         "admin": "forecast models reports exports expected summary months closing",
@@ -150,7 +154,8 @@ WITHIN = {
         "reading": "models matching conditions",
         "management": "forecast models reports exports summary conditions reading",
         "nightly": "models reading",
-        "apps": "conditions nightly closing",
+        "plugin": "closing conditions nightly",
+        "apps": "plugin",
     },
     "books.admin": {
         "periods": "",
@@ -189,12 +194,13 @@ WITHIN = {
         "sending": "kinds conf facts models channels links failures messages handover",
         "moving": "kinds conf facts models channels failures queueing",
         "views": "page_tokens conf models pins codes my_orders links revealing pages",
-        "management": "conf models handover queueing digests sending tasks",
         "tasks": "models handover queueing digests sending",
         "admin": "kinds conf facts models channels links messages queueing digests moving",
+        "management": "conf models handover queueing digests sending tasks",
         "receivers": "models queueing moving",
+        "plugin": "conf checks conditions privacy tasks receivers",
         "urls": "links views",
-        "apps": "conf checks conditions privacy receivers tasks",
+        "apps": "plugin",
     },
     "delivery.admin": {
         "allowance": "",
@@ -210,6 +216,7 @@ WITHIN = {
         "timings": "",
         "task_queue": "timings",
         "database": "timings",
+        "turns": "timings database",
         "identity": "",
         "storing": "",
         "clock": "",
@@ -229,11 +236,11 @@ WITHIN = {
         "background": "timings budget gateway",
         "balance": "budget gateway",
         "polling": "timings identity verdict budget gateway",
-        "sending": "backoff timings database clock budget reordering holding reviewing gateway",
+        "sending": "backoff timings database clock reordering reviewing budget holding gateway",
         "recovery": "backoff timings database identity recovery_plan budget gateway polling",
         "resolving": "timings identity budget gateway recovery",
         "sweep": (
-            "timings database outbox holding verdict budget late_answers recording gateway polling "
+            "timings database outbox verdict budget late_answers holding recording gateway polling "
             "sending recovery"
         ),
         "loop": "timings database budget gateway balance sweep",
@@ -280,7 +287,8 @@ WITHIN = {
         "buying": "conf lines progress checkout",
         "checks": "conf checkout",
         "receivers": "lines progress stock buying",
-        "apps": "checks receivers",
+        "plugin": "stock buying checks receivers",
+        "apps": "plugin",
     },
     "privacy": {
         "person": "",
@@ -506,3 +514,42 @@ def test_a_package_runs_no_code_when_it_is_imported() -> None:
         _docstring, *statements, names = ast.parse(path.read_text("utf-8")).body
         assert {type(statement) for statement in statements} == {ast.ImportFrom}
         assert ast.unparse(names).startswith("__all__ = ")
+
+
+def core_files(*endings: str) -> list[Path]:
+    """The files of the core with these endings."""
+    files = (path for ending in endings for path in PACKAGE.rglob(f"*{ending}"))
+    return [path for path in files if path.relative_to(PACKAGE).parts[0] not in OPTIONAL]
+
+
+def said(path: Path) -> Iterator[str]:
+    """The names and the texts in a file of Python, without its docstrings."""
+    tree = ast.parse(path.read_text("utf-8"))
+    explained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in explained:
+                yield node.value
+        elif isinstance(node, ast.Name | ast.Attribute):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+def test_the_core_names_no_optional_app() -> None:
+    """Neither in code nor in texts, templates and URLs: a plugin says what its app adds."""
+    plugins = [INSTALLED[label] for label in ("giftcards_books", "giftcards_delivery")]
+    # As a whole: the same word may mean something else in a sentence.
+    whole = {condition.code for plugin in plugins for condition in plugin.conditions}
+    whole -= {"missing", "unknown", "untold"}
+    whole |= {name for plugin in plugins for names in plugin.roles.values() for name in names}
+    configs = [apps.get_app_config(plugin.app) for plugin in plugins]
+    whole |= {model.__name__ for config in configs for model in config.get_models()}
+    parts = re.compile(rf"giftcards[._/-]({'|'.join(OPTIONAL)})|\boscar\b", re.IGNORECASE)
+    found = {
+        (str(path.relative_to(PACKAGE)), text)
+        for path in core_files(".py")
+        for text in said(path)
+        if text in whole or parts.search(text)
+    }
+    for path in core_files(".html", ".txt", ".css", ".js"):
+        found |= {(path.name, match[0]) for match in parts.finditer(path.read_text("utf-8"))}
+    assert not found

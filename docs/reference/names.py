@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from django.apps import apps
-
 from docs.reference.api import API, MODELS, SIGNALS, parsed, signals_of
 from docs.reference.checks import by_app
 from docs.reference.commands import COMMANDS, own_arguments
@@ -22,6 +20,7 @@ from giftcards.conditions import CONDITIONS
 from giftcards.delivery.kinds import Kind
 from giftcards.delivery.templatetags.giftcards_delivery import register as tags
 from giftcards.management.roles import ROLES
+from giftcards.plugins import INSTALLED
 from giftcards.problems import WORDINGS
 from giftcards.simulator import SPECIAL_TYPES, Simulator
 from giftcards.statuses import Status
@@ -42,7 +41,6 @@ _MORE = (
     "giftcards.admin.actions Outcome",
     "giftcards.admin.actions may",
     "giftcards.admin.extensions Extension",
-    "giftcards.admin.extensions register",
     "giftcards.admin.provider_sections Section: is_for_developer",
     "giftcards.admin.reauthentication confirm",
     "giftcards.admin.rows OnlyFilters:",
@@ -85,7 +83,11 @@ _MORE = (
     "giftcards.privacy.person Person: is_named_by rows",
     "giftcards.privacy.person Traces: are_in erased",
     "giftcards.privacy.registry Keeper: orders addresses describe erase",
-    "giftcards.privacy.registry register",
+    "giftcards.engine.turns Work: name do is_prompt is_due",
+    "giftcards.plugins Plugin: app conditions work keepers kept_because order_pages roles checks"
+    " connect",
+    "giftcards.plugins install",
+    "giftcards.privacy.retention Reason: condition text",
     "giftcards.tasks sweep",
 )
 # Templates that a shop may replace, and where the variables of each come from: the dicts in these
@@ -113,10 +115,7 @@ _TEMPLATES: Mapping[str, tuple[str, ...]] = {
 # By app: what the groups of staff may do.
 _ROLES: Mapping[str, Any] = {
     "giftcards": ROLES,
-    **{
-        label: apps.get_app_config(label).giftcards_roles  # type: ignore[attr-defined]
-        for label in ("giftcards_books", "giftcards_delivery")
-    },
+    **{label: INSTALLED[label].roles for label in ("giftcards_books", "giftcards_delivery")},
 }
 
 
@@ -144,7 +143,6 @@ def names() -> str:
         "Variables of templates": _variables(),
         "Template tags and filters of giftcards_delivery": {**tags.tags, **tags.filters},
         "Template tags of giftcards_admin": ["giftcards_desk"],
-        "Attributes of an AppConfig": ["giftcards_roles"],
         "Options of the simulator": (it.name for it in dataclasses.fields(Simulator) if it.init),
         "Types of the simulator": SPECIAL_TYPES,
     }

@@ -10,9 +10,8 @@ class StorefrontConfig(AppConfig):
     def ready(self) -> None:
         from example_project.storefront import visitors
         from example_project.storefront.privacy import GIFTS, PURCHASES
-        from giftcards.privacy.person import RECIPIENT
-        from giftcards.privacy.registry import register
+        from giftcards.plugins import Plugin, install
+        from giftcards.privacy.person import CUSTOMER, RECIPIENT
 
         visitors.connect()
-        register(PURCHASES)
-        register(GIFTS, RECIPIENT)
+        install(Plugin(app="storefront", keepers={CUSTOMER: PURCHASES, RECIPIENT: GIFTS}))

@@ -8,20 +8,23 @@ from typing import Any
 
 from django.contrib.admin import ListFilter
 from django.http import HttpRequest
+from django.utils.module_loading import import_string
 from django.utils.safestring import SafeString
 
 from giftcards.admin.actions import OrderAction, OrderButton, Page, Pages
 from giftcards.admin.rows import NOT_RECEIVED
 from giftcards.conditions import Standing
 from giftcards.models import Order
+from giftcards.plugins import INSTALLED
 
 Html = SafeString | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """The additions of one app. Its functions get the ``OrderAdmin`` and the request, and have to
-    check what the person may see.
+    """The additions of one app, which its plugin names.
+
+    Its functions get the ``OrderAdmin`` and the request, and have to check what the person may see.
 
     HTML on the page of an order stands inside the form of the page, so it must not hold a form: a
     button in it names the form ``giftcards-act`` and its own ``formaction``.
@@ -46,18 +49,15 @@ class Extension:
     filters: tuple[type[ListFilter], ...] = ()
 
 
-_extensions: list[Extension] = []
-
-
-def register(extension: Extension) -> None:
-    """Add an extension; call it once, from the admin module of an app."""
-    if extension not in _extensions:
-        _extensions.append(extension)
+def _installed() -> list[Extension]:
+    """The extensions of the plugins, each imported when it is first asked for."""
+    paths = (plugin.order_pages for plugin in INSTALLED.values())
+    return [import_string(path) for path in paths if path]
 
 
 def items(part: str) -> Iterator[Any]:
     """The items of this part of every extension."""
-    return (item for extension in _extensions for item in getattr(extension, part))
+    return (item for extension in _installed() for item in getattr(extension, part))
 
 
 def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order]) -> None:
@@ -70,5 +70,5 @@ def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order])
 
 def called(part: str, *args: Any) -> Iterator[Any]:
     """The results of this part of the extensions that have it, called with ``args``; none empty."""
-    functions = (getattr(extension, part) for extension in _extensions)
+    functions = (getattr(extension, part) for extension in _installed())
     return (found for call in functions if call and (found := call(*args)))

@@ -14,7 +14,7 @@ from giftcards.admin.deciding import (
     REPEAT,
     TICK_OFF,
 )
-from giftcards.admin.extensions import Extension, register
+from giftcards.admin.extensions import Extension
 from giftcards.admin.finding import FIND_CARD
 from giftcards.admin.held import PRICE, REVIEW, WAIT
 from giftcards.admin.listing import OrderList
@@ -27,31 +27,29 @@ from giftcards.admin.revealing import ASK, REVEAL
 from giftcards.admin.searching import SEARCH
 from giftcards.models import Order
 
-register(
-    Extension(
-        # In the order of their buttons; rare ones come last.
-        actions=(
-            RESOLVE,
-            PRICE,
-            REVIEW,
-            WAIT,
-            CHECK,
-            PAY_BACK,
-            REPEAT,
-            SALE,
-            TAKE,
-            DISPUTE,
-            RELEASE,
-            CUSTOMER,
-            TICK_OFF,
-            NOTE,
-            TAKE_OVER,
-            GIVE_BACK,
-            COMPLETE,
-            CANCEL,
-        ),
-        pages=(FINGERPRINT, ADOPT, SEARCH, FIND_CARD, ASK, REVEAL),
-    )
+EXTENSION = Extension(
+    # In the order of their buttons; rare ones come last.
+    actions=(
+        RESOLVE,
+        PRICE,
+        REVIEW,
+        WAIT,
+        CHECK,
+        PAY_BACK,
+        REPEAT,
+        SALE,
+        TAKE,
+        DISPUTE,
+        RELEASE,
+        CUSTOMER,
+        TICK_OFF,
+        NOTE,
+        TAKE_OVER,
+        GIVE_BACK,
+        COMPLETE,
+        CANCEL,
+    ),
+    pages=(FINGERPRINT, ADOPT, SEARCH, FIND_CARD, ASK, REVEAL),
 )
 
 

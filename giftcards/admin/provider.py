@@ -199,8 +199,7 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
         finding = condition.judge(standing) if condition.stops_sales else None
         if finding:
             return _no(condition, finding, orders)
-    # The balance lasts for less than the shop wants, or than the orders to be sent cost.
-    low = (CONDITIONS[code] for code in ("balance", "funds") if code in CONDITIONS and shows_costs)
+    low = (each for each in CONDITIONS.values() if each.limits_sales and shows_costs)
     findings = (condition.find(standing, orders) for condition in low)
     advice = tuple(finding.explain() for finding in findings if finding)
     return Verdict(is_yes=True, answer=gettext("Gift cards can be sold now."), advice=advice)

@@ -223,6 +223,7 @@ CONDITIONS = (
         ended=_("The balance covers the orders to be sent again."),
         page="giftcards_providerstate_changelist",
         is_about_orders=True,
+        limits_sales=True,
         is_above_list=True,
     ),
     Condition(

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
 from django.db import connections
@@ -34,13 +34,14 @@ class Sent:
 class Limits:
     """Limits of the time for sending messages, by :func:`time.monotonic`."""
 
-    stop: threading.Event = field(default_factory=threading.Event)
+    #: Asked before each attempt, and during it: once it returns False, the attempt has to end soon.
+    may_go_on: Callable[[], bool] = lambda: True
     #: No attempt begins after ``begin_until``, and none is waited for after ``end_at``.
     begin_until: float = inf
     end_at: float = inf
 
     def may_begin(self) -> bool:
-        return not self.stop.is_set() and time.monotonic() < self.begin_until
+        return time.monotonic() < self.begin_until and self.may_go_on()
 
 
 @contained
@@ -63,7 +64,7 @@ def hand_over(
     while (now := time.monotonic()) < give_up_at:
         with contextlib.suppress(TimeoutError):
             return end.result(min(_POLL_EVERY, give_up_at - now))
-        if limits.stop.is_set() and not is_stopping:
+        if not (is_stopping or limits.may_go_on()):
             is_stopping = True
             give_up_at = min(give_up_at, time.monotonic() + _STOPPING_SECONDS)
     # False if the outcome came in the meantime.

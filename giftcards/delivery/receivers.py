@@ -7,13 +7,12 @@ from typing import Any
 
 from giftcards.delivery.models import Delivery, DeliveryStatus, stored_id
 from giftcards.delivery.moving import move_messages
-from giftcards.delivery.queueing import tell_of_change, tell_of_refund, wake
+from giftcards.delivery.queueing import tell_of_change, tell_of_refund
 from giftcards.models import CustomerRefund, Order
 from giftcards.signals import (
     customer_changed,
     customer_refund_changed,
     order_status_changed,
-    tick_began,
 )
 
 # Name of the receivers in the outbox; it must stay the same, even if a function moves.
@@ -32,19 +31,10 @@ def connect() -> None:
     """Connect the other receivers; called once, when the app is ready."""
     order_status_changed.connect(tell_of_change, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(tell_of_refund, sender=CustomerRefund, dispatch_uid=_UID)
-    tick_began.connect(on_tick, dispatch_uid=_UID)
     with contextlib.suppress(ImportError):
         from anymail.signals import tracking
 
         tracking.connect(on_report, dispatch_uid=_UID)
-
-
-def on_tick(**_: Any) -> None:
-    """Wake the worker once a minute for all that is due, such as retries.
-
-    Looks up no messages, because orders wait until this returns.
-    """
-    wake()
 
 
 def on_report(*, event: Any, **_: Any) -> None:

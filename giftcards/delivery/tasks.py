@@ -22,9 +22,9 @@ from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
 from giftcards.delivery.sending import SendingTally, send_due
-from giftcards.engine.database import surviving
 from giftcards.engine.task_queue import cluster_stop, is_run_by_queueing, workers
 from giftcards.engine.timings import timings
+from giftcards.engine.turns import Work
 from giftcards.exceptions import GiftcardsError
 from giftcards.management.output import counted
 from giftcards.models import Lease
@@ -42,8 +42,6 @@ _RECORDING_SECONDS = 10.0
 _SHORTEST_ATTEMPT = 20.0
 # With a single worker: the time in which attempts begin, and the time for the last one (seconds).
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
-# The loop's pause after a server was away, and its longest wait for a message (seconds).
-_PAUSE, _TICK = 10.0, 60.0
 
 
 def deliver() -> str:
@@ -70,7 +68,7 @@ def _send(stop: threading.Event) -> str:
         return "other processes send the messages"
     try:
         limits = _limits(stop, number)
-        done = _send_and_wait(limits, may_wait=number > 2)
+        done = _send_and_wait(limits, stop, may_wait=number > 2)
         # Digests come last, because customers wait for their messages.
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
@@ -92,22 +90,26 @@ def _take_slot(number: int) -> tuple[str, str] | None:
 
 def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
     now = time.monotonic()
+
+    def may_go_on() -> bool:
+        return not stop.is_set()
+
     if number_of_workers < 2:
-        return Limits(stop, now + _ALONE_SECONDS, now + _ALONE_SECONDS + _ALONE_ATTEMPT)
+        return Limits(may_go_on, now + _ALONE_SECONDS, now + _ALONE_SECONDS + _ALONE_ATTEMPT)
     seconds = min(core.longest_task, _LONGEST_TASK) - _RECORDING_SECONDS
-    return Limits(stop, now + min(LOOP_SECONDS, seconds - _SHORTEST_ATTEMPT), now + seconds)
+    return Limits(may_go_on, now + min(LOOP_SECONDS, seconds - _SHORTEST_ATTEMPT), now + seconds)
 
 
-def _send_and_wait(limits: Limits, *, may_wait: bool) -> SendingTally:
+def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
     """Send what is due now, and if the worker may wait, also what is due soon."""
     wait_until = time.monotonic() + timings.task_wait
     done = send_due(limits)
-    while may_wait and not done.is_cut_short and _wait(limits, until=wait_until):
+    while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):
         done += send_due(limits)
     return done
 
 
-def _wait(limits: Limits, *, until: float) -> bool:
+def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
     """Wait for a message that is due by ``until``; return False if there is none."""
     while limits.may_begin():
         due_at = Delivery.objects.next_due_at()
@@ -119,31 +121,28 @@ def _wait(limits: Limits, *, until: float) -> bool:
         if time.monotonic() + seconds > until:
             return False
         # Poll, because another message may be queued meanwhile.
-        limits.stop.wait(min(seconds, timings.task_poll))
+        stop.wait(min(seconds, timings.task_poll))
     return False
 
 
-def deliver_until(stop: threading.Event, tell: Callable[[str], object] = lambda _: None) -> None:
-    """Send what is due until ``stop`` is set; ``tell`` gets counts in words."""
-    while not stop.is_set():
-        with surviving(stop, "the messages"):
-            tell_of_lost_refunds()
-            done = send_due(Limits(stop))
-            told = digests.send_due(Limits(stop), has_mailed=done.has_mailed)
-            if told or done != SendingTally():
-                tell(f"{done}; {counted(told, 'digest')} for staff.")
-            _wait_for_next(stop, _PAUSE if done.is_cut_short else 0)
+def send_messages(
+    may_go_on: Callable[[], bool], tell: Callable[[str], object] = lambda _: None
+) -> bool:
+    """Send what is due; False if a server was away. ``tell`` gets counts in words."""
+    tell_of_lost_refunds()
+    limits = Limits(may_go_on)
+    done = send_due(limits)
+    # Digests come last, because customers wait for their messages.
+    told = digests.send_due(limits, has_mailed=done.has_mailed)
+    if told or done != SendingTally():
+        tell(f"{done}; {counted(told, 'digest')} for staff.")
+    return not done.is_cut_short
 
 
-def _wait_for_next(stop: threading.Event, seconds: float) -> None:
-    """Wait for ``seconds``, and then until a message is due; a minute at most in all."""
-    end = time.monotonic() + _TICK
-    stop.wait(seconds)
-    while not stop.is_set() and time.monotonic() < end:
-        due_at = Delivery.objects.next_due_at()
-        seconds = timings.task_poll
-        if due_at is not None:
-            seconds = min(seconds, (due_at - timezone.now()).total_seconds())
-        if seconds <= 0:
-            return
-        stop.wait(seconds)
+MESSAGES = Work(
+    name="the messages",
+    do=send_messages,
+    is_prompt=True,
+    is_due=lambda: Delivery.objects.due(timezone.now()).exists(),
+    wake=wake,
+)

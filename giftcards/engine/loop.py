@@ -22,7 +22,6 @@ from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.timings import timings
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
 from giftcards.rules.states import Status
-from giftcards.signals import tick_began
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +81,8 @@ def try_stored_cards() -> None:
 
 
 def begin_tick() -> None:
-    """Record that this worker is running, and send ``tick_began``; called once a minute."""
+    """Record that this worker is running; called once a minute."""
     ProviderState.objects.note_tick(_this_worker())
-    tick_began.send_robust(sender=None)
 
 
 def _this_worker() -> str:

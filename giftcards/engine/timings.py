@@ -29,13 +29,17 @@ class Timings:
 
     # How often, at least, the loop queries for due orders and renews its lease.
     loop_look: float = 1.0
-    # How often an endless loop does what the schedule would: it records that it runs, and tells
-    # other apps.
+    # How often an endless loop does what the schedule would: it records that it runs.
     loop_tick: float = 60.0
-    # The time of the chores at the end of a tick while orders wait for this worker.
+    # The time of each lane of work at the end of a tick while orders wait for this worker.
     chores_seconds: float = 10.0
-    # How often the chores beside an endless loop are done.
+    # How often turns are given beside an endless loop.
     chores_every: float = 60.0
+    # How long a turn beside the loop may take until the others go on without it; how long work that
+    # failed is left alone; and how long the end of the loop waits for turns, beyond one request.
+    turn_seconds: float = 120.0
+    turns_pause: float = 10.0
+    turns_end: float = 10.0
 
     # A request must go out within this time after the claim began, or the order is handed back.
     # Enough for the commit of the claim and for connecting. No other process sends the order in

@@ -1,7 +1,7 @@
 """The groups of staff that ``giftcards_setup`` creates, and what each of them may do.
 
-An app that adds pages for staff sets ``giftcards_roles`` in its config: a mapping like
-:data:`ROLES`, of codenames of its own permissions.
+An app that adds pages for staff has ``roles`` in its plugin: a mapping like :data:`ROLES`, of
+codenames of its own permissions.
 
 A group is created once. After that it belongs to the shop: permissions that the shop adds stay, and
 those that it removes come back only by a repair.
@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from django.apps import apps
 from django.contrib.auth.models import Group, Permission
 from django.db import IntegrityError, router, transaction
 from django.utils.translation import gettext
 
 from giftcards.exceptions import ConfigurationError
+from giftcards.plugins import INSTALLED
 
 #: Codenames of permissions of the app ``giftcards``, by the name of the group. The names are
 #: data of the shop's database: they are not translated.
@@ -112,10 +112,8 @@ def role_permissions() -> dict[_Key, Permission]:
 
 def _wanted(name: str) -> list[_Key]:
     """The permissions of a role: ours first, then those of optional apps."""
-    roles = {"giftcards": ROLES}
-    for config in apps.get_app_configs():
-        if hasattr(config, "giftcards_roles"):
-            roles[config.label] = config.giftcards_roles
+    of_plugins = {plugin.app: plugin.roles for plugin in INSTALLED.values() if plugin.roles}
+    roles = {"giftcards": ROLES, **of_plugins}
     return [
         (label, codename) for label, of_app in roles.items() for codename in of_app.get(name, ())
     ]

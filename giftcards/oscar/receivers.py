@@ -1,4 +1,4 @@
-"""Receivers of the signals of oscar and of the core, and the work of the tick."""
+"""Receivers of the signals of oscar and of the core."""
 
 from __future__ import annotations
 
@@ -9,28 +9,25 @@ from oscar.apps.order import signals as oscar_signals
 from oscar.core.loading import get_model
 
 from giftcards.models import CustomerRefund, Hold, Order, ProductType
-from giftcards.oscar.buying import buy_if_paid, buy_missed, take_order
+from giftcards.oscar.buying import buy_if_paid, take_order
 from giftcards.oscar.lines import sku_of
 from giftcards.oscar.progress import follow_order, follow_refund
-from giftcards.oscar.stock import follow_changes, follow_ended_hold, follow_offers, lock_stock
+from giftcards.oscar.stock import follow_ended_hold, follow_offers, lock_stock
 from giftcards.signals import customer_refund_changed, offer_changed, order_status_changed
-from giftcards.tasks import add_chore
 
 # Name of the receivers in the outbox; it must stay the same, even if a function moves.
 _UID = "giftcards_oscar"
 
 
 def connect() -> None:
-    """Connect the receivers, and add to the work of the tick; called when the app is ready."""
+    """Connect the receivers; called when the app is ready."""
     pre_save.connect(lock_stock, sender=get_model("order", "Order"), dispatch_uid=_UID)
     oscar_signals.order_placed.connect(take_order, dispatch_uid=_UID)
     oscar_signals.order_status_changed.connect(buy_if_paid, dispatch_uid=_UID)
     order_status_changed.connect(follow_order, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(follow_refund, sender=CustomerRefund, dispatch_uid=_UID)
     offer_changed.connect(_follow_offer, sender=ProductType, dispatch_uid=_UID)
-    add_chore("the lines that are paid", buy_missed)
     post_delete.connect(follow_ended_hold, sender=Hold, dispatch_uid=_UID)
-    add_chore("the stock records", follow_changes)
 
 
 def _follow_offer(product_id: str, type_id: str, **_: Any) -> None:

@@ -198,7 +198,7 @@ def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
         _erase_correction(change, roles, traces)
     for refund in order.refunds.all():
         _erase_refund(refund, traces)
-    for keeper in chain.from_iterable(keepers[role] for role in roles):
+    for keeper in chain.from_iterable(keepers[role].values() for role in roles):
         keeper.erase(order, traces)
 
 

@@ -191,7 +191,7 @@ def _corrections(order: Order, role: Role) -> list[Described]:
 
 def _whole(order: Order, names: Iterable[str], parts: dict[str, Any], role: Role) -> Described:
     """The columns ``names``, and the ``parts`` and those of other apps that are not empty."""
-    for keeper in keepers[role]:
+    for keeper in keepers[role].values():
         parts |= keeper.describe(order)
     return described(order, *names) | {name: rows for name, rows in parts.items() if rows}
 

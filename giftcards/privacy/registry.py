@@ -1,4 +1,4 @@
-"""Registry of the optional apps that keep data about people in orders; see :func:`register`."""
+"""The apps that keep data about people in orders, as their plugins declare them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from giftcards.models import Order
-from giftcards.privacy.person import CUSTOMER, ROLES, Person, Role, Traces
+from giftcards.privacy.person import ROLES, Person, Role, Traces
 
 
 class Keeper(Protocol):
@@ -31,18 +31,9 @@ class Keeper(Protocol):
         """
 
 
-#: The keepers for each role.
-keepers: dict[Role, list[Keeper]] = {role: [] for role in ROLES}
-
-
-def register(keeper: Keeper, role: Role = CUSTOMER) -> None:
-    """Have ``keeper`` asked when the data of a person in this role is exported or erased.
-
-    Call it once for a role, from the ``ready`` method of an app.
-    """
-    if keeper not in keepers[role]:
-        keepers[role].append(keeper)
+#: The keepers for each role, by the label of their app.
+keepers: dict[Role, dict[str, Keeper]] = {role: {} for role in ROLES}
 
 
 def all_keepers() -> list[Keeper]:
-    return [keeper for each in keepers.values() for keeper in each]
+    return [keeper for each in keepers.values() for keeper in each.values()]

@@ -56,7 +56,7 @@ class Reason(NamedTuple):
     text: str
 
 
-#: The reasons to leave an order alone, by name. The first that holds counts.
+#: The reasons to leave an order alone, by name; plugins add to them. The first that holds counts.
 REASONS: dict[str, Reason] = {
     "problem": Reason(Q(needs_attention=True), "with a problem that nobody has ticked off"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
@@ -70,11 +70,6 @@ REASONS: dict[str, Reason] = {
 }
 # Of those without any card: they are not looked at again.
 _NO_CARDS = "no_cards"
-
-
-def leave_alone(reason: str, condition: Q, text: str) -> None:
-    """Add a :class:`Reason`; call this from the ``ready`` method of an optional app."""
-    REASONS[reason] = Reason(condition, text)
 
 
 def long_settled(days: float) -> datetime:

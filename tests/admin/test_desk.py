@@ -26,9 +26,8 @@ from giftcards.engine.task_queue import ensure_schedule
 from giftcards.management.roles import ROLES
 from giftcards.models import Desk, Order, ProviderState
 from giftcards.problems import Problem
-from giftcards.rules.states import Kind
+from giftcards.rules.states import Kind, Status
 from giftcards.settlement import record_refund
-from giftcards.statuses import Status
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
 from tests.pages import START, cards, listed, order_page, plain, read, sign_in, text
 from tests.stage import ago, record_order, refuse_key

@@ -18,8 +18,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.admin import OrderAdmin, extensions
+from giftcards.admin import OrderAdmin
 from giftcards.admin.actions import OrderButton
+from giftcards.admin.extensions import Extension
 from giftcards.admin.form_tokens import state_token
 from giftcards.engine.holding import approve_price, hold_for_price
 from giftcards.engine.storing import Arrival, store_cards
@@ -28,6 +29,7 @@ from giftcards.fulfilment import reorder_missing
 from giftcards.keys.keyring import Keyring, generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Note, Order, StatusChange
+from giftcards.plugins import INSTALLED, Plugin
 from giftcards.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import (
@@ -723,20 +725,23 @@ def test_what_was_paid_for_a_card_that_came_late_did_not_go_to_the_new_order(bos
 # Buttons.
 
 
+def _offer(_pages: Any, request: Any, order: Order) -> list[OrderButton]:
+    if not request.user.is_superuser:
+        return []
+    return [
+        OrderButton("Write <to> them", f"/mail/{order.pk}/"),
+        OrderButton("Write now", f"/mail/{order.pk}/now/", is_post=True),
+    ]
+
+
+OFFER = Extension(buttons=_offer)
+
+
 def test_another_app_adds_buttons_to_the_page(
     boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extensions, "_extensions", [*extensions._extensions])
-
-    def offer(_pages: Any, request: Any, order: Order) -> list[OrderButton]:
-        if not request.user.is_superuser:
-            return []
-        return [
-            OrderButton("Write <to> them", f"/mail/{order.pk}/"),
-            OrderButton("Write now", f"/mail/{order.pk}/now/", is_post=True),
-        ]
-
-    extensions.register(extensions.Extension(buttons=offer))
+    offers = Plugin(app="shop", order_pages=f"{__name__}.OFFER")
+    monkeypatch.setitem(INSTALLED, "shop", offers)
     order = make_guide_order(Status.FULFILLED)
     html = show(boss, order)
     complain = "The customer complains about a code"

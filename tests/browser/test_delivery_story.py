@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from giftcards.delivery import receivers
 from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
 from giftcards.models import Order
 from giftcards.settlement import record_refund
@@ -17,7 +16,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.browser.browser import Browser
 from tests.builders import TYPE
-from tests.delivery.connecting import disconnect
+from tests.delivery.connecting import connect, disconnect
 from tests.delivery.mails import WORDS_FOR_CODES, plain
 from tests.delivery.story import (
     ADDRESS,
@@ -122,7 +121,7 @@ def _shop(
     for name, value in file_settings(tmp_path / "mails").items():
         setattr(settings, name, value)
     Installation.begin()
-    receivers.connect()
+    connect()
     with deciding(simulator):
         yield
     disconnect()

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from django.apps import apps
 from django.contrib.auth.models import Group, Permission
 from django.test import modify_settings
 from django.utils import translation
 from django_q.models import Schedule
 
 from giftcards.management.roles import ROLES, ensure_roles, role_permissions
+from giftcards.plugins import INSTALLED
 from tests.conftest import Call
 from tests.stage import ROOT, in_threads
 
@@ -41,11 +41,7 @@ def held(name: str) -> set[str]:
 
 def of_role(name: str) -> set[str]:
     """The permissions that a role is to have, those of the optional apps among them."""
-    others = [
-        config.giftcards_roles
-        for config in apps.get_app_configs()
-        if hasattr(config, "giftcards_roles")
-    ]
+    others = [plugin.roles for plugin in INSTALLED.values()]
     return {*ROLES[name], *(codename for of_app in others for codename in of_app.get(name, ()))}
 
 
@@ -109,19 +105,22 @@ class TestGroups:
         assert held(NAMES[0]) & codenames == codenames - {"view_staffdigest"}
         assert not held(NAMES[2]) & codenames
 
-    def test_without_the_optional_app_there_are_no_permissions_of_it(self, call: Call) -> None:
-        optional = ["giftcards.books", "giftcards.delivery"]
-        with modify_settings(INSTALLED_APPS={"remove": optional}):
-            assert call("giftcards_setup").code == 0
+    def test_without_the_optional_app_there_are_no_permissions_of_it(
+        self, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for label in [*INSTALLED]:
+            monkeypatch.delitem(INSTALLED, label)
+        assert call("giftcards_setup").code == 0
         assert {name: held(name) for name in NAMES} == {
             name: set(codenames) for name, codenames in ROLES.items()
         }
 
     @pytest.mark.all_apps
     def test_a_group_of_the_time_before_the_optional_app_gets_its_part_by_a_repair(
-        self, call: Call
+        self, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with modify_settings(INSTALLED_APPS={"remove": "giftcards.delivery"}):
+        with monkeypatch.context() as before:
+            before.delitem(INSTALLED, "giftcards_delivery")
             call("giftcards_setup")
         lacks = "It lacks view_delivery, view_cardlink, view_linkvisit, resend_delivery;"
         assert lacks in call("giftcards_setup").out

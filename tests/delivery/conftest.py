@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from giftcards.delivery import receivers
-from tests.delivery.connecting import disconnect
+from tests.delivery.connecting import connect, disconnect
 from tests.delivery.staff import SUPPORT, person
 from tests.fakes.mail import MailServer, backend_settings, smtp_settings
 
@@ -24,7 +23,7 @@ SHOP: dict[str, Any] = {
 def _delivery(settings: Any) -> Iterator[None]:
     settings.GIFTCARDS_DELIVERY = SHOP
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "shop.example"]
-    receivers.connect()
+    connect()
     yield
     disconnect()
 

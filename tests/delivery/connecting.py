@@ -1,20 +1,28 @@
-"""The opposite of what the app does when it is ready."""
+"""What the app does when it is ready, and the opposite."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
+from giftcards.delivery import receivers
+from giftcards.delivery.tasks import MESSAGES
+from giftcards.engine.turns import WORK
 from giftcards.models import CustomerRefund, Order
-from giftcards.signals import customer_refund_changed, order_status_changed, tick_began
+from giftcards.signals import customer_refund_changed, order_status_changed
 
 _UID = "giftcards_delivery"
 
 
+def connect() -> None:
+    receivers.connect()
+    WORK[MESSAGES.name] = MESSAGES
+
+
 def disconnect() -> None:
-    """Disconnect what ``receivers.connect()`` has connected."""
+    """Undo :func:`connect`."""
     order_status_changed.disconnect(sender=Order, dispatch_uid=_UID)
     customer_refund_changed.disconnect(sender=CustomerRefund, dispatch_uid=_UID)
-    tick_began.disconnect(dispatch_uid=_UID)
+    WORK.pop(MESSAGES.name, None)
     with suppress(ImportError):
         from anymail.signals import tracking
 

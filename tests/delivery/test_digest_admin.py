@@ -9,9 +9,9 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin import extensions
 from giftcards.admin.extensions import Extension
 from giftcards.delivery.models import StaffDigest
+from giftcards.plugins import INSTALLED, Plugin, install
 from tests.delivery.staff import person
 from tests.pages import LIST, count_queries, read, rows, sign_in, text
 
@@ -95,11 +95,13 @@ def test_digests_are_only_looked_at(page: str) -> None:
     assert digest.address == "boss@shop.example"
 
 
-def test_a_notice_that_is_registered_twice_is_shown_once(browser: Client) -> None:
-    notice = Extension(above_list=lambda _pages, _request, _standing: "Closed on Friday.")
-    try:
-        extensions.register(notice)
-        extensions.register(notice)
-        assert read(browser.get(LIST)).count("Closed on Friday.") == 1
-    finally:
-        extensions._extensions.remove(notice)
+CLOSED_ON_FRIDAY = Extension(above_list=lambda _pages, _request, _standing: "Closed on Friday.")
+
+
+def test_a_plugin_that_is_installed_twice_shows_its_notice_once(
+    browser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = Plugin(app="shop", order_pages=f"{__name__}.CLOSED_ON_FRIDAY")
+    monkeypatch.setitem(INSTALLED, "shop", plugin)
+    install(plugin)
+    assert read(browser.get(LIST)).count("Closed on Friday.") == 1

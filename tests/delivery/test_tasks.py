@@ -19,8 +19,8 @@ from giftcards.delivery.tasks import deliver
 from giftcards.models import CustomerRefund, Lease
 from giftcards.problems import Problem
 from giftcards.settlement import record_refund
-from giftcards.signals import tick_began
 from giftcards.statuses import Status
+from giftcards.tasks import tick
 from tests.builders import make_guide_order
 from tests.delivery.mails import again, make_message, pause
 from tests.fakes.mail import DROP, HANG, Fault, MailServer
@@ -72,7 +72,7 @@ class TestWaking:
         assert len(queued()) == 2
 
     def test_every_tick_wakes_a_worker(self) -> None:
-        tick_began.send(sender=None)
+        tick()
         assert queued() == ["giftcards.delivery.tasks.deliver"]
 
 

@@ -22,7 +22,6 @@ from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.timings import timings
 from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, Lease, Order, ProviderState, RequestSlot
-from giftcards.signals import tick_began
 from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, make_order, settle
@@ -119,25 +118,6 @@ class TestLoop:
         assert (done.sent, done.settled, done.failed) == (3, 3, 0)
         assert statuses() == ["FULFILLED"] * 3
         assert lease(Lease.LOOP).until is None
-
-    def test_the_loop_without_an_end_starts_the_work_of_other_apps_once_a_minute(
-        self, simulator: Simulator
-    ) -> None:
-        stop, told = threading.Event(), []
-
-        def tell(**named: Any) -> None:
-            told.append(named["sender"])
-            threading.Timer(0.5, stop.set).start()
-            raise RuntimeError  # concerns nobody else
-
-        tick_began.connect(tell)
-        try:
-            follow(seconds=0.2)
-            assert not told
-            assert follow(seconds=None, stop=stop) == Swept()
-        finally:
-            tick_began.disconnect(tell)
-        assert told == [None]
 
     def test_the_loop_checks_open_orders_once_an_interval(self, simulator: Simulator) -> None:
         buy_many(simulator, 1, type_id="SIM_NEVER")

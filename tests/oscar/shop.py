@@ -16,10 +16,10 @@ from django.urls import reverse
 from django.utils import timezone
 from oscar.core.loading import get_class, get_model
 
+from giftcards.engine import turns
 from giftcards.models import Order, ProductType
 from giftcards.models import Product as ProviderProduct
 from giftcards.oscar.lines import sku_of, stock_records
-from giftcards.tasks import do_chores
 from tests.builders import PRODUCT, TYPE, make_offer
 from tests.stage import ago, run_sweep
 
@@ -167,7 +167,8 @@ def bought(product: Any, quantity: int = 1) -> Any:
 def work() -> None:
     """Do what the worker does in a minute or two."""
     run_sweep()
-    do_chores(threading.Event())
+    *_prompt, daily = turns.lanes()
+    turns.give_turns(daily, threading.Event(), lambda: True)
 
 
 def order_for(line: Any) -> Order:

@@ -20,7 +20,6 @@ import pytest
 from django.core import mail
 from django.utils import timezone
 
-from giftcards.delivery import receivers
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.tasks import deliver
 from giftcards.engine.outbox import announce
@@ -28,7 +27,7 @@ from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL
 from tests.delivery.conftest import SHOP
-from tests.delivery.connecting import disconnect
+from tests.delivery.connecting import connect, disconnect
 from tests.explore import invariants
 from tests.stage import ROOT, posts, run_sweep, stop, wait_until
 from tests.upgrades.recording import FOLDER, PRESENT, Recording, load, restore, unpack
@@ -87,7 +86,7 @@ def provider(recording: Recording, settings: Any, simulator: Simulator) -> Itera
     for order in simulator.orders.values():
         simulator.settle(order.id)
     make_due()
-    receivers.connect()
+    connect()
     yield simulator
     disconnect()
 

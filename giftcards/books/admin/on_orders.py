@@ -22,7 +22,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.actions import Pages
-from giftcards.admin.extensions import Extension, register
+from giftcards.admin.extensions import Extension
 from giftcards.admin.filters import ConditionFilter
 from giftcards.books.admin import closing, reports
 from giftcards.books.admin.reports import orders_of_unknown_price
@@ -135,4 +135,3 @@ EXTENSION = Extension(
     filters=(NotCreditedFilter,),
     pages=(*reports.PAGES, *closing.PAGES),
 )
-register(EXTENSION)

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
 from giftcards.admin.actions import Pages, buttons
-from giftcards.admin.extensions import Extension, register
+from giftcards.admin.extensions import Extension
 from giftcards.admin.hints import SEES_HINTS
 from giftcards.delivery.admin.allowance import MAY_RESEND
 from giftcards.delivery.admin.dispute import PROOF
@@ -265,4 +265,3 @@ EXTENSION = Extension(
     consequences=_consequences,
     not_received=_not_received,
 )
-register(EXTENSION)

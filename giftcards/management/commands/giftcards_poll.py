@@ -11,6 +11,7 @@ from giftcards.engine.database import is_there
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
+from giftcards.engine.turns import beside
 from giftcards.exceptions import ProviderError
 from giftcards.management.base import (
     WORKING_SETTINGS,
@@ -22,7 +23,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import set_by_signals
 from giftcards.models import Order, ProviderState
-from giftcards.tasks import FAILED, companions, tick_until
+from giftcards.tasks import FAILED, tick_until
 
 # The pause between attempts to reach a database that is down (seconds).
 _PAUSE = 1.0
@@ -143,7 +144,7 @@ class Command(GiftcardsCommand):
     def _loop(self, options: dict[str, Any]) -> None:
         stop = self._stop
         self.say("Following the orders. Stop with Ctrl-C.", options)
-        with companions(stop):
+        with beside(stop):
             while not stop.is_set():
                 done = follow(seconds=None, stop=stop)
                 if done is None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from django.utils import timezone
@@ -12,7 +13,8 @@ from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.delivery.sending import send_due
-from giftcards.delivery.tasks import deliver_until
+from giftcards.delivery.tasks import MESSAGES, send_messages
+from giftcards.engine.turns import keep_giving_turns
 from giftcards.management.base import GiftcardsCommand, unfinished
 from giftcards.management.output import counted, set_by_signals
 
@@ -45,7 +47,8 @@ class Command(GiftcardsCommand):
         if options["loop"]:
             stop = set_by_signals()
             self.say("Sending the messages. Stop with Ctrl-C.", options)
-            deliver_until(stop, lambda text: self.say(text, options))
+            work = partial(send_messages, tell=lambda text: self.say(text, options))
+            keep_giving_turns([replace(MESSAGES, do=work)], stop)
         else:
             self._send(options)
 

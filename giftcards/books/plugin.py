@@ -1,0 +1,23 @@
+"""What the books add to the core."""
+
+from __future__ import annotations
+
+from giftcards.books.closing import check_closed_month
+from giftcards.books.conditions import CONDITIONS
+from giftcards.books.nightly import read_if_due
+from giftcards.engine.turns import Work
+from giftcards.plugins import Plugin
+
+PLUGIN = Plugin(
+    app="giftcards_books",
+    conditions=CONDITIONS,
+    work=(
+        Work(name="the reading of the provider's ledger", do=read_if_due),
+        Work(name="the comparison of closed months", do=check_closed_month),
+    ),
+    order_pages="giftcards.books.admin.EXTENSION",
+    roles={
+        "Gift card manager": ("view_ledgerentry", "close_month"),
+        "Gift card accountant": ("view_ledgerentry", "close_month"),
+    },
+)

@@ -1,0 +1,49 @@
+"""What the messages to customers add to the core."""
+
+from __future__ import annotations
+
+import contextlib
+
+from giftcards.delivery import receivers
+from giftcards.delivery.checks import check_sending, check_settings
+from giftcards.delivery.conditions import CONDITIONS
+from giftcards.delivery.conf import conf
+from giftcards.delivery.privacy import Messages, untold
+from giftcards.delivery.tasks import MESSAGES
+from giftcards.exceptions import ConfigurationError
+from giftcards.plugins import Plugin
+from giftcards.privacy.person import ROLES
+from giftcards.privacy.retention import Reason
+
+# For complaints such as "I got no message", "It does not open", "My code is already used".
+_SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
+
+
+def _writes() -> bool:
+    """True if anybody is written to; also if the settings are wrong, as a check says."""
+    with contextlib.suppress(ConfigurationError):
+        return not conf.is_off or bool(conf.staff_emails)
+    return True
+
+
+def _connect() -> None:
+    # Even if no messages are sent now, earlier ones may exist.
+    receivers.connect_always()
+    if _writes():
+        receivers.connect()
+
+
+PLUGIN = Plugin(
+    app="giftcards_delivery",
+    conditions=CONDITIONS,
+    work=(MESSAGES,) if _writes() else (),
+    keepers={role: Messages(role) for role in ROLES},
+    kept_because={"untold": Reason(untold(), "with a customer who could not be told")},
+    order_pages="giftcards.delivery.admin.EXTENSION",
+    roles={
+        "Gift card support": _SUPPORT,
+        "Gift card manager": (*_SUPPORT, "view_staffdigest"),
+    },
+    checks=(check_settings, check_sending),
+    connect=_connect,
+)

@@ -1,0 +1,192 @@
+"""The turns of background work: the one place that begins what is not about single orders.
+
+Work is declared once, as :class:`Work`, whatever worker does it. The end of a tick and the threads
+beside the loop both call :func:`give_turns`. Prompt work has a lane of its own, so that it waits
+for nothing else; all other work shares one lane, of which one process at a time takes turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from django.db import connections
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.database import surviving
+from giftcards.engine.timings import timings
+from giftcards.exceptions import GiftcardsError
+from giftcards.models import Lease, ProviderState
+from giftcards.models.times import LONGEST_HOLD
+
+logger = logging.getLogger(__name__)
+
+#: Whether work may go on; asked before each step of it.
+MayGoOn = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A piece of background work; ``name`` is for people, such as "the messages".
+
+    ``do`` does a part of what is due, for as long as the callback returns True. It returns False
+    to be left alone for some seconds.
+    """
+
+    name: str
+    do: Callable[[MayGoOn], object]
+    #: True if somebody waits for it: it waits for no other work, and several processes may do it.
+    is_prompt: bool = False
+    #: Whether prompt work is due before the minute is over; asked every second.
+    is_due: Callable[[], bool] = lambda: False
+    #: Queues a task for it, which ticks do in its place where there is a queue.
+    wake: Callable[[], object] | None = None
+    #: True if it always finds something to do: then it comes after all others.
+    is_last: bool = False
+
+
+#: What has been declared, by its name.
+WORK: dict[str, Work] = {}
+# The names of what this process does at the moment: nothing is begun twice.
+_under_way: set[str] = set()
+
+
+def lanes() -> list[Sequence[Work]]:
+    """Work that takes turns with each other: each piece of prompt work alone, then all others."""
+    prompt = [work for work in WORK.values() if work.is_prompt]
+    others = [work for work in WORK.values() if not work.is_prompt]
+    shared = sorted(others, key=lambda work: work.is_last)
+    return [*([work] for work in prompt), *([shared] if shared else [])]
+
+
+def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
+    """Give each piece of work in ``lane`` its turn; True if it need not be left alone.
+
+    Once ``has_time`` returns False, or ``stop`` is set, no other piece is begun. The next call
+    begins there, even if a piece has killed this process, so that each gets its turn.
+    """
+
+    def may_go_on() -> bool:
+        return has_time() and not stop.is_set()
+
+    if lane[0].is_prompt:
+        return _do(lane[0], may_go_on, stop)
+    token = Lease.objects.take(Lease.CHORES, LONGEST_HOLD)
+    if token is not None:
+        try:
+            _take_turns({work.name: work for work in lane}, token, may_go_on, stop)
+        finally:
+            Lease.objects.release(Lease.CHORES, token)
+    return True
+
+
+def _take_turns(
+    works: dict[str, Work], token: str, may_go_on: MayGoOn, stop: threading.Event
+) -> None:
+    begun, ended = ProviderState.objects.current().chores_record
+    ended = {name: at for name, at in ended.items() if name in works}
+    names = list(works)
+    for name in names[names.index(begun) + 1 :] if begun in names[:-1] else names:
+        if not (may_go_on() and Lease.objects.keep(Lease.CHORES, token, LONGEST_HOLD)):
+            return
+        begun = name
+        ended.setdefault(name, None)
+        ProviderState.objects.note_chores(begun, ended)
+        if _do(works[name], may_go_on, stop):
+            ended[name] = timezone.now()
+        # Another process has the lease, and the record, if this piece took too long.
+        if not Lease.objects.keep(Lease.CHORES, token, LONGEST_HOLD):
+            return
+        ProviderState.objects.note_chores(begun, ended)
+
+
+def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
+    """Do a part of ``work``; True if it came to its end: in time, and without an error."""
+    if work.name in _under_way:
+        return False
+    is_cut_short = False
+
+    def may_go_on() -> bool:
+        nonlocal is_cut_short
+        is_cut_short = not should_continue()
+        return not is_cut_short
+
+    is_done = False
+    _under_way.add(work.name)
+    try:
+        with surviving(stop, work.name):
+            is_done = work.do(may_go_on) is not False
+    except Exception as error:  # noqa: BLE001 (the others must have their turn)
+        why = error if isinstance(error, GiftcardsError) else type(error).__name__
+        logger.error("Without %s for now: %s", work.name, why)  # noqa: TRY400
+    finally:
+        _under_way.discard(work.name)
+    return is_done and not is_cut_short
+
+
+@contextlib.contextmanager
+def beside(stop: threading.Event) -> Iterator[None]:
+    """Give turns in threads, one for each lane, until the block ends or ``stop`` is set."""
+    threads = [_start(keep_giving_turns, lane, stop) for lane in lanes()]
+    try:
+        yield
+    finally:
+        stop.set()
+        # What hangs is left behind, with its thread.
+        ends_at = time.monotonic() + conf.request_timeout + timings.turns_end
+        for thread in threads:
+            thread.join(max(0, ends_at - time.monotonic()))
+
+
+def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
+    """Give turns once a minute, and whenever the work of ``lane`` is due, until ``stop`` is set.
+
+    A piece that hangs holds up the others for two minutes: then they go on without it.
+    """
+    while not stop.is_set():
+        ends_at = time.monotonic() + timings.chores_every
+        is_fine: list[bool] = []
+        turn = _start(_give_turns, lane, stop, is_fine)
+        turn.join(timings.turn_seconds)
+        if turn.is_alive():
+            names = ", ".join(work.name for work in lane if work.name in _under_way)
+            logger.error("Without an end for %g s: %s", timings.turn_seconds, names)
+        if not any(is_fine):
+            stop.wait(timings.turns_pause)
+        _wait(lane, stop, ends_at)
+
+
+def _give_turns(lane: Sequence[Work], stop: threading.Event, is_fine: list[bool]) -> None:
+    with surviving(stop, "the daily work"):
+        is_fine.append(give_turns(lane, stop, lambda: True))
+
+
+def _wait(lane: Sequence[Work], stop: threading.Event, ends_at: float) -> None:
+    """Wait until ``ends_at``, or until prompt work is due."""
+    may_be_due = any(work.is_prompt for work in lane)
+    while not stop.is_set() and (left := ends_at - time.monotonic()) > 0:
+        if may_be_due:
+            with surviving(stop, lane[0].name):
+                if any(work.is_due() for work in lane):
+                    return
+            left = min(left, timings.task_poll)
+        stop.wait(left)
+
+
+def _start(run: Callable[..., object], *args: object) -> threading.Thread:
+    def work() -> None:
+        try:
+            run(*args)
+        finally:
+            # Those of this thread.
+            connections.close_all()
+
+    # A daemon, because work that hangs must not keep the process from ending.
+    thread = threading.Thread(target=work, name="giftcards: turns", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,91 @@
+"""Plugins: what an app adds to this one, declared once and installed when the app is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from django.core.checks import CheckMessage, register
+
+from giftcards.catalogue import keep_current, keep_prices
+from giftcards.checks import TAG
+from giftcards.conditions import CONDITIONS, Condition
+from giftcards.core_conditions import CONDITIONS as OF_CORE
+from giftcards.engine import outbox
+from giftcards.engine.clock import clock_set_back
+from giftcards.engine.task_queue import follow_clock
+from giftcards.engine.turns import WORK, MayGoOn, Work
+from giftcards.models.care import end_finished
+from giftcards.privacy.person import Role
+from giftcards.privacy.registry import Keeper, keepers
+from giftcards.privacy.retention import REASONS, Reason, purge_if_due
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """All that an app adds; ``app`` is its label."""
+
+    app: str
+    #: What monitors, digests and the start page tell.
+    conditions: Iterable[Condition] = ()
+    #: What workers do beside the orders.
+    work: Iterable[Work] = ()
+    #: Who exports and erases the app's data about the people in orders.
+    keepers: Mapping[Role, Keeper] = field(default_factory=dict)
+    #: Why an old order keeps its codes, by the name of the reason.
+    kept_because: Mapping[str, Reason] = field(default_factory=dict)
+    #: The path of an ``Extension`` of the pages of orders, which is imported with the admin.
+    order_pages: str = ""
+    #: Codenames of the app's permissions, by the name of the group of staff that has them.
+    roles: Mapping[str, Collection[str]] = field(default_factory=dict)
+    checks: Iterable[Callable[..., list[CheckMessage]]] = ()
+    #: Connects the app's receivers of signals.
+    connect: Callable[[], None] = lambda: None
+
+
+#: The plugins that are installed, by the label of their app.
+INSTALLED: dict[str, Plugin] = {}
+
+
+def install(plugin: Plugin) -> None:
+    """Install ``plugin``; call it from the ``ready`` method of its app."""
+    INSTALLED[plugin.app] = plugin
+    CONDITIONS.update({condition.code: condition for condition in plugin.conditions})
+    WORK.update({work.name: work for work in plugin.work})
+    REASONS.update(plugin.kept_because)
+    for role, keeper in plugin.keepers.items():
+        keepers[role][plugin.app] = keeper
+    for check in plugin.checks:
+        register(check, TAG)
+    plugin.connect()
+
+
+def _follow_clock() -> None:
+    clock_set_back.connect(follow_clock, dispatch_uid="giftcards.follow_clock")
+
+
+def _announce_offers(may_go_on: MayGoOn) -> None:
+    outbox.announce(may_go_on, outbox=outbox.OFFERS)
+
+
+CORE = Plugin(
+    app="giftcards",
+    conditions=OF_CORE,
+    work=(
+        # What sweeps have left: news of other processes, and retries.
+        Work(name="the news of orders", do=outbox.announce, is_prompt=True),
+        Work(name="the destruction of old codes", do=purge_if_due),
+        Work(name="the end of looking after finished orders", do=end_finished),
+        # Before other apps look at the shelf.
+        Work(name="the prices by the shop's function", do=keep_prices),
+        # Something of the catalogue is always due, which would leave the others no request.
+        Work(name="the reading of the catalogue", do=keep_current, is_last=True),
+        Work(
+            name="the news of offers",
+            do=_announce_offers,
+            is_last=True,
+        ),
+    ),
+    order_pages="giftcards.admin.orders.EXTENSION",
+    connect=_follow_clock,
+)
