@@ -27,7 +27,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path
 from django.utils import timezone
 
-from giftcards.admin import OrderAdmin
 from giftcards.keys.keyring import Keyring, generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Order
@@ -202,13 +201,6 @@ def test_a_code_is_not_revealed_without_a_usable_reason(
 
 
 # Proving who one is.
-
-
-def test_who_has_signed_in_within_ten_minutes_is_not_asked_for_the_password(card: Card) -> None:
-    browser = person()
-    let_pass(browser, 590)
-
-    assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
 
 def test_after_ten_minutes_the_password_is_asked_for(card: Card) -> None:
@@ -478,12 +470,14 @@ def test_the_proof_of_another_person_counts_for_nothing(card: Card) -> None:
     assert codes_on(read(reveal(browser, card))) == []
 
 
-@pytest.mark.parametrize(("ahead", "is_proof"), [(60, False), (6, False), (1, True)])
-def test_a_proof_from_the_future_counts_if_it_may_be_of_a_host_that_is_ahead(
-    card: Card, ahead: int, is_proof: bool
+@pytest.mark.parametrize(
+    ("age", "is_proof"), [(590, True), (601, False), (-1, True), (-6, False), (-60, False)]
+)
+def test_a_proof_counts_for_ten_minutes_also_of_a_host_that_is_a_little_ahead(
+    card: Card, age: int, is_proof: bool
 ) -> None:
     browser = person()
-    let_pass(browser, -ahead)
+    let_pass(browser, age)
 
     assert bool(codes_on(read(reveal(browser, card)))) is is_proof
 
@@ -520,15 +514,6 @@ def test_a_reveal_leaves_who_when_from_where_and_why(card: Card) -> None:
     assert before <= row.at <= timezone.now()
 
 
-def test_every_reveal_is_recorded(card: Card) -> None:
-    browser = person()
-
-    for _click in range(2):
-        assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
-
-    assert CardReveal.objects.count() == 2
-
-
 @pytest.mark.parametrize(
     ("told", "address"),
     [
@@ -557,25 +542,16 @@ def test_the_address_is_what_the_server_tells_if_it_is_one(
     assert CardReveal.objects.get().address == address
 
 
-def test_the_history_of_the_order_names_the_card_and_no_code(order: Order, card: Card) -> None:
-    browser = person()
-    reveal(browser, card)
-
-    entry = LogEntry.objects.get()
-    assert (entry.object_repr, entry.change_message) == ("web-1042", "Revealed card 2.")
-    history = read(browser.get(f"{LIST}{order.pk}/history/"))
-    assert "Revealed card 2." in history
-    assert secrets_on(history) == []
-
-
-def test_no_table_session_message_or_page_holds_the_code_or_password_afterwards(
-    order: Order, card: Card
+def test_no_table_session_log_message_or_page_holds_the_code_or_password_afterwards(
+    order: Order, card: Card, caplog: pytest.LogCaptureFixture
 ) -> None:
     browser = person()
     let_pass(browser, 601)
-    response = reveal(browser, card, password=PASSWORD)
-    assert codes_on(read(response)) == [CODE, SERIAL]
+    with caplog.at_level(logging.DEBUG):
+        response = reveal(browser, card, password=PASSWORD)
+        assert codes_on(read(response)) == [CODE, SERIAL]
 
+    assert traces(caplog.text) == []
     assert [found for value in raw_database() for found in traces(value)] == []
     assert traces(repr(dict(browser.session))) == []
     assert traces(str(browser.cookies)) == []
@@ -584,17 +560,6 @@ def test_no_table_session_message_or_page_holds_the_code_or_password_afterwards(
         html = read(browser.get(address))
         assert traces(html) == []
         assert "messagelist" not in html
-
-
-def test_no_log_holds_the_code_or_the_password(
-    card: Card, caplog: pytest.LogCaptureFixture
-) -> None:
-    browser = person()
-    let_pass(browser, 601)
-    with caplog.at_level(logging.DEBUG):
-        read(reveal(browser, card, password=PASSWORD))
-
-    assert traces(caplog.text) == []
 
 
 # What must not go wrong.
@@ -634,15 +599,6 @@ def test_a_card_that_cannot_be_opened_gives_a_sentence_and_staff_are_told(
     assert "Refresh" not in response
     assert logged(caplog) == ["Card 2 of order web-1042 cannot be revealed."]
     assert CardReveal.objects.get().reason == REASON
-
-
-def test_a_card_with_the_text_of_another_is_not_revealed(order: Order, card: Card) -> None:
-    Card.objects.filter(pk=card.pk).update(**order.cards.get(position=1).row._asdict())
-
-    html = read(reveal(person(), card))
-
-    assert "This card cannot be opened." in text(html)
-    assert secrets_on(html) == []
 
 
 def test_a_card_that_changes_meanwhile_is_shown_as_it_was_or_as_it_is(order: Order) -> None:
@@ -935,45 +891,6 @@ def test_the_list_shows_who_revealed_what_when_and_why(order: Order, card: Card)
     assert secrets_on(html) == []
 
 
-def test_the_list_is_searched_by_the_reference_of_an_order(card: Card) -> None:
-    other = receive("web-2", CardSecret("CANARY-CODE-2", "")).cards.get()
-    browser = person()
-    reveal(browser, card)
-    reveal(browser, other)
-    reader = person("view_cardreveal", "view_order")
-
-    def found(words: str) -> list[str]:
-        html = read(reader.get(REVEALS, {"q": words}))
-        return (
-            [row[2] for row in rows(html, 'id="result_list"')[1:]] if "result_list" in html else []
-        )
-
-    assert found("") == ["web-2", "web-1042"]
-    assert found(" web-1042 ") == ["web-1042"]
-    assert found("WEB-10") == ["web-1042"]
-    assert found("2") == ["web-2"]
-    assert found("web-3") == []
-
-
-@pytest.mark.parametrize("why", ["no permission", "left out"])
-def test_reveals_of_orders_that_the_person_may_not_see_are_not_in_the_list(
-    card: Card, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
-    reveal(person(), card)
-    reader = person("view_cardreveal", *([] if why == "no permission" else ["view_order"]))
-    if why == "left out":
-        monkeypatch.setattr(OrderAdmin, "get_queryset", lambda *_anything: Order.objects.none())
-
-    html = read(reader.get(REVEALS))
-
-    assert "web-1042" not in html
-    assert "result_list" not in html
-    # Nor can it be found out that there is such an order.
-    assert "result_list" not in read(reader.get(REVEALS, {"q": "web-1042"}))
-    row = f"{REVEALS}{CardReveal.objects.get().pk}/change/"
-    assert reader.get(row).status_code == 302
-
-
 def test_the_list_is_for_looking_only_and_needs_its_permission(card: Card) -> None:
     reveal(person(), card)
     row = CardReveal.objects.get()
@@ -997,17 +914,6 @@ def test_the_reason_is_for_who_may_look_at_revealed_codes(order: Order, card: Ca
     html = read(person("view_order", "reveal_card").get(page))
     assert "revealed the code of card" in html
     assert REASON not in html
-
-
-def test_a_user_who_has_revealed_a_code_cannot_be_deleted(card: Card) -> None:
-    browser = person()
-    reveal(browser, card)
-    user = get_user_model().objects.get(username=name_of(browser))
-    boss = sign_in(superuser=True)
-
-    boss.post(f"/admin/auth/user/{user.pk}/delete/", {"post": "yes"})
-
-    assert CardReveal.objects.get().user == user
 
 
 def test_the_number_of_queries_of_the_list_does_not_grow(card: Card) -> None:

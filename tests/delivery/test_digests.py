@@ -203,13 +203,6 @@ def test_what_happened_a_moment_ago_waits_for_transactions_that_began_before(
     assert order.reference in digest.body
 
 
-def test_an_open_matter_that_ends_before_the_digest_is_not_told(listed: Listed) -> None:
-    listed(BOSS)
-    order = make_guide_order(Status.DELAYED, reference="web-1")
-    Order.objects.filter(pk=order.pk).delete()
-    assert sent() == []
-
-
 def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(listed: Listed) -> None:
     listed(BOSS)
     for number in range(8):
