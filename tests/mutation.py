@@ -24,6 +24,7 @@ MUTMUT = Path(sys.executable).parent / "mutmut"
 # The tests of each module, as arguments of pytest: those that are quick and meant for it.
 TESTS: dict[str, tuple[str, ...]] = {
     "giftcards/rules/states.py": ("tests/rules/test_states.py",),
+    "giftcards/rules/ceiling.py": ("tests/rules/test_ceiling.py",),
     "giftcards/rules/money.py": ("tests/rules/test_money.py",),
     "giftcards/settlement.py": (
         "tests/test_settlement.py",

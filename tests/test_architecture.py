@@ -304,6 +304,7 @@ WITHIN = {
     },
     "rules": {
         "states": "",
+        "ceiling": "",
         "money": "states",
     },
     "simulator": {

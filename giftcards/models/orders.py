@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import ROUND_DOWN, Decimal
+from decimal import Decimal
 from typing import Any, Self, cast
 
 from django.core.exceptions import ValidationError
@@ -51,6 +51,7 @@ from giftcards.models.provider import ApiKey, Environment
 from giftcards.models.terms import OrderTerm
 from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.problems import Entry, Problem, history, revise
+from giftcards.rules.ceiling import price_ceiling
 from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import (
     ACCEPTED,
@@ -778,18 +779,16 @@ class Order(models.Model):
         """The most that one card may cost unless a person decides; ``None``: there is no limit.
 
         The price that staff have approved, or else ``max_price``, or else, unless
-        ``HOLD_ABOVE_SALE_PRICE`` is off, what the customer pays for one card, rounded down to two
-        decimals.
+        ``HOLD_ABOVE_SALE_PRICE`` is off, the customer's payment for one card.
         """
-        if self.approved_price is not None:
-            return self.approved_price
-        if self.max_price is not None:
-            return self.max_price
-        if not conf.hold_above_sale_price:
-            return None
-        if self.sale_price is not None or self.sale_amount is None:
-            return self.sale_price
-        return (Decimal(self.sale_amount) / self.quantity).quantize(Decimal("0.01"), ROUND_DOWN)
+        return price_ceiling(
+            approved=self.approved_price,
+            given=self.max_price,
+            sale_price=self.sale_price,
+            sale_amount=self.sale_amount,
+            quantity=self.quantity,
+            is_sale_price_limit=conf.hold_above_sale_price,
+        )
 
     def was_sent_with(self, key: ApiKey) -> bool:
         """True if it was sent to the account of ``key``, whose list shows it if it was bought.

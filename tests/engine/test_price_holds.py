@@ -76,49 +76,17 @@ def prices_of(*prices: object) -> dict[str, Any]:
     return {"success": True, "data": {"types": types}}
 
 
-class TestCeiling:
-    """The choice of the ceiling from the amounts that were given."""
-
-    @pytest.mark.parametrize(
-        ("values", "ceiling"),
-        [
-            ({}, None),
-            ({"sale_price": 550}, 550),
-            ({"sale_price": Decimal("0.00")}, 0),
-            ({"sale_amount": 1000, "quantity": 3}, Decimal("333.33")),
-            ({"sale_amount": 2000, "quantity": 3}, Decimal("666.66")),
-            ({"sale_price": 550, "max_price": 500}, 500),
-            ({"sale_price": 550, "max_price": 600}, 600),
-            ({"max_price": 0, "sale_price": 550}, 0),
-            ({"max_price": 500, "approved_price": 700}, 700),
-            ({"sale_price": 550, "approved_price": Decimal(0)}, 0),
-        ],
-    )
-    def test_the_price_ceiling_is_the_approved_else_the_maximum_else_the_sale_price(
-        self, values: dict[str, Any], ceiling: Any
-    ) -> None:
-        assert Order(**LINE | values).price_ceiling == ceiling
-
-    def test_without_the_setting_only_the_maximum_price_is_a_ceiling(
-        self, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(HOLD_ABOVE_SALE_PRICE=False)
-        assert Order(**LINE, sale_price=550).price_ceiling is None
-        assert Order(**LINE, sale_amount=550).price_ceiling is None
-        assert Order(**LINE, sale_price=550, max_price=500).price_ceiling == 500
-
-    @given(
-        amount=st.decimals(0, 10**9, places=2),
-        quantity=st.integers(1, 2000),
-        price=st.decimals(0, 10**9, places=2),
-    )
-    def test_a_ceiling_from_a_sale_amount_allows_what_costs_no_more_in_all(
-        self, amount: Decimal, quantity: int, price: Decimal
-    ) -> None:
-        ceiling = Order(**LINE | {"quantity": quantity}, sale_amount=amount).price_ceiling
-        assert ceiling is not None
-        for card in (price, ceiling, ceiling + Decimal("0.01")):
-            assert (card <= ceiling) == (card * quantity <= amount)
+def test_the_ceiling_of_an_order_is_that_of_its_columns_and_of_the_setting(
+    set_conf: Callable[..., None],
+) -> None:
+    order = Order(**LINE, sale_price=550)
+    assert order.price_ceiling == 550
+    set_conf(HOLD_ABOVE_SALE_PRICE=False)
+    assert order.price_ceiling is None
+    order.max_price = Decimal(500)
+    assert order.price_ceiling == 500
+    order.approved_price = Decimal(600)
+    assert order.price_ceiling == 600
 
 
 class TestSending:

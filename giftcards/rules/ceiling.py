@@ -1,0 +1,34 @@
+"""The price ceiling of an order: the most that one card may cost unless a person decides."""
+
+from __future__ import annotations
+
+from decimal import ROUND_DOWN, Decimal
+
+_CENTIME = Decimal("0.01")
+
+
+def price_ceiling(
+    *,
+    approved: Decimal | None,
+    given: Decimal | None,
+    sale_price: Decimal | None,
+    sale_amount: Decimal | None,
+    quantity: int,
+    is_sale_price_limit: bool,
+) -> Decimal | None:
+    """Return the ceiling for one card; ``None`` if there is none.
+
+    The ceiling is what staff have ``approved``, or else what the shop has ``given``. Without
+    either, the customer's payment for one card is the limit if ``is_sale_price_limit``. A sale
+    amount is divided by the quantity, and rounded down to two decimals.
+    """
+    if approved is not None:
+        return approved
+    if given is not None:
+        return given
+    if not is_sale_price_limit:
+        return None
+    if sale_price is not None or sale_amount is None:
+        return sale_price
+    # An order that was just recorded may hold whole numbers, as the shop gave them.
+    return (Decimal(sale_amount) / quantity).quantize(_CENTIME, ROUND_DOWN)
