@@ -6,11 +6,8 @@ stored and shown to staff as they are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from decimal import Decimal
+from collections.abc import Callable
+from decimal import Decimal
 
 
 class GiftcardsError(Exception):

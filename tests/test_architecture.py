@@ -344,17 +344,6 @@ OPTIONAL = {"books", "delivery", "oscar"}
 # Runs without the rest, on the standard library alone; one command starts it.
 SIMULATOR = "simulator"
 
-# Modules in which imports for the type checker alone would draw a circle: a queryset names the
-# model that it is a queryset of.
-CIRCLING = {
-    "exceptions",
-    "models.cards",
-    "models.order_queries",
-    "models.searching",
-    "models.terms",
-    "settlement",
-}
-
 # What gathers names; every other ``__init__.py`` is empty.
 GATHERING = {
     "admin/__init__.py",
@@ -380,22 +369,8 @@ NAMES = {name_of(path): path for path in modules()}
 
 
 def dotted_imports(path: Path) -> Iterator[str]:
-    """Every import in the file, wherever it stands, as a dotted name.
-
-    Those that only the type checker sees count, too, except in :data:`CIRCLING`.
-    """
-    tree = ast.parse(path.read_text("utf-8"))
-    type_only = {
-        id(node)
-        for block in ast.walk(tree)
-        if ".".join(name_of(path)) in CIRCLING
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for statement in block.body
-        for node in ast.walk(statement)
-    }
-    for node in ast.walk(tree):
-        if id(node) in type_only:
-            continue
+    """Every import in the file, wherever it stands, as a dotted name: for type checkers, too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -289,8 +289,8 @@ class _Matching:
 def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
     """Yield the primary key and the sending time of those of ``orders`` that were sent."""
     for batch in batches(orders):
-        sent = Order.objects.filter(pk__in=batch, sent_at__isnull=False).order_by()
-        yield from sent.values_list("pk", "sent_at")
+        found = Order.objects.filter(pk__in=batch).order_by().values_list("pk", "sent_at")
+        yield from ((key, sent_at) for key, sent_at in found if sent_at is not None)
 
 
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:

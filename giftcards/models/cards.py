@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
@@ -12,12 +12,9 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.exceptions import CodeDestroyed, DecryptionError
 from giftcards.keys.keyring import Keyring, Place, Sealed
-from giftcards.keys.secrecy import Masked, contained
+from giftcards.keys.secrecy import CardSecret, Masked, contained
 from giftcards.models.fields import assign
 from giftcards.models.orders import Order
-
-if TYPE_CHECKING:
-    from giftcards.keys.secrecy import CardSecret
 
 # The longest part of a code that is shown to whoever may find or reveal it.
 _LONGEST_TAIL = 4

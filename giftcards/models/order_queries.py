@@ -9,18 +9,15 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Coalesce
 
-from giftcards.models.searching import OrderSearch
+from giftcards.models.searching import OrderSearch, Row
 from giftcards.models.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
 from giftcards.rules.states import PATIENT, STATES, UNBOUGHT, URGENT, Review, Status
-
-if TYPE_CHECKING:
-    from giftcards.models.orders import Order
 
 T = TypeVar("T")
 
@@ -83,7 +80,14 @@ class OpenLine(NamedTuple):
     cards: int
 
 
-class OrderQueries(OrderSearch):
+class Claimed(Protocol):
+    """The attributes of a claimed order."""
+
+    pk: Any
+    claim: str
+
+
+class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Orders that are not final.
 
@@ -100,7 +104,7 @@ class OrderQueries(OrderSearch):
         """Orders without a claim, or with an expired one."""
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
-    def still_claimed(self, orders: Iterable[Order]) -> Self:
+    def still_claimed(self, orders: Iterable[Claimed]) -> Self:
         """The rows of ``orders`` that still have the claims of these instances."""
         orders = list(orders)
         return self.filter(
@@ -167,9 +171,9 @@ class OrderQueries(OrderSearch):
             | Q(status__in=PATIENT, due_at__gt=now + others + SLACK)
         )
 
-    def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Order]:
+    def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
         """At most ``limit`` accepted orders due by ``due_by``, fresh ones before late ones."""
-        orders: list[Order] = []
+        orders: list[Row] = []
         # A tenth is kept for late orders: thousands of fresh ones must not starve them.
         for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
             due = self._waiting(status).filter(due_at__lte=due_by).unclaimed(now)
@@ -206,7 +210,7 @@ class OrderQueries(OrderSearch):
         # Unsorted: to sort, SQLite would scan all orders by age.
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
-    def owners(self, names: Iterable[str]) -> Iterator[Order]:
+    def owners(self, names: Iterable[str]) -> Iterator[Row]:
         """Yield the orders known as one of ``names``, of which there may be any number."""
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
@@ -256,7 +260,7 @@ class OrderQueries(OrderSearch):
         return dict.fromkeys(Status.values, 0) | dict(counts)
 
 
-def _lines(orders: OrderQueries) -> list[OpenLine]:
+def _lines(orders: OrderQueries[Any]) -> list[OpenLine]:
     found = (
         orders.order_by()
         .annotate(price=Coalesce("price_per_card", "price_at_placing"))

@@ -94,7 +94,7 @@ _AMOUNTS = ("sale_price", "sale_amount", "max_price")
 _LONGEST_AHEAD = timedelta(days=366)
 
 
-class OrderQuerySet(OrderQueries):
+class OrderQuerySet(OrderQueries["Order"]):
     """Orders, and the changes to many of them at once."""
 
     def with_repetitions(self) -> OrderQuerySet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from django.db import models
 from django.db.models import Exists, Max, OuterRef, Q
@@ -20,8 +20,8 @@ from giftcards.search_terms import (
     terms_of,
 )
 
-if TYPE_CHECKING:
-    from giftcards.models.orders import Order
+# Orders, whose module imports this one.
+Row = TypeVar("Row", bound=models.Model)
 
 # The most orders with a word that are looked at for the other words, the newest ones first.
 _MOST_READ = 20_000
@@ -38,7 +38,7 @@ class Found(NamedTuple):
     has_more: bool
 
 
-class OrderSearch(models.QuerySet["Order"]):
+class OrderSearch(models.QuerySet[Row]):
     def search(
         self, text: str, *, limit: int, kinds: Collection[TermKind] = frozenset(TermKind)
     ) -> Found:
@@ -107,7 +107,7 @@ class OrderSearch(models.QuerySet["Order"]):
         return list(orders.order_by("-pk").values_list("pk", flat=True)[:most])
 
     def keys_of_customer(
-        self, order: Order, *, most: int, before: int | None = None, after: int | None = None
+        self, order: models.Model, *, most: int, before: int | None = None, after: int | None = None
     ) -> list[int]:
         """The primary keys of at most ``most`` other orders of the customer of ``order``.
 

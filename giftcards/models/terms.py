@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from django.db import models
 from django.db.models import Q
 
 from giftcards.models.fields import ExactCharField
 from giftcards.search_terms import LONGEST, SEARCHED, TermKind, terms_of
-
-if TYPE_CHECKING:
-    from giftcards.models.orders import Order
 
 _BATCH = 2_000
 # A prefix with this character sorts above all texts that begin with the prefix.
@@ -34,7 +31,7 @@ class OrderTermQuerySet(models.QuerySet["OrderTerm"]):
     def of_kinds(self, kinds: Collection[TermKind]) -> Self:
         return self.all() if len(kinds) == len(TermKind) else self.filter(kind__in=sorted(kinds))
 
-    def add_for(self, orders: Iterable[Order]) -> None:
+    def add_for(self, orders: Iterable[models.Model]) -> None:
         """Insert the terms that the rows of ``orders`` do not have yet."""
         self.bulk_create(
             (

@@ -131,7 +131,7 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
 
 def _batches(
     settled_before: datetime, since: datetime | None
-) -> Iterator[list[tuple[datetime, int]]]:
+) -> Iterator[list[tuple[datetime | None, int]]]:
     """Yield ``settled_at`` and primary key of the orders, oldest first, in batches."""
     rows = Order.objects.filter(is_without_cards__in=[False], codes_destroyed_at=None)
     rows = rows.filter(_was_delivered(settled_before), settled_at__lt=settled_before)
