@@ -204,14 +204,10 @@ class OrderQuerySet(OrderQueries["Order"]):
             )
         return moved
 
-    def write_terms(self, keys: Collection[int]) -> None:
-        """Replace the search terms of these orders, at most 1,000, by those of their values."""
-        rows = self.filter(pk__in=keys).order_by()
-        with transaction.atomic(using=self.db):
-            # So that nobody corrects or erases the customers meanwhile.
-            rows.update(group=F("group"))
-            OrderTerm.objects.filter(order__in=keys).delete()
-            OrderTerm.objects.add_for(rows.only(*SEARCHED))
+    def write_terms(self, key: int) -> None:
+        """Replace the search terms of an order, whose row is locked, by those of its values."""
+        OrderTerm.objects.filter(order=key).delete()
+        OrderTerm.objects.add_for(self.filter(pk=key).order_by().only(*SEARCHED))
 
     def write_batch(
         self, updates: Sequence[OrderUpdate], *, source: StatusChange.Source
@@ -672,7 +668,7 @@ class Order(models.Model):
             if is_added:
                 OrderTerm.objects.add_for([self])
             else:
-                Order.objects.write_terms([self.pk])
+                Order.objects.write_terms(self.pk)
 
     @property
     def is_final(self) -> bool:

@@ -128,7 +128,7 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
             if stored != correctable(order):
                 raise CustomerConflict
             row.update(**given)
-            Order.objects.write_terms([order.pk])
+            Order.objects.write_terms(order.pk)
             change.save(force_insert=True)
         return change
 

@@ -128,15 +128,6 @@ def test_too_much_credited_needs_a_person_and_is_not_missing(
     assert told() == ""
 
 
-def test_an_order_found_missing_by_an_older_worker_needs_a_person_after_the_next_reading(
-    books: Books, told: Callable[[], str]
-) -> None:
-    order = partly_delivered(settled_at=at(-20 * 86_400), sent_at=at(-20 * 86_400))
-    Order.objects.filter(pk=order.pk).update(is_credited=False)
-    let_a_night_pass()
-    assert problems(order) == [LACKING]
-
-
 @pytest.mark.parametrize("name", ["", "ff00"])
 def test_a_charge_of_no_order_is_told_until_its_order_is_found(
     books: Books, told: Callable[[], str], name: str

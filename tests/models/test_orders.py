@@ -935,10 +935,6 @@ class TestProviderState:
         ProviderState.objects.update(paused_until=timezone.now() - MINUTE)
         assert not ProviderState.objects.resume()
 
-    def test_a_pause_without_an_end_from_an_older_version_is_over(self) -> None:
-        ProviderState.objects.create(pause=Pause.ACCESS, paused_at=timezone.now())
-        assert not self.is_paused()
-
     def test_only_the_first_process_to_set_a_pause_is_told_so(self) -> None:
         until = timezone.now() + MINUTE
         assert [self.pause(Pause.ACCESS, until) for _ in range(4)] == [True, False, False, False]
