@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import signal
@@ -250,17 +251,30 @@ def sharing_database(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def failing(verb: str, *texts: str, error: Exception | None = None) -> Iterator[None]:
-    """The database fails at statements that begin with ``verb`` and hold these texts."""
-    error = error or OperationalError("server closed the connection unexpectedly")
+def failing(
+    verb: str = "",
+    *texts: str,
+    error: Exception | None = None,
+    when: Callable[[str, Any], object] = lambda _sql, _params: True,
+    most: float = math.inf,
+) -> Iterator[list[str]]:
+    """The database fails at statements that begin with ``verb`` and hold these texts.
 
-    def fail(execute: Any, sql: str, *args: Any) -> Any:
-        if sql.startswith(verb) and all(text in sql for text in texts):
+    Of these only at those for which ``when(sql, params)`` is true, and ``most`` times. Yields the
+    statements that have failed.
+    """
+    error = error or OperationalError("server closed the connection unexpectedly")
+    failed: list[str] = []
+
+    def fail(execute: Any, sql: str, params: Any, *args: Any) -> Any:
+        is_meant = sql.startswith(verb) and all(text in sql for text in texts)
+        if is_meant and len(failed) < most and when(sql, params):
+            failed.append(sql)
             raise error
-        return execute(sql, *args)
+        return execute(sql, params, *args)
 
     with connection.execute_wrapper(fail):
-        yield
+        yield failed
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:

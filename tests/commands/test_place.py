@@ -20,7 +20,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import ODD_AMOUNTS, make_order
 from tests.conftest import Call
-from tests.stage import LINE, PLACE, PSN, ago, buy, posts
+from tests.stage import LINE, PLACE, PSN, ago, buy, failing, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
@@ -510,12 +510,7 @@ class TestADatabaseThatGoesAway:
         buy(reference="cart-1", type_id="SIM_LOST" if "reconcile" in command[0] else "type_001")
         simulator.forget_requests()
 
-        def fail(execute: Any, *args: Any) -> Any:
-            if simulator.requests:
-                raise OperationalError("server closed the connection unexpectedly")
-            return execute(*args)
-
-        with connection.execute_wrapper(fail):
+        with failing(when=lambda *_: simulator.requests):
             out, err, code = call(*command)
         assert simulator.requests
         assert (out, code) == ("", 1)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.stage import (
     buy,
     changes_lease,
     checks,
+    failing,
     hold_lease,
     lease,
     messages,
@@ -229,12 +231,7 @@ class TestTick:
     def test_a_poll_tick_that_failed_exits_with_1(
         self, handlers: None, call: Call, simulator: Simulator
     ) -> None:
-        def fail(execute: Any, sql: str, *args: Any) -> Any:
-            if sql.startswith("UPDATE") and "ticked_at" in sql:
-                raise OperationalError("CANARY")
-            return execute(sql, *args)
-
-        with connection.execute_wrapper(fail):
+        with failing("UPDATE", "ticked_at", error=OperationalError("CANARY")):
             failed = ("Failed.\n", "The log says why.\n", 1)
             assert call("giftcards_poll", "--tick") == failed
 
@@ -298,19 +295,12 @@ class TestLoop:
         shorten(database_pause=0.1)
         record_order(**LINE, reference=None)
         hold_lease(Lease.LOOP, token="other", until=ago(-1.2))
-        failures = []
-
-        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if changes_lease(Lease.LOOP, sql, params) and len(failures) < most:
-                failures.append(sql)
-                raise OperationalError("server closed the connection unexpectedly")
-            return execute(sql, params, many, context)
 
         def stop_at_once(request: Request) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
         simulator.on_request = stop_at_once
-        with connection.execute_wrapper(fail):
+        with failing(when=partial(changes_lease, Lease.LOOP), most=most) as failures:
             out, err, code = call("giftcards_poll", "--loop")
         assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
         assert (err, code) == ("", 0)
@@ -372,10 +362,7 @@ class TestLoop:
     def test_the_poll_loop_does_not_start_in_a_database_that_works_for_nobody(
         self, handlers: None, call: Call, simulator: Simulator
     ) -> None:
-        def fail(*args: object) -> None:
-            raise OperationalError("CANARY-CODE-1234")
-
-        with connection.execute_wrapper(fail):
+        with failing(error=OperationalError("CANARY-CODE-1234")):
             assert call("giftcards_poll", "--loop") == (
                 "",
                 f"The database {connection.settings_dict['NAME']} did not work (OperationalError)."

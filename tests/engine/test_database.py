@@ -98,16 +98,7 @@ class TestLoop:
         """Such a failure comes, for example, of a new column that may not be NULL."""
         buy_many(simulator, 1)
         caplog.clear()
-        left = 2
-
-        def fail(execute: Any, sql: str, *args: Any) -> Any:
-            nonlocal left
-            if "giftcards_providerstate" in sql and sql.startswith("UPDATE") and left:
-                left -= 1
-                raise error(TEXT)
-            return execute(sql, *args)
-
-        with connection.execute_wrapper(fail):
+        with failing("UPDATE", "giftcards_providerstate", error=error(TEXT), most=2):
             done = follow(seconds=30)
         assert done is not None
         assert statuses() == ["FULFILLED"]
@@ -219,13 +210,13 @@ class TestOneOrder:
         without_list()
         Order.objects.update(accepted_at=ago(400), due_at=ago(1))
         broken = orders[0].pk
-
-        def refuse_change(execute: Any, sql: str, params: Any, *args: Any) -> Any:
-            if "statuschange" in sql and sql.startswith("INSERT") and concerns(broken, params):
-                raise DataError(TEXT)
-            return execute(sql, params, *args)
-
-        with connection.execute_wrapper(refuse_change):
+        failure = failing(
+            "INSERT",
+            "statuschange",
+            error=DataError(TEXT),
+            when=lambda _, params: concerns(broken, params),
+        )
+        with failure:
             run_sweep()
         found = dict(Order.objects.values_list("pk", "status"))
         assert found == {

@@ -40,6 +40,7 @@ from tests.stage import (
     LIST,
     PROVIDER,
     ago,
+    failing,
     list_page,
     list_row,
     messages,
@@ -163,13 +164,8 @@ class TestDifferences:
         Order.objects.update(reference="order-0")
         second = settle()
         caplog.clear()
-
-        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if sql.startswith("UPDATE") and params[-1] == first.pk:
-                raise DatabaseError("CANARY-CODE-1234")
-            return execute(sql, params, many, context)
-
-        with connection.execute_wrapper(fail):
+        error = DatabaseError("CANARY-CODE-1234")
+        with failing("UPDATE", error=error, when=lambda _, params: params[-1] == first.pk):
             record_changes([(first, FULFILLED), (second, FULFILLED)], now=NOW)
         assert problems(second) == MORE
         assert problems(first) == []

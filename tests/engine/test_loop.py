@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -373,13 +374,7 @@ class TestLoop:
         shorten(database_pause=0.1)
         buy_many(simulator, 1)
         caplog.clear()
-
-        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if releases_lease(Lease.LOOP, sql, params):
-                raise OperationalError("server closed the connection unexpectedly")
-            return execute(sql, params, many, context)
-
-        with connection.execute_wrapper(fail):
+        with failing(when=partial(releases_lease, Lease.LOOP)):
             done = follow(seconds=20)
         assert done is not None
         assert done.settled == 1
@@ -396,13 +391,7 @@ class TestLoop:
         shorten(database_pause=0.1)
         buy_many(simulator, 1, type_id="SIM_NEVER")
         ApiKey.objects.doubt()
-
-        def fail(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if releases_lease(Lease.KEY_PROBE, sql, params):
-                raise OperationalError("server closed the connection unexpectedly")
-            return execute(sql, params, many, context)
-
-        with connection.execute_wrapper(fail):
+        with failing(when=partial(releases_lease, Lease.KEY_PROBE)):
             assert follow(seconds=0.5) is not None
         assert lease(Lease.LOOP).until is None
 

@@ -7,7 +7,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from giftcards.models import Lease, Order, StatusChange
 from giftcards.signals import offer_changed, order_settled, order_status_changed
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_offer
-from tests.stage import lease, messages, wait_until
+from tests.stage import failing, lease, messages, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -810,17 +810,15 @@ class TestDatabase:
     """It fails for one change: the others are announced."""
 
     @staticmethod
-    def refuse(reference: str, *, column: str) -> Callable[..., Any]:
-        """A wrapper that refuses to write ``column`` of the order's change."""
+    def refuse(reference: str, *, column: str) -> AbstractContextManager[list[str]]:
+        """The database refuses to write ``column`` of the order's change."""
         [pk] = StatusChange.objects.filter(order__reference=reference).values_list("pk", flat=True)
-
-        def wrapper(execute: Any, sql: str, params: Any, *args: Any) -> Any:
-            is_write = sql.startswith("UPDATE") and "giftcards_statuschange" in sql
-            if is_write and column in sql.partition("WHERE")[0] and pk in params:
-                raise IntegrityError("Failing row contains (CANARY)")
-            return execute(sql, params, *args)
-
-        return wrapper
+        return failing(
+            "UPDATE",
+            "giftcards_statuschange",
+            error=IntegrityError("Failing row contains (CANARY)"),
+            when=lambda sql, params: column in sql.partition("WHERE")[0] and pk in params,
+        )
 
     @pytest.mark.django_db(transaction=True)
     def test_no_receiver_is_called_for_a_change_that_cannot_be_written(
@@ -828,7 +826,7 @@ class TestDatabase:
     ) -> None:
         for number in range(3):
             moved(f"order-{number}", Status.DELAYED)
-        with connection.execute_wrapper(self.refuse("order-1", column="announce_at")):
+        with self.refuse("order-1", column="announce_at"):
             assert announce() == 2
         assert [reference for _, reference, _ in heard] == ["order-0", "order-2"]
         assert messages(caplog) == [
@@ -842,7 +840,7 @@ class TestDatabase:
     ) -> None:
         for number in range(3):
             moved(f"order-{number}", Status.DELAYED)
-        with connection.execute_wrapper(self.refuse("order-1", column="delivered_to")):
+        with self.refuse("order-1", column="delivered_to"):
             assert announce() == 2
             assert announce() == 0
             pass_time(timedelta(seconds=11))
@@ -859,18 +857,10 @@ class TestDatabase:
         shorten(announcing_batch=2)
         for number in range(5):
             moved(f"order-{number}", Status.DELAYED)
-        tries = 0
-
-        def refuse(execute: Any, sql: str, *args: Any) -> Any:
-            nonlocal tries
-            if sql.startswith("UPDATE") and "giftcards_statuschange" in sql:
-                tries += 1
-                raise ProgrammingError("no such column")
-            return execute(sql, *args)
-
-        with connection.execute_wrapper(refuse):
+        error = ProgrammingError("no such column")
+        with failing("UPDATE", "giftcards_statuschange", error=error) as failed:
             assert announce() == 0
-        assert (heard, tries) == ([], 2)
+        assert (heard, len(failed)) == ([], 2)
         assert announce() == 5
 
 

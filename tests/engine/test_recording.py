@@ -925,15 +925,14 @@ class TestFailingAlone:
 
     def test_an_order_whose_rows_the_database_refuses_does_not_affect_others(self) -> None:
         torn, whole = claim(make_guide_order(pk=1_000_001), make_guide_order())
-
-        def refuse(execute: Any, sql: str, params: Any, *args: Any) -> Any:
+        failure = failing(
+            "INSERT",
+            "giftcards_card",
+            error=IntegrityError(),
             # PostgreSQL is given a list for each column.
-            is_torn = sql.startswith("INSERT") and str(torn.pk) in str(params)
-            if is_torn and "giftcards_card" in sql:
-                raise IntegrityError
-            return execute(sql, params, *args)
-
-        with connection.execute_wrapper(refuse):
+            when=lambda _, params: str(torn.pk) in str(params),
+        )
+        with failure:
             assert record_answers([(torn, PARTIAL), (whole, PARTIAL)], now=NOW) == 1
         assert Order.objects.get(pk=whole.pk).status == "PARTIALLY_FILLED"
         torn = Order.objects.get(pk=torn.pk)

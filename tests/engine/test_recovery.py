@@ -634,20 +634,14 @@ class TestAbsent:
         assert statuses() == ["UNCONFIRMED"]
         assert not [call for call in wire.calls if call.request.method == "POST"]
 
-    def test_a_list_of_which_a_page_failed_proves_no_absence(
-        self, wire: responses.RequestsMock
+    @pytest.mark.parametrize("fails", [True, False])
+    def test_a_list_whose_second_page_fails_or_is_the_first_again_proves_no_absence(
+        self, fails: bool, wire: responses.RequestsMock
     ) -> None:
         lose()
         wire.get(LIST, json=list_page(row(quantity=7), totalPages=2, totalResults=2))
-        wire.get(LIST, status=500)
-        look()
-        assert statuses() == ["UNCONFIRMED"]
-
-    def test_a_list_that_sends_the_same_page_again_proves_no_absence(
-        self, wire: responses.RequestsMock
-    ) -> None:
-        lose()
-        wire.get(LIST, json=list_page(row(quantity=7), totalPages=2, totalResults=2))
+        if fails:
+            wire.get(LIST, status=500)
         look()
         assert statuses() == ["UNCONFIRMED"]
 

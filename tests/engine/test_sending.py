@@ -690,14 +690,11 @@ class TestEndings:
         def posted() -> int:
             return [call.request.method for call in wire.calls].count("POST")
 
-        def fail(execute: Any, sql: str, *args: Any) -> Any:
-            """From the moment of the request on, no change of an order can be recorded."""
-            if sql.startswith("INSERT") and "statuschange" in sql and posted():
-                raise IntegrityError("Failing row contains (CANARY).")
-            return execute(sql, *args)
-
+        # From the moment of the request on, no change of an order can be recorded.
+        error = IntegrityError("Failing row contains (CANARY).")
+        failure = failing("INSERT", "statuschange", error=error, when=lambda *_: posted())
         orders = [record_order(**LINE, reference=None) for _order in range(2)]
-        with connection.execute_wrapper(fail), Gateway() as gateway:
+        with failure, Gateway() as gateway:
             assert send(orders[0], gateway)
             assert not send(orders[1], gateway)
         assert statuses() == ["PLACING", "PENDING"]

@@ -34,7 +34,7 @@ from tests.builders import (
     problems,
     settled,
 )
-from tests.stage import ago, refuse_key, use_keys
+from tests.stage import ago, failing, refuse_key, use_keys
 
 MOVES = {(origin, target) for origin in Status for target in STATES[origin].moves_to}
 FOUND = Problem("found", {"provider_order_id": "A1"})
@@ -306,16 +306,8 @@ class TestMove:
 
     def test_status_and_history_are_written_in_one_transaction(self) -> None:
         order = make_guide_order()
-
-        def no_history(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
-            if "giftcards_statuschange" in sql:
-                raise DatabaseError("disk full")
-            return execute(sql, *args)
-
-        with (
-            pytest.raises(DatabaseError, match="disk full"),
-            connection.execute_wrapper(no_history),
-        ):
+        failure = failing("INSERT", "giftcards_statuschange", error=DatabaseError("disk full"))
+        with pytest.raises(DatabaseError, match="disk full"), failure:
             order.move(Status.DELAYED, source=Source.CLOCK)
         assert order.status == "HANDLING"
         assert Order.objects.get(pk=order.pk).status == "HANDLING"
