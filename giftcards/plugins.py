@@ -72,19 +72,15 @@ CORE = Plugin(
     app="giftcards",
     conditions=OF_CORE,
     work=(
-        # What sweeps have left: news of other processes, and retries.
-        Work(name="the news of orders", do=outbox.announce, is_prompt=True),
+        # What sweeps have left: news of other processes, and retries. Receivers may hang.
+        Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the end of looking after finished orders", do=end_finished),
         # Before other apps look at the shelf.
         Work(name="the prices by the shop's function", do=keep_prices),
         # Something of the catalogue is always due, which would leave the others no request.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
-        Work(
-            name="the news of offers",
-            do=_announce_offers,
-            is_last=True,
-        ),
+        Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),
     order_pages="giftcards.admin.orders.EXTENSION",
     connect=_follow_clock,

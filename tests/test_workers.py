@@ -509,6 +509,16 @@ class TestTurns:
         assert self.turn() == ["a", "b", "c"]
         assert messages(caplog) == ["Without the ledger for now: KeyError"]
 
+    def test_what_people_wait_for_comes_first_and_what_may_hang_comes_last(self) -> None:
+        _add(
+            Work(name="news", do=_fail, is_prompt=True, is_last=True),
+            Work(name="catalogue", do=_fail, is_last=True),
+            Work(name="ledger", do=_fail),
+            Work(name="messages", do=_fail, is_prompt=True),
+        )
+        found = [[work.name for work in lane] for lane in turns.lanes()]
+        assert found == [["messages"], ["ledger", "catalogue"], ["news"]]
+
     def test_one_process_does_the_daily_work_at_a_time(self) -> None:
         hold_lease(Lease.CHORES, until=ago(-60))
         assert self.turn() == []
@@ -649,5 +659,5 @@ class TestBeside:
         finally:
             goes_on.set()
         assert begun.count("hangs") == 1
-        assert "Without an end for 0.1 s: a" in messages(caplog)
+        assert "No sign of life for 0.1 s: a" in messages(caplog)
         wait_until(lambda: not turns._under_way)

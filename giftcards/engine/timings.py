@@ -35,8 +35,9 @@ class Timings:
     chores_seconds: float = 10.0
     # How often turns are given beside an endless loop.
     chores_every: float = 60.0
-    # How long a turn beside the loop may take until the others go on without it; how long work that
-    # failed is left alone; and how long the end of the loop waits for turns, beyond one request.
+    # How long work beside the loop may give no sign of life until the others go on without it; how
+    # long work that failed is left alone; and how long the end of the loop waits for turns, beyond
+    # one request.
     turn_seconds: float = 120.0
     turns_pause: float = 10.0
     turns_end: float = 10.0

@@ -46,22 +46,24 @@ class Work:
     is_due: Callable[[], bool] = lambda: False
     #: Queues a task for it, which ticks do in its place where there is a queue.
     wake: Callable[[], object] | None = None
-    #: True if it always finds something to do: then it comes after all others.
+    #: True if it comes after all others, as it always finds something to do, or may hang.
     is_last: bool = False
 
 
 #: What has been declared, by its name.
 WORK: dict[str, Work] = {}
-# The names of what this process does at the moment: nothing is begun twice.
-_under_way: set[str] = set()
+# What this process does at the moment, which is not begun twice, and when each last gave a sign of
+# life: it began, or asked whether it may go on.
+_under_way: dict[str, float] = {}
 
 
 def lanes() -> list[Sequence[Work]]:
-    """Work that takes turns with each other: each piece of prompt work alone, then all others."""
-    prompt = [work for work in WORK.values() if work.is_prompt]
-    others = [work for work in WORK.values() if not work.is_prompt]
-    shared = sorted(others, key=lambda work: work.is_last)
-    return [*([work] for work in prompt), *([shared] if shared else [])]
+    """Work that takes turns with each other: each piece of prompt work alone, and all others."""
+    in_order = sorted(WORK.values(), key=lambda work: work.is_last)
+    shared = [work for work in in_order if not work.is_prompt]
+    prompt = [[work] for work in in_order if work.is_prompt]
+    last = [lane for lane in prompt if lane[0].is_last]
+    return [*prompt[: len(prompt) - len(last)], *([shared] if shared else []), *last]
 
 
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
@@ -113,11 +115,12 @@ def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
 
     def may_go_on() -> bool:
         nonlocal is_cut_short
+        _under_way[work.name] = time.monotonic()
         is_cut_short = not should_continue()
         return not is_cut_short
 
     is_done = False
-    _under_way.add(work.name)
+    _under_way[work.name] = time.monotonic()
     try:
         with surviving(stop, work.name):
             is_done = work.do(may_go_on) is not False
@@ -125,7 +128,7 @@ def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
         why = error if isinstance(error, GiftcardsError) else type(error).__name__
         logger.error("Without %s for now: %s", work.name, why)  # noqa: TRY400
     finally:
-        _under_way.discard(work.name)
+        _under_way.pop(work.name, None)
     return is_done and not is_cut_short
 
 
@@ -146,19 +149,30 @@ def beside(stop: threading.Event) -> Iterator[None]:
 def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
     """Give turns once a minute, and whenever the work of ``lane`` is due, until ``stop`` is set.
 
-    A piece that hangs holds up the others for two minutes: then they go on without it.
+    A piece without a sign of life for two minutes is left alone: the others go on.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + timings.chores_every
         is_fine: list[bool] = []
         turn = _start(_give_turns, lane, stop, is_fine)
-        turn.join(timings.turn_seconds)
-        if turn.is_alive():
+        if not _ends(turn, lane):
             names = ", ".join(work.name for work in lane if work.name in _under_way)
-            logger.error("Without an end for %g s: %s", timings.turn_seconds, names)
+            logger.error("No sign of life for %g s: %s", timings.turn_seconds, names)
         if not any(is_fine):
             stop.wait(timings.turns_pause)
         _wait(lane, stop, ends_at)
+
+
+def _ends(turn: threading.Thread, lane: Sequence[Work]) -> bool:
+    """Wait for the end of ``turn``; False once its work gives no sign of life."""
+    began = time.monotonic()
+    while turn.is_alive():
+        last_sign = max([began, *(_under_way.get(work.name, began) for work in lane)])
+        left = last_sign + timings.turn_seconds - time.monotonic()
+        if left <= 0:
+            return False
+        turn.join(left)
+    return True
 
 
 def _give_turns(lane: Sequence[Work], stop: threading.Event, is_fine: list[bool]) -> None:

@@ -167,7 +167,7 @@ def bought(product: Any, quantity: int = 1) -> Any:
 def work() -> None:
     """Do what the worker does in a minute or two."""
     run_sweep()
-    *_prompt, daily = turns.lanes()
+    daily = max(turns.lanes(), key=len)
     turns.give_turns(daily, threading.Event(), lambda: True)
 
 
