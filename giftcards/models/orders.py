@@ -52,7 +52,7 @@ from giftcards.models.terms import OrderTerm
 from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
 from giftcards.problems import Entry, Problem, history, revise
 from giftcards.rules.ceiling import price_ceiling
-from giftcards.rules.money import customer_breakdown, refund_breakdown
+from giftcards.rules.money import final_figures
 from giftcards.rules.states import (
     ACCEPTED,
     FINAL,
@@ -291,15 +291,6 @@ def _status_columns(
     final = copy(order)
     assign(final, {**values, "status": target})
     return {"status": target, "settled_at": now, "due_at": None, **final_figures(final)}
-
-
-def final_figures(order: Order) -> dict[str, Any]:
-    """The columns to set when ``order`` becomes final. They let the database compute sums."""
-    customer, provider = customer_breakdown(order), refund_breakdown(order)
-    return {
-        "open_amount": customer and customer.open_amount,
-        "is_consistent": provider and provider.is_consistent,
-    }
 
 
 def _as_read(row: models.Model, *names: str) -> dict[str, Any]:

@@ -217,3 +217,19 @@ def payment_breakdown(
         planned_amount=Decimal(0),
         open_amount=owed,
     )
+
+
+# Both sides.
+
+
+class Final(Settleable, Sold, Protocol):
+    """The attributes of an order that :func:`final_figures` reads."""
+
+
+def final_figures(order: Final) -> dict[str, Decimal | bool | None]:
+    """The columns to set when ``order`` becomes final. They let the database compute sums."""
+    customer, provider = customer_breakdown(order), refund_breakdown(order)
+    return {
+        "open_amount": None if customer is None else customer.open_amount,
+        "is_consistent": None if provider is None else provider.is_consistent,
+    }

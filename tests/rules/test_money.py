@@ -14,6 +14,7 @@ from giftcards.rules.money import (
     CustomerBreakdown,
     RefundBreakdown,
     customer_breakdown,
+    final_figures,
     payment_breakdown,
     purchase_breakdown,
     refund_breakdown,
@@ -321,3 +322,21 @@ class TestOrder:
 
     def test_an_order_without_a_sale_amount_has_no_breakdown(self) -> None:
         assert customer_breakdown(build_guide_order(Status.FULFILLED)) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "values", "open_amount", "is_consistent"),
+    [
+        (Status.PARTIALLY_FILLED, {"sale_price": 550}, 1100, True),
+        (Status.PARTIALLY_FILLED, {"sale_price": 550, "fulfilled_amount": 490}, 1100, False),
+        (Status.REJECTED, {"sale_price": 550}, 2750, None),
+        (Status.FULFILLED, {}, None, True),
+    ],
+)
+def test_the_figures_of_a_final_order_are_what_is_owed_and_whether_its_figures_agree(
+    status: Status, values: dict[str, Any], open_amount: int | None, is_consistent: bool | None
+) -> None:
+    assert final_figures(build_guide_order(status, **values)) == {
+        "open_amount": open_amount,
+        "is_consistent": is_consistent,
+    }
