@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -10,11 +10,13 @@ from django.core.management import call_command
 from django.db.models import F
 from django.utils import timezone
 
-from giftcards.delivery.models import StaffDigest
+from giftcards.books.models import MonthClosing
+from giftcards.catalogue import hold
+from giftcards.delivery.models import CardLink, LinkVisit, StaffDigest
 from giftcards.delivery.tasks import deliver
 from giftcards.engine.outbox import announce
 from giftcards.fulfilment import change_customer, place_order, reorder_missing
-from giftcards.models import Note, Order
+from giftcards.models import Note, OfferChange, Order, ProductType
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.simulator import Simulator
 from tests.builders import PRODUCT
@@ -25,10 +27,12 @@ SALE_PRICE = 550
 
 
 def fill(simulator: Simulator) -> None:
-    """Add orders, cards, messages, refunds, the ledger, and what is still to be done.
+    """Fill each table: orders, cards, messages, refunds, the ledger, and what is still to be done.
 
     The provider settles at once; GIFTCARDS points at it.
     """
+    call_command("giftcards_catalogue", verbosity=0)
+    OfferChange.objects.create(type=ProductType.objects.all()[0], what="stock", old=2, new=1)
     settled = [
         _place("delivered", "type_001", 2),
         _place("partly", "TEST_PARTIAL", 5),
@@ -48,6 +52,9 @@ def fill(simulator: Simulator) -> None:
     reorder_missing(Order.objects.get(reference="again"), by="amina")
     _work()
     call_command("giftcards_ledger", verbosity=0)
+    MonthClosing.objects.create(month=date(2025, 1, 1), number=1, closed_by="amina")
+    LinkVisit.objects.create(link=CardLink.objects.all()[0], what="opened")
+    hold(product_id=PRODUCT, type_id="type_001", quantity=1, reference="cart")
     late = _place("late", "SIM_NEVER", 3)
     run_sweep()
     Order.objects.filter(pk=late.pk).update(accepted_at=F("accepted_at") - timedelta(minutes=10))

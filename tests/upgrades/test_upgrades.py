@@ -137,6 +137,12 @@ def test_every_released_version_is_recorded() -> None:
     assert sorted(re.findall(r"^## (\S+) \(\d", changelog, re.MULTILINE)) == RELEASES
 
 
+def test_each_table_is_recorded(present: Path) -> None:
+    rows = load(PRESENT, present)["rows"]
+    # Users are not recorded.
+    assert [label for label in rows if not rows[label]] == ["giftcards.CardReveal"]
+
+
 def test_the_project_of_a_release_comes_from_its_tag(tmp_path: Path) -> None:
     assert not unpack("0.0.never", tmp_path)
     if not unpack("HEAD", tmp_path):
