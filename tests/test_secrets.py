@@ -74,7 +74,9 @@ def stored() -> Order:
     record_answers([(order, PARTIAL), (odd, REFUNDED)], now=timezone.now())
     [torn] = claim(make_guide_order())
     # An answer that cannot be recorded, because a card that has to move does not open.
-    Card(order=torn, position=2, sealed="x", identity="x", value_fingerprint="x").save()
+    Card(
+        order=torn, position=2, sealed="x", identity="x", value_fingerprint="x", key_fingerprint="k"
+    ).save()
     record_answers([(torn, PARTIAL)], now=timezone.now())
     record_failures([(torn, KeyError(CODES[0].value))], now=timezone.now())
     announce()
@@ -246,7 +248,14 @@ class TestLogs:
         with every_log(caplog):
             record_answers([(claim(make_guide_order())[0], PARTIAL)], now=timezone.now())
             [torn] = claim(make_guide_order())
-            Card(order=torn, position=2, sealed="x", identity="x", value_fingerprint="x").save()
+            Card(
+                order=torn,
+                position=2,
+                sealed="x",
+                identity="x",
+                value_fingerprint="x",
+                key_fingerprint="k",
+            ).save()
             record_answers([(torn, PARTIAL)], now=timezone.now())
             list(Card.objects.all().with_code(CODES[0].value))
         assert "giftcards_card" in caplog.text

@@ -455,7 +455,12 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
     order.tick_off(LOST, by="karim")
     Note.objects.add(order, "Amina has called.\nTwice.", by="karim")
     card = Card.objects.create(
-        order=order, position=2, sealed="x", identity="i", value_fingerprint="v"
+        order=order,
+        position=2,
+        sealed="x",
+        identity="i",
+        value_fingerprint="v",
+        key_fingerprint="k",
     )
     user = get_user_model().objects.create_user("nadia")
     CardReveal.objects.create(card=card, user=user, reason="She lost it.")
@@ -865,7 +870,14 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
         Status.FULFILLED, reference="web-2", quantity=25, fulfilled_amount=25 * PRICE
     )
     Card.objects.bulk_create(
-        Card(order=large, position=number, sealed="x", identity=f"{number}", value_fingerprint="v")
+        Card(
+            order=large,
+            position=number,
+            sealed="x",
+            identity=f"{number}",
+            value_fingerprint="v",
+            key_fingerprint="k",
+        )
         for number in range(1, 26)
     )
     StatusChange.objects.bulk_create(

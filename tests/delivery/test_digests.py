@@ -137,7 +137,9 @@ def test_no_code_address_or_name_of_a_customer_is_in_a_digest(listed: Listed) ->
         customer_name="Lina Haddad",
         customer_phone="+213555",
     )
-    Card.objects.create(order=order, position=1, sealed="CANARY-SEALED", value_fingerprint="-")
+    Card.objects.create(
+        order=order, position=1, sealed="CANARY-SEALED", value_fingerprint="-", key_fingerprint="k"
+    )
     unsent(order, address="lina@example.com")
     [digest] = sent()
     for text in (digest.subject, digest.body, html_of(digest), str(StaffDigest.objects.get().told)):
