@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from giftcards.rules.money import (
     CustomerBreakdown,
     RefundBreakdown,
+    amount_of_missing,
     customer_breakdown,
     final_figures,
     payment_breakdown,
@@ -340,3 +341,13 @@ def test_the_figures_of_a_final_order_are_what_is_owed_and_whether_its_figures_a
         "open_amount": open_amount,
         "is_consistent": is_consistent,
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "amount"),
+    [({"sale_price": 550}, 1100), ({"sale_amount": Decimal(1000)}, 400), ({}, None)],
+)
+def test_the_payment_for_missing_cards_is_what_would_be_owed_without_them(
+    values: dict[str, Any], amount: int | None
+) -> None:
+    assert amount_of_missing(build_guide_order(Status.FULFILLED, **values), 2) == amount
