@@ -486,7 +486,7 @@ class TestStop:
         make_message()
         stop = threading.Event()
         stop.set()
-        assert send_due(Limits(stop)) == SendingTally()
+        assert send_due(Limits(lambda: not stop.is_set())) == SendingTally()
         assert send_due(Limits(begin_until=time.monotonic())) == SendingTally()
         assert not server.connections
 
@@ -502,7 +502,7 @@ class TestStop:
         monkeypatch.setattr(telling, "send", take_long)
         make_message(channel="telling", address="0550")
         make_message(channel="telling", address="0551")
-        assert send_due(Limits(stop)) == SendingTally(sent=1)
+        assert send_due(Limits(lambda: not stop.is_set())) == SendingTally(sent=1)
 
 
 @pytest.mark.django_db(transaction=True)
