@@ -33,7 +33,7 @@ help:
 	@echo "make mutation  which small changes of the code about money no test notices; three quarters of an"
 	@echo "               hour (ARGS=giftcards/rules/money.py: one module)"
 	@echo "make bench     what the app costs beside its baselines, in fifteen minutes (ARGS=--quick: four)"
-	@echo "make lint      style, types, complexity, migrations, system checks"
+	@echo "make lint      style, types, complexity, imports, migrations, system checks"
 	@echo "make docs      the documentation, into docs/_build/html"
 	@echo "make lock      uv.lock, anew for what pyproject.toml says (ARGS=--upgrade: with newer releases)"
 	@echo "make clean     removes what was built; the demo's database and keys stay"
@@ -93,6 +93,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/complexipy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python manage.py makemigrations giftcards giftcards_books giftcards_delivery storefront api --check --dry-run
 	$(BIN)/python manage.py check --fail-level WARNING
 

@@ -133,7 +133,7 @@ COVERED = {"PARALLEL": "", "RUNNER": "coverage run -m pytest"}
 
 @lane("env-lts")
 def lint(make: Make) -> None:
-    """Style, types, complexity, migrations, system checks, the lock."""
+    """Style, types, complexity, imports, migrations, system checks, the lock."""
     make("lint")
 
 

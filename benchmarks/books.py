@@ -23,8 +23,8 @@ from benchmarks.stage import say
 from giftcards.books.exports import as_csv, order_rows
 from giftcards.books.reports import By, Figures, Report, report, settled_between
 from giftcards.models import Order
-from giftcards.models.times import today
 from giftcards.refunds import refund_breakdown
+from giftcards.rules.times import today
 from giftcards.settlement import customer_breakdown
 from giftcards.statuses import Status
 from tests.books.random_shop import expected

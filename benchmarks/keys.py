@@ -16,14 +16,15 @@ from django.db import connection
 from django.utils import timezone
 
 from benchmarks.stage import configure, say
+from giftcards.conf import conf
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.keys.keyring import Keyring
-from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import DESTROYED
 from giftcards.models.money import RefundState
 from giftcards.privacy.retention import Purge, purge
+from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 from tests.history import analyze
@@ -83,7 +84,7 @@ def _rotate(few: int) -> None:
 
 
 def _rotate_one_by_one(few: int) -> None:
-    keyring = Keyring.from_settings()
+    keyring = conf.keyring()
     for card in Card.objects.order_by("pk")[:few]:
         card.row = keyring.seal(card.open(keyring), place=card.place)
         card.key_fingerprint = keyring.key_fingerprints[0]

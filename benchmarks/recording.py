@@ -15,8 +15,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.stage import quantile, say
+from giftcards.conf import conf
 from giftcards.engine.recording import record_answers
-from giftcards.keys.keyring import Keyring
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
 from giftcards.provider.answers import OrderAnswer
@@ -89,7 +89,7 @@ def in_batches(pairs: Pairs) -> None:
 
 def row_by_row(pairs: Pairs, within: Callable[[], AbstractContextManager[Any]]) -> None:
     """The same rows, saved one by one."""
-    keyring = Keyring.from_settings()
+    keyring = conf.keyring()
     for order, answer in pairs:
         with within():
             before, order.status = order.status, Status(answer.status or "")

@@ -28,11 +28,11 @@ from django.utils import timezone
 from benchmarks import pipeline, provider
 from benchmarks.pipeline import Shop, engine, sent_after, spread, stored_after
 from benchmarks.stage import configure, say
+from giftcards.conf import conf
 from giftcards.engine.storing import Arrival, store_cards
-from giftcards.keys.keyring import Keyring
-from giftcards.keys.rotation import RotationTally, count_left, verify
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
+from giftcards.privacy.rotation import RotationTally, count_left, verify
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 
@@ -179,7 +179,7 @@ def _check(bought: int) -> None:
     left = Card.objects.all().readable().count()
     assert verify(on_batch=lambda _tally: None) == RotationTally(done=left)
     opened = destroyed = 0
-    keyring = Keyring.from_settings()
+    keyring = conf.keyring()
     for card in Card.objects.filter(order__type_id=_OLD_TYPE).select_related("order").iterator():
         is_due = card.order.settled_at < timezone.now() - timedelta(days=365)
         assert card.is_destroyed == is_due

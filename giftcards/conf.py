@@ -24,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.encoding import force_bytes
 
 from giftcards.exceptions import ConfigurationError
+from giftcards.keys.keyring import Keyring
 from giftcards.keys.secrecy import Masked, contained
 
 try:
@@ -584,6 +585,10 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         help="Days after which the codes of a settled order, or of a delivered gift, are destroyed."
         " Without it, they are kept for ever.",
     )
+
+    def keyring(self) -> Keyring:
+        """A new keyring with the keys of ``ENCRYPTION_KEYS``."""
+        return Keyring(self.encryption_keys)
 
     @property
     def uses_django_q(self) -> bool:

@@ -91,7 +91,7 @@ class ProviderError(GiftcardsError):
     none or unreadable; never negative). ``is_worth_repeating`` is True for a question that may well
     be answered if it is repeated at once.
 
-    The text is English, for logs. Staff see a :class:`~giftcards.problems.Problem` with
+    The text is English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem` with
     ``parameters`` instead: ``reason`` (one of ``REASONS``), ``message`` (the provider's own words)
     and ``detail`` (what failed, for developers). Each of these is "" if there is none.
     """

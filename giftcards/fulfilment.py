@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 from asgiref.sync import sync_to_async
 from django.db import transaction
 
-from giftcards.engine.holding import approve_price, approve_review, reject_held
+from giftcards.engine.approvals import approve_price, approve_review, reject_held
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
 from giftcards.models import CustomerChange, Order, money, new_reference

@@ -14,15 +14,15 @@ from django.utils import translation
 from health_check.base import HealthCheck
 from health_check.exceptions import HealthCheckException, ServiceUnavailable, ServiceWarning
 
-from giftcards.conditions import CONDITIONS, Standing
 from giftcards.exceptions import ConfigurationError
+from giftcards.watch.conditions import CONDITIONS, Standing
 
 
 @dataclass
 class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
     """A check that fails, with a sentence in English, while a condition holds."""
 
-    #: A key of :data:`~giftcards.conditions.CONDITIONS`.
+    #: A key of :data:`~giftcards.watch.conditions.CONDITIONS`.
     condition: ClassVar[str]
     failure: ClassVar[type[HealthCheckException]] = ServiceUnavailable
 

@@ -6,19 +6,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from django.core.checks import CheckMessage, register
+from django.db.backends.signals import connection_created
 
 from giftcards.catalogue import keep_current, keep_prices
 from giftcards.checks import TAG
-from giftcards.conditions import CONDITIONS, Condition
-from giftcards.core_conditions import CONDITIONS as OF_CORE
 from giftcards.engine import outbox
 from giftcards.engine.clock import clock_set_back
 from giftcards.engine.task_queue import follow_clock
 from giftcards.engine.turns import WORK, MayGoOn, Work
-from giftcards.models.care import end_finished
-from giftcards.privacy.person import Role
-from giftcards.privacy.registry import Keeper, keepers
-from giftcards.privacy.retention import REASONS, Reason, purge_if_due
+from giftcards.models.records import end_finished
+from giftcards.privacy.person import Keeper, Role, keepers
+from giftcards.privacy.retention import REASONS, Reason, overwrite_deleted, purge_if_due
+from giftcards.watch import roles
+from giftcards.watch.conditions import CONDITIONS, Condition
+from giftcards.watch.core_conditions import CONDITIONS as OF_CORE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ def install(plugin: Plugin) -> None:
     CONDITIONS.update({condition.code: condition for condition in plugin.conditions})
     WORK.update({work.name: work for work in plugin.work})
     REASONS.update(plugin.kept_because)
+    roles.BY_APP[plugin.app] = plugin.roles
     for role, keeper in plugin.keepers.items():
         keepers[role][plugin.app] = keeper
     for check in plugin.checks:
@@ -60,8 +62,9 @@ def install(plugin: Plugin) -> None:
     plugin.connect()
 
 
-def _follow_clock() -> None:
+def _connect() -> None:
     clock_set_back.connect(follow_clock, dispatch_uid="giftcards.follow_clock")
+    connection_created.connect(overwrite_deleted, dispatch_uid="giftcards.overwrite_deleted")
 
 
 def _announce_offers(may_go_on: MayGoOn) -> None:
@@ -82,6 +85,7 @@ CORE = Plugin(
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),
-    order_pages="giftcards.admin.orders.EXTENSION",
-    connect=_follow_clock,
+    order_pages="giftcards.admin.orders.page.EXTENSION",
+    roles=roles.ROLES,
+    connect=_connect,
 )

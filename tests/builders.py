@@ -16,9 +16,9 @@ from django.utils import timezone
 from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order, Product, ProductType, StatusChange
-from giftcards.problems import Problem
 from giftcards.provider.answers import Flaw, OrderAnswer
 from giftcards.rules.money import final_figures
+from giftcards.rules.problems import Problem
 from giftcards.statuses import ACCEPTED, FINAL, Status
 
 PRODUCT = "507f1f77bcf86cd799439011"

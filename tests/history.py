@@ -10,8 +10,8 @@ from django.db import connection, models, transaction
 from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
+from giftcards.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.keys.keyring import Keyring
 from giftcards.models import (
     Card,
     CardReveal,
@@ -21,8 +21,8 @@ from giftcards.models import (
     OrderTerm,
     StatusChange,
 )
-from giftcards.search_terms import TermKind
 from giftcards.statuses import Status
+from giftcards.text.search_terms import TermKind
 from tests.builders import build_guide_order
 
 # The tables that grow with a shop.
@@ -169,7 +169,7 @@ def _patterns(start: object) -> Iterator[dict[Status, Order]]:
                 position=position,
                 sealed="x" * 200,
                 value_fingerprint="-",
-                key_fingerprint=Keyring.from_settings().key_fingerprints[0],
+                key_fingerprint=conf.keyring().key_fingerprints[0],
             )
             for position in range(1, order.fulfilled_quantity + 1)
         )

@@ -30,17 +30,15 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/test_settlement.py",
         "--deselect=tests/test_settlement.py::TestAtOnce",
     ),
-    "giftcards/engine/verdict.py": ("tests/engine/test_verdict.py",),
-    "giftcards/engine/identity.py": ("tests/engine/test_identity.py",),
-    "giftcards/engine/recovery_plan.py": ("tests/engine/test_recovery_plan.py",),
+    "giftcards/rules/verdict.py": ("tests/rules/test_verdict.py", "tests/rules/test_identity.py"),
+    "giftcards/rules/lost_orders.py": ("tests/rules/test_lost_orders.py",),
     "giftcards/engine/budget.py": (
         "tests/engine/test_budget.py",
         # Simulations of minutes, which take as long as all the others.
         "--deselect=tests/engine/test_budget.py::TestWindow",
     ),
     "giftcards/books/pairing.py": ("tests/books/test_pairing.py",),
-    "giftcards/books/matching.py": ("tests/books/test_matching.py",),
-    "giftcards/books/expected.py": ("tests/books/test_expected.py",),
+    "giftcards/books/matching.py": ("tests/books/test_matching.py", "tests/books/test_expected.py"),
 }
 
 # What survives because no test can tell it from the code: the changed line, by its function. The

@@ -22,11 +22,10 @@ from django.utils import timezone
 
 from giftcards import checks
 from giftcards.admin import OrderAdmin
-from giftcards.checks import check_isolation
+from giftcards.checks import LISTED_ON, check_isolation
 from giftcards.conf import conf
-from giftcards.keys.rotation import rotate
 from giftcards.models import ApiKey, Order
-from giftcards.releases import LISTED_ON
+from giftcards.privacy.rotation import rotate
 from tests.builders import PARTIAL, settle
 from tests.conftest import Call
 

@@ -21,9 +21,9 @@ from django.urls import resolve, reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.admin.form_tokens import state_token
-from giftcards.engine.holding import hold_for_price, hold_for_review
-from giftcards.engine.recovery import adopt
+from giftcards.admin.frame.forms import state_token
+from giftcards.engine.approvals import hold_for_price, hold_for_review
+from giftcards.engine.recovering import adopt
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import (
     Acknowledgement,
@@ -34,9 +34,9 @@ from giftcards.models import (
     Order,
     ProviderState,
     StatusChange,
-    care,
+    records,
 )
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRODUCT, TYPE, make_guide_order, make_order, settle, settled
@@ -191,7 +191,7 @@ def take(_boss: Client) -> Button:
 
 def take_over(boss: Client) -> Button:
     order = at_rest()
-    care.take(order, by="karim")
+    records.take(order, by="karim")
     page = to("order_take_over", order.pk)
     return Button(
         page,

@@ -23,7 +23,7 @@ from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.fulfilment import aplace_order, check_line, place_order
 from giftcards.models import Order
 from giftcards.models.fields import complaint_about_metadata, is_same_json
-from giftcards.models.times import with_zone
+from giftcards.rules.times import with_zone
 from tests.stage import LINE, PSN, in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]

@@ -17,15 +17,15 @@ from django.utils import timezone, translation
 from django.utils.module_loading import import_string
 
 from giftcards.books.models import LedgerEntry, MonthClosing
-from giftcards.conditions import CONDITIONS
 from giftcards.conf import conf
 from giftcards.delivery.models import StaffDigest
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, ProviderState, StatusChange
-from giftcards.models.times import today
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
+from giftcards.rules.times import today
 from giftcards.statuses import Status
+from giftcards.watch.conditions import CONDITIONS
 from tests.books.wire import note_ledger
 from tests.builders import PARTIAL, make_guide_order, make_order, settle
 from tests.conftest import Call

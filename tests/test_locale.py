@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from django.utils import translation
 
-from giftcards.engine.recovery import adopt
+from giftcards.engine.recovering import adopt
 from giftcards.fulfilment import place_order
 from giftcards.models import Order, ProviderState, StatusChange
-from giftcards.problems import WORDINGS, Problem
+from giftcards.rules.problems import WORDINGS, Problem
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, PRODUCT, TYPE, make_guide_order, settle
 from tests.catalogues import LANGUAGES, PACKAGE, catalogue, entries, needs, placeholders, run

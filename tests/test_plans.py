@@ -19,9 +19,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.books.conditions import missing_refunds, unknown_entries
+from giftcards.books.conditions import missing_refunds, money_in_open_orders, unknown_entries
 from giftcards.books.exports import order_rows
-from giftcards.books.forecast import money_in_open_orders
 from giftcards.books.matching import match
 from giftcards.books.models import LedgerEntry
 from giftcards.books.reading import Position
@@ -29,18 +28,18 @@ from giftcards.books.reports import By, report
 from giftcards.books.summary import summarise
 from giftcards.catalogue import check_offer, hold, keep_current, offers
 from giftcards.engine import outbox
-from giftcards.engine.balance import BalanceReader
-from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import (
+from giftcards.engine.approvals import (
     approve_price,
     approve_review,
     hold_for_price,
     hold_for_review,
     reject_held,
 )
+from giftcards.engine.balance import BalanceReader
+from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow, is_work_left
 from giftcards.engine.recording import record_answers
-from giftcards.engine.recovery import adopt, declare_absent
+from giftcards.engine.recovering import adopt, declare_absent
 from giftcards.engine.resolving import release
 from giftcards.engine.sweep import check_now, check_settled, sweep
 from giftcards.exceptions import ReferenceConflict
@@ -56,17 +55,17 @@ from giftcards.models import (
     ProviderState,
     StatusChange,
 )
-from giftcards.models.care import end_finished, give_back, take
-from giftcards.models.times import day_of
+from giftcards.models.records import end_finished, give_back, take
 from giftcards.privacy.erasure import erase, find_orders
 from giftcards.privacy.person import Person
 from giftcards.privacy.retention import purge
-from giftcards.problems import Problem
-from giftcards.search_terms import SEARCHED, terms_of
+from giftcards.rules.problems import Problem
+from giftcards.rules.times import day_of
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
+from giftcards.text.search_terms import SEARCHED, terms_of
 from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.outbox import announce
 from giftcards.engine.recording import record_answers
-from giftcards.engine.recovery import adopt, declare_absent
+from giftcards.engine.recovering import adopt, declare_absent
 from giftcards.exceptions import ProviderError
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
 from giftcards.provider.answers import OrderAnswer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from giftcards.releases import LISTED_ON, SAFE, is_safe
+from giftcards.checks import LISTED_ON, SAFE, is_safe
 
 ROOT = Path(__file__).resolve().parent.parent
 SERIES = ("5.2.19", "6.0.10", "6.1.3")

@@ -14,14 +14,14 @@ from django_q.models import OrmQ
 
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.late_answers import record_changes
-from giftcards.engine.sending import send
+from giftcards.engine.placing import send
+from giftcards.engine.recording import record_changes
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import ReorderError
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Order
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL, Status

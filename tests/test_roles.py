@@ -20,10 +20,9 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.engine.holding import hold_for_price
-from giftcards.engine.recovery import adopt
+from giftcards.engine.approvals import hold_for_price
+from giftcards.engine.recovering import adopt
 from giftcards.engine.storing import Arrival, store_cards
-from giftcards.management.roles import ROLES
 from giftcards.models import (
     Card,
     CardReveal,
@@ -33,8 +32,9 @@ from giftcards.models import (
     ProviderState,
     StatusChange,
 )
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import ACCEPTED, SETTLED, Status
+from giftcards.watch.roles import ROLES
 from tests.builders import CARDS, make_guide_order
 from tests.pages import ADD, FIND, LIST, PROVIDER_PAGE, hidden, order_page, read, sign_in
 

@@ -232,9 +232,9 @@ class TestTexts:
         place = Place(order=1, reference=reference, card=1)
         row = Keyring([generate_key()]).seal(CODES[0], place=place)
         if reference == "order-2":
-            row = Keyring.from_settings().seal(CODES[0], place=place)
+            row = conf.keyring().seal(CODES[0], place=place)
         with pytest.raises(DecryptionError) as caught:
-            Keyring.from_settings().open(row, place=place._replace(reference="order-1"))
+            conf.keyring().open(row, place=place._replace(reference="order-1"))
         error: BaseException | None = caught.value
         while error is not None:
             assert traces(f"{error!s} {error!r} {error.args} {vars(error)}") == []
@@ -303,7 +303,7 @@ class TestErrorMails:
     ) -> None:
         card = stored.cards.get(position=1)
         elsewhere = Place(order=card.order_id, reference="order-2", card=1)
-        other = Keyring.from_settings().seal(CODES[0], place=elsewhere)
+        other = conf.keyring().seal(CODES[0], place=elsewhere)
         Card.objects.filter(pk=card.pk).update(sealed=other.sealed)
         card.refresh_from_db()
         with pytest.raises(DecryptionError) as caught:
@@ -334,7 +334,7 @@ class TestErrorMails:
 @pytest.mark.parametrize("keys", [["not a key"], [API_KEY], "CANARY-KEY-as-a-string"])
 def test_errors_about_wrong_keys_do_not_quote_them(keys: Any, settings: Any) -> None:
     settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": keys, "API_KEY": f"{API_KEY}\n"}
-    for read in (lambda: conf.encryption_keys, lambda: conf.api_key, Keyring.from_settings):
+    for read in (lambda: conf.encryption_keys, lambda: conf.api_key, conf.keyring):
         with pytest.raises(ConfigurationError, match="GIFTCARDS") as caught:
             read()
         error = caught.value
@@ -462,7 +462,7 @@ class TestInterruptions:
         place = Place(order=1, reference="order-1", card=1)
 
         def work() -> None:
-            keyring = Keyring.from_settings()
+            keyring = conf.keyring()
             row = keyring.seal(CODES[0], place=place)
             assert keyring.open(row, place=place) == CODES[0]
             with contextlib.suppress(DecryptionError):

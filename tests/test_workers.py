@@ -27,7 +27,6 @@ from django.utils.module_loading import import_string
 from django_q.models import OrmQ
 
 from giftcards import tasks
-from giftcards.conditions import CONDITIONS, Standing
 from giftcards.engine import turns
 from giftcards.engine.loop import begin_tick
 from giftcards.engine.turns import Work
@@ -35,6 +34,7 @@ from giftcards.exceptions import GiftcardsError
 from giftcards.models import Card, Lease, Order, Product, ProviderState, StatusChange
 from giftcards.signals import offer_changed, order_status_changed
 from giftcards.simulator import Simulator
+from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import PARTIAL, settle
 from tests.conftest import Call
 from tests.docs.pages import blocks, page, rows, section

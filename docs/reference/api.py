@@ -62,10 +62,10 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.books.exports order_rows",
         "giftcards.books.exports as_csv",
         "giftcards.books.exports write_xlsx",
-        "giftcards.books.forecast money_in_open_orders",
+        "giftcards.books.conditions money_in_open_orders",
         "giftcards.books.summary summarise",
     ),
-    "Problems": ("giftcards.problems Problem: of text remedy hint",),
+    "Problems": ("giftcards.rules.problems Problem: of text remedy hint",),
     "Tasks": ("giftcards.tasks tick",),
 }
 # The page about reports says more.

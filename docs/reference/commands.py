@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 
 from docs.reference.source import APPS
 from docs.reference.texts import coded, page, table
-from giftcards.conditions import CONDITIONS
+from giftcards.watch.conditions import CONDITIONS
 
 _INTRO = """\
 Run all commands as `python manage.py …`. `--help` has examples.

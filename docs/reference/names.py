@@ -16,14 +16,14 @@ from docs.reference.commands import COMMANDS, own_arguments
 from docs.reference.settings import DICTS, default_of
 from docs.reference.source import definition, tree_of
 from giftcards import exceptions
-from giftcards.conditions import CONDITIONS
-from giftcards.delivery.kinds import Kind
+from giftcards.delivery.conf import Kind
 from giftcards.delivery.templatetags.giftcards_delivery import register as tags
-from giftcards.management.roles import ROLES
 from giftcards.plugins import INSTALLED
-from giftcards.problems import WORDINGS
+from giftcards.rules.problems import WORDINGS
 from giftcards.simulator import SPECIAL_TYPES, Simulator
 from giftcards.statuses import Status
+from giftcards.watch.conditions import CONDITIONS
+from giftcards.watch.roles import ROLES
 
 FOLDER = Path(__file__).parent
 FILE = FOLDER / "names.txt"
@@ -36,14 +36,14 @@ _MORE = (
     "giftcards.admin OrderAdmin: get_order_buttons",
     "giftcards.admin ProductAdmin",
     "giftcards.admin ProviderStateAdmin: get_sections",
-    "giftcards.admin.actions OrderAction: name route label permission act form is_final",
-    "giftcards.admin.actions OrderButton",
-    "giftcards.admin.actions Outcome",
-    "giftcards.admin.actions may",
-    "giftcards.admin.extensions Extension",
-    "giftcards.admin.provider_sections Section: is_for_developer",
-    "giftcards.admin.reauthentication confirm",
-    "giftcards.admin.rows OnlyFilters:",
+    "giftcards.admin.frame.actions OrderAction: name route label permission act form is_final",
+    "giftcards.admin.frame.actions OrderButton",
+    "giftcards.admin.frame.actions Outcome",
+    "giftcards.admin.frame.actions may",
+    "giftcards.admin.frame.extensions Extension",
+    "giftcards.admin.desk.provider Section: is_for_developer",
+    "giftcards.admin.frame.reauthentication confirm",
+    "giftcards.admin.frame.rows OnlyFilters:",
     "giftcards.books.exports can_write_xlsx",
     "giftcards.books.health GiftcardsBooks",
     "giftcards.books.health GiftcardsCharges",
@@ -65,7 +65,7 @@ _MORE = (
     " orders url",
     "giftcards.delivery.pins last_digits_of_phone",
     "giftcards.delivery.tasks deliver",
-    "giftcards.engine.open_money OpenMoney: total",
+    "giftcards.engine.balance OpenMoney: total",
     "giftcards.health GiftcardsApiKeys",
     "giftcards.health GiftcardsAttention",
     "giftcards.health GiftcardsBalance",
@@ -82,7 +82,7 @@ _MORE = (
     "giftcards.oscar.lines owned_orders",
     "giftcards.privacy.person Person: is_named_by rows",
     "giftcards.privacy.person Traces: are_in erased",
-    "giftcards.privacy.registry Keeper: orders addresses describe erase",
+    "giftcards.privacy.person Keeper: orders addresses describe erase",
     "giftcards.engine.turns Work: name do is_prompt is_due",
     "giftcards.plugins Plugin: app conditions work keepers kept_because order_pages roles checks"
     " connect",
@@ -99,9 +99,9 @@ _TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "paragraphs",
     ),
     "giftcards_delivery/digest/": ("giftcards.delivery.digests _mail_to",),
-    "giftcards_delivery/page/": ("giftcards.delivery.pages _shop", "csp_nonce"),
-    "giftcards_delivery/page/ask.html": ("giftcards.delivery.pages ask",),
-    "giftcards_delivery/page/cards.html": ("giftcards.delivery.pages show",),
+    "giftcards_delivery/page/": ("giftcards.delivery.views _shop", "csp_nonce"),
+    "giftcards_delivery/page/ask.html": ("giftcards.delivery.views ask",),
+    "giftcards_delivery/page/cards.html": ("giftcards.delivery.views show",),
     "giftcards_delivery/page/my_cards.html": ("giftcards.delivery.views my_cards",),
     "giftcards_delivery/tags/my_cards.html": (
         "giftcards.delivery.templatetags.giftcards_delivery my_cards",

@@ -1,11 +1,11 @@
 """The admin's pages; Django imports this module to register them."""
 
-from giftcards.admin.catalogue import ProductAdmin
-from giftcards.admin.desk import DeskAdmin
-from giftcards.admin.orders import OrderAdmin
-from giftcards.admin.provider import ProviderStateAdmin
-from giftcards.admin.refunding import CustomerRefundAdmin
-from giftcards.admin.revealing import CardRevealAdmin
+from giftcards.admin.cards.revealing import CardRevealAdmin
+from giftcards.admin.desk.catalogue import ProductAdmin
+from giftcards.admin.desk.provider import ProviderStateAdmin
+from giftcards.admin.desk.start import DeskAdmin
+from giftcards.admin.orders.page import OrderAdmin
+from giftcards.admin.orders.refunding import CustomerRefundAdmin
 
 __all__ = [
     "CardRevealAdmin",

@@ -1,4 +1,4 @@
-"""Conditions of the ledger, for staff and monitors, as of its last reading.
+"""Conditions of the ledger and of the balance, for staff and monitors.
 
 A reading records whether the books of the last days close. The other conditions are computed from
 the tables, so that they end as soon as they no longer hold.
@@ -14,9 +14,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.books.closing import changed_months, days_before_in_open_months
-from giftcards.books.expected import GRACE, UNNOTICED
-from giftcards.books.forecast import money_in_open_orders
+from giftcards.books.matching import GRACE, UNNOTICED
 from giftcards.books.models import (
     CHARGE,
     CHARGED_UNKNOWN,
@@ -24,12 +22,33 @@ from giftcards.books.models import (
     LedgerEntry,
     LedgerState,
 )
+from giftcards.books.months import changed_months, days_before_in_open_months
 from giftcards.books.summary import Discrepancies, find_gap
-from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
 from giftcards.conf import conf
-from giftcards.display import day_text, money_text
-from giftcards.models import Order
-from giftcards.models.times import begin_of, day_of, today, within
+from giftcards.engine.balance import OpenMoney, money_in_open_orders
+from giftcards.models import Order, ProviderState
+from giftcards.rules.times import begin_of, day_of, today, within
+from giftcards.text.display import day_text, money_text
+from giftcards.watch.conditions import MOST, Condition, Finding, Severity, Standing
+
+__all__ = ["OpenMoney", "lasts", "money_in_open_orders"]
+
+# A century is as good as for ever.
+_MOST_DAYS = 36_500
+
+
+def lasts(state: ProviderState) -> timedelta | None:
+    """Estimate how long the balance will last; ``None`` if nothing was spent, or is known.
+
+    The pace is that of the 24 hours before the balance was read: a whole day, so that it is the
+    same in the morning and at night.
+    """
+    balance, spent = state.balance, state.spent_lately
+    if balance is None or not spent:
+        return None
+    days = float(max(balance, Decimal(0)) / spent)
+    return timedelta(days=min(days, _MOST_DAYS))
+
 
 # Number of days for which conditions that nobody can tick off are shown.
 DAYS = 7

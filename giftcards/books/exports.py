@@ -26,9 +26,9 @@ from giftcards.books.reports import COLUMNS, By, Report, settled_between
 from giftcards.engine.timings import timings
 from giftcards.models import Order
 from giftcards.models.provider import Environment
-from giftcards.models.times import local
 from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import Status
+from giftcards.rules.times import local
 
 # Amounts are decimals. ``None`` means unknown or absent. Datetimes are naive, in the site's time
 # zone.

@@ -1,4 +1,4 @@
-"""Matching the entries of the ledger to orders, and judging whether refunds were credited.
+"""Matching the ledger's entries to the bookings that orders lead one to expect.
 
 An entry that names one of our orders belongs to it. The others are paired with orders by amount and
 time; these pairs are guesses. Matching may be repeated at any time: guesses give way to entries
@@ -17,23 +17,70 @@ from typing import NamedTuple
 
 from django.db import transaction
 
-from giftcards.books.expected import (
-    GRACE,
-    SKEW,
-    UNNOTICED,
-    LedgerAccount,
-    charge,
-    credit,
-    ordered_amount,
-    refund_amount,
-)
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
 from giftcards.books.pairing import Booking, Expected, Span, learn_offset, pair
-from giftcards.engine.identity import FARTHEST_CLOCK
-from giftcards.models import Order, OrderQuerySet
+from giftcards.models import ApiKey, Order, OrderQuerySet
 from giftcards.models.order_queries import batches
-from giftcards.problems import Problem
-from giftcards.rules.states import CREDITED, Kind
+from giftcards.models.provider import configured_key
+from giftcards.rules.identity import FARTHEST_CLOCK
+from giftcards.rules.money import refund_breakdown
+from giftcards.rules.problems import Problem
+from giftcards.rules.states import ACCEPTED, CREDITED, Kind
+
+# An entry counts as missing this long after its order was sent or has settled.
+GRACE = timedelta(minutes=15)
+# A refund is booked when the order settles at the provider. This is the longest time until that is
+# noticed here: a night without a worker.
+UNNOTICED = timedelta(hours=12)
+# Largest difference assumed between the provider's clock and ours, until it is learnt.
+SKEW = timedelta(minutes=5)
+# How long before its sending an order may seem booked: the learnt offset may be off by SKEW.
+_EARLIER = 2 * SKEW
+
+
+class LedgerAccount:
+    """The account whose ledger is read; it has no entries about orders of other accounts."""
+
+    def __init__(self) -> None:
+        key = ApiKey.objects.filter(pk=configured_key())
+        self._environments = {"", *key.values_list("environment", flat=True)}
+
+    def bought(self, order: Order) -> bool:
+        """True if the order may be this account's."""
+        return order.environment in self._environments
+
+
+def ordered_amount(order: Order) -> Decimal | None:
+    """The price of the whole order; ``None`` if it is not known."""
+    price = order.price_at_placing if order.price_per_card is None else order.price_per_card
+    return None if price is None else order.quantity * price
+
+
+def refund_amount(order: Order) -> Decimal | None:
+    """The refund that the provider promised, which may be 0.
+
+    ``None`` if the order has not settled, or if the amount is not known.
+    """
+    breakdown = refund_breakdown(order)
+    return breakdown.refunded_amount if breakdown else None
+
+
+def charge(order: Order) -> Expected | None:
+    """The expected charge of an order that the provider has accepted; ``None`` if there is none."""
+    amount = ordered_amount(order)
+    if not amount or order.sent_at is None or order.status not in ACCEPTED:
+        return None
+    return Expected(order.pk, -amount, order.sent_at, order.sent_at - _EARLIER)
+
+
+def credit(order: Order) -> Expected | None:
+    """The expected refund of an order; ``None`` if there is none."""
+    amount = refund_amount(order)
+    if not amount or order.settled_at is None:
+        return None
+    sent_at = order.sent_at or order.created_at
+    return Expected(order.pk, amount, order.settled_at, sent_at - _EARLIER)
+
 
 # Entries up to this long before a period are matched again with it, because their orders may have
 # settled, or been found, since then.

@@ -237,7 +237,7 @@ class MonthClosing(models.Model):
     month = models.DateField(editable=False)
     # 1, or one more than that of the closing before it.
     number = models.PositiveIntegerField(editable=False)
-    # By the names in giftcards.books.closing: whole numbers, amounts as texts with two decimals,
+    # By the names in giftcards.books.months: whole numbers, amounts as texts with two decimals,
     # and null for what is not known.
     figures: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(
         default=dict, editable=False

@@ -1,23 +1,37 @@
-"""The figures of a month: sums over its orders, and over the provider's ledger."""
+"""A month's figures, the steps that close it, the record of it, and what has changed since.
+
+A person closes a month, once it is over. The figures of that moment are recorded. Those that must
+not change any more are compared with the month's later: on the page, and after each reading of the
+ledger.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from django.db import models
+from django.db import IntegrityError, models, transaction
 from django.db.models import Count, Q, Sum
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.books.models import CHARGED_UNKNOWN, CREDITED_UNKNOWN, LedgerEntry
-from giftcards.books.reports import COLUMNS, By, Centimes, Figures, last_day, sum_up
+from giftcards.books.matching import GRACE
+from giftcards.books.models import (
+    CHARGED_UNKNOWN,
+    CREDITED_UNKNOWN,
+    LedgerEntry,
+    LedgerState,
+    MonthClosing,
+)
+from giftcards.books.reports import COLUMNS, By, Centimes, Figures, first_day, last_day, sum_up
 from giftcards.books.summary import Summary, summarise, sums_and_balances
+from giftcards.models.fields import tidied_lines
 from giftcards.models.order_queries import NOT_CREDITED, OWING, PLANNED
-from giftcards.models.times import within
+from giftcards.rules.times import bounds, today, within
 
 # Whole numbers, and amounts; ``None`` is what is not known.
 Value = int | Decimal | None
@@ -215,3 +229,205 @@ def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
     return {
         name: Decimal(value) if isinstance(value, str) else value for name, value in stored.items()
     }
+
+
+# The closed months that are compared after each reading of the ledger, the latest ones.
+CHECKED = 3
+
+
+class Difference(NamedTuple):
+    """A figure that must not change, and did. ``None`` is what was not known."""
+
+    figure: MonthFigure
+    then: Value
+    now: Value
+
+
+def differences(closing: MonthClosing, figures: Mapping[str, Value]) -> list[Difference]:
+    """The figures of ``closing`` that must not change, and are others in ``figures`` by now."""
+    then = as_read(closing.figures)
+    return [
+        Difference(figure, then[figure.name], figures[figure.name])
+        for figure in FIGURES
+        if figure.is_fixed and figure.name in then
+        if then[figure.name] != figures[figure.name]
+    ]
+
+
+# Steps.
+
+
+class StepState(models.TextChoices):
+    DONE = "done", _("Done")
+    TO_DO = "todo", _("To do")
+    NOTHING = "nothing", _("Nothing to do")
+
+
+class Step(NamedTuple):
+    """A step before a month is closed, and whether it is done."""
+
+    name: str
+    state: StepState
+
+
+# What the second step counts, all of which has to be 0.
+UNFIT = (
+    "breaks",
+    "not_credited",
+    "charged_unfit",
+    "credited_unfit",
+    "never_charged",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A month as it is now: ``first`` is its first day, and ``read_until`` as in the ledger."""
+
+    first: date
+    figures: Mapping[str, Value]
+    read_until: datetime | None
+    #: Its closings, the valid one first.
+    closings: tuple[MonthClosing, ...]
+    #: The moment of which these are the figures.
+    read_at: datetime
+
+    @classmethod
+    def now(cls, first: date) -> Month:
+        """The month that begins on the day ``first``; it takes a moment to sum it up."""
+        # Before the figures, so that what happens meanwhile is noticed later.
+        read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
+        read_until = LedgerState.objects.known_until()
+        return cls(first, month_figures(first), read_until, closings, read_at)
+
+    @property
+    def last(self) -> date:
+        return last_day(self.first, By.MONTH)
+
+    @property
+    def is_over(self) -> bool:
+        return self.last < today()
+
+    @property
+    def is_read(self) -> bool:
+        """True if the ledger was read to the end, and long enough after for late entries."""
+        _start, end = bounds(self.first, self.last)
+        return self.read_until is not None and self.read_until >= end + GRACE
+
+    @property
+    def closing(self) -> MonthClosing | None:
+        """The valid closing; ``None`` while the month is not closed."""
+        return self.closings[0] if self.closings else None
+
+    @property
+    def differences(self) -> list[Difference]:
+        """The figures that differ from those of the valid closing."""
+        return differences(self.closing, self.figures) if self.closing else []
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        has_orders = bool(self.figures["orders"])
+        has_owed = bool(self.figures["owed_at_first"])
+        closes = self.figures["gap"] == 0 or not self.figures["entries"]
+        is_explained = closes and not any(self.figures[name] for name in UNFIT)
+        has_books = bool(self.figures["entries"] or has_orders)
+        return (
+            Step("read", _state(is_done=self.is_read)),
+            Step("explained", _state(is_done=is_explained, is_needed=has_books)),
+            Step("sales", _state(is_done=not self.figures["unpaid"], is_needed=has_orders)),
+            Step("planned", _state(is_done=not self.figures["planned"], is_needed=has_owed)),
+            Step("owed", _state(is_done=not self.figures["owing"], is_needed=has_owed)),
+        )
+
+    @property
+    def open_steps(self) -> list[str]:
+        """The names of the steps that are to do."""
+        return [step.name for step in self.steps if step.state is StepState.TO_DO]
+
+
+def _state(*, is_done: bool, is_needed: bool = True) -> StepState:
+    if not is_done:
+        return StepState.TO_DO
+    return StepState.DONE if is_needed else StepState.NOTHING
+
+
+def last_finished_month() -> date:
+    """The first day of the last month that is over."""
+    return (today().replace(day=1) - timedelta(days=1)).replace(day=1)
+
+
+# Closing.
+
+
+def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None:
+    """Record that ``by`` has closed ``month`` with these figures.
+
+    Returns ``None``, and records nothing, if somebody has closed it since it was read. Raises
+    :exc:`ValueError` if the month is not over, or if a step is to do and no ``note`` says why; and
+    :exc:`~django.core.exceptions.ValidationError` for texts that cannot be recorded.
+    """
+    note = tidied_lines(note)
+    if not month.is_over:
+        raise ValueError("The month is not over.")
+    if month.open_steps and not note:
+        raise ValueError("Steps are to do: a note has to say why the month is closed.")
+    number = month.closing.number + 1 if month.closing else 1
+    closing = MonthClosing(
+        month=month.first,
+        number=number,
+        figures=as_stored(month.figures),
+        open_steps=month.open_steps,
+        note=note,
+        closed_by=by,
+        checked_at=month.read_at,
+    )
+    closing.clean_fields(exclude={"open_steps"})
+    try:
+        with transaction.atomic():
+            closing.save(force_insert=True)
+    except IntegrityError:
+        # Of two people who close the same month, one is first.
+        if MonthClosing.objects.filter(month=month.first, number=number).exists():
+            return None
+        raise
+    return closing
+
+
+def check_closed_month(_should_continue: Callable[[], bool]) -> None:
+    """Compare a closed month with its record, one of the latest three, once after each reading.
+
+    For the tick: it sums up one month at a time.
+    """
+    now, read_until = timezone.now(), LedgerState.objects.known_until()
+    if read_until is None:
+        return
+    for closing in MonthClosing.objects.valid()[:CHECKED]:
+        # One that was compared later than now was so before the clock was set back.
+        if not read_until <= closing.checked_at <= now:
+            has_changed = bool(differences(closing, fixed_figures(closing.month)))
+            row = MonthClosing.objects.filter(pk=closing.pk)
+            row.update(checked_at=now, has_changed=has_changed)
+            return
+
+
+# How many months, this one included, a shop may leave open before it is not reminded any more.
+_MONTHS_LEFT_OPEN = 3
+
+
+def days_before_in_open_months(day: date) -> tuple[date, date]:
+    """The days before ``day`` that are in its month or the two before, and not closed.
+
+    From the first one to the last; without any, the first is later than the last. A month that is
+    closed closes those before it.
+    """
+    months = [first_day(day, By.MONTH)]
+    while len(months) < _MONTHS_LEFT_OPEN:
+        months.append(first_day(months[-1] - timedelta(days=1), By.MONTH))
+    closed = [closing.month for closing in MonthClosing.objects.valid()[:1]]
+    ends = [last_day(month, By.MONTH) + timedelta(days=1) for month in closed]
+    return max([months[-1], *ends]), day - timedelta(days=1)
+
+
+def changed_months() -> list[date]:
+    """The closed months whose figures differed when they were last compared, latest first."""
+    return [closing.month for closing in MonthClosing.objects.valid() if closing.has_changed]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from giftcards.books.closing import check_closed_month
 from giftcards.books.conditions import CONDITIONS
-from giftcards.books.nightly import read_if_due
+from giftcards.books.months import check_closed_month
+from giftcards.books.reading import read_if_due
 from giftcards.engine.turns import Work
 from giftcards.plugins import Plugin
 

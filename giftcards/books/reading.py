@@ -1,4 +1,4 @@
-"""Reading the provider's ledger: a day at a time, oldest first, and the last days again.
+"""Reading the provider's ledger, by itself once a night: a day at a time, oldest first.
 
 The position of a reading is stored with each page, in the transaction that stores the entries of
 the page. So a reading that is killed goes on where it was, and no entry is lost or counted twice.
@@ -8,6 +8,7 @@ One process reads at a time: it holds a lease, and writes only while it holds it
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -21,14 +22,17 @@ from django.utils import timezone
 from giftcards.books.conditions import note_books
 from giftcards.books.matching import match
 from giftcards.books.models import Kept, LedgerEntry, LedgerState
-from giftcards.engine.background import Stopped, ask_when_free
+from giftcards.engine.backoff import backoff
 from giftcards.engine.budget import Purpose
-from giftcards.engine.gateway import Gateway
+from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ProviderError
 from giftcards.models import Lease, Order
-from giftcards.models.times import LONGEST_HOLD, as_stored, begin_of, day_of, with_zone
+from giftcards.models.provider import configured_key
 from giftcards.provider.answers import LedgerPage, LedgerRow
+from giftcards.rules.times import LONGEST_HOLD, as_stored, begin_of, day_of, is_ahead, with_zone
+
+logger = logging.getLogger(__name__)
 
 # Length of the window that is read before its entries are matched. After an empty window, the next
 # one is twice as long.
@@ -107,7 +111,7 @@ def read_ledger(
 
     With ``since``, read from this day on, even if it was read before. ``on_wait`` is called
     repeatedly while the reading waits for a call, or for another process that reads; it may raise
-    :exc:`~giftcards.engine.background.Stopped`. ``should_continue`` is called after each page;
+    :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue`` is called after each page;
     False ends the reading early.
     """
     reader = _Reader(gateway, on_wait, should_continue)
@@ -352,3 +356,66 @@ def _content_of(row: LedgerRow) -> str:
     amounts = [None if one is None else f"{one:.2f}" for one in (row.amount, *balances)]
     told = repr((row.type, row.time.astimezone(UTC).isoformat(), row.objid, amounts))
     return f"row-{hashlib.sha256(told.encode()).hexdigest()[:40]}"
+
+
+# Earliest start of the night's reading, after midnight in the site's time zone. Each shop starts at
+# its own minute of the following three hours, so that not all come at once.
+_FROM = timedelta(hours=2)
+_MINUTES = 180
+# Time limit for one part of a reading, beyond its first request (seconds).
+_SECONDS = 5.0
+# Back-off after a reading that failed.
+_FIRST_PAUSE = timedelta(minutes=2)
+_LONGEST_PAUSE = timedelta(hours=1)
+
+
+def read_if_due(should_continue: Callable[[], bool]) -> None:
+    """Read a part of the ledger if its nightly reading is due; the very first call plans it.
+
+    Makes one request, and more for five seconds while ``should_continue`` and the budget allow it.
+    """
+    state = LedgerState.objects.current()
+    now = timezone.now()
+    if state.due_at is None:
+        _put_off_to_next_night()
+    elif not is_ahead(state.due_at, now, longest=timedelta(days=2)):
+        _read_part(state, should_continue)
+
+
+def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + _SECONDS
+    with Gateway() as gateway:
+        reading = read_ledger(
+            gateway,
+            on_wait=_do_not_wait,
+            should_continue=lambda: time.monotonic() < ends_at and should_continue(),
+        )
+    for day, count in reading.changed_days.items():
+        logger.warning("The provider's ledger of %s has changed: %d entries.", day, count)
+    if reading.is_whole:
+        _put_off_to_next_night()
+    elif reading.trouble:
+        failures = state.failures + 1
+        pause = backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, jitter=0.25)
+        LedgerState.objects.note(due_at=timezone.now() + pause, failures=min(failures, 20))
+        logger.warning("The provider's ledger could not be read. %s", reading.trouble)
+    elif state.failures:
+        LedgerState.objects.note(failures=0)
+
+
+def _do_not_wait(_reading: LedgerReading) -> None:
+    # Requests about orders come first. The next tick tries again.
+    raise Stopped
+
+
+def next_night(now: datetime, minute: int) -> datetime:
+    """The next time after ``now`` that it is ``minute`` minutes past 2 a.m. in the site's zone."""
+    nights = (begin_of(day_of(now) + timedelta(days=number)) for number in range(2))
+    moments = (night + _FROM + timedelta(minutes=minute) for night in nights)
+    return next(moment for moment in moments if moment > now)
+
+
+def _put_off_to_next_night() -> None:
+    minute = int(configured_key() or "0", 16) % _MINUTES
+    due_at = next_night(timezone.now(), minute)
+    LedgerState.objects.note(due_at=due_at, failures=0)

@@ -39,8 +39,8 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.models import Order
 from giftcards.models.order_queries import CONTRADICTORY, SALE_UNKNOWN
-from giftcards.models.times import begin_of, day_of, within
 from giftcards.rules.states import SETTLED, UNCHARGED, Status
+from giftcards.rules.times import begin_of, day_of, within
 
 _ZERO = Decimal("0.00")
 

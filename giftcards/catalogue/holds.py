@@ -14,8 +14,7 @@ from django.db.models import Count, Sum
 from django.utils import timezone
 from django.utils.translation import gettext
 
-from giftcards.catalogue.offers import check_balance, check_stock, refusal
-from giftcards.catalogue.quotes import Line, Quote
+from giftcards.catalogue.offers import Line, Quote, check_balance, check_stock, refusal
 from giftcards.conf import conf
 from giftcards.exceptions import ReferenceConflict
 from giftcards.models import Hold, Lease, Order

@@ -1,24 +1,150 @@
-"""The shelf: what can be sold now, and whether a sale would be served."""
+"""The shelf: what can be sold now and how many are left, and a fresh quote of one card."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any, Self
 
-from django.db.models import Q, QuerySet
+from django.db import transaction
+from django.db.models import Case, F, IntegerField, Q, QuerySet, Subquery, Value, When
+from django.db.models.expressions import Col
+from django.db.models.functions import Coalesce, Greatest
+from django.db.models.sql.constants import LOUTER
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 
-from giftcards.catalogue.pricing import priced
-from giftcards.catalogue.quotes import Line, Quote
-from giftcards.catalogue.stock import oldest, with_available
+from giftcards.catalogue.pricing import priced, shop_price
 from giftcards.conf import conf
-from giftcards.display import count_text, money_text
-from giftcards.durations import duration_text
-from giftcards.engine.open_money import free_balance
+from giftcards.engine.balance import free_balance
+from giftcards.engine.budget import Purpose
+from giftcards.engine.gateway import Gateway
 from giftcards.engine.resolving import NoAnswer
-from giftcards.exceptions import NotForSale
-from giftcards.models import ProductType, ProviderState
+from giftcards.engine.timings import timings
+from giftcards.exceptions import ConfigurationError, NotForSale, NotFound, ProviderError
+from giftcards.models import (
+    Hold,
+    Order,
+    Product,
+    ProductPrices,
+    ProductType,
+    ProviderState,
+    new_reference,
+)
+from giftcards.models.catalogue import Names
 from giftcards.models.provider import Environment, is_test_type
+from giftcards.rules.times import is_recent
+from giftcards.text.display import count_text, duration_text, money_text
+
+# What was told counts as too old after a day, or four periods of CATALOGUE_EVERY if they are
+# longer; where the catalogue is read by hand, after a week.
+_OLD = timedelta(days=1)
+_OLD_PERIODS = 4
+_OLD_BY_HAND = timedelta(days=7)
+_TAKEN = "giftcards_taken"
+# Written out, because a type has no key in common with the orders and holds of its line.
+_TYPES = ["giftcards_product", "giftcards_producttype"]
+_OF_LINE = (
+    "giftcards_product.product_id = {table}.product_id"
+    " AND giftcards_producttype.product_id = giftcards_product.id"
+    " AND giftcards_producttype.type_id = {table}.type_id"
+)
+# The provider had not accepted the order when it told the stock.
+_UNTOLD = (
+    "(giftcards_order.accepted_at IS NULL"
+    " OR giftcards_order.accepted_at > giftcards_producttype.read_at)"
+)
+
+
+def oldest() -> timedelta:
+    """The age at which what the provider told of a type is too old to sell by."""
+    every = timedelta(minutes=conf.catalogue_every)
+    return max(_OLD, _OLD_PERIODS * every) if every else _OLD_BY_HAND
+
+
+def with_available(
+    kinds: QuerySet[ProductType], *, now: datetime, reference: str = ""
+) -> QuerySet[ProductType]:
+    """``kinds`` with the number of cards that are ``available``: 0 or more, NULL if unknown.
+
+    Taken from the stock are the cards of orders that the provider had not accepted when it told
+    the stock: all of an open order, and what was delivered of one that has settled since. So are
+    the cards on hold, but not those of the hold with this ``reference``.
+    """
+    kinds = kinds.all()
+    left = Greatest(F("stock") - _Taken.join_to(kinds, now, reference), 0)
+    # In SQLite and MariaDB, the greatest of NULL and 0 is NULL, but in PostgreSQL, it is 0.
+    known = Case(When(stock=None, then=Value(None)), default=left, output_field=IntegerField())
+    return kinds.annotate(available=known)  # type: ignore[no-redef]
+
+
+class _Taken:
+    """Cards taken of the stock, added up once by line, and joined to types like a table.
+
+    A subquery for each type depends on statistics: where they are from a time with nothing open,
+    PostgreSQL reads all open orders for each type. Django has no such join, but says what it wants
+    of one.
+    """
+
+    join_type = LOUTER
+    nullable = True
+    filtered_relation = None
+    table_name = table_alias = _TAKEN
+
+    @classmethod
+    def join_to(cls, kinds: QuerySet[ProductType], now: datetime, reference: str) -> Coalesce:
+        """Join it to the query of ``kinds``; return the cards taken of each."""
+        query: Any = kinds.query
+        alias = query.join(cls(query.get_initial_alias(), now, reference), reuse=set())
+        # The column is named like that from which it is taken.
+        stock = ProductType._meta.get_field("stock")  # noqa: SLF001 (documented)
+        return Coalesce(Col(alias, stock), 0, output_field=IntegerField())
+
+    def __init__(self, parent_alias: str, now: datetime, reference: str) -> None:
+        self.parent_alias = parent_alias
+        first, *others = _rows_taken(now, reference)
+        # Without the order of the model, which Django 6.1 keeps.
+        self.rows = first.union(*others, all=True).order_by()
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
+        rows, params = self.rows.query.get_compiler(connection=connection).as_sql()
+        totals = f"SELECT kind, SUM(stock) AS stock FROM ({rows}) subquery GROUP BY kind"  # noqa: S608
+        # Django 6.1 has a shorter name for it.
+        quote = getattr(compiler, "quote_name", None) or compiler.quote_name_unless_alias
+        taken, kinds = map(quote, (self.table_alias, self.parent_alias))
+        return f"{self.join_type} ({totals}) {taken} ON ({taken}.kind = {kinds}.id)", tuple(params)
+
+    def relabeled_clone(self, aliases: Mapping[str, str]) -> Self:
+        clone = copy(self)
+        clone.table_alias = aliases.get(self.table_alias, self.table_alias)
+        clone.parent_alias = aliases.get(self.parent_alias, self.parent_alias)
+        return clone
+
+
+def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
+    """Yield what is taken, in rows of a type's key as ``kind`` and a number as ``stock``."""
+    # What is older is not sold, so that nothing counts that has settled before.
+    begin = now - oldest()
+    kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
+    first = Subquery(kinds.values("read_at")[:1])
+    untold = Order.objects.extra(where=[_UNTOLD])  # noqa: S610 (a constant)
+    settled = untold.filter(settled_at__gt=begin).filter(settled_at__gt=first)
+    held = Hold.objects.current(now).exclude(reference=reference)
+    for rows, column in (
+        (untold.filter(settled_at=None), "quantity"),
+        (settled, "fulfilled_quantity"),
+        (held, "quantity"),
+    ):
+        of_line = _OF_LINE.format(table=rows.model._meta.db_table)  # noqa: SLF001 (documented)
+        joined = rows.order_by().extra(  # noqa: S610 (constants)
+            select={"kind": "giftcards_producttype.id"}, tables=_TYPES, where=[of_line]
+        )
+        yield joined.values("kind").annotate(stock=F(column))
+
 
 # With ``fresh``, facts of this age will do (seconds).
 _FRESH = 60
@@ -172,3 +298,164 @@ def _for_customer(code: str, known: Quote) -> str:
 
 def _amounts(text: str, **amounts: Decimal | int) -> str:
     return text % {name: money_text(Decimal(amount)) for name, amount in amounts.items()}
+
+
+# How often a caller looks whether the question of another one is answered (seconds).
+_LOOK = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The known facts about a card before it is bought; ``None`` means unknown.
+
+    ``price`` is the cost of one card and ``stock`` the provider's, as told at ``read_at``;
+    ``available`` and ``shop_price`` are those of :func:`~giftcards.catalogue.offers`. ``balance``
+    is the account's. ``no_answer`` says why the provider, if it was asked, has not answered.
+    """
+
+    names: Names
+    price: Decimal | None = None
+    stock: int | None = None
+    available: int | None = None
+    shop_price: Decimal | None = None
+    read_at: datetime | None = None
+    is_listed: bool = True
+    balance: Decimal | None = None
+    balance_read_at: datetime | None = None
+    no_answer: NoAnswer | None = None
+    quantity: int = 1
+    # The type in the catalogue, by which the shop's price is computed.
+    _kind: ProductType | None = field(default=None, repr=False)
+
+    @property
+    def is_for_sale(self) -> bool:
+        """True if the provider sells the card, as far as is known; at a price of 0 it does not."""
+        return self.is_listed and self.price != 0
+
+    @property
+    def cost(self) -> Decimal | None:
+        """The cost of ``quantity`` cards, in dinars."""
+        return None if self.price is None else self.price * self.quantity
+
+    def is_read_within(self, seconds: float) -> bool:
+        return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
+
+    def with_shop_price(self) -> Quote:
+        """This quote with the shop's price: a step of its own, as a function of the shop is slow.
+
+        Nobody else may wait for it, so it is taken outside locks and transactions.
+        """
+        return self if self._kind is None else replace(self, shop_price=shop_price(self._kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Cards that may be bought, and the reference of a hold that is the customer's own, or ""."""
+
+    product_id: str
+    type_id: str
+    quantity: int = 1
+    reference: str = ""
+
+    def check_values(self) -> None:
+        """Raise ``ValidationError`` for values that an order cannot have."""
+        named = {"reference": self.reference or new_reference()}
+        line = {"product_id": self.product_id, "type_id": self.type_id, "quantity": self.quantity}
+        Order(**line, **named).check_values()
+
+    def known(self) -> Quote:
+        """The quote from the database alone, without the shop's price."""
+        state = ProviderState.objects.current()
+        known = Quote(
+            names=Names(),
+            balance=state.balance,
+            balance_read_at=state.balance_read_at,
+            quantity=self.quantity,
+        )
+        kinds = ProductType.objects.select_related("product").filter(
+            product__product_id=self.product_id, type_id=self.type_id
+        )
+        kind = with_available(kinds, now=timezone.now(), reference=self.reference).first()
+        if kind is not None:
+            return replace(
+                known,
+                names=Names(kind.product.name, kind.name),
+                price=kind.price,
+                stock=kind.stock,
+                available=kind.available,
+                read_at=kind.read_at,
+                is_listed=kind.product.is_enabled,
+                _kind=kind,
+            )
+        # The price of a product that the catalogue does not list may have been asked for.
+        told = ProductPrices.objects.filter(pk=self.product_id).first()
+        price = told.prices.get(self.type_id) if told else None
+        names = Product.objects.names(self.product_id, self.type_id)
+        read_at = told.asked_at if told and price else None
+        return replace(known, names=names, price=price, read_at=read_at)
+
+    def quote(self, *, max_age: float) -> Quote:
+        """See :func:`quote`; without the shop's price."""
+        with transaction.atomic(durable=True):
+            known = self.known()
+        if known.is_read_within(max_age):
+            return known
+        try:
+            with Gateway() as gateway:
+                return self._ask(gateway, known)
+        except ConfigurationError:
+            return replace(known, no_answer=NoAnswer.NOT_CONFIGURED)
+
+    def _ask(self, gateway: Gateway, known: Quote) -> Quote:
+        products = Product.objects.filter(product_id=self.product_id)
+        claim = products.claim_reading(longest=conf.request_timeout)
+        if claim is None:
+            return self._answer_to_other(known)
+        latest = self.known()
+        if latest.read_at != known.read_at:
+            # Another process has asked between the first look and the claim.
+            products.unclaim_reading(claim)
+            return latest
+        try:
+            told = gateway.prices.product(self.product_id, Purpose.PRICING, may_repeat=False)
+        except NotFound:
+            return replace(known, is_listed=False, no_answer=NoAnswer.NOT_FOUND)
+        except ProviderError:
+            why = NoAnswer.UNREACHABLE if gateway.is_open else NoAnswer.PAUSED
+            return replace(known, no_answer=why)
+        if told is None:
+            products.unclaim_reading(claim)
+            return replace(known, no_answer=NoAnswer.BUSY if gateway.is_open else NoAnswer.PAUSED)
+        kind = next((kind for kind in told.types if kind.type_id == self.type_id), None)
+        if kind is None:
+            return replace(known, price=None, read_at=None, is_listed=False)
+        # The prices are stored, and the type, too, if the catalogue has ever listed the product.
+        new = self.known()
+        names = Names(told.title or new.names.product, kind.name or new.names.type)
+        return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
+
+    def _answer_to_other(self, known: Quote) -> Quote:
+        """The quote after the question of another process, which is on its way, was answered."""
+        ends_at = time.monotonic() + timings.quote_patience
+        products = Product.objects.filter(product_id=self.product_id)
+        # Of a slow answer, nobody waits for more than the first second.
+        asked = products.being_read(longest=timings.quote_patience)
+        while asked.exists() and time.monotonic() < ends_at:
+            time.sleep(_LOOK)
+        new = self.known()
+        return new if new.read_at != known.read_at else replace(new, no_answer=NoAnswer.BUSY)
+
+
+def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
+    """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
+
+    It makes one request at most, within ``REQUEST_TIMEOUT``, and only if the request budget allows.
+    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``. While another
+    caller asks, others wait for a second at most.
+
+    Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
+    :exc:`RuntimeError` in a transaction.
+    """
+    line = Line(product_id, type_id, quantity)
+    line.check_values()
+    return line.quote(max_age=max_age).with_shop_price()

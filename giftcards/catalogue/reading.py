@@ -15,13 +15,12 @@ from django.utils import timezone
 
 from giftcards.catalogue.pricing import keep_prices
 from giftcards.conf import conf
-from giftcards.engine.background import Stopped, ask_when_free
 from giftcards.engine.budget import Purpose
-from giftcards.engine.gateway import Gateway
+from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
 from giftcards.exceptions import ProviderError, Refused
 from giftcards.models import Hold, Lease, OfferChange, Order, Product, ProductType
-from giftcards.models.times import LONGEST_HOLD, is_recent
 from giftcards.provider.answers import ListedProduct
+from giftcards.rules.times import LONGEST_HOLD, is_recent
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Channels by which messages reach customers: mail, or one of the shop's own.
+"""Channels to customers: handing a message over in time, and what an error says about it.
 
 A channel is a class with a ``name``, and with :meth:`Channel.address_of` and :meth:`Channel.send`;
 ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.
@@ -6,20 +6,35 @@ A channel is a class with a ``name``, and with :meth:`Channel.address_of` and :m
 
 from __future__ import annotations
 
+import contextlib
+import enum
+import smtplib
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from email.utils import make_msgid, parseaddr
+from math import inf
+from traceback import walk_tb
 from typing import ClassVar
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.core.mail import EmailMultiAlternatives
 from django.core.validators import validate_email
+from django.db import connections
 from django.utils.encoding import punycode
 from django.utils.module_loading import import_string
+from requests import exceptions as http
+from urllib3.exceptions import NewConnectionError
 
 from giftcards.delivery.conf import conf
-from giftcards.display import NO_BREAKS, one_line
+from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Order
+from giftcards.text.display import NO_BREAKS, one_line
 
 
 class AddressRefused(Exception):
@@ -146,3 +161,237 @@ def _message_id(message: Message, from_email: str) -> str:
 def make_channels() -> list[Channel]:
     """New instances of the channels in ``CHANNELS``, in their order."""
     return [import_string(path)() for path in conf.channels]
+
+
+#: The most seconds that an attempt may take.
+ATTEMPT_SECONDS = 60.0
+# How long an attempt may go on after the process was asked to stop (seconds).
+_STOPPING_SECONDS = 8.0
+# How often the waiting thread checks whether to stop (seconds).
+_POLL_EVERY = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The outcome of a message that went out; ``message_id`` is its id at the channel, or ""."""
+
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of the time for sending messages, by :func:`time.monotonic`."""
+
+    #: Asked before each attempt, and during it: once it returns False, the attempt has to end soon.
+    may_go_on: Callable[[], bool] = lambda: True
+    #: No attempt begins after ``begin_until``, and none is waited for after ``end_at``.
+    begin_until: float = inf
+    end_at: float = inf
+
+    def may_begin(self) -> bool:
+        return time.monotonic() < self.begin_until and self.may_go_on()
+
+
+@contained
+def hand_over(
+    send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
+) -> Sent | Failure:
+    """Call ``send``, which hands a message over, in a thread of its own; return the outcome.
+
+    The outcome is a failure with ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when the
+    limits are reached. The thread goes on: if the message goes out after all, it calls ``late``.
+    """
+    end: Future[Sent | Failure] = Future()
+    # A daemon thread does not keep the process from ending.
+    threading.Thread(
+        target=_send, args=(send, end, late), name="giftcards: message", daemon=True
+    ).start()
+    began = time.monotonic()
+    give_up_at = min(began + ATTEMPT_SECONDS, limits.end_at)
+    is_stopping = False
+    while (now := time.monotonic()) < give_up_at:
+        with contextlib.suppress(TimeoutError):
+            return end.result(min(_POLL_EVERY, give_up_at - now))
+        if not (is_stopping or limits.may_go_on()):
+            is_stopping = True
+            give_up_at = min(give_up_at, time.monotonic() + _STOPPING_SECONDS)
+    # False if the outcome came in the meantime.
+    if end.cancel():
+        return Failure(Meaning.UNANSWERED, f"No answer within {now - began:.0f} s")
+    return end.result()
+
+
+@contained
+def _send(
+    send: Callable[[], str | None], end: Future[Sent | Failure], late: Callable[[Sent], object]
+) -> None:
+    try:
+        sent = Sent(send() or "")
+        try:
+            end.set_result(sent)
+        except InvalidStateError:  # nobody waits any more
+            late(sent)
+    except BaseException as error:  # noqa: BLE001 (whoever sends may raise anything)
+        with contextlib.suppress(InvalidStateError):
+            end.set_result(failure_of(error))
+    finally:
+        # Closes the connections of this thread only.
+        connections.close_all()
+
+
+# Codes of replies that complain about the sender's login, not about the address.
+_LOGIN_REPLIES = range(530, 540)
+# Second parts of "enhanced" codes, such as 5.7.1, that stand for mail system, network and policy.
+_NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
+# HTTP statuses after which the request may have been carried out all the same.
+_HTTP_UNCLEAR = {500, 502, 504}
+# HTTP statuses that do not complain about the content of the request.
+_HTTP_OF_THE_SERVER = {401, 403, 407, 408, 425, 429}
+# Errors that code raises for values that it cannot use.
+_OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
+
+
+class Meaning(enum.Enum):
+    #: The address takes no messages: a retry is useless.
+    REFUSED = "refused"
+    #: Nobody knows whether the message went out.
+    UNANSWERED = "unanswered"
+    #: The message did not go out, and other messages would not either.
+    SERVER_AWAY = "server away"
+    #: The message did not go out, for a reason that concerns no other message.
+    NOT_SENT = "not sent"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The failure of an attempt; ``error`` is the error's class and place, never its text."""
+
+    meaning: Meaning
+    error: str
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Classify ``error``, which a channel raised while it was sending a message.
+
+    An unknown error means that the message did not go out: channels raise :exc:`OutcomeUnknown`
+    where that is not certain.
+    """
+    return Failure(_meaning(list(_chain(error))), describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """The class of ``error``, the codes of the server's replies if there are any, and the place."""
+    numbers: list[object] = [code for code, _ in sorted(_replies(error))]
+    status = _http_status(error)
+    if status is not None:
+        numbers.append(status)
+    place = place_of(error)
+    where = ["at", place] if place else []
+    return " ".join(map(str, [type(error).__name__, *numbers, *where]))
+
+
+def _meaning(errors: Sequence[BaseException]) -> Meaning:
+    if any(map(_is_refusal, errors)):
+        return Meaning.REFUSED
+    if any(map(_may_be_sent_by_smtp, errors)) or _may_be_sent_by_http(errors):
+        return Meaning.UNANSWERED
+    return Meaning.NOT_SENT if any(map(_is_of_the_message, errors)) else Meaning.SERVER_AWAY
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it was raised from or while handling."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _replies(error: BaseException) -> list[tuple[int, bytes]]:
+    """The mail server's replies as code and text: one for each recipient, or one for all."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return list(error.recipients.values())
+    if isinstance(error, smtplib.SMTPResponseException):
+        text = error.smtp_error
+        return [(error.smtp_code, text.encode() if isinstance(text, str) else text)]
+    return []
+
+
+def _is_refusal(error: BaseException) -> bool:
+    if isinstance(error, AddressRefused | _anymail_refusals()):
+        return True
+    replies = _replies(error)
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return bool(replies) and all(_is_final(code, text) for code, text in replies)
+    # Some servers check the address only after they got the message.
+    is_data = isinstance(error, smtplib.SMTPDataError)
+    return is_data and any(500 <= code < 600 and text[:4] == b"5.1." for code, text in replies)
+
+
+def _is_final(code: int, text: bytes) -> bool:
+    """True if a reply about a recipient rejects the address for good."""
+    _class, _, rest = text.partition(b".")
+    is_elsewhere = _class == b"5" and rest[:1] in _NOT_OF_THE_ADDRESS and rest[1:2] == b"."
+    return 500 <= code < 600 and code not in _LOGIN_REPLIES and not is_elsewhere
+
+
+def _anymail_refusals() -> type[BaseException]:
+    """The error of anymail for a recipient that is invalid or on the provider's list of refusals.
+
+    If anymail was not imported, its error cannot occur: :exc:`AddressRefused` takes its place.
+    """
+    module = sys.modules.get("anymail.exceptions")
+    refusal: type[BaseException] = getattr(module, "AnymailRecipientsRefused", AddressRefused)
+    return refusal
+
+
+def _may_be_sent_by_smtp(error: BaseException) -> bool:
+    """True if a mail server may have taken the message: it got the data, and did not refuse."""
+    if isinstance(error, OutcomeUnknown):
+        return True
+    if isinstance(error, smtplib.SMTPDataError):
+        return not 400 <= error.smtp_code < 600
+    functions = {
+        frame.f_code.co_name
+        for frame, _ in walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") == "smtplib"
+    }
+    return not functions.isdisjoint({"data", "quit"})
+
+
+def _may_be_sent_by_http(errors: Sequence[BaseException]) -> bool:
+    """True if the server may have carried out the request with the message."""
+    # The innermost error, from which anymail raises others of the same classes.
+    error = next((err for err in reversed(errors) if isinstance(err, http.RequestException)), None)
+    if error is None:
+        return False
+    status = _http_status(error)
+    if status is not None:
+        return status < 400 or status in _HTTP_UNCLEAR
+    if isinstance(error, http.ConnectTimeout) or any(
+        isinstance(err, NewConnectionError | ssl.SSLCertVerificationError) for err in errors
+    ):
+        return False
+    return isinstance(
+        error,
+        http.ConnectionError
+        | http.Timeout
+        | http.ChunkedEncodingError
+        | http.ContentDecodingError
+        | http.InvalidJSONError
+        | http.TooManyRedirects,
+    )
+
+
+def _http_status(error: BaseException) -> int | None:
+    response = error.response if isinstance(error, http.RequestException) else None
+    return None if response is None else response.status_code
+
+
+def _is_of_the_message(error: BaseException) -> bool:
+    """True if the failure concerns this message only, so that the next one may go out."""
+    status = _http_status(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in _HTTP_OF_THE_SERVER
+    kinds = (smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError, *_OF_THE_CONTENT)
+    return isinstance(error, kinds)

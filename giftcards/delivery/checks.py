@@ -16,8 +16,7 @@ from django.utils.module_loading import import_string
 
 from giftcards.checks import check_path, find
 from giftcards.conf import conf as core
-from giftcards.delivery.conf import conf
-from giftcards.delivery.kinds import WITH_CARDS, Mode
+from giftcards.delivery.conf import WITH_CARDS, Mode, conf
 from giftcards.exceptions import ConfigurationError
 
 # By SettingProblem.kind.

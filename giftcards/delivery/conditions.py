@@ -5,10 +5,10 @@ from __future__ import annotations
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.conditions import MOST, Condition, Finding, Severity, Standing
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, StaffDigest
-from giftcards.display import moment_text
+from giftcards.text.display import moment_text
+from giftcards.watch.conditions import MOST, Condition, Finding, Severity, Standing
 
 
 def _waits(standing: Standing) -> Finding | None:

@@ -1,4 +1,4 @@
-"""The one place that reads ``settings.GIFTCARDS_DELIVERY``: lazily, typed, with defaults."""
+"""The one place that reads ``settings.GIFTCARDS_DELIVERY``; and the kinds of messages."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
+from django.db import models
 from django.db.models import QuerySet
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import (
     Setting,
@@ -24,9 +26,49 @@ from giftcards.conf import (
     optional,
     text,
 )
-from giftcards.delivery.kinds import Kind, Mode
-from giftcards.management.roles import ROLES
 from giftcards.models import Order
+from giftcards.rules.states import STATES
+from giftcards.watch.roles import ROLES
+
+
+class Kind(models.TextChoices):
+    DELIVERED = "delivered", _("Cards delivered")
+    PARTLY_DELIVERED = "partly_delivered", _("Cards delivered in part")
+    REFUNDED = "refunded", _("Not delivered")
+    DELAYED = "delayed", _("Please wait")
+    PAID_BACK = "paid_back", _("Paid back")
+    #: Of a gift, instead of the first two: the cards, for its recipient.
+    GIFT = "gift", _("Gift")
+    #: And what became of them, for the customer.
+    RECEIPT = "receipt", _("Receipt for a gift")
+
+
+class Mode(models.TextChoices):
+    #: Cards are shown on a page that the message links to.
+    LINK = "link"
+    #: Cards are in the message.
+    CODES = "codes"
+    OFF = "off"
+
+
+#: The kind of message by the status that an order moves to: for each news, the kind of that name.
+KIND_OF_STATUS: Mapping[str, Kind] = {
+    status: Kind(state.customer_news) for status, state in STATES.items() if state.customer_news
+}
+#: The messages that hand over cards.
+WITH_CARDS = frozenset({Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.GIFT})
+#: The messages that are not for the customer, but for the recipient of a gift.
+TO_RECIPIENT = frozenset({Kind.GIFT})
+
+
+def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
+    """The kinds of messages about an order that has moved to ``status``."""
+    kind = KIND_OF_STATUS.get(status)
+    if is_gift and kind in WITH_CARDS:
+        # Nobody but its recipient is told where the cards of a gift are.
+        return Kind.GIFT, Kind.RECEIPT
+    return () if kind is None else (kind,)
+
 
 # What people write between the digits of a phone number.
 _BETWEEN_DIGITS = " .-()\u00a0"
@@ -77,7 +119,7 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 class StaffPerson:
     """A member of staff who gets digests.
 
-    ``role`` is a key of :data:`giftcards.management.roles.ROLES`: the name of a group. Without one,
+    ``role`` is a key of :data:`giftcards.watch.roles.ROLES`: the name of a group. Without one,
     and without an account, they are told of everything.
     """
 

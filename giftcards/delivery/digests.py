@@ -25,21 +25,27 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.translation import get_language_bidi, gettext, override
 
-from giftcards.conditions import MOST, Finding, Severity
 from giftcards.delivery import news
-from giftcards.delivery.channels import NotTaken, html_mail
+from giftcards.delivery.channels import (
+    Failure,
+    Limits,
+    Meaning,
+    NotTaken,
+    describe,
+    hand_over,
+    html_mail,
+)
 from giftcards.delivery.conf import StaffPerson, conf
-from giftcards.delivery.failures import Failure, Meaning, describe
-from giftcards.delivery.handover import Limits, hand_over
 from giftcards.delivery.models import StaffDigest
 from giftcards.delivery.news import Item, Situation, admin_url, alerts
 from giftcards.delivery.signals import staff_news
-from giftcards.display import one_line
 from giftcards.keys.secrecy import contained
-from giftcards.management.roles import ROLES
 from giftcards.models import Lease, Order
 from giftcards.models.order_queries import leaves_some_out
-from giftcards.models.times import LONGEST_HOLD, is_ahead
+from giftcards.rules.times import LONGEST_HOLD, is_ahead
+from giftcards.text.display import one_line
+from giftcards.watch.conditions import MOST, Finding, Severity
+from giftcards.watch.roles import ROLES
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +237,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
     accounts = [user for user in _accounts(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
         return Order.objects.all()
-    from giftcards.admin.rows import orders_shown_to
+    from giftcards.admin.frame.rows import orders_shown_to
 
     try:
         shown = list(map(orders_shown_to, accounts))

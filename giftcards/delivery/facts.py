@@ -12,13 +12,13 @@ from typing import Self
 from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext
 
-from giftcards.delivery.kinds import KIND_OF_STATUS
-from giftcards.display import supported_language
+from giftcards.delivery.conf import KIND_OF_STATUS
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import CardQuerySet
 from giftcards.models.money import RefundState
 from giftcards.rules.money import customer_breakdown
 from giftcards.settlement import is_past, promised_day
+from giftcards.text.display import supported_language
 
 
 class Payback(StrEnum):
@@ -65,7 +65,7 @@ class Facts:
     quantity: int
     delivered: int
     missing: int
-    #: A :class:`~giftcards.delivery.kinds.Kind`; "" while the order is open and not delayed.
+    #: A :class:`~giftcards.delivery.conf.Kind`; "" while the order is open and not delayed.
     kind: str
     ordered_at: datetime
     #: Total for all the cards.

@@ -21,8 +21,7 @@ from django.utils.text import Truncator, capfirst
 from django.utils.translation import gettext
 
 from giftcards.delivery.channels import Message
-from giftcards.delivery.codes import MOST_CODES, Code, open_codes
-from giftcards.delivery.conf import conf
+from giftcards.delivery.conf import TO_RECIPIENT, WITH_CARDS, Kind, Mode, conf
 from giftcards.delivery.facts import (
     TO_COME,
     Facts,
@@ -31,10 +30,13 @@ from giftcards.delivery.facts import (
     facts_for_recipient,
     facts_of,
 )
-from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import address, expiry
 from giftcards.delivery.models import Delivery
-from giftcards.display import (
+from giftcards.delivery.revealing import MOST_CODES, Code, open_codes
+from giftcards.exceptions import ConfigurationError
+from giftcards.keys.secrecy import Masked, contained
+from giftcards.models import Order
+from giftcards.text.display import (
     NO_BREAKS,
     bdi,
     count_text,
@@ -45,9 +47,6 @@ from giftcards.display import (
     money_text,
     one_line,
 )
-from giftcards.exceptions import ConfigurationError
-from giftcards.keys.secrecy import Masked, contained
-from giftcards.models import Order
 
 # Longer names are cut off.
 _LONGEST_NAME = 80

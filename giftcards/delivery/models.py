@@ -12,7 +12,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS, Kind
+from giftcards.delivery.conf import TO_RECIPIENT, WITH_CARDS, Kind
 from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.rules.states import FINAL

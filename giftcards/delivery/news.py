@@ -19,13 +19,21 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.conditions import CONDITIONS, MOST, Alert, Condition, Finding, Severity, Standing
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.management.roles import whom_to_ask
 from giftcards.models import Card, Order
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.rules.states import STATES, Status
+from giftcards.watch.conditions import (
+    CONDITIONS,
+    MOST,
+    Alert,
+    Condition,
+    Finding,
+    Severity,
+    Standing,
+)
+from giftcards.watch.roles import whom_to_ask
 
 # How many orders an item names.
 _NAMED = 5

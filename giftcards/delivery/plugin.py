@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from giftcards.delivery import receivers
+from giftcards.delivery import queueing
 from giftcards.delivery.checks import check_sending, check_settings
 from giftcards.delivery.conditions import CONDITIONS
 from giftcards.delivery.conf import conf
@@ -28,9 +28,9 @@ def _writes() -> bool:
 
 def _connect() -> None:
     # Even if no messages are sent now, earlier ones may exist.
-    receivers.connect_always()
+    queueing.connect_always()
     if _writes():
-        receivers.connect()
+        queueing.connect()
 
 
 PLUGIN = Plugin(

@@ -20,12 +20,20 @@ from django.utils import timezone, translation
 from django.utils.crypto import salted_hmac
 
 from giftcards.delivery import links
-from giftcards.delivery.channels import Channel, Mail, Message, make_channels
-from giftcards.delivery.conf import conf
+from giftcards.delivery.channels import (
+    Channel,
+    Failure,
+    Limits,
+    Mail,
+    Meaning,
+    Message,
+    Sent,
+    describe,
+    hand_over,
+    make_channels,
+)
+from giftcards.delivery.conf import WITH_CARDS, Kind, Mode, conf, kinds_of
 from giftcards.delivery.facts import is_destroyed
-from giftcards.delivery.failures import Failure, Meaning, describe
-from giftcards.delivery.handover import Limits, Sent, hand_over
-from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode, kinds_of
 from giftcards.delivery.messages import compose, needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored_id
 from giftcards.keys.secrecy import Masked, contained

@@ -18,7 +18,7 @@ from django.utils import timezone
 from giftcards.conf import LOOP_SECONDS
 from giftcards.conf import conf as core
 from giftcards.delivery import digests
-from giftcards.delivery.handover import Limits
+from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
 from giftcards.delivery.sending import SendingTally, send_due

@@ -1,9 +1,14 @@
-"""The views of the customer's pages: which page answers a request."""
+"""The customer's pages: which page answers a request, its context and its security headers."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -12,23 +17,46 @@ from django.core.exceptions import SuspiciousOperation
 from django.core.paginator import Page, Paginator
 from django.db import Error as DatabaseFailure
 from django.db import transaction
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.db.models import Min, Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.csrf import get_token
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.template.loader import render_to_string
+from django.utils import timezone, translation
+from django.utils.crypto import salted_hmac
+from django.utils.http import content_disposition_header, url_has_allowed_host_and_scheme
+from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.delivery import my_orders, page_tokens, pages
-from giftcards.delivery.codes import Code
-from giftcards.delivery.conf import conf
+from giftcards.delivery import links, views
+from giftcards.delivery.conf import WITH_CARDS, Kind, Mode, conf
+from giftcards.delivery.facts import (
+    Facts,
+    Gift,
+    facts_for_recipient,
+    facts_of,
+    has_cards,
+    known_as,
+    language_of,
+    with_cards,
+)
 from giftcards.delivery.links import find
-from giftcards.delivery.models import CardLink
-from giftcards.delivery.pins import guess, pin_of
-from giftcards.delivery.revealing import Visitor, is_spent, note_opening, reveal, shown_at
+from giftcards.delivery.models import MOST_WRONG_PINS, CardLink, Delivery, DeliveryStatus
+from giftcards.delivery.pins import guess, help_text, pin_of
+from giftcards.delivery.revealing import (
+    MOST_CODES,
+    Code,
+    Visitor,
+    earlier_reveals,
+    is_spent,
+    note_opening,
+    reveal,
+    shown_at,
+)
 from giftcards.keys.secrecy import Masked, apart, contained
 from giftcards.models import Order
+from giftcards.rules.states import Status
 
 logger = logging.getLogger(__name__)
 
@@ -49,25 +77,25 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
     """The orders and gifts of the user who is logged in; POST shows the cards of ``order``."""
-    if request.method not in pages.METHODS:
-        return pages.refuse_method()
+    if request.method not in views.METHODS:
+        return views.refuse_method()
     if conf.orders_of is None and conf.gifts_of is None:
-        return pages.gone(request)
+        return views.gone(request)
     user = getattr(request, "user", None)
     if user is None or not user.is_authenticated:
         return redirect_to_login(request.path)
     if request.method == "POST":
         return _kept_in(request, lambda: _show_owned(request, user))
-    orders = _page_of(my_orders.orders_of(user).prefetch_related("refunds"), request, "page")
-    gifts = _page_of(my_orders.gifts_of(user).prefetch_related("refunds"), request, "gifts")
+    orders = _page_of(views.orders_of(user).prefetch_related("refunds"), request, "page")
+    gifts = _page_of(views.gifts_of(user).prefetch_related("refunds"), request, "gifts")
     context = {
-        "orders": my_orders.shown_orders(user, orders),
+        "orders": views.shown_orders(user, orders),
         "paginated": orders,
-        "gifts": my_orders.shown_gifts(user, gifts),
+        "gifts": views.shown_gifts(user, gifts),
         "paginated_gifts": gifts,
         "back": request.get_full_path(),
     }
-    return pages.owned(request, context)
+    return views.owned(request, context)
 
 
 def _page_of(listed: QuerySet[Order], request: HttpRequest, parameter: str) -> Page[Order]:
@@ -87,18 +115,18 @@ def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpRe
             raise
         kind, lines = type(error).__qualname__, "\n".join(getattr(error, "__notes__", ()))
         apart(logger.error, "A customer's page was not shown: %s. %s", kind, lines)
-        return pages.trouble(request)
+        return views.trouble(request)
 
 
 @contained
 def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
-    if request.method not in pages.METHODS:
-        return pages.refuse_method()
+    if request.method not in views.METHODS:
+        return views.refuse_method()
     if request.method == "POST":
         return _answer_press(request, token)
     link = find(token)
     if link is None:
-        return pages.gone(request)
+        return views.gone(request)
     if request.method == "GET":
         try:
             note_opening(link, Visitor.of(request))
@@ -106,46 +134,46 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
             # The customer can go on without this record.
             kind = type(error).__qualname__
             apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
-    return pages.ask(link, token, asks_pin=bool(pin_of(link.order)))
+    return views.ask(link, token, asks_pin=bool(pin_of(link.order)))
 
 
 @contained
 def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     posted = _posted(request)
     page = Masked(posted.get("token", ""))
-    key = page_tokens.read(page, token, quickest=conf.press_after)
+    key = links.read(page, token, quickest=conf.press_after)
     link = find(token, again=key)
     if link is None:
-        return pages.gone(request)
+        return views.gone(request)
     secret = pin_of(link.order)
     asks_pin = bool(secret)
     if key is None or is_spent(link, key):
-        return pages.ask(link, token, asks_pin=asks_pin, complaint="again")
+        return views.ask(link, token, asks_pin=asks_pin, complaint="again")
     visitor = Visitor.of(request)
     # A page that has shown the cards was given the PIN.
     is_asked = asks_pin and shown_at(link, key) is None
     if is_asked and not guess(link, Masked(posted.get("password", "")), secret, visitor):
-        return pages.ask(link, token, asks_pin=True, complaint="pin")
+        return views.ask(link, token, asks_pin=True, complaint="pin")
     shown = reveal(link, key, visitor, most=conf.link_reveals)
-    return _shown(request, link, shown, key, {"token": page}, pages.SECRET_ADDRESS)
+    return _shown(request, link, shown, key, {"token": page}, views.SECRET_ADDRESS)
 
 
 @contained
 def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
-    order = my_orders.order_with_cards(user, request.POST.get("order", ""))
+    order = views.order_with_cards(user, request.POST.get("order", ""))
     if order is None:
-        return pages.gone(request)
+        return views.gone(request)
     link = CardLink.objects.of_account(order)
     page = request.POST.get("token", "")
-    key = page_tokens.read(page, my_orders.place_of(user, order), quickest=0)
+    key = links.read(page, views.place_of(user, order), quickest=0)
     if key is None or is_spent(link, key):
         # Django's token has proven that the form was sent on purpose, so ours may be too old.
-        page, key = page_tokens.make(my_orders.place_of(user, order))
+        page, key = links.make(views.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
     shown = reveal(link, key, visitor, most=None)
     masked = {name: Masked(value) for name, value in form.items()}
-    return _shown(request, link, shown, key, masked, pages.PLAIN_ADDRESS)
+    return _shown(request, link, shown, key, masked, views.PLAIN_ADDRESS)
 
 
 @contained
@@ -158,10 +186,10 @@ def _shown(
     referrer: str,
 ) -> HttpResponse:
     if not shown:
-        return pages.gone(request)
+        return views.gone(request)
     if "file" in request.POST:
-        return pages.file_of(link.order, shown)
-    return pages.show(link.order, shown, key, form, referrer, back=_back(request))
+        return views.file_of(link.order, shown)
+    return views.show(link.order, shown, key, form, referrer, back=_back(request))
 
 
 def _back(request: HttpRequest) -> str:
@@ -176,3 +204,359 @@ def _posted(request: HttpRequest) -> Any:
         return request.POST
     except (MultiPartParserError, OSError, SuspiciousOperation):
         return {}
+
+
+#: The methods that these pages allow.
+METHODS = ("GET", "HEAD", "POST")
+_HEADERS = {
+    "Cache-Control": "no-store, private",
+    "X-Robots-Tag": "noindex, nofollow",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), clipboard-write=(self)",
+}
+# Allows only our own style sheet and script, and the site's images and fonts.
+_POLICY = (
+    "default-src 'none'; {ours}img-src 'self'; font-src 'self'; form-action 'self';"
+    " frame-ancestors 'none'; base-uri 'none'"
+)
+#: Referrer policy of pages whose address is a secret: no other site is told it.
+SECRET_ADDRESS = "no-referrer"  # noqa: S105 (a policy)
+#: Referrer policy of the other pages: under ``SECRET_ADDRESS``, browsers hide the origin of forms,
+#: and Django refuses those.
+PLAIN_ADDRESS = "same-origin"
+
+
+def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
+    """The page before the cards, which tells nothing about them.
+
+    ``complaint`` is "", "again" (the page was too old, say) or "pin" (it was wrong).
+    """
+    return _page(
+        "ask",
+        {
+            "reference": known_as(link.order),
+            "is_gift": link.order.is_gift,
+            "page": Masked(links.make(place)[0]),
+            "asks_pin": asks_pin,
+            "pin_help": help_text() if asks_pin else "",
+            "is_locked": asks_pin and link.is_locked,
+            "tries_left": MOST_WRONG_PINS - link.wrong_pins,
+            "complaint": complaint,
+        },
+        language=_language(link.order),
+    )
+
+
+@contained
+def show(
+    order: Order,
+    shown: list[Code],
+    key: str,
+    form: Mapping[str, str],
+    referrer: str,
+    *,
+    back: str = "",
+) -> HttpResponse:
+    """The page with the cards. ``form`` holds the fields to post again to get them as a file.
+
+    ``back`` is the address to which it leads back, or "".
+    """
+    is_on_page = len(shown) <= MOST_CODES
+    return _page(
+        "cards",
+        {
+            "facts": _facts(order),
+            "gift": Gift.of(order),
+            "giver": order.customer_name,
+            "cards": [_Row(card) for card in shown] if is_on_page else [],
+            "count": len(shown),
+            "unreadable": sum(not card.is_readable for card in shown),
+            "earlier": earlier_reveals(order, but=key),
+            "form": form,
+            "back": back,
+        },
+        language=_language(order),
+        referrer=referrer,
+    )
+
+
+def _facts(order: Order) -> Facts:
+    """The facts for whoever may see the cards: of a gift, only its recipient."""
+    return facts_for_recipient(order) if order.is_gift else facts_of(order)
+
+
+def _language(order: Order) -> str:
+    """The language of whoever may see the cards."""
+    return language_of(order, for_recipient=order.is_gift)
+
+
+class _Row:
+    """A card as the template shows it; with a QR code if ``segno`` is installed."""
+
+    def __init__(self, card: Code) -> None:
+        self.position = card.position
+        self.is_readable = card.is_readable
+        self.value = card.value
+        self.serial = card.serial
+        has_qr = card.is_readable and importlib.util.find_spec("segno") is not None
+        self.qr = _qr(card.value) if has_qr else Masked()
+
+
+@contained
+def _qr(text: str) -> Masked:
+    """An SVG element that shows ``text`` as a QR code; "" if it is too long for one."""
+    import segno
+
+    try:
+        code = segno.make_qr(text)
+    except segno.DataOverflowError:
+        return Masked()
+    # On white in a dark theme as well: not every camera reads the inverse.
+    return _Drawing(code.svg_inline(light="#fff", omitsize=True))
+
+
+class _Drawing(Masked):
+    """Our own markup, which templates do not escape."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return self
+
+
+@contained
+def file_of(order: Order, shown: list[Code]) -> HttpResponse:
+    """The cards as a text file with one line for each: its number, code and serial."""
+    lines = [Masked(_line(card)) for card in shown]
+    with translation.override(_language(order)):
+        context = {**_shop(), "facts": _facts(order)}
+        head = render_to_string("giftcards_delivery/page/file.txt", context)
+    text = Masked("\r\n".join([*head.strip().splitlines(), "", *lines, ""]))
+    response = HttpResponse(text, content_type="text/plain; charset=utf-8")
+    kept = "".join(sign if sign.isalnum() else "-" for sign in known_as(order))
+    response["Content-Disposition"] = content_disposition_header(True, f"cards-{kept}.txt")
+    return _protected(response)
+
+
+def _line(card: Code) -> str:
+    if not card.is_readable:
+        return f"{card.position}\t?"
+    return f"{card.position}\t{card.value}\t{card.serial}".rstrip("\t")
+
+
+def gone(request: HttpRequest) -> HttpResponse:
+    """The page of a link that shows no cards: the same to the last byte, whatever the reason.
+
+    So its language is the visitor's, not that of an order. It quotes nothing from the request, so
+    one fixed nonce is enough.
+    """
+    language = translation.get_language_from_request(request)
+    nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
+    return _page("gone", {}, language=language, status=404, nonce=nonce)
+
+
+def refuse_method() -> HttpResponse:
+    """The response to a method that these pages do not allow, whatever the link."""
+    return _protected(HttpResponseNotAllowed(METHODS))
+
+
+def trouble(request: HttpRequest) -> HttpResponse:
+    """The page shown when an error prevents the right one."""
+    language = translation.get_language_from_request(request)
+    with suppress(Exception):
+        return _page("trouble", {}, language=language, status=503)
+    # A template of the shop may be the cause.
+    with translation.override(language):
+        text = translation.gettext("The cards cannot be shown at the moment. Try again later.")
+    response = HttpResponse(text, content_type="text/plain; charset=utf-8", status=503)
+    return _protected(response)
+
+
+def owned(request: HttpRequest, context: Mapping[str, Any]) -> HttpResponse:
+    """The list of a customer's orders, in the language of the site's other pages."""
+    language = translation.get_language() or language_of(Order())
+    return _page("my_cards", context, language=language, referrer=PLAIN_ADDRESS, request=request)
+
+
+@contained
+def _page(
+    name: str,
+    context: Mapping[str, Any],
+    *,
+    language: str,
+    referrer: str = SECRET_ADDRESS,
+    status: int = 200,
+    nonce: str = "",
+    request: HttpRequest | None = None,
+) -> HttpResponse:
+    """Render a page, by default without the request: no context processor opens the session."""
+    nonce = nonce or secrets.token_urlsafe(16)
+    # The name of Django 6's own nonce, so that its tags output ours.
+    shared = {**_shop(), "csp_nonce": nonce}
+    with translation.override(language):
+        template = f"giftcards_delivery/page/{name}.html"
+        content = render_to_string(template, {**shared, **context}, request)
+    response = HttpResponse(content, status=status)
+    response["Content-Language"] = language
+    return _protected(response, referrer=referrer, nonce=nonce)
+
+
+def _protected(
+    response: HttpResponse, *, referrer: str = SECRET_ADDRESS, nonce: str = ""
+) -> HttpResponse:
+    for name, value in _HEADERS.items():
+        response[name] = value
+    response["Referrer-Policy"] = referrer
+    ours = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; " if nonce else ""
+    # A middleware, such as that of Django 6, leaves an existing policy alone.
+    response["Content-Security-Policy"] = _POLICY.format(ours=ours)
+    if referrer == SECRET_ADDRESS:
+        # Turns off policy reports and Django's log of statuses from 400 on: both name the address.
+        vars(response).update(_csp_ro_config={}, _has_been_logged=True)
+    return response
+
+
+def _shop() -> dict[str, str]:
+    return {
+        "shop_name": conf.display_name,
+        "shop_url": conf.base_url,
+        "contact": conf.contact,
+        "contact_url": conf.contact_address,
+    }
+
+
+_MAIL = "giftcards.delivery.channels.Mail"
+# The kinds of messages one of which tells the customer how the order ended; and of a gift.
+_ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
+_ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
+# Digits of the longest primary key.
+_LONGEST_KEY = 18
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedOrder:
+    """An order as the list of its customer shows it, or of the recipient of a gift."""
+
+    order: Order
+    facts: Facts
+    #: True if there are cards to show; False once their codes were destroyed.
+    has_cards: bool
+    #: The token of the form that shows the cards.
+    page: str = field(repr=False)
+    #: Of an order that is one.
+    gift: Gift | None = None
+    #: True if the list is that of the recipient.
+    is_received: bool = False
+    #: When the recipient was first told.
+    sent_at: datetime | None = None
+
+    @property
+    def state(self) -> str:
+        if not self.facts.kind:
+            return gettext("In progress")
+        if self.facts.kind not in WITH_CARDS:
+            return str(Kind(self.facts.kind).label)
+        if self.is_received:
+            # The customer is told of what is missing.
+            return str(Status.FULFILLED.label)
+        if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
+            return gettext("In progress")
+        # The label of the kind suits only the message.
+        return str(Status(self.order.status).label)
+
+    @property
+    def is_open(self) -> bool:
+        """True while the customer waits."""
+        return not self.order.is_final
+
+    @property
+    def is_told_by_mail(self) -> bool:
+        """True if a mail is sure to tell the customer how the order ends."""
+        kinds = _ENDINGS_OF_GIFT if self.gift else _ENDINGS
+        is_on = all(conf.mode[kind] != Mode.OFF for kind in kinds)
+        return is_on and bool(self.order.customer_email) and _MAIL in conf.channels
+
+
+def orders_of(user: Any) -> QuerySet[Order]:
+    """The orders that ``user`` owns, newest first; none unless they are logged in."""
+    return _found_by(conf.orders_of, user)
+
+
+def gifts_of(user: Any) -> QuerySet[Order]:
+    """The gifts that ``user`` has received, newest first; none unless they are logged in.
+
+    Without those whose cards or whose time are yet to come.
+    """
+    is_time = Q(deliver_at=None) | Q(deliver_at__lte=timezone.now())
+    come = {"settled_at__isnull": False, "fulfilled_quantity__gt": 0}
+    return _found_by(conf.gifts_of, user).filter(is_time, recipient_email__gt="", **come)
+
+
+def _found_by(hook: Callable[[Any], QuerySet[Order]] | None, user: Any) -> QuerySet[Order]:
+    if hook is None or not getattr(user, "is_authenticated", False):
+        return Order.objects.none()
+    return hook(user).order_by("-created_at", "-pk")
+
+
+def order_with_cards(user: Any, key: str) -> Order | None:
+    """The order with this primary key, if its cards are those of ``user``, and can be shown.
+
+    The cards of a gift are its recipient's, whoever owns the order.
+    """
+    if not (key.isascii() and key.isdecimal() and len(key) <= _LONGEST_KEY):
+        return None
+    order = orders_of(user).filter(pk=key, recipient_email="").first()
+    order = order or gifts_of(user).filter(pk=key).first()
+    return order if order is not None and has_cards(order) else None
+
+
+def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
+    """The orders that ``user`` owns, for a list."""
+    listed = list(orders)
+    showing = with_cards(order for order in listed if not order.is_gift)
+    sent = _sent(listed)
+    return [
+        OwnedOrder(
+            order,
+            facts_of(order),
+            order.pk in showing,
+            page=links.make(place_of(user, order))[0],
+            gift=Gift.of(order),
+            sent_at=sent.get(order.pk),
+        )
+        for order in listed
+    ]
+
+
+def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
+    """The gifts that ``user`` has received, for a list."""
+    listed = list(orders)
+    showing = with_cards(listed)
+    return [
+        OwnedOrder(
+            order,
+            facts_for_recipient(order),
+            order.pk in showing,
+            page=links.make(place_of(user, order))[0],
+            gift=Gift.of(order),
+            is_received=True,
+        )
+        for order in listed
+    ]
+
+
+def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
+    """The times at which recipients were told, by order; of the gifts only. One query, or none."""
+    gifts = [order.pk for order in orders if order.is_gift and order.is_final]
+    if not gifts:
+        return {}
+    rows = Delivery.objects.filter(order__in=gifts, kind=Kind.GIFT, status=DeliveryStatus.SENT)
+    return dict(rows.order_by().values_list("order_id").annotate(Min("sent_at")))
+
+
+def place_of(user: Any, order: Order) -> str:
+    """The place of the order's form in the list of ``user``, to which its token is bound."""
+    return f"account {user.pk} {order.pk}"

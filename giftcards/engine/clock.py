@@ -27,8 +27,8 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.models import Order, ProviderState, RequestSlot, StatusChange
 from giftcards.models.provider import LONGEST_PAUSE
-from giftcards.models.times import LONGEST_HOLD, SLACK
 from giftcards.rules.states import Status
+from giftcards.rules.times import LONGEST_HOLD, SLACK
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,12 +23,13 @@ from giftcards.engine.backoff import pause_after_limit, pause_after_outage
 from giftcards.engine.budget import Budget, Purpose, Slot
 from giftcards.engine.clock import Clock, recall_far_future
 from giftcards.engine.prices import PriceList
+from giftcards.engine.timings import timings
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.keys.keyring import key_fingerprint
-from giftcards.models import ApiKey, Lease, ProviderState
-from giftcards.models.times import LONGEST_HOLD, is_ahead, is_recent
+from giftcards.models import ApiKey, Lease, Order, ProviderState
 from giftcards.provider.answers import KeyInfo, Product
 from giftcards.provider.client import Client
+from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
 
 logger = logging.getLogger(__name__)
 
@@ -457,3 +459,49 @@ class Gateway:
         ProviderState.objects.filter(pk=1).update(
             list_usable_at=self._state.list_usable_at, list_read_at=None
         )
+
+
+# The shortest wait before the next attempt to make a call (seconds).
+_SHORTEST_WAIT = 0.2
+
+
+class Stopped(Exception):
+    """Raised to stop background calls; the text, if any, says why."""
+
+
+def ask_when_free(
+    gateway: Gateway, call: Callable[[], T | None], on_wait: Callable[[bool], object]
+) -> T:
+    """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
+
+    ``call`` returns ``None`` if the gateway denies it, and is tried again. ``on_wait`` is called
+    before each wait of at most a second, with True if calls are paused. Raises :exc:`Stopped` if
+    the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well. A key that is to
+    be probed is left to an order that the loop is about to ask about.
+    """
+    while True:
+        while not gateway.try_open():
+            if not gateway.reopens_by_itself():
+                raise Stopped("The provider refuses the API key.")
+            on_wait(True)
+            time.sleep(timings.background_wait)
+        try:
+            answer = _try(gateway, call)
+        except (AccessDenied, RateLimited):
+            # Calls are paused now.
+            continue
+        if answer is not None:
+            return answer
+        if gateway.is_open:
+            on_wait(False)
+            wait = max(gateway.wait_for(Purpose.BACKGROUND), _SHORTEST_WAIT)
+            time.sleep(min(wait, timings.background_wait))
+
+
+def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:
+    """Make ``call``, unless that keeps the key's probe from an order that the loop follows."""
+    if not gateway.is_proven and Lease.objects.is_taken(Lease.LOOP):
+        soon = timezone.now() + timedelta(seconds=conf.poll_interval)
+        if Order.objects.urgent().filter(due_at__lte=soon).exists():
+            return None
+    return call()

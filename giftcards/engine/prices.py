@@ -15,13 +15,13 @@ from typing import Any
 from django.utils import timezone
 
 from giftcards.conf import conf
+from giftcards.engine.approvals import release_fallen
 from giftcards.engine.budget import Purpose
 from giftcards.engine.database import tolerating
-from giftcards.engine.holding import release_fallen
 from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
 from giftcards.models import Lease, Order, Product, ProductPrices
-from giftcards.models.times import SLACK
 from giftcards.provider.answers import Product as ToldProduct
+from giftcards.rules.times import SLACK
 
 logger = logging.getLogger(__name__)
 

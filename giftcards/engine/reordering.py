@@ -16,11 +16,11 @@ from django.utils.translation import gettext, override
 from giftcards.conf import ReorderRule, conf
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReorderError
-from giftcards.keys.keyring import configured_key
 from giftcards.models import ApiKey, Order
 from giftcards.models.orders import CORRECTABLE
-from giftcards.problems import Problem
+from giftcards.models.provider import configured_key
 from giftcards.rules.money import amount_of_missing
+from giftcards.rules.problems import Problem
 from giftcards.rules.states import Review
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Orders about which a person decides: lost ones, and those that wait after a restore from a dump.
 
-The decisions themselves are in :mod:`giftcards.engine.recovery`.
+The decisions themselves are in :mod:`giftcards.engine.recovering`.
 
 After a restore, orders that wait here may have been bought since the dump. The list does not tell
 whether an order at the provider is one of ours, or was placed after the dump and is unknown here.
@@ -22,16 +22,16 @@ from django.utils import timezone
 
 from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.identity import FARTHEST_CLOCK, find_difference
-from giftcards.engine.recovery import describe_row
+from giftcards.engine.recovering import describe_row
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import Order, OrderQuerySet, ProviderState, StatusChange
 from giftcards.models.orders import cleared_provider_columns
-from giftcards.models.times import with_zone
-from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.identity import FARTHEST_CLOCK, find_difference
+from giftcards.rules.problems import Problem
 from giftcards.rules.states import FOLLOWED, UNACCEPTED, Kind, Status
+from giftcards.rules.times import with_zone
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from django.db.models import F
 from django.views.decorators.debug import sensitive_variables
 
+from giftcards.conf import conf
 from giftcards.exceptions import DecryptionError
 from giftcards.keys.keyring import Keyring, Sealed
 from giftcards.keys.secrecy import CardSecret
@@ -48,7 +49,7 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     arrivals = list(arrivals)
     if not arrivals:
         return Counter()
-    keyring = Keyring.from_settings()
+    keyring = conf.keyring()
     stored = _read(arrival.order for arrival in arrivals)
     highest = max((card.position for card in chain(*stored.values())), default=0)
     changes = _Changes([], [], [])

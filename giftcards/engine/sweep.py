@@ -1,6 +1,6 @@
 """Following orders: one sweep over the orders that are due.
 
-Requests are made outside any transaction (:mod:`giftcards.engine.polling`); answers are recorded
+Requests are made outside any transaction (:mod:`giftcards.engine.following`); answers are recorded
 in batches as they arrive (:mod:`giftcards.engine.recording`).
 """
 
@@ -17,12 +17,10 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine import outbox
+from giftcards.engine.approvals import end_waits
 from giftcards.engine.budget import Purpose
 from giftcards.engine.database import isolate_failures, tolerating, write_together
-from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import end_waits
-from giftcards.engine.late_answers import find_owners, record_changes
-from giftcards.engine.polling import (
+from giftcards.engine.following import (
     Answers,
     Pulse,
     Rows,
@@ -30,14 +28,15 @@ from giftcards.engine.polling import (
     conclude,
     is_list_worthwhile,
 )
-from giftcards.engine.recording import record_answers, record_failures
-from giftcards.engine.recovery import recover
-from giftcards.engine.sending import give_up, mark_unconfirmed, send_due
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.placing import give_up, mark_unconfirmed, send_due
+from giftcards.engine.recording import find_owners, record_answers, record_changes, record_failures
+from giftcards.engine.recovering import recover
 from giftcards.engine.timings import timings
-from giftcards.engine.verdict import Verdict
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.states import FOLLOWED, URGENT, Status
+from giftcards.rules.verdict import Verdict
 
 # How many pending orders are read at a time: more than can be sent before the next read.
 _SLICE = 100

@@ -24,7 +24,7 @@ from django.utils.translation import gettext
 from giftcards.conf import conf
 from giftcards.engine.timings import timings
 from giftcards.models import Lease, ProviderState
-from giftcards.problems import ASK_DEVELOPER, Explanation
+from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 
 logger = logging.getLogger(__name__)
 

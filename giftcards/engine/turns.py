@@ -22,7 +22,7 @@ from giftcards.engine.database import surviving
 from giftcards.engine.timings import timings
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import Lease, ProviderState
-from giftcards.models.times import LONGEST_HOLD
+from giftcards.rules.times import LONGEST_HOLD
 
 logger = logging.getLogger(__name__)
 

@@ -12,15 +12,16 @@ import hashlib
 import hmac
 import json
 import unicodedata
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from django.utils.crypto import salted_hmac
 
-from giftcards.conf import conf
-from giftcards.exceptions import ConfigurationError, DecryptionError
+from giftcards.exceptions import DecryptionError
 from giftcards.keys.secrecy import CardSecret, contained
 
 #: The number of last characters by which a card is found without the rest of its code.
@@ -77,10 +78,6 @@ class Keyring:
         self._fingerprint_keys = tuple(
             _derived(key, b"giftcards fingerprints v1", length=32) for key in keys
         )
-
-    @classmethod
-    def from_settings(cls) -> Keyring:
-        return cls(conf.encryption_keys)
 
     @contained
     def seal(self, secret: CardSecret, *, place: Place) -> Sealed:
@@ -210,9 +207,18 @@ def key_fingerprint(api_key: str) -> str:
     return hmac.new(b"giftcards api key v1", message, hashlib.sha256).hexdigest()[:32]
 
 
-def configured_key() -> str | None:
-    """The fingerprint of the API key in the settings; ``None`` if this process has none."""
+def sealed(text: str) -> str:
+    """``text`` as only this site can read it."""
+    return _box().encrypt(text.encode()).decode()
+
+
+def unsealed(text: str) -> str:
+    """The text that was :func:`sealed`; other texts stay as they are."""
     try:
-        return key_fingerprint(conf.api_key)
-    except ConfigurationError:
-        return None
+        return _box().decrypt(text.encode(errors="replace")).decode()
+    except InvalidToken:
+        return text
+
+
+def _box() -> Fernet:
+    return Fernet(urlsafe_b64encode(salted_hmac(__name__, "", algorithm="sha256").digest()))

@@ -13,19 +13,21 @@ from typing import Any, ClassVar, TypeVar
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.core.management.base import CommandError
+from django.core.management.base import (
+    CommandError,
+)
 from django.db import Error, connections, router
 from django.utils import translation
 
 from giftcards.conf import conf, require
-from giftcards.display import read_amount
 from giftcards.engine.database import is_there
 from giftcards.exceptions import ConfigurationError, GiftcardsError
 from giftcards.management.output import COULD_NOT_START, UNFINISHED, ConsoleCommand, Progress, iso
 from giftcards.models import CustomerRefund, Order, ProviderState
-from giftcards.problems import Entry, Problem, in_english
 from giftcards.rules.money import customer_breakdown, refund_breakdown
+from giftcards.rules.problems import Entry, Problem, in_english
 from giftcards.rules.states import STATES, Status
+from giftcards.text.display import read_amount
 
 T = TypeVar("T")
 

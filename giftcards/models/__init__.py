@@ -10,7 +10,7 @@ from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet
 from giftcards.models.provider import ApiKey, Desk, ProviderState
 from giftcards.models.records import CardReveal, CustomerChange, Note
-from giftcards.models.terms import OrderTerm
+from giftcards.models.searching import OrderTerm
 
 __all__ = [
     "MAX_QUANTITY",

@@ -10,6 +10,7 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.conf import conf
 from giftcards.exceptions import CodeDestroyed, DecryptionError
 from giftcards.keys.keyring import Keyring, Place, Sealed
 from giftcards.keys.secrecy import CardSecret, Masked, contained
@@ -24,11 +25,11 @@ DESTROYED = "destroyed"
 
 
 def _by_value(text: str) -> Q:
-    return Q(value_fingerprint__in=Keyring.from_settings().value_fingerprints(text))
+    return Q(value_fingerprint__in=conf.keyring().value_fingerprints(text))
 
 
 def _by_serial(text: str) -> Q:
-    serials = Keyring.from_settings().serial_fingerprints(text)
+    serials = conf.keyring().serial_fingerprints(text)
     # For SQLite's query planner, as in OrderQuerySet.known_as.
     return Q(serial_fingerprint__gt="", serial_fingerprint__in=serials)
 
@@ -59,7 +60,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         Ignores what :meth:`with_code` ignores. Codes of fewer than eight characters are not found.
         """
         text = Masked(text)
-        tails = Keyring.from_settings().tail_fingerprints(text)
+        tails = conf.keyring().tail_fingerprints(text)
         return self.filter(tail_fingerprint__in=tails).order_by("-pk")
 
     def with_repeats(self) -> Self:
@@ -105,7 +106,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         in the settings, from 2; there are none without any readable cards. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
-        configured = Keyring.from_settings().key_fingerprints
+        configured = conf.keyring().key_fingerprints
         used = set(self.key_fingerprints())
         lost = self.filter(key_fingerprint__in=used.difference(configured)).count()
         if not used:
@@ -121,7 +122,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         three queries for each key in use, each for one row. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
-        keyring = Keyring.from_settings()
+        keyring = conf.keyring()
         cards = self.select_related("order")
         found: list[Card] = []
         for key in self.key_fingerprints():
@@ -194,12 +195,12 @@ class Card(models.Model):
     @property
     def value(self) -> str:
         """The code in the clear, with a masked ``repr``; raises what :meth:`open` raises."""
-        return self.open(Keyring.from_settings()).value
+        return self.open(conf.keyring()).value
 
     @property
     def serial(self) -> str:
         """The serial in the clear, "" if there is none; otherwise like :attr:`value`."""
-        return self.open(Keyring.from_settings()).serial
+        return self.open(conf.keyring()).serial
 
     @contained
     def open(self, keyring: Keyring) -> CardSecret:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.models.changes import OutboxEntry, OutboxQuerySet
 from giftcards.models.fields import MONEY, ExactCharField
-from giftcards.models.times import SLACK, is_ahead, past
+from giftcards.rules.times import SLACK, is_ahead, past
 
 # What the provider leaves out of one answer is not gone: it has to be missing for this long.
 _GONE_AFTER = timedelta(hours=1)

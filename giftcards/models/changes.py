@@ -75,8 +75,8 @@ class StatusChange(OutboxEntry):
     from_status = models.CharField(_("from"), max_length=20, choices=Status)
     to_status = models.CharField(_("to"), max_length=20, choices=Status)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
-    # See giftcards.problems: {"code", "parameters"}, without secrets; plus "ended": true for a
-    # problem that ended with the move.
+    # See giftcards.rules.problems: {"code", "parameters"}, without secrets; plus "ended": true for
+    # a problem that ended with the move.
     details = models.JSONField(_("details"), default=list, blank=True)
 
     objects = StatusChangeQuerySet.as_manager()
@@ -108,7 +108,7 @@ class Acknowledgement(models.Model):
         on_delete=models.CASCADE,
         related_name="acknowledgements",
     )
-    # The problem, see giftcards.problems.
+    # The problem, see giftcards.rules.problems.
     code = models.CharField(_("code"), max_length=40)
     parameters = models.JSONField(_("parameters"), default=dict, blank=True)
     by = models.CharField(_("by"), max_length=254)

@@ -20,8 +20,8 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.models.times import as_given
-from giftcards.spelling import digits
+from giftcards.rules.times import as_given
+from giftcards.text.spelling import digits
 
 # Control and format characters, lone surrogates, separators of lines and paragraphs. Format
 # characters include all that change the direction of text.

@@ -13,7 +13,7 @@ from django.utils.crypto import salted_hmac
 
 from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.orders import Order
-from giftcards.models.times import ahead, is_ahead
+from giftcards.rules.times import ahead, is_ahead
 
 #: The longest hold, and how many times its first length it may last in all.
 LONGEST = timedelta(days=1)

@@ -10,7 +10,7 @@ from typing import Self
 from django.db import connection, models
 from django.utils import timezone
 
-from giftcards.models.times import LONGEST_HOLD, ahead, past
+from giftcards.rules.times import LONGEST_HOLD, ahead, past
 
 # The expiry of a slot that was never used.
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ from giftcards.exceptions import RefundError, SaleError
 from giftcards.models.fields import MONEY, ExactCharField, assign, plain_line
 from giftcards.models.orders import Order
 from giftcards.models.records import Note
-from giftcards.models.terms import LAST_CHARACTER
+from giftcards.models.searching import LAST_CHARACTER
 from giftcards.rules.money import customer_breakdown, paid_amount
 
 _CENTIME = Decimal("0.01")

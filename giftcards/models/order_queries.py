@@ -16,8 +16,8 @@ from django.db.models import Q
 from django.db.models.functions import Coalesce
 
 from giftcards.models.searching import OrderSearch, Row
-from giftcards.models.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
 from giftcards.rules.states import PATIENT, STATES, UNBOUGHT, URGENT, Review, Status
+from giftcards.rules.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
 
 T = TypeVar("T")
 

@@ -48,11 +48,10 @@ from giftcards.models.order_queries import (
     batches,
 )
 from giftcards.models.provider import ApiKey, Environment
-from giftcards.models.terms import OrderTerm
-from giftcards.models.times import LONGEST_HOLD, SLACK, is_ahead
-from giftcards.problems import Entry, Problem, history, revise
+from giftcards.models.searching import OrderTerm
 from giftcards.rules.ceiling import price_ceiling
 from giftcards.rules.money import final_figures
+from giftcards.rules.problems import Entry, Problem, history, revise
 from giftcards.rules.states import (
     ACCEPTED,
     FINAL,
@@ -64,7 +63,8 @@ from giftcards.rules.states import (
     Status,
     check_move,
 )
-from giftcards.search_terms import SEARCHED
+from giftcards.rules.times import LONGEST_HOLD, SLACK, is_ahead
+from giftcards.text.search_terms import SEARCHED
 
 # The provider's answer about a larger order would exceed the size limit of the client.
 MAX_QUANTITY = 2_000
@@ -502,8 +502,8 @@ class Order(models.Model):
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
     # Retention has found no card, and does not look again until one comes.
     is_without_cards = models.BooleanField(default=False, editable=False)
-    # See giftcards.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once ticked
-    # off.
+    # See giftcards.rules.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once
+    # ticked off.
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
     # True if a problem is not ticked off. Only `_problem_columns` computes these two columns.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)

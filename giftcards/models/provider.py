@@ -14,10 +14,11 @@ from django.utils.translation import get_language_bidi, gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import LARGEST_AMOUNT, conf
-from giftcards.keys.keyring import configured_key
+from giftcards.exceptions import ConfigurationError
+from giftcards.keys.keyring import key_fingerprint
 from giftcards.models.fields import MONEY
-from giftcards.models.times import ahead, is_ahead, is_recent, past
-from giftcards.problems import ASK_DEVELOPER, Explanation
+from giftcards.rules.problems import ASK_DEVELOPER, Explanation
+from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
 # How long a key counts as proven after the provider accepted it. Short, because a key revoked
 # meanwhile makes several concurrent requests fail; longer than the minute between two ticks.
@@ -64,6 +65,14 @@ class Environment(models.TextChoices):
 def is_test_type(type_id: str) -> bool:
     """True for a type that the sandbox sells even if it does not list it."""
     return type_id.startswith("TEST_")
+
+
+def configured_key() -> str | None:
+    """The fingerprint of the API key in the settings; ``None`` if this process has none."""
+    try:
+        return key_fingerprint(conf.api_key)
+    except ConfigurationError:
+        return None
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):

@@ -1,8 +1,13 @@
-"""Records of what staff do: revealed cards, notes about orders, corrections of customers."""
+"""Records of what staff do: who looks after an order, revealed cards, notes, corrections.
+
+Each change is one guarded UPDATE, whose row count tells which of two people was first, and leaves
+an entry in the timeline.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Callable, Mapping
 from copy import copy
 from datetime import timedelta
 from typing import Any
@@ -10,6 +15,7 @@ from typing import Any
 from django.conf import settings
 from django.core.validators import MaxLengthValidator
 from django.db import models, transaction
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -22,7 +28,9 @@ from giftcards.models.fields import (
     plain_lines,
     tidied_lines,
 )
+from giftcards.models.order_queries import FINISHED, UNFINISHED, batches
 from giftcards.models.orders import CORRECTABLE, Order, correctable
+from giftcards.rules.problems import Problem
 
 #: The text in the admin's log about a person who has tried to reveal too many codes.
 REFUSED_REVEAL = "Reveal, refused"
@@ -182,3 +190,58 @@ class CustomerChange(models.Model):
         earlier = copy(order)
         assign(earlier, correctable(self))
         return earlier
+
+
+def take(order: Order, *, by: str) -> bool:
+    """Record that ``by`` looks after ``order``; False if its owner has changed since it was read.
+
+    Also False if nothing is left to do. Whoever looked after it until then does not any more.
+    """
+    entry = Problem("staff_took", {"by": by})
+    if order.owner:
+        entry = Problem("staff_took_over", {"by": by, "other": order.owner})
+    return _write(order, entry, by=by, name=by)
+
+
+def give_back(order: Order, *, by: str) -> bool:
+    """Record that ``by`` does not look after ``order`` any more; False if ``by`` did not."""
+    return order.looked_after_by == by and _write(
+        order, Problem("staff_gave_back", {"by": by}), by=by, name=""
+    )
+
+
+def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
+    values = {"looked_after_by": name, "looked_after_since": timezone.now() if name else None}
+    with transaction.atomic(using=order._state.db):  # noqa: SLF001
+        row = Order.objects.filter(UNFINISHED, pk=order.pk, looked_after_by=order.looked_after_by)
+        if not row.update(**values):
+            return False
+        order.acknowledge(entry, by=by)
+    assign(order, values)
+    return True
+
+
+def end_finished(should_continue: Callable[[], bool]) -> int:
+    """Forget who looked after orders about which nothing is left to do; return how many.
+
+    So a problem that comes later is nobody's, rather than that of whoever had the order long ago.
+    """
+    ended = 0
+    owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)
+    for keys in batches(owned):
+        if not should_continue():
+            break
+        finished = Order.objects.filter(FINISHED, pk__in=keys).order_by()
+        ended += finished.update(looked_after_by="", looked_after_since=None)
+    return ended
+
+
+def ip_address(request: HttpRequest) -> str | None:
+    """The client's IP address from ``REMOTE_ADDR``; ``None`` if that holds no address."""
+    try:
+        # Drops the name of an interface, as in fe80::1%eth0.
+        told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
+        address = ipaddress.ip_address(told)
+    except ValueError:
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address)

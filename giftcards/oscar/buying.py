@@ -22,7 +22,6 @@ from giftcards.engine.backoff import backoff
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order
 from giftcards.models import Order
-from giftcards.models.times import is_ahead
 from giftcards.oscar.checkout import holds_of
 from giftcards.oscar.conf import conf
 from giftcards.oscar.lines import (
@@ -30,10 +29,11 @@ from giftcards.oscar.lines import (
     OscarLine,
     card_lines,
     ids_of,
+    note_failure,
     parts_of,
     reference_of,
 )
-from giftcards.oscar.progress import note_failure
+from giftcards.rules.times import is_ahead
 
 logger = logging.getLogger(__name__)
 

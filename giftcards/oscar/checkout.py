@@ -16,11 +16,11 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext
 from oscar.apps.checkout.exceptions import FailedPreCondition
 
-from giftcards.addresses import ip_address
 from giftcards.catalogue import check_offer, hold, release
 from giftcards.conf import conf as core
 from giftcards.exceptions import GiftcardsError, NotForSale
 from giftcards.fulfilment import check_line
+from giftcards.models.records import ip_address
 from giftcards.oscar.lines import ids_of, stock_records
 from giftcards.oscar.stock import follow_offers
 

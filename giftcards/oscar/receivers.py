@@ -10,8 +10,7 @@ from oscar.core.loading import get_model
 
 from giftcards.models import CustomerRefund, Hold, Order, ProductType
 from giftcards.oscar.buying import buy_if_paid, take_order
-from giftcards.oscar.lines import sku_of
-from giftcards.oscar.progress import follow_order, follow_refund
+from giftcards.oscar.lines import follow_order, follow_refund, sku_of
 from giftcards.oscar.stock import follow_ended_hold, follow_offers, lock_stock
 from giftcards.signals import customer_refund_changed, offer_changed, order_status_changed
 

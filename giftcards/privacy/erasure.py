@@ -19,7 +19,6 @@ from django.db.models import Q
 from django.utils import timezone
 
 from giftcards.exceptions import GiftcardsError
-from giftcards.keys.wiping import empty_log
 from giftcards.models import CardReveal, CustomerChange, CustomerRefund, Order
 from giftcards.models.order_queries import batches
 from giftcards.models.orders import CORRECTABLE
@@ -31,9 +30,11 @@ from giftcards.privacy.person import (
     Person,
     Role,
     Traces,
+    all_keepers,
+    keepers,
 )
-from giftcards.privacy.registry import all_keepers, keepers
-from giftcards.spelling import folded
+from giftcards.privacy.retention import empty_log
+from giftcards.text.spelling import folded
 
 logger = logging.getLogger(__name__)
 

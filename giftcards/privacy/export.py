@@ -16,7 +16,6 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext
 
 from giftcards.conf import conf
-from giftcards.display import supported_language
 from giftcards.models import (
     Card,
     CardReveal,
@@ -27,10 +26,10 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.models.orders import OF_CUSTOMER
-from giftcards.models.times import with_zone
-from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person, Role
-from giftcards.privacy.registry import keepers
-from giftcards.problems import Entry, Problem
+from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person, Role, keepers
+from giftcards.rules.problems import Entry, Problem
+from giftcards.rules.times import with_zone
+from giftcards.text.display import supported_language
 
 # An object of JSON with headings in the active language.
 Described = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Recognising a person by an e-mail address or a phone number, however they are typed.
+"""Recognising a person by an e-mail address or a phone number, and the apps that keep their data.
 
 An order has a customer, and a gift has a recipient as well: each is a person of their own.
 """
@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
@@ -19,7 +19,14 @@ from giftcards.keys.secrecy import Masked
 from giftcards.models import CustomerChange, Order
 from giftcards.models.order_queries import batches
 from giftcards.models.orders import OF_CUSTOMER, OF_GIFT
-from giftcards.spelling import COUNTRY, TELLING_DIGITS, digits, folded, numbers, numbers_among_words
+from giftcards.text.spelling import (
+    COUNTRY,
+    TELLING_DIGITS,
+    digits,
+    folded,
+    numbers,
+    numbers_among_words,
+)
 
 # How many rows are compared at a time. The comparison is made here, because databases differ in
 # how they fold case and none knows phone numbers.
@@ -250,3 +257,33 @@ _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: Stands for a text that named an erased person.
 ERASED = "(erased)"
 _OF_STAFF = {"by", "ticked_by"}
+
+
+class Keeper(Protocol):
+    """An app that keeps something about the customers of orders, or the recipients of gifts."""
+
+    #: The label of the app, by which its rows are found in the log of the admin.
+    app_label: str
+
+    def orders(self, person: Person) -> Iterable[int]:
+        """The primary keys of orders for which a row of the app names the person."""
+
+    def addresses(self, order: Order) -> Iterable[str]:
+        """The e-mail addresses and phone numbers in the app's rows about ``order``."""
+
+    def describe(self, order: Order) -> dict[str, Any]:
+        """The app's data about ``order``, as JSON with headings in the active language."""
+
+    def erase(self, order: Order, traces: Traces) -> None:
+        """Erase the person from the app's rows about ``order``.
+
+        Called in a transaction that holds the lock of ``order``.
+        """
+
+
+#: The keepers for each role, by the label of their app.
+keepers: dict[Role, dict[str, Keeper]] = {role: {} for role in ROLES}
+
+
+def all_keepers() -> list[Keeper]:
+    return [keeper for each in keepers.values() for keeper in each.values()]

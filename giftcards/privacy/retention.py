@@ -1,7 +1,8 @@
-"""Retention: destroying codes that were kept for long enough. The books stay as they are.
+"""Retention: destroying codes that were kept for long enough, and wiping what SQLite deletes.
 
 No search finds a card by destroyed data. The shop itself has to look after its backups, and the
-files of the database.
+files of its database. By default, most builds of SQLite only mark the place of a deleted or moved
+row as free. And the write-ahead log holds old versions of pages.
 """
 
 from __future__ import annotations
@@ -12,21 +13,53 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
 from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.clock import Clock
-from giftcards.keys.wiping import empty_log
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.models.order_queries import PLANNED
-from giftcards.models.times import is_recent
 from giftcards.rules.states import FINAL
+from giftcards.rules.times import is_recent
 
 logger = logging.getLogger(__name__)
+
+# The longest wait for readers (milliseconds): nobody can write meanwhile.
+_PATIENCE = 1_000
+
+
+def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
+    """Make SQLite zero deleted and moved rows; a receiver of ``connection_created``."""
+    if connection.vendor == "sqlite":
+        # Bypasses Django, so that it does not count as a query of whoever needed the connection.
+        opened: Any = connection.connection
+        opened.execute("PRAGMA secure_delete = ON").close()
+
+
+def empty_log(using: str) -> None:
+    """Make SQLite empty its write-ahead log; log a warning if another process is using it.
+
+    Does nothing within a transaction, which needs the log, and for other databases.
+    """
+    connection = connections[using]
+    if connection.vendor != "sqlite" or connection.in_atomic_block:
+        return
+    with connection.cursor() as cursor:
+        patience = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+        cursor.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+        is_in_use = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        cursor.execute(f"PRAGMA busy_timeout = {patience}")
+    if is_in_use:
+        logger.warning(
+            "What was deleted is still in the write-ahead log of SQLite, which another process is"
+            " using. It is overwritten in time; or run PRAGMA wal_checkpoint(TRUNCATE)."
+        )
+
 
 # The number of orders in one transaction.
 _BATCH = 200

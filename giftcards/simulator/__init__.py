@@ -6,16 +6,17 @@ it, with examples, and the choices that it makes where the provider's documentat
 
 from __future__ import annotations
 
-from giftcards.simulator.account import LEDGER_ODDITIES, Order
-from giftcards.simulator.api import Request, Simulator
-from giftcards.simulator.assortment import (
+from giftcards.simulator.account import (
+    LEDGER_ODDITIES,
     SPECIAL_TYPES,
     Denomination,
     OfferChange,
+    Order,
     Product,
     Shortfall,
     Special,
 )
+from giftcards.simulator.api import Request, Simulator
 from giftcards.simulator.server import Call
 
 __all__ = [

@@ -14,6 +14,6 @@ register = template.Library()
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
     """The cards for the person of the request; nothing for a person who may see none of it."""
     # Here, because Django imports this module in sites without an admin, too.
-    from giftcards.admin.desk import show_desk
+    from giftcards.admin.desk.start import show_desk
 
     return show_desk(context["request"])

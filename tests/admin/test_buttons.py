@@ -9,12 +9,12 @@ from django import forms
 from django.test import Client
 from django.urls import reverse
 
-from giftcards.admin import extensions
-from giftcards.admin.actions import OrderAction, OrderButton, Outcome, in_order, may
+from giftcards.admin.frame import extensions
+from giftcards.admin.frame.actions import OrderAction, OrderButton, Outcome, in_order, may
 from giftcards.engine.storing import Arrival, store_cards
-from giftcards.management.roles import ROLES
 from giftcards.models import Order
 from giftcards.statuses import Status
+from giftcards.watch.roles import ROLES
 from tests.builders import CARDS, make_guide_order
 from tests.pages import order_page, read, sign_in, text
 

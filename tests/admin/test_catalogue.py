@@ -11,9 +11,9 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.conditions import CONDITIONS, Standing
 from giftcards.models import OfferChange, Product, ProductType
 from giftcards.statuses import Status
+from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import make_offer, make_order
 from tests.pages import plain, read, sign_in, text
 

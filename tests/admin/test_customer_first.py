@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.engine.holding import hold_for_price
+from giftcards.engine.approvals import hold_for_price
 from giftcards.models import Order
 from giftcards.privacy.erasure import erase
 from giftcards.privacy.person import Person

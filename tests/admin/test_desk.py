@@ -18,16 +18,16 @@ from django.urls import path, reverse
 from django.utils import timezone, translation
 
 from giftcards.admin import DeskAdmin, OrderAdmin
-from giftcards.conditions import CONDITIONS, Standing
-from giftcards.core_conditions import CONDITIONS as CORE
-from giftcards.engine.health import Waiting
-from giftcards.engine.holding import hold_for_price, hold_for_review
+from giftcards.engine.approvals import hold_for_price, hold_for_review
 from giftcards.engine.task_queue import ensure_schedule
-from giftcards.management.roles import ROLES
 from giftcards.models import Desk, Order, ProviderState
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.rules.states import Kind, Status
 from giftcards.settlement import record_refund
+from giftcards.watch.conditions import CONDITIONS, Standing
+from giftcards.watch.core_conditions import CONDITIONS as CORE
+from giftcards.watch.overview import Waiting
+from giftcards.watch.roles import ROLES
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
 from tests.pages import START, cards, listed, order_page, plain, read, sign_in, text
 from tests.stage import ago, record_order, refuse_key
@@ -288,7 +288,7 @@ def test_a_card_names_its_first_orders_and_counts_the_others(boss: Client) -> No
 
 
 def test_a_number_that_is_cut_off_says_so(boss: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("conditions", "core_conditions"):
+    for module in ("watch.conditions", "watch.core_conditions"):
         monkeypatch.setattr(f"giftcards.{module}.MOST", 2)
     for number in range(4):
         settle(f"w-{number}", PARTIAL, sale_price=Decimal(550))

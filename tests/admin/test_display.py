@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from giftcards.display import (
+from giftcards.text.display import (
     exact_moment,
     moment,
     moment_text,

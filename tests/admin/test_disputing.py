@@ -10,11 +10,11 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin.form_tokens import state_token
+from giftcards.admin.frame.forms import state_token
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.models import Order
 from giftcards.privacy.retention import purge
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.pages import order_page, plain, read, sign_in, text

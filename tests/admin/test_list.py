@@ -15,7 +15,7 @@ from django.utils import timezone, translation
 
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order, OrderTerm, Product
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order

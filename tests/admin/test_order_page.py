@@ -19,18 +19,19 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.admin import OrderAdmin
-from giftcards.admin.actions import OrderButton
-from giftcards.admin.extensions import Extension
-from giftcards.admin.form_tokens import state_token
-from giftcards.engine.holding import approve_price, hold_for_price
+from giftcards.admin.frame.actions import OrderButton
+from giftcards.admin.frame.extensions import Extension
+from giftcards.admin.frame.forms import state_token
+from giftcards.conf import conf
+from giftcards.engine.approvals import approve_price, hold_for_price
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
 from giftcards.fulfilment import reorder_missing
-from giftcards.keys.keyring import Keyring, generate_key
+from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Note, Order, StatusChange
 from giftcards.plugins import INSTALLED, Plugin
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import (
     CARDS,
@@ -376,14 +377,14 @@ def test_the_end_of_a_code_is_shown_to_who_may_find_or_reveal_it(permission: str
 def test_the_end_of_a_code_is_never_more_than_a_quarter_of_it(code: str, tail: str) -> None:
     answer = settled("FULFILLED", [CardSecret(code, "1")], quantity=1)
     card = settle("web-1", answer, quantity=1).cards.get()
-    assert card.tail(Keyring.from_settings()) == tail
+    assert card.tail(conf.keyring()) == tail
 
 
 def test_nothing_of_a_code_is_in_the_frames_of_an_error_while_its_end_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     card = settle("web-1", PARTIAL).cards.get(position=1)
-    keyring = Keyring.from_settings()
+    keyring = conf.keyring()
 
     def fail(*_arguments: Any) -> None:
         raise MemoryError
@@ -416,7 +417,7 @@ def test_a_card_that_cannot_be_opened_is_a_sentence_and_no_error(
     ]
     set_conf(ENCRYPTION_KEYS=[generate_key()])
     with pytest.raises(DecryptionError):
-        order.cards.get(position=1).tail(Keyring.from_settings())
+        order.cards.get(position=1).tail(conf.keyring())
     assert all(text.startswith("This card cannot be opened.") for text in cards(show(boss, order)))
 
 

@@ -26,7 +26,7 @@ from giftcards.models import (
     Product,
     ProviderState,
 )
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import (

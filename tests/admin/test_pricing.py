@@ -10,7 +10,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from giftcards.engine.holding import hold_for_price, release_fallen
+from giftcards.engine.approvals import hold_for_price, release_fallen
 from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import make_order, problems

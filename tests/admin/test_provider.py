@@ -21,9 +21,8 @@ from django.utils.translation import gettext
 from django_q.models import OrmQ, Schedule
 
 from giftcards.admin import OrderAdmin, ProviderStateAdmin
-from giftcards.admin.provider_sections import Fact, Section
+from giftcards.admin.desk.provider import Fact, Section
 from giftcards.conf import conf
-from giftcards.engine import health
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.exceptions import AccessDenied
@@ -32,6 +31,7 @@ from giftcards.keys.keyring import Keyring, generate_key, key_fingerprint
 from giftcards.models import ApiKey, Order, ProviderState, StatusChange
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
+from giftcards.watch import overview
 from tests.builders import PARTIAL, make_order, settle
 from tests.pages import element, hidden, messages, order_page, plain, read, sign_in, text
 from tests.stage import (
@@ -281,7 +281,7 @@ class TestPage:
 
     def test_the_versions_of_everything_are_shown(self, viewer: Client) -> None:
         found = facts(read(viewer.get(PAGE)), "versions")
-        assert found == health.versions()
+        assert found == overview.versions()
         assert {"giftcards", "Django", "Python", "django-q2"} < found.keys()
         assert connection.display_name in found
 
@@ -371,7 +371,7 @@ class TestKeys:
         self, viewer: Client, set_conf: Callable[..., None]
     ) -> None:
         settle("web-1042", PARTIAL)
-        [old] = Keyring.from_settings().key_fingerprints
+        [old] = conf.keyring().key_fingerprints
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         html = read(viewer.get(PAGE))
         assert table(html, "encryption")[1] == [
@@ -388,7 +388,7 @@ class TestKeys:
         self, viewer: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settle("web-1042", PARTIAL)
-        monkeypatch.setattr("giftcards.engine.health.MANY_CARDS", 2)
+        monkeypatch.setattr("giftcards.watch.overview.MANY_CARDS", 2)
         html = read(viewer.get(PAGE))
         assert table(html, "encryption")[0][2] == "more than 2"
         assert 'href="?cards=all"' in html

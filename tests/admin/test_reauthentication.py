@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import include, path
 
-from giftcards.admin.reauthentication import confirm
+from giftcards.admin.frame.reauthentication import confirm
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal
 from tests.builders import receive

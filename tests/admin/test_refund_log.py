@@ -10,10 +10,10 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.management.roles import ROLES
 from giftcards.models import CustomerRefund, Order
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
+from giftcards.watch.roles import ROLES
 from tests.builders import make_guide_order
 from tests.pages import count_queries, order_page, plain, read, rows, sign_in
 
@@ -116,5 +116,5 @@ def test_the_list_says_that_there_are_more_refunds_than_its_pages_show(
         refund(order, f"R{number}")
     more = "There are more than 2 of these entries. The pages show the first 2:"
     assert more not in plain(read(browser.get(LOG)))
-    monkeypatch.setattr("giftcards.admin.rows.LimitedPaginator.limit", 2)
+    monkeypatch.setattr("giftcards.admin.frame.rows.LimitedPaginator.limit", 2)
     assert more in plain(read(browser.get(LOG)))

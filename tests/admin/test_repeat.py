@@ -9,13 +9,13 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from giftcards.admin.form_tokens import state_token
+from giftcards.admin.frame.forms import state_token
 from giftcards.conf import conf
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.fulfilment import reorder_missing
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Order
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order

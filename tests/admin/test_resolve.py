@@ -18,9 +18,9 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.engine.recording import record_answers
-from giftcards.engine.recovery import adopt, declare_absent
+from giftcards.engine.recovering import adopt, declare_absent
 from giftcards.models import Order, ProviderState, StatusChange
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import (
     FULFILLED,

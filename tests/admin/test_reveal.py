@@ -27,7 +27,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path
 from django.utils import timezone
 
-from giftcards.keys.keyring import Keyring, generate_key
+from giftcards.conf import conf
+from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Order
 from tests.builders import receive
@@ -604,7 +605,7 @@ def test_a_card_that_cannot_be_opened_gives_a_sentence_and_staff_are_told(
 def test_a_card_that_changes_meanwhile_is_shown_as_it_was_or_as_it_is(order: Order) -> None:
     """The provider tells the serial at the moment of the reveal."""
     card = receive("web-1", CardSecret(CODE, "")).cards.get()
-    later = Keyring.from_settings().seal(CardSecret(CODE, SERIAL), place=card.place)
+    later = conf.keyring().seal(CardSecret(CODE, SERIAL), place=card.place)
     row = Card.objects.filter(pk=card.pk)
     browser = person()
     changes = []

@@ -8,9 +8,9 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from giftcards.engine.holding import approve_review, hold_for_review
+from giftcards.engine.approvals import approve_review, hold_for_review
 from giftcards.models import Order
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Review, Status
 from tests.builders import details, ended, make_order, problems
 from tests.pages import LATE, errors, hidden, messages, order_page, plain, read, sign_in, text

@@ -14,10 +14,10 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin.finding import SEARCHES_PER_HOUR
-from giftcards.admin.searching import is_code_like
+from giftcards.admin.cards.finding import SEARCHES_PER_HOUR
+from giftcards.admin.orders.searching import is_code_like
+from giftcards.keys.keyring import unsealed
 from giftcards.keys.secrecy import CardSecret
-from giftcards.keys.typed import unsealed
 from giftcards.models import CardReveal, CustomerRefund, Order
 from tests.builders import make_order, receive
 from tests.pages import FIND, LIST, SEARCH, element, errors, order_page, orders, read, sign_in, text

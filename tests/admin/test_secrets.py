@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order, StatusChange
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, make_guide_order, receive
 from tests.leaks import Mailbox, secrets_on

@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin.standstill import why_at_a_standstill
+from giftcards.admin.orders.summary import why_at_a_standstill
 from giftcards.models import Order, ProviderState
 from giftcards.statuses import Status
 from tests.builders import make_guide_order

@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import path
 
 from giftcards.admin import OrderAdmin
-from giftcards.admin.pages import OrderButton
+from giftcards.admin.frame.pages import OrderButton
 from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order

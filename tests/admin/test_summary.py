@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from giftcards.admin.summary import SummaryInput, summarise
-from giftcards.display import day_text
+from giftcards.admin.orders.summary import SummaryInput, summarise
 from giftcards.models import Order
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
+from giftcards.text.display import day_text
 from tests.builders import PRICE, build_guide_order
 from tests.pages import plain, text
 

@@ -9,7 +9,7 @@ from django.test import Client
 from django.utils import timezone
 
 from giftcards.models import Order
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, details, settle
 from tests.pages import LATE, hidden, messages, order_page, plain, read, sign_in, text

@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from giftcards.books.closing import (
+from giftcards.books.models import MonthClosing
+from giftcards.books.months import (
     CHECKED,
+    FIGURES,
     Month,
     StepState,
+    as_read,
+    as_stored,
     check_closed_month,
     close_month,
+    fixed_figures,
     last_finished_month,
+    month_figures,
 )
-from giftcards.books.models import MonthClosing
-from giftcards.books.months import FIGURES, as_read, as_stored, fixed_figures, month_figures
 from giftcards.books.reports import By, report, settled_between
 from giftcards.books.summary import summarise
 from giftcards.fulfilment import record_sale, reorder_missing

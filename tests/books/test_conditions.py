@@ -10,12 +10,12 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.books.closing import days_before_in_open_months
 from giftcards.books.models import LedgerEntry, MonthClosing
-from giftcards.books.nightly import read_if_due
+from giftcards.books.months import days_before_in_open_months
+from giftcards.books.reading import read_if_due
 from giftcards.models import Order, ProviderState
-from giftcards.models.times import day_of
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
+from giftcards.rules.times import day_of
 from giftcards.statuses import Status
 from tests.books.wire import NOON, Books, at, ledger_state, note_ledger, ordered
 from tests.builders import problems

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from giftcards.books.expected import LedgerAccount, charge, credit, ordered_amount, refund_amount
+from giftcards.books.matching import LedgerAccount, charge, credit, ordered_amount, refund_amount
 from giftcards.books.pairing import Expected
 from giftcards.models import ApiKey
 from giftcards.statuses import ACCEPTED, SETTLED, Status

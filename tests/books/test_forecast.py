@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.books.forecast import OpenMoney, lasts, money_in_open_orders
-from giftcards.engine.open_money import add_up
+from giftcards.books.conditions import OpenMoney, lasts, money_in_open_orders
+from giftcards.engine.balance import add_up
 from giftcards.models import ProductPrices, ProviderState
 from giftcards.models.order_queries import OpenLine
 from giftcards.statuses import FINAL, Status

@@ -12,7 +12,7 @@ from giftcards.books.models import LedgerEntry
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.models import Order
-from giftcards.models.times import day_of
+from giftcards.rules.times import day_of
 from giftcards.simulator import Simulator
 from tests.conftest import Call
 from tests.stage import ago, buy

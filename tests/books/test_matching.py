@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.models import ApiKey, Order, StatusChange
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.books.wire import NOON, Books, at, matches, ordered, read
 from tests.builders import make_order, problems

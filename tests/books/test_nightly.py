@@ -14,10 +14,10 @@ from django.utils import timezone
 
 from giftcards import tasks
 from giftcards.books.models import LedgerEntry
-from giftcards.books.nightly import next_night, read_if_due
+from giftcards.books.reading import next_night, read_if_due
 from giftcards.engine import turns
 from giftcards.models import Lease, ProviderState
-from giftcards.models.times import day_of
+from giftcards.rules.times import day_of
 from giftcards.simulator import Denomination, Product, Simulator
 from giftcards.statuses import Status
 from tests.books.wire import NOON, URL, Books, at, ledger_state, note_ledger, ordered, read

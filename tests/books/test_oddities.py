@@ -15,7 +15,7 @@ from giftcards.books.summary import Summary, summarise
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.models import Card, Order, ProviderState, StatusChange
-from giftcards.models.times import day_of
+from giftcards.rules.times import day_of
 from giftcards.simulator import Simulator
 from tests.books.wire import read
 from tests.laws import examples

@@ -14,10 +14,9 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.books.reading import LedgerReading, read_ledger
-from giftcards.engine.background import Stopped
-from giftcards.engine.gateway import Gateway
+from giftcards.engine.gateway import Gateway, Stopped
 from giftcards.models import Order, ProviderState
-from giftcards.models.times import begin_of, day_of
+from giftcards.rules.times import begin_of, day_of
 from giftcards.simulator import Simulator
 from tests.books.wire import NOON, URL, Books, at, ledger_state, note_ledger, ordered, read
 from tests.stage import (

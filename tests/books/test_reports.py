@@ -14,7 +14,7 @@ from django.utils import timezone
 from giftcards.books.reports import By, Figures, Settling, report
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order
-from giftcards.models.times import as_stored
+from giftcards.rules.times import as_stored
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order

@@ -13,12 +13,12 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from giftcards.books import balances, summary
-from giftcards.books.balances import Break
+from giftcards.books import summary
+from giftcards.books import summary as balances
 from giftcards.books.models import LedgerEntry
-from giftcards.books.summary import Discrepancies, Summary, find_gap, summarise
+from giftcards.books.summary import Break, Discrepancies, Summary, find_gap, summarise
 from giftcards.models import Order
-from giftcards.models.times import as_stored, begin_of, day_of
+from giftcards.rules.times import as_stored, begin_of, day_of
 from giftcards.statuses import Status
 from tests.books.wire import NOON, at, ordered
 from tests.laws import examples

@@ -19,7 +19,7 @@ from giftcards.books.summary import summarise
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.models import Order, ProviderState
-from giftcards.models.times import begin_of, day_of
+from giftcards.rules.times import begin_of, day_of
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.books.wire import NOON, Books, ordered, read

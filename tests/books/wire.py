@@ -16,7 +16,7 @@ from giftcards.books.models import LedgerEntry, LedgerState
 from giftcards.books.reading import LedgerReading, read_ledger
 from giftcards.engine.gateway import Gateway
 from giftcards.models import Order
-from giftcards.models.times import begin_of, today
+from giftcards.rules.times import begin_of, today
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.stage import PROVIDER

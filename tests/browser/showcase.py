@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
-from giftcards.engine.holding import hold_for_price
+from giftcards.engine.approvals import hold_for_price
 from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import (
@@ -21,8 +21,8 @@ from giftcards.models import (
     ProviderState,
     StatusChange,
 )
-from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.problems import Problem
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, claim, settled

@@ -9,11 +9,11 @@ from datetime import timedelta
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.holding import hold_for_review
+from giftcards.engine.approvals import hold_for_review
 from giftcards.models import CustomerRefund, Order, Product, ProviderState
-from giftcards.models.care import take
-from giftcards.models.times import today
+from giftcards.models.records import take
 from giftcards.provider.client import Client
+from giftcards.rules.times import today
 from tests.browser.axe import THEMES, WINDOWS, load, look, violations
 from tests.browser.browser import Browser
 from tests.browser.targets import small_targets

@@ -12,14 +12,14 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from giftcards.engine.approvals import approve_price
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import approve_price
 from giftcards.engine.loop import begin_tick, follow
-from giftcards.engine.recovery import declare_absent
+from giftcards.engine.recovering import declare_absent
 from giftcards.engine.resolving import Fit, compare, overall, release
 from giftcards.engine.sweep import check_now
 from giftcards.models import Lease, Order, StatusChange
-from giftcards.models.times import with_zone
+from giftcards.rules.times import with_zone
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import problems

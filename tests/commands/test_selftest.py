@@ -12,7 +12,7 @@ import responses
 from django.db.models import Model
 
 from giftcards.conf import conf
-from giftcards.keys.keyring import Keyring, generate_key
+from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, ProviderState
 from giftcards.signals import order_settled
@@ -214,7 +214,7 @@ def test_selftest_fails_if_the_database_does_not_keep_the_codes(
 ) -> None:
     def damage(order: Order, **kwargs: Any) -> None:
         for card in order.cards.select_related("order"):
-            card.row = Keyring.from_settings().seal(CardSecret("", ""), place=card.place)
+            card.row = conf.keyring().seal(CardSecret("", ""), place=card.place)
             if damaged == "truncated":
                 card.sealed = card.sealed[:50]
             card.save()

@@ -16,8 +16,8 @@ from django.test import modify_settings
 from django.utils import translation
 from django_q.models import Schedule
 
-from giftcards.management.roles import ROLES, ensure_roles, role_permissions
-from giftcards.plugins import INSTALLED
+from giftcards.management.groups import ensure_roles, role_permissions
+from giftcards.watch.roles import BY_APP, ROLES
 from tests.conftest import Call
 from tests.stage import ROOT, in_threads
 
@@ -41,8 +41,7 @@ def held(name: str) -> set[str]:
 
 def of_role(name: str) -> set[str]:
     """The permissions that a role is to have, those of the optional apps among them."""
-    others = [plugin.roles for plugin in INSTALLED.values()]
-    return {*ROLES[name], *(codename for of_app in others for codename in of_app.get(name, ()))}
+    return {codename for roles in BY_APP.values() for codename in roles.get(name, ())}
 
 
 class TestSetup:
@@ -108,8 +107,8 @@ class TestGroups:
     def test_without_the_optional_app_there_are_no_permissions_of_it(
         self, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for label in [*INSTALLED]:
-            monkeypatch.delitem(INSTALLED, label)
+        for label in BY_APP.keys() - {"giftcards"}:
+            monkeypatch.delitem(BY_APP, label)
         assert call("giftcards_setup").code == 0
         assert {name: held(name) for name in NAMES} == {
             name: set(codenames) for name, codenames in ROLES.items()
@@ -120,7 +119,7 @@ class TestGroups:
         self, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as before:
-            before.delitem(INSTALLED, "giftcards_delivery")
+            before.delitem(BY_APP, "giftcards_delivery")
             call("giftcards_setup")
         lacks = "It lacks view_delivery, view_cardlink, view_linkvisit, resend_delivery;"
         assert lacks in call("giftcards_setup").out

@@ -15,14 +15,14 @@ from django.utils import timezone, translation
 from django_q.models import Schedule
 
 from giftcards.conf import conf
-from giftcards.engine.health import versions
 from giftcards.engine.recording import record_answers
 from giftcards.engine.task_queue import ensure_schedule
-from giftcards.keys.keyring import Keyring, generate_key, key_fingerprint
+from giftcards.keys.keyring import generate_key, key_fingerprint
 from giftcards.models import Order, ProviderState, StatusChange
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
+from giftcards.watch.overview import versions
 from tests.builders import PARTIAL, claim, make_guide_order, make_order
 from tests.conftest import Call
 from tests.pages import read, sign_in, text
@@ -52,7 +52,7 @@ DOWN = (
 
 class TestOverview:
     def test_status_of_a_new_shop_shows_zeros_and_no_worker(self, call: Call) -> None:
-        [fingerprint] = Keyring.from_settings().key_fingerprints
+        [fingerprint] = conf.keyring().key_fingerprints
         running = ", ".join(f"{name} {number}" for name, number in versions().items())
         assert call("giftcards_status") == (
             "Waiting to be sent            0\n"
@@ -95,9 +95,9 @@ class TestOverview:
         make_order(type_id="SIM_LOST")
         call("giftcards_poll")
         ProviderState.objects.update(balance=Decimal("88235.9"), balance_read_at=ago(60))
-        [old] = Keyring.from_settings().key_fingerprints
+        [old] = conf.keyring().key_fingerprints
         set_conf(ENCRYPTION_KEYS=[generate_key(), *conf.encryption_keys])
-        new = Keyring.from_settings().key_fingerprints[0]
+        new = conf.keyring().key_fingerprints[0]
         shown = call("giftcards_status").out
         own = key_fingerprint(conf.api_key)[:8]
         for line in (

@@ -135,17 +135,17 @@ def check_promises(simulator: Simulator, told: Path) -> None:
 PLACING = [
     "after giftcards.models.orders:OrderQuerySet.record 1",
     "before giftcards.models.changes:StatusChange.save 1",
-    "after giftcards.engine.sending:claim 1",
+    "after giftcards.engine.placing:claim 1",
     "before giftcards.provider.client:Client.place 1",
     "after giftcards.provider.client:Client.place 1",
     "before giftcards.models.changes:StatusChange.save 2",
-    "after giftcards.engine.sending:send 1",
+    "after giftcards.engine.placing:send 1",
     "before giftcards.engine.sweep:record_answers 1",
     "after giftcards.engine.recording:store_cards 1",
     "after giftcards.engine.sweep:record_answers 1",
 ]
 WORKING = [
-    "after giftcards.engine.sending:claim 2",
+    "after giftcards.engine.placing:claim 2",
     "after giftcards.provider.client:Client.place 2",
     "before giftcards.models.changes:StatusChange.save 4",
     "before giftcards.engine.sweep:ask 1",
@@ -213,8 +213,8 @@ def test_killing_a_worker_twice_at_any_step_keeps_the_promises(
 # Where a process that sends an order is halted, and how many orders it has bought when it goes on.
 # Up to the last byte of the request it can still be kept from sending it; after that, it is found.
 HALTS = [
-    "before giftcards.engine.sending:claim 1",
-    "after giftcards.engine.sending:claim 1",
+    "before giftcards.engine.placing:claim 1",
+    "after giftcards.engine.placing:claim 1",
     "before giftcards.provider.client:Client.place 1",
     "before giftcards.provider.transport:_Session.__init__ 2",
     "before giftcards.provider.transport:_Connection.request 3",

@@ -17,12 +17,12 @@ from cryptography.fernet import Fernet
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
+from giftcards.conf import conf
 from giftcards.engine.storing import Arrival, store_cards
-from giftcards.keys.keyring import Keyring
-from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from giftcards.privacy.retention import Purge, purge
+from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 from tests.stage import stop
@@ -36,7 +36,7 @@ Codes = dict[tuple[int, int], str]
 Start = Callable[..., subprocess.Popen[str]]
 
 # Called for each card, in transactions of 200: most calls are in the middle of one.
-SEALING = "giftcards.keys.rotation:_sealed_under_first"
+SEALING = "giftcards.privacy.rotation:_sealed_under_first"
 # Called for each 200 orders.
 PURGING = [
     "after giftcards.models.cards:CardQuerySet.destroy 2",
@@ -126,7 +126,7 @@ def destroyed() -> int:
 
 def assert_whole(shop: Shop) -> None:
     """Every code that was not destroyed opens and is the right one; no order is half done."""
-    keyring = Keyring.from_settings()
+    keyring = conf.keyring()
     for card in Card.objects.select_related("order"):
         assert card.is_destroyed == (card.order.codes_destroyed_at is not None)
         if not card.is_destroyed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from giftcards.delivery import receivers
+from giftcards.delivery import queueing
 from giftcards.delivery.tasks import MESSAGES
 from giftcards.engine.turns import WORK
 from giftcards.models import CustomerRefund, Order
@@ -14,7 +14,7 @@ _UID = "giftcards_delivery"
 
 
 def connect() -> None:
-    receivers.connect()
+    queueing.connect()
     WORK[MESSAGES.name] = MESSAGES
 
 

@@ -8,11 +8,11 @@ from decimal import Decimal
 
 from django.utils import timezone
 
-from giftcards.delivery.codes import Code
+from giftcards.delivery.conf import WITH_CARDS, Kind, Mode
 from giftcards.delivery.facts import Facts, Gift, PaidBack
-from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.links import expiry
 from giftcards.delivery.messages import Content
+from giftcards.delivery.revealing import Code
 from giftcards.models import Order
 from giftcards.settlement import promised_day
 

@@ -11,8 +11,8 @@ from typing import Any
 from django.db.models import F
 from django.utils import timezone
 
-from giftcards.delivery.handover import Limits
-from giftcards.delivery.kinds import KIND_OF_STATUS
+from giftcards.delivery.channels import Limits
+from giftcards.delivery.conf import KIND_OF_STATUS
 from giftcards.delivery.models import Delivery, LinkVisit, StaffDigest
 from giftcards.delivery.sending import SendingTally, send_due
 from giftcards.models import Lease, Order, ProviderState

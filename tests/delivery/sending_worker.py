@@ -8,7 +8,7 @@ import django
 
 django.setup()
 
-from giftcards.delivery.handover import Limits  # noqa: E402 (only now are there models)
+from giftcards.delivery.channels import Limits  # noqa: E402 (only now are there models)
 from giftcards.delivery.sending import send_due  # noqa: E402
 
 while True:

@@ -9,8 +9,8 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.test import Client, RequestFactory
 
-from giftcards.admin import revealing
-from giftcards.delivery.admin import allowance
+from giftcards.admin.cards import revealing
+from giftcards.delivery.admin import handing_over
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order, OrderTerm
@@ -136,7 +136,7 @@ def test_what_a_person_has_handed_out_is_counted_without_reading_a_whole_table(
     request.user = get_user_model().objects.get()
     order = Order.objects.get(reference="past-7")
     with explained() as statements:
-        allowance.count(request, order, is_handed_out=True)
+        handing_over.count(request, order, is_handed_out=True)
         revealing.count(request)
     assert scans(statements) == []
 

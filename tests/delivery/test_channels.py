@@ -17,7 +17,7 @@ from django.core import mail
 from django.core.checks import run_checks
 
 from giftcards.checks import TAG
-from giftcards.delivery.handover import Limits
+from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.sending import send_due
 from giftcards.engine import outbox

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin.extensions import Extension
+from giftcards.admin.frame.extensions import Extension
 from giftcards.delivery.models import StaffDigest
 from giftcards.plugins import INSTALLED, Plugin, install
 from tests.delivery.staff import person

@@ -16,11 +16,11 @@ from django.contrib.contenttypes.models import ContentType
 from django.utils import timezone
 
 from giftcards.delivery import digests, news
-from giftcards.delivery.handover import Limits
+from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
 from giftcards.models import Card, Order
 from giftcards.models.records import REFUSED_REVEAL
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_order
 from tests.history import (

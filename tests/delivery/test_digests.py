@@ -18,19 +18,20 @@ from django.core.mail import EmailMultiAlternatives
 from django.utils import timezone, translation
 
 from giftcards.books.models import LedgerEntry
-from giftcards.conditions import Severity
 from giftcards.delivery import digests, tasks
+from giftcards.delivery.channels import Limits
 from giftcards.delivery.conf import StaffPerson, conf
-from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVisit, StaffDigest
 from giftcards.delivery.news import alerts
 from giftcards.delivery.signals import staff_news
-from giftcards.keys.keyring import configured_key
-from giftcards.management.roles import ROLES, ensure_roles, role_permissions
+from giftcards.management.groups import ensure_roles, role_permissions
 from giftcards.models import ApiKey, Card, Order, ProviderState
+from giftcards.models.provider import configured_key
 from giftcards.models.records import REFUSED_REVEAL
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
+from giftcards.watch.conditions import Severity
+from giftcards.watch.roles import ROLES
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order, make_order
 from tests.delivery import story
@@ -219,7 +220,7 @@ def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(listed: Lis
 def test_beyond_a_thousand_is_said_without_counting_on(
     listed: Listed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("conditions", "delivery.digests"):
+    for module in ("watch.conditions", "delivery.digests"):
         monkeypatch.setattr(f"giftcards.{module}.MOST", 2)
     listed(BOSS)
     for number in range(4):

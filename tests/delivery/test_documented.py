@@ -18,11 +18,11 @@ from django.urls import reverse
 
 from giftcards.checks import TAG
 from giftcards.delivery import digests
-from giftcards.delivery.handover import Limits
+from giftcards.delivery.channels import Limits
 from giftcards.delivery.messages import compose
 from giftcards.delivery.models import Delivery, StaffDigest
 from giftcards.delivery.signals import staff_news
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.conftest import SHOP

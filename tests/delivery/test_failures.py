@@ -15,8 +15,13 @@ import responses
 from anymail.backends.mailgun import EmailBackend as Mailgun
 from django.core.mail import EmailMessage as DjangoMessage
 
-from giftcards.delivery.channels import AddressRefused, OutcomeUnknown
-from giftcards.delivery.failures import Meaning, describe, failure_of
+from giftcards.delivery.channels import (
+    AddressRefused,
+    Meaning,
+    OutcomeUnknown,
+    describe,
+    failure_of,
+)
 from tests.fakes.mail import DROP, HANG, Fault, MailServer
 from tests.fakes.sockets import Server, read_and_close
 

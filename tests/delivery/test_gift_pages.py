@@ -14,7 +14,7 @@ from django.test import Client, RequestFactory
 from django.utils import timezone, translation
 
 from giftcards.delivery.models import Delivery
-from giftcards.delivery.pages import file_of
+from giftcards.delivery.views import file_of
 from giftcards.models import Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status

@@ -22,11 +22,10 @@ from django.utils import timezone
 
 from giftcards.admin import OrderAdmin
 from giftcards.books.models import LedgerEntry, MonthClosing
-from giftcards.conditions import CONDITIONS, Standing
 from giftcards.delivery import digests
-from giftcards.delivery.handover import Limits
+from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
-from giftcards.engine.holding import hold_for_price, hold_for_review
+from giftcards.engine.approvals import hold_for_price, hold_for_review
 from giftcards.fulfilment import change_customer
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import (
@@ -39,9 +38,10 @@ from giftcards.models import (
     ProviderState,
     StatusChange,
 )
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
+from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import PRODUCT, TYPE, make_guide_order, receive
 from tests.delivery.mails import let_pass, note_tick
 from tests.delivery.staff import EMAIL, link, message, visit

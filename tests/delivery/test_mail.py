@@ -99,7 +99,7 @@ def test_a_recipient_whom_the_provider_refuses_is_refused(
     from anymail.message import AnymailRecipientStatus
     from anymail.signals import pre_send
 
-    from giftcards.delivery.failures import Meaning, failure_of
+    from giftcards.delivery.channels import Meaning, failure_of
 
     def answer(message: Any, **_: Any) -> None:
         refused = AnymailRecipientStatus(message_id="1", status=status)

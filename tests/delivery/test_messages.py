@@ -26,17 +26,17 @@ from hypothesis import strategies as st
 import giftcards.delivery
 from giftcards.delivery import links
 from giftcards.delivery.channels import Mail, Message
-from giftcards.delivery.codes import MOST_CODES, Code
+from giftcards.delivery.conf import WITH_CARDS, Kind, Mode
 from giftcards.delivery.facts import Payback, facts_of
-from giftcards.delivery.kinds import WITH_CARDS, Kind, Mode
 from giftcards.delivery.messages import compose, needs_link, render
 from giftcards.delivery.models import CardLink, Delivery
-from giftcards.display import money_text
+from giftcards.delivery.revealing import MOST_CODES, Code
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.secrecy import CardSecret, Masked
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
+from giftcards.text.display import money_text
 from tests.builders import (
     CARDS,
     FULFILLED,

@@ -18,14 +18,14 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.delivery import page_tokens, pages, revealing
+from giftcards.delivery import links, revealing, views
 from giftcards.delivery.links import issue
 from giftcards.delivery.models import MOST_REVEALS, CardLink, LinkVisit
-from giftcards.display import day_text
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from giftcards.settlement import promised_day, record_refund
 from giftcards.statuses import Status
+from giftcards.text.display import day_text
 from tests.builders import CARDS, FULFILLED, settled
 from tests.delivery.pages import (
     CODES,
@@ -325,7 +325,7 @@ class TestAtOnce:
         configure(settings, **({} if most is None else {"LINK_REVEALS": most}))
         token = page_token(fetch(address))
         secret = address.strip("/").rpartition("/")[2]
-        key = page_tokens.read(token, secret, quickest=0)
+        key = links.read(token, secret, quickest=0)
         seen: list[str] = []
 
         def interfere(execute: Any, sql: str, *args: Any) -> Any:
@@ -674,7 +674,7 @@ class TestPin:
         now = time.time()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda: now - 5)
-            return page_tokens.make(address.strip("/").rpartition("/")[2])[0]
+            return links.make(address.strip("/").rpartition("/")[2])[0]
 
     def test_a_locked_link_does_not_take_the_right_pin(self, address: str) -> None:
         CardLink.objects.update(wrong_pins=5)
@@ -838,7 +838,7 @@ class TestSecrets:
         def fail(*_: Any, **__: Any) -> None:
             raise ValueError("broken")
 
-        monkeypatch.setattr("giftcards.display._formatted", fail)
+        monkeypatch.setattr("giftcards.text.display._formatted", fail)
         with pytest.raises(ValueError, match="broken") as raised:
             press(address, token=token)
         shown = "\n".join(variables(raised.value))
@@ -851,8 +851,8 @@ class TestSecrets:
 
         def show() -> None:
             shown = revealing.open_cards(order)
-            pages.show(order, shown, "key", {"token": "x"}, pages.SECRET_ADDRESS)
-            pages.file_of(order, shown)
+            views.show(order, shown, "key", {"token": "x"}, views.SECRET_ADDRESS)
+            views.file_of(order, shown)
 
         for _fills_caches in range(2):
             show()

@@ -10,7 +10,7 @@ import pytest
 from anymail.signals import AnymailTrackingEvent
 from django.utils import timezone
 
-from giftcards.delivery import receivers
+from giftcards.delivery import queueing
 from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
 from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.delivery.sending import SendingTally
@@ -110,7 +110,7 @@ def test_a_bounce_is_found_without_reading_all_messages() -> None:
         event_type="bounced", message_id=message.message_id, reject_reason="bounced"
     )
     with explained() as statements:
-        receivers.on_report(event=event)
+        queueing.on_report(event=event)
     assert [statement for statement in statements if statement.scans] == []
     message.refresh_from_db()
     assert message.status == "failed"

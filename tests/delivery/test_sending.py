@@ -15,8 +15,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone, translation
 
-from giftcards.delivery.channels import AddressRefused, Channel, Message, OutcomeUnknown
-from giftcards.delivery.handover import Limits
+from giftcards.delivery.channels import AddressRefused, Channel, Limits, Message, OutcomeUnknown
 from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.privacy import Messages

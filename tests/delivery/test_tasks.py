@@ -17,7 +17,7 @@ from giftcards.delivery.models import Delivery, Installation, StaffDigest
 from giftcards.delivery.queueing import LOST_REFUNDS, QUEUED, wake
 from giftcards.delivery.tasks import deliver
 from giftcards.models import CustomerRefund, Lease
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from giftcards.tasks import tick

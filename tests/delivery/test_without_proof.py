@@ -11,8 +11,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.admin import extensions
-from giftcards.admin.reauthentication import address_of_proof
+from giftcards.admin.frame import extensions
+from giftcards.admin.frame.reauthentication import address_of_proof
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import CardReveal, CustomerChange, Order
 from giftcards.settlement import record_refund

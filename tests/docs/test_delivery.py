@@ -10,10 +10,11 @@ import pytest
 from django.contrib.auth.models import Permission
 
 from giftcards.delivery import messages, news
-from giftcards.delivery.kinds import KIND_OF_STATUS
-from giftcards.delivery.kinds import Kind as MessageKind
-from giftcards.management.roles import ROLES, role_permissions
+from giftcards.delivery.conf import KIND_OF_STATUS
+from giftcards.delivery.conf import Kind as MessageKind
+from giftcards.management.groups import role_permissions
 from giftcards.simulator import SPECIAL_TYPES, Simulator
+from giftcards.watch.roles import ROLES
 from tests.docs.pages import PAGES, ROOT, code, every_page, page, rows, section
 
 

@@ -9,7 +9,7 @@ import pytest
 from django_q.models import OrmQ
 
 from giftcards.models import Order, StatusChange
-from giftcards.problems import IN_SHORT, WORDINGS
+from giftcards.rules.problems import IN_SHORT, WORDINGS
 from giftcards.rules.states import FINAL, STATES, Kind, Status
 from giftcards.signals import order_settled
 from tests.docs.pages import blocks, code, page, rows, section

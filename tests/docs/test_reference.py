@@ -22,7 +22,7 @@ from giftcards import checks, exceptions, fulfilment
 from giftcards.delivery import checks as delivery_checks
 from giftcards.models import Card, Order, ProductType
 from giftcards.oscar import checks as oscar_checks
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status

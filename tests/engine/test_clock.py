@@ -19,7 +19,7 @@ from giftcards.engine.budget import Budget, Purpose
 from giftcards.engine.clock import Clock
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
-from giftcards.engine.sending import send_now
+from giftcards.engine.placing import send_now
 from giftcards.engine.sweep import check_now, sweep, time_to_check, watch
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.fulfilment import place_order

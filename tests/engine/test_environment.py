@@ -160,7 +160,7 @@ def test_an_order_that_is_sent_again_bears_the_environment_that_buys_it(
     record_order(**LINE)
     Order.objects.update(environment="SANDBOX", sent_with="an earlier key")
     with Gateway() as gateway:
-        from giftcards.engine.sending import send
+        from giftcards.engine.placing import send
 
         assert send(Order.objects.get(), gateway)
     assert environments() == ["SANDBOX"]

@@ -14,13 +14,12 @@ from django.db import DatabaseError, connection
 from django.test.utils import CaptureQueriesContext
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.late_answers import compare_rows, record_changes
-from giftcards.engine.recording import record_answers
+from giftcards.engine.recording import compare_rows, record_answers, record_changes
 from giftcards.engine.sweep import check_settled, sweep
 from giftcards.exceptions import NotFound
 from giftcards.models import Card, Order
-from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import (
     CARDS,

@@ -13,7 +13,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.sending import send_now
+from giftcards.engine.placing import send_now
 from giftcards.engine.sweep import sweep
 from giftcards.models import Order
 from giftcards.simulator import Simulator

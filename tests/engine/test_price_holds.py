@@ -22,14 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giftcards.catalogue import quote
+from giftcards.engine.approvals import approve_price, reject_held, release_fallen
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import approve_price, reject_held, release_fallen
 from giftcards.engine.loop import is_work_left
-from giftcards.engine.sending import send
+from giftcards.engine.placing import send
 from giftcards.engine.sweep import check_now
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProductPrices, ProviderState, StatusChange
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.simulator import Denomination, Product, Simulator
 from giftcards.statuses import Status
 from giftcards.tasks import tick

@@ -21,14 +21,13 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giftcards.engine.late_answers import record_changes
-from giftcards.engine.recording import next_check, record_answers, record_failures
+from giftcards.engine.recording import next_check, record_answers, record_changes, record_failures
 from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, Refused, TryLater
 from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
-from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import (
     CARDS,

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from giftcards.conditions import CONDITIONS, Standing
-from giftcards.engine.holding import end_waits, hold_for_price, send_at_once
-from giftcards.engine.late_answers import record_changes
+from giftcards.engine.approvals import end_waits, hold_for_price, send_at_once
 from giftcards.engine.loop import is_work_left
+from giftcards.engine.recording import record_changes
 from giftcards.engine.reordering import repetition
 from giftcards.fulfilment import approve_price, place_order, reject_held, reorder_missing
 from giftcards.models import ApiKey, Lease, Order, ProductPrices, ProviderState, StatusChange
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import customer_breakdown
 from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Review, Status
 from giftcards.tasks import tick
+from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import (
     CARDS,
     PARTIAL,

@@ -11,7 +11,7 @@ import responses
 from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
-from giftcards.engine.recovery import adopt, declare_absent
+from giftcards.engine.recovering import adopt, declare_absent
 from giftcards.engine.resolving import (
     Fit,
     NoAnswer,
@@ -22,7 +22,7 @@ from giftcards.engine.resolving import (
     release,
 )
 from giftcards.models import Order, StatusChange
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import CARDS, PRODUCT, TYPE, claim, details, make_order, problems, settled

@@ -10,10 +10,10 @@ import pytest
 from django.utils.functional import lazystr
 from django_q.models import OrmQ
 
+from giftcards.engine.approvals import hold_for_review, release_fallen
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.holding import hold_for_review, release_fallen
 from giftcards.engine.loop import is_work_left
-from giftcards.engine.sending import send
+from giftcards.engine.placing import send
 from giftcards.engine.sweep import check_now
 from giftcards.fulfilment import (
     approve_price,
@@ -23,7 +23,7 @@ from giftcards.fulfilment import (
     reorder_missing,
 )
 from giftcards.models import Lease, Order, ProductPrices
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Review, Status
 from giftcards.tasks import tick

@@ -18,16 +18,16 @@ from django.db.models import F
 from django.db.models.signals import post_init
 from django.utils import timezone
 
-from giftcards.books.forecast import money_in_open_orders
+from giftcards.books.conditions import money_in_open_orders
 from giftcards.engine.balance import BalanceReader
+from giftcards.engine.following import BATCH, MAX_IN_FLIGHT
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
-from giftcards.engine.polling import BATCH, MAX_IN_FLIGHT
 from giftcards.engine.sweep import Swept, check_now, sweep, time_to_check, watch
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited
 from giftcards.models import ApiKey, Order, ProviderState, RequestSlot
-from giftcards.problems import Problem
 from giftcards.refunds import refund_breakdown
+from giftcards.rules.problems import Problem
 from giftcards.signals import order_settled
 from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status

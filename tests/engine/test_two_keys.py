@@ -11,11 +11,11 @@ from django.core.management import call_command
 from django.db.models import F
 from django.utils import timezone
 
-from giftcards.conditions import CONDITIONS, Standing
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.recovery import declare_absent
+from giftcards.engine.recovering import declare_absent
 from giftcards.models import ApiKey, Order, StatusChange
 from giftcards.simulator import Simulator
+from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.conftest import Call
 from tests.stage import ago, buy, own_key, posts, run_sweep
 

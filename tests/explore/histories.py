@@ -26,7 +26,7 @@ from django.db import connection, connections
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.books.closing import CHECKED, check_closed_month
+from giftcards.books.months import CHECKED, check_closed_month
 from giftcards.delivery.models import OPEN, Delivery, Installation
 from giftcards.models import Order, StatusChange
 from giftcards.privacy.retention import purge

@@ -14,20 +14,19 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from giftcards.books.closing import changed_months, differences
 from giftcards.books.models import MonthClosing
-from giftcards.books.months import month_figures
+from giftcards.books.months import changed_months, differences, month_figures
 from giftcards.books.reports import By, last_day
-from giftcards.conditions import CONDITIONS, Standing
 from giftcards.conf import conf
 from giftcards.delivery.models import OPEN, Delivery, DeliveryStatus
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order, StatusChange
-from giftcards.models.times import within
 from giftcards.refunds import refund_breakdown
+from giftcards.rules.times import within
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator.account import Order as Bought
 from giftcards.statuses import FINAL, SETTLED, Review, Status
+from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.explore.provider import SCARCE, STOCK
 from tests.explore.shop import TOKEN, Shop, objects_to
 from tests.explore.simulation import EPOCH

@@ -25,9 +25,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from giftcards.simulator import Simulator
-from giftcards.simulator.account import LEDGER_ODDITIES, Order
+from giftcards.simulator.account import LEDGER_ODDITIES, OfferChange, Order
 from giftcards.simulator.api import Request
-from giftcards.simulator.assortment import OfferChange
 from giftcards.simulator.server import Call
 from tests.explore.simulation import EPOCH, SILENT, Simulation
 from tests.fakes.provider import Handler

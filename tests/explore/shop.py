@@ -27,9 +27,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from giftcards.books.closing import Month, close_month, last_finished_month
+from giftcards.books.months import Month, close_month, last_finished_month
 from giftcards.catalogue import hold, release
-from giftcards.engine.holding import send_at_once
+from giftcards.engine.approvals import send_at_once
 from giftcards.exceptions import (
     CustomerConflict,
     NotForSale,

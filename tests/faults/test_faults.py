@@ -20,7 +20,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from giftcards.models import Order, ProviderState
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import FINAL, Status
 from tests.builders import problems
 from tests.fakes.provider import (

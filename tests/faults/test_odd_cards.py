@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import responses
 
-from giftcards.delivery.codes import open_codes
+from giftcards.delivery.revealing import open_codes
 from giftcards.models import Order
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_order, problems, surplus
 from tests.stage import ago, check_url, run_sweep, settled_answer

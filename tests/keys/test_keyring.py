@@ -15,15 +15,9 @@ from hypothesis import strategies as st
 
 from giftcards.conf import conf
 from giftcards.exceptions import DecryptionError
-from giftcards.keys.keyring import (
-    Keyring,
-    Place,
-    Sealed,
-    configured_key,
-    generate_key,
-    key_fingerprint,
-)
+from giftcards.keys.keyring import Keyring, Place, Sealed, generate_key, key_fingerprint
 from giftcards.keys.secrecy import CardSecret
+from giftcards.models.provider import configured_key
 
 pytest_plugins = ["tests.stage_fixtures"]
 
@@ -82,7 +76,7 @@ class TestKeys:
 
     def test_the_keyring_takes_its_keys_from_the_settings(self, settings: Any) -> None:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": [OLD]}
-        row = Keyring.from_settings().seal(SECRET, place=PLACE)
+        row = conf.keyring().seal(SECRET, place=PLACE)
         assert Keyring([OLD]).open(row, place=PLACE) == SECRET
 
 

@@ -10,12 +10,12 @@ from cryptography.fernet import Fernet
 from django.db import connection
 from django.utils import timezone
 
+from giftcards.conf import conf
 from giftcards.engine.recording import record_answers
 from giftcards.engine.storing import Arrival, store_cards
-from giftcards.keys.keyring import Keyring
-from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card
+from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
 from tests.builders import CARDS, claim, make_guide_order, settled
 from tests.conftest import Call
@@ -78,7 +78,7 @@ def test_a_card_that_no_key_opens_is_left_as_it_is_and_named(settings: Any, old:
 def test_a_rotation_that_is_stopped_goes_on_where_it_was(
     settings: Any, old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("giftcards.keys.rotation._BATCH", 2)
+    monkeypatch.setattr("giftcards.privacy.rotation._BATCH", 2)
 
     def stop(_tally: RotationTally) -> None:
         raise KeyboardInterrupt
@@ -183,5 +183,5 @@ def test_a_serial_that_arrives_later_is_sealed_under_the_new_key(settings: Any) 
     card = Card.objects.select_related("order").get()
     assert (card.serial, card.key_fingerprint) == (
         CARDS[0].serial,
-        Keyring.from_settings().key_fingerprints[0],
+        conf.keyring().key_fingerprints[0],
     )

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from giftcards.models import Order
-from giftcards.models.care import end_finished, give_back, take
 from giftcards.models.order_queries import FINISHED, UNFINISHED
-from giftcards.problems import Problem
+from giftcards.models.records import end_finished, give_back, take
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.stage import in_threads

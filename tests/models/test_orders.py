@@ -19,8 +19,8 @@ from giftcards.exceptions import ConfigurationError, DecryptionError
 from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import ApiKey, Card, Order, ProviderState, StatusChange
-from giftcards.problems import Problem
 from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.problems import Problem
 from giftcards.rules.states import ACCEPTED, FINAL, STATES, Status
 from tests.builders import (
     CARDS,

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from giftcards.fulfilment import change_customer, place_order
 from giftcards.models import Order, OrderTerm
-from giftcards.search_terms import SEARCHED, TermKind, terms_of
+from giftcards.text.search_terms import SEARCHED, TermKind, terms_of
 from tests.builders import LINE, make_order
 from tests.stage import ago
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from giftcards.models import Lease
-from giftcards.models.times import ahead, is_ahead, is_recent, past
+from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -14,8 +14,7 @@ from oscar.core.loading import get_model
 
 from giftcards.models import Order, OrderTerm
 from giftcards.oscar.buying import buy_if_paid, buy_missed
-from giftcards.oscar.lines import owned_orders, reference_of
-from giftcards.oscar.progress import follow_order
+from giftcards.oscar.lines import follow_order, owned_orders, reference_of
 from giftcards.oscar.stock import follow_changes
 from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE, build_guide_order

@@ -11,7 +11,7 @@ from oscar.apps.order.signals import order_line_status_changed
 
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.models import Order, StatusChange
-from giftcards.oscar.progress import follow_order
+from giftcards.oscar.lines import follow_order
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status

@@ -37,10 +37,10 @@ from giftcards.models import (
 )
 from giftcards.privacy.erasure import SharedNumber, erase, find_orders
 from giftcards.privacy.person import ERASED, Person, Traces
-from giftcards.problems import Problem
+from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
-from giftcards.spelling import dialled
 from giftcards.statuses import Status
+from giftcards.text.spelling import dialled
 from tests.builders import CARDS, LINE, make_guide_order
 from tests.conftest import Call
 from tests.leaks import stored_texts, traces_of

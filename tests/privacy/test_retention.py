@@ -19,13 +19,13 @@ from django.utils import timezone
 
 from giftcards.books.reports import report
 from giftcards.engine.clock import Clock
-from giftcards.engine.late_answers import record_changes
+from giftcards.engine.recording import record_changes
 from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import CodeDestroyed
-from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.privacy.retention import Purge, purge, purge_if_due
-from giftcards.problems import Problem
+from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
+from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order, settled

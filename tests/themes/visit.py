@@ -186,7 +186,7 @@ def seen(response: Any) -> str:
 
 def _take_for(name: str) -> None:
     """A lost order that staff have taken for the provider's order ``name``."""
-    from giftcards.engine.recovery import adopt
+    from giftcards.engine.recovering import adopt
     from giftcards.models import Order, StatusChange
     from giftcards.statuses import Status
     from tests.builders import make_order

@@ -19,14 +19,14 @@ def main(name: str, folder: Path | None = None) -> None:
     from django.conf import settings
     from django.core.management import call_command
 
-    from giftcards.delivery import receivers
+    from giftcards.delivery import queueing
     from giftcards.simulator import Simulator
     from tests.delivery.conftest import SHOP
     from tests.upgrades import recording, shop
 
     call_command("migrate", verbosity=0)
     settings.GIFTCARDS_DELIVERY = SHOP
-    receivers.connect()
+    queueing.connect()
     with Simulator(delay=(0, 0), rate_limit=0) as simulator:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": simulator.url}
         shop.fill(simulator)

@@ -26,8 +26,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from giftcards.simulator import Simulator
-from giftcards.simulator.account import Card, Order, Transaction
-from giftcards.simulator.assortment import SPECIAL_TYPES
+from giftcards.simulator.account import SPECIAL_TYPES, Card, Order, Transaction
 
 FOLDER = Path(__file__).parent / "recorded"
 # The name of the recording that is none of a release.

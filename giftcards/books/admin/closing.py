@@ -24,22 +24,27 @@ from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import Page, Pages
-from giftcards.admin.form_tokens import token
+from giftcards.admin.frame.actions import Page, Pages
+from giftcards.admin.frame.forms import token
 from giftcards.books.admin.periods import Question, month_of
 from giftcards.books.admin.reports import list_address
-from giftcards.books.closing import (
+from giftcards.books.models import LedgerEntry, MonthClosing
+from giftcards.books.months import (
+    FIGURES,
     Month,
+    MonthFigure,
+    Part,
     Step,
     StepState,
+    Value,
+    as_read,
+    as_stored,
     changed_months,
     close_month,
     last_finished_month,
 )
-from giftcards.books.models import LedgerEntry, MonthClosing
-from giftcards.books.months import FIGURES, MonthFigure, Part, Value, as_read, as_stored
 from giftcards.books.reports import By, first_day
-from giftcards.display import (
+from giftcards.text.display import (
     bdi,
     count_text,
     day_text,

@@ -21,9 +21,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.filters import ConditionFilter, show_filters
-from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import (
+from giftcards.admin.frame.pages import OrderPages
+from giftcards.admin.frame.rows import (
     OrderRows,
     column,
     hides_orders,
@@ -31,8 +30,8 @@ from giftcards.admin.rows import (
     orders_named,
     visible_orders,
 )
+from giftcards.admin.orders.filters import ConditionFilter, show_filters
 from giftcards.books.admin.periods import month_of
-from giftcards.books.closing import days_before_in_open_months
 from giftcards.books.models import (
     CHARGE,
     CHARGED_UNKNOWN,
@@ -40,9 +39,12 @@ from giftcards.books.models import (
     CREDITED_UNKNOWN,
     LedgerEntry,
 )
+from giftcards.books.months import days_before_in_open_months
 from giftcards.books.reports import By, first_day, last_day
 from giftcards.books.summary import LISTED, Discrepancies, Discrepancy, Summary, summarise
-from giftcards.display import (
+from giftcards.models import Order
+from giftcards.rules.times import today, within
+from giftcards.text.display import (
     bdi,
     count_text,
     day_text,
@@ -54,8 +56,6 @@ from giftcards.display import (
     period_text,
     signed_money,
 )
-from giftcards.models import Order
-from giftcards.models.times import today, within
 
 # The provider's types of entries, and the shop's words for them.
 _KINDS: Mapping[str, Any] = {

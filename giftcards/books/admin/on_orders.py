@@ -21,19 +21,18 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import Pages
-from giftcards.admin.extensions import Extension
-from giftcards.admin.filters import ConditionFilter
+from giftcards.admin.frame.actions import Pages
+from giftcards.admin.frame.extensions import Extension
+from giftcards.admin.orders.filters import ConditionFilter
 from giftcards.books.admin import closing, reports
 from giftcards.books.admin.reports import orders_of_unknown_price
-from giftcards.books.expected import refund_amount
-from giftcards.books.forecast import OpenMoney, lasts, money_in_open_orders
+from giftcards.books.conditions import OpenMoney, lasts, money_in_open_orders
+from giftcards.books.matching import refund_amount
 from giftcards.books.models import CREDIT
-from giftcards.conditions import Standing
-from giftcards.display import filled, moment, money, signed_money
-from giftcards.durations import distance_text, duration_text
 from giftcards.models import Order, ProviderState
 from giftcards.models.order_queries import NOT_CREDITED
+from giftcards.text.display import distance_text, duration_text, filled, moment, money, signed_money
+from giftcards.watch.conditions import Standing
 
 # The query parameters with which the list still shows all orders: sorting and paging.
 _OF_WHOLE_LIST = {"o", "p", "all"}

@@ -14,12 +14,12 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.filters import ProductChoices
+from giftcards.admin.orders.filters import ProductChoices
 from giftcards.books.exports import can_write_xlsx
 from giftcards.books.reports import By, Report, Row, first_day, last_day
-from giftcards.display import day_text, isolated
 from giftcards.models import Product
-from giftcards.models.times import today
+from giftcards.rules.times import today
+from giftcards.text.display import day_text, isolated
 
 # No shop sold cards before 2000, and times of far years do not fit into every time zone.
 _FIRST = date(2000, 1, 1)

@@ -15,9 +15,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import get_language_bidi, gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import OrderAction, Pages, may
-from giftcards.admin.order_page import cards_shown
-from giftcards.admin.timeline import Timeline
+from giftcards.admin.frame.actions import OrderAction, Pages, may
+from giftcards.admin.orders.page import cards_shown
+from giftcards.admin.orders.timeline import Timeline
 from giftcards.delivery.admin.labels import (
     address_of,
     doubts,
@@ -28,9 +28,9 @@ from giftcards.delivery.admin.labels import (
 )
 from giftcards.delivery.admin.labels import status_badge as message_badge
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.display import bdi, filled, money, named, status_badge, zoned_moment
 from giftcards.models import CardReveal, Order
 from giftcards.rules.money import customer_breakdown
+from giftcards.text.display import bdi, filled, money, named, status_badge, zoned_moment
 
 # The most messages, links and visits that are printed.
 _MOST = 200

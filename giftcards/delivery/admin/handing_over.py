@@ -1,27 +1,119 @@
-"""Links that staff hand over themselves, and the withdrawal of all links of an order."""
+"""Links that staff hand over themselves, within hourly limits, and the withdrawal of all links.
+
+Whoever gets a link, or a message with cards, sees codes, and other messages tell what the customer
+bought: so ``REVEALS_PER_HOUR`` is the limit. That of one order is there so that nobody is written
+to without end.
+"""
 
 from __future__ import annotations
 
+import logging
+from datetime import datetime, timedelta
+from functools import partial
+
 from django import forms
 from django.contrib import messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, Pages, carry_out
-from giftcards.admin.pages import about
-from giftcards.admin.reauthentication import address_of_proof
-from giftcards.admin.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
+from giftcards.admin.cards.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
+from giftcards.admin.frame.actions import (
+    Answer,
+    Attempt,
+    OrderAction,
+    Outcome,
+    Pages,
+    Refused,
+    carry_out,
+    may,
+)
+from giftcards.admin.frame.pages import about
+from giftcards.admin.frame.reauthentication import address_of_proof, take_turn
+from giftcards.conf import conf as core
 from giftcards.delivery import links
-from giftcards.delivery.admin import allowance
+from giftcards.delivery.admin import handing_over
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards
-from giftcards.delivery.models import CardLink
+from giftcards.delivery.models import CardLink, Delivery
 from giftcards.delivery.queueing import Withdrawn, withdraw
-from giftcards.display import count_text, moment
 from giftcards.models import Order
+from giftcards.models.records import REFUSED_REVEAL
+from giftcards.text.display import count_text, moment
+
+logger = logging.getLogger(__name__)
+
+#: The permission to have messages sent again, and to make links and withdraw them.
+MAY_RESEND = may("giftcards_delivery.resend_delivery")
+#: Most messages and links that staff may ask for about one order within an hour.
+MOST_OF_AN_ORDER = 10
+
+
+def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
+    """Raise :exc:`~giftcards.admin.frame.actions.Refused` if what was just created exceeds a limit.
+
+    Call it in the transaction that created it and holds the lock of ``order``. ``is_handed_out`` is
+    True for a link, and for a message to another address than the customer's.
+    """
+    since = _an_hour_ago()
+    links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
+    sent = Delivery.objects.filter(created_at__gt=since).order_by()
+    asked = sent.filter(order=order).exclude(requested_by="")
+    if links.filter(order=order).count() + asked.count() > MOST_OF_AN_ORDER:
+        raise Refused(_too_many_of_order)
+    if not is_handed_out:
+        return
+    take_turn(request)
+    name = request.user.get_username()
+    elsewhere = sent.filter(requested_by=name, is_elsewhere=True)
+    if links.filter(created_by=name).count() + elsewhere.count() > core.reveals_per_hour:
+        raise Refused(partial(_too_many, request))
+
+
+def _too_many_of_order() -> str:
+    text = ngettext(
+        "About this order, %(count)d message or link was asked for within an hour. Try again"
+        " later.",
+        "About this order, %(count)d messages and links were asked for within an hour. Try"
+        " again later.",
+        MOST_OF_AN_ORDER,
+    )
+    return text % {"count": MOST_OF_AN_ORDER}
+
+
+def _too_many(request: HttpRequest) -> str:
+    """The text that tells the person of their own limit.
+
+    Leaves a trace in the admin's log, once an hour, for the digests.
+    """
+    limit = core.reveals_per_hour
+    kind = ContentType.objects.get_for_model(CardLink)
+    trace = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
+    if not LogEntry.objects.filter(**trace, action_time__gt=_an_hour_ago()).exists():
+        text = f"Wanted to hand out more than {limit} links or messages within an hour."
+        LogEntry.objects.create(**trace, action_flag=CHANGE, change_message=text)
+        logger.warning(
+            "%s wanted to hand out more than %s links or messages within an hour.",
+            request.user.get_username(),
+            limit,
+        )
+    text = ngettext(
+        "You have handed out %(count)d link or message to another address within an hour. Try"
+        " again later.",
+        "You have handed out %(count)d links or messages to other addresses within an hour. Try"
+        " again later.",
+        limit,
+    )
+    return text % {"count": limit}
+
+
+def _an_hour_ago() -> datetime:
+    return timezone.now() - timedelta(hours=1)
 
 
 def may_have_link(order: Order) -> bool:
@@ -74,7 +166,7 @@ WITHDRAW = OrderAction(
     name="delivery_withdraw",
     route="<key>/withdraw/",
     label=_("Withdraw all links"),
-    permission=allowance.MAY_RESEND,
+    permission=handing_over.MAY_RESEND,
     is_final=True,
     place="messages",
     is_offered=lambda order: (
@@ -117,7 +209,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
     link, token = links.issue(
         order, origin=CardLink.Origin.STAFF, by=attempt.by, reason=given["reason"]
     )
-    allowance.count(request, order, is_handed_out=True)
+    handing_over.count(request, order, is_handed_out=True)
     pages.log_change(request, order, done)
     response = attempt.page(
         "admin/giftcards_delivery/new_link.html",
@@ -140,7 +232,7 @@ NEW_LINK = OrderAction(
     name="delivery_new_link",
     route="<key>/new-link/",
     label=_("New link to hand over"),
-    permission=allowance.MAY_RESEND,
+    permission=handing_over.MAY_RESEND,
     place="messages",
     is_offered=may_have_link,
     token=None,

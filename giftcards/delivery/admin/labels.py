@@ -21,8 +21,7 @@ from giftcards.delivery.models import (
     DeliveryStatus,
     LinkVisit,
 )
-from giftcards.display import bdi, count_text, filled, moment
-from giftcards.durations import duration_text
+from giftcards.text.display import bdi, count_text, duration_text, filled, moment
 
 _What = LinkVisit.What
 # The order status whose badge a message gets, by the status of the message.

@@ -15,11 +15,17 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.actions import buttons
-from giftcards.admin.filters import ChoicesFilter, OrderChangeList, show_filters
-from giftcards.admin.hints import SEES_HINTS, for_developer
-from giftcards.admin.pages import OrderPages
-from giftcards.admin.rows import OrderRows, ReadOnlyRows, column, hides_orders
+from giftcards.admin.frame.actions import buttons
+from giftcards.admin.frame.pages import OrderPages
+from giftcards.admin.frame.rows import (
+    SEES_HINTS,
+    OrderRows,
+    ReadOnlyRows,
+    column,
+    for_developer,
+    hides_orders,
+)
+from giftcards.admin.orders.filters import ChoicesFilter, OrderChangeList, show_filters
 from giftcards.delivery.admin.labels import (
     doubts,
     newest,
@@ -42,8 +48,8 @@ from giftcards.delivery.models import (
     LinkVisit,
     StaffDigest,
 )
-from giftcards.display import bdi, count_text, exact_moment, filled, labelled, moment
 from giftcards.models import Order
+from giftcards.text.display import bdi, count_text, exact_moment, filled, labelled, moment
 
 # The most visits on the page of a link: programs may open it any number of times.
 _MOST_VISITS = 200

@@ -18,25 +18,25 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.actions import Answer, Attempt, OrderAction, Outcome, buttons
-from giftcards.admin.correcting import CUSTOMER
-from giftcards.admin.pages import about
-from giftcards.admin.reauthentication import address_of_proof, is_confirmed, prove
-from giftcards.admin.revealing import needs_other_proof
+from giftcards.admin.cards.revealing import needs_other_proof
+from giftcards.admin.frame.actions import Answer, Attempt, OrderAction, Outcome, buttons
+from giftcards.admin.frame.pages import about
+from giftcards.admin.frame.reauthentication import address_of_proof, is_confirmed, prove
+from giftcards.admin.orders.correcting import CUSTOMER
 from giftcards.conf import conf as core
-from giftcards.delivery.admin import allowance
+from giftcards.delivery.admin import handing_over
 from giftcards.delivery.admin.labels import address_of as address_in_words
 from giftcards.delivery.admin.labels import language_choices
 from giftcards.delivery.channels import Channel, Mail, make_channels
+from giftcards.delivery.conf import TO_RECIPIENT, WITH_CARDS
 from giftcards.delivery.facts import language_of
-from giftcards.delivery.kinds import TO_RECIPIENT, WITH_CARDS
 from giftcards.delivery.messages import needs_link
 from giftcards.delivery.models import WAITING, CardLink, Delivery, DeliveryStatus, put_off
 from giftcards.delivery.queueing import address_of, kinds_that_fit, send_again, wake
-from giftcards.display import isolated
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Order
 from giftcards.models.fields import plain_line
+from giftcards.text.display import isolated
 
 _FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "withdraws")
 
@@ -193,7 +193,7 @@ def _send_again(attempt: Attempt) -> Answer:
     if message is None:
         text = gettext("This was asked for already. The message is not sent twice.")
         return Outcome(text, level=messages.INFO)
-    allowance.count(request, order, is_handed_out=given["is_elsewhere"])
+    handing_over.count(request, order, is_handed_out=given["is_elsewhere"])
     text = gettext("The message to %(address)s is sent in a moment.")
     return Outcome(text % {"address": isolated(message.address)}, done)
 
@@ -202,7 +202,7 @@ SEND_AGAIN = OrderAction(
     name="delivery_send_again",
     route="<key>/send-again/",
     label=_("Send a message again"),
-    permission=allowance.MAY_RESEND,
+    permission=handing_over.MAY_RESEND,
     place="messages",
     is_offered=lambda order: bool(kinds_that_fit(order)),
     token=None,
@@ -266,7 +266,7 @@ TRY_NOW = OrderAction(
     name="delivery_try_now",
     route="messages/<key>/try-now/",
     label=_("Try now"),
-    permission=allowance.MAY_RESEND,
+    permission=handing_over.MAY_RESEND,
     of=Delivery,
     place="message",
     is_offered=lambda message: message.status == DeliveryStatus.RETRYING,
@@ -313,7 +313,7 @@ CANCEL = OrderAction(
     name="delivery_cancel",
     route="messages/<key>/cancel/",
     label=_("Do not send it"),
-    permission=allowance.MAY_RESEND,
+    permission=handing_over.MAY_RESEND,
     is_final=True,
     of=Delivery,
     place="message",

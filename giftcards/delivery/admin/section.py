@@ -12,12 +12,11 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.admin.actions import Pages, buttons
-from giftcards.admin.extensions import Extension
-from giftcards.admin.hints import SEES_HINTS
-from giftcards.delivery.admin.allowance import MAY_RESEND
+from giftcards.admin.frame.actions import Pages, buttons
+from giftcards.admin.frame.extensions import Extension
+from giftcards.admin.frame.rows import SEES_HINTS
 from giftcards.delivery.admin.dispute import PROOF
-from giftcards.delivery.admin.handing_over import NEW_LINK, WITHDRAW
+from giftcards.delivery.admin.handing_over import MAY_RESEND, NEW_LINK, WITHDRAW
 from giftcards.delivery.admin.labels import (
     address_of,
     doubts,
@@ -32,19 +31,18 @@ from giftcards.delivery.admin.labels import (
 )
 from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, SEND_NOW, TRY_NOW
 from giftcards.delivery.channels import make_channels
-from giftcards.delivery.conf import conf
-from giftcards.delivery.kinds import TO_RECIPIENT, Kind, Mode, kinds_of
+from giftcards.delivery.conf import TO_RECIPIENT, Kind, Mode, conf, kinds_of
 from giftcards.delivery.models import (
     CardLink,
     Delivery,
     DeliveryStatus,
     Installation,
 )
-from giftcards.delivery.moving import addresses_of, sent_to
 from giftcards.delivery.queueing import address_of as find_address
-from giftcards.display import count_text, filled, moment
-from giftcards.management.roles import whom_to_ask
+from giftcards.delivery.queueing import addresses_of, sent_to
 from giftcards.models import Order
+from giftcards.text.display import count_text, filled, moment
+from giftcards.watch.roles import whom_to_ask
 
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
 ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)

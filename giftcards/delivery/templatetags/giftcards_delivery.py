@@ -10,9 +10,9 @@ from typing import Any
 from django import template
 from django.template import RequestContext
 
-from giftcards.delivery import my_orders
-from giftcards.display import day_text, moment, money
+from giftcards.delivery import views
 from giftcards.models import Order
+from giftcards.text.display import day_text, moment, money
 
 register = template.Library()
 
@@ -30,11 +30,11 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
     user, back = _person_and_page(context)
     found, gifts = (
         list(orders.prefetch_related("refunds")[: _MOST_LISTED + 1])
-        for orders in (my_orders.orders_of(user), my_orders.gifts_of(user))
+        for orders in (views.orders_of(user), views.gifts_of(user))
     )
     return {
-        "orders": my_orders.shown_orders(user, found[:_MOST_LISTED]),
-        "gifts": my_orders.shown_gifts(user, gifts[:_MOST_LISTED]),
+        "orders": views.shown_orders(user, found[:_MOST_LISTED]),
+        "gifts": views.shown_gifts(user, gifts[:_MOST_LISTED]),
         "has_more": max(len(found), len(gifts)) > _MOST_LISTED,
         "back": back,
     }
@@ -45,8 +45,8 @@ def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
     user, back = _person_and_page(context)
     # Read again: the given instance may be stale.
-    found = my_orders.orders_of(user).filter(pk=order.pk)[:1]
-    return {"orders": my_orders.shown_orders(user, found), "back": back}
+    found = views.orders_of(user).filter(pk=order.pk)[:1]
+    return {"orders": views.shown_orders(user, found), "back": back}
 
 
 def _person_and_page(context: RequestContext) -> tuple[Any, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from django import template
 from django.utils.translation import ngettext
 
-from giftcards.conditions import MOST
 from giftcards.delivery.models import Delivery
-from giftcards.display import count_text, zoned_moment
+from giftcards.text.display import count_text, zoned_moment
+from giftcards.watch.conditions import MOST
 
 register = template.Library()
 register.filter("zoned_moment", zoned_moment)

@@ -10,7 +10,7 @@ from django.db import Error
 from django.utils import translation
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.sending import send_now
+from giftcards.engine.placing import send_now
 from giftcards.engine.sweep import watch
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReferenceConflict

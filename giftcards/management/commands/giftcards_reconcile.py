@@ -9,11 +9,10 @@ from typing import Any
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
+from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.identity import CLOCK_SKEW
-from giftcards.engine.late_answers import compare_rows
-from giftcards.engine.polling import Pulse
-from giftcards.engine.recovery import Listing, describe_row, find_orphans, read_listing
+from giftcards.engine.recording import compare_rows
+from giftcards.engine.recovering import Listing, describe_row, find_orphans, read_listing
 from giftcards.engine.resolving import hold_bought, last_sign
 from giftcards.engine.sweep import sweep
 from giftcards.engine.timings import timings
@@ -26,6 +25,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import Progress, counted, iso
 from giftcards.models import Lease, Order, OrderQuerySet, ProviderState
+from giftcards.rules.identity import CLOCK_SKEW
 from giftcards.rules.states import Status
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
-from giftcards.keys.rotation import RotationTally, count_left, rotate, verify
 from giftcards.management.base import GiftcardsCommand, unfinished
 from giftcards.management.output import counted
 from giftcards.models import Card
+from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
 
 _PER_SECOND = 500
 

@@ -10,9 +10,9 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
+from giftcards.engine.following import Pulse, fan_out
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.polling import Pulse, fan_out
-from giftcards.engine.sending import send_now
+from giftcards.engine.placing import send_now
 from giftcards.engine.sweep import watch
 from giftcards.exceptions import DecryptionError
 from giftcards.management.base import (

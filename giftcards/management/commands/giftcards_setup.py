@@ -6,7 +6,7 @@ from typing import Any
 from giftcards.conf import conf
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.management.base import GiftcardsCommand
-from giftcards.management.roles import ensure_roles, role_permissions
+from giftcards.management.groups import ensure_roles, role_permissions
 
 
 class Command(GiftcardsCommand):

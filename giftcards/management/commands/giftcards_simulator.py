@@ -13,7 +13,6 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from giftcards.display import read_amount
 from giftcards.management.output import ConsoleCommand, OutputClosed
 from giftcards.simulator import (
     LEDGER_ODDITIES,
@@ -23,6 +22,7 @@ from giftcards.simulator import (
     Shortfall,
     Simulator,
 )
+from giftcards.text.display import read_amount
 
 _SECONDS = {"type": float, "metavar": "SECONDS"}
 _COUNT = {"type": int, "metavar": "N"}

@@ -7,18 +7,7 @@ from typing import Any
 
 from django.utils import translation
 
-from giftcards.conditions import CONDITIONS, Condition, Standing
 from giftcards.conf import conf
-from giftcards.engine.health import (
-    KeyInUse,
-    KnownKey,
-    Requests,
-    Waiting,
-    api_keys,
-    encryption_keys,
-    try_keys,
-    versions,
-)
 from giftcards.engine.task_queue import Backlog, next_tick, schedule_problem
 from giftcards.exceptions import ConfigurationError
 from giftcards.management.base import (
@@ -33,6 +22,17 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import counted, iso
 from giftcards.models import Order, ProviderState
+from giftcards.watch.conditions import CONDITIONS, Condition, Standing
+from giftcards.watch.overview import (
+    KeyInUse,
+    KnownKey,
+    Requests,
+    Waiting,
+    api_keys,
+    encryption_keys,
+    try_keys,
+    versions,
+)
 
 # The conditions that the overview tells; of the worker and of the cards it tells more than that.
 _JUDGED = ("chores", "queue", "keys", "balance")

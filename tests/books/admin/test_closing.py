@@ -14,13 +14,13 @@ from django.test import Client
 from django.utils import timezone
 
 from giftcards.admin import OrderAdmin
-from giftcards.books.closing import Month, check_closed_month, close_month
 from giftcards.books.models import LedgerEntry, MonthClosing
-from giftcards.conditions import CONDITIONS, Standing
+from giftcards.books.months import Month, check_closed_month, close_month
 from giftcards.fulfilment import record_sale
 from giftcards.models import Order
 from giftcards.settlement import complete_refund, record_refund
 from giftcards.statuses import Status
+from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.books.november import NOON, NOVEMBER, enter, partly_delivered
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order

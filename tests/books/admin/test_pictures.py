@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.books.admin.pictures import bar_boxes, column_boxes, labelled, middle, scale
+from giftcards.books.admin.reports import bar_boxes, column_boxes, labelled, middle, scale
 
 AMOUNTS = st.decimals(0, 9_999_999, places=2)
 ROWS = st.integers(1, 3).flatmap(

@@ -23,10 +23,10 @@ from giftcards.admin import OrderAdmin
 from giftcards.books.admin.reports import duration_text
 from giftcards.books.exports import can_write_xlsx
 from giftcards.keys.secrecy import CardSecret
-from giftcards.management.roles import ROLES
 from giftcards.models import Order, Product
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
+from giftcards.watch.roles import ROLES
 from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order, receive
 from tests.pages import (
     LIST,

@@ -24,7 +24,7 @@ from giftcards.management.base import (
     unfinished,
 )
 from giftcards.management.output import counted, iso
-from giftcards.models.times import day_of, today
+from giftcards.rules.times import day_of, today
 
 
 class Command(GiftcardsCommand):

@@ -9,13 +9,13 @@ from typing import Any
 
 from django.utils import translation
 
+from giftcards.books.conditions import OpenMoney, money_in_open_orders
 from giftcards.books.exports import as_csv, order_rows, report_rows
-from giftcards.books.forecast import OpenMoney, money_in_open_orders
 from giftcards.books.reports import COLUMNS, By, Figures, Report, Row, first_day, report
 from giftcards.conf import conf
 from giftcards.management.base import GiftcardsCommand, refuse, typed_day
 from giftcards.management.output import OutputClosed, counted
-from giftcards.models.times import today
+from giftcards.rules.times import today
 
 
 class Command(GiftcardsCommand):

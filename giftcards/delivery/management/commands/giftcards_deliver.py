@@ -8,8 +8,8 @@ from typing import Any
 from django.utils import timezone
 
 from giftcards.delivery import digests
+from giftcards.delivery.channels import Limits
 from giftcards.delivery.conf import conf
-from giftcards.delivery.handover import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.delivery.sending import send_due

@@ -1,0 +1,171 @@
+"""Finding a card by its code, its serial or the end of its code, with a trace and a limit."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.core.signals import got_request_exception
+from django.db import router, transaction
+from django.dispatch import receiver
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters
+
+from giftcards.admin.frame.actions import Page, Pages
+from giftcards.admin.frame.reauthentication import take_turn
+from giftcards.keys.secrecy import Masked
+from giftcards.models import Card
+
+# The most searches of one person in an hour: more would be guessing.
+SEARCHES_PER_HOUR = 30
+# The ``object_repr`` of the entries in the admin's log.
+_SEARCHED = "Find by card code"
+_REFUSED = "Find by card code, refused"
+# The most cards that a search shows.
+_MOST_SHOWN = 20
+
+
+class UnrepeatedInput(forms.PasswordInput):
+    """A text input that, like a password input, is never rendered with its value."""
+
+    input_type = "text"
+
+
+class FindCardForm(forms.Form):
+    # Sentry and others know by this name that they must not collect the field.
+    secret = forms.CharField(
+        label=_("Code or serial"),
+        max_length=200,
+        help_text=_(
+            "The whole code or serial, or the last four characters of the code. Case, spaces and"
+            " dashes do not matter."
+        ),
+        widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
+    )
+
+    #: The paths that it is posted to, below the list of orders: for a code, and for anything.
+    path = "find-card/"
+    path_of_search = "find-order/"
+
+    def clean_secret(self) -> Masked:
+        return Masked(self.cleaned_data["secret"])
+
+
+@receiver(got_request_exception, dispatch_uid="giftcards.hide_typed_secret")
+def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
+    """Keep codes and passwords out of Django's error mail, even if a middleware has failed.
+
+    ``sensitive_post_parameters`` does the same, but only once the view runs.
+    """
+    paths = (f"/{FindCardForm.path}", f"/{FindCardForm.path_of_search}", "/reveal/")
+    if getattr(request, "path_info", "").endswith(paths):
+        request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
+
+
+def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
+    """The page that finds a card. The code is posted: URLs end up in logs and histories."""
+    if not request.user.has_perm("giftcards.find_card"):
+        raise PermissionDenied
+    form = FindCardForm(request.POST or None)
+    context: dict[str, Any] = {"form": form}
+    if form.is_valid():
+        context |= cards_with(pages, request, form)
+    title = gettext("Find by card code")
+    return pages.render_page(request, "find_card", title=title, **context)
+
+
+def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
+    """Search for the code in the field "secret" of ``form``; return the context of a page.
+
+    If the person has searched too often, ``form`` has an error, and the page a status for it.
+    """
+    trace = _begin_search(request)
+    if trace is None:
+        text = ngettext(
+            "You have searched %(count)d time within an hour. Try again later.",
+            "You have searched %(count)d times within an hour. Try again later.",
+            SEARCHES_PER_HOUR,
+        )
+        form.add_error("secret", text % {"count": SEARCHES_PER_HOUR})
+        return {"status": 429}
+    found = _unhidden(pages, request, _newest(form.cleaned_data["secret"]))
+    cards = found[:_MOST_SHOWN]
+    names = ", ".join(dict.fromkeys(card.order.reference for card in cards))
+    trace.change_message += f" Found: {names or 'nothing'}."
+    trace.save(update_fields=["change_message"])
+    return {
+        "cards": cards,
+        "may_open": pages.has_view_permission(request),
+        "has_more": len(found) > len(cards),
+    }
+
+
+def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Card]:
+    """Those of the ``cards`` whose order the shop does not hide from the person."""
+    orders = pages.get_queryset(request).filter(pk__in={card.order_id for card in cards})
+    keys = set(orders.values_list("pk", flat=True))
+    return [card for card in cards if card.order_id in keys]
+
+
+def _newest(code: Masked) -> list[Card]:
+    """The cards with this code, this serial or these last characters, newest first.
+
+    If there are more than ``_MOST_SHOWN``, at least one more than that is returned.
+    """
+    most = _MOST_SHOWN + 1
+    cards = Card.objects.select_related("order").defer("sealed")
+    # Four characters may be the end of a code or a whole serial.
+    found = {*cards.newest_with_code(code, most), *cards.with_tail(code)[:most]}
+    return sorted(found, key=lambda card: -card.pk)
+
+
+def _begin_search(request: HttpRequest) -> LogEntry | None:
+    """Record a search, without the code; ``None`` if the person has searched too often.
+
+    The record is committed before the search, so no search goes unrecorded. The limit is counted by
+    these records, across all processes of the site.
+    """
+    # Before the transaction: SQLite may fail one that reads before it writes.
+    kind = ContentType.objects.get_for_model(Card)
+    with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
+        take_turn(request)
+        return _record(request.user.pk, kind)
+
+
+def _record(person: Any, kind: ContentType) -> LogEntry | None:
+    trace = LogEntry.objects.create(
+        user_id=person,
+        content_type=kind,
+        object_repr=_SEARCHED,
+        action_flag=CHANGE,
+        change_message="Searched for a card by its code.",
+    )
+    since = timezone.now() - timedelta(hours=1)
+    lately = LogEntry.objects.filter(user_id=person, content_type=kind, action_time__gt=since)
+    if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
+        return trace
+    if lately.filter(object_repr=_REFUSED).exists():
+        # One record of refusals an hour is enough: a script could cause any number.
+        trace.delete()
+    else:
+        trace.object_repr = _REFUSED
+        trace.change_message = f"Searched more than {SEARCHES_PER_HOUR} times within an hour."
+        trace.save(update_fields=["object_repr", "change_message"])
+    return None
+
+
+# Outermost: the permission check makes a query, whose failure report must hide the code. The trace
+# is committed before the search, whatever ATOMIC_REQUESTS says: a search counts even if it fails or
+# has not ended yet.
+HIDING = (
+    sensitive_post_parameters(),
+    transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),
+)
+FIND_CARD = Page("order_find_card", FindCardForm.path, _find, HIDING)

@@ -1,0 +1,357 @@
+"""Revealing a code: one card at a time, to a person who has proven who they are, with a trace."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.core.mail import mail_managers
+from django.db import Error as DatabaseFailure
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone, translation
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
+
+from giftcards.admin.frame.actions import Page, Pages, may
+from giftcards.admin.frame.reauthentication import address_of_proof, is_confirmed, prove, take_turn
+from giftcards.admin.frame.rows import OrderRows, column
+from giftcards.conf import conf
+from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
+from giftcards.keys.secrecy import CardSecret, Masked, contained
+from giftcards.models import Card, CardReveal, CustomerChange, Order
+from giftcards.models.fields import plain_line
+from giftcards.models.records import REFUSED_REVEAL, ip_address
+from giftcards.text.display import bdi
+
+logger = logging.getLogger(__name__)
+
+_PERMISSION = may("giftcards.reveal_card")
+
+#: How long the page with a code stays (seconds).
+SHOWN_FOR = 60
+
+
+class Shown(NamedTuple):
+    """The content of the page: a card, or the reason why there is none."""
+
+    secret: CardSecret | None = None
+    trouble: str = ""
+    status: int = 200
+
+
+class ProofForm(forms.Form):
+    """The password, if the person has to prove who they are, and not on a page of the shop."""
+
+    password = forms.CharField(
+        label=_("Your password"),
+        strip=False,
+        help_text=_("It is asked for again after ten minutes."),
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
+    )
+
+    def __init__(self, request: HttpRequest, data: Any = None) -> None:
+        super().__init__(data)
+        self._request = request
+        if is_confirmed(request) or conf.reauthenticate:
+            del self.fields["password"]
+
+    @sensitive_variables()
+    def clean_password(self) -> None:
+        prove(self._request, Masked(self.cleaned_data["password"]))
+
+    def clean(self) -> None:
+        if "password" in self.cleaned_data:
+            # The password need not be typed again if another field has to be corrected.
+            del self.fields["password"]
+
+
+class RevealForm(ProofForm):
+    """The reason for a reveal; and the proof."""
+
+    reason = forms.CharField(
+        label=_("Reason"),
+        max_length=200,
+        validators=[plain_line],
+        help_text=_("For your colleagues, such as: the customer lost the e-mail. No codes here."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
+    field_order: Sequence[str] = ("reason", "password")
+
+
+def _ask_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
+    if request.method not in {"GET", "HEAD"}:
+        return HttpResponseNotAllowed(["GET", "HEAD"])
+    card = _card(pages, request, key)
+    if needs_other_proof(request):
+        return _to_proof(pages, card)
+    return _ask(pages, request, card, RevealForm(request))
+
+
+@sensitive_variables()
+def _reveal_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
+    if request.method != "POST":
+        return HttpResponseNotAllowed(["POST"])
+    card = _card(pages, request, key)
+    if needs_other_proof(request):
+        return _to_proof(pages, card)
+    form = RevealForm(request, request.POST)
+    if not form.is_valid():
+        return _ask(pages, request, card, form)
+    return _show(pages, request, card, _reveal(pages, request, card, form.cleaned_data["reason"]))
+
+
+def _card(pages: Pages, request: HttpRequest, key: int) -> Card:
+    """The card; ``PermissionDenied`` unless the person may reveal it and see its order."""
+    card = Card.objects.filter(pk=key).first()
+    if card is None:
+        raise PermissionDenied
+    allowed = _PERMISSION(pages, request)
+    card.order = pages.order_for(request, str(card.order_id), allowed=allowed)
+    return card
+
+
+def _to_proof(pages: Pages, card: Card) -> HttpResponse:
+    site = pages.admin_site.name
+    back_to = reverse("admin:giftcards_card_ask", args=[card.pk], current_app=site)
+    return HttpResponseRedirect(address_of_proof(back_to=back_to))
+
+
+def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> HttpResponse:
+    first = next(iter(form.errors), "reason")
+    form.fields[first].widget.attrs["autofocus"] = True
+    return pages.render_page(
+        request,
+        "reveal_ask",
+        title=_title(card),
+        original=card.order,
+        card=card,
+        form=form,
+        errors=form.errors,
+    )
+
+
+@sensitive_variables()
+def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Shown:
+    """Record that the person reveals the card, then open it; no code without a record."""
+    try:
+        with transaction.atomic(durable=True):
+            if not _record(request, card, reason):
+                return _refused()
+            pages.log_change(request, card.order, f"Revealed card {card.position}.")
+            return _opened(card)
+    except DatabaseFailure:
+        logger.exception(
+            "Card %s of order %s was not revealed: it could not be recorded.",
+            card.position,
+            card.order.reference,
+        )
+        text = gettext("This could not be recorded, so the code is not shown. Try again later.")
+        return Shown(trouble=text, status=503)
+
+
+@sensitive_variables()
+def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpResponse:
+    order_page = pages.address("change", card.order_id)
+    response = rendered(
+        pages.render_page(
+            request,
+            "reveal",
+            title=_title(card),
+            status=shown.status,
+            original=card.order,
+            card=card,
+            secret=shown.secret,
+            trouble=shown.trouble,
+            seconds=SHOWN_FOR,
+            order_page=order_page,
+        )
+    )
+    # Not no-referrer: browsers would then hide the origin of the forms on this page, such as
+    # the one for logging out, and Django would refuse them.
+    response["Referrer-Policy"] = "same-origin"
+    if shown.secret is not None:
+        # For browsers without JavaScript; in others, the page hides the code itself as well.
+        response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
+    return response
+
+
+@contained
+def rendered(response: HttpResponse) -> HttpResponse:
+    """Render the page so that no report on an error can show parts of it."""
+    return response.render() if isinstance(response, TemplateResponse) else response
+
+
+def _title(card: Card) -> str:
+    return gettext("Reveal card %(position)s") % {"position": card.position}
+
+
+def needs_other_proof(request: HttpRequest) -> bool:
+    """True if the person still has to prove who they are on the shop's own page."""
+    return bool(conf.reauthenticate) and not is_confirmed(request)
+
+
+@sensitive_variables()
+def _opened(card: Card) -> Shown:
+    try:
+        return Shown(card.open(conf.keyring()))
+    except CodeDestroyed:
+        return Shown(trouble=gettext("This code was destroyed, and cannot be shown any more."))
+    except (ConfigurationError, DecryptionError):
+        name, order = card.position, card.order.reference
+        logger.exception("Card %s of order %s cannot be revealed.", name, order)
+        text = gettext("This card cannot be opened. Ask your developer.")
+        return Shown(trouble=text)
+
+
+def _record(request: HttpRequest, card: Card, reason: str) -> bool:
+    """Record who reveals the card; False, without a row, beyond the limit for an hour."""
+    take_turn(request)
+    person: Any = request.user.pk
+    address = ip_address(request)
+    row = CardReveal.objects.create(card=card, user_id=person, address=address, reason=reason)
+    if _is_within_limit(request):
+        return True
+    row.delete()
+    _tell_of_refusal(request, card.order)
+    return False
+
+
+class TooManyReveals(Exception):
+    """The person has revealed codes or corrected addresses too often within an hour."""
+
+
+def count(request: HttpRequest) -> None:
+    """Raise :exc:`TooManyReveals` if the correction just made is one too many."""
+    take_turn(request)
+    if not _is_within_limit(request):
+        raise TooManyReveals
+
+
+def refuse(request: HttpRequest, order: Order) -> str:
+    """Record the refusal after :exc:`TooManyReveals`, as for a reveal, and return the message."""
+    _tell_of_refusal(request, order)
+    return _refused().trouble
+
+
+def _is_within_limit(request: HttpRequest) -> bool:
+    """True if the person's reveals and corrections of the last hour are within the limit.
+
+    Corrections count, because whoever corrects an address decides who sees the codes.
+    """
+    since = _an_hour_ago()
+    person: Any = request.user.pk
+    seen = CardReveal.objects.filter(user_id=person, at__gt=since).count()
+    corrected = CustomerChange.objects.filter(by=request.user.get_username(), at__gt=since)
+    return seen + corrected.order_by().count() <= conf.reveals_per_hour
+
+
+def _an_hour_ago() -> datetime:
+    return timezone.now() - timedelta(hours=1)
+
+
+def _refused() -> Shown:
+    limit = conf.reveals_per_hour
+    if settings.MANAGERS:
+        text = ngettext(
+            "You have revealed codes or corrected addresses %(count)d time within an hour. Try"
+            " again later. The managers of the site have been told.",
+            "You have revealed codes or corrected addresses %(count)d times within an hour. Try"
+            " again later. The managers of the site have been told.",
+            limit,
+        )
+    else:
+        text = ngettext(
+            "You have revealed codes or corrected addresses %(count)d time within an hour. Try"
+            " again later.",
+            "You have revealed codes or corrected addresses %(count)d times within an hour. Try"
+            " again later.",
+            limit,
+        )
+    return Shown(trouble=text % {"count": limit}, status=429)
+
+
+def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
+    """Log a refusal and mail the managers, once an hour for each person: scripts can try often."""
+    kind = ContentType.objects.get_for_model(Card)
+    about = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
+    if LogEntry.objects.filter(**about, action_time__gt=_an_hour_ago()).exists():
+        return
+    limit = conf.reveals_per_hour
+    text = f"Wanted to reveal more than {limit} codes within an hour."
+    LogEntry.objects.create(**about, action_flag=CHANGE, change_message=text)
+    wanted = "%s wanted to reveal more than %s codes within an hour."
+    if not settings.MANAGERS:
+        untold = f"{wanted} Nobody is told by mail: MANAGERS is empty."
+        logger.error(untold, request.user, limit)
+        return
+    logger.warning(wanted, request.user, limit)
+
+    def tell() -> None:
+        with translation.override(settings.LANGUAGE_CODE):
+            text = gettext(
+                "%(name)s has revealed gift card codes or corrected addresses %(limit)d times"
+                " within an hour, and has wanted to once more, of order %(order)s. It was refused."
+                " If this is not their usual work, ask them; somebody else may use their account."
+            )
+            name = request.user.get_username()
+            text %= {"name": name, "limit": limit, "order": order.reference}
+            mail_managers(gettext("Many gift card codes were revealed"), text)
+
+    # Robust: the refusal stands even if the mail fails, which Django logs.
+    transaction.on_commit(tell, robust=True)
+
+
+ASK = Page("card_ask", "cards/<int:key>/", _ask_view)
+REVEAL = Page(
+    "card_reveal",
+    "cards/<int:key>/reveal/",
+    _reveal_view,
+    # Outermost: the permission check makes a query, whose failure report must hide the form. The
+    # trace is committed before the code is shown, whatever ATOMIC_REQUESTS says.
+    (
+        sensitive_post_parameters(),
+        transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),
+    ),
+)
+
+
+@admin.register(CardReveal)
+class CardRevealAdmin(OrderRows):
+    order_lookup = "card__order"
+    list_display = ("when", "by", "its_order", "which", "came_from", "why")
+    list_select_related = ("user", "card__order")
+    fields = readonly_fields = list_display
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("card__order__reference",)
+    search_help_text = _("The reference of an order.")
+    # By primary key, because no index has the reveals of all people by time.
+    ordering = ("-pk",)
+
+    when = column(CardReveal, "at")
+    came_from = column(CardReveal, "address")
+    why = column(CardReveal, "reason")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CardReveal]:
+        return super().get_queryset(request).defer("card__sealed")
+
+    @admin.display(description=_("by"))
+    def by(self, reveal: CardReveal) -> SafeString:
+        return bdi(reveal.user.get_username())
+
+    @admin.display(description=_("card"))
+    def which(self, reveal: CardReveal) -> str:
+        return str(reveal.card)

@@ -1,0 +1,188 @@
+"""Read-only pages of the provider's catalogue as last read, with the shop's prices and margins.
+
+Nothing can be edited, because the next reading would overwrite it.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame.rows import ReadOnly, ReadOnlyRows, column
+from giftcards.catalogue import (
+    PriceMove,
+    price_moves,
+    price_on_shelf,
+    since_yesterday,
+    with_available,
+)
+from giftcards.conf import conf
+from giftcards.models import OfferChange, Product, ProductType
+from giftcards.text.display import bdi, count_text, filled, moment, money, named
+
+_LONGEST_NAME = 200
+
+
+class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
+    """The types of a product, without costs and margins for people who may not see costs."""
+
+    model = ProductType
+    readonly_fields = ("title", "cost", "price_in_shop", "margin", "cards", "left", "read")
+    extra = 0
+
+    title = column(ProductType, "type_id", lambda kind, key: named(kind.name, key))
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # Everybody who may see the product may see its types.
+        return request.user.has_perm("giftcards.view_product")
+
+    def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
+        hidden = set() if _may_see_costs(request) else {"cost", "margin"}
+        if conf.pricing is None:
+            hidden |= {"price_in_shop", "margin"}
+        return [name for name in self.readonly_fields if name not in hidden]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ProductType]:
+        kinds = super().get_queryset(request).select_related("product")
+        return with_available(kinds, now=timezone.now())
+
+    @admin.display(description=_("price per card"))
+    def cost(self, kind: ProductType) -> str:
+        return money(kind.price)
+
+    @admin.display(description=_("price in the shop"))
+    def price_in_shop(self, kind: ProductType) -> str:
+        price = price_on_shelf(kind)
+        return gettext("off the shelf") if price is None else money(price)
+
+    @admin.display(description=_("margin"), empty_value="-")
+    def margin(self, kind: ProductType) -> str | None:
+        price = price_on_shelf(kind)
+        return None if price is None or kind.price is None else money(price - kind.price)
+
+    @admin.display(description=_("last read"), empty_value="-")
+    def read(self, kind: ProductType) -> str | None:
+        return moment(kind.read_at) if kind.read_at else None
+
+    @admin.display(description=_("in stock"))
+    def cards(self, kind: ProductType) -> str:
+        return _cards(kind.stock)
+
+    @admin.display(description=_("available"))
+    def left(self, kind: ProductType) -> str:
+        return _cards(kind.available)
+
+
+class MovedFilter(admin.SimpleListFilter):
+    """Products with a type whose price has changed since yesterday."""
+
+    title = _("price")
+    parameter_name = "price"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("changed", _("Changed since yesterday"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Product]) -> QuerySet[Product]:
+        if self.value() != "changed":
+            return queryset
+        changes = OfferChange.objects.filter(since_yesterday())
+        return queryset.filter(pk__in=changes.values("type__product"))
+
+
+@admin.register(Product)
+class ProductAdmin(ReadOnlyRows):
+    list_display = ("title", "category", "region", "is_enabled", "read", "orders")
+    list_filter = ("is_enabled", MovedFilter, "category")
+    search_fields = ("name", "product_id")
+    readonly_fields = (
+        "title",
+        "identifier",
+        "category",
+        "region",
+        "is_enabled",
+        "listed",
+        "read",
+        "orders",
+        "moves",
+    )
+    inlines = (ProductTypes,)
+    actions = None
+
+    listed = column(Product, "listed_at", lambda _product, at: moment(at))
+    identifier = column(Product, "product_id")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
+    ) -> tuple[QuerySet[Product], bool]:
+        # No name is longer, and SQLite limits the number of words in a search.
+        return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
+
+    @admin.display(description=_("name"), ordering="name")
+    def title(self, product: Product) -> str:
+        return bdi(product)
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        names = super().get_list_display(request)
+        return [name for name in names if name != "orders" or _may_see_orders(request)]
+
+    @admin.display(description=_("orders"))
+    def orders(self, product: Product) -> str:
+        name, site = "admin:giftcards_order_changelist", self.admin_site.name
+        query = urlencode({"product_id": product.product_id})
+        address = f"{reverse(name, current_app=site)}?{query}"
+        return format_html('<a href="{}">{}</a>', address, _("Show"))
+
+    @admin.display(description=_("types last read"), ordering="types_read_at", empty_value="-")
+    def read(self, product: Product) -> str | None:
+        return moment(product.types_read_at) if product.types_read_at else None
+
+    def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
+        hidden = set() if _may_see_costs(request) else {"moves"}
+        if not _may_see_orders(request):
+            hidden.add("orders")
+        return [name for name in self.readonly_fields if name not in hidden]
+
+    @admin.display(description=_("prices changed since yesterday"), empty_value="-")
+    def moves(self, product: Product) -> str | None:
+        changes = OfferChange.objects.filter(since_yesterday(), type__product=product)
+        lines = [(_told(move),) for move in price_moves(changes)]
+        return format_html_join(mark_safe("<br>"), "{}", lines) or None
+
+
+def _may_see_costs(request: HttpRequest) -> bool:
+    return request.user.has_perm("giftcards.view_cost")
+
+
+def _may_see_orders(request: HttpRequest) -> bool:
+    return request.user.has_perm("giftcards.view_order")
+
+
+def _cards(count: int | None) -> str:
+    return money(None) if count is None else count_text(count)
+
+
+def _told(move: PriceMove) -> str:
+    """The cost of a type before and now; and the margins, if there is a rule."""
+    text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
+    names = {"type": bdi(move.kind), "date": moment(move.at)}
+    told = filled(text, old=money(move.old_cost), new=money(move.cost), **names)
+    if conf.pricing is None:
+        return told
+    text = gettext("Margin: %(old)s → %(new)s.")
+    margin = filled(text, old=_margin(move.old_margin), new=_margin(move.margin))
+    return format_html("{} {}", told, margin)
+
+
+def _margin(amount: Decimal | None) -> str:
+    return gettext("off the shelf") if amount is None else money(amount)

@@ -1,0 +1,618 @@
+"""The provider's page: whether gift cards can be bought and delivered now, and if not, why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Count, Min, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare
+from django.utils.html import conditional_escape, format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.desk import provider
+from giftcards.admin.frame.forms import token
+from giftcards.admin.frame.rows import (
+    ReadOnlyRows,
+    order_link,
+    unhidden_orders,
+    visible_orders,
+    with_hint,
+)
+from giftcards.conf import conf
+from giftcards.engine.task_queue import Backlog, explain_schedule, next_tick, wake_worker
+from giftcards.exceptions import ConfigurationError
+from giftcards.models import ApiKey, Order, ProviderState, StatusChange
+from giftcards.models.order_queries import leaves_some_out
+from giftcards.models.provider import configured_key
+from giftcards.rules.problems import ASK_DEVELOPER, Explanation
+from giftcards.rules.states import Status
+from giftcards.text.display import (
+    bdi,
+    count_text,
+    distance_text,
+    exact_moment,
+    filled,
+    moment,
+    money,
+    status_badge,
+)
+from giftcards.watch.conditions import CONDITIONS, Condition, Finding, Standing
+from giftcards.watch.overview import (
+    KeyInUse,
+    KnownKey,
+    Requests,
+    Waiting,
+    encryption_keys,
+    try_keys,
+)
+from giftcards.watch.overview import api_keys as known_keys
+from giftcards.watch.overview import versions as running_versions
+
+# Returns the name of an order as HTML: a link with its reference for people who may see it.
+OrderName = Callable[[Order], str]
+
+_MINUTE = timedelta(minutes=1)
+# The most failures of receivers that are shown.
+_FAILURES_SHOWN = 5
+# Pauses of which nobody is the cause here.
+_PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
+# The number in this text is no amount of money.
+_HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A line of the page."""
+
+    label: Any
+    #: A text, or HTML that is safe.
+    value: Any
+    #: True if a person has to do something about it.
+    is_wrong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page: facts, or a table with a row for each of several things."""
+
+    #: The anchor of the section is ``giftcards-`` and this name.
+    name: str
+    title: Any
+    facts: Sequence[Fact] = ()
+    #: The headings of the table, and the texts of its cells.
+    columns: Sequence[Any] = ()
+    cells: Sequence[Sequence[Any]] = ()
+    #: Said below the table or the facts.
+    note: Any = ""
+    #: True if shop staff need it only to show it to a developer.
+    is_for_developer: bool = False
+
+    @property
+    def rows(self) -> list[list[tuple[Any, Any]]]:
+        """The rows of the table, each cell after its heading, which narrow pages show beside it."""
+        return [list(zip(self.columns, row, strict=True)) for row in self.cells]
+
+
+def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
+    """Sentences, as HTML, on ``orders`` that wait to be sent: how many, for how much, how long."""
+    now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
+    waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
+    # By what was paid: SQLite would add binary fractions.
+    lines = waiting.values_list("quantity", "sale_price", "sale_amount")
+    found = list(lines.annotate(Count("pk"), Min("queued_at")))
+    number, paid = 0, Decimal(0)
+    for quantity, price, amount, count, _first in found:
+        number += count
+        each = price * quantity if amount is None and price is not None else amount
+        paid += (each or 0) * count
+    if number:
+        yield _waiting_in_words(number, paid)
+        first = min(first for *_line, first in found) + span
+        if first > now:
+            text = ngettext("It is kept until %(at)s.", "The first is kept until %(at)s.", number)
+            yield filled(text, at=since(first))
+        else:
+            over = waiting.filter(queued_at__lte=now - span).count()
+            text = ngettext(
+                "The time of %(count)s is over: it is rejected as soon as background work goes on.",
+                "The time of %(count)s is over: they are rejected as soon as background work goes"
+                " on.",
+                over,
+            )
+            yield filled(text, count=count_text(over))
+    text = gettext(
+        "An order that is placed now is kept until %(at)s. What is not sent in time is rejected,"
+        " and the customer is owed the money."
+    )
+    yield filled(text, at=moment(now + span))
+
+
+def _waiting_in_words(number: int, paid: Decimal) -> str:
+    if not paid:
+        text = ngettext(
+            "%(count)s order waits to be sent.", "%(count)s orders wait to be sent.", number
+        )
+        return filled(text, count=count_text(number))
+    text = ngettext(
+        "%(count)s order waits to be sent, for which %(amount)s was paid.",
+        "%(count)s orders wait to be sent, for which %(amount)s was paid.",
+        number,
+    )
+    return filled(text, count=count_text(number), amount=money(paid))
+
+
+def connection(standing: Standing, *, shows_balance: bool) -> Section:
+    state, requests = standing.state, Requests.read()
+    is_paused = bool(state.why_paused())
+    used = gettext("%(used)d of %(limit)d") % {"used": requests.used, "limit": requests.limit}
+    facts = [
+        # Why they are paused is said at the top of the page.
+        Fact(
+            _("Requests to the provider"), gettext("paused") if is_paused else gettext("in service")
+        ),
+        Fact(_("Last answer"), since(state.succeeded_at)),
+        Fact(_("Last failure"), since(state.failed_at)),
+        Fact(_("Requests in the last minute"), used),
+    ]
+    if shows_balance:
+        low = CONDITIONS["balance"].judge(standing)
+        text = _balance(state)
+        shown = format_html("{}. {}", text, low.explain()) if low else text
+        facts.append(Fact(_("Balance"), shown, is_wrong=low is not None))
+    return Section("connection", _("Connection"), facts)
+
+
+def waiting(name: OrderName, *, order_list: str) -> Section:
+    """Everything that waits. ``order_list`` is the list's address; "" for no links to it."""
+    found = Waiting.read()
+    facts = [Fact(_("Tasks in the queue"), _backlog(found.tasks))] if conf.uses_django_q else []
+    facts.append(Fact(_("Changes that the shop has not been told of"), _backlog(found.changes)))
+    if found.given_up:
+        text = ngettext(
+            "The shop could not be told of %(count)d change within a day; it is not tried again.",
+            "The shop could not be told of %(count)d changes within a day; it is not tried again.",
+            found.given_up,
+        )
+        facts.append(Fact(_("Given up"), text % {"count": found.given_up}, is_wrong=True))
+    facts += [
+        Fact(_orders(status, order_list), _backlog(backlog))
+        for status, backlog in found.orders.items()
+    ]
+    facts.append(Fact(_("Orders that need a person"), str(found.needing_attention)))
+    if found.oldest_order:
+        facts.append(Fact(_("Oldest open order"), _oldest(found.oldest_order, name)))
+    return Section("waiting", _("Waiting"), facts)
+
+
+def _orders(status: Status, order_list: str) -> SafeString:
+    badge = status_badge(status)
+    if not order_list:
+        return badge
+    return format_html('<a href="{}?status__exact={}">{}</a>', order_list, status.value, badge)
+
+
+def _oldest(recorded_at: datetime, name: OrderName) -> str:
+    order = Order.objects.open().filter(created_at=recorded_at).order_by().first()
+    if order is None:
+        return gettext("none")  # it has just settled
+    text = gettext("%(order)s, since %(moment)s")
+    return filled(text, order=name(order), moment=since(recorded_at))
+
+
+def versions() -> Section:
+    facts = [Fact(bdi(name), bdi(number)) for name, number in running_versions().items()]
+    return Section("versions", _("Versions"), facts, is_for_developer=True)
+
+
+def worker(standing: Standing, *, shows_hints: bool) -> Section:
+    state = standing.state
+    problem = state.explain_worker(standing.now)
+    state_of_work = _told(problem, shows_hints) if problem.text else gettext("At work.")
+    facts = [Fact(_("State"), state_of_work, is_wrong=bool(problem.text))]
+    schedule = explain_schedule()
+    if schedule.text:
+        facts.append(Fact(_("Schedule"), _told(schedule, shows_hints), is_wrong=True))
+    facts.append(Fact(_("Last run"), since(state.ticked_at)))
+    if state.ticked_by:
+        facts.append(Fact(_("Last run by"), bdi(state.ticked_by)))
+    next_run = next_tick(state)
+    if next_run is not None or schedule.text:
+        is_due = next_run is not None and next_run <= timezone.now()
+        facts.append(Fact(_("Next run"), gettext("due now") if is_due else since(next_run)))
+    facts.append(_daily_work(standing))
+    facts.append(Fact(_("Orders last checked"), since(state.swept_at)))
+    return Section("worker", _("Background work"), facts)
+
+
+def _daily_work(standing: Standing) -> Fact:
+    state = standing.state
+    return Fact(
+        _("Daily work last done"),
+        since(state.chores_ended_at),
+        is_wrong=bool(state.overdue_chores(standing.now)),
+    )
+
+
+def _told(problem: Explanation, shows_hints: bool) -> str:
+    return with_hint(problem.for_staff, problem.hint, is_shown=shows_hints)
+
+
+def failures(
+    state: ProviderState,
+    keys: Sequence[KnownKey],
+    changes: QuerySet[StatusChange],
+    name: OrderName,
+    *,
+    shows_costs: bool,
+    shows_hints: bool,
+) -> Section:
+    """The last failures: of requests, of API keys, and of telling the shop of ``changes``.
+
+    Without ``shows_hints``, what the provider or a program wrote is left out.
+    """
+    text = _failure(state.failure, shows_costs=shows_costs)
+    # A refusal asks for a person, an outage does not.
+    is_outage = state.pause in _PASSING and state.failure == state.pause_detail
+    what = gettext("Requests go on automatically.") if is_outage else ""
+    found = [(state.failed_at, gettext("Provider"), what, text)]
+    found += [
+        (known.key.refused_at, gettext("API key"), bdi(known.name), known.key.refusal)
+        for known in keys
+    ]
+    told = changes.filter(announced_at=None).exclude(announce_error="")
+    failed = told.order_by("announced_at", "announce_at", "pk").select_related("order")
+    found += [
+        (change.at, gettext("Notifying the shop"), name(change.order), change.announce_error)
+        for change in failed[:_FAILURES_SHOWN]
+    ]
+    rows = [(at, what, said, text) for at, what, said, text in found if at is not None]
+    rows.sort(key=lambda row: row[0], reverse=True)
+    return Section(
+        "failures",
+        _("Last failures"),
+        columns=(_("When"), _("What"), _("Text")),
+        cells=[
+            (since(at), what, with_hint(said or ASK_DEVELOPER, text, is_shown=shows_hints))
+            for at, what, said, text in rows
+        ],
+        note="" if rows else _("None."),
+    )
+
+
+def _failure(text: str, *, shows_costs: bool) -> str:
+    """A failure's text; without ``shows_costs``, hidden if it may name an amount."""
+    if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
+        return text
+    return gettext("The text is not shown, because it may name an amount.")
+
+
+def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
+    """The encryption keys with their cards, and whether the newest and the oldest card open.
+
+    ``shows_hints`` tells developers why a card cannot be opened, and which one it is.
+    """
+    try:
+        keys = encryption_keys(counts_all=counts_all)
+    except ConfigurationError as error:
+        text = gettext("The keys in the settings are unusable, so no card can be opened.")
+        shown = with_hint(text, error, is_shown=shows_hints)
+        problem = Fact(_("Encryption keys"), shown, is_wrong=True)
+        return Section("encryption", _("Encryption keys"), [problem], is_for_developer=True)
+    labels = {"newest": _("Newest card"), "oldest": _("Oldest card")}
+    facts = [
+        Fact(labels[name], _opens(trouble, shows_hints), is_wrong=bool(trouble))
+        for name, trouble in try_keys().items()
+    ]
+    link = format_html('<a href="?cards=all">{}</a>', gettext("Count all cards"))
+    return Section(
+        "encryption",
+        _("Encryption keys"),
+        facts,
+        columns=(_("Key"), _("In the settings"), _("Cards")),
+        cells=[(bdi(key.fingerprint[:8]), _place(key), _cards(key)) for key in keys],
+        note=link if any(key.has_more for key in keys) else "",
+        is_for_developer=True,
+    )
+
+
+def _opens(trouble: str, shows_hints: bool) -> str:
+    if not trouble:
+        return gettext("can be opened")
+    return with_hint(gettext("cannot be opened"), trouble, is_shown=shows_hints)
+
+
+def _place(key: KeyInUse) -> str:
+    if key.position is None:
+        return gettext("missing: its cards cannot be opened")
+    if key.position == 1:
+        return gettext("first: it encrypts new cards")
+    return gettext("number %(position)d: only opens cards") % {"position": key.position}
+
+
+def _cards(key: KeyInUse) -> str:
+    if key.has_more:
+        return gettext("more than %(count)s") % {"count": count_text(key.cards)}
+    if not key.cards and key.position != 1:
+        return gettext("none: it can be removed")
+    return count_text(key.cards)
+
+
+def api_keys(keys: Sequence[KnownKey]) -> Section:
+    rows = [
+        (
+            bdi(known.name),
+            gettext("yes") if known.is_own else gettext("no"),
+            known.key.get_environment_display() or gettext("unknown"),
+            since(known.key.accepted_at),
+            since(known.key.refused_at),
+            gettext("refused: no requests are made")
+            if known.key.is_refused
+            else gettext("in order"),
+        )
+        for known in keys
+    ]
+    return Section(
+        "api-keys",
+        _("API keys"),
+        columns=(
+            _("Key"),
+            _("In the settings"),
+            _("Environment"),
+            _("Last accepted"),
+            _("Last refused"),
+            _("State"),
+        ),
+        cells=rows,
+        note=_("Fingerprints, not keys."),
+        is_for_developer=True,
+    )
+
+
+def _balance(state: ProviderState) -> str:
+    if state.balance is None:
+        return gettext("not read yet")
+    text = gettext("%(balance)s, read on %(moment)s")
+    return filled(text, balance=money(state.balance), moment=since(state.balance_read_at))
+
+
+def _backlog(backlog: Backlog | None) -> str:
+    if backlog is None:
+        return gettext("unknown: the queue of django-q2 is not in the database")
+    if backlog.since is None:
+        return count_text(backlog.number)
+    text = gettext("%(count)s, the first since %(moment)s")
+    return filled(text, count=count_text(backlog.number), moment=since(backlog.since))
+
+
+def since(at: datetime | None) -> str:
+    """The local time and its distance from now, as HTML; "never" for ``None``."""
+    if at is None:
+        return gettext("never")
+    return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))
+
+
+# The effect of resuming, by the kind of pause that it ends.
+_RESUMING = {
+    "key": _(
+        "The refused key is tried again with a single request. If the provider refuses it once"
+        " more, everything stops again; after five wrong attempts it blocks this server. So ask"
+        " your developer for a working key first."
+    ),
+    ProviderState.Pause.ACCESS: _(
+        "The provider is asked again with a single request, although it may still block this"
+        " server. If it does, requests are paused again."
+    ),
+    ProviderState.Pause.RATE: _(
+        "Requests go on at once, sooner than the provider has asked for: it may refuse them."
+    ),
+    ProviderState.Pause.OUTAGE: _("The provider is asked again at once."),
+}
+
+
+# The sections that count all orders, or all cards.
+_OF_ALL_ORDERS = {"waiting", "encryption"}
+
+
+@admin.register(ProviderState)
+class ProviderStateAdmin(ReadOnlyRows):
+    """One page about the single row. To use a subclass, unregister this class first."""
+
+    change_list_template = "admin/giftcards/provider.html"
+
+    def has_resume_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.resume_provider")
+
+    def may_see_costs(self, request: HttpRequest) -> bool:
+        """True if the person may see the balance of the account."""
+        return request.user.has_perm("giftcards.view_cost")
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.resume_view)
+        return [path("resume/", view, name="giftcards_providerstate_resume"), *super().get_urls()]
+
+    def _to_page(self) -> HttpResponseRedirect:
+        return HttpResponseRedirect(self._address("providerstate_changelist"))
+
+    def _address(self, page: str, *args: Any) -> str:
+        return reverse(f"admin:giftcards_{page}", args=args, current_app=self.admin_site.name)
+
+    # The page. There is a single row, so there is neither a list nor a page for a row.
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        request.current_app = self.admin_site.name
+        standing = Standing()
+        state = standing.state
+        pause = state.explain_pause()
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": gettext("The provider"),
+            "media": self.media,
+            "has_view_permission": True,
+            "verdict": _verdict(
+                standing,
+                visible_orders(request, self.admin_site),
+                shows_costs=self.may_see_costs(request),
+            ),
+            "is_paused": bool(pause.text),
+            "hint": pause.hint,
+            "state_token": _state_token(state),
+            "resuming": _what_resuming_does(state) if pause.text else [],
+            "may_resume": self.has_resume_permission(request),
+            "sections": self.get_sections(request, standing),
+            "counts_all": "cards" in request.GET,
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, self.change_list_template, context)
+
+    def change_view(self, request: HttpRequest, *args: Any, **named: Any) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return self._to_page()
+
+    def get_sections(self, request: HttpRequest, standing: Standing) -> list[Section]:
+        keys = known_keys()
+        # Hints for developers are for those who may resume requests, as on an order's page.
+        may_resume = self.has_resume_permission(request)
+        shows_costs = self.may_see_costs(request)
+        name = partial(self._name, request)
+        orders = unhidden_orders(request, self.admin_site)
+        changes = StatusChange.objects.all()
+        if is_partial := leaves_some_out(orders):
+            changes = changes.filter(order__in=orders.order_by().values("pk"))
+        sections = [
+            provider.connection(standing, shows_balance=shows_costs),
+            provider.waiting(name, order_list=self._order_list(request)),
+            provider.worker(standing, shows_hints=may_resume),
+            provider.failures(
+                standing.state,
+                keys,
+                changes,
+                name,
+                shows_costs=shows_costs,
+                shows_hints=may_resume,
+            ),
+            provider.encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
+            provider.api_keys(keys),
+            provider.versions(),
+        ]
+        hidden = _OF_ALL_ORDERS if is_partial else ()
+        return [section for section in sections if section.name not in hidden]
+
+    def _order_list(self, request: HttpRequest) -> str:
+        """The address of the list of orders; "" for a person who may not open it."""
+        sees_none = visible_orders(request, self.admin_site).query.is_empty()
+        return "" if sees_none else self._address("order_changelist")
+
+    def _name(self, request: HttpRequest, order: Order) -> str:
+        """A link to ``order``; "an order" for a person who may not see it."""
+        if not visible_orders(request, self.admin_site).filter(pk=order.pk).exists():
+            return gettext("an order")
+        return order_link(self.admin_site, order)
+
+    def resume_view(self, request: HttpRequest) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not (self.has_view_permission(request) and self.has_resume_permission(request)):
+            raise PermissionDenied
+        state = ProviderState.objects.current()
+        if state.why_paused() and not constant_time_compare(
+            request.POST.get("state_token", ""), _state_token(state)
+        ):
+            text = gettext("There is another pause meanwhile. Nothing was done: look at it.")
+            self.message_user(request, text, messages.ERROR)
+        elif self._resume(request, state):
+            wake_worker()
+            self.message_user(request, gettext("Requests to the provider go on."), messages.SUCCESS)
+        else:
+            text = gettext("Requests to the provider were not paused.")
+            self.message_user(request, text, messages.WARNING)
+        return self._to_page()
+
+    def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
+        """End the pause, with a trace; False if there is none any more, as after a double click."""
+        with transaction.atomic():
+            # Both or neither: no request goes on without a trace.
+            is_resumed = ProviderState.objects.resume()
+            if is_resumed:
+                self.log_change(request, state, "Resumed requests to the provider.")
+        return is_resumed
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to the question whether cards can be sold now, as HTML."""
+
+    is_yes: bool
+    #: In a sentence: the answer and, for a no, why and since when.
+    answer: str
+    #: Sentences on the details and on what to do.
+    advice: tuple[str, ...]
+
+
+def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) -> Verdict:
+    for condition in CONDITIONS.values():
+        finding = condition.judge(standing) if condition.stops_sales else None
+        if finding:
+            return _no(condition, finding, orders)
+    low = (each for each in CONDITIONS.values() if each.limits_sales and shows_costs)
+    findings = (condition.find(standing, orders) for condition in low)
+    advice = tuple(finding.explain() for finding in findings if finding)
+    return Verdict(is_yes=True, answer=gettext("Gift cards can be sold now."), advice=advice)
+
+
+def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
+    # A pause is told by two conditions with other causes.
+    why = condition.headline or CONDITIONS["refused"].headline
+    text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
+    if finding.since:
+        text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
+        moment = provider.since(finding.since)
+    advice = [bdi(finding.explain()), condition.remedy]
+    # Cards that do not open keep no order from being sent.
+    if condition.code != "cards":
+        advice += provider.at_stake(orders)
+    return Verdict(
+        is_yes=False,
+        answer=filled(text, why=conditional_escape(why), moment=moment),
+        advice=tuple(filter(None, advice)),
+    )
+
+
+def _state_token(state: ProviderState) -> str:
+    """A hash that the resume button sends; it changes once another pause or refusal begins."""
+    seen: list[Any] = []
+    if state.is_pause_told(timezone.now()):
+        # A pause for an outage is replaced every few seconds, and nothing is lost by ending it.
+        is_outage = state.pause == ProviderState.Pause.OUTAGE
+        seen += [state.pause, None if is_outage else str(state.paused_until)]
+    refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
+    seen += [[key.pk, str(key.refused_at)] for key in refused]
+    return token("provider", seen)
+
+
+def _what_resuming_does(state: ProviderState) -> list[str]:
+    """The effects of the button, one text for each pause that it ends."""
+    now = timezone.now()
+    ends = ["key"] if ApiKey.objects.holding_up(configured_key(), now) else []
+    ends += [state.pause] if state.is_pause_told(now) else []
+    return [str(_RESUMING[reason]) for reason in ends]

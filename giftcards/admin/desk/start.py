@@ -1,0 +1,230 @@
+"""The start page of staff: what needs a person now, and today in one line.
+
+Its cards are the conditions that digests and monitors tell, in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import islice
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin import AdminSite
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, URLPattern, path, resolve, reverse
+from django.utils.text import capfirst
+from django.utils.translation import gettext, ngettext
+
+from giftcards.admin.frame.pages import OrderPages
+from giftcards.admin.frame.rows import ReadOnlyRows, order_link, visible_orders
+from giftcards.admin.orders.searching import SearchForm
+from giftcards.models import Desk, Order
+from giftcards.rules.money import customer_breakdown, refund_breakdown
+from giftcards.rules.times import begin_of, today
+from giftcards.text.display import count_text, filled, money
+from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing
+from giftcards.watch.roles import whom_to_ask
+
+# The most orders that a card names.
+_NAMED = 5
+# What the sums of a day are made of.
+_FIGURES = (
+    "status",
+    "quantity",
+    "fulfilled_quantity",
+    "sale_price",
+    "sale_amount",
+    "price_per_card",
+    "fulfilled_amount",
+    "reordered_amount",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Something that needs a person: a title, sentences, and links to its rows."""
+
+    severity: Severity
+    title: str
+    sentences: tuple[str, ...]
+    #: The address of the page that lists exactly its rows; "" for none that the person may open.
+    url: str
+    #: Links to the first of its orders, as HTML, and the number of the others.
+    orders: tuple[str, ...] = ()
+    unnamed: int = 0
+
+    @property
+    def is_urgent(self) -> bool:
+        return self.severity is Severity.URGENT
+
+
+def show_desk(request: HttpRequest) -> dict[str, Any]:
+    """The cards and the line of the day for the person of ``request``, as template context.
+
+    Empty for a person who may see nothing of it.
+    """
+    site = _site_of(request)
+    told = [
+        condition
+        for condition in CONDITIONS.values()
+        if condition.headline and condition.is_on_start_page
+        if request.user.has_perm(condition.permission)
+    ]
+    if not (told or sees_orders(request, site)):
+        return {}
+    rank = list(Severity)
+    told.sort(key=lambda condition: rank.index(condition.severity))
+    return {
+        "is_shown": True,
+        **_search_box(request, site),
+        "cards": list(_cards(request, site, told)),
+        "today": _today(request, site),
+    }
+
+
+def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
+    """The context of the search box; empty for a person who may not search."""
+    may_find = request.user.has_perm("giftcards.find_card")
+    if not site.is_registered(Order) or not (may_find or sees_orders(request, site)):
+        return {}
+    return {
+        "search_form": SearchForm(auto_id="giftcards-desk-search-%s"),
+        "may_find": may_find,
+        "help": site.get_model_admin(Order).search_help_text,
+    }
+
+
+def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
+    return not visible_orders(request, site).query.is_empty()
+
+
+def _site_of(request: HttpRequest) -> AdminSite:
+    """The site whose page ``request`` asks for; Django's default one for a page of no site."""
+    view: Any = request.resolver_match and request.resolver_match.func
+    # Not by its name, which two sites may share.
+    site: AdminSite = getattr(view, "admin_site", admin.site)
+    return site
+
+
+# Cards.
+
+
+def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iterator[Card]:
+    may = request.user.has_perm
+    leaves_out_problems = may(CONDITIONS["problems"].permission)
+    standing = Standing(leaves_out_problems=leaves_out_problems)
+    visible = visible_orders(request, site)
+    for condition in told:
+        if finding := condition.find(standing, visible):
+            first = visible.in_bulk(list(islice(finding.orders, _NAMED)))
+            named = tuple(order_link(site, order) for order in first.values())
+            whom = whom_to_ask(may, condition.takes)
+            address = _address(request, site, condition)
+            if address and leaves_out_problems and condition.overlaps_problems:
+                address += "&attention=none"
+            yield Card(
+                condition.severity,
+                capfirst(condition.in_words(finding.count, has_more=finding.has_more)),
+                tuple(filter(None, (finding.explain(), str(condition.remedy), whom))),
+                address,
+                named,
+                finding.count - len(named) if named else 0,
+            )
+
+
+def _address(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
+    """The page of the condition's rows; "" if it is not on the site, or not for this person."""
+    try:
+        page = reverse(f"admin:{condition.page}", current_app=site.name)
+    except NoReverseMatch:
+        return ""
+    # Django writes down on the view of a list whose it is.
+    pages = getattr(resolve(page).func, "model_admin", None)
+    may_open = pages is None or pages.has_view_permission(request)
+    return page + condition.query if may_open else ""
+
+
+# Today.
+
+
+def _today(request: HttpRequest, site: AdminSite) -> str:
+    """The day so far in one line of HTML; "" for a person who may see no sums over all orders."""
+    pages = site.get_model_admin(Order) if site.is_registered(Order) else None
+    if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
+        return ""
+    since = begin_of(today())
+    placed = Order.objects.filter(created_at__gte=since).order_by().count()
+    cards, sold, margin = _sums_since(since)
+    if not (placed or cards):
+        return gettext("Today: no orders yet.")
+    parts = [
+        ngettext("%(count)s order", "%(count)s orders", placed) % {"count": count_text(placed)},
+        ngettext("%(count)s card delivered", "%(count)s cards delivered", cards)
+        % {"count": count_text(cards)},
+        filled(gettext("sold for %(amount)s"), amount=money(sold)),
+    ]
+    if request.user.has_perm("giftcards.view_cost"):
+        parts.append(filled(gettext("margin %(amount)s"), amount=money(margin)))
+    return filled(gettext("Today: %(figures)s"), figures=" · ".join(parts))
+
+
+def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
+    """Of the orders that became final since: cards delivered, what they sold for, and the margin.
+
+    Each amount is the sum over the orders for which it is known. Orders with equal figures are
+    counted by the database, and added up here: SQLite would add binary fractions.
+    """
+    final = Order.objects.filter(settled_at__gte=since).order_by()
+    cards, sold, margin = 0, Decimal(0), Decimal(0)
+    for *values, number in final.values_list(*_FIGURES).annotate(Count("pk")):
+        order = Order(**dict(zip(_FIGURES, values, strict=True)))
+        customer, provider = customer_breakdown(order), refund_breakdown(order)
+        cards += number * order.fulfilled_quantity
+        if customer is None:
+            continue
+        sold += number * customer.kept_amount
+        if provider is not None and provider.charged_amount is not None:
+            margin += number * (customer.kept_amount - provider.charged_amount)
+    return cards, sold, margin
+
+
+@admin.register(Desk)
+class DeskAdmin(ReadOnlyRows):
+    """The start page as an entry of the menus: some themes have an ``app_index`` of their own."""
+
+    change_list_template = "admin/giftcards/start.html"
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return sees_orders(request, self.admin_site)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": capfirst(self.opts.verbose_name_plural),
+            "media": self.media,
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, self.change_list_template, context)
+
+    def get_urls(self) -> list[URLPattern]:
+        # Its only page: there are no rows.
+        view: Any = self.admin_site.admin_view(self.changelist_view)
+        # As the site does with views of its own.
+        view.admin_site = self.admin_site
+        return [path("", view, name="giftcards_desk_changelist")]

@@ -1,0 +1,322 @@
+"""Staff actions about orders, as data: the button, the page, what is done, and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from django import forms
+from django.contrib import messages
+from django.contrib.admin import AdminSite
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import models, router, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, QueryDict
+from django.urls import NoReverseMatch, reverse
+from django.utils.crypto import constant_time_compare
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame.forms import state_token
+from giftcards.engine.task_queue import wake_worker
+from giftcards.exceptions import RefundError, ReorderError, SaleError
+from giftcards.models import Order, OrderQuerySet
+from giftcards.text.display import isolated, money_text
+
+
+class Pages(Protocol):
+    """The pages of orders, as actions and extensions see the shop's ``OrderAdmin``."""
+
+    admin_site: AdminSite
+    search_help_text: ClassVar[Any]
+
+    @property
+    def media(self) -> forms.Media: ...
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Order]: ...
+    def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order: ...
+    def may_see(self, request: HttpRequest, order: Order) -> bool: ...
+    def has_view_permission(self, request: HttpRequest) -> bool: ...
+    def has_add_permission(self, request: HttpRequest) -> bool: ...
+    def has_check_permission(self, request: HttpRequest) -> bool: ...
+    def has_report_permission(self, request: HttpRequest) -> bool: ...
+    def may_see_costs(self, request: HttpRequest) -> bool: ...
+    def may_see_tails(self, request: HttpRequest) -> bool: ...
+    def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int: ...
+    def address(self, page: str, *args: Any) -> str: ...
+    def to_order(self, order: Order) -> HttpResponse: ...
+    def render_page(
+        self, request: HttpRequest, name: str, *, title: str, status: int = 200, **context: Any
+    ) -> HttpResponse: ...
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any: ...
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any: ...
+    def message_user(self, request: HttpRequest, message: Any, level: Any = ...) -> None: ...
+
+
+#: Whether the person of a request may do something.
+Permission = Callable[[Pages, HttpRequest], bool]
+
+
+def may(*permissions: str) -> Permission:
+    """The permission of people who have all of these, such as ``giftcards.check_order``."""
+    return lambda _pages, request: request.user.has_perms(permissions)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A use of an action: by whom, about what, and with which input."""
+
+    action: OrderAction
+    pages: Pages
+    request: HttpRequest
+    order: Order
+    #: The row of the order that the action is about, if it is about one.
+    row: Any = None
+    form: Any = None
+
+    @property
+    def by(self) -> str:
+        return self.request.user.get_username()
+
+    @property
+    def is_current(self) -> bool:
+        """True if the posted form is about the order as it is now."""
+        make_token = self.action.token
+        posted = self.request.POST.get("state_token", "")
+        return make_token is None or constant_time_compare(posted, make_token(self.order))
+
+    def page(self, template: str = "", **context: Any) -> HttpResponse:
+        """The page of the action, or another one with this ``template``."""
+        action = self.action
+        return self.pages.render_page(
+            self.request,
+            template or action.template,
+            **{
+                "title": action.title or action.label_for(self.row or self.order),
+                "original": self.order,
+                "state_token": action.token(self.order) if action.token else "",
+                "form": self.form,
+                "errors": self.form.errors if self.form else {},
+                **action.context(self),
+                **context,
+            },
+        )
+
+
+class Outcome(NamedTuple):
+    """The end of an attempt, after which the person sees the order.
+
+    ``says`` is a text for the person, or several. ``log`` goes into the order's
+    history, if anything was done; everybody who may see the order can read it, so it names no
+    customer and no amount. ``wakes`` tells the worker that it has something to do. ``shows`` is
+    the order to show, if it is not the one of the attempt.
+    """
+
+    says: Any
+    log: str = ""
+    level: int = messages.SUCCESS
+    wakes: bool = False
+    shows: Order | None = None
+
+
+#: The outcome if the order is not as the person saw it.
+LATE = Outcome(
+    _("The order has changed meanwhile. Nothing was done: look at it again."),
+    level=messages.ERROR,
+)
+
+#: An outcome, or a page or redirect instead of one.
+Answer = Outcome | HttpResponse
+
+
+class Refused(Exception):
+    """Nothing is done; ``explain`` tells why, once the transaction has been rolled back."""
+
+    def __init__(self, explain: Callable[[], str]) -> None:
+        super().__init__()
+        self.explain = explain
+
+
+class OrderButton(NamedTuple):
+    """A button on the page of an order.
+
+    It leads to a page that says what will happen; with ``is_post``, it sends a POST there at once,
+    with the field ``state_token``. ``is_minor`` shows it as a link, for rare needs. ``is_final``:
+    what it says cannot be undone, so it stands after the others.
+    """
+
+    label: str
+    url: str
+    is_post: bool = False
+    is_minor: bool = False
+    is_final: bool = False
+
+
+def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
+    """The buttons as they are shown: rare needs last, and what is final after what is not."""
+    return sorted(found, key=lambda button: (button.is_minor, button.is_final))
+
+
+class Page(NamedTuple):
+    """A page below the list of orders: ``view(pages, request, **values)``.
+
+    It has to check what the person may do. The URL is ``admin:giftcards_`` and the ``name``;
+    ``decorators`` are put round the admin's own checks.
+    """
+
+    name: str
+    route: str
+    view: Callable[..., Any]
+    decorators: tuple[Callable[[Any], Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderAction:
+    """Something that staff do about an order, or about a row of it.
+
+    ``act`` does it, in a transaction with the entry in the order's history: both or neither. It may
+    return a page instead of an outcome, and raise ``ValidationError``, :exc:`RefundError`,
+    :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page asks first. An action with a
+    ``view`` of its own has no ``act``.
+    """
+
+    #: The URL is ``admin:giftcards_`` and this.
+    name: str
+    #: Below the list of orders; ``<key>`` stands for the order or the row.
+    route: str
+    #: A text, or a function that makes it of the order or the row.
+    label: Any
+    permission: Permission
+    act: Callable[[Attempt], Answer] | None = None
+    view: Callable[..., HttpResponse] | None = None
+    #: Whether the page of this order, or this row, shows the button.
+    is_offered: Callable[[Any], bool] = lambda _subject: True
+    is_minor: bool = False
+    #: The permissions for which an order waits: who lacks one reads whom to ask.
+    takes: tuple[str, ...] = ()
+    #: True if what the button says cannot be undone: a page asks first, and others stand before it.
+    is_final: bool = False
+    #: The part of the page where the button stands; "" for none.
+    place: str = "order"
+    #: The model of the row that it is about, which has an ``order``; ``None``: the order itself.
+    of: type[models.Model] | None = None
+    #: The state that a form has to be about; ``None`` if it may be posted at any time.
+    token: Callable[[Order], str] | None = state_token
+    #: The answer instead of the page and of the act, if there is one.
+    before: Callable[[Attempt], Answer | None] = lambda _attempt: None
+    #: True for a request that repeats one that was carried out, as after a double click.
+    is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
+    form: Callable[[Attempt, QueryDict | None], forms.BaseForm] | None = None
+    title: Any = ""
+    template: str = ""
+    context: Callable[[Attempt], Mapping[str, Any]] = lambda _attempt: {}
+    decorators: tuple[Callable[[Any], Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.is_final and self.is_post:
+            raise ValueError(f"{self.name} cannot be undone: it needs a form, whose page asks.")
+
+    @property
+    def page(self) -> Page:
+        kind = "path" if self.of is None else "int"
+        route = self.route.replace("<key>", f"<{kind}:key>")
+        return Page(self.name, route, self.view or partial(carry_out, self), self.decorators)
+
+    def label_for(self, subject: models.Model) -> str:
+        return str(self.label(subject) if callable(self.label) else self.label)
+
+    @property
+    def is_post(self) -> bool:
+        """True if the button does it at once, without a page that asks."""
+        return self.form is None and self.view is None
+
+
+def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> HttpResponse:
+    """The view of an action: it checks the person, asks, acts, records, and says what was done."""
+    attempt = begin(action, pages, request, key)
+    if request.method != "POST" and action.form is None:
+        return HttpResponseNotAllowed(["POST"])
+    answer = action.before(attempt)
+    return end(attempt, _answer(attempt) if answer is None else answer)
+
+
+def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
+    """The attempt; ``PermissionDenied`` unless the person sees the order and may do this."""
+    row = None
+    if action.of is not None:
+        row = action.of._default_manager.filter(pk=key).first()  # noqa: SLF001
+        if row is None:
+            raise PermissionDenied
+        key = str(row.order_id)  # type: ignore[attr-defined]
+    order = pages.order_for(request, key, allowed=action.permission(pages, request))
+    return Attempt(action, pages, request, order, row)
+
+
+def _answer(attempt: Attempt) -> Answer:
+    action, request = attempt.action, attempt.request
+    is_posted = request.method == "POST"
+    if action.form:
+        attempt.form = action.form(attempt, request.POST if is_posted else None)
+    is_valid = attempt.form is None or attempt.form.is_valid()
+    if is_posted and not (attempt.is_current or action.is_repeated(attempt)):
+        return LATE
+    return _act(attempt) if is_posted and is_valid else attempt.page()
+
+
+def _act(attempt: Attempt) -> Answer:
+    try:
+        with transaction.atomic(using=router.db_for_write(Order)):
+            assert attempt.action.act is not None  # noqa: S101 (carry_out is not the view otherwise)
+            answer = attempt.action.act(attempt)
+            if isinstance(answer, Outcome) and answer.log:
+                attempt.pages.log_change(attempt.request, attempt.order, answer.log)
+    except Refused as refusal:
+        return Outcome(refusal.explain(), level=messages.ERROR)
+    except RefundError as error:
+        return Outcome(error.shown(in_words), level=messages.ERROR)
+    except (ReorderError, SaleError, ValidationError) as error:
+        texts = getattr(error, "messages", [str(error)])
+        return Outcome(tuple(texts), level=messages.ERROR)
+    return answer
+
+
+def in_words(part: Any) -> str:
+    """A part of a :exc:`RefundError` as staff read it: an amount, or a reference."""
+    return isolated(part) if isinstance(part, str) else money_text(part)
+
+
+def end(attempt: Attempt, answer: Answer) -> HttpResponse:
+    """The page of ``answer``; after an outcome, which the person is told, that of the order."""
+    if not isinstance(answer, Outcome):
+        return answer
+    texts = answer.says if isinstance(answer.says, tuple) else (answer.says,)
+    for text in texts:
+        attempt.pages.message_user(attempt.request, text, answer.level)
+    if answer.wakes:
+        wake_worker()
+    return attempt.pages.to_order(answer.shows or attempt.order)
+
+
+def buttons(
+    pages: Pages,
+    request: HttpRequest,
+    subject: models.Model,
+    actions: Iterable[OrderAction],
+) -> list[OrderButton]:
+    """The buttons of ``actions`` about an order, or a row, for this person."""
+    return in_order(
+        OrderButton(
+            action.label_for(subject), url, action.is_post, action.is_minor, action.is_final
+        )
+        for action in actions
+        if action.permission(pages, request) and action.is_offered(subject)
+        if (url := _url(pages, action, subject))
+    )
+
+
+def _url(pages: Pages, action: OrderAction, subject: models.Model) -> str:
+    name, site = f"admin:giftcards_{action.name}", pages.admin_site.name
+    try:
+        return reverse(name, args=[subject.pk], current_app=site)
+    except NoReverseMatch:
+        return ""  # a shop's own page of orders

@@ -1,0 +1,194 @@
+"""The base of the order pages beside Django's own: their URLs, frame and permissions."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.options import get_content_type_for_model
+from django.contrib.admin.utils import label_for_field, unquote
+from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.translation import gettext
+
+from giftcards.admin.frame import extensions
+from giftcards.admin.frame.actions import OrderButton, Page, buttons, in_order
+from giftcards.conf import conf
+from giftcards.engine.task_queue import wake_worker
+from giftcards.models import Order, OrderQuerySet, ProviderState
+from giftcards.models.order_queries import leaves_some_out
+from giftcards.text.display import isolated, named, zoned_moment
+from giftcards.watch.roles import whom_to_ask
+
+
+def log_entries(order: Order) -> QuerySet[LogEntry]:
+    return LogEntry.objects.filter(
+        content_type=get_content_type_for_model(order), object_id=str(order.pk)
+    )
+
+
+class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
+    def get_urls(self) -> list[URLPattern]:
+        actions = [action.page for action in extensions.items("actions")]
+        return [*map(self._url, (*actions, *extensions.items("pages"))), *super().get_urls()]
+
+    def _url(self, page: Page) -> URLPattern:
+        view = self.admin_site.admin_view(partial(page.view, self))
+        for decorate in page.decorators:
+            view = decorate(view)
+        return path(page.route, view, name=f"giftcards_{page.name}")
+
+    def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
+        """The buttons on the page of ``order`` for this person; extend it with ``super()``."""
+        actions = [each for each in extensions.items("actions") if each.place == "order"]
+        found = buttons(self, request, order, actions)
+        links = chain.from_iterable(extensions.called("buttons", self, request, order))
+        return in_order([*found, *links])
+
+    def whom_to_ask(self, request: HttpRequest, order: Order) -> str:
+        """A sentence for a person who lacks a button for which the order waits; "" for others."""
+        lacking = [
+            permission
+            for action in extensions.items("actions")
+            if action.takes and not action.permission(self, request) and action.is_offered(order)
+            for permission in action.takes
+        ]
+        return whom_to_ask(request.user.has_perm, lacking)
+
+    def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
+        """The order of a page. Raises ``PermissionDenied`` unless it is visible and ``allowed``."""
+        order: Order | None = self.get_object(request, unquote(object_id))
+        if order is None or not allowed or not self.has_view_permission(request):
+            raise PermissionDenied
+        return order
+
+    def may_see(self, request: HttpRequest, order: Order) -> bool:
+        """True if the person may see ``order``, which did not come from :meth:`order_for`."""
+        is_shown = self.get_queryset(request).filter(pk=order.pk).exists()
+        return is_shown and self.has_view_permission(request)
+
+    def has_check_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.check_order")
+
+    def has_report_permission(self, request: HttpRequest) -> bool:
+        """True if the person may see sums over all orders: if none is hidden from them."""
+        is_shown_all = not leaves_some_out(self.get_queryset(request))
+        return is_shown_all and self.has_view_permission(request)
+
+    def may_see_costs(self, request: HttpRequest) -> bool:
+        """True if the person may see what the provider charges, and so the shop's margin."""
+        return request.user.has_perm("giftcards.view_cost")
+
+    def may_see_tails(self, request: HttpRequest) -> bool:
+        """True if the person may see the ends of codes: anybody who may find or reveal cards."""
+        return any(map(request.user.has_perm, ("giftcards.find_card", "giftcards.reveal_card")))
+
+    def address(self, page: str, *args: Any) -> str:
+        name = f"admin:giftcards_order_{page}"
+        return reverse(name, args=args, current_app=self.admin_site.name)
+
+    def to_order(self, order: Order) -> HttpResponseRedirect:
+        return HttpResponseRedirect(self.address("change", order.pk))
+
+    def render_page(
+        self,
+        request: HttpRequest,
+        name: str,
+        *,
+        title: str,
+        status: int = 200,
+        **context: Any,
+    ) -> HttpResponse:
+        """Render the template of this name or path in the frame of the admin."""
+        request.current_app = self.admin_site.name
+        template = name if "/" in name else f"admin/giftcards/order/{name}.html"
+        frame = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            "has_view_permission": self.has_view_permission(request),
+            "media": self.media,
+        }
+        return TemplateResponse(request, template, {**frame, **context}, status=status)
+
+    def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
+        """Have the checkable ``orders`` checked soon, and return their number.
+
+        Each leaves a trace, unless it was due already, as for the second request of a double click.
+        """
+        now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
+        with transaction.atomic(using=router.db_for_write(Order)):
+            # Without orders that are due already, by the clock of any machine.
+            waiting = orders.exclude(due_at__lte=now + interval)
+            if waiting.check_soon(now=now, interval=interval):
+                asked: Any = list(orders.filter(due_at=now).only("reference"))
+                person: Any = request.user.pk
+                LogEntry.objects.log_actions(person, asked, CHANGE, "Asked for a check.")
+            due = orders.checkable(now=now, interval=interval).count()
+        if due:
+            wake_worker()
+        return due
+
+
+def recorded(order: Order) -> str:
+    """The text for a person who has placed ``order``, which the provider has yet to accept."""
+    text = gettext("The order %(order)s was recorded; it is being sent.")
+    if not order.is_new:
+        text = gettext("The order %(order)s was recorded already. It is not bought twice.")
+    elif ProviderState.objects.current().explain_pause().for_staff:
+        text = gettext(
+            "The order %(order)s was recorded. It cannot be sent at present: it will be sent as"
+            " soon as that is possible."
+        )
+    return text % {"order": isolated(order)}
+
+
+def facts(order: Order) -> list[tuple[str, object]]:
+    """The facts to compare with the provider: reference, line and, if known, time of sending."""
+    values = {"reference": order.reference, **line(order)}
+    if order.sent_at is None:
+        del values["sent_at"]
+    return [(column_label(name), value) for name, value in values.items()]
+
+
+def about(order: Order) -> list[tuple[str, object]]:
+    """The facts by which a person knows an order again: reference, cards and customer."""
+    names = order.line_names()
+    kind, product = named(names.type, order.type_id), named(names.product, order.product_id)
+    cards = format_html("{} × {} · {}", order.quantity, kind, product)
+    found = [
+        (gettext("order"), order.reference),
+        (gettext("cards"), cards),
+        (gettext("customer"), customer_of(order)),
+    ]
+    return [(label, value) for label, value in found if value]
+
+
+def line(order: Order) -> dict[str, object]:
+    """The line of the order and the time of sending, by column."""
+    names = order.line_names()
+    return {
+        "product_id": named(names.product, order.product_id),
+        "type_id": named(names.type, order.type_id),
+        "quantity": order.quantity,
+        "sent_at": zoned_moment(order.sent_at) if order.sent_at else gettext("unknown"),
+    }
+
+
+def customer_of(order: Order) -> str:
+    """The name of the customer, or else an address; "" if none is known."""
+    return order.customer_name or order.customer_email or order.customer_phone
+
+
+def column_label(name: str) -> str:
+    return label_for_field(name, Order, return_attr=False)

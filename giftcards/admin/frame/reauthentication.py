@@ -1,0 +1,167 @@
+"""Reauthentication: staff prove again who they are before they see anything worth money."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.auth import (
+    BACKEND_SESSION_KEY,
+    HASH_SESSION_KEY,
+    authenticate,
+    get_user_model,
+    load_backend,
+    update_session_auth_hash,
+    user_logged_in,
+)
+from django.contrib.auth.backends import RemoteUserBackend
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import connection
+from django.db.models import Q, QuerySet
+from django.dispatch import receiver
+from django.http import HttpRequest, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext
+
+from giftcards.conf import conf
+from giftcards.keys.secrecy import Masked, contained
+from giftcards.rules.times import SLACK
+
+# How long a proof holds (seconds).
+_HOLDS = 10 * 60
+# For this long, a password that was set without the old one is no proof.
+_NEW = timedelta(hours=1)
+# The session key of the proof.
+_PROOF = "giftcards_proof"
+
+
+def confirm(request: HttpRequest) -> HttpResponseRedirect:
+    """Record that the person has just proven who they are; return a redirect to where they were.
+
+    The page that ``GIFTCARDS["REAUTHENTICATE"]`` names calls this once it has accepted the proof,
+    and returns this response. The redirect goes to the parameter ``next``, or to the start page of
+    the admin if ``next`` is missing or leads to another site.
+    """
+    if not request.user.is_authenticated:
+        raise PermissionDenied
+    _remember(request, request.user)
+    address = request.POST.get("next") or request.GET.get("next", "")
+    is_safe = url_has_allowed_host_and_scheme(
+        address, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    return HttpResponseRedirect(address if is_safe else reverse("admin:index"))
+
+
+def is_confirmed(request: HttpRequest) -> bool:
+    """True if the person has proven who they are in this session, in the last ten minutes."""
+    proof = request.session.get(_PROOF)
+    if not isinstance(proof, dict) or proof.get("by") != _holder(request, request.user):
+        return False
+    if proof["is_login"] and conf.reauthenticate:
+        # The shop's own page asks for more than a login.
+        return False
+    # A proof from the future was made before the clock was set back, or by a host that is ahead.
+    return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
+
+
+def prove(request: HttpRequest, password: Masked) -> None:
+    """Check ``password``, and record that the person has proven who they are.
+
+    Raises ``ValidationError``, for the form, if the password is wrong or too new to be a proof.
+    """
+    if not _is_right(request, password):
+        # The same text for every cause, so that nobody learns whether they are locked out.
+        raise ValidationError(gettext("That did not work. Try again."))
+    if _has_new_password(request.user):
+        raise ValidationError(
+            gettext(
+                "This password was set in the admin less than an hour ago, without the old one. It"
+                " proves nothing yet: try again later."
+            )
+        )
+    _remember(request, request.user)
+
+
+@contained
+def _is_right(request: HttpRequest, password: str) -> bool:
+    """True if ``password`` is that of the person who is signed in.
+
+    The site's backends check it, so that those that lock people out after wrong passwords count
+    this attempt.
+    """
+    name = request.user.get_username()
+    user = authenticate(request, username=name, password=password)
+    if user is None or user.pk != request.user.pk:
+        return False
+    stored = request.session.get(HASH_SESSION_KEY, "")
+    has_hash = hasattr(user, "get_session_auth_hash")
+    if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
+        # The check has hashed the password anew, as after a change of Django's hashers. Without
+        # this, the person would be signed out.
+        update_session_auth_hash(request, user)
+    return True
+
+
+def _has_new_password(user: Any) -> bool:
+    """True if the password was set within the last hour, without the old one.
+
+    The admin's pages of users allow that. Anybody at the unlocked screen of a manager of users can
+    set any password there, the manager's own as well; the admin's log records it.
+    """
+    kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
+    lately = LogEntry.objects.filter(
+        content_type=kind, object_id=str(user.pk), action_time__gt=timezone.now() - _NEW
+    )
+    is_set = Q(action_flag=ADDITION) | Q(change_message__icontains="password")
+    return lately.filter(is_set).exists()
+
+
+@receiver(user_logged_in, dispatch_uid="giftcards.remember_login")
+def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> None:
+    """Record a login of staff as a proof, if the person had to type something for it."""
+    if request is None or not hasattr(request, "session") or not getattr(user, "is_staff", False):
+        return
+    if not (_is_automatic(request) or _has_new_password(user)):
+        _remember(request, user, is_login=True)
+
+
+def _is_automatic(request: HttpRequest) -> bool:
+    """True if the person may have done nothing for this login.
+
+    Middleware signs in the user whom the web server names, on any request. The answer of a single
+    sign-on comes as a GET, without a question while the person is signed in there.
+    """
+    backend = load_backend(request.session[BACKEND_SESSION_KEY])
+    return request.method in {"GET", "HEAD", "OPTIONS"} or isinstance(backend, RemoteUserBackend)
+
+
+def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> None:
+    by = _holder(request, user)
+    request.session[_PROOF] = {"at": time.time(), "by": by, "is_login": is_login}
+
+
+def _holder(request: HttpRequest, user: Any) -> list[str]:
+    """The owner of a proof. A new password ends the proof, like the person's other sessions."""
+    return [str(user.pk), request.session.get(HASH_SESSION_KEY, "")]
+
+
+def address_of_proof(*, back_to: str) -> str:
+    """The address of the shop's own page, which asks for the proof and then leads ``back_to``."""
+    return reverse(conf.reauthenticate, query={"next": back_to})
+
+
+def take_turn(request: HttpRequest) -> None:
+    """Lock the person's row until the transaction ends: their requests count one after another.
+
+    SQLite needs no lock: it has one writer at a time, and each transaction here writes first.
+    """
+    if connection.features.has_select_for_update:
+        # Not by the default manager, which may leave out users.
+        users: QuerySet[Any] = QuerySet(get_user_model())
+        users.select_for_update().values_list("pk").get(pk=request.user.pk)

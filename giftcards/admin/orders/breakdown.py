@@ -1,0 +1,155 @@
+"""Tables of an order's money, at the provider and at the customer, and the bar of its cards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import NamedTuple
+
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+
+from giftcards.models import Order
+from giftcards.rules.money import (
+    CustomerBreakdown,
+    customer_breakdown,
+    paid_amount,
+    refund_breakdown,
+)
+from giftcards.text.display import calculation, filled, money
+
+
+class BreakdownLine(NamedTuple):
+    """A line of the table: its texts are HTML, ``arithmetic`` is "" if there is none."""
+
+    label: str
+    arithmetic: str
+    amount: str
+
+
+def provider_lines(order: Order) -> list[BreakdownLine]:
+    """The table of the provider's charge and refund; empty unless ``order`` is settled."""
+    breakdown = refund_breakdown(order)
+    if breakdown is None:
+        return []
+    parts = (
+        (gettext("Ordered"), order.quantity, breakdown.ordered_amount),
+        (gettext("Cost"), order.fulfilled_quantity, breakdown.charged_amount),
+        (gettext("Credited back"), breakdown.refunded_quantity, breakdown.refunded_amount),
+    )
+    return [
+        BreakdownLine(label, _product(cards, order.price_per_card, amount), money(amount))
+        for label, cards, amount in parts
+    ]
+
+
+def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
+    """The table of what the customer paid, and how much is kept, owed and paid back.
+
+    Empty while ``order`` is open, or if it has no sale amount. ``again`` is the order that orders
+    the missing cards again: the amount owed for them went to that order.
+    """
+    breakdown = customer_breakdown(order)
+    if breakdown is None:
+        return []
+    paid, kept, owed = breakdown.paid_amount, breakdown.kept_amount, breakdown.owed_amount
+    price, delivered = order.sale_price, order.fulfilled_quantity
+    if price is not None:
+        kept_how = _product(delivered, price, kept)
+        owed_how = _product(order.quantity - delivered, price, owed)
+    else:
+        kept_how = calculation(
+            "{paid} × {delivered} ÷ {quantity}",
+            paid=paid,
+            delivered=delivered,
+            quantity=order.quantity,
+        )
+        owed_how = calculation("{paid} − {kept}", paid=paid, kept=kept)
+    lines = [
+        BreakdownLine(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
+        BreakdownLine(gettext("Kept, for what was delivered"), kept_how, money(kept)),
+    ]
+    if again is not None:
+        return [*lines, *_gone_along(order, again, owed)]
+    lines.append(BreakdownLine(gettext("Owed to the customer"), owed_how, money(owed)))
+    return [*lines, *_paid_back(breakdown)]
+
+
+def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
+    """The amounts paid back, planned and still owed; nothing if none is paid back or planned."""
+    paid, planned = breakdown.refunded_amount, breakdown.planned_amount
+    if not (paid or planned):
+        return
+    formula = "{owed}"
+    if paid:
+        formula += " − {paid}"
+        yield BreakdownLine(gettext("Paid back"), "", money(paid))
+    if planned:
+        formula += " − {planned}"
+        yield BreakdownLine(gettext("To be paid back"), "", money(planned))
+    how = calculation(formula, owed=breakdown.owed_amount, paid=paid, planned=planned)
+    yield BreakdownLine(gettext("Still owed"), how, money(breakdown.open_amount))
+
+
+def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
+    """The part of ``owed`` that went to the new order, and the rest, if any."""
+    gone = owed if again.sale_amount is None else again.sale_amount
+    how = _product(again.quantity, order.sale_price, gone)
+    yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
+    if gone < owed:
+        how = calculation("{owed} − {gone}", owed=owed, gone=gone)
+        yield BreakdownLine(gettext("For cards that came late"), how, money(owed - gone))
+
+
+def margin_lines(order: Order) -> Iterator[BreakdownLine]:
+    """The margin: the kept amount less the cost. Nothing unless both are known."""
+    provider, customer = refund_breakdown(order), customer_breakdown(order)
+    if provider is None or customer is None or provider.charged_amount is None:
+        return
+    kept, cost = customer.kept_amount, provider.charged_amount
+    arithmetic = calculation("{kept} − {cost}", kept=kept, cost=cost)
+    yield BreakdownLine(gettext("Margin"), arithmetic, money(kept - cost))
+
+
+def earned(order: Order, price: Decimal) -> Decimal | None:
+    """The margin if each card of ``order`` comes and costs ``price``; ``None``: sale not known."""
+    paid = paid_amount(order)
+    return None if paid is None else paid - price * order.quantity
+
+
+def earned_in_words(amount: Decimal) -> SafeString:
+    """The sentence, as HTML, that says what the shop earns or, below 0, loses on an order."""
+    text = gettext("You still earn %(amount)s on this order.")
+    if amount < 0:
+        text = gettext("You lose %(amount)s on this order.")
+    elif not amount:
+        text = gettext("You neither earn nor lose anything on this order.")
+    return filled(text, amount=money(abs(amount)))
+
+
+def bar(order: Order) -> dict[str, str] | None:
+    """The bar of ``order``: widths in percent, and texts; ``None`` unless it is settled."""
+    if not order.is_settled:
+        return None
+    delivered, missing = order.fulfilled_quantity, order.quantity - order.fulfilled_quantity
+    delivered_text = ngettext(
+        "%(count)d card delivered.", "%(count)d cards delivered.", delivered
+    ) % {"count": delivered}
+    missing_text = ngettext(
+        "%(count)d card credited back.", "%(count)d cards credited back.", missing
+    ) % {"count": missing}
+    # Not localised: the number is part of a drawing.
+    share = Decimal(100 * delivered) / order.quantity
+    return {
+        "delivered": f"{share:.2f}",
+        "missing": f"{100 - share:.2f}",
+        "delivered_text": delivered_text,
+        "missing_text": missing_text,
+    }
+
+
+def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:
+    """``quantity`` × ``price`` as HTML; "" unless their product is ``amount``."""
+    if price is None or amount is None or quantity * price != amount:
+        return ""
+    return calculation("{quantity} × {price}", quantity=quantity, price=price)

@@ -1,0 +1,181 @@
+"""Correcting the people of an order, so that cards do not go to a mistyped address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.forms.models import fields_for_model
+from django.http import HttpResponse, HttpResponseRedirect, QueryDict
+from django.utils.text import capfirst
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters
+
+from giftcards.admin.cards import revealing
+from giftcards.admin.cards.revealing import RevealForm, needs_other_proof
+from giftcards.admin.frame import extensions
+from giftcards.admin.frame.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may
+from giftcards.admin.frame.forms import NO_LANGUAGE, WORDS, MomentField, language_choices, token
+from giftcards.admin.frame.pages import column_label
+from giftcards.admin.frame.reauthentication import address_of_proof
+from giftcards.exceptions import CustomerConflict
+from giftcards.fulfilment import change_customer
+from giftcards.models import Order
+from giftcards.models.fields import tidied_lines
+from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
+
+
+class CorrectionForm(RevealForm):
+    """The corrected details, a reason and the proof: whoever has the new address gets cards.
+
+    Cards may come to any order, and those that did not come may be ordered again.
+    """
+
+    customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
+    customer_phone = forms.CharField(label=_("Phone"), required=False, max_length=50)
+    customer_name = forms.CharField(label=_("Name"), required=False, max_length=200)
+    customer_language = forms.ChoiceField(label=_("Language"), required=False)
+    field_order = (*OF_CUSTOMER, "reason", "password")
+
+    def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:
+        super().__init__(attempt.request, data)
+        order = attempt.order
+        self.initial = _details(order)
+        if order.is_gift:
+            self.fields |= _gift_fields(order)
+            self.order_fields((*CORRECTABLE, *self.field_order))
+            # There are two of each.
+            for name in OF_CUSTOMER:
+                self.fields[name].label = capfirst(column_label(name))
+        for name in NO_LANGUAGE.keys() & self.fields.keys():
+            choices = language_choices(NO_LANGUAGE[name], self.initial[name])
+            self.fields[name].choices = choices  # type: ignore[attr-defined]
+        reason = self.fields["reason"]
+        reason.help_text = _("For your colleagues, such as: the address was typed wrong.")
+        for name in self.initial:
+            self.fields[name].widget.attrs |= {"autocomplete": "off", "dir": "auto"}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The details as they are after the correction, by column."""
+        return {
+            name: self.cleaned_data.get(name, "") if name in self.changed_data else value
+            for name, value in self.initial.items()
+        }
+
+    def clean_gift_message(self) -> str:
+        return tidied_lines(self.cleaned_data["gift_message"])
+
+
+def _gift_fields(order: Order) -> dict[str, forms.Field]:
+    fields = fields_for_model(
+        Order,
+        fields=OF_GIFT,
+        field_classes={"deliver_at": MomentField},
+        widgets={"deliver_at": MomentField.widget, "gift_message": WORDS},
+    )
+    # Not as a class above: a column of text has a length, which a choice does not take.
+    label = fields["recipient_language"].label
+    fields["recipient_language"] = forms.ChoiceField(label=label, required=False)
+    # Neither is taken away.
+    fields["recipient_email"].required = True
+    fields["deliver_at"].required = order.deliver_at is not None
+    return fields
+
+
+def _to_proof(attempt: Attempt) -> HttpResponse | None:
+    if needs_other_proof(attempt.request):
+        return HttpResponseRedirect(address_of_proof(back_to=attempt.request.path))
+    return None
+
+
+def _correct(attempt: Attempt) -> Answer:
+    request, order, form = attempt.request, attempt.order, attempt.form
+    given = {name.removeprefix("customer_"): value for name, value in form.details.items()}
+    reason = form.cleaned_data["reason"]
+    try:
+        is_new = change_customer(order, **given, by=attempt.by, reason=reason)
+        if is_new:
+            revealing.count(request)
+    except ValidationError as error:
+        form.add_error(None, error)
+        return attempt.page()
+    except CustomerConflict:
+        return LATE
+    except revealing.TooManyReveals:
+        raise Refused(partial(revealing.refuse, request, order)) from None
+    # Without address and reason: everybody who may see the order can read the log.
+    log = "Corrected the customer." if is_new else ""
+    return Outcome(gettext("The order has these details now."), log)
+
+
+def _context(attempt: Attempt) -> Mapping[str, Any]:
+    pages, request, order = attempt.pages, attempt.request, attempt.order
+    consequences = extensions.called("consequences", pages, request, order)
+    return {
+        "has_cards": order.cards.all().readable().exists(),
+        "consequences": list(chain.from_iterable(consequences)),
+        "same": _others_with_same_address(attempt),
+    }
+
+
+def _others_with_same_address(attempt: Attempt) -> list[Order]:
+    """Orders with the same address that have the same group, or are about the same cards."""
+    order = attempt.order
+    about = attempt.pages.get_queryset(attempt.request).exclude(pk=order.pk)
+    found = list(about.filter(repeats=order.pk))
+    if order.repeats_id is not None:
+        found += about.filter(pk=order.repeats_id)
+    if order.group:
+        found += about.filter(group=order.group).order_by("-pk")[:_MOST_OTHERS]
+    same = {other.pk: other for other in found if _has_same_address(order, other)}
+    return list(same.values())
+
+
+def _has_same_address(order: Order, other: Order) -> bool:
+    mine, theirs = ((one.customer_email, one.customer_phone) for one in (order, other))
+    is_for_same = order.is_gift and other.recipient_email == order.recipient_email
+    return is_for_same or (any(mine) and mine == theirs)
+
+
+# The most orders of a group that are looked at.
+_MOST_OTHERS = 20
+
+
+def _details(order: Order) -> dict[str, Any]:
+    """The details that may be corrected, by column."""
+    return {name: getattr(order, name) for name in (CORRECTABLE if order.is_gift else OF_CUSTOMER)}
+
+
+def _fingerprint(order: Order) -> str:
+    """A hash that the form carries; it changes once somebody has corrected the order."""
+    return token("customer", [order.pk, *map(str, _details(order).values())])
+
+
+def _label(order: Order) -> str:
+    if order.is_gift:
+        return gettext("Correct the customer or the recipient")
+    return gettext("Correct the customer's address")
+
+
+CUSTOMER = OrderAction(
+    name="order_customer",
+    route="<key>/customer/",
+    label=_label,
+    permission=may("giftcards.correct_customer"),
+    is_minor=True,
+    token=_fingerprint,
+    before=_to_proof,
+    # On the second press of the button, the correction is already made.
+    is_repeated=lambda attempt: attempt.form.details == _details(attempt.order),
+    form=CorrectionForm,
+    template="customer",
+    context=_context,
+    act=_correct,
+    decorators=(sensitive_post_parameters("password"),),
+)

@@ -1,0 +1,198 @@
+"""The people of an order, and other orders of its customer, one of which may look like a double.
+
+Only orders that the person may see count, and no more rows are read than a page has room for.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
+from django.utils.translation import get_language_info, gettext, ngettext
+
+from giftcards.admin.frame.actions import Pages
+from giftcards.admin.frame.rows import order_link
+from giftcards.models import Order
+from giftcards.privacy.person import ROLES, Person
+from giftcards.rules.states import Status
+from giftcards.text.display import bdi, count_text, filled, moment, money
+from giftcards.text.spelling import digits, numbers
+
+# No number has more digits.
+_MOST_DIGITS = 15
+
+
+class Someone(NamedTuple):
+    """A person as the page shows them; the parts are HTML, or "" if they are unknown."""
+
+    label: str
+    name: str
+    phone: str
+    email: str
+    language: str
+
+    @property
+    def is_known(self) -> bool:
+        return any(self[1:])
+
+
+def people(order: Order) -> dict[str, Any]:
+    """The people of ``order`` as template context."""
+    customer = Someone(
+        gettext("customer"),
+        bdi(order.customer_name) if order.customer_name else "",
+        _phone(order.customer_phone),
+        _email(order.customer_email),
+        _language(order.customer_language),
+    )
+    recipient = Someone(
+        gettext("recipient"),
+        bdi(order.recipient_name) if order.recipient_name else "",
+        "",
+        _email(order.recipient_email),
+        _language(order.recipient_language),
+    )
+    return {
+        "people": [one for one in (customer, recipient) if one.is_known],
+        "nobody": "" if customer.is_known else _why_nobody(order),
+        "privacy_commands": list(_privacy_commands(order)),
+    }
+
+
+def _privacy_commands(order: Order) -> Iterator[str]:
+    """The commands that hand out, and erase, what is kept about the people of ``order``."""
+    for role in ROLES:
+        named = next(filter(Person.of, role.contacts_in(order)), None)
+        if named is not None:
+            command = f"python manage.py giftcards_customer {shlex.quote(named)}"
+            yield f"{command} --export customer.json"
+            yield f"{command} --erase"
+
+
+def _why_nobody(order: Order) -> str:
+    if order.customer_erased_at is None:
+        return gettext("The order names no customer.")
+    text = gettext("The customer's details were erased on %(at)s, as the customer had asked.")
+    return filled(text, at=moment(order.customer_erased_at))
+
+
+def _phone(text: str) -> SafeString | str:
+    """The number as a link that dials it; as text if it is none, or several."""
+    if not text:
+        return ""
+    shown = format_html('<bdi dir="ltr">{}</bdi>', text)
+    number = digits(text.replace("(0)", ""))
+    if len(numbers(text)) != 1 or len(number) > _MOST_DIGITS:
+        return shown
+    plus = "+" if text.strip().startswith("+") else ""
+    return format_html('<a href="tel:{}{}">{}</a>', plus, number, shown)
+
+
+def _email(address: str) -> SafeString | str:
+    if not address:
+        return ""
+    return format_html('<a href="mailto:{}">{}</a>', quote(address, safe="@"), bdi(address))
+
+
+def _language(code: str) -> SafeString | str:
+    """The name of the language in the active one; the code, if Django does not know it."""
+    try:
+        return bdi(get_language_info(code)["name_translated"]) if code else ""
+    except KeyError:
+        return bdi(code)
+
+
+# The most other orders that are counted. For more keys, MariaDB prefers a full table scan.
+_MOST = 200
+# The orders placed before and after one, by the same customer, that may be its doubles.
+_NEIGHBOURS = 20
+_WITHIN = timedelta(hours=1)
+# Columns that no list needs, some of them large.
+_LARGE = ("metadata", "candidates", "gift_message")
+
+
+def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
+    """The other orders of the customer as template context; empty if the order names nobody."""
+    if not (order.customer_email or order.customer_phone):
+        return {}
+    found = _seen(pages, request, Order.objects.keys_of_customer(order, most=_MOST + 1))
+    others = found[:_MOST]
+    if not others:
+        return {"others": gettext("No other order of this customer.")}
+    count = count_text(len(others))
+    if len(found) > _MOST:
+        count = gettext("%(count)s or more") % {"count": count}
+    owed = sum((other.open_amount or Decimal(0) for other in others), start=Decimal(0))
+    unsettled = sum(not other.is_final for other in others)
+    facts = []
+    if unsettled:
+        facts.append(filled(gettext("open: %(count)s"), count=count_text(unsettled)))
+    if owed:
+        facts.append(filled(gettext("owed: %(amount)s"), amount=money(owed)))
+    return {
+        "others": filled(gettext("Other orders of this customer: %(count)s"), count=count),
+        "others_page": f"{pages.address('changelist')}?{urlencode({'customer_of': order.pk})}",
+        "others_facts": facts,
+    }
+
+
+def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
+    """The warning that the customer has placed the same within the hour; "" if they have not.
+
+    ``order`` may be one that is yet to be recorded.
+    """
+    if order.status == Status.REJECTED:
+        return ""
+    orders = Order.objects.all()
+    keys = orders.keys_of_customer(order, most=_NEIGHBOURS, before=order.pk)
+    if order.pk is not None:
+        keys += orders.keys_of_customer(order, most=_NEIGHBOURS, after=order.pk)
+    same = [other for other in _seen(pages, request, keys) if _is_double(order, other)]
+    if not same:
+        return ""
+    other = min(same, key=lambda other: abs(other.created_at - order.created_at))
+    return _in_words(order, other, order_link(pages.admin_site, other))
+
+
+def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order]:
+    """The orders with these keys that the person may see, newest first."""
+    keys = list(keys)
+    if not keys or not pages.has_view_permission(request):
+        return []
+    rows = pages.get_queryset(request).filter(pk__in=keys).defer(*_LARGE).order_by()
+    return sorted(rows, key=lambda other: -other.pk)
+
+
+def _is_double(order: Order, other: Order) -> bool:
+    """True if ``other`` buys the same at about the same time, and not the other's missing cards."""
+    is_same = (order.product_id, order.type_id) == (other.product_id, other.type_id)
+    is_near = abs(other.created_at - order.created_at) <= _WITHIN
+    is_repetition = other.repeats_id is not None or order.repeats_id is not None
+    return is_same and is_near and not is_repetition and other.status != Status.REJECTED
+
+
+def _in_words(order: Order, other: Order, link: str) -> SafeString:
+    minutes = round(abs(other.created_at - order.created_at) / timedelta(minutes=1))
+    if not minutes:
+        text = gettext("Looks like a double of %(order)s, placed within the same minute.")
+    elif other.created_at < order.created_at:
+        text = ngettext(
+            "Looks like a double of %(order)s, placed %(count)s minute earlier.",
+            "Looks like a double of %(order)s, placed %(count)s minutes earlier.",
+            minutes,
+        )
+    else:
+        text = ngettext(
+            "Looks like a double of %(order)s, placed %(count)s minute later.",
+            "Looks like a double of %(order)s, placed %(count)s minutes later.",
+            minutes,
+        )
+    return filled(text, order=link, count=minutes)

@@ -1,0 +1,387 @@
+"""The filters of the list of orders; each finds its orders by an index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, cast
+
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.utils import build_q_object_from_lookup_parameters
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import get_template
+from django.utils.functional import cached_property
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame.rows import SortedAsOffered
+from giftcards.keys.keyring import unsealed
+from giftcards.models import Order, Product
+from giftcards.models.order_queries import (
+    CONTRADICTORY,
+    HELD_FOR_PRICE,
+    HELD_FOR_REVIEW,
+    NEEDING_ATTENTION,
+    OWING,
+    PAID_BACK,
+    PLANNED,
+    PLANNED_LAST,
+    SALE_UNKNOWN,
+    UNFINISHED,
+)
+from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
+from giftcards.rules.states import Status
+from giftcards.rules.times import read_moment
+from giftcards.text.display import isolated
+
+# The most products that are offered by name.
+OFFERED = 100
+# The most keys in one statement.
+_FEW = 1_000
+# The digits that no primary key has.
+_LONGEST_KEY = 19
+
+
+class IndexedFilter(admin.ListFilter):
+    """A filter that can also be applied without an index: see :class:`OrderChangeList`."""
+
+    uses_index = True
+
+    def condition(self) -> Q:
+        """The condition that the filter's orders fulfil. Called only if a value was given."""
+        return build_q_object_from_lookup_parameters(cast("Any", self.used_parameters))
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.used_parameters:
+            return queryset
+        try:
+            condition = self.condition()
+            if self.uses_index:
+                return queryset.filter(condition)
+            # Equivalent, but SQLite uses no index for a condition that is negated twice.
+            return queryset.exclude(~condition)
+        except (ValueError, ValidationError) as error:
+            raise IncorrectLookupParameters(error) from error
+
+
+class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
+    """A filter whose choices each have a text and a condition. Any other value finds all orders."""
+
+    conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
+    #: The choices that are offered only to whom a card of the start page has led to them.
+    of_cards: ClassVar[frozenset[str]] = frozenset()
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [
+            (name, text)
+            for name, (text, _condition) in self.conditions.items()
+            if name not in self.of_cards or name == self.value()
+        ]
+
+    def condition(self) -> Q:
+        chosen = self.conditions.get(self.value() or "")
+        return chosen[1] if chosen else Q()
+
+
+class AttentionFilter(ConditionFilter):
+    title = _("to do")
+    parameter_name = "attention"
+    conditions = {
+        "needed": (_("Needs a person"), NEEDING_ATTENTION),
+        # Its parts, to which the start page links.
+        "lost": (Status.UNCONFIRMED.label, LOST),
+        "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
+        "price": (_("Held because of its price"), HELD_FOR_PRICE),
+        "review": (_("To be approved before it is bought"), HELD_FOR_REVIEW),
+        "none": (_("Has no problem"), WITHOUT_PROBLEMS),
+    }
+    of_cards = frozenset({"none"})
+
+
+class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
+    """The orders that this person looks after, or those to do that nobody looks after."""
+
+    title = _("looked after")
+    parameter_name = "looked_after"
+
+    def __init__(self, request: HttpRequest, *args: Any) -> None:
+        self._own = request.user.get_username()
+        super().__init__(request, *args)
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("me", _("by me")), ("nobody", _("To do, by nobody"))]
+
+    def condition(self) -> Q:
+        return self._condition
+
+    @cached_property
+    def _condition(self) -> Q:
+        match self.value():
+            case "me":
+                return _narrowed(Q(looked_after_by=self._own), UNFINISHED)
+            case "nobody":
+                return _narrowed(NEEDING_ATTENTION, Q(looked_after_by=""))
+        return Q()
+
+
+def _narrowed(first: Q, rest: Q) -> Q:
+    """The condition of orders that fulfil both parts, of which an index finds the ``first``.
+
+    Looked up here, because SQLite may read the whole table for a condition on several columns.
+    """
+    keys = Order.objects.filter(first).order_by().values_list("pk", flat=True)[: _FEW + 1]
+    found = list(keys)
+    return (Q(pk__in=found) if len(found) <= _FEW else first) & rest
+
+
+class RefundFilter(ConditionFilter):
+    """The refund for cards that did not come; an order may be in several states at once.
+
+    The figures of a report link to the choices.
+    """
+
+    title = _("refund to the customer")
+    parameter_name = "refund"
+
+    conditions = {
+        "paid": (_("Paid back"), PAID_BACK),
+        "planned": (_("To be paid back"), PLANNED),
+        "owed": (_("Still owed"), OWING),
+        "planned-last": (_("To be paid back, nothing else owed"), PLANNED_LAST),
+    }
+    of_cards = frozenset({"planned-last"})
+
+
+class SaleFilter(ConditionFilter):
+    """The final orders without a sale amount, which a report and the closing of a month link to."""
+
+    title = _("sale amount")
+    parameter_name = "sale"
+    conditions = {"unknown": (_("Not known"), SALE_UNKNOWN)}
+
+
+class ContradictoryFilter(ConditionFilter):
+    title = _("figures")
+    parameter_name = "figures"
+    conditions = {"contradictory": (_("Contradict each other"), CONTRADICTORY)}
+
+
+class ProductChoices(NamedTuple):
+    """The products to choose from by name: id and name of each.
+
+    All of them if they are few, so that ``is_whole``. Of more, only the one that is asked for: the
+    others are found in the catalogue, by typing a part of a name.
+    """
+
+    choices: list[tuple[str, str]]
+    is_whole: bool
+
+    @classmethod
+    def of_catalogue(cls, asked_for: str | None) -> ProductChoices:
+        products = list(Product.objects.order_by()[: OFFERED + 1])
+        is_whole = len(products) <= OFFERED
+        if not is_whole:
+            products = list(Product.objects.filter(product_id=asked_for or ""))
+        products.sort(key=lambda each: (str(each).casefold(), each.product_id))
+        names = {each.product_id: isolated(each) for each in products}
+        if asked_for and asked_for not in names:
+            names[asked_for] = isolated(asked_for)
+        return cls(list(names.items()), is_whole)
+
+
+class ProductFilter(IndexedFilter, admin.SimpleListFilter):
+    title = _("product")
+    parameter_name = "product_id"
+
+    def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, Any]]:
+        found = ProductChoices.of_catalogue(self.value())
+        if not found.is_whole and request.user.has_perm("giftcards.view_product"):
+            # It leads to the catalogue.
+            self.template = "admin/giftcards/order/product_filter.html"
+        return found.choices
+
+    def has_output(self) -> bool:
+        return super().has_output() or self.template != admin.ListFilter.template
+
+    def condition(self) -> Q:
+        return Q(product_id=self.value())
+
+
+class GroupFilter(IndexedFilter, admin.SimpleListFilter):
+    """The group that the address asks for. No others are offered: there is one for each cart."""
+
+    title = _("group")
+    parameter_name = "group"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        asked_for = self.value()
+        return [(asked_for, isolated(asked_for))] if asked_for else []
+
+    def condition(self) -> Q:
+        return Q(group=self.value())
+
+
+class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
+    """The other orders of the customer of the order that the address asks for.
+
+    By the key of that order, because addresses end up in logs: a customer has no place there.
+    """
+
+    title = _("customer")
+    parameter_name = "customer_of"
+
+    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        self._order = self._asked_for(request, model_admin)
+        if self._order is not None:
+            name = isolated(self._order)
+            text = gettext("The other orders of the customer of %(order)s") % {"order": name}
+            self.lookup_choices = [(str(self.value()), text)]
+
+    def _asked_for(self, request: HttpRequest, model_admin: Any) -> Order | None:
+        """The order, if the person may see it."""
+        key = self.value() or ""
+        if not (key.isdecimal() and key.isascii() and len(key) < _LONGEST_KEY):
+            return None
+        return cast("Order | None", model_admin.get_queryset(request).filter(pk=key).first())
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        # Like the groups, no others are offered.
+        asked_for = self.value()
+        return [(asked_for, isolated(asked_for))] if asked_for else []
+
+    def condition(self) -> Q:
+        if self._order is None:
+            return Q(pk__in=[])
+        return Q(pk__in=Order.objects.keys_of_customer(self._order, most=_FEW))
+
+
+class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):
+    """A filter for a column with few values."""
+
+
+class DateFilter(IndexedFilter, admin.DateFieldListFilter):
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        # Without "No date" and "Has date", which the status filter covers.
+        isnull = f"{self.field_path}__isnull"
+        self.links = tuple(link for link in self.links if isnull not in link[1])
+
+    def condition(self) -> Q:
+        moments = {
+            name: values if name.endswith("__isnull") else map(read_moment, values)
+            for name, values in cast("Any", self.used_parameters).items()
+        }
+        return build_q_object_from_lookup_parameters(cast("Any", moments))
+
+
+class SettledFilter(DateFilter):
+    """A filter for the date when orders settled; it also sorts the list by that date."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        # A period that another page has asked for becomes a choice of its own.
+        if self.date_params and self.date_params not in [link[1] for link in self.links]:
+            period: Any = (_("In the period of a report"), self.date_params)
+            self.links = (*self.links, period)
+
+
+def show_filters(response: HttpResponse) -> HttpResponse:
+    """Add the filters to the page of a list, as ``shown_filters``.
+
+    Not to a page of a theme with a template of its own, which has its own place for them.
+    """
+    page: Any = get_template("admin/change_list.html")
+    is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
+    shown = getattr(response, "context_data", None)
+    if is_stock and shown and "cl" in shown:
+        shown["shown_filters"] = [_shown(each, shown["cl"]) for each in shown["cl"].filter_specs]
+    return response
+
+
+def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
+    choices: list[Any] = list(each.choices(changelist))
+    return {
+        "filter": each,
+        "title": each.title,
+        "choices": choices,
+        # A shop's own filter may have its own template.
+        "has_own_look": each.template != admin.ListFilter.template,
+        # Without the first, which means "all".
+        "chosen": [choice["display"] for choice in choices[1:] if choice.get("selected")],
+        "without": choices[0].get("query_string", "?") if choices else "?",
+    }
+
+
+class OrderChangeList(SortedAsOffered):
+    """A mixin for the change list: an index finds the first orders, whichever filters are set.
+
+    A database that has to choose one of several indexes may read a large part of the table: SQLite
+    judges them by their averages, if at all. So each filter looks up its orders first. If one finds
+    few, the list is limited to their primary keys, and no filter uses an index. A search yields
+    primary keys anyway.
+    """
+
+    _CREATED = ("created_at", "pk")
+    # All columns of the index, because databases do not infer that the others are constant.
+    _SETTLED = ("settled_at", "status", "due_at", "pk")
+
+    _keys: set[int] | None = None
+    #: The searched text as it stands in the address.
+    sealed_query = ""
+
+    def without_search_box(self) -> str:
+        """Nothing; the template that shows our own box has the theme leave out its own."""
+        self.search_fields: Any = ()
+        return ""
+
+    def get_filters(self, request: HttpRequest) -> Any:
+        answer = super().get_filters(request)
+        ours = [
+            each for each in answer[0] if isinstance(each, IndexedFilter) and each.used_parameters
+        ]
+        is_search = bool(self.query.strip())
+        if not is_search:
+            self._keys = self._keys_if_few(request, ours)
+        by_keys = is_search or self._keys is not None
+        for each in ours:
+            is_sorted_like_list = isinstance(each, SettledFilter) or not self._is_by_settled
+            each.uses_index = not by_keys and is_sorted_like_list
+        return answer
+
+    def _keys_if_few(self, request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
+        """The keys of the rows that pass every filter that finds few; ``None`` if none does."""
+        rows = self.model._default_manager.order_by().values_list("pk", flat=True)  # noqa: SLF001
+        found = [set(each.queryset(request, rows)[: _FEW + 1]) for each in filters]
+        few = [keys for keys in found if len(keys) <= _FEW]
+        return set.intersection(*few) if few else None
+
+    @property
+    def _is_by_settled(self) -> bool:
+        return any(name.startswith("settled_at__") for name in self.filter_params)
+
+    def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
+        # Once only: facets call this again.
+        self.sealed_query = self.sealed_query or self.query
+        self.query = unsealed(self.query)
+        queryset = super().get_queryset(request, *args)
+        return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        """Newest or oldest orders first, both by an index.
+
+        Orders filtered by the settled date are sorted by that date: to find all orders of a year
+        and sort them by age would take seconds.
+        """
+        ordering: list[Any] = super().get_ordering(request, queryset)
+        columns = self._SETTLED if self._is_by_settled else self._CREATED
+        match ordering[0]:
+            case "created_at":
+                return list(columns)
+            case "-created_at":
+                return [f"-{column}" for column in columns]
+        return ordering

@@ -1,0 +1,375 @@
+"""Small actions about an order: check, tick off, complaint, note, missing cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame.actions import (
+    LATE,
+    Answer,
+    Attempt,
+    OrderAction,
+    Outcome,
+    Page,
+    Pages,
+    may,
+)
+from giftcards.admin.frame.forms import state_token, token
+from giftcards.admin.frame.pages import about, customer_of, recorded
+from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
+from giftcards.exceptions import ReorderError
+from giftcards.models import Note, Order
+from giftcards.models.fields import tidied_lines
+from giftcards.rules.problems import Problem
+from giftcards.rules.states import FOLLOWED, Status
+from giftcards.text.display import explained, isolated, money, named
+
+# Check now.
+
+
+def _check(attempt: Attempt) -> Outcome:
+    order = attempt.order
+    if attempt.pages.ask_for_checks(attempt.request, Order.objects.filter(pk=order.pk)):
+        return Outcome(gettext("The order will be checked in a moment."))
+    order.refresh_from_db()
+    return Outcome(_why_not(order), level=messages.WARNING)
+
+
+def _why_not(order: Order) -> str:
+    """The reason, in a sentence, why the provider is not asked about ``order`` now."""
+    if order.is_final:
+        return gettext("The order is final: there is nothing left to ask the provider.")
+    if order.status == Status.UNCONFIRMED:
+        return gettext("The order is unconfirmed, and is looked for automatically.")
+    if order.status not in FOLLOWED:
+        return gettext("The order has not been sent yet: there is nothing to ask about.")
+    return gettext("The order was checked a moment ago. It is checked again automatically.")
+
+
+CHECK = OrderAction(
+    name="order_check",
+    route="<key>/check/",
+    label=_("Check now"),
+    permission=may("giftcards.check_order"),
+    is_offered=lambda order: order.status in FOLLOWED,
+    token=None,
+    act=_check,
+)
+
+
+def fingerprint(order: Order) -> str:
+    """A hash that changes once the page of ``order`` has something new to say.
+
+    A check that finds nothing new does not change it.
+    """
+    seen = [state_token(order), order.problems, order.fulfilled_quantity, order.owner]
+    return token("fingerprint", seen)
+
+
+def _show_fingerprint(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
+    order = pages.order_for(request, key, allowed=True)
+    return JsonResponse({"fingerprint": fingerprint(order)})
+
+
+FINGERPRINT = Page("order_fingerprint", "<path:key>/fingerprint/", _show_fingerprint)
+
+# A problem is ticked off.
+
+
+def _tick_off(attempt: Attempt) -> Outcome:
+    order, problem = attempt.order, _problem_of(attempt, attempt.request.POST)
+    if problem is None:
+        return _OVER
+    # False for the second request of a double click.
+    is_new = order.tick_off(problem, by=attempt.by)
+    log = f"Ticked off: {problem.discreet}" if is_new else ""
+    return Outcome(gettext("Ticked off."), log)
+
+
+_OVER = Outcome(_("This problem is over: the page shows what holds now."), level=messages.WARNING)
+
+
+def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
+    problems = {problem.key: problem for problem in map(Problem.of, attempt.order.problems)}
+    return problems.get(given.get("problem", ""))
+
+
+def _why_no_tick(attempt: Attempt) -> Outcome | None:
+    if attempt.order.is_held:
+        # It keeps its problem until somebody decides about it.
+        return LATE
+    is_asking = attempt.request.method != "POST"
+    return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None
+
+
+class TickOffForm(forms.Form):
+    # The key of a problem; any other is that of one that is over.
+    problem = forms.CharField(required=False, widget=forms.HiddenInput)
+
+
+def _tick_off_context(attempt: Attempt) -> Mapping[str, Any]:
+    shows_costs = attempt.pages.may_see_costs(attempt.request)
+    problem = _problem_of(attempt, attempt.request.GET)
+    return {
+        "warnings": [explained(problem, shows_costs=shows_costs).text] if problem else [],
+        "consequence": gettext(
+            "It does not need a person any more then, and stays in the timeline with your name."
+        ),
+        "heading": gettext("The order"),
+        "facts": about(attempt.order),
+        "action": attempt.action.label,
+    }
+
+
+TICK_OFF = OrderAction(
+    name="order_tick_off",
+    route="<key>/tick-off/",
+    label=_("Tick off"),
+    permission=may("giftcards.check_order"),
+    is_final=True,
+    place="",
+    before=_why_no_tick,
+    form=lambda attempt, data: TickOffForm(data, initial=attempt.request.GET.dict(), auto_id=False),
+    title=_("Is this problem dealt with?"),
+    template="ask",
+    context=_tick_off_context,
+    act=_tick_off,
+)
+
+# A customer complains about a code; the order then needs a person.
+
+
+class DisputeForm(forms.Form):
+    cards = forms.TypedMultipleChoiceField(
+        label=_("Which cards"), coerce=int, widget=forms.CheckboxSelectMultiple
+    )
+    words = forms.CharField(
+        label=_("What the customer says"),
+        help_text=_("It is added to the notes of the order. Never write a code here."),
+        required=False,
+        widget=forms.Textarea({"rows": 3, "dir": "auto"}),
+    )
+
+    def __init__(self, order: Order, data: QueryDict | None) -> None:
+        super().__init__(data, auto_id="giftcards-dispute-%s", label_suffix="")
+        positions = list(order.cards.order_by("position").values_list("position", flat=True))
+        texts = [(each, gettext("Card %(position)s") % {"position": each}) for each in positions]
+        self.fields["cards"].choices = texts  # type: ignore[attr-defined]
+        if len(positions) == 1:
+            self.fields["cards"].initial = positions
+
+    def clean_words(self) -> str:
+        words = tidied_lines(self.cleaned_data["words"])
+        Note(text=words).clean()
+        return words
+
+
+def _dispute(attempt: Attempt) -> Outcome:
+    given = attempt.form.cleaned_data
+    # False for the second request of a double click.
+    is_new = attempt.order.dispute(by=attempt.by, cards=given["cards"])
+    if is_new and given["words"]:
+        Note.objects.add(attempt.order, given["words"], by=attempt.by)
+    return Outcome(
+        gettext("The complaint was noted. The codes are kept until it is ticked off."),
+        "Noted that the customer complains about a code." if is_new else "",
+    )
+
+
+def _dispute_context(attempt: Attempt) -> Mapping[str, Any]:
+    consequence = gettext(
+        "It is noted with your name. The order then needs a person, and its codes are kept, until"
+        " somebody ticks the complaint off. The customer is told nothing."
+    )
+    return {
+        "consequence": consequence,
+        "heading": gettext("The order"),
+        "facts": about(attempt.order),
+        "action": gettext("Note the complaint"),
+    }
+
+
+DISPUTE = OrderAction(
+    name="order_dispute",
+    route="<key>/dispute/",
+    label=_("The customer complains about a code"),
+    permission=may("giftcards.check_order"),
+    is_offered=lambda order: order.may_be_disputed and not order.is_disputed,
+    is_minor=True,
+    is_final=True,
+    before=lambda attempt: None if attempt.order.may_be_disputed else LATE,
+    form=lambda attempt, data: DisputeForm(attempt.order, data),
+    template="ask",
+    context=_dispute_context,
+    act=_dispute,
+)
+
+# Notes: added under the timeline, and never changed.
+
+
+class NoteForm(forms.Form):
+    # Not a CharField: the model checks the text, and says what is wrong with it.
+    note = forms.Field(required=False)
+
+
+def may_note(pages: Pages, request: HttpRequest) -> bool:
+    """True if the person may write notes: anybody who may check, resolve or add orders."""
+    may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
+    return any(may_decide) or pages.has_add_permission(request)
+
+
+def _note(attempt: Attempt) -> Answer:
+    typed = attempt.form.cleaned_data["note"] or ""
+    try:
+        is_new = Note.objects.add(attempt.order, typed, by=attempt.by)
+    except ValidationError as error:
+        # A page of its own, so that the typed text is not lost.
+        return attempt.page(typed=typed, errors=[*error.messages])
+    return Outcome(gettext("The note was added."), "Added a note." if is_new else "")
+
+
+NOTE = OrderAction(
+    name="order_note",
+    route="<key>/note/",
+    label=_("Add the note"),
+    permission=may_note,
+    place="",
+    token=None,
+    form=lambda _attempt, data: NoteForm(data),
+    title=_("A note for your colleagues"),
+    template="note",
+    act=_note,
+)
+
+
+def decided(decision: Problem | None, log: str = "") -> Outcome:
+    """The outcome of a decision that the timeline shows; ``None``: it came too late.
+
+    ``log`` replaces the decision's own text in the order's history.
+    """
+    if decision is None:
+        return LATE
+    # Discreet, because everybody who may see the order can read the log.
+    return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
+
+
+# The missing cards are ordered again.
+
+
+def _may_repeat(order: Order) -> bool:
+    is_untouched = order.reordered_amount is None and not order.is_being_paid_back
+    return is_untouched and bool(order.missing_quantity)
+
+
+def _repeated_already(attempt: Attempt) -> Outcome | None:
+    known = repetition(attempt.order)
+    if known is not None:
+        return _known_repetition(attempt, known)
+    if attempt.request.method != "POST" and not missing_part(attempt.order).quantity:
+        return Outcome(_obstacle(attempt.order), level=messages.ERROR)
+    return None
+
+
+def _known_repetition(attempt: Attempt, new: Order) -> Outcome:
+    text = gettext(
+        "The missing cards of %(order)s were ordered again already. They are not ordered twice."
+    )
+    text %= {"order": isolated(attempt.order)}
+    return Outcome(text, level=messages.INFO, shows=_first_seen(attempt, new))
+
+
+def _first_seen(attempt: Attempt, new: Order) -> Order:
+    """The new order, or the old one if the person may not see the new one."""
+    return new if attempt.pages.may_see(attempt.request, new) else attempt.order
+
+
+def _repeat(attempt: Attempt) -> Outcome:
+    order, by = attempt.order, attempt.by
+    new = reorder_missing(order, by=by)
+    if not new.is_new:
+        return _known_repetition(attempt, new)
+    attempt.pages.log_addition(attempt.request, new, f"Replaces missing cards of {order}.")
+    return Outcome(
+        recorded(new),
+        str(Problem("staff_reordered", {"by": by, "order": new.reference})),
+        level=messages.INFO,
+        shows=_first_seen(attempt, new),
+    )
+
+
+def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
+    new = missing_part(attempt.order)
+    consequence = ngettext(
+        "%(count)s card of this order did not come. It is bought in a new order, once; the two"
+        " orders are linked.",
+        "%(count)s cards of this order did not come. They are bought in a new order, once; the two"
+        " orders are linked.",
+        new.quantity,
+    )
+    action = ngettext("Order %(count)s card", "Order %(count)s cards", new.quantity)
+    return {
+        "consequence": consequence % {"count": new.quantity},
+        "facts": _facts_of_repetition(attempt, new),
+        "has_ceiling": new.price_ceiling is not None,
+        "is_owed": bool(new.sale_amount),
+        "obstacle": _obstacle(attempt.order),
+        "action": action % {"count": new.quantity},
+    }
+
+
+def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
+    order, names = attempt.order, new.line_names()
+    last = order.price_per_card
+    texts = {
+        # Also for themes that show no breadcrumbs.
+        gettext("replaces missing cards of"): order.reference,
+        gettext("product"): named(names.product, new.product_id),
+        gettext("type"): named(names.type, new.type_id),
+        gettext("quantity"): new.quantity,
+        # The old order's: that of the key in use, which buys the new one, may not be known.
+        gettext("environment"): order.get_environment_display(),
+        gettext("customer"): customer_of(new),
+        gettext("recipient"): new.recipient_name or new.recipient_email,
+    }
+    amounts = {gettext("paid by the customer"): new.sale_amount}
+    if attempt.pages.may_see_costs(attempt.request):
+        amounts |= {
+            gettext("price per card, last time"): last,
+            gettext("in all, at that price"): last and last * new.quantity,
+            gettext("highest price"): new.price_ceiling,
+        }
+    shown = {label: money(amount) for label, amount in amounts.items() if amount is not None}
+    return [*((label, text) for label, text in texts.items() if text), *shown.items()]
+
+
+def _obstacle(order: Order) -> str:
+    """The reason why nothing of ``order`` can be ordered again now; "" if there is none."""
+    try:
+        check_reorderable(order)
+    except ReorderError as error:
+        return str(error)
+    return ""
+
+
+REPEAT = OrderAction(
+    name="order_repeat",
+    route="<key>/repeat/",
+    label=_("Order the missing cards again"),
+    permission=lambda pages, request: pages.has_add_permission(request),
+    takes=("giftcards.add_order",),
+    is_offered=_may_repeat,
+    is_final=True,
+    before=_repeated_already,
+    form=lambda _attempt, data: forms.Form(data),
+    template="repeat",
+    context=_repeat_context,
+    act=_repeat,
+)

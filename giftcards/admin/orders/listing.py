@@ -1,0 +1,325 @@
+"""The list of orders: its columns, its search and its actions. Fast at a million orders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join, strip_tags
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext, ngettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame import extensions
+from giftcards.admin.frame.pages import OrderPages, customer_of
+from giftcards.admin.frame.rows import LongList, not_received, order_badge
+from giftcards.admin.orders.filters import (
+    AttentionFilter,
+    ChoicesFilter,
+    ContradictoryFilter,
+    CustomerFilter,
+    DateFilter,
+    GroupFilter,
+    OrderChangeList,
+    OwnerFilter,
+    ProductFilter,
+    RefundFilter,
+    SaleFilter,
+    SettledFilter,
+    show_filters,
+)
+from giftcards.admin.orders.searching import MOST_FOUND, SearchForm
+from giftcards.models import Order, OrderQuerySet
+from giftcards.rules.money import CustomerBreakdown, customer_breakdown, refund_breakdown
+from giftcards.rules.states import FINAL, FOLLOWED, Status
+from giftcards.text.display import (
+    bdi,
+    distance_text,
+    filled,
+    isolated,
+    labelled,
+    moment,
+    money,
+)
+from giftcards.watch.conditions import Standing, above_list
+
+# Columns that tell the provider's prices, of the list and of the database table.
+COSTS = frozenset(
+    {
+        "cost",
+        "credited_back",
+        "fulfilled_amount",
+        "price_per_card",
+        "price_at_placing",
+        "approved_price",
+        "max_price",
+    }
+)
+# The reasons why "Check now" leaves orders alone, by status.
+_LEFT_ALONE = (
+    (
+        FINAL,
+        ngettext_lazy(
+            "%(count)d order is left alone: it is final.",
+            "%(count)d orders are left alone: they are final.",
+            "count",
+        ),
+    ),
+    (
+        (Status.PENDING, Status.PLACING),
+        ngettext_lazy(
+            "%(count)d order is left alone: it has not been sent yet.",
+            "%(count)d orders are left alone: they have not been sent yet.",
+            "count",
+        ),
+    ),
+    (
+        (Status.UNCONFIRMED,),
+        ngettext_lazy(
+            "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
+            "%(count)d orders are left alone: they are unconfirmed, and are looked for"
+            " automatically.",
+            "count",
+        ),
+    ),
+    (
+        FOLLOWED,
+        ngettext_lazy(
+            "%(count)d order is left alone: it was just checked.",
+            "%(count)d orders are left alone: they were just checked.",
+            "count",
+        ),
+    ),
+)
+
+
+class _MarkedOrders(OrderChangeList):
+    """A change list that notes which orders' cards were not received: a query for each page."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list: Any = list(self.result_list)
+        extensions.note_not_received(self.model_admin, request, self.result_list)
+
+
+class OrderList(LongList, OrderPages):
+    """The list of orders. Each cell can be understood without its heading."""
+
+    list_display = (
+        "name",
+        "badge",
+        "bought",
+        "sold_to",
+        "delivered",
+        "cost",
+        "credited_back",
+        "owed",
+        "when",
+    )
+    # Only this column has an index to sort by.
+    sortable_by = ("when",)
+    list_filter = (
+        AttentionFilter,
+        OwnerFilter,
+        ("status", ChoicesFilter),
+        RefundFilter,
+        SaleFilter,
+        ProductFilter,
+        GroupFilter,
+        CustomerFilter,
+        ("environment", ChoicesFilter),
+        ("settled_at", SettledFilter),
+        ("created_at", DateFilter),
+        ContradictoryFilter,
+    )
+    # For pages of others that look orders up; get_search_results does the search. One field only: a
+    # theme writes the names of all fields into a script without escaping, and an apostrophe would
+    # break it.
+    search_fields = ("reference",)
+    search_help_text = _(
+        "A reference or its number, a group, the provider's order id, or the name, phone number or"
+        " e-mail address of a customer or recipient. The beginning of a word is enough."
+    )
+    actions = ("check_now",)
+    # A theme, unfold, asks for it before it shows "Add".
+    show_add_link = True
+    changelist_mixin = _MarkedOrders
+    counted = ngettext_lazy("%(count)s order", "%(count)s orders", "count")
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        columns, sees_costs = super().get_list_display(request), self.may_see_costs(request)
+        return [column for column in columns if sees_costs or column not in COSTS]
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        filters = list(super().get_list_filter(request))
+        if self.may_see_costs(request):
+            filters += extensions.items("filters")
+        return filters
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        name = search_term.strip()
+        if not name:
+            return queryset, False
+        found = Order.objects.search(name, limit=MOST_FOUND)
+        if found.has_more:
+            text = gettext("These are the newest orders; there are more. Type more of it.")
+            self.message_user(request, text, messages.WARNING)
+        return queryset.filter(pk__in=found.keys), False
+
+    @admin.action(description=_("Check selected orders now"), permissions=["check"])
+    def check_now(self, request: HttpRequest, queryset: OrderQuerySet) -> None:
+        selected = queryset.order_by()
+        due = self.ask_for_checks(request, selected)
+        if due:
+            text = ngettext(
+                "%(count)d order will be checked in a moment.",
+                "%(count)d orders will be checked in a moment.",
+                due,
+            )
+            self.message_user(request, text % {"count": due})
+        for text in _reasons_left_alone(selected, due):
+            self.message_user(request, text, messages.WARNING)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        standing = Standing()
+        context = {
+            "pause": standing.state.explain_pause().for_staff,
+            "warnings": list(
+                above_list(request.user.has_perm, standing, self.get_queryset(request))
+            ),
+            "notices": list(extensions.called("above_list", self, request, standing)),
+            "has_report_permission": self.has_report_permission(request),
+            "search_form": SearchForm(
+                initial={"filters": request.GET.urlencode()}, auto_id="giftcards-search-%s"
+            ),
+            "may_find": request.user.has_perm("giftcards.find_card"),
+        }
+        response = super().changelist_view(request, context | (extra_context or {}))
+        return show_filters(response)
+
+    @admin.display(description=_("reference"))
+    def name(self, order: Order) -> SafeString:
+        return _two_lines(order.reference, order.group)
+
+    @admin.display(description=_("status"))
+    def badge(self, order: Order) -> SafeString:
+        parts = [order_badge(order)]
+        if lost := not_received(order):
+            parts.append(_mark(strip_tags(lost).strip(), gettext("correct the address")))
+        if problems := order.open_problems:
+            texts = (problem.explain(show=isolated, shows_costs=False) for problem in problems)
+            whole = " ".join(each.text for each in texts)
+            parts.append(_mark(whole, problems[0].in_short))
+        if order.owner:
+            text = gettext("looked after by %(name)s")
+            who = filled(text, name=bdi(order.owner))
+            parts.append(format_html('<span class="giftcards-second">{}</span>', who))
+        return format_html_join(" ", "{}", ((part,) for part in parts))
+
+    @admin.display(description=_("product"))
+    def bought(self, order: Order) -> SafeString:
+        return _two_lines(order.product_name or order.product_id, order.type_name or order.type_id)
+
+    @admin.display(description=_("customer"), empty_value="")
+    def sold_to(self, order: Order) -> SafeString | None:
+        known = customer_of(order)
+        return bdi(known) if known else None
+
+    @admin.display(description=_("delivered"))
+    def delivered(self, order: Order) -> SafeString:
+        # In words, because right-to-left text reverses two numbers with a slash between them.
+        words = gettext("%(delivered)d of %(ordered)d") % {
+            "delivered": order.fulfilled_quantity,
+            "ordered": order.quantity,
+        }
+        return format_html("<span>{}</span>{}", words, _bar(order))
+
+    @admin.display(description=_("cost"), empty_value="")
+    def cost(self, order: Order) -> SafeString | None:
+        known = refund_breakdown(order)
+        return labelled(gettext("cost"), money(known.charged_amount)) if known else None
+
+    @admin.display(description=_("credited back"), empty_value="")
+    def credited_back(self, order: Order) -> SafeString | None:
+        known = refund_breakdown(order)
+        return labelled(gettext("credited back"), money(known.refunded_amount)) if known else None
+
+    @admin.display(description=_("still owed"), empty_value="")
+    def owed(self, order: Order) -> SafeString | str | None:
+        if order.reordered_amount is not None:
+            # The customer's money went to the new order.
+            return gettext("ordered again")
+        breakdown = customer_breakdown(order)
+        if breakdown:
+            still_owed = labelled(gettext("still owed"), money(breakdown.open_amount))
+            return _with_refunds(still_owed, breakdown)
+        if order.is_final and order.fulfilled_quantity < order.quantity:
+            # Something may be owed: the shop has not said what was paid.
+            return labelled(gettext("still owed"), money(None))
+        return None
+
+    @admin.display(description=_("when"), ordering="-created_at")
+    def when(self, order: Order) -> SafeString:
+        age = distance_text(order.created_at, timezone.now())
+        return format_html(
+            '<span class="giftcards-when" title="{}">{}'
+            ' <span class="giftcards-unseen">{}</span></span>',
+            age,
+            moment(order.created_at),
+            age,
+        )
+
+
+def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
+    """The reasons why some ``selected`` orders are left alone; ``due`` of them are checked."""
+    counts = dict(selected.values_list("status").annotate(Count("pk")))
+    reasons = []
+    for statuses, text in _LEFT_ALONE:
+        count = sum(counts.get(status, 0) for status in statuses)
+        if statuses is FOLLOWED:
+            count -= due
+        if count > 0:
+            reasons.append(str(text % {"count": count}))
+    return reasons
+
+
+def _mark(whole: str, in_short: str) -> SafeString:
+    """A sign that there is something to do: in a few words, and as a tooltip in ``whole``."""
+    mark = (
+        '<span class="giftcards-mark" title="{}">'
+        '<span role="img" aria-label="{}">⚠</span> {}</span>'
+    )
+    return format_html(mark, whole, _("To do"), in_short)
+
+
+def _two_lines(first: str, second: str) -> SafeString:
+    if not second:
+        return bdi(first)
+    return format_html('{} <span class="giftcards-second">{}</span>', bdi(first), bdi(second))
+
+
+def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeString:
+    parts = [
+        (gettext("paid back: %(amount)s"), breakdown.refunded_amount),
+        (gettext("to be paid: %(amount)s"), breakdown.planned_amount),
+    ]
+    refunds = ((filled(text, amount=money(amount)),) for text, amount in parts if amount)
+    line = ' <span class="giftcards-second">{}</span>'
+    return format_html("{}{}", still_owed, format_html_join("", line, refunds))
+
+
+def _bar(order: Order) -> SafeString:
+    """A small bar of the delivered share; the words beside it say the same."""
+    return format_html(
+        '<svg class="giftcards-small-bar" viewBox="0 0 100 8" preserveAspectRatio="none"'
+        ' aria-hidden="true" focusable="false"><rect width="100" height="8" fill="currentColor"'
+        ' fill-opacity="0.3"/><rect width="{}" height="8" fill="currentColor"/></svg>',
+        str(100 * order.fulfilled_quantity // order.quantity),
+    )

@@ -1,0 +1,342 @@
+"""The page of one order, and orders in the Django admin. Only revealing shows a code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.utils import flatten
+from django.core.validators import EMPTY_VALUES
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html_join
+from django.utils.http import urlencode
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.cards.finding import FIND_CARD
+from giftcards.admin.cards.revealing import ASK, REVEAL
+from giftcards.admin.frame import extensions
+from giftcards.admin.frame.extensions import Extension
+from giftcards.admin.frame.forms import state_token
+from giftcards.admin.frame.pages import OrderPages
+from giftcards.admin.frame.rows import SEES_HINTS, column, not_received, order_badge, order_link
+from giftcards.admin.orders.approval import PRICE, REVIEW, WAIT
+from giftcards.admin.orders.assignment import GIVE_BACK, TAKE, TAKE_OVER, owner_in_words
+from giftcards.admin.orders.breakdown import bar, customer_lines, margin_lines, provider_lines
+from giftcards.admin.orders.correcting import CUSTOMER
+from giftcards.admin.orders.customer import double_of, other_orders, people
+from giftcards.admin.orders.follow_up import (
+    CHECK,
+    DISPUTE,
+    FINGERPRINT,
+    NOTE,
+    REPEAT,
+    TICK_OFF,
+    fingerprint,
+)
+from giftcards.admin.orders.listing import OrderList
+from giftcards.admin.orders.placing import PlacingPage
+from giftcards.admin.orders.refunding import CANCEL, COMPLETE, PAY_BACK, SALE, refund_rows
+from giftcards.admin.orders.resolving import ADOPT, RELEASE, RESOLVE
+from giftcards.admin.orders.searching import SEARCH
+from giftcards.admin.orders.summary import SummaryInput, summarise, why_at_a_standstill
+from giftcards.admin.orders.timeline import RelatedOrder, Timeline
+from giftcards.conf import conf
+from giftcards.engine.reordering import repetition
+from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
+from giftcards.keys.keyring import Keyring
+from giftcards.models import Card, Order
+from giftcards.rules.money import refund_breakdown
+from giftcards.rules.problems import Entry, Explanation, Problem
+from giftcards.rules.states import ACCEPTED, FOLLOWED, Status
+from giftcards.text.display import (
+    bdi,
+    exact_moment,
+    explained,
+    isolated,
+    lines,
+    moment,
+    named,
+)
+
+# How many orders of the same group are linked to; the list shows the others.
+_MOST_OF_GROUP = 20
+
+
+def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
+    pairs = (
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in metadata.items()
+    )
+    line = '<span class="giftcards-line"><bdi>{}</bdi>: <bdi>{}</bdi></span>'
+    return format_html_join("", line, pairs)
+
+
+_COSTS = (("expected_price", "ceiling_given"), ("price_approved",))
+_DETAILS = (
+    # Again, because some themes show no subtitle.
+    ("its_reference", "its_status"),
+    ("product", "type"),
+    ("ordered", "its_environment"),
+    ("sale", "sale_total"),
+    *_COSTS,
+    ("provider_id", "last_checked"),
+    ("in_group", "metadata_given"),
+)
+_GIFT = (("delivery",), ("words",))
+# The problems for which an order is held: the first sentences of its page tell them.
+_HELD_FOR = {"price_above", "review_wanted"}
+
+
+class OrderPage(OrderPages):
+    readonly_fields = (*flatten(_DETAILS), *flatten(_GIFT))
+
+    its_reference = column(Order, "reference")
+    its_status = column(Order, "status", lambda order, _status: order_badge(order))
+    product = column(Order, "product_id", lambda order, key: named(order.product_name, key))
+    type = column(Order, "type_id", lambda order, key: named(order.type_name, key))
+    ordered = column(Order, "quantity")
+    its_environment = column(
+        Order, "environment", lambda order, _key: order.get_environment_display()
+    )
+    sale = column(Order, "sale_price")
+    sale_total = column(Order, "sale_amount")
+    expected_price = column(Order, "price_at_placing")
+    ceiling_given = column(Order, "max_price")
+    price_approved = column(Order, "approved_price")
+    provider_id = column(Order, "provider_order_id")
+    last_checked = column(Order, "checked_at", lambda _order, at: moment(at))
+    in_group = column(Order, "group")
+    metadata_given = column(Order, "metadata", _metadata)
+    delivery = column(Order, "deliver_at", lambda _order, at: moment(at))
+    words = column(Order, "gift_message", lambda _order, text: lines(text))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
+        if obj is None:
+            return super().get_fieldsets(request, obj)
+        sees_costs = self.may_see_costs(request)
+        rows = [row for row in _DETAILS if sees_costs or row not in _COSTS]
+        parts = ((_("Details"), rows), (_("Gift"), _GIFT))
+        known = [(title, list(self._known(obj, part))) for title, part in parts]
+        return [(title, {"fields": fields}) for title, fields in known if fields]
+
+    def _known(self, order: Order, rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+        """The rows, without the fields that are empty for ``order``."""
+        for row in rows:
+            known = [
+                name
+                for name in row
+                if getattr(order, getattr(OrderPage, name).of) not in EMPTY_VALUES
+            ]
+            if known:
+                yield tuple(known)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
+    ) -> HttpResponse:
+        order: Order | None = context["original"]
+        if order is not None:
+            context |= self._sections(request, order)
+        return super().render_change_form(request, context, *args, **named)
+
+    def _sections(self, request: HttpRequest, order: Order) -> dict[str, Any]:
+        extensions.note_not_received(self, request, [order])
+        sees_costs = self.may_see_costs(request)
+        others = self._others(request, order)
+        repeats, repeated_by = others["repeats"], others["repeated_by"]
+        sees_hints = request.user.has_perm(SEES_HINTS)
+        past = Timeline(
+            order,
+            shows_costs=sees_costs,
+            shows_hints=sees_hints,
+            shows_reasons=request.user.has_perm("giftcards.view_cardreveal"),
+            repeats=repeats,
+            repeated_by=repeated_by,
+        )
+        # Even if a subclass hides that order from this person, its money is not owed here.
+        again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
+        # No query if there is none.
+        if again is None and order.reordered_amount is not None:
+            again = repetition(order)
+        story = SummaryInput(
+            order,
+            sees_costs,
+            past.reason,
+            again is not None,
+            link,
+            why_at_a_standstill(order),
+            not_received(order),
+        )
+        may_take = TAKE_OVER.permission(self, request)
+        return {
+            # In the heading, because not every theme shows a subtitle. Plain text: it is also in
+            # the title of the window.
+            "title": gettext("Order %(reference)s") % {"reference": isolated(order)},
+            "subtitle": None,
+            "state_token": state_token(order),
+            "has_history": past.has_history,
+            "summary": summarise(story),
+            **people(order),
+            **other_orders(self, request, order),
+            "double": double_of(self, request, order),
+            "buttons": self.get_order_buttons(request, order),
+            "whom_to_ask": self.whom_to_ask(request, order),
+            "owner": owner_in_words(order),
+            "may_take": may_take,
+            "is_own": may_take and order.owner == request.user.get_username(),
+            "problems": [
+                _problem(entry, shows_costs=sees_costs)
+                for entry in order.problems
+                if not (order.is_held and entry.get("code") in _HELD_FOR)
+            ],
+            # A held order keeps its problem until somebody decides about it.
+            "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
+            "shows_hints": sees_hints,
+            **_money(order, again, shows_costs=sees_costs),
+            "refunds": refund_rows(past.refunds),
+            "may_settle": COMPLETE.permission(self, request),
+            "timeline": past.events,
+            "more_sections": list(extensions.called("section", self, request, order)),
+            "more_money": list(extensions.called("money", self, request, order)),
+            "may_note": NOTE.permission(self, request),
+            "may_reveal": request.user.has_perm("giftcards.reveal_card"),
+            **cards_shown(order, with_tails=self.may_see_tails(request)),
+            **others,
+            "fingerprint": "" if order.is_final else fingerprint(order),
+        }
+
+    def _others(self, request: HttpRequest, order: Order) -> dict[str, Any]:
+        """The related orders that the person may see, as template context."""
+
+        def seen(orders: Iterable[Order]) -> list[RelatedOrder]:
+            return [RelatedOrder(other, order_link(self.admin_site, other)) for other in orders]
+
+        orders = self.get_queryset(request)
+        # Two queries: for a combined one, SQLite would read the whole table.
+        first = [] if order.repeats_id is None else seen(orders.filter(pk=order.repeats_id))
+        again = seen(orders.filter(repeats=order.pk).order_by())
+        found: dict[str, Any] = {
+            "repeats": first[0] if first else None,
+            "repeated_by": again[0] if again else None,
+        }
+        if order.group:
+            # Sorted by primary key, like the rows inside the index of groups.
+            same = orders.filter(group=order.group).exclude(pk=order.pk).order_by("-pk")
+            of_group = seen(same[: _MOST_OF_GROUP + 1])
+            found["of_group"] = of_group[:_MOST_OF_GROUP]
+            if len(of_group) > _MOST_OF_GROUP:
+                found["whole_group"] = (
+                    f"{self.address('changelist')}?{urlencode({'group': order.group})}"
+                )
+        return found
+
+
+def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
+    """The key of a problem, its texts, and by whom and when it was ticked off, if it was."""
+    problem, ticked = Problem.of(entry), None
+    if "ticked_at" in entry:
+        ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
+    return problem.key, explained(problem, shows_costs=shows_costs), ticked
+
+
+def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
+    """The cards as template context; ``with_tails`` adds the end of each code."""
+    rows, keyring = order.cards.with_repeats(), None
+    context: dict[str, Any] = {}
+    if with_tails:
+        try:
+            keyring = conf.keyring()
+        except ConfigurationError:
+            text = gettext("The keys in the settings are unusable, so no card can be opened.")
+            context["no_keys"] = text
+    if keyring is None:
+        rows = rows.defer("sealed")
+    context["cards"] = [
+        (card, exact_moment(card.received_at), *_tail(card, keyring)) for card in rows
+    ]
+    return context
+
+
+def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
+    """The end of the card's code and ""; or "" and a sentence why the card does not open."""
+    if keyring is None:
+        return "", ""
+    try:
+        return card.tail(keyring), ""
+    except CodeDestroyed:
+        return "", gettext("This code was destroyed, and cannot be shown any more.")
+    except DecryptionError:
+        text = gettext("This card cannot be opened. Ask your developer.")
+        return "", text
+
+
+def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:
+    """The breakdown as template context; the provider's side only if ``shows_costs``."""
+    settled = refund_breakdown(order)
+    context: dict[str, Any] = {
+        "bar": bar(order),
+        "customer_lines": customer_lines(order, again=again),
+        "is_inconsistent": settled is not None and not settled.is_consistent,
+    }
+    if shows_costs:
+        context |= {
+            "provider_lines": provider_lines(order),
+            "margin_lines": list(margin_lines(order)),
+            "provider_status": _provider_status(order),
+        }
+    return context
+
+
+def _provider_status(order: Order) -> Status | None:
+    """The status at the provider; ``None`` unless it accepted the order."""
+    if order.status not in ACCEPTED:
+        return None
+    return Status.HANDLING if order.status in FOLLOWED else Status(order.status)
+
+
+EXTENSION = Extension(
+    # In the order of their buttons; rare ones come last.
+    actions=(
+        RESOLVE,
+        PRICE,
+        REVIEW,
+        WAIT,
+        CHECK,
+        PAY_BACK,
+        REPEAT,
+        SALE,
+        TAKE,
+        DISPUTE,
+        RELEASE,
+        CUSTOMER,
+        TICK_OFF,
+        NOTE,
+        TAKE_OVER,
+        GIVE_BACK,
+        COMPLETE,
+        CANCEL,
+    ),
+    pages=(FINGERPRINT, ADOPT, SEARCH, FIND_CARD, ASK, REVEAL),
+)
+
+
+@admin.register(Order)
+class OrderAdmin(OrderList, OrderPage, PlacingPage):
+    """The orders' pages. To use a subclass, unregister this class first, and register yours.
+
+    Its ``get_queryset`` decides which orders a person is shown and told of, wherever that is.
+    """
+
+    class Media:
+        css = {"all": ("giftcards/admin.css",)}
+
+    # Orders are history: they are viewed, placed and checked, but never edited or deleted.
+
+    def has_change_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
+        return False

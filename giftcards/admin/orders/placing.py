@@ -1,0 +1,581 @@
+"""Placing an order by hand: a form, and a confirmation page before anything is bought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import groupby
+from typing import Any, ClassVar, NamedTuple
+
+from django import forms
+from django.contrib import messages
+from django.contrib.admin.models import ADDITION
+from django.contrib.admin.options import IS_POPUP_VAR
+from django.contrib.admin.utils import flatten_fieldsets
+from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied, ValidationError
+from django.db import models, router, transaction
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.defaultfilters import linebreaksbr
+from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.text import capfirst
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters
+
+from giftcards.admin.cards.revealing import ProofForm, needs_other_proof
+from giftcards.admin.frame.forms import (
+    NO_LANGUAGE,
+    WORDS,
+    AmountField,
+    MomentField,
+    language_choices,
+)
+from giftcards.admin.frame.pages import OrderPages, column_label, log_entries, recorded
+from giftcards.admin.frame.reauthentication import address_of_proof, is_confirmed
+from giftcards.admin.orders.breakdown import earned, earned_in_words
+from giftcards.admin.orders.customer import double_of
+from giftcards.catalogue import Quote, quote
+from giftcards.engine.approvals import confirm_price
+from giftcards.engine.resolving import NoAnswer
+from giftcards.exceptions import ReferenceConflict
+from giftcards.fulfilment import OrderDetails, place_order
+from giftcards.models import Order, ProductType, ProviderState
+from giftcards.models.orders import OF_GIFT
+from giftcards.text.display import (
+    bdi,
+    count_text,
+    duration_text,
+    filled,
+    isolated,
+    moment,
+    money,
+    money_text,
+    named,
+)
+
+_LINE = {"product_id", "type_id"}
+_GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
+# Where cards, or links to them, may go.
+_ADDRESSES = ("customer_email", "customer_phone", "recipient_email")
+# The code of the error of a confirmed form that lacks the proof.
+_UNPROVEN = "unproven"
+
+
+class CardField(forms.ChoiceField):
+    """A product and a type of the catalogue. Other ids are valid too: the list is only an offer."""
+
+    def valid_value(self, value: Any) -> bool:
+        return len(str(value).split(" ")) == 2
+
+    def clean(self, value: Any) -> Any:
+        """The ids of product and type; ``None`` if none was chosen."""
+        chosen = super().clean(value)
+        return tuple(chosen.split(" ")) if chosen else None
+
+
+def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any]:
+    """The types of the catalogue, grouped by product, for a :class:`CardField`."""
+    groups: list[Any] = [("", _("Choose a card"))]
+    for product, of_product in groupby(kinds, key=lambda kind: kind.product):
+        texts = [
+            (f"{product.product_id} {kind.type_id}", _card(kind, with_prices=with_prices))
+            for kind in of_product
+        ]
+        names = filter(None, (product.category, str(product)))
+        groups.append((" – ".join(map(isolated, names)), texts))
+    return groups
+
+
+def _card(kind: ProductType, *, with_prices: bool) -> str:
+    parts = [isolated(kind)]
+    if with_prices:
+        parts.append(money_text(kind.price))
+    if kind.stock == 0:
+        parts.append(gettext("none in stock"))
+    elif kind.stock is not None:
+        parts.append(gettext("%(count)s in stock") % {"count": count_text(kind.stock)})
+    return " · ".join(parts)
+
+
+class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A new order, posted twice: to see the confirmation page, and to confirm.
+
+    A confirmed form places the order as its last validation, which tells whether the reference is
+    free. An order with an address takes a proof of who places it: whoever has that gets the cards.
+    """
+
+    card = CardField(label=_("Card"), required=False)
+    # The card and its price on the confirmation page. Unless a maximum price was given, the card
+    # may not cost more than this.
+    confirmed_card = CardField(required=False)
+    confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
+
+    #: The order that was placed, or the existing one that an unconfirmed form repeats.
+    placed: Order | None = None
+    #: The choices of ``card``; the page replaces them.
+    cards: Sequence[Any] = ()
+    #: True if the person has just proven who they are; the page replaces it.
+    is_proven = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["card"].choices = self.cards  # type: ignore[attr-defined]
+        if "reference" in self.fields:
+            self.fields["reference"].widget.attrs["data-selects"] = ""
+        if self.cards or self.is_confirmed:
+            # The chosen card may give them instead.
+            for name in _LINE & self.fields.keys():
+                self.fields[name].required = False
+
+    @property
+    def is_confirmed(self) -> bool:
+        return bool(self.data.get("confirmed_card"))
+
+    @property
+    def lacks_proof(self) -> bool:
+        return not self.is_proven and any(map(self.cleaned_data.get, _ADDRESSES))
+
+    @property
+    def is_reopened(self) -> bool:
+        """True if the person goes back from the confirmation to change something."""
+        return "_change" in self.data
+
+    def is_valid(self) -> bool:
+        return super().is_valid() and not self.is_reopened
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = self.cleaned_data
+        if confirmed := cleaned.get("confirmed_card"):
+            cleaned["product_id"], cleaned["type_id"] = confirmed
+        elif chosen := cleaned.get("card"):
+            if {cleaned.get("product_id"), cleaned.get("type_id")} - {"", None, *chosen}:
+                self.add_error("card", gettext("Choose a card, or give its ids: not both."))
+            cleaned["product_id"], cleaned["type_id"] = chosen
+        elif self.cards and "card" not in self.errors:
+            self._require_ids(cleaned)
+        return cleaned
+
+    def _require_ids(self, cleaned: dict[str, Any]) -> None:
+        """Add an error for a missing id, or for the missing card if both ids are missing."""
+        missing = [name for name in ("product_id", "type_id") if cleaned.get(name) == ""]
+        if len(missing) == 2:
+            missing = ["card"]
+        for name in missing:
+            self.add_error(name, self.fields[name].error_messages["required"])
+
+    def full_clean(self) -> None:
+        super().full_clean()
+        if not self.is_bound or self.errors or self.is_reopened:
+            return
+        try:
+            self.instance.check_gift()
+        except ValidationError as error:
+            self.add_error(None, error)
+            return
+        if self.is_confirmed and self.lacks_proof:
+            # The page asks for it, and shows the confirmation again.
+            self.add_error(None, ValidationError("", code=_UNPROVEN))
+        elif self.is_confirmed:
+            self._place()
+        else:
+            self._look_for_repetition()
+
+    def _place(self) -> None:
+        try:
+            # A subclass may have fields of its own.
+            given = {name: self.cleaned_data[name] for name in _GIVEN & self.cleaned_data.keys()}
+            with transaction.atomic():
+                self.placed = place_order(**given)
+                # The given maximum price for a card is approved, or else the one that was shown.
+                shown = self.cleaned_data.get("confirmed_price")
+                if self.placed.is_new and shown is not None:
+                    ceiling = self.placed.max_price
+                    confirm_price(self.placed, shown if ceiling is None else ceiling)
+        except ValidationError as error:
+            self.add_error(None, error)
+        except ReferenceConflict:
+            self._add_taken()
+        else:
+            if not self.placed.is_new and not self.is_known(self.placed):
+                self._add_taken()
+
+    def _look_for_repetition(self) -> None:
+        """Set ``placed`` if the form repeats an order; add an error if its reference is taken."""
+        known = Order.objects.filter(reference=self.cleaned_data.get("reference")).first()
+        if known is None:
+            return
+        line = tuple(self.cleaned_data.get(name) for name in ("product_id", "type_id", "quantity"))
+        if known.line == line and self.is_known(known):
+            self.placed = known
+        else:
+            self._add_taken()
+
+    def _add_taken(self) -> None:
+        # This tells nothing of the other order, which the person may not be allowed to see.
+        taken = gettext("This reference is taken. Use another one for another order.")
+        self.add_error("reference", taken)
+
+    def is_known(self, order: Order) -> bool:
+        """True if the person may learn that ``order`` exists; the page overrides this."""
+        return False
+
+    def validate_unique(self) -> None:
+        """Skip this check: the second request of a double click is no error."""
+
+
+# A value younger than this is shown without its age.
+_FRESH = timedelta(minutes=1)
+# Posted fields that the confirmation does not repeat: its own, and the CSRF token.
+_NOT_HANDED_ON = {
+    "csrfmiddlewaretoken",
+    "confirmed_card",
+    "confirmed_price",
+    "_change",
+    "password",
+}
+# For PAUSED, the provider's state has better words.
+_NO_ANSWER = {
+    NoAnswer.BUSY: _("The provider is being asked too much else: the price is not up to date."),
+    NoAnswer.UNREACHABLE: _("The provider could not be asked: the price is not up to date."),
+    NoAnswer.NOT_CONFIGURED: _(
+        "This server has no key for the provider: the price is not up to date."
+    ),
+}
+_SALE: Any = (
+    _("Your sale"),
+    {
+        "fields": (
+            ("sale_price", "sale_amount"),
+            "max_price",
+            "group",
+            "customer_name",
+            "customer_phone",
+            "customer_email",
+            "customer_language",
+        )
+    },
+)
+
+
+_GIFT: Any = (
+    _("Gift"),
+    {
+        "classes": ("collapse",),
+        "fields": OF_GIFT,
+        "description": _(
+            "With an address here, the cards go to somebody else. The customer gets a receipt"
+            " without codes."
+        ),
+    },
+)
+
+
+class PlacingPage(OrderPages):
+    form = OrderForm
+    formfield_overrides: ClassVar = {
+        models.DecimalField: {"form_class": AmountField},
+        models.DateTimeField: {"form_class": MomentField, "widget": MomentField.widget},
+        models.TextField: {"widget": WORDS},
+    }
+    add_form_template = "admin/giftcards/order/add_form.html"
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **named: Any) -> Any:
+        if db_field.name not in NO_LANGUAGE:
+            return super().formfield_for_dbfield(db_field, request, **named)
+        choices = language_choices(NO_LANGUAGE[db_field.name])
+        label = capfirst(db_field.verbose_name)
+        return forms.ChoiceField(label=label, choices=choices, required=False)
+
+    #: The form's fields while the catalogue has not been read.
+    add_fieldsets: Any = (
+        (
+            None,
+            {
+                "fields": ("product_id", "type_id", "quantity", "reference"),
+                "description": _(
+                    "The provider's catalogue has not been read yet: give the ids that it names."
+                ),
+            },
+        ),
+        _SALE,
+        _GIFT,
+    )
+    #: The same once it has been read.
+    add_fieldsets_with_catalogue: Any = (
+        (None, {"fields": ("card", "quantity", "reference")}),
+        _SALE,
+        _GIFT,
+        # In rows of their own: Django opens a collapsed part for errors in such fields only.
+        (_("By id"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
+    )
+
+    def get_urls(self) -> list[URLPattern]:
+        # The provider is asked outside any transaction, whatever ATOMIC_REQUESTS says.
+        outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
+        hiding = sensitive_post_parameters("password")
+        view = hiding(outside(self.admin_site.admin_view(self.add_view)))
+        return [path("add/", view, name="giftcards_order_add"), *super().get_urls()]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
+        if obj is not None:
+            return super().get_fieldsets(request, obj)
+        kinds, is_whole = _offered(request)
+        if is_whole and not kinds:
+            return self.add_fieldsets
+        description = gettext("Find the card above, by a part of its name.")
+        if kinds:
+            read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
+            text = gettext(
+                "The catalogue was read on %(date)s; the next page asks the provider again."
+            )
+            description = filled(text, date=moment(read_at))
+        (title, options), *others = self.add_fieldsets_with_catalogue
+        return ((title, {"description": description, **options}), *others)
+
+    def get_form(
+        self, request: HttpRequest, obj: Order | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        form = super().get_form(request, obj, change, **kwargs)
+        person: Any = request.user.pk
+
+        def is_known(_form: OrderForm, order: Order) -> bool:
+            """True if this person may see the order, or placed it, as after a double click."""
+            return (
+                self.may_see(request, order)
+                or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
+            )
+
+        kinds, is_whole = ([], True) if obj else _offered(request)
+        is_empty = is_whole and not kinds
+        shows_prices = self.may_see_costs(request)
+        cards = [] if is_empty else card_choices(kinds, with_prices=shows_prices)
+        is_proven = is_confirmed(request)
+        named = {"is_known": is_known, "cards": cards, "is_proven": is_proven}
+        return type(form.__name__, (form,), named)
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        if request.method != "POST" and needs_other_proof(request):
+            # Before anything is typed: the page of the proof would not keep it.
+            return HttpResponseRedirect(address_of_proof(back_to=request.get_full_path()))
+        # Read before the transaction: SQLite may fail one that reads before it writes.
+        finder = None if _offered(request).is_whole else _finder(request)
+        proof = ProofForm(request, request.POST if "password" in request.POST else None)
+        proof.is_valid()
+        if request.method == "POST" and not request.POST.get("confirmed_card"):
+            names = flatten_fieldsets(self.get_fieldsets(request))
+            form = self.get_form(request, fields=names)(request.POST, request.FILES)
+            if form.is_valid() and form.placed is None:
+                return self._confirmation(request, form, proof)
+        context = {"finder": finder, **(extra_context or {})}
+        answer = super().add_view(request, form_url, context)
+        shown = (getattr(answer, "context_data", None) or {}).get("adminform")
+        if shown and shown.form.has_error(NON_FIELD_ERRORS, _UNPROVEN):
+            return self._confirmation(request, shown.form, proof)
+        return answer
+
+    def _confirmation(
+        self, request: HttpRequest, form: OrderForm, proof: ProofForm
+    ) -> HttpResponse:
+        """The page that says what will be bought, for how much, and what speaks against it."""
+        if form.lacks_proof and needs_other_proof(request):
+            return HttpResponseRedirect(address_of_proof(back_to=request.get_full_path()))
+        order: Order = form.instance
+        known = quote(order.product_id, order.type_id, order.quantity, max_age=0)
+        sees_costs = self.may_see_costs(request)
+        price = known.price if sees_costs and known.is_for_sale else None
+        posted = [
+            (name, value)
+            for name, values in request.POST.lists()
+            if name not in _NOT_HANDED_ON
+            for value in values
+        ]
+        posted.append(("confirmed_card", f"{order.product_id} {order.type_id}"))
+        if price is not None and not _is_too_dear(order, price):
+            posted.append(("confirmed_price", str(price)))
+        return self.render_page(
+            request,
+            "confirm",
+            title=gettext("Buy these cards?"),
+            is_popup=IS_POPUP_VAR in request.POST,
+            facts=[
+                (column_label("product_id"), named(known.names.product, order.product_id)),
+                (column_label("type_id"), named(known.names.type, order.type_id)),
+                (column_label("quantity"), order.quantity),
+            ],
+            costs=_costs(order, known) if sees_costs else None,
+            sale=_sale(form),
+            warnings=[
+                *filter(None, [double_of(self, request, order)]),
+                *_warnings(order, known, sees_costs=sees_costs),
+            ],
+            pause=ProviderState.objects.current().explain_pause().for_staff,
+            posted=posted,
+            button=_button(order.quantity, price),
+            proof=proof if form.lacks_proof else None,
+        )
+
+    def save_form(self, request: HttpRequest, form: Any, change: bool) -> Order:
+        super().save_form(request, form, change)
+        placed: Order = form.placed
+        return placed
+
+    def save_model(self, request: HttpRequest, obj: Order, form: Any, change: bool) -> None:
+        """Do nothing: :func:`~giftcards.fulfilment.place_order` has written the row."""
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        # No entry for a person who typed the reference of an existing order.
+        return super().log_addition(request, obj, message) if obj.is_new else None
+
+    def response_add(
+        self, request: HttpRequest, obj: Order, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        if IS_POPUP_VAR in request.POST:
+            return super().response_add(request, obj, post_url_continue)
+        self.message_user(request, recorded(obj), messages.INFO)
+        if "_addanother" in request.POST:
+            return HttpResponseRedirect(request.path)
+        if self.may_see(request, obj):
+            return self.to_order(obj)
+        return self.response_post_save_add(request, obj)
+
+
+class _Offered(NamedTuple):
+    """The types of the catalogue to choose from: all of them, so that it ``is_whole``, if few.
+
+    Of more, those whose names or ids have every word that the address asks for, and the one that
+    was chosen.
+    """
+
+    kinds: list[ProductType]
+    is_whole: bool
+
+
+# The most types that are offered, and the most words to find them by.
+_OFFERED = 100
+_WORDS = 8
+_NAMES = ("name", "type_id", "product__name", "product__product_id")
+
+
+def _offered(request: HttpRequest) -> _Offered:
+    """The types on offer, read once for a request."""
+    if not hasattr(request, "giftcards_offered"):
+        request.giftcards_offered = _read_offered(request)  # type: ignore[attr-defined]
+    offered: _Offered = request.giftcards_offered  # type: ignore[attr-defined]
+    return offered
+
+
+def _read_offered(request: HttpRequest) -> _Offered:
+    sold = ProductType.objects.for_sale()
+    is_whole = len(sold.order_by().values_list("pk")[: _OFFERED + 1]) <= _OFFERED
+    if not is_whole:
+        words = _typed(request).split()[:_WORDS]
+        wanted = Q(pk__in=[]) if not words else Q()
+        for word in words:
+            wanted &= Q(*((f"{name}__icontains", word) for name in _NAMES), _connector=Q.OR)
+        product_id, _space, type_id = request.POST.get("card", "").partition(" ")
+        sold = sold.filter(wanted | Q(product__product_id=product_id, type_id=type_id))
+    return _Offered(list(sold[:_OFFERED]), is_whole)
+
+
+def _typed(request: HttpRequest) -> str:
+    return request.GET.get("find", "")[:200].replace("\0", "")
+
+
+def _finder(request: HttpRequest) -> dict[str, Any]:
+    """The form that finds a card of a large catalogue: what was typed, and what came of it."""
+    typed, found = _typed(request).strip(), len(_offered(request).kinds)
+    told = gettext("A part of the name of the product or of the card.")
+    if typed and not found:
+        told = gettext("No card of the catalogue is called so. Type less of it.")
+    elif found == _OFFERED:
+        told = gettext("These are the first cards; there are more. Type more of it.")
+    kept = [(name, value) for name, value in request.GET.items() if name != "find"]
+    return {"typed": typed, "told": told, "kept": kept}
+
+
+def _is_too_dear(order: Order, price: Decimal) -> bool:
+    """True if a card costs more than it may, so that the order would be held."""
+    return order.price_ceiling is not None and price > order.price_ceiling
+
+
+def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
+    """The price per card, the total and the balance: label, amount and age of each."""
+    price = known.price if known.is_for_sale else None
+    total = None if price is None else price * order.quantity
+    age = _age(price, known.read_at)
+    return [
+        (gettext("price per card"), money(price), age),
+        (gettext("total"), money(total), age),
+        (
+            gettext("balance of the account"),
+            money(known.balance),
+            _age(known.balance, known.balance_read_at),
+        ),
+    ]
+
+
+def _age(amount: Decimal | None, read_at: datetime | None) -> str:
+    """The age of ``amount`` in words; "" if it is unknown, or under a minute."""
+    if amount is None or read_at is None or timezone.now() - read_at < _FRESH:
+        return ""
+    return gettext("as known %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}
+
+
+def _sale(form: OrderForm) -> list[tuple[str, object]]:
+    """The reference and the sale fields that were given, as they were understood."""
+    names = [name for name in flatten_fieldsets((_SALE, _GIFT)) if form.cleaned_data.get(name)]
+    values = {name: form.cleaned_data[name] for name in ("reference", *names)}
+    return [(column_label(name), _shown(value)) for name, value in values.items()]
+
+
+def _shown(value: object) -> str:
+    match value:
+        case Decimal():
+            return money(value)
+        case datetime():
+            return moment(value)
+    return bdi(linebreaksbr(str(value)))
+
+
+def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
+    """The warnings that the person should read before buying.
+
+    People who may not see costs get none about price and balance: the quantity at which such a
+    warning appears would tell the amount.
+    """
+    if known.no_answer in _NO_ANSWER:
+        yield str(_NO_ANSWER[known.no_answer])
+    if not known.is_for_sale:
+        yield gettext("The provider does not sell this card at present.")
+    if known.stock is not None and known.stock < order.quantity:
+        text = ngettext(
+            "The provider has only %(count)d of these cards in stock.",
+            "The provider has only %(count)d of these cards in stock.",
+            known.stock,
+        )
+        yield text % {"count": known.stock}
+    if not (sees_costs and known.price):
+        return
+    if _is_too_dear(order, known.price):
+        yield gettext(
+            "A card costs more than your limit: the order will wait until somebody decides."
+        )
+    gain = earned(order, known.price)
+    if gain is not None and gain < 0:
+        yield earned_in_words(gain)
+    if known.balance is not None and known.balance < known.price * order.quantity:
+        yield gettext("The balance of the account does not suffice: the provider will refuse this.")
+
+
+def _button(quantity: int, price: Decimal | None) -> str:
+    if price is not None:
+        text = gettext("Buy %(count)s for %(total)s")
+        return filled(text, count=quantity, total=money(price * quantity))
+    return ngettext("Buy %(count)d card", "Buy %(count)d cards", quantity) % {"count": quantity}

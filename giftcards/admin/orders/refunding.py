@@ -1,0 +1,429 @@
+"""Paying customers back: staff see what is owed, and record what they pay. No money moves here."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.forms import model_to_dict
+from django.http import HttpResponse, QueryDict
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame.actions import LATE, Answer, Attempt, OrderAction, Outcome, in_words, may
+from giftcards.admin.frame.forms import AmountField
+from giftcards.admin.frame.pages import about, customer_of, facts
+from giftcards.admin.frame.rows import OrderRows, column, orders_named
+from giftcards.admin.orders.breakdown import customer_lines
+from giftcards.admin.orders.filters import DateFilter
+from giftcards.exceptions import RefundError
+from giftcards.fulfilment import record_sale
+from giftcards.models import CustomerRefund, Order
+from giftcards.models.fields import MONEY, plain_line
+from giftcards.models.money import check_amount, refundable_amount, sale_obstacle
+from giftcards.settlement import cancel_refund, complete_refund, record_refund
+from giftcards.text.display import badge, bdi, filled, moment, money, money_text, payment
+
+_State = CustomerRefund.State
+
+
+def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
+    """The refunds as the page of their order shows them; texts are HTML."""
+    return [
+        {
+            "key": refund.pk,
+            "amount": money(refund.amount),
+            "badge": _badge_of(refund),
+            "payment": payment(refund.method, refund.reference),
+            "steps": _steps(refund),
+            "notes": [bdi(text) for text in (refund.comment, refund.cancel_reason) if text],
+            "is_planned": refund.state == _State.CREATED,
+            "is_cancelled": refund.state == _State.CANCELLED,
+        }
+        for refund in refunds
+    ]
+
+
+def _steps(refund: CustomerRefund) -> list[SafeString]:
+    by = refund.created_by or refund.get_source_display()
+    paid_at = refund.executed_at if refund.was_planned else None
+    steps = (
+        ("", refund.created_at, by),
+        (gettext("paid"), paid_at, refund.executed_by),
+        (gettext("taken back"), refund.cancelled_at, refund.cancelled_by),
+    )
+    return [
+        format_html("{} {} {}", label, moment(at), bdi(name)) for label, at, name in steps if at
+    ]
+
+
+# What the customer paid, if the shop has not said.
+
+
+class SaleForm(forms.Form):
+    amount = AmountField(
+        label=_("Paid by the customer, for all cards"),
+        help_text=_("It is recorded once, and not changed any more."),
+        min_value=Decimal(0),
+        **MONEY,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "decimal"}),
+    )
+
+
+def _say_sale(attempt: Attempt) -> Outcome:
+    if not record_sale(attempt.order, attempt.form.cleaned_data["amount"], by=attempt.by):
+        return Outcome(gettext("This amount was recorded already."), level=messages.INFO)
+    return Outcome(
+        gettext("Recorded: the customer paid %(amount)s.")
+        % {"amount": money_text(attempt.order.sale_amount)},
+        "Recorded what the customer paid.",
+    )
+
+
+def _why_no_sale(attempt: Attempt) -> Outcome | None:
+    obstacle = sale_obstacle(attempt.order)
+    if attempt.request.method == "POST" or not obstacle:
+        return None
+    return Outcome(obstacle, level=messages.ERROR)
+
+
+SALE = OrderAction(
+    name="order_sale",
+    route="<key>/sale/",
+    label=_("Say what the customer paid"),
+    permission=may("giftcards.settle_refund"),
+    is_offered=lambda order: not sale_obstacle(order),
+    is_final=True,
+    before=_why_no_sale,
+    token=None,
+    form=lambda _attempt, data: SaleForm(data),
+    template="sale",
+    context=lambda attempt: {"facts": facts(attempt.order)},
+    act=_say_sale,
+)
+
+# A new refund: the form, its confirmation, and the record.
+
+
+class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A refund to the customer, posted twice: to see the confirmation page, and to confirm."""
+
+    state = forms.ChoiceField(
+        label=_("The payment"),
+        choices=[
+            (_State.DONE, _("It has been made.")),
+            (_State.CREATED, _("It is still to be made.")),
+        ],
+        initial=_State.DONE,
+        widget=forms.RadioSelect,
+    )
+
+    class Meta:
+        model = CustomerRefund
+        fields = ("amount", "method", "reference", "comment")
+        field_classes: ClassVar = {"amount": AmountField}
+        widgets: ClassVar = {
+            name: forms.TextInput(attrs={"dir": "auto", "autocomplete": "off"})
+            for name in ("method", "reference", "comment")
+        }
+        widgets["reference"].attrs["data-selects"] = ""
+
+    def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._order = order
+
+    @property
+    def is_confirmed(self) -> bool:
+        return "_confirmed" in self.data
+
+    @property
+    def is_known(self) -> bool:
+        """True if the refund is recorded, as for the second request of a double click."""
+        given = self.data.get("reference", "").strip()
+        return self._order.refunds.filter(reference=given).exists()
+
+    def clean_amount(self) -> Decimal:
+        amount: Decimal = self.cleaned_data["amount"]
+        if not self.is_confirmed:
+            try:
+                check_amount(self._order, amount)
+            except RefundError as error:
+                raise ValidationError(error.shown(in_words)) from None
+        return amount
+
+    def is_valid(self) -> bool:
+        # The person may go back from the confirmation, to change something.
+        return super().is_valid() and "_change" not in self.data
+
+
+def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
+    if data is not None:
+        return RefundForm(attempt.order, data)
+    # Unique, for a refund without a number: it makes a double click harmless.
+    reference = f"R-{uuid.uuid4().hex[:12].upper()}"
+    initial = {"amount": attempt.order.open_amount, "reference": reference}
+    return RefundForm(attempt.order, initial=initial)
+
+
+def _why_nothing_is_owed(attempt: Attempt) -> Outcome | None:
+    if attempt.request.method != "POST":
+        try:
+            refundable_amount(attempt.order)
+        except RefundError as error:
+            return Outcome(error.shown(in_words), level=messages.ERROR)
+    return None
+
+
+def _pay_back(attempt: Attempt) -> Answer:
+    order, form = attempt.order, attempt.form
+    if not (form.is_known or order.open_amount):
+        return LATE
+    given = form.cleaned_data
+    if not form.is_confirmed:
+        return _confirmation(attempt, given)
+    is_paid = given["state"] == _State.DONE
+    values = {name: given[name] for name in form.Meta.fields}
+    source = CustomerRefund.Source.STAFF
+    refund = record_refund(order, **values, by=attempt.by, is_paid=is_paid, source=source)
+    if not refund.has_changed:
+        text = gettext("This refund was recorded already. It is not paid twice.")
+        return Outcome(text, level=messages.INFO)
+    text = gettext("Recorded: the customer was paid back %(amount)s.")
+    if not is_paid:
+        text = gettext("Recorded: the customer is to be paid back %(amount)s.")
+    done = "Recorded a refund" if is_paid else "Planned a refund"
+    return Outcome(
+        text % {"amount": money_text(refund.amount)},
+        f"{done} to the customer: {_in_log(refund)}.",
+    )
+
+
+def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
+    order = attempt.order
+    return attempt.page(
+        "pay_back_confirm",
+        consequence=_consequence(order, given),
+        afterwards=_afterwards(order, given),
+        facts=[*about(order), *_payment_facts(given)],
+        # As texts, because numbers would be localised.
+        posted=[(name, str(given[name])) for name in attempt.form.fields],
+        action=_action(given),
+    )
+
+
+PAY_BACK = OrderAction(
+    name="order_pay_back",
+    route="<key>/pay-back/",
+    label=_("Pay back the customer"),
+    permission=may("giftcards.settle_refund"),
+    takes=("giftcards.settle_refund",),
+    is_offered=lambda order: bool(order.open_amount),
+    before=_why_nothing_is_owed,
+    form=_refund_form,
+    is_repeated=lambda attempt: attempt.form.is_known,
+    template="pay_back",
+    context=lambda attempt: {
+        "facts": about(attempt.order),
+        "lines": customer_lines(attempt.order, again=None),
+    },
+    act=_pay_back,
+)
+
+# An existing refund.
+
+
+def _refund_context(attempt: Attempt) -> Mapping[str, Any]:
+    given = model_to_dict(attempt.row)
+    return {
+        "heading": gettext("The refund"),
+        "facts": [*about(attempt.order), *_payment_facts(given)],
+        "action": attempt.action.label,
+    }
+
+
+def _complete(attempt: Attempt) -> Outcome:
+    refund = complete_refund(attempt.row, by=attempt.by)
+    if not refund.has_changed:
+        return Outcome(gettext("The refund was recorded as paid already."), level=messages.INFO)
+    return Outcome(
+        gettext("The refund is recorded as paid."), f"Marked as paid: {_in_log(refund)}."
+    )
+
+
+def _late_unless_planned(attempt: Attempt) -> Outcome | None:
+    is_planned = attempt.row.state == _State.CREATED
+    return None if is_planned or attempt.request.method == "POST" else LATE
+
+
+COMPLETE = OrderAction(
+    name="refund_complete",
+    route="refunds/<key>/paid/",
+    label=_("Mark as paid"),
+    permission=may("giftcards.settle_refund"),
+    of=CustomerRefund,
+    place="",
+    token=None,
+    before=_late_unless_planned,
+    form=lambda _attempt, data: forms.Form(data),
+    template="ask",
+    context=lambda attempt: {
+        **_refund_context(attempt),
+        "consequence": gettext("It will be recorded that the customer has been paid."),
+    },
+    act=_complete,
+)
+
+
+class TakeBackForm(forms.Form):
+    reason = forms.CharField(
+        label=_("Reason"),
+        max_length=200,
+        validators=[plain_line],
+        help_text=_("For your colleagues, such as: the transfer came back."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
+
+
+def _cancel(attempt: Attempt) -> Outcome:
+    reason = attempt.form.cleaned_data["reason"]
+    refund = cancel_refund(attempt.row, by=attempt.by, why=reason)
+    if not refund.has_changed:
+        return Outcome(gettext("The refund was taken back already."), level=messages.INFO)
+    return Outcome(
+        gettext("The refund was taken back. Its amount is owed again."),
+        f"Took back a refund: {_in_log(refund)}.",
+    )
+
+
+def _late_if_cancelled(attempt: Attempt) -> Outcome | None:
+    is_cancelled = attempt.row.state == _State.CANCELLED
+    return LATE if is_cancelled and attempt.request.method != "POST" else None
+
+
+CANCEL = OrderAction(
+    name="refund_cancel",
+    route="refunds/<key>/take-back/",
+    label=_("Take back the refund"),
+    permission=may("giftcards.settle_refund"),
+    is_final=True,
+    of=CustomerRefund,
+    place="",
+    token=None,
+    before=_late_if_cancelled,
+    form=lambda _attempt, data: TakeBackForm(data),
+    template="ask",
+    context=lambda attempt: {
+        **_refund_context(attempt),
+        "consequence": gettext(
+            "Its amount is owed again; the refund stays on record. Do this if the customer has"
+            " not got the money, or has given it back."
+        ),
+    },
+    act=_cancel,
+)
+
+
+def _payment_facts(given: Mapping[str, Any]) -> list[tuple[str, object]]:
+    facts = [
+        (gettext("amount"), money(given["amount"])),
+        (gettext("method"), given["method"]),
+        (gettext("reference"), given["reference"]),
+        (gettext("comment"), given["comment"]),
+    ]
+    return [(label, value) for label, value in facts if value]
+
+
+def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
+    text = gettext("%(amount)s will be recorded as paid back to %(customer)s.")
+    if given["state"] != _State.DONE:
+        text = gettext("It will be recorded that %(amount)s is to be paid back to %(customer)s.")
+    customer = customer_of(order)
+    named = bdi(customer) if customer else gettext("the customer")
+    return filled(text, amount=money(given["amount"]), customer=named)
+
+
+def _afterwards(order: Order, given: Mapping[str, Any]) -> SafeString:
+    """A sentence about what is planned and still owed once the refund is recorded."""
+    planned, owed = order.planned_amount, refundable_amount(order) - given["amount"]
+    if given["state"] != _State.DONE:
+        planned += given["amount"]
+    if planned and owed:
+        text = gettext("After that, %(planned)s is to be paid back, and %(owed)s is still owed.")
+    elif planned:
+        text = gettext("After that, %(planned)s is to be paid back, and is owed until it is paid.")
+    elif owed:
+        text = gettext("After that, %(owed)s is still owed.")
+    else:
+        text = gettext("After that, nothing is owed any more.")
+    return filled(text, planned=money(planned), owed=money(owed))
+
+
+def _action(given: Mapping[str, Any]) -> str:
+    text = gettext("Record %(amount)s as paid back")
+    if given["state"] != _State.DONE:
+        text = gettext("Record %(amount)s as to be paid back")
+    return text % {"amount": money_text(given["amount"])}
+
+
+def _in_log(refund: CustomerRefund) -> str:
+    """The refund as text for Django's log, which is in English and not localised."""
+    return f"{refund.amount:.2f}, {refund.reference}"
+
+
+# The most refunds that a search shows.
+_MOST_FOUND = 1_000
+
+
+def _badge_of(refund: CustomerRefund) -> SafeString:
+    """The state of a refund as a badge, like the status of an order."""
+    return badge(f"refund-{refund.state}", refund.get_state_display())
+
+
+@admin.register(CustomerRefund)
+class CustomerRefundAdmin(OrderRows):
+    """The refunds to customers, the latest first. They are recorded on the pages of the orders."""
+
+    list_display = (
+        "when",
+        "its_order",
+        "how_much",
+        "its_state",
+        "its_method",
+        "its_reference",
+        "by",
+    )
+    list_select_related = ("order",)
+    list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
+    fields = readonly_fields = (*list_display, "its_comment")
+    # Shows the search box; search_rows() does the search.
+    search_fields = ("reference",)
+    search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
+
+    when = column(CustomerRefund, "created_at")
+    how_much = column(CustomerRefund, "amount")
+    its_state = column(CustomerRefund, "state", lambda refund, _state: _badge_of(refund))
+    its_reference = column(CustomerRefund, "reference")
+    its_comment = column(CustomerRefund, "comment")
+
+    def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
+        orders = orders_named(name)
+        refunds = [] if orders.is_whole else CustomerRefund.objects.search(name, limit=_MOST_FOUND)
+        if refunds:
+            return rows.filter(pk__in=[refund.pk for refund in refunds])
+        return self.rows_of(rows, orders)
+
+    @admin.display(description=_("method"), empty_value="")
+    def its_method(self, refund: CustomerRefund) -> str:
+        return bdi(refund.method) if refund.method else ""
+
+    @admin.display(description=_("by"))
+    def by(self, refund: CustomerRefund) -> SafeString:
+        return bdi(refund.created_by or refund.get_source_display())

@@ -1,0 +1,401 @@
+"""Deciding what became of a lost order: staff compare, decide, and can take an adoption back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import messages
+from django.core import signing
+from django.core.exceptions import ValidationError
+from django.db import router, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame.actions import (
+    LATE,
+    Answer,
+    Attempt,
+    OrderAction,
+    Outcome,
+    Page,
+    Pages,
+    begin,
+    end,
+    may,
+)
+from giftcards.admin.frame.forms import state_token
+from giftcards.admin.frame.pages import column_label, facts, line
+from giftcards.admin.orders.follow_up import decided
+from giftcards.engine.recovering import adopt, declare_absent
+from giftcards.engine.resolving import (
+    Fit,
+    NoAnswer,
+    Row,
+    compare,
+    look_up,
+    may_release,
+    overall,
+    release,
+)
+from giftcards.models import Order, Product, StatusChange
+from giftcards.provider.answers import IDENTIFIER
+from giftcards.rules.problems import Problem
+from giftcards.rules.states import Status
+from giftcards.text.display import (
+    bdi,
+    explained,
+    filled,
+    isolated,
+    moment_text,
+    named,
+    zoned_moment,
+)
+
+_STAFF = StatusChange.Source.STAFF
+_SALT = "giftcards.admin.adopt"
+# The longest time between a comparison and its confirmation (seconds).
+_COMPARISON_HOLDS = 15 * 60
+
+_NO_ANSWER = {
+    NoAnswer.NOT_FOUND: _("The provider knows no order with this id. Nothing was done."),
+    NoAnswer.PAUSED: _("Requests to the provider are paused. Nothing was done."),
+    NoAnswer.BUSY: _("The provider is being asked too much else. Try again in a minute."),
+    NoAnswer.UNREACHABLE: _("The provider could not be reached. Nothing was done."),
+    NoAnswer.NOT_CONFIGURED: _(
+        "This server has no key for the provider, and cannot ask about the id. Nothing was done."
+    ),
+}
+
+
+def _candidate(order: Order, row: dict[str, Any]) -> str:
+    created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
+    shown = {
+        "id": bdi(row["id"]),
+        "time": bdi(moment_text(created_at) if created_at else "?"),
+        "quantity": bdi(row["quantity"]),
+        "type": _named_at_provider(order, row)["type"],
+    }
+    text = gettext("It is the provider's order %(id)s of %(time)s: %(quantity)s × %(type)s.")
+    return filled(text, **shown)
+
+
+def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
+    """Product and type of the row by name, with their ids; "" for what it leaves out."""
+    product, kind = row["product"] or "", row["type"] or ""
+    is_same = (product, kind) == (order.product_id, order.type_id)
+    names = order.line_names() if is_same else Product.objects.names(product, kind)
+    return {
+        "product": named(names.product, product) if product else "",
+        "type": named(names.type, kind) if kind else "",
+    }
+
+
+_FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not told")}
+
+
+def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object, Any]]:
+    """The facts about ``order`` beside those of ``row``: name, ours, theirs, how they differ."""
+    fits = compare(order, row)
+    created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
+    names = _named_at_provider(order, row)
+    theirs = {
+        "product_id": (names["product"], fits["product"]),
+        "type_id": (names["type"], fits["type"]),
+        "quantity": (row["quantity"], fits["quantity"]),
+        "sent_at": (created_at and zoned_moment(created_at), fits["created_at"]),
+    }
+    compared = [
+        (column_label(name), ours, theirs[name][0] or "", _FITS[theirs[name][1]])
+        for name, ours in line(order).items()
+    ]
+    if fits["key"] is Fit.DIFFERS:
+        ours, theirs_too = gettext("the one it was sent with"), gettext("the one in use now")
+        compared.append((gettext("API key"), ours, theirs_too, _FITS[Fit.DIFFERS]))
+    return [
+        *compared,
+        (column_label("status"), order.get_status_display(), row["status"] or "", ""),
+    ]
+
+
+class ResolveForm(forms.Form):
+    """The decision about an order whose placing answer was lost."""
+
+    ADOPT_OTHER = "adopt-other"
+    SEND_AGAIN = "send-again"
+    REJECT = "reject"
+
+    outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
+    # Not a CharField, which would validate the value even if it is ignored.
+    provider_order_id = forms.Field(
+        label=_("provider's order id"),
+        required=False,
+        # Without maxlength: browsers truncate pasted text, and the rest would be another id.
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
+    )
+    is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
+
+    def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        outcomes = [(f"adopt:{row['id']}", _candidate(order, row)) for row in order.candidates]
+        self.fields["outcome"].choices = [  # type: ignore[attr-defined]
+            *outcomes,
+            (self.ADOPT_OTHER, _("It is the order at the provider with this id:")),
+            (self.SEND_AGAIN, _("It was not placed: send it again.")),
+            (self.REJECT, _("It was not placed: reject it.")),
+        ]
+
+    def clean_provider_order_id(self) -> str:
+        """The typed id, valid for the client; "" if the outcome needs none."""
+        if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
+            return ""
+        typed: str = (self.cleaned_data["provider_order_id"] or "").strip()
+        if not typed:
+            raise ValidationError(self.fields["provider_order_id"].error_messages["required"])
+        if not IDENTIFIER.fullmatch(typed):
+            raise ValidationError(_("Use letters, digits, “_” and “-” only, at most 100 in all."))
+        return typed
+
+    @property
+    def adopted(self) -> str:
+        """The provider's id of the adopted order; "" if the order was not placed."""
+        typed: str = self.cleaned_data["provider_order_id"]
+        action, _colon, candidate = self.cleaned_data["outcome"].partition(":")
+        return candidate if action == "adopt" else typed
+
+
+class AdoptForm(forms.Form):
+    """The confirmation of a comparison; unless everything fits, a box has to be ticked too."""
+
+    is_sure = forms.BooleanField()
+
+    _LABELS: ClassVar = {
+        Fit.DIFFERS: _(
+            "I know that it does not match what was sent. It is this order all the same."
+        ),
+        Fit.NOT_TOLD: _("I have made sure in the provider's dashboard that it is this order."),
+    }
+
+    def __init__(self, fit: Fit, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.does_fit = fit is Fit.FITS
+        self.differs = fit is Fit.DIFFERS
+        if self.does_fit:
+            del self.fields["is_sure"]
+        else:
+            self.fields["is_sure"].label = self._LABELS[fit]
+
+
+def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
+    """The outcome of a decision that was carried out, with an entry in the order's history."""
+    outcome = decided(decision)
+    attempt.pages.log_change(attempt.request, attempt.order, outcome.log)
+    return outcome
+
+
+# What became of it. No transaction is open, because the provider is asked.
+
+
+def _resolve_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
+    attempt = begin(RESOLVE, pages, request, key)
+    return end(attempt, _resolve(attempt))
+
+
+def _resolve(attempt: Attempt) -> Answer:
+    if attempt.order.status != Status.UNCONFIRMED:
+        return LATE
+    form = attempt.form = ResolveForm(attempt.order, attempt.request.POST or None)
+    if form.is_bound and not attempt.is_current:
+        return LATE
+    answer = _decide(attempt) if form.is_valid() else None
+    return attempt.page() if answer is None else answer
+
+
+# The problems that the first sentence of the page tells as well.
+_TOLD = {"answer_lost", "sender_died"}
+
+
+def _resolve_context(attempt: Attempt) -> Mapping[str, Any]:
+    order, shows_costs = attempt.order, attempt.pages.may_see_costs(attempt.request)
+    problems = [
+        explained(problem, shows_costs=shows_costs)
+        for problem in order.open_problems
+        if problem.code not in _TOLD
+    ]
+    return {"facts": facts(order), "problems": problems}
+
+
+def _decide(attempt: Attempt) -> Answer | None:
+    """Carry out the choice, or show the comparison; ``None`` if neither was possible."""
+    order, form = attempt.order, attempt.form
+    if form.adopted:
+        return _ask_about(attempt, form.adopted)
+    send_again = form.cleaned_data["outcome"] == ResolveForm.SEND_AGAIN
+    decision = Problem("staff_send_again" if send_again else "staff_rejected", {"by": attempt.by})
+    if declare_absent(order, send_again=send_again, source=_STAFF, detail=decision):
+        return _concluded(attempt, decision)
+    return LATE
+
+
+# Which order at the provider it is.
+
+
+def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
+    """Ask the provider about the id, and compare; ``None``, with a message, if that fails."""
+    pages, request, order = attempt.pages, attempt.request, attempt.order
+    if _warn_if_taken(attempt, provider_order_id):
+        return None
+    # Before the request, because it may tell the person of orders that are not the shop's.
+    pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
+    candidates = {row["id"]: row for row in order.candidates}
+    row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
+    if isinstance(row, NoAnswer):
+        pages.message_user(request, _NO_ANSWER[row], messages.ERROR)
+        return None
+    # Again, because the answer may name another id.
+    if _warn_if_taken(attempt, row["id"]):
+        return None
+    fits = compare(order, row)
+    if fits["quantity"] is Fit.DIFFERS:
+        # Further answers would never fit: cards and amounts are counted by the quantity.
+        text = gettext("Its quantity is %(told)s, and yours is %(ordered)d: it is another order.")
+        counts = {"told": row["quantity"], "ordered": order.quantity}
+        pages.message_user(request, text % counts, messages.ERROR)
+        return None
+    seen = {
+        "state_token": state_token(order),
+        "by": str(request.user.pk),
+        "id": provider_order_id,
+        "row": dict(row),
+    }
+    attempt.form = AdoptForm(overall(fits))
+    return _comparison(attempt, seen)
+
+
+def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
+    """Show an error, and return True, if one of our orders has one of these ids already."""
+    pages, request = attempt.pages, attempt.request
+    owner = Order.objects.known_as(names).first()
+    if owner is None:
+        return False
+    text = gettext("This is another of your orders already.")
+    if pages.may_see(request, owner):
+        text = gettext("This is your order %(order)s already.") % {"order": isolated(owner)}
+    pages.message_user(request, text, messages.ERROR)
+    return True
+
+
+def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
+    """The page that shows the provider's facts about the id beside what was sent.
+
+    It carries these facts signed, so that the confirmation is about nothing else.
+    """
+    return attempt.page(
+        "adopt",
+        title=gettext("Is it this order?"),
+        seen=signing.dumps(seen, salt=_SALT),
+        provider_order_id=seen["id"],
+        facts=_facts_at_provider(attempt.order, seen["row"]),
+    )
+
+
+def _adopt_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
+    attempt = begin(RESOLVE, pages, request, key)
+    return end(attempt, _adopt(attempt))
+
+
+def _adopt(attempt: Attempt) -> Answer:
+    pages, request, order = attempt.pages, attempt.request, attempt.order
+    seen = _comparison_seen(request)
+    if seen is None:
+        text = gettext("Choose again: this page was open for too long. Nothing was done.")
+        pages.message_user(request, text, messages.ERROR)
+        return HttpResponseRedirect(pages.address("resolve", order.pk))
+    if seen["state_token"] != state_token(order):
+        return LATE
+    fits = compare(order, seen["row"])
+    attempt.form = AdoptForm(overall(fits), request.POST)
+    if not attempt.form.is_valid():
+        return _comparison(attempt, seen)
+    decision = Problem(
+        "staff_insisted" if Fit.DIFFERS in fits.values() else "staff_adopted",
+        {"by": attempt.by, "provider_order_id": seen["id"]},
+    )
+    is_insisted = Fit.DIFFERS in {fits["product"], fits["type"]}
+    if adopt(order, seen["id"], source=_STAFF, detail=decision, is_insisted=is_insisted):
+        return _concluded(attempt, decision)
+    if _warn_if_taken(attempt, seen["id"], seen["row"]["id"]):
+        return pages.to_order(order)
+    return LATE
+
+
+def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
+    """The comparison that this person confirms; ``None`` if expired, forged or not theirs."""
+    try:
+        seen: dict[str, Any] = signing.loads(
+            request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
+        )
+    except signing.BadSignature:
+        return None
+    return seen if seen["by"] == str(request.user.pk) else None
+
+
+def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
+    """The provider's answer about an order, completed by the ``candidate`` from its list.
+
+    Answers may leave out the line. The provider may not find an id of its own list when asked about
+    it; then ``candidate`` alone counts.
+    """
+    if candidate is None:
+        return told
+    if isinstance(told, NoAnswer):
+        return candidate if told is NoAnswer.NOT_FOUND else told
+    return {**candidate, **{name: told[name] for name in told if told[name] not in {None, ""}}}
+
+
+# Taking an adoption back.
+
+
+class ReleaseForm(forms.Form):
+    is_sure = forms.BooleanField(label=_("I have made sure that it is another order."))
+
+
+def _release(attempt: Attempt) -> Outcome:
+    order = attempt.order
+    names = {"by": attempt.by, "provider_order_id": str(order.provider_order_id)}
+    is_done = release(order, by=attempt.by)
+    return decided(Problem("staff_released", names) if is_done else None)
+
+
+RELEASE = OrderAction(
+    name="order_release",
+    route="<key>/release/",
+    label=_("Release it from its order at the provider"),
+    permission=may("giftcards.resolve_order"),
+    is_offered=may_release,
+    is_minor=True,
+    is_final=True,
+    before=lambda attempt: None if may_release(attempt.order) else LATE,
+    form=lambda _attempt, data: ReleaseForm(data),
+    title=_("Is it another order?"),
+    template="release",
+    context=lambda attempt: {"facts": facts(attempt.order)},
+    act=_release,
+)
+# The provider is asked outside any transaction, whatever ATOMIC_REQUESTS says.
+RESOLVE = OrderAction(
+    name="order_resolve",
+    route="<key>/resolve/",
+    label=_("What happened to this order?"),
+    permission=may("giftcards.resolve_order"),
+    takes=("giftcards.resolve_order",),
+    is_offered=lambda order: order.status == Status.UNCONFIRMED,
+    template="resolve",
+    context=_resolve_context,
+    view=_resolve_view,
+    decorators=(transaction.non_atomic_requests(using=router.db_for_write(Order)),),
+)
+ADOPT = Page("order_adopt", "<path:key>/adopt/", _adopt_view)

@@ -1,0 +1,351 @@
+"""The sentences at the top of an order's page: what happened, what is next, why it stands still.
+
+Pure: they are made from an order as it was read, and from what its timeline tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, gettext_lazy, ngettext
+
+from giftcards.engine.approvals import held_objection, held_price
+from giftcards.models import ApiKey, Order, ProviderState
+from giftcards.models.provider import configured_key
+from giftcards.rules.money import (
+    CustomerBreakdown,
+    RefundBreakdown,
+    customer_breakdown,
+    paid_amount,
+    refund_breakdown,
+)
+from giftcards.rules.problems import Problem
+from giftcards.rules.states import FOLLOWED, STATES, Status
+from giftcards.settlement import is_past, promised_day
+from giftcards.text.display import bdi, day_text, explained, filled, moment, money, when, worked_out
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryInput:
+    """An order, and what else the sentences are about.
+
+    ``reason`` is why the order last moved, if the timeline tells. ``was_repeated`` is True if its
+    missing cards were ordered again. ``repeated_by`` names the new order, as HTML; it is "" if
+    there is none, or none that the person may see. ``standstill`` says, as HTML, why nothing is
+    done automatically at present; it is "" if work goes on. ``not_received`` says, as HTML, that
+    the cards did not get to whom they are for; it is "" unless that is known.
+    """
+
+    order: Order
+    shows_costs: bool
+    reason: Problem | None = None
+    was_repeated: bool = False
+    repeated_by: str = ""
+    standstill: str = ""
+    not_received: str = ""
+
+
+def summarise(story: SummaryInput) -> SafeString:
+    """The order's story and its next step, as sentences of HTML."""
+    sentences = [story.not_received, *_what_happened(story), *_what_is_next(story)]
+    return format_html_join(" ", "{}", ((sentence,) for sentence in filter(None, sentences)))
+
+
+def _what_happened(story: SummaryInput) -> Iterator[str]:
+    status, breakdown = story.order.status, refund_breakdown(story.order)
+    if breakdown is not None:
+        yield from _settled(story, breakdown)
+    elif status in FOLLOWED:
+        yield from _followed(story.order)
+    elif status == Status.PENDING and story.order.is_held:
+        yield from _held(story.order, shows_costs=story.shows_costs)
+    elif status == Status.PENDING:
+        yield _pending(story)
+    elif status == Status.PLACING:
+        yield gettext("The order is being sent to the provider at this moment.")
+    elif status == Status.UNCONFIRMED:
+        yield _unconfirmed(story.order)
+    else:
+        yield _reason(story, otherwise=gettext("The order was rejected: nothing was bought."))
+
+
+def _what_is_next(story: SummaryInput) -> Iterator[str]:
+    order = story.order
+    yield from _next_look(story)
+    yield from _paid(order)
+    if order.deliver_at and order.is_put_off:
+        yield filled(
+            gettext("It is a gift, to be delivered on %(at)s."), at=moment(order.deliver_at)
+        )
+    if story.was_repeated:
+        yield from _repeated(story)
+    else:
+        yield from _owed(order)
+    # The first sentence already tells the problem of a held order.
+    problems = 0 if order.is_held else len(order.open_problems)
+    if problems:
+        text = ngettext(
+            "%(count)s problem needs a person: see below.",
+            "%(count)s problems need a person: see below.",
+            problems,
+        )
+        yield filled(text, count=problems)
+
+
+# Not accepted yet.
+
+
+def _pending(story: SummaryInput) -> str:
+    if story.order.open_problems:
+        # The problem says why it could not be sent.
+        return gettext("Nothing has been bought yet.")
+    return _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
+
+
+def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
+    if order.is_waiting and order.send_after:
+        text = gettext("The order waits until %(at)s, and is sent automatically then.")
+        yield filled(text, at=moment(order.send_after))
+        return
+    objection, price, ceiling = held_objection(order), held_price(order), order.price_ceiling
+    if objection is not None:
+        text = gettext("The order is held: a person has to look at it, because “%(objection)s”.")
+        yield filled(text, objection=bdi(objection))
+        yield gettext("Nothing is bought until a person approves or rejects the order.")
+        return
+    if not shows_costs or price is None or ceiling is None:
+        yield gettext("The order is held: a card costs more than your limit.")
+    else:
+        text = gettext("The order is held: a card costs %(price)s; your limit is %(ceiling)s.")
+        yield filled(text, price=money(price), ceiling=money(ceiling))
+    yield gettext(
+        "Nothing is bought until a person approves the price or rejects the order, or the price"
+        " falls to the limit."
+    )
+
+
+def _unconfirmed(order: Order) -> str:
+    if order.open_problems:
+        # The problem says why.
+        return gettext("It is not known yet whether the order was bought.")
+    return gettext("The order was sent, and it is not known whether it was bought.")
+
+
+def _reason(story: SummaryInput, *, otherwise: str) -> str:
+    if story.reason is None:
+        return otherwise
+    return explained(story.reason, shows_costs=story.shows_costs).text
+
+
+# Accepted.
+
+
+def _followed(order: Order) -> Iterator[str]:
+    accepted_at = moment(order.accepted_at) if order.accepted_at else gettext("unknown")
+    if order.status == Status.HANDLING:
+        text = ngettext(
+            "The provider accepted the order on %(at)s. Its card comes automatically, mostly"
+            " within a minute.",
+            "The provider accepted the order on %(at)s. Its cards come automatically, mostly"
+            " within a minute.",
+            order.quantity,
+        )
+    else:
+        text = gettext(
+            "The provider accepted the order on %(at)s, and takes longer than usual. The customer"
+            " has to wait."
+        )
+    yield filled(text, at=accepted_at)
+    if order.fulfilled_quantity:
+        text = ngettext(
+            "%(arrived)s of %(count)s card has come so far.",
+            "%(arrived)s of %(count)s cards have come so far.",
+            order.quantity,
+        )
+        yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
+
+
+# What is done automatically, and when.
+
+# A time that is closer than this is "in a moment".
+_SOON = timedelta(minutes=1)
+_AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
+
+
+def _next_look(story: SummaryInput) -> Iterator[str]:
+    """The time at which something is done about an open order, or why nothing is."""
+    order = story.order
+    step = STATES[order.status].next_step
+    if order.is_held or not step:
+        return
+    if order.due_at is None or order.candidates:
+        yield from _up_to_a_person(order)
+    elif story.standstill:
+        yield story.standstill
+    else:
+        is_soon = order.due_at < timezone.now() + _SOON
+        at = gettext("in a moment") if is_soon else when(order.due_at)
+        is_again = order.status == Status.PENDING and order.open_problems
+        yield filled(str(_AGAIN if is_again else step), when=at)
+
+
+def _up_to_a_person(order: Order) -> Iterator[str]:
+    if order.status == Status.UNCONFIRMED:
+        yield gettext("A person has to say what happened to it.")
+    elif not any(problem.code == "watch_ended" for problem in order.open_problems):
+        yield gettext("The order is no longer checked automatically: ask the provider's support.")
+
+
+def _paid(order: Order) -> Iterator[str]:
+    """The customer's payment, while the order is open: later, the breakdown has it."""
+    paid = paid_amount(order)
+    if paid is not None and not order.is_final:
+        amount = worked_out(order.quantity, order.sale_price, paid)
+        yield filled(gettext("The customer paid %(amount)s."), amount=amount)
+
+
+# Settled.
+
+
+def _settled(story: SummaryInput, breakdown: RefundBreakdown) -> Iterator[str]:
+    order = story.order
+    yield _brought(order) if story.not_received else _delivered(order)
+    if breakdown.refunded_quantity:
+        yield _credited_back(story, breakdown)
+    elif story.shows_costs and breakdown.charged_amount is None:
+        yield gettext("The provider does not say what it charged.")
+    elif story.shows_costs:
+        text = gettext("The provider charged %(amount)s.")
+        amount = worked_out(order.quantity, order.price_per_card, breakdown.charged_amount)
+        yield filled(text, amount=amount)
+
+
+def _delivered(order: Order) -> str:
+    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    if order.status == Status.REFUNDED:
+        return gettext("No card was delivered.")
+    if order.status == Status.PARTIALLY_FILLED:
+        text = ngettext(
+            "%(delivered)s of %(count)s card delivered.",
+            "%(delivered)s of %(count)s cards delivered.",
+            order.quantity,
+        )
+        return filled(text, delivered=order.fulfilled_quantity, count=order.quantity)
+    text = ngettext(
+        "The card was delivered on %(at)s.",
+        "All %(count)s cards were delivered on %(at)s.",
+        order.quantity,
+    )
+    return filled(text, count=order.quantity, at=at)
+
+
+def _brought(order: Order) -> str:
+    """The delivery by the provider, of an order whose cards got no further."""
+    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    text = ngettext(
+        "The provider delivered %(delivered)s of %(count)s card on %(at)s.",
+        "The provider delivered %(delivered)s of %(count)s cards on %(at)s.",
+        order.quantity,
+    )
+    return filled(text, delivered=order.fulfilled_quantity, count=order.quantity, at=at)
+
+
+def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:
+    order, quantity, amount = story.order, breakdown.refunded_quantity, breakdown.refunded_amount
+    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    if story.shows_costs and amount is not None:
+        text = gettext("The provider credited back %(amount)s on %(at)s.")
+        return filled(text, amount=worked_out(quantity, order.price_per_card, amount), at=at)
+    if not story.shows_costs:
+        text = ngettext(
+            "The provider credited back the price of %(count)s card on %(at)s.",
+            "The provider credited back the price of %(count)s cards on %(at)s.",
+            quantity,
+        )
+    else:
+        text = ngettext(
+            "The provider credited back the price of %(count)s card on %(at)s; the amount is not"
+            " known.",
+            "The provider credited back the price of %(count)s cards on %(at)s; the amount is not"
+            " known.",
+            quantity,
+        )
+    return filled(text, count=quantity, at=at)
+
+
+def _repeated(story: SummaryInput) -> Iterator[str]:
+    if story.repeated_by:
+        text = gettext("The missing cards were ordered again: %(order)s.")
+        yield filled(text, order=story.repeated_by)
+    else:
+        yield gettext("The missing cards were ordered again.")
+    breakdown = customer_breakdown(story.order)
+    if breakdown is not None and breakdown.owed_amount:
+        yield gettext("What the customer paid for them went to the new order.")
+
+
+def _owed(order: Order) -> Iterator[str]:
+    missing = order.quantity - order.fulfilled_quantity
+    if not order.is_final or not missing:
+        return
+    breakdown = customer_breakdown(order)
+    if breakdown is None:
+        yield gettext("What the customer is owed is not known: the order has no sale amount.")
+    elif order.is_being_paid_back:
+        yield from _paid_back(breakdown)
+    elif breakdown.owed_amount:
+        text = gettext("The customer is owed %(amount)s.")
+        amount = worked_out(missing, order.sale_price, breakdown.owed_amount)
+        yield filled(text, amount=amount)
+    if breakdown is None or breakdown.planned_amount or breakdown.open_amount:
+        yield from _promised(order)
+
+
+def _promised(order: Order) -> Iterator[str]:
+    """The day by which the customer was promised the money."""
+    if (day := promised_day(order)) is None:
+        return
+    if is_past(day):
+        yield filled(gettext("It was promised by %(day)s, and is late."), day=bdi(day_text(day)))
+    else:
+        yield filled(gettext("It is promised by %(day)s."), day=bdi(day_text(day)))
+
+
+def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
+    if breakdown.refunded_amount:
+        text = gettext("The customer was paid back %(amount)s.")
+        yield filled(text, amount=money(breakdown.refunded_amount))
+    if breakdown.planned_amount:
+        text = gettext("%(amount)s is to be paid back, and has not been paid yet.")
+        yield filled(text, amount=money(breakdown.planned_amount))
+    if breakdown.open_amount:
+        text = gettext("The customer is still owed %(amount)s.")
+        yield filled(text, amount=money(breakdown.open_amount))
+
+
+def why_at_a_standstill(order: Order) -> str:
+    """The sentence, as HTML; "" if work goes on, or a person has to decide about ``order``.
+
+    Takes no query for an order that is not due by itself.
+    """
+    if order.is_final or order.due_at is None or order.status == Status.PLACING:
+        return ""
+    now, state = timezone.now(), ProviderState.objects.current()
+    if ApiKey.objects.holding_up(configured_key(), now):
+        return gettext(
+            "Nothing is sent or checked until the provider accepts the shop's key again."
+        )
+    if state.is_paused(now):
+        text = gettext(
+            "Requests to the provider are paused: nothing is sent or checked until the pause ends,"
+            " %(when)s at the earliest."
+        )
+        return filled(text, when=when(state.pause_end(now)))
+    if state.worker_problem(now):
+        return gettext("Nothing is sent or checked until background work runs again.")
+    return ""

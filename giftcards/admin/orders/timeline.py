@@ -1,0 +1,326 @@
+"""The timeline of an order: what happened, in plain words, when and by whom, oldest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple
+
+from django.contrib.admin.utils import label_for_field
+from django.template.defaultfilters import linebreaksbr
+from django.utils.html import escape
+from django.utils.translation import gettext, gettext_lazy
+
+from giftcards.admin.frame.pages import log_entries
+from giftcards.admin.frame.rows import for_developer
+from giftcards.models import (
+    Acknowledgement,
+    CardReveal,
+    CustomerChange,
+    CustomerRefund,
+    Note,
+    Order,
+    StatusChange,
+)
+from giftcards.models.orders import CORRECTABLE
+from giftcards.rules.problems import Problem
+from giftcards.rules.states import STATES, Kind
+from giftcards.text.display import (
+    bdi,
+    exact_moment,
+    explained,
+    filled,
+    lines,
+    moment,
+    money,
+    payment,
+    status_badge,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event in the past of an order. The texts are HTML."""
+
+    at: datetime
+    text: str
+    # The badge of the order's new status; "" if the event is no move.
+    badge: str = ""
+    details: Sequence[str] = ()
+    warning: str = ""
+
+    @property
+    def moment(self) -> str:
+        return exact_moment(self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedOrder:
+    order: Order
+    # As HTML.
+    link: str
+
+    @property
+    def badge(self) -> str:
+        return status_badge(self.order.status)
+
+
+class Timeline:
+    """The past of an order, read once: its events, and the reason of its status.
+
+    ``shows_reasons`` tells why codes were revealed. ``repeats`` is the order whose missing cards
+    this one orders again; ``repeated_by`` is the order that orders this one's missing cards again.
+    Each is ``None`` if there is no such order, or if the person may not see it.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        *,
+        shows_costs: bool,
+        shows_hints: bool = False,
+        shows_reasons: bool = False,
+        repeats: RelatedOrder | None,
+        repeated_by: RelatedOrder | None,
+    ) -> None:
+        self._order = order
+        self._shows_costs, self._shows_hints = shows_costs, shows_hints
+        self._shows_reasons = shows_reasons
+        self._repeats, self._repeated_by = repeats, repeated_by
+        self._moves = [_read(change, shows_costs=shows_costs) for change in order.changes.all()]
+        self._ticks = list(order.acknowledgements.all())
+        #: The refunds to the customer, oldest first.
+        self.refunds = list(order.refunds.order_by("pk"))
+        self._first_entry = log_entries(order).select_related("user").order_by("pk").first()
+
+    @property
+    def has_history(self) -> bool:
+        """True if the admin has recorded anything about the order."""
+        return self._first_entry is not None
+
+    @property
+    def reason(self) -> Problem | None:
+        """The reason why the order last moved or went on; ``None`` if none is recorded."""
+        moves = [(move.change.at, move.reason) for move in self._moves]
+        # What staff decide about a final order is not why it became final.
+        ticks = () if self._order.is_final else self._ticks
+        decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
+        moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]
+        return max(moves, key=itemgetter(0))[1] if moves else None
+
+    @property
+    def events(self) -> list[Event]:
+        first = _recorded(self._order, by=self._placed_by, repeats=self._repeats)
+        return [first, *sorted(self._later(), key=attrgetter("at"))]
+
+    @property
+    def _placed_by(self) -> str:
+        """The person who placed the order by hand; "" if the shop did."""
+        entry = self._first_entry
+        return entry.user.get_username() if entry and entry.is_addition() else ""
+
+    def _later(self) -> Iterator[Event]:
+        order, shows_costs = self._order, self._shows_costs
+        for move in self._moves:
+            yield _moved(order, move, shows_hints=self._shows_hints)
+        for tick in self._ticks:
+            if self._hides(tick):
+                yield Event(tick.at, _told(_REORDERED, tick.by))
+            else:
+                yield _acknowledged(tick, shows_costs)
+        if self._repeated_by and not self._is_told(self._repeated_by.order):
+            yield _repeated(self._repeated_by)
+        for refund in self.refunds:
+            yield from _refunded(refund)
+        for note in order.notes.all():
+            yield _noted(note)
+        after: CustomerChange | Order = order
+        # A correction holds the details before it; those after it are in the next correction.
+        for correction in order.customer_changes.order_by("-pk"):
+            yield _corrected(correction, after)
+            after = correction
+        reveals = CardReveal.objects.filter(card__order=order).select_related("card", "user")
+        for reveal in reveals.defer("card__sealed").order_by("pk"):
+            yield _revealed(reveal, shows_reason=self._shows_reasons)
+
+    def _hides(self, tick: Acknowledgement) -> bool:
+        """True if the decision names an order that the person may not see."""
+        if tick.code not in {"staff_reordered", "reordered_by_rule"}:
+            return False
+        seen = self._repeated_by and self._repeated_by.order.reference
+        return bool(tick.parameters.get("order") != seen)
+
+    def _is_told(self, other: Order) -> bool:
+        """True if a decision of staff names ``other``, which repeats this order."""
+        return any(tick.parameters.get("order") == other.reference for tick in self._ticks)
+
+
+def _recorded(order: Order, *, by: str, repeats: RelatedOrder | None) -> Event:
+    text: str = gettext("The order was recorded.")
+    if by:
+        text = filled(gettext("%(by)s placed the order."), by=bdi(by))
+    details = []
+    if repeats:
+        what = gettext("It replaces missing cards of %(order)s.")
+        details.append(filled(what, order=repeats.link))
+    return Event(order.created_at, text, details=details)
+
+
+def _repeated(other: RelatedOrder) -> Event:
+    text = gettext("The missing cards were ordered again: %(order)s.")
+    return Event(other.order.created_at, filled(text, order=other.link))
+
+
+class _Move(NamedTuple):
+    """A status change, and what its entries tell: texts of HTML.
+
+    ``reason`` is why the order moved, in the words of ``text``; ``None`` and "" if no reason is
+    recorded. ``hints`` are the provider's words about the move, and why the shop could not be told.
+    """
+
+    change: StatusChange
+    reason: Problem | None
+    text: str
+    details: list[str]
+    hints: list[str]
+
+
+def _read(change: StatusChange, *, shows_costs: bool) -> _Move:
+    reason, text = None, ""
+    details: list[str] = []
+    hints: list[str] = []
+    for entry in change.details:
+        problem = Problem.of(entry)
+        told = explained(problem, shows_costs=shows_costs)
+        hints.append(told.hint)
+        if "ended" in entry:
+            details.append(filled(gettext("Until then: %(problem)s"), problem=told.text))
+        elif reason is None and problem.kind is Kind.HISTORY:
+            reason, text = problem, told.text
+        else:
+            details.append(told.text)
+    hints.append(change.announce_error)
+    return _Move(change, reason, text, details, [*filter(None, hints)])
+
+
+def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
+    change = move.change
+    text = move.text or _move_in_words(order, change)
+    details = [*move.details, *(map(for_developer, move.hints) if shows_hints else ())]
+    return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
+
+
+# Without the name of the new order.
+_REORDERED = (
+    gettext_lazy("%(by)s ordered the missing cards again."),
+    gettext_lazy("The missing cards were ordered again."),
+)
+
+
+def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
+    problem = Problem(tick.code, tick.parameters)
+    text = explained(problem, shows_costs=shows_costs).text
+    if problem.kind in {Kind.HISTORY, Kind.CARE}:
+        return Event(tick.at, text)
+    what = filled(gettext("%(by)s ticked off a problem:"), by=bdi(tick.by))
+    return Event(tick.at, what, details=[text])
+
+
+def _noted(note: Note) -> Event:
+    what = filled(gettext("%(by)s wrote a note:"), by=bdi(note.by))
+    return Event(note.at, what, details=[lines(note.text)])
+
+
+# Texts with and without the name of a person.
+_CORRECTED = (
+    gettext_lazy("%(by)s corrected the details of the customer."),
+    gettext_lazy("The details of the customer were corrected."),
+)
+
+
+def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
+    """A correction, with the customer's earlier details: they show where messages have gone."""
+    text = _told(_CORRECTED, change.by)
+    details = [
+        filled(
+            gettext("%(detail)s until then: %(value)s"),
+            detail=label_for_field(name, CustomerChange),
+            value=_earlier(getattr(change, name)),
+        )
+        for name in CORRECTABLE
+        if getattr(change, name) != getattr(after, name)
+    ]
+    if change.reason:
+        details.append(bdi(change.reason))
+    return Event(change.at, text, details=details)
+
+
+def _earlier(value: str | datetime | None) -> str:
+    if not value:
+        return gettext("none")
+    if isinstance(value, datetime):
+        return moment(value)
+    return bdi(linebreaksbr(value))
+
+
+_PLANNED = (
+    gettext_lazy("%(by)s recorded that the customer is to be paid back %(amount)s."),
+    gettext_lazy("It was recorded that the customer is to be paid back %(amount)s."),
+)
+_PAID = (
+    gettext_lazy("%(by)s recorded that the customer was paid back %(amount)s."),
+    gettext_lazy("It was recorded that the customer was paid back %(amount)s."),
+)
+_TAKEN_BACK = (
+    gettext_lazy("%(by)s took back a refund of %(amount)s: it is owed again."),
+    gettext_lazy("A refund of %(amount)s was taken back: it is owed again."),
+)
+
+
+def _refunded(refund: CustomerRefund) -> Iterator[Event]:
+    source = "" if refund.created_by else refund.get_source_display()
+    said = [
+        text
+        for text in (payment(refund.method, refund.reference), bdi(refund.comment), source)
+        if text
+    ]
+    amount = money(refund.amount)
+    if refund.was_planned:
+        text = _told(_PLANNED, refund.created_by, amount=amount)
+        yield Event(refund.created_at, text, details=said)
+    if refund.executed_at:
+        text = _told(_PAID, refund.executed_by, amount=amount)
+        yield Event(refund.executed_at, text, details=[] if refund.was_planned else said)
+    if refund.cancelled_at:
+        text = _told(_TAKEN_BACK, refund.cancelled_by, amount=amount)
+        why = [bdi(refund.cancel_reason)] if refund.cancel_reason else []
+        yield Event(refund.cancelled_at, text, details=why)
+
+
+def _told(texts: tuple[Any, Any], by: str, **parts: str) -> str:
+    named, unnamed = texts
+    return filled(str(named if by else unnamed), by=bdi(by), **parts)
+
+
+def _revealed(reveal: CardReveal, *, shows_reason: bool) -> Event:
+    """The event of a reveal: which card, and by whom, without anything of the card."""
+    text = gettext("%(by)s revealed the code of card %(card)s.")
+    what = filled(text, by=bdi(reveal.user.get_username()), card=reveal.card.position)
+    reason = reveal.reason if shows_reason else ""
+    return Event(reveal.at, what, details=[bdi(reason)] if reason else [])
+
+
+def _move_in_words(order: Order, change: StatusChange) -> str:
+    counts = {"delivered": order.fulfilled_quantity, "count": order.quantity}
+    return escape(STATES[change.to_status].moved % counts)
+
+
+def _trouble(change: StatusChange) -> str:
+    """A warning if the shop's own code could not be told of the move; else ""."""
+    if not change.announce_error:
+        return ""
+    if change.announce_at:
+        return gettext("The shop could not be told; it will be tried again.")
+    return gettext("The shop could not be told for a day, and is not told again.")

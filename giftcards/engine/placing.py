@@ -1,0 +1,461 @@
+"""Sending orders at most once: claim the recorded row, make the request, record the outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from django.db import Error, IntegrityError, close_old_connections, transaction
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.approvals import (
+    ReviewFailed,
+    hold_for_price,
+    hold_for_review,
+    hold_until,
+    objection,
+)
+from giftcards.engine.backoff import backoff, pause_after_limit
+from giftcards.engine.budget import Purpose, Slot
+from giftcards.engine.clock import steady_time
+from giftcards.engine.database import isolate_failures
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.reordering import is_still_missing, reorder_by_rule
+from giftcards.engine.timings import timings
+from giftcards.exceptions import (
+    AccessDenied,
+    NotListed,
+    ProviderError,
+    RateLimited,
+    Refused,
+    TryLater,
+)
+from giftcards.models import ApiKey, Order, ProviderState, StatusChange
+from giftcards.models.orders import cleared_provider_columns
+from giftcards.models.provider import Environment, is_test_type
+from giftcards.rules.problems import Problem
+from giftcards.rules.states import STATES, Status
+
+logger = logging.getLogger(__name__)
+
+# The first and the longest pause before an order that could not be sent is tried again.
+_FIRST_RETRY = timedelta(seconds=5)
+_LONGEST_RETRY = timedelta(minutes=5)
+# After this many failed reviews, or queries for the price, which take more than a minute, the order
+# may be the reason.
+_PATIENT_FAILURES = 4
+# Only a price that was requested within this time can hold an order. A part of this time is
+# subtracted, because the clocks of two machines may differ.
+_THIS_MOMENT = timedelta(seconds=10)
+# The pause before an order by rule whose cards may have come after all is looked at again.
+_NEXT_LOOK = timedelta(minutes=10)
+_FIRST_SEARCH = timedelta(seconds=10)
+# How long the provider's list may take to show a new order.
+_LIST_DELAY = timedelta(seconds=1)
+
+
+def send(order: Order, gateway: Gateway) -> bool:
+    """Claim a recorded order and send it; False if no order can be sent at present.
+
+    An order that a person has to look at, whose price is above its ceiling, or whose cards may have
+    come after all, is held instead. One that cannot be reviewed, or with a ceiling whose price is
+    unknown, is postponed. Updates ``order`` in place, unless another process was first.
+    """
+    is_possible = True  # also if the order cannot be written, and is left out
+    with isolate_failures(order):
+        # The review comes first: it may take days, and the price has to be that of the moment.
+        if _is_wanted(order) and _passes_review(order):
+            is_possible = _send(order, gateway)
+    return is_possible
+
+
+def _send(order: Order, gateway: Gateway) -> bool:
+    ceiling = order.price_ceiling
+    # Read the price before the claim, because nothing may delay the request after it: a process
+    # that stalls there could send an order that was declared lost and sent again meanwhile.
+    try:
+        price = _price(order, gateway)
+    except (AccessDenied, RateLimited):
+        return False
+    except ProviderError as error:
+        if not _is_test(order, error, gateway):
+            _postpone_unpriced(order, error, gateway)
+            return True
+        price = ceiling = None
+    if ceiling is not None:
+        if price is None:
+            return False
+        if price > ceiling:
+            hold_for_price(order, price=price, ceiling=ceiling)
+            return True
+    # Before the claim, for the same reason.
+    gateway.environment()
+    if order.was_sent_elsewhere(gateway.key):
+        elsewhere = Problem("other_environment")
+        _postpone(order, elsewhere, because=elsewhere)
+        return True
+    slot = gateway.begin(Purpose.PLACING)
+    if slot is None:
+        return False
+    _place(order, gateway, slot, price)
+    return True
+
+
+def _price(order: Order, gateway: Gateway) -> Decimal | None:
+    """The price of a card; ``None`` if it cannot be requested now, or is unknown and optional."""
+    ceiling = order.price_ceiling
+    if ceiling is None:
+        return gateway.prices.price(order.product_id, order.type_id)
+    ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
+    # A person may have approved the stored price, which always fits then: request it anew.
+    price = ask(asked_since=None if order.approved_price is None else order.queued_at)
+    if price is None or price <= ceiling:
+        return price
+    # Only a price of this moment holds the order: a stored one may have been wrong for a second.
+    return ask(asked_since=timezone.now() - _THIS_MOMENT)
+
+
+def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
+    """True if the order is of a test type, which the sandbox sells even if it does not list it."""
+    is_unlisted = isinstance(error, NotListed) and is_test_type(order.type_id)
+    return is_unlisted and gateway.environment() == Environment.SANDBOX
+
+
+def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
+    """Claim an order, make the request unless it is too late, and record the outcome."""
+    # Read before the claim: the commit of the claim may return minutes later, when the order has
+    # been declared lost and sent again. Then the request is not made.
+    start_by = steady_time() + timings.start_within
+    is_claimed = False
+    try:
+        is_claimed = claim(order, key=gateway.key)
+    finally:
+        if not is_claimed:
+            gateway.give_back(slot)
+    if not is_claimed:
+        return
+    failure: ProviderError | None = None
+    try:
+        provider_id = gateway.client.place(
+            product_id=order.product_id,
+            type_id=order.type_id,
+            quantity=order.quantity,
+            may_send=lambda: steady_time() < start_by,
+        )
+    except ProviderError as error:
+        failure = error
+    try:
+        if failure is not None:
+            record = partial(_record_failure, order, failure, price)
+        else:
+            # Log before using the database: if it is down, the log still has the id.
+            logger.info("Order %s was accepted as %s.", order.reference, provider_id)
+            record = partial(_record_acceptance, order, provider_id, price, gateway.list_turn())
+        _persist(record)
+    finally:
+        # Even if the order cannot be written: the key's refusal must not be forgotten.
+        gateway.finish(slot, failure)
+
+
+def _is_wanted(order: Order) -> bool:
+    """True unless a card of the order may have come after all; then it is held for some minutes."""
+    if is_still_missing(order):
+        return True
+    hold_until(order, timezone.now() + _NEXT_LOOK)
+    return False
+
+
+def _passes_review(order: Order) -> bool:
+    """True if ``REVIEW_ORDER`` lets the order be sent; otherwise it is held or postponed.
+
+    If the rule keeps failing, that is a problem of the order.
+    """
+    failure, reason = "interrupted", ""
+    try:
+        reason = objection(order)
+        failure = ""
+    except ReviewFailed as error:
+        failure = str(error)
+    finally:
+        # Even if the task has timed out: the order must not hold up the others again at once.
+        if failure:
+            is_patient = order.failures < _PATIENT_FAILURES
+            problem = None if is_patient else Problem("review_failed", {"detail": failure})
+            _postpone(order, problem, because=f"REVIEW_ORDER: {failure}.")
+    if reason:
+        hold_for_review(order, objection=reason)
+    return not (failure or reason)
+
+
+def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
+    """Postpone an order that has a ceiling and whose price is unknown.
+
+    An outage of the provider, which monitors report, is not a problem of the order. A failure that
+    goes on while the provider answers other requests is one.
+    """
+    is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
+    is_away = gateway.is_outage(error) and is_patient
+    problem = None if is_away else Problem("price_unknown", error.parameters)
+    _postpone(order, problem, because=error)
+
+
+def _postpone(order: Order, problem: Problem | None, *, because: object) -> None:
+    """Postpone an order that cannot be sent as things are."""
+    due_at = timezone.now() + _retry_pause(order)
+    if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
+        logger.info("Order %s is not sent yet. %s", order.reference, because)
+
+
+def _persist(record: Callable[[], None]) -> None:
+    """Call ``record``, and retry while the database fails.
+
+    If the database fails for too long, the error is raised. Then the claim expires, and the order
+    is recovered from the provider's list.
+    """
+    patience = time.monotonic() + timings.database_patience
+    while True:
+        try:
+            return record()
+        except Error:
+            # Whatever the reason: a column may be missing in the middle of a migration.
+            if time.monotonic() >= patience:
+                raise
+        time.sleep(1)
+        close_old_connections()
+
+
+def claim(order: Order, *, key: ApiKey) -> bool:
+    """Claim a recorded order for sending with ``key``; False if another process was first.
+
+    Must not be called in a transaction: the claim has to be committed before the request is made.
+    """
+    # Fails if somebody has held the order or approved another price since it was read.
+    where = {"due_at__isnull": False, "approved_price": order.approved_price}
+    # What is known of an earlier attempt does not apply to this one.
+    attempt = {
+        **cleared_provider_columns(),
+        "answered_id": "",
+        "environment": key.environment,
+        "sent_with": key.pk,
+        "sent_at": timezone.now(),
+    }
+    return _take(order, where=where, **attempt)
+
+
+def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
+    # Longer than the request and recording its outcome can take.
+    seconds = timings.start_within + conf.request_timeout + timings.database_patience
+    lease = timedelta(seconds=seconds)
+    with transaction.atomic(durable=True):
+        change = order.move(
+            Status.PLACING,
+            source=StatusChange.Source.PLACING,
+            where=where,
+            claim=uuid.uuid4().hex,
+            claimed_until=timezone.now() + lease,
+            due_at=None,
+            **values,
+        )
+    return change is not None
+
+
+def _record_acceptance(
+    order: Order, provider_order_id: str, price: Decimal | None, list_turn: datetime | None
+) -> None:
+    now = timezone.now()
+    name = {"provider_order_id": provider_order_id}
+    values = {
+        **name,
+        **_prices(price),
+        "accepted_at": now,
+        # The id may be another order's until an answer confirms it.
+        "identified_at": None,
+        "answered_id": "",
+        "due_at": _first_check(now, list_turn),
+        "failures": 0,
+    }
+    try:
+        # No constraint covers aliases.
+        if Order.objects.known_as([provider_order_id]).exclude(pk=order.pk).exists():
+            raise IntegrityError  # noqa: TRY301 (as the constraint on order ids does)
+        is_recorded = _leave_placing(order, Status.HANDLING, **values)
+    except IntegrityError:
+        _record_not_accepted(
+            order,
+            Status.UNCONFIRMED,
+            Problem("id_taken", name),
+            answered_id=provider_order_id,
+            **_prices(price),
+            due_at=_first_search(),
+            failures=0,
+        )
+        # Even if the order was declared lost meanwhile: it must not be declared absent.
+        lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
+        lost.update(answered_id=provider_order_id)
+        return
+    # Unless recovery has adopted this id, the order was bought although its row says otherwise.
+    if not is_recorded and order.provider_order_id != provider_order_id:
+        problem = Problem("accepted_after_all", name)
+        Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[problem]))
+        logger.error("Order %s is %s by now. %s", order.reference, order.status, problem)
+
+
+def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -> None:
+    parameters, now = error.parameters, timezone.now()
+    match error:
+        case AccessDenied():
+            # Due at once: the pause that follows keeps the order back.
+            _record_not_accepted(order, Status.PENDING, Problem("not_sent", parameters), due_at=now)
+        case TryLater():
+            problem, failures = Problem("not_sent", parameters), order.failures + 1
+            due_at = now + _retry_pause(order, error.retry_after)
+            _record_not_accepted(order, Status.PENDING, problem, due_at=due_at, failures=failures)
+        case Refused():
+            problem, along = Problem("refused", parameters), partial(reorder_by_rule, order)
+            _record_not_accepted(order, Status.REJECTED, problem, along=along)
+            if error.reason == "no_balance":
+                needed = None if price is None else order.quantity * price
+                ProviderState.objects.doubt_balance(needed)
+        case _:
+            _record_not_accepted(
+                order,
+                Status.UNCONFIRMED,
+                Problem("answer_lost", parameters),
+                # In case it was bought.
+                **_prices(price),
+                due_at=_first_search(),
+                failures=0,
+            )
+
+
+def _prices(price: Decimal | None) -> dict[str, Decimal | None]:
+    return {"price_per_card": price, "price_at_placing": price}
+
+
+def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
+    """The time of an accepted order's first check: now, or with the list if it is in use."""
+    if list_turn is None:
+        return now
+    if list_turn - now < _LIST_DELAY:
+        # The list may not show the order yet.
+        list_turn += timedelta(seconds=conf.poll_interval)
+    return list_turn
+
+
+def _first_search() -> datetime:
+    """The time of the first search for a lost order, which may take a moment to be listed."""
+    return timezone.now() + min(_FIRST_SEARCH, timedelta(seconds=conf.proof_of_absence / 4))
+
+
+def _retry_pause(order: Order, retry_after: float | None = None) -> timedelta:
+    pause = backoff(order.failures + 1, first=_FIRST_RETRY, longest=_LONGEST_RETRY, jitter=0.25)
+    return pause if retry_after is None else max(pause, pause_after_limit(retry_after))
+
+
+def _record_not_accepted(order: Order, target: Status, problem: Problem, **values: Any) -> None:
+    """Move an order that was not accepted to ``target``, with the reason."""
+    if _leave_placing(order, target, details=[problem], **values):
+        level = STATES[target].log_level
+        logger.log(level, "Order %s is %s. %s", order.reference, target, problem)
+    else:
+        logger.error(
+            "Order %s is %s by now, but sending it ended as %s. %s",
+            order.reference,
+            order.status,
+            target,
+            problem,
+        )
+
+
+def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
+    """Move to ``target``, even if the order was taken for lost because its claim expired.
+
+    An order that was declared absent since, and may have been bought, is claimed back before it is
+    sent again. Returns False if another process has moved the order elsewhere. Then ``order`` has
+    the current status but keeps its claim, so that a further move fails unless the row still
+    belongs to this attempt.
+    """
+    move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
+    if move():
+        return True
+    order.refresh_from_db(fields=["status", "provider_order_id", "problems"])
+    if order.status == Status.PENDING and target in {Status.HANDLING, Status.UNCONFIRMED}:
+        may_move = _take(order)
+    else:
+        may_move = order.status == Status.UNCONFIRMED and target != Status.UNCONFIRMED
+    return may_move and move() is not None
+
+
+def send_now(
+    order: Order, gateway: Gateway, *, on_wait: Callable[[Order], None] = lambda _order: None
+) -> Order:
+    """Send ``order``, or wait for the process that is sending it; return it refreshed.
+
+    A held order stays held. ``on_wait`` is called at least about once a second while this waits for
+    the budget or for the other process.
+    """
+    while order.status == Status.PENDING and not order.is_held and gateway.try_open():
+        if send(order, gateway):
+            gateway.flush()
+            break
+        on_wait(order)
+        time.sleep(min(max(gateway.wait_for(Purpose.PLACING), 0.05), 1))
+    order.refresh_from_db()
+    while order.status == Status.PLACING and not order.is_lost(timezone.now()):
+        on_wait(order)
+        time.sleep(0.2)
+        order.refresh_from_db()
+    return order
+
+
+def send_due(
+    orders: Iterable[Order], gateway: Gateway, *, should_continue: Callable[[], bool]
+) -> tuple[int, int]:
+    """Send ``orders``, one after the other, within the request budget.
+
+    Returns how many were accepted and how many were not. Stops when ``should_continue`` returns
+    False, when calls are paused, and after an answer that was lost.
+    """
+    accepted = failed = 0
+    for order in orders:
+        claim_before = order.claim
+        if not (should_continue() and send(order, gateway)):
+            break
+        if order.status == Status.HANDLING:
+            accepted += 1
+        elif order.claim != claim_before:
+            # This process claimed it; otherwise another one was first.
+            failed += 1
+        if order.status == Status.UNCONFIRMED or not gateway.is_open:
+            # The answers to the others would probably be lost, too.
+            break
+    return accepted, failed
+
+
+def give_up(order: Order) -> None:
+    """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has gone by now."""
+    reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
+    # Fails if somebody has held the order, or restarted its wait, since it was read.
+    where = {"due_at__isnull": False, "queued_at": order.queued_at}
+    if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
+        logger.error("Order %s is REJECTED. %s", order.reference, reason)
+
+
+def mark_unconfirmed(order: Order) -> None:
+    """Mark an order whose sender died as UNCONFIRMED: the request may have been made."""
+    problem = Problem("sender_died")
+    if order.move(
+        Status.UNCONFIRMED,
+        source=StatusChange.Source.RECOVERY,
+        details=[problem],
+        due_at=timezone.now(),
+        failures=0,
+    ):
+        logger.error("Order %s is UNCONFIRMED. %s", order.reference, problem)

@@ -1,0 +1,473 @@
+"""Recovering orders whose placing answer was lost, without ever buying twice.
+
+:func:`recover` reads the provider's list around the time of sending, lets
+:mod:`giftcards.rules.lost_orders` decide, and applies the decisions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.backoff import backoff
+from giftcards.engine.budget import Purpose
+from giftcards.engine.database import isolate_failures
+from giftcards.engine.following import Pulse, read_pages
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.timings import timings
+from giftcards.models import Order, OrderQuerySet, StatusChange
+from giftcards.provider.answers import OrderAnswer, OrderPage
+from giftcards.rules.identity import CLOCK_SKEW, FARTHEST_CLOCK, find_difference, line_of
+from giftcards.rules.lost_orders import (
+    Absent,
+    Adopt,
+    AskPerson,
+    Decision,
+    SentOrder,
+    Survey,
+    Wait,
+    ask_about_failed,
+    plan,
+)
+from giftcards.rules.problems import Problem
+from giftcards.rules.states import FOLLOWED, Kind, Status
+from giftcards.rules.times import is_recent, with_zone
+
+logger = logging.getLogger(__name__)
+
+# The longest pause between two searches.
+_LONGEST_PAUSE = timedelta(hours=1)
+# The pause before the next look at an order that was sent with another API key.
+_ANOTHER_KEY = timedelta(minutes=1)
+# The most pages (of 100 orders) that one search reads.
+_MOST_PAGES = 50
+_SOURCE = StatusChange.Source.RECOVERY
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The rows of the provider's list in a span of time, by id.
+
+    ``is_whole`` is True if no row is missing, and each has an id and a creation time.
+    """
+
+    rows: Mapping[str, OrderAnswer]
+    is_whole: bool
+
+    @property
+    def has_failed(self) -> bool:
+        return not (self.rows or self.is_whole)
+
+    def row_of(self, order: Order) -> OrderAnswer | None:
+        """The row that has an id of ``order`` and fits its line; ``None`` if there is none."""
+        named = (self.rows.get(name) for name in order.names)
+        line = order.line_at_provider
+        return next((row for row in named if row and not find_difference(row, line)), None)
+
+
+def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: datetime) -> Listing:
+    """Read every page of the list of orders created from ``start`` to ``end``."""
+    purpose = Purpose.SEARCHING
+    answers = list(
+        read_pages(gateway, pulse, purpose, start=start, end=end, limit=lambda: _MOST_PAGES)
+    )
+    pages = [answer for answer in answers if isinstance(answer, OrderPage)]
+    rows: dict[str, OrderAnswer] = {}
+    has_new_rows = True
+    for page in pages:
+        by_id = {row.provider_id: row for row in page.items if row.provider_id}
+        has_new_rows = not by_id.keys() <= rows.keys()
+        rows |= by_id
+    # A row without an id or a time could be any order.
+    is_identifiable = not any(page.flaws for page in pages) and all(
+        row.provider_id and row.created_at for page in pages for row in page.items
+    )
+    is_read = len(pages) == len(answers) and is_identifiable
+    return Listing(rows, is_read and _is_complete(pages, len(rows), has_new_rows=has_new_rows))
+
+
+def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
+    """True if these are all pages. ``has_new_rows``: the last one has rows that no other has."""
+    if not pages:
+        return False
+    count = pages[0].page_count
+    if count is None:
+        return rows > 0 and not has_new_rows
+    # Rows are counted, too: the provider may have sent one page twice and omitted another.
+    return len(pages) >= max(count, *(page.total_pages or 0 for page in pages)) and rows >= max(
+        page.total_results or 0 for page in pages
+    )
+
+
+def find_orphans(listing: Listing) -> list[OrderAnswer]:
+    """The rows that belong to no order of ours, oldest first.
+
+    A row that has an order's id but another line does not belong to that order.
+    """
+    owned = {
+        row.provider_id
+        for order in Order.objects.owners(listing.rows)
+        if (row := listing.row_of(order))
+    }
+    orphans = [row for name, row in listing.rows.items() if name not in owned]
+    now = with_zone(timezone.now())
+    return sorted(orphans, key=lambda row: (row.created_at or now, row.provider_id))
+
+
+def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
+    """Search for those of ``orders`` that are lost and due; return how many are resolved.
+
+    Other lost orders of about the same time are resolved along with these, because all of them
+    compete for the same rows.
+    """
+    due = set(orders.to_recover(timezone.now()).values_list("pk", flat=True))
+    if not due:
+        return 0
+    lost = Order.objects.open().filter(status=Status.UNCONFIRMED, sent_at__isnull=False)
+    resolved = 0
+    for group in _by_time(_of_this_account(lost.order_by("sent_at", "pk"), gateway, due)):
+        is_due = any(order.pk in due for order in group)
+        if is_due and gateway.is_open and pulse.should_continue():
+            with isolate_failures(*group):
+                decisions = plan(_survey(group, gateway, pulse))
+                resolved += _apply(decisions, {order.pk: order for order in group})
+    return resolved
+
+
+def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
+    """Return those of ``lost`` that the list may show; tell staff of the others that are due.
+
+    The list of another account proves nothing about an order: neither that it was placed nor that
+    it was not.
+    """
+    found: list[Order] = []
+    if any(order.environment for order in lost):
+        gateway.environment()  # to know whose list it is
+    for order in lost:
+        if order.was_sent_with(gateway.key):
+            found.append(order)
+        elif order.pk in due:
+            # Soon again: a process with the right key may look for it.
+            columns = order.problem_columns(new=[Problem("other_account")])
+            unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
+            unchanged.update(due_at=timezone.now() + _ANOTHER_KEY, **columns)
+    return found
+
+
+def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
+    """Group orders, sorted by sending time, so that no row can belong to orders of two groups.
+
+    This keeps an order that stays unresolved for weeks from stretching the span read for others.
+    """
+    groups: list[list[Order]] = []
+    for order in lost:
+        if not groups or _sent_at(order) - _sent_at(groups[-1][-1]) > 2 * CLOCK_SKEW:
+            groups.append([])
+        groups[-1].append(order)
+    return groups
+
+
+def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
+    """Read the list around lost orders, which are sorted by sending time."""
+    # The sequence of the queries matters, because other processes change orders at the same time.
+    now = timezone.now()
+    # A request goes out at most some seconds after the order was claimed.
+    proof = timedelta(seconds=timings.start_within) + 2 * _half_proof()
+    half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
+    first, last = _sent_at(lost[0]), _sent_at(lost[-1])
+    # Before the list is read: an order accepted during the reading may be missing from it. If one
+    # that was accepted before is not in the list, the list lags.
+    nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
+    accepted = [
+        order
+        for order in nearby.filter(accepted_at__isnull=False)
+        if order.was_sent_with(gateway.key)
+    ]
+    listing = _read_around(first, last, accepted, gateway, pulse)
+    # Between the list and the owners of its rows: an order that takes a row meanwhile is seen
+    # either as a rival or as an owner. The rows of these may look like those of the lost ones.
+    nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
+    others = [
+        order
+        for order in nearby.exclude(pk__in=[order.pk for order in lost])
+        if not order.was_sent_elsewhere(gateway.key)
+    ]
+    rivals = [order for order in others if not _is_row_known(order, listing)]
+    rows = find_orphans(listing)
+    # Last: orders that another process resolved meanwhile count as rivals. Without them, this one
+    # would pair the rows differently and take rows that the other is about to adopt.
+    unresolved = Order.objects.filter(
+        pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
+    )
+    keys = set(unresolved.values_list("pk", flat=True))
+    rivals += [order for order in lost if order.pk not in keys]
+    return Survey(
+        lost=[
+            replace(_as_sent(order), is_dated=_is_dated(order, gateway))
+            for order in lost
+            if order.pk in keys
+        ],
+        rows=rows,
+        rivals=[_as_sent(order) for order in rivals],
+        unseen=[_as_sent(order) for order in accepted if not listing.row_of(order)],
+        doubts=[_as_sent(order) for order in others if _is_doubtful(order, listing, now)],
+        is_whole=listing.is_whole,
+        half_proof_ago=with_zone(half_proof_ago),
+        proof_ago=with_zone(proof_ago),
+        proof_of_absence=2 * _half_proof(),
+    )
+
+
+def _is_dated(order: Order, gateway: Gateway) -> bool:
+    """True if the clock was right when ``order`` was sent; if not, its row may be elsewhere."""
+    sent_at = _sent_at(order)
+    is_dated = gateway.was_clock_right(sent_at)
+    if not is_dated:
+        logger.warning(
+            "The clock of this server was wrong at about %s, when a lost order was sent: the"
+            " provider's list cannot prove that it was not placed.",
+            sent_at.isoformat(),
+        )
+    return is_dated
+
+
+def _read_around(
+    first: datetime,
+    last: datetime,
+    accepted: Sequence[Order],
+    gateway: Gateway,
+    pulse: Pulse,
+) -> Listing:
+    """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
+
+    Minutes are enough if that shows one of our ``accepted`` orders: then the clock is right.
+    """
+
+    if accepted:
+        start, end = first - CLOCK_SKEW, last + CLOCK_SKEW
+        listing = read_listing(gateway, pulse, start=start, end=end)
+        if listing.has_failed or any(listing.row_of(order) for order in accepted):
+            return listing
+    start, end = first - FARTHEST_CLOCK, last + FARTHEST_CLOCK
+    return read_listing(gateway, pulse, start=start, end=end)
+
+
+def _is_row_known(order: Order, listing: Listing) -> bool:
+    """True if the id of the order's row is known; if not, any row of its line may be its row."""
+    # An id typed by staff may be the row's id or the order id.
+    has_alias = bool(order.provider_alias) and not order.was_adopted
+    was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
+    return was_answered or has_alias or listing.row_of(order) is not None
+
+
+def _is_unconfirmed(order: Order) -> bool:
+    """True if no answer has confirmed yet that the id is this order's."""
+    return order.status in FOLLOWED and order.identified_at is None
+
+
+def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
+    """True if the order's id may be a lost order's: neither an answer nor its row disproves that.
+
+    An order accepted just before the search is left out: it was sent well after any order that the
+    search can prove absent. In a busy shop, there is always an unchecked order of that kind.
+    """
+    accepted_at = order.accepted_at
+    is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
+    if is_new or not _is_unconfirmed(order):
+        return False
+    row = listing.row_of(order)
+    return row is None or line_of(row) != order.line
+
+
+def _as_sent(order: Order) -> SentOrder:
+    return SentOrder(
+        key=order.pk,
+        line=order.line,
+        sent_at=with_zone(_sent_at(order)),
+        absent_since=order.absent_since and with_zone(order.absent_since),
+        was_accepted=bool(order.answered_id),
+    )
+
+
+def _sent_at(order: Order) -> datetime:
+    assert order.sent_at is not None  # noqa: S101 (it was sent)
+    return order.sent_at
+
+
+def _half_proof() -> timedelta:
+    """The least time between the two searches that prove absence: half ``PROOF_OF_ABSENCE``."""
+    return timedelta(seconds=conf.proof_of_absence / 2)
+
+
+def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
+    """Carry out decisions about ``orders`` (by primary key); return how many are resolved."""
+    adoptions = [decision for decision in decisions if isinstance(decision, Adopt)]
+    failed = [
+        adoption
+        for adoption in adoptions
+        if not adopt(orders[adoption.order.key], adoption.row.provider_id, source=_SOURCE)
+    ]
+    resolved = len(adoptions) - len(failed)
+    rest = [decision for decision in decisions if not isinstance(decision, Adopt)]
+    for decision in ask_about_failed(rest, failed):
+        order = orders[decision.order.key]
+        match decision:
+            case Absent():
+                resolved += declare_absent(order, send_again=True, source=_SOURCE)
+            case AskPerson(rows=rows, is_soon=is_soon):
+                _ask_person(order, rows, is_soon=is_soon)
+            case Wait(is_evidence=is_evidence):
+                _wait(order, is_evidence=is_evidence)
+    return resolved
+
+
+def _ask_person(order: Order, rows: Sequence[OrderAnswer], *, is_soon: bool) -> None:
+    """Offer ``rows`` to staff as candidates, and schedule the next search."""
+    _search_again(
+        order,
+        is_soon=is_soon,
+        candidates=[describe_row(row) for row in rows],
+        **order.problem_columns(ends={Kind.SEARCH}, new=[Problem("choose", {"count": len(rows)})]),
+        absent_since=None,
+    )
+
+
+def _wait(order: Order, *, is_evidence: bool) -> None:
+    """Schedule the next search, and withdraw earlier candidates."""
+    new = [Problem("not_listed")] if order.candidates else []
+    values: dict[str, Any] = {
+        "candidates": [],
+        **order.problem_columns(ends={Kind.SEARCH}, new=new),
+    }
+    now = timezone.now()
+    # A search that lies ahead was made before the clock was set back.
+    if is_evidence and (order.absent_since is None or order.absent_since > now):
+        values["absent_since"] = now
+    _search_again(order, is_soon=is_evidence, **values)
+
+
+def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
+    """Schedule the next search: soon if it is likely to decide, otherwise with back-off."""
+    now = timezone.now()
+    if is_soon:
+        values["due_at"] = now + _half_proof()
+    elif order.due_at is None or order.due_at <= now:
+        longest = max(_LONGEST_PAUSE, _half_proof())
+        values["due_at"] = now + backoff(order.failures, first=_half_proof(), longest=longest)
+        values["failures"] = min(order.failures + 1, 20)
+    # Otherwise the search was due for another order, and this one keeps its own schedule.
+    Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
+
+
+def describe_row(row: OrderAnswer) -> dict[str, Any]:
+    """The details by which staff recognise an order at the provider, without its cards."""
+    return {
+        "id": row.provider_id,
+        "created_at": row.created_at and row.created_at.isoformat(),
+        "status": row.status,
+        "quantity": row.quantity,
+        "product": row.product_id,
+        "type": row.type_id,
+    }
+
+
+def adopt(
+    order: Order,
+    provider_order_id: str,
+    *,
+    source: StatusChange.Source,
+    detail: Problem | None = None,
+    is_insisted: bool = False,
+) -> bool:
+    """Identify the lost ``order`` with one at the provider; False if either is taken already.
+
+    The caller has compared the two. ``is_insisted`` means that they differ, but a person says that
+    they are the same order: then answers may name another product and type, but no other quantity.
+
+    The decision is about the attempt that ``order`` was read with: returns False if the row has
+    another claim or status by now. Also returns False, unless ``source`` is staff, for an id that
+    staff have released from the order.
+    """
+    # No constraint covers aliases: a row adopted under its other id would be delivered twice.
+    if Order.objects.known_as([provider_order_id]).exists():
+        return False
+    if source != StatusChange.Source.STAFF and _was_released(order, provider_order_id):
+        return False
+    now = timezone.now()
+    try:
+        change = order.move(
+            Status.HANDLING,
+            source=source,
+            details=[detail or Problem("found", {"provider_order_id": provider_order_id})],
+            provider_order_id=provider_order_id,
+            provider_alias=provider_order_id,
+            accepted_at=now,
+            identified_at=now,
+            is_insisted=is_insisted,
+            due_at=now,
+            failures=0,
+            candidates=[],
+            absent_since=None,
+        )
+    except IntegrityError:
+        return False
+    if change:
+        logger.info("Order %s was found at the provider: %s.", order.reference, provider_order_id)
+    return change is not None
+
+
+def _was_released(order: Order, provider_order_id: str) -> bool:
+    """True if staff have said that ``order`` is not the provider's order with this id."""
+    releases = order.changes.filter(
+        to_status=Status.UNCONFIRMED, source=StatusChange.Source.STAFF
+    ).values_list("details", flat=True)
+    return any(
+        entry["parameters"].get("provider_order_id") == provider_order_id
+        for details in releases
+        for entry in details
+        if entry["code"] == "staff_released"
+    )
+
+
+def declare_absent(
+    order: Order,
+    *,
+    send_again: bool,
+    source: StatusChange.Source,
+    detail: Problem | None = None,
+) -> bool:
+    """Resend or reject the lost ``order``, which was not placed; False if it has moved.
+
+    The decision is about the attempt that ``order`` was read with, as in :func:`adopt`.
+    """
+    now = timezone.now()
+    values: dict[str, Any] = {
+        "answered_id": "",
+        "candidates": [],
+        "absent_since": None,
+        "failures": 0,
+    }
+    if send_again:
+        values["due_at"] = now
+        if source == StatusChange.Source.STAFF:
+            # Restarts SEND_TIMEOUT: staff want the order sent now, however long it has waited, and
+            # with the key in use, whatever key it was sent with.
+            values |= {"queued_at": now, "environment": "", "sent_with": ""}
+    change = order.move(
+        Status.PENDING if send_again else Status.REJECTED,
+        source=source,
+        details=[detail or Problem("absent")],
+        # A late answer may have shown meanwhile that it was accepted.
+        where={"answered_id": order.answered_id},
+        **values,
+    )
+    if change:
+        logger.warning("Order %s was not placed; it is %s now.", order.reference, order.status)
+    return change is not None

@@ -1,0 +1,80 @@
+"""The groups of staff that ``giftcards_setup`` creates: one for each role.
+
+A group is created once. After that it belongs to the shop: permissions that the shop adds stay, and
+those that it removes come back only by a repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from django.contrib.auth.models import Group, Permission
+from django.db import IntegrityError, router, transaction
+
+from giftcards.exceptions import ConfigurationError
+from giftcards.watch.roles import BY_APP, ROLES
+
+
+class Role(NamedTuple):
+    """The outcome for one group."""
+
+    name: str
+    #: "created", "repaired" or "in place", as for the schedule.
+    outcome: str
+    #: The codenames of the role's permissions that the group lacks.
+    missing: Collection[str] = ()
+
+
+#: A permission by the label of its app and its codename.
+_Key = tuple[str, str]
+
+
+def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False) -> list[Role]:
+    """Create missing groups; with ``repair``, give existing ones the ``permissions`` they lack."""
+    return [_ensure(name, permissions, repair=repair) for name in ROLES]
+
+
+def role_permissions() -> dict[_Key, Permission]:
+    """The permissions of all roles, by the label of their app and their codename."""
+    wanted = {key for name in ROLES for key in _wanted(name)}
+    found = Permission.objects.select_related("content_type").filter(
+        content_type__app_label__in={label for label, _codename in wanted},
+        codename__in={codename for _label, codename in wanted},
+    )
+    permissions = {(one.content_type.app_label, one.codename): one for one in found}
+    if missing := wanted - permissions.keys():
+        names = ", ".join(sorted(codename for _label, codename in missing))
+        raise ConfigurationError(
+            f"These permissions are not there yet: {names}. Django creates"
+            " them at the end of `manage.py migrate`: run it to its end, then run this again."
+        )
+    return permissions
+
+
+def _wanted(name: str) -> list[_Key]:
+    """The permissions of a role: ours first, then those of optional apps."""
+    return [
+        (label, codename) for label, roles in BY_APP.items() for codename in roles.get(name, ())
+    ]
+
+
+def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) -> Role:
+    wanted = [permissions[key] for key in _wanted(name)]
+    group = Group.objects.filter(name=name).first()
+    if group is None:
+        try:
+            # Together with its permissions: an existing group is left as it is.
+            with transaction.atomic(using=router.db_for_write(Group)):
+                Group.objects.create(name=name).permissions.add(*wanted)
+        except IntegrityError:
+            # Another process was first.
+            group = Group.objects.get(name=name)
+        else:
+            return Role(name, "created")
+    held = set(group.permissions.values_list("pk", flat=True))
+    missing = [permission for permission in wanted if permission.pk not in held]
+    if not (missing and repair):
+        return Role(name, "in place", [permission.codename for permission in missing])
+    group.permissions.add(*missing)
+    return Role(name, "repaired")

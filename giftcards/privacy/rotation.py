@@ -1,0 +1,156 @@
+"""Rotating the encryption keys: sealing every card anew under the first one, while the shop runs.
+
+All fingerprints of a card are made anew as well, so that afterwards nothing in the database belongs
+to another key. A rotation that was stopped resumes where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from django.db import OperationalError, close_old_connections, connection, router, transaction
+from django.db.models import F
+
+from giftcards.conf import conf
+from giftcards.exceptions import DecryptionError
+from giftcards.keys.keyring import Keyring, Sealed
+from giftcards.keys.secrecy import contained
+from giftcards.models import Card
+from giftcards.models.cards import DESTROYED, CardQuerySet
+from giftcards.privacy.retention import empty_log
+
+# The number of cards in one transaction. Transactions are short, because the shop writes meanwhile.
+_BATCH = 200
+# More than one, because a worker with old settings may seal cards with an old key meanwhile.
+_MOST_PASSES = 3
+# The retries of a transaction that the database has rolled back, as after a deadlock.
+_MOST_DEADLOCKS = 5
+# At most this many of the cards that do not open are named.
+_NAMED = 20
+
+
+@dataclass(slots=True)
+class RotationTally:
+    """The progress of a rotation or of a verification."""
+
+    #: Cards that were sealed anew, or that open with the first key.
+    done: int = 0
+    #: Cards that no key opens, or that the first key does not open.
+    failed: int = 0
+    #: The reasons for the first failures: a sentence each, without secrets.
+    troubles: list[str] = field(default_factory=list)
+
+    def note(self, trouble: str) -> None:
+        self.failed += 1
+        if len(self.troubles) < _NAMED:
+            self.troubles.append(trouble)
+
+
+def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) -> RotationTally:
+    """Seal every card under the first key, at most ``per_second`` of them; return the tally.
+
+    ``on_batch`` is called after each batch. If it raises, the rotation ends, and the next one
+    resumes there. Cards that no key opens are left as they are. Raises
+    :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+    """
+    keyring = conf.keyring()
+    done = 0
+    for _number in range(_MOST_PASSES):
+        tally = RotationTally(done)
+        for keys in _batches(_of_other_keys(keyring)):
+            began = time.monotonic()
+            _retried(partial(_seal_again, keys, keyring, tally))
+            on_batch(tally)
+            time.sleep(max(len(keys) / per_second - (time.monotonic() - began), 0))
+        if tally.done == done:
+            break
+        done = tally.done
+    empty_log(router.db_for_write(Card))
+    return tally
+
+
+def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
+    """Open every card with the first key alone, without showing any; return the tally.
+
+    Otherwise like :func:`rotate`.
+    """
+    keyring = Keyring(conf.encryption_keys[:1])
+    tally = RotationTally()
+    for keys in _batches(Card.objects.all().readable()):
+        for card in _read(keys).readable():  # if it was not destroyed meanwhile
+            if trouble := card.trouble(keyring):
+                tally.note(trouble)
+            else:
+                tally.done += 1
+        on_batch(tally)
+    return tally
+
+
+def count_left() -> int:
+    """The number of cards that are not known to be sealed with the first key."""
+    return _of_other_keys(conf.keyring()).count()
+
+
+def _of_other_keys(keyring: Keyring) -> CardQuerySet:
+    return Card.objects.all().readable().exclude(key_fingerprint=keyring.key_fingerprints[0])
+
+
+def _batches(cards: CardQuerySet) -> Iterator[list[int]]:
+    """The primary keys of the cards, in ascending order, a batch at a time."""
+    rows = cards.order_by("pk").values_list("pk", flat=True)
+    keys = list(rows[:_BATCH])
+    while keys:
+        yield keys
+        keys = list(rows.filter(pk__gt=keys[-1])[:_BATCH])
+
+
+def _read(keys: Sequence[int]) -> CardQuerySet:
+    return Card.objects.filter(pk__in=keys).select_related("order").order_by("pk")
+
+
+def _retried(seal: Callable[[], None]) -> None:
+    """Call ``seal``, again if the database rolls it back: the shop writes at the same time."""
+    for _number in range(_MOST_DEADLOCKS):
+        with contextlib.suppress(OperationalError):
+            return seal()
+        close_old_connections()
+    return seal()
+
+
+def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> None:
+    first = keyring.key_fingerprints[0]
+    sealed, troubles = [], []
+    with transaction.atomic():
+        # Writing before reading locks the rows on every database: nobody adds a serial, or
+        # destroys a code, in between.
+        Card.objects.filter(pk__in=keys).order_by().update(position=F("position"))
+        for card in _read(keys):
+            if card.key_fingerprint in {first, DESTROYED}:
+                continue  # another process was first
+            try:
+                card.row = _sealed_under_first(card, keyring)
+            except DecryptionError as error:
+                troubles.append(f"Card {card.position} of order {card.order.reference}: {error}")
+                continue
+            card.key_fingerprint = first
+            sealed.append(card)
+        # An upsert of rows that all exist: one short statement. bulk_update() has a CASE for each.
+        has_target = connection.features.supports_update_conflicts_with_target
+        Card.objects.bulk_create(
+            sealed,
+            update_conflicts=True,
+            unique_fields=["pk"] if has_target else None,
+            update_fields=[*Sealed._fields, "key_fingerprint"],
+        )
+    tally.done += len(sealed)
+    for trouble in troubles:
+        tally.note(trouble)
+
+
+@contained
+def _sealed_under_first(card: Card, keyring: Keyring) -> Sealed:
+    return keyring.seal(card.open(keyring), place=card.place)

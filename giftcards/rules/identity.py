@@ -1,0 +1,48 @@
+"""Deciding whether a provider's answer is about our order: pure, without database or requests.
+
+The provider does not store our references. So every part of the line that an answer names must be
+equal to the order's. Two orders of one line cannot be told apart.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.problems import Problem
+
+# What is bought: product, type, quantity.
+Line = tuple[str, str, int]
+
+# The usual largest difference between the provider's clock and ours: farther away, orders are not
+# searched for in the list.
+CLOCK_SKEW = timedelta(minutes=10)
+# The largest difference: timestamps without a time zone are off by whole hours.
+FARTHEST_CLOCK = timedelta(hours=2)
+
+
+def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
+    """The line that the answer names; "" or ``None`` for a part that is missing."""
+    return answer.product_id, answer.type_id, answer.quantity
+
+
+def find_difference(
+    answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
+) -> Problem | None:
+    """Return the difference by which the answer is about another order; ``None`` if there is none.
+
+    A part of ``line`` that is "" fits anything. ``sent_at`` is given while the order's id is not
+    confirmed: then the provider must have created the order within ``FARTHEST_CLOCK`` of it.
+    """
+    product_id, type_id, quantity = line
+    if answer.quantity not in {None, quantity}:
+        told = answer.quantity or 0
+        return Problem("quantity_differs", {"told": told, "ordered": quantity})
+    if product_id and answer.product_id not in {"", product_id}:
+        return Problem("line_differs", {"field": "product"})
+    if type_id and answer.type_id not in {"", type_id}:
+        return Problem("line_differs", {"field": "type"})
+    created_at = answer.created_at
+    if sent_at and created_at and abs(created_at - sent_at) > FARTHEST_CLOCK:
+        return Problem("line_differs", {"field": "time"})
+    return None

@@ -1,0 +1,231 @@
+"""Deciding what became of orders whose placing answer was lost: pure, without database or clock.
+
+The provider does not store our references, so an order is identified by its line (product, type
+and quantity) and its sending time. Orders of one line are interchangeable.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.identity import CLOCK_SKEW, FARTHEST_CLOCK, Line, line_of
+
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SentOrder:
+    """An order of ours that was sent.
+
+    ``absent_since`` is when a search first gave evidence of its absence. ``is_dated`` is True if
+    ``sent_at`` is right by the provider's clock, so that its row would be found. ``was_accepted``
+    is True if the provider said that it had placed the order, but named another order's id.
+    """
+
+    key: int
+    line: Line
+    sent_at: datetime
+    absent_since: datetime | None = None
+    is_dated: bool = True
+    was_accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The result of one search of the provider's list for some lost orders."""
+
+    lost: Sequence[SentOrder]
+    # The rows that no order owns, with unique ids.
+    rows: Sequence[OrderAnswer]
+    # Other orders that may own one of the rows.
+    rivals: Sequence[SentOrder]
+    # Accepted orders that are missing from the list.
+    unseen: Sequence[SentOrder]
+    # Accepted orders whose id is not known to be theirs: it may be a lost order's.
+    doubts: Sequence[SentOrder]
+    # True if every row was read.
+    is_whole: bool
+    # The start of the search, less half of the time that proves absence, and less all of it.
+    half_proof_ago: datetime
+    proof_ago: datetime
+    # The longest time after sending until the list shows an order.
+    proof_of_absence: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The decision that ``row`` is the order."""
+
+    order: SentOrder
+    row: OrderAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The decision that the order was not placed."""
+
+    order: SentOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The decision to search again.
+
+    ``is_evidence`` is True if this search counts towards the proof of absence.
+    """
+
+    order: SentOrder
+    is_evidence: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AskPerson:
+    """The decision to ask staff which of ``rows`` is the order, if any.
+
+    ``is_soon`` is True if the next search is likely to decide.
+    """
+
+    order: SentOrder
+    rows: tuple[OrderAnswer, ...]
+    is_soon: bool = False
+
+
+Decision = Adopt | Absent | Wait | AskPerson
+
+
+def plan(survey: Survey) -> list[Decision]:
+    """Return one decision per lost order; the survey's items may come in any sequence."""
+    by_line: dict[Line, list[SentOrder]] = defaultdict(list)
+    for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
+        by_line[order.line].append(order)
+    # Undated rows come last: they match any time, and are paired with the orders that are left.
+    rows = sorted(survey.rows, key=lambda row: (row.created_at or _LAST, row.provider_id))
+    decisions: list[Decision] = []
+    for line, orders in by_line.items():
+        # A row whose line equals that of other lost orders belongs to those.
+        others = by_line.keys() - {line}
+        decisions += _plan_line(orders, [row for row in rows if line_of(row) not in others], survey)
+    return decisions
+
+
+def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
+    """Return the decisions that replace ``decisions`` and the adoptions that ``failed``.
+
+    A row that could not be adopted may be any order of its line: staff are asked about all orders
+    of that line, and none of these is declared absent.
+    """
+    rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)
+    for adoption in failed:
+        rows[adoption.order.line] += (adoption.row,)
+
+    def revise(decision: Decision) -> Decision:
+        line = decision.order.line
+        if line not in rows:
+            return decision
+        candidates = decision.rows if isinstance(decision, AskPerson) else ()
+        return AskPerson(decision.order, rows[line] + candidates)
+
+    return [revise(decision) for decision in (*decisions, *failed)]
+
+
+def _plan_line(
+    orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
+) -> list[Decision]:
+    """Decide about lost orders of one line; orders and rows are sorted by time."""
+    exact = tuple(row for row in rows if _matches_any(row, orders, CLOCK_SKEW))
+    is_contested = any(_matches_any(row, survey.rivals, CLOCK_SKEW) for row in exact)
+    pairs = _pair_off(orders, exact)
+    if is_contested or len(pairs) < len(exact):
+        # Some row belongs to another order. If that order is ours, its row is known soon.
+        return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
+    unmatched = [order for order in orders if order not in pairs]
+    inexact = [row for row in rows if row not in exact]
+    return [Adopt(*pair) for pair in pairs.items()] + _plan_unmatched(unmatched, inexact, survey)
+
+
+def _pair_off(
+    orders: Sequence[SentOrder], rows: Sequence[OrderAnswer]
+) -> dict[SentOrder, OrderAnswer]:
+    """Pair each row with the first order that it may be and that has no row yet.
+
+    This greedy matching is maximal, because orders and rows are sorted by time.
+    """
+    pairs: dict[SentOrder, OrderAnswer] = {}
+    for row in rows:
+        free = (order for order in orders if order not in pairs and _may_be(row, order, CLOCK_SKEW))
+        if order := next(free, None):
+            pairs[order] = row
+    return _prefer_accepted(pairs, orders)
+
+
+def _prefer_accepted(
+    pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder]
+) -> dict[SentOrder, OrderAnswer]:
+    """Move rows from orders that may not have been placed to orders that certainly were."""
+    for order in orders:
+        if order.was_accepted and order not in pairs:
+            others = (
+                other
+                for other, row in pairs.items()
+                if not other.was_accepted and _may_be(row, order, CLOCK_SKEW)
+            )
+            if other := next(others, None):
+                pairs[order] = pairs.pop(other)
+    return pairs
+
+
+def _plan_unmatched(
+    orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
+) -> list[Decision]:
+    """Decide about lost orders of one line that have no row, given the remaining rows.
+
+    A row near the sending time may be one of these orders whatever its product and type. A row of
+    their line may be one of them even if it is hours off.
+    """
+    doubtful = tuple(
+        row
+        for row in rows
+        if any(_may_be(row, order, CLOCK_SKEW) for order in orders)
+        or _matches_any(row, orders, FARTHEST_CLOCK)
+    )
+    if doubtful:
+        return [AskPerson(order, doubtful) for order in orders]
+    return [_weigh_absence(order, survey) for order in orders]
+
+
+def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
+    """Decide about an order that matches none of the rows."""
+    # The list lags if it also lacks an accepted order sent at about the same time.
+    is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
+    # An order of about the same time may have the id of this one. Lost orders that the provider has
+    # accepted count as well: until their own rows are found, the list hides at least one order, or
+    # ids are mixed up.
+    doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
+    is_doubtful = order.was_accepted or _is_any_near(order, doubts, CLOCK_SKEW)
+    if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):
+        return Wait(order, is_evidence=False)
+    # Absence is proven late enough after the first evidence and after sending.
+    since = order.absent_since
+    is_late_enough = order.sent_at <= survey.proof_ago
+    if since is not None and since <= survey.half_proof_ago and is_late_enough:
+        return Absent(order)
+    return Wait(order, is_evidence=True)
+
+
+def _is_any_near(order: SentOrder, others: Iterable[SentOrder], within: timedelta) -> bool:
+    return any(abs(other.sent_at - order.sent_at) <= within for other in others)
+
+
+def _matches_any(row: OrderAnswer, orders: Sequence[SentOrder], within: timedelta) -> bool:
+    return any(line_of(row) == order.line and _may_be(row, order, within) for order in orders)
+
+
+def _may_be(row: OrderAnswer, order: SentOrder, within: timedelta) -> bool:
+    """True if the row may be the order, judging by time and quantity only."""
+    if row.quantity not in {None, order.line[2]}:
+        return False
+    return row.created_at is None or abs(row.created_at - order.sent_at) <= within

@@ -1,0 +1,758 @@
+"""The problems of an order: for each code, what is wrong and what staff can do about it.
+
+Rows store only codes and parameters; the texts are rendered here, in the reader's language. They
+address shop staff. A ``hint`` is for developers, and shown to users who may resume calls.
+No parameter may contain a secret: of the provider's answers, only values that the parser checked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from django.utils.translation import gettext, override
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.rules.states import Kind, Status
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """The texts of a code.
+
+    ``discreet`` replaces a ``text`` with amounts that the provider charges, for readers who may not
+    see these.
+    """
+
+    kind: Kind
+    text: Any
+    remedy: Any = ""
+    hint: Any = ""
+    discreet: Any = ""
+
+    @property
+    def parameters(self) -> set[str]:
+        """The names of the parameters that the text requires."""
+        return set(re.findall(r"%\((\w+)\)s", str(self.text))) - {"reason"}
+
+
+# The parameters by name, with the same meaning for every code. The last six are optional with any
+# code.
+PARAMETERS = {
+    "amount": "an amount of money, as the provider says",
+    "announced": "how many cards the provider says it delivered",
+    "by": "the name of the member of staff who decided",
+    "cards": "how many cards of an answer are readable",
+    "ceiling": "what a card may cost at most, in dinars, with two decimals",
+    "count": "how many orders there are to choose from",
+    "delivered": "how many cards were delivered, as the provider says",
+    "expected": "the amount of money that was known before",
+    "field": "the field's name in the provider's API; staff see its name in FIELDS",
+    "lost": "how many of `total` are unreadable",
+    "objection": "why a person has to look at the order, in the words of the shop's own rule",
+    "order": "the reference of another order",
+    "other": "the name of another member of staff",
+    "ordered": "how many cards were ordered",
+    "positions": "the numbers of cards of the order",
+    "price": "what a card costs, or may cost, in dinars, with two decimals",
+    "provider_order_id": "the provider's id of an order",
+    "repeated": "how many cards of the answer repeat another one of it",
+    "received": "how many different cards have arrived",
+    "seconds": "for how many seconds sending was tried",
+    "status": "a status, as the provider wrote it; staff see its name",
+    "told": "how many cards the provider says were ordered",
+    "total": "the number of cards or rows in the answer",
+    "reason": "why a request failed: one of REASONS",
+    "message": "the provider's own message, verbatim",
+    "provider_code": "the provider's own error code",
+    "detail": "what failed, in English, for developers",
+    "fault": "what is wrong with a figure, for developers",
+    "value": "the figure's text, if it is too short to be a card's code",
+}
+_TECHNICAL = ("provider_code", "detail", "fault", "value", "status")
+
+#: The remedy that staff get where a developer has the hint.
+ASK_DEVELOPER = _("Ask your developer.")
+# Amounts of money, unless the parameter "field" says that they are numbers of cards.
+AMOUNTS = frozenset({"amount", "ceiling", "expected", "price"})
+COUNTED = frozenset({"quantity", "fulfilled_quantity"})
+
+REASONS = {
+    "key_refused": _("The provider does not accept the shop's key."),
+    "address_blocked": _("The provider has blocked the shop's address for a while."),
+    "address_not_allowed": _("The provider does not allow the shop's address."),
+    "access_disabled": _("The provider has switched off the shop's access."),
+    "too_many_requests": _("The provider has been asked too often."),
+    "not_started": _("The provider could not be reached, or could not take the order."),
+    "held_up": _("The server was held up for too long right before sending it."),
+    "no_balance": _("There is not enough money on the account at the provider."),
+    "out_of_stock": _("It is out of stock."),
+    "no_price": _("The provider shows no price for it."),
+}
+
+FIELDS = {
+    "quantity": _("quantity"),
+    "fulfilled_quantity": _("delivered cards"),
+    "fulfilled_amount": _("cost"),
+    "price_per_card": _("price per card"),
+    "product": _("product"),
+    "type": _("type"),
+    "time": _("time"),
+}
+
+_UNKNOWN = _("This order needs a look. This version of the software cannot say why (%(code)s).")
+_IT_IS_SOUGHT = _(
+    "Wait a few minutes: the order is looked for at the provider automatically, and is sent again"
+    " only once it is proven that it was not bought. If this stays, say on the order's page what"
+    " happened to it."
+)
+_ASKED_AGAIN = _(
+    "Nothing for now: the provider is asked again automatically. If this stays, ask its support."
+)
+_COMPARE = _(
+    "While the order is open, the provider is asked again automatically. Afterwards, compare the"
+    " order with your account at the provider, then tick this off."
+)
+_TELL_DEVELOPER = _("Tell your developer. The provider is asked again automatically.")
+
+WORDINGS: Mapping[str, Wording] = {
+    "not_sent": Wording(
+        Kind.SENDING,
+        _("The order has not been sent to the provider yet. %(reason)s"),
+        _(
+            "It is sent automatically as soon as that is possible; after too long a wait it is"
+            " given up, and nothing is bought. If the provider refuses the shop's key, address or"
+            " access, tell your developer."
+        ),
+        _(
+            "A refused key or address is put right in the settings or in the provider's dashboard;"
+            " then resume requests."
+        ),
+    ),
+    "price_unknown": Wording(
+        Kind.SENDING,
+        _(
+            "The order has not been sent: it has a price limit, and its price is not known at"
+            " present. %(reason)s"
+        ),
+        _(
+            "The price is asked for again automatically; after too long a wait the order is given"
+            " up, and nothing is bought. If this stays, look whether the provider still sells this"
+            " card."
+        ),
+    ),
+    "other_environment": Wording(
+        Kind.SENDING,
+        _(
+            "The order was first sent in another environment of the provider, sandbox or"
+            " production, than that of the shop's key now: it is not sent in this one."
+        ),
+        _(
+            "It is sent automatically if the earlier key comes back; after too long a wait it is"
+            " given up, and nothing is bought. To buy it with the new key, place a new order."
+        ),
+        _("Give every process the same key."),
+    ),
+    "price_above": Wording(
+        Kind.SENDING,
+        _(
+            "A card costs %(price)s at the provider; your limit is %(ceiling)s. The order waits"
+            " for a person."
+        ),
+        _(
+            "Nothing is bought until you approve the price or reject the order. If the price falls"
+            " to the limit, the order goes on automatically."
+        ),
+        discreet=_("A card costs more than your limit: the order waits for a person."),
+    ),
+    "review_wanted": Wording(
+        Kind.SENDING,
+        _("A person has to look at the order before it is bought: “%(objection)s”."),
+        _("Nothing is bought until you approve the order or reject it."),
+    ),
+    "review_failed": Wording(
+        Kind.SENDING,
+        _(
+            "The order has not been sent: whether a person has to look at it first is not known,"
+            " because the shop's own rule fails."
+        ),
+        _(
+            "Tell your developer. The rule is asked again automatically; after too long a wait the"
+            " order is given up, and nothing is bought."
+        ),
+        _("The rule is the function in the setting REVIEW_ORDER. The log says where it failed."),
+    ),
+    "answer_lost": Wording(
+        Kind.SENDING,
+        _("The order was sent, and no usable answer came back: it may have been bought."),
+        _IT_IS_SOUGHT,
+    ),
+    "sender_died": Wording(
+        Kind.SENDING,
+        _("Sending the order was interrupted: it may have been bought."),
+        _IT_IS_SOUGHT,
+        _("The process that was sending it died, or took longer than its lease."),
+    ),
+    "id_taken": Wording(
+        Kind.SENDING,
+        _(
+            "The provider answered with the id %(provider_order_id)s, which is another order's: it"
+            " may have been bought."
+        ),
+        _(
+            "Wait a few minutes: the order is looked for at the provider automatically. If this"
+            " stays, ask the provider's support about both orders, then say on the order's page"
+            " what happened to this one."
+        ),
+    ),
+    "staff_released": Wording(
+        Kind.SENDING,
+        _(
+            "%(by)s: it is not the provider's order %(provider_order_id)s. It may have been bought"
+            " as another one."
+        ),
+        _IT_IS_SOUGHT,
+    ),
+    "id_of_other": Wording(
+        Kind.SENDING,
+        _(
+            "The provider accepted it under the id %(provider_order_id)s, which is not its own: it"
+            " was bought under an id that is not known yet."
+        ),
+        _(
+            "Wait a few minutes: the order is looked for at the provider automatically. If this"
+            " stays, say on the order's page what happened to it."
+        ),
+    ),
+    "choose": Wording(
+        Kind.SEARCH,
+        _("Orders at the provider that may be this one: %(count)s."),
+        _(
+            "Compare them in the provider's dashboard, then say on the order's page which of them"
+            " it is."
+        ),
+    ),
+    "other_account": Wording(
+        Kind.SEARCH,
+        _(
+            "The order was sent with another key than the shop has now: whether it was bought"
+            " cannot be seen with this one."
+        ),
+        _(
+            "Nothing is bought for it until somebody decides. Tell your developer, or look in the"
+            " account that it was sent to, and say on the order's page what happened to it."
+        ),
+        _(
+            "Give every process the same key. If the key was replaced, put the earlier one back for"
+            " some minutes: then the order is looked for."
+        ),
+    ),
+    "not_listed": Wording(
+        Kind.SEARCH,
+        _("The provider's list of orders does not show this one, as far as it can be read."),
+        _IT_IS_SOUGHT,
+    ),
+    "restored": Wording(
+        Kind.SENDING,
+        _(
+            "The database was restored from a backup. Orders at the provider that may be this one:"
+            " %(count)s."
+        ),
+        _(
+            "Compare them with the customer's messages and payment, then say on the order's page"
+            " which of them it is. Until then, nothing is sent."
+        ),
+    ),
+    "quantity_differs": Wording(
+        Kind.ANSWER,
+        _("The provider speaks of %(told)s cards, the order is for %(ordered)s."),
+        _ASKED_AGAIN,
+    ),
+    "line_differs": Wording(
+        Kind.ANSWER,
+        _("The provider's answer is about another order: this differs: %(field)s."),
+        _(
+            "Nothing of the answer was used. While the order is open, the provider is asked again"
+            " automatically. If this stays, ask its support."
+        ),
+    ),
+    "status_missing": Wording(
+        Kind.ANSWER, _("The provider's answer has no status that can be read."), _ASKED_AGAIN
+    ),
+    "status_unknown": Wording(
+        Kind.ANSWER,
+        _("The provider gave a status that is not known."),
+        _ASKED_AGAIN,
+        _("The provider's API may have changed: look for a newer version of the app."),
+    ),
+    "not_whole": Wording(
+        Kind.ANSWER,
+        _(
+            "The provider says %(status)s with %(delivered)s of %(ordered)s cards delivered, and"
+            " sent %(cards)s that can be read."
+        ),
+        _ASKED_AGAIN,
+    ),
+    "delivered_unknown": Wording(
+        Kind.ANSWER,
+        _("The provider does not say how many of %(ordered)s cards it delivered."),
+        _ASKED_AGAIN,
+    ),
+    "figures_contradict": Wording(
+        Kind.ANSWER,
+        _("The provider's figures contradict each other: see the refund breakdown."),
+        _(
+            "Compare the order with your account at the provider, and ask its support about the"
+            " difference. Then tick this off."
+        ),
+    ),
+    "cards_repeated": Wording(
+        Kind.ANSWER,
+        _("The provider's answer names cards more than once: %(repeated)s of %(total)s."),
+        _(
+            "While the order is open, the provider is asked again automatically. Afterwards, ask"
+            " its support for the cards that are missing, then tick this off."
+        ),
+    ),
+    "figure_unknown": Wording(
+        Kind.ANSWER,
+        _("The provider does not say this figure: %(field)s."),
+        _("Look it up in your account at the provider, then tick this off."),
+    ),
+    "figure_unreadable": Wording(
+        Kind.ANSWER, _("A figure in the provider's answer cannot be read: %(field)s."), _COMPARE
+    ),
+    "figure_negative": Wording(
+        Kind.ANSWER, _("A figure in the provider's answer is negative: %(field)s."), _ASKED_AGAIN
+    ),
+    "cards_unreadable": Wording(
+        Kind.ANSWER,
+        _("Cards in the provider's answer without a code that can be read: %(lost)s of %(total)s."),
+        _ASKED_AGAIN,
+    ),
+    "cards_not_listed": Wording(
+        Kind.ANSWER,
+        _("The provider's answer does not list its cards in a way that can be read."),
+        _ASKED_AGAIN,
+    ),
+    "serials_unreadable": Wording(
+        Kind.ANSWER, _("Cards with a serial that cannot be read: %(lost)s of %(total)s."), _COMPARE
+    ),
+    "rows_unreadable": Wording(
+        Kind.ANSWER,
+        _("Rows of the provider's list that are not orders: %(lost)s of %(total)s."),
+        _ASKED_AGAIN,
+    ),
+    "answer_of_other": Wording(
+        Kind.ANSWER,
+        _("The provider's answer is about %(provider_order_id)s, which is another of your orders."),
+        _(
+            "One order at the provider was taken for both. See in its dashboard which of the two"
+            " it is, and ask its support about the other."
+        ),
+    ),
+    "not_known": Wording(
+        Kind.ANSWER,
+        _("The provider says that it does not know this order."),
+        _("Ask the provider's support, and tell your developer."),
+        _("Is the API key that of another account, or of the sandbox?"),
+    ),
+    "answer_refused": Wording(
+        Kind.ANSWER, _("The provider refuses to answer about this order."), _ASKED_AGAIN
+    ),
+    "answer_unprocessable": Wording(
+        Kind.ANSWER,
+        _("The provider's answer about this order cannot be processed."),
+        _TELL_DEVELOPER,
+        _("The kind of error is in the log. The answer may hold what the database refuses."),
+    ),
+    "watch_ended": Wording(
+        Kind.ANSWER,
+        _("The order has still not settled, and is no longer checked automatically."),
+        _("Ask the provider's support, then have the order checked again."),
+    ),
+    "surplus_cards": Wording(
+        Kind.LASTING,
+        _("The provider sent %(received)s different cards and speaks of %(announced)s."),
+        _(
+            "There are more cards than were paid for. Ask the provider's support before you hand"
+            " out the surplus, then tick this off."
+        ),
+    ),
+    "contradicted": Wording(
+        Kind.LASTING,
+        _(
+            "After the order had settled, the provider called it %(status)s with %(delivered)s of"
+            " %(ordered)s cards."
+        ),
+        _("Compare the order with the provider's dashboard, then tick this off."),
+    ),
+    "figure_changed": Wording(
+        Kind.LASTING,
+        _(
+            "After the order had settled, the provider gave another figure: %(field)s %(amount)s"
+            " instead of %(expected)s."
+        ),
+        _("Compare the order with your account at the provider, then tick this off."),
+        discreet=_("After the order had settled, the provider gave another figure: %(field)s."),
+    ),
+    "figure_late": Wording(
+        Kind.LASTING,
+        _(
+            "After the order had settled, the provider gave a figure that was not known: %(field)s"
+            " %(amount)s."
+        ),
+        _("Compare the order with your account at the provider, then tick this off."),
+        discreet=_(
+            "After the order had settled, the provider gave a figure that was not known: %(field)s."
+        ),
+    ),
+    "late_cards": Wording(
+        Kind.LASTING,
+        _(
+            "The order had settled with %(announced)s cards; now the provider has sent %(received)s"
+            " different ones. All are kept."
+        ),
+        _(
+            "They were charged. See in your account at the provider which of them it still counts,"
+            " and decide what your customer gets. Then tick this off."
+        ),
+    ),
+    "price_changed": Wording(
+        Kind.LASTING,
+        _("A card costs %(amount)s; when the order was placed, the price was %(expected)s."),
+        _("Compare the order with your account at the provider, then tick this off."),
+        discreet=_("A card does not cost what it cost when the order was placed."),
+    ),
+    "accepted_after_all": Wording(
+        Kind.LASTING,
+        _("The provider accepted it as %(provider_order_id)s after all: that was bought."),
+        _(
+            "The answer came too late, and the cards do not arrive here. Look at that order in the"
+            " provider's dashboard, ask its support, then tick this off."
+        ),
+    ),
+    "disputed": Wording(
+        Kind.LASTING,
+        _("%(by)s noted that the customer complains about a code. Cards: %(positions)s."),
+        _(
+            "Ask the provider's support what happened to the code, and tell the customer. The"
+            " codes of the order are kept until you tick this off."
+        ),
+    ),
+    "credit_differs": Wording(
+        Kind.LEDGER,
+        _("The provider promised to credit back %(expected)s, and its ledger has %(amount)s."),
+        _(
+            "Look for it in your account at the provider, and ask its support about the"
+            " difference. Where the ledger does not name orders, another order of the same amount"
+            " may be meant. This ends automatically once the ledger has what was promised."
+        ),
+        discreet=_("The provider's ledger does not have the refund that was promised."),
+    ),
+    "refused": Wording(
+        Kind.HISTORY,
+        _("The provider refused the order: nothing was bought. %(reason)s"),
+        _("Order the missing cards again, or pay the customer back."),
+    ),
+    "given_up": Wording(
+        Kind.HISTORY,
+        _("It could not be sent for %(seconds)s seconds and was given up: nothing was bought."),
+        _("Order the missing cards again, or pay the customer back."),
+    ),
+    "sought_in_vain": Wording(
+        Kind.HISTORY,
+        _(
+            "It orders missing cards again automatically, and could not be sent in the hours that"
+            " the shop allows for that: nothing was bought."
+        ),
+        _("Order the missing cards again, or pay the customer back."),
+    ),
+    "found": Wording(Kind.HISTORY, _("It was found at the provider as %(provider_order_id)s.")),
+    "absent": Wording(Kind.HISTORY, _("The provider's list does not show it: it was not bought.")),
+    "staff_adopted": Wording(
+        Kind.HISTORY, _("%(by)s said that it is the provider's order %(provider_order_id)s.")
+    ),
+    "price_fell": Wording(
+        Kind.HISTORY,
+        _(
+            "The price of a card fell to %(price)s; the limit is %(ceiling)s. The order went on"
+            " automatically."
+        ),
+        discreet=_("The price of a card fell to its limit. The order went on automatically."),
+    ),
+    "staff_approved": Wording(
+        Kind.HISTORY,
+        _("%(by)s approved a price of %(price)s a card, instead of %(ceiling)s."),
+        discreet=_("%(by)s approved the price of a card."),
+    ),
+    "staff_declined": Wording(Kind.HISTORY, _("%(by)s rejected the order: it costs too much.")),
+    "staff_stopped": Wording(Kind.HISTORY, _("%(by)s rejected the order before it was sent.")),
+    "staff_hurried": Wording(Kind.HISTORY, _("%(by)s had the order sent without further waiting.")),
+    "staff_review_approved": Wording(
+        Kind.HISTORY,
+        _("%(by)s looked at the order and approved it. It was held because “%(objection)s”."),
+    ),
+    "staff_review_declined": Wording(
+        Kind.HISTORY, _("%(by)s looked at the order and rejected it.")
+    ),
+    "staff_insisted": Wording(
+        Kind.HISTORY,
+        _(
+            "%(by)s said that it is the provider's order %(provider_order_id)s, although that does"
+            " not match what was sent."
+        ),
+    ),
+    "staff_reordered": Wording(
+        Kind.HISTORY, _("%(by)s ordered the missing cards again, as %(order)s.")
+    ),
+    "reordered_by_rule": Wording(
+        Kind.HISTORY, _("The missing cards are ordered again automatically, as %(order)s.")
+    ),
+    "staff_send_again": Wording(
+        Kind.HISTORY, _("%(by)s said that it was not bought, and had it sent again.")
+    ),
+    "staff_rejected": Wording(
+        Kind.HISTORY, _("%(by)s said that it was not bought, and rejected it.")
+    ),
+    "staff_took": Wording(Kind.CARE, _("%(by)s began to look after the order.")),
+    "staff_took_over": Wording(Kind.CARE, _("%(by)s took the order over from %(other)s.")),
+    "staff_gave_back": Wording(Kind.CARE, _("%(by)s does not look after the order any more.")),
+}
+
+
+# The problems in a few words, for lists; each text is for several codes.
+_IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (_("not sent yet"), ("not_sent", "other_environment", "review_failed")),
+    (_("price not known"), ("price_unknown",)),
+    (_("costs too much"), ("price_above",)),
+    (_("waits for approval"), ("review_wanted",)),
+    (
+        _("bought or not?"),
+        (
+            "answer_lost",
+            "sender_died",
+            "id_taken",
+            "staff_released",
+            "id_of_other",
+            "other_account",
+            "not_listed",
+        ),
+    ),
+    (_("which order is it?"), ("choose", "restored", "answer_of_other")),
+    (
+        _("unusable answer"),
+        (
+            "quantity_differs",
+            "line_differs",
+            "status_missing",
+            "status_unknown",
+            "not_whole",
+            "delivered_unknown",
+            "cards_not_listed",
+            "rows_unreadable",
+            "answer_refused",
+            "answer_unprocessable",
+        ),
+    ),
+    (_("provider does not know it"), ("not_known",)),
+    (_("no longer checked"), ("watch_ended",)),
+    (
+        _("figures to compare"),
+        (
+            "figures_contradict",
+            "figure_unknown",
+            "figure_unreadable",
+            "figure_negative",
+            "figure_changed",
+            "figure_late",
+        ),
+    ),
+    (_("price has changed"), ("price_changed",)),
+    (
+        _("cards to compare"),
+        ("cards_repeated", "cards_unreadable", "serials_unreadable", "contradicted"),
+    ),
+    (_("more cards than expected"), ("surplus_cards", "late_cards")),
+    (_("bought after all"), ("accepted_after_all",)),
+    (_("customer complains"), ("disputed",)),
+    (_("credit is missing"), ("credit_differs",)),
+)
+IN_SHORT: Mapping[str, Any] = {code: text for text, codes in _IN_SHORT for code in codes}
+
+
+class Explanation(NamedTuple):
+    """The problem, the remedy for staff, and a hint for developers; the last two may be ""."""
+
+    text: str
+    remedy: str = ""
+    hint: str = ""
+
+    @property
+    def for_staff(self) -> str:
+        """The text and the remedy, which everybody may read."""
+        return f"{self.text} {self.remedy}".strip()
+
+    @property
+    def for_developers(self) -> str:
+        """All of it, without the advice to ask a developer."""
+        remedy = "" if self.remedy == str(ASK_DEVELOPER) else self.remedy
+        return " ".join(filter(None, (self.text, self.hint, remedy)))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem of an order, or an entry of its timeline; ``str()`` is English, for logs.
+
+    ``text`` says what is wrong, ``remedy`` what staff can do, and ``hint`` what a developer can do,
+    in the active language; the last two may be "".
+    """
+
+    code: str
+    parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Problem:
+        """Parse an entry of ``Order.problems`` or ``StatusChange.details``."""
+        parameters = entry.get("parameters")
+        return cls(str(entry.get("code", "")), parameters if isinstance(parameters, dict) else {})
+
+    def as_dict(self) -> Entry:
+        return {"code": self.code, "parameters": dict(self.parameters)}
+
+    @property
+    def key(self) -> str:
+        """A hash for pages, equal for equal problems, that does not reveal the parameters."""
+        # Imported here: it needs the settings, and planning the recovery needs none.
+        from django.utils.crypto import salted_hmac
+
+        text = json.dumps(self.as_dict(), sort_keys=True)
+        return salted_hmac("giftcards.rules.problems", text, algorithm="sha256").hexdigest()
+
+    @property
+    def kind(self) -> Kind:
+        """The kind, which tells what ends the problem; ``LASTING`` for an unknown code."""
+        wording = WORDINGS.get(self.code)
+        return wording.kind if wording else Kind.LASTING
+
+    @property
+    def text(self) -> str:
+        return self.explain().text
+
+    @property
+    def in_short(self) -> str:
+        """The problem in a few words of the active language, without a parameter."""
+        return str(IN_SHORT.get(self.code, _("needs a look")))
+
+    @property
+    def remedy(self) -> str:
+        return self.explain().remedy
+
+    @property
+    def hint(self) -> str:
+        return self.explain().hint
+
+    def __str__(self) -> str:
+        with override(None):
+            told, technical = self.said(), self._technical()
+            text = " ".join(filter(None, (self.text, told)))
+            return f"{text} ({technical})" if technical else text
+
+    @property
+    def discreet(self) -> str:
+        """The English text without the provider's charges, for readers who may not see them."""
+        with override(None):
+            return self.explain(shows_costs=False).text
+
+    def explain(
+        self,
+        *,
+        show: Callable[[object], str] = str,
+        own: Callable[[str], str] = str,
+        shows_costs: bool = True,
+    ) -> Explanation:
+        """Render the texts in the active language.
+
+        ``show`` is applied to each parameter, ``own`` to the text around them: on a page, the
+        former isolates text directions and the latter escapes HTML. Without ``shows_costs``, no
+        text tells what the provider charges.
+        """
+        wording = WORDINGS.get(self.code)
+        if wording is None or not self.parameters.keys() >= wording.parameters:
+            # Written by another version of the app.
+            return Explanation(own(str(_UNKNOWN)) % {"code": show(self.code)}, "", "")
+        values = {name: show(value) for name, value in self.parameters.items()}
+        values["reason"] = own(str(REASONS.get(str(self.parameters.get("reason")), "")))
+        if (name := str(self.parameters.get("field"))) in FIELDS:
+            values["field"] = own(str(FIELDS[name]))
+        if (status := str(self.parameters.get("status"))) in Status:
+            values["status"] = own(str(Status(status).label))
+        is_discreet = wording.discreet and not shows_costs
+        text = (own(str(wording.discreet if is_discreet else wording.text)) % values).strip()
+        hints = [own(str(wording.hint))]
+        if shows_costs or not self._may_tell_amount("message"):
+            hints.append(self.said(show, own))
+        if technical := self._technical(shows_costs=shows_costs):
+            detail = own(gettext("Technical detail: %(detail)s.")) % {"detail": show(technical)}
+            hints.append(detail)
+        return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
+
+    def said(self, show: Callable[[object], str] = str, own: Callable[[str], str] = str) -> str:
+        """The provider's message in its own words; "" without one. See :meth:`explain`."""
+        if "message" not in self.parameters:
+            return ""
+        text = own(gettext("The provider's own words: “%(message)s”"))
+        return text % {"message": show(self.parameters["message"])}
+
+    def _technical(self, *, shows_costs: bool = True) -> str:
+        return ", ".join(
+            str(self.parameters[name])
+            for name in _TECHNICAL
+            if name in self.parameters and (shows_costs or not self._may_tell_amount(name))
+        )
+
+    def _may_tell_amount(self, name: str) -> bool:
+        """True if the parameter has digits, so that it may name a price."""
+        return any(map(str.isdigit, str(self.parameters.get(name, ""))))
+
+
+def revise(
+    entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
+) -> list[Entry]:
+    """Return ``entries`` without those of the kinds ``ends``, plus the ``new`` problems.
+
+    A problem in ``new`` that already has an entry keeps it, and so its acknowledgement.
+    """
+    new = list(dict.fromkeys(new))
+    kept = [
+        entry
+        for entry in entries
+        if (problem := Problem.of(entry)) in new or problem.kind not in ends
+    ]
+    known = [Problem.of(entry) for entry in kept]
+    return kept + [problem.as_dict() for problem in new if problem not in known]
+
+
+def history(
+    before: Iterable[Entry], after: Iterable[Entry], details: Iterable[Problem]
+) -> list[Entry]:
+    """The entries for a status change: its ``details``, then the problems that it ended."""
+    current = list(details)
+    remaining = [Problem.of(entry) for entry in after]
+    ended = [problem for problem in map(Problem.of, before) if problem not in remaining + current]
+    return [problem.as_dict() for problem in current] + [
+        {**problem.as_dict(), "ended": True} for problem in ended
+    ]
+
+
+def in_english(entries: Iterable[Entry]) -> str:
+    """Render the entries as one line of English; "" if there are none."""
+    return " ".join(
+        f"Earlier: {Problem.of(entry)}" if entry.get("ended") else str(Problem.of(entry))
+        for entry in entries
+    )

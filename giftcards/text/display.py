@@ -1,0 +1,322 @@
+"""How statuses, amounts, dates, lengths of time and foreign text are shown.
+
+Django's own words take the wrong case in Arabic after "since" and "in".
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime, timedelta
+from decimal import ROUND_DOWN, Decimal
+from typing import Any
+
+from django.conf import settings
+from django.utils import numberformat, timezone
+from django.utils.formats import date_format, get_format
+from django.utils.html import escape, format_html, format_html_join, strip_tags
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.text import capfirst
+from django.utils.translation import get_supported_language_variant, gettext, ngettext_lazy
+
+from giftcards.conf import conf
+from giftcards.rules.problems import AMOUNTS, COUNTED, Explanation, Problem
+from giftcards.rules.states import Status
+from giftcards.rules.times import with_zone
+
+#: The non-breaking spaces: inside amounts, and before the currency sign.
+NO_BREAKS = frozenset("\u00a0\u202f")
+# All pages use one form of dates, and the 24-hour clock. The languages' own formats are long, or
+# differ only in the order of figures.
+_DATE = "j N Y"
+
+_AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+
+
+def read_amount(text: str) -> Decimal | None:
+    """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
+
+    Invalid are exponents, underscores, infinity and digits of other scripts, all of which Python
+    accepts. Beside such digits, a reader may mistake the decimal mark.
+    """
+    return Decimal(text) if _AMOUNT.fullmatch(text) else None
+
+
+def supported_language(language: str | None) -> str:
+    """The site's language closest to ``language``; its default without one, or if none is close."""
+    try:
+        return get_supported_language_variant(language or settings.LANGUAGE_CODE)
+    except LookupError:
+        return settings.LANGUAGE_CODE
+
+
+def status_badge(status: str, *, is_received: bool = True) -> SafeString:
+    """The status as a coloured badge with its label, unless the cards were not received."""
+    if not is_received:
+        return badge("unconfirmed", gettext("Not received"))
+    return badge(status.lower().replace("_", "-"), Status(status).label)
+
+
+def money(amount: Decimal | None) -> str:
+    """The amount with its currency as HTML, formatted for the active language: 1,470 DA.
+
+    Decimals are shown if there are any. The HTML is isolated from the direction of the text around
+    it, and the figure from that of a currency written from right to left.
+    """
+    if amount is None:
+        return gettext("unknown")
+    return _with_currency(_grouped(amount), amount)
+
+
+def signed_money(amount: Decimal) -> str:
+    """:func:`money` with a sign, for amounts that came in or went out: +980 DA, −2,450 DA."""
+    sign = "+" if amount > 0 else "\N{MINUS SIGN}" if amount < 0 else ""
+    return _with_currency(sign + _grouped(abs(amount)), amount)
+
+
+def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
+    """:func:`money` without the currency, for a column of amounts whose heading names it.
+
+    With decimals or without, like the others of its column: so digits stand below digits.
+    """
+    if amount is None:
+        # A long word would widen each column that has one.
+        return format_html(
+            '<span aria-hidden="true">{}</span><span class="giftcards-unseen">{}</span>',
+            gettext("?"),
+            gettext("unknown"),
+        )
+    figure = _grouped(amount, has_decimals=has_decimals)
+    return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', figure)
+
+
+def _with_currency(figure: str, amount: Decimal) -> str:
+    # Style sheets leave room for missing decimals where digits are aligned in columns.
+    kind = "giftcards-whole" if is_whole(amount) else "giftcards-exact"
+    return format_html(
+        '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',
+        kind,
+        figure,
+        currency(),
+    )
+
+
+def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
+    """A formula such as ``{quantity} × {price}`` as HTML, from left to right in every language."""
+    shown = {name: _grouped(Decimal(amount)) for name, amount in amounts.items()}
+    return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', formula.format(**shown))
+
+
+def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
+    """The total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
+
+    The total alone for fewer than two cards, or if ``price`` is unknown or does not explain it.
+    """
+    if total is None or price is None or quantity < 2 or quantity * price != total:
+        return money(total)
+    product = calculation("{quantity} × {price}", quantity=quantity, price=price)
+    # Two isolates, so that their order follows the direction of the text around them.
+    return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
+
+
+def moment(at: datetime) -> SafeString:
+    """The local date and time as HTML, with the year unless it is this one: 24 Nov 23:59."""
+    is_of_this_year = _local(at).year == _local(timezone.now()).year
+    return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
+
+
+def _is_of_today(at: datetime) -> bool:
+    return _local(at).date() == _local(timezone.now()).date()
+
+
+def brief_moment(at: datetime) -> SafeString:
+    """The time of day as HTML if it is of today: 23:59; else :func:`moment`."""
+    return _time(at, bdi(_formatted(at, "H:i"))) if _is_of_today(at) else moment(at)
+
+
+def when(at: datetime) -> SafeString:
+    """:func:`brief_moment` with a preposition: at 23:59, on 24 Nov 23:59."""
+    text = gettext("at %(time)s") if _is_of_today(at) else gettext("on %(time)s")
+    return filled(text, time=brief_moment(at))
+
+
+def exact_moment(at: datetime) -> SafeString:
+    """The local date and time as HTML, with the year and the seconds: 24 Nov 2026 23:59:30."""
+    return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s")))
+
+
+def zoned_moment(at: datetime) -> SafeString:
+    """:func:`exact_moment` with the zone, because the provider's dashboard may show another one."""
+    return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
+
+
+def moment_text(at: datetime) -> str:
+    """The local date with the year, and the time of day, in plain text: 24 Nov 2026 23:59."""
+    return isolated(_formatted(at, f"{_DATE} H:i"))
+
+
+def day_text(day: date, form: str = _DATE) -> str:
+    """The date in plain text: 24 Nov 2026."""
+    return isolated(_formatted(day, form))
+
+
+def period_text(first: date, last: date) -> str:
+    """The period in plain text: 1 Nov 2026 – 30 Nov 2026; a single day is shown once."""
+    return day_text(first) if first == last else f"{day_text(first)} – {day_text(last)}"
+
+
+def _time(at: datetime, shown: SafeString) -> SafeString:
+    machine_readable = _local(at).isoformat(timespec="seconds")
+    return format_html('<time datetime="{}">{}</time>', machine_readable, shown)
+
+
+def _local(at: datetime) -> datetime:
+    return timezone.localtime(with_zone(at))
+
+
+def _formatted(at: date | datetime, form: str) -> str:
+    """The date, or the local time, without the full stop of abbreviated months."""
+    return date_format(_local(at) if isinstance(at, datetime) else at, form).replace(".", "")
+
+
+def is_whole(amount: Decimal) -> bool:
+    """True if the amount has no decimals but zeros."""
+    return amount == amount.to_integral_value()
+
+
+def money_text(amount: Decimal | None) -> str:
+    """:func:`money` in plain text, where HTML is not possible, as in the options of a list."""
+    return isolated(strip_tags(money(amount)))
+
+
+def count_text(number: int) -> str:
+    """A count, formatted for the active language: 100,000."""
+    return isolated(_grouped(Decimal(number)))
+
+
+def share_text(share: Decimal) -> str:
+    """``share``, from 0 to 1, as a percentage rounded down, so that only 1 is 100%: 98.5%."""
+    percent = (share * 100).quantize(Decimal("0.1"), ROUND_DOWN)
+    return isolated(gettext("%(share)s%%") % {"share": _grouped(percent, decimals=1)})
+
+
+def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
+    """The amount for the active language, with so many decimals if there are any, or always."""
+    # Django's formats for Arabic have no grouping.
+    has_grouping = get_format("NUMBER_GROUPING") != 0
+    return numberformat.format(
+        amount,
+        get_format("DECIMAL_SEPARATOR"),
+        decimals if has_decimals or not is_whole(amount) else 0,
+        grouping=3,
+        thousand_sep=get_format("THOUSAND_SEPARATOR") if has_grouping else "\u00a0",
+        force_grouping=True,
+    )
+
+
+def currency() -> str:
+    """The currency sign in the active language."""
+    return gettext("DA") if conf.currency == "DZD" else conf.currency
+
+
+def bdi(part: object) -> SafeString:
+    """Foreign text as HTML: escaped, and isolated from the direction of the text around it."""
+    return format_html("<bdi>{}</bdi>", part)
+
+
+def lines(text: str) -> SafeString:
+    """Foreign text of several lines as HTML, each line in its own direction."""
+    line = '<div class="giftcards-line" dir="auto">{}</div>'
+    return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))
+
+
+def labelled(label: str, figure: str) -> SafeString:
+    """``figure`` after the name of its column, which is shown only where there is no heading."""
+    return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
+
+
+def filled(text: str, **parts: object) -> SafeString:
+    """Escape the translated ``text`` and fill in ``parts``, which are HTML already, or numbers."""
+    return mark_safe(escape(text) % parts)  # noqa: S308
+
+
+def named(name: str, identifier: str) -> SafeString:
+    """The catalogue's name, if any, of a product or a type, and its id, as HTML."""
+    if not name:
+        return bdi(identifier)
+    return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
+
+
+def payment(method: str, reference: str) -> SafeString:
+    """The method and the reference of a refund, as HTML."""
+    parts = (bdi(part) for part in (method, reference) if part)
+    return format_html_join(" · ", "{}", ((part,) for part in parts))
+
+
+def badge(kind: str, label: object) -> SafeString:
+    """A coloured badge with ``label``; ``kind`` ends the name of its class in the stylesheet."""
+    return format_html('<span class="giftcards-badge giftcards-{}">{}</span>', kind, label)
+
+
+def isolated(part: object) -> str:
+    """``part`` isolated like :func:`bdi`, in plain text: for titles, messages and tooltips."""
+    return f"\u2068{part}\u2069"
+
+
+def one_line(text: str) -> str:
+    """``text`` with single spaces between its words; non-breaking spaces stay."""
+    spaced = (" " if char.isspace() and char not in NO_BREAKS else char for char in text)
+    return " ".join(filter(None, "".join(spaced).split(" ")))
+
+
+def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
+    """The problem's texts as HTML, with foreign text escaped and isolated.
+
+    Without ``shows_costs``, no text tells what the provider charges.
+    """
+    shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
+    # Either ``show`` or ``own`` has escaped every part.
+    parts = shown.explain(show=_parameter, own=escape, shows_costs=shows_costs)
+    return Explanation(*(mark_safe(part) for part in parts))  # noqa: S308
+
+
+def _parameter(value: object) -> str:
+    return money(value) if isinstance(value, Decimal) else bdi(value)
+
+
+def _amounts(problem: Problem) -> dict[str, Any]:
+    """The parameters that are amounts of money, as numbers."""
+    if problem.parameters.get("field") in COUNTED:
+        return {}
+    given = AMOUNTS & problem.parameters.keys()
+    amounts = {name: read_amount(str(problem.parameters[name])) for name in given}
+    return {name: amount for name, amount in amounts.items() if amount is not None}
+
+
+_MINUTE = timedelta(minutes=1)
+# The longest first. Months and years are those of an average.
+_UNITS = (
+    (timedelta(days=365), ngettext_lazy("%(count)s year", "%(count)s years", "count")),
+    (timedelta(days=30), ngettext_lazy("%(count)s month", "%(count)s months", "count")),
+    (timedelta(days=7), ngettext_lazy("%(count)s week", "%(count)s weeks", "count")),
+    (timedelta(days=1), ngettext_lazy("%(count)s day", "%(count)s days", "count")),
+    (timedelta(hours=1), ngettext_lazy("%(count)s hour", "%(count)s hours", "count")),
+    (_MINUTE, ngettext_lazy("%(count)s minute", "%(count)s minutes", "count")),
+)
+
+
+def duration_text(span: timedelta) -> str:
+    """``span`` in its largest unit, rounded down: "2 hours"; below 1 minute "less than a minute".
+
+    In Arabic it is in the case that follows a preposition.
+    """
+    for unit, text in _UNITS:
+        if (count := span // unit) > 0:
+            return text % {"count": count}
+    return gettext("less than a minute")
+
+
+def distance_text(moment: datetime, now: datetime) -> str:
+    """The distance of ``moment`` from ``now``: "in 2 hours" or "2 hours ago"."""
+    if now <= moment:
+        return gettext("in %(time)s") % {"time": duration_text(moment - now)}
+    return gettext("%(time)s ago") % {"time": duration_text(now - moment)}

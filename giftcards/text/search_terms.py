@@ -1,0 +1,211 @@
+"""Search terms: the words by which an order is found, and the readings of what a person types.
+
+Both are made by the same rules, so that all spellings of a thing have the same terms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from itertools import groupby
+from typing import NamedTuple
+
+from giftcards.text.spelling import (
+    COUNTRY,
+    FEWEST_DIGITS,
+    LONGEST_NUMBER,
+    TELLING_DIGITS,
+    digits,
+    folded,
+    is_abroad,
+    is_dialled,
+    joined,
+    numbers,
+    otherwise,
+    phone_digits,
+    plain,
+    tokens,
+    without_article,
+    without_label,
+    words,
+)
+
+#: The longest term; of a longer one, only the beginning is kept.
+LONGEST = 254
+# A text with more numbers is a random one, such as a UUID: nobody knows it by one of them.
+_MOST_NUMBERS = 5
+# The words of what a person types that are read; more would make too large a query.
+_MOST_WORDS = 8
+_NUMBER = re.compile(r"\d+")
+# Before the digits of a phone number that others stand before: no word begins with it.
+_BEFORE = "*"
+
+
+class TermKind(IntEnum):
+    """The origin of a term. The values are in the database."""
+
+    REFERENCE = 1
+    #: A number in a reference.
+    NUMBER = 2
+    GROUP = 3
+    EMAIL = 4
+    #: Without the country's code.
+    PHONE = 5
+    #: With the code of another country: it may look like a number of this one.
+    FOREIGN_PHONE = 6
+    NAME = 7
+    RECIPIENT_EMAIL = 8
+    RECIPIENT_NAME = 9
+    #: The digits of a phone number from one of them on: whatever six of them begin one of these.
+    PHONE_PART = 10
+
+
+#: The kinds of terms that two orders of the same customer have in common.
+OF_SAME_CUSTOMER = (TermKind.EMAIL, TermKind.PHONE, TermKind.FOREIGN_PHONE)
+
+#: The kinds of terms that name one order.
+NAMING = (TermKind.REFERENCE, TermKind.NUMBER)
+
+#: A term, with its kind before it.
+Term = tuple[TermKind, str]
+
+
+def _number(text: str) -> str:
+    """A number without leading zeros."""
+    return text.lstrip("0") or "0"
+
+
+def _named(kind: TermKind, kind_of_number: TermKind) -> Callable[[str], Iterator[Term]]:
+    def terms(text: str) -> Iterator[Term]:
+        yield from ((kind, token) for token in tokens(text))
+        found = _NUMBER.findall(plain(text))
+        if len(found) <= _MOST_NUMBERS:
+            yield from ((kind_of_number, _number(each)) for each in found)
+            # Without its dashes.
+            if together := "".join(words(text)):
+                yield kind, together
+
+    return terms
+
+
+def _phone(text: str) -> Iterator[Term]:
+    found = numbers(text)
+    for number in found:
+        kind = TermKind.PHONE if number.startswith(COUNTRY) else TermKind.FOREIGN_PHONE
+        whole = _number(number.removeprefix(COUNTRY))
+        yield kind, whole
+        for place in range(1, len(whole) - FEWEST_DIGITS + 1):
+            yield TermKind.PHONE_PART, _BEFORE + whole[place:]
+    if not found:
+        yield from ((TermKind.NAME, token) for token in tokens(text))
+
+
+def _email(kind: TermKind) -> Callable[[str], Iterator[Term]]:
+    def terms(text: str) -> Iterator[Term]:
+        if address := folded(text):
+            yield kind, address
+
+    return terms
+
+
+def _name(kind: TermKind) -> Callable[[str], Iterator[Term]]:
+    def terms(text: str) -> Iterator[Term]:
+        for name in (words(text), words(otherwise(text))):
+            for word in (*name, *(word for _count, word in joined(name))):
+                yield kind, word
+                yield kind, without_article(word)
+
+    return terms
+
+
+_TERMS: Mapping[str, Callable[[str], Iterator[Term]]] = {
+    "reference": _named(TermKind.REFERENCE, TermKind.NUMBER),
+    "group": _named(TermKind.GROUP, TermKind.GROUP),
+    "customer_email": _email(TermKind.EMAIL),
+    "customer_phone": _phone,
+    "customer_name": _name(TermKind.NAME),
+    "recipient_email": _email(TermKind.RECIPIENT_EMAIL),
+    "recipient_name": _name(TermKind.RECIPIENT_NAME),
+}
+#: The columns of an order that its terms are made of.
+SEARCHED = tuple(_TERMS)
+
+
+def terms_of(order: Mapping[str, str]) -> set[Term]:
+    """The terms of an order with these values, by column; a column that is missing has none."""
+    return {
+        (kind, term[:LONGEST])
+        for column, terms in _TERMS.items()
+        for kind, term in terms(order.get(column, ""))
+    }
+
+
+class Word(NamedTuple):
+    """A word that a person has typed: the terms that it may be, or be the beginning of."""
+
+    whole: frozenset[str]
+    starts: frozenset[str]
+
+
+#: The words of a text, all of which an order must have.
+Reading = tuple[Word, ...]
+
+
+def readings(text: str) -> list[list[Reading]]:
+    """The ways to read a search for ``text``, the most literal ones first.
+
+    As it is typed, with the groups of digits beside each other as one phone number, and with the
+    parts of a name written together; then the same taken apart at every punctuation mark. None for
+    a text without letters and digits.
+    """
+    parts = without_label(folded(text)).split()[:_MOST_WORDS]
+    apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]
+    typed = (_with_whole_numbers(parts), _together(parts))
+    return list(filter(None, (_read(typed), _read((apart, _together(apart))))))
+
+
+def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
+    found = (tuple(filter(None, map(_typed, way)))[:_MOST_WORDS] for way in ways)
+    return [reading for reading in dict.fromkeys(found) if reading]
+
+
+def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
+    """``parts``, with those that may be of one phone number as one text."""
+    for is_number, group in groupby(parts, is_dialled):
+        pieces = list(group)
+        whole = " ".join(pieces)
+        is_one = is_number and len(digits(whole)) <= LONGEST_NUMBER
+        yield from [whole] if is_one else pieces
+
+
+def _together(name: Sequence[str]) -> Iterator[str]:
+    place = 0
+    for start, (count, word) in enumerate(joined(name)):
+        if start == place:
+            yield word
+            place += count
+
+
+def _typed(part: str) -> Word | None:
+    """The word for a part of a search; ``None`` if it has neither letters nor digits."""
+    shown = plain(part).replace(" ", "")
+    if not words(shown):
+        return None
+    whole = {shown, folded(part).replace(" ", "")}
+    starts = set[str]()
+    if is_dialled(shown):
+        dialled = phone_digits(part)
+        number = _number(dialled)
+        whole = {number} if shown.isdecimal() else {shown, number}
+        rest = _number(number.removeprefix(COUNTRY))
+        if number.startswith(COUNTRY) and (is_abroad(part) or len(rest) >= TELLING_DIGITS):
+            # The beginning of a phone number is no whole term.
+            (whole if len(rest) >= TELLING_DIGITS else starts).add(rest)
+        if len(dialled) >= FEWEST_DIGITS:
+            starts.add(_BEFORE + dialled)
+    else:
+        whole.add(otherwise(part).replace(" ", ""))
+        whole |= {without_article(each) for each in (shown, otherwise(part))}
+    whole = {term[:LONGEST] for term in whole if term}
+    return Word(frozenset(whole), frozenset(whole | starts))

@@ -1,0 +1,181 @@
+"""Conditions that monitors, commands, pages and digests report: one list for all of them.
+
+Each condition is judged from the database alone, by an index. Each app declares its own in its
+plugin; those of the core are in :mod:`giftcards.watch.core_conditions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Self, TypeVar
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext
+
+from giftcards.models import Order, ProviderState
+from giftcards.models.order_queries import leaves_some_out
+
+T = TypeVar("T")
+
+#: Upper bound of the counts of rows.
+MOST = 1_000
+
+
+class Severity(StrEnum):
+    #: Something does not work until a person sees to it.
+    URGENT = "urgent"
+    #: A person has something to do.
+    WARNING = "warning"
+    #: Good to know.
+    NOTE = "note"
+
+
+class Standing:
+    """The facts by which conditions are judged at one moment; each is read once, when needed."""
+
+    def __init__(self, *, leaves_out_problems: bool = False) -> None:
+        self.now = timezone.now()
+        #: True for the start page of people who are shown the orders with problems: no other card
+        #: is about these.
+        self.leaves_out_problems = leaves_out_problems
+        self._read: dict[Callable[[], Any], Any] = {}
+
+    @cached_property
+    def state(self) -> ProviderState:
+        return ProviderState.objects.current()
+
+    @cached_property
+    def is_refused(self) -> bool:
+        return self.state.paused_because == ProviderState.Pause.ACCESS
+
+    def once(self, read: Callable[[], T]) -> T:
+        """The result of ``read``, which is called the first time only."""
+        if read not in self._read:
+            self._read[read] = read()
+        result: T = self._read[read]
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The extent to which a condition holds.
+
+    ``sentence`` is for monitors: English, without secrets. ``count`` is the number of orders, or of
+    other rows, that it is about, at most :data:`MOST`; ``has_more`` says that there are more.
+    ``since`` is when it began, if that is known. ``orders`` maps the primary keys of its orders to
+    their references. ``explain`` returns the details for staff in their language, or "".
+    """
+
+    sentence: str
+    count: int = 1
+    has_more: bool = False
+    since: datetime | None = None
+    orders: Mapping[int, str] = field(default_factory=dict)
+    explain: Callable[[], str] = field(default=str, repr=False, compare=False)
+
+    @classmethod
+    def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:
+        """A finding about ``number`` rows, ``MOST + 1`` for any larger number; ``None`` for 0.
+
+        ``one`` is the sentence for a single row, and ``many`` that for several, with ``%s`` for the
+        count. ``more`` are further fields.
+        """
+        if not number:
+            return None
+        count, has_more = min(number, MOST), number > MOST
+        sentence = one if number == 1 else many % (f"{count} or more" if has_more else count)
+        return cls(sentence, count, has_more, **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """The texts of something that staff are told of, and whom it concerns.
+
+    ``headline`` is part of a sentence; it may contain ``%(count)s``.
+    """
+
+    code: str
+    severity: Severity
+    #: A permission, such as `giftcards.check_order`: people whose role has it are told.
+    permission: str
+    headline: Any = ""
+    remedy: Any = ""
+    #: The permissions that the remedy takes. People who lack one read whom to ask.
+    takes: tuple[str, ...] = ()
+    #: True if it counts orders or messages about them, or adds up amounts of orders.
+    is_about_orders: bool = False
+    #: The name of the admin's page that lists its rows, and the query string.
+    page: str = ""
+    query: str = ""
+
+    def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
+        """The part of ``finding`` for a person who sees the orders ``visible``, or ``None``."""
+        if not (self.is_about_orders and leaves_some_out(visible)):
+            return finding
+        shown = visible.filter(pk__in=finding.orders).order_by()
+        keys = dict(shown.values_list("pk", "reference"))
+        # Without the sum, which is that of all orders.
+        return Finding("", len(keys), orders=keys) if keys else None
+
+    def in_words(self, count: int, *, has_more: bool = False) -> str:
+        """The headline with its count, such as "2 orders to do"."""
+        text = str(self.headline % {"count": count})
+        return gettext("%(what)s or more") % {"what": text} if has_more else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition(Alert):
+    """Something that is wrong for as long as ``judge`` finds it.
+
+    ``holds`` completes "It holds if", for the reference. Without a ``headline``, it is for monitors
+    only. ``ended`` says that it does not hold any more. A condition without it is about orders:
+    staff are told of each order once.
+    """
+
+    holds: str
+    judge: Callable[[Standing], Finding | None]
+    ended: Any = ""
+    #: True if digests tell it, and True if the start page shows it: not both of two conditions
+    #: that are about the same rows.
+    is_in_digests: bool = True
+    is_on_start_page: bool = True
+    #: True if it may be about orders with problems; see ``Standing.leaves_out_problems``.
+    overlaps_problems: bool = False
+    #: True if no card can be bought, or handed over, while it holds.
+    stops_sales: bool = False
+    #: True if cards can still be bought while it holds, but not for long.
+    limits_sales: bool = False
+    #: True if staff see it above the list of orders, in the words of ``Finding.explain``.
+    is_above_list: bool = False
+
+    def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
+        """The finding for a person who sees the orders ``visible``, and is told of no others."""
+        finding = self.judge(standing)
+        return finding and self.visible_part(finding, visible)
+
+    def sentence(self, standing: Standing) -> str:
+        """The finding's sentence for monitors; "" if nothing is wrong."""
+        finding = self.judge(standing)
+        return finding.sentence if finding else ""
+
+
+#: The conditions by their codes, of each app that is installed as a plugin.
+CONDITIONS: dict[str, Condition] = {}
+
+
+def above_list(
+    may: Callable[[str], bool], standing: Standing, visible: QuerySet[Order]
+) -> Iterator[tuple[Condition, Finding]]:
+    """The conditions that hold, and that staff see above the list of orders.
+
+    ``may`` tells whether the person has a permission, and ``visible`` are the orders they see.
+    """
+    for condition in CONDITIONS.values():
+        is_shown = condition.is_above_list and may(condition.permission)
+        if is_shown and (finding := condition.find(standing, visible)):
+            yield condition, finding

@@ -1,0 +1,523 @@
+"""The conditions of the core: what each is judged by, and its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from decimal import Decimal
+
+from django.db.models import Q, QuerySet
+from django.utils.translation import gettext, ngettext, ngettext_lazy
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.catalogue import price_moves, since_yesterday
+from giftcards.conf import conf
+from giftcards.engine.task_queue import explain_schedule
+from giftcards.models import ApiKey, OfferChange, Order, StatusChange
+from giftcards.models.order_queries import (
+    HELD_FOR_PRICE,
+    HELD_FOR_REVIEW,
+    NEEDING_ATTENTION,
+    OWING,
+    PLANNED_LAST,
+)
+from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
+from giftcards.rules.problems import Explanation
+from giftcards.rules.states import Status
+from giftcards.text.display import count_text, money_text
+from giftcards.watch.conditions import MOST, Condition, Finding, Severity, Standing
+from giftcards.watch.overview import try_keys
+
+# How long work may be due before it counts as held up. Longer than the watchdog needs to start
+# the loop again, and than the pause after a request that failed.
+PATIENCE = timedelta(minutes=5)
+# The columns of the index of the open orders.
+_BY_DUE = ("settled_at", "status", "due_at", "pk")
+
+
+def _paused(standing: Standing) -> Finding | None:
+    state = standing.state
+    if not (why := state.why_paused()):
+        return None
+    return Finding(why, since=state.paused_since, explain=lambda: state.explain_pause().for_staff)
+
+
+def _refused(standing: Standing) -> Finding | None:
+    return _paused(standing) if standing.is_refused else None
+
+
+def _is_silent(standing: Standing) -> Finding | None:
+    state = standing.state
+    # A pause until a person acts is told as such.
+    if standing.is_refused or not state.is_failing(standing.now):
+        return None
+    since = "for more than 5 minutes" if state.succeeded_at else "yet"
+    sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
+    # The remedy of the condition says the same as that of the pause.
+    return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
+
+
+def _has_no_worker(standing: Standing) -> Finding | None:
+    def problem() -> Explanation:
+        found = standing.state.explain_worker(standing.now)
+        # `giftcards_poll --loop` ticks without a schedule.
+        if found.text or standing.state.is_ticking(standing.now):
+            return found
+        return explain_schedule()
+
+    sentence, state = problem().for_developers, standing.state
+    last_sign = max(filter(None, (state.ticked_at, state.swept_at)), default=None)
+    return (
+        Finding(sentence, since=last_sign, explain=lambda: problem().for_staff)
+        if sentence
+        else None
+    )
+
+
+def _is_undone(standing: Standing) -> Finding | None:
+    overdue = standing.state.overdue_chores(standing.now)
+    if not overdue:
+        return None
+    sentence = (
+        "Daily work has not come to its end for more than an hour, as the log may say:"
+        f" {', '.join(overdue)}."
+    )
+    times = standing.state.chores_record[1]
+    ended = [at for name in overdue if (at := times[name])]
+    return Finding(sentence, since=min(ended, default=None))
+
+
+def _is_held_up(standing: Standing) -> Finding | None:
+    due_by = standing.now - PATIENCE
+    orders = Order.objects.count_held_up(due_by)
+    changes = StatusChange.objects.waiting_since(due_by).count()
+    offers = OfferChange.objects.waiting_since(due_by).count()
+    held_up = [
+        f"1 {noun} has waited {what}" if number == 1 else f"{number} {noun}s have waited {what}"
+        for number, noun, what in (
+            (orders, "order", "to be sent or checked"),
+            (changes, "status change", "to be announced to your receivers"),
+            (offers, "offer change", "to be announced to your receivers"),
+        )
+        if number
+    ]
+    minutes = PATIENCE.total_seconds() / 60
+    waited = f"{' and '.join(held_up)} for more than {minutes:.0f} minutes."
+    return Finding(waited) if held_up else None
+
+
+def _has_several_keys(standing: Standing) -> Finding | None:
+    keys = ApiKey.objects.all().at_work(standing.now)
+    if len(keys) < 2:
+        return None
+    return Finding(
+        f"Several API keys are at work in this database: {', '.join(keys)}. Give every process the"
+        " same key, or orders are bought in the wrong account. After a change of the key, this ends"
+        " in 10 minutes."
+    )
+
+
+def _do_not_open(standing: Standing) -> Finding | None:
+    troubles = dict.fromkeys(filter(None, standing.once(try_keys).values()))
+    return Finding(" ".join(troubles)) if troubles else None
+
+
+def _orders_that(condition: Q, *, one: str, many: str) -> Callable[[Standing], Finding | None]:
+    """A judge of the orders that fulfil ``condition``; see :meth:`Finding.of_rows`."""
+    return lambda _standing: _of_orders(Order.objects.filter(condition), one=one, many=many)
+
+
+def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order]:
+    return orders.filter(WITHOUT_PROBLEMS) if standing.leaves_out_problems else orders
+
+
+def _amounts(
+    condition: Q, amount: str, *, one: str, many: str
+) -> Callable[[Standing], Finding | None]:
+    """A judge of the orders that fulfil ``condition``, which adds up their column ``amount``."""
+
+    def judge(standing: Standing) -> Finding | None:
+        orders = _but_problems(Order.objects.filter(condition), standing)
+        rows = list(orders.values_list("pk", "reference", amount)[: MOST + 1])
+        # Added up here: SQLite would add binary fractions.
+        total = sum((row[2] for row in rows[:MOST]), Decimal(0))
+
+        def explain() -> str:
+            text = gettext("Together %(amount)s.")
+            if len(rows) > MOST:
+                text = gettext("Together more than %(amount)s.")
+            return text % {"amount": money_text(total)}
+
+        found = {key: reference for key, reference, _amount in rows}
+        return Finding.of_rows(len(found), one=one, many=many, orders=found, explain=explain)
+
+    return judge
+
+
+def _is_low(standing: Standing) -> Finding | None:
+    state = standing.state
+    if not state.is_balance_low:
+        return None
+
+    def explain() -> str:
+        text = gettext(
+            "The balance is %(balance)s, which is below %(limit)s: top up the account at the"
+            " provider."
+        )
+        amounts = {"balance": state.balance, "limit": conf.low_balance}
+        return text % {name: money_text(amount) for name, amount in amounts.items()}
+
+    sentence = (
+        f"The balance of the account is {state.balance:.2f} {conf.currency}, below LOW_BALANCE"
+        f" ({conf.low_balance:.2f})."
+    )
+    return Finding(sentence, explain=explain)
+
+
+def _have_moved(_standing: Standing) -> Finding | None:
+    changes = OfferChange.objects.filter(since_yesterday())
+    kinds = changes.order_by().values("type").distinct()
+    number = len(kinds[: MOST + 1])
+
+    def explain() -> str:
+        latest = changes.filter(type__in=list(kinds.values_list("type", flat=True)[:MOST]))
+        moves = list(price_moves(latest))
+        counts = {
+            "up": sum(move.cost > move.old_cost for move in moves),
+            "down": sum(move.cost < move.old_cost for move in moves),
+            "off": sum(move.is_off_shelf for move in moves),
+        }
+        text = gettext("Dearer: %(up)d. Cheaper: %(down)d. Taken off the shelf: %(off)d.")
+        return text % counts
+
+    return Finding.of_rows(
+        number,
+        one="1 price has changed since yesterday.",
+        many="%s prices have changed since yesterday.",
+        explain=explain,
+    )
+
+
+def _is_unconfirmed(_standing: Standing) -> Finding | None:
+    orders = Order.objects.open().filter(LOST).order_by(*_BY_DUE)
+    rows = list(orders.values_list("pk", "reference", "candidates", "due_at")[: MOST + 1])
+    undecided = [bool(candidates) or due_at is None for _, _, candidates, due_at in rows[:MOST]]
+    number = undecided.count(True)
+
+    def explain() -> str:
+        if not number:
+            return ""
+        if all(undecided):
+            return ngettext(
+                "It waits for a person to say what happened.",
+                "They wait for a person to say what happened.",
+                number,
+            )
+        text = ngettext(
+            "%(count)s of them waits for a person to say what happened to it.",
+            "%(count)s of them wait for a person to say what happened to them.",
+            number,
+        )
+        return text % {"count": count_text(number)}
+
+    return Finding.of_rows(
+        len(rows),
+        one="1 order is unconfirmed.",
+        many="%s orders are unconfirmed.",
+        orders={key: reference for key, reference, _, _ in rows},
+        explain=explain,
+    )
+
+
+def _is_delayed(standing: Standing) -> Finding | None:
+    orders = Order.objects.open().filter(status=Status.DELAYED).order_by(*_BY_DUE)
+    return _of_orders(
+        _but_problems(orders, standing), one="1 order is delayed.", many="%s orders are delayed."
+    )
+
+
+def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | None:
+    found = dict(orders.values_list("pk", "reference")[: MOST + 1])
+    return Finding.of_rows(len(found), one=one, many=many, orders=found)
+
+
+_PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
+_PRODUCTS = "giftcards_product_changelist"
+_SEE_ITS_PAGE = _("The page of an order says what is wrong and what you can do.")
+
+CONDITIONS: Sequence[Condition] = [
+    Condition(
+        code="attention",
+        holds="an order has a problem that nobody has ticked off.",
+        severity=Severity.WARNING,
+        permission="giftcards.check_order",
+        judge=_orders_that(
+            NEEDING_ATTENTION,
+            one="1 order needs attention.",
+            many="%s orders need attention.",
+        ),
+        headline=ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
+        remedy=_SEE_ITS_PAGE,
+        page=_ORDERS,
+        is_about_orders=True,
+        query="?attention=needed",
+        is_in_digests=False,
+        is_on_start_page=False,
+    ),
+    Condition(
+        code="problems",
+        holds="of the orders of `attention`, some are neither unconfirmed nor held.",
+        severity=Severity.WARNING,
+        permission="giftcards.check_order",
+        judge=_orders_that(
+            WITH_OTHER_PROBLEMS, one="1 order has a problem.", many="%s orders have problems."
+        ),
+        headline=ngettext_lazy(
+            "%(count)s order with a problem", "%(count)s orders with problems", "count"
+        ),
+        remedy=_SEE_ITS_PAGE,
+        page=_ORDERS,
+        is_about_orders=True,
+        query="?attention=other",
+    ),
+    Condition(
+        code="paused",
+        holds="requests to the provider are paused, or were within the last minute.",
+        severity=Severity.URGENT,
+        permission="giftcards.view_order",
+        judge=_paused,
+        page=_PROVIDER,
+        stops_sales=True,
+    ),
+    Condition(
+        code="refused",
+        holds="requests are paused until a person acts: the API key or the address is refused.",
+        severity=Severity.URGENT,
+        permission="giftcards.check_order",
+        judge=_refused,
+        headline=_("requests to the provider are paused"),
+        ended=_("Requests to the provider are not paused any more."),
+        page=_PROVIDER,
+    ),
+    Condition(
+        code="worker",
+        holds="there has been no tick and no sweep for three minutes, or there is no tick and"
+        " the schedule is missing or paused. Start a worker, and run `giftcards_setup`.",
+        severity=Severity.URGENT,
+        permission="giftcards.check_order",
+        judge=_has_no_worker,
+        headline=_("background work has stopped"),
+        remedy=_("Orders are not followed until it runs again."),
+        ended=_("Background work goes on."),
+        page=_PROVIDER,
+        stops_sales=True,
+    ),
+    Condition(
+        code="chores",
+        holds="a part of the daily work has not come to its end for an hour, although workers run."
+        " The log says why; or each tick has too little time.",
+        severity=Severity.WARNING,
+        permission="giftcards.view_providerstate",
+        judge=_is_undone,
+        headline=_("a part of the daily work is not done"),
+        remedy=_("Orders go on. Ask your developer; the log says more."),
+        page=_PROVIDER,
+        is_in_digests=False,
+    ),
+    Condition(
+        code="provider",
+        holds="the provider has given no usable answer for more than five minutes: three"
+        " requests in turn failed, or it asks for fewer.",
+        severity=Severity.URGENT,
+        permission="giftcards.check_order",
+        judge=_is_silent,
+        headline=_("requests to the provider fail"),
+        remedy=_("They are repeated automatically. If it lasts, ask the provider's support."),
+        ended=_("The provider answers again."),
+        page=_PROVIDER,
+        stops_sales=True,
+    ),
+    Condition(
+        code="queue",
+        holds="for more than five minutes, an order has waited to be sent, checked or"
+        " searched for, or a change has not been taken by all your receivers.",
+        severity=Severity.URGENT,
+        permission="giftcards.view_providerstate",
+        judge=_is_held_up,
+        headline=_("orders or notices wait for too long"),
+        remedy=_("The provider's page says what waits, and why."),
+        page=_PROVIDER,
+        is_in_digests=False,
+    ),
+    Condition(
+        code="keys",
+        holds="processes with different API keys have asked the provider within the last 10"
+        " minutes. Give every process the same key.",
+        severity=Severity.URGENT,
+        permission="giftcards.view_providerstate",
+        judge=_has_several_keys,
+        headline=_("the shop's programs use different keys of the provider"),
+        remedy=_("Cards may be bought in the wrong account. Ask your developer at once."),
+        page=_PROVIDER,
+        is_in_digests=False,
+    ),
+    Condition(
+        code="balance",
+        holds="the balance, as last read, is below `LOW_BALANCE`. Top up the account.",
+        severity=Severity.WARNING,
+        permission="giftcards.view_cost",
+        judge=_is_low,
+        headline=_("the balance is low"),
+        ended=_("The balance is not low any more."),
+        page=_PROVIDER,
+        limits_sales=True,
+        is_above_list=True,
+    ),
+    Condition(
+        code="prices",
+        holds="a price of the provider has changed since yesterday.",
+        severity=Severity.NOTE,
+        permission="giftcards.view_cost",
+        judge=_have_moved,
+        headline=ngettext_lazy(
+            "%(count)s price changed since yesterday",
+            "%(count)s prices changed since yesterday",
+            "count",
+        ),
+        remedy=_("Compare them with your own prices."),
+        ended=_("No price has changed since yesterday."),
+        page=_PRODUCTS,
+        query="?price=changed",
+    ),
+    Condition(
+        code="cards",
+        holds="the encryption keys do not open the newest or the oldest card. Put the missing"
+        " key back.",
+        severity=Severity.URGENT,
+        permission="giftcards.view_providerstate",
+        judge=_do_not_open,
+        headline=_("stored cards cannot be opened"),
+        remedy=_("Customers cannot be shown their codes. Ask your developer at once."),
+        page=_PROVIDER,
+        is_in_digests=False,
+        stops_sales=True,
+    ),
+    Condition(
+        code="unconfirmed",
+        holds="orders are `UNCONFIRMED`, and nobody has ticked that off.",
+        severity=Severity.WARNING,
+        permission="giftcards.check_order",
+        judge=_is_unconfirmed,
+        headline=ngettext_lazy(
+            "%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"
+        ),
+        remedy=_("The provider is searched automatically. Do not buy the cards a second time."),
+        page=_ORDERS,
+        is_about_orders=True,
+        query="?attention=lost",
+    ),
+    Condition(
+        code="price",
+        holds="orders are held because of what a card costs.",
+        severity=Severity.WARNING,
+        permission="giftcards.check_order",
+        judge=_orders_that(
+            HELD_FOR_PRICE,
+            one="1 order is held: a card costs more than it may.",
+            many="%s orders are held: their cards cost more than they may.",
+        ),
+        headline=ngettext_lazy(
+            "%(count)s order held because of its price",
+            "%(count)s orders held because of their price",
+            "count",
+        ),
+        remedy=_(
+            "Approve the price of each order, or reject the order. Nothing is bought until then."
+        ),
+        takes=("giftcards.resolve_order", "giftcards.view_cost"),
+        page=_ORDERS,
+        is_about_orders=True,
+        query="?attention=price",
+    ),
+    Condition(
+        code="review",
+        holds="orders are held until a person has looked at them.",
+        severity=Severity.WARNING,
+        permission="giftcards.check_order",
+        judge=_orders_that(
+            HELD_FOR_REVIEW,
+            one="1 order is held until a person has looked at it.",
+            many="%s orders are held until a person has looked at them.",
+        ),
+        headline=ngettext_lazy(
+            "%(count)s order to be approved before it is bought",
+            "%(count)s orders to be approved before they are bought",
+            "count",
+        ),
+        remedy=_("Approve or reject each order. Nothing is bought until then."),
+        takes=("giftcards.resolve_order",),
+        page=_ORDERS,
+        is_about_orders=True,
+        query="?attention=review",
+    ),
+    Condition(
+        code="owed",
+        holds="customers are owed money.",
+        severity=Severity.WARNING,
+        permission="giftcards.settle_refund",
+        judge=_amounts(
+            OWING,
+            "open_amount",
+            one="The customer of 1 order is owed money.",
+            many="The customers of %s orders are owed money.",
+        ),
+        headline=ngettext_lazy(
+            "%(count)s order whose customer is owed money",
+            "%(count)s orders whose customers are owed money",
+            "count",
+        ),
+        remedy=_("Order the missing cards of each order again, or pay its customer back."),
+        takes=("giftcards.add_order", "giftcards.settle_refund"),
+        page=_ORDERS,
+        is_about_orders=True,
+        query="?refund=owed",
+        is_in_digests=False,
+        overlaps_problems=True,
+    ),
+    Condition(
+        code="planned",
+        holds="a refund that was planned is still to be paid, and nothing else is owed for it.",
+        severity=Severity.WARNING,
+        permission="giftcards.settle_refund",
+        judge=_amounts(
+            PLANNED_LAST,
+            "planned_amount",
+            one="1 order has a refund that is still to be paid.",
+            many="%s orders have refunds that are still to be paid.",
+        ),
+        headline=ngettext_lazy(
+            "%(count)s order with a refund to be paid",
+            "%(count)s orders with refunds to be paid",
+            "count",
+        ),
+        remedy=_("Pay each refund, then say on the order's page that it is paid."),
+        page=_ORDERS,
+        is_about_orders=True,
+        query="?refund=planned-last",
+        is_in_digests=False,
+        overlaps_problems=True,
+    ),
+    Condition(
+        code="delayed",
+        holds="orders are `DELAYED`.",
+        severity=Severity.NOTE,
+        permission="giftcards.check_order",
+        judge=_is_delayed,
+        headline=ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
+        remedy=_("The provider is asked again automatically. Ask each customer to wait."),
+        page=_ORDERS,
+        is_about_orders=True,
+        query=f"?status__exact={Status.DELAYED}",
+        overlaps_problems=True,
+    ),
+]

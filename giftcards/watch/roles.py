@@ -1,0 +1,68 @@
+"""The roles of staff: what each may do, and whom to ask for what one may not do.
+
+An app that adds pages for staff has ``roles`` in its plugin: a mapping like :data:`ROLES`, of
+codenames of its own permissions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from django.utils.translation import gettext
+
+#: Codenames of permissions of the app ``giftcards``, by the name of the group. The names are
+#: data of the shop's database: they are not translated.
+ROLES: Mapping[str, Collection[str]] = {
+    # "Give me my code", "What did I pay?", "Why was this refunded?", "Is anybody working on it?"
+    # "I typed my address wrong."
+    "Gift card support": (
+        "view_order",
+        "check_order",
+        "correct_customer",
+        "find_card",
+        "reveal_card",
+    ),
+    # Everything. Nobody edits or deletes orders.
+    "Gift card manager": (
+        "view_order",
+        "add_order",
+        "check_order",
+        "resolve_order",
+        "correct_customer",
+        "find_card",
+        "reveal_card",
+        "view_cardreveal",
+        "settle_refund",
+        "view_customerrefund",
+        "export_order",
+        "view_cost",
+        "view_product",
+        "view_producttype",
+        "view_providerstate",
+        "resume_provider",
+    ),
+    # All of the money, and none of the codes.
+    "Gift card accountant": (
+        "view_order",
+        "view_cost",
+        "export_order",
+        "settle_refund",
+        "view_customerrefund",
+    ),
+}
+
+#: The same for each app that is installed, by its label.
+BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
+
+
+def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
+    """A sentence with the roles of those who may do it all; "" for a person who may.
+
+    ``permissions`` are such as ``giftcards.add_order``; ``may`` tells whether the person has one.
+    """
+    if all(map(may, permissions)):
+        return ""
+    wanted = {permission.removeprefix("giftcards.") for permission in permissions}
+    roles = [name for name, held in ROLES.items() if wanted <= set(held)]
+    text = gettext("For what you may not do yourself, ask a colleague with this role: %(roles)s.")
+    return text % {"roles": " / ".join(f"\u2068{name}\u2069" for name in roles)}

@@ -1,0 +1,786 @@
+"""Asking about many orders with few requests: the list, and one by one what it does not tell."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import requests
+import responses
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from responses import matchers
+
+from giftcards.engine.budget import Purpose, Shares
+from giftcards.engine.following import BATCH, Pulse, fan_out
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.sweep import Swept, sweep
+from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError
+from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot
+from giftcards.rules.problems import Problem
+from giftcards.simulator import Request, Simulator
+from giftcards.statuses import Status
+from tests.builders import make_order, problems
+from tests.stage import (
+    LIST,
+    ago,
+    buy_many,
+    check_url,
+    checks,
+    list_page,
+    list_row,
+    lists,
+    prove_key,
+    provider_state,
+    refill_budget,
+    run_sweep,
+    settled_answer,
+    spend_budget,
+    statuses,
+    without_list,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+
+def run_sweeps(count: int) -> None:
+    for _sweep in range(count):
+        Order.objects.filter(due_at__isnull=False).update(due_at=ago(1))
+        run_sweep()
+
+
+def leave_questions(count: int) -> None:
+    """The budget has so many checks left, and one request that only placing may take."""
+    spend_budget(but=count + 1)
+
+
+def take_questions() -> int:
+    """Use up the checks that the budget has left; return their number."""
+    with Gateway() as gateway:
+        return sum(1 for _slot in iter(partial(gateway.begin, Purpose.CHECKING), None))
+
+
+HANDLING = {
+    "status": "HANDLING",
+    "cards": None,
+    "fulfilled_quantity": None,
+    "fulfilled_amount": None,
+    "price_per_card": None,
+}
+
+
+class TestList:
+    def test_a_hundred_orders_are_checked_by_one_request(self, simulator: Simulator) -> None:
+        orders = buy_many(simulator, 100)
+        assert run_sweep() == Swept(checked=100, settled=100)
+        assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
+        for order in orders:
+            order.refresh_from_db()
+            bought = simulator.orders[order.provider_order_id or ""]
+            assert [(card.value, card.serial) for card in order.cards.all()] == [
+                (card.value, card.serial) for card in bought.cards
+            ]
+
+    def test_more_pages_of_the_list_are_read_where_they_are_cheaper(
+        self, simulator: Simulator, shorten: Callable[..., None]
+    ) -> None:
+        shorten(page_size=20)
+        buy_many(simulator, 46)
+        assert run_sweep() == Swept(checked=46, settled=46)
+        assert (lists(simulator), checks(simulator)) == (3, [])
+
+    @pytest.mark.parametrize(("count", "pages"), [(1, 0), (2, 0), (3, 1)])
+    def test_fewer_than_three_orders_are_checked_one_by_one(
+        self, count: int, pages: int, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, count)
+        assert run_sweep().settled == count
+        assert (lists(simulator), len(checks(simulator))) == (pages, 0 if pages else count)
+
+    @pytest.mark.parametrize(
+        "told", [{"totalPages": None}, {"totalPages": None, "totalResults": None}]
+    )
+    def test_the_list_is_read_to_its_end_if_it_does_not_say_how_many_pages_it_has(
+        self, told: dict[str, Any], wire: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(5)]
+        rows = list(map(list_row, orders))
+        total = {"totalResults": 5} | told
+        # The size that was asked for is ignored.
+        for number, shown in enumerate([rows[:2], rows[2:4], rows[4:], []], 1):
+            query = matchers.query_param_matcher({"page": number}, strict_match=False)
+            wire.get(LIST, json=list_page(*shown, **total), match=[query])
+        # For one order a page saves nothing.
+        wire.get(check_url(orders[4]), json=settled_answer(orders[4]))
+        assert run_sweep() == Swept(checked=5, settled=5)
+
+    def test_orders_that_are_due_soon_are_checked_by_a_page_read_for_others(
+        self, simulator: Simulator
+    ) -> None:
+        orders = buy_many(simulator, 6)
+        pks = [order.pk for order in orders[:2]]
+        Order.objects.filter(pk__in=pks).update(due_at=timezone.now() + timedelta(seconds=2))
+        assert run_sweep() == Swept(checked=6, settled=6)
+        assert len(simulator.requests) == 1
+
+    def test_a_sweep_over_a_hundred_unchanged_orders_needs_one_request_and_few_queries(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 100, type_id="SIM_NEVER")
+        run_sweeps(1)
+        simulator.forget_requests()
+        Order.objects.update(due_at=ago(1))
+        with Gateway() as gateway, CaptureQueriesContext(connection) as queries:
+            assert sweep(gateway) == Swept(checked=100)
+        assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
+        assert len(queries) <= 17, "\n".join(query["sql"] for query in queries)
+
+    def test_orders_of_others_on_the_account_are_never_stored(self, simulator: Simulator) -> None:
+        buy_many(simulator, 9)
+        kept = list(Order.objects.order_by("pk")[:5])
+        Order.objects.exclude(pk__in=[order.pk for order in kept]).update(
+            provider_order_id=None, status=Status.PENDING, accepted_at=None, due_at=None
+        )
+        Order.objects.filter(status=Status.PENDING).delete()
+        assert run_sweep() == Swept(checked=5, settled=5)
+        assert Order.objects.count() == 5
+        assert Card.objects.count() == 10
+        assert {card.order_id for card in Card.objects.all()} == {order.pk for order in kept}
+
+
+class TestPages:
+    """The first page is read every interval; the others take slots that single checks may take."""
+
+    @pytest.fixture(autouse=True)
+    def few_slots(self, shorten: Callable[..., None], set_conf: Callable[..., None]) -> None:
+        """Of 40 slots the list has 10, late orders one; 29 are common."""
+        shorten(page_size=20)
+        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
+
+    @pytest.fixture
+    def read(self, wire: responses.RequestsMock) -> list[int]:
+        """The numbers of the pages that were requested; they show the orders, newest first."""
+        read: list[int] = []
+        self.rows: list[dict[str, Any]] = []
+
+        def show(request: Any) -> tuple[int, dict[str, str], str]:
+            number = int(request.params["page"])
+            read.append(number)
+            shown = self.rows[20 * number - 20 : 20 * number]
+            total = {"totalPages": -(-len(self.rows) // 20), "totalResults": len(self.rows)}
+            body = list_page(*shown, page=number, **total)
+            return 200, {}, json.dumps(body)
+
+        wire.add_callback(responses.GET, LIST, callback=show)
+        return read
+
+    def make_orders(self, count: int) -> None:
+        for number in range(count):
+            sent_at = ago(5 + number / 100)
+            order = make_order(Status.HANDLING, sent_at=sent_at, identified_at=ago(1))
+            self.rows.append(list_row(order, **HANDLING))
+
+    def spend(self, *, but: int = 0) -> None:
+        """The budget has what the list has of its own, and so many further pages.
+
+        If placing leaves slots to them, they have to leave two to placing.
+        """
+        spend_budget(but=but + 2)
+        own = Shares.of(limit=40, poll_interval=5).listing
+        RequestSlot.objects.filter(number__in=own).update(until=ago(1))
+
+    def test_further_pages_leave_the_lists_own_slots_to_its_first_page(
+        self, read: list[int]
+    ) -> None:
+        self.make_orders(46)
+        self.spend()
+        assert run_sweep() == Swept(checked=20, postponed=26)
+        # Nor does another sweep spend them: the others wait for the next turn of the list. They are
+        # not checked by themselves, because a page tells of all of them.
+        assert run_sweep() == Swept()
+        assert read == [1]
+        with Gateway() as gateway:
+            assert Order.objects.filter(due_at=gateway.list_turn()).count() == 26
+
+    def test_the_next_reading_goes_on_with_the_page_that_was_left_out(
+        self, read: list[int]
+    ) -> None:
+        self.make_orders(78)
+        with Gateway() as gateway:
+            gateway.note_questions(1, page_size=100, room=100)
+            for last, checked in ((2, 40), (3, 40), (4, 38), (2, 40)):
+                self.spend(but=1)
+                assert sweep(gateway) == Swept(checked=checked, postponed=78 - checked)
+                assert read == [1, last]
+                read.clear()
+                Order.objects.update(due_at=ago(1))
+
+    def test_no_page_is_read_for_an_order_that_has_to_be_checked_by_itself(
+        self, read: list[int], wire: responses.RequestsMock
+    ) -> None:
+        self.make_orders(18)
+        oldest = Order.objects.earliest("sent_at")
+        Order.objects.filter(pk=oldest.pk).update(accepted_at=ago(100), checked_at=ago(10))
+        # Of others, so that there is a second page.
+        self.rows += [list_row(oldest, _id=f"other-{number}") for number in range(9)]
+        wire.get(check_url(oldest), json=settled_answer(oldest))
+        assert run_sweep() == Swept(checked=18, settled=1)
+        assert read == [1]
+
+    def test_placing_leaves_as_many_slots_as_the_pages_took(
+        self, read: list[int], set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
+        self.make_orders(46)
+        assert run_sweep() == Swept(checked=46)
+        assert sorted(read) == [1, 2, 3]
+        refill_budget()
+        with Gateway() as gateway:
+            assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 107 - 24
+            # As long as the list is in use.
+            ProviderState.objects.update(list_read_at=ago(11))
+            assert gateway.try_open()
+            assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 24
+
+    @pytest.mark.parametrize(
+        ("questions", "waiting", "room", "pages"),
+        [
+            (1, 0, 0, 1),
+            (2, 0, 0, 2),
+            # The orders that are sent in that minute fill a further page, or the last one.
+            (1, 100, 50, 2),
+            (0, 100, 50, 1),
+            (0, 40, 50, 0),
+            (1, 40, 50, 1),
+        ],
+    )
+    def test_the_readings_of_a_minute_share_the_slots_that_placing_leaves(
+        self, questions: int, waiting: int, room: int, pages: int, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
+        with Gateway() as gateway:
+            gateway.waiting = waiting
+            gateway.note_list_read()
+            gateway.note_questions(questions, page_size=100, room=room)
+            while gateway.begin(Purpose.PLACING):
+                pass
+            begun = []
+            for _reading in range(12):
+                begun += [gateway.begin(Purpose.PAGES) for _page in range(gateway.pages_at_once())]
+        assert sum(slot is not None for slot in begun) == 12 * pages
+
+    def test_a_page_that_is_nearly_full_has_slots_left_for_the_next_one_while_orders_wait(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        """Also once all slots are taken: they come back while the orders are on their way."""
+        set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
+        for waiting, room, left in ((100, 20, 12), (100, 30, 0), (0, 20, 0)):
+            refill_budget()
+            with Gateway() as gateway:
+                gateway.note_list_read()
+                gateway.waiting = waiting
+                RequestSlot.objects.filter(number__gte=30).update(until=ago(-30))
+                gateway.note_questions(0, page_size=100, room=room)
+                RequestSlot.objects.update(until=ago(1))
+                placing = sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None))
+            assert placing == 107 - left
+
+    def test_slots_are_left_to_pages_for_a_minute_after_a_reading_took_some(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        """One that is left only then is not free yet when the next reading wants it."""
+        set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
+        with Gateway() as gateway:
+            gateway.note_list_read()
+            gateway.note_questions(2, page_size=100, room=100)
+            for _reading in range(11):
+                gateway.note_questions(0, page_size=100, room=100)
+            assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 107 - 24
+            gateway.note_questions(0, page_size=100, room=100)
+            assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 24
+
+
+class TestLateOrders:
+    """Late orders, of which there may be as many as of fresh ones after an outage."""
+
+    def make_late(self) -> None:
+        Order.objects.update(status=Status.DELAYED, due_at=ago(1))
+
+    def test_late_orders_that_have_settled_are_checked_by_one_page(
+        self, simulator: Simulator
+    ) -> None:
+        count = BATCH + 5
+        buy_many(simulator, count)
+        self.make_late()
+        assert run_sweep() == Swept(checked=count, settled=count)
+        assert (lists(simulator), checks(simulator)) == (1, [])
+
+    def test_late_orders_that_the_list_shows_as_open_are_checked_one_by_one(
+        self, simulator: Simulator
+    ) -> None:
+        """A list that is out of date would keep them late."""
+        orders = buy_many(simulator, 6, type_id="SIM_NEVER")
+        self.make_late()
+        assert run_sweep() == Swept(checked=6)
+        assert lists(simulator) == 1
+        assert sorted(checks(simulator)) == sorted(o.provider_order_id or "" for o in orders)
+        # The list has shown them, so it is of use.
+        assert provider_state().list_usable_at is None
+
+    def test_fresh_orders_are_checked_before_late_ones(self, simulator: Simulator) -> None:
+        buy_many(simulator, 4, type_id="SIM_NEVER")
+        self.make_late()
+        fresh = buy_many(simulator, 2, type_id="SIM_NEVER")
+        assert run_sweep() == Swept(checked=6)
+        assert set(checks(simulator)[:2]) == {order.provider_order_id for order in fresh}
+
+    def test_old_late_orders_do_not_widen_the_list_read_for_fresh_ones(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        made = {"accepted_at": ago(400_000), "sent_at": ago(200_000)}
+        old = [make_order(Status.DELAYED, **made) for _ in range(3)]
+        fresh = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
+        of = {1: list_page(*map(list_row, fresh)), 2: list_page(*map(list_row, old))}
+        for number, (start, end) in enumerate([(65, -55), (200_060, 199_940)], 1):
+            spans = {"from": start, "to": end}
+            wire.get(LIST, json=of[number], match=[near(spans)])
+        assert run_sweep() == Swept(checked=6, settled=6)
+
+
+def near(seconds_ago: dict[str, float]) -> Callable[[Any], tuple[bool, str]]:
+    """Matches requests whose parameters name these moments, give or take what a test takes."""
+
+    def match(request: Any) -> tuple[bool, str]:
+        for name, seconds in seconds_ago.items():
+            moment = datetime.fromisoformat(request.params[name])
+            if abs(moment - ago(seconds)) > timedelta(seconds=30):
+                return False, f"{name} is {moment}"
+        return True, ""
+
+    return match
+
+
+def test_at_most_four_requests_are_under_way_at_a_time(
+    simulator: Simulator, shorten: Callable[..., None]
+) -> None:
+    """With a key that is wrong from one moment to the next, the fifth would block the address."""
+    shorten(sweep_renewal=0)
+    buy_many(simulator, 20, type_id="SIM_NEVER")
+    without_list()
+    changed, seen, most = threading.Condition(), 0, 0
+
+    def hold(request: Request) -> None:
+        nonlocal seen, most
+        with changed:
+            seen += 1
+            most = max(most, seen)
+            changed.notify_all()
+            # The first of all is alone, and the others come as soon as the machine has time.
+            changed.wait_for(lambda: most >= 3, 1)
+        time.sleep(0.05)
+        with changed:
+            seen -= 1
+
+    def should_continue() -> bool:
+        if Order.objects.count() < 26:
+            make_order()
+        return True
+
+    simulator.on_request = hold
+    done = run_sweep(should_continue=should_continue)
+    assert (done.sent, done.checked) == (6, 20)
+    assert 3 <= most <= 4
+
+
+@pytest.fixture
+def small_budget(set_conf: Callable[..., None]) -> None:
+    """Of 16 requests, the list has one of its own, and checks leave one to placing."""
+    set_conf(REQUESTS_PER_MINUTE=16, POLL_INTERVAL=60)
+
+
+class TestRepetition:
+    """One more request, which has to be afforded like any other."""
+
+    @pytest.fixture(autouse=True)
+    def _four_questions(self, small_budget: None) -> None:
+        prove_key()
+        without_list()
+        leave_questions(4)
+
+    def drop(self, wire: responses.RequestsMock, order: Order, *, times: int) -> Any:
+        for _time in range(times):
+            wire.get(check_url(order), body=requests.ConnectionError("stale"))
+        return wire.get(check_url(order), json=settled_answer(order))
+
+    def test_a_check_whose_connection_broke_is_repeated(self, wire: responses.RequestsMock) -> None:
+        orders = [make_order(Status.HANDLING) for _order in range(2)]
+        for order in orders:
+            self.drop(wire, order, times=1)
+        assert run_sweep() == Swept(checked=2, settled=2)
+        assert (len(wire.calls), take_questions()) == (4, 0)
+        state = ProviderState.objects.get()
+        # Nobody's failure.
+        assert (state.pause, state.failure) == ("", "")
+
+    def test_a_check_whose_connection_broke_is_repeated_only_once(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(Status.HANDLING)
+        self.drop(wire, order, times=2)
+        assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
+        assert len(wire.calls) == 2
+
+    def test_a_dropped_check_is_repeated_only_if_the_budget_affords_it_at_once(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        orders = [make_order(Status.HANDLING) for _order in range(3)]
+        for order in orders:
+            self.drop(wire, order, times=1)
+        # Three are under way, which leaves one.
+        done = run_sweep()
+        assert (done.checked, done.settled, done.failed) == (3, 1, 2)
+        assert (len(wire.calls), take_questions()) == (4, 0)
+
+    def test_a_repeated_check_goes_before_the_others(self, wire: responses.RequestsMock) -> None:
+        leave_questions(6)
+        orders = [make_order(Status.HANDLING) for _order in range(5)]
+        self.drop(wire, orders[0], times=1)
+        for order in orders[1:]:
+            self.drop(wire, order, times=0)
+        # One at a time.
+        ApiKey.objects.doubt()
+        assert run_sweep().settled == 5
+        first, second, *_others = [call.request.url for call in wire.calls]
+        assert first == second == check_url(orders[0])
+
+    def test_a_page_of_the_list_whose_connection_broke_is_repeated(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        ProviderState.objects.update(list_usable_at=None)
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        wire.get(LIST, body=requests.ConnectionError("stale"))
+        wire.get(LIST, json=list_page(*map(list_row, orders)))
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert (len(wire.calls), provider_state().list_usable_at) == (2, None)
+
+    def test_a_dropped_check_is_not_repeated_once_calls_have_to_stop(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        """Then the order was not asked about: it is due as before."""
+        order = make_order(Status.HANDLING)
+        self.drop(wire, order, times=1)
+        assert run_sweep(should_continue=lambda: not wire.calls).postponed == 1
+        assert len(wire.calls) == 1
+        order.refresh_from_db()
+        assert (order.failures, order.claimed_until) == (0, None)
+
+    @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
+    def test_a_check_is_repeated_under_the_other_spelling_of_the_path(
+        self, spelling: Any, simulator: Simulator
+    ) -> None:
+        """For the very first order, too."""
+        buy_many(simulator, 1)
+        leave_questions(4)
+        simulator.spelling = spelling
+        assert run_sweep() == Swept(checked=1, settled=1)
+        asked = len(simulator.requests)
+        assert asked == 1 + (spelling == "checkOrder")
+        assert take_questions() == 4 - asked
+        state = ProviderState.objects.get()
+        assert (state.check_path, state.failure) == (spelling, "")
+
+    @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
+    def test_an_order_that_the_provider_does_not_know_is_a_failed_check(
+        self, spelling: Any, simulator: Simulator
+    ) -> None:
+        simulator.spelling = spelling
+        order = make_order(Status.HANDLING)
+        assert run_sweep() == Swept(checked=1, failed=1)
+        order.refresh_from_db()
+        assert problems(order) == [Problem("not_known")]
+
+    def test_each_spelling_is_tried_once_if_neither_is_routed(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(Status.HANDLING)
+        nothing = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
+        asked = [
+            wire.get(check_url(order).replace("check-order", spelling), json=nothing, status=404)
+            for spelling in ("check-order", "checkOrder")
+        ]
+        assert run_sweep() == Swept(checked=1, failed=1)
+        assert [each.call_count for each in asked] == [1, 1]
+
+    def test_the_other_spelling_is_tried_in_the_next_sweep_if_the_budget_is_short(
+        self, simulator: Simulator
+    ) -> None:
+        """The budget never affords two requests at once here."""
+        buy_many(simulator, 1)
+        simulator.spelling = "checkOrder"
+        settled = []
+        for _sweep in range(2):
+            leave_questions(1)
+            Order.objects.update(due_at=ago(1))
+            settled.append(run_sweep().settled)
+        assert settled == [0, 1]
+
+
+class TestWaitingForAnotherProcess:
+    """Waiting for a process that has begun the first call with the key."""
+
+    @pytest.fixture
+    def hear(self, simulator: Simulator) -> Iterator[Callable[[ProviderError | None], None]]:
+        """The call of the other process ends."""
+        buy_many(simulator, 5)
+        ApiKey.objects.doubt()
+        with Gateway() as other:
+            slot = other.begin(Purpose.CHECKING)
+            assert slot is not None
+            yield partial(other.finish, slot)
+
+    @pytest.mark.parametrize("error", [None, AccessDenied("No."), OutcomeUnknown("What?")])
+    def test_calls_with_an_unproven_key_wait_for_the_result_of_another_process(
+        self,
+        error: ProviderError | None,
+        hear: Callable[[ProviderError | None], None],
+        simulator: Simulator,
+    ) -> None:
+        asked: list[int] = []
+
+        def look() -> bool:
+            if look_count() == 3:
+                asked.append(len(simulator.requests))
+                hear(error)
+            return True
+
+        look_count = iter(range(1, 99)).__next__
+        with Gateway() as gateway:
+            jobs = [(number, gateway.client.balance) for number in range(3)]
+            began = time.monotonic()
+            answers = list(fan_out(jobs, gateway, Pulse(look)))
+        assert asked == [0]
+        made = 0 if isinstance(error, AccessDenied) else 3
+        assert len(answers) == len(simulator.requests) == made
+        assert time.monotonic() - began < 10
+
+    def test_a_sweep_postpones_its_checks_while_another_process_tries_the_key(
+        self, hear: Callable[[ProviderError | None], None], simulator: Simulator
+    ) -> None:
+        without_list()
+        assert run_sweep() == Swept(postponed=5)
+        assert simulator.requests == []
+        assert not Order.objects.exclude(claimed_until=None).exists()
+        hear(None)
+        assert run_sweep() == Swept(checked=5, settled=5)
+
+
+def test_the_list_is_read_for_a_longer_time_if_the_providers_clock_is_off(
+    wire: responses.RequestsMock,
+) -> None:
+    orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
+    for shown, skew in (([], 60), (orders, 600)):
+        spans = {"from": 5 + skew, "to": 5 - skew}
+        wire.get(LIST, json=list_page(*map(list_row, shown)), match=[near(spans)])
+    assert run_sweep() == Swept(checked=3, settled=3)
+    assert ProviderState.objects.get().list_usable_at is None
+
+
+class TestListThatIsNoHelp:
+    """Everything still settles, by asking about each order."""
+
+    def test_orders_are_checked_one_by_one_if_the_list_is_not_routed(
+        self, simulator: Simulator
+    ) -> None:
+        simulator.has_list = False
+        buy_many(simulator, 12)
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=12, settled=12)
+        assert (lists(simulator), len(checks(simulator))) == (1, 12)
+        # Nor is it asked for again soon.
+        assert timedelta(minutes=1) < provider_state().list_usable_at - began < timedelta(minutes=3)
+        buy_many(simulator, 12)
+        assert run_sweep() == Swept(checked=12, settled=12)
+        assert lists(simulator) == 0
+
+    def test_orders_settle_though_the_list_shows_them_under_other_ids(
+        self, simulator: Simulator
+    ) -> None:
+        simulator.shifted_ids = True
+        orders = buy_many(simulator, 12, type_id="SIM_NEVER")
+        run_sweeps(3)
+        assert set(statuses()) == {"HANDLING"}
+        for order in orders:
+            simulator.settle(order.provider_order_id or "", delivered=1)
+        run_sweeps(1)
+        assert statuses() == ["PARTIALLY_FILLED"] * 12
+        for order in orders:
+            bought = simulator.orders[order.provider_order_id or ""]
+            assert [card.value for card in order.cards.all()] == [
+                card.value for card in bought.cards
+            ]
+
+    def test_other_ids_in_the_list_are_learnt_so_that_it_is_of_use_again(
+        self, simulator: Simulator
+    ) -> None:
+        """From the first answers about the orders themselves; then the list is of use again."""
+        simulator.shifted_ids = True
+        buy_many(simulator, 12, type_id="SIM_NEVER")
+        run_sweeps(1)
+        ProviderState.objects.update(list_usable_at=None)
+        simulator.forget_requests()
+        run_sweeps(1)
+        assert (lists(simulator), checks(simulator)) == (1, [])
+
+    def test_orders_that_a_lagging_list_lacks_are_checked_one_by_one(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(6)]
+        wire.get(LIST, json=list_page(*[list_row(order) for order in orders[:2]]))
+        for order in orders[2:]:
+            wire.get(check_url(order), json=settled_answer(order))
+        assert run_sweep() == Swept(checked=6, settled=6)
+
+    @pytest.mark.parametrize(("age", "minutes"), [(5, 0.5), (90, 2)])
+    def test_a_list_that_shows_none_of_our_orders_is_not_read_for_a_while(
+        self, age: int, minutes: float, wire: responses.RequestsMock
+    ) -> None:
+        """New ones may only be late; with older ones it is no use for a while."""
+        times = {"sent_at": ago(age), "accepted_at": ago(age), "checked_at": ago(1)}
+        orders = [make_order(Status.HANDLING, **times) for _order in range(4)]
+        wire.get(LIST, json=list_page())
+        for order in orders:
+            wire.get(check_url(order), json=settled_answer(order))
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert (
+            round((provider_state().list_usable_at - began) / timedelta(minutes=0.5)) == 2 * minutes
+        )
+
+    def test_the_oldest_order_is_checked_by_itself_though_the_list_shows_it_open(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        """One order is asked about itself each time, the oldest, once it should have settled."""
+        orders = [
+            make_order(Status.HANDLING, sent_at=ago(age), accepted_at=ago(age))
+            for age in (70, 90, 80, 30, 30, 30)
+        ]
+        wire.get(LIST, json=list_page(*[list_row(order, **HANDLING) for order in orders]))
+        for order in orders[:3]:
+            wire.get(check_url(order), json=settled_answer(order))
+        for settled in range(1, 4):
+            Order.objects.filter(settled_at=None).update(due_at=ago(1))
+            assert run_sweep() == Swept(checked=7 - settled, settled=1)
+        asked = [url for call in wire.calls if "/check-order/" in (url := call.request.url or "")]
+        assert asked == [check_url(orders[number]) for number in (1, 2, 0)]
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            {"status": 500, "body": "<html>"},
+            {"status": 400, "json": {"success": False, "error": {"code": "ERR_VALIDATION"}}},
+            {"body": "null"},
+            {"body": ConnectionResetError(104, "reset")},
+        ],
+    )
+    def test_orders_are_checked_one_by_one_if_reading_the_list_fails(
+        self, trouble: dict[str, Any], wire: responses.RequestsMock
+    ) -> None:
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        wire.get(LIST, **trouble)
+        for order in orders:
+            wire.get(check_url(order), json=settled_answer(order))
+        began = timezone.now()
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert provider_state().list_usable_at - began < timedelta(minutes=1)
+
+    @pytest.mark.parametrize(
+        "torn",
+        [
+            {"cards": []},
+            {"cards": [None, {}]},
+            {"status": "CANCELLED"},
+            {"status": None},
+            {"quantity": 3},
+            {"fulfilled_quantity": -1},
+        ],
+    )
+    def test_an_order_whose_row_is_incomplete_is_checked_by_itself(
+        self, torn: dict[str, Any], wire: responses.RequestsMock
+    ) -> None:
+        """It is not believed: the order is asked about itself, in the same sweep."""
+        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
+        rows = [list_row(orders[0], **torn), *[list_row(order) for order in orders[1:]]]
+        wire.get(LIST, json=list_page(*rows))
+        asked = wire.get(check_url(orders[0]), json=settled_answer(orders[0]))
+        assert run_sweep() == Swept(checked=4, settled=4)
+        assert asked.call_count == 1
+        assert not Order.objects.needing_attention().exists()
+
+
+@pytest.mark.usefixtures("small_budget")
+class TestShortBudget:
+    def test_checks_beyond_the_budget_are_postponed_without_a_failure(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 12)
+        without_list()
+        leave_questions(4)
+        assert run_sweep() == Swept(checked=4, settled=4, postponed=8)
+        assert len(checks(simulator)) == 4
+        assert not Order.objects.exclude(claimed_until=None).exists()
+        assert not Order.objects.exclude(failures=0).exists()
+
+    def test_a_late_order_is_checked_though_fresh_ones_use_up_the_budget(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        """One request of each minute is for late orders only."""
+        late, *_fresh = buy_many(simulator, 12, type_id="SIM_NEVER")
+        Order.objects.filter(pk=late.pk).update(status=Status.DELAYED)
+        without_list()
+        set_conf(REQUESTS_PER_MINUTE=30)
+        spend_budget()
+        own = Shares.of(limit=30, poll_interval=60).late
+        RequestSlot.objects.filter(number__in=own).update(until=ago(1))
+        assert run_sweep() == Swept(checked=1, postponed=11)
+        assert checks(simulator) == [late.provider_order_id]
+
+    def test_an_order_is_sent_while_checks_have_to_wait_for_the_budget(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 2, type_id="SIM_NEVER")
+        without_list()
+        leave_questions(0)
+        make_order()
+        done = run_sweep()
+        assert (done.sent, done.checked, done.postponed) == (1, 0, 3)
+
+    def test_the_list_is_read_though_placing_used_up_the_rest_of_the_budget(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 12)
+        spend_budget()
+        own = Shares.of(limit=16, poll_interval=60).listing
+        RequestSlot.objects.filter(number__in=own).update(until=ago(1))
+        assert run_sweep() == Swept(checked=12, settled=12)
+        assert lists(simulator) == 1
+
+    def test_single_checks_leave_the_list_its_share_of_the_budget(
+        self, simulator: Simulator
+    ) -> None:
+        buy_many(simulator, 2)
+        with Gateway() as gateway:
+            gateway.note_list_read()
+            gateway.flush()
+        spend_budget()
+        own = Shares.of(limit=16, poll_interval=60).listing
+        RequestSlot.objects.filter(number__in=own).update(until=ago(1))
+        assert run_sweep() == Swept(postponed=2)
+        assert simulator.requests == []

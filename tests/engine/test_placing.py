@@ -1,0 +1,1113 @@
+"""Placing orders: recorded first, sent once, every ending on record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import responses
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
+from django_q.conf import Conf
+from django_q.models import OrmQ
+
+from giftcards.engine.approvals import approve_price, hold_for_price
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.placing import give_up, mark_unconfirmed, send, send_due, send_now
+from giftcards.engine.recovering import adopt, declare_absent
+from giftcards.engine.sweep import sweep
+from giftcards.engine.task_queue import wake_worker
+from giftcards.exceptions import ReferenceConflict
+from giftcards.fulfilment import place_order
+from giftcards.models import Lease, Order, ProviderState, StatusChange
+from giftcards.rules.problems import Problem
+from giftcards.simulator import Simulator
+from giftcards.statuses import Status
+from tests.builders import details, ended, make_order, problems
+from tests.stage import (
+    LINE,
+    PLACE,
+    PRICES,
+    PROVIDER,
+    PSN,
+    ago,
+    buy,
+    claim_to_send,
+    failing,
+    history,
+    hold_lease,
+    in_threads,
+    lists,
+    messages,
+    own_key,
+    posts,
+    prove_key,
+    provider_state,
+    record_order,
+    run_sweep,
+    spend_budget,
+    statuses,
+)
+
+pytest_plugins = ["tests.stage_fixtures"]
+
+DIED = Problem("sender_died")
+A1 = {"provider_order_id": "A1"}
+AFTER_ALL = Problem("accepted_after_all", A1)
+
+
+@pytest.mark.django_db
+class TestRecording:
+    def test_every_detail_of_a_placed_order_is_stored(self) -> None:
+        order = place_order(
+            **LINE,
+            reference="cart-1",
+            sale_price=Decimal("549.90"),
+            customer_email="a@example.com",
+            customer_language="ar",
+        )
+        stored = Order.objects.get()
+        assert stored == order
+        assert (stored.reference, stored.status) == ("cart-1", "PENDING")
+        assert (stored.product_id, stored.type_id, stored.quantity) == (PSN, "type_001", 2)
+        assert stored.sale_price == Decimal("549.90")
+        assert (stored.customer_email, stored.customer_language) == ("a@example.com", "ar")
+        assert stored.due_at is not None
+        assert stored.due_at <= timezone.now()
+        assert history(stored) == []
+
+    def test_a_reference_is_made_up_if_none_is_given(self) -> None:
+        assert place_order(**LINE).reference != place_order(**LINE).reference
+        assert Order.objects.count() == 2
+
+    def test_the_same_reference_gives_the_same_order(self) -> None:
+        first = place_order(**LINE, reference="cart-1", sale_price=550)
+        Order.objects.update(status=Status.PLACING)
+        again = place_order(**LINE, reference="cart-1", sale_price=Decimal("550.00"))
+        assert again == first
+        assert (again.status, again.sale_price) == ("PLACING", Decimal(550))
+
+    @pytest.mark.parametrize(
+        "change", [{"quantity": 3}, {"type_id": "type_003"}, {"product_id": "other"}]
+    )
+    def test_a_reference_of_another_line_raises_reference_conflict(
+        self, change: dict[str, Any]
+    ) -> None:
+        place_order(**LINE, reference="cart-1")
+        with pytest.raises(ReferenceConflict) as caught, transaction.atomic():
+            place_order(**LINE | change, reference="cart-1")
+        assert str(caught.value) == (
+            "The reference cart-1 already names another order, or the same one with other details."
+            " Use a new reference for a new order; to repeat an order, give every detail as you did"
+            " the first time."
+        )
+        assert Order.objects.count() == 1
+
+    def test_a_reference_conflict_leaves_the_callers_transaction_usable(self) -> None:
+        place_order(**LINE, reference="cart-1")
+        with transaction.atomic():
+            with pytest.raises(ReferenceConflict):
+                place_order(**LINE | {"quantity": 3}, reference="cart-1")
+            place_order(**LINE, reference="cart-2")
+        assert Order.objects.count() == 2
+
+    def test_another_integrity_error_is_not_taken_for_a_known_reference(self) -> None:
+        error = IntegrityError("another constraint")
+        with failing("INSERT", error=error), pytest.raises(IntegrityError, match=str(error)):
+            place_order(**LINE)
+
+    def test_references_and_ids_that_differ_in_letter_case_are_different(self) -> None:
+        """Some databases would take one for the other."""
+        place_order(**LINE, reference="cart-a")
+        assert place_order(**LINE, reference="CART-A").reference == "CART-A"
+        assert Order.objects.count() == 2
+        for order_id in ("aBc", "AbC"):
+            make_order(Status.HANDLING, provider_order_id=order_id)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"quantity": 0}, "Ensure this value is greater than or equal to 1."),
+            ({"quantity": -1}, "Ensure this value is greater than or equal to 1."),
+            ({"quantity": 2001}, "Ensure this value is less than or equal to 2000."),
+            ({"quantity": 10**9}, "Ensure this value is less than or equal to 2000."),
+            ({"quantity": 2**70}, "Ensure this value is less than or equal to 2000."),
+            ({"quantity": 1.5}, "This must be a whole number."),
+            ({"quantity": 2.0}, "This must be a whole number."),
+            ({"quantity": True}, "This must be a whole number."),
+            ({"quantity": "2"}, "This must be a whole number."),
+            ({"quantity": Decimal(2)}, "This must be a whole number."),
+            ({"quantity": None}, "This must be a whole number."),
+            ({"sale_price": 549.9}, "This must be a decimal number."),
+            ({"sale_price": True}, "This must be a decimal number."),
+            ({"sale_price": "550"}, "This must be a decimal number."),
+            ({"sale_price": -1}, "Ensure this value is greater than or equal to 0."),
+            (
+                {"sale_price": Decimal("1.005")},
+                "Ensure that there are no more than 2 decimal places.",
+            ),
+            (
+                {"sale_price": 10**13},
+                "Ensure that there are no more than 12 digits before the decimal point.",
+            ),
+            ({"sale_price": Decimal("NaN")}, "“NaN” value must be a decimal number."),
+            ({"sale_price": Decimal("Infinity")}, "“Infinity” value must be a decimal number."),
+            ({"customer_email": "nobody"}, "Enter a valid email address."),
+            ({"customer_email": None}, "This must be a text."),
+            ({"customer_language": "a b"}, None),
+        ],
+    )
+    def test_values_that_cannot_be_ordered_are_refused(
+        self, change: dict[str, Any], message: str | None, simulator: Simulator
+    ) -> None:
+        [name] = change
+        with pytest.raises(ValidationError) as caught:
+            place_order(**LINE | change)
+        plain = "Use letters, digits and punctuation only, without spaces."
+        assert caught.value.message_dict[name][0] == (message or plain)
+        assert list(caught.value.message_dict) == [name]
+        assert not Order.objects.exists()
+        assert simulator.requests == []
+
+    @pytest.mark.parametrize("name", ["product_id", "type_id", "reference"])
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ("", "This field cannot be blank."),
+            ("x" * 101, "Ensure this value has at most 100 characters (it has 101)."),
+            ("a b", "Use letters, digits and punctuation only, without spaces."),
+            ("a\n", "Use letters, digits and punctuation only, without spaces."),
+            ("a\0", "Use letters, digits and punctuation only, without spaces."),
+            ("a\u202e", "Use letters, digits and punctuation only, without spaces."),
+            ("é", "Use letters, digits and punctuation only, without spaces."),
+            (7, "This must be a text."),
+            (b"a", "This must be a text."),
+        ],
+    )
+    def test_names_that_cannot_be_ordered_are_refused(
+        self, name: str, value: Any, message: str
+    ) -> None:
+        with pytest.raises(ValidationError) as caught:
+            place_order(**LINE | {name: value})
+        assert caught.value.message_dict[name][0] == message
+        assert not Order.objects.exists()
+
+    def test_an_order_without_a_product_is_refused(self) -> None:
+        with pytest.raises(ValidationError) as caught:
+            place_order(**LINE | {"product_id": None})
+        assert caught.value.message_dict == {"product_id": ["This must be a text."]}
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWaking:
+    def test_a_placed_order_queues_a_sweep_after_the_commit_and_not_before(
+        self, simulator: Simulator
+    ) -> None:
+        with transaction.atomic():
+            order = place_order(**LINE)
+            assert not OrmQ.objects.exists()
+        [queued] = OrmQ.objects.all()
+        task = queued.task
+        assert task["func"] == "giftcards.tasks.sweep"
+        assert (task["args"], task["kwargs"]) == ((), {})
+        assert (task["save"], task["ack_failure"]) == (False, True)
+        assert order.reference not in str(task)
+        order.refresh_from_db()
+        assert order.status == "PENDING"
+        assert simulator.requests == []  # not even now: a worker sends it
+
+    def test_a_placed_order_queues_and_sends_nothing_after_a_rollback(
+        self, simulator: Simulator
+    ) -> None:
+        with transaction.atomic():
+            place_order(**LINE)
+            transaction.set_rollback(True)
+        assert not Order.objects.exists()
+        assert not OrmQ.objects.exists()
+        run_sweep()
+        assert simulator.requests == []
+
+    def test_many_placed_orders_queue_one_sweep(self) -> None:
+        for _order in range(3):
+            place_order(**LINE)
+        assert OrmQ.objects.count() == 1
+
+    def test_a_queued_sweep_that_led_to_nothing_is_queued_again(self) -> None:
+        place_order(**LINE)
+        hold_lease(Lease.QUEUED_SWEEP, until=ago(0.5))
+        place_order(**LINE)
+        assert OrmQ.objects.count() == 2
+
+    def test_no_sweep_is_queued_while_the_loop_runs(self) -> None:
+        hold_lease(Lease.LOOP, token="other", until=ago(-5))
+        place_order(**LINE)
+        assert not OrmQ.objects.exists()
+        Lease.objects.filter(name=Lease.LOOP).update(until=ago(0.1))
+        place_order(**LINE)
+        assert OrmQ.objects.count() == 1
+
+    def test_of_four_concurrent_processes_one_queues_the_sweep(self, shared_database: str) -> None:
+        assert in_threads(4, wake_worker) == [None] * 4
+        assert OrmQ.objects.count() == 1
+
+    def test_in_the_synchronous_mode_of_django_q_no_task_is_queued_or_run(
+        self, monkeypatch: pytest.MonkeyPatch, simulator: Simulator
+    ) -> None:
+        """There the task would run in the web request, and follow the order."""
+        monkeypatch.setattr(Conf, "SYNC", True)
+        order = place_order(**LINE)
+        order.refresh_from_db()
+        assert order.status == "PENDING"
+        assert simulator.requests == []
+        assert not OrmQ.objects.exists()
+
+    def test_a_task_queue_that_fails_does_not_fail_the_order(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with transaction.atomic():
+            order = place_order(**LINE)
+            monkeypatch.setattr(OrmQ._meta, "db_table", "no_such_table")
+        assert Order.objects.get() == order
+        error = "OperationalError" if connection.vendor == "sqlite" else "ProgrammingError"
+        assert messages(caplog) == [
+            f"Queueing a task failed: {error}. The next tick, within about a minute, does the work."
+        ]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestIntentFirst:
+    def test_an_order_is_claimed_and_committed_before_it_is_sent(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        seen: list[tuple[str, bool]] = []
+
+        def answer(request: object) -> tuple[int, dict[str, str], str]:
+            stored = Order.objects.get()
+            seen.append((stored.status, connection.in_atomic_block))
+            assert stored.sent_at is not None
+            assert stored.claimed_until is not None
+            assert stored.claimed_until > timezone.now()
+            assert history(stored) == ["PLACING"]
+            return 200, {}, '{"success": true, "data": {"orderId": "A1"}}'
+
+        wire.add_callback("POST", PLACE, answer)
+        buy()
+        assert seen == [("PLACING", False)]
+
+    def test_an_order_cannot_be_claimed_inside_a_transaction(self, simulator: Simulator) -> None:
+        order = record_order(**LINE, reference=None)
+        with pytest.raises(RuntimeError, match="durable atomic block"), transaction.atomic():
+            claim_to_send(order)
+        assert simulator.requests == []
+
+    def test_concurrent_processes_send_one_order_once(
+        self, simulator: Simulator, shared_database: str
+    ) -> None:
+        pk = record_order(**LINE, reference=None).pk
+
+        def attempt() -> str:
+            with Gateway() as gateway:
+                return send_now(Order.objects.get(pk=pk), gateway).status
+
+        assert in_threads(4, attempt) == ["HANDLING"] * 4
+        assert posts(simulator) == 1
+
+    def test_concurrent_processes_record_one_reference_once(self, shared_database: str) -> None:
+        found = in_threads(4, lambda: place_order(**LINE, reference="cart-1").pk)
+        assert found == [Order.objects.get().pk] * 4
+
+    def test_concurrent_sweeps_send_each_order_once(
+        self, simulator: Simulator, shared_database: str
+    ) -> None:
+        for _order in range(6):
+            make_order()
+
+        def attempt() -> tuple[int, int]:
+            with Gateway() as gateway:
+                return send_due(waiting(), gateway, should_continue=lambda: True)
+
+        results = in_threads(3, attempt)
+        assert [sum(counts) for counts in zip(*results, strict=True)] == [6, 0]
+        assert posts(simulator) == 6
+
+
+def enveloped(code: str, message: str = "Because.", **details: Any) -> dict[str, Any]:
+    return {"success": False, "error": {"code": code, "message": message, **details}}
+
+
+def page(status: int, **headers: str) -> dict[str, Any]:
+    return {"status": status, "body": "<html>Oops</html>", "headers": headers}
+
+
+@pytest.mark.django_db
+class TestEndings:
+    def check(self, order: Order, status: str, *told: Problem, is_over: bool = False) -> None:
+        """The order in the database and its history say the same; ``is_over``: only the latter."""
+        stored = Order.objects.get(pk=order.pk)
+        assert stored.status == order.status == status
+        assert history(stored) == ["PLACING", status]
+        last = stored.changes.last()
+        assert last is not None
+        assert (details(last), last.source) == (list(told), "placing")
+        assert problems(stored) == ([] if is_over else list(told))
+        assert stored.claimed_until is None
+
+    def sweep_on(self, order: Order) -> None:
+        with Gateway() as gateway:
+            for _sweep in range(3):
+                sweep(gateway)
+
+    def test_an_accepted_order_is_in_progress_with_its_id_and_price(
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        began = timezone.now()
+        order = buy()
+        self.check(order, "HANDLING")
+        [ordered] = simulator.orders.values()
+        order.refresh_from_db()
+        assert order.provider_order_id == ordered.id
+        assert order.price_per_card == Decimal(490)
+        for moment in (order.sent_at, order.accepted_at, order.due_at):
+            assert moment is not None
+            assert began <= moment <= timezone.now()
+        assert order.failures == 0
+        accepted = f"Order {order.reference} was accepted as {ordered.id}."
+        assert messages(caplog, logging.INFO) == [accepted]
+
+    def test_an_order_of_an_unknown_price_is_accepted_without_one(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
+        order = buy(type_id="not-listed")
+        self.check(order, "HANDLING")
+        assert order.price_per_card is None
+
+    def test_an_order_of_an_impossible_price_is_accepted_without_one(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        answer = {"success": True, "data": {"types": [{"id": "type_001", "price": -490}]}}
+        wire.replace("GET", f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}", json=answer)
+        wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
+        order = buy()
+        self.check(order, "HANDLING")
+        assert order.price_per_card is None
+
+    @pytest.mark.parametrize(
+        ("answer", "why"),
+        [
+            (
+                {"json": enveloped("AUTH_UNAVAILABLE"), "status": 503},
+                {"reason": "not_started", "provider_code": "AUTH_UNAVAILABLE"},
+            ),
+            (
+                {"json": enveloped("RATE_LIMIT_EXCEEDED"), "status": 429},
+                {"reason": "too_many_requests", "provider_code": "RATE_LIMIT_EXCEEDED"},
+            ),
+            (
+                page(429),
+                {
+                    "reason": "too_many_requests",
+                    "detail": "HTTP 429, the answer is not a JSON object",
+                },
+            ),
+        ],
+    )
+    def test_an_order_that_the_provider_puts_off_is_sent_again_later(
+        self, answer: dict[str, Any], why: dict[str, str], wire: responses.RequestsMock
+    ) -> None:
+        wire.post(PLACE, **answer)
+        began = timezone.now()
+        order = buy()
+        self.check(order, "PENDING", Problem("not_sent", why))
+        order.refresh_from_db()
+        assert order.failures == 1
+        assert order.due_at is not None
+        assert timedelta(seconds=5) <= order.due_at - began < timedelta(seconds=10)
+        self.sweep_on(order)
+        wire.assert_call_count(PLACE, 1)
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}"])
+    def test_an_order_that_did_not_reach_the_provider_waits_to_be_sent_again(
+        self,
+        url: str,
+        closed_port: int,
+        set_conf: Callable[..., None],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        set_conf(BASE_URL=url.format(port=closed_port))
+        order = buy()
+        why = {"reason": "not_started", "detail": "it could not be reached"}
+        self.check(order, "PENDING", Problem("not_sent", why))
+        assert messages(caplog) == []
+
+    @pytest.mark.parametrize(
+        ("failures", "seconds"), [(0, 5), (1, 10), (3, 40), (6, 300), (2_000_000, 300)]
+    )
+    def test_an_order_that_cannot_be_sent_is_put_off_longer_each_time(
+        self, failures: int, seconds: int, wire: responses.RequestsMock
+    ) -> None:
+        wire.post(PLACE, json=enveloped("AUTH_UNAVAILABLE"), status=503)
+        order = make_order(failures=failures)
+        began = timezone.now()
+        with Gateway() as gateway:
+            assert send(order, gateway) is True
+        order.refresh_from_db()
+        assert order.failures == failures + 1
+        assert order.due_at is not None
+        pause = (order.due_at - began).total_seconds()
+        assert seconds <= pause <= seconds * 1.25 + 2
+
+    def test_orders_that_failed_together_are_not_retried_at_the_same_moment(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        wire.post(PLACE, json=enveloped("AUTH_UNAVAILABLE"), status=503)
+        pauses = set()
+        for order in [buy() for _order in range(4)]:
+            assert order.due_at is not None
+            assert order.sent_at is not None
+            pauses.add(order.due_at - order.sent_at)
+        assert len(pauses) > 1
+
+    @pytest.mark.parametrize(
+        ("retry_after", "seconds"),
+        [
+            ("30", 30),
+            ("1", 5),
+            ("86400", 900),
+            ("Fri, 01 Jan 2099 00:00:00 GMT", 900),
+            ("soon", 5),
+            ("-5", 5),
+            ("", 5),
+        ],
+    )
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_an_order_is_put_off_for_as_long_as_retry_after_asks(
+        self, status: int, retry_after: str, seconds: int, wire: responses.RequestsMock
+    ) -> None:
+        answer = enveloped("RATE_LIMIT_EXCEEDED" if status == 429 else "AUTH_UNAVAILABLE")
+        wire.post(PLACE, json=answer, status=status, headers={"Retry-After": retry_after})
+        began = timezone.now()
+        order = buy()
+        assert order.status == "PENDING"
+        assert order.due_at is not None
+        pause = (order.due_at - began).total_seconds()
+        assert seconds - 0.1 <= pause <= seconds + 3
+        state = ProviderState.objects.get()
+        assert state.pause == ("rate" if status == 429 else "")
+
+    @pytest.mark.parametrize(
+        ("code", "message", "status", "told"),
+        [
+            ("ERR_VALIDATION", "Because.", 400, {"message": "Because."}),
+            ("OUT_OF_STOCK", "", 400, {"reason": "out_of_stock"}),
+            ("NO_BALANCE", "Because.", 403, {"reason": "no_balance", "message": "Because."}),
+            (
+                "INSUFFICIENT_BALANCE",
+                "x" * 900,
+                403,
+                {"reason": "no_balance", "message": "x" * 500},
+            ),
+            ("NOT_FOUND", "No\ntype.", 404, {"message": "No type."}),
+            ("NEW_CODE", "Because.", 422, {"message": "Because."}),
+        ],
+    )
+    def test_an_order_that_the_provider_refuses_is_rejected(
+        self,
+        code: str,
+        message: str,
+        status: int,
+        told: dict[str, str],
+        wire: responses.RequestsMock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        wire.post(PLACE, json=enveloped(code, message), status=status)
+        order = buy()
+        refusal = Problem("refused", {**told, "provider_code": code})
+        self.check(order, "REJECTED", refusal, is_over=True)
+        order.refresh_from_db()
+        assert order.settled_at is not None
+        assert order.due_at is None
+        assert messages(caplog) == [f"Order {order.reference} is REJECTED. {refusal}"]
+        self.sweep_on(order)
+        wire.assert_call_count(PLACE, 1)
+
+    @pytest.mark.parametrize(
+        ("answer", "detail"),
+        [
+            ({"body": '{"success": true, "da'}, "the answer is not a JSON object"),
+            ({"body": ""}, "the answer is not a JSON object"),
+            (page(200), "the answer is not a JSON object"),
+            ({"body": "null"}, "the answer is not a JSON object"),
+            ({"body": "[]"}, "the answer is not a JSON object"),
+            ({"json": {"success": True}}, "the answer has no data"),
+            ({"json": {"success": True, "data": None}}, "the answer has no data"),
+            ({"json": {"success": True, "data": {}}}, "the answer names no usable order id"),
+            *(
+                (
+                    {"json": {"success": True, "data": {"orderId": order_id}}},
+                    "the answer names no usable order id",
+                )
+                for order_id in (7, "", "x" * 300, "a/../b", None, True, ["a"])
+            ),
+            (page(500), "the answer is not a JSON object"),
+            (page(502), "the answer is not a JSON object"),
+            (page(504), "the answer is not a JSON object"),
+            (page(522), "the answer is not a JSON object"),
+            (page(503, **{"Retry-After": "5"}), "the answer is not a JSON object"),
+            (page(403), "the answer is not a JSON object"),
+            ({"json": {"message": "No", "statusCode": 404}, "status": 404}, ""),
+            ({"json": enveloped("INTERNAL_ERROR"), "status": 500}, ""),
+            ({"json": enveloped("SERVICE_UNAVAILABLE"), "status": 503}, ""),
+            ({"json": enveloped("TIMEOUT"), "status": 408}, ""),
+            ({"body": ConnectionResetError(104, "reset")}, "the connection broke"),
+            (
+                {"status": 302, "headers": {"Location": "https://elsewhere.invalid"}},
+                "the answer is not a JSON object",
+            ),
+        ],
+    )
+    def test_an_order_whose_placing_answer_is_lost_is_unconfirmed_and_not_resent(
+        self,
+        answer: dict[str, Any],
+        detail: str,
+        wire: responses.RequestsMock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        wire.post(PLACE, **answer)
+        order = buy()
+        [_, change] = order.changes.all()
+        [problem] = details(change)
+        assert problem.code == "answer_lost"
+        assert detail in str(problem)
+        self.check(order, "UNCONFIRMED", problem)
+        order.refresh_from_db()
+        # It is looked for at the provider soon, not sent again.
+        assert order.due_at is not None
+        assert ago(-5) < order.due_at < ago(-11)
+        assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {problem}"]
+        self.sweep_on(order)
+        wire.assert_call_count(PLACE, 1)
+        order.refresh_from_db()
+        assert order.status == "UNCONFIRMED"
+
+    @pytest.mark.parametrize("type_id", ["SIM_LOST", "SIM_ERROR", "SIM_DROP"])
+    def test_an_order_lost_on_the_wire_is_unconfirmed_and_not_resent(
+        self, type_id: str, simulator: Simulator
+    ) -> None:
+        order = buy(type_id=type_id)
+        assert order.status == "UNCONFIRMED"
+        self.sweep_on(order)
+        assert posts(simulator) == 1
+
+    def test_an_order_without_an_answer_in_time_is_unconfirmed(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUEST_TIMEOUT=1)
+        released = threading.Event()
+        simulator.on_request = lambda request: request.method == "POST" and released.wait(30)
+        order = buy()
+        released.set()
+        why = {"detail": "no complete answer within 1 s"}
+        self.check(order, "UNCONFIRMED", Problem("answer_lost", why))
+        assert len(simulator.orders) == 1
+        # What it costs if it was bought.
+        assert order.price_per_card == 490
+
+    def test_an_order_answered_with_the_id_of_another_order_is_unconfirmed(
+        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
+        first, second = buy(), buy()
+        problem = Problem("id_taken", A1)
+        self.check(second, "UNCONFIRMED", problem)
+        second.refresh_from_db()
+        assert second.provider_order_id is None
+        assert messages(caplog) == [f"Order {second.reference} is UNCONFIRMED. {problem}"]
+        assert (second.answered_id, second.price_at_placing) == ("A1", 490)
+        first.refresh_from_db()
+        assert (first.status, first.provider_order_id) == ("HANDLING", "A1")
+
+    def test_an_order_answered_with_the_alias_of_another_order_is_unconfirmed(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        """Both would be handed the same cards."""
+        other = make_order(Status.HANDLING, provider_order_id="B1", provider_alias="A1")
+        wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
+        order = buy()
+        self.check(order, "UNCONFIRMED", Problem("id_taken", A1))
+        other.refresh_from_db()
+        assert (other.provider_order_id, other.provider_alias) == ("B1", "A1")
+
+    @pytest.mark.parametrize("left", [4, 1])
+    def test_an_order_stays_pending_without_being_sent_if_the_key_is_wrong(
+        self, left: int, simulator: Simulator
+    ) -> None:
+        simulator.keys = ["another"]
+        simulator.lockout = left + 1
+        plural = "" if left == 1 else "s"
+        order = buy()
+        detail = (
+            f"The provider refused the API key (INVALID_ACCESS_TOKEN, {left} attempt{plural} left)."
+            " Correct GIFTCARDS['API_KEY'] first: further tries will block this server."
+        )
+        order.refresh_from_db()
+        # It is as it was: the pause keeps it back.
+        assert (order.status, problems(order), history(order)) == ("PENDING", [], [])
+        assert order.due_at is not None
+        assert order.due_at <= timezone.now()
+        assert [request.path.split("/")[3] for request in simulator.requests] == ["checkProduct"]
+        assert (own_key().is_refused, own_key().refusal) == (True, detail)
+        assert provider_state().pause == ""
+
+    def test_an_order_stays_pending_if_the_key_is_revoked_before_it_is_sent(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        wire.post(PLACE, json=enveloped("INVALID_ACCESS_TOKEN"), status=401)
+        order = buy()
+        why = {"reason": "key_refused", "provider_code": "INVALID_ACCESS_TOKEN"}
+        self.check(order, "PENDING", Problem("not_sent", why))
+        order.refresh_from_db()
+        assert order.failures == 0
+        assert order.due_at is not None
+        assert order.due_at <= timezone.now()  # as soon as the key is good again
+        assert own_key().is_refused
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_refused_key_is_remembered_even_if_the_order_cannot_be_written(
+        self, wire: responses.RequestsMock, shorten: Callable[..., None]
+    ) -> None:
+        shorten(database_patience=0)
+        wire.post(PLACE, json=enveloped("INVALID_ACCESS_TOKEN"), status=401)
+
+        def posted() -> int:
+            return [call.request.method for call in wire.calls].count("POST")
+
+        # From the moment of the request on, no change of an order can be recorded.
+        error = IntegrityError("Failing row contains (CANARY).")
+        failure = failing("INSERT", "statuschange", error=error, when=lambda *_: posted())
+        orders = [record_order(**LINE, reference=None) for _order in range(2)]
+        with failure, Gateway() as gateway:
+            assert send(orders[0], gateway)
+            assert not send(orders[1], gateway)
+        assert statuses() == ["PLACING", "PENDING"]
+        assert own_key().is_refused
+        assert posted() == 1
+
+    def test_an_order_that_was_put_off_is_sent_at_last(self, simulator: Simulator) -> None:
+        # The price and what the key is for are asked before.
+        simulator.rate_limit = 2
+        simulator.keys = []
+        order = buy()
+        assert order.status == "PENDING"
+        simulator.rate_limit = 0
+        ProviderState.objects.update(paused_until=ago(1))
+        with Gateway() as gateway:
+            order = send_now(order, gateway)
+        assert order.status == "HANDLING"
+        assert (order.failures, problems(order)) == (0, [])
+        assert history(order) == ["PLACING", "PENDING", "PLACING", "HANDLING"]
+        assert posts(simulator) == 2
+
+
+@pytest.mark.django_db
+class TestLateAnswers:
+    """The order was taken for lost while its answer was still on the way."""
+
+    @pytest.mark.parametrize(
+        ("answer", "status", "held"),
+        [
+            ({"json": {"success": True, "data": {"orderId": "A1"}}}, "HANDLING", []),
+            ({"json": enveloped("OUT_OF_STOCK"), "status": 400}, "REJECTED", []),
+            ({"json": enveloped("AUTH_UNAVAILABLE"), "status": 503}, "PENDING", ["not_sent"]),
+        ],
+    )
+    def test_a_late_placing_answer_of_an_order_taken_for_lost_is_recorded(
+        self, answer: dict[str, Any], status: str, held: list[str], wire: responses.RequestsMock
+    ) -> None:
+        def lose(request: object) -> tuple[int, dict[str, str], str]:
+            mark_unconfirmed(Order.objects.get())
+            return answer.get("status", 200), {}, json.dumps(answer["json"])
+
+        wire.add_callback("POST", PLACE, lose)
+        order = buy()
+        order.refresh_from_db()
+        assert (order.status, [problem.code for problem in problems(order)]) == (status, held)
+        assert history(order) == ["PLACING", "UNCONFIRMED", status]
+        assert order.provider_order_id == ("A1" if status == "HANDLING" else None)
+
+    def test_a_late_placing_answer_without_content_changes_nothing(
+        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def lose(request: object) -> tuple[int, dict[str, str], str]:
+            mark_unconfirmed(Order.objects.get())
+            return 500, {}, ""
+
+        wire.add_callback("POST", PLACE, lose)
+        order = buy()
+        order.refresh_from_db()
+        assert (order.status, problems(order)) == ("UNCONFIRMED", [DIED])
+        assert history(order) == ["PLACING", "UNCONFIRMED"]
+        assert messages(caplog)[-1].startswith(
+            f"Order {order.reference} is UNCONFIRMED by now, but sending it ended as UNCONFIRMED."
+        )
+
+    def test_a_late_placing_answer_of_an_earlier_attempt_is_shown_as_a_problem(
+        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def overtake(request: object) -> tuple[int, dict[str, str], str]:
+            Order.objects.update(claim="another attempt")
+            return 200, {}, '{"success": true, "data": {"orderId": "A1"}}'
+
+        wire.add_callback("POST", PLACE, overtake)
+        caplog.set_level(logging.INFO)
+        order = buy()
+        order.refresh_from_db()
+        assert (order.status, order.provider_order_id) == ("PLACING", None)
+        assert messages(caplog, logging.INFO) == [
+            f"Order {order.reference} was accepted as A1.",
+            f"Order {order.reference} is PLACING by now. {AFTER_ALL}",
+        ]
+        assert problems(order) == [AFTER_ALL]
+
+    def buy_while(
+        self, happens: Callable[..., bool], wire: responses.RequestsMock, *args: Any, **kwargs: Any
+    ) -> Order:
+        """Buy; before the answer comes, the order is taken for lost, and something ``happens``."""
+
+        def answer(request: object) -> tuple[int, dict[str, str], str]:
+            lost = Order.objects.get()
+            mark_unconfirmed(lost)
+            assert happens(lost, *args, **kwargs)
+            return 200, {}, '{"success": true, "data": {"orderId": "A1"}}'
+
+        wire.add_callback("POST", PLACE, answer)
+        order = buy()
+        order.refresh_from_db()
+        wire.assert_call_count(PLACE, 1)
+        return order
+
+    def test_a_late_acceptance_keeps_an_absent_order_from_being_resent(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        """It waits to be sent again, which would buy it twice."""
+        source = StatusChange.Source.RECOVERY
+        order = self.buy_while(declare_absent, wire, send_again=True, source=source)
+        assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
+        assert history(order) == ["PLACING", "UNCONFIRMED", "PENDING", "PLACING", "HANDLING"]
+
+    @pytest.mark.parametrize("decision", ["held", "approved"])
+    def test_a_late_acceptance_keeps_an_absent_order_that_is_held_from_being_resent(
+        self, decision: str, wire: responses.RequestsMock
+    ) -> None:
+        """Approving the price, or having approved it, would buy it twice."""
+
+        def queue_and_hold(lost: Order) -> bool:
+            assert declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
+            hold_for_price(lost, price=Decimal(600), ceiling=Decimal(550))
+            lost.refresh_from_db()
+            assert lost.is_held
+            return decision == "held" or bool(approve_price(lost, 600, by="amina"))
+
+        order = self.buy_while(queue_and_hold, wire)
+        assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
+        assert history(order)[-2:] == ["PLACING", "HANDLING"]
+
+    def test_a_late_acceptance_under_a_taken_id_keeps_an_absent_order_from_being_resent(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        def lose_the_id(lost: Order) -> bool:
+            make_order(Status.HANDLING, provider_order_id="A1")
+            return declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
+
+        order = self.buy_while(lose_the_id, wire)
+        assert (order.status, order.answered_id) == ("UNCONFIRMED", "A1")
+        assert [problem.code for problem in problems(order)] == ["id_taken"]
+
+    def test_a_late_answer_without_content_keeps_an_absent_order_from_being_resent(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        def answer(request: object) -> tuple[int, dict[str, str], str]:
+            lost = Order.objects.get()
+            mark_unconfirmed(lost)
+            source = StatusChange.Source.RECOVERY
+            assert declare_absent(lost, send_again=True, source=source)
+            return 500, {}, ""
+
+        wire.add_callback("POST", PLACE, answer)
+        sent_at = buy().sent_at
+        order = Order.objects.get()
+        assert order.status == "UNCONFIRMED"
+        # It is searched for at the time at which it was sent.
+        assert order.sent_at == sent_at
+
+    def test_a_new_attempt_knows_nothing_of_an_earlier_one(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        order = make_order(
+            absent_since=ago(300),
+            candidates=[{"id": "B1"}],
+            answered_id="S1",
+            checked_at=ago(300),
+            is_insisted=True,
+        )
+        wire.post(PLACE, status=500)
+        with Gateway() as gateway:
+            send(order, gateway)
+        order.refresh_from_db()
+        assert order.status == "UNCONFIRMED"
+        assert (order.absent_since, order.candidates, order.answered_id) == (None, [], "")
+        assert (order.checked_at, order.is_insisted) == (None, False)
+
+    def test_a_late_acceptance_of_an_order_found_meanwhile_changes_nothing(
+        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = self.buy_while(adopt, wire, "A1", source=StatusChange.Source.RECOVERY)
+        assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
+        assert problems(order) == []
+        # That it was lost, and nothing after that.
+        assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {DIED}"]
+
+    def test_a_late_acceptance_of_a_rejected_order_is_shown_as_a_problem(
+        self, wire: responses.RequestsMock
+    ) -> None:
+        source = StatusChange.Source.STAFF
+        order = self.buy_while(declare_absent, wire, send_again=False, source=source)
+        assert order.status == "REJECTED"
+        assert problems(order) == [AFTER_ALL]
+
+    def test_a_process_delayed_before_its_claim_does_not_send_the_order_again(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        """The order was sent by another one while it asked for the price."""
+        set_conf(BASE_URL=PROVIDER)
+        prove_key()  # otherwise the other one waits until this one's probe of the key has expired
+        asked = []
+
+        def send_it_elsewhere(request: object) -> tuple[int, dict[str, str], str]:
+            asked.append(request)
+            if len(asked) == 1:
+                with Gateway() as gateway:
+                    assert send_now(Order.objects.get(), gateway).status == "HANDLING"
+            return 200, {}, json.dumps(PRICES)
+
+        with responses.RequestsMock() as wire:
+            price = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
+            wire.add_callback("GET", price, send_it_elsewhere)
+            wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
+            buy()
+            wire.assert_call_count(PLACE, 1)
+
+
+@pytest.mark.django_db
+class TestSendNow:
+    def test_send_now_does_not_send_an_accepted_order_again(self, simulator: Simulator) -> None:
+        with Gateway() as gateway:
+            order = send_now(record_order(**LINE, reference=None), gateway)
+            assert order.status == "HANDLING"
+            assert send_now(order, gateway).status == "HANDLING"
+        assert posts(simulator) == 1
+        assert ProviderState.objects.get().succeeded_at is not None
+
+    @pytest.mark.parametrize("status", [status for status in Status if status != "PENDING"])
+    def test_send_now_sends_only_pending_orders(self, status: Status, simulator: Simulator) -> None:
+        order = make_order(status)
+        with Gateway() as gateway:
+            assert send_now(order, gateway).status == status
+        assert simulator.requests == []
+
+    def test_send_now_waits_for_the_process_that_is_sending_the_order(
+        self, simulator: Simulator
+    ) -> None:
+        order = make_order(Status.PLACING, claim="x", claimed_until=ago(-0.3))
+        with Gateway() as gateway:
+            assert send_now(order, gateway).status == "PLACING"
+        assert timezone.now() >= order.claimed_until
+        assert simulator.requests == []
+
+    def test_send_now_returns_the_order_that_another_process_has_sent(
+        self, simulator: Simulator
+    ) -> None:
+        order = make_order()
+        Order.objects.update(status=Status.HANDLING, provider_order_id="A1", accepted_at=ago(1))
+        with Gateway() as gateway:
+            assert send_now(order, gateway).status == "HANDLING"
+        assert posts(simulator) == 0
+
+    def test_send_now_sends_nothing_during_a_pause(self, simulator: Simulator) -> None:
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
+        with Gateway() as gateway:
+            assert send_now(make_order(), gateway).status == "PENDING"
+        assert simulator.requests == []
+
+
+def waiting() -> list[Order]:
+    return list(Order.objects.filter(status=Status.PENDING).order_by("due_at", "pk"))
+
+
+@pytest.mark.django_db
+class TestSendDue:
+    def test_orders_that_are_due_are_sent_oldest_first(self, simulator: Simulator) -> None:
+        late, later = make_order(due_at=ago(5)), make_order(due_at=ago(9))
+        unripe = make_order(due_at=ago(-60))
+        assert run_sweep().sent == 2
+        late.refresh_from_db()
+        later.refresh_from_db()
+        assert list(simulator.orders) == [later.provider_order_id, late.provider_order_id]
+        unripe.refresh_from_db()
+        assert unripe.status == "PENDING"
+
+    def test_sending_due_orders_stops_when_told_to(self, simulator: Simulator) -> None:
+        for _order in range(3):
+            make_order()
+        answers = iter([True, False])
+        with Gateway() as gateway:
+            assert send_due(waiting(), gateway, should_continue=answers.__next__) == (1, 0)
+        assert posts(simulator) == 1
+
+    def test_sending_due_orders_stops_when_the_budget_is_spent(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(REQUESTS_PER_MINUTE=40)
+        for _order in range(9):
+            make_order()
+        spend_budget(but=4)
+        with Gateway() as gateway:
+            accepted, failed = send_due(waiting(), gateway, should_continue=lambda: True)
+        assert (accepted, failed) == (4, 0)
+        assert posts(simulator) == 4
+
+    def test_a_rejected_order_does_not_stop_the_others_from_being_sent(
+        self, simulator: Simulator
+    ) -> None:
+        for type_id in ("SIM_REJECT", "type_001", "SIM_REJECT", "type_001"):
+            make_order(type_id=type_id)
+        with Gateway() as gateway:
+            assert send_due(waiting(), gateway, should_continue=lambda: True) == (2, 2)
+        assert statuses() == ["REJECTED", "HANDLING", "REJECTED", "HANDLING"]
+
+    @pytest.mark.parametrize("type_id", ["SIM_LOST", "SIM_ERROR", "SIM_DROP"])
+    def test_a_lost_placing_answer_stops_the_sending_of_other_orders(
+        self, type_id: str, simulator: Simulator
+    ) -> None:
+        """In an outage, each of them would be lost as well."""
+        for each in ("type_001", type_id, "type_001"):
+            make_order(type_id=each)
+        with Gateway() as gateway:
+            assert send_due(waiting(), gateway, should_continue=lambda: True) == (1, 1)
+        assert statuses() == ["HANDLING", "UNCONFIRMED", "PENDING"]
+
+    @pytest.mark.parametrize(
+        ("trouble", "failed"), [({"keys": ["another"]}, 0), ({"rate_limit": 2}, 1)]
+    )
+    def test_sending_due_orders_stops_when_calls_have_to_stop(
+        self, trouble: dict[str, Any], failed: int, simulator: Simulator
+    ) -> None:
+        """The price is asked first: a wrong key is found out before an order is touched."""
+        vars(simulator).update(trouble)
+        for _order in range(3):
+            make_order()
+        with Gateway() as gateway:
+            assert send_due(waiting(), gateway, should_continue=lambda: True) == (0, failed)
+        assert len([request for request in simulator.requests if request.status != 200]) == 1
+
+
+@pytest.mark.django_db
+class TestGivingUp:
+    def test_an_order_whose_sender_died_is_unconfirmed_and_not_resent(
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = make_order(Status.PLACING, claim="x", claimed_until=ago(0.1))
+        run_sweep()
+        order.refresh_from_db()
+        assert (order.status, problems(order)) == ("UNCONFIRMED", [DIED])
+        # It was looked for at once, and is never sent by itself.
+        assert (lists(simulator), posts(simulator)) == (1, 0)
+        change = order.changes.get()
+        assert (change.source, details(change)) == ("recovery", [DIED])
+        assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {DIED}"]
+        run_sweep()
+        assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
+
+    def test_an_order_that_a_living_process_is_sending_is_left_alone(
+        self, simulator: Simulator
+    ) -> None:
+        order = make_order(Status.PLACING, claim="x", claimed_until=ago(-5))
+        run_sweep()
+        order.refresh_from_db()
+        assert order.status == "PLACING"
+
+    def test_an_answer_at_the_last_moment_keeps_an_order_from_being_unconfirmed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order = make_order(Status.PLACING, claim="x", claimed_until=ago(1))
+
+        def answer(execute: Any, sql: str, *args: Any) -> Any:
+            if sql.startswith("UPDATE") and waiting:
+                waiting.pop().move(Status.REJECTED, source=StatusChange.Source.PLACING)
+            return execute(sql, *args)
+
+        waiting, stale = [Order.objects.get()], Order.objects.get()
+        with connection.execute_wrapper(answer):
+            mark_unconfirmed(stale)
+        assert history(order) == ["REJECTED"]
+        assert messages(caplog) == []
+
+    @pytest.mark.django_db(transaction=True)
+    def test_concurrent_processes_mark_an_order_unconfirmed_once(
+        self, shared_database: str
+    ) -> None:
+        order = make_order(Status.PLACING, claim="x", claimed_until=ago(1))
+        seen = [Order.objects.get() for _process in range(4)]
+        assert in_threads(4, lambda: mark_unconfirmed(seen.pop())) == [None] * 4
+        assert history(order) == ["UNCONFIRMED"]
+
+
+@pytest.mark.django_db
+class TestSendTimeout:
+    """An order that could not be sent for too long is rejected: the customer has gone."""
+
+    def test_an_order_that_could_not_be_sent_for_an_hour_is_rejected(
+        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        unsent = Problem("not_sent", {"reason": "not_started"})
+        late = make_order(queued_at=ago(3601), problems=[unsent])
+        intime = make_order(queued_at=ago(3590), due_at=ago(-60))
+        run_sweep()
+        for order in (late, intime):
+            order.refresh_from_db()
+        assert [late.status, intime.status] == ["REJECTED", "PENDING"]
+        change = late.changes.get()
+        assert change.source == "clock"
+        assert details(change) == [Problem("given_up", {"seconds": "3600"})]
+        assert (ended(change), problems(late)) == ([unsent], [])
+        assert posts(simulator) == 0
+
+    def test_the_send_timeout_is_a_setting(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(SEND_TIMEOUT=5)
+        order = make_order(queued_at=ago(6))
+        run_sweep()
+        assert history(order) == ["REJECTED"]
+        assert posts(simulator) == 0
+
+    def test_an_order_is_given_up_though_calls_are_paused(self, simulator: Simulator) -> None:
+        order = make_order(queued_at=ago(3601))
+        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
+        assert run_sweep().is_paused
+        assert history(order) == ["REJECTED"]
+
+    def test_an_order_that_was_claimed_meanwhile_is_not_given_up(self) -> None:
+        order = make_order(queued_at=ago(3601))
+        stale = Order.objects.get()
+        assert claim_to_send(order)
+        give_up(stale)
+        assert history(order) == ["PLACING"]
