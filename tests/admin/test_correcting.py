@@ -19,15 +19,7 @@ from giftcards.models import CardReveal, CustomerChange, Order
 from giftcards.models.records import REFUSED_REVEAL
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order, receive
-from tests.pages import (
-    messages,
-    order_page,
-    person,
-    plain,
-    read,
-    reveal,
-    timeline,
-)
+from tests.pages import messages, order_page, person, plain, read, reveal, timeline
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -153,11 +145,7 @@ class TestLimit:
         set_conf(REVEALS_PER_HOUR=2)
 
     def test_corrections_and_codes_count_together(
-        self,
-        amina: Client,
-        order: Order,
-        settings: Any,
-        django_capture_on_commit_callbacks: Any,
+        self, amina: Client, order: Order, settings: Any, django_capture_on_commit_callbacks: Any
     ) -> None:
         samir = "samir@example.com"
         pair: Any = samir if django.VERSION >= (6,) else ("Samir", samir)

@@ -177,9 +177,7 @@ def test_missing_cards_that_are_ordered_again_are_no_double(boss: Client) -> Non
     assert "double" not in people(boss, make("web-1", repeats=first))
 
 
-def test_who_places_an_order_by_hand_is_told_of_a_double_before_it_is_bought(
-    boss: Client,
-) -> None:
+def test_who_places_an_order_by_hand_is_told_of_a_double_before_it_is_bought(boss: Client) -> None:
     line = {**FORM, "customer_email": "Amina@example.com"}
     assert "double" not in read(boss.post(ADD, line))
     make("web-2", minutes=4)

@@ -9,14 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone, translation
 
-from giftcards.text.display import (
-    exact_moment,
-    moment,
-    moment_text,
-    money,
-    one_line,
-    zoned_moment,
-)
+from giftcards.text.display import exact_moment, moment, moment_text, money, one_line, zoned_moment
 from tests.pages import plain, text
 
 

@@ -19,17 +19,7 @@ from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
-from tests.pages import (
-    LIST,
-    count_queries,
-    element,
-    orders,
-    read,
-    references,
-    rows,
-    sign_in,
-    text,
-)
+from tests.pages import LIST, count_queries, element, orders, read, references, rows, sign_in, text
 
 pytestmark = pytest.mark.django_db
 
@@ -57,9 +47,7 @@ def cells(html: str, column: str) -> list[str]:
 # What it shows.
 
 
-def test_each_order_shows_what_it_is_whose_it_is_and_what_became_of_the_money(
-    boss: Client,
-) -> None:
+def test_each_order_shows_what_it_is_whose_it_is_and_what_became_of_the_money(boss: Client) -> None:
     now = timezone.now()
     for age, status, charged in (
         (4, Status.FULFILLED, 5 * PRICE),
@@ -270,9 +258,7 @@ def test_a_full_page_takes_as_many_queries_as_a_short_one(boss: Client) -> None:
     assert count_queries(boss, f"{LIST}?q=web-59") == 10
 
 
-def test_the_list_with_three_filters_takes_10_queries_and_with_a_search_11(
-    boss: Client,
-) -> None:
+def test_the_list_with_three_filters_takes_10_queries_and_with_a_search_11(boss: Client) -> None:
     make_guide_order(Status.REFUNDED, reference="web-1", sale_amount=1)
     read(boss.get(LIST))
     filtered = f"{LIST}?status__exact=REFUNDED&refund=owed&product_id={PRODUCT}"

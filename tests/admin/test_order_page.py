@@ -33,16 +33,7 @@ from giftcards.models import Card, CardReveal, Note, Order, StatusChange
 from giftcards.plugins import INSTALLED, Plugin
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
-from tests.builders import (
-    CARDS,
-    PARTIAL,
-    PRICE,
-    PRODUCT,
-    TYPE,
-    make_guide_order,
-    settle,
-    settled,
-)
+from tests.builders import CARDS, PARTIAL, PRICE, PRODUCT, TYPE, make_guide_order, settle, settled
 from tests.pages import (
     FORM,
     LIST,
@@ -302,9 +293,7 @@ class TestTickingOff:
         address = order_page(order, "tick_off")
         form = {"problem": problem, "state_token": state_token(order)}
         answer = browser.post(address, form, follow=True)
-        assert messages(read(answer)) == [
-            "This problem is over: the page shows what holds now.",
-        ]
+        assert messages(read(answer)) == ["This problem is over: the page shows what holds now."]
         assert not order.acknowledgements.exists()
 
     def test_ticking_off_a_problem_of_an_earlier_attempt_does_nothing(self) -> None:
@@ -410,11 +399,7 @@ def test_a_card_that_cannot_be_opened_is_a_sentence_and_no_error(
     order = settle("web-1", PARTIAL)
     Card.objects.filter(order=order, position=2).update(sealed="damaged")
     shown = cards(show(boss, order))
-    assert shown == [
-        "••••AAAA",
-        "This card cannot be opened. Ask your developer.",
-        "••••CCCC",
-    ]
+    assert shown == ["••••AAAA", "This card cannot be opened. Ask your developer.", "••••CCCC"]
     set_conf(ENCRYPTION_KEYS=[generate_key()])
     with pytest.raises(DecryptionError):
         order.cards.get(position=1).tail(conf.keyring())
@@ -531,9 +516,7 @@ def test_an_order_of_the_missing_cards_is_not_owed_and_named_to_who_may_see_it(
     assert entry.startswith(named)
     visible = OrderAdmin.get_queryset
     monkeypatch.setattr(
-        OrderAdmin,
-        "get_queryset",
-        lambda *args: visible(*args).exclude(pk=again.pk),
+        OrderAdmin, "get_queryset", lambda *args: visible(*args).exclude(pk=again.pk)
     )
     unseen = show(boss, order)
     assert again.reference not in unseen

@@ -17,34 +17,12 @@ from django_q.models import OrmQ
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.fulfilment import place_order
-from giftcards.models import (
-    ApiKey,
-    CardReveal,
-    CustomerRefund,
-    Desk,
-    Order,
-    Product,
-    ProviderState,
-)
+from giftcards.models import ApiKey, CardReveal, CustomerRefund, Desk, Order, Product, ProviderState
 from giftcards.rules.problems import Problem
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.builders import (
-    PRODUCT,
-    make_guide_order,
-)
-from tests.pages import (
-    ADD,
-    FIND,
-    FORM,
-    LIST,
-    messages,
-    order_page,
-    read,
-    references,
-    sign_in,
-    text,
-)
+from tests.builders import PRODUCT, make_guide_order
+from tests.pages import ADD, FIND, FORM, LIST, messages, order_page, read, references, sign_in, text
 from tests.stage import ago, refuse_key, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]

@@ -158,10 +158,7 @@ def test_a_reference_of_another_line_is_refused(boss: Client) -> None:
         ({"product_id": "a b"}, ["Use letters, digits and punctuation only, without spaces."]),
         ({"type_id": "\u202etype"}, ["Use letters, digits and punctuation only, without spaces."]),
         ({"type_id": "x\0y"}, ["Null characters are not allowed."]),
-        (
-            {"type_id": "x" * 300},
-            ["Ensure this value has at most 100 characters (it has 300)."],
-        ),
+        ({"type_id": "x" * 300}, ["Ensure this value has at most 100 characters (it has 300)."]),
         ({"reference": ""}, ["This field is required."]),
         ({"sale_price": "-1"}, ["Ensure this value is greater than or equal to 0."]),
         ({"sale_price": "1.005"}, ["Ensure that there are no more than 2 decimal places."]),
@@ -197,15 +194,7 @@ def test_only_the_line_and_the_sale_can_be_given_in_the_add_form(boss: Client) -
     assert (order.status, order.provider_order_id, order.problems) == ("PENDING", None, [])
     assert set(re.findall(r' name="(\w+)"', read(boss.get(ADD)))) & {
         field.name for field in Order._meta.get_fields() if isinstance(field, models.Field)
-    } == {
-        *FORM,
-        "sale_amount",
-        "max_price",
-        "group",
-        "customer_name",
-        "customer_phone",
-        *OF_GIFT,
-    }
+    } == {*FORM, "sale_amount", "max_price", "group", "customer_name", "customer_phone", *OF_GIFT}
 
 
 def test_the_add_form_is_protected_against_forgery() -> None:

@@ -374,11 +374,7 @@ class TestKeys:
         [old] = conf.keyring().key_fingerprints
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         html = read(viewer.get(PAGE))
-        assert table(html, "encryption")[1] == [
-            old[:8],
-            "missing: its cards cannot be opened",
-            "3",
-        ]
+        assert table(html, "encryption")[1] == [old[:8], "missing: its cards cannot be opened", "3"]
         assert facts(html, "encryption")["Newest card"] == "cannot be opened"
         assert "web-1042" not in html
         html = read(sign_in("view_providerstate", "resume_provider").get(PAGE))

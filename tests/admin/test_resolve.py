@@ -22,15 +22,7 @@ from giftcards.engine.recovering import adopt, declare_absent
 from giftcards.models import Order, ProviderState, StatusChange
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
-from tests.builders import (
-    FULFILLED,
-    PRODUCT,
-    TYPE,
-    claim,
-    details,
-    make_guide_order,
-    problems,
-)
+from tests.builders import FULFILLED, PRODUCT, TYPE, claim, details, make_guide_order, problems
 from tests.pages import (
     LATE,
     element,
@@ -184,8 +176,7 @@ class TestResolving:
         assert OrmQ.objects.count() == 1
 
     @pytest.mark.parametrize(
-        "wrong",
-        [{"is_sure": ""}, {"outcome": ""}, {"outcome": "adopt:another"}],
+        "wrong", [{"is_sure": ""}, {"outcome": ""}, {"outcome": "adopt:another"}]
     )
     def test_resolving_without_a_choice_and_a_confirmation_does_nothing(
         self, staff: Client, wrong: dict[str, str]

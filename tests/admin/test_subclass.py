@@ -14,17 +14,7 @@ from giftcards.admin.frame.pages import OrderButton
 from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
-from tests.pages import (
-    ADD,
-    LIST,
-    errors,
-    hidden,
-    messages,
-    order_page,
-    orders,
-    read,
-    text,
-)
+from tests.pages import ADD, LIST, errors, hidden, messages, order_page, orders, read, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 

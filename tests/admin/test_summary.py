@@ -131,10 +131,7 @@ def test_money_that_is_not_known_went_nowhere(sale_price: Decimal | None) -> Non
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [
-        (1, "1 problem needs a person: see below."),
-        (2, "2 problems need a person: see below."),
-    ],
+    [(1, "1 problem needs a person: see below."), (2, "2 problems need a person: see below.")],
 )
 def test_open_problems_are_counted(count: int, expected: str) -> None:
     problems = [LOST, Problem("not_known")][:count]

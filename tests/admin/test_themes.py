@@ -81,12 +81,7 @@ SHOWN = {
 
 @pytest.fixture(
     scope="module",
-    params=[
-        ("unfold", ""),
-        ("unfold", "subclass"),
-        ("jazzmin", ""),
-        ("grappelli", ""),
-    ],
+    params=[("unfold", ""), ("unfold", "subclass"), ("jazzmin", ""), ("grappelli", "")],
     ids=" ".join,
 )
 def pages(request: pytest.FixtureRequest) -> Pages:

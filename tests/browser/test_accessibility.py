@@ -14,18 +14,10 @@ from tests.browser.axe import THEMES, WINDOWS, load, look, violations
 from tests.browser.browser import Browser
 from tests.browser.people import log_in_as
 from tests.browser.targets import small_targets
-from tests.browser.visits import (
-    LOOKS,
-    NARROWEST,
-    PAGES,
-    Findings,
-)
+from tests.browser.visits import LOOKS, NARROWEST, PAGES, Findings
 from tests.pages import LIST
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.django_db(transaction=True),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 # Why nobody sees these pages.

@@ -103,12 +103,7 @@ class Customer:
 
 
 @pytest.fixture(autouse=True)
-def _shop(
-    settings: Any,
-    site: str,
-    simulator: Simulator,
-    tmp_path: Path,
-) -> Iterator[None]:
+def _shop(settings: Any, site: str, simulator: Simulator, tmp_path: Path) -> Iterator[None]:
     settings.GIFTCARDS_DELIVERY = {
         "BASE_URL": site,
         "FROM_EMAIL": "shop@shop.example",

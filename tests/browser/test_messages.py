@@ -14,10 +14,7 @@ from tests.browser.browser import Browser
 from tests.browser.visits import Findings, at, sent
 from tests.delivery.staff import to
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.django_db(transaction=True),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 LOOKS = ((THEMES[0], WINDOWS[0]), (THEMES[1], WINDOWS[1]))
 

@@ -26,12 +26,7 @@ MAILS, BUTTON = ".shop-mails a", "main button"
 
 
 @pytest.fixture
-def window(
-    tab: Browser,
-    simulator: Simulator,
-    settings: Any,
-    tmp_path: Path,
-) -> Iterator[Browser]:
+def window(tab: Browser, simulator: Simulator, settings: Any, tmp_path: Path) -> Iterator[Browser]:
     """A window on the shop, whose shelf is full; nobody is logged in."""
     # An order is late at once.
     settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_TIMEOUT": 1, "POLL_INTERVAL": 0.1}

@@ -17,9 +17,7 @@ from giftcards.delivery.models import Delivery, LinkVisit, StaffDigest
 from giftcards.delivery.sending import SendingTally, send_due
 from giftcards.models import Lease, Order, ProviderState
 from giftcards.statuses import Status
-from tests.builders import (
-    make_guide_order,
-)
+from tests.builders import make_guide_order
 
 ADDRESS = "lina@example.com"
 

@@ -105,11 +105,7 @@ def test_looking_for_news_reads_no_whole_table() -> None:
         happened = news.recent_events(since, timezone.now())
     assert statements
     assert [statement for statement in statements if statement.scans] == []
-    assert set(situation.matters) == {
-        "problems",
-        "unconfirmed",
-        "delayed",
-    }
+    assert set(situation.matters) == {"problems", "unconfirmed", "delayed"}
     assert {item.code for item in happened} == {
         "partly",
         "refunded",

@@ -294,10 +294,7 @@ class TestStates:
     ) -> None:
         listed(BOOKS, SUPPORT)
         lacking = make_guide_order(
-            Status.PARTIALLY_FILLED,
-            reference="web-1",
-            is_credited=False,
-            settled_at=ago(days=1),
+            Status.PARTIALLY_FILLED, reference="web-1", is_credited=False, settled_at=ago(days=1)
         )
         differs = Problem("credit_differs", {"expected": "980.00", "amount": "0.00"})
         Order.objects.filter(pk=lacking.pk).update(**lacking.problem_columns(new=[differs]))

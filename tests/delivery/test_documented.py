@@ -69,11 +69,7 @@ CARTS = {
     ("name", "owned"), [("lina", {"line-1", "line-3"}), ("sara", {"line-2", "line-5"})]
 )
 def test_a_customer_sees_the_orders_of_their_carts_and_their_gifts_and_no_others(
-    name: str,
-    owned: set[str],
-    client: Client,
-    settings: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, owned: set[str], client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, models, gifts = (ModuleType(part) for part in ("shop", "shop.models", "shop.my_cards"))
     for module in (shop, models, gifts):

@@ -495,12 +495,7 @@ class TestMoney:
         ],
     )
     def test_the_day_of_the_money_is_told_as_the_shop_has_promised_it(
-        self,
-        language: str,
-        days: int,
-        said: str,
-        settings: Any,
-        monkeypatch: pytest.MonkeyPatch,
+        self, language: str, days: int, said: str, settings: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings.TIME_ZONE = "Africa/Algiers"  # where it is the 30th already
         order = settle("web-1042", PARTIAL, **LINE)

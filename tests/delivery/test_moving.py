@@ -187,10 +187,7 @@ class TestSent:
 
     @pytest.mark.parametrize(
         "values",
-        [
-            {"revoked_at": timezone.now()},
-            {"expires_at": timezone.now() - timedelta(days=1)},
-        ],
+        [{"revoked_at": timezone.now()}, {"expires_at": timezone.now() - timedelta(days=1)}],
         ids=["withdrawn", "expired"],
     )
     def test_a_link_that_did_not_work_any_more_is_not_replaced(

@@ -630,9 +630,7 @@ class TestPin:
     @pytest.fixture(autouse=True)
     def _pin(self, settings: Any) -> None:
         configure(
-            settings,
-            PIN="giftcards.delivery.pins.last_digits_of_phone",
-            CONTACT="+213 21 00 00 00",
+            settings, PIN="giftcards.delivery.pins.last_digits_of_phone", CONTACT="+213 21 00 00 00"
         )
 
     @pytest.fixture
@@ -807,11 +805,7 @@ class TestOverriding:
         assert codes_in(press(address)) == CODES[:3]
 
     def test_a_template_that_fails_tells_nothing(
-        self,
-        address: str,
-        settings: Any,
-        tmp_path: Any,
-        caplog: pytest.LogCaptureFixture,
+        self, address: str, settings: Any, tmp_path: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder = tmp_path / "giftcards_delivery" / "page"
         folder.mkdir(parents=True)

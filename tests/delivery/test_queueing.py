@@ -140,10 +140,7 @@ def test_a_channel_that_is_broken_keeps_no_other_from_telling_and_is_asked_again
     monkeypatch.setattr(Broken, "address", address)
     settings.GIFTCARDS_DELIVERY = {
         **settings.GIFTCARDS_DELIVERY,
-        "CHANNELS": [
-            "tests.delivery.test_queueing.Broken",
-            "giftcards.delivery.channels.Mail",
-        ],
+        "CHANNELS": ["tests.delivery.test_queueing.Broken", "giftcards.delivery.channels.Mail"],
     }
     change = moved(Status.FULFILLED)
     assert outbox.announce() == 0

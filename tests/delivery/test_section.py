@@ -13,16 +13,7 @@ from giftcards.delivery.models import CardLink, Installation
 from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
-from tests.delivery.staff import (
-    EMAIL,
-    SUPPORT,
-    delivered,
-    link,
-    message,
-    person,
-    to,
-    visit,
-)
+from tests.delivery.staff import EMAIL, SUPPORT, delivered, link, message, person, to, visit
 from tests.pages import count_queries, element, order_page, plain, read, text
 
 pytestmark = pytest.mark.django_db

@@ -60,10 +60,7 @@ class Telling(Channel):
 def telling(settings: Any, monkeypatch: pytest.MonkeyPatch) -> type[Telling]:
     settings.GIFTCARDS_DELIVERY = {
         **settings.GIFTCARDS_DELIVERY,
-        "CHANNELS": [
-            "giftcards.delivery.channels.Mail",
-            "tests.delivery.test_sending.Telling",
-        ],
+        "CHANNELS": ["giftcards.delivery.channels.Mail", "tests.delivery.test_sending.Telling"],
     }
     monkeypatch.setattr(Telling, "sent", [])
     monkeypatch.setattr(Telling, "languages", [])

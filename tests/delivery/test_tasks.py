@@ -104,10 +104,7 @@ class TestWorkers:
         assert queued() == ["giftcards.delivery.tasks.deliver"]
 
     def test_a_single_worker_spends_seconds_only_on_a_server_that_hangs(
-        self,
-        workers: Callable[[int], None],
-        server: MailServer,
-        monkeypatch: pytest.MonkeyPatch,
+        self, workers: Callable[[int], None], server: MailServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         workers(1)
         monkeypatch.setattr("giftcards.delivery.tasks._ALONE_SECONDS", 1)
@@ -237,9 +234,7 @@ class TestLostRefunds:
         assert not Delivery.objects.exists()
 
 
-def test_the_slot_of_a_worker_that_died_is_free_again_after_two_minutes(
-    server: MailServer,
-) -> None:
+def test_the_slot_of_a_worker_that_died_is_free_again_after_two_minutes(server: MailServer) -> None:
     make_message()
     hold_lease("messages 0", until=ago(1))
     hold_lease(QUEUED, until=ago(1))

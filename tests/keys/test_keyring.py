@@ -255,10 +255,7 @@ class TestFingerprints:
     @pytest.mark.parametrize(
         ("made", "message"),
         [
-            (
-                Keyring([KEY]).identities(SECRET),
-                'card\0["AAAA-AAAA-AAAA-AAAA", "111111111"]',
-            ),
+            (Keyring([KEY]).identities(SECRET), 'card\0["AAAA-AAAA-AAAA-AAAA", "111111111"]'),
             (Keyring([KEY]).value_fingerprints(SECRET.value), "value\0aaaaaaaaaaaaaaaa"),
             (Keyring([KEY]).serial_fingerprints(SECRET.serial), "serial\000111111111"),
             (Keyring([KEY]).tail_fingerprints("a-Aa a"), "tail\0aaaa"),

@@ -136,11 +136,7 @@ def test_the_worker_leaves_other_lines_alone(shop: Simulator, later: None, case:
 
 
 MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "the SKU": (
-        "line",
-        {"partner_sku": "nonsense"},
-        "type_id: This field cannot be blank.",
-    ),
+    "the SKU": ("line", {"partner_sku": "nonsense"}, "type_id: This field cannot be blank."),
     "the currency": (
         "order",
         {"currency": "EUR"},

@@ -16,16 +16,7 @@ from giftcards.settlement import cancel_refund, record_refund
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import LINE, TYPE
-from tests.oscar.shop import (
-    Customer,
-    bought,
-    card,
-    give_voucher,
-    notes,
-    order_for,
-    status_of,
-    work,
-)
+from tests.oscar.shop import Customer, bought, card, give_voucher, notes, order_for, status_of, work
 
 TITLE = "PlayStation – TEST_PARTIAL"
 

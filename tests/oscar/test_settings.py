@@ -73,10 +73,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
             {"PAID_STATUSES": []},
             "GIFTCARDS_OSCAR['PAID_STATUSES'] must be a list of at least one text.",
         ),
-        (
-            {"PAID_STATUSES": [None]},
-            "A status in GIFTCARDS_OSCAR['PAID_STATUSES'] must be a text.",
-        ),
+        ({"PAID_STATUSES": [None]}, "A status in GIFTCARDS_OSCAR['PAID_STATUSES'] must be a text."),
         ({"LINE_STATUSES": ["Livrée"]}, "GIFTCARDS_OSCAR['LINE_STATUSES'] must be a dict."),
         (
             {"LINE_STATUSES": {"Delivered": "Livrée"}},

@@ -213,10 +213,7 @@ EVENTS: dict[str, tuple[Callable[[], object], int]] = {
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_the_worker_looks_at_the_records_of_which_something_has_changed(
-    shop: Simulator,
-    settings: Any,
-    django_capture_on_commit_callbacks: Any,
-    event: str,
+    shop: Simulator, settings: Any, django_capture_on_commit_callbacks: Any, event: str
 ) -> None:
     settings.GIFTCARDS = {**settings.GIFTCARDS, "CATALOGUE_EVERY": 60}
     hold(reference="cart-1", quantity=5, **CARD)

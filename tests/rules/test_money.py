@@ -188,12 +188,7 @@ def test_the_breakdown_agrees_with_arithmetic_on_integers_of_centimes(
             assert min(price, charged) >= 0
 
 
-@given(
-    status=statuses,
-    quantity=st.integers(2, 2000),
-    data=st.data(),
-    price=st.integers(0, 10**12),
-)
+@given(status=statuses, quantity=st.integers(2, 2000), data=st.data(), price=st.integers(0, 10**12))
 def test_what_was_ordered_is_charged_plus_refunded_if_the_figures_fit(
     status: Status, quantity: int, data: st.DataObject, price: int
 ) -> None:

@@ -144,10 +144,7 @@ class TestProblem:
 
     def test_a_problem_is_stored_as_json(self) -> None:
         stored = json.loads(json.dumps(SURPLUS.as_dict()))
-        assert stored == {
-            "code": "surplus_cards",
-            "parameters": {"received": 4, "announced": 3},
-        }
+        assert stored == {"code": "surplus_cards", "parameters": {"received": 4, "announced": 3}}
         assert Problem.of(stored) == SURPLUS
 
     @pytest.mark.parametrize(

@@ -14,13 +14,7 @@ from hypothesis import strategies as st
 from giftcards.keys.secrecy import CardSecret
 from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.problems import Problem
-from giftcards.rules.verdict import (
-    Settlement,
-    Verdict,
-    evaluate_answer,
-    evaluate_for,
-    find_changes,
-)
+from giftcards.rules.verdict import Settlement, Verdict, evaluate_answer, evaluate_for, find_changes
 from giftcards.statuses import SETTLED, Status
 from tests.builders import (
     CARDS,
