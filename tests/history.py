@@ -12,15 +12,7 @@ from django.utils import timezone
 from giftcards.books.models import LedgerEntry
 from giftcards.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.models import (
-    Card,
-    CardReveal,
-    CustomerRefund,
-    Note,
-    Order,
-    OrderTerm,
-    StatusChange,
-)
+from giftcards.models import Card, CardReveal, CustomerRefund, Note, Order, OrderTerm, StatusChange
 from giftcards.statuses import Status
 from giftcards.text.search_terms import TermKind
 from tests.builders import build_guide_order
@@ -31,12 +23,7 @@ OF_MESSAGES = (Delivery, CardLink, LinkVisit)
 # The statistics of the planner with which tests of plans are run; SQLite need not have any.
 STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
 # The share of each final status, in percent.
-_SHARES = {
-    Status.REJECTED: 1,
-    Status.REFUNDED: 4,
-    Status.PARTIALLY_FILLED: 5,
-    Status.FULFILLED: 90,
-}
+_SHARES = {Status.REJECTED: 1, Status.REFUNDED: 4, Status.PARTIALLY_FILLED: 5, Status.FULFILLED: 90}
 _PATHS = {status: (Status.PLACING, Status.HANDLING, status) for status in _SHARES} | {
     Status.REJECTED: (Status.PLACING, Status.REJECTED)
 }

@@ -149,7 +149,7 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         (
             "_densest",
             "if (end - position, -abs(middle)) >= (most, -abs(best)):",
-        ): "of two that are as many and as near to 0, neither is better",
+        ): "of two that are as many and as near to 0, neither is better"
     },
 }
 

@@ -50,10 +50,7 @@ def explained(*others: type[Model]) -> Iterator[list[Statement]]:
 
     # PostgreSQL explains no cursor's declaration.
     no_cursors = {"DISABLE_SERVER_SIDE_CURSORS": True}
-    with (
-        mock.patch.dict(connection.settings_dict, no_cursors),
-        connection.execute_wrapper(explain),
-    ):
+    with mock.patch.dict(connection.settings_dict, no_cursors), connection.execute_wrapper(explain):
         yield statements
 
 

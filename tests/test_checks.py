@@ -142,18 +142,12 @@ CASES = [
     ),
     Case(
         Error(
-            "GIFTCARDS['API_KEY'] is not usable as an HTTP header.",
-            hint=PASTE,
-            id="giftcards.E002",
+            "GIFTCARDS['API_KEY'] is not usable as an HTTP header.", hint=PASTE, id="giftcards.E002"
         ),
         giftcards={"API_KEY": f"{KEY}\n"},
     ),
     Case(
-        Error(
-            "GIFTCARDS['ENCRYPTION_KEYS'] is not set.",
-            hint=GENERATE,
-            id="giftcards.E003",
-        ),
+        Error("GIFTCARDS['ENCRYPTION_KEYS'] is not set.", hint=GENERATE, id="giftcards.E003"),
         giftcards={"ENCRYPTION_KEYS": []},
     ),
     Case(
@@ -663,8 +657,7 @@ def test_an_admin_of_orders_that_decides_about_one_page_only_is_an_error() -> No
 
 
 @pytest.mark.parametrize(
-    "label",
-    [app.label for app in apps.get_app_configs() if app.name.startswith("giftcards")],
+    "label", [app.label for app in apps.get_app_configs() if app.name.startswith("giftcards")]
 )
 def test_tables_routed_to_another_database_are_an_error(
     label: str, settings: Any, call: Call, monkeypatch: pytest.MonkeyPatch

@@ -231,12 +231,7 @@ MARGIN = "See PRICING on the settings page of the documentation."
         ("price", "path", f"{PRICING} is not a dotted path.", PATH),
         ({"margin": 10}, "type", f"{PRICING} has an unknown key 'margin'.", MARGIN),
         *(
-            (
-                value,
-                "type",
-                f"{PRICING} needs one of 'margin_percent' and 'margin_fixed'.",
-                MARGIN,
-            )
+            (value, "type", f"{PRICING} needs one of 'margin_percent' and 'margin_fixed'.", MARGIN)
             for value in ({}, {"round_to": 5}, {"margin_percent": 10, "margin_fixed": 60})
         ),
         *(

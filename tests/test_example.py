@@ -215,11 +215,7 @@ def test_behind_a_proxy_with_tls_whoever_asks_without_is_sent_on(
     ],
 )
 def test_throttles_and_traces_go_by_the_address_that_the_proxies_tell(
-    proxies: str,
-    told: str,
-    address: str,
-    contained: Callable[..., None],
-    settings: Any,
+    proxies: str, told: str, address: str, contained: Callable[..., None], settings: Any
 ) -> None:
     contained(DJANGO_PROXIES=proxies)
     seen: list[str] = []

@@ -243,11 +243,7 @@ NONE = {"state": "not_delivered", "delivered": 0, "codes": "none"}
     ],
 )
 def test_an_order_is_told_in_the_customers_words_and_says_when_to_ask_again(
-    type_id: str,
-    meanwhile: Callable[[], None],
-    told: dict[str, Any],
-    pause: str,
-    amina: Customer,
+    type_id: str, meanwhile: Callable[[], None], told: dict[str, Any], pause: str, amina: Customer
 ) -> None:
     path = amina.place(type_id)
     meanwhile()
@@ -499,10 +495,7 @@ def test_only_the_front_end_may_read_from_another_origin_and_only_the_api(
     path: str, origin: str, is_allowed: bool, shop: Simulator
 ) -> None:
     asking = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-    answers = [
-        Client(headers={"Origin": origin}).get(path),
-        Client(headers=asking).options(path),
-    ]
+    answers = [Client(headers={"Origin": origin}).get(path), Client(headers=asking).options(path)]
     for answer in answers:
         assert (answer.get("Access-Control-Allow-Origin") == origin) is is_allowed
         assert "Access-Control-Allow-Credentials" not in answer

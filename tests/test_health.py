@@ -206,15 +206,10 @@ TROUBLES = {
 
 # What fails along with another: an order that lacks its refund needs a person.
 # The limit of a low balance is above that of the order.
-ALONG = {
-    "GiftcardsRefunds": {"GiftcardsAttention"},
-    "GiftcardsFunds": {"GiftcardsBalance"},
-}
+ALONG = {"GiftcardsRefunds": {"GiftcardsAttention"}, "GiftcardsFunds": {"GiftcardsBalance"}}
 
 
-def test_the_documented_page_says_that_all_is_well(
-    monitor: Monitor,
-) -> None:
+def test_the_documented_page_says_that_all_is_well(monitor: Monitor) -> None:
     status, said = monitor()
     assert status == 200
     assert len(said) == 7
@@ -223,10 +218,7 @@ def test_the_documented_page_says_that_all_is_well(
 
 @pytest.mark.parametrize("check", TROUBLES)
 def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
-    check: str,
-    monitor: Monitor,
-    call: Call,
-    set_conf: Callable[..., None],
+    check: str, monitor: Monitor, call: Call, set_conf: Callable[..., None]
 ) -> None:
     set_conf(LOW_BALANCE=5000)
     make_trouble, sentence = TROUBLES[check]
@@ -274,9 +266,7 @@ def test_a_check_reads_little_and_asks_nobody(check: str, monitor: Monitor) -> N
     assert 1 <= len(queries) <= most.get(name, 2), queries.captured_queries
 
 
-def test_a_message_that_waits_for_a_short_time_is_no_trouble(
-    monitor: Monitor,
-) -> None:
+def test_a_message_that_waits_for_a_short_time_is_no_trouble(monitor: Monitor) -> None:
     make_message(created_at=ago(290))
     give_up(make_message(), 24 * 3600 + 60)
     assert monitor(*DOCUMENTED)[0] == 200
@@ -289,9 +279,7 @@ def test_a_short_disturbance_of_the_provider_is_no_trouble_to_the_check_of_its_a
     assert monitor("giftcards.health.GiftcardsProvider")[0] == 200
 
 
-def test_a_database_that_fails_is_named_without_its_address(
-    monitor: Monitor,
-) -> None:
+def test_a_database_that_fails_is_named_without_its_address(monitor: Monitor) -> None:
     def refuse(*_args: Any) -> None:
         raise OperationalError("connection to server at db.example failed")
 

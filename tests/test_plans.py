@@ -69,13 +69,7 @@ from giftcards.text.search_terms import SEARCHED, terms_of
 from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order
-from tests.history import (
-    STATISTICS,
-    add_history,
-    analyze,
-    forget_statistics,
-    remove_history,
-)
+from tests.history import STATISTICS, add_history, analyze, forget_statistics, remove_history
 from tests.pages import FIND, LEDGER, LIST, START, order_page, read, references, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, fill_catalogue, provider_state, record_order, run_sweep

@@ -45,15 +45,7 @@ from giftcards.simulator import Simulator
 from tests.builders import REFUNDED, answer, claim, make_guide_order, settled
 from tests.fakes.sockets import Server, response
 from tests.fakes.sockets import answer as answer_with
-from tests.leaks import (
-    every_log,
-    logged,
-    mailed,
-    raw_database,
-    struck,
-    traces,
-    variables,
-)
+from tests.leaks import every_log, logged, mailed, raw_database, struck, traces, variables
 from tests.stage import ROOT, refuse_key
 
 pytestmark = pytest.mark.django_db

@@ -22,12 +22,7 @@ from giftcards.engine.storing import Arrival, store_cards
 from giftcards.exceptions import RefundError, ReorderError
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import CustomerRefund, Order
-from giftcards.settlement import (
-    cancel_refund,
-    complete_refund,
-    customer_breakdown,
-    record_refund,
-)
+from giftcards.settlement import cancel_refund, complete_refund, customer_breakdown, record_refund
 from giftcards.signals import customer_refund_changed
 from giftcards.statuses import FINAL, Status
 from tests.builders import CARDS, make_guide_order

@@ -325,9 +325,7 @@ def news_of_orders_comes_first(_simulator: Simulator) -> Callable[[], object]:
     return lambda: {*told} == {"order", "offer"} and told[0] == "order"
 
 
-def a_piece_that_fails_keeps_no_other_from_its_turn(
-    _simulator: Simulator,
-) -> Callable[[], object]:
+def a_piece_that_fails_keeps_no_other_from_its_turn(_simulator: Simulator) -> Callable[[], object]:
     done: list[str] = []
     _add(Work(name="news", do=_fail, is_prompt=True), Work(name="first", do=_fail))
     _add(Work(name="last", do=lambda _: done.append("last"), is_last=True))

@@ -176,12 +176,7 @@ def add_compensated_breaks() -> None:
         (lambda: enter("ORDER", -490), "explained", "charged_unknown", 1),
         (lambda: enter("REFUND-ORDER", 490), "explained", "credited_unknown", 1),
         (lambda: partly_delivered(is_credited=False), "explained", "not_credited", 1),
-        (
-            lambda: enter("ORDER", -2451, order=partly_delivered()),
-            "explained",
-            "charged_unfit",
-            1,
-        ),
+        (lambda: enter("ORDER", -2451, order=partly_delivered()), "explained", "charged_unfit", 1),
         (
             lambda: enter("REFUND-ORDER", 981, order=partly_delivered(is_credited=False)),
             "explained",

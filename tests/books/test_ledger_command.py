@@ -67,11 +67,7 @@ def test_the_summary_can_be_had_as_json(call: Call, simulator: Simulator, today:
     nothing = {
         key: value
         for name in LISTS
-        for key, value in {
-            name: 0,
-            f"{name}_amount": "0.00",
-            f"{name}_references": [],
-        }.items()
+        for key, value in {name: 0, f"{name}_amount": "0.00", f"{name}_references": []}.items()
     }
     assert json.loads(out) == {
         "from": today,

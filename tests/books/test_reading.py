@@ -19,15 +19,7 @@ from giftcards.models import Order, ProviderState
 from giftcards.rules.times import begin_of, day_of
 from giftcards.simulator import Simulator
 from tests.books.wire import NOON, URL, Books, at, ledger_state, note_ledger, ordered, read
-from tests.stage import (
-    ago,
-    buy_many,
-    hold_lease,
-    in_threads,
-    lease,
-    run_sweep,
-    spend_budget,
-)
+from tests.stage import ago, buy_many, hold_lease, in_threads, lease, run_sweep, spend_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db

@@ -202,10 +202,7 @@ def test_a_reader_that_has_gone_ends_the_command_quietly(order: Order) -> None:
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        (
-            ("--from", "24.11.2026"),
-            "--from: '24.11.2026' is not a day. Write it like 2026-11-24.",
-        ),
+        (("--from", "24.11.2026"), "--from: '24.11.2026' is not a day. Write it like 2026-11-24."),
         (
             ("--from", "2026-11-24", "--to", "2026-11-23"),
             "The period would end on 2026-11-23, before it starts on 2026-11-24.",

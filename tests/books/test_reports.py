@@ -249,9 +249,7 @@ class TestQueries:
     ) -> None:
         Order.objects.bulk_create(
             build_guide_order(
-                Status.FULFILLED,
-                settled_at=NOON - timedelta(days=day),
-                product_id=f"product-{day}",
+                Status.FULFILLED, settled_at=NOON - timedelta(days=day), product_id=f"product-{day}"
             )
             for day in range(60)
         )

@@ -66,20 +66,13 @@ def chain(*amounts: Any, opening: Any = 0, times: Any = None) -> list[LedgerEntr
 
 
 def closing(summary: Summary) -> tuple[Any, Any, Any, int]:
-    return (
-        summary.opening_balance,
-        summary.closing_balance,
-        summary.gap,
-        len(summary.breaks),
-    )
+    return (summary.opening_balance, summary.closing_balance, summary.gap, len(summary.breaks))
 
 
 def partly_delivered(**values: Any) -> Order:
     """980 DA of 2450 DA are promised back."""
     return ordered(
-        status=Status.PARTIALLY_FILLED,
-        fulfilled_amount=1470,
-        **{"settled_at": at(10), **values},
+        status=Status.PARTIALLY_FILLED, fulfilled_amount=1470, **{"settled_at": at(10), **values}
     )
 
 
@@ -393,11 +386,7 @@ class TestMoments:
         is_end=st.booleans(),
     )
     def test_entries_that_are_missing_are_a_gap_of_their_sum_on_their_day(
-        self,
-        days: list[list[list[int]]],
-        chance: random.Random,
-        lost: set[int],
-        is_end: bool,
+        self, days: list[list[list[int]]], chance: random.Random, lost: set[int], is_end: bool
     ) -> None:
         LedgerEntry.objects.all().delete()
         # The last entry of a day has a second of its own.

@@ -86,10 +86,7 @@ PAGES_ELSEWHERE = {
     "docs/tutorial.md": "tests/docs/test_tutorial.py",
 }
 # Blocks that import a library, where that is not installed.
-ABSENT = {
-    "celery": "tests/test_packaging.py",
-    "django.tasks": "tests/test_packaging.py",
-}
+ABSENT = {"celery": "tests/test_packaging.py", "django.tasks": "tests/test_packaging.py"}
 # Lines of a shell, by how they begin.
 LINES_ELSEWHERE = {
     r"make demo": 'noxfile.py: "make", "demo"',

@@ -14,9 +14,7 @@ from django.contrib.auth.models import Permission
 
 from giftcards import checks, conf, exceptions
 from giftcards.delivery import conf as delivery_conf
-from giftcards.models import (
-    Order,
-)
+from giftcards.models import Order
 from giftcards.oscar import conf as oscar_conf
 from giftcards.oscar.conf import LineState
 from tests.docs.pages import (

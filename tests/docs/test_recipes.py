@@ -115,11 +115,6 @@ def test_a_shop_that_installs_the_app_keeps_its_settings(
     for name, part in (("installation", "2. Add the apps"), ("databases", database)):
         [block] = blocks(section(page(name), part), "python")
         exec(block, names)
-    assert names["INSTALLED_APPS"] == [
-        "shop",
-        "django_q",
-        "giftcards",
-        "giftcards.books",
-    ]
+    assert names["INSTALLED_APPS"] == ["shop", "django_q", "giftcards", "giftcards.books"]
     options = names["DATABASES"]["default"]["OPTIONS"]
     assert options.keys() > {"isolation_level", "init_command"}

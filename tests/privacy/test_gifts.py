@@ -102,9 +102,7 @@ class TestFinding:
         order = make_gift()
         assert find_orders(Person.of(TYPO)) == ([], [order])
 
-    def test_a_gift_of_a_customer_without_an_address_is_not_the_recipients_purchase(
-        self,
-    ) -> None:
+    def test_a_gift_of_a_customer_without_an_address_is_not_the_recipients_purchase(self) -> None:
         order = make_gift(customer_email="", customer_phone="")
         Delivery.objects.filter(kind="receipt").delete()
         person = Person.of(RECIPIENT)

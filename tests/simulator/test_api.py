@@ -541,14 +541,8 @@ def test_a_request_counts_before_its_latency_has_passed() -> None:
     ("options", "message"),
     [
         ({"port": 65536}, "The port must be from 0 to 65535."),
-        (
-            {"delay": (2, 1)},
-            "The delays must not be negative, nor the least above the most.",
-        ),
-        (
-            {"latency": (2, 1)},
-            "The latencies must not be negative, nor the least above the most.",
-        ),
+        ({"delay": (2, 1)}, "The delays must not be negative, nor the least above the most."),
+        ({"latency": (2, 1)}, "The latencies must not be negative, nor the least above the most."),
         ({"slow_delay": -1}, "The slow delay must not be negative."),
         ({"opening_balance": Decimal("NaN")}, "The balance must not be negative."),
         ({"lockout": -1}, "Limits must not be negative."),

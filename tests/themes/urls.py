@@ -6,9 +6,6 @@ from django.apps import apps
 from django.contrib import admin
 from django.urls import include, path
 
-urlpatterns = [
-    path("admin/", admin.site.urls),
-    path("cards/", include("giftcards.delivery.urls")),
-]
+urlpatterns = [path("admin/", admin.site.urls), path("cards/", include("giftcards.delivery.urls"))]
 if apps.is_installed("grappelli"):
     urlpatterns.append(path("grappelli/", include("grappelli.urls")))

@@ -139,9 +139,7 @@ def plant() -> dict[str, Order]:
     return {order.reference: Order.objects.get(pk=order.pk) for order in planted.values()}
 
 
-def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(
-    amina: Client,
-) -> None:
+def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(amina: Client) -> None:
     planted = plant()
     found = steps(read(amina.get(IN_NOVEMBER)))
 
@@ -384,11 +382,7 @@ def test_the_months_to_choose_from_say_which_are_closed(amina: Client) -> None:
     MonthClosing.objects.filter(month=NOVEMBER).update(has_changed=True)
     html = read(amina.get(f"{CLOSING}?month=2020-02"))
     options = [plain(text(each)) for each in re.findall(r"<option.*?</option>", html)]
-    assert options[:3] == [
-        "November 2026 · has changed",
-        "October 2026 · closed",
-        "September 2026",
-    ]
+    assert options[:3] == ["November 2026 · has changed", "October 2026 · closed", "September 2026"]
     assert (len(options), options[-1]) == (25, "February 2020")
 
 

@@ -29,11 +29,7 @@ _numbers = count(1)
 
 def book(kind: str = "ORDER", amount: Decimal | int = -2450, **values: Any) -> LedgerEntry:
     """An entry as it is after it was read."""
-    values = {
-        "provider_id": f"entry-{next(_numbers)}",
-        "time": timezone.now(),
-        **values,
-    }
+    values = {"provider_id": f"entry-{next(_numbers)}", "time": timezone.now(), **values}
     return LedgerEntry.objects.create(type=kind, amount=amount, **values)
 
 
@@ -76,13 +72,7 @@ def test_each_entry_shows_what_it_is_its_amount_and_its_order(
 
     html = read(accountant.get(LEDGER))
 
-    assert rows(html, 'id="result_list"')[0] == [
-        "When",
-        "Kind",
-        "Amount",
-        "Balance after",
-        "Order",
-    ]
+    assert rows(html, 'id="result_list"')[0] == ["When", "Kind", "Amount", "Balance after", "Order"]
     assert shown(accountant) == [
         ["BONUS <1>", "0 DA", "-5 DA", "-"],
         ["Gift cards ORDER", "−1,250.50 DA", "unknown", "unknown"],

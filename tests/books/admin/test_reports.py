@@ -104,11 +104,7 @@ def test_the_guides_order_is_counted_on_both_sides(boss: Client) -> None:
     html = read(boss.get(REPORT, NOVEMBER))
 
     figures_of_it = ["1", "5", "3", "1,470", "980", "2,750", "1,100", "0", "0", "1,100", "180"]
-    assert table(html) == [
-        HEADINGS,
-        ["4 Nov", *figures_of_it],
-        ["Total", *figures_of_it],
-    ]
+    assert table(html) == [HEADINGS, ["4 Nov", *figures_of_it], ["Total", *figures_of_it]]
     assert key_figures(html) == {
         "Orders": "1",
         "Cards ordered": "5",
@@ -358,15 +354,9 @@ def test_the_usual_periods_can_be_followed_and_keep_the_product(boss: Client) ->
         ({"from": "1999-12-31"}, "Enter a year from 2000 to 2100."),
         ({"to": "9999-12-31"}, "Enter a year from 2000 to 2100."),
         ({"to": "2026-10-31"}, "The last day is before the first."),
-        (
-            {"from": "2025-11-01"},
-            "By day, a report has at most 366 days. Choose weeks or months.",
-        ),
+        ({"from": "2025-11-01"}, "By day, a report has at most 366 days. Choose weeks or months."),
         ({"from": "2001-01-01", "by": "month"}, "A report has at most 10 years."),
-        (
-            {"by": "hour"},
-            "Select a valid choice. hour is not one of the available choices.",
-        ),
+        ({"by": "hour"}, "Select a valid choice. hour is not one of the available choices."),
         ({"from": "2026-11-01'--"}, "Enter a valid date."),
         ({"product": "\0"}, "Null characters are not allowed."),
     ],
@@ -532,9 +522,7 @@ def test_no_download_holds_a_code(boss: Client) -> None:
             assert secret not in content
 
 
-def test_a_csv_file_begins_with_a_byte_order_mark_and_has_no_copy_in_a_cache(
-    boss: Client,
-) -> None:
+def test_a_csv_file_begins_with_a_byte_order_mark_and_has_no_copy_in_a_cache(boss: Client) -> None:
     settled(4)
 
     answer = boss.post(DOWNLOAD, {**NOVEMBER, "what": "report", "format": "csv"})
