@@ -27,9 +27,9 @@ from django.utils.version import get_version_tuple
 from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
-#: The day on which the list below was made. SECURITY.md has it too, with the reasons.
+#: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
 LISTED_ON = date(2026, 11, 29)
-#: The lowest release without a known hole of each series that has one, by library.
+#: By library: the first safe release of each series. A series that is missing has none.
 SAFE: Mapping[str, tuple[str, ...]] = {
     "Django": ("5.2.19", "6.0.10", "6.1.3"),
     "cryptography": ("50.0.2",),
@@ -52,13 +52,13 @@ def known_holes() -> Iterator[Hole]:
         try:
             installed = version(library)
         except PackageNotFoundError:
-            continue  # such as a distribution under another name
+            continue  # not installed under this name
         if not is_safe(installed, safe):
             yield Hole(library, installed, safe)
 
 
 def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
-    """Return whether the release is one of ``safe``, a later one of its series, or above all."""
+    """True if ``installed`` is at least the safe release of its series, or the last of ``safe``."""
     number = get_version_tuple(installed)
     listed = [get_version_tuple(release) for release in safe]
     return number >= max(listed) or any(
@@ -67,7 +67,7 @@ def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
 
 
 TAG = "giftcards"
-# By SettingProblem.kind.
+# The id of the message about a setting, by ``SettingProblem.kind``.
 IDS: Mapping[str, str] = {
     "no_api_key": "giftcards.E001",
     "api_key": "giftcards.E002",
@@ -86,9 +86,9 @@ IDS: Mapping[str, str] = {
 # The options that choose a broker. Without one, django-q2 uses Redis on the same machine.
 _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
-# Django's default.
+# The isolation level that Django sets by default.
 _READ_COMMITTED = "READ COMMITTED"
-# django-q2's default (seconds), and its value for "no timeout" besides None.
+# The default of ``retry`` in django-q2 (seconds), and a ``timeout`` that means none, as None does.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
 
@@ -178,13 +178,13 @@ def check_urls(**_: object) -> list[CheckMessage]:
     return []
 
 
-# The methods of an admin that decide about the page of one order.
+# The permission methods of a ``ModelAdmin`` that are asked about one order.
 _OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_permission")
 
 
 @register(TAG)
 def check_admin(**_: object) -> list[CheckMessage]:
-    """Report rules that would hide, or open, the page of an order and nothing else."""
+    """Report permission methods that hide or open the page of an order, but leave it in lists."""
     if not apps.is_installed("django.contrib.admin"):
         return []
     from django.contrib.admin.sites import all_sites
@@ -199,12 +199,12 @@ def check_admin(**_: object) -> list[CheckMessage]:
             " none lack the permission giftcards.view_order. Nobody changes or deletes an order.",
             id="giftcards.E025",
         )
-        for admin, method in sorted(chain.from_iterable(map(_of_the_shop, used)))
+        for admin, method in sorted(chain.from_iterable(map(_overridden, used)))
     ]
 
 
-def _of_the_shop(admin: type) -> Iterator[tuple[str, str]]:
-    """The names of the class and of those of these methods that a package of others has defined."""
+def _overridden(admin: type) -> Iterator[tuple[str, str]]:
+    """Yield each of :data:`_OF_ONE_PAGE` that the shop has overridden, after the admin's name."""
     for method in _OF_ONE_PAGE:
         owner = next(each for each in admin.__mro__ if method in vars(each))
         if owner.__module__.partition(".")[0] not in {"giftcards", "django"}:
@@ -213,7 +213,7 @@ def _of_the_shop(admin: type) -> Iterator[tuple[str, str]]:
 
 @register(TAG)
 def check_functions(**_: object) -> list[CheckMessage]:
-    """Report it if a function that a setting names is not there."""
+    """Report settings whose function cannot be imported."""
     found: list[CheckMessage] = []
     for key in ("REVIEW_ORDER", "QUEUE_TASK", "PRICING"):
         try:
@@ -351,8 +351,8 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
 def _is_migrating() -> bool:
     """True if ``migrate`` runs the checks, as it does before its work.
 
-    An error would stop it, and a lost code is no reason not to migrate. The call stack is searched
-    because the arguments of a check do not tell who runs it.
+    An error would stop ``migrate``, and a lost code is no reason not to migrate. The call stack is
+    searched, because the arguments of a check do not tell which command runs the check.
     """
     from django.core.management.commands.migrate import Command
 
@@ -428,7 +428,7 @@ def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set 'timeout' to at least {needed}, and 'retry' to at least {wanted_retry}.",
             id="giftcards.E011",
         )
-    # Redis removes a task when it hands it out, so that broker never repeats one.
+    # Redis removes a task as soon as a worker takes it: this broker never repeats a task.
     if retry <= longest and any(cluster.get(name) for name in _BROKERS_THAT_REPEAT):
         yield Error(
             f"Q_CLUSTER['retry'] is {retry} s, but a task may take {longest} s: it would be"

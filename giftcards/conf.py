@@ -1,7 +1,7 @@
-"""Settings: reading a dict of them, and ``settings.GIFTCARDS``: lazily, typed, with defaults.
+"""The settings in ``settings.GIFTCARDS``: typed, with defaults, and read only when needed.
 
-Each optional app reads its own dict with the same classes. ``problems`` yields what is wrong with
-``GIFTCARDS``, for the system checks and the commands.
+Each optional app reads a dict of its own with the same classes. ``problems`` yields what is wrong
+with ``GIFTCARDS``, for the system checks and the commands.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ LARGEST_AMOUNT = Decimal("999999999999.99")
 T = TypeVar("T")
 U = TypeVar("U")
 N = TypeVar("N", bound=float)
-# Takes a setting's name for messages, and what is configured; returns the value or raises Unusable.
-# Its docstring names the values that it accepts, in the words of the reference.
+# A parser takes a setting's name, for messages, and the configured value. It returns the value to
+# use, or raises Unusable. Its docstring names the accepted values, in the words of the reference.
 Parser = Callable[[str, Any], T]
 CORRECT = "Correct it, or remove it to get the default."
 
@@ -72,9 +72,9 @@ class SettingProblem:
 class Setting(Generic[T]):
     """One setting, an attribute of a :class:`SettingsDict`; its key is the name in capitals.
 
-    ``help`` is its text in the reference. The default is parsed like any value. A setting with the
-    hint ``required``, which says how to get a value, has none. If ``is_working``, placing and
-    following orders use the setting: their commands do not start without it.
+    ``help`` is the setting's text in the reference. The default is parsed like any value. With
+    ``required``, a hint on how to get a value, there is no default. With ``is_working``, the
+    commands that place and follow orders do not start unless the setting is usable.
     """
 
     parse: Parser[T]
@@ -93,7 +93,7 @@ class Setting(Generic[T]):
 
     @property
     def values(self) -> str:
-        """The values that it may have, in words."""
+        """The values that the setting may have, in words."""
         return self.parse.__doc__ or ""
 
 
@@ -169,7 +169,7 @@ def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
 
 
 def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
-    """A parser of numbers from ``minimum`` to ``maximum``: of whole ones if ``to`` is ``int``."""
+    """A parser of numbers from ``minimum`` to ``maximum``: whole numbers if ``to`` is ``int``."""
     noun, accepted = ("a whole number", int) if to is int else ("a number", int | float)
     values = f"{noun} from {minimum:g} to {maximum:g}"
 
@@ -287,15 +287,16 @@ def _api_key(setting: str, value: Any) -> str:
 
 
 def address(*, of: str, example: str, http_would: str) -> Parser[str]:
-    """A parser of addresses with a scheme and a host; the slash at their end is dropped.
+    """A parser of URLs that have only a scheme and a host; a slash at the end is dropped.
 
-    Messages say whose address it has to be, and what ``http://`` would do unencrypted.
+    In messages, ``of`` says whose URL it is, and ``http_would`` what ``http://`` would let others
+    read.
     """
     hint = f"Give scheme and host only, such as {example}."
 
     def parse(setting: str, value: Any) -> str:
         url = text(setting, value, hint)
-        # Letters of other scripts look alike: the address would be somebody else's.
+        # Letters of other scripts look alike: the host would be somebody else's.
         if odd := next((letter for letter in url if not letter.isascii()), ""):
             name = unicodedata.name(odd, "without a name")
             message = f"{setting} has a character that is not ASCII: {name}."
@@ -345,7 +346,7 @@ def _is_host(host: str, *, in_brackets: bool) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """True if ``host``, a name or an address without brackets, is this machine itself."""
+    """True if ``host``, a name or an IP address without brackets, is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -367,7 +368,7 @@ def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
             raise Unusable("encryption_key", f"{which} is not a Fernet key.", _NEW_KEY)
         if raw in known:
             raise Unusable("repeated_key", f"{which} is there twice.", "Remove the second one.")
-        # Allowed in other positions, so that cards sealed with such a key can still be opened.
+        # Such a key is allowed in other positions, to open the cards that it has sealed.
         if position == 1 and _is_from_secret_key(raw):
             raise Unusable(
                 "derived_key",
@@ -405,7 +406,7 @@ def _url_name(setting: str, value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
-    """The limits for ordering missing cards again: so often in a row, and for so many hours."""
+    """The limits for ordering missing cards again: ``times`` in a row, and within ``hours``."""
 
     times: int
     hours: float

@@ -75,7 +75,7 @@ class NotForSale(GiftcardsError):
 
 
 class DecryptionError(GiftcardsError):
-    """A card could not be decrypted: no key fits, or its text is damaged or of another order."""
+    """A card could not be decrypted: no key fits, or the sealed text is damaged or misplaced."""
 
 
 class CodeDestroyed(DecryptionError):
@@ -155,7 +155,7 @@ class OutcomeUnknown(ProviderError):
 
 
 class AccessDenied(ProviderError):
-    """The key or the address is refused. Nothing was done; more calls get the address blocked."""
+    """The API key or the IP address is refused. Nothing was done; repetition gets it blocked."""
 
     reason = "key_refused"
 

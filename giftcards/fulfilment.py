@@ -145,11 +145,13 @@ def change_customer(
     """Correct the customer of ``order``, or its gift, open or final; False if nothing changed.
 
     ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
-    :func:`place_order`. A gift stays one, and no other order becomes one. ``by`` and ``reason``
-    (one line, at most 200 characters) are kept with the old values. ``order`` is updated in place.
-    Messages that are not sent yet go to the new address, and links in sent ones are withdrawn.
+    :func:`place_order`. A gift stays a gift, and no other order becomes a gift. ``by`` and
+    ``reason`` (one line, at most 200 characters) are kept with the old values. ``order`` is
+    updated in place. Messages that are not sent yet go to the new address. Links in messages that
+    were sent are withdrawn.
 
-    If a receiver of :data:`~giftcards.signals.customer_changed` raises, it is rolled back. Raises
+    If a receiver of :data:`~giftcards.signals.customer_changed` raises, the correction is rolled
+    back. Raises
     :exc:`~django.core.exceptions.ValidationError` for invalid values, and
     :exc:`~giftcards.exceptions.CustomerConflict` if the order was corrected, or its customer or
     recipient erased, since ``order`` was read.
@@ -182,9 +184,9 @@ def change_customer(
 def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record that the customer paid ``amount`` for all cards of ``order``; False if that is known.
 
-    For a final order that was placed without ``sale_price`` and ``sale_amount``. ``by`` names who
-    said so, in the order's timeline. ``order`` is updated in place. Placing it again without a sale
-    amount still returns it.
+    It is for a final order that was placed without ``sale_price`` and ``sale_amount``. ``by`` names
+    who said so, in the order's timeline. ``order`` is updated in place. Placing the same order
+    again without a sale amount still returns it.
 
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, has another sale amount, or
     its missing cards were ordered again. Raises

@@ -37,7 +37,7 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
             with translation.override(None):
                 return CONDITIONS[self.condition].sentence(Standing())
         except Error as error:
-            # Not its text: it may name the server.
+            # Without the error's text, which may name the server.
             return f"The database did not work ({type(error).__name__})."
         except ConfigurationError as error:
             return str(error)

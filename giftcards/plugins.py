@@ -75,13 +75,13 @@ CORE = Plugin(
     app="giftcards",
     conditions=OF_CORE,
     work=(
-        # What sweeps have left: news of other processes, and retries. Receivers may hang.
+        # The changes that sweeps have not announced, and retries. Last, as receivers may hang.
         Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the end of looking after finished orders", do=end_finished),
-        # Before other apps look at the shelf.
+        # Before the work of other apps, which looks at these prices.
         Work(name="the prices by the shop's function", do=keep_prices),
-        # Something of the catalogue is always due, which would leave the others no request.
+        # Last, because some product is always due: the other work would get no request.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),

@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 def promised_day(order: Order) -> date | None:
     """Return the last day on which the customer has the money back, by the shop's own promise.
 
-    That is so many days after the day on which the order became final, in the time zone of the
-    site. ``None`` while the order is open, and without ``REFUND_DAYS``.
+    It is ``REFUND_DAYS`` days after the day on which the order became final, in the site's time
+    zone. ``None`` while the order is open, and without ``REFUND_DAYS``.
     """
     if conf.refund_days is None or order.settled_at is None:
         return None

@@ -5,12 +5,13 @@ idempotent: it may be called twice for a change, and by two processes at once if
 change take more than two minutes. One that raises affects nothing else, and is called again, up to
 32 times within about a day. Then the change is given up, and the admin shows it.
 
-Give each of these receivers a ``dispatch_uid``, the name by which the app stores who has taken a
-change. Without it, that is the module and name of the function: after a rename, it is called again
-for changes that some receiver has yet to take. Receivers with the same name are retried together.
+Give each of these receivers a ``dispatch_uid``: under this name, the app stores that the receiver
+has taken a change. Without a ``dispatch_uid``, the name is the function's module and name. After a
+rename, the function is called again for changes that some receiver has yet to take. Receivers with
+the same name are retried together.
 
-The others are ordinary signals of Django: sent once, after the commit (but for
-``customer_changed``), by the process that made the change. The error of a receiver is logged.
+The others are ordinary signals of Django, sent once by the process that made the change:
+``customer_changed`` before the commit, the rest after it. The error of a receiver is logged.
 
 ``sender`` is the class of the model that a signal is about, or ``None``.
 """
@@ -54,7 +55,7 @@ class OutboxSignal(Signal):
 
 
 def _definition(receiver: Any) -> str:
-    """The receiver's module and qualified name; a repr() is not stable and may contain secrets."""
+    """The receiver's module and qualified name: its repr() changes, and may contain secrets."""
     while isinstance(receiver, partial):
         receiver = receiver.func
     if not hasattr(receiver, "__qualname__"):

@@ -32,7 +32,7 @@ FAILED = "failed"
 
 
 def sweep() -> str:
-    """Run the loop while orders are urgent, and queue its successor."""
+    """Run the loop while orders are urgent, and queue the next run."""
     return _run(_stop(), patience=timedelta(0))
 
 

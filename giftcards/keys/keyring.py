@@ -74,7 +74,7 @@ class Keyring:
             _derived(key, b"giftcards fingerprint of the encryption key v1", length=8).hex()
             for key in keys
         )
-        # Of the cards' other fingerprints.
+        # The keys that make all other fingerprints of a card.
         self._fingerprint_keys = tuple(
             _derived(key, b"giftcards fingerprints v1", length=32) for key in keys
         )
@@ -111,14 +111,14 @@ class Keyring:
         try:
             content = json.loads(self._fernet.decrypt(token))
         except (InvalidToken, TypeError, ValueError):
-            # TypeError: not a text. ValueError: not ASCII, or something else under our key.
+            # TypeError: the token is no text. ValueError: it is not ASCII, or holds no card.
             return {}
         return content if isinstance(content, dict) else {}
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
         """The fingerprints for each column in order, under every key; ``[""]`` if there is none."""
         code = normalised(secret.value)
-        # Of fewer than eight characters, four would be more than half.
+        # The last four of fewer than eight characters would be more than half of the code.
         has_tail = len(code) >= 2 * TAIL
         return (
             self.identities(secret),
@@ -208,7 +208,7 @@ def key_fingerprint(api_key: str) -> str:
 
 
 def sealed(text: str) -> str:
-    """``text`` as only this site can read it."""
+    """``text``, encrypted so that only this site can read it."""
     return _box().encrypt(text.encode()).decode()
 
 

@@ -37,8 +37,8 @@ class Masked(str):
 class CardSecret:
     """A delivered card: ``value`` is the code that the customer enters, ``serial`` its serial.
 
-    Both are secret. The ``repr`` of the card leaves them out, and their own is masked. ``serial``
-    is ``""`` if the provider gave none.
+    Both are secret. The ``repr`` of the card leaves them out, and the ``repr`` of either is masked.
+    ``serial`` is ``""`` if the provider gave none.
     """
 
     value: str = field(repr=False)

@@ -17,7 +17,7 @@ Line = tuple[str, str, int]
 # The usual largest difference between the provider's clock and ours: farther away, orders are not
 # searched for in the list.
 CLOCK_SKEW = timedelta(minutes=10)
-# The largest difference: timestamps without a time zone are off by whole hours.
+# The largest difference that is believed: a timestamp without a time zone is off by whole hours.
 FARTHEST_CLOCK = timedelta(hours=2)
 
 
@@ -29,10 +29,10 @@ def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
 def find_difference(
     answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
 ) -> Problem | None:
-    """Return the difference by which the answer is about another order; ``None`` if there is none.
+    """Return what shows that ``answer`` is about another order; ``None`` if nothing does.
 
     A part of ``line`` that is "" fits anything. ``sent_at`` is given while the order's id is not
-    confirmed: then the provider must have created the order within ``FARTHEST_CLOCK`` of it.
+    confirmed. Then the provider must have created the order within ``FARTHEST_CLOCK`` of that time.
     """
     product_id, type_id, quantity = line
     if answer.quantity not in {None, quantity}:

@@ -21,9 +21,9 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 class SentOrder:
     """An order of ours that was sent.
 
-    ``absent_since`` is when a search first gave evidence of its absence. ``is_dated`` is True if
-    ``sent_at`` is right by the provider's clock, so that its row would be found. ``was_accepted``
-    is True if the provider said that it had placed the order, but named another order's id.
+    ``absent_since`` is when a search first gave evidence that the order is absent. ``is_dated`` is
+    True if ``sent_at`` is right by the provider's clock: then the order's row is found by its time.
+    ``was_accepted`` is True if the provider placed the order, but answered with another order's id.
     """
 
     key: int
@@ -45,11 +45,11 @@ class Survey:
     rivals: Sequence[SentOrder]
     # Accepted orders that are missing from the list.
     unseen: Sequence[SentOrder]
-    # Accepted orders whose id is not known to be theirs: it may be a lost order's.
+    # Accepted orders whose id may be a lost order's.
     doubts: Sequence[SentOrder]
     # True if every row was read.
     is_whole: bool
-    # The start of the search, less half of the time that proves absence, and less all of it.
+    # The start of the search, minus half of ``proof_of_absence``, and minus all of it.
     half_proof_ago: datetime
     proof_ago: datetime
     # The longest time after sending until the list shows an order.
@@ -113,10 +113,10 @@ def plan(survey: Survey) -> list[Decision]:
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Return the decisions that replace ``decisions`` and the adoptions that ``failed``.
+    """Return ``decisions`` as they have to be after the adoptions in ``failed``.
 
-    A row that could not be adopted may be any order of its line: staff are asked about all orders
-    of that line, and none of these is declared absent.
+    A row that could not be adopted may be any order of its line. So staff are asked about all
+    orders of that line, and none of these is declared absent.
     """
     rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)
     for adoption in failed:
@@ -140,7 +140,7 @@ def _plan_line(
     is_contested = any(_matches_any(row, survey.rivals, CLOCK_SKEW) for row in exact)
     pairs = _pair_off(orders, exact)
     if is_contested or len(pairs) < len(exact):
-        # Some row belongs to another order. If that order is ours, its row is known soon.
+        # Some row belongs to another order. If that order is one of ours, we soon know its row.
         return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
     unmatched = [order for order in orders if order not in pairs]
     inexact = [row for row in rows if row not in exact]
@@ -183,8 +183,8 @@ def _plan_unmatched(
 ) -> list[Decision]:
     """Decide about lost orders of one line that have no row, given the remaining rows.
 
-    A row near the sending time may be one of these orders whatever its product and type. A row of
-    their line may be one of them even if it is hours off.
+    Near the sending time, a row may be one of these orders whatever product and type it names. A
+    row of the orders' line may be one of them even if its time is hours off.
     """
     doubtful = tuple(
         row

@@ -628,7 +628,7 @@ class Problem:
     @property
     def key(self) -> str:
         """A hash for pages, equal for equal problems, that does not reveal the parameters."""
-        # Imported here: it needs the settings, and planning the recovery needs none.
+        # Imported here, because it needs settings: the rules work without any.
         from django.utils.crypto import salted_hmac
 
         text = json.dumps(self.as_dict(), sort_keys=True)
@@ -678,13 +678,13 @@ class Problem:
     ) -> Explanation:
         """Render the texts in the active language.
 
-        ``show`` is applied to each parameter, ``own`` to the text around them: on a page, the
-        former isolates text directions and the latter escapes HTML. Without ``shows_costs``, no
+        ``show`` is applied to each parameter, ``own`` to the text around them: on a page, ``show``
+        isolates text directions, and ``own`` escapes HTML. Without ``shows_costs``, no
         text tells what the provider charges.
         """
         wording = WORDINGS.get(self.code)
         if wording is None or not self.parameters.keys() >= wording.parameters:
-            # Written by another version of the app.
+            # The code is from another version of the app.
             return Explanation(own(str(_UNKNOWN)) % {"code": show(self.code)}, "", "")
         values = {name: show(value) for name, value in self.parameters.items()}
         values["reason"] = own(str(REASONS.get(str(self.parameters.get("reason")), "")))

@@ -1,6 +1,6 @@
 """The statuses of an order, and all that the app knows of each: one table, read everywhere.
 
-A status that is added here has its moves, its words and its place in every query and report.
+A new status is added here only: queries, reports and pages take everything from its row.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Status(models.TextChoices):
 class Review(models.TextChoices):
     """The review of an order by a person; "" if nobody has asked for one."""
 
-    # Asked for by REVIEW_ORDER. It stays so if staff reject the order.
+    # REVIEW_ORDER has asked for a review. An order that staff reject keeps this value.
     WANTED = "wanted"
-    # By staff; or the order repeats one that was not rejected, so that nobody is asked again.
+    # Staff have approved the order; or it repeats an order that they did not reject.
     APPROVED = "approved"
 
 
@@ -53,7 +53,7 @@ class Kind(Enum):
     LEDGER = auto()  # with the reading of the provider's ledger that explains it
     LASTING = auto()  # only when staff tick it off
     HISTORY = auto()  # not a problem, only an entry of the timeline
-    CARE = auto()  # the same, about who looks after the order: nothing that moves it
+    CARE = auto()  # only an entry of the timeline, about who looks after the order
 
 
 class Purchase(Enum):
@@ -97,7 +97,7 @@ class State:
     is_urgent: bool = False
     #: The kinds of problems that a move to the status ends.
     ends: tuple[Kind, ...] = (Kind.SENDING, Kind.SEARCH)
-    #: The column with the time since when an order has had the status; "" where nothing waits.
+    #: The column with the time at which the order got the status; "" where nothing waits for it.
     since: str = ""
     #: The column with the time at which the next step is due; "" if the status is final.
     due: str = ""
@@ -114,7 +114,7 @@ class State:
     customer_news: str = ""
     #: The code of what staff are told about a final order that lacks cards; "" for all others.
     staff_news: str = ""
-    #: The words for a move without a recorded reason, with ``delivered`` and ``count``.
+    #: The words for a move without a recorded reason. They may use ``delivered`` and ``count``.
     moved: Any
     #: The words for what is done next automatically, with ``when``; "" if nothing is.
     next_step: Any = ""
@@ -136,7 +136,7 @@ _CHECKED_AGAIN = _("It is checked again automatically %(when)s.")
 STATES: Final[Mapping[str, State]] = {
     Status.PENDING: State(
         purchase=Purchase.NONE,
-        # REJECTED: given up unsent.
+        # REJECTED: the order was given up, unsent.
         moves_to=(Status.PLACING, Status.REJECTED),
         is_urgent=True,
         since="queued_at",
@@ -160,7 +160,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.UNCONFIRMED: State(
         purchase=Purchase.UNKNOWN,
         moves_to=(Status.PENDING, Status.REJECTED, Status.HANDLING),
-        # Answers were about another order.
+        # With problems of answers, because the answers were about another order.
         ends=(Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
         due="due_at",
         log_level=logging.ERROR,
@@ -170,7 +170,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.REJECTED: State(
         purchase=Purchase.NONE,
         log_level=logging.WARNING,
-        # To the customer, it is like one that was credited back: no card came.
+        # To the customer, a rejected order is like a refunded one: no card came.
         customer_news="refunded",
         staff_news="rejected",
         moved=_("The order was rejected."),
@@ -178,7 +178,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.HANDLING: State(
         purchase=Purchase.MADE,
         moves_to=(
-            # It was matched with the wrong order at the provider.
+            # The order was matched with the wrong one at the provider.
             Status.UNCONFIRMED,
             Status.DELAYED,
             Status.FULFILLED,
@@ -246,26 +246,26 @@ STATES: Final[Mapping[str, State]] = {
 
 
 def _those(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """The statuses that fit, in their order, which constraints in migrations need."""
+    """The statuses that fit, always in the same sequence, because migrations contain it."""
     return tuple(status for status in Status if fits(STATES[status]))
 
 
-# No order leaves these.
+# Statuses that no order leaves.
 FINAL: Final = _those(lambda state: state.is_final)
 # The provider's final statuses: cards and money are settled.
 SETTLED: Final = _those(lambda state: state.is_final and state.is_accepted)
 # Accepted and still open: checked regularly.
 FOLLOWED: Final = _those(lambda state: not state.is_final and state.is_accepted)
-# These have the provider's order id.
+# Orders with an id of the provider.
 ACCEPTED: Final = _those(lambda state: state.is_accepted)
-# Open and not accepted: a worker sends these, or sends them again once it takes them for absent.
+# Open and not accepted: a worker sends these orders, or sends them again once they are absent.
 UNACCEPTED: Final = _those(lambda state: not (state.is_final or state.is_accepted))
-# The provider certainly does not have these.
+# Orders that the provider certainly does not have.
 UNBOUGHT: Final = _those(lambda state: state.purchase is Purchase.NONE)
-# These normally change within seconds; the other open ones do not.
+# Open orders that normally change within seconds, and those that do not.
 URGENT: Final = _those(lambda state: state.is_urgent)
 PATIENT: Final = _those(lambda state: not (state.is_final or state.is_urgent))
-# The provider owes the shop money for these, and charges nothing for these.
+# Orders for which the provider credits money back, and those of them that cost nothing at all.
 CREDITED: Final = _those(lambda state: state.cards in {Cards.SOME, Cards.NONE})
 UNCHARGED: Final = _those(lambda state: state.cards is Cards.NONE)
 

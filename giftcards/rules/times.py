@@ -26,7 +26,7 @@ _NO_TIME = timedelta(0)
 # The first and the last day of stored moments: far years do not fit into a datetime with every
 # zone, and not into every database.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
-# Not the current one: a page may be shown in that of the person who reads it.
+# Not the current time zone: on a page, that may be the reader's.
 _site_zone = timezone.get_default_timezone
 
 
@@ -53,7 +53,7 @@ def as_given(moment: datetime) -> datetime:
     if not _is_storable(moment):
         raise ValueError("This is not a moment of any year that is stored.")
     if timezone.is_aware(moment):
-        # In UTC: in the hour that a zone repeats, Python takes no other zone's time for the same.
+        # In UTC, because Python finds a time in a repeated hour unequal to that of any other zone.
         return as_stored(moment.astimezone(UTC))
     if settings.USE_TZ:
         raise ValueError("This moment has no time zone.")
@@ -81,8 +81,8 @@ def read_moment(text: str) -> datetime:
 def repeated_for(moment: datetime) -> timedelta:
     """The length of the repeated span that ``moment`` is in: an hour in autumn; otherwise 0.
 
-    It is always 0 for a moment with a zone. Without one, as stored if ``USE_TZ`` is off, a moment
-    does not say to which of the two hours it belongs.
+    A moment without a zone, as stored if ``USE_TZ`` is off, does not say to which of the two hours
+    it belongs. With a zone, the result is always 0.
     """
     if timezone.is_aware(moment):
         return _NO_TIME

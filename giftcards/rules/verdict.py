@@ -21,7 +21,7 @@ from giftcards.rules.times import with_zone
 CONTRADICTING = Problem("figures_contradict")
 # An answer with one of these problems is requested once more before it is believed.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
-# Figures without which an order can settle: no cards depend on them.
+# The figures without which an order can settle, because no cards depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
 
 
@@ -36,7 +36,7 @@ class Settlement:
 
 
 class Accepted(Protocol):
-    """What is on record of an accepted order, as its row tells it."""
+    """The attributes of an accepted order that :func:`evaluate_for` reads."""
 
     @property
     def line_at_provider(self) -> Line: ...
@@ -71,7 +71,7 @@ def evaluate_for(
     is_last: bool = False,
     was_clock_right: Callable[[datetime], bool] = lambda _moment: True,
 ) -> Verdict:
-    """Evaluate ``answer`` for an accepted order, given what is on record of the order.
+    """Evaluate ``answer`` about an accepted order.
 
     ``is_last`` is True if no further check is scheduled. If the clock was wrong when the order was
     sent, the time of sending is not compared with the answer.
@@ -132,8 +132,7 @@ def evaluate_answer(
     is_partial = answer.status == Status.PARTIALLY_FILLED
     is_uncounted = is_partial and answer.fulfilled_quantity is None
     if is_uncounted and (is_doubtful or not is_consistent):
-        # Only the cards themselves give their number: to settle would lose a card that is
-        # unreadable or missing.
+        # Without a number of cards, settling now would lose any that are unreadable or missing.
         return Verdict(None, (*problems, Problem("delivered_unknown", {"ordered": quantity})))
     if is_doubtful and not is_late:
         return Verdict(None, problems)

@@ -1,6 +1,6 @@
 """How statuses, amounts, dates, lengths of time and foreign text are shown.
 
-Django's own words take the wrong case in Arabic after "since" and "in".
+Lengths of time have words of their own: in Arabic, Django's take the wrong case after "in".
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def supported_language(language: str | None) -> str:
 
 
 def status_badge(status: str, *, is_received: bool = True) -> SafeString:
-    """The status as a coloured badge with its label, unless the cards were not received."""
+    """The status as a coloured badge; another badge if the customer did not receive the cards."""
     if not is_received:
         return badge("unconfirmed", gettext("Not received"))
     return badge(status.lower().replace("_", "-"), Status(status).label)
@@ -76,10 +76,10 @@ def signed_money(amount: Decimal) -> str:
 def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
     """:func:`money` without the currency, for a column of amounts whose heading names it.
 
-    With decimals or without, like the others of its column: so digits stand below digits.
+    ``has_decimals`` is the same for a whole column, so that digits stand below digits.
     """
     if amount is None:
-        # A long word would widen each column that has one.
+        # The word is for screen readers only: it would widen each column that has one.
         return format_html(
             '<span aria-hidden="true">{}</span><span class="giftcards-unseen">{}</span>',
             gettext("?"),
@@ -109,12 +109,13 @@ def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
 def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
     """The total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
 
-    The total alone for fewer than two cards, or if ``price`` is unknown or does not explain it.
+    There is no calculation for fewer than two cards, or if ``price`` is unknown or gives another
+    total.
     """
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # Two isolates, so that their order follows the direction of the text around them.
+    # Two isolates, whose sequence follows the direction of the text around them.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
 
@@ -129,7 +130,7 @@ def _is_of_today(at: datetime) -> bool:
 
 
 def brief_moment(at: datetime) -> SafeString:
-    """The time of day as HTML if it is of today: 23:59; else :func:`moment`."""
+    """``at`` as HTML: the time of day if ``at`` is today, as in 23:59, or else :func:`moment`."""
     return _time(at, bdi(_formatted(at, "H:i"))) if _is_of_today(at) else moment(at)
 
 
@@ -200,7 +201,7 @@ def share_text(share: Decimal) -> str:
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
-    """The amount for the active language, with so many decimals if there are any, or always."""
+    """The amount for the active language; with ``decimals`` if it is not whole, or always."""
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(
@@ -293,7 +294,7 @@ def _amounts(problem: Problem) -> dict[str, Any]:
 
 
 _MINUTE = timedelta(minutes=1)
-# The longest first. Months and years are those of an average.
+# The longest unit first; months and years have their average length.
 _UNITS = (
     (timedelta(days=365), ngettext_lazy("%(count)s year", "%(count)s years", "count")),
     (timedelta(days=30), ngettext_lazy("%(count)s month", "%(count)s months", "count")),
@@ -307,7 +308,7 @@ _UNITS = (
 def duration_text(span: timedelta) -> str:
     """``span`` in its largest unit, rounded down: "2 hours"; below 1 minute "less than a minute".
 
-    In Arabic it is in the case that follows a preposition.
+    In Arabic, the unit has the case that follows a preposition.
     """
     for unit, text in _UNITS:
         if (count := span // unit) > 0:

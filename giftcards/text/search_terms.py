@@ -33,12 +33,12 @@ from giftcards.text.spelling import (
 
 #: The longest term; of a longer one, only the beginning is kept.
 LONGEST = 254
-# A text with more numbers is a random one, such as a UUID: nobody knows it by one of them.
+# A reference with more numbers is random, such as a UUID: nobody searches for one of its numbers.
 _MOST_NUMBERS = 5
-# The words of what a person types that are read; more would make too large a query.
+# Of what a person types, so many words are read: more would make the query too large.
 _MOST_WORDS = 8
 _NUMBER = re.compile(r"\d+")
-# Before the digits of a phone number that others stand before: no word begins with it.
+# Marks the later digits of a phone number; no word begins with this character.
 _BEFORE = "*"
 
 
@@ -50,14 +50,15 @@ class TermKind(IntEnum):
     NUMBER = 2
     GROUP = 3
     EMAIL = 4
-    #: Without the country's code.
+    #: A phone number without the country's code.
     PHONE = 5
-    #: With the code of another country: it may look like a number of this one.
+    #: A phone number with the code of another country: it may look like one of this country.
     FOREIGN_PHONE = 6
     NAME = 7
     RECIPIENT_EMAIL = 8
     RECIPIENT_NAME = 9
-    #: The digits of a phone number from one of them on: whatever six of them begin one of these.
+    #: The end of a phone number, from its second, third, … digit on. So any six digits in
+    #: succession are the beginning of a term.
     PHONE_PART = 10
 
 
@@ -67,7 +68,7 @@ OF_SAME_CUSTOMER = (TermKind.EMAIL, TermKind.PHONE, TermKind.FOREIGN_PHONE)
 #: The kinds of terms that name one order.
 NAMING = (TermKind.REFERENCE, TermKind.NUMBER)
 
-#: A term, with its kind before it.
+#: The kind of a term, and the term.
 Term = tuple[TermKind, str]
 
 
@@ -82,7 +83,7 @@ def _named(kind: TermKind, kind_of_number: TermKind) -> Callable[[str], Iterator
         found = _NUMBER.findall(plain(text))
         if len(found) <= _MOST_NUMBERS:
             yield from ((kind_of_number, _number(each)) for each in found)
-            # Without its dashes.
+            # The whole reference, without its dashes.
             if together := "".join(words(text)):
                 yield kind, together
 
@@ -155,9 +156,9 @@ Reading = tuple[Word, ...]
 def readings(text: str) -> list[list[Reading]]:
     """The ways to read a search for ``text``, the most literal ones first.
 
-    As it is typed, with the groups of digits beside each other as one phone number, and with the
-    parts of a name written together; then the same taken apart at every punctuation mark. None for
-    a text without letters and digits.
+    First come readings of the text between spaces: with neighbouring groups of digits as one phone
+    number, and with the parts of a name written together. Then the text is taken apart at every
+    punctuation mark as well. A text without letters and digits has no reading.
     """
     parts = without_label(folded(text)).split()[:_MOST_WORDS]
     apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]
@@ -171,7 +172,7 @@ def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
 
 
 def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
-    """``parts``, with those that may be of one phone number as one text."""
+    """``parts``, with neighbouring groups of digits joined if they may be one phone number."""
     for is_number, group in groupby(parts, is_dialled):
         pieces = list(group)
         whole = " ".join(pieces)
@@ -200,7 +201,7 @@ def _typed(part: str) -> Word | None:
         whole = {number} if shown.isdecimal() else {shown, number}
         rest = _number(number.removeprefix(COUNTRY))
         if number.startswith(COUNTRY) and (is_abroad(part) or len(rest) >= TELLING_DIGITS):
-            # The beginning of a phone number is no whole term.
+            # Too few digits are only the beginning of a phone number, and no whole term.
             (whole if len(rest) >= TELLING_DIGITS else starts).add(rest)
         if len(dialled) >= FEWEST_DIGITS:
             starts.add(_BEFORE + dialled)

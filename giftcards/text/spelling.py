@@ -18,14 +18,14 @@ LONGEST_NUMBER = 18
 TELLING_DIGITS = 8
 #: Fewer digits are no phone number, and too many numbers have them.
 FEWEST_DIGITS = 6
-# The length of the shortest whole numbers: a landline with its zero, a mobile without.
+# The digits of the shortest whole numbers: a landline with its zero, or a mobile without.
 _WHOLE_DIGITS = 9
 # The separators that people write between two numbers.
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
 # A mobile number without its zero. No area begins with these digits.
 _MOBILE = re.compile(r"[567]\d{8}")
 _DIALLED = re.compile(r"[+(]*\d[\d\s().\-/]*")
-# Among words: not over lines, dashes between spaces, or other signs.
+# A phone number among words: it ends with the line, at a dash between spaces, and at other signs.
 _AMONG_WORDS = re.compile(r"[+(]*\d(?:(?:[^\S\n]|[().\-/]){0,2}\d)*")
 _NATIONAL = re.compile(r"0?([567]\d{8}|[234]\d{7})")
 _IS_ABROAD = re.compile(r"\s*(\+|00)")
@@ -51,9 +51,9 @@ _SAME_LETTER = str.maketrans(
         "œ": "oe",
     }
 )
-# A hamza wherever its seat is, and an alef at the end of a word whatever its form.
+# Letters under a hamza, which are left out with it, and the two forms of a last alef.
 _OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
-# Names whose alef is not always written, beside one that they begin with.
+# Names that many people write without their alef; a first alef stays.
 _ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
 # What people write before a phone number.
 _LABEL = re.compile(
@@ -80,11 +80,12 @@ def folded(text: str) -> str:
 def plain(text: str) -> str:
     """``text`` without differences that people do not mind when they look for something.
 
-    In lower case, without accents, Arabic vowels, tatweel and what cannot be seen; with one letter
-    for all forms of alef, yeh and heh at the end of a word; digits of all scripts are 0 to 9.
+    The result is in lower case, without accents, Arabic vowels, tatweel and invisible characters.
+    It has one letter for all forms of alef, of yeh, and of heh at the end of a word. Digits of all
+    scripts become 0 to 9.
     """
     for _time in range(2):
-        # Twice: the one brings forth what the other changes.
+        # Twice, because each of the two steps brings forth what the other one changes.
         text = unicodedata.normalize("NFKD", text).casefold()
     shown = (_plain_sign(sign) for sign in unicodedata.normalize("NFKD", text))
     return "".join(shown).translate(_SAME_LETTER)
@@ -99,10 +100,10 @@ def _plain_sign(sign: str) -> str:
 
 
 def otherwise(text: str) -> str:
-    """``text`` as others spell Arabic names, :func:`plain`.
+    """``text`` with Arabic names in another common spelling, :func:`plain`.
 
-    Without the letter below a hamza, with alef for alef maksura, and without an alef that is not
-    always written: مسؤول and مسئول are the same, and so are رضى and رضا, رحمان and رحمن.
+    It has no letter below a hamza, alef for alef maksura, and no alef that many people leave out:
+    مسؤول and مسئول are the same, and so are رضى and رضا, رحمان and رحمن.
     """
     spelled = plain(unicodedata.normalize("NFKC", text).translate(_OTHER_LETTER))
     return _ALEF_LEFT_OUT.sub(lambda name: name[0][0] + name[0][1:].replace("ا", ""), spelled)

@@ -40,8 +40,8 @@ class Standing:
 
     def __init__(self, *, leaves_out_problems: bool = False) -> None:
         self.now = timezone.now()
-        #: True for the start page of people who are shown the orders with problems: no other card
-        #: is about these.
+        #: True for the start page of people who are shown the orders with problems: then no other
+        #: tile counts these orders.
         self.leaves_out_problems = leaves_out_problems
         self._read: dict[Callable[[], Any], Any] = {}
 
@@ -105,11 +105,11 @@ class Alert:
     permission: str
     headline: Any = ""
     remedy: Any = ""
-    #: The permissions that the remedy takes. People who lack one read whom to ask.
+    #: The permissions that the remedy requires. People who lack one of them read whom to ask.
     takes: tuple[str, ...] = ()
-    #: True if it counts orders or messages about them, or adds up amounts of orders.
+    #: True if it counts orders or messages about orders, or adds up amounts of orders.
     is_about_orders: bool = False
-    #: The name of the admin's page that lists its rows, and the query string.
+    #: The name of the admin's page that lists what is counted, and the query string.
     page: str = ""
     query: str = ""
 
@@ -119,7 +119,7 @@ class Alert:
             return finding
         shown = visible.filter(pk__in=finding.orders).order_by()
         keys = dict(shown.values_list("pk", "reference"))
-        # Without the sum, which is that of all orders.
+        # Without the sentence, which may have the sum of all orders.
         return Finding("", len(keys), orders=keys) if keys else None
 
     def in_words(self, count: int, *, has_more: bool = False) -> str:
@@ -132,16 +132,16 @@ class Alert:
 class Condition(Alert):
     """Something that is wrong for as long as ``judge`` finds it.
 
-    ``holds`` completes "It holds if", for the reference. Without a ``headline``, it is for monitors
-    only. ``ended`` says that it does not hold any more. A condition without it is about orders:
-    staff are told of each order once.
+    ``holds`` completes "It holds if", for the reference. A condition without a ``headline`` is for
+    monitors only. ``ended`` tells staff that the condition does not hold any more. Without
+    ``ended``, the condition is about orders: staff are told of each order once.
     """
 
     holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
-    #: True if digests tell it, and True if the start page shows it: not both of two conditions
-    #: that are about the same rows.
+    #: True if digests tell of it, and True if the start page shows it. Of two conditions about
+    #: the same rows, only one is told in each place.
     is_in_digests: bool = True
     is_on_start_page: bool = True
     #: True if it may be about orders with problems; see ``Standing.leaves_out_problems``.
@@ -154,7 +154,7 @@ class Condition(Alert):
     is_above_list: bool = False
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
-        """The finding for a person who sees the orders ``visible``, and is told of no others."""
+        """The finding for a person who sees the orders ``visible``, and no other orders."""
         finding = self.judge(standing)
         return finding and self.visible_part(finding, visible)
 
@@ -164,7 +164,7 @@ class Condition(Alert):
         return finding.sentence if finding else ""
 
 
-#: The conditions by their codes, of each app that is installed as a plugin.
+#: The conditions of the core and of every other installed plugin, by their codes.
 CONDITIONS: dict[str, Condition] = {}
 
 

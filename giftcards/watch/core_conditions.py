@@ -48,7 +48,7 @@ def _refused(standing: Standing) -> Finding | None:
 
 def _is_silent(standing: Standing) -> Finding | None:
     state = standing.state
-    # A pause until a person acts is told as such.
+    # If a refused key has stopped all calls, another condition says so.
     if standing.is_refused or not state.is_failing(standing.now):
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"

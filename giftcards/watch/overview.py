@@ -31,7 +31,7 @@ MANY_CARDS = 10_000
 class Waiting:
     """The waiting work: tasks of django-q2, changes to be announced, and open orders by status."""
 
-    #: ``None`` if they are not in a queue that django-q2 keeps in the database.
+    #: ``None`` if the tasks are not in a queue that django-q2 keeps in the database.
     tasks: Backlog | None
     changes: Backlog
     #: Changes that a receiver has failed to take for a day, and that are no longer retried.
@@ -81,7 +81,7 @@ class KeyInUse(NamedTuple):
     #: The position in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not there.
     position: int | None
     cards: int
-    #: True if there are more than ``cards``.
+    #: True if the key has more cards than ``cards`` says.
     has_more: bool
 
 

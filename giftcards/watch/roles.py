@@ -13,8 +13,8 @@ from django.utils.translation import gettext
 #: Codenames of permissions of the app ``giftcards``, by the name of the group. The names are
 #: data of the shop's database: they are not translated.
 ROLES: Mapping[str, Collection[str]] = {
-    # "Give me my code", "What did I pay?", "Why was this refunded?", "Is anybody working on it?"
-    # "I typed my address wrong."
+    # Answers customers: "Give me my code", "What did I pay?", "Why was this refunded?", "Is anybody
+    # working on it?", "I typed my address wrong".
     "Gift card support": (
         "view_order",
         "check_order",
@@ -22,7 +22,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "find_card",
         "reveal_card",
     ),
-    # Everything. Nobody edits or deletes orders.
+    # May do everything that staff can do. Nobody can edit or delete an order.
     "Gift card manager": (
         "view_order",
         "add_order",
@@ -41,7 +41,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "view_providerstate",
         "resume_provider",
     ),
-    # All of the money, and none of the codes.
+    # May see and pay money, but sees no codes.
     "Gift card accountant": (
         "view_order",
         "view_cost",
@@ -51,7 +51,7 @@ ROLES: Mapping[str, Collection[str]] = {
     ),
 }
 
-#: The same for each app that is installed, by its label.
+#: The roles of each installed app, by the label of the app.
 BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 
 
