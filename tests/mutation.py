@@ -30,7 +30,8 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/test_settlement.py",
         "--deselect=tests/test_settlement.py::TestAtOnce",
     ),
-    "giftcards/rules/verdict.py": ("tests/rules/test_verdict.py", "tests/rules/test_identity.py"),
+    "giftcards/rules/verdict.py": ("tests/rules/test_verdict.py",),
+    "giftcards/rules/identity.py": ("tests/rules/test_identity.py",),
     "giftcards/rules/lost_orders.py": ("tests/rules/test_lost_orders.py",),
     "giftcards/engine/budget.py": (
         "tests/engine/test_budget.py",
