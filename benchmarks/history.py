@@ -20,7 +20,7 @@ from django.urls import path
 from django.utils import timezone
 
 from benchmarks.stage import configure, say
-from giftcards.delivery import links, news
+from giftcards.delivery import links, staff_news
 from giftcards.delivery.models import Delivery
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
@@ -263,8 +263,10 @@ def questions(count: int) -> dict[str, Callable[[], Any]]:
         "a card by its code": lambda: list(Card.objects.with_code("AAAA-BBBB")),
         "whether a message is due": lambda: Delivery.objects.due(now).first(),
         "a link by its token": lambda: links.find("not-a-token"),
-        "a digest: what holds": news.current_situation,
-        "a digest: what happened in two hours": lambda: news.recent_events(now - 2 * HOUR, now),
+        "a digest: what holds": staff_news.current_situation,
+        "a digest: what happened in two hours": lambda: staff_news.recent_events(
+            now - 2 * HOUR, now
+        ),
         "renewing 100 claims": lambda: orders.still_claimed(claimed).update(claimed_until=until),
     }
 

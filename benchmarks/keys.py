@@ -17,12 +17,12 @@ from django.utils import timezone
 
 from benchmarks.stage import configure, say
 from giftcards.conf import conf
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.keys.keyring import Keyring
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import DESTROYED
-from giftcards.models.money import RefundState
+from giftcards.models.customer_refunds import RefundState
 from giftcards.privacy.retention import Purge, purge
 from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status

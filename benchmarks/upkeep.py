@@ -29,7 +29,7 @@ from benchmarks import pipeline, provider
 from benchmarks.pipeline import Shop, engine, sent_after, spread, stored_after
 from benchmarks.stage import configure, say
 from giftcards.conf import conf
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from giftcards.privacy.rotation import RotationTally, count_left, verify

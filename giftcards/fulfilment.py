@@ -13,7 +13,7 @@ from django.db import transaction
 from giftcards.engine.approvals import approve_price, approve_review, reject_held
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
-from giftcards.models import CustomerChange, Order, money, new_reference
+from giftcards.models import CustomerChange, Order, customer_refunds, new_reference
 from giftcards.models.fields import assign
 from giftcards.signals import customer_changed
 
@@ -193,7 +193,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     :exc:`~django.core.exceptions.ValidationError` for an amount below 0 or with more than two
     decimals, and for an empty name.
     """
-    is_new = money.record_sale(order, amount, by=by)
+    is_new = customer_refunds.record_sale(order, amount, by=by)
     if is_new:
         logger.info("What the customer of order %s paid was recorded.", order.reference)
     return is_new

@@ -11,13 +11,13 @@ from django.db.backends.signals import connection_created
 from giftcards.catalogue import keep_current, keep_prices
 from giftcards.checks import TAG
 from giftcards.engine import outbox
+from giftcards.engine.background import WORK, MayGoOn, Work
 from giftcards.engine.clock import clock_set_back
 from giftcards.engine.task_queue import follow_clock
-from giftcards.engine.turns import WORK, MayGoOn, Work
-from giftcards.models.records import end_finished
+from giftcards.models.staff_records import end_finished
 from giftcards.privacy.person import Keeper, Role, keepers
 from giftcards.privacy.retention import REASONS, Reason, overwrite_deleted, purge_if_due
-from giftcards.watch import roles
+from giftcards.watch import staff_roles
 from giftcards.watch.conditions import CONDITIONS, Condition
 from giftcards.watch.core_conditions import CONDITIONS as OF_CORE
 
@@ -54,7 +54,7 @@ def install(plugin: Plugin) -> None:
     CONDITIONS.update({condition.code: condition for condition in plugin.conditions})
     WORK.update({work.name: work for work in plugin.work})
     REASONS.update(plugin.kept_because)
-    roles.BY_APP[plugin.app] = plugin.roles
+    staff_roles.BY_APP[plugin.app] = plugin.roles
     for role, keeper in plugin.keepers.items():
         keepers[role][plugin.app] = keeper
     for check in plugin.checks:
@@ -86,6 +86,6 @@ CORE = Plugin(
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),
     order_pages="giftcards.admin.orders.page.EXTENSION",
-    roles=roles.ROLES,
+    roles=staff_roles.ROLES,
     connect=_connect,
 )

@@ -1,4 +1,7 @@
-"""The provider's side of an order's money, for shops; :mod:`giftcards.rules.money` computes it."""
+"""What the provider charges and credits back, for shops: the arithmetic is in ``rules.money``.
+
+What the customer gets back is in :mod:`giftcards.settlement`.
+"""
 
 from giftcards.rules.money import RefundBreakdown, refund_breakdown
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.models import CustomerRefund, Order
-from giftcards.models.money import RefundState
+from giftcards.models.customer_refunds import RefundState
 from giftcards.rules.money import CustomerBreakdown, customer_breakdown
 from giftcards.signals import customer_refund_changed
 

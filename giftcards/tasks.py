@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from giftcards.conf import conf
-from giftcards.engine import turns
+from giftcards.engine import background
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow, is_work_left, is_work_waiting
@@ -82,13 +82,13 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
 
 def _do_other_work(stop: threading.Event, ends_at: float) -> None:
     """Give all other work its turn until ``ends_at``, or have the queue do it."""
-    for lane in turns.lanes():
+    for lane in background.lanes():
         wake = lane[0].wake
         if wake is not None and has_queue():
             wake()
         else:
             with surviving(stop, "the daily work"):
-                turns.give_turns(lane, stop, _limit(ends_at))
+                background.give_turns(lane, stop, _limit(ends_at))
 
 
 def _limit(ends_at: float) -> Callable[[], bool]:

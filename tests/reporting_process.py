@@ -74,7 +74,7 @@ from giftcards.delivery import links  # noqa: E402
 from giftcards.delivery.models import CardLink  # noqa: E402
 from giftcards.engine.outbox import announce  # noqa: E402
 from giftcards.engine.recording import record_answers  # noqa: E402
-from giftcards.engine.storing import Arrival, store_cards  # noqa: E402
+from giftcards.engine.storing_cards import Arrival, store_cards  # noqa: E402
 from giftcards.models import Card, Order  # noqa: E402
 from giftcards.provider.answers import CardSecret  # noqa: E402
 from giftcards.provider.client import Client  # noqa: E402

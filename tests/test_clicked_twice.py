@@ -24,7 +24,7 @@ from django_q.models import OrmQ
 from giftcards.admin.frame.forms import state_token
 from giftcards.engine.approvals import hold_for_price, hold_for_review
 from giftcards.engine.recovering import adopt
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.models import (
     Acknowledgement,
     CardReveal,
@@ -34,7 +34,7 @@ from giftcards.models import (
     Order,
     ProviderState,
     StatusChange,
-    records,
+    staff_records,
 )
 from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
@@ -191,7 +191,7 @@ def take(_boss: Client) -> Button:
 
 def take_over(boss: Client) -> Button:
     order = at_rest()
-    records.take(order, by="karim")
+    staff_records.take(order, by="karim")
     page = to("order_take_over", order.pk)
     return Button(
         page,

@@ -22,7 +22,7 @@ from rest_framework.authtoken.models import Token
 
 from example_project.api.models import Reveal
 from example_project.storefront.models import Purchase
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Card, Order, ProductType
 from giftcards.settlement import record_refund

@@ -55,7 +55,7 @@ from giftcards.models import (
     ProviderState,
     StatusChange,
 )
-from giftcards.models.records import end_finished, give_back, take
+from giftcards.models.staff_records import end_finished, give_back, take
 from giftcards.privacy.erasure import erase, find_orders
 from giftcards.privacy.person import Person
 from giftcards.privacy.retention import purge

@@ -16,7 +16,7 @@ from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.placing import send
 from giftcards.engine.recording import record_changes
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import ReorderError
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.keys.keyring import key_fingerprint

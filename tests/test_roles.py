@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from giftcards.engine.approvals import hold_for_price
 from giftcards.engine.recovering import adopt
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.models import (
     Card,
     CardReveal,
@@ -34,7 +34,7 @@ from giftcards.models import (
 )
 from giftcards.rules.problems import Problem
 from giftcards.statuses import ACCEPTED, SETTLED, Status
-from giftcards.watch.roles import ROLES
+from giftcards.watch.staff_roles import ROLES
 from tests.builders import CARDS, make_guide_order
 from tests.pages import ADD, FIND, LIST, PROVIDER_PAGE, hidden, order_page, read, sign_in
 

@@ -33,7 +33,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.outbox import announce
 from giftcards.engine.recording import record_answers, record_failures
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import ConfigurationError, DecryptionError, OutcomeUnknown
 from giftcards.fulfilment import place_order
 from giftcards.keys.keyring import Keyring, Place, generate_key, key_fingerprint

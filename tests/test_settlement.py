@@ -18,7 +18,7 @@ from django.utils import translation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import RefundError, ReorderError
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import CustomerRefund, Order

@@ -27,9 +27,9 @@ from django.utils.module_loading import import_string
 from django_q.models import OrmQ
 
 from giftcards import tasks
-from giftcards.engine import turns
+from giftcards.engine import background
+from giftcards.engine.background import Work
 from giftcards.engine.loop import begin_tick
-from giftcards.engine.turns import Work
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import Card, Lease, Order, Product, ProviderState, StatusChange
 from giftcards.signals import offer_changed, order_status_changed
@@ -393,7 +393,7 @@ def _fail(_may_go_on: object) -> None:
 
 
 def _add(*works: Work) -> None:
-    turns.WORK.update({work.name: work for work in works})
+    background.WORK.update({work.name: work for work in works})
 
 
 def _hear(signal: Any, receiver: Callable[..., object]) -> None:
@@ -429,9 +429,9 @@ class TestPromises:
             task_wait=0.2,
             database_pause=0.05,
         )
-        monkeypatch.setattr(turns, "WORK", dict(turns.WORK))
-        monkeypatch.setattr("giftcards.plugins.WORK", turns.WORK)
-        monkeypatch.setattr("tests.delivery.connecting.WORK", turns.WORK)
+        monkeypatch.setattr(background, "WORK", dict(background.WORK))
+        monkeypatch.setattr("giftcards.plugins.WORK", background.WORK)
+        monkeypatch.setattr("tests.delivery.connecting.WORK", background.WORK)
         connect()
         yield
         disconnect()
@@ -469,11 +469,11 @@ class TestTurns:
 
     @pytest.fixture(autouse=True)
     def _alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(turns, "WORK", {})
+        monkeypatch.setattr(background, "WORK", {})
 
     def give(self, has_time: Callable[[], bool] = lambda: True) -> None:
-        [lane] = turns.lanes()
-        turns.give_turns(lane, threading.Event(), has_time)
+        [lane] = background.lanes()
+        background.give_turns(lane, threading.Event(), has_time)
 
     def turn(self, seconds: float = 9) -> list[str]:
         """The work of one turn, each piece of which takes a second; their time is as given."""
@@ -514,7 +514,7 @@ class TestTurns:
             Work(name="ledger", do=_fail),
             Work(name="messages", do=_fail, is_prompt=True),
         )
-        found = [[work.name for work in lane] for lane in turns.lanes()]
+        found = [[work.name for work in lane] for lane in background.lanes()]
         assert found == [["messages"], ["ledger", "catalogue"], ["news"]]
 
     def test_one_process_does_the_daily_work_at_a_time(self) -> None:
@@ -589,7 +589,7 @@ class TestNames:
 class TestBeside:
     @pytest.fixture(autouse=True)
     def _alone(self, monkeypatch: pytest.MonkeyPatch, shorten: Callable[..., None]) -> None:
-        monkeypatch.setattr(turns, "WORK", {})
+        monkeypatch.setattr(background, "WORK", {})
         shorten(chores_every=0.02, turns_pause=0.01, task_poll=0.01, turns_end=0)
 
     @pytest.mark.parametrize(
@@ -607,7 +607,7 @@ class TestBeside:
 
         _add(Work(name="the messages", do=work, is_prompt=True))
         before = threading.active_count()
-        with turns.beside(threading.Event()):
+        with background.beside(threading.Event()):
             wait_until(lambda: len(begun) > 2)
         assert threading.active_count() == before
         assert messages(caplog) == [f"Without the messages for now: {why}"]
@@ -624,12 +624,12 @@ class TestBeside:
                 is_due=lambda: next(due, False),
             )
         )
-        with turns.beside(threading.Event()):
+        with background.beside(threading.Event()):
             wait_until(lambda: len(begun) == 2)
 
     def test_an_error_of_the_loop_ends_the_work_beside_it(self) -> None:
         _add(Work(name="the messages", do=lambda may_go_on: may_go_on(), is_prompt=True))
-        with pytest.raises(ValueError, match="CANARY"), turns.beside(threading.Event()):
+        with pytest.raises(ValueError, match="CANARY"), background.beside(threading.Event()):
             raise ValueError("CANARY")
 
     @pytest.mark.django_db(transaction=True)
@@ -652,10 +652,10 @@ class TestBeside:
 
         _add(Work(name="a", do=hang), Work(name="b", do=lambda _: begun.append("b")))
         try:
-            with turns.beside(threading.Event()):
+            with background.beside(threading.Event()):
                 wait_until(lambda: begun.count("b") > 1)
         finally:
             goes_on.set()
         assert begun.count("hangs") == 1
         assert "No sign of life for 0.1 s: a" in messages(caplog)
-        wait_until(lambda: not turns._under_way)
+        wait_until(lambda: not background._under_way)

@@ -23,7 +23,7 @@ from giftcards.rules.problems import WORDINGS
 from giftcards.simulator import SPECIAL_TYPES, Simulator
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS
-from giftcards.watch.roles import ROLES
+from giftcards.watch.staff_roles import ROLES
 
 FOLDER = Path(__file__).parent
 FILE = FOLDER / "names.txt"
@@ -61,7 +61,7 @@ _MORE = (
     "giftcards.delivery.health GiftcardsDigests",
     "giftcards.delivery.health GiftcardsMail",
     "giftcards.delivery.health GiftcardsUntold",
-    "giftcards.delivery.news Item: code severity count has_more has_ended headline detail remedy text"
+    "giftcards.delivery.digest_items Item: code severity count has_more has_ended headline detail remedy text"
     " orders url",
     "giftcards.delivery.pins last_digits_of_phone",
     "giftcards.delivery.tasks deliver",
@@ -83,7 +83,7 @@ _MORE = (
     "giftcards.privacy.person Person: is_named_by rows",
     "giftcards.privacy.person Traces: are_in erased",
     "giftcards.privacy.person Keeper: orders addresses describe erase",
-    "giftcards.engine.turns Work: name do is_prompt is_due",
+    "giftcards.engine.background Work: name do is_prompt is_due",
     "giftcards.plugins Plugin: app conditions work keepers kept_because order_pages roles checks"
     " connect",
     "giftcards.plugins install",

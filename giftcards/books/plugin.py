@@ -5,7 +5,7 @@ from __future__ import annotations
 from giftcards.books.conditions import CONDITIONS
 from giftcards.books.months import check_closed_month
 from giftcards.books.reading import read_if_due
-from giftcards.engine.turns import Work
+from giftcards.engine.background import Work
 from giftcards.plugins import Plugin
 
 PLUGIN = Plugin(

@@ -28,7 +28,7 @@ from giftcards.conf import (
 )
 from giftcards.models import Order
 from giftcards.rules.states import STATES
-from giftcards.watch.roles import ROLES
+from giftcards.watch.staff_roles import ROLES
 
 
 class Kind(models.TextChoices):
@@ -119,8 +119,8 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 class StaffPerson:
     """A member of staff who gets digests.
 
-    ``role`` is a key of :data:`giftcards.watch.roles.ROLES`: the name of a group. Without one,
-    and without an account, they are told of everything.
+    ``role`` is a key of :data:`giftcards.watch.staff_roles.ROLES`: the name of a group. A person
+    without a role and without an account is told of everything.
     """
 
     address: str

@@ -25,7 +25,7 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.translation import get_language_bidi, gettext, override
 
-from giftcards.delivery import news
+from giftcards.delivery import digest_items
 from giftcards.delivery.channels import (
     Failure,
     Limits,
@@ -36,8 +36,8 @@ from giftcards.delivery.channels import (
     html_mail,
 )
 from giftcards.delivery.conf import StaffPerson, conf
+from giftcards.delivery.digest_items import Item, Situation, admin_url, alerts
 from giftcards.delivery.models import StaffDigest
-from giftcards.delivery.news import Item, Situation, admin_url, alerts
 from giftcards.delivery.signals import staff_news
 from giftcards.keys.secrecy import contained
 from giftcards.models import Lease, Order
@@ -45,7 +45,7 @@ from giftcards.models.order_queries import leaves_some_out
 from giftcards.rules.times import LONGEST_HOLD, is_ahead
 from giftcards.text.display import one_line
 from giftcards.watch.conditions import MOST, Finding, Severity
-from giftcards.watch.roles import ROLES
+from giftcards.watch.staff_roles import ROLES
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +123,9 @@ class _Round:
         self._limits = limits
         self._has_mailed = has_mailed
         # Each is read once, if anybody is due.
-        self._situation = cache(news.current_situation)
+        self._situation = cache(digest_items.current_situation)
         self._orders_of = cache(orders_of)
-        self._happened = cache(news.recent_events)
+        self._happened = cache(digest_items.recent_events)
         self._looks = cache(lambda: Lease.objects.take(LOOKED, _LOOK_FOR) is not None)
 
     def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext
 from giftcards.delivery.conf import KIND_OF_STATUS
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import CardQuerySet
-from giftcards.models.money import RefundState
+from giftcards.models.customer_refunds import RefundState
 from giftcards.rules.money import customer_breakdown
 from giftcards.settlement import is_past, promised_day
 from giftcards.text.display import supported_language

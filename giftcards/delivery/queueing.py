@@ -32,7 +32,7 @@ from giftcards.delivery.models import (
 )
 from giftcards.engine.task_queue import queue_once
 from giftcards.models import CustomerChange, CustomerRefund, Lease, Order, StatusChange
-from giftcards.models.money import RefundState
+from giftcards.models.customer_refunds import RefundState
 from giftcards.models.orders import CORRECTABLE
 from giftcards.rules.states import FINAL
 from giftcards.signals import (

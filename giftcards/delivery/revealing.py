@@ -19,8 +19,8 @@ from giftcards.exceptions import ConfigurationError, DecryptionError
 from giftcards.keys.keyring import Keyring
 from giftcards.keys.secrecy import apart, contained
 from giftcards.models import Card, Order
-from giftcards.models.records import ip_address
 from giftcards.rules.times import is_recent
+from giftcards.text.addresses import ip_address
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from giftcards.delivery.facts import is_destroyed
 from giftcards.delivery.messages import compose, needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored_id
 from giftcards.keys.secrecy import Masked, contained
-from giftcards.models.money import RefundState
+from giftcards.models.customer_refunds import RefundState
 
 #: Length of a claim, after which another process takes the message over: longer than the longest
 #: attempt.

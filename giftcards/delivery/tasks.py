@@ -22,9 +22,9 @@ from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
 from giftcards.delivery.sending import SendingTally, send_due
+from giftcards.engine.background import Work
 from giftcards.engine.task_queue import cluster_stop, is_run_by_queueing, workers
 from giftcards.engine.timings import timings
-from giftcards.engine.turns import Work
 from giftcards.exceptions import GiftcardsError
 from giftcards.management.output import counted
 from giftcards.models import Lease

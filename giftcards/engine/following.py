@@ -26,7 +26,7 @@ from giftcards.exceptions import ProviderError
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer, OrderPage
 from giftcards.rules.identity import CLOCK_SKEW
-from giftcards.rules.states import Status
+from giftcards.rules.states import STATES, Status
 from giftcards.rules.verdict import Verdict, evaluate_for
 
 K = TypeVar("K")
@@ -72,6 +72,25 @@ Rows = Sequence[OrderAnswer]
 # Orders with their rows, and the verdicts on these; None if a row has yet to be judged.
 Answers = Iterator[tuple[Order, OrderAnswer, Verdict | None]]
 Pages = Iterator[OrderPage | Exception]
+
+
+def next_check(
+    order: Order, now: datetime, *, watched_since: datetime | None = None
+) -> datetime | None:
+    """The time of the next check of ``order``; ``None`` if it is late and no longer watched.
+
+    A late order is watched if it was accepted at ``watched_since`` or later; by default, that is
+    ``LATE_WATCH_HOURS`` before ``now``.
+    """
+    state = STATES[order.status]
+    if state.last_pause is None:
+        return now + timedelta(seconds=conf.poll_interval)
+    assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
+    if order.accepted_at < (watched_since or now - timedelta(hours=conf.late_watch_hours)):
+        return None
+    late_for = now - order.accepted_at - timedelta(seconds=conf.poll_timeout)
+    pauses = (pause for limit, pause in state.pauses if late_for < limit)
+    return now + next(pauses, state.last_pause)
 
 
 def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:

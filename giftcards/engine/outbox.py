@@ -29,7 +29,7 @@ from giftcards.engine.database import tolerating
 from giftcards.engine.timings import timings
 from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Lease, OfferChange, Order, ProductType, StatusChange
-from giftcards.models.changes import OutboxEntry, OutboxQuerySet
+from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.states import FINAL
 from giftcards.signals import OutboxSignal, offer_changed, order_settled, order_status_changed
 

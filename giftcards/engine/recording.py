@@ -22,8 +22,9 @@ from django.views.decorators.debug import sensitive_variables
 from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import isolate_failures, write_together
+from giftcards.engine.following import next_check
 from giftcards.engine.reordering import reorder_by_rule
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import NotFound, ProviderError, Refused
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
 from giftcards.models.orders import OrderUpdate, Overtaken, cleared_provider_columns
@@ -140,25 +141,6 @@ def _more_cards(order: Order, answer: OrderAnswer, stored: int) -> Iterator[Prob
 
 
 _WATCH_ENDED = Problem("watch_ended")
-
-
-def next_check(
-    order: Order, now: datetime, *, watched_since: datetime | None = None
-) -> datetime | None:
-    """The time of the next check of ``order``; ``None`` if it is late and no longer watched.
-
-    A late order is watched if it was accepted at ``watched_since`` or later; by default, that is
-    ``LATE_WATCH_HOURS`` before ``now``.
-    """
-    state = STATES[order.status]
-    if state.last_pause is None:
-        return now + timedelta(seconds=conf.poll_interval)
-    assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
-    if order.accepted_at < (watched_since or now - timedelta(hours=conf.late_watch_hours)):
-        return None
-    late_for = now - order.accepted_at - timedelta(seconds=conf.poll_timeout)
-    pauses = (pause for limit, pause in state.pauses if late_for < limit)
-    return now + next(pauses, state.last_pause)
 
 
 # An order and the answer about it; with the verdict, if the answer is judged already.

@@ -2,15 +2,15 @@
 
 from giftcards.models.cards import Card
 from giftcards.models.catalogue import OfferChange, Product, ProductPrices, ProductType
-from giftcards.models.changes import Acknowledgement, StatusChange, StatusChangeQuerySet
+from giftcards.models.customer_refunds import CustomerRefund
 from giftcards.models.fields import new_reference
+from giftcards.models.history import Acknowledgement, StatusChange, StatusChangeQuerySet
 from giftcards.models.holds import Hold
 from giftcards.models.leases import Lease, RequestSlot
-from giftcards.models.money import CustomerRefund
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet
 from giftcards.models.provider import ApiKey, Desk, ProviderState
-from giftcards.models.records import CardReveal, CustomerChange, Note
 from giftcards.models.searching import OrderTerm
+from giftcards.models.staff_records import CardReveal, CustomerChange, Note
 
 __all__ = [
     "MAX_QUANTITY",

@@ -13,8 +13,8 @@ from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.models.changes import OutboxEntry, OutboxQuerySet
 from giftcards.models.fields import MONEY, ExactCharField
+from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, past
 
 # What the provider leaves out of one answer is not gone: it has to be missing for this long.

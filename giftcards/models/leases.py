@@ -1,4 +1,8 @@
-"""Leases on pieces of work, and the slots of the request budget."""
+"""Leases on pieces of work, and the slots of the request budget.
+
+A single order is claimed by its own row: ``OrderQuerySet.claim`` to follow it, and
+:mod:`giftcards.engine.placing` to buy it.
+"""
 
 from __future__ import annotations
 

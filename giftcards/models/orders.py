@@ -26,7 +26,6 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.conf import conf
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.models.catalogue import Names, Product
-from giftcards.models.changes import Acknowledgement, StatusChange
 from giftcards.models.fields import (
     MONEY,
     ExactCharField,
@@ -40,6 +39,7 @@ from giftcards.models.fields import (
     new_reference,
     plain_line,
 )
+from giftcards.models.history import Acknowledgement, StatusChange
 from giftcards.models.order_queries import (
     HELD_FOR_PRICE,
     HELD_FOR_REVIEW,

@@ -20,9 +20,9 @@ from giftcards.catalogue import check_offer, hold, release
 from giftcards.conf import conf as core
 from giftcards.exceptions import GiftcardsError, NotForSale
 from giftcards.fulfilment import check_line
-from giftcards.models.records import ip_address
 from giftcards.oscar.lines import ids_of, stock_records
 from giftcards.oscar.stock import follow_offers
+from giftcards.text.addresses import ip_address
 
 logger = logging.getLogger(__name__)
 

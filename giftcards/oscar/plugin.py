@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from giftcards.engine.turns import Work
+from giftcards.engine.background import Work
 from giftcards.oscar import receivers
 from giftcards.oscar.buying import buy_missed
 from giftcards.oscar.checks import check_settings, check_shop

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -26,10 +25,7 @@ from giftcards.exceptions import (
     NotFound,
     OutcomeUnknown,
     ProviderError,
-    RateLimited,
     Refused,
-    TryLater,
-    Withheld,
 )
 from giftcards.keys.secrecy import contained
 from giftcards.provider.answers import (
@@ -52,9 +48,21 @@ from giftcards.provider.answers import (
     read_placed,
     read_product,
 )
+from giftcards.provider.failures import (
+    ACCESS_CODES,
+    REFUSAL_REASONS,
+    TEXTS,
+    WRONG_KEY,
+    attempts_left,
+    failure_kind,
+    moment_of,
+    retry_after,
+)
 from giftcards.provider.transport import MAX_BODY, Reply, Transport
 
 T = TypeVar("T")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MAX_MESSAGE = 500
 # Parses an envelope's ``data``; raises Unreadable.
 _Reader = Callable[[JsonObject], T]
 
@@ -175,7 +183,7 @@ class Client:
         reply = self._transport.get(path, params=params, limit=limit)
         if reply.is_success:
             now = timezone.now().astimezone(UTC)
-            self.clock_difference = (_date(reply.headers.get("Date")) or now) - now
+            self.clock_difference = (moment_of(reply.headers.get("Date")) or now) - now
         result = self._result(reply, read, missing=missing)
         if isinstance(result, ProviderError):
             # Only questions are repeated; an order is never sent twice.
@@ -222,19 +230,19 @@ class Client:
         error = envelope.get("error") if is_enveloped else None
         error = error if isinstance(error, dict) else {}
         code = self._token(error.get("code"))
-        kind = _kind(reply, code, missing, is_enveloped=is_enveloped)
+        kind = failure_kind(reply, code, missing, is_enveloped=is_enveloped)
         label = code or (f"HTTP {reply.status}" if reply.status else "")
         # The provider's message is shown only if it explains a refused order. In an answer to a
         # question it might quote a code.
         message = self._quote(error.get("message")) if kind is Refused and quotes_message else ""
-        reason = _REFUSAL_REASONS.get(code, "") if kind is Refused else ""
+        reason = REFUSAL_REASONS.get(code, "") if kind is Refused else ""
         if kind is AccessDenied:
-            reason, said, advice = _ACCESS_CODES.get(code, _WRONG_KEY)
-            text = f"{said} ({label}{_attempts_left(error)}). {advice}"
+            reason, said, advice = ACCESS_CODES.get(code, WRONG_KEY)
+            text = f"{said} ({label}{attempts_left(error)}). {advice}"
         elif message:
-            text = f"{_TEXTS[kind]} ({label}): {message}"
+            text = f"{TEXTS[kind]} ({label}): {message}"
         else:
-            text = f"{_TEXTS[kind]} ({', '.join(filter(None, (label, trouble)))})."
+            text = f"{TEXTS[kind]} ({', '.join(filter(None, (label, trouble)))})."
         return kind(
             text,
             status=reply.status,
@@ -243,7 +251,7 @@ class Client:
                 self._token(envelope.get("requestId"))
                 or self._token(reply.headers.get("X-Request-Id"))
             ),
-            retry_after=_retry_after(reply.headers.get("Retry-After")),
+            retry_after=retry_after(reply.headers.get("Retry-After")),
             reason=reason,
             message=message,
             detail=", ".join(filter(None, ("" if code else label, trouble))),
@@ -271,7 +279,7 @@ def _unwrap(result: T | ProviderError) -> T:
 def _segment(identifier: str) -> str:
     """Return ``identifier`` quoted as one path segment."""
     if identifier in ("", ".", ".."):  # quoting does not keep these from changing the path
-        raise NotFound(f"{_TEXTS[NotFound]}.")
+        raise NotFound(f"{TEXTS[NotFound]}.")
     return quote(identifier, safe="", errors="replace")
 
 
@@ -291,108 +299,3 @@ def _data(envelope: JsonObject) -> JsonObject:
     if not isinstance(data, dict):
         raise Unreadable("the answer has no data")
     return data
-
-
-# From a reply to an error.
-
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MAX_MESSAGE = 500
-_TEXTS: dict[type[ProviderError], str] = {
-    TryLater: "The provider has not started on the request",
-    Withheld: "The order was not sent",
-    RateLimited: "The provider has been asked too often",
-    OutcomeUnknown: "The provider gave no usable answer",
-    Refused: "The provider refused the request",
-    NotFound: "The provider knows no such order or product",
-}
-_WRONG_KEY = (
-    "key_refused",
-    "The provider refused the API key",
-    "Correct GIFTCARDS['API_KEY'] first: further tries will block this server.",
-)
-_ACCESS_CODES = {
-    "MISSING_ACCESS_TOKEN": _WRONG_KEY,
-    "INVALID_ACCESS_TOKEN": _WRONG_KEY,
-    "ERR_AUTH": _WRONG_KEY,
-    "IP_BLOCKED": (
-        "address_blocked",
-        "The provider has blocked this server's address",
-        "Check GIFTCARDS['API_KEY'], and ask nothing for 15 minutes.",
-    ),
-    "IP_NOT_ALLOWED": (
-        "address_not_allowed",
-        "The provider does not allow this server's address",
-        "Add it to the key's addresses in the provider's dashboard.",
-    ),
-    "API_DISABLED": (
-        "access_disabled",
-        "The provider has disabled the API for this account",
-        "Enable it in the provider's dashboard.",
-    ),
-}
-# What the codes mean, for staff; others are shown as they are.
-_REFUSAL_REASONS = {
-    "NO_BALANCE": "no_balance",
-    "INSUFFICIENT_BALANCE": "no_balance",
-    "OUT_OF_STOCK": "out_of_stock",
-}
-_REFUSAL_CODES = {
-    "ERR_VALIDATION",
-    "NO_BALANCE",
-    "INSUFFICIENT_BALANCE",
-    "DUPLICATED_REF",
-    "DUPLICATED-REF",
-    "NOT_FOUND",
-}
-
-
-def _kind(
-    reply: Reply, code: str, missing: type[Refused], *, is_enveloped: bool
-) -> type[ProviderError]:
-    """Return the class of error for a failed reply; ``code`` is the provider's error code."""
-    status = reply.status
-    family = (status or 0) // 100
-    # The first rule that holds decides.
-    rules: tuple[tuple[bool, type[ProviderError]], ...] = (
-        (reply.is_withheld, Withheld),
-        (reply.is_unsent, TryLater),
-        (status == 401, AccessDenied),
-        (status == 429, RateLimited),
-        ((status, code) == (503, "AUTH_UNAVAILABLE"), TryLater),
-        # A proxy, a router, a crash, half an answer.
-        (not is_enveloped or family not in (2, 4), OutcomeUnknown),
-        (code in _ACCESS_CODES, AccessDenied),
-        (code == "RATE_LIMIT_EXCEEDED", RateLimited),
-        # 408 and 425 say nothing about the first copy of the request.
-        (status in (408, 425), OutcomeUnknown),
-        # A failure with a status of success is believed only if its code leaves no doubt.
-        (family == 2 and code not in _REFUSAL_CODES, OutcomeUnknown),
-        (status == 404 or (family == 2 and code == "NOT_FOUND"), missing),
-    )
-    return next((kind for holds, kind in rules if holds), Refused)
-
-
-def _attempts_left(error: JsonObject) -> str:
-    details = error.get("details")
-    left = details.get("attemptsLeft") if isinstance(details, dict) else None
-    if isinstance(left, bool) or not isinstance(left, int) or not 0 <= left < 1000:
-        return ""
-    return f", {left} attempt{'' if left == 1 else 's'} left"
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Return the seconds that ``Retry-After`` names, as a number or a date; ``None`` if none."""
-    header = (header or "").strip()
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):
-        return float(header)
-    moment = _date(header)
-    seconds = -1 if moment is None else (moment - datetime.now(UTC)).total_seconds()
-    return seconds if seconds >= 0 else None
-
-
-def _date(header: str | None) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(header or "")
-        return moment.replace(tzinfo=moment.tzinfo or UTC)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None

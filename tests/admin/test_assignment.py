@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from giftcards.admin.orders.follow_up import fingerprint
 from giftcards.models import Order
-from giftcards.models.records import take
+from giftcards.models.staff_records import take
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order

@@ -16,7 +16,7 @@ from django.utils import timezone, translation
 
 from giftcards.fulfilment import change_customer
 from giftcards.models import CardReveal, CustomerChange, Order
-from giftcards.models.records import REFUSED_REVEAL
+from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order, receive
 from tests.pages import messages, order_page, person, plain, read, reveal, timeline

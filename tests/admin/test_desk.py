@@ -27,7 +27,7 @@ from giftcards.settlement import record_refund
 from giftcards.watch.conditions import CONDITIONS, Standing
 from giftcards.watch.core_conditions import CONDITIONS as CORE
 from giftcards.watch.overview import Waiting
-from giftcards.watch.roles import ROLES
+from giftcards.watch.staff_roles import ROLES
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
 from tests.pages import START, cards, listed, order_page, plain, read, sign_in, text
 from tests.stage import ago, record_order, refuse_key

@@ -11,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from giftcards.admin.frame.forms import state_token
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.models import Order
 from giftcards.privacy.retention import purge
 from giftcards.rules.problems import Problem

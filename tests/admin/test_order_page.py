@@ -24,7 +24,7 @@ from giftcards.admin.frame.extensions import Extension
 from giftcards.admin.frame.forms import state_token
 from giftcards.conf import conf
 from giftcards.engine.approvals import approve_price, hold_for_price
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
 from giftcards.fulfilment import reorder_missing
 from giftcards.keys.keyring import generate_key

@@ -11,7 +11,7 @@ from django.test import Client
 
 from giftcards.admin.frame.forms import state_token
 from giftcards.conf import conf
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.fulfilment import reorder_missing
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Order

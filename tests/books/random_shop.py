@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from giftcards.books.reports import Figures
 from giftcards.engine.recording import record_answers
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import ReorderError
 from giftcards.fulfilment import reorder_missing
 from giftcards.keys.secrecy import CardSecret

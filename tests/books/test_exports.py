@@ -25,7 +25,7 @@ from giftcards.books.exports import (
     write_xlsx,
 )
 from giftcards.books.reports import By, report
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Order
 from giftcards.settlement import record_refund

@@ -15,7 +15,7 @@ from django.utils import timezone
 from giftcards import tasks
 from giftcards.books.models import LedgerEntry
 from giftcards.books.reading import next_night, read_if_due
-from giftcards.engine import turns
+from giftcards.engine import background
 from giftcards.models import Lease, ProviderState
 from giftcards.rules.times import day_of
 from giftcards.simulator import Denomination, Product, Simulator
@@ -61,8 +61,8 @@ def test_the_ledger_comes_before_the_catalogue_of_which_something_is_always_due(
     kinds = {"t": Denomination("T", Decimal(490))}
     simulator.catalogue = {f"p{number}": Product("P", "", kinds) for number in range(9)}
     note_ledger(due_at=ago(1))
-    daily = max(turns.lanes(), key=len)
-    turns.give_turns(daily, threading.Event(), lambda: True)
+    daily = max(background.lanes(), key=len)
+    background.give_turns(daily, threading.Event(), lambda: True)
     asked = [request.path for request in simulator.requests]
     (ledger,) = (place for place, path in enumerate(asked) if "transactions" in path)
     assert ledger < asked.index("/v3/gift-cards/catalog")

@@ -11,7 +11,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.ui import WebDriverWait
 
 from giftcards.models import Note, Order
-from giftcards.models.records import take
+from giftcards.models.staff_records import take
 from giftcards.statuses import Status
 from tests.browser.browser import PATIENCE, Browser
 from tests.browser.people import without_script

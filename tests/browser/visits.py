@@ -11,7 +11,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.approvals import hold_for_review
 from giftcards.models import CustomerRefund, Order, Product, ProviderState
-from giftcards.models.records import take
+from giftcards.models.staff_records import take
 from giftcards.provider.client import Client
 from giftcards.rules.times import today
 from tests.browser.axe import THEMES, WINDOWS, load, look, violations

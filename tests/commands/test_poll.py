@@ -240,7 +240,7 @@ class TestLoop:
     @pytest.fixture(autouse=True)
     def alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The loop without other work, whose threads need a database that they can share."""
-        monkeypatch.setattr("giftcards.engine.turns.WORK", {})
+        monkeypatch.setattr("giftcards.engine.background.WORK", {})
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_the_poll_loop_goes_on_until_it_is_stopped(

@@ -134,11 +134,11 @@ def check_promises(simulator: Simulator, told: Path) -> None:
 
 PLACING = [
     "after giftcards.models.orders:OrderQuerySet.record 1",
-    "before giftcards.models.changes:StatusChange.save 1",
+    "before giftcards.models.history:StatusChange.save 1",
     "after giftcards.engine.placing:claim 1",
     "before giftcards.provider.client:Client.place 1",
     "after giftcards.provider.client:Client.place 1",
-    "before giftcards.models.changes:StatusChange.save 2",
+    "before giftcards.models.history:StatusChange.save 2",
     "after giftcards.engine.placing:send 1",
     "before giftcards.engine.sweep:record_answers 1",
     "after giftcards.engine.recording:store_cards 1",
@@ -147,7 +147,7 @@ PLACING = [
 WORKING = [
     "after giftcards.engine.placing:claim 2",
     "after giftcards.provider.client:Client.place 2",
-    "before giftcards.models.changes:StatusChange.save 4",
+    "before giftcards.models.history:StatusChange.save 4",
     "before giftcards.engine.sweep:ask 1",
     "after giftcards.models.orders:OrderQuerySet.write_batch 2",
     "after giftcards.engine.recording:store_cards 1",

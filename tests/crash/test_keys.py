@@ -18,7 +18,7 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from giftcards.privacy.retention import Purge, purge

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from giftcards.delivery import queueing
 from giftcards.delivery.tasks import MESSAGES
-from giftcards.engine.turns import WORK
+from giftcards.engine.background import WORK
 from giftcards.models import CustomerRefund, Order
 from giftcards.signals import customer_refund_changed, order_status_changed
 

@@ -21,17 +21,17 @@ from giftcards.books.models import LedgerEntry
 from giftcards.delivery import digests, tasks
 from giftcards.delivery.channels import Limits
 from giftcards.delivery.conf import StaffPerson, conf
+from giftcards.delivery.digest_items import alerts
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVisit, StaffDigest
-from giftcards.delivery.news import alerts
 from giftcards.delivery.signals import staff_news
 from giftcards.management.groups import ensure_roles, role_permissions
 from giftcards.models import ApiKey, Card, Order, ProviderState
 from giftcards.models.provider import configured_key
-from giftcards.models.records import REFUSED_REVEAL
+from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from giftcards.watch.conditions import Severity
-from giftcards.watch.roles import ROLES
+from giftcards.watch.staff_roles import ROLES
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order, make_order
 from tests.delivery import story

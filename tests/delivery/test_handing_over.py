@@ -16,7 +16,7 @@ from giftcards.delivery.links import find
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order
-from giftcards.models.records import REFUSED_REVEAL
+from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import make_guide_order

@@ -9,12 +9,12 @@ import re
 import pytest
 from django.contrib.auth.models import Permission
 
-from giftcards.delivery import messages, news
+from giftcards.delivery import messages, staff_news
 from giftcards.delivery.conf import KIND_OF_STATUS
 from giftcards.delivery.conf import Kind as MessageKind
 from giftcards.management.groups import role_permissions
 from giftcards.simulator import SPECIAL_TYPES, Simulator
-from giftcards.watch.roles import ROLES
+from giftcards.watch.staff_roles import ROLES
 from tests.docs.pages import PAGES, ROOT, code, every_page, page, rows, section
 
 
@@ -37,7 +37,7 @@ def test_everything_that_staff_are_told_is_documented_with_whom_it_concerns() ->
     }
     assert documented == {
         name: (alert.permission.removeprefix("giftcards."), _told(alert.permission))
-        for name, alert in news.alerts().items()
+        for name, alert in staff_news.alerts().items()
     }
 
 

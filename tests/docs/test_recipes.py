@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.keys.secrecy import CardSecret
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order

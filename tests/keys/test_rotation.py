@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.recording import record_answers
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card
 from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify

@@ -8,7 +8,7 @@ import pytest
 
 from giftcards.models import Order
 from giftcards.models.order_queries import FINISHED, UNFINISHED
-from giftcards.models.records import end_finished, give_back, take
+from giftcards.models.staff_records import end_finished, give_back, take
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order

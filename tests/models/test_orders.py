@@ -14,7 +14,7 @@ from django.db.models import ProtectedError
 from django.utils import timezone, translation
 
 from giftcards.engine.recording import record_answers
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import ConfigurationError, DecryptionError
 from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret

@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 from oscar.core.loading import get_class, get_model
 
-from giftcards.engine import turns
+from giftcards.engine import background
 from giftcards.models import Order, ProductType
 from giftcards.models import Product as ProviderProduct
 from giftcards.oscar.lines import sku_of, stock_records
@@ -167,8 +167,8 @@ def bought(product: Any, quantity: int = 1) -> Any:
 def work() -> None:
     """Do what the worker does in a minute or two."""
     run_sweep()
-    daily = max(turns.lanes(), key=len)
-    turns.give_turns(daily, threading.Event(), lambda: True)
+    daily = max(background.lanes(), key=len)
+    background.give_turns(daily, threading.Event(), lambda: True)
 
 
 def order_for(line: Any) -> Order:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.delivery.queueing import kinds_that_fit
 from giftcards.engine.reordering import reorder_missing
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.fulfilment import change_customer
 from giftcards.models import CustomerChange, Note, Order
 from giftcards.privacy.erasure import erase, find_orders

@@ -21,7 +21,7 @@ from django.utils import timezone
 from giftcards.books.models import LedgerEntry
 from giftcards.books.reports import report
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import change_customer, place_order
 from giftcards.management.commands import giftcards_customer

@@ -20,7 +20,7 @@ from django.utils import timezone
 from giftcards.books.reports import report
 from giftcards.engine.clock import Clock
 from giftcards.engine.recording import record_changes
-from giftcards.engine.storing import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import CodeDestroyed
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.privacy.retention import Purge, purge, purge_if_due

@@ -34,7 +34,8 @@ from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionEr
 from giftcards.keys.secrecy import CardSecret, Masked, contained
 from giftcards.models import Card, CardReveal, CustomerChange, Order
 from giftcards.models.fields import plain_line
-from giftcards.models.records import REFUSED_REVEAL, ip_address
+from giftcards.models.staff_records import REFUSED_REVEAL
+from giftcards.text.addresses import ip_address
 from giftcards.text.display import bdi
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.times import begin_of, today
 from giftcards.text.display import count_text, filled, money
 from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing
-from giftcards.watch.roles import whom_to_ask
+from giftcards.watch.staff_roles import whom_to_ask
 
 # The most orders that a card names.
 _NAMED = 5

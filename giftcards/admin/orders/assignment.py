@@ -14,7 +14,7 @@ from giftcards.admin.frame.actions import LATE, Attempt, OrderAction, Outcome, m
 from giftcards.admin.frame.forms import token
 from giftcards.admin.frame.pages import about
 from giftcards.models import Order
-from giftcards.models.records import give_back, take
+from giftcards.models.staff_records import give_back, take
 from giftcards.text.display import bdi, brief_moment, filled, isolated
 
 

@@ -27,8 +27,8 @@ from giftcards.admin.orders.filters import DateFilter
 from giftcards.exceptions import RefundError
 from giftcards.fulfilment import record_sale
 from giftcards.models import CustomerRefund, Order
+from giftcards.models.customer_refunds import check_amount, refundable_amount, sale_obstacle
 from giftcards.models.fields import MONEY, plain_line
-from giftcards.models.money import check_amount, refundable_amount, sale_obstacle
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.text.display import badge, bdi, filled, moment, money, money_text, payment
 

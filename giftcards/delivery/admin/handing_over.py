@@ -43,7 +43,7 @@ from giftcards.delivery.facts import has_cards
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.delivery.queueing import Withdrawn, withdraw
 from giftcards.models import Order
-from giftcards.models.records import REFUSED_REVEAL
+from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.text.display import count_text, moment
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from typing import Any
 
 from django.db import Error
 
+from giftcards.engine.background import beside
 from giftcards.engine.database import is_there
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
-from giftcards.engine.turns import beside
 from giftcards.exceptions import ProviderError
 from giftcards.management.base import (
     WORKING_SETTINGS,

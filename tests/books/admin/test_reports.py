@@ -26,7 +26,7 @@ from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order, Product
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from giftcards.watch.roles import ROLES
+from giftcards.watch.staff_roles import ROLES
 from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order, receive
 from tests.pages import (
     LIST,

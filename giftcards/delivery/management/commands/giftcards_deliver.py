@@ -14,7 +14,7 @@ from giftcards.delivery.models import Delivery
 from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.delivery.sending import send_due
 from giftcards.delivery.tasks import MESSAGES, send_messages
-from giftcards.engine.turns import keep_giving_turns
+from giftcards.engine.background import keep_giving_turns
 from giftcards.management.base import GiftcardsCommand, unfinished
 from giftcards.management.output import counted, set_by_signals
 

@@ -16,8 +16,8 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.exceptions import RefundError, SaleError
 from giftcards.models.fields import MONEY, ExactCharField, assign, plain_line
 from giftcards.models.orders import Order
-from giftcards.models.records import Note
 from giftcards.models.searching import LAST_CHARACTER
+from giftcards.models.staff_records import Note
 from giftcards.rules.money import customer_breakdown, paid_amount
 
 _CENTIME = Decimal("0.01")

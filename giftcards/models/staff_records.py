@@ -6,7 +6,6 @@ an entry in the timeline.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from copy import copy
 from datetime import timedelta
@@ -15,7 +14,6 @@ from typing import Any
 from django.conf import settings
 from django.core.validators import MaxLengthValidator
 from django.db import models, transaction
-from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -234,14 +232,3 @@ def end_finished(should_continue: Callable[[], bool]) -> int:
         finished = Order.objects.filter(FINISHED, pk__in=keys).order_by()
         ended += finished.update(looked_after_by="", looked_after_since=None)
     return ended
-
-
-def ip_address(request: HttpRequest) -> str | None:
-    """The client's IP address from ``REMOTE_ADDR``; ``None`` if that holds no address."""
-    try:
-        # Drops the name of an interface, as in fe80::1%eth0.
-        told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
-        address = ipaddress.ip_address(told)
-    except ValueError:
-        return None
-    return str(getattr(address, "ipv4_mapped", None) or address)

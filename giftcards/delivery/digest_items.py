@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.models import Card, Order
-from giftcards.models.records import REFUSED_REVEAL
+from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.rules.states import STATES, Status
 from giftcards.watch.conditions import (
     CONDITIONS,
@@ -33,7 +33,7 @@ from giftcards.watch.conditions import (
     Severity,
     Standing,
 )
-from giftcards.watch.roles import whom_to_ask
+from giftcards.watch.staff_roles import whom_to_ask
 
 # How many orders an item names.
 _NAMED = 5

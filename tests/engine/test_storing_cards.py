@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.engine.storing import Fingerprints, match_cards
+from giftcards.engine.storing_cards import Fingerprints, match_cards
 
 # Few enough that the same code, and the same card, come up again and again.
 cards = st.lists(st.sampled_from(["a", "a1", "a2", "A", "A1", "b", "b1"]), max_size=4)

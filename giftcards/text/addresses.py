@@ -1,0 +1,18 @@
+"""The client's address of a request."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from django.http import HttpRequest
+
+
+def ip_address(request: HttpRequest) -> str | None:
+    """The client's IP address from ``REMOTE_ADDR``; ``None`` if that holds no address."""
+    try:
+        # Drops the name of an interface, as in fe80::1%eth0.
+        told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
+        address = ipaddress.ip_address(told)
+    except ValueError:
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address)
