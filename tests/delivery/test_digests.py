@@ -743,15 +743,15 @@ def test_a_row_that_another_process_has_claimed_is_left_to_it(
     """Both read the row before either claims it."""
     listed(BOSS)
     settled(Status.REJECTED, "web-1")
-    look = digests.news.current_situation
+    look = digests.digest_items.current_situation
     inner: list[int] = []
 
     def look_while_another_is_faster() -> Any:
-        monkeypatch.setattr(digests.news, "current_situation", look)
+        monkeypatch.setattr(digests.digest_items, "current_situation", look)
         inner.append(digests.send_due(Limits()))
         return look()
 
-    monkeypatch.setattr(digests.news, "current_situation", look_while_another_is_faster)
+    monkeypatch.setattr(digests.digest_items, "current_situation", look_while_another_is_faster)
     assert digests.send_due(Limits()) == 0
     assert inner == [1]
     assert len(mail.outbox) == 1

@@ -30,7 +30,6 @@ from giftcards.exceptions import (
     TryLater,
 )
 from giftcards.keys.secrecy import CardSecret
-from giftcards.provider import client as provider
 from giftcards.provider.answers import (
     Flaw,
     KeyInfo,
@@ -42,6 +41,7 @@ from giftcards.provider.answers import (
     ProductType,
 )
 from giftcards.provider.client import Client
+from giftcards.provider.failures import retry_after
 
 KEY = "CANARY-KEY/7f3a+9c"
 CODE = "CANARY-CODE-1111"
@@ -697,7 +697,7 @@ class TestErrors:
     @example("Tue, 29 Oct 2099 00:00:00 +9999999999")
     @example("1 1 1 1 1")
     def test_any_retry_after_header_gives_seconds_or_none(self, header: str) -> None:
-        seconds = provider._retry_after(header)
+        seconds = retry_after(header)
         assert seconds is None or 0 <= seconds < 1e12
 
     @pytest.mark.parametrize(
