@@ -679,12 +679,9 @@ def test_status_refuses_a_currency_that_is_no_code(
     call: Call, set_conf: Callable[..., None]
 ) -> None:
     set_conf(CURRENCY="dinar")
-    assert call("giftcards_status") == (
-        "",
-        "GIFTCARDS['CURRENCY'] must be a code of three capital letters."
-        " DZD is the one the provider charges in.\n",
-        2,
-    )
+    out, err, code = call("giftcards_status")
+    assert (out, code) == ("", 2)
+    assert err.startswith("GIFTCARDS['CURRENCY'] must be ")
 
 
 class TestGroup:
