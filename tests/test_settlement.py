@@ -43,6 +43,11 @@ def sold(**values: Any) -> Order:
     return make_guide_order(Status.PARTIALLY_FILLED, **named | three | values)
 
 
+@pytest.fixture
+def order() -> Order:
+    return sold()
+
+
 def pay(order: Order, amount: Any = Decimal("333.33"), reference: str = "R1", **values: Any) -> Any:
     return record_refund(order, amount=amount, reference=reference, **values)
 
@@ -96,9 +101,8 @@ class TestPayingBack:
         ],
     )
     def test_all_that_is_owed_is_paid_back_at_once(
-        self, named: dict[str, str], by: str, told: tuple[str, str, str]
+        self, order: Order, named: dict[str, str], by: str, told: tuple[str, str, str]
     ) -> None:
-        order = sold()
         refund = pay(order, by=by or None, **named)
         row = CustomerRefund.objects.get()
         assert (row.amount, row.state, row.reference) == (Decimal("333.33"), "done", "R1")
@@ -108,8 +112,7 @@ class TestPayingBack:
         assert (row, row.has_changed, refund.has_changed) == (refund, False, True)
         assert left(order) == 0
 
-    def test_parts_add_up_to_what_is_owed_and_not_a_centime_more(self) -> None:
-        order = sold()
+    def test_parts_add_up_to_what_is_owed_and_not_a_centime_more(self, order: Order) -> None:
         first = pay(order, 200, "R1")
         assert left(order) == Decimal("133.33")
         pay(order, Decimal("133.33"), "R2")
@@ -132,16 +135,14 @@ class TestPayingBack:
         cancel_refund(CustomerRefund.objects.get(), by="amina")
         assert left(order) == Decimal("333.33")
 
-    def test_the_order_that_was_given_has_the_new_sums(self) -> None:
-        order = sold()
+    def test_the_order_that_was_given_has_the_new_sums(self, order: Order) -> None:
         pay(order, 200)
         breakdown = customer_breakdown(order)
         assert breakdown is not None
         assert (breakdown.refunded_amount, breakdown.open_amount) == (200, Decimal("133.33"))
         assert order.open_amount == Decimal("133.33")
 
-    def test_an_order_that_was_read_before_is_read_again(self) -> None:
-        order = sold()
+    def test_an_order_that_was_read_before_is_read_again(self, order: Order) -> None:
         stale = Order.objects.get(pk=order.pk)
         pay(order)
         with pytest.raises(RefundError, match=NOTHING_LEFT):
@@ -169,8 +170,7 @@ class TestPayingBack:
         with pytest.raises(RefundError, match="the order has no sale amount"):
             pay(make_guide_order(Status.REFUNDED), 550)
 
-    def test_a_refund_stays_when_its_order_would_be_deleted(self) -> None:
-        order = sold()
+    def test_a_refund_stays_when_its_order_would_be_deleted(self, order: Order) -> None:
         pay(order)
         with pytest.raises(ProtectedError):
             order.delete()
@@ -206,16 +206,14 @@ class TestPayingBack:
 
 @pytest.mark.django_db
 class TestOnce:
-    def test_the_same_reference_pays_once(self) -> None:
-        order = sold()
+    def test_the_same_reference_pays_once(self, order: Order) -> None:
         first = pay(order, 200, method="cash")
         with heard() as told:
             again = pay(order, Decimal("200.00"), method="cash")
         assert (again, again.has_changed, told) == (first, False, [])
         assert left(order) == Decimal("133.33")
 
-    def test_the_same_reference_pays_once_though_nothing_is_left(self) -> None:
-        order = sold()
+    def test_the_same_reference_pays_once_though_nothing_is_left(self, order: Order) -> None:
         assert pay(order) == pay(order)
 
     @pytest.mark.parametrize("other", [{"amount": 100}, {"method": "cash"}])
@@ -226,16 +224,14 @@ class TestOnce:
             pay(order, **{"amount": 200, **other})
         assert left(order) == Decimal("133.33")
 
-    def test_the_reference_of_a_refund_that_was_taken_back_is_refused(self) -> None:
-        order = sold()
+    def test_the_reference_of_a_refund_that_was_taken_back_is_refused(self, order: Order) -> None:
         cancel_refund(pay(order, 200), by="amina")
         with pytest.raises(RefundError, match="R1 was taken back"):
             pay(order, 200)
         assert left(order) == Decimal("333.33")
 
     @pytest.mark.parametrize("typed", ["R1 ", " R1", "R1\u00a0"])
-    def test_spaces_around_a_reference_pay_nothing_twice(self, typed: str) -> None:
-        order = sold()
+    def test_spaces_around_a_reference_pay_nothing_twice(self, order: Order, typed: str) -> None:
         assert pay(order, 100, typed).reference == "R1"
         assert pay(order, 100).pk == pay(order, 100, typed).pk
         assert left(order) == Decimal("233.33")
@@ -247,8 +243,7 @@ class TestOnce:
 
 @pytest.mark.django_db
 class TestPlanned:
-    def test_a_planned_refund_counts_until_it_is_paid_or_taken_back(self) -> None:
-        order = sold()
+    def test_a_planned_refund_counts_until_it_is_paid_or_taken_back(self, order: Order) -> None:
         refund = pay(order, 200, is_paid=False, by="amina")
         assert (refund.state, refund.executed_at, refund.executed_by) == ("created", None, "")
         assert (order.paid_back_amount, order.planned_amount) == (0, 200)
@@ -260,21 +255,18 @@ class TestPlanned:
         assert row.was_planned
         assert left(order) == Decimal("133.33")
 
-    def test_recording_it_again_as_paid_pays_it(self) -> None:
-        order = sold()
+    def test_recording_it_again_as_paid_pays_it(self, order: Order) -> None:
         planned = pay(order, 200, is_paid=False)
         paid = pay(order, 200, by="karim")
         assert (paid, paid.state, paid.executed_by) == (planned, "done", "karim")
         assert paid.has_changed
 
-    def test_nothing_else_is_paid_while_all_that_is_owed_is_planned(self) -> None:
-        order = sold()
+    def test_nothing_else_is_paid_while_all_that_is_owed_is_planned(self, order: Order) -> None:
         pay(order, is_paid=False)
         with pytest.raises(RefundError, match="All that is still owed is planned already: mark"):
             pay(order, 1, "R2")
 
-    def test_planning_it_again_leaves_it_paid(self) -> None:
-        order = sold()
+    def test_planning_it_again_leaves_it_paid(self, order: Order) -> None:
         pay(order, 200)
         assert pay(order, 200, is_paid=False).state == "done"
 
@@ -297,8 +289,7 @@ class TestPlanned:
 
 @pytest.mark.django_db
 class TestTakingBack:
-    def test_it_is_owed_again_and_stays_on_record(self) -> None:
-        order = sold()
+    def test_it_is_owed_again_and_stays_on_record(self, order: Order) -> None:
         refund = pay(order)
         cancel_refund(refund, by="amina", why="The transfer came back.")
         row = CustomerRefund.objects.get()
@@ -307,8 +298,7 @@ class TestTakingBack:
         assert row.cancelled_at is not None
         assert left(order) == Decimal("333.33")
 
-    def test_twice_gives_back_once(self) -> None:
-        order = sold()
+    def test_twice_gives_back_once(self, order: Order) -> None:
         pay(order, 100, "R1")
         refund = pay(order, 200, "R2")
         stale = CustomerRefund.objects.get(reference="R2")
@@ -393,8 +383,7 @@ class TestInvalid:
         assert list(caught.value.message_dict) == [name]
         assert CustomerRefund.objects.get().state == "done"
 
-    def test_whole_numbers_and_decimals_are_amounts(self) -> None:
-        order = sold()
+    def test_whole_numbers_and_decimals_are_amounts(self, order: Order) -> None:
         assert str(pay(order, 200, "R1").amount) == "200.00"
         assert str(pay(order, Decimal("133.3"), "R2").amount) == "133.30"
 
@@ -418,8 +407,7 @@ class TestErrors:
         assert str(error) == "Only 1234.50 can still be paid back, not 5000.00."
         assert "<" in error.shown(lambda part: f"<{part}>")
 
-    def test_a_reference_with_a_percent_sign_is_told_as_it_is(self) -> None:
-        order = sold()
+    def test_a_reference_with_a_percent_sign_is_told_as_it_is(self, order: Order) -> None:
         pay(order, 100, "10%d")
         with pytest.raises(RefundError, match="10%d already names"):
             pay(order, 200, "10%d")
@@ -433,8 +421,7 @@ class TestErrors:
 
 class TestReceivers:
     @pytest.mark.django_db(transaction=True)
-    def test_they_are_told_of_each_change_after_the_commit(self) -> None:
-        order = sold()
+    def test_they_are_told_of_each_change_after_the_commit(self, order: Order) -> None:
         with heard() as told:
             with transaction.atomic():
                 refund = pay(order, is_paid=False)
@@ -445,8 +432,7 @@ class TestReceivers:
         assert told == [("R1", "created"), ("R1", "done"), ("R1", "cancelled")]
 
     @pytest.mark.django_db(transaction=True)
-    def test_they_are_told_of_nothing_that_was_rolled_back(self) -> None:
-        order = sold()
+    def test_they_are_told_of_nothing_that_was_rolled_back(self, order: Order) -> None:
         with heard() as told, transaction.atomic():
             pay(order)
             transaction.set_rollback(True)
@@ -496,15 +482,13 @@ class TestAtOnce:
         assert len(refused) == 5
         assert left(order) == 0
 
-    def test_of_many_with_one_reference_all_get_the_same_refund(self) -> None:
-        order = sold()
+    def test_of_many_with_one_reference_all_get_the_same_refund(self, order: Order) -> None:
         results = in_threads(6, lambda: pay(order, 200))
         assert {result.pk for result in results} == {CustomerRefund.objects.get().pk}
         assert [result.has_changed for result in results].count(True) == 1
         assert left(order) == Decimal("133.33")
 
-    def test_of_many_who_take_one_back_one_gives_it_back(self) -> None:
-        order = sold()
+    def test_of_many_who_take_one_back_one_gives_it_back(self, order: Order) -> None:
         pay(order, 100, "R0")
         key = pay(order, 200).pk
         results = in_threads(
@@ -513,8 +497,7 @@ class TestAtOnce:
         assert [result.has_changed for result in results].count(True) == 1
         assert left(order) == Decimal("233.33")
 
-    def test_paying_back_and_ordering_again_exclude_each_other(self) -> None:
-        order = sold()
+    def test_paying_back_and_ordering_again_exclude_each_other(self, order: Order) -> None:
         ways = [
             *(lambda: reorder_missing(order, by="amina") for _person in range(2)),
             *(lambda: pay(order) for _person in range(2)),
@@ -525,8 +508,7 @@ class TestAtOnce:
         assert [type(result) for result in results].count(refused) == 2
         assert CustomerRefund.objects.exists() != is_ordered
 
-    def test_an_overpayment_by_hand_is_refused_by_the_database(self) -> None:
-        order = sold()
+    def test_an_overpayment_by_hand_is_refused_by_the_database(self, order: Order) -> None:
         row = Order.objects.filter(pk=order.pk)
         for wrong in (
             {"open_amount": F("open_amount") - 334, "paid_back_amount": 334},

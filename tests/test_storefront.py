@@ -50,6 +50,12 @@ def shop(db: None, settings: Any, simulator: Simulator, mails: Path) -> Iterator
     translation.deactivate()
 
 
+@pytest.fixture
+def browser(shop: Simulator) -> Client:
+    """A visitor of the shop."""
+    return Client()
+
+
 def form_of(browser: Client, wanted: ProductType, **changed: Any) -> tuple[str, dict[str, Any]]:
     """The address of the page of a card, and its form as the customer sends it."""
     page = f"/buy/{wanted.pk}/"
@@ -151,8 +157,7 @@ def test_an_empty_shelf_says_how_it_is_filled(db: None) -> None:
 # Buying
 
 
-def test_forms_that_are_sent_twice_buy_once(shop: Simulator) -> None:
-    browser = Client()
+def test_forms_that_are_sent_twice_buy_once(shop: Simulator, browser: Client) -> None:
     page, form = form_of(browser, kind("type_001"))
     payment = browser.post(page, form).url
     assert browser.post(page, form).url == payment
@@ -187,8 +192,7 @@ def test_a_purchase_that_cannot_be_ordered_is_not_paid(shop: Simulator) -> None:
     assert purchase.paid_at is None
 
 
-def test_what_is_not_paid_does_not_look_as_if_it_were(shop: Simulator) -> None:
-    browser = Client()
+def test_what_is_not_paid_does_not_look_as_if_it_were(browser: Client) -> None:
     payment = begun(browser, "type_001")
     page = payment.removesuffix("pay/")
     assert browser.get(page).status_code == 404
@@ -210,9 +214,8 @@ GIFT = {
 
 
 def test_a_gift_goes_to_its_recipient_and_its_customer_sees_no_way_to_the_cards(
-    shop: Simulator, mails: Path
+    browser: Client, mails: Path
 ) -> None:
-    browser = Client()
     page = bought(browser, "type_001", **GIFT)
     work()
     sent = {mail.to: mail for mail in mailbox.read(mails)}
@@ -234,15 +237,13 @@ def test_a_gift_goes_to_its_recipient_and_its_customer_sees_no_way_to_the_cards(
     ],
     ids=["nobody", "no address", "too late"],
 )
-def test_a_gift_that_cannot_be_ordered_is_not_paid(shop: Simulator, wrong: dict[str, str]) -> None:
-    browser = Client()
+def test_a_gift_that_cannot_be_ordered_is_not_paid(browser: Client, wrong: dict[str, str]) -> None:
     page, form = form_of(browser, kind("type_001"), **wrong)
     assert 'role="alert"' in browser.post(page, form).content.decode()
     assert not Purchase.objects.exists()
 
 
-def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(shop: Simulator) -> None:
-    browser = Client()
+def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(browser: Client) -> None:
     page, form = form_of(browser, kind("type_001"))
     ProductType.objects.filter(type_id="type_001").update(price=600)
     answer = browser.post(page, form)
@@ -266,8 +267,7 @@ def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(shop: Simul
         {"key": "1"},
     ],
 )
-def test_nothing_is_bought_with_a_wrong_value(wrong: dict[str, Any], shop: Simulator) -> None:
-    browser = Client()
+def test_nothing_is_bought_with_a_wrong_value(wrong: dict[str, Any], browser: Client) -> None:
     page, form = form_of(browser, kind("type_001"), **wrong)
     assert browser.post(page, form).status_code == 200
     assert not Purchase.objects.exists()
@@ -334,9 +334,8 @@ def test_a_visitor_without_money_holds_so_many_cards_whatever_their_cookies(
 
 @pytest.mark.parametrize("how", ["cancelled", "left alone"])
 def test_whoever_comes_back_later_is_asked_again_if_the_cards_are_dearer(
-    shop: Simulator, how: str
+    browser: Client, how: str
 ) -> None:
-    browser = Client()
     payment = begun(browser, "type_001")
     if how == "cancelled":
         browser.post(payment, {"cancel": "1"})
@@ -368,9 +367,8 @@ def test_what_is_held_keeps_its_price_and_what_is_cheaper_is_asked_about_by_nobo
     assert [order.sale_amount for order in Order.objects.all()] == [2750, 2750]
 
 
-def test_a_customer_who_is_refused_can_buy_fewer_with_the_same_page(shop: Simulator) -> None:
+def test_a_customer_who_is_refused_can_buy_fewer_with_the_same_page(browser: Client) -> None:
     stock_is(4)
-    browser = Client()
     page, form = form_of(browser, kind("type_001"))
     refused = browser.post(page, form).content.decode()
     [key] = re.findall(r'name="key" value="([^"]+)"', refused)
@@ -378,8 +376,7 @@ def test_a_customer_who_is_refused_can_buy_fewer_with_the_same_page(shop: Simula
     assert "4 × <bdi>PSN 500 DA</bdi>" in browser.get(payment).content.decode()
 
 
-def test_what_is_not_for_sale_cannot_be_bought(shop: Simulator) -> None:
-    browser = Client()
+def test_what_is_not_for_sale_cannot_be_bought(browser: Client) -> None:
     page, form = form_of(browser, kind("type_001"))
     ProductType.objects.filter(type_id="type_001").update(price=None)
     assert browser.post(page, form).status_code == 404
@@ -442,9 +439,8 @@ def test_of_two_customers_one_gets_the_last_card(shop: Simulator) -> None:
     assert Order.objects.count() == Purchase.objects.paid().count() == 1
 
 
-def test_a_payment_after_the_time_is_over_buys_what_is_still_there(shop: Simulator) -> None:
+def test_a_payment_after_the_time_is_over_buys_what_is_still_there(browser: Client) -> None:
     stock_is(5)
-    browser = Client()
     payment = begun(browser, "type_001")
     end_holds()
     assert browser.post(payment).status_code == 302
@@ -452,10 +448,9 @@ def test_a_payment_after_the_time_is_over_buys_what_is_still_there(shop: Simulat
 
 
 def test_a_customer_who_goes_back_is_not_kept_from_buying_by_their_own_cards(
-    shop: Simulator,
+    browser: Client,
 ) -> None:
     stock_is(5)
-    browser = Client()
     first = begun(browser, "type_001", quantity=2)
     assert f'href="{first}"' in browser.get(f"/buy/{kind('type_001').pk}/").content.decode()
     second = begun(browser, "type_001", quantity=5)
@@ -466,9 +461,8 @@ def test_a_customer_who_goes_back_is_not_kept_from_buying_by_their_own_cards(
 
 
 def test_the_page_of_a_payment_says_until_when_cards_are_held_with_or_without_scripts(
-    shop: Simulator,
+    browser: Client,
 ) -> None:
-    browser = Client()
     payment = begun(browser, "type_001")
     until = timezone.now() + timedelta(seconds=90)
     Purchase.objects.update(held_until=until)
@@ -576,9 +570,8 @@ def test_a_guest_cannot_log_in_with_a_password(shop: Simulator) -> None:
 
 
 def test_a_customer_does_not_see_the_mails_to_an_address_that_staff_have_set(
-    shop: Simulator,
+    browser: Client,
 ) -> None:
-    browser = Client()
     bought(browser)
     change_customer(Order.objects.get(), email="karim@example.com", by="staff")
     work()
@@ -601,8 +594,7 @@ def test_only_the_link_of_the_shop_is_opened_not_one_in_the_words_of_a_gift(
     assert gift.link.startswith(f"{settings.GIFTCARDS_DELIVERY['BASE_URL']}/cards/")
 
 
-def test_a_mail_is_shown_in_a_frame_that_runs_and_loads_nothing(shop: Simulator) -> None:
-    browser = Client()
+def test_a_mail_is_shown_in_a_frame_that_runs_and_loads_nothing(browser: Client) -> None:
     bought(browser)
     work()
     [link] = links_to_mails(browser)
@@ -636,9 +628,8 @@ def test_mails_are_read_as_they_were_written(
 
 
 def test_no_line_breaks_inside_an_amount_in_the_heading_of_a_mail(
-    shop: Simulator, django_capture_on_commit_callbacks: Any
+    browser: Client, django_capture_on_commit_callbacks: Any
 ) -> None:
-    browser = Client()
     bought(browser, language="fr")
     work()
     with django_capture_on_commit_callbacks(execute=True):
@@ -662,9 +653,8 @@ def test_a_mail_that_is_still_being_written_is_not_shown(shop: Simulator, mails:
 
 
 def test_the_page_of_an_order_shows_what_is_to_be_paid_back_and_that_it_was(
-    shop: Simulator, django_capture_on_commit_callbacks: Any
+    browser: Client, django_capture_on_commit_callbacks: Any
 ) -> None:
-    browser = Client()
     page = bought(browser)
     assert "http-equiv" in browser.get(page).content.decode()  # where no script runs
     work()
@@ -698,8 +688,7 @@ def test_an_erased_customer_leaves_no_address_in_the_shop(shop: Simulator, tmp_p
     assert "In the shop" in file.read_text()
 
 
-def test_a_purchase_that_is_not_paid_within_a_day_is_forgotten(shop: Simulator) -> None:
-    browser = Client()
+def test_a_purchase_that_is_not_paid_within_a_day_is_forgotten(browser: Client) -> None:
     browser.post(begun(browser, type_id="type_001"), {"cancel": ""})
     begun(Client(), type_id="type_001")
     bought(Client(), type_id="type_001")

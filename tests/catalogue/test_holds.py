@@ -29,6 +29,12 @@ pytest_plugins = ["tests.stage_fixtures"]
 CARD = {"product_id": PRODUCT, "type_id": TYPE}
 
 
+@pytest.fixture
+def offer() -> None:
+    """Ten cards are for sale."""
+    make_offer()
+
+
 def held(reference: str, quantity: int = 1, **values: Any) -> bool:
     """True if the cards could be held."""
     try:
@@ -44,8 +50,7 @@ def available() -> list[int | None]:
 
 @pytest.mark.django_db
 class TestHolding:
-    def test_held_cards_are_not_available_to_others(self) -> None:
-        make_offer()
+    def test_held_cards_are_not_available_to_others(self, offer: None) -> None:
         begin = timezone.now()
         kept = hold(reference="cart-1", quantity=4, **CARD)
         assert available() == [6]
@@ -55,8 +60,7 @@ class TestHolding:
         assert not held("cart-3")
 
     @pytest.mark.parametrize("how", ["released", "over", "placed", "clock set back"])
-    def test_a_hold_ends(self, how: str) -> None:
-        make_offer()
+    def test_a_hold_ends(self, offer: None, how: str) -> None:
         hold(reference="cart-1", quantity=4, **CARD)
         match how:
             case "released":
@@ -72,8 +76,7 @@ class TestHolding:
         keep_current(lambda: True)
         assert Hold.objects.exists() is (how == "placed")
 
-    def test_an_order_that_is_rolled_back_leaves_the_hold(self) -> None:
-        make_offer()
+    def test_an_order_that_is_rolled_back_leaves_the_hold(self, offer: None) -> None:
         hold(reference="cart-1", quantity=4, **CARD)
         with transaction.atomic():
             place_order(reference="cart-1", quantity=4, **CARD)
@@ -81,8 +84,7 @@ class TestHolding:
         assert available() == [6]
         assert Hold.objects.exists()
 
-    def test_the_same_reference_prolongs_the_hold_and_changes_its_line(self) -> None:
-        make_offer()
+    def test_the_same_reference_prolongs_the_hold_and_changes_its_line(self, offer: None) -> None:
         first = hold(reference="cart-1", quantity=8, minutes=1, **CARD)
         second = hold(reference="cart-1", quantity=8, **CARD)
         assert (second.pk, second.until > first.until) == (first.pk, True)
@@ -92,9 +94,8 @@ class TestHolding:
         assert available() == [7]
 
     def test_a_hold_lasts_three_times_its_first_length_in_all_and_then_rests_for_an_hour(
-        self, wall: Wall
+        self, offer: None, wall: Wall
     ) -> None:
-        make_offer()
         begin = timezone.now()
         minutes = 0
         while held("cart-1", minutes=20):
@@ -148,14 +149,12 @@ class TestHolding:
         # Nobody reads there who it is.
         assert not Hold.objects.filter(holder__contains="user").exists()
 
-    def test_a_larger_hold_that_is_refused_leaves_the_smaller_one(self) -> None:
-        make_offer()
+    def test_a_larger_hold_that_is_refused_leaves_the_smaller_one(self, offer: None) -> None:
         hold(reference="cart-1", quantity=8, **CARD)
         assert not held("cart-1", 11)
         assert available() == [2]
 
-    def test_an_order_that_was_placed_is_not_held_again(self) -> None:
-        make_offer()
+    def test_an_order_that_was_placed_is_not_held_again(self, offer: None) -> None:
         place_order(reference="cart-1", quantity=4, **CARD)
         with pytest.raises(ReferenceConflict):
             hold(reference="cart-1", quantity=4, **CARD)
@@ -164,8 +163,7 @@ class TestHolding:
         make_offer(stock=None)
         assert held("cart-1", 2_000)
 
-    def test_holds_count_against_the_balance_whatever_they_are_for(self) -> None:
-        make_offer()
+    def test_holds_count_against_the_balance_whatever_they_are_for(self, offer: None) -> None:
         make_offer("other", product_id="other")
         ProviderState.objects.current()
         ProviderState.objects.update(balance=1_500, balance_read_at=timezone.now())
@@ -194,8 +192,7 @@ class TestHolding:
             {"minutes": 1_441},
         ],
     )
-    def test_what_cannot_be_ordered_is_not_held(self, values: dict[str, Any]) -> None:
-        make_offer()
+    def test_what_cannot_be_ordered_is_not_held(self, offer: None, values: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
             hold(**{"reference": "cart-1", "quantity": 1, **CARD, **values})
         assert not Hold.objects.exists()
@@ -232,9 +229,8 @@ class TestRace:
         assert available() == []
 
     def test_a_hold_that_is_made_while_its_order_is_being_recorded_does_not_count_beside_it(
-        self,
+        self, offer: None
     ) -> None:
-        make_offer()
         hold(reference="cart-1", quantity=3, **CARD)
         with ThreadPoolExecutor(1) as thread:
             with transaction.atomic():
@@ -245,15 +241,12 @@ class TestRace:
             late.result()
         assert available() == [7]
 
-    def test_of_fifty_buyers_ten_get_the_ten_cards(self) -> None:
-        make_offer()
+    def test_of_fifty_buyers_ten_get_the_ten_cards(self, offer: None) -> None:
         got = in_threads(50, lambda: held(new_reference()))
         assert sum(got) == Hold.objects.count() == 10
         assert available() == []
 
-    def test_buyers_who_pay_at_once_order_no_more_cards_than_there_are(self) -> None:
-        make_offer()
-
+    def test_buyers_who_pay_at_once_order_no_more_cards_than_there_are(self, offer: None) -> None:
         def buy() -> bool:
             reference = new_reference()
             if not held(reference):

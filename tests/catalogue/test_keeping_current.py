@@ -52,6 +52,13 @@ def keep() -> None:
     outbox.announce(outbox=outbox.OFFERS)
 
 
+@pytest.fixture
+def known(simulator: Simulator) -> None:
+    """The provider sells ONE, and the worker has read that."""
+    simulator.catalogue = ONE
+    keep()
+
+
 def pass_time(**span: float) -> None:
     """Make all that was read, ordered or begun older, and the budget fresh."""
     later = timedelta(**span)
@@ -192,10 +199,8 @@ class TestReading:
         assert catalogue.call_count == 2
 
     def test_a_product_that_cannot_be_read_is_asked_for_again_with_the_next_list(
-        self, simulator: Simulator
+        self, known: None, simulator: Simulator
     ) -> None:
-        simulator.catalogue = ONE
-        keep()
         Product.objects.create(product_id="x", listed_at=timezone.now())
         asked(simulator)
         for _minute in range(3):
@@ -258,10 +263,8 @@ class TestChanges:
         ],
     )
     def test_a_reading_records_what_has_changed(
-        self, simulator: Simulator, offered: Any, expected: list[Any]
+        self, known: None, simulator: Simulator, offered: Any, expected: list[Any]
     ) -> None:
-        simulator.catalogue = ONE
-        keep()
         assert changes() == [("a", "new", None, Decimal(490))]
         simulator.catalogue = offered
         pass_time(minutes=61)
@@ -282,10 +285,8 @@ class TestChanges:
         ids=["a type", "a product"],
     )
     def test_what_one_answer_leaves_out_is_gone_if_another_an_hour_later_does_so_too(
-        self, simulator: Simulator, left: Any, expected: Told
+        self, known: None, simulator: Simulator, left: Any, expected: Told
     ) -> None:
-        simulator.catalogue = ONE
-        keep()
         changes()
         for_sale = ProductType.objects.for_sale().filter(type_id="a")
         simulator.catalogue = left
@@ -327,11 +328,7 @@ class TestChanges:
         [gone] = OfferChange.objects.filter(what="gone")
         assert (gone.type.type_id, gone.old_value) == (TYPE, Decimal(490))
 
-    def test_a_product_that_the_provider_has_disabled_is_gone_at_once(
-        self, simulator: Simulator
-    ) -> None:
-        simulator.catalogue = ONE
-        keep()
+    def test_a_product_that_the_provider_has_disabled_is_gone_at_once(self, known: None) -> None:
         changes()
         Product.objects.keep([{"product_id": "p", "is_enabled": False}], at=timezone.now())
         assert changes() == [("a", "gone", Decimal(490), None)]
@@ -342,11 +339,7 @@ class TestChanges:
         Product.objects.keep([{"product_id": "p", "is_enabled": True}], at=timezone.now())
         assert changes() == [("a", "back", None, Decimal(495))]
 
-    def test_an_answer_that_was_overtaken_by_a_later_one_changes_nothing(
-        self, simulator: Simulator
-    ) -> None:
-        simulator.catalogue = ONE
-        keep()
+    def test_an_answer_that_was_overtaken_by_a_later_one_changes_nothing(self, known: None) -> None:
         changes()
         earlier = timezone.now() - timedelta(seconds=20)
         kinds = [{"type_id": "a", "name": "old", "price": Decimal(1), "stock": 0}]
@@ -356,10 +349,8 @@ class TestChanges:
         assert ProductType.objects.for_sale().get(type_id="a").price == Decimal(490)
 
     def test_the_price_that_an_order_is_sent_with_is_the_one_on_the_shelf(
-        self, simulator: Simulator
+        self, known: None, simulator: Simulator
     ) -> None:
-        simulator.catalogue = ONE
-        keep()
         changes()
         simulator.catalogue = sold(a=Denomination("A", Decimal(495), 5))
         pass_time(minutes=11)
@@ -403,17 +394,13 @@ class TestTelling:
         assert {(each["product_id"], each["type_id"]) for each in heard} == {("p", "a")}
         assert not OfferChange.objects.filter(announced_at=None).exists()
 
-    def test_without_a_receiver_nothing_waits(self, simulator: Simulator) -> None:
-        simulator.catalogue = ONE
-        keep()
+    def test_without_a_receiver_nothing_waits(self, known: None) -> None:
         assert OfferChange.objects.exists()
         assert not OfferChange.objects.filter(announced_at=None).exists()
 
     def test_changes_are_deleted_after_thirty_days_unless_somebody_was_not_told(
-        self, simulator: Simulator
+        self, known: None
     ) -> None:
-        simulator.catalogue = ONE
-        keep()
         kept = OfferChange.objects.filter(type__type_id="a")
         kept.update(announced_at=None, announce_at=None)
         pass_time(days=31)

@@ -46,6 +46,11 @@ def order(status: Status, **values: Any) -> Order:
     return make_order(status, **{**values, **moments})
 
 
+@pytest.fixture
+def offer() -> None:
+    make_offer()
+
+
 def refusal(quantity: int = 2, **sale: Any) -> str:
     """The code with which the sale is refused; "" if it is not."""
     try:
@@ -88,8 +93,7 @@ class TestOffers:
         make_offer(**values)
         assert offers().exists() == is_offered
 
-    def test_a_product_that_is_disabled_is_not_offered(self) -> None:
-        make_offer()
+    def test_a_product_that_is_disabled_is_not_offered(self, offer: None) -> None:
         Product.objects.update(is_enabled=False)
         assert not offers().exists()
 
@@ -229,9 +233,8 @@ class TestCheck:
         ],
     )
     def test_what_the_rule_takes_off_the_shelf_has_no_price(
-        self, set_conf: Conf, pricing: dict[str, Any], sale: dict[str, Any], code: str
+        self, offer: None, set_conf: Conf, pricing: dict[str, Any], sale: dict[str, Any], code: str
     ) -> None:
-        make_offer()
         set_conf(PRICING=pricing)
         assert refusal(**sale) == code
 
@@ -284,8 +287,7 @@ class TestCheck:
         ProviderState.objects.pause(reason, detail="Away.", until=until)
         assert refusal() == "paused"
 
-    def test_nothing_is_sold_while_the_key_is_refused(self) -> None:
-        make_offer()
+    def test_nothing_is_sold_while_the_key_is_refused(self, offer: None) -> None:
         refuse_key()
         assert refusal() == "paused"
 
@@ -320,15 +322,13 @@ class TestCheck:
         assert "490" not in told
         assert "PlayStation – PSN 500 DA" in str(refused.value)
 
-    def test_staff_read_what_it_costs(self) -> None:
-        make_offer()
+    def test_staff_read_what_it_costs(self, offer: None) -> None:
         with pytest.raises(NotForSale) as refused:
             check_offer(PRODUCT, TYPE, 2, sale_price=550, sale_amount=880)
         assert "980 DA" in plain(str(refused.value))
         assert "880 DA" in plain(str(refused.value))
 
-    def test_asks_nothing_unless_told_to(self, simulator: Simulator) -> None:
-        make_offer()
+    def test_asks_nothing_unless_told_to(self, offer: None, simulator: Simulator) -> None:
         check_offer(PRODUCT, TYPE, 2)
         assert simulator.requests == []
 
@@ -358,8 +358,7 @@ class TestCheck:
         assert refusal() == ""
         assert refusal(fresh=True) == "paused"
 
-    def test_a_hold_of_the_customer_does_not_count_against_them(self) -> None:
-        make_offer()
+    def test_a_hold_of_the_customer_does_not_count_against_them(self, offer: None) -> None:
         hold(reference="cart-1", product_id=PRODUCT, type_id=TYPE, quantity=10)
         assert refusal() == "out_of_stock"
         assert refusal(quantity=10, reference="cart-1") == ""

@@ -64,6 +64,11 @@ def delivered(order: Order | None = None, answered: OrderAnswer = PARTIAL) -> Or
     return Order.objects.get(pk=held.pk)
 
 
+@pytest.fixture
+def card() -> Card:
+    return delivered().cards.get(position=1)
+
+
 class TestConstraints:
     """Constraints of the database, which hold for raw SQL, a shell or a bug of ours as well."""
 
@@ -133,9 +138,8 @@ class TestConstraints:
 
     @pytest.mark.parametrize("values", [{"position": 0}, {"sealed": ""}, {"value_fingerprint": ""}])
     def test_a_card_without_a_number_token_or_fingerprint_cannot_be_stored(
-        self, values: dict[str, Any]
+        self, card: Card, values: dict[str, Any]
     ) -> None:
-        card = delivered().cards.get(position=1)
         with pytest.raises(DatabaseError) as caught, transaction.atomic():
             Card.objects.filter(pk=card.pk).update(**values)
         assert "giftcards_card_is_sealed" in str(caught.value)
@@ -728,8 +732,7 @@ class TestReadingCards:
             " or the stored text is damaged."
         )
 
-    def test_a_card_with_the_token_of_another_order_does_not_open(self) -> None:
-        card = delivered().cards.get(position=1)
+    def test_a_card_with_the_token_of_another_order_does_not_open(self, card: Card) -> None:
         other = delivered().cards.get(position=2)
         Card.objects.filter(pk=card.pk).update(sealed=other.sealed)
         card.refresh_from_db()
@@ -739,8 +742,7 @@ class TestReadingCards:
             "This card cannot be opened: its stored text belongs to another order."
         )
 
-    def test_a_card_that_was_moved_to_another_order_does_not_open(self) -> None:
-        card = delivered().cards.get(position=1)
+    def test_a_card_that_was_moved_to_another_order_does_not_open(self, card: Card) -> None:
         Card.objects.filter(pk=card.pk).update(order=make_guide_order())
         card = Card.objects.get(pk=card.pk)
         with pytest.raises(DecryptionError, match="its stored text belongs to another order"):
@@ -862,9 +864,8 @@ class TestFindingCards:
             assert list(Card.objects.with_tail(typed)) == []
 
     def test_cards_are_found_without_opening_any(
-        self, settings: Any, django_assert_num_queries: Any
+        self, card: Card, django_assert_num_queries: Any
     ) -> None:
-        card = delivered().cards.get(position=1)
         Card.objects.update(sealed="damaged")
         with django_assert_num_queries(1):
             assert list(Card.objects.all().with_code("AAAA-AAAA-AAAA-AAAA")) == [card]

@@ -82,6 +82,11 @@ def export(tmp_path: Path, call: Call) -> Any:
     return run
 
 
+@pytest.fixture
+def order() -> Order:
+    return make_gift()
+
+
 class TestFinding:
     @pytest.mark.parametrize("address", [BUYER, RECIPIENT, RECIPIENT.upper()])
     def test_an_order_is_that_of_its_customer_and_of_its_recipient(self, address: str) -> None:
@@ -98,8 +103,7 @@ class TestFinding:
         assert find_orders(Person.of(BUYER)) == ([mine, other], [])
         assert find_orders(Person.of(CUSTOMER["customer_phone"])) == ([mine, other], [])
 
-    def test_who_had_the_address_before_is_named_and_left_alone(self) -> None:
-        order = make_gift()
+    def test_who_had_the_address_before_is_named_and_left_alone(self, order: Order) -> None:
         assert find_orders(Person.of(TYPO)) == ([], [order])
 
     def test_a_gift_of_a_customer_without_an_address_is_not_the_recipients_purchase(self) -> None:
@@ -180,8 +184,7 @@ class TestErasing:
         assert kinds_that_fit(order) == ["paid_back"]
 
     @pytest.mark.parametrize("first", [BUYER, RECIPIENT])
-    def test_one_after_the_other_leaves_nothing(self, first: str) -> None:
-        order = make_gift()
+    def test_one_after_the_other_leaves_nothing(self, order: Order, first: str) -> None:
         for address in sorted((BUYER, RECIPIENT), key=lambda address: address != first):
             assert erase_person(address) == [order.reference]
         assert traces_of(*OF_BUYER, *OF_RECIPIENT, *OF_BOTH) == set()

@@ -561,9 +561,13 @@ class TestExport:
 
 
 class TestCommand:
-    def test_it_exports_and_then_erases(self, tmp_path: Path, call: Call) -> None:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        """The file for the data of a customer who has bought something."""
         make_bought()
-        path = tmp_path / "amina.json"
+        return tmp_path / "amina.json"
+
+    def test_it_exports_and_then_erases(self, path: Path, call: Call) -> None:
         outcome = call("giftcards_customer", EMAIL, "--export", str(path), "--erase", "--yes")
         assert (outcome.code, outcome.err) == (0, "")
         assert "The customer of 1 order was erased." in outcome.out
@@ -620,11 +624,7 @@ class TestCommand:
         assert "Nothing stands in the way: 1 order would be erased." in outcome.out
         assert sorted(stored_texts()) == before
 
-    def test_a_trial_writes_no_file_and_says_that_it_would(
-        self, call: Call, tmp_path: Path
-    ) -> None:
-        make_bought()
-        path = tmp_path / "amina.json"
+    def test_a_trial_writes_no_file_and_says_that_it_would(self, path: Path, call: Call) -> None:
         args = (EMAIL, "--erase", "--dry-run", "--export", str(path))
         outcome = call("giftcards_customer", *args)
         assert (outcome.code, outcome.err) == (0, "")
@@ -635,9 +635,7 @@ class TestCommand:
         )
         assert not path.exists()
 
-    def test_a_trial_tells_that_the_file_is_there_already(self, call: Call, tmp_path: Path) -> None:
-        make_bought()
-        path = tmp_path / "amina.json"
+    def test_a_trial_tells_that_the_file_is_there_already(self, path: Path, call: Call) -> None:
         path.write_text("kept")
         args = (EMAIL, "--erase", "--dry-run", "--export", str(path))
         outcome = call("giftcards_customer", *args)
@@ -686,10 +684,8 @@ class TestCommand:
         assert not any(card.is_destroyed for card in order.cards.all())
 
     def test_without_a_terminal_it_exports_and_erases_only_with_yes(
-        self, call: Call, tmp_path: Path
+        self, path: Path, call: Call
     ) -> None:
-        make_bought()
-        path = tmp_path / "amina.json"
         outcome = call("giftcards_customer", EMAIL, "--export", str(path), "--erase")
         assert (outcome.code, "add --yes" in outcome.err) == (2, True)
         assert traces_of(EMAIL)
@@ -697,16 +693,8 @@ class TestCommand:
 
     @pytest.mark.parametrize(("typed", "code"), [("0555123457", 2), ("", 2), (None, 2), (PHONE, 0)])
     def test_at_a_terminal_the_number_has_to_be_typed_again(
-        self,
-        call: Call,
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-        typed: str | None,
-        code: int,
+        self, path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, typed: str | None, code: int
     ) -> None:
-        make_bought()
-        path = tmp_path / "amina.json"
-
         class Terminal:
             def isatty(self) -> bool:
                 return True
