@@ -26,6 +26,7 @@ from tests.stage import wait_until
 
 pytestmark = pytest.mark.packaging
 
+Begin = Callable[..., None]
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = os.environ.get("GIFTCARDS_TESTS_RELEASE")
 PRODUCT = "507f1f77bcf86cd799439011"
@@ -239,7 +240,7 @@ def simulator_url(site: Site) -> Iterator[str]:
 
 
 @pytest.fixture
-def begin(site: Site, simulator_url: str) -> Callable[..., None]:
+def begin(site: Site, simulator_url: str) -> Begin:
     """Configure the site with a worker, and prepare it as the documentation says."""
 
     def prepare(more: str = "", **files: str) -> None:
@@ -331,9 +332,7 @@ def test_the_installed_app_knows_its_version(site: Site) -> None:
     assert site.run("python", "-c", ask).strip() == (RELEASE or "0.0")
 
 
-def test_a_new_site_with_the_wheel_places_and_settles_an_order(
-    site: Site, begin: Callable[..., None]
-) -> None:
+def test_a_new_site_with_the_wheel_places_and_settles_an_order(site: Site, begin: Begin) -> None:
     begin()
     order = json.loads(
         site.manage("giftcards_place", PRODUCT, "TEST_PARTIAL", "4", "--wait", "--json")
@@ -349,9 +348,7 @@ def test_a_new_site_with_the_wheel_places_and_settles_an_order(
     }
 
 
-def test_a_site_without_a_queue_follows_orders_with_the_loop(
-    site: Site, begin: Callable[..., None]
-) -> None:
+def test_a_site_without_a_queue_follows_orders_with_the_loop(site: Site, begin: Begin) -> None:
     begin()
     with pytest.raises(AssertionError, match="No module named 'django_q'"):
         site.manage("shell", "-c", "import django_q")
@@ -360,9 +357,7 @@ def test_a_site_without_a_queue_follows_orders_with_the_loop(
         wait_until(lambda: is_settled(site, "cart-1"))
 
 
-def test_a_site_without_a_queue_follows_orders_from_cron(
-    site: Site, begin: Callable[..., None]
-) -> None:
+def test_a_site_without_a_queue_follows_orders_from_cron(site: Site, begin: Begin) -> None:
     begin()
     site.place("cart-1")
     lines = re.findall(r"manage\.py (.*)$", section(page("workers"), "cron"), re.MULTILINE)
@@ -371,7 +366,7 @@ def test_a_site_without_a_queue_follows_orders_from_cron(
 
 
 def test_a_site_with_the_extra_follows_orders_with_django_q(
-    site: Site, wheel: Path, begin: Callable[..., None]
+    site: Site, wheel: Path, begin: Begin
 ) -> None:
     site.pip("install", f"{wheel}[q2]")
     begin(DJANGO_Q)
@@ -383,7 +378,7 @@ def test_a_site_with_the_extra_follows_orders_with_django_q(
 
 
 def test_a_site_follows_orders_with_the_documented_tasks_of_celery(
-    site: Site, begin: Callable[..., None]
+    site: Site, begin: Begin
 ) -> None:
     site.pip("install", "celery")
     tasks, discovery, settings = blocks(page("recipes/celery"), "python")
@@ -399,9 +394,7 @@ def test_a_site_follows_orders_with_the_documented_tasks_of_celery(
     (site.folder / "shop" / "__init__.py").write_text("")
 
 
-def test_a_site_follows_orders_with_the_documented_task_of_django(
-    site: Site, begin: Callable[..., None]
-) -> None:
+def test_a_site_follows_orders_with_the_documented_task_of_django(site: Site, begin: Begin) -> None:
     if "(5," in site.manage("shell", "-v0", "-c", "import django; print(django.VERSION)"):
         pytest.skip("django.tasks came with Django 6.0")
     site.pip("install", "django-tasks-db")

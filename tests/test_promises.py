@@ -41,16 +41,9 @@ pytest_plugins = ["tests.stage_fixtures"]
 
 STAFF = StatusChange.Source.STAFF
 KINDS = (
-    "type_001",
-    "TEST_PARTIAL",
-    "TEST_REFUND",
-    "SIM_NEVER",
-    "SIM_GROW",
-    "SIM_LOST",
-    "SIM_ERROR",
-    "SIM_DROP",
-    "SIM_REJECT",
-)
+    "type_001", "TEST_PARTIAL", "TEST_REFUND", "SIM_NEVER", "SIM_GROW", "SIM_LOST", "SIM_ERROR",
+    "SIM_DROP", "SIM_REJECT",
+)  # fmt: skip
 STEP = timedelta(seconds=2)
 CONF = {
     "POLL_INTERVAL": 1,

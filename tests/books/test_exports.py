@@ -69,26 +69,10 @@ class TestCsv:
     @pytest.mark.parametrize(
         "formula",
         [
-            "=1+1",
-            "+1",
-            "-1",
-            "@SUM(A1)",
-            "\t=1",
-            "\rx",
-            "\nx",
-            "  =1",
-            "\u00a0=1",
-            "\ufeff=1",
-            "＝1",
-            "−1",
-            "\ufe661",
-            "\ufe6bSUM(A1)",
-            "\u2060=1",
-            "\u202e=1",
-            "\xad=1",
-            "\x01=1",
+            "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\rx", "\nx", "  =1", "\u00a0=1", "\ufeff=1",
+            "＝1", "−1", "\ufe661", "\ufe6bSUM(A1)", "\u2060=1", "\u202e=1", "\xad=1", "\x01=1",
         ],
-    )
+    )  # fmt: skip
     def test_a_text_that_looks_like_a_formula_is_only_a_text(self, formula: str) -> None:
         [[cell]] = csv.reader(io.StringIO(text([[formula]]), newline=""))
         assert cell == f"'{formula}"

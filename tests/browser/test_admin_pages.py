@@ -10,16 +10,8 @@ from tests.pages import LIST, page_of
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 HEADINGS = [
-    "name",
-    "badge",
-    "bought",
-    "sold_to",
-    "delivered",
-    "cost",
-    "credited_back",
-    "owed",
-    "when",
-]
+    "name", "badge", "bought", "sold_to", "delivered", "cost", "credited_back", "owed", "when",
+]  # fmt: skip
 
 
 def test_the_list_of_orders_fits_into_an_ordinary_window(boss: Browser) -> None:

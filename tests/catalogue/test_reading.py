@@ -25,6 +25,7 @@ from tests.stage import PROVIDER, PSN, own_key, provider_state, refill_budget, s
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
+Wire = responses.RequestsMock
 CATALOG = f"{PROVIDER}/v3/gift-cards/catalog"
 STEAM = "507f1f77bcf86cd799439012"
 
@@ -119,9 +120,7 @@ class TestReading:
         for_sale = ProductType.objects.for_sale()
         assert not for_sale.filter(product__product_id=STEAM).exists()
 
-    def test_a_reading_that_was_killed_goes_on_where_it_was(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_reading_that_was_killed_goes_on_where_it_was(self, wire: Wire) -> None:
         def kill(_request: Any) -> Any:
             raise KeyboardInterrupt
 
@@ -148,7 +147,7 @@ class TestReading:
         assert paths(simulator) == ["catalog", STEAM, PSN]
 
     def test_a_product_that_another_process_has_read_meanwhile_is_not_read_again(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         def answer(_request: Any) -> Any:
             Product.objects.filter(product_id="p2").update(types_read_at=timezone.now())
@@ -163,13 +162,11 @@ class TestTolerance:
     """Every contradiction of the provider's pages is survived."""
 
     @pytest.fixture(autouse=True)
-    def products(self, wire: responses.RequestsMock) -> None:
+    def products(self, wire: Wire) -> None:
         wire.get(product_url("p1"), json=types_answer({"id": "t1", "price": 5}))
         wire.get(product_url("p2"), json=types_answer({"id": "t2", "price": 5}))
 
-    def test_either_spelling_of_a_name_and_an_id_is_read(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_either_spelling_of_a_name_and_an_id_is_read(self, wire: Wire) -> None:
         categories = [
             {"title": "Gaming", "products": [{"id": "p1", "title": "One", "cost": 1}]},
             {"name": "Music", "products": [{"_id": "p2", "name": "Two", "region": None}]},
@@ -192,7 +189,7 @@ class TestTolerance:
         ],
     )
     def test_a_catalogue_without_any_usable_product_changes_nothing(
-        self, wire: responses.RequestsMock, data: dict[str, Any]
+        self, wire: Wire, data: dict[str, Any]
     ) -> None:
         wire.get(CATALOG, json=listing({"id": "p1", "title": "One"}))
         run()
@@ -203,9 +200,7 @@ class TestTolerance:
         assert not reading.is_whole
         assert known() == before
 
-    def test_rows_that_cannot_be_used_are_skipped_and_counted(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_rows_that_cannot_be_used_are_skipped_and_counted(self, wire: Wire) -> None:
         good = {"id": "p1", "title": "One"}
         rows = [good, 7, None, {"title": "no id"}, {"id": "two words"}, {"id": 12}, good]
         answer = listing(*rows)
@@ -215,16 +210,12 @@ class TestTolerance:
         assert (reading.read, reading.skipped, reading.is_whole) == (1, 5 + 2, False)
         assert known() == [("p1", "One", True)]
 
-    def test_a_product_that_is_not_enabled_is_not_read_and_not_on_sale(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_product_that_is_not_enabled_is_not_read_and_not_on_sale(self, wire: Wire) -> None:
         wire.get(CATALOG, json=listing({"id": "p1"}, {"id": "p2", "enabled": False}))
         assert run() == CatalogueReading(total=1, read=1)
         assert known() == [("p1", "", True), ("p2", "", False)]
 
-    def test_a_name_that_is_missing_now_does_not_replace_an_old_one(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_name_that_is_missing_now_does_not_replace_an_old_one(self, wire: Wire) -> None:
         named = {"id": "p1", "title": "One", "region": "DZ"}
         wire.get(CATALOG, json=listing(named))
         kind = {"id": "t1", "name": "Five", "price": 5, "quantity": 3}
@@ -237,9 +228,7 @@ class TestTolerance:
         assert (product.name, product.region) == ("One", "DZ")
         assert types("p1") == {"t1": ("Five", None, None)}
 
-    def test_prices_and_stock_that_make_no_sense_are_unknown(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_prices_and_stock_that_make_no_sense_are_unknown(self, wire: Wire) -> None:
         wire.get(CATALOG, json=listing({"id": "p1"}))
         kinds = [
             {"id": "float", "price": 1250.1, "quantity": "3"},
@@ -270,7 +259,7 @@ class TestTolerance:
         assert set(for_sale) == {"float", "text", "twice"}
 
     def test_a_product_that_cannot_be_read_is_skipped_and_read_by_the_next_run(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         wire.get(CATALOG, json=listing({"id": "p1"}, {"id": "p2"}))
         wire.replace("GET", product_url("p1"), json={"success": True, "data": {"types": 7}})
@@ -284,9 +273,7 @@ class TestTolerance:
         assert run() == CatalogueReading(total=1, read=1)
         wire.assert_call_count(CATALOG, 1)
 
-    def test_a_provider_that_is_away_is_not_asked_about_every_product(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_provider_that_is_away_is_not_asked_about_every_product(self, wire: Wire) -> None:
         wire.get(CATALOG, json=listing(*({"id": f"gone{number}"} for number in range(9))))
         for number in range(9):
             wire.get(product_url(f"gone{number}"), status=502)
@@ -294,9 +281,7 @@ class TestTolerance:
         assert (reading.total, reading.read, reading.skipped) == (9, 0, 3)
         assert "HTTP 502" in reading.trouble
 
-    def test_products_that_the_provider_refuses_do_not_end_the_reading(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_products_that_the_provider_refuses_do_not_end_the_reading(self, wire: Wire) -> None:
         wire.get(CATALOG, json=listing(*({"id": f"p{number}"} for number in range(1, 9))))
         refusal = {"success": False, "error": {"code": "NOT_FOUND", "message": "No."}}
         for number in range(3, 9):
@@ -305,7 +290,7 @@ class TestTolerance:
         assert (reading.total, reading.read, reading.skipped) == (8, 2, 6)
 
     def test_an_answer_about_another_product_is_skipped_and_changes_nothing(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         wire.get(CATALOG, json=listing({"id": "p1"}, {"id": "p2"}))
         kind = {"id": "t1", "name": "Card", "price": 490}
@@ -392,7 +377,7 @@ class TestSharing:
         assert [reading.is_paused for reading in waits] == [True]
 
     def test_an_answer_to_slow_down_is_obeyed_and_the_product_read_afterwards(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         wire.get(CATALOG, json=listing({"id": "p1"}))
         wire.get(product_url("p1"), status=429)

@@ -514,19 +514,11 @@ def odd_deliveries() -> Iterator[Row]:
 
 
 GROUPS = [
-    placing_is_answered_with_nothing_usable,
-    placing_bought_nothing_and_says_nothing,
-    placing_is_refused,
-    placing_is_put_off,
-    the_key_is_refused,
-    the_price_is_not_told,
-    a_check_fails,
-    a_check_is_answered_oddly,
-    a_check_never_succeeds,
-    the_list_fails,
-    the_list_fails_a_lost_order,
-    odd_deliveries,
-]
+    placing_is_answered_with_nothing_usable, placing_bought_nothing_and_says_nothing,
+    placing_is_refused, placing_is_put_off, the_key_is_refused, the_price_is_not_told,
+    a_check_fails, a_check_is_answered_oddly, a_check_never_succeeds, the_list_fails,
+    the_list_fails_a_lost_order, odd_deliveries,
+]  # fmt: skip
 ROWS = [
     pytest.param(row, way, id=f"{group.__name__}: {row.name} [{row.step}, {way}]")
     for group in GROUPS

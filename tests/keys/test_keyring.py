@@ -275,17 +275,11 @@ class TestFingerprints:
     @pytest.mark.parametrize(
         "typed",
         [
-            "aaaa-bbbb-1234",
-            "AAAABBBB1234",
-            " AAAA BBBB 1234\n",
-            "AAAA\u00a0BBBB\u20131234",
-            "aAaA.bBbB.1234",
-            "\u200fAAAA-BBBB-1234\u200e",
-            "AAAA-BBBB-١٢٣٤",
-            "AAAA-BBBB-۱۲۳۴",
+            "aaaa-bbbb-1234", "AAAABBBB1234", " AAAA BBBB 1234\n", "AAAA\u00a0BBBB\u20131234",
+            "aAaA.bBbB.1234", "\u200fAAAA-BBBB-1234\u200e", "AAAA-BBBB-١٢٣٤", "AAAA-BBBB-۱۲۳۴",
             "ＡＡＡＡ－ＢＢＢＢ－１２３４",
         ],
-    )
+    )  # fmt: skip
     def test_case_spaces_dashes_and_the_script_of_digits_do_not_change_the_fingerprint_of_a_code(
         self, keyring: Keyring, typed: str
     ) -> None:

@@ -77,29 +77,13 @@ class TestNumbers:
             *(
                 (text, None, (unreadable("not_a_number"),))
                 for text in (
-                    "true",
-                    "false",
-                    "[]",
-                    "{}",
-                    '""',
-                    '"two"',
-                    '" 2"',
-                    '"2\\n"',
-                    '"+2"',
-                    '"2."',
-                    '".5"',
-                    '"1_0"',
-                    '"1e1"',
-                    '"0x2"',
-                    '"nan"',
-                    '"Infinity"',
-                    '"٢"',
-                    '"２"',
+                    "true", "false", "[]", "{}", '""', '"two"', '" 2"', '"2\\n"', '"+2"', '"2."',
+                    '".5"', '"1_0"', '"1e1"', '"0x2"', '"nan"', '"Infinity"', '"٢"', '"２"',
                     '"' + "7" * 21 + '"',
                 )
             ),
         ],
-    )
+    )  # fmt: skip
     def test_whole_numbers_are_read_and_others_are_problems(
         self, text: str, quantity: int | None, problems: tuple[Flaw, ...]
     ) -> None:

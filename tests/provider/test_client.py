@@ -43,6 +43,9 @@ from giftcards.provider.answers import (
 from giftcards.provider.client import Client
 from giftcards.provider.failures import retry_after
 
+Answers = Callable[..., None]
+Wire = responses.RequestsMock
+Question = Callable[[Client], object]
 KEY = "CANARY-KEY/7f3a+9c"
 CODE = "CANARY-CODE-1111"
 SERIAL = "CANARY-SERIAL-2222"
@@ -112,13 +115,13 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture
-def wire() -> Iterator[responses.RequestsMock]:
+def wire() -> Iterator[Wire]:
     with responses.RequestsMock() as mock:
         yield mock
 
 
 @pytest.fixture
-def answers(wire: responses.RequestsMock) -> Callable[..., None]:
+def answers(wire: Wire) -> Answers:
     """Make the provider answer everything with one body, which may be an object or text."""
 
     def answers(body: object, status: int = 200, **headers: str) -> None:
@@ -131,22 +134,20 @@ def answers(wire: responses.RequestsMock) -> Callable[..., None]:
     return answers
 
 
-def raised(call: Callable[[Client], object], client: Client) -> ProviderError:
+def raised(call: Question, client: Client) -> ProviderError:
     with pytest.raises(ProviderError) as caught:
         call(client)
     return caught.value
 
 
 class TestAnswers:
-    def test_placing_returns_the_order_id(
-        self, client: Client, answers: Callable[..., None]
-    ) -> None:
+    def test_placing_returns_the_order_id(self, client: Client, answers: Answers) -> None:
         answers({"success": True, "data": {"orderId": "6901-_a"}, "requestId": "req-1"})
         assert place(client) == "6901-_a"
 
     @pytest.mark.parametrize("order_id", [7, "", "../x", "a/b", "a\n", "x" * 101, None, ["a"], "é"])
     def test_placing_with_an_unusable_id_in_the_answer_raises_outcome_unknown(
-        self, order_id: object, client: Client, answers: Callable[..., None]
+        self, order_id: object, client: Client, answers: Answers
     ) -> None:
         answers({"success": True, "data": {"orderId": order_id}})
         failure = raised(place, client)
@@ -155,7 +156,7 @@ class TestAnswers:
             "The provider gave no usable answer (HTTP 200, the answer names no usable order id)."
         )
 
-    def test_checking_returns_the_order(self, client: Client, answers: Callable[..., None]) -> None:
+    def test_checking_returns_the_order(self, client: Client, answers: Answers) -> None:
         answers({"success": True, "data": FULFILLED})
         assert check(client) == OrderAnswer(
             provider_id="6901616fe9e88196b4eb64b3",
@@ -171,15 +172,13 @@ class TestAnswers:
             flaws=(),
         )
 
-    def test_the_order_id_is_quoted_in_the_path(
-        self, client: Client, wire: responses.RequestsMock
-    ) -> None:
+    def test_the_order_id_is_quoted_in_the_path(self, client: Client, wire: Wire) -> None:
         wire.get(f"{HOST}/v3/gift-cards/check-order/..%2F%3Fa%3D1%20%25", json=error("X"))
         raised(lambda client: client.check("../?a=1 %"), client)
 
     @pytest.mark.parametrize("identifier", ["", ".", ".."])
     def test_an_id_that_would_change_the_path_is_not_found_without_asking(
-        self, identifier: str, client: Client, wire: responses.RequestsMock
+        self, identifier: str, client: Client, wire: Wire
     ) -> None:
         with pytest.raises(NotFound):
             client.check(identifier)
@@ -187,7 +186,7 @@ class TestAnswers:
             client.product(identifier)
 
     def test_a_page_of_orders_is_read_and_bad_rows_are_counted(
-        self, client: Client, wire: responses.RequestsMock
+        self, client: Client, wire: Wire
     ) -> None:
         rows = [FULFILLED, {"_id": "B2", "status": "HANDLING"}, 7, None]
         data = {"items": rows, "pagination": {"page": 2, "totalPages": 11, "totalResults": "55"}}
@@ -217,13 +216,13 @@ class TestAnswers:
         assert page.flaws == (Flaw("rows_unreadable", {"lost": 2, "total": 4}),)
 
     def test_a_page_without_pagination_is_one_of_an_unknown_number(
-        self, client: Client, answers: Callable[..., None]
+        self, client: Client, answers: Answers
     ) -> None:
         answers({"success": True, "data": {"items": [], "pagination": 3}})
         assert list_orders(client) == OrderPage((), None, None, ())
 
     def test_a_page_of_the_ledger_is_read_and_bad_rows_are_counted(
-        self, client: Client, wire: responses.RequestsMock
+        self, client: Client, wire: Wire
     ) -> None:
         rows = [
             {
@@ -286,27 +285,23 @@ class TestAnswers:
         )
 
     def test_validating_returns_type_and_scope_of_the_key(
-        self, client: Client, answers: Callable[..., None]
+        self, client: Client, answers: Answers
     ) -> None:
         described = {"key": KEY, "isEnabled": True, "type": "SANDBOX", "scope": "READ-WRITE"}
         answers({"success": True, "data": {"username": "+213", "apiKey": described}})
         assert client.validate() == KeyInfo("SANDBOX", "READ-WRITE")
 
     def test_a_key_of_which_little_is_told_has_unknown_properties(
-        self, client: Client, answers: Callable[..., None]
+        self, client: Client, answers: Answers
     ) -> None:
         answers({"success": True, "data": {"apiKey": {"isEnabled": 1, "type": 2}}})
         assert client.validate() == KeyInfo("", "")
 
-    def test_the_balance_is_read_as_a_decimal(
-        self, client: Client, answers: Callable[..., None]
-    ) -> None:
+    def test_the_balance_is_read_as_a_decimal(self, client: Client, answers: Answers) -> None:
         answers('{"success": true, "data": {"balance": 1326.13}}')
         assert client.balance() == Decimal("1326.13")
 
-    def test_a_product_is_read_with_its_types(
-        self, client: Client, answers: Callable[..., None]
-    ) -> None:
+    def test_a_product_is_read_with_its_types(self, client: Client, answers: Answers) -> None:
         types = [
             {"id": "type_001", "name": "PSN  500\u202e DA", "price": 490, "quantity": 150},
             {"_id": "type_003", "price": "1960.50", "quantity": 0, "available": False},
@@ -329,7 +324,7 @@ class TestAnswers:
         [{}, {"productId": "p1"}, {"_id": "p1"}, {"productId": "p1", "_id": "x"}, {"_id": None}],
     )
     def test_an_answer_that_names_the_product_or_none_is_about_the_one_that_was_asked_for(
-        self, told: dict[str, Any], client: Client, answers: Callable[..., None]
+        self, told: dict[str, Any], client: Client, answers: Answers
     ) -> None:
         answers({"success": True, "data": {**told, "types": []}})
         assert product(client) == Product("", ())
@@ -350,12 +345,7 @@ class TestAnswers:
         ],
     )
     def test_an_answer_without_the_expected_data_raises_outcome_unknown(
-        self,
-        call: Callable[[Client], object],
-        data: object,
-        trouble: str,
-        client: Client,
-        answers: Callable[..., None],
+        self, call: Question, data: object, trouble: str, client: Client, answers: Answers
     ) -> None:
         answers({"success": True, "data": data})
         failure = raised(call, client)
@@ -384,11 +374,7 @@ class TestAnswers:
         ids=range(14),
     )
     def test_an_answer_that_is_no_strict_json_raises_outcome_unknown(
-        self,
-        body: bytes,
-        call: Callable[[Client], object],
-        client: Client,
-        answers: Callable[..., None],
+        self, body: bytes, call: Question, client: Client, answers: Answers
     ) -> None:
         answers(body)
         failure = raised(call, client)
@@ -400,11 +386,7 @@ class TestAnswers:
     @EVERY_CALL
     @pytest.mark.parametrize("body", [{}, {"success": "true"}, {"success": 1, "data": {}}])
     def test_an_answer_without_an_envelope_raises_outcome_unknown(
-        self,
-        body: object,
-        call: Callable[[Client], object],
-        client: Client,
-        answers: Callable[..., None],
+        self, body: object, call: Question, client: Client, answers: Answers
     ) -> None:
         answers(body)
         assert type(raised(call, client)) is OutcomeUnknown
@@ -468,7 +450,7 @@ class TestErrors:
         placing: type[ProviderError],
         checking: type[ProviderError],
         client: Client,
-        answers: Callable[..., None],
+        answers: Answers,
     ) -> None:
         body = "<html>Just a moment...</html>" if code is None else error(code)
         answers(body, status)
@@ -479,14 +461,14 @@ class TestErrors:
 
     @pytest.mark.parametrize("status", [400, 403])
     def test_a_refusal_that_says_success_raises_outcome_unknown(
-        self, status: int, client: Client, answers: Callable[..., None]
+        self, status: int, client: Client, answers: Answers
     ) -> None:
         answers({"success": True, "data": {"orderId": "A1"}}, status)
         assert type(raised(place, client)) is OutcomeUnknown
 
     @pytest.mark.parametrize("call", [list_orders, transactions, Client.validate, Client.balance])
     def test_not_found_for_a_call_that_names_no_thing_is_a_refusal(
-        self, call: Callable[[Client], object], client: Client, answers: Callable[..., None]
+        self, call: Question, client: Client, answers: Answers
     ) -> None:
         answers(error("NOT_FOUND"), 404)
         assert type(raised(call, client)) is Refused
@@ -565,13 +547,7 @@ class TestErrors:
         ],
     )
     def test_the_text_of_an_error_says_what_happened(
-        self,
-        call: Callable[[Client], object],
-        status: int,
-        body: object,
-        text: str,
-        client: Client,
-        answers: Callable[..., None],
+        self, call: Question, status: int, body: object, text: str, client: Client, answers: Answers
     ) -> None:
         answers(body, status)
         assert str(raised(call, client)) == text
@@ -590,7 +566,7 @@ class TestErrors:
         ],
     )
     def test_the_error_says_how_many_attempts_are_left(
-        self, details: object, shown: str, client: Client, answers: Callable[..., None]
+        self, details: object, shown: str, client: Client, answers: Answers
     ) -> None:
         answers(error("ERR_AUTH", details=details), 401)
         assert f"(ERR_AUTH{shown})." in str(raised(check, client))
@@ -608,7 +584,7 @@ class TestErrors:
         ],
     )
     def test_the_providers_message_is_shown_cleaned_and_without_the_key(
-        self, message: str, shown: str, client: Client, answers: Callable[..., None]
+        self, message: str, shown: str, client: Client, answers: Answers
     ) -> None:
         answers(error("X", message), 400)
         text = str(raised(place, client))
@@ -616,23 +592,21 @@ class TestErrors:
 
     @pytest.mark.parametrize("message", ["", "\u200b", 7, None, {"a": 1}])
     def test_an_error_without_a_message_shows_its_code_only(
-        self, message: object, client: Client, answers: Callable[..., None]
+        self, message: object, client: Client, answers: Answers
     ) -> None:
         answers(error("X", message), 400)
         assert str(raised(place, client)) == "The provider refused the request (X)."
 
     @pytest.mark.parametrize("code", ["<b>", "A B", "A\n", "", "x" * 65, 7, None, [], "clé"])
     def test_an_unusable_error_code_is_dropped(
-        self, code: object, client: Client, answers: Callable[..., None]
+        self, code: object, client: Client, answers: Answers
     ) -> None:
         answers(error(code), 400)
         failure = raised(check, client)
         assert failure.code == ""
         assert str(failure) == "The provider refused the request (HTTP 400)."
 
-    def test_a_code_or_request_id_that_contains_the_key_is_dropped(
-        self, answers: Callable[..., None]
-    ) -> None:
+    def test_a_code_or_request_id_that_contains_the_key_is_dropped(self, answers: Answers) -> None:
         answers({**error("BAD_abc123"), "requestId": "abc123"}, 400, X_Request_Id="x-ABC123")
         with Client(base_url=HOST, api_key="abc123", timeout=5) as client:
             failure = raised(check, client)
@@ -643,12 +617,7 @@ class TestErrors:
         [("a-1", "b-2", "a-1"), (7, "b-2", "b-2"), ("a b", "<b>", ""), (None, "x" * 65, "")],
     )
     def test_the_request_id_is_read_from_the_body_or_else_the_header(
-        self,
-        in_body: object,
-        in_header: str,
-        expected: str,
-        client: Client,
-        answers: Callable[..., None],
+        self, in_body: object, in_header: str, expected: str, client: Client, answers: Answers
     ) -> None:
         answers({**error("X"), "requestId": in_body}, 400, X_Request_Id=in_header)
         assert raised(check, client).request_id == expected
@@ -656,39 +625,27 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("header", "seconds"),
         [
-            ("5", 5),
-            (" 2.5 ", 2.5),
-            ("0", 0),
-            ("999999999", 999_999_999),
-            ("-5", None),
-            ("soon", None),
-            ("", None),
-            ("nan", None),
-            ("inf", None),
-            ("1e3", None),
-            ("9" * 400, None),
-            ("٥", None),
-            ("Tue, 29 Oct 2024 00:00:00 GMT", None),
+            ("5", 5), (" 2.5 ", 2.5), ("0", 0), ("999999999", 999_999_999), ("-5", None),
+            ("soon", None), ("", None), ("nan", None), ("inf", None), ("1e3", None),
+            ("9" * 400, None), ("٥", None), ("Tue, 29 Oct 2024 00:00:00 GMT", None),
             ("Tue, 99 Oct 2024 00:00:00 GMT", None),
         ],
-    )
+    )  # fmt: skip
     def test_retry_after_is_read_as_seconds_and_else_ignored(
-        self, header: str, seconds: float | None, client: Client, answers: Callable[..., None]
+        self, header: str, seconds: float | None, client: Client, answers: Answers
     ) -> None:
         answers(error("RATE_LIMIT_EXCEEDED"), 429, Retry_After=header.encode().decode("latin-1"))
         assert raised(check, client).retry_after == seconds
 
     @pytest.mark.parametrize("zone", ["GMT", "-0000", "+0100"])
-    def test_retry_after_may_be_a_date(
-        self, zone: str, client: Client, answers: Callable[..., None]
-    ) -> None:
+    def test_retry_after_may_be_a_date(self, zone: str, client: Client, answers: Answers) -> None:
         then = datetime.datetime.now(UTC) + datetime.timedelta(minutes=70)
         answers("", 429, Retry_After=then.strftime(f"%a, %d %b %Y %H:%M:%S {zone}"))
         wait = 600 if zone == "+0100" else 4200
         assert raised(check, client).retry_after == pytest.approx(wait, abs=5)
 
     def test_without_a_retry_after_header_there_is_none(
-        self, client: Client, answers: Callable[..., None]
+        self, client: Client, answers: Answers
     ) -> None:
         answers("", 429)
         assert raised(place, client).retry_after is None
@@ -711,7 +668,7 @@ class TestErrors:
         ],
     )
     def test_other_transport_failures_raise_outcome_unknown(
-        self, failure: Exception, was_dropped: bool, client: Client, wire: responses.RequestsMock
+        self, failure: Exception, was_dropped: bool, client: Client, wire: Wire
     ) -> None:
         wire.get(CHECK, body=failure)
         wire.post(PLACE, body=failure)
@@ -725,7 +682,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 502, 503])
     def test_an_error_answer_is_not_worth_repeating(
-        self, status: int, client: Client, answers: Callable[..., None]
+        self, status: int, client: Client, answers: Answers
     ) -> None:
         for body in (error("X"), "<html>"):
             answers(body, status)
@@ -741,7 +698,7 @@ ROUTER = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
 class TestClock:
     """The lead of the provider's clock, by the date of its last answer to a question."""
 
-    def ask(self, client: Client, wire: responses.RequestsMock, **answer: Any) -> float:
+    def ask(self, client: Client, wire: Wire, **answer: Any) -> float:
         body = {"success": True, "data": {"balance": 1}}
         wire.upsert("GET", re.compile(".*"), **{"json": body, **answer})
         with contextlib.suppress(ProviderError):
@@ -750,7 +707,7 @@ class TestClock:
 
     @pytest.mark.parametrize("ahead", [0, -3_600, 86_400])
     def test_the_providers_clock_is_known_by_the_date_of_an_answer(
-        self, client: Client, wire: responses.RequestsMock, ahead: float
+        self, client: Client, wire: Wire, ahead: float
     ) -> None:
         date = datetime.datetime.now(UTC) + datetime.timedelta(seconds=ahead)
         headers = {"Date": format_datetime(date, usegmt=True)}
@@ -760,7 +717,7 @@ class TestClock:
 
     @pytest.mark.parametrize("headers", [{}, {"Date": "soon"}, {"Date": ""}])
     def test_without_a_date_the_providers_clock_counts_as_right(
-        self, client: Client, wire: responses.RequestsMock, headers: dict[str, str]
+        self, client: Client, wire: Wire, headers: dict[str, str]
     ) -> None:
         self.ask(client, wire, headers={"Date": "Tue, 24 Nov 2020 12:00:00 GMT"})
         assert self.ask(client, wire, headers=headers) == 0
@@ -769,7 +726,7 @@ class TestClock:
 class TestSpellings:
     @pytest.mark.parametrize("nothing", [json.dumps(ROUTER), "<html>", ""])
     def test_the_other_spelling_is_used_after_a_router_404_and_kept(
-        self, nothing: str, client: Client, wire: responses.RequestsMock
+        self, nothing: str, client: Client, wire: Wire
     ) -> None:
         wire.get(CHECK, body=nothing, status=404)
         wire.get(OTHER_CHECK, json={"success": True, "data": FULFILLED})
@@ -783,14 +740,14 @@ class TestSpellings:
         assert [call.request.url for call in wire.calls] == [CHECK, OTHER_CHECK, OTHER_CHECK]
 
     def test_a_missing_order_proves_the_spelling_of_the_path(
-        self, client: Client, wire: responses.RequestsMock
+        self, client: Client, wire: Wire
     ) -> None:
         wire.get(CHECK, json=error("NOT_FOUND"), status=404)
         assert type(raised(check, client)) is NotFound
         assert (client.check_path, client.known_check_path) == ("check-order", "check-order")
 
     def test_a_missing_order_proves_the_other_spelling_as_well(
-        self, client: Client, wire: responses.RequestsMock
+        self, client: Client, wire: Wire
     ) -> None:
         wire.get(CHECK, json=ROUTER, status=404)
         wire.get(OTHER_CHECK, json=error("NOT_FOUND"), status=404)
@@ -799,7 +756,7 @@ class TestSpellings:
         assert (client.check_path, client.known_check_path) == ("checkOrder", "checkOrder")
 
     def test_if_neither_spelling_is_routed_the_outcome_is_unknown(
-        self, client: Client, wire: responses.RequestsMock
+        self, client: Client, wire: Wire
     ) -> None:
         wire.get(CHECK, json=ROUTER, status=404)
         wire.get(OTHER_CHECK, json=ROUTER, status=404)
@@ -809,17 +766,13 @@ class TestSpellings:
             assert str(failure) == "The provider gave no usable answer (HTTP 404)."
             assert (client.check_path, client.known_check_path) == (spelling, "")
 
-    def test_a_gateway_error_does_not_change_the_spelling(
-        self, client: Client, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_gateway_error_does_not_change_the_spelling(self, client: Client, wire: Wire) -> None:
         wire.get(CHECK, status=502)
         failure = raised(check, client)
         assert (failure.status, failure.is_worth_repeating) == (502, False)
         assert (client.check_path, client.known_check_path) == ("check-order", "")
 
-    def test_of_several_threads_one_changes_the_spelling(
-        self, client: Client, wire: responses.RequestsMock
-    ) -> None:
+    def test_of_several_threads_one_changes_the_spelling(self, client: Client, wire: Wire) -> None:
         """Two that change it would change it back."""
         under_way = threading.Barrier(3)
 
@@ -837,14 +790,14 @@ class TestSpellings:
         ("given", "used"), [("checkOrder", OTHER_CHECK), ("check-order", CHECK), ("../x", CHECK)]
     )
     def test_a_spelling_given_to_the_client_is_used_if_it_is_known(
-        self, given: str, used: str, wire: responses.RequestsMock
+        self, given: str, used: str, wire: Wire
     ) -> None:
         wire.get(used, json={"success": True, "data": FULFILLED})
         with Client(base_url=HOST, api_key=KEY, timeout=5, check_path=given) as client:
             check(client)
 
     def test_paths_other_than_check_order_have_one_spelling(
-        self, client: Client, wire: responses.RequestsMock
+        self, client: Client, wire: Wire
     ) -> None:
         wire.get(f"{HOST}/v3/gift-cards/checkProduct/p1", json=ROUTER, status=404)
         assert type(raised(product, client)) is OutcomeUnknown
@@ -883,9 +836,9 @@ class TestSecrets:
     def test_errors_hold_no_secret(
         self,
         leak: str,
-        call: Callable[[Client], object],
+        call: Question,
         client: Client,
-        answers: Callable[..., None],
+        answers: Answers,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -899,11 +852,7 @@ class TestSecrets:
         "failure", [requests.ReadTimeout, requests.ConnectionError, requests.exceptions.SSLError]
     )
     def test_errors_of_the_transport_hold_no_secret(
-        self,
-        failure: type[requests.RequestException],
-        call: Callable[[Client], object],
-        client: Client,
-        wire: responses.RequestsMock,
+        self, failure: type[requests.RequestException], call: Question, client: Client, wire: Wire
     ) -> None:
         def fail(request: requests.PreparedRequest) -> None:
             assert request.headers["X-Access-Token"] == KEY
@@ -929,16 +878,14 @@ class TestSecrets:
         assert failure.__context__ is None
 
     def test_the_repr_of_an_answer_holds_no_secret(
-        self, client: Client, answers: Callable[..., None], caplog: pytest.LogCaptureFixture
+        self, client: Client, answers: Answers, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
         answers({"success": True, "data": FULFILLED})
         assert_clean(repr(check(client)))
         assert_clean(caplog.text)
 
-    def test_problems_of_an_answer_hold_no_secret(
-        self, client: Client, answers: Callable[..., None]
-    ) -> None:
+    def test_problems_of_an_answer_hold_no_secret(self, client: Client, answers: Answers) -> None:
         answers(HOSTILE)
         answer = check(client)
         assert answer.flaws

@@ -48,19 +48,10 @@ DOWNLOAD = f"{REPORT}download/"
 NOVEMBER = {"from": "2026-11-01", "to": "2026-11-30", "by": "day"}
 COSTS = ["Cost", "Credited back", "Margin"]
 HEADINGS = [
-    "Day",
-    "Orders",
-    "Cards ordered",
-    "Cards delivered",
-    "Cost",
-    "Credited back",
-    "Paid by customers",
-    "Owed to customers",
-    "Paid back",
-    "To be paid back",
-    "Still owed",
+    "Day", "Orders", "Cards ordered", "Cards delivered", "Cost", "Credited back",
+    "Paid by customers", "Owed to customers", "Paid back", "To be paid back", "Still owed",
     "Margin",
-]
+]  # fmt: skip
 
 
 def settled(day: int, status: Status = Status.PARTIALLY_FILLED, **values: Any) -> Order:
