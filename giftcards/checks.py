@@ -27,45 +27,6 @@ from django.utils.version import get_version_tuple
 from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
-#: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
-LISTED_ON = date(2026, 11, 29)
-#: By library: the first safe release of each series. A series that is missing has none.
-SAFE: Mapping[str, tuple[str, ...]] = {
-    "Django": ("5.2.19", "6.0.10", "6.1.3"),
-    "cryptography": ("50.0.2",),
-    "requests": ("2.33.0",),
-    "urllib3": ("2.8.0",),
-}
-
-
-class Hole(NamedTuple):
-    """An installed release with a known security hole, and the releases that have none."""
-
-    library: str
-    installed: str
-    safe: tuple[str, ...]
-
-
-def known_holes() -> Iterator[Hole]:
-    """Yield the installed libraries of which a security hole is known."""
-    for library, safe in SAFE.items():
-        try:
-            installed = version(library)
-        except PackageNotFoundError:
-            continue  # not installed under this name
-        if not is_safe(installed, safe):
-            yield Hole(library, installed, safe)
-
-
-def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
-    """True if ``installed`` is at least the safe release of its series, or the last of ``safe``."""
-    number = get_version_tuple(installed)
-    listed = [get_version_tuple(release) for release in safe]
-    return number >= max(listed) or any(
-        number[:2] == release[:2] and number >= release for release in listed
-    )
-
-
 TAG = "giftcards"
 # The id of the message about a setting, by ``SettingProblem.kind``.
 IDS: Mapping[str, str] = {
@@ -246,6 +207,17 @@ def find(path: str) -> Any:
         return None
 
 
+#: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
+LISTED_ON = date(2026, 11, 29)
+#: By library: the first safe release of each series. A series that is missing has none.
+SAFE: Mapping[str, tuple[str, ...]] = {
+    "Django": ("5.2.19", "6.0.10", "6.1.3"),
+    "cryptography": ("50.0.2",),
+    "requests": ("2.33.0",),
+    "urllib3": ("2.8.0",),
+}
+
+
 @register(TAG)
 def check_releases(**_: object) -> list[CheckMessage]:
     """Warn of installed libraries with a known security hole."""
@@ -258,6 +230,34 @@ def check_releases(**_: object) -> list[CheckMessage]:
         )
         for hole in known_holes()
     ]
+
+
+class Hole(NamedTuple):
+    """An installed release with a known security hole, and the releases that have none."""
+
+    library: str
+    installed: str
+    safe: tuple[str, ...]
+
+
+def known_holes() -> Iterator[Hole]:
+    """Yield the installed libraries of which a security hole is known."""
+    for library, safe in SAFE.items():
+        try:
+            installed = version(library)
+        except PackageNotFoundError:
+            continue  # not installed under this name
+        if not is_safe(installed, safe):
+            yield Hole(library, installed, safe)
+
+
+def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
+    """True if ``installed`` is at least the safe release of its series, or the last of ``safe``."""
+    number = get_version_tuple(installed)
+    listed = [get_version_tuple(release) for release in safe]
+    return number >= max(listed) or any(
+        number[:2] == release[:2] and number >= release for release in listed
+    )
 
 
 @register(TAG)

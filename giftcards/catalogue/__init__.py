@@ -1,7 +1,14 @@
 """The shelf: the provider's catalogue, what of it can be sold, and holding cards for customers."""
 
 from giftcards.catalogue.holds import hold, release
-from giftcards.catalogue.offers import Quote, check_offer, offers, oldest, quote, with_available
+from giftcards.catalogue.offers import (
+    Quote,
+    check_offer,
+    offers,
+    quote,
+    stale_after,
+    with_available,
+)
 from giftcards.catalogue.pricing import (
     PriceMove,
     keep_prices,
@@ -22,7 +29,6 @@ __all__ = [
     "keep_current",
     "keep_prices",
     "offers",
-    "oldest",
     "price_moves",
     "price_on_shelf",
     "quote",
@@ -30,5 +36,6 @@ __all__ = [
     "release",
     "shop_price",
     "since_yesterday",
+    "stale_after",
     "with_available",
 ]

@@ -20,8 +20,8 @@ from giftcards.exceptions import ReferenceConflict
 from giftcards.models import Hold, Lease, Order
 from giftcards.models.holds import LONGEST, MOST_TIMES
 
-# SQLite hands its lock to the waiting in no order, and fails some: they try again for so long,
-# after such pauses (seconds).
+# SQLite gives its lock to any of the transactions that wait, and fails some of them. Those are
+# tried again after a pause, for so long in all (both in seconds).
 _PATIENCE = 20.0
 _PAUSE = 0.05
 
@@ -37,9 +37,10 @@ def hold(
 ) -> Hold:
     """Hold cards for ``minutes``, up to a day, until the order with this ``reference`` is placed.
 
-    They count against the stock and the balance for others. A hold that exists gets this line and
-    lasts anew, for at most three times its first ``minutes`` in all; an hour after its end it may
-    begin again. In a transaction, other holds wait for its end.
+    For others, the held cards count against the stock and the balance. A hold that exists gets
+    these cards and lasts ``minutes`` from now, at most three times its first ``minutes`` in all. An
+    hour after its end, the reference may be held again. In a transaction, other holds wait for the
+    end of the transaction.
 
     ``holder`` is a text that names who wants the cards, such as an account or an address in the
     network. One holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
@@ -70,7 +71,7 @@ def hold(
 def _hold(line: Line, length: timedelta, holder: str) -> Hold:
     Lease.objects.make(Lease.HOLDS)
     with transaction.atomic():
-        # One after the other, so that two do not take the last card, or the rest of the balance.
+        # One hold after the other: no two take the last card, or the rest of the balance.
         Lease.objects.lock(Lease.HOLDS)
         if Order.objects.filter(reference=line.reference).exists():
             raise ReferenceConflict(gettext("The order with this reference has been placed."))
@@ -90,7 +91,7 @@ def _hold(line: Line, length: timedelta, holder: str) -> Hold:
 
 
 def _check_holder(line: Line, known: Quote, holder: str) -> None:
-    """Raise :exc:`NotForSale` if the holder would have more than one may."""
+    """Raise :exc:`NotForSale` if the holder would have more cards or holds than a holder may."""
     if not holder:
         return
     others = Hold.objects.current(timezone.now()).exclude(reference=line.reference)

@@ -40,116 +40,17 @@ from giftcards.models.provider import Environment, is_test_type
 from giftcards.rules.times import is_recent
 from giftcards.text.display import count_text, duration_text, money_text
 
-# What was told counts as too old after a day, or four periods of CATALOGUE_EVERY if they are
-# longer; where the catalogue is read by hand, after a week.
+# Stock and price of a type are too old to sell by after a day, or after four periods of
+# CATALOGUE_EVERY if these are longer; after a week where the catalogue is read by hand.
 _OLD = timedelta(days=1)
 _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
-_TAKEN = "giftcards_taken"
-# Written out, because a type has no key in common with the orders and holds of its line.
-_TYPES = ["giftcards_product", "giftcards_producttype"]
-_OF_LINE = (
-    "giftcards_product.product_id = {table}.product_id"
-    " AND giftcards_producttype.product_id = giftcards_product.id"
-    " AND giftcards_producttype.type_id = {table}.type_id"
-)
-# The provider had not accepted the order when it told the stock.
-_UNTOLD = (
-    "(giftcards_order.accepted_at IS NULL"
-    " OR giftcards_order.accepted_at > giftcards_producttype.read_at)"
-)
-
-
-def oldest() -> timedelta:
-    """The age at which what the provider told of a type is too old to sell by."""
-    every = timedelta(minutes=conf.catalogue_every)
-    return max(_OLD, _OLD_PERIODS * every) if every else _OLD_BY_HAND
-
-
-def with_available(
-    kinds: QuerySet[ProductType], *, now: datetime, reference: str = ""
-) -> QuerySet[ProductType]:
-    """``kinds`` with the number of cards that are ``available``: 0 or more, NULL if unknown.
-
-    Taken from the stock are the cards of orders that the provider had not accepted when it told
-    the stock: all of an open order, and what was delivered of one that has settled since. So are
-    the cards on hold, but not those of the hold with this ``reference``.
-    """
-    kinds = kinds.all()
-    left = Greatest(F("stock") - _Taken.join_to(kinds, now, reference), 0)
-    # In SQLite and MariaDB, the greatest of NULL and 0 is NULL, but in PostgreSQL, it is 0.
-    known = Case(When(stock=None, then=Value(None)), default=left, output_field=IntegerField())
-    return kinds.annotate(available=known)  # type: ignore[no-redef]
-
-
-class _Taken:
-    """Cards taken of the stock, added up once by line, and joined to types like a table.
-
-    A subquery for each type depends on statistics: where they are from a time with nothing open,
-    PostgreSQL reads all open orders for each type. Django has no such join, but says what it wants
-    of one.
-    """
-
-    join_type = LOUTER
-    nullable = True
-    filtered_relation = None
-    table_name = table_alias = _TAKEN
-
-    @classmethod
-    def join_to(cls, kinds: QuerySet[ProductType], now: datetime, reference: str) -> Coalesce:
-        """Join it to the query of ``kinds``; return the cards taken of each."""
-        query: Any = kinds.query
-        alias = query.join(cls(query.get_initial_alias(), now, reference), reuse=set())
-        # The column is named like that from which it is taken.
-        stock = ProductType._meta.get_field("stock")  # noqa: SLF001 (documented)
-        return Coalesce(Col(alias, stock), 0, output_field=IntegerField())
-
-    def __init__(self, parent_alias: str, now: datetime, reference: str) -> None:
-        self.parent_alias = parent_alias
-        first, *others = _rows_taken(now, reference)
-        # Without the order of the model, which Django 6.1 keeps.
-        self.rows = first.union(*others, all=True).order_by()
-
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
-        rows, params = self.rows.query.get_compiler(connection=connection).as_sql()
-        totals = f"SELECT kind, SUM(stock) AS stock FROM ({rows}) subquery GROUP BY kind"  # noqa: S608
-        # Django 6.1 has a shorter name for it.
-        quote = getattr(compiler, "quote_name", None) or compiler.quote_name_unless_alias
-        taken, kinds = map(quote, (self.table_alias, self.parent_alias))
-        return f"{self.join_type} ({totals}) {taken} ON ({taken}.kind = {kinds}.id)", tuple(params)
-
-    def relabeled_clone(self, aliases: Mapping[str, str]) -> Self:
-        clone = copy(self)
-        clone.table_alias = aliases.get(self.table_alias, self.table_alias)
-        clone.parent_alias = aliases.get(self.parent_alias, self.parent_alias)
-        return clone
-
-
-def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
-    """Yield what is taken, in rows of a type's key as ``kind`` and a number as ``stock``."""
-    # What is older is not sold, so that nothing counts that has settled before.
-    begin = now - oldest()
-    kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
-    first = Subquery(kinds.values("read_at")[:1])
-    untold = Order.objects.extra(where=[_UNTOLD])  # noqa: S610 (a constant)
-    settled = untold.filter(settled_at__gt=begin).filter(settled_at__gt=first)
-    held = Hold.objects.current(now).exclude(reference=reference)
-    for rows, column in (
-        (untold.filter(settled_at=None), "quantity"),
-        (settled, "fulfilled_quantity"),
-        (held, "quantity"),
-    ):
-        of_line = _OF_LINE.format(table=rows.model._meta.db_table)  # noqa: SLF001 (documented)
-        joined = rows.order_by().extra(  # noqa: S610 (constants)
-            select={"kind": "giftcards_producttype.id"}, tables=_TYPES, where=[of_line]
-        )
-        yield joined.values("kind").annotate(stock=F(column))
-
-
-# With ``fresh``, facts of this age will do (seconds).
+# Facts of at most this age are fresh (seconds).
 _FRESH = 60
-# Without an answer for these reasons, nothing can be bought either.
+# If the provider has not answered for one of these reasons, nothing can be bought either.
 _AWAY = {NoAnswer.PAUSED, NoAnswer.UNREACHABLE}
+# How often a caller looks whether another caller's question was answered (seconds).
+_LOOK = 0.1
 
 
 def offers() -> QuerySet[ProductType]:
@@ -157,16 +58,31 @@ def offers() -> QuerySet[ProductType]:
 
     Each has its cost as ``price``, the provider's ``stock`` (``None``: unknown) as told at
     ``read_at``, what is left of it as ``available``, and its ``shop_price`` by ``PRICING``
-    (``None``: there is no rule). Sold out types, those that the rule takes off the shelf, and what
-    was told too long ago are left out.
+    (``None``: there is no rule). Left out are sold out types, types that the rule takes off the
+    shelf, and types that were read too long ago.
 
-    If the rule is a function, the worker asks it within a minute, and stores its prices. Here are
-    the types that it has priced at their present cost.
+    If the rule is a function, the worker asks it within a minute, and stores its prices. Then the
+    result has only types that the function has priced at their present cost.
     """
     now = timezone.now()
-    recent = Q(read_at=None) | Q(read_at__gt=now - oldest())
+    recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
     kinds = with_available(ProductType.objects.for_sale().filter(recent), now=now)
     return priced(kinds.filter(Q(stock=None) | Q(available__gt=0)))
+
+
+def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
+    """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
+
+    This makes one request at most, within ``REQUEST_TIMEOUT``, if the request budget allows one.
+    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``. While another
+    caller asks, others wait for a second at most.
+
+    Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
+    :exc:`RuntimeError` in a transaction.
+    """
+    line = Line(product_id, type_id, quantity)
+    line.check_values()
+    return line.quote(max_age=max_age).with_shop_price()
 
 
 def check_offer(
@@ -253,7 +169,7 @@ def _check_provider(known: Quote) -> None:
     now, state = timezone.now(), ProviderState.objects.current()
     if state.is_out_of_service(now) or known.no_answer in _AWAY:
         raise refusal("paused", known, gettext("Requests to the provider fail, or are paused."))
-    if known.read_at is not None and now - known.read_at >= oldest():
+    if known.read_at is not None and now - known.read_at >= stale_after():
         age = duration_text(now - known.read_at)
         text = gettext("The price was read %(age)s ago.") % {"age": age}
         raise refusal("stale", known, text)
@@ -265,7 +181,7 @@ def _is_test(line: Line) -> bool:
 
 
 def refusal(code: str, known: Quote, reason: str) -> NotForSale:
-    """The error for a card, whose name begins its text for staff."""
+    """The error about a card; its text for staff begins with the card's name."""
     for_staff = f"{' – '.join(filter(None, known.names))}: {reason}"
     return NotForSale(code, for_customer=_for_customer(code, known), for_staff=for_staff)
 
@@ -300,17 +216,13 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
     return text % {name: money_text(Decimal(amount)) for name, amount in amounts.items()}
 
 
-# How often a caller looks whether the question of another one is answered (seconds).
-_LOOK = 0.1
-
-
 @dataclass(frozen=True, slots=True)
 class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
-    ``price`` is the cost of one card and ``stock`` the provider's, as told at ``read_at``;
-    ``available`` and ``shop_price`` are those of :func:`~giftcards.catalogue.offers`. ``balance``
-    is the account's. ``no_answer`` says why the provider, if it was asked, has not answered.
+    ``price`` is the cost of one card and ``stock`` the provider's stock, as told at ``read_at``.
+    ``available`` and ``shop_price`` are as in :func:`~giftcards.catalogue.offers`. ``balance`` is
+    the account's. ``no_answer`` says why the provider, if it was asked, has not answered.
     """
 
     names: Names
@@ -329,7 +241,7 @@ class Quote:
 
     @property
     def is_for_sale(self) -> bool:
-        """True if the provider sells the card, as far as is known; at a price of 0 it does not."""
+        """False if the provider is known not to sell the card: unlisted, or at a price of 0."""
         return self.is_listed and self.price != 0
 
     @property
@@ -341,9 +253,9 @@ class Quote:
         return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
 
     def with_shop_price(self) -> Quote:
-        """This quote with the shop's price: a step of its own, as a function of the shop is slow.
+        """This quote with the shop's price, for which a slow function of the shop may be called.
 
-        Nobody else may wait for it, so it is taken outside locks and transactions.
+        Call it outside locks and transactions, so that nobody else waits for that function.
         """
         return self if self._kind is None else replace(self, shop_price=shop_price(self._kind))
 
@@ -435,10 +347,10 @@ class Line:
         return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
 
     def _answer_to_other(self, known: Quote) -> Quote:
-        """The quote after the question of another process, which is on its way, was answered."""
+        """The quote as soon as another process, which is asking the provider, has its answer."""
         ends_at = time.monotonic() + timings.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
-        # Of a slow answer, nobody waits for more than the first second.
+        # Nobody waits for an answer that has taken longer than this already.
         asked = products.being_read(longest=timings.quote_patience)
         while asked.exists() and time.monotonic() < ends_at:
             time.sleep(_LOOK)
@@ -446,16 +358,102 @@ class Line:
         return new if new.read_at != known.read_at else replace(new, no_answer=NoAnswer.BUSY)
 
 
-def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
-    """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
+def stale_after() -> timedelta:
+    """The age at which the stock and the price of a type are too old to sell by."""
+    every = timedelta(minutes=conf.catalogue_every)
+    return max(_OLD, _OLD_PERIODS * every) if every else _OLD_BY_HAND
 
-    It makes one request at most, within ``REQUEST_TIMEOUT``, and only if the request budget allows.
-    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``. While another
-    caller asks, others wait for a second at most.
 
-    Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
-    :exc:`RuntimeError` in a transaction.
+def with_available(
+    kinds: QuerySet[ProductType], *, now: datetime, reference: str = ""
+) -> QuerySet[ProductType]:
+    """``kinds`` with the number of cards that are ``available``: 0 or more, NULL if unknown.
+
+    They are the stock less the cards of orders that the provider had not accepted when it told the
+    stock: all cards of an open order, and the delivered cards of an order that has settled since.
+    Cards on hold are subtracted, too, except those of the hold with this ``reference``.
     """
-    line = Line(product_id, type_id, quantity)
-    line.check_values()
-    return line.quote(max_age=max_age).with_shop_price()
+    kinds = kinds.all()
+    left = Greatest(F("stock") - _Taken.join_to(kinds, now, reference), 0)
+    # In SQLite and MariaDB, the greatest of NULL and 0 is NULL, but in PostgreSQL, it is 0.
+    known = Case(When(stock=None, then=Value(None)), default=left, output_field=IntegerField())
+    return kinds.annotate(available=known)  # type: ignore[no-redef]
+
+
+_TAKEN = "giftcards_taken"
+# This join is written in SQL, because no foreign key leads from orders and holds to a type.
+_TYPES = ["giftcards_product", "giftcards_producttype"]
+_OF_LINE = (
+    "giftcards_product.product_id = {table}.product_id"
+    " AND giftcards_producttype.product_id = giftcards_product.id"
+    " AND giftcards_producttype.type_id = {table}.type_id"
+)
+# The condition that the provider had not accepted the order when it told the stock.
+_UNTOLD = (
+    "(giftcards_order.accepted_at IS NULL"
+    " OR giftcards_order.accepted_at > giftcards_producttype.read_at)"
+)
+
+
+class _Taken:
+    """The cards to subtract from the stock, added up once by type, and joined to the types.
+
+    With a subquery for each type instead, PostgreSQL may read all open orders for each type: that
+    is its plan if its statistics are from a time without open orders. Django has no join to a
+    subquery; this class has the attributes and methods of Django's own joins.
+    """
+
+    join_type = LOUTER
+    nullable = True
+    filtered_relation = None
+    table_name = table_alias = _TAKEN
+
+    @classmethod
+    def join_to(cls, kinds: QuerySet[ProductType], now: datetime, reference: str) -> Coalesce:
+        """Join the sums to the query of ``kinds``; return the cards to subtract for each type."""
+        query: Any = kinds.query
+        alias = query.join(cls(query.get_initial_alias(), now, reference), reuse=set())
+        # The column of the sums is named ``stock``, too, so that it can be read like that column.
+        stock = ProductType._meta.get_field("stock")  # noqa: SLF001 (documented)
+        return Coalesce(Col(alias, stock), 0, output_field=IntegerField())
+
+    def __init__(self, parent_alias: str, now: datetime, reference: str) -> None:
+        self.parent_alias = parent_alias
+        first, *others = _rows_taken(now, reference)
+        # Unsorted: Django 6.1 would keep the ordering of the model.
+        self.rows = first.union(*others, all=True).order_by()
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
+        rows, params = self.rows.query.get_compiler(connection=connection).as_sql()
+        totals = f"SELECT kind, SUM(stock) AS stock FROM ({rows}) subquery GROUP BY kind"  # noqa: S608
+        # Django 6.1 has renamed the method.
+        quote = getattr(compiler, "quote_name", None) or compiler.quote_name_unless_alias
+        taken, kinds = map(quote, (self.table_alias, self.parent_alias))
+        return f"{self.join_type} ({totals}) {taken} ON ({taken}.kind = {kinds}.id)", tuple(params)
+
+    def relabeled_clone(self, aliases: Mapping[str, str]) -> Self:
+        clone = copy(self)
+        clone.table_alias = aliases.get(self.table_alias, self.table_alias)
+        clone.parent_alias = aliases.get(self.parent_alias, self.parent_alias)
+        return clone
+
+
+def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
+    """Yield queries with a type's key as ``kind`` and the number of its cards as ``stock``."""
+    # A type that was read before is not for sale: no order that has settled before counts.
+    begin = now - stale_after()
+    kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
+    first = Subquery(kinds.values("read_at")[:1])
+    untold = Order.objects.extra(where=[_UNTOLD])  # noqa: S610 (a constant)
+    settled = untold.filter(settled_at__gt=begin).filter(settled_at__gt=first)
+    held = Hold.objects.current(now).exclude(reference=reference)
+    for rows, column in (
+        (untold.filter(settled_at=None), "quantity"),
+        (settled, "fulfilled_quantity"),
+        (held, "quantity"),
+    ):
+        of_line = _OF_LINE.format(table=rows.model._meta.db_table)  # noqa: SLF001 (documented)
+        joined = rows.order_by().extra(  # noqa: S610 (constants)
+            select={"kind": "giftcards_producttype.id"}, tables=_TYPES, where=[of_line]
+        )
+        yield joined.values("kind").annotate(stock=F(column))

@@ -42,14 +42,14 @@ N = TypeVar("N", int, Any)
 _CENTIME = 10_000
 _DINAR = 100 * _CENTIME
 _CENT = Decimal("0.01")
-# The largest cost that is priced, in dinars: a bound for the numbers of the database; and the
-# highest price that a function may return.
+# The largest cost that is priced, in dinars: it bounds the numbers of the database.
 _DEAREST = 10**8
+# The highest price that a function may return, in dinars.
 _HIGHEST = 10**11
-# The worker asks a function again about each type after a minute, for what else it goes by; after
-# it failed, or was slow, later. So many types are stored at once.
+# How long until a function is asked again about the same cost: its answer may depend on more.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
+# How many types are asked about before their prices are stored.
 _BATCH = 200
 
 
@@ -57,8 +57,8 @@ def shop_price(kind: ProductType) -> Decimal | None:
     """The shop's price of one card of the type, in dinars, at its present cost.
 
     ``None`` if there is no rule, if the cost is unknown, or if the card is off the shelf: it would
-    earn too little, or the shop's function has failed. A function is called, so not in a
-    transaction.
+    earn too little, or the shop's function has failed. Do not call this in a transaction: it may
+    call the shop's function.
     """
     rule, cost = conf.pricing, kind.price
     if rule is None or not cost or cost > _DEAREST:
@@ -81,8 +81,8 @@ def price_on_shelf(kind: ProductType) -> Decimal | None:
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
     """Ask the shop's function for the prices of types, and store them; for the tick.
 
-    First about those that it was not asked about at their present cost; then about all others, as
-    the answer may depend on more. If the rule is no function, there is nothing to do.
+    The function is asked about types with a new cost first, and then about all others, because its
+    answer may depend on more than the cost. Does nothing if the rule is no function.
     """
     rule = conf.pricing
     if not isinstance(rule, str):
@@ -107,7 +107,7 @@ def _due(rule: str) -> Iterator[int]:
 
 
 def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
-    """Store what the function told of types, and whether it could be asked."""
+    """Store the prices of types as the function told them, and when to ask it again."""
     now = timezone.now()
     for kind, price, is_usable in asked:
         kind.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
@@ -122,9 +122,9 @@ def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]
 
 
 def _told(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
-    """The price that the shop's function tells, and True; or ``None``, and whether that is usable.
+    """Ask the shop's function; return its price, or ``None``, and whether its answer is usable.
 
-    What is not is logged.
+    An unusable answer is logged.
     """
     began_at = time.monotonic()
     answer: Any = None
@@ -145,7 +145,7 @@ def _told(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
 
 
 def _complaint(answer: object, *, seconds: float) -> str:
-    """The fault of an answer of a function that took so long; "" if there is none."""
+    """What is wrong with ``answer``, for which the function took ``seconds``; "" if nothing is."""
     if seconds > timings.pricing_slow:
         return f"took longer than {timings.pricing_slow:.0f} seconds"
     if answer is None:
@@ -158,7 +158,7 @@ def _complaint(answer: object, *, seconds: float) -> str:
 
 
 def _units(centimes: N, margin: Margin) -> N:
-    """The price of a card that costs so many ``centimes``: a number, or an expression of one."""
+    """The price, in whole units, of a card that costs ``centimes``, a number or an expression."""
     exact = centimes * int(_CENTIME + margin.margin_percent * 100)
     exact = exact + int(margin.margin_fixed * _DINAR)
     step = margin.round_to * _DINAR or _CENTIME
@@ -166,7 +166,7 @@ def _units(centimes: N, margin: Margin) -> N:
 
 
 def priced(kinds: QuerySet[ProductType]) -> QuerySet[ProductType]:
-    """``kinds`` on the shelf, each with its :func:`price_on_shelf`; all of them without a rule."""
+    """``kinds`` on the shelf, with its :func:`price_on_shelf`; without a rule, all ``kinds``."""
     match conf.pricing:
         case None:
             unknown = Value(None, output_field=DecimalField(**MONEY))
@@ -226,12 +226,12 @@ class PriceMove:
 
 
 def since_yesterday() -> Q:
-    """The condition of changes of prices since the begin of yesterday, on the site's clocks."""
+    """The condition that a price has changed yesterday or today, in the site's time zone."""
     return Q(what=OfferChange.What.PRICE, at__gte=begin_of(today() - timedelta(days=1)))
 
 
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
-    """Yield a move for each type that ``changes`` of prices are about, in their order.
+    """Yield a move for each type whose price ``changes``, the type that changed first at first.
 
     A type that costs again what it did, or is not sold any more, has not moved.
     """

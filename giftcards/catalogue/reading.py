@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 # An interrupted reading is resumed within this time; after it, a new one begins.
 _RESUMABLE = timedelta(hours=6)
-# Products of which cards are on hold, or were ordered within this time, are read more often: so
-# many times a period.
+# Products with cards on hold, or with orders within this time, are read more often: so many times
+# in each period.
 _LATELY = timedelta(days=1)
 _TIMES = 4
 # Time limit for one part of the worker's reading, beyond its first request (seconds).
@@ -77,14 +77,14 @@ def read_catalogue(
 def keep_current(has_time: Callable[[], bool]) -> None:
     """Read what is due of the catalogue, and price it, for some seconds.
 
-    Every ``CATALOGUE_EVERY`` minutes the list is due, and then the types of each product; those of
-    products that were ordered within a day, or are on hold, are due four times as often. It also
-    deletes what is not needed any more: changes that were announced, and holds.
+    Every ``CATALOGUE_EVERY`` minutes the list is due, and then the types of each product. The types
+    of products that were ordered within a day, or are on hold, are due four times as often. Old
+    changes that were announced, and old holds, are deleted.
     """
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
         _read_part(every, has_time)
-    # Before the shop is told, because its receivers look at the shelf.
+    # The prices change before the shop is told, because its receivers look at the shelf.
     ends_at = time.monotonic() + _SECONDS
     keep_prices(lambda: time.monotonic() < ends_at and has_time())
     OfferChange.objects.all().forget()
@@ -125,7 +125,7 @@ class _Reader:
         self._silent = 0
 
     def run(self, read: Callable[[], None]) -> CatalogueReading:
-        """The reading that ``read`` makes, whatever ends it; one process reads at a time."""
+        """Call ``read`` unless another process reads; return the reading, whatever ended it."""
         try:
             token = self._take_lease()
             try:
@@ -155,7 +155,7 @@ class _Reader:
         self._read_products(Product.objects.to_read())
 
     def read_due(self, every: timedelta) -> None:
-        """Read the list if it is that old, and types; of products that sell, more often."""
+        """Read the list if it is due, and the types that are due; if they sell, more often."""
         if not _is_listed(every):
             self._read_list()
         now = timezone.now()
@@ -163,7 +163,7 @@ class _Reader:
         held = Hold.objects.current(now).values("product_id")
         wanted = Product.objects.on_sale().filter(Q(product_id__in=sold) | Q(product_id__in=held))
         selling = wanted.filter(asked_at__lt=now - every / _TIMES)
-        # In turn, so that neither waits for all of the other.
+        # Alternately, so that neither of the two waits for all of the other.
         both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))
         self._read_products(dict.fromkeys(filter(None, chain.from_iterable(both))))
 

@@ -35,6 +35,41 @@ logger = logging.getLogger(__name__)
 
 # The most held orders that are released at a time: about as many as can be sent in a minute.
 _AT_ONCE = 100
+# The rest of a longer objection is cut off.
+_LONGEST_OBJECTION = 200
+
+
+class ReviewFailed(Exception):
+    """The rule could not be asked, or what it returned is unusable; the text has no secrets."""
+
+
+def objection(order: Order) -> str:
+    """The reason why a person has to look at ``order`` before it is sent; "" if nobody has to.
+
+    The rule is not asked about an order whose review is approved. Raises :exc:`ReviewFailed`.
+    """
+    if order.review == Review.APPROVED:
+        return ""
+    failure = ""
+    answer: object = None
+    try:
+        rule = conf.review_order
+        if rule is not None:
+            # A copy: what the process does next relies on the order as it was read.
+            answer = import_string(rule)(copy(order))
+    except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
+        failure = type(error).__name__
+        logger.error(  # noqa: TRY400 (its text may hold anything)
+            "REVIEW_ORDER failed for order %s: %s at %s", order.reference, failure, place_of(error)
+        )
+    if failure:
+        raise ReviewFailed(failure)
+    if answer is None:
+        return ""
+    line = as_plain_line(str(answer)) if isinstance(answer, str | Promise) else ""
+    if not line:
+        raise ReviewFailed(f"REVIEW_ORDER returned no reason, but {type(answer).__name__}")
+    return Truncator(line).chars(_LONGEST_OBJECTION)
 
 
 def hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
@@ -221,40 +256,3 @@ def reject_held(order: Order, *, by: str) -> Problem | None:
     logger.warning("Order %s was held, and is REJECTED now.", order.reference)
     wake_worker()
     return decision
-
-
-# The rest of a longer objection is cut off.
-_LONGEST = 200
-
-
-class ReviewFailed(Exception):
-    """The rule could not be asked, or what it returned is unusable; the text has no secrets."""
-
-
-def objection(order: Order) -> str:
-    """The reason why a person has to look at ``order`` before it is sent; "" if nobody has to.
-
-    The rule is not asked about an order whose review is approved. Raises :exc:`ReviewFailed`.
-    """
-    if order.review == Review.APPROVED:
-        return ""
-    failure = ""
-    answer: object = None
-    try:
-        rule = conf.review_order
-        if rule is not None:
-            # A copy: what the process does next relies on the order as it was read.
-            answer = import_string(rule)(copy(order))
-    except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
-        failure = type(error).__name__
-        logger.error(  # noqa: TRY400 (its text may hold anything)
-            "REVIEW_ORDER failed for order %s: %s at %s", order.reference, failure, place_of(error)
-        )
-    if failure:
-        raise ReviewFailed(failure)
-    if answer is None:
-        return ""
-    line = as_plain_line(str(answer)) if isinstance(answer, str | Promise) else ""
-    if not line:
-        raise ReviewFailed(f"REVIEW_ORDER returned no reason, but {type(answer).__name__}")
-    return Truncator(line).chars(_LONGEST)

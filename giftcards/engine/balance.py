@@ -1,9 +1,8 @@
-"""The account's balance: reading it, telling when it is low, and what of it is free for others.
+"""The account's balance: reading it, telling the shop when it is low, and what of it is free.
 
-One process reads it, at most every five minutes, or sooner if the provider refused an order for
-lack of money. The request uses a slot of the budget that nothing else needs.
-
-Every figure comes from an index of the database.
+One process reads the balance, at most every five minutes, or sooner if the provider refused an
+order for lack of money. The request uses a slot of the budget that nothing else needs. The cost of
+open orders and holds comes from indexes of the database.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ from giftcards.rules.states import Status
 from giftcards.signals import balance_low
 
 logger = logging.getLogger(__name__)
+
+_ZERO = Decimal("0.00")
 
 
 class BalanceReader:
@@ -115,9 +116,6 @@ def _tell_of_fall(state: ProviderState) -> None:
             limit,
         )
         balance_low.send_robust(ProviderState, balance=state.balance, limit=limit)
-
-
-_ZERO = Decimal("0.00")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
 # The provider unblocks an address after this long (its documentation).
 _BLOCK = timedelta(minutes=15)
 # The list is never given up for longer.
@@ -461,12 +460,12 @@ class Gateway:
         )
 
 
-# The shortest wait before the next attempt to make a call (seconds).
-_SHORTEST_WAIT = 0.2
-
-
 class Stopped(Exception):
     """Raised to stop background calls; the text, if any, says why."""
+
+
+# The shortest wait before the next attempt to make a call (seconds).
+_SHORTEST_WAIT = 0.2
 
 
 def ask_when_free(

@@ -23,7 +23,11 @@ from giftcards.text.search_terms import (
     terms_of,
 )
 
+# Orders, whose module imports this one.
+Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
+# The most orders with a word that are looked at for the other words, the newest ones first.
+_MOST_READ = 20_000
 # A prefix with this character sorts above all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
 
@@ -84,13 +88,6 @@ class OrderTerm(models.Model):
 
     def __str__(self) -> str:
         return self.term
-
-
-# Orders, whose module imports this one.
-Row = TypeVar("Row", bound=models.Model)
-
-# The most orders with a word that are looked at for the other words, the newest ones first.
-_MOST_READ = 20_000
 
 
 class Found(NamedTuple):

@@ -1,7 +1,7 @@
-"""Records of what staff do: who looks after an order, revealed cards, notes, corrections.
+"""Records of what staff do: revealed cards, notes, corrections, and who looks after an order.
 
-Each change is one guarded UPDATE, whose row count tells which of two people was first, and leaves
-an entry in the timeline.
+A change of who looks after an order is one guarded UPDATE, whose row count tells which of two
+people was first. It leaves an entry in the timeline.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ from giftcards.rules.problems import Problem
 
 #: The text in the admin's log about a person who has tried to reveal too many codes.
 REFUSED_REVEAL = "Reveal, refused"
-# Within this time, the same note of the same person comes from a double click.
-_TWICE = timedelta(minutes=1)
-_LONGEST_NOTE = 2_000
 
 
 class CardReveal(models.Model):
@@ -66,6 +63,11 @@ class CardReveal(models.Model):
 
     def __str__(self) -> str:
         return str(_("card %(position)s") % {"position": self.card.position})
+
+
+# Within this time, the same note of the same person comes from a double click.
+_TWICE = timedelta(minutes=1)
+_LONGEST_NOTE = 2_000
 
 
 class NoteQuerySet(models.QuerySet["Note"]):

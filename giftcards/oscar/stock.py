@@ -14,7 +14,7 @@ from django.utils import timezone
 from oscar.apps.catalogue.categories import create_from_breadcrumbs
 from oscar.core.loading import get_model
 
-from giftcards.catalogue import offers, oldest
+from giftcards.catalogue import offers, stale_after
 from giftcards.conf import conf as core
 from giftcards.models import Hold, Lease, OfferChange, Order, ProductType, ProviderState
 from giftcards.models.orders import MAX_QUANTITY
@@ -94,7 +94,7 @@ def _changed(since: datetime) -> set[str]:
     for changed in (
         kinds.filter(read_at__gte=since),
         # These have become too old to be sold.
-        kinds.filter(read_at__gte=since - oldest(), read_at__lte=now - oldest()),
+        kinds.filter(read_at__gte=since - stale_after(), read_at__lte=now - stale_after()),
         kinds.filter(priced_at__gte=since),
         kinds.filter(pk__in=changes.order_by().values("type")),
     ):

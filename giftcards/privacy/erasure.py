@@ -64,11 +64,11 @@ class Erasure:
     """The result of an erasure, by the references of the orders."""
 
     erased: list[str] = field(default_factory=list)
-    #: How many of them in which role.
+    #: The number of erased orders, by the person's role in them.
     roles: Counter[Role] = field(default_factory=Counter)
     #: Orders that may not be erased yet, with one of the :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
-    #: Orders whose reference itself names the person: references stay.
+    #: Orders whose reference names the person. References are never erased.
     telling: list[str] = field(default_factory=list)
 
 

@@ -84,9 +84,9 @@ _REFUND = (
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     """Everything kept about ``person`` in ``orders``, as JSON with headings in ``language``.
 
-    The default is their language in the last order that has one, or else the site's. The result has
-    no codes, no amounts that the provider charges, no names of staff, and nothing of the other
-    person of a gift.
+    By default, that is the person's language in the last order that has one, or else the site's.
+    The result has no codes, no amounts that the provider charges, no names of staff, and nothing of
+    the other person of a gift.
     """
     parts = person.parts_of(orders)
     given = (getattr(order, role.language) for order, role in reversed(parts))
@@ -189,7 +189,7 @@ def _corrections(order: Order, role: Role) -> list[Described]:
 
 
 def _whole(order: Order, names: Iterable[str], parts: dict[str, Any], role: Role) -> Described:
-    """The columns ``names``, and the ``parts`` and those of other apps that are not empty."""
+    """The columns ``names``, the ``parts`` and what other apps keep, as far as it is not empty."""
     for keeper in keepers[role].values():
         parts |= keeper.describe(order)
     return described(order, *names) | {name: rows for name, rows in parts.items() if rows}

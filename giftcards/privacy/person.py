@@ -28,15 +28,18 @@ from giftcards.text.spelling import (
     numbers_among_words,
 )
 
-# How many rows are compared at a time. The comparison is made here, because databases differ in
-# how they fold case and none knows phone numbers.
+# How many rows are compared at a time. They are compared here, because databases differ in how they
+# fold case, and none knows phone numbers.
 _BATCH = 10_000
 # Shorter texts are part of too many others.
 _SHORTEST = 3
-
-
-def _numbers(text: str) -> frozenset[str]:
-    return frozenset(map(Masked, numbers(text)))
+# What must not stand before and behind an e-mail address: with it, the address would be another
+# one. Two apostrophes may quote an address.
+_AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
+#: Stands for a text that named an erased person.
+ERASED = "(erased)"
+# The keys of JSON values with names of staff.
+_OF_STAFF = {"by", "ticked_by"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,14 @@ class Role:
     #: The columns with the name, and with the language.
     name: str
     language: str
-    #: All columns that are theirs.
+    #: All columns that belong to the person.
     columns: tuple[str, ...]
 
     def contacts_in(self, row: Order | CustomerChange) -> list[str]:
         return [text for name in self.contacts if (text := getattr(row, name))]
 
 
-# The message is written by the one person, and to the other.
+# The message of a gift belongs to both: one person has written it, and the other gets it.
 CUSTOMER = Role(
     "customer",
     ("customer_email", "customer_phone"),
@@ -164,7 +167,7 @@ def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
 
 
 def contacts(parts: Iterable[Part]) -> set[str]:
-    """The addresses and numbers, as typed, of the roles, also until a correction."""
+    """The addresses and numbers of these roles, as typed, with those from before a correction."""
     return {
         text
         for order, role in parts
@@ -208,7 +211,7 @@ class Traces:
     def are_whole_in(self, text: str) -> bool:
         """True if ``text``, of any row, contains an address or number of the person.
 
-        Names are those of others, too, and so is the end of an address or number.
+        A name does not count, because others may have it, nor does the end of an address or number.
         """
         return bool(self._emails.search(folded(text)) or self._dialled_in(text))
 
@@ -233,6 +236,10 @@ class Traces:
         return value
 
 
+def _numbers(text: str) -> frozenset[str]:
+    return frozenset(map(Masked, numbers(text)))
+
+
 def _national(number: str) -> str:
     """``number`` without the code of this country; "" if it is too short to tell anybody apart."""
     national = number.removeprefix(COUNTRY)
@@ -250,13 +257,6 @@ def _is_email(text: str) -> bool:
 def _pattern(texts: Iterable[str], before: str, after: str) -> re.Pattern[str]:
     whole = sorted(re.escape(folded(text)) for text in texts)
     return re.compile(f"{before}(?:{'|'.join(whole) or '(?!)'}){after}")
-
-
-# What belongs to an address before and behind it makes it another one. An apostrophe may quote it.
-_AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
-#: Stands for a text that named an erased person.
-ERASED = "(erased)"
-_OF_STAFF = {"by", "ticked_by"}
 
 
 class Keeper(Protocol):

@@ -1,8 +1,8 @@
 """Retention: destroying codes that were kept for long enough, and wiping what SQLite deletes.
 
-No search finds a card by destroyed data. The shop itself has to look after its backups, and the
-files of its database. By default, most builds of SQLite only mark the place of a deleted or moved
-row as free. And the write-ahead log holds old versions of pages.
+No search finds a card by a destroyed code. The shop has to look after its backups and the files of
+its database. SQLite needs help: by default, most builds of it only mark the place of a deleted or
+moved row as free, and its write-ahead log holds old versions of pages.
 """
 
 from __future__ import annotations
@@ -29,38 +29,6 @@ from giftcards.rules.times import is_recent
 
 logger = logging.getLogger(__name__)
 
-# The longest wait for readers (milliseconds): nobody can write meanwhile.
-_PATIENCE = 1_000
-
-
-def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
-    """Make SQLite zero deleted and moved rows; a receiver of ``connection_created``."""
-    if connection.vendor == "sqlite":
-        # Bypasses Django, so that it does not count as a query of whoever needed the connection.
-        opened: Any = connection.connection
-        opened.execute("PRAGMA secure_delete = ON").close()
-
-
-def empty_log(using: str) -> None:
-    """Make SQLite empty its write-ahead log; log a warning if another process is using it.
-
-    Does nothing within a transaction, which needs the log, and for other databases.
-    """
-    connection = connections[using]
-    if connection.vendor != "sqlite" or connection.in_atomic_block:
-        return
-    with connection.cursor() as cursor:
-        patience = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
-        cursor.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
-        is_in_use = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        cursor.execute(f"PRAGMA busy_timeout = {patience}")
-    if is_in_use:
-        logger.warning(
-            "What was deleted is still in the write-ahead log of SQLite, which another process is"
-            " using. It is overwritten in time; or run PRAGMA wal_checkpoint(TRUNCATE)."
-        )
-
-
 # The number of orders in one transaction.
 _BATCH = 200
 # A purge is due once a day, and runs for a few seconds at a time.
@@ -85,7 +53,7 @@ class Reason(NamedTuple):
     """A condition under which an old order keeps its codes."""
 
     condition: Q
-    #: Continues "3 orders".
+    #: What to say after "3 orders".
     text: str
 
 
@@ -101,7 +69,7 @@ REASONS: dict[str, Reason] = {
         Q(is_unannounced=True), "of which one of your receivers could not be told"
     ),
 }
-# Of those without any card: they are not looked at again.
+# The reason for orders without any card, which are not looked at again.
 _NO_CARDS = "no_cards"
 
 
@@ -179,7 +147,7 @@ def _batches(
 
 
 def _was_delivered(before: datetime) -> Q:
-    """A condition on orders: the codes of a gift are kept from its delivery on."""
+    """The condition that an order is no gift, or a gift that was delivered before then."""
     return Q(deliver_at=None) | Q(deliver_at__lt=before)
 
 
@@ -225,3 +193,35 @@ def _purge_batch(
             orders.update(codes_destroyed_at=timezone.now())
             Order.objects.filter(pk__in=empty).order_by().update(is_without_cards=True)
     done.orders += len(chosen)
+
+
+def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
+    """Make SQLite zero deleted and moved rows; a receiver of ``connection_created``."""
+    if connection.vendor == "sqlite":
+        # Without Django's cursor: this must not count as a query of whoever needed the connection.
+        opened: Any = connection.connection
+        opened.execute("PRAGMA secure_delete = ON").close()
+
+
+# How long emptying the log waits for readers (milliseconds): nobody can write meanwhile.
+_PATIENCE = 1_000
+
+
+def empty_log(using: str) -> None:
+    """Make SQLite empty its write-ahead log; log a warning if another process is using it.
+
+    Does nothing within a transaction, which needs the log, and for other databases.
+    """
+    connection = connections[using]
+    if connection.vendor != "sqlite" or connection.in_atomic_block:
+        return
+    with connection.cursor() as cursor:
+        patience = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+        cursor.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+        is_in_use = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        cursor.execute(f"PRAGMA busy_timeout = {patience}")
+    if is_in_use:
+        logger.warning(
+            "What was deleted is still in the write-ahead log of SQLite, which another process is"
+            " using. It is overwritten in time; or run PRAGMA wal_checkpoint(TRUNCATE)."
+        )

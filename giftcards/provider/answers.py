@@ -34,7 +34,7 @@ _NOISE = Decimal("0.000001")
 # Anything above would round up to more than the columns hold.
 _MAX_MONEY = Decimal("9999999999.999999")
 _MAX_WHOLE = 2**31 - 1
-# A context of our own, because the site may have changed the traps of the thread's.
+# A context of our own, because the site may have changed the traps of the thread's context.
 _CONTEXT = Context(prec=28)
 
 
@@ -79,7 +79,7 @@ class OrderAnswer:
 
 @contained
 def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
-    """``cards`` without repetitions. Without a serial, a card repeats any of the same code."""
+    """``cards`` without repetitions; a card without a serial repeats any card of the same code."""
     cards = tuple(dict.fromkeys(cards))
     with_serial = {card.value for card in cards if card.serial}
     return tuple(card for card in cards if card.serial or card.value not in with_serial)
@@ -249,7 +249,7 @@ def read_order(data: JsonObject) -> OrderAnswer:
 
 def read_page(data: JsonObject) -> OrderPage:
     rows, fields = _rows_of(data, "orders")
-    # Nobody uses its number, but an unusable one is a problem.
+    # Nobody uses the page's number, but an unusable number is a flaw.
     fields.whole("page")
     items = tuple(read_order(row) for row in rows if isinstance(row, dict))
     if len(items) < len(rows):
@@ -334,7 +334,7 @@ def _direction(kind: str, before: Decimal | None, after: Decimal | None, word: s
 
 
 def _signed(amount: Decimal, direction: int) -> Decimal:
-    """Return ``amount`` with the sign of ``direction``; with its own if that is 0."""
+    """Return ``amount`` with the sign of ``direction``; unchanged if ``direction`` is 0."""
     if not amount or not direction:
         return amount
     size = amount.copy_abs()  # unlike abs(), not subject to the context of the thread
@@ -446,9 +446,9 @@ def _is_plain(text: str) -> bool:
 
 
 class _Fields:
-    """Reads the fields of a JSON object; an unusable one is ``None`` (text: ``""``).
+    """Reads the fields of a JSON object; an unusable field is ``None``, or ``""`` if it is a text.
 
-    What is wrong with numbers and cards that are given is added to ``flaws``.
+    ``flaws`` collects what is wrong with the numbers and cards that the object has.
     """
 
     def __init__(self, data: JsonObject) -> None:

@@ -88,7 +88,7 @@ class Client:
         #: The spelling that answered last; "" if none has.
         self.known_check_path = ""
         #: The lead of the provider's clock over ours, by the ``Date`` of the last successful GET;
-        #: zero if that had none.
+        #: zero if its answer had none.
         self.clock_difference = timedelta(0)
         self._base_url = base_url
         self._transport = Transport(base_url=base_url, api_key=api_key, timeout=timeout)

@@ -52,7 +52,7 @@ ACCESS_CODES = {
         "Enable it in the provider's dashboard.",
     ),
 }
-# What the codes mean, for staff; others are shown as they are.
+# What the provider's codes mean, for staff; other codes are shown as they are.
 REFUSAL_REASONS = {
     "NO_BALANCE": "no_balance",
     "INSUFFICIENT_BALANCE": "no_balance",
@@ -81,7 +81,7 @@ def failure_kind(
         (status == 401, AccessDenied),
         (status == 429, RateLimited),
         ((status, code) == (503, "AUTH_UNAVAILABLE"), TryLater),
-        # A proxy, a router, a crash, half an answer.
+        # The reply is from a proxy or a router, or was cut off.
         (not is_enveloped or family not in (2, 4), OutcomeUnknown),
         (code in ACCESS_CODES, AccessDenied),
         (code == "RATE_LIMIT_EXCEEDED", RateLimited),

@@ -308,7 +308,8 @@ class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Treat no response as a redirect.
 
-        Even with ``allow_redirects=False``, requests reads the whole body of one, of any size.
+        Even with ``allow_redirects=False``, requests reads the whole body of a redirect, of any
+        size.
         """
 
 

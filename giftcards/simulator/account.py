@@ -19,8 +19,10 @@ from decimal import Decimal
 from typing import Literal
 
 _STOCK = 100_000
-# That of the special types.
+# What a card of a special type costs, in dinars.
 SPECIAL_PRICE = Decimal(490)
+_CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+_random = secrets.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ CATALOGUE: Mapping[str, Product] = {
 class OfferChange:
     """A change of what is for sale: from ``after`` on, a type has another price or stock.
 
-    ``after`` is in seconds since the simulator was made; what is ``None`` stays as it was.
+    ``after`` is in seconds since the simulator was made. ``None`` leaves price or stock as it was.
     """
 
     after: float
@@ -74,10 +76,7 @@ class OfferChange:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """An order that is delivered in part: the first one of this type and quantity.
-
-    Of the others, all cards come.
-    """
+    """The first order of this type and quantity gets ``delivered`` cards; later ones get all."""
 
     type_id: str
     quantity: int
@@ -88,7 +87,7 @@ class Shortfall:
 class Special:
     """The behaviour of an order of one of the :data:`SPECIAL_TYPES`; the defaults are normal.
 
-    ``name`` is that of the type in the catalogue.
+    ``name`` is the type's name in the catalogue.
     """
 
     summary: str
@@ -100,7 +99,6 @@ class Special:
 
 
 NORMAL = Special(summary="is delivered in full")
-
 # Accepted for every product, at one price. The first two exist in the provider's sandbox.
 SPECIAL_TYPES: Mapping[str, Special] = {
     "TEST_REFUND": Special(name="Test: no card comes", summary="ends REFUNDED", delivers="none"),
@@ -137,11 +135,6 @@ SPECIAL_TYPES: Mapping[str, Special] = {
         name="Test: it is refused", summary="answers 400; there is no order", answer="refused"
     ),
 }
-
-
-_CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-_random = secrets.SystemRandom()
-
 # The oddities that the provider's ledger may have; several may be chosen together.
 LEDGER_ODDITIES: Mapping[str, str] = {
     "signed": "amounts that left the account are negative",
@@ -154,7 +147,7 @@ LEDGER_ODDITIES: Mapping[str, str] = {
     "missing": "what was not delivered is credited, but its entry is never shown",
     "uncredited": "what was not delivered is never credited",
 }
-# The types that leave the account; all others come in.
+# The kinds of bookings that take money from the account; all others bring money in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 # The bookings made in turn with the oddity ``foreign``; the account can always afford them.
 _FOREIGN = (
@@ -288,7 +281,7 @@ class Account:
             self._orders: dict[str, Order] = {}
             self._due: list[tuple[datetime, str]] = []  # a heap of the open orders to settle
             self._transactions: dict[str, Transaction] = {}
-            self._short: set[Shortfall] = set()  # those that have had their order
+            self._short: set[Shortfall] = set()  # the shortfalls that an order has used up
             self._balance = Decimal(0)
             self._foreign = itertools.cycle(_FOREIGN)
             self._book("DEPOSIT", Decimal(self.opening_balance), at=self._now())
@@ -462,7 +455,7 @@ class Account:
     def _grow(self, order: Order) -> None:
         """Deliver the cards of a ``SIM_GROW`` order that are due, evenly spread over its delay."""
         if order.special.grows and not order.is_settled and order.settle_at is not None:
-            # It may have become due since the last _settle_due().
+            # The order may have become due since the last _settle_due().
             now = min(self._now(), order.settle_at)
             part = (now - order.created_at) / (order.settle_at - order.created_at)
             self._deliver(order, int(order.quantity * part))

@@ -63,7 +63,7 @@ class Simulator(Account):
     the least and the most.
 
     With ``port=0``, :meth:`start` picks a free one and stores it. A simulator that is stopped and
-    started again thus keeps its address, and its orders.
+    started again thus keeps its URL, and its orders.
 
     All times but ``latency`` follow ``clock``. A random part of ``latency`` passes before the
     request is counted, the rest after. ``on_request`` is called in the thread that answers.
@@ -97,13 +97,13 @@ class Simulator(Account):
         super().__post_init__()
 
     def reset(self) -> None:
-        """Return to the initial state, with the same address and options."""
+        """Return to the initial state, with the same URL and options."""
         with self._lock:
             super().reset()
             self._requests: list[Request] = []
             self._recent: dict[str, deque[float]] = {}  # by key: times of use, oldest first
-            self._wrong_keys: dict[str, int] = {}  # by address
-            self._blocked_until: dict[str, float] = {}  # by address
+            self._wrong_keys: dict[str, int] = {}  # by IP address
+            self._blocked_until: dict[str, float] = {}  # by IP address
 
     # Running.
 

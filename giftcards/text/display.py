@@ -28,7 +28,6 @@ NO_BREAKS = frozenset("\u00a0\u202f")
 # All pages use one form of dates, and the 24-hour clock. The languages' own formats are long, or
 # differ only in the order of figures.
 _DATE = "j N Y"
-
 _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
@@ -179,6 +178,36 @@ def _formatted(at: date | datetime, form: str) -> str:
     return date_format(_local(at) if isinstance(at, datetime) else at, form).replace(".", "")
 
 
+_MINUTE = timedelta(minutes=1)
+# The longest unit first; months and years have their average length.
+_UNITS = (
+    (timedelta(days=365), ngettext_lazy("%(count)s year", "%(count)s years", "count")),
+    (timedelta(days=30), ngettext_lazy("%(count)s month", "%(count)s months", "count")),
+    (timedelta(days=7), ngettext_lazy("%(count)s week", "%(count)s weeks", "count")),
+    (timedelta(days=1), ngettext_lazy("%(count)s day", "%(count)s days", "count")),
+    (timedelta(hours=1), ngettext_lazy("%(count)s hour", "%(count)s hours", "count")),
+    (_MINUTE, ngettext_lazy("%(count)s minute", "%(count)s minutes", "count")),
+)
+
+
+def duration_text(span: timedelta) -> str:
+    """``span`` in its largest unit, rounded down: "2 hours"; below 1 minute "less than a minute".
+
+    In Arabic, the unit has the case that follows a preposition.
+    """
+    for unit, text in _UNITS:
+        if (count := span // unit) > 0:
+            return text % {"count": count}
+    return gettext("less than a minute")
+
+
+def distance_text(moment: datetime, now: datetime) -> str:
+    """The distance of ``moment`` from ``now``: "in 2 hours" or "2 hours ago"."""
+    if now <= moment:
+        return gettext("in %(time)s") % {"time": duration_text(moment - now)}
+    return gettext("%(time)s ago") % {"time": duration_text(now - moment)}
+
+
 def is_whole(amount: Decimal) -> bool:
     """True if the amount has no decimals but zeros."""
     return amount == amount.to_integral_value()
@@ -291,33 +320,3 @@ def _amounts(problem: Problem) -> dict[str, Any]:
     given = AMOUNTS & problem.parameters.keys()
     amounts = {name: read_amount(str(problem.parameters[name])) for name in given}
     return {name: amount for name, amount in amounts.items() if amount is not None}
-
-
-_MINUTE = timedelta(minutes=1)
-# The longest unit first; months and years have their average length.
-_UNITS = (
-    (timedelta(days=365), ngettext_lazy("%(count)s year", "%(count)s years", "count")),
-    (timedelta(days=30), ngettext_lazy("%(count)s month", "%(count)s months", "count")),
-    (timedelta(days=7), ngettext_lazy("%(count)s week", "%(count)s weeks", "count")),
-    (timedelta(days=1), ngettext_lazy("%(count)s day", "%(count)s days", "count")),
-    (timedelta(hours=1), ngettext_lazy("%(count)s hour", "%(count)s hours", "count")),
-    (_MINUTE, ngettext_lazy("%(count)s minute", "%(count)s minutes", "count")),
-)
-
-
-def duration_text(span: timedelta) -> str:
-    """``span`` in its largest unit, rounded down: "2 hours"; below 1 minute "less than a minute".
-
-    In Arabic, the unit has the case that follows a preposition.
-    """
-    for unit, text in _UNITS:
-        if (count := span // unit) > 0:
-            return text % {"count": count}
-    return gettext("less than a minute")
-
-
-def distance_text(moment: datetime, now: datetime) -> str:
-    """The distance of ``moment`` from ``now``: "in 2 hours" or "2 hours ago"."""
-    if now <= moment:
-        return gettext("in %(time)s") % {"time": duration_text(moment - now)}
-    return gettext("%(time)s ago") % {"time": duration_text(now - moment)}
