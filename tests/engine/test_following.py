@@ -335,13 +335,6 @@ class TestLateOrders:
         # The list has shown them, so it is of use.
         assert provider_state().list_usable_at is None
 
-    def test_fresh_orders_are_checked_before_late_ones(self, simulator: Simulator) -> None:
-        buy_many(simulator, 4, type_id="SIM_NEVER")
-        self.make_late()
-        fresh = buy_many(simulator, 2, type_id="SIM_NEVER")
-        assert run_sweep() == Swept(checked=6)
-        assert set(checks(simulator)[:2]) == {order.provider_order_id for order in fresh}
-
     def test_old_late_orders_do_not_widen_the_list_read_for_fresh_ones(
         self, wire: responses.RequestsMock
     ) -> None:

@@ -18,8 +18,6 @@ from django.db.models import F
 from django.dispatch import Signal
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from hypothesis import given
-from hypothesis import strategies as st
 
 from giftcards.engine.outbox import OFFERS, announce, next_try
 from giftcards.models import Lease, Order, StatusChange
@@ -404,39 +402,27 @@ class TestReceiverThatFails:
 
 class TestNextTry:
     NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-    moments = st.none() | st.timedeltas(timedelta(0), timedelta(hours=1)).map(NOW.__add__)
+    SOON, HOUR = NOW + timedelta(minutes=7), NOW + timedelta(hours=1)
 
-    def test_no_further_try_is_due_once_all_receivers_were_reached(self) -> None:
-        assert next_try(3, has_failed=False, held_until=None, now=self.NOW) == (3, None)
-
-    @given(st.integers(0, 99))
-    def test_a_change_held_back_is_due_right_after_the_earlier_change(self, failures: int) -> None:
-        later = self.NOW + timedelta(minutes=7)
-        found = next_try(failures, has_failed=False, held_until=later, now=self.NOW)
-        assert found == (failures, later)
-
-    @given(st.integers(0, 30), moments)
-    def test_a_failed_announcement_is_due_again_after_10_seconds_to_an_hour(
-        self, failures: int, held_until: datetime | None
+    @pytest.mark.parametrize(
+        ("failures", "has_failed", "held_until", "expected"),
+        [
+            (3, False, None, (3, None)),
+            # Held back: due right after the earlier change.
+            (3, False, SOON, (3, SOON)),
+            (0, True, None, (1, NOW + timedelta(seconds=10))),
+            (30, True, SOON, (31, HOUR)),
+            (31, True, None, (32, None)),
+            (99, True, None, (100, None)),
+            # For receivers that are held back.
+            (31, True, SOON, (32, HOUR)),
+        ],
+    )
+    def test_a_failed_announcement_is_due_again_until_32_failures(
+        self, failures: int, has_failed: bool, held_until: datetime | None, expected: Any
     ) -> None:
-        counted, at = next_try(failures, has_failed=True, held_until=held_until, now=self.NOW)
-        assert counted == failures + 1
-        assert at
-        assert timedelta(seconds=10) <= at - self.NOW <= timedelta(hours=1)
-
-    @given(st.integers(31, 99))
-    def test_a_failed_announcement_is_never_due_again_after_32_failures(
-        self, failures: int
-    ) -> None:
-        found = next_try(failures, has_failed=True, held_until=None, now=self.NOW)
-        assert found == (failures + 1, None)
-
-    @given(st.integers(31, 99))
-    def test_after_32_failures_a_try_is_due_in_an_hour_for_receivers_held_back(
-        self, failures: int
-    ) -> None:
-        found = next_try(failures, has_failed=True, held_until=self.NOW, now=self.NOW)
-        assert found == (failures + 1, self.NOW + timedelta(hours=1))
+        found = next_try(failures, has_failed=has_failed, held_until=held_until, now=self.NOW)
+        assert found == expected
 
 
 class TestDeployBetweenTwoTries:

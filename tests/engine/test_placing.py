@@ -598,15 +598,6 @@ class TestEndings:
         order.refresh_from_db()
         assert order.status == "UNCONFIRMED"
 
-    @pytest.mark.parametrize("type_id", ["SIM_LOST", "SIM_ERROR", "SIM_DROP"])
-    def test_an_order_lost_on_the_wire_is_unconfirmed_and_not_resent(
-        self, type_id: str, simulator: Simulator
-    ) -> None:
-        order = buy(type_id=type_id)
-        assert order.status == "UNCONFIRMED"
-        self.sweep_on(order)
-        assert posts(simulator) == 1
-
     def test_an_order_without_an_answer_in_time_is_unconfirmed(
         self, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:
@@ -931,15 +922,6 @@ class TestSendNow:
             assert send_now(order, gateway).status == "PLACING"
         assert timezone.now() >= order.claimed_until
         assert simulator.requests == []
-
-    def test_send_now_returns_the_order_that_another_process_has_sent(
-        self, simulator: Simulator
-    ) -> None:
-        order = make_order()
-        Order.objects.update(status=Status.HANDLING, provider_order_id="A1", accepted_at=ago(1))
-        with Gateway() as gateway:
-            assert send_now(order, gateway).status == "HANDLING"
-        assert posts(simulator) == 0
 
     def test_send_now_sends_nothing_during_a_pause(self, simulator: Simulator) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))

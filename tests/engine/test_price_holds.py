@@ -11,15 +11,11 @@ from typing import Any
 import pytest
 import requests
 import responses
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import F
-from django.test import override_settings
 from django.utils import timezone
 from django_q.models import OrmQ
-from hypothesis import given
-from hypothesis import strategies as st
 
 from giftcards.catalogue import quote
 from giftcards.engine.approvals import approve_price, reject_held, release_fallen
@@ -170,13 +166,6 @@ class TestSending:
         expected = ["PENDING", "PENDING", "PENDING", "FULFILLED", "FULFILLED", "PENDING"]
         assert list(found) == expected
 
-    def test_an_order_without_a_ceiling_is_bought_at_any_price(self, simulator: Simulator) -> None:
-        simulator.price_factor = 100
-        order = place_order(**LINE)
-        run_sweep()
-        order.refresh_from_db()
-        assert (order.status, order.price_per_card) == ("FULFILLED", 49_000)
-
     def test_an_order_that_is_sent_again_is_compared_with_its_ceiling_again(
         self, simulator: Simulator
     ) -> None:
@@ -227,33 +216,6 @@ class TestSending:
         with Gateway() as gateway:
             assert send(slow, gateway)
         assert posts(simulator) == 0
-
-    @given(
-        price=st.decimals(0, 10_000, places=2),
-        sale_price=st.none() | st.decimals(0, 10_000, places=2),
-        max_price=st.none() | st.decimals(0, 10_000, places=2),
-        is_on=st.booleans(),
-    )
-    @pytest.mark.django_db(transaction=True)
-    def test_no_order_is_bought_above_its_ceiling(
-        self, price: Decimal, sale_price: Decimal | None, max_price: Decimal | None, is_on: bool
-    ) -> None:
-        """The rule in other words: the first amount that counts bounds the price."""
-        configured = {**settings.GIFTCARDS, "BASE_URL": PROVIDER, "HOLD_ABOVE_SALE_PRICE": is_on}
-        bound = max_price if max_price is not None else sale_price if is_on else None
-        with (
-            override_settings(GIFTCARDS=configured),
-            responses.RequestsMock(assert_all_requests_are_fired=False) as wire,
-        ):
-            ProductPrices.objects.all().delete()
-            wire.get(URL, json=prices_of(float(price)))
-            wire.post(PLACE, json={"success": True, "data": {"orderId": Order().reference}})
-            order = place_order(**LINE, sale_price=sale_price, max_price=max_price)
-            with Gateway() as gateway:
-                send(order, gateway)
-            bought = len([call for call in wire.calls if call.request.method == "POST"])
-        assert bought == (bound is None or price <= bound)
-        assert order.is_held is not bool(bought)
 
 
 def questions(simulator: Simulator) -> int:
@@ -705,24 +667,6 @@ class TestBudget:
         run_sweep()
         order.refresh_from_db()
         assert order.status == "FULFILLED"
-
-    def test_the_price_is_read_once_for_many_orders_with_a_ceiling(
-        self, simulator: Simulator
-    ) -> None:
-        for _order in range(5):
-            place_order(**LINE, max_price=500)
-        run_sweep()
-        paths = [request.path for request in simulator.requests]
-        assert sum("checkProduct" in path for path in paths) == 1
-        assert posts(simulator) == 5
-
-    def test_a_wrong_key_is_tried_once_when_a_price_is_required(self, simulator: Simulator) -> None:
-        simulator.keys = ["another"]
-        order = place_order(**LINE, max_price=500)
-        run_sweep()
-        run_sweep()
-        assert len(simulator.requests) == 1
-        assert problems(order) == []
 
 
 @pytest.mark.django_db(transaction=True)

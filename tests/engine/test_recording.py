@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -189,15 +188,6 @@ class TestStayingOpen:
         ) == ("HANDLING", NOW + 5 * SECOND, NOW, 0, None, [])
         assert not order.changes.exists()
 
-    def test_cards_of_an_order_that_is_still_open_are_kept(self) -> None:
-        order = record(make_guide_order(), answer("HANDLING", cards=(A, B)))
-        assert (order.status, order.fulfilled_quantity, order.due_at) == (
-            "HANDLING",
-            2,
-            NOW + 5 * SECOND,
-        )
-        assert cards_of(order) == [A, B]
-
     def test_an_incomplete_answer_is_shown_as_a_problem_and_its_cards_are_kept(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -216,10 +206,6 @@ class TestStayingOpen:
         order = record(make_guide_order(), with_cards(FULFILLED, C, A), FULFILLED)
         assert (order.status, problems(order)) == ("FULFILLED", [])
         assert cards_of(order) == [C, A, B, D, E]
-
-    def test_a_problem_that_an_answer_disproves_is_cleared(self) -> None:
-        order = make_guide_order(problems=[LOST, Problem("not_known")])
-        assert problems(record(order, answer("HANDLING"))) == []
 
     def test_problems_with_other_causes_stay_when_an_answer_is_recorded(self) -> None:
         spent = Problem("accepted_after_all", {"provider_order_id": "A1"})
@@ -495,44 +481,6 @@ class TestEachCardOnce:
     @pytest.mark.parametrize(
         ("answers", "stored"),
         [
-            ([(A, B), (A, B)], [A, B]),
-            ([(A, B), (B, A)], [A, B]),
-            ([(B,), (A, B)], [B, A]),
-            ([(A, B, C), (C,), ()], [A, B, C]),
-            # A card that an answer repeats is one card.
-            ([(A, A)], [A]),
-            ([(A,), (A, A), (A,)], [A]),
-            ([(A, B), (B, B, A)], [A, B]),
-            # These look alike to a person, and are paid for one by one.
-            ([(CardSecret("ab", "1"), CardSecret("AB", "1"))], [("ab", "1"), ("AB", "1")]),
-            ([(CardSecret("A", "1"), CardSecret("A", "2"))], [("A", "1"), ("A", "2")]),
-            ([(CardSecret("A", ""), CardSecret("A", ""))], [("A", "")]),
-        ],
-    )
-    def test_each_card_is_stored_once_answer_after_answer(
-        self, answers: Sequence[Sequence[CardSecret]], stored: Sequence[Any]
-    ) -> None:
-        handling = [answer("HANDLING", cards=tuple(cards)) for cards in answers]
-        order = record(make_guide_order(), *handling)
-        expected = [card if isinstance(card, CardSecret) else CardSecret(*card) for card in stored]
-        assert cards_of(order) == expected
-
-    @settings(max_examples=examples(50))
-    @given(st.lists(st.lists(st.sampled_from(CARDS), max_size=6), max_size=6), st.data())
-    def test_each_card_is_stored_once_in_whatever_order_answers_come(
-        self, answers: list[list[CardSecret]], data: st.DataObject
-    ) -> None:
-        order = make_guide_order()
-        expected: set[CardSecret] = set()
-        for cards in answers:
-            shuffled = data.draw(st.permutations(cards))
-            order = record(order, answer("HANDLING", cards=tuple(shuffled)))
-            expected |= set(cards)
-            assert Counter(cards_of(order)) == Counter(expected)
-
-    @pytest.mark.parametrize(
-        ("answers", "stored"),
-        [
             # The serial comes later, or does not come again.
             (["a", "a1 b2"], "a1 b2"),
             (["a1 b2", "a b", "b a"], "a1 b2"),
@@ -549,7 +497,15 @@ class TestEachCardOnce:
             (["a a1", "a a2"], "a1 a2"),
             # New ones stay in the order of the answer.
             (["a c b1"], "a c b1"),
+            # An answer may leave out cards, repeat them, and have them in any order.
+            (["a1 b2", "b2 a1"], "a1 b2"),
+            (["b2", "a1 b2"], "b2 a1"),
+            (["a1 b2 c3", "c3", ""], "a1 b2 c3"),
+            (["a1", "a1 a1", "a1"], "a1"),
+            (["a1 b2", "b2 b2 a1"], "a1 b2"),
+            (["a a"], "a"),
             # These look alike to a person, and are paid for one by one.
+            (["a1 A1"], "a1 A1"),
             (["a", "A1"], "a A1"),
             (["A1", "a"], "A1 a"),
         ],
@@ -636,18 +592,6 @@ class TestEachCardOnce:
             use_keys(settings, *keys)
             order = record(order, answer("HANDLING", cards=(A, B)))
         assert cards_of(order) == [A, B]
-
-    def test_a_card_without_a_serial_is_stored_without_a_serial_fingerprint(self) -> None:
-        order = record(
-            make_guide_order(quantity=1), settled("FULFILLED", [CardSecret("A1", "")], quantity=1)
-        )
-        assert cards_of(order) == [CardSecret("A1", "")]
-        assert order.cards.get().serial_fingerprint == ""
-
-    def test_the_row_of_a_card_holds_its_code_as_ciphertext_only(self) -> None:
-        order = record(make_guide_order(), PARTIAL)
-        row = Card.objects.filter(order=order, position=1).values().get()
-        assert not [text for text in map(str, row.values()) if A.value in text or A.serial in text]
 
 
 class TestSurplus:
@@ -801,31 +745,6 @@ class TestOvertaken:
         record_answers([(held, late)], now=NOW)
         assert Order.objects.filter(pk=held.pk).values().get() == before
         assert cards_of(held) == [A, B, C]
-
-    def test_a_contradiction_after_settling_is_shown_and_its_cards_are_kept(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        [held] = claim(make_guide_order(reference="order-1"))
-        record_answers([(held, REFUNDED)], now=NOW)
-        for _ in range(2):
-            assert record_answers([(held, PARTIAL)], now=NOW) == 0
-        order = Order.objects.get(pk=held.pk)
-        charged = {"field": "fulfilled_amount", "amount": "1470.00", "expected": "0.00"}
-        said = [
-            contradicted("PARTIALLY_FILLED", 3),
-            Problem("figure_changed", charged),
-            Problem("late_cards", {"received": 3, "announced": 0}),
-        ]
-        assert (order.status, order.fulfilled_quantity, order.fulfilled_amount) == (
-            "REFUNDED",
-            0,
-            0,
-        )
-        assert problems(order) == said
-        assert cards_of(order) == [A, B, C]
-        assert order.changes.count() == 1
-        # Once, though it was answered twice.
-        assert troubles(caplog) == [f"Order order-1 is REFUNDED: {text}" for text in said]
 
     def test_other_cards_under_the_same_final_status_are_kept_and_shown(self) -> None:
         [held] = claim(make_guide_order())

@@ -120,36 +120,9 @@ class TestFound:
         assert problems(order) == []
         assert codes(order) == sorted(card.value for card in bought.cards)
         assert posts(simulator) == 1
-
-    def test_the_timeline_says_under_which_id_a_lost_order_was_found(
-        self, simulator: Simulator
-    ) -> None:
-        order = buy(type_id="SIM_LOST")
-        look()
-        [change] = order.changes.filter(to_status=Status.HANDLING)
-        [bought] = simulator.orders
+        [change] = order.changes.filter(from_status=Status.UNCONFIRMED)
         assert change.source == "recovery"
-        assert details(change) == [Problem("found", {"provider_order_id": bought})]
-
-    def test_two_identical_lost_orders_adopt_their_rows_in_turn(self, simulator: Simulator) -> None:
-        orders = [buy(type_id="SIM_LOST") for _ in range(2)]
-        look(2)
-        for order, bought in zip(orders, simulator.orders.values(), strict=True):
-            order.refresh_from_db()
-            assert (order.status, order.provider_order_id) == ("FULFILLED", bought.id)
-            assert codes(order) == sorted(card.value for card in bought.cards)
-        assert posts(simulator) == 2
-
-    def test_lost_orders_of_different_lines_adopt_the_rows_of_their_lines(
-        self, simulator: Simulator
-    ) -> None:
-        types = ["SIM_LOST", "SIM_ERROR"]
-        orders = [buy(type_id=type_id, quantity=n) for type_id in types for n in (1, 2)]
-        look()
-        for order in orders:
-            order.refresh_from_db()
-            bought = simulator.orders[order.provider_order_id or ""]
-            assert (bought.type, bought.quantity) == (order.type_id, order.quantity)
+        assert details(change) == [Problem("found", {"provider_order_id": bought.id})]
 
     def test_of_two_identical_lost_orders_the_one_that_was_not_bought_is_resent(
         self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
@@ -379,40 +352,26 @@ class TestMisnamed:
         lost.refresh_from_db()
         assert lost.status == "UNCONFIRMED"
 
+    @pytest.mark.parametrize(
+        ("is_insisted", "about", "shown"),
+        [
+            (False, {"type": "type_009"}, [Problem("line_differs", {"field": "type"})]),
+            # Staff may insist on another product and type, and not on another quantity.
+            (True, {"type": "type_009", "product": "another"}, []),
+            (True, {"quantity": 7}, [Problem("quantity_differs", {"told": 7, "ordered": 2})]),
+        ],
+    )
     def test_an_id_that_staff_chose_stays_and_answers_that_do_not_fit_are_shown(
-        self, wire: responses.RequestsMock
+        self, is_insisted: bool, about: Any, shown: list[Problem], wire: responses.RequestsMock
     ) -> None:
         order = lose()
-        assert adopt(order, "S1", source=StatusChange.Source.STAFF)
+        assert adopt(order, "S1", source=StatusChange.Source.STAFF, is_insisted=is_insisted)
         wire.get(LIST, json=list_page())
-        first_answer_is_about(wire, "S1", type="type_009")
+        first_answer_is_about(wire, "S1", **about)
         look()
         order.refresh_from_db()
         assert (order.status, order.provider_order_id) == ("HANDLING", "S1")
-        assert problems(order) == [Problem("line_differs", {"field": "type"})]
-
-    def test_an_id_that_staff_insist_on_may_name_another_product_and_type(
-        self, wire: responses.RequestsMock
-    ) -> None:
-        order = lose()
-        assert adopt(order, "S1", source=StatusChange.Source.STAFF, is_insisted=True)
-        wire.get(LIST, json=list_page())
-        first_answer_is_about(wire, "S1", type="type_009", product="another")
-        look()
-        order.refresh_from_db()
-        assert (order.status, problems(order)) == ("HANDLING", [])
-
-    def test_an_id_that_staff_insist_on_may_not_name_another_quantity(
-        self, wire: responses.RequestsMock
-    ) -> None:
-        order = lose()
-        assert adopt(order, "S1", source=StatusChange.Source.STAFF, is_insisted=True)
-        wire.get(LIST, json=list_page())
-        first_answer_is_about(wire, "S1", quantity=7)
-        look()
-        assert problems(order) == [
-            Problem("quantity_differs", {"told": 7, "ordered": order.quantity})
-        ]
+        assert problems(order) == shown
 
 
 class TestRivals:
@@ -553,18 +512,6 @@ class TestAbsent:
         assert posts(simulator) == 2
         assert len(simulator.orders) == 1
 
-    @pytest.mark.parametrize(
-        ("since_sending", "since_first_look"), [(55, 55), (300, None), (300, 25), (55, 31)]
-    )
-    def test_a_lost_order_is_not_declared_absent_too_soon(
-        self, since_sending: float, since_first_look: float | None, wire: responses.RequestsMock
-    ) -> None:
-        first_look = since_first_look and ago(since_first_look)
-        lose(sent_at=ago(since_sending), absent_since=first_look)
-        wire.get(LIST, json=list_page())
-        look()
-        assert statuses() == ["UNCONFIRMED"]
-
     def test_a_row_that_appears_at_the_second_look_is_adopted(
         self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -679,18 +626,6 @@ class TestAbsent:
         before = [lost.sent_at - datetime.fromisoformat(start) for start in read]
         assert [round(span.total_seconds() / 60) for span in before] == minutes
 
-    def test_an_order_whose_row_could_not_be_adopted_is_not_sent_again(
-        self, wire: responses.RequestsMock
-    ) -> None:
-        """It is there, so the order is not sent again, whatever the reason."""
-        lost = lose()
-        wire.get(LIST, json=list_page(row(lost)))
-        with refusing_adoption():
-            look()
-        lost.refresh_from_db()
-        assert lost.status == "UNCONFIRMED"
-        assert [candidate["id"] for candidate in lost.candidates] == ["B1"]
-
     def test_no_order_of_a_line_is_resent_if_a_row_of_it_could_not_be_adopted(
         self, wire: responses.RequestsMock
     ) -> None:
@@ -778,77 +713,6 @@ class TestAmbiguous:
         assert (order.status, order.provider_order_id) == ("FULFILLED", chosen)
         assert (order.candidates, problems(order)) == ([], [])
         assert codes(order) == sorted(card.value for card in simulator.orders[chosen].cards)
-
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"product": None},
-            {"type": None},
-            {"product": "string", "type": "string"},
-            {"quantity": None},
-            {"quantity": "two"},
-            {"time": None, "product": None},
-        ],
-    )
-    def test_a_row_that_does_not_name_its_line_is_offered_to_a_person(
-        self, changes: dict[str, Any], wire: responses.RequestsMock
-    ) -> None:
-        order = lose()
-        wire.get(LIST, json=list_page(row(order, **changes)))
-        look()
-        order.refresh_from_db()
-        assert order.status == "UNCONFIRMED"
-        assert [candidate["id"] for candidate in order.candidates] == ["B1"]
-
-    def test_a_vague_row_beside_a_clear_one_is_offered_for_the_other_order(
-        self, wire: responses.RequestsMock
-    ) -> None:
-        order, other = lose(), lose()
-        wire.get(LIST, json=list_page(row(order), row(order, _id="B2", product=None)))
-        with Gateway() as gateway:
-            recover(Order.objects.all(), gateway, Pulse())
-        other.refresh_from_db()
-        assert statuses() == ["HANDLING", "UNCONFIRMED"]
-        assert [candidate["id"] for candidate in other.candidates] == ["B2"]
-
-    @pytest.mark.parametrize(
-        ("seconds", "status"),
-        [
-            (-7300, "PENDING"),
-            # As if times came without their zone: not ours to say, and not to be bought again.
-            (-3600, "UNCONFIRMED"),
-            (660, "UNCONFIRMED"),
-            (7300, "PENDING"),
-        ],
-    )
-    def test_a_row_up_to_two_hours_off_is_offered_and_a_farther_one_is_ignored(
-        self, seconds: float, status: str, wire: responses.RequestsMock
-    ) -> None:
-        order = lose()
-        assert order.sent_at is not None
-        at = order.sent_at + timedelta(seconds=seconds)
-        wire.get(LIST, json=list_page(row(time=at.isoformat())))
-        look()
-        assert statuses() == [status]
-        order.refresh_from_db()
-        assert len(order.candidates) == (status == "UNCONFIRMED")
-
-    def test_a_row_of_another_quantity_is_ignored(self, wire: responses.RequestsMock) -> None:
-        order = lose()
-        wire.get(LIST, json=list_page(row(order, quantity=3)))
-        look()
-        assert statuses() == ["PENDING"]
-
-    def test_a_row_that_another_lost_order_adopts_is_no_candidate(
-        self, wire: responses.RequestsMock
-    ) -> None:
-        first, other = lose(), lose(type_id="type_003")
-        wire.get(LIST, json=list_page(row(other, type="type_003")))
-        with Gateway() as gateway:
-            recover(Order.objects.all(), gateway, Pulse())
-        first.refresh_from_db()
-        assert statuses() == ["PENDING", "HANDLING"]
-        assert first.candidates == []
 
 
 class TestOrphans:

@@ -22,12 +22,10 @@ from giftcards.books.conditions import money_in_open_orders
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.following import BATCH, MAX_IN_FLIGHT
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.loop import is_work_left
 from giftcards.engine.sweep import Swept, check_now, sweep, time_to_check, watch
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited
 from giftcards.models import ApiKey, Order, ProviderState, RequestSlot
 from giftcards.refunds import refund_breakdown
-from giftcards.rules.problems import Problem
 from giftcards.signals import order_settled
 from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
@@ -43,7 +41,6 @@ from tests.stage import (
     buy_many,
     check_url,
     checks,
-    end_pause,
     history,
     in_threads,
     lists,
@@ -79,19 +76,6 @@ class TestSweep:
         cards = [order.cards.count() for order in Order.objects.order_by("pk")]
         assert cards == [2, 1, 0, 0, 0]
         assert run_sweep() == Swept()
-
-    def test_a_sweep_makes_an_open_order_due_again_an_interval_later(
-        self, simulator: Simulator, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(POLL_INTERVAL=7)
-        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
-        began = timezone.now()
-        run_sweep()
-        order.refresh_from_db()
-        assert order.status == "HANDLING"
-        assert order.due_at is not None
-        assert began <= order.due_at - timedelta(seconds=7) <= timezone.now()
-        assert order.checked_at == order.due_at - timedelta(seconds=7)
 
     def test_an_order_placed_during_the_checks_of_a_sweep_is_sent_first(
         self, simulator: Simulator, shorten: Callable[..., None]
@@ -297,20 +281,13 @@ class TestSweep:
         assert asked.index("POST") == BATCH + 1
 
     @pytest.mark.django_db(transaction=True)
-    def test_concurrent_sweeps_check_each_order_once(
-        self, simulator: Simulator, shared_database: str
-    ) -> None:
-        buy_many(simulator, 30, type_id="SIM_NEVER")
-        without_list()
-        assert sum(done.checked for done in in_threads(3, run_sweep)) == 30
-        assert sorted(checks(simulator)) == sorted(simulator.orders)
-
-    @pytest.mark.django_db(transaction=True)
-    def test_concurrent_sweeps_settle_each_order_once(
+    def test_concurrent_sweeps_check_and_settle_each_order_once(
         self, simulator: Simulator, shared_database: str
     ) -> None:
         orders = buy_many(simulator, 12)
+        without_list()
         assert sum(done.settled for done in in_threads(3, run_sweep)) == 12
+        assert sorted(checks(simulator)) == sorted(simulator.orders)
         for order in orders:
             assert history(order) == ["PLACING", "HANDLING", "FULFILLED"]
             assert order.cards.count() == 2
@@ -517,59 +494,6 @@ class TestOneOrdersTrouble:
         assert poor.due_at is not None
         assert timedelta(seconds=5) <= poor.due_at - began <= timedelta(seconds=7)
         assert CODE not in caplog.text + str(poor.problems) + str(vars(ProviderState.objects.get()))
-
-    def test_a_problem_of_an_order_is_over_once_its_answer_is_complete(
-        self, wire: responses.RequestsMock
-    ) -> None:
-        order = make_order(Status.HANDLING)
-        wire.get(check_url(order), json=settled_answer(order, cards=[]))
-        wire.get(check_url(order), body="<html>")
-        wire.get(check_url(order), json=settled_answer(order))
-        for _sweep in range(3):
-            Order.objects.update(due_at=ago(1))
-            run_sweep()
-            end_pause()
-        order.refresh_from_db()
-        assert (order.status, problems(order), order.failures) == ("FULFILLED", [], 0)
-
-    def test_cards_in_a_refunded_answer_are_kept_and_the_next_answer_decides(
-        self, wire: responses.RequestsMock
-    ) -> None:
-        order = make_order(Status.HANDLING)
-        refunded = {"status": "REFUNDED", "fulfilled_quantity": 0, "fulfilled_amount": 0}
-        wire.get(check_url(order), json=settled_answer(order, **refunded))
-        wire.get(check_url(order), json=settled_answer(order, **refunded, cards=[]))
-        run_sweep()
-        order.refresh_from_db()
-        counts = {"delivered": 0, "ordered": 2, "cards": 2}
-        assert problems(order) == [Problem("not_whole", {"status": "REFUNDED", **counts})]
-        codes = [f"{CODE}-0", f"{CODE}-1"]
-        assert (order.status, [card.value for card in order.cards.all()]) == ("HANDLING", codes)
-        Order.objects.update(due_at=ago(1))
-        run_sweep()
-        order.refresh_from_db()
-        assert (order.status, order.cards.count()) == ("REFUNDED", 2)
-        assert [problem.code for problem in problems(order)] == ["surplus_cards"]
-
-    def test_an_order_whose_check_fails_is_checked_later_each_time(
-        self, simulator: Simulator
-    ) -> None:
-        [order] = buy_many(simulator, 1)
-        simulator.outage = True
-        pauses = []
-        for _sweep in range(5):
-            began = timezone.now()
-            Order.objects.update(due_at=began)
-            assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
-            end_pause()
-            order.refresh_from_db()
-            assert order.due_at is not None
-            pauses.append((order.due_at - began).total_seconds())
-        for pause, least in zip(pauses, [5, 10, 20, 30, 30], strict=True):
-            assert least <= pause <= least * 1.25 + 1
-        simulator.outage = False
-        Order.objects.update(due_at=ago(1))
-        assert run_sweep().settled == 1
 
 
 class TestRefusedKey:
@@ -778,15 +702,6 @@ class TestDelayed:
         assert (change.from_status, change.source) == ("HANDLING", "clock")
         assert change.announced_at is not None
 
-    def test_the_poll_timeout_is_a_setting(
-        self, simulator: Simulator, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(POLL_TIMEOUT=20)
-        buy_many(simulator, 1, type_id="SIM_NEVER")
-        Order.objects.update(accepted_at=ago(21))
-        run_sweep()
-        assert statuses() == ["DELAYED"]
-
     def test_an_order_becomes_delayed_though_no_call_can_be_made(
         self, simulator: Simulator
     ) -> None:
@@ -795,66 +710,6 @@ class TestDelayed:
         simulator.keys = ["another"]
         assert run_sweep().is_paused
         assert statuses() == ["DELAYED"]
-
-    def test_an_overdue_order_that_its_last_check_settles_is_not_delayed(
-        self, simulator: Simulator
-    ) -> None:
-        buy_many(simulator, 1)
-        Order.objects.update(accepted_at=ago(301))
-        run_sweep()
-        assert statuses() == ["FULFILLED"]
-
-    @pytest.mark.parametrize(
-        ("late_minutes", "pause_minutes"),
-        [(0.1, 1), (0.9, 1), (1.5, 1), (3, 3), (6, 10), (14, 10), (16, 60), (600, 60)],
-    )
-    def test_a_delayed_order_is_checked_at_growing_intervals(
-        self, late_minutes: float, pause_minutes: int, simulator: Simulator
-    ) -> None:
-        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
-        Order.objects.update(status=Status.DELAYED, accepted_at=ago(300 + 60 * late_minutes))
-        began = timezone.now()
-        assert run_sweep().checked == 1
-        order.refresh_from_db()
-        assert order.due_at is not None
-        assert began <= order.due_at - timedelta(minutes=pause_minutes) <= timezone.now()
-        assert not is_work_left()
-
-    @pytest.mark.parametrize("type_id", ["SIM_NEVER", "TEST_PARTIAL"])
-    def test_the_watch_of_a_delayed_order_ends_after_a_last_check(
-        self, type_id: str, simulator: Simulator, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(LATE_WATCH_HOURS=2)
-        [order] = buy_many(simulator, 1, type_id=type_id)
-        Order.objects.update(status=Status.DELAYED, accepted_at=ago(2 * 3600 + 1))
-        run_sweep()
-        order.refresh_from_db()
-        assert order.due_at is None
-        if type_id == "TEST_PARTIAL":  # the last question was worth it
-            assert (order.status, problems(order)) == ("PARTIALLY_FILLED", [])
-        else:
-            assert order.status == "DELAYED"
-            assert problems(order) == [Problem("watch_ended")]
-        assert run_sweep() == Swept()
-
-    @pytest.mark.parametrize(
-        ("type_id", "status", "cards", "charged"),
-        [
-            ("type_001", "FULFILLED", 2, 980),
-            ("TEST_PARTIAL", "PARTIALLY_FILLED", 1, 490),
-            ("TEST_REFUND", "REFUNDED", 0, 0),
-        ],
-    )
-    def test_a_delayed_order_settles_like_any_other(
-        self, type_id: str, status: str, cards: int, charged: int, simulator: Simulator
-    ) -> None:
-        [order] = buy_many(simulator, 1, type_id=type_id)
-        Order.objects.update(status=Status.DELAYED, accepted_at=ago(3600))
-        assert run_sweep().settled == 1
-        order.refresh_from_db()
-        assert (order.status, order.cards.count()) == (status, cards)
-        assert order.fulfilled_amount == Decimal(charged)
-        assert order.due_at is None
 
 
 class TestCheckNow:
