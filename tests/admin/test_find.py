@@ -45,13 +45,11 @@ def test_a_card_is_found_by_its_last_characters_and_with_other_digits(
     boss: Client, order: Order, typed: str
 ) -> None:
     html = read(boss.post(FIND, {"secret": typed}))
-
     assert found(html) == "Found web-1042, card 2"
 
 
 def test_a_code_with_the_digits_of_another_script_is_found_with_ascii_digits(boss: Client) -> None:
     receive("web-1", CardSecret("CANARY-٤٤٤٤-٥٥٥٥", ""))
-
     for typed in ("canary-4444-5555", "5555"):
         assert found(read(boss.post(FIND, {"secret": typed}))) == "Found web-1, card 1"
 
@@ -62,9 +60,7 @@ def test_a_card_is_not_found_once_its_code_is_destroyed(
 ) -> None:
     receive("web-1043", CardSecret(CODE, SERIAL))
     order.cards.all().destroy()
-
     assert found(read(boss.post(FIND, {"secret": typed}))) == "Found web-1043, card 1"
-
     Card.objects.all().destroy()
     assert found(read(boss.post(FIND, {"secret": typed}))) == NONE
 
@@ -72,7 +68,6 @@ def test_a_card_is_not_found_once_its_code_is_destroyed(
 def test_four_characters_find_whole_serials_and_ends_of_codes(boss: Client) -> None:
     receive("web-1", CardSecret("CANARY-1", "7788"))
     receive("web-2", CardSecret(CODE, "7788"))
-
     assert found(read(boss.post(FIND, {"secret": "7788"}))) == "Found web-2, card 1 web-1, card 1"
 
 
@@ -84,9 +79,7 @@ def test_the_twenty_newest_cards_with_one_end_are_listed_and_if_there_are_more_t
     boss: Client, count: int, said: str
 ) -> None:
     receive("web-1", *(CardSecret(f"CANARY-{number:04}-7788", "") for number in range(count)))
-
     html = read(boss.post(FIND, {"secret": "7788"}))
-
     listed = " ".join(f"web-1, card {number}" for number in range(count, count - 20, -1))
     assert found(html) == f"Found {listed}{said}"
 
@@ -97,10 +90,8 @@ def test_of_more_cards_with_one_serial_the_newest_are_read_and_listed_and_the_pa
     # Providers may write "N/A" for a value that they do not have.
     receive("web-1", CardSecret("N/A", ""))
     receive("web-2", *(CardSecret(f"CANARY-{number:04}", "N/A") for number in range(30)))
-
     with CaptureQueriesContext(connection) as sent:
         html = read(boss.post(FIND, {"secret": "n/a"}))
-
     listed = " ".join(f"web-2, card {number}" for number in range(30, 10, -1))
     assert found(html) == f"Found {listed}{MORE}"
     searches = [query["sql"] for query in sent if "_fingerprint" in query["sql"]]
@@ -111,9 +102,7 @@ def test_of_more_cards_with_one_serial_the_newest_are_read_and_listed_and_the_pa
 def test_a_code_that_is_also_a_serial_is_found_by_both(boss: Client) -> None:
     receive("web-1", CardSecret("CANARY-1", "CANARY-2"))
     receive("web-2", CardSecret("CANARY-2", "CANARY-2"))
-
     html = read(boss.post(FIND, {"secret": "CANARY-2"}))
-
     assert found(html) == "Found web-2, card 1 web-1, card 1"
 
 
@@ -148,7 +137,6 @@ def test_searches_that_end_in_an_error_count_although_requests_are_atomic(settin
     for _number in range(2):
         assert browser.post(FIND, {"secret": CODE}).status_code == 500
     settings.GIFTCARDS = working
-
     assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [REFUSED]
 
 
@@ -176,10 +164,8 @@ def test_the_number_of_queries_does_not_grow_with_the_cards_found(boss: Client) 
         read(boss.post(FIND, {"secret": "7788"}))
     for number in range(2, 12):
         receive(f"web-{number}", CardSecret(CODE, ""))
-
     with CaptureQueriesContext(connection) as many:
         html = read(boss.post(FIND, {"secret": "7788"}))
-
     assert found(html).count("web-") == 11
     assert len(many) == len(few)
 

@@ -114,9 +114,7 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
         max_price=Decimal(500),
         **SOLD,
     )
-
     html = show(boss, order)
-
     shown = fields(html)
     assert re.fullmatch(r"\d+ \w+ \d\d:\d\d", shown.pop("Last checked"))
     assert shown == {
@@ -157,7 +155,6 @@ def test_the_details_leave_out_what_is_not_known(boss: Client) -> None:
 
 def test_the_breakdown_shows_both_sides_with_their_arithmetic(boss: Client) -> None:
     html = show(boss, settle("web-1", PARTIAL, **SOLD))
-
     assert money(html) == [
         ["", "Calculation", "Amount"],
         ["The provider"],
@@ -176,20 +173,14 @@ def test_the_breakdown_shows_both_sides_with_their_arithmetic(boss: Client) -> N
 
 def test_an_unknown_amount_is_said_to_be_unknown(boss: Client) -> None:
     html = show(boss, make_guide_order(Status.REFUNDED, price_per_card=None))
-
-    assert money(html)[2:] == [
-        ["Ordered", "", "unknown"],
-        ["Cost", "", "0 DA"],
-        ["Credited back", "", "unknown"],
-    ]
+    expected = [["Ordered", "", "unknown"], ["Cost", "", "0 DA"], ["Credited back", "", "unknown"]]
+    assert money(html)[2:] == expected
     assert "What the customer paid is not known: the order has no sale amount." in text(html)
 
 
 def test_figures_that_contradict_each_other_are_warned_of(boss: Client) -> None:
     order = settle("web-1", settled("PARTIALLY_FILLED", CARDS[:3], fulfilled_amount=Decimal(1500)))
-
     html = show(boss, order)
-
     assert money(html)[3] == ["Cost", "", "1,500 DA"]
     assert "To do The provider's figures contradict each other" in text(html)
 
@@ -206,7 +197,6 @@ def test_the_page_says_why_an_order_has_no_breakdown(
     boss: Client, status: Status, sentence: str
 ) -> None:
     html = show(boss, make_guide_order(status))
-
     assert "giftcards-breakdown" not in html
     assert "<svg" not in element(html, "giftcards-money", "section")
     assert f"Refund breakdown {sentence}" in text(html)
@@ -226,12 +216,8 @@ class TestWithoutCosts:
 
     def test_the_customers_side_alone_is_shown(self, support: Client) -> None:
         html = show(support, settle("web-1", PARTIAL, price_at_placing=PRICE, **SOLD))
-        assert [row[0] for row in money(html)[1:]] == [
-            "The customer",
-            "Paid",
-            "Kept, for what was delivered",
-            "Owed to the customer",
-        ]
+        expected = ["The customer", "Paid", "Kept, for what was delivered", "Owed to the customer"]
+        assert [row[0] for row in money(html)[1:]] == expected
         assert "giftcards-bar" in html
         for amount in ("490", "980", "1,470", "2,450", "180"):
             assert f"{amount} DA" not in text(html)
@@ -419,7 +405,6 @@ def test_unusable_keys_are_a_sentence_and_no_error(
 def test_order_page_marks_a_code_that_came_twice(boss: Client) -> None:
     first = settle("web-1", settled("FULFILLED", CARDS[:1], quantity=1), quantity=1)
     second = settle("web-2", settled("FULFILLED", CARDS[:2], quantity=2), quantity=2)
-
     for order, expected in ((first, 1), (second, 1)):
         html = read(boss.get(order_page(order)))
         assert html.count("The same code was delivered more than once.") == expected
@@ -452,9 +437,7 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
     CardReveal.objects.create(card=card, user=user, reason="She lost it.")
     CardReveal.objects.create(card=card, user=user)
     again = make_guide_order(Status.PENDING, reference="web-2", quantity=2, repeats=order)
-
     html = show(boss, order)
-
     assert timeline(html) == [
         "user0 placed the order.",
         "The order was sent. Being sent",
@@ -535,10 +518,8 @@ def test_a_later_decision_is_not_why_an_order_was_rejected(boss: Client) -> None
     order.move(Status.REJECTED, source=StatusChange.Source.PLACING, details=[refused])
     again = make_guide_order(Status.PENDING, reference="web-2", repeats=order)
     assert timeline(show(boss, order))[-1] == "The missing cards were ordered again: web-2."
-
     amounts = {"price": "570.00", "ceiling": "550.00", "order": again.reference}
     order.acknowledge(Problem("staff_approved", {"by": "amina", **amounts}), by="amina")
-
     html = show(boss, order)
     assert summary(html).startswith(refused.text)
     assert timeline(html)[-1].startswith("amina approved")
@@ -574,7 +555,6 @@ def test_texts_that_others_have_written_are_isolated_from_their_line(boss: Clien
         customer_language="ar",
         sent_at=timezone.now(),
     )
-
     assert "<bdi>web-1042!</bdi>" in read(boss.get(LIST))
     page = read(boss.get(order_page(order)))
     for value in (PRODUCT, TYPE, "amina@example.com", "Arabic"):

@@ -53,7 +53,6 @@ def banner(html: str) -> str:
 def test_order_list_says_that_calls_are_paused(boss: Client) -> None:
     assert banner(read(boss.get(LIST))) == ""
     refuse_key(REFUSED)
-
     assert banner(read(boss.get(LIST))) == (
         "Requests to the provider are paused."
         " The provider refuses the API key or this server's address."
@@ -66,7 +65,6 @@ def test_order_list_of_a_site_without_the_key_says_that_calls_are_paused(
 ) -> None:
     refuse_key(REFUSED)
     settings.GIFTCARDS = {**settings.GIFTCARDS, "API_KEY": ""}
-
     assert banner(read(boss.get(LIST))).startswith("Requests to the provider are paused.")
 
 
@@ -88,7 +86,6 @@ def test_order_list_says_that_a_running_worker_has_another_key_that_is_refused(
     refuse_key(REFUSED)
     run_sweep()
     set_conf(API_KEY="of-the-site")
-
     assert banner(read(boss.get(LIST))) == (
         "Requests to the provider are paused."
         " A running process has another API key than this one, and the provider refuses it."
@@ -129,7 +126,6 @@ def test_staff_without_permission_see_nothing() -> None:
 def test_staff_who_may_view_can_change_nothing() -> None:
     order, browser = make_guide_order(), sign_in("view_order")
     before = snapshot()
-
     html = read(browser.get(LIST))
     assert references(html) != []
     assert 'name="action"' not in html
@@ -150,7 +146,6 @@ def test_no_order_can_be_edited_or_deleted(permission: str) -> None:
     order = make_guide_order(Status.PENDING)
     browser = sign_in("view_order", permission) if "_" in permission else sign_in(superuser=True)
     before = snapshot()
-
     html = read(browser.get(LIST))
     assert "delete_selected" not in html
     page = read(browser.get(order_page(order)))
@@ -174,7 +169,6 @@ def test_cards_notes_and_what_the_engine_keeps_have_no_pages() -> None:
 def test_save_as_new_needs_the_permission_to_add() -> None:
     order = make_guide_order(reference="web-1")
     forged = {**FORM, "_saveasnew": "1"}
-
     assert sign_in("view_order").post(order_page(order), forged).status_code == 403
     assert Order.objects.get() == order
 
@@ -188,9 +182,7 @@ def test_check_now_makes_orders_due_and_wakes_the_worker(boss: Client) -> None:
     waiting = make_guide_order(Status.DELAYED, due_at=later)
     forgotten = make_guide_order(Status.DELAYED, due_at=None)
     other = make_guide_order(Status.DELAYED, due_at=later)
-
     html = read(press_check_now(boss, waiting, forgotten))
-
     assert messages(html) == ["2 orders will be checked in a moment."]
     due = set(Order.objects.filter(due_at__lte=timezone.now()))
     assert due == {waiting, forgotten}
@@ -211,9 +203,7 @@ def test_check_now_skips_orders_that_are_final_or_were_just_checked(boss: Client
         ),
     ]
     before = snapshot()
-
     html = read(press_check_now(boss, *alone))
-
     assert messages(html) == [
         "2 orders are left alone: they are final.",
         "1 order is left alone: it has not been sent yet.",
@@ -229,7 +219,6 @@ def test_check_now_skips_orders_that_are_final_or_were_just_checked(boss: Client
 def test_check_now_needs_its_own_permission(permission: str) -> None:
     order = make_guide_order(Status.DELAYED, due_at=None)
     html = read(press_check_now(sign_in("view_order", permission), order))
-
     asked = ["1 order will be checked in a moment."]
     assert messages(html) == (asked if permission == "check_order" else [])
     order.refresh_from_db()
@@ -250,7 +239,6 @@ def test_check_now_pressed_twenty_times_asks_the_provider_once(
         for _ in range(20):
             read(press_check_now(boss, order))
             sweep(gateway)
-
     new = [request.path for request in simulator.requests[asked:]]
     order.refresh_from_db()
     assert new == [f"/v3/gift-cards/check-order/{order.provider_order_id}"]

@@ -76,10 +76,8 @@ class TestWhoMayOnlyAdd:
     ) -> None:
         confirmed = hidden(read(browser.post(ADD, FORM)))
         place(sign_in(superuser=True), FORM)
-
         html = read(browser.post(ADD, {**FORM, "quantity": quantity}))
         late = read(browser.post(ADD, {**confirmed, "quantity": quantity}))
-
         assert errors(html) == errors(late) == [TAKEN]
         assert LogEntry.objects.count() == 1
         assert Order.objects.get().quantity == 5
@@ -109,7 +107,6 @@ def test_placing_an_order_records_it_queues_a_sweep_and_leaves_a_trace(
 ) -> None:
     with django_capture_on_commit_callbacks(execute=True):
         response = place(boss, FORM)
-
     order = Order.objects.get()
     assert response["Location"] == order_page(order)
     placed = {name: str(getattr(order, name)) for name in FORM}
@@ -138,9 +135,7 @@ def test_the_add_form_offers_a_new_reference_each_time(boss: Client) -> None:
 
 def test_a_reference_of_another_line_is_refused(boss: Client) -> None:
     place(boss, FORM)
-
     html = read(boss.post(ADD, {**FORM, "quantity": "4"}))
-
     assert errors(html) == [TAKEN]
     assert 'name="quantity" value="4"' in html
     assert Order.objects.get().quantity == 5
@@ -182,14 +177,12 @@ def test_values_that_cannot_be_ordered_are_refused_by_the_form(
 ) -> None:
     with django_capture_on_commit_callbacks() as callbacks:
         html = read(boss.post(ADD, {**FORM, **wrong}))
-
     assert errors(html) == expected
     assert (Order.objects.count(), callbacks) == (0, [])
 
 
 def test_only_the_line_and_the_sale_can_be_given_in_the_add_form(boss: Client) -> None:
     place(boss, {**FORM, "status": "FULFILLED", "provider_order_id": "x", "problems": "y"})
-
     order = Order.objects.get()
     assert (order.status, order.provider_order_id, order.problems) == ("PENDING", None, [])
     assert set(re.findall(r' name="(\w+)"', read(boss.get(ADD)))) & {
@@ -258,7 +251,6 @@ def asked(simulator: Simulator) -> list[str]:
 
 def test_cards_are_chosen_by_name_with_price_and_stock(boss: Client, read_in: Simulator) -> None:
     html = read(boss.get(ADD))
-
     shown = options(html)
     assert list(shown) == ["Gaming – PlayStation Network", "Gaming – Steam"]
     assert "PSN 500 DA · 490 DA · 100,000 in stock" in shown["Gaming – PlayStation Network"]
@@ -269,15 +261,12 @@ def test_cards_are_chosen_by_name_with_price_and_stock(boss: Client, read_in: Si
     assert read_in.requests == []
 
 
-def test_who_may_not_see_costs_sees_no_price_in_the_form_nor_the_confirmation(
-    read_in: Simulator,
-) -> None:
+@pytest.mark.usefixtures("read_in")
+def test_who_may_not_see_costs_sees_no_price_in_the_form_nor_the_confirmation() -> None:
     browser = sign_in("add_order", "view_order")
     form = read(browser.get(ADD))
     assert "PSN 500 DA · 100,000 in stock" in options(form)["Gaming – PlayStation Network"]
-
     asked_for = read(browser.post(ADD, CHOSEN))
-
     for html in (form, asked_for):
         assert not re.search(r"490|980|1,960|1,000,000", text(html).replace("type_", ""))
         assert not re.search(r'value="490[.,"]', html)
@@ -291,9 +280,7 @@ def test_what_is_not_for_sale_is_not_offered(boss: Client, read_in: Simulator) -
     ProductType.objects.filter(type_id="type_003").update(price=0)
     ProductType.objects.filter(type_id="TEST_REFUND").update(price=None)
     Product.objects.filter(name="Steam").update(is_enabled=False)
-
     shown = options(read(boss.get(ADD)))
-
     assert list(shown) == ["Gaming – PlayStation Network"]
     names = " ".join(shown["Gaming – PlayStation Network"])
     assert "PSN 500 DA" in names
@@ -333,9 +320,8 @@ def test_a_card_or_both_of_its_ids_are_needed(
     assert not Order.objects.exists()
 
 
-def test_ids_are_out_of_the_way_unless_something_is_wrong_with_them(
-    boss: Client, read_in: Simulator
-) -> None:
+@pytest.mark.usefixtures("read_in")
+def test_ids_are_out_of_the_way_unless_something_is_wrong_with_them(boss: Client) -> None:
     # Beside those of a gift.
     assert read(boss.get(ADD)).count("<details") == 2
     wrong = {"quantity": "1", "reference": "web-1", "product_id": PRODUCT}
@@ -361,18 +347,16 @@ def test_the_same_card_chosen_and_given_by_id_is_one_card(
     assert (order.product_name, order.type_name) == ("PlayStation Network", "PSN 500 DA")
 
 
-def test_a_card_that_the_catalogue_does_not_have_can_be_given_by_its_ids(
-    boss: Client, read_in: Simulator
-) -> None:
+@pytest.mark.usefixtures("read_in")
+def test_a_card_that_the_catalogue_does_not_have_can_be_given_by_its_ids(boss: Client) -> None:
     ProductType.objects.all().delete()
     Product.objects.filter(name="Steam").delete()
     place(boss, FORM)
     assert Order.objects.get().line == (PRODUCT, TYPE, 5)
 
 
-def test_the_form_takes_the_same_queries_whatever_the_catalogue_holds(
-    boss: Client, read_in: Simulator
-) -> None:
+@pytest.mark.usefixtures("read_in")
+def test_the_form_takes_the_same_queries_whatever_the_catalogue_holds(boss: Client) -> None:
     few = count_queries(boss, ADD)
     add_types(80)
     assert count_queries(boss, ADD) == few
@@ -438,7 +422,6 @@ def test_the_confirmation_says_what_is_bought_for_how_much(
     boss: Client, read_in: Simulator
 ) -> None:
     html = read(boss.post(ADD, {**CHOSEN, "customer_name": "أمينة", "sale_amount": "1100"}))
-
     assert facts(html) == {
         "Product": f"PlayStation Network {PRODUCT}",
         "Type": f"PSN 500 DA {TYPE}",
@@ -467,9 +450,8 @@ def test_the_price_is_asked_for_afresh_and_kept(boss: Client, read_in: Simulator
     assert ProductType.objects.get(product__product_id=PRODUCT, type_id=TYPE).price == Decimal(980)
 
 
-def test_names_are_shown_even_if_the_catalogue_was_not_read(
-    boss: Client, simulator: Simulator
-) -> None:
+@pytest.mark.usefixtures("simulator")
+def test_names_are_shown_even_if_the_catalogue_was_not_read(boss: Client) -> None:
     html = read(boss.post(ADD, FORM))
     assert facts(html)["Product"] == f"PlayStation Network {PRODUCT}"
     assert not Product.objects.exists()
@@ -542,9 +524,8 @@ def test_a_balance_that_does_not_suffice_is_said_before_the_button(read_in: Simu
     assert html.index(NO_BALANCE) < html.index('class="default giftcards-button"')
 
 
-def test_who_may_not_see_costs_cannot_find_out_the_balance_by_the_quantity(
-    read_in: Simulator,
-) -> None:
+@pytest.mark.usefixtures("read_in")
+def test_who_may_not_see_costs_cannot_find_out_the_balance_by_the_quantity() -> None:
     assert warnings(read(sign_in("add_order").post(ADD, TOO_MANY))) == []
 
 
@@ -635,9 +616,7 @@ def test_without_an_answer_the_last_known_price_is_shown_with_its_age(
     ProviderState.objects.update(balance_read_at=ago(2 * 86_400))
     read_in.outage = True
     read_in.forget_requests()
-
     html = read(boss.post(ADD, CHOSEN))
-
     assert costs(html) == [
         ["Price per card", "490 DA", "as known 3 hours ago"],
         ["Total", "980 DA", "as known 3 hours ago"],
@@ -656,9 +635,7 @@ def test_a_price_that_the_provider_tells_of_another_product_is_not_shown(
     types = [{"id": TYPE, "name": "Dear card", "price": 12_250, "quantity": 5}]
     answer = {"productId": "other", "productTitle": "Other", "types": types}
     wire.replace("GET", PRODUCT_URL, json={"success": True, "data": answer})
-
     html = read(boss.post(ADD, FORM))
-
     assert costs(html)[0] == ["Price per card", "unknown", ""]
     assert warnings(html) == ["The provider could not be asked: the price is not up to date."]
     assert "Other" not in text(html)
@@ -729,7 +706,6 @@ def test_the_catalogue_can_be_looked_at_and_not_edited(read_in: Simulator) -> No
     address = f"/admin/giftcards/product/{product.pk}/change/"
     viewer, manager = sign_in("view_product"), sign_in("view_product", "view_cost")
     assert sign_in("view_order").get(address).status_code == 403
-
     assert "PlayStation Network" in text(read(viewer.get("/admin/giftcards/product/")))
     html = read(viewer.get(address))
     assert "PSN 500 DA" in text(html)
@@ -744,9 +720,8 @@ def test_the_catalogue_can_be_looked_at_and_not_edited(read_in: Simulator) -> No
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_transaction_that_records_the_order_begins_with_a_write(
-    boss: Client, read_in: Simulator
-) -> None:
+@pytest.mark.usefixtures("read_in")
+def test_the_transaction_that_records_the_order_begins_with_a_write(boss: Client) -> None:
     confirmed = hidden(read(boss.post(ADD, CHOSEN)))
     with CaptureQueriesContext(connection) as queries:
         boss.post(ADD, confirmed)

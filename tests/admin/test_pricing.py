@@ -63,11 +63,8 @@ def test_an_approved_price_releases_the_order_and_leaves_a_trace(staff: Client) 
     response = decide(staff, order, "approve")
     assert messages(read(staff.get(response.url))) == ["Recorded."]
     order.refresh_from_db()
-    assert (order.status, order.is_held, order.price_ceiling) == (
-        Status.PENDING,
-        False,
-        Decimal(49_000),
-    )
+    expected = (Status.PENDING, False, Decimal(49_000))
+    assert (order.status, order.is_held, order.price_ceiling) == expected
     assert problems(order) == []
     amounts = {"price": "49000.00", "ceiling": "550.00"}
     trace = order.acknowledgements.get()
@@ -109,10 +106,8 @@ def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staf
     release_fallen(order.product_id, {order.type_id: Decimal(490)})
     order.refresh_from_db()
     hold_for_price(order, price=Decimal(49_000), ceiling=Decimal(550))
-
     stale = {"state_token": token, "outcome": "approve"}
     response = staff.post(page(order), stale, follow=True)
-
     assert messages(read(response)) == [LATE]
     order.refresh_from_db()
     assert order.is_held

@@ -110,9 +110,8 @@ class TestPage:
         }
         assert "None." in text(section(html, "failures"))
 
-    def test_a_shop_at_work_sees_its_last_answer_and_the_next_run(
-        self, viewer: Client, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_shop_at_work_sees_its_last_answer_and_the_next_run(self, viewer: Client) -> None:
         ensure_schedule()
         Schedule.objects.update(next_run=timezone.now() + timedelta(seconds=50))
         with Gateway() as gateway:
@@ -230,9 +229,7 @@ class TestPage:
         wire.post(PLACE, json=answer, status=403)
         place_order(product_id=PSN, type_id="type_001", quantity=2)
         run_sweep()
-
         html = read(sign_in(*DEVELOPER).get(PAGE))
-
         told = "Ask your developer. For your developer"
         assert [row[2] for row in table(html, "failures")] == [told + shown]
         whole = f"{told}The provider refused the request (HTTP 403): {message}"

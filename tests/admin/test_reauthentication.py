@@ -56,9 +56,7 @@ def test_the_question_and_a_reveal_lead_to_the_page_of_the_shop(card: Card) -> N
 def test_a_proof_leads_back_to_the_question_and_the_code_is_revealed(card: Card) -> None:
     browser = person()
     address = browser.get(ask_address(card))["Location"]
-
     response = browser.post(address, {"token": "4711"}, follow=True)
-
     assert response.redirect_chain == [(ask_address(card), 302)]
     assert 'name="password"' not in read(response)
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
@@ -70,14 +68,12 @@ def test_a_proof_of_the_shops_page_holds_for_ten_minutes(card: Card) -> None:
     let_pass(browser, 590)
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
     let_pass(browser, 601)
-
     assert reveal(browser, card).status_code == 302
 
 
 def test_a_page_of_the_shop_that_is_not_content_proves_nothing(card: Card) -> None:
     browser = person()
     browser.post("/staff/prove/", {"token": "0815"})
-
     assert reveal(browser, card).status_code == 302
 
 

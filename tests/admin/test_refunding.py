@@ -247,9 +247,8 @@ class TestRecording:
         assert CustomerRefund.objects.count() == 1
 
     @pytest.mark.django_db(transaction=True)
-    def test_two_people_at_once_record_one_and_the_other_is_told(
-        self, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_two_people_at_once_record_one_and_the_other_is_told(self) -> None:
         order = sold()
         people = [sign_in("view_order", "settle_refund") for _person in range(2)]
         forms = [

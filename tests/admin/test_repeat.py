@@ -125,7 +125,6 @@ def test_two_people_at_once_order_once_and_both_are_told(shared_database: str) -
         ]
 
     results = sorted(in_threads(2, press), key=str)
-
     new = Order.objects.get(repeats=order)
     assert results == [
         [200, TWICE],

@@ -282,11 +282,8 @@ class TestAdopting:
         tell(wire, chosen)
         html = read(choose(staff, order, f"adopt:{chosen}"))
         assert_nothing_happened(order)
-        assert [(row[1], row[2], row[3]) for row in compared(html)[:3]] == [
-            (PRODUCT, PRODUCT, ""),
-            (TYPE, TYPE, ""),
-            ("5", "5", ""),
-        ]
+        expected = [(PRODUCT, PRODUCT, ""), (TYPE, TYPE, ""), ("5", "5", "")]
+        assert [(row[1], row[2], row[3]) for row in compared(html)[:3]] == expected
         assert compared(html)[4][1:] == ["Unconfirmed", "HANDLING", ""]
         assert "is_sure" not in html
         assert confirm(staff, order, html).url == order_page(order)
@@ -367,11 +364,8 @@ class TestAdopting:
         Order.objects.update(sent_with="of another key")
         tell(wire)
         html = read(choose(staff, order, "adopt-other", TYPED))
-        assert compared(html)[4][1:] == [
-            "the one it was sent with",
-            "the one in use now",
-            "different",
-        ]
+        expected = ["the one it was sent with", "the one in use now", "different"]
+        assert compared(html)[4][1:] == expected
         self.adopt_at_the_second_yes(staff, order, html)
         decision = Problem("staff_insisted", {"by": "user0", "provider_order_id": TYPED})
         assert_adopted(order, TYPED, decision)

@@ -92,7 +92,6 @@ def asks_for(html: str) -> list[str]:
 
 def test_a_code_and_its_serial_are_revealed_to_who_may(card: Card) -> None:
     html = read(reveal(person(), card))
-
     assert codes_on(html) == [CODE, SERIAL]
     assert "9999" not in text(html)
     assert "7777" not in text(html)
@@ -103,9 +102,7 @@ def test_a_code_and_its_serial_are_revealed_to_who_may(card: Card) -> None:
 
 def test_a_card_without_a_serial_is_revealed_without_one(order: Order) -> None:
     card = receive("web-1", CardSecret("<b>'\"&", "")).cards.get()
-
     html = read(reveal(person(), card))
-
     assert codes_on(html) == ["<b>'\"&"]
     assert "<b>" not in html
     assert "Serial" not in html
@@ -114,7 +111,6 @@ def test_a_card_without_a_serial_is_revealed_without_one(order: Order) -> None:
 @pytest.mark.parametrize("verb", ["get", "head", "put", "patch", "delete", "options"])
 def test_other_verbs_than_post_are_not_allowed(card: Card, verb: str) -> None:
     response = getattr(person(), verb)(reveal_address(card))
-
     assert response.status_code == 405
     assert response["Allow"] == "POST"
     assert not CardReveal.objects.exists()
@@ -141,7 +137,6 @@ def test_revealing_needs_its_permission_and_that_to_see_the_order(
     card: Card, permissions: tuple[str, ...]
 ) -> None:
     browser = person(*permissions)
-
     assert reveal(browser, card).status_code == 403
     assert browser.get(ask_address(card)).status_code == 403
     assert not CardReveal.objects.exists()
@@ -149,7 +144,6 @@ def test_revealing_needs_its_permission_and_that_to_see_the_order(
 
 def test_a_card_that_does_not_exist_looks_like_one_that_may_not_be_revealed(card: Card) -> None:
     card.pk += 1
-
     assert reveal(person(), card).status_code == 403
     assert person().get(ask_address(card)).status_code == 403
 
@@ -161,7 +155,6 @@ def test_revealing_is_protected_against_forgery(card: Card) -> None:
 
 def test_the_page_of_the_order_leads_to_the_question_for_who_may(order: Order, card: Card) -> None:
     link = f'href="{ask_address(card)}"'
-
     html = read(person().get(order_page(order)))
     assert link in html
     assert 'aria-label="Reveal card 2"' in html
@@ -173,7 +166,6 @@ def test_the_page_of_the_order_leads_to_the_question_for_who_may(order: Order, c
 
 def test_the_question_asks_why_and_shows_no_code(card: Card) -> None:
     html = read(person().get(ask_address(card)))
-
     assert asks_for(html) == ["reason"]
     assert f'action="{reveal_address(card)}"' in html
     assert secrets_on(html) == []
@@ -194,7 +186,6 @@ def test_a_code_is_not_revealed_without_a_usable_reason(
     card: Card, reason: str, complaint: str
 ) -> None:
     html = read(reveal(person(), card, reason))
-
     assert errors(html) == [complaint]
     assert "<title>Error: Reveal card 2" in html
     assert secrets_on(html) == []
@@ -207,10 +198,8 @@ def test_a_code_is_not_revealed_without_a_usable_reason(
 def test_after_ten_minutes_the_password_is_asked_for(card: Card) -> None:
     browser = person()
     let_pass(browser, 601)
-
     assert asks_for(read(browser.get(ask_address(card)))) == ["reason", "password"]
     html = read(reveal(browser, card))
-
     assert asks_for(html) == ["reason", "password"]
     assert errors(html) == ["This field is required."]
     assert f'value="{REASON}"' in html
@@ -221,7 +210,6 @@ def test_after_ten_minutes_the_password_is_asked_for(card: Card) -> None:
 def test_the_right_password_reveals_and_holds_for_ten_minutes(card: Card) -> None:
     browser = person()
     let_pass(browser, 601)
-
     assert codes_on(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
     assert asks_for(read(browser.get(ask_address(card)))) == ["reason"]
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
@@ -232,9 +220,7 @@ def test_the_right_password_reveals_and_holds_for_ten_minutes(card: Card) -> Non
 def test_the_right_password_counts_though_the_reason_is_missing(card: Card) -> None:
     browser = person()
     let_pass(browser, 601)
-
     html = read(reveal(browser, card, "", password=PASSWORD))
-
     assert asks_for(html) == ["reason"]
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
@@ -259,10 +245,8 @@ def test_a_wrong_password_reveals_nothing_and_is_told_to_the_site(
 ) -> None:
     browser = person()
     let_pass(browser, 601)
-
     with failures() as seen:
         html = read(reveal(browser, card, password=password))
-
     assert errors(html) == ["That did not work. Try again."]
     assert asks_for(html) == ["reason", "password"]
     assert secrets_on(html) == []
@@ -299,9 +283,7 @@ def test_the_lock_out_of_the_site_is_respected(card: Card, settings: Any) -> Non
     let_pass(browser, 601)
     for _attempt in range(5):
         assert codes_on(read(reveal(browser, card, password="wrong"))) == []
-
     html = read(reveal(browser, card, password=PASSWORD))
-
     assert errors(html) == ["That did not work. Try again."]
     assert not CardReveal.objects.exists()
 
@@ -322,11 +304,9 @@ def test_who_is_signed_in_by_the_web_server_has_proven_nothing(
         *settings.MIDDLEWARE, "django.contrib.auth.middleware.RemoteUserMiddleware",
     ]  # fmt: skip
     settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.RemoteUserBackend"]
-
     # A session begins with any request.
     getattr(browser, method)("/admin/")
     response = reveal(browser, card)
-
     assert browser.session["_auth_user_backend"].endswith("RemoteUserBackend")
     assert asks_for(read(response)) == ["reason", "password"]
     assert not CardReveal.objects.exists()
@@ -347,9 +327,7 @@ def test_signing_in_is_a_proof_only_if_something_was_sent_with_it(
 ) -> None:
     browser = Client(headers={"X-Person": name_of(person())})
     settings.AUTHENTICATION_BACKENDS = ["tests.admin.test_reveal.ByNetwork"]
-
     assert getattr(browser, method)("/link/").status_code == 200
-
     assert asks_for(read(reveal(browser, card))) == fields
 
 
@@ -360,9 +338,7 @@ def test_a_password_that_makes_one_somebody_else_proves_nothing(card: Card, sett
         f"{__name__}.ForeignBackend",
         "django.contrib.auth.backends.ModelBackend",
     ]
-
     html = read(reveal(browser, card, password=PASSWORD))
-
     assert errors(html) == ["That did not work. Try again."]
 
 
@@ -373,7 +349,6 @@ def test_a_password_that_is_hashed_anew_signs_nobody_out(card: Card, settings: A
         "django.contrib.auth.hashers.ScryptPasswordHasher",
         *settings.PASSWORD_HASHERS,
     ]
-
     assert codes_on(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
@@ -386,7 +361,6 @@ def test_a_proof_ends_with_the_password_it_was_made_with(card: Card) -> None:
         "new_password2": "x7-new-long",
     }
     assert browser.post("/admin/password_change/", changed).status_code == 302
-
     assert asks_for(read(browser.get(ask_address(card)))) == ["reason", "password"]
 
 
@@ -394,7 +368,6 @@ def test_a_password_that_took_the_old_one_to_be_changed_is_a_proof(card: Card) -
     browser = person()
     new = {"new_password1": NEW_PASSWORD, "new_password2": NEW_PASSWORD}
     browser.post("/admin/password_change/", {"old_password": PASSWORD, **new})
-
     assert codes_on(read(reveal(browser, card, password=NEW_PASSWORD))) == [CODE, SERIAL]
 
 
@@ -431,7 +404,6 @@ def test_a_password_that_was_set_without_the_old_one_is_no_proof_for_an_hour(
     assert screen.login(username="karim", password=PASSWORD)
     let_pass(screen, 601)
     do(screen, name)
-
     assert other.login(username=name, password=NEW_PASSWORD)
     for browser in [screen, other] if name == "karim" else [other]:
         for _time in range(2):
@@ -445,7 +417,6 @@ def test_a_password_that_was_set_without_the_old_one_is_no_proof_for_an_hour(
             "That did not work. Try again."
         ]
     assert not CardReveal.objects.exists()
-
     LogEntry.objects.update(action_time=timezone.now() - timedelta(minutes=61))
     assert codes_on(read(reveal(other, card, password=NEW_PASSWORD))) == [CODE, SERIAL]
     again = Client()
@@ -458,7 +429,6 @@ def test_other_changes_of_a_user_take_no_proof(card: Card) -> None:
     user = get_user_model().objects.get(username=name_of(browser))
     changed = '[{"changed": {"fields": ["Email address"]}}]'
     LogEntry.objects.log_actions(user.pk, [user], CHANGE, changed)
-
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
     let_pass(browser, 601)
     assert codes_on(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
@@ -467,7 +437,6 @@ def test_other_changes_of_a_user_take_no_proof(card: Card) -> None:
 def test_the_proof_of_another_person_counts_for_nothing(card: Card) -> None:
     browser, other = person(), person()
     change_proof(browser, by=other.session["giftcards_proof"]["by"])
-
     assert codes_on(read(reveal(browser, card))) == []
 
 
@@ -479,7 +448,6 @@ def test_a_proof_counts_for_ten_minutes_also_of_a_host_that_is_a_little_ahead(
 ) -> None:
     browser = person()
     let_pass(browser, age)
-
     assert bool(codes_on(read(reveal(browser, card)))) is is_proof
 
 
@@ -488,7 +456,6 @@ def test_a_session_from_before_there_were_proofs_is_asked_for_the_password(card:
     session = browser.session
     del session["giftcards_proof"]
     session.save()
-
     assert asks_for(read(reveal(browser, card))) == ["reason", "password"]
 
 
@@ -496,7 +463,6 @@ def test_sessions_of_customers_hold_no_proof() -> None:
     get_user_model().objects.create_user("customer", password=PASSWORD)
     browser = Client()
     assert browser.login(username="customer", password=PASSWORD)
-
     assert "giftcards_proof" not in browser.session
 
 
@@ -506,9 +472,7 @@ def test_sessions_of_customers_hold_no_proof() -> None:
 def test_a_reveal_leaves_who_when_from_where_and_why(card: Card) -> None:
     browser = person()
     before = timezone.now()
-
     reveal(browser, card)
-
     row = CardReveal.objects.get()
     assert row.user.get_username() == name_of(browser)
     assert (row.card, row.address, row.reason) == (card, "127.0.0.1", REASON)
@@ -531,14 +495,12 @@ def test_the_address_is_what_the_server_tells_if_it_is_one(
     card: Card, told: str, address: str | None
 ) -> None:
     browser = person()
-
     response = browser.post(
         reveal_address(card),
         {"reason": REASON},
         REMOTE_ADDR=told,
         headers={"x-forwarded-for": "198.51.100.1"},
     )
-
     assert codes_on(read(response)) == [CODE, SERIAL]
     assert CardReveal.objects.get().address == address
 
@@ -551,7 +513,6 @@ def test_no_table_session_log_message_or_page_holds_the_code_or_password_afterwa
     with caplog.at_level(logging.DEBUG):
         response = reveal(browser, card, password=PASSWORD)
         assert codes_on(read(response)) == [CODE, SERIAL]
-
     assert traces(caplog.text) == []
     assert [found for value in raw_database() for found in traces(value)] == []
     assert traces(repr(dict(browser.session))) == []
@@ -571,10 +532,8 @@ def test_nothing_is_shown_if_the_trace_cannot_be_written(
     card: Card, table: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     browser = person()
-
     with failing("INSERT", table):
         html = read(reveal(browser, card), 503)
-
     assert "This could not be recorded, so the code is not shown. Try again later." in text(html)
     assert secrets_on(html) == []
     assert not CardReveal.objects.exists()
@@ -590,9 +549,7 @@ def test_a_card_that_cannot_be_opened_gives_a_sentence_and_staff_are_told(
     card: Card, settings: Any, keys: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     use_keys(settings, *keys)
-
     response = reveal(person(), card)
-
     html = read(response)
     assert "This card cannot be opened." in text(html)
     assert codes_on(html) == []
@@ -618,7 +575,6 @@ def test_a_card_that_changes_meanwhile_is_shown_as_it_was_or_as_it_is(order: Ord
 
     with connection.execute_wrapper(change):
         html = read(reveal(browser, card))
-
     assert changes
     assert codes_on(html) in ([CODE], [CODE, SERIAL])
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
@@ -646,12 +602,10 @@ def test_one_code_too_many_for_an_hour_is_refused_and_told_once(
     browser = person()
     for _click in range(2):
         reveal(browser, card)
-
     with django_capture_on_commit_callbacks(execute=True):
         response = reveal(browser, card)
         html = read(response, 429)
         read(reveal(browser, card), 429)
-
     assert TOO_MANY in text(html)
     assert secrets_on(html) == []
     assert "Refresh" not in response
@@ -677,11 +631,9 @@ def test_where_there_are_no_managers_the_page_does_not_say_that_they_were_told(
     browser = person()
     for _click in range(2):
         reveal(browser, card)
-
     with django_capture_on_commit_callbacks(execute=True):
         html = read(reveal(browser, card), 429)
         read(reveal(browser, card), 429)
-
     assert (
         "You have revealed codes or corrected addresses 2 times within an hour. Try again later."
         in text(html)
@@ -707,11 +659,9 @@ def test_an_hour_later_codes_are_revealed_again_and_managers_are_told_again(
     first = CardReveal.objects.earliest("pk")
     CardReveal.objects.filter(pk=first.pk).update(at=first.at - hour)
     LogEntry.objects.update(action_time=timezone.now() - hour)
-
     with django_capture_on_commit_callbacks(execute=True):
         assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
         read(reveal(browser, card), 429)
-
     assert len(mail.outbox) == 2
 
 
@@ -720,7 +670,6 @@ def test_the_limit_is_that_of_one_person(card: Card) -> None:
     browser, other = person(), person()
     for _click in range(3):
         reveal(browser, card)
-
     assert codes_on(read(reveal(other, card))) == [CODE, SERIAL]
 
 
@@ -730,7 +679,6 @@ def test_a_wrong_password_is_not_counted_as_a_reveal(card: Card) -> None:
     let_pass(browser, 601)
     for _attempt in range(3):
         reveal(browser, card, password="wrong")
-
     assert codes_on(read(reveal(browser, card, password=PASSWORD))) == [CODE, SERIAL]
 
 
@@ -750,7 +698,6 @@ def test_a_refusal_stands_though_the_mail_cannot_be_sent(
         for _click in range(2):
             reveal(browser, card)
         html = read(reveal(browser, card), 429)
-
     assert TOO_MANY in text(html)
     assert "no mail today" in caplog.text
 
@@ -793,9 +740,7 @@ def test_the_trace_is_committed_before_the_code_is_shown_whatever_the_site_does(
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
     settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": WITHOUT_SCRIPT}}
     browser.raise_request_exception = False
-
     assert reveal(browser, card).status_code == 500
-
     assert CardReveal.objects.count() == 1
 
 
@@ -804,7 +749,6 @@ def test_the_trace_is_committed_before_the_code_is_shown_whatever_the_site_does(
 
 def test_the_answer_is_not_kept_and_goes_away_after_a_minute(order: Order, card: Card) -> None:
     response = reveal(person(), card)
-
     kept = response["Cache-Control"].split(", ")
     assert {"no-store", "private"} <= set(kept)
     assert response["Refresh"] == f"60; url={order_page(order)}"
@@ -824,9 +768,7 @@ def test_the_pages_need_no_inline_script_or_style(card: Card) -> None:
 
 def test_the_code_is_isolated_in_arabic(card: Card) -> None:
     browser = person(headers={"accept-language": "ar"})
-
     html = read(reveal(browser, card))
-
     assert f'<bdi dir="ltr" class="giftcards-secret" id="giftcards-code">{CODE}</bdi>' in html
 
 
@@ -842,7 +784,6 @@ def test_the_error_mail_about_a_page_that_cannot_be_rendered_holds_no_code_or_pa
         html = read(reveal(browser, card, password=PASSWORD), 500)
     finally:
         logging.getLogger("django.request").removeHandler(mailbox)
-
     (report,) = mailbox.mails
     assert "Missing staticfiles manifest entry" in report
     assert "revealing.py" in report
@@ -853,10 +794,8 @@ def test_an_error_on_the_page_of_a_code_carries_no_variables_of_the_template(
     card: Card, settings: Any
 ) -> None:
     settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": WITHOUT_SCRIPT}}
-
     with pytest.raises(ValueError, match="Missing") as caught:
         reveal(person(), card)
-
     frames = [frame.f_code.co_filename for frame, _line in traceback.walk_tb(caught.tb)]
     assert any("revealing.py" in name for name in frames)
     assert not any("template" in name for name in frames)
@@ -867,7 +806,6 @@ def test_the_number_of_queries_is_known(card: Card) -> None:
     read(reveal(browser, card))
     with CaptureQueriesContext(connection) as captured:
         read(reveal(browser, card))
-
     assert len(captured) <= 13, "\n".join(query["sql"] for query in captured)
 
 
@@ -878,9 +816,7 @@ def test_the_list_shows_who_revealed_what_when_and_why(order: Order, card: Card)
     browser = person()
     reveal(browser, card)
     reader = person("view_cardreveal", "view_order")
-
     html = read(reader.get(REVEALS))
-
     heading, row = rows(html, 'id="result_list"')
     assert [name.casefold() for name in heading] == [
         "when", "by", "order", "card", "address", "reason",
@@ -896,7 +832,6 @@ def test_the_list_is_for_looking_only_and_needs_its_permission(card: Card) -> No
     reveal(person(), card)
     row = CardReveal.objects.get()
     boss = sign_in(superuser=True)
-
     assert person().get(REVEALS).status_code == 403
     assert boss.get(f"{REVEALS}add/").status_code == 403
     assert boss.post(f"{REVEALS}{row.pk}/delete/", {"post": "yes"}).status_code == 403
@@ -910,7 +845,6 @@ def test_the_list_is_for_looking_only_and_needs_its_permission(card: Card) -> No
 def test_the_reason_is_for_who_may_look_at_revealed_codes(order: Order, card: Card) -> None:
     reveal(person(), card)
     page = order_page(order)
-
     assert REASON in read(person("view_order", "view_cardreveal").get(page))
     html = read(person("view_order", "reveal_card").get(page))
     assert "revealed the code of card" in html
@@ -925,18 +859,14 @@ def test_the_number_of_queries_of_the_list_does_not_grow(card: Card) -> None:
         read(reader.get(REVEALS))
     for number in range(5):
         reveal(person(), receive(f"web-{number}", CardSecret(f"C-{number}", "")).cards.get())
-
     with CaptureQueriesContext(connection) as many:
         read(reader.get(REVEALS))
-
     assert len(many) == len(few)
 
 
 def test_the_reason_and_the_name_are_shown_as_text(card: Card) -> None:
     reveal(person(), card, "<script>alert(1)</script>")
-
     html = read(person("view_cardreveal", "view_order").get(REVEALS))
-
     assert "&lt;script&gt;alert(1)" in html
     assert "<script>alert" not in html
     assert element(html, 'class="field-why"', "td").startswith("<td")

@@ -162,9 +162,8 @@ class TestCodes:
             assert "Nothing found." in text(html)
             assert typed not in html
 
-    def test_without_permission_no_code_is_searched_and_the_page_says_so(
-        self, order: Order
-    ) -> None:
+    @pytest.mark.usefixtures("order")
+    def test_without_permission_no_code_is_searched_and_the_page_says_so(self) -> None:
         html = read(sign_in("view_order").post(SEARCH, {"secret": CODE}))
         assert "Codes of cards were not searched: you may not search by code." in text(html)
         assert not LogEntry.objects.exists()
@@ -185,17 +184,15 @@ class TestCodes:
         browser = sign_in(superuser=True, enforce_csrf_checks=True)
         assert browser.post(SEARCH, {"secret": CODE}).status_code == 403
 
-    def test_ordinary_searches_leave_no_trace_and_no_limit_counts_them(
-        self, boss: Client, order: Order
-    ) -> None:
+    @pytest.mark.usefixtures("order")
+    def test_ordinary_searches_leave_no_trace_and_no_limit_counts_them(self, boss: Client) -> None:
         for typed in ("web-1042", "1042", "nobody", "0550123456", "a@b.c", "amina 99"):
             for _time in range(SEARCHES_PER_HOUR // 5):
                 boss.post(SEARCH, {"secret": typed})
         assert not LogEntry.objects.exists()
 
-    def test_beyond_the_limit_orders_are_found_and_codes_are_not(
-        self, boss: Client, order: Order
-    ) -> None:
+    @pytest.mark.usefixtures("order")
+    def test_beyond_the_limit_orders_are_found_and_codes_are_not(self, boss: Client) -> None:
         other = make_order(reference="77881")
         for _time in range(SEARCHES_PER_HOUR):
             read(boss.post(SEARCH, {"secret": "CANARY-GUESS-1"}))
@@ -205,9 +202,8 @@ class TestCodes:
         assert "web-1042" not in html
         assert address_of(boss.post(SEARCH, {"secret": "web-1042"})) == {"q": ["web-1042"]}
 
-    def test_an_order_of_that_number_comes_before_the_end_of_a_code(
-        self, boss: Client, order: Order
-    ) -> None:
+    @pytest.mark.usefixtures("order")
+    def test_an_order_of_that_number_comes_before_the_end_of_a_code(self, boss: Client) -> None:
         make_order(reference="WEB-7788")
         answer = boss.post(SEARCH, {"secret": "7788"}, follow=True)
         html = read(answer)

@@ -56,7 +56,6 @@ def test_no_page_of_the_admin_holds_a_secret(boss: Client, order: Order, address
     # For the recent actions and the history.
     place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
     address = address.format(page=order_page(order), pk=order.pk)
-
     assert secrets_on(read(boss.get(address, follow=True))) == []
 
 
@@ -73,7 +72,6 @@ def test_autocomplete_answers_with_references_and_no_codes(boss: Client, order: 
         "/admin/autocomplete/",
         {"app_label": "giftcards", "model_name": "card", "field_name": "order", "term": "web"},
     )
-
     assert json.loads(read(answer)) == {
         "results": [{"id": str(order.pk), "text": "web-1042"}],
         "pagination": {"more": False},
@@ -83,9 +81,7 @@ def test_autocomplete_answers_with_references_and_no_codes(boss: Client, order: 
 def test_the_log_of_the_admin_holds_references_and_no_codes(boss: Client, order: Order) -> None:
     place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
     boss.post(FIND, {"secret": CODE})
-
     boss.post(FIND, {"secret": "CANARY-UNKNOWN"})
-
     logged = LogEntry.objects.order_by("pk").values_list("object_repr", "change_message")
     searched = "Searched for a card by its code. Found:"
     assert list(logged) == [
@@ -123,9 +119,7 @@ def found(html: str) -> str:
 )
 def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed: str) -> None:
     receive("web-2", CardSecret("another", "one"))
-
     html = read(boss.post(FIND, {"secret": typed}))
-
     assert found(html) == "Found web-1042, card 1"
     assert f'href="{order_page(order)}"' in html
     assert secrets_on(html) == []
@@ -136,14 +130,12 @@ def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed
 )
 def test_a_part_of_a_code_finds_nothing(boss: Client, order: Order, typed: str) -> None:
     html = read(boss.post(FIND, {"secret": typed}))
-
     assert found(html) == "Found No order holds this card."
     assert secrets_on(html) == []
 
 
 def test_every_order_that_holds_the_code_is_found(boss: Client, order: Order) -> None:
     receive("web-2", OTHER, CardSecret(CODE, "another"))
-
     assert found(read(boss.post(FIND, {"secret": CODE}))) == "Found web-2, card 2 web-1042, card 1"
 
 
@@ -160,7 +152,6 @@ def test_a_text_that_cannot_be_a_code_is_refused_and_not_shown_again(
     boss: Client, order: Order, typed: str, complaint: str
 ) -> None:
     html = read(boss.post(FIND, {"secret": typed}))
-
     assert errors(html) == [complaint]
     assert "aria-live" not in html
     assert secrets_on(html) == []
@@ -168,7 +159,6 @@ def test_a_text_that_cannot_be_a_code_is_refused_and_not_shown_again(
 
 def test_a_code_in_the_query_string_is_not_searched_for(boss: Client, order: Order) -> None:
     html = read(boss.get(FIND, {"secret": CODE, "q": CODE}))
-
     assert "aria-live" not in html
     assert '<form method="post" autocomplete="off">' in html
     assert secrets_on(html) == []
@@ -189,7 +179,6 @@ def test_finding_a_card_is_protected_against_forgery(order: Order) -> None:
 def test_finding_a_card_needs_its_own_permission(order: Order) -> None:
     allowed = sign_in("find_card")
     others = sign_in("view_order", "change_order", "add_order", "view_card", "check_order")
-
     assert found(read(allowed.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
     assert others.post(FIND, {"secret": CODE}).status_code == others.get(FIND).status_code == 403
     assert FIND not in read(others.get(LIST))
@@ -202,9 +191,7 @@ def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) 
     browser, other = sign_in("find_card"), sign_in("find_card")
     for _search in range(30):
         read(browser.post(FIND, {"secret": "CANARY-GUESS"}))
-
     html = read(browser.post(FIND, {"secret": CODE}), status=429)
-
     assert errors(html) == [LIMITED]
     assert "aria-live" not in html
     assert secrets_on(html) == []
@@ -223,9 +210,8 @@ def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) 
     assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [LIMITED]
 
 
-def test_the_error_mail_about_a_failed_search_holds_no_code(
-    boss: Client, order: Order, settings: Any
-) -> None:
+@pytest.mark.usefixtures("order")
+def test_the_error_mail_about_a_failed_search_holds_no_code(boss: Client, settings: Any) -> None:
     settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": []}
     boss.raise_request_exception = False
     mailbox = Mailbox()
@@ -234,7 +220,6 @@ def test_the_error_mail_about_a_failed_search_holds_no_code(
         html = read(boss.post(FIND, {"secret": CODE}), status=500)
     finally:
         logging.getLogger("django.request").removeHandler(mailbox)
-
     (report,) = mailbox.mails
     assert "GIFTCARDS[&#x27;ENCRYPTION_KEYS&#x27;] is not set." in report
     assert "&lt;masked&gt;" in report
@@ -279,7 +264,6 @@ def test_texts_that_others_have_written_are_escaped(boss: Client) -> None:
         added,
         conflict,
     ]
-
     for page in pages:
         html = read(page)
         assert "&lt;script&gt;alert(1)" in html
@@ -289,8 +273,6 @@ def test_texts_that_others_have_written_are_escaped(boss: Client) -> None:
 
 def test_the_reference_of_a_found_order_is_escaped(boss: Client) -> None:
     receive(EVIL, CardSecret(CODE, SERIAL))
-
     html = read(boss.post(FIND, {"secret": CODE}))
-
     assert found(html) == f"Found {EVIL}, card 1"
     assert "<script>alert" not in html

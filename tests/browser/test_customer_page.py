@@ -56,7 +56,6 @@ def test_a_customer_copies_a_code_and_ticks_the_card_off(browser: Browser) -> No
     browser.open(address)
     browser.run("localStorage.clear()")
     browser.press(BUTTON)
-
     assert shown(browser) == CODES
     browser.run(
         "window.copied = []; navigator.clipboard.writeText = async (text) => copied.push(text);"
@@ -65,7 +64,6 @@ def test_a_customer_copies_a_code_and_ticks_the_card_off(browser: Browser) -> No
     browser.wait_for_text(".gc-status", "Copied.")
     assert browser.run("return copied") == [CODES[1]]
     browser.find("[data-card='2']").click()
-
     browser.open(address)
     browser.press(BUTTON)
     assert browser.run(
@@ -85,11 +83,9 @@ def test_going_back_to_the_cards_asks_again(browser: Browser) -> None:
     browser.open(address)
     browser.press(BUTTON)
     assert shown(browser) == CODES
-
     browser.driver.back()
     browser.find(BUTTON)
     assert not any(code in browser.driver.page_source for code in CODES)
-
     browser.press(BUTTON)
     browser.open("/static/giftcards_delivery/page.css")
     browser.driver.back()

@@ -78,12 +78,10 @@ def test_support_answers_a_customer_in_arabic_on_a_phone(window: Browser) -> Non
     window.open(LIST)
     assert window.run("return document.documentElement.dir") == "rtl"
     assert window.overflow() == 0
-
     window.fill(secret=CODE)
     window.press(".giftcards-search button")
     assert CODE not in window.driver.page_source
     window.press("[aria-live] a")
-
     assert window.path() == page_of("web-1042")
     assert window.overflow() == 0
     assert len(window.find_all(".giftcards-mask")) == 3
@@ -107,12 +105,10 @@ def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
     ProviderState.objects.pause("outage", detail="It is away.", until=until)
     log_in_as(window, "manager")
     window.speak("fr")
-
     # What is there to do?
     window.open(f"{LIST}?attention=needed")
     window.find(".giftcards-pause")
     assert {"web-1035", "web-1040"} <= set(listed(window))
-
     # A card that costs more than it may.
     follow_row(window, "web-1035")
     window.press("#content a[href$='/price/']")
@@ -120,7 +116,6 @@ def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
     window.press(SUBMIT)
     assert order("web-1035").price_ceiling == Decimal(570)
     assert window.path() == page_of("web-1035")
-
     # Two cards that did not come.
     window.open(page_of("web-1042"))
     window.press("#content a[href$='/repeat/']")
@@ -128,7 +123,6 @@ def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
     window.press(SUBMIT)
     again = Order.objects.get(repeats=order("web-1042"))
     assert (again.quantity, window.path()) == (2, page_of(again.reference))
-
     # A customer at the counter.
     window.open(f"{LIST}add/")
     window.choose("card", f"{PRODUCT} {TYPE}")
@@ -137,7 +131,6 @@ def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
     assert not Order.objects.filter(reference="counter-1").exists()
     window.press("button.giftcards-button")
     assert (order("counter-1").status, window.path()) == (Status.PENDING, page_of("counter-1"))
-
     # The provider is back.
     window.open(PROVIDER_PAGE)
     window.press(".giftcards-paused button")

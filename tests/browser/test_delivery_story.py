@@ -164,7 +164,6 @@ def test_three_of_five_cards_come_and_the_customer_is_paid_back_the_rest(
     promise = f"سيُعاد إليك مبلغ {owed}"
     assert f"{missing} {promise}" in customer.read()
     page = links(mail)[0]
-
     record_refund(order, amount=1_100, reference="CCP 0021", method="CCP")
     work()
     mail = customer.open_mail()
@@ -173,7 +172,6 @@ def test_three_of_five_cards_come_and_the_customer_is_paid_back_the_rest(
     assert paid in customer.read()
     assert [link for link in links(mail) if "/cards/" in link] == []
     assert customer.was_told(order) == ["paid_back", "partly_delivered"]
-
     customer.window.driver.get(page)
     assert customer.press_button() == codes
     done = f"أُعيد إليك مبلغ {owed}"
@@ -192,7 +190,6 @@ def test_no_card_comes_and_the_customer_hears_of_money_only(customer: Customer) 
         assert WORDS_FOR_CODES.search(told) is None
     assert [link for link in links(mail) if "/cards/" in link] == []
     assert not CardLink.objects.exists()
-
     for number, amount in enumerate((1_000, 1_750)):
         record_refund(order, amount=amount, reference=f"CCP {number}")
         work()
@@ -214,7 +211,6 @@ def test_a_late_customer_is_asked_to_wait_and_gets_the_cards_all_the_same(
         assert "ما زلنا نعمل عليه." in told
         assert "يُرجى عدم تكرار الطلب." in told
         assert WORDS_FOR_CODES.search(told) is None
-
     settle_late(simulator, order)
     customer.open_mail()
     codes = codes_bought(simulator, order)

@@ -93,7 +93,6 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     window.wait_for_text("#trouble", "Unable to log in")
     window.fill(username="amina", password=PASSWORD)
     press(window, "#login button")
-
     # After five minutes, the page asks the customer to wait; a click on the order asks at once.
     slow = buy(window, "SIM_SLOW")
     window.wait_for_text("#state", "We are working on it")
@@ -106,7 +105,6 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     work("--reference", slow.reference)
     press(window, "#orders button")
     window.wait_for_text("#state", "Your cards are here")
-
     # Some of the cards come: what is missing is paid back.
     partial = buy(window, "TEST_PARTIAL")
     window.wait_for_text("#state", "We are working on it")
@@ -118,7 +116,6 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     assert not any(code in window.driver.page_source for code in codes)
     assert not Reveal.objects.exists()
     found.look_at(window, "partly delivered", LOOKS)
-
     # The codes are shown once, also if the page is loaded again.
     press(window, "#reveal")
     assert window.texts("#codes code") == codes
@@ -131,7 +128,6 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     window.wait_for_text("#hint", "The codes were shown")
     assert not window.find("#order").find_element("id", "reveal").is_displayed()
     assert not any(code in window.driver.page_source for code in codes)
-
     press(window, "#leave")
     window.find("#login")
     assert not window.find_all("#orders li")

@@ -250,7 +250,6 @@ def test_the_controls_of_an_order_are_reached_in_the_order_of_its_page(
     shop: Browser, keyboard: Keyboard
 ) -> None:
     shop.open(page_of("web-1042"))
-
     assert [plain(control.accessible_name) for control in walk(keyboard)] == [
         "+213 550 12 34 56",
         "customer-42@example.com",

@@ -60,7 +60,6 @@ def test_no_amount_is_cut_on_a_phone(boss: Browser, language: str) -> None:
 def test_each_line_of_an_order_explains_itself_on_a_phone(boss: Browser) -> None:
     boss.resize(*PHONES[0])
     boss.open(LIST)
-
     lines = boss.texts("#result_list tr:has(.giftcards-partially-filled) :is(th, td)")
     assert lines[1:8] == [
         "web-1042 invoice-42",
@@ -81,7 +80,6 @@ def test_digits_stand_under_digits(boss: Browser, language: str) -> None:
     boss.speak(language)
     boss.open(LIST)
     boss.find("#result_list .giftcards-money")
-
     for column in AMOUNTS:
         # Where the whole part of each figure ends: what is left of it is as wide as its decimals.
         ends = boss.run(
@@ -101,10 +99,8 @@ def test_filters_are_opened_and_chosen_by_keyboard(boss: Browser) -> None:
     boss.resize(*PHONES[0])
     boss.open(LIST)
     assert not boss.find_all(".giftcards-filter-groups a")[0].is_displayed()
-
     boss.find(".giftcards-filters summary").send_keys(Keys.ENTER)
     boss.find(".giftcards-filter-groups [href='?attention=needed']").send_keys(Keys.ENTER)
-
     assert boss.texts(".giftcards-chosen li") == ["To do Needs a person ✕", "Clear all filters"]
     assert boss.texts("#result_list .field-name") == ["web-1040 invoice-40", "web-1035 invoice-35"]
     assert not boss.find_all(".giftcards-filter-groups a")[0].is_displayed()

@@ -41,7 +41,6 @@ def test_a_card_can_be_chosen_looked_at_and_bought_on_a_phone(shop: Browser) -> 
     )
     assert len(amounts) == 4
     assert all(map(all, amounts))
-
     # Back, and what was typed is still there.
     shop.press("[name=_change]")
     shop.fill(quantity="2")
@@ -49,7 +48,6 @@ def test_a_card_can_be_chosen_looked_at_and_bought_on_a_phone(shop: Browser) -> 
     assert shop.texts(BUY) == ["Buy 2 for 980 DA"]
     assert not Order.objects.filter(reference="web-1046").exists()
     shop.press(BUY)
-
     order = Order.objects.get(reference="web-1046")
     assert (order.line, order.price_ceiling) == ((PRODUCT, TYPE, 2), Decimal(490))
     assert shop.path() == order_page(order)

@@ -49,7 +49,6 @@ def boxes(browser: Browser, part: str) -> Any:
 def test_columns_stand_in_their_box_from_left_to_right(report: Browser, language: str) -> None:
     report.speak(language)
     report.open(f"{ADDRESS}day")
-
     [plot] = boxes(report, ".giftcards-plot")
     drawn = boxes(report, ".giftcards-plot rect")
     assert len(drawn) == 3
@@ -84,7 +83,6 @@ def test_on_a_phone_only_the_table_scrolls_and_keys_move_it(
     report.speak(language)
     report.resize(*PHONE)
     report.open(f"{ADDRESS}{by}")
-
     assert report.overflow() == 0
     assert hidden_part(report) > 100
     cut = report.run(

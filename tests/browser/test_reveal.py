@@ -32,9 +32,7 @@ def reveal(window: Browser, position: int = 2, reference: str = "web-1042") -> N
 def test_the_code_is_selected_where_the_browser_refuses_to_copy(boss: Browser) -> None:
     reveal(boss)
     boss.run("navigator.clipboard.writeText = () => Promise.reject(new Error('refused'))")
-
     boss.find("[data-copies]").click()
-
     boss.wait_for_text(".giftcards-revealed [role=status]", "Selected: copy it now.")
     assert boss.run("return getSelection().toString()") == CODE
 
@@ -42,9 +40,7 @@ def test_the_code_is_selected_where_the_browser_refuses_to_copy(boss: Browser) -
 def test_the_code_goes_away_after_a_minute_and_does_not_come_back(boss: Browser) -> None:
     reveal(boss)
     boss.run("const now = Date.now(); Date.now = () => now + 60_000")
-
     boss.run("dispatchEvent(new Event('focus'))")
-
     boss.find("#giftcards-cards")
     assert boss.path() == page_of("web-1042")
     boss.driver.back()
@@ -55,9 +51,7 @@ def test_a_page_of_a_code_that_was_left_shows_nothing_when_one_comes_back(boss: 
     reveal(boss)
     boss.press(".giftcards-decide a")
     assert boss.path() == page_of("web-1042")
-
     boss.driver.back()
-
     assert CODE not in boss.driver.page_source
     assert CardReveal.objects.count() == 1
 
@@ -65,9 +59,7 @@ def test_a_page_of_a_code_that_was_left_shows_nothing_when_one_comes_back(boss: 
 def test_one_can_log_out_from_the_page_of_a_code(boss: Browser) -> None:
     """With the policy "no-referrer", browsers hide the origin of forms, and Django refuses them."""
     reveal(boss)
-
     boss.press("#logout-form button")
-
     assert boss.path() == "/admin/logout/"
     assert boss.complaints() == []
 
@@ -81,7 +73,6 @@ def test_long_codes_are_shown_whole_on_a_phone(boss: Browser) -> None:
     assert boss.overflow() == 0
     boss.fill(reason="ضاع البريد")
     boss.press(".submit-row [type=submit]")
-
     assert boss.texts(SECRET) == [code, "1" * 40]
     assert boss.overflow() == 0
     for secret in boss.find_all(SECRET):

@@ -151,7 +151,6 @@ def test_killing_rotation_and_purge_at_any_moment_loses_no_code_and_both_finish(
         assert_whole(shop)
     assert count_left() > 0
     assert 0 < destroyed() < OLD_ORDERS
-
     rotate(per_second=1e6, on_batch=lambda _tally: None)
     purge(settled_before=timezone.now() - YEAR)
     assert_whole(shop)

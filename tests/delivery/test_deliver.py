@@ -24,11 +24,8 @@ pytestmark = pytest.mark.django_db
 def test_the_command_sends_what_is_due_and_prints_counts(call: Call, server: MailServer) -> None:
     make_message()
     done = call("giftcards_deliver")
-    assert done == (
-        "1 sent, 0 to be tried again, 0 failed, 0 cancelled; 0 digests for staff.\n",
-        "",
-        0,
-    )
+    expected = ("1 sent, 0 to be tried again, 0 failed, 0 cancelled; 0 digests for staff.\n", "", 0)
+    assert done == expected
     assert call("giftcards_deliver", "-v0").out == ""
 
 
@@ -62,9 +59,8 @@ def test_a_message_that_waits_for_another_try_is_unfinished_work(
     assert Delivery.objects.get().attempts == 1
 
 
-def test_wrong_settings_are_named_before_anything_is_sent(
-    call: Call, server: MailServer, settings: Any
-) -> None:
+@pytest.mark.usefixtures("server")
+def test_wrong_settings_are_named_before_anything_is_sent(call: Call, settings: Any) -> None:
     settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "BASE_URL": "http://shop.example"}
     message = make_message()
     out, err, code = call("giftcards_deliver")

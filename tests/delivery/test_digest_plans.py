@@ -106,15 +106,8 @@ def test_looking_for_news_reads_no_whole_table() -> None:
     assert statements
     assert [statement for statement in statements if statement.scans] == []
     assert set(situation.matters) == {"problems", "unconfirmed", "delayed"}
-    assert {item.code for item in happened} == {
-        "partly",
-        "refunded",
-        "rejected",
-        "unsent",
-        "locked",
-        "unreadable",
-        "reveals",
-    }
+    expected = {"partly", "refunded", "rejected", "unsent", "locked", "unreadable", "reveals"}
+    assert {item.code for item in happened} == expected
     assert "mail" in situation.states
 
 

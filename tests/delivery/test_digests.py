@@ -319,7 +319,6 @@ class TestStates:
             assert text in plain
         # Support is told of the order, and not of the money.
         assert by_address[SUPPORT["address"]].subject == "The Shop: 1 order with a problem"
-
         unknown.delete()
         Order.objects.filter(pk=lacking.pk).update(is_credited=True)
         note_ledger(gap=0, breaks=0)

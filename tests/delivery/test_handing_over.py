@@ -60,12 +60,8 @@ def test_a_new_link_is_shown_once_and_leads_to_the_order(amina: Client, order: O
     assert address.startswith("https://shop.example/cards/")
     found = find(token_of(address))
     assert found
-    assert (found.order, found.origin, found.created_by, found.reason) == (
-        order,
-        "staff",
-        "amina",
-        REASON,
-    )
+    expected = (order, "staff", "amina", REASON)
+    assert (found.order, found.origin, found.created_by, found.reason) == expected
     assert "no-store" in answer["Cache-Control"]
     assert answer["Referrer-Policy"] == "same-origin"
     assert answer["Refresh"] == f"60; url={order_page(order)}"

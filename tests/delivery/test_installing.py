@@ -65,25 +65,19 @@ def test_the_app_comes_to_a_shop_with_a_past_and_goes_again(live: Live) -> None:
     assert set(without["pages"].values()) == {200}
     assert len(without["pages"]) > 5
     assert (without["waiting"], without["given_up"]) == (1, 1)
-
     installed = live("install", has_app=True)
     assert installed["told_of_the_past"] == []
     assert installed["unannounced"] == 0
-    assert installed["deliveries"] == [
-        ["late", "refunded"],
-        ["new", "partly_delivered"],
-        ["told", "paid_back"],
-    ]
+    expected = [["late", "refunded"], ["new", "partly_delivered"], ["told", "paid_back"]]
+    assert installed["deliveries"] == expected
     assert installed["mails"] == ["lina@example.com"] * 3
     assert all(installed[name] for name in traces)
     tables = installed["tables"]
-
     # Its rows refer to orders that the core migrates and changes.
     gone = live("take_out", has_app=False)
     assert {name: gone[name] for name in traces} == traces | {"tables": tables}
     assert set(gone["pages"].values()) == {200}
     assert gone["orders"] == installed["orders"] + 1
-
     undone = live("undo", has_app=True)
     assert undone["tables"] == []
     assert undone["orders"] == gone["orders"]

@@ -156,9 +156,8 @@ class TestList:
         assert show(lina, order).status_code == 404
         assert codes_in(show(lina, younger)) == CODES[:3]
 
-    def test_the_page_is_kept_out_of_caches_and_lets_forms_pass(
-        self, lina: Client, order: Order
-    ) -> None:
+    @pytest.mark.usefixtures("order")
+    def test_the_page_is_kept_out_of_caches_and_lets_forms_pass(self, lina: Client) -> None:
         response = lina.get(PAGE)
         assert response["Cache-Control"] == "no-store, private"
         # With "no-referrer", browsers hide the origin of forms, and Django refuses them.

@@ -346,7 +346,6 @@ class TestAtOnce:
 
     def test_a_link_that_ends_between_two_steps_shows_nothing(self, address: str) -> None:
         token = page_token(fetch(address))
-
         with connection.execute_wrapper(_revoke_before_counting):
             response = press(address, token=token)
         assert response.status_code == 404

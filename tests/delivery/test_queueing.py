@@ -45,11 +45,8 @@ def test_a_move_that_concerns_the_customer_queues_one_message(status: Status, ki
     outbox.announce()
     message = Delivery.objects.get()
     assert (message.order, message.change, message.kind) == (change.order, change, kind)
-    assert (message.channel, message.address, message.language) == (
-        "mail",
-        "lina@example.com",
-        "ar",
-    )
+    expected = ("mail", "lina@example.com", "ar")
+    assert (message.channel, message.address, message.language) == expected
     assert (message.status, message.attempts) == ("queued", 0)
 
 

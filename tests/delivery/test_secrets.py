@@ -141,12 +141,8 @@ def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
         "printed": [*printed],
     }
     both = re.compile(codes.pattern + b"|" + tokens.pattern)
-    assert {name: found(texts, both) for name, texts in places.items()} == {
-        "database": [],
-        "log": [],
-        "tasks": [],
-        "printed": [],
-    }
+    expected = {"database": [], "log": [], "tasks": [], "printed": []}
+    assert {name: found(texts, both) for name, texts in places.items()} == expected
     assert found([*mailbox.files(), *map(str, mailbox.mails())], codes) == []
     assert found([access_log.getvalue()], codes) == []
 

@@ -157,9 +157,8 @@ class TestWanted:
         assert (again(message).status, again(message).next_attempt_at) == ("cancelled", None)
         assert not server.connections
 
-    def test_a_refund_that_was_taken_back_meanwhile_is_not_told_of(
-        self, server: MailServer
-    ) -> None:
+    @pytest.mark.usefixtures("server")
+    def test_a_refund_that_was_taken_back_meanwhile_is_not_told_of(self) -> None:
         order = make_guide_order(Status.REFUNDED, sale_price=600)
         refund = record_refund(order, amount=500, reference="R1")
         message = make_message(Status.REFUNDED, order=order, kind="paid_back", refund=refund)
@@ -196,9 +195,8 @@ class TestWanted:
         assert not CardLink.objects.exists()
         assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
-    def test_money_that_was_paid_back_is_told_of_after_the_codes_were_destroyed(
-        self, server: MailServer
-    ) -> None:
+    @pytest.mark.usefixtures("server")
+    def test_money_that_was_paid_back_is_told_of_after_the_codes_were_destroyed(self) -> None:
         order = make_old(customer_email=ADDRESS, sale_price=600)
         refund = record_refund(order, amount=1200, reference="R1")
         Delivery.objects.all().delete()
@@ -212,12 +210,9 @@ class TestStopped:
     """The links are withdrawn while a process is sending a message with one."""
 
     @pytest.mark.parametrize("error", [ConnectionRefusedError(), OutcomeUnknown(), None], ids=repr)
+    @pytest.mark.usefixtures("shared_database")
     def test_an_attempt_that_fails_is_the_last_and_one_that_does_not_has_a_dead_link(
-        self,
-        error: Exception | None,
-        telling: type[Telling],
-        monkeypatch: pytest.MonkeyPatch,
-        shared_database: str,
+        self, error: Exception | None, telling: type[Telling], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def withdraw_meanwhile(channel: Channel, message: Message) -> None:
             withdraw(Order.objects.get(), by="amina")
@@ -414,9 +409,8 @@ class TestUnanswered:
         assert pauses == pytest.approx([900, 10, 900, 30], abs=5)
         assert again(message).unanswered == 2
 
-    def test_the_message_of_a_process_that_died_is_taken_over_when_its_claim_ends(
-        self, server: MailServer
-    ) -> None:
+    @pytest.mark.usefixtures("server")
+    def test_the_message_of_a_process_that_died_is_taken_over_when_its_claim_ends(self) -> None:
         message = make_message()
         claimed = again(message)
         until = timezone.now() + CLAIM
@@ -503,9 +497,8 @@ class TestStop:
 
 @pytest.mark.django_db(transaction=True)
 class TestSideBySide:
-    def test_workers_share_the_work_and_send_nothing_twice(
-        self, server: MailServer, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_workers_share_the_work_and_send_nothing_twice(self, server: MailServer) -> None:
         for number in range(40):
             make_message(address=f"c{number}@example.com")
         tallies = in_threads(3, send)

@@ -69,18 +69,10 @@ def test_a_message_is_queued_with_who_asked_and_why(
         html = read(send_again(amina, order))
     assert plain(messages(html)[0]) == f"The message to {EMAIL} is sent in a moment."
     sent = Delivery.objects.get()
-    assert (sent.order, sent.kind, sent.channel, sent.address) == (
-        order,
-        "delivered",
-        "mail",
-        EMAIL,
-    )
-    assert (sent.status, sent.language, sent.requested_by, sent.reason) == (
-        "queued",
-        "ar",
-        "amina",
-        "Lost the mail",
-    )
+    expected = (order, "delivered", "mail", EMAIL)
+    assert (sent.order, sent.kind, sent.channel, sent.address) == expected
+    expected = ("queued", "ar", "amina", "Lost the mail")
+    assert (sent.status, sent.language, sent.requested_by, sent.reason) == expected
     assert sent.change is None
     assert OrmQ.objects.count() == 1
     assert logged() == ["Had a message sent again: delivered."]

@@ -63,9 +63,8 @@ class TestWaking:
         wake()
         assert queued() == ["giftcards.delivery.tasks.deliver"]
 
-    def test_a_message_that_comes_after_the_task_has_begun_wakes_another(
-        self, server: MailServer
-    ) -> None:
+    @pytest.mark.usefixtures("server")
+    def test_a_message_that_comes_after_the_task_has_begun_wakes_another(self) -> None:
         wake()
         deliver()
         wake()
@@ -186,9 +185,8 @@ class TestLostRefunds:
         OrmQ.objects.all().delete()
         return refund
 
-    def test_the_customer_of_a_lost_refund_is_told_once(
-        self, refund: CustomerRefund, server: MailServer
-    ) -> None:
+    @pytest.mark.usefixtures("server")
+    def test_the_customer_of_a_lost_refund_is_told_once(self, refund: CustomerRefund) -> None:
         assert deliver().startswith("1 sent")
         message = Delivery.objects.get()
         assert (message.kind, message.refund, message.status) == ("paid_back", refund, "sent")
@@ -196,9 +194,8 @@ class TestLostRefunds:
         assert deliver().startswith("0 sent")
         assert Delivery.objects.count() == 1
 
-    def test_lost_refunds_are_looked_for_every_two_minutes(
-        self, refund: CustomerRefund, server: MailServer
-    ) -> None:
+    @pytest.mark.usefixtures("refund", "server")
+    def test_lost_refunds_are_looked_for_every_two_minutes(self) -> None:
         hold_lease(LOST_REFUNDS, until=timezone.now() + timedelta(minutes=1))
         assert deliver().startswith("0 sent")
         Lease.objects.revoke(LOST_REFUNDS)
@@ -208,13 +205,9 @@ class TestLostRefunds:
         ("days_ago", "recorded_days_ago", "is_told"),
         [(1, 1, True), (1, 20, True), (3, 3, False), (1, 40, False)],
     )
+    @pytest.mark.usefixtures("refund", "server")
     def test_only_refunds_of_late_are_told_of(
-        self,
-        days_ago: int,
-        recorded_days_ago: int,
-        is_told: bool,
-        refund: CustomerRefund,
-        server: MailServer,
+        self, days_ago: int, recorded_days_ago: int, is_told: bool
     ) -> None:
         CustomerRefund.objects.update(
             executed_at=ago(days_ago * 86_400), created_at=ago(recorded_days_ago * 86_400)
@@ -223,9 +216,8 @@ class TestLostRefunds:
         assert Delivery.objects.exists() == is_told
 
     @pytest.mark.parametrize("why", ["before the installation", "planned"])
-    def test_other_refunds_are_not_told_of(
-        self, why: str, refund: CustomerRefund, server: MailServer
-    ) -> None:
+    @pytest.mark.usefixtures("refund", "server")
+    def test_other_refunds_are_not_told_of(self, why: str) -> None:
         if why == "planned":
             CustomerRefund.objects.update(state="created")
         else:

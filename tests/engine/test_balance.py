@@ -87,7 +87,6 @@ class TestReading:
         read_at = provider_state().balance_read_at
         assert read_at is not None
         assert timedelta(0) <= timezone.now() - read_at < timedelta(seconds=20)
-
         wall.let_pass(4.9 * MINUTE)
         for _tick in range(3):
             run_loop()
@@ -103,9 +102,8 @@ class TestReading:
         run_loop()
         assert (known(), reads(simulator)) == (Decimal(1_000_000 - 980), 1)
 
-    def test_what_was_spent_in_the_24_hours_before_is_kept_with_it(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_what_was_spent_in_the_24_hours_before_is_kept_with_it(self) -> None:
         make_guide_order(Status.FULFILLED, fulfilled_amount=2450, settled_at=ago(86_300))
         make_guide_order(Status.PARTIALLY_FILLED, fulfilled_amount=Decimal("1470.10"))
         make_guide_order(Status.PARTIALLY_FILLED, fulfilled_amount=Decimal("1470.10"))
@@ -300,7 +298,6 @@ class TestFall:
         run_loop()
         assert falls == []
         assert provider_state().low_balance_since is None
-
         [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
         caplog.clear()
         for _turn in range(3):
@@ -311,12 +308,10 @@ class TestFall:
         assert messages(caplog) == [
             "The balance of the account is 999020.00 DZD, below LOW_BALANCE (999100.50)."
         ]
-
         simulator.settle(str(order.provider_order_id), delivered=0)
         self.read()
         assert provider_state().low_balance_since is None
         assert len(falls) == 1
-
         buy_many(simulator, 1, type_id="SIM_NEVER")
         let_turn_come()
         run_loop(1)
@@ -337,9 +332,8 @@ class TestFall:
         run_loop()
         assert (len(falls), reads(simulator)) == (1, 1)
 
-    def test_without_a_limit_nobody_is_told(
-        self, simulator: Simulator, falls: list[Any], settings: Any
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_without_a_limit_nobody_is_told(self, falls: list[Any], settings: Any) -> None:
         del settings.GIFTCARDS["LOW_BALANCE"]
         ProviderState.objects.current()
         ProviderState.objects.update(low_balance_since=ago(60))
@@ -363,10 +357,8 @@ class TestFall:
         assert "CANARY" not in "".join(messages(caplog, logging.DEBUG))
 
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.usefixtures("shared_database")
-    def test_of_several_processes_one_tells_of_the_fall(
-        self, falls: list[Any], simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database", "simulator")
+    def test_of_several_processes_one_tells_of_the_fall(self, falls: list[Any]) -> None:
         ProviderState.objects.current()
         ProviderState.objects.update(
             balance=5, balance_read_at=timezone.now(), balance_due_at=timezone.now() + BALANCE_EVERY

@@ -654,9 +654,8 @@ class TestNoticing:
         assert sum(self.steps()) == pytest.approx(100 * HOUR, abs=1)
 
     @pytest.mark.django_db(transaction=True)
-    def test_concurrent_processes_record_a_step_of_the_clock_once(
-        self, shared_database: str, wall: Wall
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_concurrent_processes_record_a_step_of_the_clock_once(self, wall: Wall) -> None:
         Clock()
         wall.step(HOUR)
         assert in_threads(4, lambda: Clock() and None) == [None] * 4

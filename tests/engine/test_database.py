@@ -223,9 +223,8 @@ class TestOneOrder:
             order.pk: "HANDLING" if order.pk == broken else "DELAYED" for order in orders
         }
 
-    def test_a_sweep_recovers_the_other_orders_if_one_cannot_be_written(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_sweep_recovers_the_other_orders_if_one_cannot_be_written(self) -> None:
         """Orders that were sent at different times are looked for apart."""
         make_order(Status.UNCONFIRMED, pk=BROKEN, sent_at=ago(9000), due_at=ago(9))
         other = make_order(Status.UNCONFIRMED, sent_at=ago(300), due_at=ago(1))

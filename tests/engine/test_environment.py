@@ -154,9 +154,8 @@ def test_a_key_that_is_tried_after_a_block_is_learned_without_a_further_request(
     assert questions(simulator) == 1
 
 
-def test_an_order_that_is_sent_again_bears_the_environment_that_buys_it(
-    simulator: Simulator,
-) -> None:
+@pytest.mark.usefixtures("simulator")
+def test_an_order_that_is_sent_again_bears_the_environment_that_buys_it() -> None:
     record_order(**LINE)
     Order.objects.update(environment="SANDBOX", sent_with="an earlier key")
     with Gateway() as gateway:

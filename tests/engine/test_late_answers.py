@@ -84,11 +84,8 @@ class TestDifferences:
         order = settle()
         caplog.clear()
         after = see(order, FULFILLED, times=3)
-        assert (after.status, after.fulfilled_quantity, after.fulfilled_amount) == (
-            "PARTIALLY_FILLED",
-            3,
-            1470,
-        )
+        expected = ("PARTIALLY_FILLED", 3, 1470)
+        assert (after.status, after.fulfilled_quantity, after.fulfilled_amount) == expected
         assert after.settled_at == order.settled_at
         assert problems(after) == MORE
         assert codes(after) == [card.value for card in CARDS]

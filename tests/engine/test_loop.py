@@ -100,7 +100,6 @@ class TestStart:
     ) -> None:
         shorten(database_pause=0)
         set_conf(ENCRYPTION_KEYS=[generate_key()])
-
         with failing("", "giftcards_card"):
             follow(seconds=0)
         assert "This card cannot be opened" not in caplog.text
@@ -279,18 +278,16 @@ class TestLoop:
         assert done is not None
         assert done.settled == 1
 
-    def test_a_patient_loop_waits_until_the_lease_of_another_process_expires(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_patient_loop_waits_until_the_lease_of_another_process_expires(self) -> None:
         make_order()
         hold_lease(Lease.LOOP, token="other", until=ago(-0.7))
         done = follow(seconds=20, patience=timedelta(seconds=5))
         assert done is not None
         assert done.settled == 1
 
-    def test_a_patient_loop_waits_for_the_lease_no_longer_than_told(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_patient_loop_waits_for_the_lease_no_longer_than_told(self) -> None:
         hold_lease(Lease.LOOP, token="other", until=ago(-60))
         began = time.monotonic()
         assert follow(seconds=20, patience=timedelta(seconds=1)) is None
@@ -304,7 +301,6 @@ class TestLoop:
 
     def test_the_loop_stops_when_another_process_has_taken_over(self, simulator: Simulator) -> None:
         buy_many(simulator, 1, type_id="SIM_NEVER")
-
         began = time.monotonic()
         with connection.execute_wrapper(_after(12, _take_over)):
             follow(seconds=20)
@@ -412,9 +408,8 @@ class TestLoop:
             assert follow(seconds=None, stop=stop, patience=NEVER) == Swept()
         assert 0.2 < time.monotonic() - began < 10
 
-    def test_the_loop_raises_other_errors_and_releases_its_lease(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_the_loop_raises_other_errors_and_releases_its_lease(self) -> None:
         make_order()
         trouble = failing("INSERT", "statuschange", error=ZeroDivisionError())
         with trouble, pytest.raises(ZeroDivisionError):
@@ -422,9 +417,8 @@ class TestLoop:
         assert lease(Lease.LOOP).until is None
 
     @pytest.mark.django_db(transaction=True)
-    def test_of_many_processes_one_runs_the_loop(
-        self, simulator: Simulator, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_of_many_processes_one_runs_the_loop(self, simulator: Simulator) -> None:
         for _order in range(4):
             make_order(type_id="SIM_NEVER")
 

@@ -307,9 +307,8 @@ class TestIntentFirst:
             claim_to_send(order)
         assert simulator.requests == []
 
-    def test_concurrent_processes_send_one_order_once(
-        self, simulator: Simulator, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_concurrent_processes_send_one_order_once(self, simulator: Simulator) -> None:
         pk = record_order(**LINE, reference=None).pk
 
         def attempt() -> str:
@@ -323,9 +322,8 @@ class TestIntentFirst:
         found = in_threads(4, lambda: place_order(**LINE, reference="cart-1").pk)
         assert found == [Order.objects.get().pk] * 4
 
-    def test_concurrent_sweeps_send_each_order_once(
-        self, simulator: Simulator, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_concurrent_sweeps_send_each_order_once(self, simulator: Simulator) -> None:
         for _order in range(6):
             make_order()
 
@@ -966,9 +964,8 @@ class TestSendDue:
         assert (accepted, failed) == (4, 0)
         assert posts(simulator) == 4
 
-    def test_a_rejected_order_does_not_stop_the_others_from_being_sent(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_rejected_order_does_not_stop_the_others_from_being_sent(self) -> None:
         for type_id in ("SIM_REJECT", "type_001", "SIM_REJECT", "type_001"):
             make_order(type_id=type_id)
         with Gateway() as gateway:
@@ -976,9 +973,8 @@ class TestSendDue:
         assert statuses() == ["REJECTED", "HANDLING", "REJECTED", "HANDLING"]
 
     @pytest.mark.parametrize("type_id", ["SIM_LOST", "SIM_ERROR", "SIM_DROP"])
-    def test_a_lost_placing_answer_stops_the_sending_of_other_orders(
-        self, type_id: str, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_lost_placing_answer_stops_the_sending_of_other_orders(self, type_id: str) -> None:
         """In an outage, each of them would be lost as well."""
         for each in ("type_001", type_id, "type_001"):
             make_order(type_id=each)
@@ -1018,9 +1014,8 @@ class TestGivingUp:
         run_sweep()
         assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
 
-    def test_an_order_that_a_living_process_is_sending_is_left_alone(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_an_order_that_a_living_process_is_sending_is_left_alone(self) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(-5))
         run_sweep()
         order.refresh_from_db()
@@ -1043,9 +1038,8 @@ class TestGivingUp:
         assert messages(caplog) == []
 
     @pytest.mark.django_db(transaction=True)
-    def test_concurrent_processes_mark_an_order_unconfirmed_once(
-        self, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_concurrent_processes_mark_an_order_unconfirmed_once(self) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(1))
         seen = [Order.objects.get() for _process in range(4)]
         assert in_threads(4, lambda: mark_unconfirmed(seen.pop())) == [None] * 4

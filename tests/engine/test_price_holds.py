@@ -479,7 +479,6 @@ class TestUnknownPrice:
         assert codes == ([] if is_away else ["price_unknown"])
         assert is_work_left()
         wire.assert_call_count(PLACE, 0)
-
         wire.replace("GET", URL, json=prices_of(490))
         ProviderState.objects.update(pause="", paused_until=None)
         Order.objects.update(due_at=ago(1))
@@ -498,9 +497,8 @@ class TestUnknownPrice:
             assert order.due_at - timezone.now() > timedelta(seconds=least - 1)
         assert order.failures == 4
 
-    def test_an_order_is_given_up_if_its_price_stays_unknown_for_too_long(
-        self, trouble: str
-    ) -> None:
+    @pytest.mark.usefixtures("trouble")
+    def test_an_order_is_given_up_if_its_price_stays_unknown_for_too_long(self) -> None:
         order = place_order(**LINE, max_price=500)
         run_sweep()
         Order.objects.update(due_at=ago(1), queued_at=ago(4000))
@@ -508,9 +506,8 @@ class TestUnknownPrice:
         order.refresh_from_db()
         assert (order.status, history(order)) == ("REJECTED", ["REJECTED"])
 
-    def test_an_order_without_a_ceiling_is_sent_though_its_price_is_unknown(
-        self, trouble: str, wire: responses.RequestsMock
-    ) -> None:
+    @pytest.mark.usefixtures("trouble", "wire")
+    def test_an_order_without_a_ceiling_is_sent_though_its_price_is_unknown(self) -> None:
         order = place_order(**LINE)
         run_sweep()
         order.refresh_from_db()
@@ -560,7 +557,6 @@ class TestAway:
         assert call("giftcards_status", "--fail-on", "attention", "-v0").code == 0
         away = call("giftcards_status", "--fail-on", "paused,provider", "-v0")
         assert (away.code, "needs attention" in away.err) == (1, False)
-
         simulator.outage = False
         if not is_listening:
             simulator.start()
@@ -647,18 +643,16 @@ class TestTypesForTests:
 
 
 class TestBudget:
-    def test_asking_for_a_required_price_may_take_the_slots_of_placing(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_asking_for_a_required_price_may_take_the_slots_of_placing(self) -> None:
         order = place_order(**LINE, max_price=500)
         spend_budget(but=2)
         run_sweep()
         order.refresh_from_db()
         assert order.status == "HANDLING"
 
-    def test_an_order_whose_price_cannot_be_asked_for_stays_without_a_problem(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_an_order_whose_price_cannot_be_asked_for_stays_without_a_problem(self) -> None:
         order = place_order(**LINE, max_price=500)
         spend_budget()
         run_sweep()
@@ -763,9 +757,8 @@ class TestApproving:
         assert (order.approved_price, order.status) == (49_000, "PENDING")
         assert order.acknowledgements.count() == 1
 
-    def test_of_four_concurrent_approvals_of_a_price_one_counts(
-        self, simulator: Simulator, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_of_four_concurrent_approvals_of_a_price_one_counts(self, simulator: Simulator) -> None:
         pk = held(simulator).pk
         orders = [Order.objects.get(pk=pk) for _person in range(4)]
         done = in_threads(4, lambda: approve_price(orders.pop(), 49_000, by="amina"))

@@ -129,9 +129,8 @@ class TestBudget:
             RequestSlot.objects.filter(until__gt=timezone.now()).update(until=ago(-30))
             assert gateway.prices.price(PSN, "type_001") == Decimal(490)
 
-    def test_a_price_is_done_without_while_requests_come_at_a_high_pace(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_price_is_done_without_while_requests_come_at_a_high_pace(self) -> None:
         with Gateway() as gateway:
             busy = RequestSlot.objects.order_by("-number")[: RequestSlot.objects.count() // 8]
             for slot in busy:
@@ -262,9 +261,8 @@ class TestRequired:
         with Gateway() as gateway:
             assert gateway.prices.required_price(PSN, "type_001") == Decimal(600)
 
-    def test_a_required_price_that_is_unknown_raises_an_error_that_says_why(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_required_price_that_is_unknown_raises_an_error_that_says_why(self) -> None:
         with Gateway() as gateway:
             with pytest.raises(NotFound) as caught:
                 gateway.prices.required_price(PSN, "not-listed")

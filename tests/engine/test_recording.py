@@ -115,7 +115,6 @@ class TestSettling:
         order = make_guide_order(origin, price_per_card=None, failures=3)
         [held] = claim(order)
         assert record_answers([(held, given_answer)], now=NOW) == 1
-
         order = Order.objects.get(pk=order.pk)
         assert (
             order.status,
@@ -340,11 +339,8 @@ class TestIdentity:
         [held] = claim(held)
         record_failures([(held, NotFound("gone"))], now=NOW + SECOND)
         order = Order.objects.get(pk=held.pk)
-        assert (order.status, order.answered_id, order.provider_order_id) == (
-            "UNCONFIRMED",
-            "P1",
-            None,
-        )
+        expected = ("UNCONFIRMED", "P1", None)
+        assert (order.status, order.answered_id, order.provider_order_id) == expected
 
     @pytest.mark.parametrize(
         "known",
@@ -758,11 +754,8 @@ class TestOvertaken:
         assert record_answers([(held, CHARGED_MORE)], now=NOW) == 1
         record_answers([(held, REFUNDED)], now=NOW)
         charged = {"field": "fulfilled_amount", "amount": "0.00", "expected": "1960.00"}
-        assert problems(held) == [
-            CONTRADICTING,
-            contradicted("REFUNDED", 0),
-            Problem("figure_changed", charged),
-        ]
+        expected = [CONTRADICTING, contradicted("REFUNDED", 0), Problem("figure_changed", charged)]
+        assert problems(held) == expected
 
     def test_an_order_that_became_late_while_it_was_checked_settles(self) -> None:
         [held] = claim(make_guide_order())
@@ -894,12 +887,8 @@ class TestFailures:
         [held] = claim(make_guide_order(problems=[LOST]))
         record_failures([(held, error)], now=NOW)
         order = Order.objects.get(pk=held.pk)
-        assert (order.status, problems(order), order.failures, order.claimed_until) == (
-            "HANDLING",
-            [problem],
-            1,
-            None,
-        )
+        expected = ("HANDLING", [problem], 1, None)
+        assert (order.status, problems(order), order.failures, order.claimed_until) == expected
 
     def test_a_failed_check_leaves_an_order_that_settled_meanwhile_alone(self) -> None:
         [held] = claim(make_guide_order())
@@ -1087,7 +1076,6 @@ def test_processes_that_record_the_same_answers_settle_each_order_once(
     results = [result(worker) for worker in workers]
     assert sum(recorded for recorded, _ in results) == count
     assert not [err for _, err in results if "ERROR" in err or "Traceback" in err]
-
     report, _ = result(start(shared_database, "report"))
     assert report["statuses"]["PARTIALLY_FILLED"] == count
     assert report == {

@@ -149,9 +149,8 @@ class TestFound:
         order.refresh_from_db()
         assert order.status == "HANDLING"
 
-    def test_looking_for_one_of_two_identical_lost_orders_finds_both(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_looking_for_one_of_two_identical_lost_orders_finds_both(self) -> None:
         """Both are explained: with one alone, there would seem to be one row too many."""
         _first, second = (buy(type_id="SIM_LOST") for _ in range(2))
         Order.objects.update(due_at=ago(1))
@@ -647,11 +646,8 @@ class TestAbsent:
         wire.get(LIST, json=list_page(row(found, type="type_002")))
         look()
         status = dict(Order.objects.values_list("pk", "status"))
-        assert [status[order.pk] for order in (found, near, far)] == [
-            "HANDLING",
-            "UNCONFIRMED",
-            "PENDING",
-        ]
+        expected = ["HANDLING", "UNCONFIRMED", "PENDING"]
+        assert [status[order.pk] for order in (found, near, far)] == expected
 
     @pytest.mark.parametrize("source", [SOURCE, StatusChange.Source.STAFF])
     def test_only_a_person_who_resends_an_order_restarts_its_send_timeout(
@@ -741,9 +737,8 @@ class TestOrphans:
         assert times == sorted(times)
         assert len(times) == 2
 
-    def test_orphans_are_found_on_many_pages(
-        self, simulator: Simulator, shorten: Callable[..., None]
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_orphans_are_found_on_many_pages(self, shorten: Callable[..., None]) -> None:
         shorten(page_size=2)
         foreign = {buy_elsewhere("type_001") for _ in range(5)}
         with Gateway() as gateway:
@@ -796,9 +791,8 @@ class TestAdopting:
         assert sorted(results) == [False, True]
         assert sorted(statuses()) == ["HANDLING", "UNCONFIRMED"]
 
-    def test_of_two_processes_that_race_for_one_order_one_adopts_it(
-        self, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_of_two_processes_that_race_for_one_order_one_adopts_it(self) -> None:
         order = lose()
         rows = ["B1", "B2"]
         results = in_threads(
@@ -807,9 +801,8 @@ class TestAdopting:
         assert results.count(True) == 1
         assert history(order) == ["HANDLING"]
 
-    def test_two_concurrent_recoveries_adopt_each_order_once(
-        self, simulator: Simulator, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_two_concurrent_recoveries_adopt_each_order_once(self, simulator: Simulator) -> None:
         for _ in range(3):
             buy(type_id="SIM_LOST")
         Order.objects.update(due_at=ago(1))

@@ -108,18 +108,14 @@ class TestOrdering:
         # Nothing is owed here any more.
         assert (order.reordered_amount, order.open_amount) == (missing * 550, 0)
         trace = order.acknowledgements.get()
-        assert (trace.code, trace.parameters, trace.by) == (
-            "reordered_by_rule",
-            {"order": new.reference},
-            "",
-        )
+        expected = ("reordered_by_rule", {"order": new.reference}, "")
+        assert (trace.code, trace.parameters, trace.by) == expected
         assert str(Problem(trace.code, trace.parameters)) == (
             f"The missing cards are ordered again automatically, as {new.reference}."
         )
 
-    def test_whoever_is_told_that_an_order_is_final_finds_the_new_order(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_whoever_is_told_that_an_order_is_final_finds_the_new_order(self) -> None:
         found = []
 
         def look(order: Order, **_named: Any) -> None:
@@ -196,9 +192,8 @@ class TestOrdering:
         ]
 
     @pytest.mark.django_db(transaction=True)
-    def test_an_order_is_not_final_before_the_database_has_kept_both(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_an_order_is_not_final_before_the_database_has_kept_both(self) -> None:
         """As after a deadlock in MariaDB, which undoes the whole transaction."""
         order = place_order(product_id=PRODUCT, type_id="TEST_REFUND", quantity=2, **SOLD)
         with failing("INSERT", "giftcards_acknowledgement"), failing("ROLLBACK TO"):
@@ -223,13 +218,9 @@ class TestTurns:
             (3, 0.4, [6, 8, 12]),
         ],
     )
+    @pytest.mark.usefixtures("simulator")
     def test_the_orders_of_a_chain_wait_so_many_minutes_one_after_the_other(
-        self,
-        times: int,
-        hours: float,
-        waits: list[int],
-        simulator: Simulator,
-        set_conf: Callable[..., None],
+        self, times: int, hours: float, waits: list[int], set_conf: Callable[..., None]
     ) -> None:
         set_conf(REORDER_MISSING={"times": times, "hours": hours})
         order, found = buy("TEST_REFUND"), []
@@ -263,9 +254,8 @@ class TestTurns:
         new = its_turn(new)
         assert (new.status, repetition(new)) == ("PARTIALLY_FILLED", None)
 
-    def test_waits_are_not_longer_because_the_clock_was_set_back(
-        self, simulator: Simulator, wall: Wall
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_waits_are_not_longer_because_the_clock_was_set_back(self, wall: Wall) -> None:
         new = again(buy("TEST_PARTIAL"))
         wall.step(-2 * 3600)
         run_sweep()
@@ -275,9 +265,8 @@ class TestTurns:
     @pytest.mark.parametrize(
         ("column", "status"), [("send_after", "PARTIALLY_FILLED"), ("send_before", "REJECTED")]
     )
-    def test_a_time_that_no_order_waits_for_counts_as_past(
-        self, column: str, status: str, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_time_that_no_order_waits_for_counts_as_past(self, column: str, status: str) -> None:
         """It was written while the clock was wrong, before all processes stopped."""
         new = again(buy("TEST_PARTIAL"))
         values = {"send_after": ago(-60), column: ago(-73 * 3600)}
@@ -440,11 +429,8 @@ class TestCardsThatCameAfterAll:
         old = tell_late(new, 4)
         for _time in range(2):
             new = its_turn(new)
-            assert (new.is_waiting, ahead(new.send_after), posts(simulator)) == (
-                True,
-                10 * MINUTE,
-                0,
-            )
+            expected = (True, 10 * MINUTE, 0)
+            assert (new.is_waiting, ahead(new.send_after), posts(simulator)) == expected
         for problem in problems(old):
             old.tick_off(problem, by="amina")
         # One of two has come.
@@ -453,9 +439,8 @@ class TestCardsThatCameAfterAll:
         new = its_turn(new, send_before=ago(1))
         assert (new.status, new.open_amount) == ("REJECTED", 1100)
 
-    def test_cards_that_have_not_come_are_bought_once_the_problem_is_ticked_off(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_cards_that_have_not_come_are_bought_once_the_problem_is_ticked_off(self) -> None:
         new = short()
         old = Order.objects.get(pk=new.repeats_id)
         assert old.dispute(by="amina", cards=[1])
@@ -513,9 +498,8 @@ class TestStaff:
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("is_over", [False, True])
-    def test_of_a_person_and_a_worker_at_the_same_moment_one_decides(
-        self, is_over: bool, simulator: Simulator, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("simulator", "shared_database")
+    def test_of_a_person_and_a_worker_at_the_same_moment_one_decides(self, is_over: bool) -> None:
         new = short()
         moment = "send_before" if is_over else "send_after"
         Order.objects.filter(pk=new.pk).update(**{moment: ago(1)})

@@ -193,11 +193,8 @@ class TestReleasing:
         order.refresh_from_db()
         assert release(order, by="amina")
         order.refresh_from_db()
-        assert (order.status, order.provider_order_id, order.provider_alias) == (
-            Status.UNCONFIRMED,
-            None,
-            "",
-        )
+        expected = (Status.UNCONFIRMED, None, "")
+        assert (order.status, order.provider_order_id, order.provider_alias) == expected
         assert (order.accepted_at, order.is_only_listed, order.failures) == (None, False, 0)
         assert order.due_at is not None
         assert problems(order) == [RELEASED]
@@ -221,9 +218,8 @@ class TestReleasing:
         assert not release(order, by="amina")
         assert not order.changes.exists()
 
-    def test_an_order_whose_id_came_from_placing_cannot_be_released(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_an_order_whose_id_came_from_placing_cannot_be_released(self) -> None:
         order = buy()
         assert order.status == Status.HANDLING
         assert not may_release(order)

@@ -119,9 +119,8 @@ class TestAsking:
         assert order.needs_attention
         assert paths(simulator) == []
 
-    def test_the_objection_is_not_logged(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_the_objection_is_not_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         order = held()
         assert messages(caplog) == [f"Order {order.reference} is held for review."]
 
@@ -206,7 +205,6 @@ class TestFailing:
         assert posts(simulator) == 0
         assert CODE not in caplog.text
         assert CODE not in str(order.problems)
-
         shop.says = None
         set_conf(REVIEW_ORDER=f"{HERE}.rule")
         run_sweep()
@@ -248,9 +246,8 @@ class TestFailing:
         run_sweep()
         assert shop.asked == [order.reference, later.reference]
 
-    def test_an_order_is_given_up_if_the_rule_fails_for_too_long(
-        self, simulator: Simulator, shop: Rule
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_an_order_is_given_up_if_the_rule_fails_for_too_long(self, shop: Rule) -> None:
         shop.says = ValueError()
         order = place_order(**LINE)
         run_sweep()
@@ -296,9 +293,8 @@ class TestHeld:
 
 
 class TestApproving:
-    def test_an_approved_order_is_sent_and_the_rule_is_not_asked_again(
-        self, simulator: Simulator, shop: Rule
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_an_approved_order_is_sent_and_the_rule_is_not_asked_again(self, shop: Rule) -> None:
         order = held()
         Order.objects.update(queued_at=ago(100_000))
         OrmQ.objects.all().delete()
@@ -309,9 +305,8 @@ class TestApproving:
         assert (order.status, order.review) == ("FULFILLED", Review.APPROVED)
         assert shop.asked == [order.reference]
 
-    def test_the_timeline_says_who_approved_the_order_and_why_it_was_held(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_the_timeline_says_who_approved_the_order_and_why_it_was_held(self) -> None:
         order = held()
         decision = approve_review(order, by="amina")
         trace = order.acknowledgements.get()
@@ -365,9 +360,8 @@ class TestApproving:
         assert not order.acknowledgements.exists()
 
     @pytest.mark.django_db(transaction=True)
-    def test_of_four_concurrent_decisions_about_a_review_one_counts(
-        self, simulator: Simulator, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("simulator", "shared_database")
+    def test_of_four_concurrent_decisions_about_a_review_one_counts(self) -> None:
         order = held()
         decisions = [approve_review, reject_held] * 2
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 import responses
-from django.db.models import F
 from django.db.models.signals import post_init
 from django.utils import timezone
 
@@ -24,7 +22,7 @@ from giftcards.engine.following import BATCH, MAX_IN_FLIGHT
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import Swept, check_now, sweep, time_to_check, watch
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited
-from giftcards.models import ApiKey, Order, ProviderState, RequestSlot
+from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.refunds import refund_breakdown
 from giftcards.signals import order_settled
 from giftcards.simulator import Request, Simulator
@@ -66,13 +64,8 @@ class TestSweep:
         for type_id in ("type_001", "TEST_PARTIAL", "TEST_REFUND", "SIM_NEVER", "SIM_LOST"):
             record_order(**LINE | {"type_id": type_id}, reference=None)
         assert run_sweep() == Swept(sent=4, checked=4, settled=3, failed=1)
-        assert statuses() == [
-            "FULFILLED",
-            "PARTIALLY_FILLED",
-            "REFUNDED",
-            "HANDLING",
-            "UNCONFIRMED",
-        ]
+        expected = ["FULFILLED", "PARTIALLY_FILLED", "REFUNDED", "HANDLING", "UNCONFIRMED"]
+        assert statuses() == expected
         cards = [order.cards.count() for order in Order.objects.order_by("pk")]
         assert cards == [2, 1, 0, 0, 0]
         assert run_sweep() == Swept()
@@ -177,9 +170,8 @@ class TestSweep:
         assert len(left) >= 2 * 12
         assert min(left) > 10
 
-    def test_a_sweep_during_a_pause_still_counts_as_a_sign_of_the_worker(
-        self, simulator: Simulator
-    ) -> None:
+    @pytest.mark.usefixtures("simulator")
+    def test_a_sweep_during_a_pause_still_counts_as_a_sign_of_the_worker(self) -> None:
         with Gateway() as gateway:
             gateway.record_outcome(AccessDenied("No.", status=401))
             began = timezone.now()
@@ -281,9 +273,8 @@ class TestSweep:
         assert asked.index("POST") == BATCH + 1
 
     @pytest.mark.django_db(transaction=True)
-    def test_concurrent_sweeps_check_and_settle_each_order_once(
-        self, simulator: Simulator, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_concurrent_sweeps_check_and_settle_each_order_once(self, simulator: Simulator) -> None:
         orders = buy_many(simulator, 12)
         without_list()
         assert sum(done.settled for done in in_threads(3, run_sweep)) == 12
@@ -426,31 +417,6 @@ class TestManyOpenOrders:
         assert run_sweep() == Swept(checked=4, settled=4)
         made[4].refresh_from_db()
         assert (made[4].status, made[4].claimed_until) == ("HANDLING", None)
-
-    def test_late_orders_have_a_share_of_the_checks_while_there_is_no_list(
-        self, simulator: Simulator, set_conf: Callable[..., None]
-    ) -> None:
-        """Eight fresh orders could use every request of the minute."""
-        set_conf(REQUESTS_PER_MINUTE=60, POLL_INTERVAL=5)
-        late = buy_many(simulator, 30, type_id="SIM_NEVER")
-        Order.objects.update(status=Status.DELAYED, due_at=ago(1))
-        buy_many(simulator, 8, type_id="SIM_NEVER")
-        without_list()
-        # A minute in which each request was used, one a second.
-        for slot in RequestSlot.objects.all():
-            RequestSlot.objects.filter(pk=slot.pk).update(until=ago(-slot.number))
-        began = time.monotonic()
-        for _five_seconds in range(24):
-            RequestSlot.objects.update(until=F("until") - timedelta(seconds=5))
-            Order.objects.update(due_at=ago(1))
-            run_sweep()
-        ids = {order.provider_order_id for order in late}
-        asked = [order_id in ids for order_id in checks(simulator)]
-        # In each minute half of the 12 requests for the list, and one that is always theirs. The
-        # sweeps themselves take time as well.
-        minutes = 2 + (time.monotonic() - began) / 60
-        assert 2 * 6 <= asked.count(True) <= math.ceil(minutes * 8)
-        assert asked.count(False) > 70
 
     def test_many_fresh_orders_do_not_keep_late_ones_from_being_checked(
         self, simulator: Simulator, shorten: Callable[..., None]

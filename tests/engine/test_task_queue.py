@@ -215,12 +215,9 @@ class TestQueueOfTheShop:
         wake()
         assert queues.recorded == ["giftcards.delivery.tasks.deliver"]
 
+    @pytest.mark.usefixtures("simulator", "shared_database")
     def test_a_sweep_with_work_left_is_queued_again(
-        self,
-        own: Callable[[str], None],
-        simulator: Simulator,
-        shorten: Callable[..., None],
-        shared_database: str,
+        self, own: Callable[[str], None], shorten: Callable[..., None]
     ) -> None:
         own("record")
         shorten(task_seconds=0)
@@ -331,9 +328,8 @@ class TestBrokers:
         order.refresh_from_db()
         assert order.status == "FULFILLED"
 
-    def test_a_broker_that_runs_tasks_at_once_finds_the_committed_order(
-        self, shared_database: str
-    ) -> None:
+    @pytest.mark.usefixtures("shared_database")
+    def test_a_broker_that_runs_tasks_at_once_finds_the_committed_order(self) -> None:
         AtOnce.seen.clear()
         with broker(AtOnce):
             with transaction.atomic():

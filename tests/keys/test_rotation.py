@@ -75,9 +75,8 @@ def test_a_card_that_no_key_opens_is_left_as_it_is_and_named(settings: Any, old:
     assert Card.objects.values().get(position=2) == before
 
 
-def test_a_rotation_that_is_stopped_goes_on_where_it_was(
-    settings: Any, old: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("settings", "old")
+def test_a_rotation_that_is_stopped_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("giftcards.privacy.rotation._BATCH", 2)
 
     def stop(_tally: RotationTally) -> None:
@@ -110,13 +109,11 @@ def test_a_worker_that_lacks_the_new_key_records_no_card_twice(settings: Any, ol
     store_cards([Arrival(order, CARDS[:2])])
     rotate(per_second=1e6, on_batch=ignore)
     answer = settled("FULFILLED", CARDS)
-
     use_keys(settings, old)
     [held] = claim(order)
     record_answers([(held, answer)], now=timezone.now())
     order.refresh_from_db()
     assert (order.status, order.cards.count()) == (Status.HANDLING, 2)
-
     use_keys(settings, NEW, old)
     [held] = claim(order)
     record_answers([(held, answer)], now=timezone.now())
@@ -138,9 +135,8 @@ def test_a_card_that_is_destroyed_during_the_proof_is_not_missed(old: str) -> No
         assert verify(on_batch=ignore) == RotationTally(done=2)
 
 
-def test_the_proof_counts_the_cards_that_would_be_lost_and_changes_nothing(
-    old: str, call: Call
-) -> None:
+@pytest.mark.usefixtures("old")
+def test_the_proof_counts_the_cards_that_would_be_lost_and_changes_nothing(call: Call) -> None:
     before = list(Card.objects.values())
     outcome = call("giftcards_rotate_keys", "--verify", "--json")
     assert outcome.code == 1

@@ -205,11 +205,8 @@ class TestAbsent:
     def test_an_order_that_was_accepted_is_never_absent_nor_are_its_neighbours(self) -> None:
         accepted = sent(1, was_accepted=True)
         near, far = sent(2, 10, LINES[1]), sent(3, 10.01, LINES[2])
-        assert plan(survey([accepted, near, far])) == [
-            Wait(accepted, is_evidence=False),
-            Wait(near, is_evidence=False),
-            Absent(far),
-        ]
+        expected = [Wait(accepted, is_evidence=False), Wait(near, is_evidence=False), Absent(far)]
+        assert plan(survey([accepted, near, far])) == expected
 
     def test_the_doubt_about_neighbours_ends_with_the_row_of_an_accepted_order(self) -> None:
         """The only row is the accepted order's: the other one may not have been placed."""
@@ -228,11 +225,8 @@ class TestConceding:
         lost = [sent(1), sent(2), sent(3, line=LINES[1])]
         failed, *rest = plan(survey(lost, row()))
         assert isinstance(failed, Adopt)
-        assert ask_about_failed(rest, [failed]) == [
-            AskPerson(lost[1], (row(),)),
-            Absent(lost[2]),
-            AskPerson(lost[0], (row(),)),
-        ]
+        expected = [AskPerson(lost[1], (row(),)), Absent(lost[2]), AskPerson(lost[0], (row(),))]
+        assert ask_about_failed(rest, [failed]) == expected
 
     def test_the_rows_of_all_failed_adoptions_of_a_line_are_offered(self) -> None:
         lost = [sent(1), sent(2, 3)]

@@ -163,7 +163,6 @@ def test_the_breakdown_agrees_with_arithmetic_on_integers_of_centimes(
         price_per_card=as_amount(price),
         fulfilled_amount=as_amount(charged),
     )
-
     back = {
         Status.FULFILLED: 0,
         Status.PARTIALLY_FILLED: quantity - fulfilled,
@@ -178,7 +177,6 @@ def test_the_breakdown_agrees_with_arithmetic_on_integers_of_centimes(
     if charged is None and status is Status.REFUNDED:
         charged = 0
     assert found.charged_amount == as_amount(charged)
-
     if found.is_consistent:
         assert 0 <= back <= quantity
         assert fulfilled == quantity - back
