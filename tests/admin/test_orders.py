@@ -14,14 +14,10 @@ from django.test import Client
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.engine.gateway import Gateway
-from giftcards.engine.sweep import sweep
-from giftcards.fulfilment import place_order
 from giftcards.models import ApiKey, CardReveal, CustomerRefund, Desk, Order, Product, ProviderState
 from giftcards.rules.problems import Problem
-from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.builders import PRODUCT, make_guide_order
+from tests.builders import make_guide_order
 from tests.pages import ADD, FIND, FORM, LIST, messages, order_page, read, references, sign_in, text
 from tests.stage import ago, refuse_key, run_sweep
 
@@ -223,23 +219,3 @@ def test_check_now_needs_its_own_permission(permission: str) -> None:
     assert messages(html) == (asked if permission == "check_order" else [])
     order.refresh_from_db()
     assert (order.due_at is not None) == (permission == "check_order")
-
-
-@pytest.mark.django_db(transaction=True)
-def test_check_now_pressed_twenty_times_asks_the_provider_once(
-    boss: Client, simulator: Simulator, settings: Any
-) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_INTERVAL": 60}
-    order = place_order(product_id=PRODUCT, type_id="SIM_NEVER", quantity=1)
-    with Gateway() as gateway:
-        sweep(gateway)
-        late = timezone.now() - timedelta(minutes=2)
-        Order.objects.update(checked_at=late, due_at=timezone.now() + timedelta(hours=1))
-        asked = len(simulator.requests)
-        for _ in range(20):
-            read(press_check_now(boss, order))
-            sweep(gateway)
-    new = [request.path for request in simulator.requests[asked:]]
-    order.refresh_from_db()
-    assert new == [f"/v3/gift-cards/check-order/{order.provider_order_id}"]
-    assert OrmQ.objects.count() == 1

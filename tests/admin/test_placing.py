@@ -629,19 +629,6 @@ def test_without_an_answer_the_last_known_price_is_shown_with_its_age(
     assert Order.objects.get().price_ceiling == Decimal(490)
 
 
-def test_a_price_that_the_provider_tells_of_another_product_is_not_shown(
-    boss: Client, wire: responses.RequestsMock
-) -> None:
-    types = [{"id": TYPE, "name": "Dear card", "price": 12_250, "quantity": 5}]
-    answer = {"productId": "other", "productTitle": "Other", "types": types}
-    wire.replace("GET", PRODUCT_URL, json={"success": True, "data": answer})
-    html = read(boss.post(ADD, FORM))
-    assert costs(html)[0] == ["Price per card", "unknown", ""]
-    assert warnings(html) == ["The provider could not be asked: the price is not up to date."]
-    assert "Other" not in text(html)
-    assert "confirmed_price" not in hidden(html)
-
-
 def test_a_price_that_was_never_known_is_said_to_be_unknown(boss: Client) -> None:
     html = read(boss.post(ADD, FORM))
     assert [amount for _label, amount, _age in costs(html)] == ["unknown"] * 3

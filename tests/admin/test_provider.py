@@ -16,8 +16,7 @@ from django.db import connection
 from django.db.models import F
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone, translation
-from django.utils.translation import gettext
+from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
 from giftcards.admin import OrderAdmin, ProviderStateAdmin
@@ -311,17 +310,6 @@ class TestPage:
         for secret in secrets_of(settings, simulator):
             assert secret not in html
         assert key_fingerprint(conf.api_key) not in html
-
-    @pytest.mark.parametrize("language", ["fr", "ar"])
-    def test_the_page_speaks_the_language_of_its_reader(
-        self, language: str, viewer: Client
-    ) -> None:
-        viewer.cookies["django_language"] = language
-        html = read(viewer.get(PAGE))
-        assert f'lang="{language}"' in html
-        with translation.override(language):
-            no_worker = gettext("Background work has not begun yet.")
-        assert plain(no_worker) in plain(text(html))
 
     def test_the_number_of_queries_does_not_grow(self, viewer: Client) -> None:
         def count() -> int:

@@ -32,7 +32,6 @@ from tests.pages import (
     timeline,
     told,
 )
-from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -245,27 +244,6 @@ class TestRecording:
             "The reference CCP 12 already names another refund of this order."
         ]
         assert CustomerRefund.objects.count() == 1
-
-    @pytest.mark.django_db(transaction=True)
-    @pytest.mark.usefixtures("shared_database")
-    def test_two_people_at_once_record_one_and_the_other_is_told(self) -> None:
-        order = sold()
-        people = [sign_in("view_order", "settle_refund") for _person in range(2)]
-        forms = [
-            (person, confirmed(person, order, amount="1100", reference=f"R{number}"))
-            for number, person in enumerate(people)
-        ]
-
-        def press() -> list[str]:
-            person, form = forms.pop()
-            return told(person.post(page(order), form, follow=True))
-
-        results = [message for messages in in_threads(2, press) for message in messages]
-        assert results.count("Recorded: the customer was paid back 1,100 DA.") == 1
-        [other] = [message for message in results if not message.startswith("Recorded")]
-        assert other in {NOTHING_LEFT, LATE}
-        assert CustomerRefund.objects.get().amount == 1100
-        assert LogEntry.objects.count() == 1
 
 
 class TestLaterOn:

@@ -20,7 +20,6 @@ from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.pages import LATE, hidden, order_page, plain, read, sign_in, text, told
-from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -111,29 +110,6 @@ def test_a_double_click_orders_once_and_leads_to_the_new_order(staff: Client) ->
     assert LogEntry.objects.count() == 2
 
 
-@pytest.mark.django_db(transaction=True)
-def test_two_people_at_once_order_once_and_both_are_told(shared_database: str) -> None:
-    order = partial()
-    people = [sign_in("view_order", "add_order") for _person in range(2)]
-    forms = [(person, about(person, order)) for person in people]
-
-    def press() -> list[str]:
-        person, form = forms.pop()
-        return [
-            (response := person.post(page(order), form, follow=True)).status_code,
-            *told(response),
-        ]
-
-    results = sorted(in_threads(2, press), key=str)
-    new = Order.objects.get(repeats=order)
-    assert results == [
-        [200, TWICE],
-        [200, f"The order {new.reference} was recorded; it is being sent."],
-    ]
-    assert Order.objects.count() == 2
-    assert LogEntry.objects.count() == 2
-
-
 def test_an_order_that_was_repeated_has_no_button_and_its_page_leads_to_the_new_order(
     staff: Client,
 ) -> None:
@@ -216,12 +192,6 @@ def test_an_order_whose_missing_cards_all_came_late_has_no_button(staff: Client)
         NOTHING
     ]
     assert Order.objects.count() == 1
-
-
-def test_the_environment_of_the_order_is_shown_before_its_cards_are_ordered_again(
-    staff: Client,
-) -> None:
-    assert "Environment: Sandbox" in text(read(staff.get(page(partial(environment="SANDBOX")))))
 
 
 def test_cards_of_the_sandbox_are_not_ordered_again_with_a_real_key(staff: Client) -> None:

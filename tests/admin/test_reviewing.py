@@ -8,12 +8,12 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from giftcards.engine.approvals import approve_review, hold_for_review
+from giftcards.engine.approvals import hold_for_review
 from giftcards.models import Order
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Review, Status
 from tests.builders import details, ended, make_order, problems
-from tests.pages import LATE, errors, hidden, messages, order_page, plain, read, sign_in, text
+from tests.pages import hidden, messages, order_page, plain, read, sign_in, text
 
 pytestmark = pytest.mark.django_db
 
@@ -89,19 +89,3 @@ def test_an_order_that_fails_its_review_is_rejected(staff: Client) -> None:
     shown = plain(text(read(staff.get(order_page(order)))))
     assert "user0 looked at the order and rejected it." in shown
     assert f"Until then: {WANTED}" in shown
-
-
-def test_a_review_without_a_decision_decides_nothing(staff: Client) -> None:
-    order = held_order()
-    assert len(errors(read(decide(staff, order, "")))) == 1
-    assert problems(order) == [WANTED]
-
-
-def test_a_review_that_came_too_late_decides_nothing(staff: Client) -> None:
-    order = held_order()
-    token = hidden(read(staff.get(page(order))))["state_token"]
-    assert approve_review(order, by="karim")
-    response = staff.post(page(order), {"state_token": token, "outcome": "reject"}, follow=True)
-    assert messages(read(response)) == [LATE]
-    order.refresh_from_db()
-    assert order.status == Status.PENDING

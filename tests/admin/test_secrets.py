@@ -105,17 +105,7 @@ def found(html: str) -> str:
 
 @pytest.mark.parametrize(
     "typed",
-    [
-        CODE,
-        CODE.upper(),
-        CODE.lower(),
-        CODE.replace("-", ""),
-        CODE.replace("-", " "),
-        f"  {CODE} ",
-        "canarycode4711AAAA",
-        SERIAL,
-        SERIAL.lower().replace("-", ""),
-    ],
+    [CODE, CODE.upper(), f" {CODE.replace('-', ' ')} ", "canarycode4711AAAA", SERIAL.lower()],
 )
 def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed: str) -> None:
     receive("web-2", CardSecret("another", "one"))

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 from django.test import Client
-from django.utils import timezone
 
 from giftcards.models import Order
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, details, settle
-from tests.pages import LATE, hidden, messages, order_page, plain, read, sign_in, text
+from tests.pages import hidden, messages, order_page, plain, read, sign_in, text
 
 pytestmark = pytest.mark.django_db
 
@@ -71,14 +70,3 @@ def test_an_order_is_rejected_before_its_turn_and_the_customer_is_owed(
     order.refresh_from_db()
     assert (order.status, order.open_amount) == (Status.REJECTED, 1100)
     assert details(order.changes.get()) == [Problem("staff_stopped", {"by": "user0"})]
-
-
-def test_a_decision_about_an_order_that_was_sent_meanwhile_comes_too_late(
-    order: Order, staff: Client
-) -> None:
-    token = hidden(read(staff.get(page(order))))["state_token"]
-    Order.objects.update(due_at=timezone.now(), send_after=None)
-    form = {"state_token": token, "outcome": "reject"}
-    assert messages(read(staff.post(page(order), form, follow=True))) == [LATE]
-    order.refresh_from_db()
-    assert order.status == Status.PENDING

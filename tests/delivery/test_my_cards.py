@@ -182,17 +182,6 @@ class TestReveal:
         assert CardLink.objects.get().reveals == 3
         assert "Shown before" in words(show(lina, order))
 
-    def test_a_page_that_is_loaded_again_is_the_same_reveal(
-        self, lina: Client, order: Order
-    ) -> None:
-        token = page_token(lina.get(PAGE))
-        for _ in range(2):
-            assert codes_in(show(lina, order, token=token)) == CODES[:3]
-        assert CardLink.objects.get().reveals == 1
-        LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
-        assert codes_in(show(lina, order, token=token)) == CODES[:3]
-        assert CardLink.objects.get().reveals == 2
-
     def test_the_limit_and_the_withdrawal_of_links_do_not_concern_the_account(
         self, lina: Client, order: Order, settings: Any
     ) -> None:

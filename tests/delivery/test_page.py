@@ -580,13 +580,6 @@ class TestDeadLinks:
         assert name
         assert fetch(reverse("giftcards_delivery:cards", args=[name])).status_code == 404
 
-    def test_a_new_link_ends_the_old_one_at_once(self, order: Order, address: str) -> None:
-        token = page_token(fetch(address))
-        CardLink.objects.revoke(order, by="amina")
-        new = address_of_new_link(order)
-        assert press(address, token=token).status_code == 404
-        assert codes_in(press(new)) == CODES[:3]
-
     def test_a_link_that_ends_while_its_page_is_open_shows_nothing(self, address: str) -> None:
         token = page_token(fetch(address))
         press(address, token=token)

@@ -230,32 +230,6 @@ class TestTaking:
         assert free_for(Budget(), purpose, has_list=has_list) == count
         assert slots_in_use() == count
 
-    @pytest.mark.parametrize(
-        ("purpose", "count"),
-        [
-            # Of 29 common slots, 7 are left to them: a quarter.
-            (Purpose.PLACING, 22),
-            (Purpose.LISTING, 10 + 20),
-            (Purpose.PAGES, 7 + 20),
-            (Purpose.CHECKING, 4 + 20),
-            (Purpose.CHECKING_LATE, 1 + 20),
-            (Purpose.SEARCHING, 20 + 5),
-        ],
-    )
-    def test_while_the_list_takes_several_pages_placing_leaves_slots_for_them(
-        self, purpose: Purpose, count: int, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
-        assert free_for(Budget(), purpose, questions=1) == count
-
-    def test_placing_has_slots_left_when_questions_have_used_theirs_up(
-        self, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
-        budget = Budget()
-        free_for(budget, Purpose.CHECKING)
-        assert free_for(budget, Purpose.PLACING) == 3
-
     def test_the_list_and_late_orders_have_slots_left_when_placing_used_the_rest(
         self, set_conf: Callable[..., None]
     ) -> None:

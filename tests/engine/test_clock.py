@@ -59,7 +59,7 @@ BACK = [-seconds for seconds in AHEAD]
 
 @pytest.fixture
 def _settings(set_conf: Callable[..., None]) -> None:
-    set_conf(REQUESTS_PER_MINUTE=120)
+    set_conf(PROOF_OF_ABSENCE=100, REQUESTS_PER_MINUTE=120)
 
 
 class Looks:
@@ -109,14 +109,8 @@ class TestLostOrders:
         assert posts(simulator) == 1
 
     def test_a_lost_order_is_not_declared_absent_early_because_the_clock_was_set(
-        self,
-        seconds: float,
-        look: Looks,
-        wall: Wall,
-        simulator: Simulator,
-        set_conf: Callable[..., None],
+        self, seconds: float, look: Looks, wall: Wall, simulator: Simulator
     ) -> None:
-        set_conf(PROOF_OF_ABSENCE=100, REQUESTS_PER_MINUTE=120)
         wall.drive(simulator)
         look()
         buy(type_id="SIM_DROP")
@@ -131,14 +125,8 @@ class TestLostOrders:
         assert posts(simulator) == 1
 
     def test_a_clock_set_ahead_does_not_keep_an_absent_order_from_being_resent(
-        self,
-        seconds: float,
-        look: Looks,
-        wall: Wall,
-        simulator: Simulator,
-        set_conf: Callable[..., None],
+        self, seconds: float, look: Looks, wall: Wall, simulator: Simulator
     ) -> None:
-        set_conf(PROOF_OF_ABSENCE=100, REQUESTS_PER_MINUTE=120)
         wall.drive(simulator)
         look()
         buy(type_id="SIM_DROP")
@@ -163,10 +151,8 @@ class TestWrongClock:
         look: Looks,
         wall: Wall,
         simulator: Simulator,
-        set_conf: Callable[..., None],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        set_conf(PROOF_OF_ABSENCE=100, REQUESTS_PER_MINUTE=120)
         wall.drive(simulator)
         wall.step(seconds)
         look()
@@ -182,10 +168,9 @@ class TestWrongClock:
         assert any("cannot prove that it was not placed" in text for text in messages(caplog))
 
     def test_a_lost_order_at_the_same_wall_time_as_another_is_not_taken_for_absent(
-        self, look: Looks, wall: Wall, simulator: Simulator, set_conf: Callable[..., None]
+        self, look: Looks, wall: Wall, simulator: Simulator
     ) -> None:
         """The list shows the other one, which was sent an hour before by the same clock."""
-        set_conf(PROOF_OF_ABSENCE=100, REQUESTS_PER_MINUTE=120)
         wall.drive(simulator)
         buy(type_id="SIM_NEVER")
         look()

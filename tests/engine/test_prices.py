@@ -96,13 +96,6 @@ class TestUnknown:
         with Gateway() as gateway:
             assert gateway.prices.price(PSN, "type_001") is None
 
-    def test_a_price_is_unknown_if_the_provider_cannot_be_reached(
-        self, closed_port: int, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
-        with Gateway() as gateway:
-            assert gateway.prices.price(PSN, "type_001") is None
-
     def test_a_price_of_another_product_is_not_believed(self, wire: responses.RequestsMock) -> None:
         wire.replace("GET", URL, json={**PRICES, "data": {**PRICES["data"], "productId": "other"}})
         with Gateway() as gateway:
@@ -153,22 +146,6 @@ class TestBudget:
 class TestCallsHaveToStop:
     """Then nothing else may be asked either, and whoever wanted the price is told."""
 
-    @pytest.mark.parametrize("error", [AccessDenied("No."), RateLimited("Slower.")])
-    def test_an_error_for_which_calls_have_to_stop_is_raised_by_a_price_request(
-        self, error: ProviderError
-    ) -> None:
-        def read(product_id: str, purpose: Purpose, may_repeat: bool) -> Product:
-            raise error
-
-        with pytest.raises(type(error)):
-            PriceList(read, key="k").price(PSN, "type_001")
-
-    def test_any_other_failure_of_a_price_request_leaves_the_price_unknown(self) -> None:
-        def read(product_id: str, purpose: Purpose, may_repeat: bool) -> Product:
-            raise OutcomeUnknown("What?")
-
-        assert PriceList(read, key="k").price(PSN, "type_001") is None
-
     @pytest.mark.parametrize("read", [PriceList.price, PriceList.required_price])
     def test_a_price_request_with_a_wrong_key_closes_the_gateway(
         self, read: Callable[..., object], simulator: Simulator
@@ -192,15 +169,6 @@ class TestCallsHaveToStop:
 
 class TestRequired:
     """The price of an order that may cost only so much."""
-
-    def test_a_required_price_is_asked_for_once_for_all_types_and_orders(
-        self, simulator: Simulator
-    ) -> None:
-        with Gateway() as gateway:
-            assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
-            assert gateway.prices.required_price(PSN, "type_003") == Decimal(1960)
-            assert gateway.prices.price(PSN, "type_001") == Decimal(490)
-        assert len(simulator.requests) == 1
 
     @pytest.mark.parametrize("max_age", [60, 600])
     def test_a_required_price_is_never_older_than_the_setting_allows(

@@ -480,17 +480,10 @@ class TestEachCardOnce:
             # The serial comes later, or does not come again.
             (["a", "a1 b2"], "a1 b2"),
             (["a1 b2", "a b", "b a"], "a1 b2"),
-            (["b a", "a1", "b2 a1"], "b2 a1"),
             (["a", "a1", "a", "a1"], "a1"),
             # The same code twice in one answer is one card, if it does not have two serials.
-            (["a a1"], "a1"),
             (["a1 a2", "a a"], "a1 a2"),
-            (["a1", "a a"], "a1"),
             (["a1", "a a", "a a2"], "a1 a2"),
-            (["a", "a1 a2"], "a1 a2"),
-            (["a1", "a2"], "a1 a2"),
-            (["a1", "a1 a1"], "a1"),
-            (["a a1", "a a2"], "a1 a2"),
             # New ones stay in the order of the answer.
             (["a c b1"], "a c b1"),
             # An answer may leave out cards, repeat them, and have them in any order.

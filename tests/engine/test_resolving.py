@@ -249,21 +249,6 @@ class TestReleasing:
         fresh.refresh_from_db()
         assert fresh.provider_order_id == "B1"
 
-    def test_an_answer_under_way_while_an_order_is_released_is_dropped(self) -> None:
-        """It is about the order that this one is not: no code of it may get into ours."""
-        order = adopted()
-        [checked] = claim(order)
-        assert release(Order.objects.get(pk=order.pk), by="amina")
-        whole = settled("FULFILLED", CARDS[:2], quantity=2)
-        assert record_answers([(checked, whole)], now=timezone.now()) == 0
-        order.refresh_from_db()
-        assert (order.status, order.cards.count()) == (Status.UNCONFIRMED, 0)
-        # The same if it has been adopted again in the meantime.
-        assert adopt(order, "B2", source=STAFF)
-        assert record_answers([(checked, whole)], now=timezone.now()) == 0
-        order.refresh_from_db()
-        assert (order.status, order.cards.count()) == (Status.HANDLING, 0)
-
     def test_a_decision_from_before_an_adoption_does_not_apply_after_the_release(self) -> None:
         order = lose()
         stale = Order.objects.get(pk=order.pk)

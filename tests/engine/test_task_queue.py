@@ -341,13 +341,6 @@ class TestBrokers:
             place_order(**LINE, reference="cart-2")
             assert AtOnce.seen[1:] == [{"cart-1", "cart-2"}]
 
-    def test_nothing_is_queued_after_a_rollback(self, shared_database: str) -> None:
-        AtOnce.seen.clear()
-        with broker(AtOnce), transaction.atomic():
-            place_order(**LINE)
-            transaction.set_rollback(True)
-        assert AtOnce.seen == []
-
     def test_the_database_broker_uses_the_connection_of_the_caller(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
