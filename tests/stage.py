@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import responses
 from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
@@ -37,6 +38,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PSN = PRODUCT
 PROVIDER = "https://provider.invalid"
 CODE = "CANARY-CODE-1234"
+
+# What the fixtures give: `set_conf` and `shorten`, `wire`, and `caplog`.
+Setter = Callable[..., None]
+Wire = responses.RequestsMock
+Log = pytest.LogCaptureFixture
 
 
 def ago(seconds: float) -> datetime:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import requests
-import responses
 from django.contrib.admin.models import LogEntry
 from django.core import signing
 from django.db import connection
@@ -36,7 +35,7 @@ from tests.pages import (
     sign_in,
     text,
 )
-from tests.stage import PROVIDER, spend_budget
+from tests.stage import PROVIDER, Wire, spend_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -80,7 +79,7 @@ def choose(browser: Client, order: Order, outcome: str, typed: str = "", **more:
     return browser.post(page(order), {**choice, **more})
 
 
-def tell(wire: responses.RequestsMock, name: str = TYPED, **changes: Any) -> None:
+def tell(wire: Wire, name: str = TYPED, **changes: Any) -> None:
     """The provider says that the id is an order like ours, except for ``changes``."""
     order = {
         "_id": name,
@@ -94,7 +93,7 @@ def tell(wire: responses.RequestsMock, name: str = TYPED, **changes: Any) -> Non
     wire.get(f"{PROVIDER}/v3/gift-cards/check-order/{name}", json={"success": True, "data": data})
 
 
-def asked(wire: responses.RequestsMock) -> int:
+def asked(wire: Wire) -> int:
     return len([call for call in wire.calls if "check" in str(call.request.url).lower()])
 
 
@@ -209,7 +208,7 @@ class TestPostedLate:
 
     @pytest.mark.parametrize("outcome", ["send-again", "reject", "adopt-other"])
     def test_a_choice_about_an_earlier_attempt_is_refused(
-        self, staff: Client, outcome: str, wire: responses.RequestsMock
+        self, staff: Client, outcome: str, wire: Wire
     ) -> None:
         order = lost_order(candidates=[])
         token = hidden(read(staff.get(page(order))))["state_token"]
@@ -228,7 +227,7 @@ class TestPostedLate:
         assert not LogEntry.objects.exists()
 
     def test_a_comparison_for_an_earlier_attempt_is_refused(
-        self, staff: Client, wire: responses.RequestsMock
+        self, staff: Client, wire: Wire
     ) -> None:
         order = lost_order(candidates=[])
         tell(wire)
@@ -275,7 +274,7 @@ class TestAdopting:
     """The provider is asked what an id is; a person compares, and confirms."""
 
     def test_a_candidate_that_fits_is_adopted_after_one_confirmation(
-        self, staff: Client, wire: responses.RequestsMock
+        self, staff: Client, wire: Wire
     ) -> None:
         order = lost_order()
         chosen = order.candidates[1]["id"]
@@ -294,7 +293,7 @@ class TestAdopting:
     @pytest.mark.parametrize("offered", [False, True])
     @pytest.mark.parametrize("typed", [TYPED, f" \t{TYPED}\u00a0\n", "a", "Z9_-" * 25])
     def test_a_typed_id_that_fits_is_adopted_after_one_confirmation(
-        self, staff: Client, wire: responses.RequestsMock, typed: str, offered: bool
+        self, staff: Client, wire: Wire, typed: str, offered: bool
     ) -> None:
         order = lost_order(candidates=candidates() if offered else [])
         tell(wire, typed.strip())
@@ -303,7 +302,7 @@ class TestAdopting:
         assert_adopted(order, typed.strip(), Problem("staff_adopted", names))
 
     def test_asking_what_an_id_is_leaves_a_trace_without_a_decision(
-        self, staff: Client, wire: responses.RequestsMock
+        self, staff: Client, wire: Wire
     ) -> None:
         order = lost_order()
         tell(wire)
@@ -314,7 +313,7 @@ class TestAdopting:
         assert_nothing_happened(order)
 
     def choose_unlike(
-        self, staff: Client, wire: responses.RequestsMock, changes: dict[str, Any], how: str
+        self, staff: Client, wire: Wire, changes: dict[str, Any], how: str
     ) -> tuple[Order, str, str]:
         """Choose an id that is not quite like the order; the order, the id and the page."""
         named = {name: value or "" for name, value in changes.items()}
@@ -340,12 +339,7 @@ class TestAdopting:
     )
     @pytest.mark.parametrize("how", ["typed", "candidate"])
     def test_an_id_that_does_not_fit_is_adopted_only_if_the_person_insists(
-        self,
-        staff: Client,
-        wire: responses.RequestsMock,
-        changes: dict[str, Any],
-        told: list[str],
-        how: str,
+        self, staff: Client, wire: Wire, changes: dict[str, Any], told: list[str], how: str
     ) -> None:
         order, name, html = self.choose_unlike(staff, wire, changes, how)
         assert told in [row[2:] for row in compared(html)]
@@ -358,7 +352,7 @@ class TestAdopting:
         assert asked(wire) == 1
 
     def test_an_id_that_another_key_knows_is_adopted_only_if_the_person_insists(
-        self, staff: Client, wire: responses.RequestsMock
+        self, staff: Client, wire: Wire
     ) -> None:
         order = lost_order()
         Order.objects.update(sent_with="of another key")
@@ -376,7 +370,7 @@ class TestAdopting:
     @pytest.mark.parametrize("changes", [{"product": None}, {"quantity": None}])
     @pytest.mark.parametrize("how", ["typed", "candidate"])
     def test_an_id_of_which_not_all_is_told_is_adopted_at_the_second_yes_and_stays_compared(
-        self, staff: Client, wire: responses.RequestsMock, changes: dict[str, Any], how: str
+        self, staff: Client, wire: Wire, changes: dict[str, Any], how: str
     ) -> None:
         order, name, html = self.choose_unlike(staff, wire, changes, how)
         assert ["", "not told"] in [row[2:] for row in compared(html)]
@@ -389,14 +383,14 @@ class TestAdopting:
 
     @pytest.mark.parametrize("how", ["typed", "candidate"])
     def test_an_id_of_another_quantity_is_refused(
-        self, staff: Client, wire: responses.RequestsMock, how: str
+        self, staff: Client, wire: Wire, how: str
     ) -> None:
         order, _name, html = self.choose_unlike(staff, wire, {"quantity": 1}, how)
         assert messages(html) == ["Its quantity is 1, and yours is 5: it is another order."]
         assert_nothing_happened(order)
 
     def test_what_an_answer_leaves_out_is_compared_as_listed(
-        self, staff: Client, wire: responses.RequestsMock
+        self, staff: Client, wire: Wire
     ) -> None:
         order = lost_order()
         name = order.candidates[0]["id"]
@@ -406,7 +400,7 @@ class TestAdopting:
         assert compared(html)[0][2] == PRODUCT
 
     def test_a_candidate_that_only_the_list_knows_is_compared_as_listed(
-        self, staff: Client, wire: responses.RequestsMock
+        self, staff: Client, wire: Wire
     ) -> None:
         order = lost_order()
         name = order.candidates[0]["id"]
@@ -416,7 +410,7 @@ class TestAdopting:
         assert order.provider_order_id == name
 
     @staticmethod
-    def refuse(wire: responses.RequestsMock, name: str, status: int, code: str) -> None:
+    def refuse(wire: Wire, name: str, status: int, code: str) -> None:
         error = {"success": False, "error": {"code": code, "message": "no"}}
         answer: dict[str, Any] = {"status": status, "json": error}
         if not status:
@@ -433,7 +427,7 @@ class TestAdopting:
         ],
     )
     def test_no_order_is_adopted_without_an_answer_about_the_id(
-        self, staff: Client, wire: responses.RequestsMock, status: int, code: str, message: str
+        self, staff: Client, wire: Wire, status: int, code: str, message: str
     ) -> None:
         order = lost_order()
         self.refuse(wire, TYPED, status, code)
@@ -452,7 +446,7 @@ class TestAdopting:
         ],
     )
     def test_adopting_asks_nothing_while_that_is_not_possible(
-        self, staff: Client, wire: responses.RequestsMock, settings: Any, why: str, message: str
+        self, staff: Client, wire: Wire, settings: Any, why: str, message: str
     ) -> None:
         order = lost_order()
         if why == "paused":
@@ -469,7 +463,7 @@ class TestAdopting:
 
     @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
     def test_an_id_whose_answer_names_another_order_of_ours_is_refused(
-        self, staff: Client, wire: responses.RequestsMock, name: str
+        self, staff: Client, wire: Wire, name: str
     ) -> None:
         order = lost_order()
         make_guide_order(reference="web-7", **{name: "other-id"})
@@ -479,7 +473,7 @@ class TestAdopting:
         assert_nothing_happened(order)
 
     def test_an_id_taken_while_the_comparison_was_open_is_refused(
-        self, staff: Client, wire: responses.RequestsMock
+        self, staff: Client, wire: Wire
     ) -> None:
         order = lost_order()
         tell(wire)
@@ -492,7 +486,7 @@ class TestAdopting:
         assert_nothing_happened(order)
 
     def test_an_id_taken_at_the_moment_of_the_confirmation_is_refused(
-        self, staff: Client, wire: responses.RequestsMock
+        self, staff: Client, wire: Wire
     ) -> None:
         order = lost_order()
         tell(wire)
@@ -513,7 +507,7 @@ class TestAdopting:
 
     @pytest.mark.parametrize("forged", ["", "x", "unsigned", "of somebody else", "too old"])
     def test_only_a_recent_comparison_of_ones_own_can_be_confirmed(
-        self, staff: Client, wire: responses.RequestsMock, forged: str, monkeypatch: Any
+        self, staff: Client, wire: Wire, forged: str, monkeypatch: Any
     ) -> None:
         order = lost_order()
         tell(wire)
@@ -531,9 +525,7 @@ class TestAdopting:
         ]
         assert_nothing_happened(order)
 
-    def test_a_comparison_for_another_order_is_refused(
-        self, staff: Client, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_comparison_for_another_order_is_refused(self, staff: Client, wire: Wire) -> None:
         first, second = lost_order(), lost_order(reference="web-1043")
         tell(wire)
         html = read(choose(staff, first, "adopt-other", TYPED))
@@ -541,9 +533,7 @@ class TestAdopting:
         assert messages(read(response)) == [LATE]
         assert_nothing_happened(second)
 
-    def test_the_comparison_page_holds_no_code(
-        self, staff: Client, wire: responses.RequestsMock
-    ) -> None:
+    def test_the_comparison_page_holds_no_code(self, staff: Client, wire: Wire) -> None:
         order = lost_order()
         card = {"value": "CANARY-1", "serial": "CANARY-2"}
         tell(wire, status="FULFILLED", cards=[card] * 5, fulfilled_quantity=5)
@@ -624,7 +614,7 @@ class TestTypingAnId:
 
     @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
     def test_a_typed_id_that_another_order_has_is_refused_without_asking(
-        self, staff: Client, name: str, wire: responses.RequestsMock
+        self, staff: Client, name: str, wire: Wire
     ) -> None:
         order = lost_order()
         make_guide_order(reference="web-<7>", **{name: TYPED})
@@ -716,7 +706,7 @@ class TestReleasing:
 
 @pytest.mark.django_db(transaction=True)
 def test_the_provider_is_asked_outside_any_transaction(
-    staff: Client, wire: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+    staff: Client, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
     order = lost_order(candidates=[])

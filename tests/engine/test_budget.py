@@ -6,7 +6,7 @@ import heapq
 import itertools
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -19,7 +19,7 @@ from giftcards.conf import conf
 from giftcards.engine.budget import Budget, Purpose, Shares, Slot
 from giftcards.models import RequestSlot
 from tests.laws import examples
-from tests.stage import in_threads, slots_in_use, spend_budget
+from tests.stage import Setter, in_threads, slots_in_use, spend_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -224,14 +224,14 @@ class TestTaking:
         ],
     )
     def test_each_purpose_gets_its_share_of_a_minute_and_no_more(
-        self, purpose: Purpose, has_list: bool, count: int, set_conf: Callable[..., None]
+        self, purpose: Purpose, has_list: bool, count: int, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
         assert free_for(Budget(), purpose, has_list=has_list) == count
         assert slots_in_use() == count
 
     def test_the_list_and_late_orders_have_slots_left_when_placing_used_the_rest(
-        self, set_conf: Callable[..., None]
+        self, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
         budget = Budget()
@@ -242,7 +242,7 @@ class TestTaking:
 
     @pytest.mark.parametrize("purpose", Purpose)
     def test_with_a_limit_of_one_any_purpose_that_comes_first_gets_the_slot(
-        self, purpose: Purpose, set_conf: Callable[..., None]
+        self, purpose: Purpose, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=1)
         assert free_for(Budget(), purpose) == 1
@@ -257,7 +257,7 @@ class TestTaking:
             assert budget.take(Purpose.PLACING, has_list=True) is None
             budget.give_back(slot)
 
-    def test_two_processes_share_one_request_budget(self, set_conf: Callable[..., None]) -> None:
+    def test_two_processes_share_one_request_budget(self, set_conf: Setter) -> None:
         set_conf(REQUESTS_PER_MINUTE=8, POLL_INTERVAL=60)
         one, other = Budget(), Budget()
         for budget in (one, other, one, other, one, other, one):
@@ -285,7 +285,7 @@ class TestTaking:
         questions: int,
         fresh: int,
         spent: int,
-        set_conf: Callable[..., None],
+        set_conf: Setter,
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=poll_interval)
         budget = Budget()
@@ -296,7 +296,7 @@ class TestTaking:
 
     @pytest.mark.django_db(transaction=True)
     def test_concurrent_processes_never_take_the_same_request_slot(
-        self, shared_database: str, set_conf: Callable[..., None]
+        self, shared_database: str, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=20, POLL_INTERVAL=60)
         Budget()
@@ -354,7 +354,7 @@ class TestGivingWay:
         pricing: bool,
         background: bool,
         clock: Clock,
-        set_conf: Callable[..., None],
+        set_conf: Setter,
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=5)
         budget = Budget()
@@ -373,7 +373,7 @@ class TestFreeing:
     """A slot is free again when the provider no longer counts its request."""
 
     @pytest.fixture
-    def budget(self, clock: Clock, set_conf: Callable[..., None]) -> Budget:
+    def budget(self, clock: Clock, set_conf: Setter) -> Budget:
         set_conf(REQUESTS_PER_MINUTE=1, REQUEST_TIMEOUT=20)
         return Budget()
 
@@ -415,7 +415,7 @@ class TestFreeing:
             clock.seconds -= 79
 
     def test_a_slot_that_is_given_back_frees_no_other_of_the_same_moment(
-        self, clock: Clock, set_conf: Callable[..., None]
+        self, clock: Clock, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=3)
         budget = Budget()
@@ -435,7 +435,7 @@ class TestWaiting:
         ],
     )
     def test_placing_waits_for_a_slot_that_no_reading_needs(
-        self, questions: int, seconds: float, clock: Clock, set_conf: Callable[..., None]
+        self, questions: int, seconds: float, clock: Clock, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
         budget = Budget()
@@ -454,12 +454,7 @@ class TestWaiting:
         max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
     def test_a_request_can_be_made_when_the_announced_wait_is_over_and_not_before(
-        self,
-        data: st.DataObject,
-        limit: int,
-        has_list: bool,
-        clock: Clock,
-        set_conf: Callable[..., None],
+        self, data: st.DataObject, limit: int, has_list: bool, clock: Clock, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=data.draw(st.integers(1, 30)))
         clock.seconds = 0
@@ -578,7 +573,7 @@ class TestWindow:
         purposes: list[Purpose],
         seed: int,
         clock: Clock,
-        set_conf: Callable[..., None],
+        set_conf: Setter,
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=limit, REQUEST_TIMEOUT=5)
         RequestSlot.objects.all().delete()
@@ -589,7 +584,7 @@ class TestWindow:
 
     @pytest.mark.parametrize("limit", [30, 120])
     def test_under_full_demand_nearly_all_of_the_request_budget_is_used(
-        self, limit: int, clock: Clock, set_conf: Callable[..., None]
+        self, limit: int, clock: Clock, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=limit)
         shop = Shop(clock, latency=0.15)
@@ -604,7 +599,7 @@ class TestWindow:
         [(120, 0, 107), (120, 1, 95), (120, 2, 83), (60, 0, 47), (60, 1, 36)],
     )
     def test_under_a_backlog_the_list_is_read_every_interval_with_the_pages_it_takes(
-        self, limit: int, further: int, placed: int, clock: Clock, set_conf: Callable[..., None]
+        self, limit: int, further: int, placed: int, clock: Clock, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=limit, POLL_INTERVAL=5.2)
         shop = Shop(clock, latency=0.15, questions=further)

@@ -30,6 +30,8 @@ from giftcards.statuses import Status
 from tests.builders import LINE, make_order
 from tests.laws import examples
 from tests.stage import (
+    Log,
+    Setter,
     ago,
     buy,
     buy_many,
@@ -58,7 +60,7 @@ BACK = [-seconds for seconds in AHEAD]
 
 
 @pytest.fixture
-def _settings(set_conf: Callable[..., None]) -> None:
+def _settings(set_conf: Setter) -> None:
     set_conf(PROOF_OF_ABSENCE=100, REQUESTS_PER_MINUTE=120)
 
 
@@ -151,7 +153,7 @@ class TestWrongClock:
         look: Looks,
         wall: Wall,
         simulator: Simulator,
-        caplog: pytest.LogCaptureFixture,
+        caplog: Log,
     ) -> None:
         wall.drive(simulator)
         wall.step(seconds)
@@ -304,12 +306,7 @@ class TestSetBack:
     """After a step back, nothing waits for the clock to reach a time that it has shown before."""
 
     def test_requests_go_on_within_one_window_after_the_clock_was_set_back(
-        self,
-        seconds: float,
-        look: Looks,
-        wall: Wall,
-        simulator: Simulator,
-        set_conf: Callable[..., None],
+        self, seconds: float, look: Looks, wall: Wall, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=2)
         look()
@@ -432,7 +429,7 @@ class TestSetBack:
         assert Schedule.objects.get().next_run <= timezone.now() + timedelta(minutes=1)
 
     def test_commands_do_not_wait_for_a_clock_that_was_set_back(
-        self, seconds: float, wall: Wall, simulator: Simulator, set_conf: Callable[..., None]
+        self, seconds: float, wall: Wall, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(POLL_INTERVAL=0.2)
         with Gateway() as gateway:
@@ -458,7 +455,7 @@ class TestSetBackUnnoticed:
     """There is nothing to compare the clock with: no worker has run before."""
 
     @pytest.fixture(autouse=True)
-    def _settings(self, set_conf: Callable[..., None]) -> None:
+    def _settings(self, set_conf: Setter) -> None:
         set_conf(REQUESTS_PER_MINUTE=2)
 
     def test_an_order_is_sent_after_a_step_back_that_went_unnoticed(
@@ -536,7 +533,7 @@ class TestSetAhead:
             assert statuses() == ["UNCONFIRMED"]
 
     def test_requests_of_the_last_minute_still_count_when_the_clock_is_set_ahead(
-        self, wall: Wall, simulator: Simulator, set_conf: Callable[..., None]
+        self, wall: Wall, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=2)
         buy()
@@ -554,7 +551,7 @@ class TestNoticing:
 
     @pytest.mark.parametrize("seconds", [-3, 3, HOUR, -DAY])
     def test_a_step_of_the_clock_is_recorded_and_logged_once(
-        self, seconds: float, look: Looks, wall: Wall, caplog: pytest.LogCaptureFixture
+        self, seconds: float, look: Looks, wall: Wall, caplog: Log
     ) -> None:
         look()
         wall.step(seconds)

@@ -30,6 +30,8 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import make_order
 from tests.stage import (
+    Log,
+    Setter,
     ago,
     buy,
     buy_many,
@@ -85,7 +87,7 @@ def status(pk: int = BROKEN) -> str:
 
 
 @pytest.fixture(autouse=True)
-def quickly(set_conf: Callable[..., None], shorten: Callable[..., None]) -> None:
+def quickly(set_conf: Setter, shorten: Setter) -> None:
     set_conf(POLL_INTERVAL=0.1)
     shorten(database_pause=0.1)
 
@@ -93,7 +95,7 @@ def quickly(set_conf: Callable[..., None], shorten: Callable[..., None]) -> None
 class TestLoop:
     @pytest.mark.parametrize("error", FAILURES)
     def test_the_loop_goes_on_after_any_failure_of_the_database(
-        self, error: type[Error], simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, error: type[Error], simulator: Simulator, caplog: Log
     ) -> None:
         """Such a failure comes, for example, of a new column that may not be NULL."""
         buy_many(simulator, 1)
@@ -106,7 +108,7 @@ class TestLoop:
         assert messages(caplog) == [said] * 2
 
     def test_the_loop_settles_the_other_orders_if_the_database_refuses_one(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         make_order(pk=BROKEN)
         for _order in range(3):
@@ -129,7 +131,7 @@ class TestOneOrder:
         simulator.delay = (0, 0)
 
     def test_a_sweep_postpones_an_order_to_send_that_cannot_be_written(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         make_order(pk=BROKEN, reference="broken", due_at=ago(9))
         make_order()
@@ -175,7 +177,7 @@ class TestOneOrder:
         assert [status(pk) for pk in others] == ["FULFILLED"] * 3
 
     def test_a_sweep_uses_a_page_for_other_orders_if_one_of_them_cannot_be_claimed(
-        self, shorten: Callable[..., None]
+        self, shorten: Setter
     ) -> None:
         """The page shows more orders than one sweep claims."""
         with Gateway() as gateway:
@@ -244,9 +246,7 @@ class TestContained:
     def _connected(self) -> None:
         connection.ensure_connection()
 
-    def test_a_tolerated_database_error_is_logged_without_its_text(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_tolerated_database_error_is_logged_without_its_text(self, caplog: Log) -> None:
         with tolerating("This"):
             raise IntegrityError(TEXT)
         assert messages(caplog) == ["This cannot be written: IntegrityError"]
@@ -255,9 +255,7 @@ class TestContained:
         with pytest.raises(ZeroDivisionError), tolerating("This"):
             raise ZeroDivisionError
 
-    def test_a_database_that_refuses_every_write_fails_at_once(
-        self, shorten: Callable[..., None]
-    ) -> None:
+    def test_a_database_that_refuses_every_write_fails_at_once(self, shorten: Setter) -> None:
         """It is no matter of the order, so the others need not be tried one by one."""
         shorten(database_pause=120)
         ProviderState.objects.current()
@@ -318,7 +316,7 @@ class TestWriteTogether:
 
 class TestSurviving:
     def test_the_pause_after_a_database_error_ends_at_once_when_stopped(
-        self, shorten: Callable[..., None]
+        self, shorten: Setter
     ) -> None:
         shorten(database_pause=timedelta(hours=1).total_seconds())
         stop = threading.Event()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import responses
 
 from giftcards.engine.gateway import Gateway
 from giftcards.exceptions import AccessDenied
@@ -18,6 +16,8 @@ from tests.builders import LINE
 from tests.stage import (
     PLACE,
     PROVIDER,
+    Setter,
+    Wire,
     ago,
     buy,
     buy_many,
@@ -62,7 +62,7 @@ def test_the_environment_of_a_key_is_asked_once(simulator: Simulator) -> None:
 
 
 def test_another_key_is_asked_about_and_may_be_of_another_environment(
-    simulator: Simulator, set_conf: Callable[..., None]
+    simulator: Simulator, set_conf: Setter
 ) -> None:
     buy()
     simulator.key_type = "PRODUCTION"
@@ -72,9 +72,7 @@ def test_another_key_is_asked_about_and_may_be_of_another_environment(
     assert questions(simulator) == 2
 
 
-def test_the_environment_is_written_down_before_the_order_is_sent(
-    wire: responses.RequestsMock,
-) -> None:
+def test_the_environment_is_written_down_before_the_order_is_sent(wire: Wire) -> None:
     """A process that dies while it sends leaves an order that the list can filter."""
     found: list[tuple[str, str]] = []
 
@@ -113,9 +111,7 @@ def test_a_provider_that_does_not_tell_is_asked_every_two_minutes_at_most(
     assert questions(simulator) == 2
 
 
-def test_an_order_is_sent_although_nobody_answers_what_the_key_is_for(
-    wire: responses.RequestsMock,
-) -> None:
+def test_an_order_is_sent_although_nobody_answers_what_the_key_is_for(wire: Wire) -> None:
     """Not every proxy routes that path."""
     wire.get(f"{PROVIDER}{VALIDATE}", status=404)
     wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
@@ -123,9 +119,7 @@ def test_an_order_is_sent_although_nobody_answers_what_the_key_is_for(
     assert (order.status, order.environment) == (Status.HANDLING, "")
 
 
-def test_an_order_is_not_sent_with_a_key_that_is_refused_meanwhile(
-    wire: responses.RequestsMock,
-) -> None:
+def test_an_order_is_not_sent_with_a_key_that_is_refused_meanwhile(wire: Wire) -> None:
     refusal = {"error": {"code": "INVALID_API_KEY"}}
     wire.get(f"{PROVIDER}{VALIDATE}", json={"success": False, **refusal}, status=401)
     order = buy()

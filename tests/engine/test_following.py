@@ -30,6 +30,8 @@ from giftcards.statuses import Status
 from tests.builders import make_order, problems
 from tests.stage import (
     LIST,
+    Setter,
+    Wire,
     ago,
     buy_many,
     check_url,
@@ -90,7 +92,7 @@ class TestList:
             ]
 
     def test_more_pages_of_the_list_are_read_where_they_are_cheaper(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(page_size=20)
         buy_many(simulator, 46)
@@ -109,7 +111,7 @@ class TestList:
         "told", [{"totalPages": None}, {"totalPages": None, "totalResults": None}]
     )
     def test_the_list_is_read_to_its_end_if_it_does_not_say_how_many_pages_it_has(
-        self, told: dict[str, Any], wire: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+        self, told: dict[str, Any], wire: Wire, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(5)]
         rows = list(map(list_row, orders))
@@ -160,13 +162,13 @@ class TestPages:
     """The first page is read every interval; the others take slots that single checks may take."""
 
     @pytest.fixture(autouse=True)
-    def few_slots(self, shorten: Callable[..., None], set_conf: Callable[..., None]) -> None:
+    def few_slots(self, shorten: Setter, set_conf: Setter) -> None:
         """Of 40 slots the list has 10, late orders one; 29 are common."""
         shorten(page_size=20)
         set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
 
     @pytest.fixture
-    def read(self, wire: responses.RequestsMock) -> list[int]:
+    def read(self, wire: Wire) -> list[int]:
         """The numbers of the pages that were requested; they show the orders, newest first."""
         read: list[int] = []
         self.rows: list[dict[str, Any]] = []
@@ -224,7 +226,7 @@ class TestPages:
                 Order.objects.update(due_at=ago(1))
 
     def test_no_page_is_read_for_an_order_that_has_to_be_checked_by_itself(
-        self, read: list[int], wire: responses.RequestsMock
+        self, read: list[int], wire: Wire
     ) -> None:
         self.make_orders(18)
         oldest = Order.objects.earliest("sent_at")
@@ -236,7 +238,7 @@ class TestPages:
         assert read == [1]
 
     def test_placing_leaves_as_many_slots_as_the_pages_took(
-        self, read: list[int], set_conf: Callable[..., None]
+        self, read: list[int], set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
         self.make_orders(46)
@@ -263,7 +265,7 @@ class TestPages:
         ],
     )
     def test_the_readings_of_a_minute_share_the_slots_that_placing_leaves(
-        self, questions: int, waiting: int, room: int, pages: int, set_conf: Callable[..., None]
+        self, questions: int, waiting: int, room: int, pages: int, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
         with Gateway() as gateway:
@@ -278,7 +280,7 @@ class TestPages:
         assert sum(slot is not None for slot in begun) == 12 * pages
 
     def test_a_page_that_is_nearly_full_has_slots_left_for_the_next_one_while_orders_wait(
-        self, set_conf: Callable[..., None]
+        self, set_conf: Setter
     ) -> None:
         """Also once all slots are taken: they come back while the orders are on their way."""
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
@@ -294,7 +296,7 @@ class TestPages:
             assert placing == 107 - left
 
     def test_slots_are_left_to_pages_for_a_minute_after_a_reading_took_some(
-        self, set_conf: Callable[..., None]
+        self, set_conf: Setter
     ) -> None:
         """One that is left only then is not free yet when the next reading wants it."""
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
@@ -335,9 +337,7 @@ class TestLateOrders:
         # The list has shown them, so it is of use.
         assert provider_state().list_usable_at is None
 
-    def test_old_late_orders_do_not_widen_the_list_read_for_fresh_ones(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_old_late_orders_do_not_widen_the_list_read_for_fresh_ones(self, wire: Wire) -> None:
         made = {"accepted_at": ago(400_000), "sent_at": ago(200_000)}
         old = [make_order(Status.DELAYED, **made) for _ in range(3)]
         fresh = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
@@ -362,7 +362,7 @@ def near(seconds_ago: dict[str, float]) -> Callable[[Any], tuple[bool, str]]:
 
 
 def test_at_most_four_requests_are_under_way_at_a_time(
-    simulator: Simulator, shorten: Callable[..., None]
+    simulator: Simulator, shorten: Setter
 ) -> None:
     """With a key that is wrong from one moment to the next, the fifth would block the address."""
     shorten(sweep_renewal=0)
@@ -394,7 +394,7 @@ def test_at_most_four_requests_are_under_way_at_a_time(
 
 
 @pytest.fixture
-def small_budget(set_conf: Callable[..., None]) -> None:
+def small_budget(set_conf: Setter) -> None:
     """Of 16 requests, the list has one of its own, and checks leave one to placing."""
     set_conf(REQUESTS_PER_MINUTE=16, POLL_INTERVAL=60)
 
@@ -408,12 +408,12 @@ class TestRepetition:
         without_list()
         leave_questions(4)
 
-    def drop(self, wire: responses.RequestsMock, order: Order, *, times: int) -> Any:
+    def drop(self, wire: Wire, order: Order, *, times: int) -> Any:
         for _time in range(times):
             wire.get(check_url(order), body=requests.ConnectionError("stale"))
         return wire.get(check_url(order), json=settled_answer(order))
 
-    def test_a_check_whose_connection_broke_is_repeated(self, wire: responses.RequestsMock) -> None:
+    def test_a_check_whose_connection_broke_is_repeated(self, wire: Wire) -> None:
         orders = [make_order(Status.HANDLING) for _order in range(2)]
         for order in orders:
             self.drop(wire, order, times=1)
@@ -423,16 +423,14 @@ class TestRepetition:
         # Nobody's failure.
         assert (state.pause, state.failure) == ("", "")
 
-    def test_a_check_whose_connection_broke_is_repeated_only_once(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_check_whose_connection_broke_is_repeated_only_once(self, wire: Wire) -> None:
         order = make_order(Status.HANDLING)
         self.drop(wire, order, times=2)
         assert run_sweep() == Swept(checked=1, failed=1, is_paused=True)
         assert len(wire.calls) == 2
 
     def test_a_dropped_check_is_repeated_only_if_the_budget_affords_it_at_once(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         orders = [make_order(Status.HANDLING) for _order in range(3)]
         for order in orders:
@@ -442,7 +440,7 @@ class TestRepetition:
         assert (done.checked, done.settled, done.failed) == (3, 1, 2)
         assert (len(wire.calls), take_questions()) == (4, 0)
 
-    def test_a_repeated_check_goes_before_the_others(self, wire: responses.RequestsMock) -> None:
+    def test_a_repeated_check_goes_before_the_others(self, wire: Wire) -> None:
         leave_questions(6)
         orders = [make_order(Status.HANDLING) for _order in range(5)]
         self.drop(wire, orders[0], times=1)
@@ -454,9 +452,7 @@ class TestRepetition:
         first, second, *_others = [call.request.url for call in wire.calls]
         assert first == second == check_url(orders[0])
 
-    def test_a_page_of_the_list_whose_connection_broke_is_repeated(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_page_of_the_list_whose_connection_broke_is_repeated(self, wire: Wire) -> None:
         ProviderState.objects.update(list_usable_at=None)
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
         wire.get(LIST, body=requests.ConnectionError("stale"))
@@ -464,9 +460,7 @@ class TestRepetition:
         assert run_sweep() == Swept(checked=4, settled=4)
         assert (len(wire.calls), provider_state().list_usable_at) == (2, None)
 
-    def test_a_dropped_check_is_not_repeated_once_calls_have_to_stop(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_dropped_check_is_not_repeated_once_calls_have_to_stop(self, wire: Wire) -> None:
         """Then the order was not asked about: it is due as before."""
         order = make_order(Status.HANDLING)
         self.drop(wire, order, times=1)
@@ -500,9 +494,7 @@ class TestRepetition:
         order.refresh_from_db()
         assert problems(order) == [Problem("not_known")]
 
-    def test_each_spelling_is_tried_once_if_neither_is_routed(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_each_spelling_is_tried_once_if_neither_is_routed(self, wire: Wire) -> None:
         order = make_order(Status.HANDLING)
         nothing = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
         asked = [
@@ -575,9 +567,7 @@ class TestWaitingForAnotherProcess:
         assert run_sweep() == Swept(checked=5, settled=5)
 
 
-def test_the_list_is_read_for_a_longer_time_if_the_providers_clock_is_off(
-    wire: responses.RequestsMock,
-) -> None:
+def test_the_list_is_read_for_a_longer_time_if_the_providers_clock_is_off(wire: Wire) -> None:
     orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
     for shown, skew in (([], 60), (orders, 600)):
         spans = {"from": 5 + skew, "to": 5 - skew}
@@ -632,9 +622,7 @@ class TestListThatIsNoHelp:
         run_sweeps(1)
         assert (lists(simulator), checks(simulator)) == (1, [])
 
-    def test_orders_that_a_lagging_list_lacks_are_checked_one_by_one(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_orders_that_a_lagging_list_lacks_are_checked_one_by_one(self, wire: Wire) -> None:
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(6)]
         wire.get(LIST, json=list_page(*[list_row(order) for order in orders[:2]]))
         for order in orders[2:]:
@@ -643,7 +631,7 @@ class TestListThatIsNoHelp:
 
     @pytest.mark.parametrize(("age", "minutes"), [(5, 0.5), (90, 2)])
     def test_a_list_that_shows_none_of_our_orders_is_not_read_for_a_while(
-        self, age: int, minutes: float, wire: responses.RequestsMock
+        self, age: int, minutes: float, wire: Wire
     ) -> None:
         """New ones may only be late; with older ones it is no use for a while."""
         times = {"sent_at": ago(age), "accepted_at": ago(age), "checked_at": ago(1)}
@@ -658,7 +646,7 @@ class TestListThatIsNoHelp:
         )
 
     def test_the_oldest_order_is_checked_by_itself_though_the_list_shows_it_open(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         """One order is asked about itself each time, the oldest, once it should have settled."""
         orders = [
@@ -684,7 +672,7 @@ class TestListThatIsNoHelp:
         ],
     )
     def test_orders_are_checked_one_by_one_if_reading_the_list_fails(
-        self, trouble: dict[str, Any], wire: responses.RequestsMock
+        self, trouble: dict[str, Any], wire: Wire
     ) -> None:
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
         wire.get(LIST, **trouble)
@@ -706,7 +694,7 @@ class TestListThatIsNoHelp:
         ],
     )
     def test_an_order_whose_row_is_incomplete_is_checked_by_itself(
-        self, torn: dict[str, Any], wire: responses.RequestsMock
+        self, torn: dict[str, Any], wire: Wire
     ) -> None:
         """It is not believed: the order is asked about itself, in the same sweep."""
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
@@ -732,7 +720,7 @@ class TestShortBudget:
         assert not Order.objects.exclude(failures=0).exists()
 
     def test_a_late_order_is_checked_though_fresh_ones_use_up_the_budget(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         """One request of each minute is for late orders only."""
         late, *_fresh = buy_many(simulator, 12, type_id="SIM_NEVER")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import requests
-import responses
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
@@ -33,6 +32,9 @@ from giftcards.simulator import Simulator
 from tests.builders import make_order
 from tests.stage import (
     PROVIDER,
+    Log,
+    Setter,
+    Wire,
     ago,
     end_pause,
     failing,
@@ -69,7 +71,7 @@ def once(wrapper: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def test_a_gateway_cannot_be_made_without_encryption_keys(set_conf: Callable[..., None]) -> None:
+def test_a_gateway_cannot_be_made_without_encryption_keys(set_conf: Setter) -> None:
     """It could buy cards that nobody can store."""
     set_conf(ENCRYPTION_KEYS=[])
     with pytest.raises(ConfigurationError):
@@ -77,9 +79,7 @@ def test_a_gateway_cannot_be_made_without_encryption_keys(set_conf: Callable[...
 
 
 class TestRefusedKey:
-    def test_a_refused_key_stops_every_process_that_has_it(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_refused_key_stops_every_process_that_has_it(self, caplog: Log) -> None:
         with Gateway() as gateway, Gateway() as other:
             gateway.record_outcome(None)
             assert gateway.try_open()
@@ -93,13 +93,13 @@ class TestRefusedKey:
         assert provider_state().paused_because == "access"
         assert messages(caplog) == [STOPPED % "No."]
 
-    def test_a_refused_key_is_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_refused_key_is_logged_once(self, caplog: Log) -> None:
         with Gateway() as gateway, Gateway() as other:
             for each in (gateway, other, other):
                 each.record_outcome(AccessDenied("No.", status=401))
         assert messages(caplog) == [STOPPED % "No."]
 
-    def test_a_refused_key_does_not_stop_another_key(self, set_conf: Callable[..., None]) -> None:
+    def test_a_refused_key_does_not_stop_another_key(self, set_conf: Setter) -> None:
         with Gateway() as gateway:
             gateway.record_outcome(AccessDenied("No."))
         set_conf(API_KEY="another")
@@ -108,9 +108,7 @@ class TestRefusedKey:
             assert renewed.reopens_by_itself()
             assert provider_state().paused_because == ""
 
-    def test_a_refused_key_stays_refused_while_another_key_succeeds(
-        self, set_conf: Callable[..., None]
-    ) -> None:
+    def test_a_refused_key_stays_refused_while_another_key_succeeds(self, set_conf: Setter) -> None:
         with Gateway() as refused:
             refused.record_outcome(AccessDenied("No."))
             set_conf(API_KEY="another")
@@ -121,7 +119,7 @@ class TestRefusedKey:
             assert refused.begin(Purpose.CHECKING) is None
 
     def test_a_second_key_can_be_refused_after_the_first(
-        self, set_conf: Callable[..., None], caplog: pytest.LogCaptureFixture
+        self, set_conf: Setter, caplog: Log
     ) -> None:
         with Gateway() as gateway:
             gateway.record_outcome(AccessDenied("First."))
@@ -171,7 +169,7 @@ class TestRefusedKey:
 
     @pytest.mark.django_db(transaction=True)
     def test_the_refusal_of_a_key_counts_even_if_it_cannot_be_stored_at_first(
-        self, caplog: pytest.LogCaptureFixture
+        self, caplog: Log
     ) -> None:
         error = DatabaseError("no such column: refusal")
         with Gateway() as gateway:
@@ -199,7 +197,7 @@ class TestBlockedAddress:
     BLOCKED = AccessDenied("Blocked.", status=403, code="IP_BLOCKED")
 
     def test_a_blocked_address_pauses_every_key_for_fifteen_minutes(
-        self, set_conf: Callable[..., None], caplog: pytest.LogCaptureFixture
+        self, set_conf: Setter, caplog: Log
     ) -> None:
         with Gateway() as gateway:
             began = timezone.now()
@@ -260,7 +258,7 @@ class TestTooManyRequests:
         ("asked_for", "seconds"), [(None, 60), (0, 5), (7, 7), (900, 900), (86_400, 900)]
     )
     def test_too_many_requests_pause_calls_for_5_to_900_seconds_as_asked(
-        self, asked_for: float | None, seconds: int, caplog: pytest.LogCaptureFixture
+        self, asked_for: float | None, seconds: int, caplog: Log
     ) -> None:
         with Gateway() as gateway:
             began = timezone.now()
@@ -282,9 +280,7 @@ class TestTooManyRequests:
             gateway.flush()
         assert not provider_state().is_paused(timezone.now())
 
-    def test_the_longest_of_several_rate_limit_pauses_counts(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_longest_of_several_rate_limit_pauses_counts(self, caplog: Log) -> None:
         with Gateway() as gateway:
             began = timezone.now()
             for seconds in (20, 40, 10):
@@ -301,7 +297,7 @@ class TestTooManyRequests:
             gateway.record_outcome(RateLimited("Slower."))
             assert gateway.is_proven
 
-    def test_a_rate_limit_pause_holds_for_every_key(self, set_conf: Callable[..., None]) -> None:
+    def test_a_rate_limit_pause_holds_for_every_key(self, set_conf: Setter) -> None:
         with Gateway() as gateway:
             gateway.record_outcome(RateLimited("Slower."))
         set_conf(API_KEY="another")
@@ -311,7 +307,7 @@ class TestTooManyRequests:
 
 @pytest.mark.parametrize("error", [Refused, NotFound])
 def test_a_request_that_is_refused_or_not_found_stops_no_other_calls(
-    error: type[ProviderError], caplog: pytest.LogCaptureFixture
+    error: type[ProviderError], caplog: Log
 ) -> None:
     with Gateway() as gateway:
         gateway.record_outcome(error("Failed."))
@@ -327,7 +323,7 @@ def test_a_request_that_is_refused_or_not_found_stops_no_other_calls(
 class TestOutage:
     @pytest.mark.parametrize("error", [TryLater, OutcomeUnknown])
     def test_one_failure_among_successes_is_no_outage(
-        self, error: type[ProviderError], caplog: pytest.LogCaptureFixture
+        self, error: type[ProviderError], caplog: Log
     ) -> None:
         with Gateway() as gateway:
             gateway.record_outcome(None)
@@ -424,7 +420,7 @@ class TestCalls:
 
     @pytest.mark.parametrize("times", [1, 2])
     def test_a_call_that_broke_off_is_repeated_once_and_takes_a_slot_each_time(
-        self, times: int, wire: responses.RequestsMock
+        self, times: int, wire: Wire
     ) -> None:
         url = f"{PROVIDER}/v3/account/balance"
         for _time in range(times):
@@ -436,9 +432,7 @@ class TestCalls:
             gateway.ask(gateway.client.balance, Purpose.CHECKING)
         assert len(wire.calls) == slots_in_use() == 2
 
-    def test_a_call_that_broke_off_is_not_repeated_without_a_slot(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_call_that_broke_off_is_not_repeated_without_a_slot(self, wire: Wire) -> None:
         wire.get(f"{PROVIDER}/v3/account/balance", body=requests.ConnectionError("stale"))
         spend_budget(but=1)
         with Gateway() as gateway, pytest.raises(OutcomeUnknown):
@@ -465,9 +459,7 @@ class TestCalls:
             one.give_back(slot)
             assert other.begin(Purpose.PLACING) is not None
 
-    def test_a_bug_in_a_call_is_logged_without_its_text(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_bug_in_a_call_is_logged_without_its_text(self, caplog: Log) -> None:
         with Gateway() as gateway:
             slot = gateway.begin(Purpose.CHECKING)
             assert slot is not None
@@ -579,7 +571,7 @@ class TestNote:
 
 
 def test_the_api_key_is_not_logged_when_a_call_fails(
-    simulator: Simulator, caplog: pytest.LogCaptureFixture, settings: Any
+    simulator: Simulator, caplog: Log, settings: Any
 ) -> None:
     caplog.set_level(logging.DEBUG)
     simulator.keys = ["another"]

@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-import responses
 from django.db import DatabaseError, connection
 from django.test.utils import CaptureQueriesContext
 
@@ -37,6 +36,8 @@ from tests.stage import (
     CODE,
     LIST,
     PROVIDER,
+    Log,
+    Wire,
     ago,
     failing,
     list_page,
@@ -78,9 +79,7 @@ def codes(order: Order) -> list[str]:
 
 
 class TestDifferences:
-    def test_two_more_cards_after_settling_are_kept_and_the_status_stays(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_two_more_cards_after_settling_are_kept_and_the_status_stays(self, caplog: Log) -> None:
         order = settle()
         caplog.clear()
         after = see(order, FULFILLED, times=3)
@@ -134,9 +133,7 @@ class TestDifferences:
         with django_assert_num_queries(0):
             record_changes([(order, FULFILLED)] * 100, now=NOW)
 
-    def test_a_difference_that_cannot_be_recorded_keeps_no_other_back(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_difference_that_cannot_be_recorded_keeps_no_other_back(self, caplog: Log) -> None:
         first = settle()
         Order.objects.update(reference="order-0")
         second = settle()
@@ -162,9 +159,7 @@ OPEN = {"status": "HANDLING", "cards": [], "fulfilled_quantity": 0, "fulfilled_a
 class TestInPassing:
     """Rows of settled orders on pages that are read for others."""
 
-    def test_a_change_of_a_settled_order_is_seen_without_another_request(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_change_of_a_settled_order_is_seen_without_another_request(self, wire: Wire) -> None:
         done = make_order(
             Status.FULFILLED, sent_at=ago(10), fulfilled_amount=980, price_per_card=PRICE
         )
@@ -184,7 +179,7 @@ class TestInPassing:
 
     @pytest.mark.parametrize("is_changed", [False, True])
     def test_comparing_any_number_of_settled_orders_costs_one_query(
-        self, is_changed: bool, wire: responses.RequestsMock
+        self, is_changed: bool, wire: Wire
     ) -> None:
         def count(settled: int) -> int:
             Card.objects.all().delete()
@@ -205,9 +200,7 @@ class TestInPassing:
         wire.get(LIST, json=list_page())
         assert count(40) == count(1)
 
-    def test_a_sweep_of_some_orders_leaves_other_settled_orders_alone(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_sweep_of_some_orders_leaves_other_settled_orders_alone(self, wire: Wire) -> None:
         done = make_order(Status.FULFILLED, sent_at=ago(10), fulfilled_amount=980)
         rows = [list_row(order, **OPEN) for order in follow_three()]
         wire.get(LIST, json=list_page(list_row(done, fulfilled_amount=1), *rows))
@@ -216,9 +209,7 @@ class TestInPassing:
 
 
 class TestOnRequest:
-    def test_a_settled_order_is_compared_card_by_card_on_request(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_settled_order_is_compared_card_by_card_on_request(self, wire: Wire) -> None:
         done = make_order(Status.FULFILLED, fulfilled_amount=980, price_per_card=PRICE)
         url = f"{PROVIDER}/v3/gift-cards/check-order/{done.provider_order_id}"
         wire.get(url, json=settled_answer(done))
@@ -228,7 +219,7 @@ class TestOnRequest:
         assert codes(done) == [f"{CODE}-0", f"{CODE}-1"]
 
     def test_checking_a_settled_order_that_the_provider_does_not_know_raises(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         done = make_order(Status.FULFILLED)
         url = f"{PROVIDER}/v3/gift-cards/check-order/{done.provider_order_id}"
@@ -256,9 +247,7 @@ class TestOnRequest:
         assert problems(same) == []
 
 
-def test_poll_and_reconcile_compare_settled_orders(
-    call: Callable[..., Any], wire: responses.RequestsMock
-) -> None:
+def test_poll_and_reconcile_compare_settled_orders(call: Callable[..., Any], wire: Wire) -> None:
     done = make_order(
         Status.PARTIALLY_FILLED,
         sent_at=ago(10),

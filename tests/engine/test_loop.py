@@ -27,6 +27,8 @@ from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, make_order, settle
 from tests.stage import (
+    Log,
+    Setter,
     ago,
     buy_many,
     changes_lease,
@@ -65,16 +67,14 @@ class TestStart:
         return settle("web-1042", PARTIAL)
 
     @pytest.mark.usefixtures("order")
-    def test_a_worker_with_the_right_encryption_key_logs_nothing(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_worker_with_the_right_encryption_key_logs_nothing(self, caplog: Log) -> None:
         caplog.clear()
         follow(seconds=0)
         assert messages(caplog) == []
 
     @pytest.mark.usefixtures("order")
     def test_a_worker_with_another_encryption_key_logs_cards_it_cannot_open_once(
-        self, caplog: pytest.LogCaptureFixture, set_conf: Callable[..., None]
+        self, caplog: Log, set_conf: Setter
     ) -> None:
         caplog.clear()
         set_conf(ENCRYPTION_KEYS=[generate_key()])
@@ -92,11 +92,7 @@ class TestStart:
     # A connection that has failed is closed, and with it any transaction.
     @pytest.mark.django_db(transaction=True)
     def test_a_worker_tries_the_encryption_keys_once_the_database_is_there(
-        self,
-        order: Order,
-        caplog: pytest.LogCaptureFixture,
-        set_conf: Callable[..., None],
-        shorten: Callable[..., None],
+        self, order: Order, caplog: Log, set_conf: Setter, shorten: Setter
     ) -> None:
         shorten(database_pause=0)
         set_conf(ENCRYPTION_KEYS=[generate_key()])
@@ -190,7 +186,7 @@ class TestLoop:
         assert (done.settled, done.is_paused) == (1, False)
 
     def test_the_loop_idles_through_a_long_pause_without_requests(
-        self, simulator: Simulator, set_conf: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+        self, simulator: Simulator, set_conf: Setter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         set_conf(POLL_INTERVAL=0.2)
         buy_many(simulator, 1)
@@ -221,7 +217,7 @@ class TestLoop:
         ],
     )
     def test_the_loop_does_not_spin_while_the_budget_has_slots_for_other_requests_only(
-        self, status: Status, free: str, simulator: Simulator, set_conf: Callable[..., None]
+        self, status: Status, free: str, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(POLL_INTERVAL=2)
         make_order(status, due_at=ago(1))
@@ -247,7 +243,7 @@ class TestLoop:
         assert len(claims) <= 4
 
     def test_the_loop_wakes_up_for_an_order_that_becomes_due(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         """Not only once an interval, and also for an order that has just been placed."""
         set_conf(POLL_INTERVAL=60)
@@ -309,9 +305,7 @@ class TestLoop:
         assert lease(Lease.LOOP).token == "other"
         assert lease(Lease.LOOP).until is not None
 
-    def test_the_loop_renews_its_lease(
-        self, simulator: Simulator, shorten: Callable[..., None]
-    ) -> None:
+    def test_the_loop_renews_its_lease(self, simulator: Simulator, shorten: Setter) -> None:
         shorten(loop_look=0.2)
         buy_many(simulator, 1, type_id="SIM_NEVER")
         stop = threading.Event()
@@ -333,7 +327,7 @@ class TestLoop:
 
     @pytest.mark.django_db(transaction=True)
     def test_the_loop_goes_on_after_operational_errors_of_the_database(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture, shorten: Callable[..., None]
+        self, simulator: Simulator, caplog: Log, shorten: Setter
     ) -> None:
         shorten(loop_look=0.05, database_pause=0.1)
         buy_many(simulator, 1)
@@ -350,7 +344,7 @@ class TestLoop:
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize("at", range(8))
     def test_the_loop_goes_on_whichever_of_its_first_statements_fails(
-        self, at: int, simulator: Simulator, shorten: Callable[..., None]
+        self, at: int, simulator: Simulator, shorten: Setter
     ) -> None:
         """Taking the lease and opening the gateway are five or six."""
         shorten(database_pause=0.1)
@@ -365,7 +359,7 @@ class TestLoop:
 
     @pytest.mark.django_db(transaction=True)
     def test_a_lease_of_the_loop_that_cannot_be_released_expires(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture, shorten: Callable[..., None]
+        self, simulator: Simulator, caplog: Log, shorten: Setter
     ) -> None:
         shorten(database_pause=0.1)
         buy_many(simulator, 1)
@@ -381,7 +375,7 @@ class TestLoop:
 
     @pytest.mark.django_db(transaction=True)
     def test_the_loop_ends_normally_if_its_gateway_cannot_be_closed(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         """It would give its try of the key back, which runs out by itself."""
         shorten(database_pause=0.1)
@@ -392,7 +386,7 @@ class TestLoop:
         assert lease(Lease.LOOP).until is None
 
     def test_the_loop_ends_in_time_though_the_database_stays_away(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(database_pause=0.1)
         began = time.monotonic()

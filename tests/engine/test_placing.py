@@ -37,6 +37,9 @@ from tests.stage import (
     PRICES,
     PROVIDER,
     PSN,
+    Log,
+    Setter,
+    Wire,
     ago,
     buy,
     claim_to_send,
@@ -269,7 +272,7 @@ class TestWaking:
         assert not OrmQ.objects.exists()
 
     def test_a_task_queue_that_fails_does_not_fail_the_order(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, monkeypatch: pytest.MonkeyPatch, caplog: Log
     ) -> None:
         with transaction.atomic():
             order = place_order(**LINE)
@@ -283,9 +286,7 @@ class TestWaking:
 
 @pytest.mark.django_db(transaction=True)
 class TestIntentFirst:
-    def test_an_order_is_claimed_and_committed_before_it_is_sent(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_an_order_is_claimed_and_committed_before_it_is_sent(self, wire: Wire) -> None:
         seen: list[tuple[str, bool]] = []
 
         def answer(request: object) -> tuple[int, dict[str, str], str]:
@@ -363,7 +364,7 @@ class TestEndings:
                 sweep(gateway)
 
     def test_an_accepted_order_is_in_progress_with_its_id_and_price(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         caplog.set_level(logging.INFO)
         began = timezone.now()
@@ -380,17 +381,13 @@ class TestEndings:
         accepted = f"Order {order.reference} was accepted as {ordered.id}."
         assert messages(caplog, logging.INFO) == [accepted]
 
-    def test_an_order_of_an_unknown_price_is_accepted_without_one(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_an_order_of_an_unknown_price_is_accepted_without_one(self, wire: Wire) -> None:
         wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
         order = buy(type_id="not-listed")
         self.check(order, "HANDLING")
         assert order.price_per_card is None
 
-    def test_an_order_of_an_impossible_price_is_accepted_without_one(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_an_order_of_an_impossible_price_is_accepted_without_one(self, wire: Wire) -> None:
         answer = {"success": True, "data": {"types": [{"id": "type_001", "price": -490}]}}
         wire.replace("GET", f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}", json=answer)
         wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
@@ -419,7 +416,7 @@ class TestEndings:
         ],
     )
     def test_an_order_that_the_provider_puts_off_is_sent_again_later(
-        self, answer: dict[str, Any], why: dict[str, str], wire: responses.RequestsMock
+        self, answer: dict[str, Any], why: dict[str, str], wire: Wire
     ) -> None:
         wire.post(PLACE, **answer)
         began = timezone.now()
@@ -434,11 +431,7 @@ class TestEndings:
 
     @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}"])
     def test_an_order_that_did_not_reach_the_provider_waits_to_be_sent_again(
-        self,
-        url: str,
-        closed_port: int,
-        set_conf: Callable[..., None],
-        caplog: pytest.LogCaptureFixture,
+        self, url: str, closed_port: int, set_conf: Setter, caplog: Log
     ) -> None:
         set_conf(BASE_URL=url.format(port=closed_port))
         order = buy()
@@ -450,7 +443,7 @@ class TestEndings:
         ("failures", "seconds"), [(0, 5), (1, 10), (3, 40), (6, 300), (2_000_000, 300)]
     )
     def test_an_order_that_cannot_be_sent_is_put_off_longer_each_time(
-        self, failures: int, seconds: int, wire: responses.RequestsMock
+        self, failures: int, seconds: int, wire: Wire
     ) -> None:
         wire.post(PLACE, json=enveloped("AUTH_UNAVAILABLE"), status=503)
         order = make_order(failures=failures)
@@ -464,7 +457,7 @@ class TestEndings:
         assert seconds <= pause <= seconds * 1.25 + 2
 
     def test_orders_that_failed_together_are_not_retried_at_the_same_moment(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         wire.post(PLACE, json=enveloped("AUTH_UNAVAILABLE"), status=503)
         pauses = set()
@@ -488,7 +481,7 @@ class TestEndings:
     )
     @pytest.mark.parametrize("status", [429, 503])
     def test_an_order_is_put_off_for_as_long_as_retry_after_asks(
-        self, status: int, retry_after: str, seconds: int, wire: responses.RequestsMock
+        self, status: int, retry_after: str, seconds: int, wire: Wire
     ) -> None:
         answer = enveloped("RATE_LIMIT_EXCEEDED" if status == 429 else "AUTH_UNAVAILABLE")
         wire.post(PLACE, json=answer, status=status, headers={"Retry-After": retry_after})
@@ -518,13 +511,7 @@ class TestEndings:
         ],
     )
     def test_an_order_that_the_provider_refuses_is_rejected(
-        self,
-        code: str,
-        message: str,
-        status: int,
-        told: dict[str, str],
-        wire: responses.RequestsMock,
-        caplog: pytest.LogCaptureFixture,
+        self, code: str, message: str, status: int, told: dict[str, str], wire: Wire, caplog: Log
     ) -> None:
         wire.post(PLACE, json=enveloped(code, message), status=status)
         order = buy()
@@ -573,11 +560,7 @@ class TestEndings:
         ],
     )
     def test_an_order_whose_placing_answer_is_lost_is_unconfirmed_and_not_resent(
-        self,
-        answer: dict[str, Any],
-        detail: str,
-        wire: responses.RequestsMock,
-        caplog: pytest.LogCaptureFixture,
+        self, answer: dict[str, Any], detail: str, wire: Wire, caplog: Log
     ) -> None:
         wire.post(PLACE, **answer)
         order = buy()
@@ -597,7 +580,7 @@ class TestEndings:
         assert order.status == "UNCONFIRMED"
 
     def test_an_order_without_an_answer_in_time_is_unconfirmed(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(REQUEST_TIMEOUT=1)
         released = threading.Event()
@@ -611,7 +594,7 @@ class TestEndings:
         assert order.price_per_card == 490
 
     def test_an_order_answered_with_the_id_of_another_order_is_unconfirmed(
-        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+        self, wire: Wire, caplog: Log
     ) -> None:
         wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
         first, second = buy(), buy()
@@ -625,7 +608,7 @@ class TestEndings:
         assert (first.status, first.provider_order_id) == ("HANDLING", "A1")
 
     def test_an_order_answered_with_the_alias_of_another_order_is_unconfirmed(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         """Both would be handed the same cards."""
         other = make_order(Status.HANDLING, provider_order_id="B1", provider_alias="A1")
@@ -657,7 +640,7 @@ class TestEndings:
         assert provider_state().pause == ""
 
     def test_an_order_stays_pending_if_the_key_is_revoked_before_it_is_sent(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         wire.post(PLACE, json=enveloped("INVALID_ACCESS_TOKEN"), status=401)
         order = buy()
@@ -671,7 +654,7 @@ class TestEndings:
 
     @pytest.mark.django_db(transaction=True)
     def test_a_refused_key_is_remembered_even_if_the_order_cannot_be_written(
-        self, wire: responses.RequestsMock, shorten: Callable[..., None]
+        self, wire: Wire, shorten: Setter
     ) -> None:
         shorten(database_patience=0)
         wire.post(PLACE, json=enveloped("INVALID_ACCESS_TOKEN"), status=401)
@@ -719,7 +702,7 @@ class TestLateAnswers:
         ],
     )
     def test_a_late_placing_answer_of_an_order_taken_for_lost_is_recorded(
-        self, answer: dict[str, Any], status: str, held: list[str], wire: responses.RequestsMock
+        self, answer: dict[str, Any], status: str, held: list[str], wire: Wire
     ) -> None:
         def lose(request: object) -> tuple[int, dict[str, str], str]:
             mark_unconfirmed(Order.objects.get())
@@ -733,7 +716,7 @@ class TestLateAnswers:
         assert order.provider_order_id == ("A1" if status == "HANDLING" else None)
 
     def test_a_late_placing_answer_without_content_changes_nothing(
-        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+        self, wire: Wire, caplog: Log
     ) -> None:
         def lose(request: object) -> tuple[int, dict[str, str], str]:
             mark_unconfirmed(Order.objects.get())
@@ -749,7 +732,7 @@ class TestLateAnswers:
         )
 
     def test_a_late_placing_answer_of_an_earlier_attempt_is_shown_as_a_problem(
-        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+        self, wire: Wire, caplog: Log
     ) -> None:
         def overtake(request: object) -> tuple[int, dict[str, str], str]:
             Order.objects.update(claim="another attempt")
@@ -767,7 +750,7 @@ class TestLateAnswers:
         assert problems(order) == [AFTER_ALL]
 
     def buy_while(
-        self, happens: Callable[..., bool], wire: responses.RequestsMock, *args: Any, **kwargs: Any
+        self, happens: Callable[..., bool], wire: Wire, *args: Any, **kwargs: Any
     ) -> Order:
         """Buy; before the answer comes, the order is taken for lost, and something ``happens``."""
 
@@ -783,9 +766,7 @@ class TestLateAnswers:
         wire.assert_call_count(PLACE, 1)
         return order
 
-    def test_a_late_acceptance_keeps_an_absent_order_from_being_resent(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_late_acceptance_keeps_an_absent_order_from_being_resent(self, wire: Wire) -> None:
         """It waits to be sent again, which would buy it twice."""
         source = StatusChange.Source.RECOVERY
         order = self.buy_while(declare_absent, wire, send_again=True, source=source)
@@ -794,7 +775,7 @@ class TestLateAnswers:
 
     @pytest.mark.parametrize("decision", ["held", "approved"])
     def test_a_late_acceptance_keeps_an_absent_order_that_is_held_from_being_resent(
-        self, decision: str, wire: responses.RequestsMock
+        self, decision: str, wire: Wire
     ) -> None:
         """Approving the price, or having approved it, would buy it twice."""
 
@@ -810,7 +791,7 @@ class TestLateAnswers:
         assert history(order)[-2:] == ["PLACING", "HANDLING"]
 
     def test_a_late_acceptance_under_a_taken_id_keeps_an_absent_order_from_being_resent(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         def lose_the_id(lost: Order) -> bool:
             make_order(Status.HANDLING, provider_order_id="A1")
@@ -821,7 +802,7 @@ class TestLateAnswers:
         assert [problem.code for problem in problems(order)] == ["id_taken"]
 
     def test_a_late_answer_without_content_keeps_an_absent_order_from_being_resent(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         def answer(request: object) -> tuple[int, dict[str, str], str]:
             lost = Order.objects.get()
@@ -837,9 +818,7 @@ class TestLateAnswers:
         # It is searched for at the time at which it was sent.
         assert order.sent_at == sent_at
 
-    def test_a_new_attempt_knows_nothing_of_an_earlier_one(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_new_attempt_knows_nothing_of_an_earlier_one(self, wire: Wire) -> None:
         order = make_order(
             absent_since=ago(300),
             candidates=[{"id": "B1"}],
@@ -856,7 +835,7 @@ class TestLateAnswers:
         assert (order.checked_at, order.is_insisted) == (None, False)
 
     def test_a_late_acceptance_of_an_order_found_meanwhile_changes_nothing(
-        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+        self, wire: Wire, caplog: Log
     ) -> None:
         order = self.buy_while(adopt, wire, "A1", source=StatusChange.Source.RECOVERY)
         assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
@@ -864,16 +843,14 @@ class TestLateAnswers:
         # That it was lost, and nothing after that.
         assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {DIED}"]
 
-    def test_a_late_acceptance_of_a_rejected_order_is_shown_as_a_problem(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_late_acceptance_of_a_rejected_order_is_shown_as_a_problem(self, wire: Wire) -> None:
         source = StatusChange.Source.STAFF
         order = self.buy_while(declare_absent, wire, send_again=False, source=source)
         assert order.status == "REJECTED"
         assert problems(order) == [AFTER_ALL]
 
     def test_a_process_delayed_before_its_claim_does_not_send_the_order_again(
-        self, set_conf: Callable[..., None]
+        self, set_conf: Setter
     ) -> None:
         """The order was sent by another one while it asked for the price."""
         set_conf(BASE_URL=PROVIDER)
@@ -953,7 +930,7 @@ class TestSendDue:
         assert posts(simulator) == 1
 
     def test_sending_due_orders_stops_when_the_budget_is_spent(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=40)
         for _order in range(9):
@@ -1000,7 +977,7 @@ class TestSendDue:
 @pytest.mark.django_db
 class TestGivingUp:
     def test_an_order_whose_sender_died_is_unconfirmed_and_not_resent(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(0.1))
         run_sweep()
@@ -1022,7 +999,7 @@ class TestGivingUp:
         assert order.status == "PLACING"
 
     def test_an_answer_at_the_last_moment_keeps_an_order_from_being_unconfirmed(
-        self, caplog: pytest.LogCaptureFixture
+        self, caplog: Log
     ) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(1))
 
@@ -1051,7 +1028,7 @@ class TestSendTimeout:
     """An order that could not be sent for too long is rejected: the customer has gone."""
 
     def test_an_order_that_could_not_be_sent_for_an_hour_is_rejected(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         unsent = Problem("not_sent", {"reason": "not_started"})
         late = make_order(queued_at=ago(3601), problems=[unsent])
@@ -1066,9 +1043,7 @@ class TestSendTimeout:
         assert (ended(change), problems(late)) == ([unsent], [])
         assert posts(simulator) == 0
 
-    def test_the_send_timeout_is_a_setting(
-        self, simulator: Simulator, set_conf: Callable[..., None]
-    ) -> None:
+    def test_the_send_timeout_is_a_setting(self, simulator: Simulator, set_conf: Setter) -> None:
         set_conf(SEND_TIMEOUT=5)
         order = make_order(queued_at=ago(6))
         run_sweep()

@@ -48,7 +48,7 @@ from tests.builders import (
     surplus,
 )
 from tests.laws import examples
-from tests.stage import failing, use_keys
+from tests.stage import Log, failing, use_keys
 
 pytestmark = pytest.mark.django_db
 
@@ -85,7 +85,7 @@ def cards_of(order: Order) -> list[CardSecret]:
     return [CardSecret(card.value, card.serial) for card in cards]
 
 
-def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
+def troubles(caplog: Log) -> list[str]:
     """The log's messages without those at the level INFO."""
     return [entry.getMessage() for entry in caplog.records if entry.levelname != "INFO"]
 
@@ -151,9 +151,7 @@ class TestSettling:
         assert (order.status, order.fulfilled_amount) == ("PARTIALLY_FILLED", 1960)
         assert problems(order) == details(order.changes.get()) == [CONTRADICTING]
 
-    def test_an_order_that_settles_is_one_line_in_the_log(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_an_order_that_settles_is_one_line_in_the_log(self, caplog: Log) -> None:
         caplog.set_level("DEBUG", "giftcards")
         record(make_guide_order(reference="order-1"), PARTIAL)
         assert caplog.messages == ["Order order-1 is PARTIALLY_FILLED: 3 of 5 cards."]
@@ -162,9 +160,7 @@ class TestSettling:
         with django_assert_num_queries(0):
             assert record_answers([], now=NOW) == 0
 
-    def test_an_order_that_was_never_accepted_does_not_settle(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_an_order_that_was_never_accepted_does_not_settle(self, caplog: Log) -> None:
         order = make_guide_order(Status.UNCONFIRMED, reference="order-1")
         order.accepted_at = NOW
         assert record_answers([(order, FULFILLED)], now=NOW) == 0
@@ -188,7 +184,7 @@ class TestStayingOpen:
         assert not order.changes.exists()
 
     def test_an_incomplete_answer_is_shown_as_a_problem_and_its_cards_are_kept(
-        self, caplog: pytest.LogCaptureFixture
+        self, caplog: Log
     ) -> None:
         order = make_guide_order(reference="order-1")
         incomplete = with_cards(FULFILLED, A, B, C)
@@ -237,7 +233,7 @@ class TestIdentity:
     @pytest.mark.parametrize("status", [Status.HANDLING, Status.DELAYED])
     @pytest.mark.parametrize("given_answer", [answer("HANDLING", cards=(A,)), FULFILLED, PARTIAL])
     def test_an_order_gives_back_an_id_whose_first_answer_is_of_another_order(
-        self, status: Status, given_answer: OrderAnswer, caplog: pytest.LogCaptureFixture
+        self, status: Status, given_answer: OrderAnswer, caplog: Log
     ) -> None:
         order = make_guide_order(status, reference="order-1", provider_order_id="P1")
         order = record(order, foreign(given_answer))
@@ -430,9 +426,7 @@ class TestNextCheck:
 class TestAlias:
     ALIAS = "6901616fe9e88196b4eb64b3"
 
-    def test_the_id_in_an_answer_is_kept_as_alias_and_logged_once(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_id_in_an_answer_is_kept_as_alias_and_logged_once(self, caplog: Log) -> None:
         caplog.set_level("INFO", "giftcards")
         order = make_guide_order(reference="order-1", provider_order_id="6901616fe9e88196b4eb64b2")
         named = answer("HANDLING", provider_id=self.ALIAS)
@@ -586,9 +580,7 @@ class TestEachCardOnce:
 class TestSurplus:
     """More cards than were announced: paid or not, staff have to see it."""
 
-    def test_cards_beyond_those_of_the_final_answer_are_kept_as_surplus(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_cards_beyond_those_of_the_final_answer_are_kept_as_surplus(self, caplog: Log) -> None:
         order = record(
             make_guide_order(reference="order-1"), answer("HANDLING", cards=(D,)), PARTIAL
         )
@@ -804,7 +796,7 @@ POISON = dataclasses.replace(PARTIAL, fulfilled_amount=Decimal("NaN"))
 
 class TestFailingAlone:
     def test_one_answer_that_cannot_be_processed_does_not_affect_99_others(
-        self, caplog: pytest.LogCaptureFixture
+        self, caplog: Log
     ) -> None:
         orders = claim(
             make_guide_order(reference="poison"), *[make_guide_order() for _ in range(99)]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-import responses
 from django.db import IntegrityError, connection
 from django.db.models import F
 from django.utils import timezone
@@ -30,6 +28,8 @@ from tests.stage import (
     PLACE,
     PROVIDER,
     PSN,
+    Setter,
+    Wire,
     ago,
     buy,
     claim_to_send,
@@ -50,7 +50,7 @@ SOURCE = StatusChange.Source.RECOVERY
 
 
 @pytest.fixture
-def _settings(set_conf: Callable[..., None]) -> None:
+def _settings(set_conf: Setter) -> None:
     set_conf(PROOF_OF_ABSENCE=60, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
 
 
@@ -158,9 +158,7 @@ class TestFound:
             assert recover(Order.objects.filter(pk=second.pk), gateway, Pulse()) == 2
         assert statuses() == ["HANDLING", "HANDLING"]
 
-    def test_an_old_lost_order_does_not_keep_newer_ones_from_being_found(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_an_old_lost_order_does_not_keep_newer_ones_from_being_found(self, wire: Wire) -> None:
         old, new = lose(sent_at=ago(86_400 * 20), due_at=ago(1)), lose()
         wire.get(LIST, json=list_page(row(new)))
         with Gateway() as gateway:
@@ -188,7 +186,7 @@ class TestOnlyListed:
 
     @pytest.mark.parametrize("is_late", [False, True])
     def test_an_order_known_only_from_the_list_settles_by_the_list(
-        self, is_late: bool, wire: responses.RequestsMock
+        self, is_late: bool, wire: Wire
     ) -> None:
         lost = lose()
         unknown = {"success": False, "error": {"code": "NOT_FOUND"}}
@@ -212,7 +210,7 @@ class TestOnlyListed:
         assert (lost.status, lost.cards.count()) == ("FULFILLED", 2)
 
     def test_an_order_known_only_from_the_list_needs_a_look_if_it_disappears(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         lost = lose()
         wire.get(self.CHECK, json={"success": False, "error": {"code": "NOT_FOUND"}}, status=404)
@@ -224,7 +222,7 @@ class TestOnlyListed:
         assert problems(lost) == [Problem("not_known")]
 
 
-def first_answer_is_about(wire: responses.RequestsMock, order_id: str, **about: Any) -> None:
+def first_answer_is_about(wire: Wire, order_id: str, **about: Any) -> None:
     told = row(_id=order_id, **about)
     url = f"{PROVIDER}/v3/gift-cards/check-order/{order_id}"
     wire.get(url, json={"success": True, "data": told})
@@ -237,9 +235,7 @@ class TestMisnamed:
         made = {"sent_at": ago(300), "accepted_at": ago(299), "due_at": ago(1)}
         return make_order(Status.HANDLING, **{**made, "provider_order_id": order_id, **values})
 
-    def test_an_order_with_a_wrong_id_finds_its_own_purchase(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_an_order_with_a_wrong_id_finds_its_own_purchase(self, wire: Wire) -> None:
         order = self.accept("S1")
         stranger = row(order, _id="S1", type="type_009", quantity=7)
         wire.get(LIST, json=list_page(stranger, row(order, _id="B1")))
@@ -253,7 +249,7 @@ class TestMisnamed:
         assert problems(order) == []
 
     def test_the_true_owner_gets_the_id_back_from_an_order_with_a_wrong_id(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         first = self.accept("B2")
         second = make_order(type_id="type_002")
@@ -274,7 +270,7 @@ class TestMisnamed:
         "values", [{"answered_id": "S1"}, {"answered_id": "S1", "absent_since": None}]
     )
     def test_an_order_with_a_wrong_id_is_never_absent_nor_are_its_neighbours(
-        self, values: dict[str, Any], wire: responses.RequestsMock
+        self, values: dict[str, Any], wire: Wire
     ) -> None:
         """The provider said that it had placed it; so the list lacks a row."""
         lose(sent_at=ago(301), **values)
@@ -298,7 +294,7 @@ class TestMisnamed:
         ],
     )
     def test_no_order_is_declared_absent_before_a_neighbours_id_is_confirmed(
-        self, shown: dict[str, Any] | None, is_sent_again: bool, wire: responses.RequestsMock
+        self, shown: dict[str, Any] | None, is_sent_again: bool, wire: Wire
     ) -> None:
         other = self.accept("B1", type_id="type_002", sent_at=ago(500), due_at=None)
         lost = lose()
@@ -317,7 +313,7 @@ class TestMisnamed:
             assert "PENDING" in history(lost)
 
     def test_an_order_accepted_just_now_keeps_no_lost_order_from_being_resent(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         """In a busy shop there is one at any time."""
         self.accept("B1", type_id="type_002", sent_at=ago(3), accepted_at=ago(2), due_at=None)
@@ -328,7 +324,7 @@ class TestMisnamed:
         assert "PENDING" in history(lost)
 
     def test_a_row_that_an_order_of_another_line_has_is_offered_not_adopted(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         """It stays with the order that has its id until a person has looked, and is not lost."""
         self.accept("B1", type_id="type_002", due_at=None)
@@ -340,7 +336,7 @@ class TestMisnamed:
         assert [candidate["id"] for candidate in lost.candidates] == ["B1"]
 
     def test_a_lost_order_does_not_take_the_row_of_an_order_with_a_wrong_id(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         """It may be the purchase of the order whose id is another's."""
         self.accept("S1", due_at=None)
@@ -361,7 +357,7 @@ class TestMisnamed:
         ],
     )
     def test_an_id_that_staff_chose_stays_and_answers_that_do_not_fit_are_shown(
-        self, is_insisted: bool, about: Any, shown: list[Problem], wire: responses.RequestsMock
+        self, is_insisted: bool, about: Any, shown: list[Problem], wire: Wire
     ) -> None:
         order = lose()
         assert adopt(order, "S1", source=StatusChange.Source.STAFF, is_insisted=is_insisted)
@@ -377,7 +373,7 @@ class TestRivals:
     """Orders whose row may be the one that seems to be nobody's: ``R1``."""
 
     def test_a_row_is_not_adopted_while_an_order_of_its_line_was_never_checked(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         lost = lose()
         other = make_order(Status.HANDLING, sent_at=ago(400), accepted_at=ago(399), due_at=None)
@@ -394,7 +390,7 @@ class TestRivals:
         assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
 
     def test_a_row_is_not_adopted_while_an_order_of_its_line_has_a_typed_id(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         """It may be the one that placing answers, and its row called something else."""
         lost, other = lose(), lose()
@@ -405,9 +401,7 @@ class TestRivals:
         lost.refresh_from_db()
         assert (lost.status, len(lost.candidates)) == ("UNCONFIRMED", 1)
 
-    def test_a_failed_look_does_not_postpone_a_lost_order_that_is_not_due(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_failed_look_does_not_postpone_a_lost_order_that_is_not_due(self, wire: Wire) -> None:
         lost, other = lose(), lose(due_at=ago(-500), failures=3)
         wire.get(LIST, status=502)
         run_sweep()
@@ -428,7 +422,7 @@ class TestRivals:
         ],
     )
     def test_a_row_is_adopted_if_no_other_order_can_own_it(
-        self, known: dict[str, Any], wire: responses.RequestsMock
+        self, known: dict[str, Any], wire: Wire
     ) -> None:
         lost = lose()
         values = {"sent_at": ago(400), "accepted_at": ago(399), "due_at": None} | known
@@ -448,7 +442,7 @@ class TestRivals:
         ],
     )
     def test_a_row_is_not_adopted_if_another_order_moves_during_the_look(
-        self, moved: dict[str, Any], wire: responses.RequestsMock
+        self, moved: dict[str, Any], wire: Wire
     ) -> None:
         lost = lose()
         other = make_order(Status.PLACING, claimed_until=ago(-60))
@@ -466,9 +460,7 @@ class TestRivals:
         other.refresh_from_db()
         assert (lost.status, other.status) == ("UNCONFIRMED", moved["status"])
 
-    def test_a_row_is_adopted_if_the_row_of_another_order_would_be_newer(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_row_is_adopted_if_the_row_of_another_order_would_be_newer(self, wire: Wire) -> None:
         """A line that is sold all the time always has an order that is being sent."""
         lost = lose(sent_at=ago(700))
         make_order(Status.PLACING, claimed_until=ago(-60))
@@ -477,9 +469,7 @@ class TestRivals:
         lost.refresh_from_db()
         assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
 
-    def test_a_row_without_an_id_settles_no_doubt_about_another_order(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_row_without_an_id_settles_no_doubt_about_another_order(self, wire: Wire) -> None:
         lost = lose()
         make_order(Status.HANDLING, sent_at=ago(400), accepted_at=ago(399), due_at=None)
         wire.get(LIST, json=list_page(row(lost, _id="R1"), row(_id=None)))
@@ -533,7 +523,7 @@ class TestAbsent:
         ],
     )
     def test_looks_become_rare_unless_the_next_one_may_prove_absence(
-        self, answer: dict[str, Any], expected: list[int], wire: responses.RequestsMock
+        self, answer: dict[str, Any], expected: list[int], wire: Wire
     ) -> None:
         order = lose(sent_at=ago(1), absent_since=None)
         wire.get(LIST, **(answer if "status" in answer else {"json": list_page()}))
@@ -572,7 +562,7 @@ class TestAbsent:
         ],
     )
     def test_an_unusable_or_incomplete_list_proves_no_absence(
-        self, answer: Any, wire: responses.RequestsMock
+        self, answer: Any, wire: Wire
     ) -> None:
         lose()
         wire.get(LIST, **answer)
@@ -582,7 +572,7 @@ class TestAbsent:
 
     @pytest.mark.parametrize("fails", [True, False])
     def test_a_list_whose_second_page_fails_or_is_the_first_again_proves_no_absence(
-        self, fails: bool, wire: responses.RequestsMock
+        self, fails: bool, wire: Wire
     ) -> None:
         lose()
         wire.get(LIST, json=list_page(row(quantity=7), totalPages=2, totalResults=2))
@@ -591,9 +581,7 @@ class TestAbsent:
         look()
         assert statuses() == ["UNCONFIRMED"]
 
-    def test_a_list_that_lacks_an_accepted_neighbour_proves_no_absence(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_list_that_lacks_an_accepted_neighbour_proves_no_absence(self, wire: Wire) -> None:
         """An order that was accepted at about the same time is not shown either."""
         lose()
         make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298))
@@ -603,7 +591,7 @@ class TestAbsent:
 
     @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
     def test_a_list_that_shows_an_accepted_neighbour_proves_absence(
-        self, name: str, wire: responses.RequestsMock
+        self, name: str, wire: Wire
     ) -> None:
         lose()
         values = {"provider_order_id": "A1", "provider_alias": "", name: "B1"}
@@ -614,7 +602,7 @@ class TestAbsent:
 
     @pytest.mark.parametrize(("is_shown", "minutes"), [(True, [10]), (False, [10, 120])])
     def test_hours_of_the_list_are_read_only_if_the_clock_may_be_wrong(
-        self, is_shown: bool, minutes: list[int], wire: responses.RequestsMock
+        self, is_shown: bool, minutes: list[int], wire: Wire
     ) -> None:
         lost = lose()
         make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298), provider_order_id="B1")
@@ -626,7 +614,7 @@ class TestAbsent:
         assert [round(span.total_seconds() / 60) for span in before] == minutes
 
     def test_no_order_of_a_line_is_resent_if_a_row_of_it_could_not_be_adopted(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         lost, other, _unlike = lose(), lose(), lose(type_id="type_003")
         wire.get(LIST, json=list_page(row(lost)))
@@ -638,7 +626,7 @@ class TestAbsent:
             assert [candidate["id"] for candidate in order.candidates] == ["B1"]
 
     def test_an_order_that_the_list_never_shows_holds_back_only_its_neighbours(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         found, near, far = (lose(type_id=f"type_00{number}") for number in (2, 3, 4))
         Order.objects.filter(pk=far.pk).update(sent_at=ago(400))
@@ -659,9 +647,7 @@ class TestAbsent:
         lost.refresh_from_db()
         assert (lost.queued_at > ago(60)) == (source == StatusChange.Source.STAFF)
 
-    def test_a_candidate_that_is_no_longer_listed_is_not_offered(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_candidate_that_is_no_longer_listed_is_not_offered(self, wire: Wire) -> None:
         how_it_was_lost = Problem("sender_died")
         offered = [how_it_was_lost, Problem("choose", {"count": 1})]
         lost = lose(candidates=[{"id": "B9"}], problems=offered)
@@ -712,9 +698,7 @@ class TestAmbiguous:
 
 
 class TestOrphans:
-    def test_a_row_that_another_order_owns_is_never_adopted(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_a_row_that_another_order_owns_is_never_adopted(self, wire: Wire) -> None:
         order = lose()
         far = {"sent_at": ago(3600), "accepted_at": ago(3600)}
         make_order(Status.FULFILLED, provider_order_id="B1", **far)
@@ -738,7 +722,7 @@ class TestOrphans:
         assert len(times) == 2
 
     @pytest.mark.usefixtures("simulator")
-    def test_orphans_are_found_on_many_pages(self, shorten: Callable[..., None]) -> None:
+    def test_orphans_are_found_on_many_pages(self, shorten: Setter) -> None:
         shorten(page_size=2)
         foreign = {buy_elsewhere("type_001") for _ in range(5)}
         with Gateway() as gateway:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
-import responses
 from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
@@ -28,6 +26,8 @@ from giftcards.statuses import Status
 from tests.builders import CARDS, PRODUCT, TYPE, claim, details, make_order, problems, settled
 from tests.stage import (
     PROVIDER,
+    Setter,
+    Wire,
     ago,
     buy,
     in_threads,
@@ -47,7 +47,7 @@ RELEASED = Problem("staff_released", {"by": "amina", "provider_order_id": "B1"})
 
 
 @pytest.fixture
-def _settings(set_conf: Callable[..., None]) -> None:
+def _settings(set_conf: Setter) -> None:
     set_conf(PROOF_OF_ABSENCE=60, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
 
 
@@ -71,9 +71,7 @@ def adopted(name: str = "B1", **values: Any) -> Order:
 
 
 class TestLookingUp:
-    def test_looking_up_an_id_tells_its_line_and_keeps_no_card(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_looking_up_an_id_tells_its_line_and_keeps_no_card(self, wire: Wire) -> None:
         time = "2025-10-29T01:00:00.000Z"
         card = {"value": "CANARY-1", "serial": "CANARY-2"}
         wire.get(
@@ -109,7 +107,7 @@ class TestLookingUp:
         ],
     )
     def test_looking_up_an_id_tells_why_there_is_no_answer(
-        self, answer: dict[str, Any], expected: NoAnswer, wire: responses.RequestsMock
+        self, answer: dict[str, Any], expected: NoAnswer, wire: Wire
     ) -> None:
         if isinstance(answer.get("body"), ConnectionError):
             import requests
@@ -118,23 +116,17 @@ class TestLookingUp:
         wire.get(CHECK, **answer)
         assert look_up(Order(), "B1") is expected
 
-    def test_looking_up_an_id_asks_nothing_while_calls_are_paused(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_looking_up_an_id_asks_nothing_while_calls_are_paused(self, wire: Wire) -> None:
         refuse_key()
         assert look_up(Order(), "B1") is NoAnswer.PAUSED
         assert len(wire.calls) == 0
 
-    def test_looking_up_an_id_asks_nothing_while_the_budget_is_spent(
-        self, wire: responses.RequestsMock
-    ) -> None:
+    def test_looking_up_an_id_asks_nothing_while_the_budget_is_spent(self, wire: Wire) -> None:
         spend_budget()
         assert look_up(Order(), "B1") is NoAnswer.BUSY
         assert len(wire.calls) == 0
 
-    def test_looking_up_an_id_without_an_api_key_is_not_configured(
-        self, set_conf: Callable[..., None]
-    ) -> None:
+    def test_looking_up_an_id_without_an_api_key_is_not_configured(self, set_conf: Setter) -> None:
         set_conf(API_KEY="")
         assert look_up(Order(), "B1") is NoAnswer.NOT_CONFIGURED
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-import responses
 from django.db.models.signals import post_init
 from django.utils import timezone
 
@@ -34,6 +32,9 @@ from tests.stage import (
     PLACE,
     PROVIDER,
     PSN,
+    Log,
+    Setter,
+    Wire,
     ago,
     buy,
     buy_many,
@@ -71,7 +72,7 @@ class TestSweep:
         assert run_sweep() == Swept()
 
     def test_an_order_placed_during_the_checks_of_a_sweep_is_sent_first(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(sweep_renewal=0, page_size=20)
         buy_many(simulator, 46, type_id="SIM_NEVER")
@@ -87,7 +88,7 @@ class TestSweep:
         assert paths == ["list", LINE["product_id"], "placeOrder", "list", "list"]
 
     def test_slow_placing_does_not_keep_a_sweep_from_checking(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(shortest_sending=0.2)
         buy_many(simulator, 1)
@@ -114,7 +115,7 @@ class TestSweep:
         assert run_sweep() == Swept(checked=1, settled=1)
 
     def test_a_sweep_sends_nothing_while_it_tries_the_key(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(sweep_renewal=0, polling_pulse=0.05)
         buy_many(simulator, 1)
@@ -151,7 +152,7 @@ class TestSweep:
         assert statuses() == ["HANDLING"]
 
     def test_a_sweep_renews_its_claims_while_it_checks(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(sweep_renewal=0)
         buy_many(simulator, 12, type_id="SIM_NEVER")
@@ -325,7 +326,7 @@ class TestFiguresThatNoColumnHolds:
     )
     @pytest.mark.parametrize("is_listed", [False, True])
     def test_an_order_settles_at_once_without_the_amount(
-        self, field: str, told: Any, is_listed: bool, wire: responses.RequestsMock
+        self, field: str, told: Any, is_listed: bool, wire: Wire
     ) -> None:
         wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
         order = buy(sale_price=550)
@@ -352,7 +353,7 @@ class TestFiguresThatNoColumnHolds:
         assert (breakdown.refunded_amount, breakdown.is_consistent) == (0, True)
 
     def test_the_largest_amounts_that_are_read_disturb_nothing_when_they_are_added_up(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         """A price of a wrong moment times 2,000 cards, and the spending of a day of them."""
         huge = 9_999_999_999.98
@@ -383,7 +384,7 @@ class TestManyOpenOrders:
 
     @pytest.mark.parametrize("type_id", ["type_001", "SIM_NEVER"])
     def test_every_order_that_a_page_shows_is_checked_by_it(
-        self, type_id: str, simulator: Simulator, shorten: Callable[..., None]
+        self, type_id: str, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(sweep_orders=10, page_size=20)
         orders = buy_many(simulator, 60, type_id=type_id)
@@ -395,7 +396,7 @@ class TestManyOpenOrders:
             assert (order.claimed_until, order.cards.count()) == (None, 2 * bool(settled))
 
     def test_an_order_on_a_page_that_another_process_has_claimed_is_left_to_it(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(sweep_orders=10)
         orders = buy_many(simulator, 30)
@@ -405,7 +406,7 @@ class TestManyOpenOrders:
         assert set(theirs.values_list("status", "claim")) == {("HANDLING", "other")}
 
     def test_an_order_not_claimed_whose_row_is_incomplete_is_left_for_later(
-        self, wire: responses.RequestsMock, shorten: Callable[..., None]
+        self, wire: Wire, shorten: Setter
     ) -> None:
         shorten(sweep_orders=3)
         made = [make_order(Status.HANDLING, sent_at=ago(9), due_at=ago(1)) for _ in range(5)]
@@ -419,7 +420,7 @@ class TestManyOpenOrders:
         assert (made[4].status, made[4].claimed_until) == ("HANDLING", None)
 
     def test_many_fresh_orders_do_not_keep_late_ones_from_being_checked(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(sweep_orders=50)
         late = buy_many(simulator, 10, type_id="SIM_NEVER")
@@ -435,11 +436,7 @@ class TestManyOpenOrders:
 class TestOneOrdersTrouble:
     @pytest.mark.parametrize(("answer", "problem"), GARBAGE)
     def test_an_unusable_answer_is_a_problem_of_its_order_and_stops_no_other(
-        self,
-        answer: dict[str, Any],
-        problem: str,
-        wire: responses.RequestsMock,
-        caplog: pytest.LogCaptureFixture,
+        self, answer: dict[str, Any], problem: str, wire: Wire, caplog: Log
     ) -> None:
         before, poor, after = (make_order(Status.HANDLING) for _order in range(3))
         for spelling in ("check-order", "checkOrder"):
@@ -464,7 +461,7 @@ class TestOneOrdersTrouble:
 
 class TestRefusedKey:
     def test_a_sweep_with_a_refused_key_makes_one_request(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         buy_many(simulator, 30)
         simulator.keys = ["another"]
@@ -513,7 +510,7 @@ class TestRefusedKey:
 
     @pytest.mark.parametrize("error", [AccessDenied("No."), RateLimited("Slower.")])
     def test_a_sweep_under_way_stops_when_another_process_is_refused_or_limited(
-        self, error: ProviderError, simulator: Simulator, shorten: Callable[..., None]
+        self, error: ProviderError, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(sweep_renewal=0)
         buy_many(simulator, 30)
@@ -551,7 +548,7 @@ class TestRefusedKey:
         assert not Order.objects.exclude(claimed_until=None).exists()
 
     def test_a_new_key_in_the_settings_ends_the_pause_of_a_refused_one(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         buy_many(simulator, 5)
         simulator.keys = ["another"]
@@ -562,7 +559,7 @@ class TestRefusedKey:
         assert not own_key().is_refused
 
     def test_another_wrong_key_costs_one_request(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         buy_many(simulator, 9)
         simulator.keys = ["another"]
@@ -593,7 +590,7 @@ class TestRefusedKey:
 
 class TestTooManyRequests:
     def test_too_many_requests_pause_every_sweep_until_the_pause_is_over(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         buy_many(simulator, 30)
         without_list()
@@ -617,7 +614,7 @@ class TestTooManyRequests:
         ("retry_after", "seconds"), [("7", 7), ("86400", 900), ("soon", 60), ("-5", 60), (None, 60)]
     )
     def test_a_sweep_pauses_for_as_long_as_retry_after_asks(
-        self, retry_after: str | None, seconds: int, wire: responses.RequestsMock
+        self, retry_after: str | None, seconds: int, wire: Wire
     ) -> None:
         order = make_order(Status.HANDLING)
         headers = {} if retry_after is None else {"Retry-After": retry_after}
@@ -745,7 +742,7 @@ class TestWatch:
             return [seen.status for seen in watch(order, gateway)]
 
     def test_watching_shows_an_order_until_it_has_settled(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(POLL_INTERVAL=0.1)
         [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
@@ -769,7 +766,7 @@ class TestWatch:
         assert self.follow(make_order(type_id=type_id)) == [status]
 
     def test_watching_ends_when_the_order_is_delayed(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(POLL_INTERVAL=0.1, POLL_TIMEOUT=1)
         [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
@@ -785,7 +782,7 @@ class TestWatch:
         assert len(simulator.requests) == 1
 
     def test_watching_lasts_no_longer_than_the_timeout(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         """Here another process has the order and does not let go of it."""
         set_conf(POLL_INTERVAL=0.1, POLL_TIMEOUT=1)

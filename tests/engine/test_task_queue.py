@@ -36,7 +36,7 @@ from giftcards.tasks import sweep, tick
 from tests.builders import make_order
 from tests.fakes import queues
 from tests.fakes.brokers import PASSWORD, AtOnce, Down, Hanging, Unreachable, broker
-from tests.stage import LINE, ago, in_threads, messages, stop, wait_until
+from tests.stage import LINE, Log, Setter, ago, in_threads, messages, stop, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -190,7 +190,7 @@ class TestQueueOfTheShop:
         queues.returned.clear()
 
     @pytest.fixture
-    def own(self, set_conf: Callable[..., None]) -> Callable[[str], None]:
+    def own(self, set_conf: Setter) -> Callable[[str], None]:
         return lambda name: set_conf(QUEUE_TASK=f"tests.fakes.queues.{name}")
 
     def test_it_gets_the_path_of_the_sweep_after_the_commit_and_once(
@@ -217,7 +217,7 @@ class TestQueueOfTheShop:
 
     @pytest.mark.usefixtures("simulator", "shared_database")
     def test_a_sweep_with_work_left_is_queued_again(
-        self, own: Callable[[str], None], shorten: Callable[..., None]
+        self, own: Callable[[str], None], shorten: Setter
     ) -> None:
         own("record")
         shorten(task_seconds=0)
@@ -238,7 +238,7 @@ class TestQueueOfTheShop:
         path: str,
         own: Callable[[str], None],
         simulator: Simulator,
-        caplog: pytest.LogCaptureFixture,
+        caplog: Log,
         shared_database: str,
     ) -> None:
         """A web request would wait for it."""
@@ -262,7 +262,7 @@ class TestQueueOfTheShop:
         ],
     )
     def test_a_queue_that_does_not_work_fails_no_order(
-        self, name: str, why: str, own: Callable[[str], None], caplog: pytest.LogCaptureFixture
+        self, name: str, why: str, own: Callable[[str], None], caplog: Log
     ) -> None:
         own(name)
         queues.answers.clear()
@@ -284,7 +284,7 @@ class TestBrokers:
 
     @pytest.mark.parametrize("kind", [Down, Unreachable])
     def test_a_broker_that_is_down_does_not_fail_the_order(
-        self, kind: type[Broker], caplog: pytest.LogCaptureFixture
+        self, kind: type[Broker], caplog: Log
     ) -> None:
         with broker(kind):
             order = place_order(**LINE)
@@ -296,9 +296,7 @@ class TestBrokers:
         assert PASSWORD not in caplog.text
 
     @pytest.mark.usefixtures("hanging")
-    def test_a_broker_that_hangs_does_not_hold_up_placing_an_order(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_broker_that_hangs_does_not_hold_up_placing_an_order(self, caplog: Log) -> None:
         began = time.monotonic()
         order = place_order(**LINE)
         assert time.monotonic() - began < 30
@@ -352,7 +350,7 @@ class TestBrokers:
         assert started == []
 
     def test_the_redis_broker_is_used_if_no_database_is_configured(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, closed_port: int
+        self, monkeypatch: pytest.MonkeyPatch, caplog: Log, closed_port: int
     ) -> None:
         monkeypatch.setattr(Conf, "ORM", None)
         monkeypatch.setattr(Conf, "REDIS", {"host": "127.0.0.1", "port": closed_port})
