@@ -527,36 +527,14 @@ class TestEndings:
     @pytest.mark.parametrize(
         ("answer", "detail"),
         [
+            # Each way in which an answer says too little; all others are rows of tests/faults.
             ({"body": '{"success": true, "da'}, "the answer is not a JSON object"),
-            ({"body": ""}, "the answer is not a JSON object"),
-            (page(200), "the answer is not a JSON object"),
-            ({"body": "null"}, "the answer is not a JSON object"),
-            ({"body": "[]"}, "the answer is not a JSON object"),
             ({"json": {"success": True}}, "the answer has no data"),
-            ({"json": {"success": True, "data": None}}, "the answer has no data"),
             ({"json": {"success": True, "data": {}}}, "the answer names no usable order id"),
-            *(
-                (
-                    {"json": {"success": True, "data": {"orderId": order_id}}},
-                    "the answer names no usable order id",
-                )
-                for order_id in (7, "", "x" * 300, "a/../b", None, True, ["a"])
-            ),
-            (page(500), "the answer is not a JSON object"),
-            (page(502), "the answer is not a JSON object"),
-            (page(504), "the answer is not a JSON object"),
-            (page(522), "the answer is not a JSON object"),
             (page(503, **{"Retry-After": "5"}), "the answer is not a JSON object"),
-            (page(403), "the answer is not a JSON object"),
             ({"json": {"message": "No", "statusCode": 404}, "status": 404}, ""),
             ({"json": enveloped("INTERNAL_ERROR"), "status": 500}, ""),
-            ({"json": enveloped("SERVICE_UNAVAILABLE"), "status": 503}, ""),
-            ({"json": enveloped("TIMEOUT"), "status": 408}, ""),
             ({"body": ConnectionResetError(104, "reset")}, "the connection broke"),
-            (
-                {"status": 302, "headers": {"Location": "https://elsewhere.invalid"}},
-                "the answer is not a JSON object",
-            ),
         ],
     )
     def test_an_order_whose_placing_answer_is_lost_is_unconfirmed_and_not_resent(
