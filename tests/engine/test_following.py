@@ -613,7 +613,6 @@ class TestListThatIsNoHelp:
     def test_other_ids_in_the_list_are_learnt_so_that_it_is_of_use_again(
         self, simulator: Simulator
     ) -> None:
-        """From the first answers about the orders themselves; then the list is of use again."""
         simulator.shifted_ids = True
         buy_many(simulator, 12, type_id="SIM_NEVER")
         run_sweeps(1)
@@ -633,7 +632,6 @@ class TestListThatIsNoHelp:
     def test_a_list_that_shows_none_of_our_orders_is_not_read_for_a_while(
         self, age: int, minutes: float, wire: Wire
     ) -> None:
-        """New ones may only be late; with older ones it is no use for a while."""
         times = {"sent_at": ago(age), "accepted_at": ago(age), "checked_at": ago(1)}
         orders = [make_order(Status.HANDLING, **times) for _order in range(4)]
         wire.get(LIST, json=list_page())
@@ -648,7 +646,6 @@ class TestListThatIsNoHelp:
     def test_the_oldest_order_is_checked_by_itself_though_the_list_shows_it_open(
         self, wire: Wire
     ) -> None:
-        """One order is asked about itself each time, the oldest, once it should have settled."""
         orders = [
             make_order(Status.HANDLING, sent_at=ago(age), accepted_at=ago(age))
             for age in (70, 90, 80, 30, 30, 30)
@@ -696,7 +693,6 @@ class TestListThatIsNoHelp:
     def test_an_order_whose_row_is_incomplete_is_checked_by_itself(
         self, torn: dict[str, Any], wire: Wire
     ) -> None:
-        """It is not believed: the order is asked about itself, in the same sweep."""
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
         rows = [list_row(orders[0], **torn), *[list_row(order) for order in orders[1:]]]
         wire.get(LIST, json=list_page(*rows))

@@ -131,7 +131,6 @@ class TestLoop:
         assert 0.4 < time.monotonic() - began < 10
 
     def test_the_loop_without_an_end_runs_until_it_is_stopped(self, simulator: Simulator) -> None:
-        """Without an end of its own it goes on even if there is nothing to do."""
         stop = threading.Event()
         threading.Timer(0.4, stop.set).start()
         began = time.monotonic()
@@ -245,7 +244,6 @@ class TestLoop:
     def test_the_loop_wakes_up_for_an_order_that_becomes_due(
         self, simulator: Simulator, set_conf: Setter
     ) -> None:
-        """Not only once an interval, and also for an order that has just been placed."""
         set_conf(POLL_INTERVAL=60)
         order = make_order(due_at=ago(-0.3))
         began = time.monotonic()

@@ -778,7 +778,6 @@ class TestSuccessor:
     def test_a_slow_process_does_not_announce_what_its_successor_has_announced(
         self, heard: Heard, listen: Listen
     ) -> None:
-        """The first process does not go on with changes that its successor has announced."""
         moved("order-1", Status.DELAYED)
         moved("order-2", Status.DELAYED)
 

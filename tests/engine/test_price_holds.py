@@ -431,7 +431,6 @@ class TestFallenPrice:
     def test_of_a_person_and_a_fallen_price_at_the_same_moment_one_decides(
         self, decide: Any, simulator: Simulator, shared_database: str
     ) -> None:
-        """Whoever is second finds the order decided; the row is written once, and so is a trace."""
         order = held(simulator)
         work: list[Callable[[], object]] = [
             lambda: decide(Order.objects.get(pk=order.pk), by="amina"),

@@ -582,7 +582,6 @@ class TestAbsent:
         assert statuses() == ["UNCONFIRMED"]
 
     def test_a_list_that_lacks_an_accepted_neighbour_proves_no_absence(self, wire: Wire) -> None:
-        """An order that was accepted at about the same time is not shown either."""
         lose()
         make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298))
         wire.get(LIST, json=list_page())

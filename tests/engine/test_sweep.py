@@ -253,7 +253,6 @@ class TestSweep:
         assert run_sweep().settled == 12 - done.checked
 
     def test_sweeps_check_each_order_once_in_batches(self, simulator: Simulator) -> None:
-        """A sweep takes no more than a batch; the next one goes on with those left."""
         count = 2 * BATCH + 5
         buy_many(simulator, count, type_id="SIM_NEVER")
         without_list()
@@ -263,7 +262,6 @@ class TestSweep:
         assert sorted(checks(simulator)) == sorted(simulator.orders)
 
     def test_an_order_is_sent_between_two_batches_of_checks(self, simulator: Simulator) -> None:
-        """An order that comes while many are asked about need not wait for all of them."""
         buy_many(simulator, BATCH + 5, type_id="SIM_NEVER")
         without_list()
         run_sweep()

@@ -683,7 +683,6 @@ def test_orders_settle_though_the_pages_of_the_list_shift(
 def test_a_lost_order_listed_at_another_time_is_left_to_a_person(
     minutes: int, provider: Callable[[str], Provider]
 ) -> None:
-    """The list shows the order at another time: it is not bought again, and a person decides."""
     running = provider("http")
     running.skew = timedelta(minutes=minutes)
     running.script("place", say(_close, carried_out=True), type_id="struck")
@@ -702,7 +701,6 @@ def test_a_lost_order_listed_at_another_time_is_left_to_a_person(
 def test_an_outage_delays_orders_and_is_probed_ever_more_rarely(
     provider: Callable[[str], Provider],
 ) -> None:
-    """Nothing is worse than late, and the provider is asked ever more rarely."""
     running = provider("http")
     for step in ("price", "place", "check", "list", "validate"):
         running.script(step, reply(503, HTML), FOR_EVER)

@@ -358,8 +358,6 @@ def test_the_plan_does_not_depend_on_the_order_of_its_input(look: Survey, random
 
 @given(surveys())
 def test_which_of_two_identical_orders_is_which_does_not_matter_to_the_plan(look: Survey) -> None:
-    """The same decisions are made if identical orders change places."""
-
     def anonymous(order: SentOrder) -> SentOrder:
         return replace(order, key=0, absent_since=None)
 
