@@ -46,9 +46,9 @@ TESTS: dict[str, tuple[str, ...]] = {
 # reason is shown beside it.
 EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
     "giftcards/rules/states.py": {
-        ("_those", "return tuple(None)"): "it is called only while the module is imported",
+        ("_statuses_where", "return tuple(None)"): "it is called only while the module is imported",
         (
-            "_those",
+            "_statuses_where",
             "return tuple(status for status in Status if fits(None))",
         ): "it is called only while the module is imported",
     },

@@ -64,7 +64,7 @@ def shop_price(kind: ProductType) -> Decimal | None:
     if rule is None or not cost or cost > _DEAREST:
         return None
     if isinstance(rule, str):
-        return _told(rule, kind)[0]
+        return _ask_function(rule, kind)[0]
     price = Decimal(_units(int(cost * 100), rule)) / _DINAR
     return price.quantize(_CENT) if price - cost >= rule.least_margin else None
 
@@ -93,7 +93,7 @@ def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
         kinds = ProductType.objects.select_related("product").in_bulk(batch)
         in_turn = (kinds[key] for key in batch if key in kinds)
         asked = takewhile(lambda _kind: may_go_on(), in_turn)
-        _store(rule, [(kind, *_told(rule, kind)) for kind in asked])
+        _store(rule, [(kind, *_ask_function(rule, kind)) for kind in asked])
 
 
 def _due(rule: str) -> Iterator[int]:
@@ -121,7 +121,7 @@ def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]
     )
 
 
-def _told(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
+def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
     """Ask the shop's function; return its price, or ``None``, and whether its answer is usable.
 
     An unusable answer is logged.
@@ -135,7 +135,7 @@ def _told(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
         # Not the error's text, which may hold anything.
         failure = f"failed: {type(error).__name__} at {place_of(error)}"
     else:
-        failure = _complaint(answer, seconds=time.monotonic() - began_at)
+        failure = _find_fault(answer, seconds=time.monotonic() - began_at)
     if failure:
         logger.error("PRICING %s (%s/%s)", failure, kind.product.product_id, kind.type_id)
         return None, False
@@ -144,7 +144,7 @@ def _told(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
     return (None if is_loss else price), True
 
 
-def _complaint(answer: object, *, seconds: float) -> str:
+def _find_fault(answer: object, *, seconds: float) -> str:
     """What is wrong with ``answer``, for which the function took ``seconds``; "" if nothing is."""
     if seconds > timings.pricing_slow:
         return f"took longer than {timings.pricing_slow:.0f} seconds"

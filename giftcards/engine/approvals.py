@@ -1,8 +1,8 @@
-"""Holding orders back: for a person, for a review by the shop's rule, for a price, or for a time.
+"""Holding orders back for a price, for a review by a person, or for a time; and releasing them.
 
-An order is held because a card costs more than its ceiling, because ``REVIEW_ORDER`` wants a person
-to look at it, or because it repeats missing cards by rule and waits. It is PENDING and never due.
-It does not time out, unless it repeats missing cards by rule.
+An order is held because a card costs more than the ceiling, because ``REVIEW_ORDER`` wants a person
+to look at the order, or because the order repeats missing cards by rule and waits. A held order is
+PENDING and never due. Only one that repeats missing cards by rule times out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LONGEST_OBJECTION = 200
 
 
 class ReviewFailed(Exception):
-    """The rule could not be asked, or what it returned is unusable; the text has no secrets."""
+    """The rule ``REVIEW_ORDER`` failed, or its answer is unusable; the text has no secrets."""
 
 
 def objection(order: Order) -> str:
@@ -120,7 +120,7 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
     """Have an order sent that is held for its price, at ``price`` a card at most.
 
     Returns the decision as recorded, with ``by``; ``None`` if the order is not held for its price
-    any more. If a card costs more when the order is to be sent, it is held again. Raises
+    any more. If a card costs more when the order is to be sent, the order is held again. Raises
     ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
     """
     approved, above = order.check_amount("approved_price", price), _held_for(order, "price_above")
@@ -153,7 +153,7 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release the held orders of a product whose price has fallen to their ceiling or below.
+    """Release the orders of a product that were held for a price, if the price has fallen enough.
 
     ``prices`` are by type. At most 100 are released; the others follow with the next prices.
     """
@@ -173,7 +173,7 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
         price, ceiling = prices.get(order.type_id), order.price_ceiling
         if price is None or ceiling is None or price > ceiling:
             continue
-        # The order may wait for another reason.
+        # The order may be held for another reason.
         if _held_for(order, "price_above"):
             amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
             yield order, Problem("price_fell", amounts)
@@ -230,7 +230,7 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store the ceiling that the person who has just placed ``order`` has confirmed.
+    """Store ``price`` as the ceiling: the person who has just placed ``order`` has confirmed it.
 
     Call it in the transaction that records the order, so that no worker has seen the order yet.
     """

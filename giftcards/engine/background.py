@@ -34,26 +34,26 @@ MayGoOn = Callable[[], bool]
 class Work:
     """A piece of background work; ``name`` is for people, such as "the messages".
 
-    ``do`` does a part of what is due, for as long as the callback returns True. It returns False
-    to be left alone for some seconds.
+    ``do`` does a part of what is due, for as long as its callback returns True. If ``do`` returns
+    False, the work is left alone for some seconds.
     """
 
     name: str
     do: Callable[[MayGoOn], object]
-    #: True if somebody waits for it: it waits for no other work, and several processes may do it.
+    #: True if people wait for the work: it waits for no other work, and several processes do it.
     is_prompt: bool = False
     #: Whether prompt work is due before the minute is over; asked every second.
     is_due: Callable[[], bool] = lambda: False
-    #: Queues a task for it, which ticks do in its place where there is a queue.
+    #: Queues a task that does the work. Where there is a queue, ticks call this instead of ``do``.
     wake: Callable[[], object] | None = None
-    #: True if it comes after all others, as it always finds something to do, or may hang.
+    #: True if the work comes after all other work: it always finds something to do, or may hang.
     is_last: bool = False
 
 
 #: What has been declared, by its name.
 WORK: dict[str, Work] = {}
-# What this process does at the moment, which is not begun twice, and when each last gave a sign of
-# life: it began, or asked whether it may go on.
+# The work that this process does at the moment, which it does not begin twice, and the last sign of
+# life of each: when it began, or asked whether it may go on.
 _under_way: dict[str, float] = {}
 
 
@@ -101,7 +101,7 @@ def _take_turns(
         ProviderState.objects.note_chores(begun, ended)
         if _do(works[name], may_go_on, stop):
             ended[name] = timezone.now()
-        # Another process has the lease, and the record, if this piece took too long.
+        # If this piece took too long, another process has the lease, and keeps the record.
         if not Lease.objects.keep(Lease.CHORES, token, LONGEST_HOLD):
             return
         ProviderState.objects.note_chores(begun, ended)
@@ -140,7 +140,7 @@ def beside(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        # What hangs is left behind, with its thread.
+        # Work that hangs is left behind, with its thread.
         ends_at = time.monotonic() + conf.request_timeout + timings.turns_end
         for thread in threads:
             thread.join(max(0, ends_at - time.monotonic()))
@@ -197,7 +197,7 @@ def _start(run: Callable[..., object], *args: object) -> threading.Thread:
         try:
             run(*args)
         finally:
-            # Those of this thread.
+            # The connections of this thread.
             connections.close_all()
 
     # A daemon, because work that hangs must not keep the process from ending.

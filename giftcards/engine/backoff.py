@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from datetime import timedelta
 
-# After a 429: the pause without a ``Retry-After``, and the bounds for the one with it. An immediate
-# retry, as ``Retry-After: 0`` allows, would be refused again.
+# After a 429: the pause without a ``Retry-After``, and the bounds for the pause that it asks for.
+# ``Retry-After: 0`` allows an immediate retry, which would be refused again.
 _LIMIT_PAUSE = timedelta(minutes=1)
 _SHORTEST_RETRY_AFTER = timedelta(seconds=5)
 _LONGEST_RETRY_AFTER = timedelta(minutes=15)
@@ -36,7 +36,7 @@ def pause_after_outage(outages: int) -> timedelta:
 
 
 def pause_after_limit(retry_after: float | None) -> timedelta:
-    """Return the pause after a 429: the seconds it asks for, within bounds, or else a minute."""
+    """Return the pause after a 429: ``retry_after`` seconds, within bounds, or else a minute."""
     if retry_after is None:
         return _LIMIT_PAUSE
     asked = min(timedelta(seconds=retry_after), _LONGEST_RETRY_AFTER)

@@ -35,12 +35,12 @@ class BalanceReader:
     """A reader of the balance that works while its owner goes on with the orders.
 
     It has its own gateway, and does not store failures as outages of the provider: only requests
-    about orders decide about these. A refused key and a rate limit stop all calls, as usual.
+    about orders decide about outages. A refused key and a rate limit stop all calls, as usual.
     """
 
     def __init__(self) -> None:
         self._gateway: Gateway | None = None
-        # The slot and the time of a request that is on its way.
+        # The slot and the start of a request that is in flight.
         self._call: tuple[Slot, datetime] | None = None
         self._answers: SimpleQueue[Decimal | Exception] = SimpleQueue()
 
@@ -122,9 +122,9 @@ def _tell_of_fall(state: ProviderState) -> None:
 class OpenMoney:
     """The cost of the open orders, in dinars. Orders held until a person decides are left out.
 
-    ``sent`` covers the orders that were sent, or may have been: the provider has already taken
-    this from the balance, and gives back what it does not deliver. ``unsent`` covers the orders
-    still to be sent. ``unknown`` counts the orders without a known price, which neither includes.
+    ``sent`` is the cost of orders that were sent, or may have been: the provider has taken it from
+    the balance, and gives back what it does not deliver. ``unsent`` is the cost of orders still to
+    be sent. Neither includes orders without a known price, which ``unknown`` counts.
     """
 
     sent: Decimal = _ZERO
@@ -150,9 +150,9 @@ def money_in_open_orders() -> OpenMoney:
 
 
 def free_balance(*, reference: str = "") -> Decimal | None:
-    """The balance less what orders and holds will still take of it; ``None`` if it is unknown.
+    """The balance less the cost of unsent orders and of holds; ``None`` if it is unknown.
 
-    It leaves out a hold with this ``reference``. Orders without a known price do not count.
+    A hold with this ``reference`` does not count, nor do orders without a known price.
     """
     state = ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
@@ -181,8 +181,8 @@ def _latest_prices(lines: Iterable[OpenLine]) -> dict[tuple[str, str], Decimal]:
 def add_up(lines: Iterable[OpenLine], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     """Add up the cost of ``lines``.
 
-    ``told`` maps product and type to the latest price from the provider. It takes precedence for
-    unsent orders, which are bought at the current price. For the others, it is only a fallback.
+    ``told`` maps product and type to the latest price from the provider. For unsent orders, which
+    are bought at the current price, this price takes precedence. For the others, it is a fallback.
     """
     sent = unsent = _ZERO
     unknown = 0

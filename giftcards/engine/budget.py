@@ -8,14 +8,15 @@ at the provider contains more requests than there are slots, whatever the latenc
 - The first page of the list of orders has one slot per ``POLL_INTERVAL`` (at most a quarter of
   all), so that a rush of purchases does not delay codes. Late orders have one slot, so that fresh
   ones cannot starve them. While the list is not usable, the two share its slots.
-- Of the others, the common slots, what readings of the list need in a minute beside the first page
-  (further pages, single checks) is reserved for them, at most a quarter. Once the rest is taken,
-  each reading takes only its share. If readings need more, single checks leave half of it to
-  further pages, each of which covers up to a hundred orders.
-- Placing may use all the rest, also for the price of an order with a price ceiling. Further pages
-  and single checks leave an eighth free, optional prices half. Background requests (catalogue,
-  ledger, prices of held orders) use at most a tenth of all slots, and only while half of the common
-  ones are free. These and optional prices are not requested while the budget is busy.
+- All other slots are common. Of these, at most a quarter is reserved for further pages of the list
+  and single checks: as many as readings need in a minute beside the first page. Once the other
+  common slots are taken, each reading takes only its share of the reserved ones. If readings need
+  more, single checks leave half of it to further pages, which cover up to a hundred orders each.
+- Placing may use all common slots that are not reserved, also for the price of an order with a
+  price ceiling. Further pages and single checks leave an eighth of them free, optional prices half.
+  Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
+  and only while half of the common slots are free. Neither they nor optional prices are requested
+  while the budget is busy.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _LEAST_FOR_LATE = 30
 
 
 class Purpose(enum.Enum):
-    """The purpose of a request, which decides the slots that the request may take."""
+    """The purpose of a request: it decides which slots the request may take."""
 
     PLACING = enum.auto()
     # The first page of the list, further pages, and any page that is read to find lost orders.
@@ -108,7 +109,7 @@ class Shares:
             case Purpose.LISTING:
                 return [(self.listing, 0), (common, kept)]
             case Purpose.PAGES:
-                # Those that only they may take last, because they have to do for a minute.
+                # The reserved slots come last, because they have to suffice for a minute.
                 return [(common, kept), (wanted, 0)]
             case Purpose.SEARCHING:
                 return [(common, kept), (self.listing, len(self.listing) // 2)]

@@ -38,11 +38,11 @@ clock_set_back = Signal()
 
 # A larger difference is a step. A smaller one may be a gradual correction by NTP.
 _TOLERANCE = timedelta(seconds=2)
-# From this difference on, the reading is stored anew, so that drift does not add up to a step.
+# A larger difference than this is stored anew, so that slow drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
-# More than any shop has: of more, each would forget another one's reading, again and again. Those
-# of boots long ago go first.
+# More machines than any shop has: with more, each would displace another one's reading again and
+# again. Readings of old boots go first.
 _MOST_MACHINES = 256
 # The longest time by which the engine postpones urgent orders (after a 429), and others.
 _LONGEST_URGENT = timedelta(minutes=15)
@@ -119,7 +119,7 @@ class Clock:
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """The latest stored time that is surely ``length`` ago, even if the clock skipped time."""
+        """The latest stored time that is certainly ``length`` ago, even if the clock was set."""
         moment = self._check() - length
         candidates = []
         for _start, end, set_since in self._eras():
@@ -129,7 +129,7 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """The sum of the steps since the clock showed ``moment``; one for each time it may have."""
+        """The sums of the steps since the clock showed ``moment``, which it may have done twice."""
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
@@ -172,7 +172,7 @@ class Clock:
             if abs(span) < _DRIFT and _MACHINE in self._offsets:
                 return now
             self._store(offset, Step(now - span, seconds), now)
-            # Even if another process was faster: it may have recorded the same step.
+            # Also if another process was faster, because it may have recorded the same step.
             self._take_over(ProviderState.objects.current())
 
     def _seconds_set(self, now: datetime, offset: float) -> float:
@@ -225,7 +225,7 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
         too_long = sending.filter(claimed_until__gt=now + LONGEST_HOLD)
         too_long.update(claimed_until=now + LONGEST_HOLD)
     if step.seconds < 0:
-        # Not after a step ahead: then they are due too early, which does no harm.
+        # Only after a step back. After a step ahead, orders are due too early, which does no harm.
         Order.objects.open().filter(due_at__gt=now).update(due_at=F("due_at") + span)
         by_rule = Order.objects.open().filter(send_before__gt=now)
         by_rule.update(send_after=F("send_after") + span, send_before=F("send_before") + span)

@@ -39,7 +39,7 @@ MAX_IN_FLIGHT = 3
 BATCH = 40
 # The usual clock difference, tried first: a busy account has many orders in ten minutes.
 _USUAL_SKEW = timedelta(minutes=1)
-# How long the list is not used: after it failed, and after it showed none of our orders. Shorter
+# For how long the list is not used after it failed, and after it showed none of our orders. Less
 # than the poll timeout, because some orders can only be followed through the list.
 _LIST_FAILED = timedelta(seconds=30)
 _LIST_USELESS = timedelta(minutes=2)
@@ -65,7 +65,7 @@ class Pulse:
 
 # The purpose of further pages of the list, if it is not that of the first page.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
-# Pages that wait for the request budget; others are skipped if it is short.
+# The purposes of pages that wait for the request budget; other pages are skipped if it is short.
 _AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
 
 Rows = Sequence[OrderAnswer]
@@ -133,7 +133,7 @@ def ask(
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
-    """Split into fresh and late orders, which are on different pages of the list."""
+    """Split ``orders`` into fresh and late ones, which are on different pages of the list."""
     late = [order for order in orders if order.status == Status.DELAYED]
     return [order for order in orders if order.status != Status.DELAYED], late
 
@@ -230,13 +230,16 @@ class _Search:
             return
         further = max(self._pages_read - 1, 0) + self.pages_left
         others = len(set(left) - {self.to_verify})
-        # If it is unknown how many rows the last page can still take, half a page.
+        # Half a page, if it is unknown how many rows the last page can still take.
         is_only_page = self._pages_read + self.pages_left == 1
         room = timings.page_size - self._rows_read if is_only_page else timings.page_size // 2
         gateway.note_questions(further + others, page_size=timings.page_size, room=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
-        """Those due by ``due_by`` to check one by one, without those a page left out may show."""
+        """The ``orders`` due by ``due_by`` to check singly; a page that was left out may show some.
+
+        Those are left out as well: the next reading begins with that page.
+        """
         due = [order for order in orders if order.due_at and order.due_at <= due_by]
         left = [order for order in due if order.pk not in self.shown]
         if self.pages_left:
@@ -281,8 +284,8 @@ class _Search:
 def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> Verdict | None:
     """The verdict on ``row``; ``None`` if a single check is needed.
 
-    None is needed if the row settles the order, or credibly shows it as open. Such a verdict does
-    not depend on the options of :func:`evaluate_for`, which only make it more lenient.
+    No check is needed if the row settles the order, or credibly shows the order as open. Such a
+    verdict does not depend on the options of :func:`evaluate_for`, which are only more lenient.
     """
     verdict = evaluate_for(order, row)
     # A row that shows a late order as open is not trusted: a stale list would keep it late.

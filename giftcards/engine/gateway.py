@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # The provider unblocks an address after this long (its documentation).
 _BLOCK = timedelta(minutes=15)
-# The list is never given up for longer.
+# The longest time for which the list is not used.
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
 # Our clock counts as right if it differs from the provider's by no more than this.
 _CLOCK_ERROR = timedelta(minutes=5)
@@ -77,8 +77,8 @@ class KeyProbe:
 class Gateway:
     """A client with pauses, key probe and request budget enforced; a context manager.
 
-    One thread owns it. Others may only call ``client``, between the owner's :meth:`begin` and
-    :meth:`finish` for that call.
+    One thread owns a gateway. Other threads may only call ``client``, between the owner's
+    :meth:`begin` and :meth:`finish` for that call.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Gateway:
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # After the clock, which frees and holds slots if it was set.
+        # After the clock was compared: if it was set, slots are freed and held.
         self._budget = Budget()
         self.client = Client(
             base_url=conf.base_url,
@@ -102,7 +102,7 @@ class Gateway:
         self.prices = PriceList(self._read_product, key=self._fingerprint)
         self._has_succeeded = False
         self._failure: ProviderError | None = None
-        # When the list was last requested; None once that is stored.
+        # When the list was last requested; None once this time is stored.
         self._list_asked_at: datetime | None = None
         # How many requests each list reading of the last minute took beside the first page.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
@@ -310,7 +310,7 @@ class Gateway:
                 pass  # this server was held up, not the provider
             case _:
                 self._failure = error
-        # Only after the pause is stored: the next process to probe the key has to see it.
+        # Only after the pause is stored, because the next process to probe the key has to see it.
         self._probe.end()
 
     def _stop(self, error: AccessDenied) -> None:
@@ -325,7 +325,7 @@ class Gateway:
     def _store_refusal(self) -> None:
         """Store a refusal of the key, if there is one, which stops every process that has the key.
 
-        If the database fails, calls stop nevertheless, and it is stored before the next one.
+        If the database fails, calls stop nevertheless, and the refusal is stored before the next.
         """
         if self._refusal is None:
             return
@@ -390,7 +390,8 @@ class Gateway:
     def was_clock_right(self, moment: datetime) -> bool:
         """True if this server's clock agreed with the provider's when it showed ``moment``.
 
-        Judged by the ``Date`` of the provider's last answer and by the later steps of our clock.
+        This is known from the ``Date`` of the provider's last answer, and from the steps of our
+        clock since then.
         """
         ahead = self.client.clock_difference
         return all(abs(ahead + span) <= _CLOCK_ERROR for span in self.clock.set_since(moment))
@@ -427,9 +428,9 @@ class Gateway:
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
         """Note how many requests a reading takes beside the list's first page.
 
-        Orders that are about to be sent need pages of ``page_size`` rows, once they fill the
-        ``room`` on the last one. Those are at least a quarter of a page while more orders wait than
-        can be sent at once: slots come back all the time.
+        Orders that are about to be sent need pages of ``page_size`` rows once they have filled the
+        ``room`` on the last page. While more orders wait than can be sent at once, at least a
+        quarter of a page is counted for them, because slots come back all the time.
         """
         coming = self.waiting
         if coming:
@@ -444,8 +445,8 @@ class Gateway:
     def _list_questions(self) -> int:
         """The most requests that a reading of the last minute took beside the first page.
 
-        0 unless the list is in use. The maximum counts, because slots that are kept free only when
-        the need rises may still be in use.
+        0 unless the list is in use. The most requests count: slots that are kept free only when
+        more are needed might still be in use then.
         """
         if not self.is_list_read:
             return 0

@@ -44,9 +44,9 @@ def follow(
 ) -> Swept | None:
     """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
 
-    Ends after ``seconds``, when ``stop`` is set, when no order is urgent, or when the provider
-    refuses the key; with ``seconds=None`` only when ``stop`` is set. Returns ``None`` if another
-    process runs the loop and its lease does not expire within ``patience``.
+    The loop ends after ``seconds``, when ``stop`` is set, when no order is urgent, or when the
+    provider refuses the key; with ``seconds=None`` only when ``stop`` is set. Returns ``None`` if
+    another process runs the loop and its lease does not expire within ``patience``.
     """
     loop = _Loop(seconds, stop or threading.Event(), patience)
     with surviving(loop.stop, "the loop"):
@@ -145,7 +145,7 @@ class _Loop:
         assert self.done is not None  # noqa: S101 (the lease was taken)
         self.done += swept
         if self._gateway.is_open and self.should_continue():
-            self._look_aside(self._gateway)
+            self._do_side_work(self._gateway)
         is_refused = not self._gateway.reopens_by_itself()
         if not self._is_endless and (is_refused or not is_work_left()):
             return False
@@ -157,13 +157,13 @@ class _Loop:
             self._wait_for_work(self._gateway, is_idle=not (swept.sent or swept.checked))
         return True
 
-    def _look_aside(self, gateway: Gateway) -> None:
-        """Look at what is not about open orders: the balance, and the prices of held orders."""
+    def _do_side_work(self, gateway: Gateway) -> None:
+        """Look after the balance and the prices of held orders, which the sweeps leave alone."""
         self._balance.look_after()
-        if gateway.prices.look_at_held(self._is_at_leisure):
+        if gateway.prices.look_at_held(self._has_time):
             gateway.flush()
 
-    def _is_at_leisure(self) -> bool:
+    def _has_time(self) -> bool:
         """True if the run goes on and no order is urgent."""
         return self.should_continue() and not is_work_left()
 

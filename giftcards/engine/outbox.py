@@ -216,7 +216,7 @@ def _announce_batch(
 def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime]) -> None:
     """Call the receivers that ``change`` has yet to reach, and record the outcome.
 
-    Those in ``held_back`` wait for an earlier change of the subject, which is due at that time.
+    Receivers in ``held_back`` wait for an earlier change of the subject, due at the time there.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
@@ -251,7 +251,7 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
 
 
 def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None:
-    """Call each receiver once. Those that return are removed from ``undelivered``."""
+    """Call each receiver once, and remove the receivers that return from ``undelivered``."""
     change.announce_error = ""
     for receiver in undelivered.copy():
         failure, interruption = _call(receiver, outbox.arguments(change))
@@ -269,7 +269,8 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
 def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
     """Call a receiver; return its failure ("": none), and an interruption to raise, if any.
 
-    Not the exception, to which later ones would refer: its message may hold a clear code.
+    The exception itself is not returned: later ones would refer to it, and its message may hold a
+    code.
     """
     try:
         receiver.call(**arguments)

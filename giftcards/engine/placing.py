@@ -64,13 +64,14 @@ _LIST_DELAY = timedelta(seconds=1)
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    An order that a person has to look at, whose price is above its ceiling, or whose cards may have
-    come after all, is held instead. One that cannot be reviewed, or with a ceiling whose price is
-    unknown, is postponed. Updates ``order`` in place, unless another process was first.
+    The order is held instead if a person has to look at it, if a card costs more than its ceiling,
+    or if the cards that it repeats may have come after all. It is postponed if it cannot be
+    reviewed, or if it has a ceiling and the price is unknown. Updates ``order`` in place, unless
+    another process was first.
     """
-    is_possible = True  # also if the order cannot be written, and is left out
+    is_possible = True  # also if this order cannot be written, and only this one
     with isolate_failures(order):
-        # The review comes first: it may take days, and the price has to be that of the moment.
+        # The review comes before the price, because it may take days and the price has to be fresh.
         if _is_wanted(order) and _passes_review(order):
             is_possible = _send(order, gateway)
     return is_possible
@@ -95,7 +96,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
         if price > ceiling:
             hold_for_price(order, price=price, ceiling=ceiling)
             return True
-    # Before the claim, for the same reason.
+    # The environment is read before the claim, for the same reason.
     gateway.environment()
     if order.was_sent_elsewhere(gateway.key):
         elsewhere = Problem("other_environment")
@@ -165,7 +166,7 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
 
 
 def _is_wanted(order: Order) -> bool:
-    """True unless a card of the order may have come after all; then it is held for some minutes."""
+    """False if a card that the order repeats may have come after all; then the order is held."""
     if is_still_missing(order):
         return True
     hold_until(order, timezone.now() + _NEXT_LOOK)
@@ -328,7 +329,7 @@ def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -
                 order,
                 Status.UNCONFIRMED,
                 Problem("answer_lost", parameters),
-                # In case it was bought.
+                # The price is kept in case the order was bought.
                 **_prices(price),
                 due_at=_first_search(),
                 failures=0,

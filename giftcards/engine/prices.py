@@ -138,7 +138,7 @@ class PriceList:
     ) -> ToldProduct | None:
         """Request a product; store its prices for all processes, and its types in the catalogue.
 
-        That the provider does not know it is an answer, too, which lists none of its types.
+        If the provider does not know the product, this answer is stored, too: it lists no type.
         """
         now = timezone.now()
         try:

@@ -184,7 +184,7 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
 
 @sensitive_variables()
 def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
-    """Yield the results; an answer that has another order's id loses its content.
+    """Yield the results; an answer with the id of another order loses its content.
 
     Otherwise the same cards would be handed out for two orders.
     """
@@ -278,7 +278,7 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
 
 
 def _reorder_missing(results: Iterable[_Result]) -> None:
-    """Order again by rule what orders that settle have not got."""
+    """Order missing cards of the orders that settle again, as the shop's rule says."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
         if settlement and settlement.fulfilled_quantity < order.quantity:
@@ -537,7 +537,7 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
 def _more_cards(order: Order, answer: OrderAnswer, stored: int) -> Iterator[Problem]:
     """Yield a problem if more cards are ``stored`` than the order had when it settled."""
     if stored > order.fulfilled_quantity:
-        # Not surplus if the provider counts, and so charges, them.
+        # Cards that the provider counts, and so charges, are late and not surplus.
         is_counted = (answer.fulfilled_quantity or 0) >= stored
         counts = {"received": stored, "announced": order.fulfilled_quantity}
         yield Problem("late_cards" if is_counted else "surplus_cards", counts)

@@ -154,7 +154,7 @@ def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]
         if order.was_sent_with(gateway.key):
             found.append(order)
         elif order.pk in due:
-            # Soon again: a process with the right key may look for it.
+            # The next look is soon, because a process with the right key may search for the order.
             columns = order.problem_columns(new=[Problem("other_account")])
             unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
             unchanged.update(due_at=timezone.now() + _ANOTHER_KEY, **columns)
@@ -247,7 +247,8 @@ def _read_around(
 ) -> Listing:
     """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
 
-    Minutes are enough if that shows one of our ``accepted`` orders: then the clock is right.
+    A margin of minutes is enough if the list then shows one of our ``accepted`` orders, because
+    that proves our clock right.
     """
 
     if accepted:
@@ -260,7 +261,7 @@ def _read_around(
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """True if the id of the order's row is known; if not, any row of its line may be its row."""
+    """True if the id of the order's row is known; if not, any row of the line may be that row."""
     # An id typed by staff may be the row's id or the order id.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)

@@ -1,6 +1,6 @@
 """Reordering missing cards, in one new order that is linked to the old one.
 
-Staff do so, the shop's code does, or ``REORDER_MISSING`` has it done by rule.
+Staff, the shop's code or the rule ``REORDER_MISSING`` asks for it.
 """
 
 from __future__ import annotations

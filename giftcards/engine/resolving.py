@@ -2,9 +2,9 @@
 
 The decisions themselves are in :mod:`giftcards.engine.recovering`.
 
-After a restore, orders that wait here may have been bought since the dump. The list does not tell
-whether an order at the provider is one of ours, or was placed after the dump and is unknown here.
-So ours that it may be are held.
+After a restore, orders that wait here may have been bought since the dump. An order in the
+provider's list may be one of these, or one that was placed after the dump and is unknown here. So
+each waiting order that is like one in the list is held.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _fit(told: object, is_equal: bool) -> Fit:
 
 
 def overall(fits: Mapping[str, Fit]) -> Fit:
-    """The overall fit: product, type and quantity have to be told, and nothing may differ."""
+    """The overall fit: product, type and quantity have to be known, and nothing may differ."""
     if Fit.DIFFERS in fits.values():
         return Fit.DIFFERS
     line = (fits[name] for name in ("product", "type", "quantity"))

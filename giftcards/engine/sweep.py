@@ -235,14 +235,14 @@ class _Sweep:
             return
         claimed = Order.objects.still_claimed(orders)
         if turn := self._gateway.list_turn():
-            # Or else a sweep would follow at once, and read the list's first page once more.
+            # Otherwise a sweep would follow at once, and read the first page of the list once more.
             fresh = claimed.filter(status=Status.HANDLING, due_at__lt=turn)
             fresh.update(claimed_until=None, due_at=turn)
         claimed.update(claimed_until=None)
 
     def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
         """Claim and return the open orders that ``rows`` are about; compare the settled ones."""
-        # Not when the sweep began: it may have waited for the budget to allow the page.
+        # The time now, not that of the sweep's start: the sweep may have waited for the page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
         record_changes([(order, row) for order, row in shown if order.is_settled], now=now)

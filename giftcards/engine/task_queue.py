@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 SWEEP_TASK = "giftcards.tasks.sweep"
 TICK_TASK = "giftcards.tasks.tick"
-# A tick of django-q2's begins within this time once it is due, unless its workers are busy.
+# A tick by django-q2 begins within this time after it is due, unless the workers are busy.
 _LATE = timedelta(minutes=2)
 _CONSOLATION = "The next tick, within about a minute, does the work."
 # How long a caller waits for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
-# Task rows are readable in the database and in the admin: there is none after a success.
+# A successful task leaves no row, because rows are readable in the database and in the admin.
 _OPTIONS = {"save": False, "ack_failure": True}
 # The number of workers that is assumed of other queues than django-q2's.
 _ASSUMED_WORKERS = 2
@@ -110,7 +110,7 @@ def schedule_problem() -> str:
 def next_tick(state: ProviderState) -> datetime | None:
     """The time of the schedule's next run; ``None`` if it does not run.
 
-    It does not if there was a tick since it was due: a loop or cron ticks.
+    It does not run if there was a tick since it was due: then a loop or cron ticks instead.
     """
     if not conf.uses_django_q:
         return None
@@ -144,7 +144,7 @@ def waiting_tasks() -> Backlog | None:
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
-    """Move the next run by ``span``, as the clock was set; does nothing without django-q2."""
+    """Move the next run by ``span``, by which the clock was set; nothing without django-q2."""
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)
@@ -233,7 +233,7 @@ def _enqueue_in_thread(queue: Callable[[], object]) -> None:
     try:
         _enqueue(queue)
     finally:
-        # Those of this thread: a receiver of django-q2's signals may have opened one.
+        # The connections of this thread: a receiver of django-q2's signals may have opened one.
         connections.close_all()
 
 

@@ -35,9 +35,9 @@ class Timings:
     chores_seconds: float = 10.0
     # How often turns are given beside an endless loop.
     chores_every: float = 60.0
-    # How long work beside the loop may give no sign of life until the others go on without it; how
-    # long work that failed is left alone; and how long the end of the loop waits for turns, beyond
-    # one request.
+    # How long work beside the loop may give no sign of life until other work goes on without it.
+    # Then: how long work that failed is left alone, and how long the end of the loop waits for
+    # turns, beyond one request.
     turn_seconds: float = 120.0
     turns_pause: float = 10.0
     turns_end: float = 10.0
@@ -69,23 +69,23 @@ class Timings:
     announcing_batch: int = 100
     # How often the lease is renewed while receivers run.
     announcing_renewal: float = 3.0
-    # For how long it is renewed while the receivers of one change run. If they take longer, they
-    # may hang, and another process may call them, too.
+    # For how long the lease is renewed while the receivers of one change run. Receivers that take
+    # longer may hang, and another process may call them, too.
     announcing_longest: float = 120.0
 
     # The most orders at the provider that a person is offered as candidates: the earliest ones.
     candidates: int = 20
-    # How long after another caller's question about a card one waits for the answer. Each of them
-    # keeps a thread of the site from other visitors.
+    # How long a caller waits for the answer to another caller's question about a card. Each one
+    # that waits keeps a thread of the site from other visitors.
     quote_patience: float = 1.0
-    # What a shop's function may take for the price of one type.
+    # How long a shop's function may take for the price of one type.
     pricing_slow: float = 3.0
 
     # The rows of the database that a file reads at a time, and those of one sheet of a workbook,
     # which has at most 1,048,576.
     file_batch: int = 1_000
     sheet_rows: int = 1_000_000
-    # In a log, waits shorter than this are not worth a line.
+    # Shorter waits than this are not logged.
     short_wait: float = 2.0
 
 

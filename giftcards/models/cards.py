@@ -47,7 +47,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def newest_with_code(self, text: str, most: int) -> list[Card]:
         """At most ``most`` of :meth:`with_code`, newest first; fast even if all have one serial."""
         text = Masked(text)
-        # A sum, which no index sorts: SQLite would otherwise scan all cards by primary key.
+        # Sorted by a sum, which no index has: SQLite would otherwise scan all cards by primary key.
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
@@ -75,7 +75,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def destroy(self) -> int:
         """Destroy the codes of these cards; return how many there were.
 
-        Only the fingerprint is left that recognises the same code if it is delivered again.
+        One fingerprint is left, which recognises the same code if it is delivered again.
         """
         cards = self.readable().order_by()
         return cards.update(
@@ -89,8 +89,8 @@ class CardQuerySet(models.QuerySet["Card"]):
     def key_fingerprints(self) -> Iterator[str]:
         """Yield the fingerprints of the encryption keys in use.
 
-        Takes one query for each, to skip along the index: reading all of it takes a third of a
-        second at a million cards.
+        Takes one query for each key, to skip along the index: reading the whole index takes a third
+        of a second at a million cards.
         """
         rows = self.order_by("key_fingerprint").values_list("key_fingerprint", flat=True)
         found = rows.first()
@@ -146,7 +146,7 @@ class Card(models.Model):
         # The unique constraint's index begins with it.
         db_index=False,
     )
-    # From 1: first the cards of the answer that settled the order, then the others as they came.
+    # From 1. The cards of the answer that settled the order come first, then later arrivals.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
     # HMACs with separate keys: of the whole card; and of the code and the serial, for searching.
@@ -171,7 +171,7 @@ class Card(models.Model):
             models.Index(fields=("value_fingerprint",), name="giftcards_card_value"),
             models.Index(fields=("serial_fingerprint",), name="giftcards_card_serial"),
             models.Index(fields=("tail_fingerprint",), name="giftcards_card_tail"),
-            # Counting the cards of each encryption key; its newest and its oldest one.
+            # For counting the cards of each encryption key, and for its newest and its oldest card.
             models.Index(fields=("key_fingerprint", "id"), name="giftcards_card_key"),
         )
         constraints = (
@@ -239,7 +239,7 @@ class Card(models.Model):
 
     @property
     def place(self) -> Place:
-        """The place that the card is sealed for."""
+        """The order and the position for which the card is sealed."""
         return Place(order=self.order_id, reference=self.order.reference, card=self.position)
 
     @property

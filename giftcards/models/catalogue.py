@@ -17,7 +17,7 @@ from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, past
 
-# What the provider leaves out of one answer is not gone: it has to be missing for this long.
+# A product or type that one answer leaves out is not gone: it has to be missing for this long.
 _GONE_AFTER = timedelta(hours=1)
 # An answer that is older than the stored one is late by no more than this.
 _LATE = timedelta(minutes=5)
@@ -38,7 +38,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Store a catalogue asked for at ``at``: the columns of each product, by name.
 
         Products that two answers an hour apart do not list are no longer on sale. An empty text
-        does not replace an older one, and an older answer nothing.
+        does not replace an older text, and an older answer changes nothing.
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
@@ -61,7 +61,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
                 if any(getattr(before, name) != getattr(product, name) for name in _LISTED):
                     changed.append((before, product))
             self.bulk_update([after for _before, after in changed], _LISTED, batch_size=_BATCH)
-            # The others are missing.
+            # The products that the answer does not list are missing.
             listed_before = past("listed_at", at, longest=_LATE)
             self.filter(listed_before, missing_since=None).update(listed_at=at)
             _record_changes_of_products(changed, at=at)
@@ -161,12 +161,12 @@ class Product(models.Model):
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
     category = models.CharField(_("category"), max_length=200, blank=True, editable=False)
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
-    # True if the provider sells it. Also False once the catalogue no longer lists it.
+    # True if the provider sells the product; False as well once the catalogue no longer lists it.
     is_enabled = models.BooleanField(_("on sale"), default=True, editable=False)
-    # When the catalogue last listed it, and since when it has not; NULL: it does.
+    # When the catalogue last listed the product, and since when it does not; NULL: it does.
     listed_at = models.DateTimeField(_("last listed"), editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # When its types were last asked for, and last read; NULL: never.
+    # When the product's types were last asked for, and last read; NULL: never.
     asked_at = models.DateTimeField(null=True, editable=False)
     types_read_at = models.DateTimeField(_("types last read"), null=True, editable=False)
 
@@ -177,7 +177,7 @@ class Product(models.Model):
         verbose_name_plural = _("products")
         ordering = ("category", "name", "pk")
         default_permissions = ("view",)
-        # The first offers, and the admin's first page.
+        # For the first offers, and for the first page of the admin's list.
         indexes = (
             models.Index(fields=("category", "name", "id"), name="giftcards_product_sorted"),
         )
@@ -186,7 +186,7 @@ class Product(models.Model):
         return self.name or self.product_id
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take what a catalogue asked for at ``at`` says; ``None``: it does not list this."""
+        """Take the columns of a catalogue asked for at ``at``; ``None``: it lacks this product."""
         if columns is not None:
             _take(self, columns)
             self.missing_since = None
@@ -221,17 +221,17 @@ class ProductType(models.Model):
     # NULL: unknown.
     price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
-    # When the provider last told of it, and since when it has not; NULL: before this was recorded,
-    # and: it does.
+    # When the provider last told of the type (NULL: before this was recorded), and since when it
+    # does not (NULL: it does).
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # Where PRICING is a function: what it answered last (NULL: nothing usable, or off the shelf),
-    # which function it was, about which cost, and when to ask it again; NULL: it was never asked.
+    # If PRICING is a function: its last answer (NULL: nothing usable, or off the shelf), its path,
+    # the cost that it was asked about, and when to ask it again (NULL: it was never asked).
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # When that last became another answer, or one about another cost.
+    # When the answer, or the cost that it is about, last changed.
     priced_at = models.DateTimeField(null=True, editable=False)
 
     #: Set by :func:`giftcards.catalogue.offers`.
@@ -257,7 +257,7 @@ class ProductType(models.Model):
 
     @property
     def is_for_tests(self) -> bool:
-        """True if it is one of the provider's types for tests, or of the simulator's."""
+        """True if the type is for tests: one of the provider's, or of the simulator's."""
         return self.type_id.startswith(_FOR_TESTS)
 
     @property
@@ -267,7 +267,7 @@ class ProductType(models.Model):
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take what an answer asked for at ``at`` says; ``None``: it does not list the type."""
+        """Take the columns of an answer asked for at ``at``; ``None``: it lacks this type."""
         if columns is not None:
             _take(self, columns)
             self.read_at, self.missing_since = at, None
@@ -300,9 +300,10 @@ class OfferChangeQuerySet(OutboxQuerySet["OfferChange"]):
 class OfferChange(OutboxEntry):
     """A change of what the provider offers, as noticed by a reading at ``at``.
 
-    ``old_value`` and ``new_value`` are prices per card, in dinars, of what is new, gone, back, or
-    has another price (``None``: not for sale); numbers of cards in stock (``None``: unknown); or
-    the names of product and type. What is not for sale changes unnoticed.
+    If a type is new, gone, back or has another price, ``old_value`` and ``new_value`` are prices of
+    a card in dinars (``None``: not for sale). Otherwise they are numbers of cards in stock
+    (``None``: unknown), or the names of product and type. Changes of a type that is not for sale
+    are not recorded.
     """
 
     class What(models.TextChoices):
@@ -383,7 +384,7 @@ def _stored(value: object) -> object:
 def _record_changes_of_products(
     changed: Sequence[tuple[Product, Product]], *, at: datetime
 ) -> None:
-    """Record what it means for their types that products, before and after, have changed."""
+    """Record the changes of offers of all types of products that have ``changed``."""
     pairs = {after.pk: (before, after) for before, after in changed}
     found: list[OfferChange] = []
     for kind in ProductType.objects.filter(product__in=pairs).iterator():

@@ -157,9 +157,9 @@ def check_amount(order: Order, amount: Decimal) -> None:
 
 
 def sale_obstacle(order: Order) -> str:
-    """The reason why nobody can say any more, or yet, what the customer paid; "" if there is none.
+    """The reason why a sale amount cannot be recorded, or not yet; "" if it can.
 
-    In the active language.
+    The reason is in the active language.
     """
     if not order.is_final:
         return gettext("The order is open.")
@@ -195,7 +195,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 
 class RefundState(models.TextChoices):
-    # Decided, and not paid yet. Its amount is no longer open: nobody plans or pays it twice.
+    # The refund is planned, and not paid yet. Its amount is not open: nobody can plan it twice.
     CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
     CANCELLED = "cancelled", _("Taken back")
@@ -242,7 +242,7 @@ class CustomerRefund(models.Model):
     )
     comment = models.CharField(_("comment"), max_length=500, blank=True, validators=[plain_line])
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)
-    # Names, as in Acknowledgement: users may be deleted.
+    # Names instead of foreign keys, because users may be deleted.
     created_by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
     created_at = models.DateTimeField(_("recorded"), default=timezone.now, editable=False)
     executed_by = models.CharField(max_length=254, blank=True, validators=[plain_line])
@@ -282,12 +282,12 @@ class CustomerRefund(models.Model):
         )
 
     def __str__(self) -> str:
-        # Not the reference, which only those who may see the order may see.
+        # Without the reference: only people who may see the order may see it.
         return str(_("refund %(number)s") % {"number": self.pk})
 
     @property
     def was_planned(self) -> bool:
-        """True if it was recorded before it was paid."""
+        """True if the refund was recorded before it was paid."""
         return self.executed_at != self.created_at
 
     def check_values(self) -> None:

@@ -26,9 +26,9 @@ from giftcards.text.spelling import digits
 # Control and format characters, lone surrogates, separators of lines and paragraphs. Format
 # characters include all that change the direction of text.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# Format characters that Persian words, and emoji made of several, need.
+# Format characters that are allowed: Persian words and composed emoji need them.
 _JOINERS = {"\u200c", "\u200d"}
-# MariaDB reads no deeper JSON than 32 levels.
+# The most levels of metadata. MariaDB reads no JSON of more than 32 levels.
 _DEEPEST = 8
 _MOST_BYTES = 4_096
 _LARGEST_NUMBER = 2**63 - 1
@@ -91,7 +91,7 @@ class PlainTextField(models.TextField):  # type: ignore[type-arg]
 
     @cached_property
     def validators(self) -> Any:
-        # Django leaves the length of such a field to forms.
+        # For a TextField, only Django's forms check ``max_length``.
         return [*super().validators, MaxLengthValidator(self.max_length), plain_lines]
 
     def to_python(self, value: Any) -> Any:

@@ -17,7 +17,7 @@ E = TypeVar("E", bound="OutboxEntry")
 class OutboxQuerySet(models.QuerySet[E]):
     def to_announce(self, now: datetime) -> Self:
         """Changes that are due to be announced, longest due first."""
-        # Sorted by the whole index. Sorted by age, a database may scan all announced changes.
+        # Sorted like the index: to sort by age, a database may scan all announced changes.
         due = self.filter(announced_at=None, announce_at__lte=now)
         return due.order_by("announced_at", "announce_at", "pk")
 
@@ -48,9 +48,9 @@ class OutboxEntry(models.Model):
 
     at = models.DateTimeField(_("when"), default=timezone.now)
     announced_at = models.DateTimeField(_("announced"), null=True, editable=False)
-    # When to announce it next; NULL: done or given up.
+    # When to announce the change next; NULL: it was announced, or given up.
     announce_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # The names of the receivers that have taken it; NULL: none was called yet.
+    # The names of the receivers that have taken the change; NULL: none was called yet.
     delivered_to = models.JSONField(null=True, editable=False)
     announce_failures = models.PositiveIntegerField(default=0, editable=False)
     announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
@@ -118,7 +118,7 @@ class Acknowledgement(models.Model):
         verbose_name = _("problem ticked off")
         verbose_name_plural = _("problems ticked off")
         ordering = ("pk",)
-        # It is created and shown only with its order.
+        # Nobody needs a permission: an acknowledgement is created and shown with its order.
         default_permissions = ()
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ class HoldQuerySet(models.QuerySet["Hold"]):
     def current(self, now: datetime) -> Self:
         """The holds that are not over: by time, or because the order is there.
 
-        A hold may be made while its order is being recorded. So the order itself is looked for.
+        A hold may be made while its order is being recorded. So this looks for the order, too.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
@@ -63,9 +63,9 @@ class Hold(models.Model):
     quantity = models.PositiveIntegerField()
     price = models.DecimalField(null=True, **MONEY)
     until = models.DateTimeField(db_index=True)
-    # NULL: before this was recorded.
+    # NULL: the hold is older than this column.
     left = models.DurationField(null=True)
-    # A keyed hash of what the shop calls the customer; "": it has not said.
+    # A keyed hash of the shop's name for the customer; "": the shop gave none.
     holder = models.CharField(max_length=64, blank=True)
 
     objects = HoldQuerySet.as_manager()
@@ -81,7 +81,7 @@ class Hold(models.Model):
         return self.reference
 
     def keep(self, length: timedelta, *, holder: str) -> bool:
-        """Last for ``length`` from now on, as far as it may; False if it has lasted long enough."""
+        """Let the hold last for ``length`` from now, within its limit; False if that is reached."""
         now = timezone.now()
         self.holder = _hash(holder) if holder else ""
         if self.left is None or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):
@@ -93,5 +93,5 @@ class Hold(models.Model):
 
 
 def _hash(holder: str) -> str:
-    """A name for ``holder`` that tells nobody an address, or who somebody is."""
+    """A keyed hash of ``holder``, which may be an address or name a person."""
     return salted_hmac("giftcards.holder", holder, algorithm="sha256").hexdigest()

@@ -35,9 +35,10 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def make(self, name: str) -> None:
         """Create the row of this name, if there is none.
 
-        Before a transaction that locks it: two that create it would wait for each other.
+        Call it before a transaction that locks the row: two transactions that create the row would
+        wait for each other.
         """
-        # In a transaction, SQLite needs a write first; elsewhere, a write is one more to wait for.
+        # In a transaction, SQLite needs a write first; other databases may have to wait for it.
         in_transaction = connection.in_atomic_block
         if not (self.lock(name) if in_transaction else self.filter(name=name).exists()):
             self.bulk_create([Lease(name=name)], ignore_conflicts=True)
@@ -74,16 +75,18 @@ class Lease(models.Model):
     LOOP = "loop"
     #: A run of the loop that is queued and has not started.
     QUEUED_SWEEP = "queued sweep"
-    #: Announcing changes of orders to the shop's receivers, and those of offers.
+    #: Announcing changes of orders, and changes of offers, to the shop's receivers.
     OUTBOX = "outbox"
     OFFERS = "outbox of offers"
     #: The daily work.
     CHORES = "chores"
     #: Probing an API key.
     KEY_PROBE = "key probe"
-    #: Asking for the environment of an API key; kept if that stays unknown, to delay the next try.
+    #: Asking for the environment of an API key; not released without an answer, so that the next
+    #: try comes later.
     KEY_ENVIRONMENT = "key environment"
-    #: Asking for the prices of held orders; kept for a while, so as not to ask too often.
+    #: Asking for the prices of held orders; not released at the end, so that the next look comes
+    #: later.
     HELD_PRICES = "held prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
@@ -129,7 +132,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         return self.filter(until__lte=now)
 
     def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Shorten holds to ``longest``: one that is longer shows that the clock was set back."""
+        """Shorten holds to ``longest``: a longer hold is from before the clock was set back."""
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:

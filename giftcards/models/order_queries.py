@@ -24,9 +24,9 @@ T = TypeVar("T")
 # For more than 200 keys or names, MariaDB prefers a full table scan to index lookups.
 _AT_ONCE = 100
 
-# Orders that are not sent until a person decides, their price falls, or their time has come.
+# Held orders: not sent until a person decides, the price falls, or their time has come.
 HELD = Q(status=Status.PENDING, due_at=None)
-# Of these, the ones that a fallen price releases, and those that a person has to look at.
+# Held orders that a fallen price releases, and held orders that a person has to look at.
 HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
 HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 
@@ -48,7 +48,7 @@ NOT_CREDITED = Q(is_credited__in=[False])
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
 # Orders about which something is left to do: they are open, have a problem, or money is owed or is
-# to be paid back. And the opposite, in which no part is negated.
+# to be paid back. FINISHED is the opposite, written without a negation.
 UNFINISHED = Q(settled_at=None) | NEEDING_ATTENTION | OWING | PLANNED
 FINISHED = Q(settled_at__isnull=False, needs_attention__in=[False], planned_amount=0) & (
     Q(open_amount=None) | Q(open_amount=0)
@@ -65,7 +65,7 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
-    """True if ``orders``, which a shop's admin shows to a person, may not be all of them."""
+    """True if ``orders``, the orders that a person sees in the admin, may not be all orders."""
     return bool(orders.query.where)
 
 
@@ -97,7 +97,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(settled_at=None)
 
     def urgent(self) -> Self:
-        """Orders that can move within seconds, so that they need the loop; without held ones."""
+        """Orders that can move within seconds, and so need the loop; held orders are left out."""
         return self.open().filter(status__in=URGENT).exclude(HELD)
 
     def unclaimed(self, now: datetime) -> Self:
@@ -174,7 +174,7 @@ class OrderQueries(OrderSearch[Row]):
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
         """At most ``limit`` accepted orders due by ``due_by``, fresh ones before late ones."""
         orders: list[Row] = []
-        # A tenth is kept for late orders: thousands of fresh ones must not starve them.
+        # A tenth is kept for late orders: thousands of fresh orders must not starve them.
         for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
             due = self._waiting(status).filter(due_at__lte=due_by).unclaimed(now)
             orders += due[: most - len(orders)]

@@ -82,15 +82,15 @@ plain_text = RegexValidator(
 OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
 #: The columns of the person who gets a gift.
 OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
-#: The columns of a gift; all of them are empty in an order that is none.
+#: The columns of a gift; all of them are empty in any other order.
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
-#: The columns that may be corrected. A caller's other values never are.
+#: The columns that may be corrected. Other values that a caller gave never change.
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
-# The other values that the caller gives, beside the reference, by kind.
+# The values that a caller gives beside these and the reference: texts, then other kinds.
 _TEXTS = ("product_id", "type_id", "group")
 _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
-# A gift that is to be delivered later than this is a slip of the pen.
+# A delivery later than this is taken for a slip of the pen.
 _LONGEST_AHEAD = timedelta(days=366)
 
 
@@ -98,7 +98,7 @@ class OrderQuerySet(OrderQueries["Order"]):
     """Orders, and the changes to many of them at once."""
 
     def with_repetitions(self) -> OrderQuerySet:
-        """These orders, and those that ordered their missing cards again, in turn; not sliced."""
+        """These orders, which are not sliced, and all orders that repeat their missing cards."""
         found = set(self.order_by().values_list("pk", flat=True))
         newest: Collection[int] = found
         while newest:
@@ -131,7 +131,7 @@ class OrderQuerySet(OrderQueries["Order"]):
             if known is None:
                 raise
             if not known.was_given_as(order):
-                # Tells nothing of the other order: whoever asks may not be allowed to see it.
+                # Says nothing of the other order, which the caller may not be allowed to see.
                 raise ReferenceConflict(
                     gettext(
                         "The reference %(reference)s already names another order, or the same one"
@@ -298,7 +298,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """The columns that may be corrected of an order, or of a correction with the earlier values."""
+    """The correctable columns of an order; of a correction, they have the earlier values."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -308,7 +308,7 @@ def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
 
 
 def _is_more_than_nothing(amount: str) -> models.GeneratedField:
-    """A column that the database computes: True if ``amount`` is above 0. It serves an index."""
+    """A column for an index, which the database computes: True if ``amount`` is above 0."""
     is_above = models.ExpressionWrapper(Q((f"{amount}__gt", 0)), output_field=models.BooleanField())
     return models.GeneratedField(
         expression=is_above, output_field=models.BooleanField(), db_persist=True, editable=False
@@ -395,7 +395,7 @@ class Order(models.Model):
     customer_language = models.CharField(
         _("customer language"), max_length=20, blank=True, validators=[plain_text]
     )
-    # With an address here, the order is a gift: the cards go there.
+    # With an e-mail address here, the order is a gift: the cards go to that address.
     recipient_email: models.CharField[str, str] = ExactEmailField(
         _("recipient's e-mail"),
         validators=[plain_line],
@@ -432,7 +432,7 @@ class Order(models.Model):
     provider_alias: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, editable=False
     )
-    # When an answer about the id first matched the order's line; NULL: only placing named the id.
+    # When an answer about the id first matched the line; NULL: only the answer to placing named it.
     identified_at = models.DateTimeField(null=True, editable=False)
     # Staff insisted that the provider's order is this one, whatever product and type it names.
     is_insisted = models.BooleanField(default=False, editable=False)
@@ -441,7 +441,7 @@ class Order(models.Model):
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
     )
-    # Its id was taken from the list, and a check by that id found nothing.
+    # True if the id was taken from the list, and a check by that id found nothing.
     is_only_listed = models.BooleanField(default=False, editable=False)
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
     fulfilled_amount = models.DecimalField(_("cost"), null=True, editable=False, **MONEY)
@@ -454,13 +454,13 @@ class Order(models.Model):
     approved_price = models.DecimalField(
         _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
     )
-    # Whether a person has to look at it, or has, before it is sent.
+    # Whether a person has to look at the order before it is sent, or has done so.
     review = models.CharField(max_length=10, choices=Review, editable=False, blank=True)
     # The fingerprint of the API key that it was sent with; "" until it is sent. The key decides the
     # account, and only that account's list can show what became of the order.
     sent_with = models.CharField(max_length=32, editable=False, blank=True)
-    # The environment of the account that bought it, or the order that it repeats; "" until then, or
-    # if it is unknown.
+    # The environment of the account that bought this order, or bought the order that this one
+    # repeats; "" until then, or if it is unknown.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
@@ -473,25 +473,24 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
-    # Only for an order that repeats another one by rule. It is held until the first of these, and
-    # given up if it is still held at the second; NULL in the first: it is not held for that.
+    # Only for an order that repeats another one by rule: it is held until ``send_after`` (NULL: it
+    # does not wait for a time), and given up if it is still held at ``send_before``.
     send_after = models.DateTimeField(null=True, editable=False)
     send_before = models.DateTimeField(null=True, editable=False)
-    # What is owed for missing cards has three parts. The first: the sum of the paid refunds, see
-    # CustomerRefund.
+    # The customer's money for missing cards has three parts. This is the first, the paid refunds.
     paid_back_amount = models.DecimalField(
         _("paid back"), default=Decimal(0), editable=False, **MONEY
     )
-    # The second: the sum of the planned refunds.
+    # The second part, the planned refunds.
     planned_amount = models.DecimalField(
         _("to be paid back"), default=Decimal(0), editable=False, **MONEY
     )
-    # The third: what is left. NULL: the order is open, or nobody has said what the customer paid.
+    # The third part, the rest. NULL: the order is open, or nobody has said what the customer paid.
     open_amount = models.DecimalField(_("still owed"), null=True, editable=False, **MONEY)
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     has_planned = _is_more_than_nothing("planned_amount")
     is_owing = _is_more_than_nothing("open_amount")
-    # The amount that moved to the order for the missing cards; NULL: there is no such order.
+    # The amount that moved to the order which repeats the missing cards; NULL: none does.
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
     # True if the provider's figures agree with each other; NULL unless it is settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
@@ -500,21 +499,21 @@ class Order(models.Model):
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
     # When the codes of its cards were destroyed: by retention, or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
-    # Retention has found no card, and does not look again until one comes.
+    # True if retention has found no card; it does not look again until a card comes.
     is_without_cards = models.BooleanField(default=False, editable=False)
     # See giftcards.rules.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once
     # ticked off.
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
-    # True if a problem is not ticked off. Only `_problem_columns` computes these two columns.
+    # True if a problem is not ticked off. Only `_problem_columns` computes this and ``problems``.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
 
-    # Who looks after it, by name as in Acknowledgement, and since when; see models/care.py. A name
-    # counts only while something is left to do.
+    # The name of who looks after the order, and since when; see models/records.py. A name counts
+    # only while something is left to do.
     looked_after_by: models.CharField[str, str] = ExactCharField(
         _("looked after by"), max_length=254, editable=False, blank=True
     )
     looked_after_since = models.DateTimeField(null=True, editable=False)
-    # When the customer was erased at their request; NULL: not at all.
+    # When the customer was erased; NULL: the customer is still named.
     customer_erased_at = models.DateTimeField(null=True, editable=False)
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
@@ -522,7 +521,7 @@ class Order(models.Model):
     accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
     checked_at = models.DateTimeField(_("last checked"), null=True, editable=False)
     settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
-    # Since when it has been waiting to be sent: SEND_TIMEOUT begins here.
+    # Since when the order has been waiting to be sent: SEND_TIMEOUT begins here.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
     # When to send (PENDING), check (HANDLING, DELAYED) or search for it (UNCONFIRMED) next; NULL:
     # not automatically. PENDING with NULL: held, see `is_held`.
@@ -533,7 +532,7 @@ class Order(models.Model):
     # provider that staff have to choose from.
     absent_since = models.DateTimeField(null=True, editable=False)
     candidates = models.JSONField(default=list, blank=True, editable=False)
-    # The token of the process that works on the order, and when its claim expires.
+    # The claim on the order: the token of the process that works on it, and when the claim expires.
     claim = models.CharField(max_length=32, blank=True, editable=False)
     claimed_until = models.DateTimeField(null=True, editable=False)
 
@@ -667,7 +666,7 @@ class Order(models.Model):
 
     @property
     def is_settled(self) -> bool:
-        """True if it is final and was accepted by the provider: its figures no longer change."""
+        """True if the order is final and was accepted: its figures no longer change."""
         return self.status in SETTLED
 
     @property
@@ -678,12 +677,12 @@ class Order(models.Model):
 
     @property
     def owner(self) -> str:
-        """The name of who looks after it; "" if nobody does, or nothing is left to do."""
+        """The name of who looks after the order; "" if nobody does, or nothing is left to do."""
         return self.looked_after_by if self.is_unfinished else ""
 
     @property
     def is_gift(self) -> bool:
-        """True if the cards are somebody else's than the customer's."""
+        """True if the cards are for a recipient, not for the customer."""
         return bool(self.recipient_email)
 
     @property
@@ -696,14 +695,14 @@ class Order(models.Model):
         return bool(self.paid_back_amount or self.planned_amount)
 
     def line_names(self) -> Names:
-        """The names of product and type; without a query, unless it was recorded without."""
+        """The names of product and type; takes a query only if the order was recorded without."""
         if self.product_name or self.type_name:
             return Names(self.product_name, self.type_name)
         return Product.objects.names(self.product_id, self.type_id)
 
     @property
     def original(self) -> Order:
-        """The order that the shop placed; another one if this orders missing cards again."""
+        """The order that the shop placed: this one, or the one whose missing cards it repeats."""
         order: Order = self
         while order.repeats:
             order = order.repeats
@@ -735,7 +734,7 @@ class Order(models.Model):
 
     @property
     def line_at_provider(self) -> tuple[str, str, int]:
-        """The line that answers about it must have; "" where any name is accepted."""
+        """The line that answers about the order must have; "" where any name is accepted."""
         return ("", "", self.quantity) if self.is_insisted else self.line
 
     @property
@@ -745,7 +744,7 @@ class Order(models.Model):
 
     @property
     def was_adopted(self) -> bool:
-        """True if its id is not from placing, but from the list, or typed by staff.
+        """True if the provider's id is not from placing, but from the list, or typed by staff.
 
         Such an id is in both columns, and the provider may know it only in the list.
         """
@@ -753,12 +752,12 @@ class Order(models.Model):
 
     @property
     def is_held(self) -> bool:
-        """True if it is not sent until a person decides, its price falls or its time has come."""
+        """True if the order waits until a person decides, the price falls or its time comes."""
         return self.status == Status.PENDING and self.due_at is None
 
     @property
     def is_waiting(self) -> bool:
-        """True if it is held until the time in ``send_after``."""
+        """True if the order is held until the time in ``send_after``."""
         return self.is_held and self.send_after is not None
 
     @property
@@ -778,14 +777,14 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """True if it was sent to the account of ``key``, whose list shows it if it was bought.
+        """True if the order was sent to the account of ``key``, whose list shows what was bought.
 
-        If the order's key or environment is unknown, it counts as the same.
+        An unknown key or environment of the order counts as that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
-        """True if it was certainly sent to another account: the known environments differ.
+        """True if the order was sent to another account for certain: the environments differ.
 
         Another key of the same environment may be a new one for the same account.
         """
@@ -795,7 +794,7 @@ class Order(models.Model):
     def was_given_as(self, other: Order) -> bool:
         """True if ``other``, just made of a caller's values, has the values given for this order.
 
-        What may be corrected has the current values, or those before a correction.
+        Correctable columns may have the current values, or those from before a correction.
         """
         return (
             # A collation may have taken one reference for the other.

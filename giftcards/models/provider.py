@@ -34,14 +34,14 @@ _STILL_TOLD = timedelta(minutes=1)
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
-# Each chore comes to its end within this time, or monitors are told.
+# If a chore has not come to its end within this time, monitors are told.
 _CHORES_WITHIN = timedelta(hours=1)
 # Staff are told after this time without success, and this many failed sweeps in a row.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
 
-# The length of a worker's name.
+# The most characters of a worker's name.
 _LONGEST_NAME = 100
 
 # The values of ProviderState.Pause, worst last. A worse pause replaces a milder one.
@@ -83,7 +83,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def accept(self, key: ApiKey) -> bool:
         """Note that the provider accepts ``key``; False if it was refused since it was read."""
         now = timezone.now()
-        # Guarded: a success from before a refusal proves nothing, not even once staff have resumed.
+        # Guarded: a success from before a refusal proves nothing, even after staff have resumed.
         row = self.filter(pk=key.pk, is_refused=False, refused_at=key.refused_at)
         if not row.update(accepted_at=now):
             return False
@@ -140,14 +140,14 @@ class ApiKey(models.Model):
 
     # See giftcards.keys.keyring.key_fingerprint.
     fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
-    # The account it belongs to; "" if the provider did not say.
+    # The environment of the key's account; "" if the provider did not say.
     environment = models.CharField(max_length=10, choices=Environment, blank=True)
-    # Whether calls with it are stopped; a person ends that.
+    # True if calls with this key are stopped, until a person resumes them.
     is_refused = models.BooleanField(default=False)
     # The last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
     refused_at = models.DateTimeField(null=True)
     refusal = models.TextField(blank=True)
-    # When it was last accepted; NULL: it has to be probed.
+    # When the key was last accepted; NULL: it has to be probed.
     accepted_at = models.DateTimeField(null=True)
     # When a process last wanted to make calls and could not, because this key is refused.
     stopped_at = models.DateTimeField(null=True)
@@ -162,7 +162,7 @@ class ApiKey(models.Model):
         return self.fingerprint
 
     def is_proven(self, now: datetime) -> bool:
-        """True if it was accepted in the last 2 minutes, so that calls may be made in parallel."""
+        """True if the key was accepted in the last 2 minutes: calls may be made in parallel."""
         return self._was_accepted_within(_PROOF_HOLDS, now)
 
     def is_freshly_proven(self, now: datetime) -> bool:
@@ -177,7 +177,7 @@ class ApiKey(models.Model):
         return is_recent(self.stopped_at, now, within=_SIGN_HOLDS)
 
     def is_at_work(self, now: datetime) -> bool:
-        """True if a process has used it, or wanted to, within the last 10 minutes."""
+        """True if a process has used the key, or wanted to, within the last 10 minutes."""
         times = (self.accepted_at, self.stopped_at)
         return any(is_recent(at, now, within=_AT_WORK) for at in times)
 
@@ -295,11 +295,11 @@ class ProviderState(models.Model):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
 
-    # Why all calls are paused, whatever their key; "" if they are not. ACCESS: the address is
-    # blocked. A refused key is an ApiKey's own matter.
+    # Why all calls are paused, whatever their key; "" if they are not. ACCESS: the IP address is
+    # blocked. A refused key pauses nothing here: see ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
-    # When the first of the pauses began that nothing but the end of each lies between.
+    # When the pause began; of pauses that follow each other without a success, the first one.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
 
@@ -311,7 +311,7 @@ class ProviderState(models.Model):
     balance_read_at = models.DateTimeField(null=True)
     # The amount spent in the 24 hours before a worker last read the balance; NULL: none has.
     spent_lately = models.DecimalField(null=True, **MONEY)
-    # When it is to be read next; NULL: at once.
+    # When the balance is to be read next; NULL: at once.
     balance_due_at = models.DateTimeField(null=True)
     # When the shop was told of the low balance; NULL: it is not low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
@@ -367,7 +367,7 @@ class ProviderState(models.Model):
 
     @property
     def was_blocked(self) -> bool:
-        """True if the address was blocked, and nothing has succeeded since."""
+        """True if the IP address was blocked, and nothing has succeeded since."""
         if self.pause != self.Pause.ACCESS or self.paused_until is None:
             return False
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
@@ -517,7 +517,7 @@ def _for_developer(text: str, refusal: str, remedy: Any) -> Explanation:
 
 
 class Desk(ProviderState):
-    """The start page of staff, which the menus of the admin list like a model; it has no rows."""
+    """The start page of staff: a model without rows, so that the admin's menus list the page."""
 
     class Meta:
         proxy = True

@@ -26,7 +26,7 @@ from giftcards.text.search_terms import (
 # Orders, whose module imports this one.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
-# The most orders with a word that are looked at for the other words, the newest ones first.
+# So many of the newest orders with one word are searched for the other words.
 _MOST_READ = 20_000
 # A prefix with this character sorts above all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
@@ -63,7 +63,7 @@ class OrderTermQuerySet(models.QuerySet["OrderTerm"]):
 class OrderTerm(models.Model):
     """A word by which an order is found: see :mod:`giftcards.text.search_terms`.
 
-    :class:`Order` writes its own terms, in the same transaction as the columns that they are of.
+    :class:`Order` writes its own terms, in the transaction that writes the columns they are from.
     """
 
     # The index below begins with it.
@@ -107,9 +107,8 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> Found:
         """At most ``limit`` orders that a person may mean, the newest ones.
 
-        Those that have all words of ``text``, or else words that begin like these, in terms of
-        these ``kinds``. With all kinds, also those with the text as the provider's order id, or as
-        the beginning of it.
+        They have all words of ``text``, or else words that begin like these, in terms of these
+        ``kinds``. With all kinds, orders whose provider's id begins with the text are found, too.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)
@@ -126,10 +125,10 @@ class OrderSearch(models.QuerySet[Row]):
         return Found([], False, has_more)
 
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """The keys of orders whose provider's id begins with ``text``; True if it is that."""
+        """The keys of orders whose provider's id begins with ``text``; True if it is the whole."""
         if not text.isascii():
             return []
-        # Its ids may differ only in case.
+        # Ids of the provider may differ only in case.
         names = sorted({text, text.lower(), text.upper()})
         found = self.filter(starting_with("provider_order_id", names)).order_by()
         rows = found.values_list("pk", "provider_order_id")[:limit]
@@ -153,7 +152,7 @@ class OrderSearch(models.QuerySet[Row]):
             return self._newest_with(terms, words, most), True
         found = terms.filter(words[first])
         if is_common:
-            # The index has the newest first; that of a beginning has not.
+            # For a whole word, the index has the newest orders first; for a beginning, it has not.
             newest = found.order_by("-order_id").values_list("order_id", flat=True)
             found = found.filter(order_id__gte=newest[_MOST_READ])
         for _count, place in rest:
@@ -174,10 +173,10 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> list[int]:
         """The primary keys of at most ``most`` other orders of the customer of ``order``.
 
-        Those with the same e-mail address in any case, or one of the same phone numbers in any
-        spelling; a recipient of gifts is no customer. Newest first. With ``before``, only smaller
-        keys; with ``after``, the keys that follow this one, oldest first. Reads a few rows, however
-        many orders the customer has.
+        These orders have the same e-mail address in any case, or one of the same phone numbers in
+        any spelling; a recipient of gifts is no customer. The newest orders come first. With
+        ``before``, there are only smaller keys; with ``after``, the keys that follow this one,
+        oldest first. Reads a few rows, however many orders the customer has.
         """
         limits = {"order_id__lt": before, "order_id__gt": after}
         within = {name: key for name, key in limits.items() if key is not None}

@@ -35,7 +35,7 @@ REFUSED_REVEAL = "Reveal, refused"
 
 
 class CardReveal(models.Model):
-    """The record that a code was shown to a person: written before that, and never changed."""
+    """The record that a code was shown to a person; it is written first, and never changed."""
 
     card = models.ForeignKey(
         Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
@@ -65,7 +65,7 @@ class CardReveal(models.Model):
         return str(_("card %(position)s") % {"position": self.card.position})
 
 
-# Within this time, the same note of the same person comes from a double click.
+# The same note of the same person within this time is taken for a double click.
 _TWICE = timedelta(minutes=1)
 _LONGEST_NOTE = 2_000
 
@@ -144,8 +144,8 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
 class CustomerChange(models.Model):
     """A correction of an order's customer, or of its gift.
 
-    Columns named like the order's have the old values. Once added, it changes only when one of the
-    two people is erased.
+    Columns named like the order's have the old values. A correction never changes, except when its
+    customer or recipient is erased.
     """
 
     order = models.ForeignKey(
@@ -193,9 +193,10 @@ class CustomerChange(models.Model):
 
 
 def take(order: Order, *, by: str) -> bool:
-    """Record that ``by`` looks after ``order``; False if its owner has changed since it was read.
+    """Record that ``by`` looks after ``order``, instead of whoever did so until now.
 
-    Also False if nothing is left to do. Whoever looked after it until then does not any more.
+    False if somebody else took or gave back the order since it was read, or if nothing is left to
+    do.
     """
     entry = Problem("staff_took", {"by": by})
     if order.owner:
@@ -224,7 +225,7 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 def end_finished(should_continue: Callable[[], bool]) -> int:
     """Forget who looked after orders about which nothing is left to do; return how many.
 
-    So a problem that comes later is nobody's, rather than that of whoever had the order long ago.
+    So nobody looks after a problem that comes later, rather than a person who left long ago.
     """
     ended = 0
     owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)

@@ -245,29 +245,29 @@ STATES: Final[Mapping[str, State]] = {
 }
 
 
-def _those(fits: Callable[[State], bool]) -> tuple[Status, ...]:
+def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
     """The statuses that fit, always in the same sequence, because migrations contain it."""
     return tuple(status for status in Status if fits(STATES[status]))
 
 
 # Statuses that no order leaves.
-FINAL: Final = _those(lambda state: state.is_final)
+FINAL: Final = _statuses_where(lambda state: state.is_final)
 # The provider's final statuses: cards and money are settled.
-SETTLED: Final = _those(lambda state: state.is_final and state.is_accepted)
+SETTLED: Final = _statuses_where(lambda state: state.is_final and state.is_accepted)
 # Accepted and still open: checked regularly.
-FOLLOWED: Final = _those(lambda state: not state.is_final and state.is_accepted)
+FOLLOWED: Final = _statuses_where(lambda state: not state.is_final and state.is_accepted)
 # Orders with an id of the provider.
-ACCEPTED: Final = _those(lambda state: state.is_accepted)
+ACCEPTED: Final = _statuses_where(lambda state: state.is_accepted)
 # Open and not accepted: a worker sends these orders, or sends them again once they are absent.
-UNACCEPTED: Final = _those(lambda state: not (state.is_final or state.is_accepted))
+UNACCEPTED: Final = _statuses_where(lambda state: not (state.is_final or state.is_accepted))
 # Orders that the provider certainly does not have.
-UNBOUGHT: Final = _those(lambda state: state.purchase is Purchase.NONE)
+UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
 # Open orders that normally change within seconds, and those that do not.
-URGENT: Final = _those(lambda state: state.is_urgent)
-PATIENT: Final = _those(lambda state: not (state.is_final or state.is_urgent))
+URGENT: Final = _statuses_where(lambda state: state.is_urgent)
+PATIENT: Final = _statuses_where(lambda state: not (state.is_final or state.is_urgent))
 # Orders for which the provider credits money back, and those of them that cost nothing at all.
-CREDITED: Final = _those(lambda state: state.cards in {Cards.SOME, Cards.NONE})
-UNCHARGED: Final = _those(lambda state: state.cards is Cards.NONE)
+CREDITED: Final = _statuses_where(lambda state: state.cards in {Cards.SOME, Cards.NONE})
+UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 
 
 def check_move(origin: str, target: Status) -> None:

@@ -175,7 +175,7 @@ class Simulator(Account):
     def _answer(self, call: Call, request_id: str) -> Reply:
         if self.outage:
             raise Refusal("SERVICE_UNAVAILABLE", "The service is unavailable.")
-        self._check_address(call.address)
+        self._check_ip_address(call.address)
         endpoint = self._route(call)
         if endpoint is None:
             message = f"Cannot {call.method} {call.path}"
@@ -218,7 +218,7 @@ class Simulator(Account):
     def _accepts(self, key: str) -> bool:
         return bool(key) and (not self.keys or key in self.keys)
 
-    def _check_address(self, address: str) -> None:
+    def _check_ip_address(self, address: str) -> None:
         if self.clock() < self._blocked_until.get(address, -math.inf):
             raise Refusal("IP_BLOCKED", "Too many failed attempts; the address is blocked.")
 

@@ -22,9 +22,9 @@ from giftcards.text.spelling import (
     is_dialled,
     joined,
     numbers,
-    otherwise,
     phone_digits,
     plain,
+    respelled,
     tokens,
     without_article,
     without_label,
@@ -112,7 +112,7 @@ def _email(kind: TermKind) -> Callable[[str], Iterator[Term]]:
 
 def _name(kind: TermKind) -> Callable[[str], Iterator[Term]]:
     def terms(text: str) -> Iterator[Term]:
-        for name in (words(text), words(otherwise(text))):
+        for name in (words(text), words(respelled(text))):
             for word in (*name, *(word for _count, word in joined(name))):
                 yield kind, word
                 yield kind, without_article(word)
@@ -167,7 +167,7 @@ def readings(text: str) -> list[list[Reading]]:
 
 
 def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
-    found = (tuple(filter(None, map(_typed, way)))[:_MOST_WORDS] for way in ways)
+    found = (tuple(filter(None, map(_word_of, way)))[:_MOST_WORDS] for way in ways)
     return [reading for reading in dict.fromkeys(found) if reading]
 
 
@@ -188,7 +188,7 @@ def _together(name: Sequence[str]) -> Iterator[str]:
             place += count
 
 
-def _typed(part: str) -> Word | None:
+def _word_of(part: str) -> Word | None:
     """The word for a part of a search; ``None`` if it has neither letters nor digits."""
     shown = plain(part).replace(" ", "")
     if not words(shown):
@@ -206,7 +206,7 @@ def _typed(part: str) -> Word | None:
         if len(dialled) >= FEWEST_DIGITS:
             starts.add(_BEFORE + dialled)
     else:
-        whole.add(otherwise(part).replace(" ", ""))
-        whole |= {without_article(each) for each in (shown, otherwise(part))}
+        whole.add(respelled(part).replace(" ", ""))
+        whole |= {without_article(each) for each in (shown, respelled(part))}
     whole = {term[:LONGEST] for term in whole if term}
     return Word(frozenset(whole), frozenset(whole | starts))

@@ -99,7 +99,7 @@ def _plain_sign(sign: str) -> str:
     return "" if unicodedata.category(sign) in {"Mn", "Cc", "Cf", "Cs"} else sign
 
 
-def otherwise(text: str) -> str:
+def respelled(text: str) -> str:
     """``text`` with Arabic names in another common spelling, :func:`plain`.
 
     It has no letter below a hamza, alef for alef maksura, and no alef that many people leave out:
