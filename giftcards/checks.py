@@ -108,7 +108,7 @@ def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
     level = options["isolation_level"]
     if vendor == "mysql":
         return str(level).upper() if level else "of the server"
-    # Only now: it imports the driver.
+    # Imported here, because it imports the driver.
     from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
     return IsolationLevel(level).name.replace("_", " ")
@@ -209,7 +209,7 @@ def find(path: str) -> Any:
 
 #: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
 LISTED_ON = date(2026, 11, 29)
-#: By library: the first safe release of each series. A series that is missing has none.
+#: By library: the first safe release of each series. A series that is missing has no safe release.
 SAFE: Mapping[str, tuple[str, ...]] = {
     "Django": ("5.2.19", "6.0.10", "6.1.3"),
     "cryptography": ("50.0.2",),
@@ -282,7 +282,7 @@ def check_passwords(**_: object) -> list[CheckMessage]:
 
 
 def _signs_in_by_web_server(backend: str) -> bool:
-    # Only now: it imports models.
+    # Imported here, because it imports models.
     from django.contrib.auth.backends import RemoteUserBackend
 
     try:

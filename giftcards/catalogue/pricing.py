@@ -132,7 +132,7 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
         # A copy: the caller relies on the type as it was read.
         answer = import_string(path)(copy(kind))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
-        # Not the error's text, which may hold anything.
+        # Without the error's text, which may hold a secret.
         failure = f"failed: {type(error).__name__} at {place_of(error)}"
     else:
         failure = _find_fault(answer, seconds=time.monotonic() - began_at)

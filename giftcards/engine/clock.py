@@ -144,14 +144,14 @@ class Clock:
         for step in reversed(self._steps):
             start = min(step.before, step.before + step.span) - _TOLERANCE
             yield start, end, set_since
-            # The era before this step.
+            # Go on with the era before this step.
             end = step.before + _TOLERANCE
             set_since += step.span
         yield datetime.min.replace(tzinfo=zone), end, set_since
 
     def _take_over(self, state: ProviderState) -> None:
         self._state = state
-        # By machine, the seconds by which its wall clock is ahead of its steady clock.
+        # For each machine, the seconds by which the wall clock is ahead of the steady clock.
         self._offsets: dict[str, float] = dict(state.clock.get("offsets", ()))
         # Oldest first.
         epoch = _epoch(timezone.now())
@@ -192,7 +192,7 @@ class Clock:
         steps = [*self._steps, step] if is_step else self._steps
         surplus = len(steps) - _MOST_STEPS
         if surplus > 0:
-            # One step instead of the oldest ones.
+            # The oldest steps become one step.
             oldest = steps[: surplus + 1]
             merged = Step(oldest[-1].before, sum(each.seconds for each in oldest))
             steps = [merged, *steps[surplus + 1 :]]

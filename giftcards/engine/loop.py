@@ -150,7 +150,7 @@ class _Loop:
         if not self._is_endless and (is_refused or not is_work_left()):
             return False
         if is_refused:
-            # For one interval, a process that may have another API key can take the lease.
+            # For one interval without the lease: a process with another API key can take it.
             self.release()
             self.stop.wait(max(conf.poll_interval, timings.loop_look))
         else:

@@ -41,7 +41,7 @@ E = TypeVar("E", bound=OutboxEntry)
 _GRACE = 1.0
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)
-# With these pauses, about a day of retries; time without a running worker does not count.
+# So many failures take about a day of retries, not counting time without a running worker.
 _MOST_FAILURES = 32
 
 
@@ -134,7 +134,7 @@ def announce(
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
         if len(refused) > known and not reached:
-            # Probably no change can be written. The next sweep tries again.
+            # Probably the database refuses every change. The next sweep tries again.
             break
     return announced
 
@@ -163,8 +163,8 @@ class _LeaseKeeper:
 
     def close(self) -> None:
         self._is_over.set()
-        # Otherwise the thread might renew the released lease. Not for longer: the thread may be
-        # waiting for a lock of the database.
+        # The thread must not renew the lease after its release. It is not waited for without end,
+        # because it may be waiting for a lock of the database.
         self._thread.join(_GRACE)
         Lease.objects.release(self._name, self._token)
 
@@ -234,7 +234,7 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
     try:
         _deliver(outbox, change, undelivered)
     finally:
-        # Even if the process is interrupted, for example by the timeout of a task.
+        # Recorded even if the process is interrupted, for example by the timeout of a task.
         missing = {receiver.name for receiver in undelivered}
         delivered = {receiver.name for receiver in called} - missing
         now = timezone.now()

@@ -161,7 +161,7 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
             record = partial(_record_acceptance, order, provider_id, price, gateway.list_turn())
         _persist(record)
     finally:
-        # Even if the order cannot be written: the key's refusal must not be forgotten.
+        # Called even if the order cannot be written: a refusal of the key must not be forgotten.
         gateway.finish(slot, failure)
 
 
@@ -185,7 +185,7 @@ def _passes_review(order: Order) -> bool:
     except ReviewFailed as error:
         failure = str(error)
     finally:
-        # Even if the task has timed out: the order must not hold up the others again at once.
+        # Postponed even if the task has timed out: the order must not hold up others again at once.
         if failure:
             is_patient = order.failures < _PATIENT_FAILURES
             problem = None if is_patient else Problem("review_failed", {"detail": failure})
@@ -251,7 +251,7 @@ def claim(order: Order, *, key: ApiKey) -> bool:
 
 
 def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
-    # Longer than the request and recording its outcome can take.
+    # The claim lasts longer than the request and the recording of its outcome can take.
     seconds = timings.start_within + conf.request_timeout + timings.database_patience
     lease = timedelta(seconds=seconds)
     with transaction.atomic(durable=True):
@@ -283,7 +283,7 @@ def _record_acceptance(
         "failures": 0,
     }
     try:
-        # No constraint covers aliases.
+        # No constraint of the table covers aliases.
         if Order.objects.known_as([provider_order_id]).exclude(pk=order.pk).exists():
             raise IntegrityError  # noqa: TRY301 (as the constraint on order ids does)
         is_recorded = _leave_placing(order, Status.HANDLING, **values)
@@ -297,7 +297,7 @@ def _record_acceptance(
             due_at=_first_search(),
             failures=0,
         )
-        # Even if the order was declared lost meanwhile: it must not be declared absent.
+        # Stored even if the order was declared lost meanwhile, so that it is not declared absent.
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
@@ -312,7 +312,7 @@ def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -
     parameters, now = error.parameters, timezone.now()
     match error:
         case AccessDenied():
-            # Due at once: the pause that follows keeps the order back.
+            # The order is due at once: until then, calls are paused anyway.
             _record_not_accepted(order, Status.PENDING, Problem("not_sent", parameters), due_at=now)
         case TryLater():
             problem, failures = Problem("not_sent", parameters), order.failures + 1
@@ -432,10 +432,10 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # This process claimed it; otherwise another one was first.
+            # This process claimed the order; otherwise another process was first.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
-            # The answers to the others would probably be lost, too.
+            # The answers to other orders would probably be lost, too.
             break
     return accepted, failed
 

@@ -102,7 +102,7 @@ class PriceList:
             return None
         if type_id in prices.by_type:
             return prices.by_type[type_id]
-        # A failure may have been raised before.
+        # The same failure may have been raised before, with another traceback.
         raise (prices.failure or _no_price(prices, type_id)).with_traceback(None)
 
     def _told(self, product_id: str, type_id: str, *, max_age: float) -> _Prices | None:

@@ -39,7 +39,7 @@ from giftcards.rules.verdict import Settlement, Verdict, evaluate_for, find_chan
 logger = logging.getLogger(__name__)
 
 _WATCH_ENDED = Problem("watch_ended")
-# An order and the answer about it; with the verdict, if the answer is judged already.
+# An order, the answer about it, and the verdict on the answer if it is judged already.
 Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
 # Evaluates an answer about an order.
 _Evaluate = Callable[..., "_Result"]
@@ -47,7 +47,7 @@ _Evaluate = Callable[..., "_Result"]
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """The answer about an order, the verdict on it, and when the order is due again.
+    """The answer about an order, the verdict on the answer, and when the order is due again.
 
     ``identifies`` is True if this is the first answer to confirm that the id is this order's.
     """
@@ -87,7 +87,7 @@ class _Result:
 
     @property
     def alias(self) -> str:
-        """The answer's id if it differs from the order id, or else the alias known so far.
+        """The answer's id if it differs from the order id, or else the alias on record.
 
         Rows of the list may have either id.
         """
@@ -243,7 +243,7 @@ def _update(result: _Result, now: datetime) -> OrderUpdate:
 
 
 def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUpdate:
-    """Return an update that drops the wrong id and has the order's own purchase searched for."""
+    """Return an update that drops the wrong id, so that the order is searched for."""
     problem = Problem("id_of_other", {"provider_order_id": order.provider_order_id or ""})
     values: dict[str, Any] = {
         **cleared_provider_columns(),
@@ -278,7 +278,7 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
 
 
 def _reorder_missing(results: Iterable[_Result]) -> None:
-    """Order missing cards of the orders that settle again, as the shop's rule says."""
+    """Repeat the missing cards of each order that settles, if the shop's rule says so."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
         if settlement and settlement.fulfilled_quantity < order.quantity:
@@ -292,12 +292,12 @@ def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -
     """
     fresh = Order.objects.get(pk=result.order.pk)
     if fresh.provider_order_id != result.order.provider_order_id:
-        # Another answer showed that this id is another order's.
+        # Another answer has shown that this id belongs to another order.
         return 0
     if fresh.is_final:
         record_changes([(fresh, result.answer)], now=now, is_thorough=True)
         return 0
-    # It became DELAYED, or its claim expired and another process took it.
+    # The order became DELAYED, or another process claimed it after the claim had expired.
     return _record_batch([evaluate(fresh, result.answer)], evaluate, now=now)
 
 
@@ -471,7 +471,7 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
         if differences:
             record_changes([(order, row)], now=timezone.now())
             order.refresh_from_db(fields=["problems"])
-            # By code, because more cards may be stored than this row has.
+            # Compared by code, because more cards may be stored than this row has.
             still_open = {problem.code for problem in order.open_problems}
             if not still_open.isdisjoint(problem.code for problem in differences):
                 differing.append(order)

@@ -94,7 +94,7 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
 
 
 def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
-    """True if these are all pages. ``has_new_rows``: the last one has rows that no other has."""
+    """True if ``pages`` are all; ``has_new_rows``: the last page has rows that no other has."""
     if not pages:
         return False
     count = pages[0].page_count
@@ -142,10 +142,9 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 
 
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
-    """Return those of ``lost`` that the list may show; tell staff of the others that are due.
+    """Return the orders in ``lost`` that the list may show; tell staff of the others, if due.
 
-    The list of another account proves nothing about an order: neither that it was placed nor that
-    it was not.
+    The list of another account does not prove that an order was placed, or that it was not.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
@@ -164,7 +163,7 @@ def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
     """Group orders, sorted by sending time, so that no row can belong to orders of two groups.
 
-    This keeps an order that stays unresolved for weeks from stretching the span read for others.
+    So an order that stays unresolved for weeks does not stretch the time that is read for others.
     """
     groups: list[list[Order]] = []
     for order in lost:
@@ -201,8 +200,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     ]
     rivals = [order for order in others if not _is_row_known(order, listing)]
     rows = find_orphans(listing)
-    # Last: orders that another process resolved meanwhile count as rivals. Without them, this one
-    # would pair the rows differently and take rows that the other is about to adopt.
+    # Read last: orders that another process has resolved meanwhile count as rivals. Without these
+    # orders, this process would take rows that the other process is about to adopt.
     unresolved = Order.objects.filter(
         pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
     )
@@ -274,7 +273,7 @@ def _is_unconfirmed(order: Order) -> bool:
 
 
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
-    """True if the order's id may be a lost order's: neither an answer nor its row disproves that.
+    """True if the order's id may be a lost order's: no answer and no row disproves that.
 
     An order accepted just before the search is left out: it was sent well after any order that the
     search can prove absent. In a busy shop, there is always an unchecked order of that kind.

@@ -33,7 +33,7 @@ _COPIED = (
     "type_id",
     "product_name",
     "type_name",
-    # So that no order of the sandbox is repeated with a real key.
+    # The environment is copied so that no order of the sandbox is repeated with a real key.
     "environment",
     "sale_price",
     "group",
@@ -180,7 +180,7 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
         return
     new = missing_part(old)
     if new.price_ceiling is None:
-        # Nobody looks at it, so it is not bought at any price.
+        # Nobody looks at the new order, so it is not bought at any price.
         new.max_price = old.price_at_placing if old.price_per_card is None else old.price_per_card
     if new.price_ceiling is None:
         return

@@ -69,7 +69,7 @@ class Keyring:
     @contained
     def __init__(self, keys: Sequence[str]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        #: A card's row names its encryption key by one of these.
+        #: The fingerprints of the keys, by which a card's row names its encryption key.
         self.key_fingerprints = tuple(
             _derived(key, b"giftcards fingerprint of the encryption key v1", length=8).hex()
             for key in keys

@@ -30,7 +30,7 @@ def _by_value(text: str) -> Q:
 
 def _by_serial(text: str) -> Q:
     serials = conf.keyring().serial_fingerprints(text)
-    # For SQLite's query planner, as in OrderQuerySet.known_as.
+    # The first condition is redundant, but SQLite needs it, as in ``known_as`` of orders.
     return Q(serial_fingerprint__gt="", serial_fingerprint__in=serials)
 
 
@@ -153,7 +153,7 @@ class Card(models.Model):
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
-    # Of the last four characters of the code; "" if that would be more than half of it.
+    # The HMAC of the last four characters of the code; "" if these are more than half of it.
     tail_fingerprint = models.CharField(max_length=64, editable=False, blank=True)
     # The fingerprint of the encryption key, or DESTROYED.
     key_fingerprint = models.CharField(max_length=16, editable=False)
@@ -166,7 +166,7 @@ class Card(models.Model):
         verbose_name_plural = _("cards")
         ordering = ("order", "position")
         permissions = (("reveal_card", "Can reveal the code of a card"),)
-        # Not db_index, which on PostgreSQL adds a second index for LIKE.
+        # Indexes by Meta: on PostgreSQL, ``db_index`` would add a second index for LIKE.
         indexes = (
             models.Index(fields=("value_fingerprint",), name="giftcards_card_value"),
             models.Index(fields=("serial_fingerprint",), name="giftcards_card_serial"),

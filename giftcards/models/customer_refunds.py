@@ -301,8 +301,8 @@ class CustomerRefund(models.Model):
             wrong["amount"] = gettext("This must be a decimal number.")
         if wrong:
             raise ValidationError(wrong)
-        # As forms do. Nobody sees spaces at the end, and databases differ in whether these tell
-        # texts apart.
+        # Stripped, as forms do: nobody sees spaces at the end, and databases differ in whether two
+        # texts that differ only in these are equal.
         self.reference = self.reference.strip()
         self.clean_fields(exclude=("order", "created_by", "executed_by"))
         self.check_text("by", "created_by", self.created_by)

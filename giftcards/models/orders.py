@@ -221,7 +221,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         now = timezone.now()
         groups: dict[str, list[OrderUpdate]] = defaultdict(list)
         for update in updates:
-            # By repr(), because the values may be unhashable.
+            # Grouped by repr(), because the values may be unhashable.
             groups[repr((update.guard, update.columns(now)))].append(update)
         for group in groups.values():
             keys = [update.order.pk for update in group]
@@ -345,7 +345,7 @@ class Order(models.Model):
         validators=[plain_text],
         help_text=_("The denomination, as the provider's catalogue names it."),
     )
-    # As the catalogue named them when the order was recorded; "" if it had not been read.
+    # The catalogue's names when the order was recorded; "" if the catalogue had not been read.
     product_name = models.CharField(_("product's name"), max_length=200, editable=False, blank=True)
     type_name = models.CharField(_("type's name"), max_length=200, editable=False, blank=True)
     quantity = models.PositiveIntegerField(
@@ -464,7 +464,7 @@ class Order(models.Model):
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
-    # The order whose missing cards this one orders again. Unique: that is done once.
+    # The order whose missing cards this one repeats. Unique, because that is done only once.
     repeats = models.OneToOneField(
         "self",
         verbose_name=_("replaces missing cards of"),
@@ -523,8 +523,8 @@ class Order(models.Model):
     settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
     # Since when the order has been waiting to be sent: SEND_TIMEOUT begins here.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
-    # When to send (PENDING), check (HANDLING, DELAYED) or search for it (UNCONFIRMED) next; NULL:
-    # not automatically. PENDING with NULL: held, see `is_held`.
+    # When to send (PENDING), check (HANDLING, DELAYED) or find (UNCONFIRMED) the order next. NULL:
+    # not automatically; a PENDING order is then held, see `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # Consecutive failed attempts to send, check or find it.
     failures = models.PositiveIntegerField(default=0, editable=False)
@@ -808,7 +808,7 @@ class Order(models.Model):
     def _is_sold_as(self, other: Order) -> bool:
         given, now = (_as_read(order, *_AMOUNTS) for order in (other, self))
         if self.is_final and self.sale_price is None and other.sale_amount is None:
-            # What the customer paid may have been recorded since.
+            # The sale amount may have been recorded after the order.
             now["sale_amount"] = None
         return given == now
 
@@ -857,7 +857,7 @@ class Order(models.Model):
         assign(copied, values)
         copied.check_columns(but={field.name for field in self._meta.fields} - values.keys())
         if copied.is_gift != self.is_gift:
-            # Who has seen the cards, or who may, cannot be changed afterwards.
+            # Somebody may have seen the cards already: that cannot be changed.
             text = gettext("A gift stays a gift, and no other order becomes one.")
             raise ValidationError({"recipient_email": text})
         return copied

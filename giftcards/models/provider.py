@@ -228,7 +228,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
                     ApiKey.objects.doubt()
                 return True
         if state.pause == reason:
-            # Of several concurrent answers, the longest pause counts.
+            # Several answers may ask for a pause at the same time: the longest one counts.
             self.filter(pk=1, pause=reason, paused_until__lt=until).update(paused_until=until)
         return False
 

@@ -23,7 +23,7 @@ from giftcards.text.search_terms import (
     terms_of,
 )
 
-# Orders, whose module imports this one.
+# The type of orders, which cannot be imported here: their module imports this one.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
 # So many of the newest orders with one word are searched for the other words.
@@ -79,9 +79,9 @@ class OrderTerm(models.Model):
 
     class Meta:
         default_permissions = ()
-        # Whether an order has further words.
+        # For looking up whether an order has further words.
         indexes = (models.Index(fields=("order", "term"), name="giftcards_term_of_order"),)
-        # Finds orders by a word, the newest ones first.
+        # For finding orders by a word, the newest orders first.
         constraints = (
             models.UniqueConstraint(fields=("term", "order", "kind"), name="giftcards_term"),
         )
@@ -95,7 +95,7 @@ class Found(NamedTuple):
 
     #: The primary keys of the orders, newest first.
     keys: list[int]
-    #: True if the orders have the words that were typed; otherwise, they have longer ones.
+    #: True if the orders have the words as typed; False if they have longer words.
     is_whole: bool
     #: True if there may be more orders.
     has_more: bool
@@ -186,7 +186,7 @@ class OrderSearch(models.QuerySet[Row]):
             if kind in OF_SAME_CUSTOMER:
                 rows = OrderTerm.objects.filter(kind=kind, term=term, **within)
                 found = rows.order_by(f"{sign}order_id").values_list("order_id", flat=True)
-                # One more, because the order itself may be among them.
+                # One key more, because that of the order itself may be among them.
                 keys.update(found[: most + 1])
         keys.discard(order.pk)
         return sorted(keys, reverse=after is None)[:most]
@@ -195,5 +195,5 @@ class OrderSearch(models.QuerySet[Row]):
 def _condition(word: Word, *, is_whole: bool) -> Q:
     if not is_whole:
         return starting_with("term", sorted(word.starts))
-    # One term alone, so that the index has its orders sorted.
+    # A single term is compared with "=", so that the index yields its orders sorted.
     return Q(term__in=sorted(word.whole)) if len(word.whole) > 1 else Q(term=min(word.whole))

@@ -138,7 +138,7 @@ def why_kept(order: Order, roles: Collection[Role]) -> str:
         return "owed"
     if CUSTOMER in roles and order.planned_amount:
         return "planned_refund"
-    # The one person could not be told any more, or the other would not get what was paid for.
+    # A gift: the customer could not be told of it any more, or the recipient would not get it.
     is_undelivered = order.is_put_off and order.cards.all().readable().exists()
     return "undelivered" if is_undelivered else ""
 

@@ -25,7 +25,7 @@ from giftcards.privacy.retention import empty_log
 
 # The number of cards in one transaction. Transactions are short, because the shop writes meanwhile.
 _BATCH = 200
-# More than one, because a worker with old settings may seal cards with an old key meanwhile.
+# More passes than one, because a worker with old settings may seal cards with an old key meanwhile.
 _MOST_PASSES = 3
 # The retries of a transaction that the database has rolled back, as after a deadlock.
 _MOST_DEADLOCKS = 5

@@ -201,9 +201,9 @@ def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
     """Decide about an order that matches none of the rows."""
     # The list lags if it also lacks an accepted order sent at about the same time.
     is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
-    # An order of about the same time may have the id of this one. Lost orders that the provider has
-    # accepted count as well: until their own rows are found, the list hides at least one order, or
-    # ids are mixed up.
+    # An order of about the same time may have the id of this one. So may a lost order that the
+    # provider has accepted: until its own row is found, either the list hides an order, or ids are
+    # mixed up.
     doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
     is_doubtful = order.was_accepted or _is_any_near(order, doubts, CLOCK_SKEW)
     if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):

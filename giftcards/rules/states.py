@@ -178,7 +178,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.HANDLING: State(
         purchase=Purchase.MADE,
         moves_to=(
-            # The order was matched with the wrong one at the provider.
+            # The order was matched with a wrong order at the provider.
             Status.UNCONFIRMED,
             Status.DELAYED,
             Status.FULFILLED,

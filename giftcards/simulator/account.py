@@ -269,7 +269,7 @@ class Account:
             raise ValueError("An order delivers from none to all of its cards.")
         # One lock for everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
-        # In this order: after a delay in between, the clock is behind, not ahead.
+        # In this sequence: after a delay between the two, the clock is behind, and never ahead.
         self._time_zero = datetime.now(UTC)
         self._clock_zero = self.clock()
         self._next_serial = 100_000_000 + secrets.randbelow(800_000_000)

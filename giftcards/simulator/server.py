@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
         self.connections: dict[socket.socket, threading.Thread] = {}
         super().__init__((host, port), _Handler)
         self.listener = threading.Thread(
-            # stop() may have to wait for one interval.
+            # The interval of polling is short, because stop() may have to wait for one.
             target=self.serve_forever,
             kwargs={"poll_interval": 0.02},
             name="giftcards-simulator",
@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         content = json.dumps(reply.payload, default=_number).encode()
-        # Without the date of this machine: the reply has its own.
+        # Not send_response(), which adds the date of this machine: the reply has its own date.
         self.send_response_only(reply.status)
         self.send_header("Server", self.version_string())
         for name, value in reply.headers.items():
