@@ -677,7 +677,6 @@ def check_database(alias: str = "default") -> list[CheckMessage]:
     return run_checks(tags=[checks.TAG], databases=[alias])
 
 
-@pytest.mark.django_db
 def test_processes_with_different_api_keys_are_told_of_by_the_database_check() -> None:
     now = timezone.now()
     ApiKey.objects.create(pk="one", environment="SANDBOX", accepted_at=now)
@@ -686,7 +685,6 @@ def test_processes_with_different_api_keys_are_told_of_by_the_database_check() -
     assert check_database() == [SEVERAL_KEYS]
 
 
-@pytest.mark.django_db
 class TestStoredCards:
     def test_the_database_of_a_new_shop_gives_no_message(self) -> None:
         assert check_database() == []
@@ -839,10 +837,8 @@ def manage(tmp_path: Path, more: str, command: str) -> tuple[int, str]:
 
 def test_a_shop_without_django_q_passes_the_checks(tmp_path: Path) -> None:
     absent = "import sys\nsys.modules['django_q'] = None\n"
-    assert manage(tmp_path, absent, "check") == (
-        0,
-        "System check identified no issues (0 silenced).\n",
-    )
+    expected = (0, "System check identified no issues (0 silenced).\n")
+    assert manage(tmp_path, absent, "check") == expected
 
 
 def test_a_shop_that_forgot_q_cluster_is_told_so(tmp_path: Path) -> None:

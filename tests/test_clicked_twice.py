@@ -522,9 +522,7 @@ def test_clicks_at_the_same_moment_decide_once(
     assert resolve(button.address).url_name == page
     before = counts()
     latest = LogEntry.objects.order_by("pk").values_list("pk", flat=True).last() or 0
-
     answers = press_at_once(boss, button)
-
     assert [answer.status_code for answer in answers] == button.status_codes
     lines = LogEntry.objects.filter(pk__gt=latest)
     logged = [without_made_up_names(line.get_change_message()) for line in lines]

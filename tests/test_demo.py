@@ -117,16 +117,10 @@ def test_a_demo_after_a_killed_one_starts_afresh_and_a_third_is_refused(
     while killed.processes():
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
-
     demo = start()
     demo.wait_until(lambda: "In progress" in demo.output)
-    assert orders_in(tmp_path / "files" / "demo.sqlite3") == [
-        ("none", "[]"),
-        ("partial", "[]"),
-        ("all", "[]"),
-        ("many", "[]"),
-    ]
-
+    expected = [("none", "[]"), ("partial", "[]"), ("all", "[]"), ("many", "[]")]
+    assert orders_in(tmp_path / "files" / "demo.sqlite3") == expected
     other = start()
     assert other.process.wait(timeout=240) == 1
     assert other.output == (
@@ -161,10 +155,8 @@ def test_the_demo_tells_only_of_changes_that_are_to_come_and_of_each_that_is_not
     fill_catalogue()
     price = "PSN 500 DA: price 520.00 instead of 490.00"
     stock = "Steam 5 USD: stock 0 instead of 100000"
-    assert list(shop.forecast(OFFER_CHANGES, age=14.2)) == [
-        f"  in  46 s  {price}",
-        f"  in  76 s  {stock}",
-    ]
+    expected = [f"  in  46 s  {price}", f"  in  76 s  {stock}"]
+    assert list(shop.forecast(OFFER_CHANGES, age=14.2)) == expected
     assert list(shop.forecast(OFFER_CHANGES, age=60)) == [f"  in  30 s  {stock}"]
     noticed = shop.noticed()
     assert next(noticed) == []
@@ -173,10 +165,8 @@ def test_the_demo_tells_only_of_changes_that_are_to_come_and_of_each_that_is_not
         OfferChange(0, "type_101", stock=0),
     ]
     fill_catalogue()
-    assert [line.partition("  ")[2].partition("  ")[2] for line in next(noticed)] == [
-        f"{price}; on the shelf, at 590.00",
-        f"{stock}; on the shelf, sold out",
-    ]
+    expected = [f"{price}; on the shelf, at 590.00", f"{stock}; on the shelf, sold out"]
+    assert [line.partition("  ")[2].partition("  ")[2] for line in next(noticed)] == expected
     assert next(noticed) == []
 
 

@@ -187,10 +187,8 @@ def test_behind_a_proxy_with_tls_people_sign_in_and_their_cookies_are_for_tls_on
     sent = {"origin": origin, "referer": f"{origin}/admin/login/"}
     answer = browser.post("/admin/login/", given, headers=headers | sent)
     assert (answer.status_code, answer["Strict-Transport-Security"]) == (302, "max-age=3600")
-    assert {name: bool(each["secure"]) for name, each in answer.cookies.items()} == {
-        "csrftoken": True,
-        "sessionid": True,
-    }
+    expected = {"csrftoken": True, "sessionid": True}
+    assert {name: bool(each["secure"]) for name, each in answer.cookies.items()} == expected
 
 
 def test_behind_a_proxy_with_tls_whoever_asks_without_is_sent_on(

@@ -54,7 +54,6 @@ def others_read_english() -> Iterator[None]:
 def test_no_text_is_left_untranslated(language: str) -> None:
     po = catalogue(language, "po")
     found = entries(po)
-
     assert len(found) > 100
     assert [ids for ids, translations in found.items() if not all(translations)] == []
     assert re.findall(r"^#(?:,.*\bfuzzy\b|~).*$", po.read_text(), re.MULTILINE) == []
@@ -110,7 +109,6 @@ def test_translations_begin_and_end_like_the_original(language: str) -> None:
 def test_the_compiled_catalogue_matches_the_written_one(language: str) -> None:
     with catalogue(language, "mo").open("rb") as compiled:
         known: dict[Any, str] = gettext.GNUTranslations(compiled)._catalog  # type: ignore[attr-defined]
-
     written: dict[Any, str] = {}
     for ids, translations in entries(catalogue(language, "po")).items():
         if len(ids) == 1:
@@ -132,10 +130,8 @@ def test_the_catalogues_contain_every_text_of_the_code_and_no_other(tmp_path: Pa
     needs("xgettext", "msgmerge", "msguniq", "msgattrib")
     copy = tmp_path / "giftcards"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.mo"))
-
     options = ("--locale=fr", "--locale=ar", "--no-location", "--no-obsolete")
     run(sys.executable, "-m", "django", "makemessages", *options, cwd=copy)
-
     for language in LANGUAGES:
         before = set(entries(catalogue(language, "po")))
         after = set(entries(catalogue(language, "po", copy)))
@@ -172,7 +168,6 @@ def test_no_text_has_a_word_that_was_found_to_mislead(language: str, root: Path)
     found = entries(catalogue("fr" if language == "en" else language, "po", root))
     texts = (ids if language == "en" else forms for ids, forms in found.items())
     avoided = re.compile("|".join(AVOIDED[language]))
-
     assert [text for each in texts for text in each if avoided.search(text)] == []
 
 
@@ -219,9 +214,7 @@ def test_the_page_of_an_order_is_translated(
     order: Order, language: str, breakdown: list[list[str]], phrases: tuple[str, ...]
 ) -> None:
     browser = sign_in(superuser=True, headers={"accept-language": language})
-
     html = read(browser.get(order_page(order)))
-
     assert rows(html, "giftcards-breakdown")[:5] == breakdown
     for phrase in phrases:
         assert phrase in text(html)
@@ -296,7 +289,6 @@ def test_words_of_programs_stand_only_behind_for_your_developer(
 ) -> None:
     pages = pages_of_a_shop_in_trouble(language)
     hints = re.compile(r'<details class="giftcards-developer">.*?</details>', re.DOTALL)
-
     for page in pages:
         page_without = hints.sub("", page)
         told = re.findall(r'(?:title|aria-label|placeholder)="([^"]*)"', page_without)
@@ -323,13 +315,11 @@ def test_messages_with_a_number_use_the_right_plural_form(
 ) -> None:
     chosen = [make_guide_order().pk for _ in range(count)]
     browser = sign_in(superuser=True, headers={"accept-language": language})
-
     answer = browser.post(
         LIST,
         {"action": "check_now", "_selected_action": chosen[:50], "select_across": "1"},
         follow=True,
     )
-
     assert messages(read(answer)) == [message]
 
 
@@ -340,7 +330,6 @@ def test_the_complaint_about_a_taken_reference_is_translated(order: Order, langu
     english = "This reference is taken. Use another one for another order."
     with translation.override(language):
         complaint = translation.gettext(english)
-
     assert complaint != english
     assert errors(read(browser.post(ADD, line))) == [complaint]
 

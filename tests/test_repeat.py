@@ -37,6 +37,7 @@ from tests.builders import (
 from tests.stage import in_threads, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
 
 PARTIAL, REFUNDED, REJECTED = Status.PARTIALLY_FILLED, Status.REFUNDED, Status.REJECTED
 CUSTOMER = {
@@ -62,7 +63,6 @@ def decisions(order: Order) -> list[tuple[str, dict[str, Any], str]]:
     return [(row.code, row.parameters, row.by) for row in order.acknowledgements.all()]
 
 
-@pytest.mark.django_db
 class TestNewOrder:
     def test_the_new_order_is_for_the_missing_cards_of_the_same_customer(self) -> None:
         names = {"product_name": "PSN", "type_name": "500 DA"}
@@ -133,7 +133,6 @@ def use_key_of(environment: str) -> None:
     )
 
 
-@pytest.mark.django_db
 class TestEnvironment:
     """A card of the sandbox is not replaced by a real one."""
 
@@ -177,7 +176,6 @@ def settle_late(order: Order, cards: int) -> None:
     order.refresh_from_db()
 
 
-@pytest.mark.django_db
 class TestLateCards:
     """Cards that came after the order had settled are not bought a second time."""
 
@@ -216,7 +214,6 @@ class TestLateCards:
         assert reorder_missing(order, by="amina").sale_amount == Decimal("333.33")
 
 
-@pytest.mark.django_db
 class TestMoney:
     @pytest.mark.parametrize(
         ("sold", "quantity", "delivered", "owed"),
@@ -279,7 +276,6 @@ class TestMoney:
         assert decisions(order) == []
 
 
-@pytest.mark.django_db
 class TestOnce:
     def test_repeating_an_order_again_returns_the_same_new_order(self) -> None:
         order = make_guide_order(PARTIAL)
@@ -314,7 +310,6 @@ class TestOnce:
         assert reorder_missing(order, by="amina").is_new
 
 
-@pytest.mark.django_db
 class TestRefused:
     @pytest.mark.parametrize("status", [s for s in Status if s not in FINAL])
     def test_the_cards_of_an_open_order_are_not_missing(self, status: Status) -> None:

@@ -266,11 +266,8 @@ class TestWithCosts:
     def test_the_price_and_the_balance_are_shown(self) -> None:
         _set_balance()
         browser = person()
-        assert costs_in(read(browser.get(order_page(held(), "price")))) == [
-            "highest price",
-            "price above",
-            "price above, all",
-        ]
+        expected = ["highest price", "price above", "price above, all"]
+        assert costs_in(read(browser.get(order_page(held(), "price")))) == expected
         assert costs_in(read(browser.get(PROVIDER_PAGE))) == ["balance"]
         resolve = read(browser.get(order_page(bought(Status.UNCONFIRMED), "resolve")))
         assert costs_in(resolve) == ["price per card", "another figure"]

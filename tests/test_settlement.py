@@ -29,6 +29,7 @@ from tests.builders import CARDS, make_guide_order
 from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
 
 REORDERED = (
     "The missing cards were ordered again: what the customer paid for them went to the new order."
@@ -62,10 +63,8 @@ def left(order: Order) -> Decimal:
     for refund in row.refunds.all():
         amounts[CustomerRefund.State(refund.state)] += refund.amount
     assert (row.paid_back_amount, row.planned_amount) == (amounts["done"], amounts["created"])
-    assert (breakdown.refunded_amount, breakdown.planned_amount) == (
-        row.paid_back_amount,
-        row.planned_amount,
-    )
+    expected = (row.paid_back_amount, row.planned_amount)
+    assert (breakdown.refunded_amount, breakdown.planned_amount) == expected
     assert breakdown.owed_amount == (
         breakdown.refunded_amount + breakdown.planned_amount + breakdown.open_amount
     )
@@ -87,7 +86,6 @@ def heard() -> Iterator[list[tuple[str, str]]]:
         customer_refund_changed.disconnect(hear, sender=CustomerRefund)
 
 
-@pytest.mark.django_db
 class TestPayingBack:
     @pytest.mark.parametrize(
         ("named", "by", "told"),
@@ -204,7 +202,6 @@ class TestPayingBack:
             transaction.set_rollback(True)
 
 
-@pytest.mark.django_db
 class TestOnce:
     def test_the_same_reference_pays_once(self, order: Order) -> None:
         first = pay(order, 200, method="cash")
@@ -241,7 +238,6 @@ class TestOnce:
         assert len({pay(order, 100, "r1").pk, pay(order, 100).pk, pay(other, 100).pk}) == 3
 
 
-@pytest.mark.django_db
 class TestPlanned:
     def test_a_planned_refund_counts_until_it_is_paid_or_taken_back(self, order: Order) -> None:
         refund = pay(order, 200, is_paid=False, by="amina")
@@ -287,7 +283,6 @@ class TestPlanned:
         assert CustomerRefund.objects.get().state == "cancelled"
 
 
-@pytest.mark.django_db
 class TestTakingBack:
     def test_it_is_owed_again_and_stays_on_record(self, order: Order) -> None:
         refund = pay(order)
@@ -308,7 +303,6 @@ class TestTakingBack:
         assert left(order) == Decimal("233.33")
 
 
-@pytest.mark.django_db
 class TestOrderedAgain:
     def test_nothing_is_paid_back_once_the_missing_cards_are_ordered_again(self) -> None:
         order = sold()
@@ -337,7 +331,6 @@ class TestOrderedAgain:
         assert reorder_missing(order, by="amina").sale_amount == Decimal("333.33")
 
 
-@pytest.mark.django_db
 class TestInvalid:
     @pytest.mark.parametrize(
         "amount",
@@ -388,7 +381,6 @@ class TestInvalid:
         assert str(pay(order, Decimal("133.3"), "R2").amount) == "133.30"
 
 
-@pytest.mark.django_db
 class TestErrors:
     def error(self) -> RefundError:
         order = make_guide_order(Status.REFUNDED, sale_amount=Decimal("1234.5"))

@@ -709,7 +709,6 @@ def test_no_text_of_the_storefront_is_left_untranslated(language: str, tmp_path:
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.mo"))
     options = (f"--locale={language}", "--no-location", "--no-obsolete")
     run(sys.executable, "-m", "django", "makemessages", *options, cwd=copy)
-
     written = entries(catalogue(language, "po", PACKAGE))
     assert set(written) == set(entries(catalogue(language, "po", copy)))
     for ids, [translated] in written.items():

@@ -154,11 +154,8 @@ class TestOrders:
     def test_nothing_was_bought_by_a_rejected_order(self) -> None:
         settled(Status.REJECTED, sale_amount=Decimal(2750))
         [row] = lines(order_rows(DAY, DAY))
-        assert (row["Cost"], row["Owed to the customer"], row["Margin"]) == (
-            "0.00",
-            "2750.00",
-            "0.00",
-        )
+        expected = ("0.00", "2750.00", "0.00")
+        assert (row["Cost"], row["Owed to the customer"], row["Margin"]) == expected
 
     def test_the_columns_add_up_to_the_report(self) -> None:
         old = settled(sale_amount=Decimal(1000), quantity=7)

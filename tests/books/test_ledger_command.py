@@ -161,11 +161,8 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> 
 def test_a_monitor_is_told_what_it_asked_about(
     call: Call, unfitting: tuple[str, str], conditions: str, text: str
 ) -> None:
-    assert call("giftcards_ledger", *unfitting, "--fail-on", conditions, "-v0") == (
-        "",
-        f"{text}\n",
-        1,
-    )
+    expected = ("", f"{text}\n", 1)
+    assert call("giftcards_ledger", *unfitting, "--fail-on", conditions, "-v0") == expected
 
 
 def test_a_monitor_of_books_in_order_is_told_nothing(call: Call, simulator: Simulator) -> None:

@@ -134,11 +134,8 @@ class TestByAmount:
         books.book("ORDER", 980, at(3601), name="later")
         books.book("REFUND-ORDER", 980, at(9), name="r")
         read()
-        assert matches() == {
-            "c": ("cart-1", True),
-            "later": ("cart-3", True),
-            "r": ("cart-1", True),
-        }
+        expected = {"c": ("cart-1", True), "later": ("cart-3", True), "r": ("cart-1", True)}
+        assert matches() == expected
         assert is_credited(order) == [True]
 
     def test_a_price_at_placing_is_taken_where_none_is_known_better(self, books: Books) -> None:

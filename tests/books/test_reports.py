@@ -19,6 +19,8 @@ from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
 
+pytestmark = pytest.mark.django_db
+
 DAY = date(2026, 11, 24)
 NOON = datetime(2026, 11, 24, 11, tzinfo=UTC)
 
@@ -37,7 +39,6 @@ def money(**amounts: int | str) -> dict[str, Decimal]:
     return {f"{name}_amount": Decimal(amount) for name, amount in amounts.items()}
 
 
-@pytest.mark.django_db
 class TestFigures:
     def test_the_guides_order_is_counted_on_both_sides(self) -> None:
         settled(sale_amount=Decimal(2750))
@@ -70,11 +71,8 @@ class TestFigures:
     def test_a_refunded_order_was_charged_nothing_if_the_provider_names_no_charge(self) -> None:
         settled(Status.REFUNDED, sale_amount=Decimal(2750))
         found = total()
-        assert (found.ordered_amount, found.charged_amount, found.refunded_amount) == (
-            2450,
-            0,
-            2450,
-        )
+        expected = (2450, 0, 2450)
+        assert (found.ordered_amount, found.charged_amount, found.refunded_amount) == expected
         assert (found.margin_amount, found.lost_margin_amount, found.unknown) == (0, 300, 0)
 
     def test_an_amount_that_is_not_known_is_counted_and_is_no_part_of_the_sums(self) -> None:
@@ -83,11 +81,8 @@ class TestFigures:
         settled(Status.FULFILLED, price_per_card=None, sale_amount=Decimal(2750))
         found = total()
         assert found.unknown == 3
-        assert (found.ordered_amount, found.charged_amount, found.refunded_amount) == (
-            2450,
-            1470 + 2450,
-            980,
-        )
+        expected = (2450, 1470 + 2450, 980)
+        assert (found.ordered_amount, found.charged_amount, found.refunded_amount) == expected
         # Of the second, what it cost is not known.
         assert found.margin_amount == 1650 - 1470 + 2750 - 2450
         # Of the first, what was credited back is not known.
@@ -120,11 +115,8 @@ class TestFigures:
             is_consistent=True,
             **named,
         )
-        assert (total().paid_amount, total().kept_amount, total().margin_amount) == (
-            2750,
-            2750,
-            300,
-        )
+        expected = (2750, 2750, 300)
+        assert (total().paid_amount, total().kept_amount, total().margin_amount) == expected
 
     def test_amounts_are_summed_without_binary_fractions(self) -> None:
         for price in ("0.10", "0.20", "0.30", "0.29", "999999999999.99"):
@@ -150,7 +142,6 @@ class TestFigures:
         assert Figures(cards_ordered=100_000, cards_delivered=99_999).fill_rate == Decimal("0.9999")
 
 
-@pytest.mark.django_db
 class TestPeriod:
     def test_an_order_belongs_to_the_day_of_the_sites_time_zone(self, settings: Any) -> None:
         """At 23:30 UTC, the next day and the next month have begun in Algiers."""
@@ -214,10 +205,8 @@ class TestPeriod:
         for day in (date(2026, 12, 30), date(2026, 12, 31), date(2027, 1, 3), date(2027, 1, 4)):
             settled(settled_at=datetime(day.year, day.month, day.day, 12, tzinfo=UTC))
         found = report(date(2026, 12, 31), date(2027, 1, 31), By.WEEK)
-        assert [(row.key, row.label, row.figures.orders) for row in found.rows] == [
-            (date(2026, 12, 28), "2026-W53", 2),
-            (date(2027, 1, 4), "2027-W01", 1),
-        ]
+        expected = [(date(2026, 12, 28), "2026-W53", 2), (date(2027, 1, 4), "2027-W01", 1)]
+        assert [(row.key, row.label, row.figures.orders) for row in found.rows] == expected
 
     def test_months_begin_with_their_first_day(self) -> None:
         for month in (1, 2, 12):
@@ -241,7 +230,6 @@ class TestPeriod:
             assert len(report(date.min, date.max, by).rows) == 1
 
 
-@pytest.mark.django_db
 class TestQueries:
     @pytest.mark.parametrize("by", By)
     def test_their_number_depends_on_neither_days_nor_products(
@@ -258,7 +246,6 @@ class TestQueries:
         assert found.total.orders == 60
 
 
-@pytest.mark.django_db
 class TestProducts:
     def test_a_row_has_the_name_of_the_newest_order(self) -> None:
         settled(product_name="PSN", type_name="PSN 500 DA")
@@ -287,7 +274,6 @@ class TestProducts:
         assert (found.total.orders, len(found.rows)) == (1, 1)
 
 
-@pytest.mark.django_db
 class TestSettling:
     def test_half_and_95_of_a_hundred_took_no_longer(self) -> None:
         for seconds in (3, 5, 7, 300):

@@ -140,10 +140,8 @@ class TestOrders:
         enter("r", "REFUND-ORDER", 490, 21, order=halfway)
         found = summarise(DAY, DAY).promised_not_credited
         assert (found.count, found.amount) == (2, Decimal(1470))
-        assert [(one.key, one.reference, one.amount) for one in found.first] == [
-            (lacking.pk, "cart-1", Decimal(980)),
-            (halfway.pk, "cart-2", Decimal(490)),
-        ]
+        expected = [(lacking.pk, "cart-1", Decimal(980)), (halfway.pk, "cart-2", Decimal(490))]
+        assert [(one.key, one.reference, one.amount) for one in found.first] == expected
 
     def test_a_refund_of_no_order_and_one_too_much_are_named(self) -> None:
         order = partly_delivered(is_credited=False)

@@ -135,10 +135,8 @@ class TestIdentities:
             amounts = {"done": Decimal(0), "created": Decimal(0), "cancelled": Decimal(0)}
             for refund in order.refunds.all():
                 amounts[refund.state] += refund.amount
-            assert (order.paid_back_amount, order.planned_amount) == (
-                amounts["done"],
-                amounts["created"],
-            )
+            expected = (amounts["done"], amounts["created"])
+            assert (order.paid_back_amount, order.planned_amount) == expected
             breakdown = customer_breakdown(order)
             assert breakdown is not None
             assert breakdown.open_amount == order.open_amount >= 0

@@ -176,7 +176,6 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     assert len(shop.texts("#result_list .field-name")) == 2
     keyboard.skip_to(".giftcards-chosen li:last-child a")
     keyboard.go()
-
     # Search, and open the order.
     keyboard.skip_to("[name=secret]")
     keyboard.press("web-1042")
@@ -186,14 +185,12 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     keyboard.tab_to("#result_list .field-name a")
     keyboard.go()
     assert shop.path() == page_of("web-1042")
-
     # Write a note.
     keyboard.skip_to("[name=note]")
     keyboard.press("She has called.", Keys.TAB)
     assert keyboard.is_on("button[form=giftcards-note]")
     keyboard.go(Keys.SPACE)
     assert Note.objects.get().text == "She has called."
-
     # Reveal a code, copy it, and hide it.
     keyboard.skip_to("[aria-label='Reveal card 2']")
     keyboard.go()
@@ -209,7 +206,6 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     assert keyboard.is_on(".giftcards-decide a")
     keyboard.go()
     assert shop.path() == page_of("web-1042")
-
     # Decide about a lost order, up to the button.
     shop.open(page_of("web-1040"))
     keyboard.skip_to(".giftcards-decide a")
@@ -224,7 +220,6 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     assert keyboard.is_on(":checked")
     keyboard.press(Keys.TAB)
     assert keyboard.is_on(".submit-row [type=submit]")
-
     # Place an order, up to the confirmation.
     shop.open(LIST)
     before = Order.objects.count()

@@ -79,7 +79,6 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     window.open("/")
     window.press("[name=language][value=ar]")
     assert window.run("return document.dir") == "rtl"
-
     # Buy, wait, and the page says by itself that the cards are there; so does a mail.
     order = buy(window, "type_001")
     window.find(".gc-wait")
@@ -92,7 +91,6 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     window.press(".gc-ask button")
     order.refresh_from_db()
     assert window.texts(".gc-secret:not(.gc-serial)") == codes(order)
-
     # The other outcomes.
     rejected = buy(window, "SIM_REJECT")
     refunded = buy(window, "TEST_REFUND")
@@ -111,7 +109,6 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
         assert other.open_amount == 2750
     simulator.settle(Order.objects.get(pk=slow.pk).provider_order_id)
     work("--reference", slow.reference)
-
     # The provider's answer is lost: the order is found, and not bought a second time.
     lost = buy(window, "SIM_LOST")
 
@@ -124,7 +121,6 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     assert bought.count("SIM_LOST") == 1
     window.open("/mailbox/")
     assert len(window.texts(MAILS)) == 6
-
     # Some of the cards come: the customer is told what is missing.
     order = buy(window, "TEST_PARTIAL")
     page = window.path()
@@ -138,7 +134,6 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     window.press(".gc-back a")
     assert window.path() == f"{page}#gc-order-{order.pk}"
     assert not window.find_all(".gc-wait")
-
     # Staff see the partial refund, and pay it back. What was bought here stays with the window.
     window.press("section a[href*='/admin/']")
     window.fill(username="admin", password=PASSWORD)
@@ -150,7 +145,6 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     order.refresh_from_db()
     assert order.open_amount == 0
     work()
-
     # The customer is told.
     window.open(page)
     assert len(window.texts(MAILS)) == 2

@@ -67,11 +67,8 @@ class TestOffers:
         before = timezone.now()
         fill_catalogue()
         offer = offers().get(type_id=TYPE)
-        assert (str(offer.product), str(offer), offer.price) == (
-            "PlayStation Network",
-            "PSN 500 DA",
-            Decimal(490),
-        )
+        expected = ("PlayStation Network", "PSN 500 DA", Decimal(490))
+        assert (str(offer.product), str(offer), offer.price) == expected
         assert (offer.stock, offer.available, offer.shop_price) == (100_000, 100_000, None)
         assert offer.read_at is not None
         assert before <= offer.read_at <= timezone.now()

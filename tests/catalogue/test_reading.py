@@ -296,9 +296,7 @@ class TestTolerance:
         kind = {"id": "t1", "name": "Card", "price": 490}
         for asked_for in ("p1", "p2"):
             wire.replace("GET", product_url(asked_for), json=types_answer(kind, productId="p2"))
-
         reading = run()
-
         assert (reading.read, reading.skipped) == (1, 1)
         assert "the answer is about another product" in reading.trouble
         assert (types("p1"), list(types("p2"))) == ({}, ["t1"])
@@ -351,7 +349,6 @@ class TestSharing:
         RequestSlot.objects.filter(until__gt=timezone.now()).update(
             until=timezone.now() + timedelta(seconds=30)
         )
-
         waits: list[CatalogueReading] = []
 
         def wait(reading: CatalogueReading) -> None:
@@ -365,7 +362,6 @@ class TestSharing:
     def test_a_pause_that_ends_by_itself_is_waited_for(self, simulator: Simulator) -> None:
         until = timezone.now() + timedelta(minutes=5)
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slowly.", until=until)
-
         waits: list[CatalogueReading] = []
 
         def wait(reading: CatalogueReading) -> None:
@@ -382,7 +378,6 @@ class TestSharing:
         wire.get(CATALOG, json=listing({"id": "p1"}))
         wire.get(product_url("p1"), status=429)
         wire.get(product_url("p1"), json=types_answer({"id": "t1"}))
-
         waits: list[CatalogueReading] = []
 
         def wait(reading: CatalogueReading) -> None:

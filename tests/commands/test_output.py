@@ -317,15 +317,10 @@ class TestProgress:
         assert clock_time(ago(2 * 86_400)).startswith(f"{now - timedelta(days=2):%Y-%m-%d} ")
 
     def test_counts_are_shown_in_the_singular_and_plural(self) -> None:
-        assert [counted(number, "order") for number in (0, 1, 2)] == [
-            "0 orders",
-            "1 order",
-            "2 orders",
-        ]
-        assert [counted(number, "entry", "entries") for number in (1, 2)] == [
-            "1 entry",
-            "2 entries",
-        ]
+        expected = ["0 orders", "1 order", "2 orders"]
+        assert [counted(number, "order") for number in (0, 1, 2)] == expected
+        expected = ["1 entry", "2 entries"]
+        assert [counted(number, "entry", "entries") for number in (1, 2)] == expected
 
 
 @pytest.mark.all_apps

@@ -21,7 +21,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import ODD_AMOUNTS, make_order
 from tests.conftest import Call
-from tests.stage import LINE, PLACE, PSN, ago, buy, failing, posts
+from tests.stage import PLACE, PSN, ago, buy, failing, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
@@ -54,7 +54,6 @@ def test_place_sends_the_order_before_it_returns(call: Call, simulator: Simulato
 def test_place_says_that_another_process_is_sending_the_order(
     call: Call, simulator: Simulator
 ) -> None:
-    """Another process is sending it."""
     order = make_order(
         Status.PLACING, reference="cart-1", sent_at=ago(30), claimed_until=ago(-3), due_at=None
     )
@@ -450,7 +449,6 @@ class TestADatabaseThatGoesAway:
     ) -> None:
         buy(reference="cart-1", type_id="SIM_LOST" if "reconcile" in command[0] else "type_001")
         simulator.forget_requests()
-
         with failing(when=lambda *_: simulator.requests):
             out, err, code = call(*command)
         assert simulator.requests
@@ -459,14 +457,6 @@ class TestADatabaseThatGoesAway:
             "The database failed (OperationalError). What the command had begun may be half done."
             " `manage.py giftcards_status` shows how things are.\n"
         )
-
-
-def test_place_orders_the_line_that_the_builders_of_the_tests_order(
-    call: Call, simulator: Simulator
-) -> None:
-    """The builders of these tests order the same line."""
-    call(*PLACE_TWO)
-    assert Order.objects.filter(**LINE).exists()
 
 
 class TestCeiling:
@@ -505,13 +495,6 @@ class TestCeiling:
             " has a price limit, and its price is not known at present. The provider shows no price"
             " for it.\n",
             1,
-        )
-
-    def test_a_max_price_that_is_no_amount_is_refused(self, call: Call) -> None:
-        assert call(*PLACE_TWO, "--max-price", "cheap") == (
-            "",
-            "max_price: 'cheap' is not an amount. Write it like 550 or 549.90.\n",
-            2,
         )
 
     def test_placing_a_held_order_again_shows_that_it_still_waits(

@@ -115,11 +115,8 @@ class TestRefusedKey:
         call("giftcards_poll")
         simulator.keys = []
         Order.objects.update(due_at=ago(1))
-        assert call("giftcards_poll", "--resume") == (
-            "The pause is over.\n0 sent, 1 checked, 1 settled, 0 failed.\n",
-            "",
-            0,
-        )
+        expected = ("The pause is over.\n0 sent, 1 checked, 1 settled, 0 failed.\n", "", 0)
+        assert call("giftcards_poll", "--resume") == expected
         assert call("giftcards_poll", "--resume") == (f"There was no pause.\n{NOTHING}.\n", "", 0)
 
     def test_poll_with_resume_is_paused_again_if_the_key_is_still_refused(

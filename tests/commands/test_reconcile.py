@@ -44,13 +44,8 @@ def test_reconcile_finds_a_lost_order(call: Call, simulator: Simulator) -> None:
     order = lose_one(call)
     assert order.status == Status.UNCONFIRMED
     out, _err, code = call("giftcards_reconcile", "--json")
-    assert json.loads(out) == {
-        "explained": 1,
-        "unconfirmed": 0,
-        "is_whole": True,
-        "orphans": [],
-        "changed": [],
-    }
+    expected = {"explained": 1, "unconfirmed": 0, "is_whole": True, "orphans": [], "changed": []}
+    assert json.loads(out) == expected
     assert code == 0
     order.refresh_from_db()
     assert order.provider_order_id in simulator.orders
@@ -95,13 +90,8 @@ def test_reconcile_says_that_the_provider_is_away(call: Call, simulator: Simulat
     assert "The provider gave no usable answer (SERVICE_UNAVAILABLE)." in err
     assert code == 1
     out, _err, code = call("giftcards_reconcile", "--json")
-    assert json.loads(out) == {
-        "explained": 0,
-        "unconfirmed": 1,
-        "is_whole": False,
-        "orphans": [],
-        "changed": [],
-    }
+    expected = {"explained": 0, "unconfirmed": 1, "is_whole": False, "orphans": [], "changed": []}
+    assert json.loads(out) == expected
     assert code == 1
 
 

@@ -38,17 +38,14 @@ def test_the_example_of_the_readme_leads_to_a_settled_order(
 ) -> None:
     [example] = blocks("python")
     exec(compile(example, "README.md", "exec"), namespace)
-
     # Nothing but a row and a wake-up call so far.
     order = Order.objects.get()
     assert order.status == "PENDING"
     assert not simulator.requests
     [queued] = OrmQ.objects.all()
     assert queued.func() == SWEEP_TASK
-
     # What the worker does with it.
     assert tasks.sweep() == "1 sent, 1 checked, 1 settled, 0 failed"
-
     order.refresh_from_db()
     assert order.status == "PARTIALLY_FILLED"
     assert [bought.status for bought in simulator.orders.values()] == [order.status]

@@ -177,7 +177,5 @@ def test_a_serial_that_arrives_later_is_sealed_under_the_new_key(settings: Any) 
     rotate(per_second=1e6, on_batch=ignore)
     store_cards([Arrival(order, CARDS[:1])])
     card = Card.objects.select_related("order").get()
-    assert (card.serial, card.key_fingerprint) == (
-        CARDS[0].serial,
-        conf.keyring().key_fingerprints[0],
-    )
+    expected = (CARDS[0].serial, conf.keyring().key_fingerprints[0])
+    assert (card.serial, card.key_fingerprint) == expected

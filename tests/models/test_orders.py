@@ -187,11 +187,8 @@ class TestFields:
     def test_rows_are_printed_as_reference_move_and_card_number(self) -> None:
         order = make_guide_order(reference="order-1")
         change = StatusChange(order=order, from_status="HANDLING", to_status="DELAYED")
-        assert [str(order), str(change), str(Card(order=order, position=2))] == [
-            "order-1",
-            "HANDLING → DELAYED",
-            "card 2",
-        ]
+        expected = ["order-1", "HANDLING → DELAYED", "card 2"]
+        assert [str(order), str(change), str(Card(order=order, position=2))] == expected
 
 
 @pytest.mark.parametrize(
@@ -225,13 +222,8 @@ class TestMove:
         assert change is not None
         fresh = Order.objects.get(pk=order.pk)
         for row in (order, fresh):
-            assert (row.status, row.claim, row.claimed_until, row.sent_at, row.due_at) == (
-                "PLACING",
-                "c1",
-                NOW,
-                NOW,
-                None,
-            )
+            expected = ("PLACING", "c1", NOW, NOW, None)
+            assert (row.status, row.claim, row.claimed_until, row.sent_at, row.due_at) == expected
         stored = fresh.changes.get()
         assert stored == change
         assert (
@@ -417,11 +409,8 @@ class TestMoveAll:
             order.refresh_from_db()
             assert (order.status, order.due_at, order.claimed_until) == ("DELAYED", NOW, None)
             change = order.changes.get()
-            assert (change.from_status, change.to_status, change.source) == (
-                "HANDLING",
-                "DELAYED",
-                "clock",
-            )
+            expected = ("HANDLING", "DELAYED", "clock")
+            assert (change.from_status, change.to_status, change.source) == expected
         assert not done.changes.exists()
 
     def test_move_all_records_no_change_for_an_order_moved_meanwhile(self) -> None:
@@ -660,17 +649,10 @@ class TestQuestions:
         make_guide_order(Status.REFUNDED)
         urgent = {order.status for order in Order.objects.urgent()}
         assert urgent == {"PENDING", "PLACING", "HANDLING"}
-        assert {status for status, order in orders.items() if order.is_final} == {
-            "REJECTED",
-            "FULFILLED",
-            "PARTIALLY_FILLED",
-            "REFUNDED",
-        }
-        assert {status for status, order in orders.items() if order.is_settled} == {
-            "FULFILLED",
-            "PARTIALLY_FILLED",
-            "REFUNDED",
-        }
+        expected = {"REJECTED", "FULFILLED", "PARTIALLY_FILLED", "REFUNDED"}
+        assert {status for status, order in orders.items() if order.is_final} == expected
+        expected = {"FULFILLED", "PARTIALLY_FILLED", "REFUNDED"}
+        assert {status for status, order in orders.items() if order.is_settled} == expected
 
     def test_count_by_status_counts_every_status(self) -> None:
         make_guide_order(Status.REFUNDED)

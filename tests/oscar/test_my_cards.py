@@ -46,10 +46,8 @@ def test_a_customer_without_cards_is_told_so(shop: Simulator) -> None:
 
 def test_who_is_not_logged_in_is_sent_to_the_login(shop: Simulator) -> None:
     answer = Client().get(PAGE)
-    assert (answer.status_code, answer.headers["Location"]) == (
-        302,
-        f"/accounts/login/?next={PAGE}",
-    )
+    expected = (302, f"/accounts/login/?next={PAGE}")
+    assert (answer.status_code, answer.headers["Location"]) == expected
 
 
 def test_a_shop_without_the_page_has_no_tab(shop: Simulator) -> None:

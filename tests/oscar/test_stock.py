@@ -69,13 +69,8 @@ class TestCreating:
             == "0 products created, 0 of 0 stock records changed.\n"
         )
         done = json.loads(call("giftcards_oscar_sync", "--json", "--create", PRODUCT).out)
-        assert done == {
-            "created": 1,
-            "changed": 0,
-            "records": 1,
-            "without_price": 0,
-            "untracked": 0,
-        }
+        expected = {"created": 1, "changed": 0, "records": 1, "without_price": 0, "untracked": 0}
+        assert done == expected
         record = record_of()
         assert (record.price, record.price_currency, record.net_stock_level) == (PRICE, "DZD", 7)
         assert (record.partner.name, record.partner.code) == ("OneClickDz", "oneclickdz")

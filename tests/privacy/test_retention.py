@@ -104,7 +104,6 @@ def test_cards_that_come_late_are_kept_and_told_although_the_others_were_destroy
     assert [card.value for card in late] == [secret.value for secret in CARDS[3:]]
     assert old.cards.readable().count() == 2
     assert dict(run().left_alone) == {"problem": 1}
-
     Order.objects.update(needs_attention=False)
     assert run() == Purge(orders=1, cards=2)
     assert is_destroyed(old)

@@ -330,10 +330,8 @@ class TestOrder:
 def test_the_figures_of_a_final_order_are_what_is_owed_and_whether_its_figures_agree(
     status: Status, values: dict[str, Any], open_amount: int | None, is_consistent: bool | None
 ) -> None:
-    assert final_figures(build_guide_order(status, **values)) == {
-        "open_amount": open_amount,
-        "is_consistent": is_consistent,
-    }
+    expected = {"open_amount": open_amount, "is_consistent": is_consistent}
+    assert final_figures(build_guide_order(status, **values)) == expected
 
 
 @pytest.mark.parametrize(

@@ -161,16 +161,10 @@ def test_each_type_for_tests_has_a_name_in_the_catalogue(shop: Shop) -> None:
 
 def test_a_partial_order_delivers_half(shop: Shop) -> None:
     answer = shop.check(shop.order("TEST_PARTIAL", 5))
-    assert (answer["status"], answer["quantity"], answer["fulfilled_quantity"]) == (
-        "PARTIALLY_FILLED",
-        5,
-        2,
-    )
-    assert (answer["fulfilled_amount"], answer["price_per_card"], len(answer["cards"])) == (
-        980,
-        490,
-        2,
-    )
+    expected = ("PARTIALLY_FILLED", 5, 2)
+    assert (answer["status"], answer["quantity"], answer["fulfilled_quantity"]) == expected
+    expected = (980, 490, 2)
+    assert (answer["fulfilled_amount"], answer["price_per_card"], len(answer["cards"])) == expected
 
 
 @pytest.mark.parametrize(("type_id", "quantity"), [("TEST_REFUND", 2), ("TEST_PARTIAL", 1)])
@@ -277,10 +271,8 @@ def test_an_order_whose_answer_is_lost_was_placed(shop: Shop, type_id: str, crea
 
 
 def test_an_order_answered_with_an_error_was_placed(shop: Shop) -> None:
-    assert error(shop.place("SIM_ERROR", 2)) == (
-        500,
-        {"code": "INTERNAL_ERROR", "message": "Something went wrong."},
-    )
+    expected = (500, {"code": "INTERNAL_ERROR", "message": "Something went wrong."})
+    assert error(shop.place("SIM_ERROR", 2)) == expected
     assert shop.only_order.status == "FULFILLED"
 
 
@@ -291,30 +283,17 @@ def test_the_ledger_of_an_order_adds_up() -> None:
     with Shop(delay=(30, 30)) as shop:
         order_id = shop.order("TEST_PARTIAL", 5)
         order = shop.only_order
-        assert (order.id, order.product, order.type, order.quantity, order.price) == (
-            order_id,
-            PSN,
-            "TEST_PARTIAL",
-            5,
-            Decimal(490),
-        )
+        expected = (order_id, PSN, "TEST_PARTIAL", 5, Decimal(490))
+        assert (order.id, order.product, order.type, order.quantity, order.price) == expected
         assert order.settle_at == order.created_at + dt.timedelta(seconds=30)
-        assert (order.status, order.cards, order.charged, order.refunded) == (
-            "HANDLING",
-            (),
-            2450,
-            0,
-        )
+        expected = ("HANDLING", (), 2450, 0)
+        assert (order.status, order.cards, order.charged, order.refunded) == expected
         assert shop.simulator.balance == 1_000_000 - 2450
         shop.clock.now += 30
         assert order.status == "HANDLING"  # a copy
         order = shop.only_order
-        assert (order.status, len(order.cards), order.charged, order.refunded) == (
-            "PARTIALLY_FILLED",
-            2,
-            980,
-            1470,
-        )
+        expected = ("PARTIALLY_FILLED", 2, 980, 1470)
+        assert (order.status, len(order.cards), order.charged, order.refunded) == expected
         assert shop.simulator.balance == 1_000_000 - 980
 
 
@@ -342,13 +321,8 @@ def test_something_else_is_booked_and_explains_the_balance(shop: Shop) -> None:
     assert (flexy.kind, flexy.change, flexy.objid) == ("FLEXY", Decimal("-500.50"), "")
     assert (refund.kind, refund.change, refund.objid) == ("REFUND-ORDER", 490, "abc")
     booked = shop.simulator.transactions
-    assert [entry.kind for entry in booked] == [
-        "DEPOSIT",
-        "ORDER",
-        "REFUND-ORDER",
-        "FLEXY",
-        "REFUND-ORDER",
-    ]
+    expected = ["DEPOSIT", "ORDER", "REFUND-ORDER", "FLEXY", "REFUND-ORDER"]
+    assert [entry.kind for entry in booked] == expected
     assert booked[-2:] == [flexy, refund]
     assert sum(entry.change for entry in booked) == shop.simulator.balance
     assert shop.simulator.balance == 1_000_000 - 980 - Decimal("500.50") + 490

@@ -90,10 +90,8 @@ def test_a_product_is_shown_with_its_types_and_prices(shop: Shop) -> None:
     }
     steam = shop.get(f"/v3/gift-cards/checkProduct/{STEAM}")
     assert steam["types"][0]["price"] == 1250.5
-    assert error(shop.ask("/v3/gift-cards/checkProduct/other")) == (
-        404,
-        {"code": "NOT_FOUND", "message": "There is no such product."},
-    )
+    expected = (404, {"code": "NOT_FOUND", "message": "There is no such product."})
+    assert error(shop.ask("/v3/gift-cards/checkProduct/other")) == expected
 
 
 def test_another_catalogue_replaces_what_is_for_sale() -> None:
@@ -312,10 +310,8 @@ def test_a_refused_order_is_not_placed(
 
 @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
 def test_an_unknown_order_is_not_found(shop: Shop, spelling: str) -> None:
-    assert error(shop.ask(f"/v3/gift-cards/{spelling}/6901616fe9e88196b4eb64b2")) == (
-        404,
-        {"code": "NOT_FOUND", "message": "There is no such order."},
-    )
+    expected = (404, {"code": "NOT_FOUND", "message": "There is no such order."})
+    assert error(shop.ask(f"/v3/gift-cards/{spelling}/6901616fe9e88196b4eb64b2")) == expected
 
 
 def test_shifted_ids_are_one_higher_in_answers(shop: Shop) -> None:
@@ -425,11 +421,8 @@ def test_an_unknown_path_is_answered_without_the_envelope(
 ) -> None:
     answer = shop.ask(path, method=method, key=None)
     assert answer.status_code == 404
-    assert answer.json() == {
-        "message": f"Cannot {method} {path}",
-        "error": "Not Found",
-        "statusCode": 404,
-    }
+    expected = {"message": f"Cannot {method} {path}", "error": "Not Found", "statusCode": 404}
+    assert answer.json() == expected
 
 
 @pytest.mark.parametrize(
@@ -506,19 +499,15 @@ def test_requests_above_the_rate_limit_are_refused_with_retry_after() -> None:
 
 def test_a_body_that_is_too_large_is_refused(shop: Shop) -> None:
     answer = shop.ask("/v3/gift-cards/placeOrder", method="POST", data=b" " * 1_000_000)
-    assert error(answer) == (
-        413,
-        {"code": "PAYLOAD_TOO_LARGE", "message": "The request body is too large."},
-    )
+    expected = (413, {"code": "PAYLOAD_TOO_LARGE", "message": "The request body is too large."})
+    assert error(answer) == expected
     assert shop.place().ok  # on the same connection
 
 
 def test_an_outage_refuses_requests_until_it_ends(shop: Shop) -> None:
     shop.simulator.outage = True
-    assert error(shop.place()) == (
-        503,
-        {"code": "SERVICE_UNAVAILABLE", "message": "The service is unavailable."},
-    )
+    expected = (503, {"code": "SERVICE_UNAVAILABLE", "message": "The service is unavailable."})
+    assert error(shop.place()) == expected
     assert shop.simulator.orders == {}
     shop.simulator.outage = False
     assert shop.place().ok

@@ -142,7 +142,6 @@ def plant() -> dict[str, Order]:
 def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(amina: Client) -> None:
     planted = plant()
     found = steps(read(amina.get(IN_NOVEMBER)))
-
     assert states(read(amina.get(IN_NOVEMBER))) == ["Done", "To do", "To do", "To do", "To do"]
     links = {words: address for _state, rows_ in found for words, address in rows_.items()}
     assert list(links) == [
@@ -157,12 +156,10 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
     for name, (words, address) in zip(names, links.items(), strict=True):
         assert listed(amina, address) == int(words.rpartition(" ")[2]), address
         assert name in read(amina.get(address))
-
     # Without a reason, it is not closed.
     answer = close(amina)
     assert errors(read(answer)) == ["This field is required."]
     assert not MonthClosing.objects.exists()
-
     # The provider credits it back, and the next reading finds it.
     credited = book("REFUND-ORDER", 980, order=planted["uncredited"])
     Order.objects.filter(pk=planted["uncredited"].pk).update(is_credited=True)
@@ -180,13 +177,11 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
     for name, amount in (("owed", 1100), ("unsold", 980)):
         record_refund(planted[name], amount=amount, reference="S", by="samir")
     assert states(read(amina.get(IN_NOVEMBER))) == 5 * ["Done"]
-
     assert told(close(amina)) == ["November 2026 is closed."]
     html = read(amina.get(IN_NOVEMBER))
     assert "by amina" in text(html)
     assert differences(html) == []
     assert "Close November 2026" not in html
-
     # A late entry, and the ledger is read again.
     book("FLEXY", -500)
     assert credited.pk

@@ -53,7 +53,6 @@ def test_columns_never_leave_the_box_and_never_meet(rows: list[list[Decimal]]) -
 @given(ROWS)
 def test_the_height_of_a_part_is_its_share_of_the_scale(rows: list[list[Decimal]]) -> None:
     top = top_of(rows)
-
     for column, row in zip(column_boxes(rows, top), rows, strict=True):
         assert [box.series for box in column] == [
             series for series, value in enumerate(row) if value
@@ -88,7 +87,6 @@ def test_bars_never_leave_the_box_and_have_one_scale(rows: list[list[Decimal]]) 
 @given(AMOUNTS)
 def test_the_marks_of_a_scale_are_whole_even_and_enclose_the_amounts(highest: Decimal) -> None:
     marks = scale(highest)
-
     assert marks[0] == 0
     assert marks[-1] >= highest
     assert len({after - before for before, after in pairwise(marks)}) == 1
@@ -119,13 +117,11 @@ def test_an_amount_of_0_is_not_drawn() -> None:
 
 def test_a_single_column_stands_in_the_middle_and_is_no_wall() -> None:
     [[box]] = column_boxes([decimals(100)], 100)
-
     assert (number(box.x), number(box.width)) == (44, 12)
 
 
 def test_the_guides_order_is_drawn_as_three_parts_and_two() -> None:
     [[delivered, missing]] = column_boxes([decimals(3, 2)], 6)
-
     assert (delivered.y, delivered.height) == ("50.000%", "50.000%")
     assert (missing.y, missing.height) == ("16.667%", "33.333%")
 
@@ -133,7 +129,6 @@ def test_the_guides_order_is_drawn_as_three_parts_and_two() -> None:
 @pytest.mark.parametrize("places", [0, 1, 2, 8, 9, 28, 31, 366])
 def test_at_most_eight_places_have_labels_evenly_from_the_first(places: int) -> None:
     found = list(labelled(places))
-
     assert len(found) <= 8
     assert found[:1] == [0][:places]
     assert len({after - before for before, after in pairwise(found)}) <= 1

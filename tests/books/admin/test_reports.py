@@ -91,9 +91,7 @@ def drawn(html: str) -> bool:
 
 def test_the_guides_order_is_counted_on_both_sides(boss: Client) -> None:
     settled(4)
-
     html = read(boss.get(REPORT, NOVEMBER))
-
     figures_of_it = ["1", "5", "3", "1,470", "980", "2,750", "1,100", "0", "0", "1,100", "180"]
     assert table(html) == [HEADINGS, ["4 Nov", *figures_of_it], ["Total", *figures_of_it]]
     assert key_figures(html) == {
@@ -138,9 +136,7 @@ def test_the_rows_are_what_is_asked_for_and_the_total_is_always_the_same(
     settled(30, type_id="type_003", type_name="PSN 2000 DA")
     december = datetime(2026, 12, 1, 12, tzinfo=UTC)
     settled(1, settled_at=december, product_id="other", product_name="", type_name="")
-
     html = read(boss.get(REPORT, {**NOVEMBER, "to": "2026-12-06", "by": by}))
-
     _headings, *found, total = table(html)
     assert [row[0].removesuffix(f" · {TYPE}") for row in found] == labels
     assert total[1:4] == ["3", "15", "9"]
@@ -157,9 +153,7 @@ def test_a_row_leads_to_the_list_of_its_orders(boss: Client) -> None:
     ):
         html = read(boss.get(REPORT, {**NOVEMBER, "by": by}))
         address = re.findall(r'<th scope="row"><a href="([^"]*)"', html)[0].replace("&amp;", "&")
-
         listed = read(boss.get(address))
-
         assert {plain(name) for name in references(listed)} == {order.reference for order in wanted}
         assert "In the period of a report" in text(element(listed, "giftcards-chosen", "ul"))
 
@@ -173,7 +167,6 @@ def test_the_year_is_told_where_there_are_several(boss: Client) -> None:
 
 def test_an_order_belongs_to_its_day_where_the_shop_is(boss: Client) -> None:
     settled(30, settled_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC), reference="web-late")
-
     assert "No order became final in this period." in read(boss.get(REPORT, NOVEMBER))
     html = read(boss.get(REPORT, {"from": "2026-12-01", "to": "2026-12-01"}))
     assert [row[0] for row in table(html)[1:-1]] == ["1 Dec"]
@@ -185,9 +178,7 @@ def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue(boss: Client)
     Product.objects.create(product_id=PRODUCT, name="<b>PSN</b>", listed_at=timezone.now())
     settled(4)
     settled(4, product_id="other")
-
     html = read(boss.get(REPORT, {**NOVEMBER, "product": PRODUCT}))
-
     assert table(html)[-1][1] == "1"
     assert f'<option value="{PRODUCT}" selected>\u2068&lt;b&gt;PSN&lt;/b&gt;\u2069</option>' in html
     assert "<b>PSN" not in html
@@ -221,16 +212,13 @@ def test_a_product_of_a_large_catalogue_is_typed(boss: Client, typed: str, told:
 
 def test_a_product_that_no_catalogue_names_can_be_looked_at(boss: Client) -> None:
     settled(4, product_id="other")
-
     html = read(boss.get(REPORT, {**NOVEMBER, "product": "other"}))
-
     assert table(html)[-1][1] == "1"
     assert '<option value="other" selected>' in html
 
 
 def test_an_empty_period_says_so_and_draws_nothing(boss: Client) -> None:
     html = read(boss.get(REPORT, NOVEMBER))
-
     assert "No order became final in this period." in html
     assert not drawn(html)
     assert key_figures(html)["Paid by customers"] == "0 DA"
@@ -241,9 +229,7 @@ def test_what_is_not_known_is_not_0_and_what_is_left_out_is_marked(boss: Client)
     settled(5, sale_price=None)
     settled(6, sale_price=None)
     settled(6)
-
     _headings, unpriced, unsold, mixed, _total = table(read(boss.get(REPORT, NOVEMBER)))
-
     assert unpriced[4:6] == ["⚠ 0", "⚠ 0"]
     # The mark for those who see, and the word for those who listen.
     assert unsold[6:] == ["?unknown"] * 6
@@ -272,9 +258,7 @@ def test_figures_lead_to_their_orders_and_planned_is_not_paid(boss: Client) -> N
     record_refund(settled(6, reference="web-paid"), amount=1_100, reference="R1")
     planned = settled(7, reference="web-planned")
     record_refund(planned, amount=Decimal(1100), reference="R1", is_paid=False)
-
     html = read(boss.get(REPORT, NOVEMBER))
-
     assert list(key_figures(html).items())[-6:-2] == [
         ("Paid back", "1,100 DA"),
         ("To be paid back", "1,100 DA"),
@@ -296,9 +280,7 @@ def test_figures_lead_to_their_orders_and_planned_is_not_paid(boss: Client) -> N
 def test_money_in_open_orders_is_shown_whatever_the_period(boss: Client) -> None:
     make_guide_order(Status.HANDLING)
     make_guide_order(Status.DELAYED, price_per_card=None)
-
     html = read(boss.get(REPORT, NOVEMBER))
-
     assert key_figures(html)["In open orders, at present"] == (
         "2,450 DA and 1 order of unknown price"
     )
@@ -317,7 +299,6 @@ def test_durations_have_two_units_at_most(seconds: int, shown: str) -> None:
 
 def test_without_a_question_it_is_about_this_month(boss: Client) -> None:
     days = [date.fromisoformat(day) for day in shown_period(read(boss.get(REPORT)))]
-
     assert [days[0].day, days[0].month] == [1, days[1].month]
     assert 'aria-current="page">This month</a>' in read(boss.get(REPORT))
 
@@ -328,7 +309,6 @@ def shown_period(html: str) -> list[str]:
 
 def test_the_usual_periods_can_be_followed_and_keep_the_product(boss: Client) -> None:
     html = read(boss.get(REPORT, {"product": PRODUCT}))
-
     found = re.findall(r'<li><a href="(\?[^"]*)"', element(html, "giftcards-periods", "nav"))
     assert len(found) == 3
     for address in found:
@@ -356,7 +336,6 @@ def test_a_period_that_cannot_be_shown_is_explained(
     boss: Client, asked: dict[str, str], message: str
 ) -> None:
     html = read(boss.get(REPORT, {**NOVEMBER, **asked}))
-
     assert errors(html) == [message]
     assert "giftcards-report-table" not in html
     assert "Please correct the error below." in html
@@ -364,7 +343,6 @@ def test_a_period_that_cannot_be_shown_is_explained(
 
 def test_a_leap_year_by_day_is_not_too_long(boss: Client) -> None:
     html = read(boss.get(REPORT, {"from": "2028-01-01", "to": "2028-12-31", "by": "day"}))
-
     assert errors(html) == []
 
 
@@ -384,9 +362,7 @@ def test_each_role_sees_and_downloads_what_it_may(
 ) -> None:
     settled(4)
     browser = sign_in(*ROLES[role])
-
     html = read(browser.get(REPORT, NOVEMBER))
-
     wanted = [name for name in HEADINGS if sees_costs or name not in COSTS]
     assert table(html)[0] == wanted
     assert ("giftcards-downloads" in html) == may_download
@@ -411,9 +387,7 @@ def test_without_costs_no_figure_picture_or_tooltip_tells_them(seller: Client, b
     settled(5, price_per_card=None, fulfilled_amount=None)
     settled(6, fulfilled_amount=1)
     make_guide_order(Status.HANDLING, price_per_card=Decimal("491.37"))
-
     html = read(seller.get(REPORT, {**NOVEMBER, "by": by}))
-
     assert drawn(html)
     shown = html.split('<div id="content-main"')[1]
     for amount in ("1,474", "491", "982", "2,456", "176", "175", "provider", "credited"):
@@ -424,7 +398,6 @@ def test_without_costs_no_figure_picture_or_tooltip_tells_them(seller: Client, b
 
 def test_without_costs_no_download_tells_them(seller: Client) -> None:
     settled(4, price_per_card=Decimal("491.37"), fulfilled_amount=Decimal("1474.11"))
-
     for what in ("report", "orders"):
         content = download(seller, what=what)
         assert "550" in content or "2750.00" in content
@@ -458,7 +431,6 @@ def read_user(browser: Client) -> Any:
 
 def test_the_list_and_the_index_lead_to_the_report() -> None:
     browser = sign_in("view_order")
-
     for address in (LIST, "/admin/giftcards/"):
         assert f'<a href="{REPORT}">Report</a>' in read(browser.get(address))
 
@@ -481,9 +453,7 @@ def download(browser: Client, **choices: str) -> str:
 def test_the_rows_are_downloaded_as_they_are_shown(boss: Client) -> None:
     settled(4)
     settled(5)
-
     found = list(csv.DictReader(StringIO(download(boss))))
-
     assert [row["Day"] for row in found] == ["2026-11-04", "2026-11-05"]
     assert [row["Cost"] for row in found] == ["1470.00", "1470.00"]
     assert [row["Owed to customers"] for row in found] == ["1100.00", "1100.00"]
@@ -493,9 +463,7 @@ def test_the_orders_of_the_period_and_the_product_are_downloaded(boss: Client) -
     settled(4, reference="web-1042", customer_email="a@example.com")
     settled(5, reference="web-1043", product_id="other")
     settled(5, reference="web-1044", settled_at=datetime(2026, 12, 1, tzinfo=UTC))
-
     content = download(boss, what="orders", product=PRODUCT)
-
     [order] = csv.DictReader(StringIO(content))
     assert (order["Reference"], order["Cost"]) == ("web-1042", "1470.00")
     assert "a@example.com" not in content
@@ -505,7 +473,6 @@ def test_the_orders_of_the_period_and_the_product_are_downloaded(boss: Client) -
 def test_no_download_holds_a_code(boss: Client) -> None:
     order = receive("web-1042", CardSecret("CANARY-5566-ZXQW", "CANARY-YQXZ"))
     Order.objects.filter(pk=order.pk).update(settled_at=datetime(2026, 11, 4, tzinfo=UTC))
-
     for what in ("report", "orders"):
         content = download(boss, what=what, has_contacts="on")
         assert ("web-1042" in content) == (what == "orders")
@@ -515,9 +482,7 @@ def test_no_download_holds_a_code(boss: Client) -> None:
 
 def test_a_csv_file_begins_with_a_byte_order_mark_and_has_no_copy_in_a_cache(boss: Client) -> None:
     settled(4)
-
     answer = boss.post(DOWNLOAD, {**NOVEMBER, "what": "report", "format": "csv"})
-
     content = b"".join(answer.streaming_content)
     assert content.startswith(b"\xef\xbb\xbfDay,Orders,")
     assert b",2750.00,1100.00," in content
@@ -531,9 +496,7 @@ def test_a_csv_file_begins_with_a_byte_order_mark_and_has_no_copy_in_a_cache(bos
 @pytest.mark.skipif(not can_write_xlsx(), reason="Needs openpyxl.")
 def test_an_xlsx_file_has_the_same_rows(boss: Client) -> None:
     settled(4, reference="web-1042")
-
     answer = boss.post(DOWNLOAD, {**NOVEMBER, "what": "orders", "format": "xlsx"})
-
     assert answer["Content-Disposition"].endswith('2026-11-30.xlsx"')
     book = ZipFile(BytesIO(b"".join(answer.streaming_content)))
     texts = "".join(book.read(name).decode() for name in book.namelist() if "xml" in name)
@@ -550,9 +513,7 @@ def test_the_form_proposes_xlsx_if_it_can_be_written_and_offers_csv(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: find(instead.get(name, name), *more)
     )
-
     html = read(boss.get(REPORT, NOVEMBER))
-
     [field] = re.findall(r'<select name="format".*?</select>', html, re.DOTALL)
     assert re.findall(r'<option value="(\w+)"', field) == offered
 
@@ -570,7 +531,6 @@ def test_the_form_proposes_xlsx_if_it_can_be_written_and_offers_csv(
 )
 def test_every_download_is_recorded(boss: Client, choices: dict[str, str], trace: str) -> None:
     download(boss, **choices)
-
     entry = LogEntry.objects.get()
     assert (entry.user, entry.object_repr) == (read_user(boss), "Report")
     assert entry.change_message == trace
@@ -584,9 +544,7 @@ def test_a_download_of_something_else_is_refused_without_a_trace(
     boss: Client, choices: dict[str, str]
 ) -> None:
     wanted = {**NOVEMBER, "what": "report", "format": "csv", **choices}
-
     read(boss.post(DOWNLOAD, wanted), status=400)
-
     assert LogEntry.objects.count() == 0
 
 
@@ -600,7 +558,6 @@ def test_a_download_is_never_a_link(boss: Client) -> None:
 
 def test_the_page_has_neither_script_nor_style_of_its_own(boss: Client) -> None:
     settled(4)
-
     for by in ("day", "product"):
         html = read(boss.get(REPORT, {**NOVEMBER, "by": by}))
         shown = html.split('<div id="content-main"')[1].split("</main>")[0]
@@ -614,7 +571,6 @@ def test_the_number_of_queries_does_not_grow_with_the_orders(boss: Client) -> No
     address = f"{REPORT}?from=2026-11-01&to=2026-11-30&by=day"
     few = count_queries(boss, address)
     Order.objects.bulk_create(many(2_000))
-
     assert count_queries(boss, address) == few <= len(days) + 15
 
 

@@ -129,9 +129,7 @@ def test_a_csv_file_adds_up_in_a_spreadsheet_that_is_told_its_marks(
     content = download("csv", language)
     headings = content.decode("utf-8-sig").splitlines()[0].split(",")
     sums = ",".join(f"=SUM({_letter(at)}2:{_letter(at)}3)" for at in range(len(headings)))
-
     told, *rows, totals = read(content + f"{sums}\r\n".encode(), "csv")
-
     at = [headings.index(heading) for heading in headings_in(language)]
     assert [told[place].value for place in at] == headings_in(language)
     assert [[row[place] for place in at] for row in rows] == [
@@ -150,9 +148,7 @@ def test_a_csv_file_adds_up_in_a_spreadsheet_that_is_told_its_marks(
 
 def test_an_xlsx_file_has_amounts_and_dates_in_every_language(read: Reader) -> None:
     pytest.importorskip("openpyxl")
-
     told, *rows = read(download("xlsx", "fr"), "xlsx")
-
     at = [[cell.value for cell in told].index(heading) for heading in headings_in("fr")]
     assert [[row[place] for place in at] for row in rows[:2]] == [
         [
