@@ -352,6 +352,7 @@ def reports() -> dict[str, dict[str, list[str]]]:
     return found
 
 
+@pytest.mark.cluster  # a process that takes ten seconds
 class TestReports:
     """Reports of bad days by Sentry, with its default settings, and by Django's error mail."""
 

@@ -17,6 +17,9 @@ from tests.pages import element, text
 ROOT = Path(__file__).resolve().parent.parent.parent
 Pages = dict[str, str]
 
+# A process for each theme.
+pytestmark = pytest.mark.cluster
+
 # What has to be readable, wherever the theme puts it.
 SHOWN = {
     "list": "Requests to the provider are paused. The provider does not answer. Requests go on",
