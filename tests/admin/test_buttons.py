@@ -22,16 +22,9 @@ ACTIONS = {action.name: action for action in extensions.items("actions")}
 # Actions whose button says something that cannot be undone. The others can be, or their page offers
 # several outcomes, of which none is chosen beforehand.
 FINAL = {
-    "order_tick_off",
-    "order_dispute",
-    "order_repeat",
-    "order_sale",
-    "order_release",
-    "refund_cancel",
-    "delivery_withdraw",
-    "delivery_send_now",
-    "delivery_cancel",
-}
+    "order_tick_off", "order_dispute", "order_repeat", "order_sale", "order_release",
+    "refund_cancel", "delivery_withdraw", "delivery_send_now", "delivery_cancel",
+}  # fmt: skip
 # Carried out at once: each can be done again, or taken back.
 AT_ONCE = {"order_check", "order_take", "order_give_back", "delivery_try_now"}
 

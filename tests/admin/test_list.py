@@ -207,16 +207,11 @@ def test_the_list_shows_the_first_10000_and_says_that_there_are_more(boss: Clien
 @pytest.mark.parametrize(
     ("language", "count", "shown"),
     [
-        ("ar", 0, "لا طلبات"),
-        ("ar", 1, "طلب واحد"),
-        ("ar", 2, "طلبان"),
-        ("ar", 3, "3 طلبات"),
-        ("ar", 11, "11 طلبًا"),
-        ("ar", 100, "100 طلب"),
-        ("fr", 1, "1 commande"),
+        ("ar", 0, "لا طلبات"), ("ar", 1, "طلب واحد"), ("ar", 2, "طلبان"), ("ar", 3, "3 طلبات"),
+        ("ar", 11, "11 طلبًا"), ("ar", 100, "100 طلب"), ("fr", 1, "1 commande"),
         ("en", 2, "2 orders"),
     ],
-)
+)  # fmt: skip
 def test_the_number_of_orders_is_told_in_the_words_of_the_language(
     boss: Client, language: str, count: int, shown: str
 ) -> None:

@@ -40,18 +40,11 @@ def order() -> Order:
 @pytest.mark.parametrize(
     "address",
     [
-        "/admin/",
-        "/admin/giftcards/",
-        LIST,
-        f"{LIST}?q=web-1042",
-        f"{LIST}?status__exact=FULFILLED",
-        ADD,
-        FIND,
-        "{page}",
-        "{page}?_popup=1",
+        "/admin/", "/admin/giftcards/", LIST, f"{LIST}?q=web-1042",
+        f"{LIST}?status__exact=FULFILLED", ADD, FIND, "{page}", "{page}?_popup=1",
         f"{LIST}{{pk}}/history/",
     ],
-)
+)  # fmt: skip
 def test_no_page_of_the_admin_holds_a_secret(boss: Client, order: Order, address: str) -> None:
     # For the recent actions and the history.
     place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})

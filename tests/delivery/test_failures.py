@@ -102,17 +102,10 @@ def test_a_port_that_nobody_listens_on_means_that_the_server_is_away(closed_port
 @pytest.mark.parametrize(
     ("status", "meaning"),
     [
-        (400, NOT_SENT),
-        (401, SERVER_AWAY),
-        (404, NOT_SENT),
-        (422, NOT_SENT),
-        (429, SERVER_AWAY),
-        (500, UNANSWERED),
-        (502, UNANSWERED),
-        (503, SERVER_AWAY),
-        (504, UNANSWERED),
+        (400, NOT_SENT), (401, SERVER_AWAY), (404, NOT_SENT), (422, NOT_SENT), (429, SERVER_AWAY),
+        (500, UNANSWERED), (502, UNANSWERED), (503, SERVER_AWAY), (504, UNANSWERED),
     ],
-)
+)  # fmt: skip
 def test_the_status_of_an_answer_over_http_tells_whether_the_message_may_have_gone_out(
     status: int, meaning: Meaning
 ) -> None:

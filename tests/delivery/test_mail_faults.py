@@ -37,15 +37,10 @@ DEATHS, CONNECTIONS = 2, 14
 # Seconds after which a client gives up on a server that hangs.
 PATIENCE = 0.3
 FAULTS = [
-    Fault("connect", DROP),
-    Fault("connect", "421 Busy"),
-    Fault("mail", DROP),
-    Fault("rcpt", "450 4.2.1 Later"),
-    Fault("data", HANG),
-    Fault("end", "451 Later"),
-    Fault("end", DROP),
-    Fault("end", HANG),
-]
+    Fault("connect", DROP), Fault("connect", "421 Busy"), Fault("mail", DROP),
+    Fault("rcpt", "450 4.2.1 Later"), Fault("data", HANG), Fault("end", "451 Later"),
+    Fault("end", DROP), Fault("end", HANG),
+]  # fmt: skip
 
 
 def random_faults(seed: int) -> Callable[[int], Fault | None]:

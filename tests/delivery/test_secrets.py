@@ -117,7 +117,6 @@ def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
             *(call("giftcards_status", order.reference, json=True).out for order in orders),
             *(read(amina.get(page)) for page in pages_of_staff(orders[0])),
         ]
-
     assert sorted(Delivery.objects.values_list("kind", "status")) == [
         ("delayed", "sent"),
         *[("delivered", "sent")] * 3,
@@ -128,7 +127,6 @@ def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
     assert STAFF in [mail["To"] for mail in mailbox.mails()]
     for model in (CardReveal, LinkVisit, LogEntry, Session, StaffDigest):
         assert model.objects.exists()
-
     codes, tokens = canaries(simulator), tokens_in([*mailed, *sent, made])
     # They are what is shown and mailed.
     assert all(traces(page, codes) for page in shown)

@@ -65,17 +65,10 @@ class TestShares:
     @pytest.mark.parametrize(
         ("limit", "poll_interval", "listing", "late"),
         [
-            (120, 5, 12, 1),
-            (120, 1, 30, 1),
-            (120, 7, 9, 1),
-            (600, 5, 12, 1),
-            (30, 90, 1, 1),
-            (29, 5, 7, 0),
-            (4, 5, 1, 0),
-            (3, 5, 0, 0),
-            (1, 5, 0, 0),
+            (120, 5, 12, 1), (120, 1, 30, 1), (120, 7, 9, 1), (600, 5, 12, 1), (30, 90, 1, 1),
+            (29, 5, 7, 0), (4, 5, 1, 0), (3, 5, 0, 0), (1, 5, 0, 0),
         ],
-    )
+    )  # fmt: skip
     def test_the_list_has_a_slot_per_interval_up_to_a_quarter_and_late_orders_one(
         self, limit: int, poll_interval: float, listing: int, late: int
     ) -> None:

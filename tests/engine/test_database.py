@@ -48,15 +48,9 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 FAILURES = (
-    DatabaseError,
-    DataError,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    NotSupportedError,
-    OperationalError,
-    ProgrammingError,
-)
+    DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, NotSupportedError,
+    OperationalError, ProgrammingError,
+)  # fmt: skip
 # As PostgreSQL puts it.
 TEXT = "null value violates not-null constraint. Failing row contains (CANARY)."
 # No other number is like it.

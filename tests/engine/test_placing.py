@@ -470,15 +470,10 @@ class TestEndings:
     @pytest.mark.parametrize(
         ("retry_after", "seconds"),
         [
-            ("30", 30),
-            ("1", 5),
-            ("86400", 900),
-            ("Fri, 01 Jan 2099 00:00:00 GMT", 900),
-            ("soon", 5),
-            ("-5", 5),
-            ("", 5),
+            ("30", 30), ("1", 5), ("86400", 900), ("Fri, 01 Jan 2099 00:00:00 GMT", 900),
+            ("soon", 5), ("-5", 5), ("", 5),
         ],
-    )
+    )  # fmt: skip
     @pytest.mark.parametrize("status", [429, 503])
     def test_an_order_is_put_off_for_as_long_as_retry_after_asks(
         self, status: int, retry_after: str, seconds: int, wire: Wire
