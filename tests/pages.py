@@ -160,14 +160,14 @@ def plain(shown: str) -> str:
     return shown.replace("\u2068", "").replace("\u2069", "")
 
 
-def cards(html: str) -> dict[str, tuple[str, str]]:
-    """The cards of the start page by title: the sentences, and the address of the rows."""
+def tiles(html: str) -> dict[str, tuple[str, str]]:
+    """The tiles of the start page by title: the sentences, and the URL of the rows."""
     found = {}
-    for card in re.findall(r'<li class="giftcards-card .*?</li>', html, re.DOTALL):
-        title = re.search(r"<h3>(.*?)</h3>", card, re.DOTALL)
+    for tile in re.findall(r'<li class="giftcards-tile .*?</li>', html, re.DOTALL):
+        title = re.search(r"<h3>(.*?)</h3>", tile, re.DOTALL)
         assert title
         link = re.search(r'href="([^"]*)"', title.group(1))
-        sentences = " ".join(map(text, re.findall(r"<p>(.*?)</p>", card, re.DOTALL)))
+        sentences = " ".join(map(text, re.findall(r"<p>(.*?)</p>", tile, re.DOTALL)))
         found[text(title.group(1))] = sentences, unescape(link.group(1)) if link else ""
     return found
 

@@ -1,4 +1,4 @@
-"""The tag that puts the start page's cards on any page of the admin: ``{% giftcards_desk %}``."""
+"""The tag ``{% giftcards_desk %}``, which puts the tiles of the start page on any admin page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ register = template.Library()
 
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
-    """The cards for the person of the request; nothing for a person who may see none of it."""
-    # Here, because Django imports this module in sites without an admin, too.
+    """The tiles for the person of the request; nothing for a person who may see no tile."""
+    # Imported here, because Django imports this module in sites without an admin, too.
     from giftcards.admin.desk.start import show_desk
 
     return show_desk(context["request"])

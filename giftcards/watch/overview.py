@@ -76,7 +76,6 @@ class Requests:
 class KeyInUse(NamedTuple):
     """An encryption key, and the number of cards that are sealed with it."""
 
-    #: The fingerprint of the key; "" for cards that were sealed before it was stored.
     fingerprint: str
     #: The position in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not there.
     position: int | None

@@ -1,4 +1,4 @@
-"""The start page: one card for each condition that holds, with a link to exactly its rows."""
+"""The start page: one tile for each condition that holds, with a link to exactly its rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from giftcards.watch.core_conditions import CONDITIONS as CORE
 from giftcards.watch.overview import Waiting
 from giftcards.watch.staff_roles import ROLES
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
-from tests.pages import START, cards, listed, order_page, plain, read, sign_in, text
+from tests.pages import START, listed, order_page, plain, read, sign_in, text, tiles
 from tests.stage import ago, record_order, refuse_key
 
 pytestmark = pytest.mark.django_db
@@ -93,8 +93,8 @@ def _no_worker() -> None:
     ProviderState.objects.update(ticked_at=ago(3600))
 
 
-# The condition; what makes it hold; the card's title, and how its sentences begin; its rows, if it
-# is about rows.
+# The condition; what makes it hold; the title of the tile, and how its sentences begin; the rows, if
+# the tile is about rows.
 HELD = [
     ("problems", _with_problem, "1 order with a problem", "The page of an order says", 1),
     ("unconfirmed", _unconfirmed, "2 unconfirmed orders", "1 of them waits for a person", 2),
@@ -124,11 +124,11 @@ def test_every_condition_of_the_core_that_staff_are_told_of_is_tried_here_or_els
 @pytest.mark.parametrize(
     ("code", "make", "title", "sentence", "rows"), HELD, ids=[row[0] for row in HELD]
 )
-def test_what_is_wrong_has_a_card_that_leads_to_exactly_its_rows(
+def test_what_is_wrong_has_a_tile_that_leads_to_exactly_its_rows(
     code: str, make: Callable[[], Any], title: str, sentence: str, rows: int | None, boss: Client
 ) -> None:
     make()
-    found = cards(read(boss.get(START)))
+    found = tiles(read(boss.get(START)))
     assert title in found
     shown, address = found[title]
     assert plain(shown).startswith(sentence)
@@ -141,10 +141,10 @@ def test_what_is_wrong_has_a_card_that_leads_to_exactly_its_rows(
         assert listed(boss, address) == rows
 
 
-def test_when_nothing_is_wrong_the_page_says_so_and_shows_no_card(boss: Client) -> None:
+def test_when_nothing_is_wrong_the_page_says_so_and_shows_no_tile(boss: Client) -> None:
     html = read(boss.get(START))
     assert "Nothing waits for you" in text(html)
-    assert cards(html) == {}
+    assert tiles(html) == {}
     assert "Today: no orders yet." in text(html)
 
 
@@ -175,14 +175,14 @@ def test_the_day_is_told_in_one_line_and_the_margin_to_those_who_may_see_costs(
         (("view_product",), None),
     ],
 )
-def test_each_role_sees_its_own_cards(
+def test_each_role_sees_its_own_tiles(
     permissions: tuple[str, ...], titles: set[str] | None
 ) -> None:
     order = settle("w-1", PARTIAL, sale_price=Decimal(550))
     order.replace_problems(Kind.ANSWER, [Problem("figure_unknown", {"field": "price_per_card"})])
     html = read(sign_in(*permissions).get(START))
     assert ('class="giftcards-desk"' in html) == (titles is not None)
-    assert set(cards(html)) == (titles or set())
+    assert set(tiles(html)) == (titles or set())
 
 
 def _of_each_kind() -> None:
@@ -206,14 +206,14 @@ def _of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("role", [*ROLES, ""])
-def test_an_order_is_on_one_card_and_orders_to_do_are_as_many_everywhere(
+def test_an_order_is_on_one_tile_and_orders_to_do_are_as_many_everywhere(
     role: str, boss: Client
 ) -> None:
     _of_each_kind()
     client = sign_in(*ROLES[role]) if role else boss
-    found = cards(read(client.get(START)))
-    on_cards = [name for shown, _to in found.values() for name in re.findall(r"[a-z]-\d", shown)]
-    assert len(on_cards) == len(set(on_cards))
+    found = tiles(read(client.get(START)))
+    on_tiles = [name for shown, _to in found.values() for name in re.findall(r"[a-z]-\d", shown)]
+    assert len(on_tiles) == len(set(on_tiles))
     assert {title: listed(client, to) for title, (_shown, to) in found.items()} == {
         title: int(title.split()[0]) for title in found
     }
@@ -241,7 +241,7 @@ def test_who_may_not_follow_the_advice_reads_whom_to_ask(role: str, asked: str) 
     client = sign_in(*ROLES[role])
     sentence = "For what you may not do yourself, ask a colleague with this role: "
     asking = f"{sentence}{asked}." if asked else ""
-    for shown, _to in cards(read(client.get(START))).values():
+    for shown, _to in tiles(read(client.get(START))).values():
         assert plain(shown).partition(sentence)[1:] == (
             (sentence, f"{asked}.") if asked else ("", "")
         )
@@ -250,7 +250,7 @@ def test_who_may_not_follow_the_advice_reads_whom_to_ask(role: str, asked: str) 
     assert asking in page
 
 
-def test_every_card_says_what_to_do() -> None:
+def test_every_tile_says_what_to_do() -> None:
     # Their details say it.
     detailed = {"refused", "balance"}
     shown = {code for code, one in CONDITIONS.items() if one.headline and one.is_on_start_page}
@@ -258,23 +258,23 @@ def test_every_card_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_each_role_may_open_whatever_its_cards_link_to(role: str) -> None:
+def test_each_role_may_open_whatever_its_tiles_link_to(role: str) -> None:
     _owed()
     _silent()
     _no_worker()
     client = sign_in(*ROLES[role])
-    found = cards(read(client.get(START))).values()
+    found = tiles(read(client.get(START))).values()
     assert found
     assert {client.get(address).status_code for _text, address in found if address} <= {200}
 
 
 def test_support_is_told_of_the_provider_without_a_link_to_a_page_that_is_not_theirs() -> None:
     _no_worker()
-    found = cards(read(sign_in(*ROLES["Gift card support"]).get(START)))
+    found = tiles(read(sign_in(*ROLES["Gift card support"]).get(START)))
     assert found["Urgent Background work has stopped"][1] == ""
 
 
-def test_a_card_names_its_first_orders_and_counts_the_others(boss: Client) -> None:
+def test_a_tile_names_its_first_orders_and_counts_the_others(boss: Client) -> None:
     for number in range(7):
         make_guide_order(Status.DELAYED, reference=f"w-{number}")
     html = read(boss.get(START))
@@ -289,7 +289,7 @@ def test_a_number_that_is_cut_off_says_so(boss: Client, monkeypatch: pytest.Monk
         monkeypatch.setattr(f"giftcards.{module}.MOST", 2)
     for number in range(4):
         settle(f"w-{number}", PARTIAL, sale_price=Decimal(550))
-    shown, _address = cards(read(boss.get(START)))[
+    shown, _address = tiles(read(boss.get(START)))[
         "2 orders whose customers are owed money or more"
     ]
     assert plain(shown).startswith("Together more than 2,200 DA.")
@@ -333,7 +333,7 @@ class BranchOrderAdmin(OrderAdmin):
 
 
 branch = AdminSite(name="branch")
-# Sites may share a name: the cards are those of the site whose page it is.
+# Sites may share a name: the tiles are those of the site whose page it is.
 twins = [AdminSite(name="branch"), AdminSite()]
 branch.register(Order, BranchOrderAdmin)
 branch.register(Desk, DeskAdmin)
@@ -347,7 +347,7 @@ def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, bos
     settle("mine", PARTIAL, sale_price=Decimal(550))
     settle("other", REFUNDED, sale_price=Decimal(550))
     html = read(boss.get(page))
-    shown, address = cards(html)["1 order whose customer is owed money"]
+    shown, address = tiles(html)["1 order whose customer is owed money"]
     assert address == "/branch/giftcards/order/?refund=owed&attention=none"
     assert "Together" not in shown
     assert "other" not in text(html).split("Waiting for you")[1].split("Gift cards")[0]
@@ -355,9 +355,9 @@ def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, bos
 
 
 @pytest.mark.urls(__name__)
-def test_a_card_whose_page_is_not_on_the_site_has_no_link(boss: Client) -> None:
+def test_a_tile_whose_page_is_not_on_the_site_has_no_link(boss: Client) -> None:
     refuse_key()
-    _shown, address = cards(read(boss.get("/branch/")))[
+    _shown, address = tiles(read(boss.get("/branch/")))[
         "Urgent Requests to the provider are paused"
     ]
     assert address == ""

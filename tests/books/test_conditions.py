@@ -20,7 +20,7 @@ from giftcards.statuses import Status
 from tests.books.wire import NOON, Books, at, ledger_state, note_ledger, ordered
 from tests.builders import problems
 from tests.conftest import Call
-from tests.pages import START, cards, listed, read
+from tests.pages import START, listed, read, tiles
 from tests.stage import ago, refill_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -229,9 +229,9 @@ def test_an_older_charge_of_no_order_is_on_the_start_page_until_its_month_is_clo
     for days in (1, 8):
         LedgerEntry.objects.create(provider_id=f"{days}", time=ago(days * 86_400), **entry)
     title = "1 older charge of no order here, in a month that is not closed"
-    _shown, address = cards(read(boss.get(START)))[title]
+    _shown, address = tiles(read(boss.get(START)))[title]
     assert listed(boss, address) == 1
     assert listed(boss, f"{address}&type=ORDER") == 1
     month = day_of(ago(8 * 86_400)).replace(day=1)
     MonthClosing.objects.create(month=month, number=1, closed_by="amina", figures={})
-    assert title not in cards(read(boss.get(START)))
+    assert title not in tiles(read(boss.get(START)))

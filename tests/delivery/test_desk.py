@@ -1,4 +1,4 @@
-"""The cards about messages on the start page, each with a link to exactly its rows."""
+"""The tiles about messages on the start page, each with a link to exactly its rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from giftcards.delivery.conditions import CONDITIONS
 from giftcards.delivery.models import Delivery
 from tests.builders import PARTIAL, settle
 from tests.delivery.staff import MESSAGES, message
-from tests.pages import START, cards, listed, plain, read
+from tests.pages import START, listed, plain, read, tiles
 from tests.stage import ago
 
 pytestmark = pytest.mark.django_db
@@ -42,12 +42,12 @@ ABOUT_MESSAGES = [
 @pytest.mark.parametrize(
     ("code", "make", "title", "sentence"), ABOUT_MESSAGES, ids=[row[0] for row in ABOUT_MESSAGES]
 )
-def test_messages_that_need_a_person_have_a_card_that_leads_to_exactly_these(
+def test_messages_that_need_a_person_have_a_tile_that_leads_to_exactly_these(
     code: str, make: Callable[[], Any], title: str, sentence: str, boss: Client
 ) -> None:
     make()
     [condition] = [each for each in CONDITIONS if each.code == code]
-    shown, address = cards(read(boss.get(START)))[title]
+    shown, address = tiles(read(boss.get(START)))[title]
     assert plain(shown).startswith(sentence)
     assert address == f"{MESSAGES}{condition.query}"
     assert listed(boss, address) == 1

@@ -20,7 +20,7 @@ from tests.delivery.mails import send
 from tests.delivery.pages import make_settled
 from tests.delivery.staff import SUPPORT, person
 from tests.fakes.mail import Fault, MailServer
-from tests.pages import START, cards, element, order_page, plain, read, text
+from tests.pages import START, element, order_page, plain, read, text, tiles
 
 pytestmark = pytest.mark.django_db
 
@@ -74,7 +74,7 @@ def test_page_list_and_start_page_say_that_refused_cards_were_not_received(
     assert plain(text(cell)) == "Not received ⚠ correct the address"
     assert f'title="{said}"' in cell
     assert "giftcards-fulfilled" not in cell
-    assert "1 message that a customer did not get" in cards(read(browser.get(START)))
+    assert "1 message that a customer did not get" in tiles(read(browser.get(START)))
 
 
 def test_who_may_not_correct_an_address_reads_whom_to_ask(server: MailServer) -> None:

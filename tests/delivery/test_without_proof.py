@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from giftcards.admin.frame import extensions
-from giftcards.admin.frame.reauthentication import address_of_proof
+from giftcards.admin.frame.reauthentication import url_of_proof
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import CardReveal, CustomerChange, Order
 from giftcards.settlement import record_refund
@@ -164,7 +164,7 @@ def test_a_shop_with_a_page_of_its_own_for_the_proof_takes_no_password(
     before = done()
     answer = use(thief, name, order, {**typed, "password": PASSWORD})
     back_to = address_of(name, order).replace("/reveal/", "/")
-    assert answer["Location"] == address_of_proof(back_to=back_to)
+    assert answer["Location"] == url_of_proof(back_to=back_to)
     assert done() == before
 
 

@@ -23,7 +23,7 @@ from giftcards.admin.frame.reauthentication import take_turn
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Card
 
-# The most searches of one person in an hour: more would be guessing.
+# The most searches by one person in an hour: whoever searches more often is guessing.
 SEARCHES_PER_HOUR = 30
 # The ``object_repr`` of the entries in the admin's log.
 _SEARCHED = "Find by card code"
@@ -33,13 +33,13 @@ _MOST_SHOWN = 20
 
 
 class UnrepeatedInput(forms.PasswordInput):
-    """A text input that, like a password input, is never rendered with its value."""
+    """A text input that is never rendered with its value, like the input of a password."""
 
     input_type = "text"
 
 
 class FindCardForm(forms.Form):
-    # Sentry and others know by this name that they must not collect the field.
+    # Error trackers such as Sentry do not collect a field with this name.
     secret = forms.CharField(
         label=_("Code or serial"),
         max_length=200,
@@ -50,7 +50,7 @@ class FindCardForm(forms.Form):
         widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
 
-    #: The paths that it is posted to, below the list of orders: for a code, and for anything.
+    #: The path, below the list of orders, to which the form is posted.
     path = "find-card/"
     path_of_search = "find-order/"
 
@@ -62,7 +62,7 @@ class FindCardForm(forms.Form):
 def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
     """Keep codes and passwords out of Django's error mail, even if a middleware has failed.
 
-    ``sensitive_post_parameters`` does the same, but only once the view runs.
+    ``sensitive_post_parameters`` does so too, but only once the view runs.
     """
     paths = (f"/{FindCardForm.path}", f"/{FindCardForm.path_of_search}", "/reveal/")
     if getattr(request, "path_info", "").endswith(paths):
@@ -70,7 +70,7 @@ def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
 
 
 def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
-    """The page that finds a card. The code is posted: URLs end up in logs and histories."""
+    """The page that finds a card; the code is posted, because URLs end up in logs and histories."""
     if not request.user.has_perm("giftcards.find_card"):
         raise PermissionDenied
     form = FindCardForm(request.POST or None)
@@ -82,9 +82,9 @@ def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
-    """Search for the code in the field "secret" of ``form``; return the context of a page.
+    """The cards with the code in the field "secret" of ``form``, as the context of a page.
 
-    If the person has searched too often, ``form`` has an error, and the page a status for it.
+    If the person has searched too often, ``form`` gets an error, and the context has the status.
     """
     trace = _begin_search(request)
     if trace is None:
@@ -108,7 +108,7 @@ def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str
 
 
 def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Card]:
-    """Those of the ``cards`` whose order the shop does not hide from the person."""
+    """The ``cards`` whose orders the shop does not hide from the person."""
     orders = pages.get_queryset(request).filter(pk__in={card.order_id for card in cards})
     keys = set(orders.values_list("pk", flat=True))
     return [card for card in cards if card.order_id in keys]
@@ -121,7 +121,7 @@ def _newest(code: Masked) -> list[Card]:
     """
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
-    # Four characters may be the end of a code or a whole serial.
+    # A text of four characters may be the end of a code, or a whole serial.
     found = {*cards.newest_with_code(code, most), *cards.with_tail(code)[:most]}
     return sorted(found, key=lambda card: -card.pk)
 
@@ -129,10 +129,10 @@ def _newest(code: Masked) -> list[Card]:
 def _begin_search(request: HttpRequest) -> LogEntry | None:
     """Record a search, without the code; ``None`` if the person has searched too often.
 
-    The record is committed before the search, so no search goes unrecorded. The limit is counted by
-    these records, across all processes of the site.
+    The record is committed before the search, so no search goes unrecorded. The limit counts these
+    records, of all processes of the site.
     """
-    # Before the transaction: SQLite may fail one that reads before it writes.
+    # Before the transaction begins: in SQLite, a transaction that reads before it writes may fail.
     kind = ContentType.objects.get_for_model(Card)
     with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
         take_turn(request)
@@ -152,7 +152,7 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
         return trace
     if lately.filter(object_repr=_REFUSED).exists():
-        # One record of refusals an hour is enough: a script could cause any number.
+        # One record of a refusal in an hour is enough: a script could be refused very often.
         trace.delete()
     else:
         trace.object_repr = _REFUSED
@@ -161,9 +161,9 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     return None
 
 
-# Outermost: the permission check makes a query, whose failure report must hide the code. The trace
-# is committed before the search, whatever ATOMIC_REQUESTS says: a search counts even if it fails or
-# has not ended yet.
+# Outermost, because the check of permissions makes a query, and a report on its failure must hide
+# the code. Even with ATOMIC_REQUESTS, the record is committed before the search: a search counts
+# even if it fails, or has not ended yet.
 HIDING = (
     sensitive_post_parameters(),
     transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),

@@ -27,7 +27,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from giftcards.admin.frame.actions import Page, Pages, may
-from giftcards.admin.frame.reauthentication import address_of_proof, is_confirmed, prove, take_turn
+from giftcards.admin.frame.reauthentication import is_confirmed, prove, take_turn, url_of_proof
 from giftcards.admin.frame.rows import OrderRows, column
 from giftcards.conf import conf
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
@@ -40,22 +40,9 @@ from giftcards.text.display import bdi
 
 logger = logging.getLogger(__name__)
 
-_PERMISSION = may("giftcards.reveal_card")
-
-#: How long the page with a code stays (seconds).
-SHOWN_FOR = 60
-
-
-class Shown(NamedTuple):
-    """The content of the page: a card, or the reason why there is none."""
-
-    secret: CardSecret | None = None
-    trouble: str = ""
-    status: int = 200
-
 
 class ProofForm(forms.Form):
-    """The password, if the person has to prove who they are, and not on a page of the shop."""
+    """The proof of who the person is: their password, unless they are proven, or the shop asks."""
 
     password = forms.CharField(
         label=_("Your password"),
@@ -76,12 +63,12 @@ class ProofForm(forms.Form):
 
     def clean(self) -> None:
         if "password" in self.cleaned_data:
-            # The password need not be typed again if another field has to be corrected.
+            # The password is proven: it need not be typed again if another field is wrong.
             del self.fields["password"]
 
 
 class RevealForm(ProofForm):
-    """The reason for a reveal; and the proof."""
+    """The reason for a reveal, and the proof of who reveals."""
 
     reason = forms.CharField(
         label=_("Reason"),
@@ -91,6 +78,20 @@ class RevealForm(ProofForm):
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
     field_order: Sequence[str] = ("reason", "password")
+
+
+_PERMISSION = may("giftcards.reveal_card")
+
+#: How long the page with a code stays (seconds).
+SHOWN_FOR = 60
+
+
+class Shown(NamedTuple):
+    """The content of the page: a card's secret, or the trouble that keeps it from being shown."""
+
+    secret: CardSecret | None = None
+    trouble: str = ""
+    status: int = 200
 
 
 def _ask_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
@@ -128,7 +129,7 @@ def _card(pages: Pages, request: HttpRequest, key: int) -> Card:
 def _to_proof(pages: Pages, card: Card) -> HttpResponse:
     site = pages.admin_site.name
     back_to = reverse("admin:giftcards_card_ask", args=[card.pk], current_app=site)
-    return HttpResponseRedirect(address_of_proof(back_to=back_to))
+    return HttpResponseRedirect(url_of_proof(back_to=back_to))
 
 
 def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> HttpResponse:
@@ -147,7 +148,7 @@ def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> Ht
 
 @sensitive_variables()
 def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Shown:
-    """Record that the person reveals the card, then open it; no code without a record."""
+    """The card, opened after the reveal was recorded: without a record, no code is shown."""
     try:
         with transaction.atomic(durable=True):
             if not _record(request, card, reason):
@@ -166,7 +167,7 @@ def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Show
 
 @sensitive_variables()
 def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpResponse:
-    order_page = pages.address("change", card.order_id)
+    order_page = pages.url_of("change", card.order_id)
     response = rendered(
         pages.render_page(
             request,
@@ -181,18 +182,18 @@ def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpR
             order_page=order_page,
         )
     )
-    # Not no-referrer: browsers would then hide the origin of the forms on this page, such as
-    # the one for logging out, and Django would refuse them.
+    # With "no-referrer", browsers hide the origin of forms on this page, such as the form for
+    # logging out, and Django refuses a form without its origin.
     response["Referrer-Policy"] = "same-origin"
     if shown.secret is not None:
-        # For browsers without JavaScript; in others, the page hides the code itself as well.
+        # For browsers without JavaScript: a script hides the code after the same time.
         response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
     return response
 
 
 @contained
 def rendered(response: HttpResponse) -> HttpResponse:
-    """Render the page so that no report on an error can show parts of it."""
+    """Render the page here, so that no error report can show parts of the page."""
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
@@ -219,7 +220,7 @@ def _opened(card: Card) -> Shown:
 
 
 def _record(request: HttpRequest, card: Card, reason: str) -> bool:
-    """Record who reveals the card; False, without a row, beyond the limit for an hour."""
+    """Record who reveals the card; False, without a record, beyond the limit for an hour."""
     take_turn(request)
     person: Any = request.user.pk
     address = ip_address(request)
@@ -236,14 +237,14 @@ class TooManyReveals(Exception):
 
 
 def count(request: HttpRequest) -> None:
-    """Raise :exc:`TooManyReveals` if the correction just made is one too many."""
+    """Raise :exc:`TooManyReveals` if the correction that was just made exceeds the limit."""
     take_turn(request)
     if not _is_within_limit(request):
         raise TooManyReveals
 
 
 def refuse(request: HttpRequest, order: Order) -> str:
-    """Record the refusal after :exc:`TooManyReveals`, as for a reveal, and return the message."""
+    """Tell of the refusal after :exc:`TooManyReveals`, and return the message for the person."""
     _tell_of_refusal(request, order)
     return _refused().trouble
 
@@ -286,7 +287,7 @@ def _refused() -> Shown:
 
 
 def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
-    """Log a refusal and mail the managers, once an hour for each person: scripts can try often."""
+    """Log a refusal and mail the managers, once an hour for each person: a script may try often."""
     kind = ContentType.objects.get_for_model(Card)
     about = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
     if LogEntry.objects.filter(**about, action_time__gt=_an_hour_ago()).exists():
@@ -312,7 +313,7 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
             text %= {"name": name, "limit": limit, "order": order.reference}
             mail_managers(gettext("Many gift card codes were revealed"), text)
 
-    # Robust: the refusal stands even if the mail fails, which Django logs.
+    # With "robust", the refusal stands even if the mail fails; Django logs that.
     transaction.on_commit(tell, robust=True)
 
 
@@ -321,8 +322,8 @@ REVEAL = Page(
     "card_reveal",
     "cards/<int:key>/reveal/",
     _reveal_view,
-    # Outermost: the permission check makes a query, whose failure report must hide the form. The
-    # trace is committed before the code is shown, whatever ATOMIC_REQUESTS says.
+    # Outermost, because the check of permissions makes a query, and a report on its failure must
+    # hide the form. Even with ATOMIC_REQUESTS, the record is committed before the code is shown.
     (
         sensitive_post_parameters(),
         transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),
@@ -336,10 +337,10 @@ class CardRevealAdmin(OrderRows):
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
-    # Shows the search box; search_rows() does the search.
+    # The name makes Django show the search box; search_rows() searches.
     search_fields = ("card__order__reference",)
     search_help_text = _("The reference of an order.")
-    # By primary key, because no index has the reveals of all people by time.
+    # By primary key, because no index sorts the reveals of all people by time.
     ordering = ("-pk",)
 
     when = column(CardReveal, "at")

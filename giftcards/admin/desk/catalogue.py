@@ -1,6 +1,6 @@
-"""Read-only pages of the provider's catalogue as last read, with the shop's prices and margins.
+"""Pages of the provider's catalogue as it was last read, with the shop's prices and margins.
 
-Nothing can be edited, because the next reading would overwrite it.
+The pages are read-only, because the next reading would overwrite what was edited.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     title = column(ProductType, "type_id", lambda kind, key: named(kind.name, key))
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Everybody who may see the product may see its types.
+        # There is no permission for types: who may see a product may see its types.
         return request.user.has_perm("giftcards.view_product")
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
@@ -85,7 +85,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
 
 class MovedFilter(admin.SimpleListFilter):
-    """Products with a type whose price has changed since yesterday."""
+    """A filter for products of which any type has changed its price since yesterday."""
 
     title = _("price")
     parameter_name = "price"
@@ -125,7 +125,7 @@ class ProductAdmin(ReadOnlyRows):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
     ) -> tuple[QuerySet[Product], bool]:
-        # No name is longer, and SQLite limits the number of words in a search.
+        # SQLite limits the number of words in a search, and no name is longer than this.
         return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
 
     @admin.display(description=_("name"), ordering="name")
@@ -140,8 +140,8 @@ class ProductAdmin(ReadOnlyRows):
     def orders(self, product: Product) -> str:
         name, site = "admin:giftcards_order_changelist", self.admin_site.name
         query = urlencode({"product_id": product.product_id})
-        address = f"{reverse(name, current_app=site)}?{query}"
-        return format_html('<a href="{}">{}</a>', address, _("Show"))
+        url = f"{reverse(name, current_app=site)}?{query}"
+        return format_html('<a href="{}">{}</a>', url, _("Show"))
 
     @admin.display(description=_("types last read"), ordering="types_read_at", empty_value="-")
     def read(self, product: Product) -> str | None:
@@ -173,7 +173,7 @@ def _cards(count: int | None) -> str:
 
 
 def _told(move: PriceMove) -> str:
-    """The cost of a type before and now; and the margins, if there is a rule."""
+    """A sentence, as HTML, on how the cost of a type moved; with a pricing rule, the margin too."""
     text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
     names = {"type": bdi(move.kind), "date": moment(move.at)}
     told = filled(text, old=money(move.old_cost), new=money(move.cost), **names)

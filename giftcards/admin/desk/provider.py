@@ -24,11 +24,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.desk import provider
 from giftcards.admin.frame.forms import token
 from giftcards.admin.frame.rows import (
     ReadOnlyRows,
     order_link,
+    sees_orders,
     unhidden_orders,
     visible_orders,
     with_hint,
@@ -63,56 +63,52 @@ from giftcards.watch.overview import (
 from giftcards.watch.overview import api_keys as known_keys
 from giftcards.watch.overview import versions as running_versions
 
-# Returns the name of an order as HTML: a link with its reference for people who may see it.
-OrderName = Callable[[Order], str]
-
-_MINUTE = timedelta(minutes=1)
-# The most failures of receivers that are shown.
-_FAILURES_SHOWN = 5
-# Pauses of which nobody is the cause here.
-_PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
-# The number in this text is no amount of money.
-_HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
-
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """A line of the page."""
+class Verdict:
+    """The answer, as HTML, to the question whether gift cards can be sold now."""
 
-    label: Any
-    #: A text, or HTML that is safe.
-    value: Any
-    #: True if a person has to do something about it.
-    is_wrong: bool = False
+    is_yes: bool
+    #: The answer in a sentence; a "no" says why and since when.
+    answer: str
+    #: Sentences on the details and on what to do.
+    advice: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the page: facts, or a table with a row for each of several things."""
+def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) -> Verdict:
+    for condition in CONDITIONS.values():
+        finding = condition.judge(standing) if condition.stops_sales else None
+        if finding:
+            return _no(condition, finding, orders)
+    low = (each for each in CONDITIONS.values() if each.limits_sales and shows_costs)
+    findings = (condition.find(standing, orders) for condition in low)
+    advice = tuple(finding.explain() for finding in findings if finding)
+    return Verdict(is_yes=True, answer=gettext("Gift cards can be sold now."), advice=advice)
 
-    #: The anchor of the section is ``giftcards-`` and this name.
-    name: str
-    title: Any
-    facts: Sequence[Fact] = ()
-    #: The headings of the table, and the texts of its cells.
-    columns: Sequence[Any] = ()
-    cells: Sequence[Sequence[Any]] = ()
-    #: Said below the table or the facts.
-    note: Any = ""
-    #: True if shop staff need it only to show it to a developer.
-    is_for_developer: bool = False
 
-    @property
-    def rows(self) -> list[list[tuple[Any, Any]]]:
-        """The rows of the table, each cell after its heading, which narrow pages show beside it."""
-        return [list(zip(self.columns, row, strict=True)) for row in self.cells]
+def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
+    # The condition without a headline shares its cause with "refused".
+    why = condition.headline or CONDITIONS["refused"].headline
+    text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
+    if finding.since:
+        text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
+        moment = since(finding.since)
+    advice = [bdi(finding.explain()), condition.remedy]
+    # Orders are sent even if cards cannot be opened.
+    if condition.code != "cards":
+        advice += at_stake(orders)
+    return Verdict(
+        is_yes=False,
+        answer=filled(text, why=conditional_escape(why), moment=moment),
+        advice=tuple(filter(None, advice)),
+    )
 
 
 def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
     """Sentences, as HTML, on ``orders`` that wait to be sent: how many, for how much, how long."""
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
-    # By what was paid: SQLite would add binary fractions.
+    # Counted by price and amount, and added up here: SQLite would add binary fractions.
     lines = waiting.values_list("quantity", "sale_price", "sale_amount")
     found = list(lines.annotate(Count("pk"), Min("queued_at")))
     number, paid = 0, Decimal(0)
@@ -156,12 +152,49 @@ def _waiting_in_words(number: int, paid: Decimal) -> str:
     return filled(text, count=count_text(number), amount=money(paid))
 
 
+# What names an order, as HTML: a link with the reference for people who may see the order.
+OrderName = Callable[[Order], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A line of the page: what it is about, how that stands, and whether that is wrong."""
+
+    label: Any
+    #: A text, or HTML that is safe.
+    value: Any
+    #: True if a person has to do something about the fact.
+    is_wrong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page: facts, or a table with a row for each of several things."""
+
+    #: The anchor of the section, after ``giftcards-``.
+    name: str
+    title: Any
+    facts: Sequence[Fact] = ()
+    #: The headings of the table, and the texts of its cells.
+    columns: Sequence[Any] = ()
+    cells: Sequence[Sequence[Any]] = ()
+    #: The text below the table or the facts.
+    note: Any = ""
+    #: True if shop staff need the section only to show it to a developer.
+    is_for_developer: bool = False
+
+    @property
+    def rows(self) -> list[list[tuple[Any, Any]]]:
+        """The rows of the table: pairs of heading and cell, which narrow pages show together."""
+        return [list(zip(self.columns, row, strict=True)) for row in self.cells]
+
+
 def connection(standing: Standing, *, shows_balance: bool) -> Section:
     state, requests = standing.state, Requests.read()
     is_paused = bool(state.why_paused())
     used = gettext("%(used)d of %(limit)d") % {"used": requests.used, "limit": requests.limit}
     facts = [
-        # Why they are paused is said at the top of the page.
+        # The top of the page says why requests are paused.
         Fact(
             _("Requests to the provider"), gettext("paused") if is_paused else gettext("in service")
         ),
@@ -178,7 +211,7 @@ def connection(standing: Standing, *, shows_balance: bool) -> Section:
 
 
 def waiting(name: OrderName, *, order_list: str) -> Section:
-    """Everything that waits. ``order_list`` is the list's address; "" for no links to it."""
+    """Tasks, changes and orders that wait. ``order_list`` is the list's URL; "" for no links."""
     found = Waiting.read()
     facts = [Fact(_("Tasks in the queue"), _backlog(found.tasks))] if conf.uses_django_q else []
     facts.append(Fact(_("Changes that the shop has not been told of"), _backlog(found.changes)))
@@ -252,6 +285,21 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
     return with_hint(problem.for_staff, problem.hint, is_shown=shows_hints)
 
 
+# The most failures of receivers that are shown.
+_FAILURES_SHOWN = 5
+# Pauses that the shop did not cause, and that end by themselves.
+_PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
+# A failure's text may have this number, which is no amount of money.
+_HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
+
+
+def _failure(text: str, *, shows_costs: bool) -> str:
+    """The text of a failure; without ``shows_costs``, a text that may name an amount is hidden."""
+    if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
+        return text
+    return gettext("The text is not shown, because it may name an amount.")
+
+
 def failures(
     state: ProviderState,
     keys: Sequence[KnownKey],
@@ -261,9 +309,9 @@ def failures(
     shows_costs: bool,
     shows_hints: bool,
 ) -> Section:
-    """The last failures: of requests, of API keys, and of telling the shop of ``changes``.
+    """The last failures of requests, of API keys, and of telling the shop about ``changes``.
 
-    Without ``shows_hints``, what the provider or a program wrote is left out.
+    Without ``shows_hints``, the texts that the provider or a program wrote are left out.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
     # A refusal asks for a person, an outage does not.
@@ -294,17 +342,10 @@ def failures(
     )
 
 
-def _failure(text: str, *, shows_costs: bool) -> str:
-    """A failure's text; without ``shows_costs``, hidden if it may name an amount."""
-    if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
-        return text
-    return gettext("The text is not shown, because it may name an amount.")
-
-
 def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
-    """The encryption keys with their cards, and whether the newest and the oldest card open.
+    """The encryption keys, their numbers of cards, and whether the newest and oldest card open.
 
-    ``shows_hints`` tells developers why a card cannot be opened, and which one it is.
+    ``shows_hints`` tells developers which card cannot be opened, and why.
     """
     try:
         keys = encryption_keys(counts_all=counts_all)
@@ -400,13 +441,13 @@ def _backlog(backlog: Backlog | None) -> str:
 
 
 def since(at: datetime | None) -> str:
-    """The local time and its distance from now, as HTML; "never" for ``None``."""
+    """The local time ``at``, and how long ago or ahead it is, as HTML; "never" for ``None``."""
     if at is None:
         return gettext("never")
     return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))
 
 
-# The effect of resuming, by the kind of pause that it ends.
+# What the button "resume" does, by the kind of pause that it ends.
 _RESUMING = {
     "key": _(
         "The refused key is tried again with a single request. If the provider refuses it once"
@@ -424,13 +465,33 @@ _RESUMING = {
 }
 
 
+def _state_token(state: ProviderState) -> str:
+    """A hash that the button "resume" sends; the hash changes with the pause or the refusal."""
+    seen: list[Any] = []
+    if state.is_pause_told(timezone.now()):
+        # Each failed request of an outage begins another pause, which may be ended at any time.
+        is_outage = state.pause == ProviderState.Pause.OUTAGE
+        seen += [state.pause, None if is_outage else str(state.paused_until)]
+    refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
+    seen += [[key.pk, str(key.refused_at)] for key in refused]
+    return token("provider", seen)
+
+
+def _what_resuming_does(state: ProviderState) -> list[str]:
+    """The effects of the button "resume": a text for each pause that it ends."""
+    now = timezone.now()
+    ends = ["key"] if ApiKey.objects.holding_up(configured_key(), now) else []
+    ends += [state.pause] if state.is_pause_told(now) else []
+    return [str(_RESUMING[reason]) for reason in ends]
+
+
 # The sections that count all orders, or all cards.
 _OF_ALL_ORDERS = {"waiting", "encryption"}
 
 
 @admin.register(ProviderState)
 class ProviderStateAdmin(ReadOnlyRows):
-    """One page about the single row. To use a subclass, unregister this class first."""
+    """The provider's page: the state is a single row. To use a subclass, unregister this class."""
 
     change_list_template = "admin/giftcards/provider.html"
 
@@ -446,13 +507,12 @@ class ProviderStateAdmin(ReadOnlyRows):
         return [path("resume/", view, name="giftcards_providerstate_resume"), *super().get_urls()]
 
     def _to_page(self) -> HttpResponseRedirect:
-        return HttpResponseRedirect(self._address("providerstate_changelist"))
+        return HttpResponseRedirect(self._url("providerstate_changelist"))
 
-    def _address(self, page: str, *args: Any) -> str:
-        return reverse(f"admin:giftcards_{page}", args=args, current_app=self.admin_site.name)
+    def _url(self, page: str) -> str:
+        return reverse(f"admin:giftcards_{page}", current_app=self.admin_site.name)
 
-    # The page. There is a single row, so there is neither a list nor a page for a row.
-
+    # There is a single row: the page stands where Django has the list, and rows have no pages.
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -491,19 +551,21 @@ class ProviderStateAdmin(ReadOnlyRows):
 
     def get_sections(self, request: HttpRequest, standing: Standing) -> list[Section]:
         keys = known_keys()
-        # Hints for developers are for those who may resume requests, as on an order's page.
+        # As on the page of an order, hints are for people who may resume requests.
         may_resume = self.has_resume_permission(request)
         shows_costs = self.may_see_costs(request)
         name = partial(self._name, request)
+        may_list = sees_orders(request, self.admin_site)
+        order_list = self._url("order_changelist") if may_list else ""
         orders = unhidden_orders(request, self.admin_site)
         changes = StatusChange.objects.all()
         if is_partial := leaves_some_out(orders):
             changes = changes.filter(order__in=orders.order_by().values("pk"))
         sections = [
-            provider.connection(standing, shows_balance=shows_costs),
-            provider.waiting(name, order_list=self._order_list(request)),
-            provider.worker(standing, shows_hints=may_resume),
-            provider.failures(
+            connection(standing, shows_balance=shows_costs),
+            waiting(name, order_list=order_list),
+            worker(standing, shows_hints=may_resume),
+            failures(
                 standing.state,
                 keys,
                 changes,
@@ -511,17 +573,12 @@ class ProviderStateAdmin(ReadOnlyRows):
                 shows_costs=shows_costs,
                 shows_hints=may_resume,
             ),
-            provider.encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
-            provider.api_keys(keys),
-            provider.versions(),
+            encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
+            api_keys(keys),
+            versions(),
         ]
         hidden = _OF_ALL_ORDERS if is_partial else ()
         return [section for section in sections if section.name not in hidden]
-
-    def _order_list(self, request: HttpRequest) -> str:
-        """The address of the list of orders; "" for a person who may not open it."""
-        sees_none = visible_orders(request, self.admin_site).query.is_empty()
-        return "" if sees_none else self._address("order_changelist")
 
     def _name(self, request: HttpRequest, order: Order) -> str:
         """A link to ``order``; "an order" for a person who may not see it."""
@@ -551,68 +608,8 @@ class ProviderStateAdmin(ReadOnlyRows):
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
         """End the pause, with a trace; False if there is none any more, as after a double click."""
         with transaction.atomic():
-            # Both or neither: no request goes on without a trace.
+            # In one transaction: requests never go on without a trace.
             is_resumed = ProviderState.objects.resume()
             if is_resumed:
                 self.log_change(request, state, "Resumed requests to the provider.")
         return is_resumed
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The answer to the question whether cards can be sold now, as HTML."""
-
-    is_yes: bool
-    #: In a sentence: the answer and, for a no, why and since when.
-    answer: str
-    #: Sentences on the details and on what to do.
-    advice: tuple[str, ...]
-
-
-def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) -> Verdict:
-    for condition in CONDITIONS.values():
-        finding = condition.judge(standing) if condition.stops_sales else None
-        if finding:
-            return _no(condition, finding, orders)
-    low = (each for each in CONDITIONS.values() if each.limits_sales and shows_costs)
-    findings = (condition.find(standing, orders) for condition in low)
-    advice = tuple(finding.explain() for finding in findings if finding)
-    return Verdict(is_yes=True, answer=gettext("Gift cards can be sold now."), advice=advice)
-
-
-def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
-    # A pause is told by two conditions with other causes.
-    why = condition.headline or CONDITIONS["refused"].headline
-    text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
-    if finding.since:
-        text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
-        moment = provider.since(finding.since)
-    advice = [bdi(finding.explain()), condition.remedy]
-    # Cards that do not open keep no order from being sent.
-    if condition.code != "cards":
-        advice += provider.at_stake(orders)
-    return Verdict(
-        is_yes=False,
-        answer=filled(text, why=conditional_escape(why), moment=moment),
-        advice=tuple(filter(None, advice)),
-    )
-
-
-def _state_token(state: ProviderState) -> str:
-    """A hash that the resume button sends; it changes once another pause or refusal begins."""
-    seen: list[Any] = []
-    if state.is_pause_told(timezone.now()):
-        # A pause for an outage is replaced every few seconds, and nothing is lost by ending it.
-        is_outage = state.pause == ProviderState.Pause.OUTAGE
-        seen += [state.pause, None if is_outage else str(state.paused_until)]
-    refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
-    seen += [[key.pk, str(key.refused_at)] for key in refused]
-    return token("provider", seen)
-
-
-def _what_resuming_does(state: ProviderState) -> list[str]:
-    """The effects of the button, one text for each pause that it ends."""
-    now = timezone.now()
-    ends = ["key"] if ApiKey.objects.holding_up(configured_key(), now) else []
-    ends += [state.pause] if state.is_pause_told(now) else []
-    return [str(_RESUMING[reason]) for reason in ends]

@@ -1,6 +1,6 @@
 """The start page of staff: what needs a person now, and today in one line.
 
-Its cards are the conditions that digests and monitors tell, in the same words.
+The page has a tile for each condition that holds, in the words of digests and monitors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
 
 from giftcards.admin.frame.pages import OrderPages
-from giftcards.admin.frame.rows import ReadOnlyRows, order_link, visible_orders
+from giftcards.admin.frame.rows import ReadOnlyRows, order_link, sees_orders, visible_orders
 from giftcards.admin.orders.searching import SearchForm
 from giftcards.models import Desk, Order
 from giftcards.rules.money import customer_breakdown, refund_breakdown
@@ -32,31 +32,17 @@ from giftcards.text.display import count_text, filled, money
 from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing
 from giftcards.watch.staff_roles import whom_to_ask
 
-# The most orders that a card names.
-_NAMED = 5
-# What the sums of a day are made of.
-_FIGURES = (
-    "status",
-    "quantity",
-    "fulfilled_quantity",
-    "sale_price",
-    "sale_amount",
-    "price_per_card",
-    "fulfilled_amount",
-    "reordered_amount",
-)
-
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """Something that needs a person: a title, sentences, and links to its rows."""
+class Tile:
+    """A condition that needs a person: a title, sentences, and links to the rows it is about."""
 
     severity: Severity
     title: str
     sentences: tuple[str, ...]
-    #: The address of the page that lists exactly its rows; "" for none that the person may open.
+    #: The URL of the list of exactly these rows; "" if the person may not open such a list.
     url: str
-    #: Links to the first of its orders, as HTML, and the number of the others.
+    #: Links to the first orders that the tile is about, as HTML, and the number of the others.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
 
@@ -66,9 +52,9 @@ class Card:
 
 
 def show_desk(request: HttpRequest) -> dict[str, Any]:
-    """The cards and the line of the day for the person of ``request``, as template context.
+    """The tiles and the line about today for the person of ``request``, as template context.
 
-    Empty for a person who may see nothing of it.
+    The context is empty for a person who may see neither tiles nor orders.
     """
     site = _site_of(request)
     told = [
@@ -84,7 +70,7 @@ def show_desk(request: HttpRequest) -> dict[str, Any]:
     return {
         "is_shown": True,
         **_search_box(request, site),
-        "cards": list(_cards(request, site, told)),
+        "tiles": list(_tiles(request, site, told)),
         "today": _today(request, site),
     }
 
@@ -101,22 +87,19 @@ def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     }
 
 
-def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
-    return not visible_orders(request, site).query.is_empty()
-
-
 def _site_of(request: HttpRequest) -> AdminSite:
-    """The site whose page ``request`` asks for; Django's default one for a page of no site."""
+    """The admin site whose page ``request`` asks for; the default site for any other page."""
     view: Any = request.resolver_match and request.resolver_match.func
-    # Not by its name, which two sites may share.
+    # Two sites may share a name, so the name in the URL does not tell which one it is.
     site: AdminSite = getattr(view, "admin_site", admin.site)
     return site
 
 
-# Cards.
+# The most orders that a tile names.
+_NAMED = 5
 
 
-def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iterator[Card]:
+def _tiles(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iterator[Tile]:
     may = request.user.has_perm
     leaves_out_problems = may(CONDITIONS["problems"].permission)
     standing = Standing(leaves_out_problems=leaves_out_problems)
@@ -126,36 +109,33 @@ def _cards(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
             first = visible.in_bulk(list(islice(finding.orders, _NAMED)))
             named = tuple(order_link(site, order) for order in first.values())
             whom = whom_to_ask(may, condition.takes)
-            address = _address(request, site, condition)
-            if address and leaves_out_problems and condition.overlaps_problems:
-                address += "&attention=none"
-            yield Card(
+            url = _list_url(request, site, condition)
+            if url and leaves_out_problems and condition.overlaps_problems:
+                url += "&attention=none"
+            yield Tile(
                 condition.severity,
                 capfirst(condition.in_words(finding.count, has_more=finding.has_more)),
                 tuple(filter(None, (finding.explain(), str(condition.remedy), whom))),
-                address,
+                url,
                 named,
                 finding.count - len(named) if named else 0,
             )
 
 
-def _address(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
-    """The page of the condition's rows; "" if it is not on the site, or not for this person."""
+def _list_url(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
+    """The URL of the condition's rows; "" if the site has no such list, or the person may not."""
     try:
         page = reverse(f"admin:{condition.page}", current_app=site.name)
     except NoReverseMatch:
         return ""
-    # Django writes down on the view of a list whose it is.
+    # Django notes the ModelAdmin on the view of its list.
     pages = getattr(resolve(page).func, "model_admin", None)
     may_open = pages is None or pages.has_view_permission(request)
     return page + condition.query if may_open else ""
 
 
-# Today.
-
-
 def _today(request: HttpRequest, site: AdminSite) -> str:
-    """The day so far in one line of HTML; "" for a person who may see no sums over all orders."""
+    """The line about today, as HTML; "" for a person who may see no sums over all orders."""
     pages = site.get_model_admin(Order) if site.is_registered(Order) else None
     if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
         return ""
@@ -175,11 +155,24 @@ def _today(request: HttpRequest, site: AdminSite) -> str:
     return filled(gettext("Today: %(figures)s"), figures=" · ".join(parts))
 
 
-def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
-    """Of the orders that became final since: cards delivered, what they sold for, and the margin.
+# The columns from which the sums are computed.
+_FIGURES = (
+    "status",
+    "quantity",
+    "fulfilled_quantity",
+    "sale_price",
+    "sale_amount",
+    "price_per_card",
+    "fulfilled_amount",
+    "reordered_amount",
+)
 
-    Each amount is the sum over the orders for which it is known. Orders with equal figures are
-    counted by the database, and added up here: SQLite would add binary fractions.
+
+def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
+    """Cards delivered, sales and margin of the orders that became final since a moment.
+
+    Each amount is the sum over the orders that have it. The database counts orders with equal
+    figures, and Python adds the figures up: SQLite would add binary fractions.
     """
     final = Order.objects.filter(settled_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)
@@ -197,7 +190,7 @@ def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
 
 @admin.register(Desk)
 class DeskAdmin(ReadOnlyRows):
-    """The start page as an entry of the menus: some themes have an ``app_index`` of their own."""
+    """The start page as an entry in menus, for themes that replace the template ``app_index``."""
 
     change_list_template = "admin/giftcards/start.html"
 
@@ -223,8 +216,8 @@ class DeskAdmin(ReadOnlyRows):
         return TemplateResponse(request, self.change_list_template, context)
 
     def get_urls(self) -> list[URLPattern]:
-        # Its only page: there are no rows.
+        # The only page of this admin, which has no rows.
         view: Any = self.admin_site.admin_view(self.changelist_view)
-        # As the site does with views of its own.
+        # An AdminSite does the same with its own views; :func:`_site_of` reads the attribute.
         view.admin_site = self.admin_site
         return [path("", view, name="giftcards_desk_changelist")]

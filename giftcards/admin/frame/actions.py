@@ -43,7 +43,7 @@ class Pages(Protocol):
     def may_see_costs(self, request: HttpRequest) -> bool: ...
     def may_see_tails(self, request: HttpRequest) -> bool: ...
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int: ...
-    def address(self, page: str, *args: Any) -> str: ...
+    def url_of(self, page: str, *args: Any) -> str: ...
     def to_order(self, order: Order) -> HttpResponse: ...
     def render_page(
         self, request: HttpRequest, name: str, *, title: str, status: int = 200, **context: Any
@@ -64,7 +64,7 @@ def may(*permissions: str) -> Permission:
 
 @dataclass(slots=True)
 class Attempt:
-    """A use of an action: by whom, about what, and with which input."""
+    """One use of an action: who uses it, about which order, and with which input."""
 
     action: OrderAction
     pages: Pages
@@ -106,10 +106,10 @@ class Attempt:
 class Outcome(NamedTuple):
     """The end of an attempt, after which the person sees the order.
 
-    ``says`` is a text for the person, or several. ``log`` goes into the order's
-    history, if anything was done; everybody who may see the order can read it, so it names no
-    customer and no amount. ``wakes`` tells the worker that it has something to do. ``shows`` is
-    the order to show, if it is not the one of the attempt.
+    ``says`` is a text for the person, or several. ``log`` is the entry in the order's history, ""
+    if nothing was done: everybody who may see the order can read the log, so the entry names no
+    customer and no amount. ``wakes`` tells the worker that there is something to do. ``shows`` is
+    the order to show, if it is not the order of the attempt.
     """
 
     says: Any
@@ -130,7 +130,7 @@ Answer = Outcome | HttpResponse
 
 
 class Refused(Exception):
-    """Nothing is done; ``explain`` tells why, once the transaction has been rolled back."""
+    """The action did nothing; ``explain`` tells why, after the transaction was rolled back."""
 
     def __init__(self, explain: Callable[[], str]) -> None:
         super().__init__()
@@ -140,9 +140,9 @@ class Refused(Exception):
 class OrderButton(NamedTuple):
     """A button on the page of an order.
 
-    It leads to a page that says what will happen; with ``is_post``, it sends a POST there at once,
-    with the field ``state_token``. ``is_minor`` shows it as a link, for rare needs. ``is_final``:
-    what it says cannot be undone, so it stands after the others.
+    The button leads to a page that says what will happen. With ``is_post``, it sends a POST to that
+    page at once, with the field ``state_token``. A button that ``is_minor`` is rarely needed, and
+    shown as a link. What a button does that ``is_final`` cannot be undone: it stands last.
     """
 
     label: str
@@ -153,15 +153,15 @@ class OrderButton(NamedTuple):
 
 
 def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
-    """The buttons as they are shown: rare needs last, and what is final after what is not."""
+    """The buttons in the order of the page: minor buttons last, final buttons after others."""
     return sorted(found, key=lambda button: (button.is_minor, button.is_final))
 
 
 class Page(NamedTuple):
     """A page below the list of orders: ``view(pages, request, **values)``.
 
-    It has to check what the person may do. The URL is ``admin:giftcards_`` and the ``name``;
-    ``decorators`` are put round the admin's own checks.
+    The view has to check what the person may do. The URL is named ``admin:giftcards_`` and
+    ``name``. The ``decorators`` are put round the admin's own checks.
     """
 
     name: str
@@ -172,19 +172,19 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderAction:
-    """Something that staff do about an order, or about a row of it.
+    """Something that staff do about an order, or about a row that belongs to an order.
 
-    ``act`` does it, in a transaction with the entry in the order's history: both or neither. It may
-    return a page instead of an outcome, and raise ``ValidationError``, :exc:`RefundError`,
+    ``act`` does the work, in one transaction with the entry in the order's history. It may return a
+    page instead of an outcome, and raise ``ValidationError``, :exc:`RefundError`,
     :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page asks first. An action with a
     ``view`` of its own has no ``act``.
     """
 
-    #: The URL is ``admin:giftcards_`` and this.
+    #: The name of the URL, after ``admin:giftcards_``.
     name: str
-    #: Below the list of orders; ``<key>`` stands for the order or the row.
+    #: The path below the list of orders; ``<key>`` stands for the order or the row.
     route: str
-    #: A text, or a function that makes it of the order or the row.
+    #: The text of the button, or a function that makes this text from the order or the row.
     label: Any
     permission: Permission
     act: Callable[[Attempt], Answer] | None = None
@@ -192,19 +192,19 @@ class OrderAction:
     #: Whether the page of this order, or this row, shows the button.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
-    #: The permissions for which an order waits: who lacks one reads whom to ask.
+    #: The permissions that this action takes: a person who lacks one reads whom to ask.
     takes: tuple[str, ...] = ()
-    #: True if what the button says cannot be undone: a page asks first, and others stand before it.
+    #: True if the action cannot be undone: a page asks first, and the button stands last.
     is_final: bool = False
     #: The part of the page where the button stands; "" for none.
     place: str = "order"
-    #: The model of the row that it is about, which has an ``order``; ``None``: the order itself.
+    #: The model of the row that the action is about; ``None`` for the order itself.
     of: type[models.Model] | None = None
-    #: The state that a form has to be about; ``None`` if it may be posted at any time.
+    #: The token of the state that a form was shown for; ``None`` if a late form is harmless.
     token: Callable[[Order], str] | None = state_token
-    #: The answer instead of the page and of the act, if there is one.
+    #: The answer that replaces page and act; ``None`` to go on.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
-    #: True for a request that repeats one that was carried out, as after a double click.
+    #: True for a request that was carried out already, as at the second half of a double click.
     is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
     form: Callable[[Attempt, QueryDict | None], forms.BaseForm] | None = None
     title: Any = ""
@@ -227,7 +227,7 @@ class OrderAction:
 
     @property
     def is_post(self) -> bool:
-        """True if the button does it at once, without a page that asks."""
+        """True if the button acts at once, without a page that asks."""
         return self.form is None and self.view is None
 
 
@@ -241,7 +241,7 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 
 
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
-    """The attempt; ``PermissionDenied`` unless the person sees the order and may do this."""
+    """The attempt; ``PermissionDenied`` unless the person may see the order and do the action."""
     row = None
     if action.of is not None:
         row = action.of._default_manager.filter(pk=key).first()  # noqa: SLF001
@@ -286,7 +286,7 @@ def in_words(part: Any) -> str:
 
 
 def end(attempt: Attempt, answer: Answer) -> HttpResponse:
-    """The page of ``answer``; after an outcome, which the person is told, that of the order."""
+    """The response: ``answer`` if it is a page; after an outcome, a message and a redirect."""
     if not isinstance(answer, Outcome):
         return answer
     texts = answer.says if isinstance(answer.says, tuple) else (answer.says,)
@@ -303,7 +303,7 @@ def buttons(
     subject: models.Model,
     actions: Iterable[OrderAction],
 ) -> list[OrderButton]:
-    """The buttons of ``actions`` about an order, or a row, for this person."""
+    """The buttons of those ``actions`` that this person may use on the ``subject``."""
     return in_order(
         OrderButton(
             action.label_for(subject), url, action.is_post, action.is_minor, action.is_final

@@ -24,10 +24,10 @@ Html = SafeString | str
 class Extension:
     """The additions of one app, which its plugin names.
 
-    Its functions get the ``OrderAdmin`` and the request, and have to check what the person may see.
+    Each function gets the ``OrderAdmin`` and the request, and checks what the person may see.
 
-    HTML on the page of an order stands inside the form of the page, so it must not hold a form: a
-    button in it names the form ``giftcards-act`` and its own ``formaction``.
+    On the page of an order, HTML stands inside the form of the page, so HTML must not hold a form:
+    a button in it names the form ``giftcards-act`` and its own ``formaction``.
     """
 
     actions: tuple[OrderAction, ...] = ()
@@ -36,14 +36,14 @@ class Extension:
     buttons: Callable[[Pages, HttpRequest, Order], Iterable[OrderButton]] | None = None
     #: A section of the page of an order, as HTML; "" to show nothing.
     section: Callable[[Pages, HttpRequest, Order], Html] | None = None
-    #: The same inside the section with the refund breakdown.
+    #: HTML at the end of the section with the refund breakdown; "" to show nothing.
     money: Callable[[Pages, HttpRequest, Order], Html] | None = None
     #: Sentences on what follows if the customer of an order is corrected, as HTML.
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
-    #: Of some orders, those whose cards did not get to whom they are for, by their primary keys:
-    #: sentences that say so, and what to do, as HTML.
+    #: The orders whose cards did not reach their recipient: by primary key, sentences, as HTML,
+    #: that say so and what to do.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
@@ -56,12 +56,12 @@ def _installed() -> list[Extension]:
 
 
 def items(part: str) -> Iterator[Any]:
-    """The items of this part of every extension."""
+    """The items that all extensions have in the field ``part``."""
     return (item for extension in _installed() for item in getattr(extension, part))
 
 
 def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order]) -> None:
-    """Note for :func:`~giftcards.admin.frame.rows.not_received` what is said of the ``orders``."""
+    """Ask the extensions which ``orders`` were not received; ``rows.not_received`` tells it."""
     for found in called("not_received", pages, request, orders):
         for order in orders:
             if order.pk in found:
@@ -69,6 +69,6 @@ def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order])
 
 
 def called(part: str, *args: Any) -> Iterator[Any]:
-    """The results of this part of the extensions that have it, called with ``args``; none empty."""
+    """What the functions in the field ``part`` return for ``args``, without empty results."""
     functions = (getattr(extension, part) for extension in _installed())
     return (found for call in functions if call and (found := call(*args)))

@@ -56,7 +56,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return in_order([*found, *links])
 
     def whom_to_ask(self, request: HttpRequest, order: Order) -> str:
-        """A sentence for a person who lacks a button for which the order waits; "" for others."""
+        """The sentence that says whom to ask; "" if this person has the buttons ``order`` needs."""
         lacking = [
             permission
             for action in extensions.items("actions")
@@ -73,7 +73,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return order
 
     def may_see(self, request: HttpRequest, order: Order) -> bool:
-        """True if the person may see ``order``, which did not come from :meth:`order_for`."""
+        """True if the person may see ``order``; :meth:`order_for` returns no other order."""
         is_shown = self.get_queryset(request).filter(pk=order.pk).exists()
         return is_shown and self.has_view_permission(request)
 
@@ -81,7 +81,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.check_order")
 
     def has_report_permission(self, request: HttpRequest) -> bool:
-        """True if the person may see sums over all orders: if none is hidden from them."""
+        """True if the person may see sums over all orders: no order is hidden from them."""
         is_shown_all = not leaves_some_out(self.get_queryset(request))
         return is_shown_all and self.has_view_permission(request)
 
@@ -90,15 +90,15 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:
-        """True if the person may see the ends of codes: anybody who may find or reveal cards."""
+        """True if the person may see the ends of codes, as all may who find or reveal cards."""
         return any(map(request.user.has_perm, ("giftcards.find_card", "giftcards.reveal_card")))
 
-    def address(self, page: str, *args: Any) -> str:
+    def url_of(self, page: str, *args: Any) -> str:
         name = f"admin:giftcards_order_{page}"
         return reverse(name, args=args, current_app=self.admin_site.name)
 
     def to_order(self, order: Order) -> HttpResponseRedirect:
-        return HttpResponseRedirect(self.address("change", order.pk))
+        return HttpResponseRedirect(self.url_of("change", order.pk))
 
     def render_page(
         self,
@@ -124,11 +124,12 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
         """Have the checkable ``orders`` checked soon, and return their number.
 
-        Each leaves a trace, unless it was due already, as for the second request of a double click.
+        Each of these checks leaves a trace. An order that is due already, as at the second request
+        of a double click, gets no further check.
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
-            # Without orders that are due already, by the clock of any machine.
+            # Clocks of machines differ: by any of them, the orders left out are due already.
             waiting = orders.exclude(due_at__lte=now + interval)
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))
@@ -141,7 +142,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 def recorded(order: Order) -> str:
-    """The text for a person who has placed ``order``, which the provider has yet to accept."""
+    """The text for a person who has just placed ``order``, before the provider accepts it."""
     text = gettext("The order %(order)s was recorded; it is being sent.")
     if not order.is_new:
         text = gettext("The order %(order)s was recorded already. It is not bought twice.")
@@ -162,7 +163,7 @@ def facts(order: Order) -> list[tuple[str, object]]:
 
 
 def about(order: Order) -> list[tuple[str, object]]:
-    """The facts by which a person knows an order again: reference, cards and customer."""
+    """The facts by which a person recognises ``order``: reference, cards and customer."""
     names = order.line_names()
     kind, product = named(names.type, order.type_id), named(names.product, order.product_id)
     cards = format_html("{} × {} · {}", order.quantity, kind, product)
@@ -175,7 +176,7 @@ def about(order: Order) -> list[tuple[str, object]]:
 
 
 def line(order: Order) -> dict[str, object]:
-    """The line of the order and the time of sending, by column."""
+    """The line of ``order`` (product, type, quantity) and the time of sending, by column."""
     names = order.line_names()
     return {
         "product_id": named(names.product, order.product_id),
@@ -186,7 +187,7 @@ def line(order: Order) -> dict[str, object]:
 
 
 def customer_of(order: Order) -> str:
-    """The name of the customer, or else an address; "" if none is known."""
+    """The customer's name, or else an e-mail address or phone number; "" if none is known."""
     return order.customer_name or order.customer_email or order.customer_phone
 
 

@@ -35,7 +35,7 @@ from giftcards.rules.times import SLACK
 
 # How long a proof holds (seconds).
 _HOLDS = 10 * 60
-# For this long, a password that was set without the old one is no proof.
+# For this long, a new password is no proof if it was set without the old one.
 _NEW = timedelta(hours=1)
 # The session key of the proof.
 _PROOF = "giftcards_proof"
@@ -44,18 +44,18 @@ _PROOF = "giftcards_proof"
 def confirm(request: HttpRequest) -> HttpResponseRedirect:
     """Record that the person has just proven who they are; return a redirect to where they were.
 
-    The page that ``GIFTCARDS["REAUTHENTICATE"]`` names calls this once it has accepted the proof,
-    and returns this response. The redirect goes to the parameter ``next``, or to the start page of
-    the admin if ``next`` is missing or leads to another site.
+    ``GIFTCARDS["REAUTHENTICATE"]`` names a page of the shop. Once that page has accepted the proof,
+    it calls this function and returns the redirect. The redirect goes to the parameter ``next``, or
+    to the start page of the admin if ``next`` is missing or leads to another site.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied
     _remember(request, request.user)
-    address = request.POST.get("next") or request.GET.get("next", "")
+    back_to = request.POST.get("next") or request.GET.get("next", "")
     is_safe = url_has_allowed_host_and_scheme(
-        address, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+        back_to, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
-    return HttpResponseRedirect(address if is_safe else reverse("admin:index"))
+    return HttpResponseRedirect(back_to if is_safe else reverse("admin:index"))
 
 
 def is_confirmed(request: HttpRequest) -> bool:
@@ -66,7 +66,7 @@ def is_confirmed(request: HttpRequest) -> bool:
     if proof["is_login"] and conf.reauthenticate:
         # The shop's own page asks for more than a login.
         return False
-    # A proof from the future was made before the clock was set back, or by a host that is ahead.
+    # A proof may come from the future: the clock was set back, or another host's clock is ahead.
     return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
 
 
@@ -92,8 +92,8 @@ def prove(request: HttpRequest, password: Masked) -> None:
 def _is_right(request: HttpRequest, password: str) -> bool:
     """True if ``password`` is that of the person who is signed in.
 
-    The site's backends check it, so that those that lock people out after wrong passwords count
-    this attempt.
+    The site's backends check the password, so that a backend counts this attempt if it locks people
+    out after wrong passwords.
     """
     name = request.user.get_username()
     user = authenticate(request, username=name, password=password)
@@ -102,8 +102,8 @@ def _is_right(request: HttpRequest, password: str) -> bool:
     stored = request.session.get(HASH_SESSION_KEY, "")
     has_hash = hasattr(user, "get_session_auth_hash")
     if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
-        # The check has hashed the password anew, as after a change of Django's hashers. Without
-        # this, the person would be signed out.
+        # The check may have hashed the password anew, as it does after a change of Django's
+        # hashers. A session that knows only the old hash would be signed out.
         update_session_auth_hash(request, user)
     return True
 
@@ -111,8 +111,8 @@ def _is_right(request: HttpRequest, password: str) -> bool:
 def _has_new_password(user: Any) -> bool:
     """True if the password was set within the last hour, without the old one.
 
-    The admin's pages of users allow that. Anybody at the unlocked screen of a manager of users can
-    set any password there, the manager's own as well; the admin's log records it.
+    The admin's pages of users allow this. So anybody at the unlocked screen of somebody who manages
+    users can set any password, the manager's own as well; the admin's log records the change.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
     lately = LogEntry.objects.filter(
@@ -134,8 +134,8 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
 def _is_automatic(request: HttpRequest) -> bool:
     """True if the person may have done nothing for this login.
 
-    Middleware signs in the user whom the web server names, on any request. The answer of a single
-    sign-on comes as a GET, without a question while the person is signed in there.
+    Middleware signs in the user whom the web server names, on any request. A single sign-on answers
+    with a GET, and asks nothing while the person is still signed in at the identity provider.
     """
     backend = load_backend(request.session[BACKEND_SESSION_KEY])
     return request.method in {"GET", "HEAD", "OPTIONS"} or isinstance(backend, RemoteUserBackend)
@@ -147,21 +147,21 @@ def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> Non
 
 
 def _holder(request: HttpRequest, user: Any) -> list[str]:
-    """The owner of a proof. A new password ends the proof, like the person's other sessions."""
+    """The owner of a proof: key and password hash, so that a new password ends the proof."""
     return [str(user.pk), request.session.get(HASH_SESSION_KEY, "")]
 
 
-def address_of_proof(*, back_to: str) -> str:
-    """The address of the shop's own page, which asks for the proof and then leads ``back_to``."""
+def url_of_proof(*, back_to: str) -> str:
+    """The URL of the shop's own page for the proof, which afterwards leads to ``back_to``."""
     return reverse(conf.reauthenticate, query={"next": back_to})
 
 
 def take_turn(request: HttpRequest) -> None:
-    """Lock the person's row until the transaction ends: their requests count one after another.
+    """Lock the person's row until the transaction ends, so that their requests take turns.
 
     SQLite needs no lock: it has one writer at a time, and each transaction here writes first.
     """
     if connection.features.has_select_for_update:
-        # Not by the default manager, which may leave out users.
+        # A default manager may leave out users.
         users: QuerySet[Any] = QuerySet(get_user_model())
         users.select_for_update().values_list("pk").get(pk=request.user.pk)

@@ -32,19 +32,9 @@ from giftcards.models.searching import Found
 from giftcards.text.display import bdi, exact_moment, money, status_badge
 from giftcards.text.search_terms import NAMING
 
-# The most values of one lookup: with more, the condition would be too long for SQLite. The links of
-# a filter give one.
-_MOST_VALUES = 100
-# The most orders whose rows a search shows. For many more, MariaDB reads the whole table.
-_MOST_NAMED = 100
-# The attribute in which a request caches the allowed lookups: it may ask for a thousand.
-_KNOWN = "giftcards_parameters"
-#: The attribute of an order on a page or in a list: see :func:`not_received`.
-NOT_RECEIVED = "giftcards_not_received"
-
 
 class SortedAsOffered(ChangeList):
-    """A change list sorted only by the columns it offers; Django lets an address sort by any."""
+    """A change list that is sorted only by the columns it offers; in Django, a URL may name any."""
 
     def get_ordering_field(self, field_name: Any) -> Any:
         is_offered = self.sortable_by is None or field_name in self.sortable_by
@@ -52,19 +42,19 @@ class SortedAsOffered(ChangeList):
 
     @property
     def counted(self) -> Counted:
-        """This list for the template below it, which tells the number of rows."""
+        """This list for the template that tells the number of rows below the list."""
         return Counted(self)
 
 
 class Counted:
-    """A change list whose number of rows is a text of ours: "12 orders".
+    """A change list whose number of rows is a text of our own, such as "12 orders".
 
-    Django and the themes put the number before the plural, which is wrong in Arabic.
+    Django and the themes write the number and then the plural, which is wrong in Arabic.
     """
 
     def __init__(self, rows: ChangeList) -> None:
         self._rows = rows
-        # Grappelli counts in words of its own, and needs the number.
+        # The theme grappelli writes a text of its own, and needs the number.
         self.result_count = rows.result_count if apps.is_installed("grappelli") else ""
 
     def __getattr__(self, name: str) -> Any:
@@ -72,7 +62,7 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The names that the templates show, of one row and of any other number of rows."""
+        """The model's names that the templates write after the number; both are our text."""
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
@@ -83,17 +73,24 @@ class Counted:
 
     @property
     def noun(self) -> str:
-        """The text without the number."""
+        """The text of ours without its number."""
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
+# The most values of one lookup: with more, the condition would be too long for SQLite. A link of a
+# filter has one value.
+_MOST_VALUES = 100
+# The attribute in which a request caches the allowed lookups: one URL may name a thousand.
+_PARAMETERS = "giftcards_parameters"
+
+
 class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin for the admin of a model: the address of its list may ask only for ``list_filter``.
+    """A mixin for the admin of a model: the URL of the list may filter by ``list_filter`` only.
 
     The list can also be sorted only by the columns that the page offers for sorting.
     """
 
-    #: Stands before Django's change list, or that of a theme.
+    #: The mixin before the class of the list, which is Django's or a theme's.
     changelist_mixin: type[ChangeList] = SortedAsOffered
     #: A number of rows in words: ``ngettext_lazy`` of texts with ``count``.
     counted: Any = ngettext_lazy("%(count)s result", "%(count)s results", "count")
@@ -105,16 +102,16 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
         return "\0" not in value and lookup in self._parameters(request)
 
     def _parameters(self, request: HttpRequest) -> Collection[str | None]:
-        known: dict[Any, set[str | None]] = vars(request).setdefault(_KNOWN, {})
+        known: dict[Any, set[str | None]] = vars(request).setdefault(_PARAMETERS, {})
         if self not in known:
             filters = self.get_list_filter(request)
             known[self] = {name for each in filters for name in self._asked_by(each, request)}
         return known[self]
 
     def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
-        """The parameters of the filter ``each``, which is made as Django makes it."""
+        """The parameters in a URL that the filter ``each`` reads; made as Django makes a filter."""
         if isinstance(each, type) and issubclass(each, SimpleListFilter):
-            # But without __init__: its choices may take queries, which the parameters do not need.
+            # Without __init__, whose choices may take queries; parameters need no choices.
             made: ListFilter = each.__new__(each)
         elif callable(each):
             made = each(request, {}, self.model, self)
@@ -130,7 +127,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
         response = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None) or {}
         if rows := context.get("cl"):
-            # Django writes this after the number, in "Select all 120 orders".
+            # Django writes the module's name after the number, in "Select all 120 orders".
             context["module_name"] = rows.counted.noun
         return response
 
@@ -140,7 +137,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class LimitedPaginator(Paginator):  # type: ignore[type-arg]
-    """A paginator of the first ``limit`` rows; it counts no further."""
+    """A paginator of the first ``limit`` rows; rows beyond the limit are not counted."""
 
     limit = 10_000
 
@@ -160,7 +157,7 @@ class LimitedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class LongList(OnlyFilters):
-    """A mixin for lists of any length, 50 rows a page: nothing counts a million rows."""
+    """A mixin for lists of any length, 50 rows a page: no query counts a million rows."""
 
     paginator = LimitedPaginator
     show_full_result_count = False
@@ -182,7 +179,7 @@ class ReadOnly:
 
 
 class ReadOnlyRows(ReadOnly, OnlyFilters):
-    """Rows that are only to look at."""
+    """The base of pages whose rows can only be looked at."""
 
     class Media:
         css = {"all": ("giftcards/admin.css",)}
@@ -193,9 +190,9 @@ def column(
 ) -> Callable[[Any, Any], str]:
     """A column of a list, or a field of a page, labelled like the column ``name`` of ``model``.
 
-    It is "-" while that is empty; ``cell.of`` is the name of the column. ``show`` gets the row and
-    the value, and returns HTML. Without it, amounts and moments (with seconds) are formatted, and
-    the rest is shown as foreign text.
+    An empty value is shown as "-". ``cell.of`` is the name of the column. ``show`` gets the row and
+    the value, and returns HTML. Without ``show``, amounts and moments (with seconds) are formatted,
+    and other values are shown as foreign text.
     """
 
     @admin.display(description=label_for_field(name, model, return_attr=False))
@@ -214,9 +211,9 @@ def column(
 
 
 def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """The orders that the person may see: those of the site's admin of orders.
+    """The orders that the person may see, by the site's admin of orders, which may be the shop's.
 
-    That may be the shop's own. Every list and page shows these orders, and rows about them, only.
+    Every list and page shows only these orders, and rows about these orders.
     """
     is_there = site.is_registered(Order)
     if not (is_there and site.get_model_admin(Order).has_view_permission(request)):
@@ -224,10 +221,15 @@ def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
     return unhidden_orders(request, site)
 
 
+def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
+    """True if the person may see orders at all, even if there are none yet."""
+    return not visible_orders(request, site).query.is_empty()
+
+
 def unhidden_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
     """The orders that the site's admin of orders does not hide from this person.
 
-    People who may not see orders at all may still be told the number of these.
+    A person who may not see orders at all may still be told how many unhidden orders there are.
     """
     is_there = site.is_registered(Order)
     return site.get_model_admin(Order).get_queryset(request) if is_there else Order.objects.all()
@@ -237,8 +239,12 @@ def hides_orders(request: HttpRequest, site: AdminSite) -> bool:
     return leaves_some_out(unhidden_orders(request, site))
 
 
+#: The attribute of an order that :func:`not_received` reads; ``extensions`` sets it for a page.
+NOT_RECEIVED = "giftcards_not_received"
+
+
 def not_received(order: Order) -> SafeString | str:
-    """Sentences, as HTML, if the cards of ``order`` did not get to whom they are for; or ""."""
+    """Sentences, as HTML, if the cards of ``order`` did not reach their recipient; else ""."""
     return getattr(order, NOT_RECEIVED, "")
 
 
@@ -247,7 +253,7 @@ def order_badge(order: Order) -> SafeString:
 
 
 def orders_shown_to(user: Any) -> QuerySet[Order]:
-    """The orders that ``user`` may see in the admin, for a digest: outside any request."""
+    """The orders that ``user`` may see in the admin; for a digest, which has no request."""
     sites = [site for site in (admin.site, *all_sites) if site.is_registered(Order)]
     request = HttpRequest()
     request.user = user
@@ -256,12 +262,16 @@ def orders_shown_to(user: Any) -> QuerySet[Order]:
 
 def order_link(site: AdminSite, order: Order) -> str:
     """A link to ``order`` by its reference, as HTML."""
-    address = reverse("admin:giftcards_order_change", args=[order.pk], current_app=site.name)
-    return format_html('<a href="{}">{}</a>', address, bdi(order.reference))
+    url = reverse("admin:giftcards_order_change", args=[order.pk], current_app=site.name)
+    return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
+
+
+# The most orders whose rows a search shows. For many more, MariaDB reads the whole table.
+_MOST_NAMED = 100
 
 
 def orders_named(text: str) -> Found:
-    """The newest orders whose reference, or a number in it, is ``text``, or else begins like it."""
+    """The newest orders whose reference, or a number in it, is ``text`` or begins with ``text``."""
     return Order.objects.search(text, limit=_MOST_NAMED, kinds=NAMING)
 
 
@@ -294,30 +304,30 @@ class OrderRows(ReadOnlyRows, LongList):
         return (self.search_rows(queryset, name) if name else queryset), False
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        """The ``rows`` that a search for ``name`` finds: by default, those of these orders."""
+        """The ``rows`` that a search for ``name`` finds: by default, rows of orders named so."""
         return self.rows_of(rows, orders_named(name))
 
     def rows_of(self, rows: QuerySet[Any], found: Found) -> QuerySet[Any]:
-        """The ``rows`` about the orders that were found."""
+        """The ``rows`` that are about the ``found`` orders."""
         return rows.filter(**{f"{self.order_lookup}__in": found.keys})
 
-    # Not "order": Django would show the column of that name, where the model has one.
+    # As a method named "order", it would be replaced by the column "order" of the model.
     @admin.display(description=_("order"))
     def its_order(self, row: Any) -> str:
         order = attrgetter(self.order_lookup.replace("__", "."))(row)
         return order_link(self.admin_site, order) if order else "-"
 
 
-#: Who has it is shown hints: whoever ends a pause has to know why it began.
+#: The permission to see hints for developers: whoever ends a pause has to know why it began.
 SEES_HINTS = "giftcards.resume_provider"
 
 
 def for_developer(hint: object) -> SafeString:
-    """``hint`` as HTML, closed; "" without one. A text is escaped."""
+    """The hint as HTML that a click opens; "" without a hint. A text is escaped."""
     context = {"hint": bdi(hint) if hint else ""}
     return SafeString(render_to_string("admin/giftcards/for_developer.html", context).strip())
 
 
 def with_hint(text: object, hint: object, *, is_shown: bool) -> SafeString:
-    """The sentence ``text`` for everybody, and the hint if ``is_shown``, as HTML."""
+    """The sentence ``text``, followed by the hint if ``is_shown``, as HTML."""
     return format_html("{} {}", text, for_developer(hint) if is_shown else "")

@@ -1,4 +1,4 @@
-"""Deciding about a held order: what a card may cost, a review, or a wait that ends earlier."""
+"""Approving or rejecting a held order: for its price, after a review, or before its time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from giftcards.text.display import bdi, filled, moment, money
 
 
 class HeldForm(forms.Form):
-    """The decision whether to buy a held order; ``buying`` says what that means."""
+    """The decision whether to buy a held order; ``buying`` is the text of the choice to buy it."""
 
     APPROVE = "approve"
     REJECT = "reject"
@@ -122,7 +122,7 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _decide_review(attempt: Attempt) -> Outcome:
-    # Without the reason for the review, which may name the customer.
+    # The log has no reason for the review, because a reason may name the customer.
     log = f"Decided about the review: {attempt.form.cleaned_data['outcome']}."
     return decided(_decide(attempt, approve_review), log=log)
 

@@ -20,7 +20,7 @@ from giftcards.text.display import calculation, filled, money
 
 
 class BreakdownLine(NamedTuple):
-    """A line of the table: its texts are HTML, ``arithmetic`` is "" if there is none."""
+    """A line of the table, in texts of HTML; ``arithmetic`` is "" if nothing was multiplied."""
 
     label: str
     arithmetic: str
@@ -46,8 +46,8 @@ def provider_lines(order: Order) -> list[BreakdownLine]:
 def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
     """The table of what the customer paid, and how much is kept, owed and paid back.
 
-    Empty while ``order`` is open, or if it has no sale amount. ``again`` is the order that orders
-    the missing cards again: the amount owed for them went to that order.
+    The table is empty while ``order`` is open, or if it has no sale amount. ``again`` is the new
+    order for the missing cards, to which the amount owed for these cards went.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -92,7 +92,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """The part of ``owed`` that went to the new order, and the rest, if any."""
+    """The part of ``owed`` that went to the new order ``again``, and the rest, if any."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
@@ -102,7 +102,7 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
-    """The margin: the kept amount less the cost. Nothing unless both are known."""
+    """The line with the margin, the kept amount less the cost; no line unless both are known."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return
@@ -112,13 +112,13 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
 
 
 def earned(order: Order, price: Decimal) -> Decimal | None:
-    """The margin if each card of ``order`` comes and costs ``price``; ``None``: sale not known."""
+    """The margin if each card comes and costs ``price``; ``None`` if the sale amount is unknown."""
     paid = paid_amount(order)
     return None if paid is None else paid - price * order.quantity
 
 
 def earned_in_words(amount: Decimal) -> SafeString:
-    """The sentence, as HTML, that says what the shop earns or, below 0, loses on an order."""
+    """The sentence, as HTML, on what the shop earns on an order, or loses below 0."""
     text = gettext("You still earn %(amount)s on this order.")
     if amount < 0:
         text = gettext("You lose %(amount)s on this order.")
@@ -128,7 +128,7 @@ def earned_in_words(amount: Decimal) -> SafeString:
 
 
 def bar(order: Order) -> dict[str, str] | None:
-    """The bar of ``order``: widths in percent, and texts; ``None`` unless it is settled."""
+    """The bar of the cards of ``order``: widths in percent, and texts; ``None`` unless settled."""
     if not order.is_settled:
         return None
     delivered, missing = order.fulfilled_quantity, order.quantity - order.fulfilled_quantity
@@ -138,7 +138,7 @@ def bar(order: Order) -> dict[str, str] | None:
     missing_text = ngettext(
         "%(count)d card credited back.", "%(count)d cards credited back.", missing
     ) % {"count": missing}
-    # Not localised: the number is part of a drawing.
+    # The number is part of a drawing, so it must not be localised.
     share = Decimal(100 * delivered) / order.quantity
     return {
         "delivered": f"{share:.2f}",

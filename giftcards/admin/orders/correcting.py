@@ -22,7 +22,7 @@ from giftcards.admin.frame import extensions
 from giftcards.admin.frame.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may
 from giftcards.admin.frame.forms import NO_LANGUAGE, WORDS, MomentField, language_choices, token
 from giftcards.admin.frame.pages import column_label
-from giftcards.admin.frame.reauthentication import address_of_proof
+from giftcards.admin.frame.reauthentication import url_of_proof
 from giftcards.exceptions import CustomerConflict
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order
@@ -33,7 +33,7 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 class CorrectionForm(RevealForm):
     """The corrected details, a reason and the proof: whoever has the new address gets cards.
 
-    Cards may come to any order, and those that did not come may be ordered again.
+    This holds for orders in every status: cards may still come, or be ordered again.
     """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
@@ -49,7 +49,7 @@ class CorrectionForm(RevealForm):
         if order.is_gift:
             self.fields |= _gift_fields(order)
             self.order_fields((*CORRECTABLE, *self.field_order))
-            # There are two of each.
+            # With a recipient on the form, these labels have to say whose name or address is meant.
             for name in OF_CUSTOMER:
                 self.fields[name].label = capfirst(column_label(name))
         for name in NO_LANGUAGE.keys() & self.fields.keys():
@@ -62,7 +62,7 @@ class CorrectionForm(RevealForm):
 
     @property
     def details(self) -> dict[str, Any]:
-        """The details as they are after the correction, by column."""
+        """The details after the correction, by column."""
         return {
             name: self.cleaned_data.get(name, "") if name in self.changed_data else value
             for name, value in self.initial.items()
@@ -79,10 +79,10 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
         field_classes={"deliver_at": MomentField},
         widgets={"deliver_at": MomentField.widget, "gift_message": WORDS},
     )
-    # Not as a class above: a column of text has a length, which a choice does not take.
+    # Not in Meta.field_classes: a text column has a length, which a field of choices rejects.
     label = fields["recipient_language"].label
     fields["recipient_language"] = forms.ChoiceField(label=label, required=False)
-    # Neither is taken away.
+    # A gift keeps a recipient's address and, if it had one, a time of delivery.
     fields["recipient_email"].required = True
     fields["deliver_at"].required = order.deliver_at is not None
     return fields
@@ -90,7 +90,7 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
 
 def _to_proof(attempt: Attempt) -> HttpResponse | None:
     if needs_other_proof(attempt.request):
-        return HttpResponseRedirect(address_of_proof(back_to=attempt.request.path))
+        return HttpResponseRedirect(url_of_proof(back_to=attempt.request.path))
     return None
 
 
@@ -109,7 +109,7 @@ def _correct(attempt: Attempt) -> Answer:
         return LATE
     except revealing.TooManyReveals:
         raise Refused(partial(revealing.refuse, request, order)) from None
-    # Without address and reason: everybody who may see the order can read the log.
+    # Everybody who may see the order can read the log, so it has neither address nor reason.
     log = "Corrected the customer." if is_new else ""
     return Outcome(gettext("The order has these details now."), log)
 
@@ -125,7 +125,7 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _others_with_same_address(attempt: Attempt) -> list[Order]:
-    """Orders with the same address that have the same group, or are about the same cards."""
+    """Other orders with the same address: of the same group, or for the same missing cards."""
     order = attempt.order
     about = attempt.pages.get_queryset(attempt.request).exclude(pk=order.pk)
     found = list(about.filter(repeats=order.pk))
@@ -148,12 +148,12 @@ _MOST_OTHERS = 20
 
 
 def _details(order: Order) -> dict[str, Any]:
-    """The details that may be corrected, by column."""
+    """The details of ``order`` that may be corrected, by column."""
     return {name: getattr(order, name) for name in (CORRECTABLE if order.is_gift else OF_CUSTOMER)}
 
 
 def _fingerprint(order: Order) -> str:
-    """A hash that the form carries; it changes once somebody has corrected the order."""
+    """A hash of the details that the form carries; the hash changes with each correction."""
     return token("customer", [order.pk, *map(str, _details(order).values())])
 
 
@@ -171,7 +171,7 @@ CUSTOMER = OrderAction(
     is_minor=True,
     token=_fingerprint,
     before=_to_proof,
-    # On the second press of the button, the correction is already made.
+    # The first press of the button has already made the correction.
     is_repeated=lambda attempt: attempt.form.details == _details(attempt.order),
     form=CorrectionForm,
     template="customer",

@@ -1,4 +1,4 @@
-"""The people of an order, and other orders of its customer, one of which may look like a double.
+"""The people of an order; and other orders of the same customer, such as a possible double.
 
 Only orders that the person may see count, and no more rows are read than a page has room for.
 """
@@ -25,9 +25,6 @@ from giftcards.privacy.person import ROLES, Person
 from giftcards.rules.states import Status
 from giftcards.text.display import bdi, count_text, filled, moment, money
 from giftcards.text.spelling import digits, numbers
-
-# No number has more digits.
-_MOST_DIGITS = 15
 
 
 class Someone(NamedTuple):
@@ -84,8 +81,12 @@ def _why_nobody(order: Order) -> str:
     return filled(text, at=moment(order.customer_erased_at))
 
 
+# The most digits that a phone number has.
+_MOST_DIGITS = 15
+
+
 def _phone(text: str) -> SafeString | str:
-    """The number as a link that dials it; as text if it is none, or several."""
+    """A link that dials the number; the text alone if it is no number, or several numbers."""
     if not text:
         return ""
     shown = format_html('<bdi dir="ltr">{}</bdi>', text)
@@ -103,7 +104,7 @@ def _email(address: str) -> SafeString | str:
 
 
 def _language(code: str) -> SafeString | str:
-    """The name of the language in the active one; the code, if Django does not know it."""
+    """The name of the language, in the active language; its code if Django does not know it."""
     try:
         return bdi(get_language_info(code)["name_translated"]) if code else ""
     except KeyError:
@@ -112,11 +113,6 @@ def _language(code: str) -> SafeString | str:
 
 # The most other orders that are counted. For more keys, MariaDB prefers a full table scan.
 _MOST = 200
-# The orders placed before and after one, by the same customer, that may be its doubles.
-_NEIGHBOURS = 20
-_WITHIN = timedelta(hours=1)
-# Columns that no list needs, some of them large.
-_LARGE = ("metadata", "candidates", "gift_message")
 
 
 def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
@@ -139,15 +135,21 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
         facts.append(filled(gettext("owed: %(amount)s"), amount=money(owed)))
     return {
         "others": filled(gettext("Other orders of this customer: %(count)s"), count=count),
-        "others_page": f"{pages.address('changelist')}?{urlencode({'customer_of': order.pk})}",
+        "others_page": f"{pages.url_of('changelist')}?{urlencode({'customer_of': order.pk})}",
         "others_facts": facts,
     }
 
 
-def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The warning that the customer has placed the same within the hour; "" if they have not.
+# The most orders by the same customer, before and after an order, that are compared with it.
+_NEIGHBOURS = 20
+# The longest time between two orders that look like doubles.
+_WITHIN = timedelta(hours=1)
 
-    ``order`` may be one that is yet to be recorded.
+
+def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
+    """The warning that the customer has bought the same cards within an hour; "" if they have not.
+
+    ``order`` need not be recorded yet.
     """
     if order.status == Status.REJECTED:
         return ""
@@ -162,6 +164,10 @@ def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | 
     return _in_words(order, other, order_link(pages.admin_site, other))
 
 
+# Columns that no caller needs; some are large.
+_LARGE = ("metadata", "candidates", "gift_message")
+
+
 def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order]:
     """The orders with these keys that the person may see, newest first."""
     keys = list(keys)
@@ -172,7 +178,7 @@ def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order
 
 
 def _is_double(order: Order, other: Order) -> bool:
-    """True if ``other`` buys the same at about the same time, and not the other's missing cards."""
+    """True if both orders buy the same at about the same time, and none replaces missing cards."""
     is_same = (order.product_id, order.type_id) == (other.product_id, other.type_id)
     is_near = abs(other.created_at - order.created_at) <= _WITHIN
     is_repetition = other.repeats_id is not None or order.repeats_id is not None

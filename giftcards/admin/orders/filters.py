@@ -1,4 +1,4 @@
-"""The filters of the list of orders; each finds its orders by an index."""
+"""The filters of the list of orders; an index finds the orders of each filter."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from giftcards.rules.states import Status
 from giftcards.rules.times import read_moment
 from giftcards.text.display import isolated
 
-# The most products that are offered by name.
+# The most products that a filter offers by name.
 OFFERED = 100
-# The most keys in one statement.
+# The most primary keys in one statement.
 _FEW = 1_000
-# The digits that no primary key has.
+# The digits of the longest primary key.
 _LONGEST_KEY = 19
 
 
 class IndexedFilter(admin.ListFilter):
-    """A filter that can also be applied without an index: see :class:`OrderChangeList`."""
+    """A filter that finds orders by an index, or without one: see :class:`OrderChangeList`."""
 
     uses_index = True
 
     def condition(self) -> Q:
-        """The condition that the filter's orders fulfil. Called only if a value was given."""
+        """The condition on the orders of this filter. Called only if a value was given."""
         return build_q_object_from_lookup_parameters(cast("Any", self.used_parameters))
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -62,24 +62,24 @@ class IndexedFilter(admin.ListFilter):
             condition = self.condition()
             if self.uses_index:
                 return queryset.filter(condition)
-            # Equivalent, but SQLite uses no index for a condition that is negated twice.
+            # The same orders, but SQLite uses no index for a condition that is negated twice.
             return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
 
 
 class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter whose choices each have a text and a condition. Any other value finds all orders."""
+    """A filter with a text and a condition for each choice; any other value finds all orders."""
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
-    #: The choices that are offered only to whom a card of the start page has led to them.
-    of_cards: ClassVar[frozenset[str]] = frozenset()
+    #: The choices to which only a tile of the start page leads: others are not offered them.
+    of_tiles: ClassVar[frozenset[str]] = frozenset()
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
         return [
             (name, text)
             for name, (text, _condition) in self.conditions.items()
-            if name not in self.of_cards or name == self.value()
+            if name not in self.of_tiles or name == self.value()
         ]
 
     def condition(self) -> Q:
@@ -92,14 +92,14 @@ class AttentionFilter(ConditionFilter):
     parameter_name = "attention"
     conditions = {
         "needed": (_("Needs a person"), NEEDING_ATTENTION),
-        # Its parts, to which the start page links.
+        # The parts of "needed": the tiles of the start page link to these choices.
         "lost": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "price": (_("Held because of its price"), HELD_FOR_PRICE),
         "review": (_("To be approved before it is bought"), HELD_FOR_REVIEW),
         "none": (_("Has no problem"), WITHOUT_PROBLEMS),
     }
-    of_cards = frozenset({"none"})
+    of_tiles = frozenset({"none"})
 
 
 class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
@@ -129,9 +129,10 @@ class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 def _narrowed(first: Q, rest: Q) -> Q:
-    """The condition of orders that fulfil both parts, of which an index finds the ``first``.
+    """The condition ``first`` and ``rest``, of which an index finds the orders of ``first``.
 
-    Looked up here, because SQLite may read the whole table for a condition on several columns.
+    These orders are looked up here, because SQLite may read the whole table for a condition on
+    several columns.
     """
     keys = Order.objects.filter(first).order_by().values_list("pk", flat=True)[: _FEW + 1]
     found = list(keys)
@@ -139,9 +140,9 @@ def _narrowed(first: Q, rest: Q) -> Q:
 
 
 class RefundFilter(ConditionFilter):
-    """The refund for cards that did not come; an order may be in several states at once.
+    """A filter by what became of the refund for missing cards; several choices may fit an order.
 
-    The figures of a report link to the choices.
+    The figures of a report link to these choices.
     """
 
     title = _("refund to the customer")
@@ -153,11 +154,11 @@ class RefundFilter(ConditionFilter):
         "owed": (_("Still owed"), OWING),
         "planned-last": (_("To be paid back, nothing else owed"), PLANNED_LAST),
     }
-    of_cards = frozenset({"planned-last"})
+    of_tiles = frozenset({"planned-last"})
 
 
 class SaleFilter(ConditionFilter):
-    """The final orders without a sale amount, which a report and the closing of a month link to."""
+    """A filter for final orders without a sale amount; reports and monthly closings link to it."""
 
     title = _("sale amount")
     parameter_name = "sale"
@@ -171,10 +172,10 @@ class ContradictoryFilter(ConditionFilter):
 
 
 class ProductChoices(NamedTuple):
-    """The products to choose from by name: id and name of each.
+    """The products that the filter offers, each with id and name.
 
-    All of them if they are few, so that ``is_whole``. Of more, only the one that is asked for: the
-    others are found in the catalogue, by typing a part of a name.
+    All products are offered if they are few: then ``is_whole`` is true. Of many, only the product
+    in the URL is offered, because the catalogue's own search finds the others.
     """
 
     choices: list[tuple[str, str]]
@@ -200,7 +201,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, Any]]:
         found = ProductChoices.of_catalogue(self.value())
         if not found.is_whole and request.user.has_perm("giftcards.view_product"):
-            # It leads to the catalogue.
+            # This template links to the catalogue, where a product can be searched for.
             self.template = "admin/giftcards/order/product_filter.html"
         return found.choices
 
@@ -212,7 +213,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class GroupFilter(IndexedFilter, admin.SimpleListFilter):
-    """The group that the address asks for. No others are offered: there is one for each cart."""
+    """The filter for the group in the URL; no group is offered, as there is one for each cart."""
 
     title = _("group")
     parameter_name = "group"
@@ -226,9 +227,9 @@ class GroupFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
-    """The other orders of the customer of the order that the address asks for.
+    """The filter for the customer of an order, without that order.
 
-    By the key of that order, because addresses end up in logs: a customer has no place there.
+    The URL has the primary key of the order: URLs end up in logs, which must not name a customer.
     """
 
     title = _("customer")
@@ -243,14 +244,14 @@ class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
             self.lookup_choices = [(str(self.value()), text)]
 
     def _asked_for(self, request: HttpRequest, model_admin: Any) -> Order | None:
-        """The order, if the person may see it."""
+        """The order in the URL; ``None`` if the person may not see it."""
         key = self.value() or ""
         if not (key.isdecimal() and key.isascii() and len(key) < _LONGEST_KEY):
             return None
         return cast("Order | None", model_admin.get_queryset(request).filter(pk=key).first())
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        # Like the groups, no others are offered.
+        # Only the order in the URL is a choice.
         asked_for = self.value()
         return [(asked_for, isolated(asked_for))] if asked_for else []
 
@@ -267,7 +268,7 @@ class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):
 class DateFilter(IndexedFilter, admin.DateFieldListFilter):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # Without "No date" and "Has date", which the status filter covers.
+        # The filter by status covers "No date" and "Has date".
         isnull = f"{self.field_path}__isnull"
         self.links = tuple(link for link in self.links if isnull not in link[1])
 
@@ -280,20 +281,21 @@ class DateFilter(IndexedFilter, admin.DateFieldListFilter):
 
 
 class SettledFilter(DateFilter):
-    """A filter for the date when orders settled; it also sorts the list by that date."""
+    """A filter for the date when orders settled; the list is then sorted by that date."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # A period that another page has asked for becomes a choice of its own.
+        # Another page may link to any period, which then becomes a choice of its own.
         if self.date_params and self.date_params not in [link[1] for link in self.links]:
             period: Any = (_("In the period of a report"), self.date_params)
             self.links = (*self.links, period)
 
 
 def show_filters(response: HttpResponse) -> HttpResponse:
-    """Add the filters to the page of a list, as ``shown_filters``.
+    """Add the filters to the context of a list's page, as ``shown_filters``.
 
-    Not to a page of a theme with a template of its own, which has its own place for them.
+    A theme with a template of its own also has a place of its own for filters: its page is left
+    alone.
     """
     page: Any = get_template("admin/change_list.html")
     is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
@@ -309,9 +311,9 @@ def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
         "filter": each,
         "title": each.title,
         "choices": choices,
-        # A shop's own filter may have its own template.
+        # A filter of the shop may have a template of its own.
         "has_own_look": each.template != admin.ListFilter.template,
-        # Without the first, which means "all".
+        # The first choice means "all".
         "chosen": [choice["display"] for choice in choices[1:] if choice.get("selected")],
         "without": choices[0].get("query_string", "?") if choices else "?",
     }
@@ -320,22 +322,22 @@ def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
 class OrderChangeList(SortedAsOffered):
     """A mixin for the change list: an index finds the first orders, whichever filters are set.
 
-    A database that has to choose one of several indexes may read a large part of the table: SQLite
-    judges them by their averages, if at all. So each filter looks up its orders first. If one finds
-    few, the list is limited to their primary keys, and no filter uses an index. A search yields
-    primary keys anyway.
+    A database may choose the worse of several indexes, and read a large part of the table. So each
+    filter looks up its orders alone first. If any filter finds few orders, the list is limited to
+    the primary keys of these orders, and no filter uses an index then. A search always gives
+    primary keys.
     """
 
     _CREATED = ("created_at", "pk")
-    # All columns of the index, because databases do not infer that the others are constant.
+    # All columns of the index: databases do not infer that status and due_at are constant here.
     _SETTLED = ("settled_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
-    #: The searched text as it stands in the address.
+    #: The searched text as it stands in the URL: sealed.
     sealed_query = ""
 
     def without_search_box(self) -> str:
-        """Nothing; the template that shows our own box has the theme leave out its own."""
+        """Nothing, for a template with our own search box: the theme then shows none of its own."""
         self.search_fields: Any = ()
         return ""
 
@@ -354,7 +356,7 @@ class OrderChangeList(SortedAsOffered):
         return answer
 
     def _keys_if_few(self, request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
-        """The keys of the rows that pass every filter that finds few; ``None`` if none does."""
+        """The primary keys that all filters with few orders find; ``None`` if no filter has few."""
         rows = self.model._default_manager.order_by().values_list("pk", flat=True)  # noqa: SLF001
         found = [set(each.queryset(request, rows)[: _FEW + 1]) for each in filters]
         few = [keys for keys in found if len(keys) <= _FEW]
@@ -365,7 +367,7 @@ class OrderChangeList(SortedAsOffered):
         return any(name.startswith("settled_at__") for name in self.filter_params)
 
     def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
-        # Once only: facets call this again.
+        # Facets call this method again, with a query that is opened already.
         self.sealed_query = self.sealed_query or self.query
         self.query = unsealed(self.query)
         queryset = super().get_queryset(request, *args)
@@ -374,8 +376,8 @@ class OrderChangeList(SortedAsOffered):
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         """Newest or oldest orders first, both by an index.
 
-        Orders filtered by the settled date are sorted by that date: to find all orders of a year
-        and sort them by age would take seconds.
+        Orders that are filtered by the settled date are sorted by that date. To find all orders of
+        a year, and to sort them by age, would take seconds.
         """
         ordering: list[Any] = super().get_ordering(request, queryset)
         columns = self._SETTLED if self._is_by_settled else self._CREATED

@@ -1,4 +1,4 @@
-"""Small actions about an order: check, tick off, complaint, note, missing cards."""
+"""The smaller actions about an order: check, tick off, dispute, note, order missing cards again."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ from giftcards.rules.problems import Problem
 from giftcards.rules.states import FOLLOWED, Status
 from giftcards.text.display import explained, isolated, money, named
 
-# Check now.
-
 
 def _check(attempt: Attempt) -> Outcome:
     order = attempt.order
@@ -44,7 +42,7 @@ def _check(attempt: Attempt) -> Outcome:
 
 
 def _why_not(order: Order) -> str:
-    """The reason, in a sentence, why the provider is not asked about ``order`` now."""
+    """The sentence that says why the provider is not asked about ``order`` now."""
     if order.is_final:
         return gettext("The order is final: there is nothing left to ask the provider.")
     if order.status == Status.UNCONFIRMED:
@@ -68,7 +66,7 @@ CHECK = OrderAction(
 def fingerprint(order: Order) -> str:
     """A hash that changes once the page of ``order`` has something new to say.
 
-    A check that finds nothing new does not change it.
+    The hash stays the same after a check that finds nothing new.
     """
     seen = [state_token(order), order.problems, order.fulfilled_quantity, order.owner]
     return token("fingerprint", seen)
@@ -80,8 +78,6 @@ def _show_fingerprint(pages: Pages, request: HttpRequest, key: str) -> HttpRespo
 
 
 FINGERPRINT = Page("order_fingerprint", "<path:key>/fingerprint/", _show_fingerprint)
-
-# A problem is ticked off.
 
 
 def _tick_off(attempt: Attempt) -> Outcome:
@@ -111,7 +107,7 @@ def _why_no_tick(attempt: Attempt) -> Outcome | None:
 
 
 class TickOffForm(forms.Form):
-    # The key of a problem; any other is that of one that is over.
+    # The key of a problem. A key that the order lacks belongs to a problem that is over.
     problem = forms.CharField(required=False, widget=forms.HiddenInput)
 
 
@@ -143,8 +139,6 @@ TICK_OFF = OrderAction(
     context=_tick_off_context,
     act=_tick_off,
 )
-
-# A customer complains about a code; the order then needs a person.
 
 
 class DisputeForm(forms.Form):
@@ -212,11 +206,9 @@ DISPUTE = OrderAction(
     act=_dispute,
 )
 
-# Notes: added under the timeline, and never changed.
-
 
 class NoteForm(forms.Form):
-    # Not a CharField: the model checks the text, and says what is wrong with it.
+    # Not a CharField, because the model checks the text and says what is wrong with it.
     note = forms.Field(required=False)
 
 
@@ -231,7 +223,7 @@ def _note(attempt: Attempt) -> Answer:
     try:
         is_new = Note.objects.add(attempt.order, typed, by=attempt.by)
     except ValidationError as error:
-        # A page of its own, so that the typed text is not lost.
+        # A page with the form again, so that the typed text is not lost.
         return attempt.page(typed=typed, errors=[*error.messages])
     return Outcome(gettext("The note was added."), "Added a note." if is_new else "")
 
@@ -251,17 +243,14 @@ NOTE = OrderAction(
 
 
 def decided(decision: Problem | None, log: str = "") -> Outcome:
-    """The outcome of a decision that the timeline shows; ``None``: it came too late.
+    """The outcome after a ``decision``, which the timeline shows; ``None`` if it came too late.
 
-    ``log`` replaces the decision's own text in the order's history.
+    ``log`` is the entry in the order's history, by default the decision's own text.
     """
     if decision is None:
         return LATE
-    # Discreet, because everybody who may see the order can read the log.
+    # Everybody who may see the order can read the log, so its text names no customer.
     return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
-
-
-# The missing cards are ordered again.
 
 
 def _may_repeat(order: Order) -> bool:
@@ -287,7 +276,7 @@ def _known_repetition(attempt: Attempt, new: Order) -> Outcome:
 
 
 def _first_seen(attempt: Attempt, new: Order) -> Order:
-    """The new order, or the old one if the person may not see the new one."""
+    """The ``new`` order; the order of the attempt if the person may not see the new one."""
     return new if attempt.pages.may_see(attempt.request, new) else attempt.order
 
 
@@ -329,12 +318,12 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
     order, names = attempt.order, new.line_names()
     last = order.price_per_card
     texts = {
-        # Also for themes that show no breadcrumbs.
+        # Breadcrumbs name the old order as well, but some themes show none.
         gettext("replaces missing cards of"): order.reference,
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
-        # The old order's: that of the key in use, which buys the new one, may not be known.
+        # The old order's environment: that of the key that buys the new one may be unknown.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
         gettext("recipient"): new.recipient_name or new.recipient_email,
@@ -351,7 +340,7 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
 
 
 def _obstacle(order: Order) -> str:
-    """The reason why nothing of ``order`` can be ordered again now; "" if there is none."""
+    """The reason why missing cards of ``order`` cannot be ordered again; "" if they can."""
     try:
         check_reorderable(order)
     except ReorderError as error:

@@ -46,7 +46,7 @@ from giftcards.text.display import (
 )
 from giftcards.watch.conditions import Standing, above_list
 
-# Columns that tell the provider's prices, of the list and of the database table.
+# Columns, of the list and of the database table, from which the provider's prices can be told.
 COSTS = frozenset(
     {
         "cost",
@@ -58,7 +58,7 @@ COSTS = frozenset(
         "max_price",
     }
 )
-# The reasons why "Check now" leaves orders alone, by status.
+# Why "Check now" leaves orders alone, by their statuses.
 _LEFT_ALONE = (
     (
         FINAL,
@@ -97,7 +97,7 @@ _LEFT_ALONE = (
 
 
 class _MarkedOrders(OrderChangeList):
-    """A change list that notes which orders' cards were not received: a query for each page."""
+    """A change list that notes which orders were not received, with one query for a page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -106,7 +106,7 @@ class _MarkedOrders(OrderChangeList):
 
 
 class OrderList(LongList, OrderPages):
-    """The list of orders. Each cell can be understood without its heading."""
+    """The list of orders; its cells can be understood without the headings."""
 
     list_display = (
         "name",
@@ -119,7 +119,7 @@ class OrderList(LongList, OrderPages):
         "owed",
         "when",
     )
-    # Only this column has an index to sort by.
+    # No other column has an index to sort by.
     sortable_by = ("when",)
     list_filter = (
         AttentionFilter,
@@ -135,16 +135,16 @@ class OrderList(LongList, OrderPages):
         ("created_at", DateFilter),
         ContradictoryFilter,
     )
-    # For pages of others that look orders up; get_search_results does the search. One field only: a
-    # theme writes the names of all fields into a script without escaping, and an apostrophe would
-    # break it.
+    # Read by pages of other apps that look orders up; get_search_results does the search. One field
+    # only: a theme writes the names of all fields into a script without escaping, and a name with
+    # an apostrophe breaks the script.
     search_fields = ("reference",)
     search_help_text = _(
         "A reference or its number, a group, the provider's order id, or the name, phone number or"
         " e-mail address of a customer or recipient. The beginning of a word is enough."
     )
     actions = ("check_now",)
-    # A theme, unfold, asks for it before it shows "Add".
+    # The theme unfold reads this attribute before it shows "Add".
     show_add_link = True
     changelist_mixin = _MarkedOrders
     counted = ngettext_lazy("%(count)s order", "%(count)s orders", "count")
@@ -234,7 +234,7 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("delivered"))
     def delivered(self, order: Order) -> SafeString:
-        # In words, because right-to-left text reverses two numbers with a slash between them.
+        # Not as "1/2": right-to-left text would show the two numbers the other way round.
         words = gettext("%(delivered)d of %(ordered)d") % {
             "delivered": order.fulfilled_quantity,
             "ordered": order.quantity,
@@ -254,14 +254,14 @@ class OrderList(LongList, OrderPages):
     @admin.display(description=_("still owed"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
         if order.reordered_amount is not None:
-            # The customer's money went to the new order.
+            # The money for the missing cards went to the new order, so nothing is owed here.
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
             still_owed = labelled(gettext("still owed"), money(breakdown.open_amount))
             return _with_refunds(still_owed, breakdown)
         if order.is_final and order.fulfilled_quantity < order.quantity:
-            # Something may be owed: the shop has not said what was paid.
+            # Without a sale amount, it is not known whether anything is owed.
             return labelled(gettext("still owed"), money(None))
         return None
 
@@ -278,7 +278,7 @@ class OrderList(LongList, OrderPages):
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
-    """The reasons why some ``selected`` orders are left alone; ``due`` of them are checked."""
+    """The reasons why "Check now" checks only ``due`` of the ``selected`` orders."""
     counts = dict(selected.values_list("status").annotate(Count("pk")))
     reasons = []
     for statuses, text in _LEFT_ALONE:
@@ -291,7 +291,7 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
 
 
 def _mark(whole: str, in_short: str) -> SafeString:
-    """A sign that there is something to do: in a few words, and as a tooltip in ``whole``."""
+    """A sign that there is something to do: the words ``in_short``, with ``whole`` as tooltip."""
     mark = (
         '<span class="giftcards-mark" title="{}">'
         '<span role="img" aria-label="{}">⚠</span> {}</span>'
@@ -316,7 +316,7 @@ def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeS
 
 
 def _bar(order: Order) -> SafeString:
-    """A small bar of the delivered share; the words beside it say the same."""
+    """A small bar that shows the delivered share, as do the words beside the bar."""
     return format_html(
         '<svg class="giftcards-small-bar" viewBox="0 0 100 8" preserveAspectRatio="none"'
         ' aria-hidden="true" focusable="false"><rect width="100" height="8" fill="currentColor"'

@@ -1,4 +1,4 @@
-"""The page of one order, and orders in the Django admin. Only revealing shows a code."""
+"""The page of one order, and the class of all pages about orders in the Django admin."""
 
 from __future__ import annotations
 
@@ -62,9 +62,6 @@ from giftcards.text.display import (
     named,
 )
 
-# How many orders of the same group are linked to; the list shows the others.
-_MOST_OF_GROUP = 20
-
 
 def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
     pairs = (
@@ -77,7 +74,7 @@ def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
 
 _COSTS = (("expected_price", "ceiling_given"), ("price_approved",))
 _DETAILS = (
-    # Again, because some themes show no subtitle.
+    # The page's subtitle has both as well, but some themes show no subtitle.
     ("its_reference", "its_status"),
     ("product", "type"),
     ("ordered", "its_environment"),
@@ -87,8 +84,10 @@ _DETAILS = (
     ("in_group", "metadata_given"),
 )
 _GIFT = (("delivery",), ("words",))
-# The problems for which an order is held: the first sentences of its page tell them.
+# Problems for which an order is held: the sentences at the top of the page tell these problems.
 _HELD_FOR = {"price_above", "review_wanted"}
+# The most orders of the same group with a link on the page; the list shows the others.
+_MOST_OF_GROUP = 20
 
 
 class OrderPage(OrderPages):
@@ -124,7 +123,7 @@ class OrderPage(OrderPages):
         return [(title, {"fields": fields}) for title, fields in known if fields]
 
     def _known(self, order: Order, rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-        """The rows, without the fields that are empty for ``order``."""
+        """The rows of a fieldset, without the fields that are empty for ``order``."""
         for row in rows:
             known = [
                 name
@@ -156,9 +155,9 @@ class OrderPage(OrderPages):
             repeats=repeats,
             repeated_by=repeated_by,
         )
-        # Even if a subclass hides that order from this person, its money is not owed here.
+        # A subclass may hide the new order for missing cards from this person. Even so, what was
+        # paid for these cards went there and is not owed here. A query only if there is a new one.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
-        # No query if there is none.
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
         story = SummaryInput(
@@ -172,8 +171,8 @@ class OrderPage(OrderPages):
         )
         may_take = TAKE_OVER.permission(self, request)
         return {
-            # In the heading, because not every theme shows a subtitle. Plain text: it is also in
-            # the title of the window.
+            # The reference stands in the title, because not every theme shows a subtitle; as plain
+            # text, because the title is also that of the window.
             "title": gettext("Order %(reference)s") % {"reference": isolated(order)},
             "subtitle": None,
             "state_token": state_token(order),
@@ -192,7 +191,7 @@ class OrderPage(OrderPages):
                 for entry in order.problems
                 if not (order.is_held and entry.get("code") in _HELD_FOR)
             ],
-            # A held order keeps its problem until somebody decides about it.
+            # A held order keeps its problem until somebody approves or rejects the order.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
             "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),
@@ -215,7 +214,7 @@ class OrderPage(OrderPages):
             return [RelatedOrder(other, order_link(self.admin_site, other)) for other in orders]
 
         orders = self.get_queryset(request)
-        # Two queries: for a combined one, SQLite would read the whole table.
+        # For one query with both conditions, SQLite would read the whole table.
         first = [] if order.repeats_id is None else seen(orders.filter(pk=order.repeats_id))
         again = seen(orders.filter(repeats=order.pk).order_by())
         found: dict[str, Any] = {
@@ -223,19 +222,19 @@ class OrderPage(OrderPages):
             "repeated_by": again[0] if again else None,
         }
         if order.group:
-            # Sorted by primary key, like the rows inside the index of groups.
+            # The index of groups has its rows in the order of primary keys.
             same = orders.filter(group=order.group).exclude(pk=order.pk).order_by("-pk")
             of_group = seen(same[: _MOST_OF_GROUP + 1])
             found["of_group"] = of_group[:_MOST_OF_GROUP]
             if len(of_group) > _MOST_OF_GROUP:
                 found["whole_group"] = (
-                    f"{self.address('changelist')}?{urlencode({'group': order.group})}"
+                    f"{self.url_of('changelist')}?{urlencode({'group': order.group})}"
                 )
         return found
 
 
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
-    """The key of a problem, its texts, and by whom and when it was ticked off, if it was."""
+    """The key of a problem, its texts, and who ticked it off and when, or ``None``."""
     problem, ticked = Problem.of(entry), None
     if "ticked_at" in entry:
         ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
@@ -243,7 +242,7 @@ def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tupl
 
 
 def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
-    """The cards as template context; ``with_tails`` adds the end of each code."""
+    """The cards of ``order`` as template context; ``with_tails`` adds the end of each code."""
     rows, keyring = order.cards.with_repeats(), None
     context: dict[str, Any] = {}
     if with_tails:
@@ -261,7 +260,7 @@ def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
 
 
 def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
-    """The end of the card's code and ""; or "" and a sentence why the card does not open."""
+    """The end of the card's code and ""; or "" and the reason why the card cannot be opened."""
     if keyring is None:
         return "", ""
     try:
@@ -274,7 +273,7 @@ def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
 
 
 def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:
-    """The breakdown as template context; the provider's side only if ``shows_costs``."""
+    """The money of ``order`` as template context; the provider's side only if ``shows_costs``."""
     settled = refund_breakdown(order)
     context: dict[str, Any] = {
         "bar": bar(order),
@@ -298,7 +297,7 @@ def _provider_status(order: Order) -> Status | None:
 
 
 EXTENSION = Extension(
-    # In the order of their buttons; rare ones come last.
+    # In the sequence of their buttons; rare actions come last.
     actions=(
         RESOLVE,
         PRICE,
@@ -325,15 +324,15 @@ EXTENSION = Extension(
 
 @admin.register(Order)
 class OrderAdmin(OrderList, OrderPage, PlacingPage):
-    """The orders' pages. To use a subclass, unregister this class first, and register yours.
+    """The pages about orders. To use a subclass, unregister this class, and register yours.
 
-    Its ``get_queryset`` decides which orders a person is shown and told of, wherever that is.
+    Everywhere in the admin, ``get_queryset`` of this class decides which orders a person may see.
     """
 
     class Media:
         css = {"all": ("giftcards/admin.css",)}
 
-    # Orders are history: they are viewed, placed and checked, but never edited or deleted.
+    # Orders are history: people view, place and check orders, but never edit or delete them.
 
     def has_change_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Placing an order by hand: a form, and a confirmation page before anything is bought."""
+"""Placing an order by hand: a form, then a confirmation page, and only then the purchase."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from giftcards.admin.frame.forms import (
     language_choices,
 )
 from giftcards.admin.frame.pages import OrderPages, column_label, log_entries, recorded
-from giftcards.admin.frame.reauthentication import address_of_proof, is_confirmed
+from giftcards.admin.frame.reauthentication import is_confirmed, url_of_proof
 from giftcards.admin.orders.breakdown import earned, earned_in_words
 from giftcards.admin.orders.customer import double_of
 from giftcards.catalogue import Quote, quote
@@ -58,26 +58,26 @@ from giftcards.text.display import (
 
 _LINE = {"product_id", "type_id"}
 _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
-# Where cards, or links to them, may go.
+# The fields whose addresses may get cards, or links to cards.
 _ADDRESSES = ("customer_email", "customer_phone", "recipient_email")
-# The code of the error of a confirmed form that lacks the proof.
+# The error code of a confirmed form without the proof of who places the order.
 _UNPROVEN = "unproven"
 
 
 class CardField(forms.ChoiceField):
-    """A product and a type of the catalogue. Other ids are valid too: the list is only an offer."""
+    """A choice of product and type in the catalogue; ids that are not offered are valid as well."""
 
     def valid_value(self, value: Any) -> bool:
         return len(str(value).split(" ")) == 2
 
     def clean(self, value: Any) -> Any:
-        """The ids of product and type; ``None`` if none was chosen."""
+        """The ids of product and type; ``None`` if no card was chosen."""
         chosen = super().clean(value)
         return tuple(chosen.split(" ")) if chosen else None
 
 
 def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any]:
-    """The types of the catalogue, grouped by product, for a :class:`CardField`."""
+    """The choices of a :class:`CardField`: types of the catalogue, grouped by product."""
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
         texts = [
@@ -101,23 +101,24 @@ def _card(kind: ProductType, *, with_prices: bool) -> str:
 
 
 class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A new order, posted twice: to see the confirmation page, and to confirm.
+    """A new order; the form is posted once for the confirmation page, and again to confirm.
 
-    A confirmed form places the order as its last validation, which tells whether the reference is
-    free. An order with an address takes a proof of who places it: whoever has that gets the cards.
+    The confirmed form places the order as the last step of its validation, because only placing
+    tells whether the reference is free. If the order has an address, the person has to prove who
+    they are: whoever has that address gets the cards.
     """
 
     card = CardField(label=_("Card"), required=False)
-    # The card and its price on the confirmation page. Unless a maximum price was given, the card
-    # may not cost more than this.
+    # The card and the price that the confirmation page showed. This price is the most that a card
+    # may cost, unless a maximum price was given.
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 
-    #: The order that was placed, or the existing one that an unconfirmed form repeats.
+    #: The order that was placed, or the existing order that an unconfirmed form repeats.
     placed: Order | None = None
-    #: The choices of ``card``; the page replaces them.
+    #: The choices of ``card``; set by the page.
     cards: Sequence[Any] = ()
-    #: True if the person has just proven who they are; the page replaces it.
+    #: True if the person has just proven who they are; set by the page.
     is_proven = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -126,7 +127,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         if "reference" in self.fields:
             self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
-            # The chosen card may give them instead.
+            # The ids may come from the chosen card instead.
             for name in _LINE & self.fields.keys():
                 self.fields[name].required = False
 
@@ -140,7 +141,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def is_reopened(self) -> bool:
-        """True if the person goes back from the confirmation to change something."""
+        """True if the person goes back from the confirmation page to change something."""
         return "_change" in self.data
 
     def is_valid(self) -> bool:
@@ -159,7 +160,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
     def _require_ids(self, cleaned: dict[str, Any]) -> None:
-        """Add an error for a missing id, or for the missing card if both ids are missing."""
+        """Add an error for one missing id; if both ids are missing, for the missing card."""
         missing = [name for name in ("product_id", "type_id") if cleaned.get(name) == ""]
         if len(missing) == 2:
             missing = ["card"]
@@ -176,7 +177,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(None, error)
             return
         if self.is_confirmed and self.lacks_proof:
-            # The page asks for it, and shows the confirmation again.
+            # The page then shows the confirmation again, and asks for the proof.
             self.add_error(None, ValidationError("", code=_UNPROVEN))
         elif self.is_confirmed:
             self._place()
@@ -185,11 +186,11 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def _place(self) -> None:
         try:
-            # A subclass may have fields of its own.
+            # A subclass may have fields that place_order does not take.
             given = {name: self.cleaned_data[name] for name in _GIVEN & self.cleaned_data.keys()}
             with transaction.atomic():
                 self.placed = place_order(**given)
-                # The given maximum price for a card is approved, or else the one that was shown.
+                # Whoever confirms approves the maximum price, or else the price that was shown.
                 shown = self.cleaned_data.get("confirmed_price")
                 if self.placed.is_new and shown is not None:
                     ceiling = self.placed.max_price
@@ -214,21 +215,21 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self._add_taken()
 
     def _add_taken(self) -> None:
-        # This tells nothing of the other order, which the person may not be allowed to see.
+        # The person may not be allowed to see the other order, so the text says nothing about it.
         taken = gettext("This reference is taken. Use another one for another order.")
         self.add_error("reference", taken)
 
     def is_known(self, order: Order) -> bool:
-        """True if the person may learn that ``order`` exists; the page overrides this."""
+        """True if the person may learn that ``order`` exists; replaced by the page."""
         return False
 
     def validate_unique(self) -> None:
-        """Skip this check: the second request of a double click is no error."""
+        """Check nothing, because the second request of a double click is no error."""
 
 
-# A value younger than this is shown without its age.
+# A price or balance that is younger than this is shown without its age.
 _FRESH = timedelta(minutes=1)
-# Posted fields that the confirmation does not repeat: its own, and the CSRF token.
+# Posted fields that the confirmation page does not hand on: the CSRF token, and its own fields.
 _NOT_HANDED_ON = {
     "csrfmiddlewaretoken",
     "confirmed_card",
@@ -236,7 +237,7 @@ _NOT_HANDED_ON = {
     "_change",
     "password",
 }
-# For PAUSED, the provider's state has better words.
+# While requests are paused, the provider's state says why.
 _NO_ANSWER = {
     NoAnswer.BUSY: _("The provider is being asked too much else: the price is not up to date."),
     NoAnswer.UNREACHABLE: _("The provider could not be asked: the price is not up to date."),
@@ -289,7 +290,7 @@ class PlacingPage(OrderPages):
         label = capfirst(db_field.verbose_name)
         return forms.ChoiceField(label=label, choices=choices, required=False)
 
-    #: The form's fields while the catalogue has not been read.
+    #: The fields of the form while the catalogue has not been read.
     add_fieldsets: Any = (
         (
             None,
@@ -303,17 +304,17 @@ class PlacingPage(OrderPages):
         _SALE,
         _GIFT,
     )
-    #: The same once it has been read.
+    #: The fields of the form once the catalogue has been read.
     add_fieldsets_with_catalogue: Any = (
         (None, {"fields": ("card", "quantity", "reference")}),
         _SALE,
         _GIFT,
-        # In rows of their own: Django opens a collapsed part for errors in such fields only.
+        # Each id in a row of its own: Django opens a collapsed part only for errors in such rows.
         (_("By id"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
     )
 
     def get_urls(self) -> list[URLPattern]:
-        # The provider is asked outside any transaction, whatever ATOMIC_REQUESTS says.
+        # The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
         outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
         hiding = sensitive_post_parameters("password")
         view = hiding(outside(self.admin_site.admin_view(self.add_view)))
@@ -342,7 +343,7 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """True if this person may see the order, or placed it, as after a double click."""
+            """True if this person may see ``order``, or has just placed it by a double click."""
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
@@ -362,9 +363,9 @@ class PlacingPage(OrderPages):
         if not self.has_add_permission(request):
             raise PermissionDenied
         if request.method != "POST" and needs_other_proof(request):
-            # Before anything is typed: the page of the proof would not keep it.
-            return HttpResponseRedirect(address_of_proof(back_to=request.get_full_path()))
-        # Read before the transaction: SQLite may fail one that reads before it writes.
+            # Before anything is typed, because the page of the proof would lose it.
+            return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
+        # Before the transaction: in SQLite, a transaction may fail if it reads before it writes.
         finder = None if _offered(request).is_whole else _finder(request)
         proof = ProofForm(request, request.POST if "password" in request.POST else None)
         proof.is_valid()
@@ -383,9 +384,9 @@ class PlacingPage(OrderPages):
     def _confirmation(
         self, request: HttpRequest, form: OrderForm, proof: ProofForm
     ) -> HttpResponse:
-        """The page that says what will be bought, for how much, and what speaks against it."""
+        """The page that says what will be bought, for how much, and with which warnings."""
         if form.lacks_proof and needs_other_proof(request):
-            return HttpResponseRedirect(address_of_proof(back_to=request.get_full_path()))
+            return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
         order: Order = form.instance
         known = quote(order.product_id, order.type_id, order.quantity, max_age=0)
         sees_costs = self.may_see_costs(request)
@@ -430,7 +431,7 @@ class PlacingPage(OrderPages):
         """Do nothing: :func:`~giftcards.fulfilment.place_order` has written the row."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        # No entry for a person who typed the reference of an existing order.
+        # Who typed the reference of an existing order has added nothing.
         return super().log_addition(request, obj, message) if obj.is_new else None
 
     def response_add(
@@ -447,17 +448,17 @@ class PlacingPage(OrderPages):
 
 
 class _Offered(NamedTuple):
-    """The types of the catalogue to choose from: all of them, so that it ``is_whole``, if few.
+    """The types of the catalogue that the form offers.
 
-    Of more, those whose names or ids have every word that the address asks for, and the one that
-    was chosen.
+    All types are offered if they are few: then ``is_whole`` is true. Of many, the form offers the
+    chosen type, and the types whose names or ids have every word in the parameter "find".
     """
 
     kinds: list[ProductType]
     is_whole: bool
 
 
-# The most types that are offered, and the most words to find them by.
+# The most types that the form offers, and the most words that it searches for.
 _OFFERED = 100
 _WORDS = 8
 _NAMES = ("name", "type_id", "product__name", "product__product_id")
@@ -489,7 +490,7 @@ def _typed(request: HttpRequest) -> str:
 
 
 def _finder(request: HttpRequest) -> dict[str, Any]:
-    """The form that finds a card of a large catalogue: what was typed, and what came of it."""
+    """The context of the search in a large catalogue: the typed words and how many cards fit."""
     typed, found = _typed(request).strip(), len(_offered(request).kinds)
     told = gettext("A part of the name of the product or of the card.")
     if typed and not found:
@@ -501,12 +502,12 @@ def _finder(request: HttpRequest) -> dict[str, Any]:
 
 
 def _is_too_dear(order: Order, price: Decimal) -> bool:
-    """True if a card costs more than it may, so that the order would be held."""
+    """True if a card costs more than ``order`` allows, so that the order would be held."""
     return order.price_ceiling is not None and price > order.price_ceiling
 
 
 def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
-    """The price per card, the total and the balance: label, amount and age of each."""
+    """The price per card, the total and the balance, each as label, amount and age."""
     price = known.price if known.is_for_sale else None
     total = None if price is None else price * order.quantity
     age = _age(price, known.read_at)
@@ -522,14 +523,14 @@ def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
 
 
 def _age(amount: Decimal | None, read_at: datetime | None) -> str:
-    """The age of ``amount`` in words; "" if it is unknown, or under a minute."""
+    """The age of ``amount`` in words; "" if the amount is unknown, or younger than a minute."""
     if amount is None or read_at is None or timezone.now() - read_at < _FRESH:
         return ""
     return gettext("as known %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}
 
 
 def _sale(form: OrderForm) -> list[tuple[str, object]]:
-    """The reference and the sale fields that were given, as they were understood."""
+    """The reference and the filled fields about the sale, as the form understood them."""
     names = [name for name in flatten_fieldsets((_SALE, _GIFT)) if form.cleaned_data.get(name)]
     values = {name: form.cleaned_data[name] for name in ("reference", *names)}
     return [(column_label(name), _shown(value)) for name, value in values.items()]
@@ -547,8 +548,8 @@ def _shown(value: object) -> str:
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     """The warnings that the person should read before buying.
 
-    People who may not see costs get none about price and balance: the quantity at which such a
-    warning appears would tell the amount.
+    People who may not see costs get no warning about price and balance: they could find the amount
+    by trying at which quantity the warning appears.
     """
     if known.no_answer in _NO_ANSWER:
         yield str(_NO_ANSWER[known.no_answer])

@@ -1,4 +1,4 @@
-"""Paying customers back: staff see what is owed, and record what they pay. No money moves here."""
+"""Paying customers back: staff see what is owed, and record what they pay elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _State = CustomerRefund.State
 
 
 def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
-    """The refunds as the page of their order shows them; texts are HTML."""
+    """The refunds as rows of the order's page, with texts of HTML."""
     return [
         {
             "key": refund.pk,
@@ -65,10 +65,9 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
     ]
 
 
-# What the customer paid, if the shop has not said.
-
-
 class SaleForm(forms.Form):
+    """The amount that the customer paid for an order, if the shop has not said so."""
+
     amount = AmountField(
         label=_("Paid by the customer, for all cards"),
         help_text=_("It is recorded once, and not changed any more."),
@@ -110,11 +109,9 @@ SALE = OrderAction(
     act=_say_sale,
 )
 
-# A new refund: the form, its confirmation, and the record.
-
 
 class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A refund to the customer, posted twice: to see the confirmation page, and to confirm."""
+    """A new refund; the form is posted once for the confirmation page, and again to confirm."""
 
     state = forms.ChoiceField(
         label=_("The payment"),
@@ -146,7 +143,7 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def is_known(self) -> bool:
-        """True if the refund is recorded, as for the second request of a double click."""
+        """True if the refund is recorded already, as at the second request of a double click."""
         given = self.data.get("reference", "").strip()
         return self._order.refunds.filter(reference=given).exists()
 
@@ -160,14 +157,14 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
         return amount
 
     def is_valid(self) -> bool:
-        # The person may go back from the confirmation, to change something.
+        # "_change" is the button that leads back from the confirmation page.
         return super().is_valid() and "_change" not in self.data
 
 
 def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
     if data is not None:
         return RefundForm(attempt.order, data)
-    # Unique, for a refund without a number: it makes a double click harmless.
+    # For a payment without a number; because it is unique, a double click records one refund.
     reference = f"R-{uuid.uuid4().hex[:12].upper()}"
     initial = {"amount": attempt.order.open_amount, "reference": reference}
     return RefundForm(attempt.order, initial=initial)
@@ -213,7 +210,7 @@ def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
         consequence=_consequence(order, given),
         afterwards=_afterwards(order, given),
         facts=[*about(order), *_payment_facts(given)],
-        # As texts, because numbers would be localised.
+        # As texts, because the template would localise numbers.
         posted=[(name, str(given[name])) for name in attempt.form.fields],
         action=_action(given),
     )
@@ -236,8 +233,6 @@ PAY_BACK = OrderAction(
     },
     act=_pay_back,
 )
-
-# An existing refund.
 
 
 def _refund_context(attempt: Attempt) -> Mapping[str, Any]:
@@ -351,7 +346,7 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
 
 
 def _afterwards(order: Order, given: Mapping[str, Any]) -> SafeString:
-    """A sentence about what is planned and still owed once the refund is recorded."""
+    """A sentence on the amounts that are planned and owed after the refund is recorded."""
     planned, owed = order.planned_amount, refundable_amount(order) - given["amount"]
     if given["state"] != _State.DONE:
         planned += given["amount"]
@@ -374,12 +369,8 @@ def _action(given: Mapping[str, Any]) -> str:
 
 
 def _in_log(refund: CustomerRefund) -> str:
-    """The refund as text for Django's log, which is in English and not localised."""
+    """The refund in words for Django's log, which is in English."""
     return f"{refund.amount:.2f}, {refund.reference}"
-
-
-# The most refunds that a search shows.
-_MOST_FOUND = 1_000
 
 
 def _badge_of(refund: CustomerRefund) -> SafeString:
@@ -387,9 +378,13 @@ def _badge_of(refund: CustomerRefund) -> SafeString:
     return badge(f"refund-{refund.state}", refund.get_state_display())
 
 
+# The most refunds that a search shows.
+_MOST_FOUND = 1_000
+
+
 @admin.register(CustomerRefund)
 class CustomerRefundAdmin(OrderRows):
-    """The refunds to customers, the latest first. They are recorded on the pages of the orders."""
+    """The list of refunds to customers, latest first; the orders' pages record refunds."""
 
     list_display = (
         "when",
@@ -403,7 +398,7 @@ class CustomerRefundAdmin(OrderRows):
     list_select_related = ("order",)
     list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
     fields = readonly_fields = (*list_display, "its_comment")
-    # Shows the search box; search_rows() does the search.
+    # The names make Django show the search box; search_rows() searches.
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 

@@ -1,4 +1,4 @@
-"""Deciding what became of a lost order: staff compare, decide, and can take an adoption back."""
+"""Deciding what became of a lost order: staff compare it with the provider's, and decide."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _candidate(order: Order, row: dict[str, Any]) -> str:
 
 
 def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
-    """Product and type of the row by name, with their ids; "" for what it leaves out."""
+    """Product and type of the provider's row, by name and id; "" for what the row leaves out."""
     product, kind = row["product"] or "", row["type"] or ""
     is_same = (product, kind) == (order.product_id, order.type_id)
     names = order.line_names() if is_same else Product.objects.names(product, kind)
@@ -98,7 +98,7 @@ _FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not told")}
 
 
 def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object, Any]]:
-    """The facts about ``order`` beside those of ``row``: name, ours, theirs, how they differ."""
+    """The facts to compare: the name, ours from ``order``, theirs from ``row``, the difference."""
     fits = compare(order, row)
     created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
     names = _named_at_provider(order, row)
@@ -122,18 +122,18 @@ def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object
 
 
 class ResolveForm(forms.Form):
-    """The decision about an order whose placing answer was lost."""
+    """The decision about a lost order: its answer to the request to buy never came."""
 
     ADOPT_OTHER = "adopt-other"
     SEND_AGAIN = "send-again"
     REJECT = "reject"
 
     outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
-    # Not a CharField, which would validate the value even if it is ignored.
+    # A CharField would check the id even with a choice that ignores the id.
     provider_order_id = forms.Field(
         label=_("provider's order id"),
         required=False,
-        # Without maxlength: browsers truncate pasted text, and the rest would be another id.
+        # No maxlength: a browser would cut a pasted text, which would then be another id.
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
     is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
@@ -149,7 +149,7 @@ class ResolveForm(forms.Form):
         ]
 
     def clean_provider_order_id(self) -> str:
-        """The typed id, valid for the client; "" if the outcome needs none."""
+        """The typed id, checked by the client's rule; "" if the outcome needs no id."""
         if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
             return ""
         typed: str = (self.cleaned_data["provider_order_id"] or "").strip()
@@ -161,14 +161,14 @@ class ResolveForm(forms.Form):
 
     @property
     def adopted(self) -> str:
-        """The provider's id of the adopted order; "" if the order was not placed."""
+        """The provider's id that ``order`` adopts; "" if it was not placed."""
         typed: str = self.cleaned_data["provider_order_id"]
         action, _colon, candidate = self.cleaned_data["outcome"].partition(":")
         return candidate if action == "adopt" else typed
 
 
 class AdoptForm(forms.Form):
-    """The confirmation of a comparison; unless everything fits, a box has to be ticked too."""
+    """The confirmation of a comparison; if not all facts fit, a box has to be ticked as well."""
 
     is_sure = forms.BooleanField()
 
@@ -190,13 +190,13 @@ class AdoptForm(forms.Form):
 
 
 def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
-    """The outcome of a decision that was carried out, with an entry in the order's history."""
+    """The outcome after ``decision``, with an entry in the order's history."""
     outcome = decided(decision)
     attempt.pages.log_change(attempt.request, attempt.order, outcome.log)
     return outcome
 
 
-# What became of it. No transaction is open, because the provider is asked.
+# The views of RESOLVE and ADOPT ask the provider, so no transaction is open.
 
 
 def _resolve_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
@@ -214,7 +214,7 @@ def _resolve(attempt: Attempt) -> Answer:
     return attempt.page() if answer is None else answer
 
 
-# The problems that the first sentence of the page tells as well.
+# The problems that the first sentence of the page tells already.
 _TOLD = {"answer_lost", "sender_died"}
 
 
@@ -229,7 +229,7 @@ def _resolve_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _decide(attempt: Attempt) -> Answer | None:
-    """Carry out the choice, or show the comparison; ``None`` if neither was possible."""
+    """Carry out the choice, or show the comparison; ``None`` if the form has errors."""
     order, form = attempt.order, attempt.form
     if form.adopted:
         return _ask_about(attempt, form.adopted)
@@ -240,27 +240,24 @@ def _decide(attempt: Attempt) -> Answer | None:
     return LATE
 
 
-# Which order at the provider it is.
-
-
 def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
-    """Ask the provider about the id, and compare; ``None``, with a message, if that fails."""
+    """Ask the provider about the id, and compare; ``None``, with a message, without an answer."""
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
         return None
-    # Before the request, because it may tell the person of orders that are not the shop's.
+    # Logged before the request, whose answer may tell of an order that is not the shop's.
     pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
     candidates = {row["id"]: row for row in order.candidates}
     row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
     if isinstance(row, NoAnswer):
         pages.message_user(request, _NO_ANSWER[row], messages.ERROR)
         return None
-    # Again, because the answer may name another id.
+    # Checked again, because the answer may name another id than was asked about.
     if _warn_if_taken(attempt, row["id"]):
         return None
     fits = compare(order, row)
     if fits["quantity"] is Fit.DIFFERS:
-        # Further answers would never fit: cards and amounts are counted by the quantity.
+        # With another quantity, later answers would never fit: the quantity is the measure of all.
         text = gettext("Its quantity is %(told)s, and yours is %(ordered)d: it is another order.")
         counts = {"told": row["quantity"], "ordered": order.quantity}
         pages.message_user(request, text % counts, messages.ERROR)
@@ -276,7 +273,7 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
 
 
 def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
-    """Show an error, and return True, if one of our orders has one of these ids already."""
+    """Show an error, and return True, if an order of the shop has one of these ids already."""
     pages, request = attempt.pages, attempt.request
     owner = Order.objects.known_as(names).first()
     if owner is None:
@@ -289,9 +286,9 @@ def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
 
 
 def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
-    """The page that shows the provider's facts about the id beside what was sent.
+    """The page that compares the provider's facts about the id with what was sent.
 
-    It carries these facts signed, so that the confirmation is about nothing else.
+    The page carries the facts, signed, so that the confirmation is about the facts that were shown.
     """
     return attempt.page(
         "adopt",
@@ -313,7 +310,7 @@ def _adopt(attempt: Attempt) -> Answer:
     if seen is None:
         text = gettext("Choose again: this page was open for too long. Nothing was done.")
         pages.message_user(request, text, messages.ERROR)
-        return HttpResponseRedirect(pages.address("resolve", order.pk))
+        return HttpResponseRedirect(pages.url_of("resolve", order.pk))
     if seen["state_token"] != state_token(order):
         return LATE
     fits = compare(order, seen["row"])
@@ -333,7 +330,7 @@ def _adopt(attempt: Attempt) -> Answer:
 
 
 def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
-    """The comparison that this person confirms; ``None`` if expired, forged or not theirs."""
+    """The comparison that this person confirms; ``None`` if expired, forged or another's."""
     try:
         seen: dict[str, Any] = signing.loads(
             request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
@@ -344,19 +341,16 @@ def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
 
 
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
-    """The provider's answer about an order, completed by the ``candidate`` from its list.
+    """The provider's answer about an order, completed by ``candidate``, the row in its list.
 
-    Answers may leave out the line. The provider may not find an id of its own list when asked about
-    it; then ``candidate`` alone counts.
+    An answer may leave out product, type and quantity. The provider may also not find an id that is
+    in its own list; then ``candidate`` alone counts.
     """
     if candidate is None:
         return told
     if isinstance(told, NoAnswer):
         return candidate if told is NoAnswer.NOT_FOUND else told
     return {**candidate, **{name: told[name] for name in told if told[name] not in {None, ""}}}
-
-
-# Taking an adoption back.
 
 
 class ReleaseForm(forms.Form):
@@ -385,7 +379,7 @@ RELEASE = OrderAction(
     context=lambda attempt: {"facts": facts(attempt.order)},
     act=_release,
 )
-# The provider is asked outside any transaction, whatever ATOMIC_REQUESTS says.
+# The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
 RESOLVE = OrderAction(
     name="order_resolve",
     route="<key>/resolve/",

@@ -1,7 +1,7 @@
-"""The one search box: orders by any of their words, cards by their codes.
+"""The search box for orders, by any of their words, and for cards, by their codes.
 
-Its text is always posted. It comes into an address only if orders were found by it and it does not
-look like a code; then it is sealed, because it may name a person.
+The text in the box is always posted. A text becomes part of a URL only if it found orders and does
+not look like a code; in the URL, the text is sealed, because it may name a person.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from giftcards.text.spelling import is_phone
 
 # The most orders that a search shows.
 MOST_FOUND = 1_000
-# The most of them on a page with cards.
+# The most orders on a page that shows cards as well.
 _MOST_LISTED = 20
-# A text with letters and digits may be a code from this length on, and one of digits only.
+# From this length on, a text may be a code: one with letters and digits, and one of digits only.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
-# One of letters only, which finds no order, may be a code from this length on: most names are
+# A text of letters only that finds no order may be a code from this length on: most names are
 # shorter.
 _FEWEST_LETTERS = 12
-# Capitals in groups, such as ABCD-EFGH.
+# A code that is written in groups of capitals, such as ABCD-EFGH.
 _GROUPS = re.compile(r"[A-Z]{3,}([-\s][A-Z]{3,})+")
 
 
@@ -42,7 +42,7 @@ class SearchForm(FindCardForm):
         max_length=200,
         widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "auto"}),
     )
-    #: The query of the list: its filters.
+    #: The filters of the list, as the query of its URL.
     filters = forms.CharField(required=False, max_length=2_000, widget=forms.HiddenInput)
 
     path = FindCardForm.path_of_search
@@ -52,7 +52,7 @@ class SearchForm(FindCardForm):
 def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
     """True if ``text`` may be a card's code or serial, or the end of a code.
 
-    ``is_found`` says that orders were found by it, and ``is_known`` that it is a whole word of one.
+    ``is_found``: the text has found orders. ``is_known``: the text is a whole word of an order.
     """
     if is_known or "@" in text:
         return False
@@ -69,16 +69,16 @@ def _may_be_whole(text: str, code: str, *, is_found: bool) -> bool:
         return not is_found and (is_even or bool(_GROUPS.fullmatch(text)))
     if code.isdecimal():
         return len(code) >= (_FEWEST_DIGITS if is_found else _FEWEST_MIXED)
-    # A name beside a number is no code: "amina 2002".
+    # A name beside a number, such as "amina 2002", is no code.
     has_one_number = sum(any(map(str.isdecimal, group)) for group in groups) == 1
     is_one = len(groups) == 1 or not (is_found or has_one_number)
     return is_one and len(code) >= _FEWEST_MIXED
 
 
 class _Orders(NamedTuple):
-    """The visible orders found by a text, and what it seems to be."""
+    """The visible orders that a text has found, and whether the text looks like a code."""
 
-    #: The newest ones, and one more if there are more.
+    #: The newest orders, and one more if there are more.
     listed: list[Order]
     is_code: bool
 
@@ -95,7 +95,7 @@ def _orders_with(pages: Pages, request: HttpRequest, text: str) -> _Orders:
 
 
 def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
-    """The answer to the search box: a list of orders, or a page with cards or without anything."""
+    """The answer to a search: the list of orders, or a page with cards or with nothing found."""
     may_find = request.user.has_perm("giftcards.find_card")
     if not (may_find or pages.has_view_permission(request)):
         raise PermissionDenied
@@ -116,7 +116,7 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
         help=pages.search_help_text,
         orders=orders[:_MOST_LISTED],
         has_more_orders=len(orders) > _MOST_LISTED,
-        # Texts that look like a code are not repeated.
+        # A page never repeats a text that looks like a code.
         text="" if is_code else text,
         searches_codes=searches_codes,
         may_find=may_find,
@@ -125,14 +125,14 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def _to_list(pages: Pages, filters: str, text: str = "") -> HttpResponse:
-    """The list of orders with its filters, and what is found by ``text``."""
+    """A redirect to the list of orders, with its filters and the sealed ``text``."""
     query = QueryDict(filters, mutable=True)
     for name in (SEARCH_VAR, PAGE_VAR, ERROR_FLAG):
         query.pop(name, None)
     if text:
         query[SEARCH_VAR] = sealed(text)
-    address = pages.address("changelist")
-    return HttpResponseRedirect(f"{address}?{query.urlencode()}" if query else address)
+    url = pages.url_of("changelist")
+    return HttpResponseRedirect(f"{url}?{query.urlencode()}" if query else url)
 
 
 SEARCH = Page("order_search", SearchForm.path, _search, HIDING)

@@ -1,6 +1,6 @@
-"""The sentences at the top of an order's page: what happened, what is next, why it stands still.
+"""The sentences at the top of an order's page: what happened, what is next, and what stops it.
 
-Pure: they are made from an order as it was read, and from what its timeline tells.
+:func:`summarise` takes no query: :func:`why_at_a_standstill` reads what else it needs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 
 @dataclass(frozen=True, slots=True)
 class SummaryInput:
-    """An order, and what else the sentences are about.
+    """An order, and what else the sentences need. Texts are HTML, or "" if there is nothing to say.
 
-    ``reason`` is why the order last moved, if the timeline tells. ``was_repeated`` is True if its
-    missing cards were ordered again. ``repeated_by`` names the new order, as HTML; it is "" if
-    there is none, or none that the person may see. ``standstill`` says, as HTML, why nothing is
-    done automatically at present; it is "" if work goes on. ``not_received`` says, as HTML, that
-    the cards did not get to whom they are for; it is "" unless that is known.
+    ``reason`` is why the order last moved, if the timeline tells. ``was_repeated`` is True if the
+    missing cards were ordered again. ``repeated_by`` names the new order, if the person may see it.
+    ``standstill`` says why nothing is done automatically at present. ``not_received`` says that the
+    cards did not reach their recipient.
     """
 
     order: Order
@@ -51,7 +50,7 @@ class SummaryInput:
 
 
 def summarise(story: SummaryInput) -> SafeString:
-    """The order's story and its next step, as sentences of HTML."""
+    """Sentences, as HTML: what happened to the order, and what is next."""
     sentences = [story.not_received, *_what_happened(story), *_what_is_next(story)]
     return format_html_join(" ", "{}", ((sentence,) for sentence in filter(None, sentences)))
 
@@ -86,7 +85,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
         yield from _repeated(story)
     else:
         yield from _owed(order)
-    # The first sentence already tells the problem of a held order.
+    # The sentences about a held order tell its problem already.
     problems = 0 if order.is_held else len(order.open_problems)
     if problems:
         text = ngettext(
@@ -97,12 +96,9 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
         yield filled(text, count=problems)
 
 
-# Not accepted yet.
-
-
 def _pending(story: SummaryInput) -> str:
     if story.order.open_problems:
-        # The problem says why it could not be sent.
+        # An open problem says below why the order could not be sent.
         return gettext("Nothing has been bought yet.")
     return _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
 
@@ -131,7 +127,7 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
 
 def _unconfirmed(order: Order) -> str:
     if order.open_problems:
-        # The problem says why.
+        # An open problem says below why this is not known.
         return gettext("It is not known yet whether the order was bought.")
     return gettext("The order was sent, and it is not known whether it was bought.")
 
@@ -140,9 +136,6 @@ def _reason(story: SummaryInput, *, otherwise: str) -> str:
     if story.reason is None:
         return otherwise
     return explained(story.reason, shows_costs=story.shows_costs).text
-
-
-# Accepted.
 
 
 def _followed(order: Order) -> Iterator[str]:
@@ -170,15 +163,13 @@ def _followed(order: Order) -> Iterator[str]:
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
 
 
-# What is done automatically, and when.
-
-# A time that is closer than this is "in a moment".
+# A time that is nearer than this is told as "in a moment".
 _SOON = timedelta(minutes=1)
 _AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
 
 
 def _next_look(story: SummaryInput) -> Iterator[str]:
-    """The time at which something is done about an open order, or why nothing is."""
+    """The time of the next automatic step for an open order, or why there is none."""
     order = story.order
     step = STATES[order.status].next_step
     if order.is_held or not step:
@@ -202,14 +193,11 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
 
 
 def _paid(order: Order) -> Iterator[str]:
-    """The customer's payment, while the order is open: later, the breakdown has it."""
+    """The customer's payment for an open order; a final order's breakdown tells the payment."""
     paid = paid_amount(order)
     if paid is not None and not order.is_final:
         amount = worked_out(order.quantity, order.sale_price, paid)
         yield filled(gettext("The customer paid %(amount)s."), amount=amount)
-
-
-# Settled.
 
 
 def _settled(story: SummaryInput, breakdown: RefundBreakdown) -> Iterator[str]:
@@ -245,7 +233,7 @@ def _delivered(order: Order) -> str:
 
 
 def _brought(order: Order) -> str:
-    """The delivery by the provider, of an order whose cards got no further."""
+    """The delivery by the provider, for an order whose cards did not reach their recipient."""
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
     text = ngettext(
         "The provider delivered %(delivered)s of %(count)s card on %(at)s.",
@@ -307,7 +295,7 @@ def _owed(order: Order) -> Iterator[str]:
 
 
 def _promised(order: Order) -> Iterator[str]:
-    """The day by which the customer was promised the money."""
+    """The day by which the refund was promised to the customer."""
     if (day := promised_day(order)) is None:
         return
     if is_past(day):
@@ -329,9 +317,9 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
 
 
 def why_at_a_standstill(order: Order) -> str:
-    """The sentence, as HTML; "" if work goes on, or a person has to decide about ``order``.
+    """The reason, as HTML, why work on ``order`` stands still; "" if work goes on.
 
-    Takes no query for an order that is not due by itself.
+    An order that waits for a person is at no standstill, and takes no query.
     """
     if order.is_final or order.due_at is None or order.status == Status.PLACING:
         return ""

@@ -46,7 +46,7 @@ class Event:
 
     at: datetime
     text: str
-    # The badge of the order's new status; "" if the event is no move.
+    # The badge of the order's new status; "" if the status did not change.
     badge: str = ""
     details: Sequence[str] = ()
     warning: str = ""
@@ -59,7 +59,7 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class RelatedOrder:
     order: Order
-    # As HTML.
+    # The link to the order, as HTML.
     link: str
 
     @property
@@ -68,11 +68,12 @@ class RelatedOrder:
 
 
 class Timeline:
-    """The past of an order, read once: its events, and the reason of its status.
+    """The past of an order, read once: its events, and the reason for its status.
 
-    ``shows_reasons`` tells why codes were revealed. ``repeats`` is the order whose missing cards
-    this one orders again; ``repeated_by`` is the order that orders this one's missing cards again.
-    Each is ``None`` if there is no such order, or if the person may not see it.
+    With ``shows_reasons``, the events tell why codes were revealed. ``repeats`` is the earlier
+    order whose missing cards this order replaces. ``repeated_by`` is the later order that replaces
+    missing cards of this order. Both are ``None`` if there is no such order, or none that the
+    person may see.
     """
 
     def __init__(
@@ -97,14 +98,14 @@ class Timeline:
 
     @property
     def has_history(self) -> bool:
-        """True if the admin has recorded anything about the order."""
+        """True if the admin's log has an entry about the order."""
         return self._first_entry is not None
 
     @property
     def reason(self) -> Problem | None:
-        """The reason why the order last moved or went on; ``None`` if none is recorded."""
+        """The reason why the status last changed, or work went on; ``None`` if none is recorded."""
         moves = [(move.change.at, move.reason) for move in self._moves]
-        # What staff decide about a final order is not why it became final.
+        # A decision about a final order came after the reason for its status.
         ticks = () if self._order.is_final else self._ticks
         decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
         moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]
@@ -137,7 +138,7 @@ class Timeline:
         for note in order.notes.all():
             yield _noted(note)
         after: CustomerChange | Order = order
-        # A correction holds the details before it; those after it are in the next correction.
+        # A correction records the details before it; the next correction, the details after it.
         for correction in order.customer_changes.order_by("-pk"):
             yield _corrected(correction, after)
             after = correction
@@ -153,7 +154,7 @@ class Timeline:
         return bool(tick.parameters.get("order") != seen)
 
     def _is_told(self, other: Order) -> bool:
-        """True if a decision of staff names ``other``, which repeats this order."""
+        """True if a decision of staff names ``other``, the new order for missing cards."""
         return any(tick.parameters.get("order") == other.reference for tick in self._ticks)
 
 
@@ -174,10 +175,10 @@ def _repeated(other: RelatedOrder) -> Event:
 
 
 class _Move(NamedTuple):
-    """A status change, and what its entries tell: texts of HTML.
+    """A status change, and what its entries tell, in texts of HTML.
 
-    ``reason`` is why the order moved, in the words of ``text``; ``None`` and "" if no reason is
-    recorded. ``hints`` are the provider's words about the move, and why the shop could not be told.
+    ``reason`` is why the status changed, and ``text`` says so; ``None`` and "" without a recorded
+    reason. ``hints`` are the provider's words about the change, and why the shop could not be told.
     """
 
     change: StatusChange
@@ -212,7 +213,7 @@ def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
-# Without the name of the new order.
+# The decision to order missing cards again, for people who may not see the new order.
 _REORDERED = (
     gettext_lazy("%(by)s ordered the missing cards again."),
     gettext_lazy("The missing cards were ordered again."),
@@ -233,7 +234,7 @@ def _noted(note: Note) -> Event:
     return Event(note.at, what, details=[lines(note.text)])
 
 
-# Texts with and without the name of a person.
+# Two texts: with the name of the person who corrected, and without.
 _CORRECTED = (
     gettext_lazy("%(by)s corrected the details of the customer."),
     gettext_lazy("The details of the customer were corrected."),
@@ -241,7 +242,7 @@ _CORRECTED = (
 
 
 def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
-    """A correction, with the customer's earlier details: they show where messages have gone."""
+    """A correction, with the customer's earlier details, which show where messages have gone."""
     text = _told(_CORRECTED, change.by)
     details = [
         filled(
@@ -305,7 +306,7 @@ def _told(texts: tuple[Any, Any], by: str, **parts: str) -> str:
 
 
 def _revealed(reveal: CardReveal, *, shows_reason: bool) -> Event:
-    """The event of a reveal: which card, and by whom, without anything of the card."""
+    """The event of a reveal: which card it was, and who revealed it, but nothing of the code."""
     text = gettext("%(by)s revealed the code of card %(card)s.")
     what = filled(text, by=bdi(reveal.user.get_username()), card=reveal.card.position)
     reason = reveal.reason if shows_reason else ""
@@ -318,7 +319,7 @@ def _move_in_words(order: Order, change: StatusChange) -> str:
 
 
 def _trouble(change: StatusChange) -> str:
-    """A warning if the shop's own code could not be told of the move; else ""."""
+    """The warning that the shop's receivers could not be told of the change; "" if they could."""
     if not change.announce_error:
         return ""
     if change.announce_at:

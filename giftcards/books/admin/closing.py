@@ -163,7 +163,7 @@ def closing_view(pages: Pages, request: HttpRequest) -> HttpResponse:
     first = _asked_for(request)
     if first is None:
         pages.message_user(request, gettext("There is no such month."), messages.ERROR)
-        return HttpResponseRedirect(pages.address("close_month"))
+        return HttpResponseRedirect(pages.url_of("close_month"))
     month = Month.now(first)
     if request.method != "POST":
         return _page(pages, request, month, ClosingForm(month))
@@ -177,7 +177,7 @@ def closing_view(pages: Pages, request: HttpRequest) -> HttpResponse:
         refusal = _close(pages, request, month, form.cleaned_data["note"])
     if refusal:
         pages.message_user(request, refusal, messages.ERROR)
-    return HttpResponseRedirect(f"{pages.address('close_month')}?month={_value(first)}")
+    return HttpResponseRedirect(f"{pages.url_of('close_month')}?month={_value(first)}")
 
 
 def _page(pages: Pages, request: HttpRequest, month: Month, form: ClosingForm) -> HttpResponse:
@@ -279,7 +279,7 @@ def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
             for each in month.differences
         ],
         "closings": list(_records(month.closings)),
-        "report": f"{pages.address('report')}?{report}",
+        "report": f"{pages.url_of('report')}?{report}",
     }
 
 
@@ -353,7 +353,7 @@ def _address(pages: Pages, request: HttpRequest, month: Month, name: str) -> str
     """The page that lists exactly what a figure counts; "" for who may not open it."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
-        return list_address(pages.address("changelist"), period, **_OF_ORDERS[name])
+        return list_address(pages.url_of("changelist"), period, **_OF_ORDERS[name])
     site = pages.admin_site
     if not site.is_registered(LedgerEntry):
         return ""

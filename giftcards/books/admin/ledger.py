@@ -219,7 +219,7 @@ class LedgerEntryAdmin(OrderRows):
             return ""
         chosen = request.GET.get(PeriodFilter.parameter_name, "")
         query = f"?month={chosen}" if month_of(chosen) else ""
-        return pages.address("close_month") + query
+        return pages.url_of("close_month") + query
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
         """The summary of a period as template context, if the address asks for nothing else.

@@ -338,7 +338,7 @@ def _report_page(
         "form": form,
         "errors": form.errors or downloads.errors,
         "links": links(question),
-        "close_month": pages.address("close_month") if pages.may_see_costs(request) else "",
+        "close_month": pages.url_of("close_month") if pages.may_see_costs(request) else "",
     }
     if question:
         title = gettext("Report: %(period)s") % {
@@ -358,7 +358,7 @@ def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, 
     shows_costs = pages.may_see_costs(request)
     found = report(question.start, question.end, question.by, product_id=question.product_id)
     open_orders = money_in_open_orders() if shows_costs else None
-    orders = pages.address("changelist")
+    orders = pages.url_of("changelist")
     columns = _table_columns(found, shows_costs=shows_costs)
     return {
         "report": found,

@@ -34,7 +34,7 @@ from giftcards.admin.frame.actions import (
     may,
 )
 from giftcards.admin.frame.pages import about
-from giftcards.admin.frame.reauthentication import address_of_proof, take_turn
+from giftcards.admin.frame.reauthentication import take_turn, url_of_proof
 from giftcards.conf import conf as core
 from giftcards.delivery import links
 from giftcards.delivery.admin import handing_over
@@ -192,7 +192,7 @@ def _before_link(attempt: Attempt) -> Answer | None:
     if not may_have_link(attempt.order):
         return Outcome(gettext("There are no cards to link to."), level=messages.WARNING)
     if needs_other_proof(attempt.request):
-        return HttpResponseRedirect(address_of_proof(back_to=attempt.request.path))
+        return HttpResponseRedirect(url_of_proof(back_to=attempt.request.path))
     return None
 
 
@@ -219,7 +219,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
     )
     # As on the page of a revealed code.
     response["Referrer-Policy"] = "same-origin"
-    response["Refresh"] = f"{SHOWN_FOR}; url={pages.address('change', order.pk)}"
+    response["Refresh"] = f"{SHOWN_FOR}; url={pages.url_of('change', order.pk)}"
     return response
 
 

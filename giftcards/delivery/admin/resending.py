@@ -21,7 +21,7 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 from giftcards.admin.cards.revealing import needs_other_proof
 from giftcards.admin.frame.actions import Answer, Attempt, OrderAction, Outcome, buttons
 from giftcards.admin.frame.pages import about
-from giftcards.admin.frame.reauthentication import address_of_proof, is_confirmed, prove
+from giftcards.admin.frame.reauthentication import is_confirmed, prove, url_of_proof
 from giftcards.admin.orders.correcting import CUSTOMER
 from giftcards.conf import conf as core
 from giftcards.delivery.admin import handing_over
@@ -179,7 +179,7 @@ def _send_again(attempt: Attempt) -> Answer:
     request, order, given = attempt.request, attempt.order, attempt.form.cleaned_data
     if given["takes_proof"] and needs_other_proof(request):
         # The form has to be filled in again: the page of the proof does not keep it.
-        return HttpResponseRedirect(address_of_proof(back_to=request.path))
+        return HttpResponseRedirect(url_of_proof(back_to=request.path))
     done = f"Had a message sent again: {given['kind']}."
     if given["withdraws"]:
         done += " Withdrew the earlier links to the cards."

@@ -232,11 +232,8 @@ def _backlog(backlog: Backlog | None) -> str:
 
 
 def _key_in_words(key: KeyInUse) -> str:
-    cards = counted(key.cards, "card")
-    if not key.fingerprint:
-        return f"not recorded: {cards}"
     place = "not in the settings" if key.position is None else f"number {key.position}"
-    return f"{key.fingerprint}, {place}: {cards}"
+    return f"{key.fingerprint}, {place}: {counted(key.cards, 'card')}"
 
 
 def _known_in_words(known: KnownKey) -> str:
