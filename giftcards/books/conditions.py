@@ -1,7 +1,7 @@
 """Conditions of the ledger and of the balance, for staff and monitors.
 
-A reading records whether the books of the last days close. The other conditions are computed from
-the tables, so that they end as soon as they no longer hold.
+Each reading records whether the entries of the last days explain the balance. The other conditions
+are computed from the tables each time, so that none is told any longer than it holds.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from giftcards.watch.conditions import MOST, Condition, Finding, Severity, Stand
 
 __all__ = ["OpenMoney", "lasts", "money_in_open_orders"]
 
-# A century is as good as for ever.
+# The longest estimate (days); a century is as good as for ever.
 _MOST_DAYS = 36_500
 
 
 def lasts(state: ProviderState) -> timedelta | None:
-    """Estimate how long the balance will last; ``None`` if nothing was spent, or is known.
+    """The time that the balance will last, by an estimate; ``None`` if nothing was spent, or known.
 
-    The pace is that of the 24 hours before the balance was read: a whole day, so that it is the
-    same in the morning and at night.
+    The balance is assumed to shrink as in the 24 hours before it was read: a whole day, so that the
+    estimate is the same in the morning and at night.
     """
     balance, spent = state.balance, state.spent_lately
     if balance is None or not spent:
@@ -50,16 +50,16 @@ def lasts(state: ProviderState) -> timedelta | None:
     return timedelta(days=min(days, _MOST_DAYS))
 
 
-# Number of days for which conditions that nobody can tick off are shown.
+# Conditions that nobody can tick off are about so many days, and end after them.
 DAYS = 7
 
 _ZERO = Decimal(0)
 
 
 def note_books(read_until: datetime) -> None:
-    """Record whether the books of the seven days before that of ``read_until`` close.
+    """Record whether the entries of seven days explain the balance: the days before ``read_until``.
 
-    The day of ``read_until``, up to which they were read, does not count: entries may still come.
+    The day of ``read_until`` itself does not count, because entries of that day may still come.
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
@@ -67,7 +67,7 @@ def note_books(read_until: datetime) -> None:
 
 
 def missing_refunds() -> dict[Order, Decimal]:
-    """The orders that lack a refund, with the missing amount, the latest first; at most 1,001.
+    """The missing amount of each order that lacks a refund, latest first; at most 1,001 orders.
 
     Orders whose missing refund was ticked off are left out.
     """
@@ -86,15 +86,15 @@ def _lacks(order: Order) -> Decimal:
 
 
 def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
-    """The charges and refunds of the last seven days that belong to no order, by entry type.
+    """The number and sum of the last seven days' charges and refunds of no order, by entry type.
 
-    They are counted and added up, and not listed. The newest are left out: their order may not be
-    recorded, or known to have settled, yet. Empty before the first reading.
+    The newest entries are left out: their orders may not be recorded, or known to have settled,
+    yet. Before the first reading, there are no types.
     """
     read_until = state.read_until
     if read_until is None:
         return {}
-    # The days that the list of the last week shows.
+    # The same days as in the list of entries filtered by "the past 7 days".
     start = begin_of(day_of(read_until) - timedelta(days=DAYS - 1))
     return {
         kind: _add_up(LedgerEntry.objects.without_order(kind, start, read_until - grace))
@@ -108,9 +108,6 @@ def _add_up(entries: QuerySet[LedgerEntry]) -> Discrepancies:
     return Discrepancies(len(amounts), abs(sum(amounts, _ZERO)))
 
 
-# Sentences for monitors.
-
-
 def gap_sentence(gap: Decimal | None) -> str:
     amount = "unknown" if gap is None else f"{gap:.2f} {conf.currency}"
     return f"The books do not close: the gap is {amount}."
@@ -121,7 +118,7 @@ def missing_sentence(count: int, amount: Decimal) -> str:
 
 
 def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
-    """The sentences about entries of no order, which ``found`` has by type."""
+    """The sentence for monitors about ``found``, the entries of no order by type."""
     nouns = {CHARGE: "charge", CREDIT: "refund"}
     sentences = (
         _sentence(nouns[kind], "of no order here", one.count, one.amount)
@@ -140,7 +137,7 @@ def _adding_up(amounts: Iterable[Decimal]) -> str:
 
 
 def _are_missing(standing: Standing) -> Finding | None:
-    # Each is a problem of its order.
+    # A missing refund is a problem of its order, which another tile tells.
     missing = {} if standing.leaves_out_problems else missing_refunds()
     if not missing:
         return None

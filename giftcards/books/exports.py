@@ -1,6 +1,6 @@
 """Reports and orders for spreadsheets: rows of cells, written as CSV or as xlsx.
 
-They contain no codes and no serials: this module reads no cards.
+The files contain no codes and no serials: this module reads no cards.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import Status
 from giftcards.rules.times import local
 
-# Amounts are decimals. ``None`` means unknown or absent. Datetimes are naive, in the site's time
-# zone.
+# A cell of a row. Amounts are decimals. ``None`` means unknown or absent. Datetimes are naive, in
+# the site's time zone.
 Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
 _ZERO = Decimal(0)
-# Characters.
+# The size of a piece of a file (characters).
 _WRITTEN_AT_ONCE = 64 * 1024
 
 # A spreadsheet may take a text for a formula if it begins with one of these signs, even after
@@ -50,7 +50,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 class _Column(NamedTuple):
     heading: str | Promise
-    # Returns the cell for a row of the report, or for a line about an order.
+    # The function that returns the cell for a row of the report, or for a line about an order.
     value: Callable[[Any], Cell]
 
 
@@ -58,7 +58,7 @@ _LABELS = {column.name: column.label for column in COLUMNS}
 
 
 def _figure(name: str, path: str) -> _Column:
-    """The column with the figure of this name, or with what an order adds to it."""
+    """The column of the figure ``name``; for a line about an order, what the order adds to it."""
     return _Column(_LABELS[name], attrgetter(path))
 
 
@@ -67,11 +67,8 @@ def _rows(columns: Sequence[_Column], sources: Iterable[Any]) -> Iterator[Cells]
     return chain([headings], ([column.value(source) for column in columns] for source in sources))
 
 
-# Reports.
-
-
 def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
-    """Return the headings, then the rows of ``report`` without its total.
+    """Return the headings, then the rows of ``report``, without a total.
 
     Without ``shows_costs``, no column tells what the provider charges. The headings are in the
     language that is active at the call.
@@ -101,9 +98,6 @@ _KEYS: Mapping[By, Sequence[_Column]] = {
 }
 
 
-# Orders.
-
-
 def order_rows(
     start: date,
     end: date,
@@ -114,8 +108,8 @@ def order_rows(
 ) -> Iterator[Cells]:
     """Return the headings, then a row for each order that became final from ``start`` to ``end``.
 
-    The orders are those of :func:`~giftcards.books.reports.report`, and its sums are the sums of
-    these columns. With ``shows_contacts``, they include the customers' addresses and phone numbers.
+    The rows are about the orders of :func:`~giftcards.books.reports.report`, whose sums are the
+    sums of the columns here. ``shows_contacts`` adds the customers' addresses and phone numbers.
     ``shows_costs`` and the language work as in :func:`report_rows`.
     """
     columns = [
@@ -135,7 +129,7 @@ class _Line:
     """An order with its amounts as a report counts them; ``None`` means unknown."""
 
     def __init__(self, order: Order, labels: Mapping[str, str]) -> None:
-        # Only a rejected order has no breakdown: no money moves at the provider.
+        # A rejected order is the only final order without a breakdown: it moved no money there.
         provider, customer = refund_breakdown(order), customer_breakdown(order)
         self.order = order
         self.status = labels[order.status]
@@ -158,7 +152,7 @@ class _Line:
                 self.margin = self.paid - self.owed - self.charged
 
 
-# The columns that a line reads; the other ones may be long.
+# The columns that a line reads; other columns may be long.
 _READ = (
     "reference",
     "group",
@@ -188,8 +182,8 @@ _READ = (
 
 
 def _each(orders: QuerySet[Order]) -> Iterator[Order]:
-    """Yield ``orders``, all final, in the order in which they became final, in batches."""
-    # Sorted by the whole index. The ``due_at`` of a final order is NULL.
+    """Yield ``orders``, all of them final, earliest first, read in batches."""
+    # Sorted by the columns of the index; ``due_at`` of a final order is always NULL.
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
     batch = list(rows[: timings.file_batch])
@@ -238,9 +232,6 @@ _CONTACTS = (
     _Column(_("customer e-mail"), attrgetter("order.customer_email")),
     _Column(_("customer phone"), attrgetter("order.customer_phone")),
 )
-
-
-# Files.
 
 
 def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
@@ -321,7 +312,7 @@ def _as_cell(sheet: Any, value: Cell) -> Any:
 
     if isinstance(value, str):
         cell = WriteOnlyCell(sheet, _CONTROLS.sub("", value))
-        # Otherwise, a text that begins with "=" would be a formula.
+        # Without this type, a text that begins with "=" would be a formula.
         cell.data_type = "s"
         return cell
     if isinstance(value, Decimal):

@@ -1,8 +1,8 @@
-"""Matching the ledger's entries to the bookings that orders lead one to expect.
+"""Matching entries of the ledger with orders: each order lets one expect certain bookings.
 
-An entry that names one of our orders belongs to it. The others are paired with orders by amount and
-time; these pairs are guesses. Matching may be repeated at any time: guesses give way to entries
-that name the order, and to better guesses.
+An entry that names an order of the shop belongs to that order. Other entries are paired with orders
+by amount and time; these pairs are guesses. Matching may be repeated at any time: a guess gives way
+to an entry that names the order, and to a better guess.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from giftcards.rules.money import refund_breakdown
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 
-# An entry counts as missing this long after its order was sent or has settled.
+#: An entry counts as missing if it is not there this long after its order was sent or settled.
 GRACE = timedelta(minutes=15)
-# A refund is booked when the order settles at the provider. This is the longest time until that is
-# noticed here: a night without a worker.
+#: A refund is booked when the order settles at the provider. The shop may notice so much later: it
+#: may have no worker for a night.
 UNNOTICED = timedelta(hours=12)
-# Largest difference assumed between the provider's clock and ours, until it is learnt.
+# The largest difference between the provider's clock and the shop's that is assumed until the
+# difference is learnt.
 SKEW = timedelta(minutes=5)
-# How long before its sending an order may seem booked: the learnt offset may be off by SKEW.
+# An order may seem to be booked so long before it was sent: the learnt offset may be off by SKEW.
 _EARLIER = 2 * SKEW
 
 
 class LedgerAccount:
-    """The account whose ledger is read; it has no entries about orders of other accounts."""
+    """The account whose ledger is read; orders of other accounts have no entries in that ledger."""
 
     def __init__(self) -> None:
         key = ApiKey.objects.filter(pk=configured_key())
         self._environments = {"", *key.values_list("environment", flat=True)}
 
     def bought(self, order: Order) -> bool:
-        """True if the order may be this account's."""
+        """True if this account may have bought ``order``, by its environment."""
         return order.environment in self._environments
 
 
@@ -57,16 +58,16 @@ def ordered_amount(order: Order) -> Decimal | None:
 
 
 def refund_amount(order: Order) -> Decimal | None:
-    """The refund that the provider promised, which may be 0.
+    """The refund that the provider promised for ``order``, which may be 0.
 
-    ``None`` if the order has not settled, or if the amount is not known.
+    The refund is ``None`` if the order has not settled, or if the amount is not known.
     """
     breakdown = refund_breakdown(order)
     return breakdown.refunded_amount if breakdown else None
 
 
 def charge(order: Order) -> Expected | None:
-    """The expected charge of an order that the provider has accepted; ``None`` if there is none."""
+    """The charge that an accepted order lets one expect; ``None`` if it lets expect none."""
     amount = ordered_amount(order)
     if not amount or order.sent_at is None or order.status not in ACCEPTED:
         return None
@@ -74,7 +75,7 @@ def charge(order: Order) -> Expected | None:
 
 
 def credit(order: Order) -> Expected | None:
-    """The expected refund of an order; ``None`` if there is none."""
+    """The refund that a settled order lets one expect; ``None`` if it lets expect none."""
     amount = refund_amount(order)
     if not amount or order.settled_at is None:
         return None
@@ -82,39 +83,22 @@ def credit(order: Order) -> Expected | None:
     return Expected(order.pk, amount, order.settled_at, sent_at - _EARLIER)
 
 
-# Entries up to this long before a period are matched again with it, because their orders may have
-# settled, or been found, since then.
-_LOOK_BACK = timedelta(days=3)
-# How late an entry may be booked. Late ones are paired last, with orders that are left over.
-_LATE_CHARGE = timedelta(days=3)
-_LATE_CREDIT = timedelta(days=30)
-# Number of charges from which the offset of the provider's clock is learnt.
-_LEARNT_FROM = 500
-# Stretches with a gap of at most this between them are read in one query.
-_NOT_WORTH_A_QUERY = timedelta(hours=6)
-
-_ZERO = Decimal(0)
-
-# Called first in each transaction here: a write by which the caller keeps its lease.
-Hold = Callable[[], None]
-
-
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """The rule by which entries of a type are paired with orders."""
+    """The rule by which entries of one type are paired with orders."""
 
     kind: str
     expect: Callable[[Order], Expected | None]
-    # Finds the orders whose booking is expected in a stretch of time.
+    # The function that finds the orders whose booking is expected in a stretch of time.
     among: Callable[[datetime, datetime], OrderQuerySet]
-    # The tolerances, tried in turn, and that for entries that are left over.
+    # The tolerances that are tried in turn; ``late`` is the last one, for what is left over.
     spans: Sequence[Span]
     late: Span
-    # Guesses this near to an entry without an order are made anew together with it.
+    # Guesses so near to an entry without an order are made anew together with that entry.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """The spans; the widest is extended so that it covers uncorrected times, too."""
+        """The spans, with the widest extended: it also covers times not corrected by ``offset``."""
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
         return [*narrow, Span(widest.before + ahead, widest.after + behind)]
@@ -126,6 +110,9 @@ def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
     return settled.order_by("settled_at", "pk")
 
 
+# The latest time for the booking of a late entry: entries and orders left over are paired by it.
+_LATE_CHARGE = timedelta(days=3)
+_LATE_CREDIT = timedelta(days=30)
 _CHARGES = _Rule(
     CHARGE,
     charge,
@@ -148,14 +135,19 @@ _CREDITS = _Rule(
 )
 
 
+# The first call in each transaction here: a write by which the caller keeps its lease.
+Hold = Callable[[], None]
+
+
 def match(
     start: datetime, end: datetime, *, hold: Hold, orders_losing_entries: Iterable[int] = ()
 ) -> None:
-    """Find orders for entries from ``start`` to ``end``, and for open ones up to 3 days older.
+    """Find orders for entries from ``start`` to ``end``, and for older ones without an order.
 
-    Then update ``Order.is_credited`` and the ledger problems of the orders that got or lost a
-    refund entry, of ``orders_losing_entries``, of orders that settled in the period, and of those
-    that lack their refund. The ledger must have been read at least until ``end``.
+    Entries without an order are tried again for 3 days. Then ``Order.is_credited`` and the ledger
+    problems are updated for orders that got or lost a refund entry, for ``orders_losing_entries``,
+    for orders that settled in the period, and for orders that lack their refund. The ledger must
+    have been read at least until ``end``.
     """
     matching = _Matching(start - _LOOK_BACK, end, hold, orders_losing_entries)
     matching.by_name()
@@ -164,13 +156,22 @@ def match(
 
 
 class _Entry(NamedTuple):
-    """An entry whose order is not known by name; ``order_id`` is a guess, or ``None``."""
+    """An entry that names no order; ``order_id`` is a guess, or ``None``."""
 
     pk: int
     amount: Decimal
     time: datetime
     objid: str
     order_id: int | None
+
+
+# Entries without an order are matched again for this long: an order may settle, or be found, after
+# its entry was read.
+_LOOK_BACK = timedelta(days=3)
+# The number of charges from which the offset of the provider's clock is learnt.
+_LEARNT_FROM = 500
+
+_ZERO = Decimal(0)
 
 
 class _Matching:
@@ -180,12 +181,10 @@ class _Matching:
         self._start, self._end = start, end
         self._hold = hold
         self._account = LedgerAccount()
-        # Later than `end` if these days were read before.
+        # The end of the ledger as it was read, which is later than `end` if days are read again.
         self._read_until = max(end, LedgerState.objects.known_until() or end)
-        # The orders whose refunds have changed.
+        # The orders whose refund entries have changed.
         self._touched = set(orders_losing_entries)
-
-    # Entries that name their order.
 
     def by_name(self) -> None:
         for kind in (CHARGE, CREDIT):
@@ -211,8 +210,6 @@ class _Matching:
         if kind == CREDIT:
             self._touched |= orders
 
-    # Entries that name no order.
-
     def by_amount(self) -> None:
         offset = None
         for rule in (_CHARGES, _CREDITS):
@@ -221,10 +218,10 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """The entries to pair by amount: open ones, and nearby guesses of the same amounts."""
+        """The entries to pair: those without an order, and guesses of equal amounts near them."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
-            # An entry that names another order is somebody else's.
+            # An entry that names an unknown order belongs to another shop of the account.
             entries = entries.filter(objid="")
         rows = entries.order_by("time", "pk").values_list(*_Entry._fields)
         left = [_Entry(*row) for row in rows.filter(order=None)]
@@ -237,9 +234,9 @@ class _Matching:
         return [*left, *(entry for entry in guessed if entry.amount in amounts)]
 
     def _learn_offset(self) -> timedelta:
-        """The offset of the provider's clock; positive if it was ahead of ours.
+        """The offset of the provider's clock; positive if that clock was ahead of the shop's.
 
-        Learnt from the latest charges: those that name their order, or else any.
+        The offset is learnt from the latest charges that name their order, or else from any.
         """
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
@@ -274,7 +271,7 @@ class _Matching:
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
     def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """The bookings expected about the times of ``bookings``, of the same amounts."""
+        """The expected bookings with the amounts of ``bookings``, at about the same times."""
         amounts = {booking.amount for booking in bookings}
         expected = (
             rule.expect(order)
@@ -299,8 +296,6 @@ class _Matching:
                 LedgerEntry.objects.assign(dict(part), is_guess=True)
         if kind == CREDIT:
             self._touched |= {*dropped.values(), *new.values()}
-
-    # Whether promised refunds were credited.
 
     def judge(self, start: datetime) -> None:
         settled = _refunding(start - GRACE, self._end - GRACE)
@@ -334,16 +329,16 @@ class _Matching:
 
 
 def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
-    """Yield the primary key and the sending time of those of ``orders`` that were sent."""
+    """Yield the primary key and sending time of each of ``orders`` that was sent."""
     for batch in batches(orders):
         found = Order.objects.filter(pk__in=batch).order_by().values_list("pk", "sent_at")
         yield from ((key, sent_at) for key, sent_at in found if sent_at is not None)
 
 
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
-    """Compare the credited sum with the promised refund: True if they agree, False if not.
+    """True if the credited sum is the promised refund, False if it is another sum.
 
-    ``None``: the credit may still come, the refund is not known, or both are 0.
+    ``None`` if the credit may still come, if the refund is not known, or if both are 0.
     """
     promised = refund_amount(order)
     if promised is None or order.settled_at is None:
@@ -362,7 +357,7 @@ def _difference(order: Order, credited: Decimal) -> Problem:
 def _within_price(
     named: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
 ) -> list[tuple[int, Order, Decimal]]:
-    """Drop entries that raise an order's charges above its price; its first charge stays."""
+    """The entries that fit the price of their order: a first, and more until the price is full."""
     kept = []
     for key, order, amount in named:
         total, ordered = charged.get(order.pk, _ZERO) + amount, ordered_amount(order)
@@ -376,7 +371,7 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """The expected bookings whose orders have no entry of ``kind``; ``but`` does not count."""
+    """The expected bookings whose orders have no entry of ``kind``, apart from entries ``but``."""
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()
@@ -386,10 +381,14 @@ def _without_entry(
     return list(by_key.values())
 
 
+# Two stretches with a shorter gap between them are read in one query.
+_NOT_WORTH_A_QUERY = timedelta(hours=6)
+
+
 def _stretches(
     bookings: Iterable[Booking | _Entry], *, before: timedelta, after: timedelta
 ) -> list[tuple[datetime, datetime]]:
-    """The periods around the bookings, merged into few stretches, each for one query."""
+    """The stretches of time around the bookings, merged into few: each takes one query."""
     stretches: list[tuple[datetime, datetime]] = []
     for time in sorted(booking.time for booking in bookings):
         start, end = time - before, time + after

@@ -1,8 +1,8 @@
-"""A month's figures, the steps that close it, the record of it, and what has changed since.
+"""The figures of a month, the steps to its closing, the record, and what has changed since.
 
-A person closes a month, once it is over. The figures of that moment are recorded. Those that must
-not change any more are compared with the month's later: on the page, and after each reading of the
-ledger.
+A person closes a month once it is over, and its figures are recorded. Some of these figures must
+not change any more. They are compared with the month's figures later: on the page, and after each
+reading of the ledger.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from giftcards.models.fields import tidied_lines
 from giftcards.models.order_queries import NOT_CREDITED, OWING, PLANNED
 from giftcards.rules.times import bounds, today, within
 
-# Whole numbers, and amounts; ``None`` is what is not known.
+# The value of a figure: a whole number or an amount; ``None`` if it is not known.
 Value = int | Decimal | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """The sums of a month: of its orders, by the report, and of the provider's ledger."""
+    """What the figures of a month are read from: sums of its orders, and of the ledger."""
 
     orders: Figures
-    # The number of its orders for each condition, and the customers' money that went along to
-    # orders for missing cards, in centimes.
+    # The number of the month's orders for each condition; and, as "reordered", the customers' money
+    # that went to new orders for missing cards (centimes).
     further: Mapping[str, int]
-    # The number of its entries for each condition.
+    # The number of the month's entries for each condition.
     unknown: Mapping[str, int]
     ledger: Summary
 
@@ -69,15 +69,15 @@ class Part(models.TextChoices):
     PROVIDER = "provider", _("The provider")
     CUSTOMERS = "customers", _("The customers")
     LEDGER = "ledger", _("The provider's ledger")
-    # What the steps count; they say it themselves.
+    # The figures that the steps count. The steps tell these figures, so the part needs no title.
     STEPS = "steps", ""
 
 
 class MonthFigure(NamedTuple):
     """A figure of a month.
 
-    One that ``is_fixed`` must not change once the month is closed. The others change as customers
-    are paid back, cards are ordered again, and entries come: that is the business of a later month.
+    A figure that ``is_fixed`` must not change once the month is closed. Other figures go on
+    changing, as customers are paid back, cards are ordered again, and entries come.
     """
 
     name: str
@@ -85,7 +85,7 @@ class MonthFigure(NamedTuple):
     part: Part
     read: Callable[[_Facts], Value]
     is_fixed: bool
-    #: True for an amount that tells its direction, as a change of the balance does.
+    #: True for an amount that is shown with a sign, such as a change of the balance.
     is_signed: bool = False
 
 
@@ -117,7 +117,7 @@ FIGURES = (
         _of_report(name, Part.PROVIDER, is_fixed=True)
         for name in ("ordered_amount", "charged_amount", "refunded_amount")
     ),
-    # Before anything went along to orders for missing cards, which happens in later months.
+    # The sales before any money went to new orders for missing cards, even in later months.
     MonthFigure("sale_amount", _("Sale amounts"), Part.CUSTOMERS, attrgetter("sale_amount"), True),
     MonthFigure(
         "owed_at_first",
@@ -177,8 +177,8 @@ FIGURES = (
     _counted("owing", _("Orders with money still owed")),
 )
 
-# The conditions that the steps count by, which are those of the filters that they lead to. Of
-# orders, those that became final in the month; and of entries, those of the month.
+# The conditions by which the steps count orders that became final in the month, and the month's
+# entries. The filters of the lists to which the steps link have the same conditions.
 _OF_ORDERS: Mapping[str, Q] = {
     "not_credited": NOT_CREDITED,
     "planned": PLANNED,
@@ -194,8 +194,8 @@ _REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 def month_figures(month: date) -> dict[str, Value]:
     """The figures of the month that begins on the day ``month``, by name.
 
-    Reads every entry of the month and the orders of these, and sums up the orders of the month in
-    the database.
+    Reads every entry of the month, and the orders of these entries. The database sums up the orders
+    of the month.
     """
     last = last_day(month, By.MONTH)
     counts = {name: Count("pk", filter=wanted) for name, wanted in _OF_ORDERS.items()}
@@ -209,7 +209,7 @@ def month_figures(month: date) -> dict[str, Value]:
 
 
 def fixed_figures(month: date) -> dict[str, Value]:
-    """Those of :func:`month_figures` that must not change; they are found in half the time."""
+    """The figures of :func:`month_figures` that must not change; they take half the time."""
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
     facts = _Facts(orders, further, {}, sums_and_balances(month, last))
@@ -217,7 +217,7 @@ def fixed_figures(month: date) -> dict[str, Value]:
 
 
 def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
-    """The figures as JSON has them: amounts are texts with two decimals."""
+    """The figures as JSON: amounts become texts with two decimals."""
     return {
         name: f"{value:.2f}" if isinstance(value, Decimal) else value
         for name, value in figures.items()
@@ -225,18 +225,14 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
-    """The figures of :func:`as_stored`; those that an older version did not know are missing."""
+    """The figures that :func:`as_stored` made; figures newer than the record are missing."""
     return {
         name: Decimal(value) if isinstance(value, str) else value for name, value in stored.items()
     }
 
 
-# The closed months that are compared after each reading of the ledger, the latest ones.
-CHECKED = 3
-
-
 class Difference(NamedTuple):
-    """A figure that must not change, and did. ``None`` is what was not known."""
+    """A figure that must not change, and has changed; ``None`` stands for an unknown value."""
 
     figure: MonthFigure
     then: Value
@@ -244,7 +240,7 @@ class Difference(NamedTuple):
 
 
 def differences(closing: MonthClosing, figures: Mapping[str, Value]) -> list[Difference]:
-    """The figures of ``closing`` that must not change, and are others in ``figures`` by now."""
+    """The fixed figures of ``closing`` that have other values in ``figures``."""
     then = as_read(closing.figures)
     return [
         Difference(figure, then[figure.name], figures[figure.name])
@@ -254,9 +250,6 @@ def differences(closing: MonthClosing, figures: Mapping[str, Value]) -> list[Dif
     ]
 
 
-# Steps.
-
-
 class StepState(models.TextChoices):
     DONE = "done", _("Done")
     TO_DO = "todo", _("To do")
@@ -264,13 +257,13 @@ class StepState(models.TextChoices):
 
 
 class Step(NamedTuple):
-    """A step before a month is closed, and whether it is done."""
+    """A step before the closing of a month, and whether the step is done."""
 
     name: str
     state: StepState
 
 
-# What the second step counts, all of which has to be 0.
+# The figures of the second step, each of which has to be 0.
 UNFIT = (
     "breaks",
     "not_credited",
@@ -282,20 +275,20 @@ UNFIT = (
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month as it is now: ``first`` is its first day, and ``read_until`` as in the ledger."""
+    """A month as it is at present; ``first`` is its first day."""
 
     first: date
     figures: Mapping[str, Value]
     read_until: datetime | None
-    #: Its closings, the valid one first.
+    #: The closings of the month, the valid closing first.
     closings: tuple[MonthClosing, ...]
-    #: The moment of which these are the figures.
+    #: The moment at which the figures were read.
     read_at: datetime
 
     @classmethod
     def now(cls, first: date) -> Month:
-        """The month that begins on the day ``first``; it takes a moment to sum it up."""
-        # Before the figures, so that what happens meanwhile is noticed later.
+        """The month that begins on the day ``first``, summed up now."""
+        # The moment before the figures are read, so that later comparisons see what comes after it.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
         read_until = LedgerState.objects.known_until()
         return cls(first, month_figures(first), read_until, closings, read_at)
@@ -310,7 +303,7 @@ class Month:
 
     @property
     def is_read(self) -> bool:
-        """True if the ledger was read to the end, and long enough after for late entries."""
+        """True if the ledger was read beyond the end of the month, as far as late entries come."""
         _start, end = bounds(self.first, self.last)
         return self.read_until is not None and self.read_until >= end + GRACE
 
@@ -321,7 +314,7 @@ class Month:
 
     @property
     def differences(self) -> list[Difference]:
-        """The figures that differ from those of the valid closing."""
+        """The figures that differ from the figures of the valid closing."""
         return differences(self.closing, self.figures) if self.closing else []
 
     @property
@@ -341,7 +334,7 @@ class Month:
 
     @property
     def open_steps(self) -> list[str]:
-        """The names of the steps that are to do."""
+        """The names of the steps that are still to do."""
         return [step.name for step in self.steps if step.state is StepState.TO_DO]
 
 
@@ -352,19 +345,16 @@ def _state(*, is_done: bool, is_needed: bool = True) -> StepState:
 
 
 def last_finished_month() -> date:
-    """The first day of the last month that is over."""
+    """The first day of the month before this one."""
     return (today().replace(day=1) - timedelta(days=1)).replace(day=1)
-
-
-# Closing.
 
 
 def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None:
     """Record that ``by`` has closed ``month`` with these figures.
 
-    Returns ``None``, and records nothing, if somebody has closed it since it was read. Raises
-    :exc:`ValueError` if the month is not over, or if a step is to do and no ``note`` says why; and
-    :exc:`~django.core.exceptions.ValidationError` for texts that cannot be recorded.
+    Returns ``None``, and records nothing, if somebody has closed the month since it was read.
+    Raises :exc:`ValueError` if the month is not over, or if a step is to do and no ``note`` says
+    why; and :exc:`~django.core.exceptions.ValidationError` for texts that cannot be recorded.
     """
     note = tidied_lines(note)
     if not month.is_over:
@@ -386,23 +376,27 @@ def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None
         with transaction.atomic():
             closing.save(force_insert=True)
     except IntegrityError:
-        # Of two people who close the same month, one is first.
+        # Somebody else has just closed the same month.
         if MonthClosing.objects.filter(month=month.first, number=number).exists():
             return None
         raise
     return closing
 
 
-def check_closed_month(_should_continue: Callable[[], bool]) -> None:
-    """Compare a closed month with its record, one of the latest three, once after each reading.
+# The number of closed months, the latest, that are compared after each reading of the ledger.
+CHECKED = 3
 
-    For the tick: it sums up one month at a time.
+
+def check_closed_month(_should_continue: Callable[[], bool]) -> None:
+    """Compare one of the latest three closed months with its record; a chore.
+
+    A call sums up one month. Each month is compared once after each reading of the ledger.
     """
     now, read_until = timezone.now(), LedgerState.objects.known_until()
     if read_until is None:
         return
     for closing in MonthClosing.objects.valid()[:CHECKED]:
-        # One that was compared later than now was so before the clock was set back.
+        # A comparison in the future was made before the clock was set back.
         if not read_until <= closing.checked_at <= now:
             has_changed = bool(differences(closing, fixed_figures(closing.month)))
             row = MonthClosing.objects.filter(pk=closing.pk)
@@ -410,15 +404,15 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
             return
 
 
-# How many months, this one included, a shop may leave open before it is not reminded any more.
+# The months, this one included, that a shop may leave open and still be reminded of.
 _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date) -> tuple[date, date]:
-    """The days before ``day`` that are in its month or the two before, and not closed.
+    """The first and last of the days before ``day`` that are not closed, for at most three months.
 
-    From the first one to the last; without any, the first is later than the last. A month that is
-    closed closes those before it.
+    The months are that of ``day`` and the two before it. If all these days are closed, the first
+    day is later than the last. A closed month also closes all months before it.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

@@ -1,8 +1,8 @@
-"""Reading the provider's ledger, by itself once a night: a day at a time, oldest first.
+"""Reading the provider's ledger: a day at a time, oldest first, automatically each night.
 
-The position of a reading is stored with each page, in the transaction that stores the entries of
-the page. So a reading that is killed goes on where it was, and no entry is lost or counted twice.
-One process reads at a time: it holds a lease, and writes only while it holds it.
+The position of a reading is stored with each page, in the transaction that stores the page's
+entries. So a killed reading goes on where it was, and no entry is lost or counted twice. Only one
+process reads at a time: the process that holds a lease.
 """
 
 from __future__ import annotations
@@ -34,18 +34,6 @@ from giftcards.rules.times import LONGEST_HOLD, as_stored, begin_of, day_of, is_
 
 logger = logging.getLogger(__name__)
 
-# Length of the window that is read before its entries are matched. After an empty window, the next
-# one is twice as long.
-_WINDOW = timedelta(days=1)
-_LONGEST_WINDOW = timedelta(days=365)
-# Number of days that the next reading reads again, because some entries come late.
-AGAIN = 3
-_PAGE_SIZE = 100
-# Limit of passes over a window that seems to have more entries than its pages show.
-_MOST_PASSES = 3
-# The lease of the process that reads.
-_LEASE = "ledger"
-
 
 @dataclass(frozen=True, slots=True)
 class LedgerReading:
@@ -66,7 +54,7 @@ class LedgerReading:
     changed_days: Mapping[date, int] = field(default_factory=dict)
     trouble: str = ""
     is_whole: bool = False
-    # While it waits: True if calls are paused; False if the budget or the lease is not free.
+    # True while the reading waits because calls are paused, and not for the budget or the lease.
     is_paused: bool = False
 
 
@@ -77,8 +65,8 @@ _TIMES = ("start", "until", "end")
 class Position:
     """The next page to read, in the window from ``start`` to ``until``.
 
-    ``page`` counts from 1. ``end`` is where the whole reading ends. ``passes`` counts the passes
-    over the window, this one included, and ``new`` the new entries on earlier pages of this pass.
+    ``page`` counts from 1. ``end`` is the end of the whole reading. ``passes`` counts the passes
+    over the window, with the present pass, and ``new`` the new entries on this pass so far.
     """
 
     start: datetime
@@ -93,11 +81,15 @@ class Position:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self | None:
-        """The position that was stored; ``None`` if none was."""
+        """The position that was stored as JSON; ``None`` if no position was stored."""
         if not stored:
             return None
         times = {name: datetime.fromisoformat(stored[name]) for name in _TIMES}
         return cls(**{**stored, **times})
+
+
+#: The number of days that the next reading reads again, because some entries come late.
+AGAIN = 3
 
 
 def read_ledger(
@@ -107,12 +99,12 @@ def read_ledger(
     on_wait: Callable[[LedgerReading], object],
     should_continue: Callable[[], bool] = lambda: True,
 ) -> LedgerReading:
-    """Read and match what was booked since the last reading, and in the three days before it.
+    """Read and match the entries since the last reading, and those of the three days before it.
 
-    With ``since``, read from this day on, even if it was read before. ``on_wait`` is called
-    repeatedly while the reading waits for a call, or for another process that reads; it may raise
-    :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue`` is called after each page;
-    False ends the reading early.
+    With ``since``, read from this day on, even if it was read before. While the reading waits for a
+    call, or for another process that reads, ``on_wait`` is called repeatedly; it may raise
+    :exc:`~giftcards.engine.gateway.Stopped`. After each page, ``should_continue`` is called: False
+    ends the reading early.
     """
     reader = _Reader(gateway, on_wait, should_continue)
     try:
@@ -122,6 +114,17 @@ def read_ledger(
     finally:
         reader.release()
     return reader.reading
+
+
+# The length of the window that is read before its entries are matched. After an empty window, the
+# next window is twice as long.
+_WINDOW = timedelta(days=1)
+_LONGEST_WINDOW = timedelta(days=365)
+_PAGE_SIZE = 100
+# The most passes over a window that seems to have more entries than its pages show.
+_MOST_PASSES = 3
+# The name of the lease of the process that reads.
+_LEASE = "ledger"
 
 
 class _Reader:
@@ -136,11 +139,11 @@ class _Reader:
         self._on_wait = on_wait
         self._should_continue = should_continue
         self._token: str | None = None
-        # Now. A reading that began earlier, and is continued, has an earlier end of its own.
+        # The end of a reading that begins now; a reading that is continued has an end of its own.
         self._end = timezone.now()
-        # The ids on the pages before. If a page shows no other id, no more pages follow.
+        # The ids on earlier pages. A page that shows no other id is the last one.
         self._shown: set[str] = set()
-        # The orders that have lost an entry in this window.
+        # The orders that have lost an entry in the present window.
         self._orders_losing_entries: set[int] = set()
 
     def note(self, **changes: Any) -> None:
@@ -159,8 +162,6 @@ class _Reader:
             if not self._should_continue():
                 return
 
-    # The lease.
-
     def _take_lease(self) -> None:
         while (token := Lease.objects.take(_LEASE, LONGEST_HOLD)) is None:
             self._wait(is_paused=False)
@@ -169,7 +170,7 @@ class _Reader:
         self._end = timezone.now()
 
     def _hold(self) -> None:
-        """Keep the lease; raise :exc:`Stopped` if it is lost.
+        """Keep the lease; raise :exc:`Stopped` if the lease is lost.
 
         Called in each wait, and first in each transaction.
         """
@@ -181,8 +182,6 @@ class _Reader:
         if self._token is not None:
             Lease.objects.release(_LEASE, self._token)
 
-    # Where to read.
-
     def _begin(self, since: date | None) -> Position:
         state = LedgerState.objects.current()
         place = Position.of(state.place)
@@ -191,7 +190,7 @@ class _Reader:
         known_until = state.read_until
         if since is None:
             return place or self._window(self._start(known_until))
-        # Nothing that was not read yet is skipped.
+        # A later ``since`` skips no entry that was not read yet.
         unread = (known_until, place.start if place else None)
         return self._window(min([begin_of(since), *filter(None, unread)]))
 
@@ -213,8 +212,6 @@ class _Reader:
         is_empty = not entries.order_by().exists()
         length = min(2 * (place.until - place.start), _LONGEST_WINDOW) if is_empty else _WINDOW
         return self._window(place.until, length)
-
-    # One page.
 
     def _read(self, place: Position) -> Position | None:
         """Read a page; return the next position, or ``None`` at the end."""
@@ -268,13 +265,11 @@ class _Reader:
             changed_days=dict(sorted((Counter(self.reading.changed_days) + late).items())),
         )
 
-    # The end of a window.
-
     def _finish(self, place: Position, page: LedgerPage) -> Position | None:
         """Match the window's entries, or begin another pass; return the next position, if any."""
         lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
-            # Its pages may have shifted while they were read.
+            # The entries may have shifted between the pages while these were read.
             following: Position | None = replace(place, page=1, passes=place.passes + 1, new=0)
             read_until = None
         else:
@@ -298,23 +293,23 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state = LedgerState.objects.filter(pk=1)
     state.update(place={} if place is None else place.as_json())
     if read_until is not None:
-        # Never moved back, because the last days are read again, unless it lies in the future.
+        # Days that are read again do not move the end back, unless the end lies in the future.
         state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
     """True if no page follows; the provider's number of pages is only a hint."""
     if not page.rows:
-        # Unreadable rows do not tell whether the provider repeats a page, so the hint decides.
+        # Unreadable rows have no ids that tell a repeated page, so the number of pages decides.
         return page.unreadable == 0 or number >= (page.total_pages or 0)
     rows = len(page.rows) + page.unreadable
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
 
 
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
-    """Number of entries that the provider counts but has not shown; 0 if it tells no count.
+    """The number of entries that the provider counts but has not shown; 0 without a count.
 
-    It may count and show entries outside the window, such as those of whole days.
+    The provider may count and show entries outside the window, such as those of whole days.
     """
     if page.total_results is None:
         return 0
@@ -322,14 +317,11 @@ def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
     return max(page.total_results - page.unreadable - max(known, shown), 0)
 
 
-# Entries of rows.
-
-
 def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
     """The rows of one page as unsaved entries, each with its own ``provider_id``.
 
-    A row without an id gets one made from its content. Equal rows of one page are several entries;
-    a row that is repeated on another page stays one entry.
+    A row without an id gets an id made from its content. Equal rows of one page are several
+    entries; a row that is repeated on another page stays one entry.
     """
     entries: dict[str, LedgerEntry] = {}
     equal: Counter[str] = Counter()
@@ -358,21 +350,18 @@ def _content_of(row: LedgerRow) -> str:
     return f"row-{hashlib.sha256(told.encode()).hexdigest()[:40]}"
 
 
-# Earliest start of the night's reading, after midnight in the site's time zone. Each shop starts at
-# its own minute of the following three hours, so that not all come at once.
-_FROM = timedelta(hours=2)
-_MINUTES = 180
-# Time limit for one part of a reading, beyond its first request (seconds).
+# The time limit of a part of a nightly reading, after its first request (seconds).
 _SECONDS = 5.0
-# Back-off after a reading that failed.
+# The pauses after a reading that failed.
 _FIRST_PAUSE = timedelta(minutes=2)
 _LONGEST_PAUSE = timedelta(hours=1)
 
 
 def read_if_due(should_continue: Callable[[], bool]) -> None:
-    """Read a part of the ledger if its nightly reading is due; the very first call plans it.
+    """Read a part of the ledger if the nightly reading is due; the very first call plans it.
 
-    Makes one request, and more for five seconds while ``should_continue`` and the budget allow it.
+    A part is one request, and more requests for five seconds, while ``should_continue`` and the
+    budget allow them.
     """
     state = LedgerState.objects.current()
     now = timezone.now()
@@ -404,8 +393,14 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
 
 
 def _do_not_wait(_reading: LedgerReading) -> None:
-    # Requests about orders come first. The next tick tries again.
+    # Requests about orders come first; the next tick goes on with the reading.
     raise Stopped
+
+
+# The earliest start of the nightly reading, after midnight in the site's time zone. Each shop
+# starts at its own minute of the following three hours, so that not all shops read at once.
+_FROM = timedelta(hours=2)
+_MINUTES = 180
 
 
 def next_night(now: datetime, minute: int) -> datetime:

@@ -1,7 +1,6 @@
-"""Summary of the ledger for a period: its balances, and what does not fit the orders.
+"""The summary of the ledger for a period: its sums, its balances, and what does not fit the orders.
 
-The ledger is read once, and added up here day by day: a database may add decimals as binary
-fractions.
+Each entry is read once, and added up here: a database may add decimals as binary fractions.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from giftcards.models.order_queries import batches
 from giftcards.rules.states import SETTLED
 from giftcards.rules.times import begin_of, bounds, day_of, repeated_for, within
 
-# The most entries before a moment, and after it, that are looked at to find the balance then.
+# The most entries, on each side of a moment, that are read to find the balance at that moment.
 NEAR = 100
 
 _ZERO = Decimal(0)
@@ -32,7 +31,7 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A day, and the part of its change of the balance that is without an entry."""
+    """A day on which the balance changed without entries; ``amount`` is that change."""
 
     day: date
     amount: Decimal
@@ -40,10 +39,10 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Balances:
-    """The balances before and after a period, and what its entries do not explain.
+    """The balances before and after a period, and the change that its entries do not explain.
 
-    A balance is ``None`` if it is not known. Then ``gap`` is ``None`` as well, and there are no
-    ``breaks``. Otherwise the gap is the sum of the breaks.
+    This change is the ``gap``, the sum of the ``breaks``. A balance is ``None`` if it is not known;
+    then ``gap`` is ``None`` as well, and there are no ``breaks``.
     """
 
     opening: Decimal | None
@@ -53,7 +52,7 @@ class Balances:
 
 
 class Entry(Protocol):
-    """A row of the ledger, or the columns of one that are asked for here."""
+    """The columns of an entry that tell balances."""
 
     @property
     def amount(self) -> Decimal: ...
@@ -66,19 +65,19 @@ class Entry(Protocol):
 
 
 class DayEnds:
-    """The balances at the ends of the days of a period, from entries that are read once.
+    """The balances at the ends of a period's days, from entries that are read once.
 
-    :meth:`add` takes the days that have entries, the oldest first. No more entries are kept than
-    :data:`NEAR` on each side of an end.
+    :meth:`add` takes the days that have entries, oldest first. At most :data:`NEAR` entries are
+    kept on each side of the end of a day.
     """
 
     def __init__(self, before: Sequence[Entry]) -> None:
         """``before`` are the last entries before the period, :data:`NEAR` at most, latest first."""
         self._last = deque(reversed(before), maxlen=NEAR)
         self._sums: dict[date, Decimal] = {}
-        # After the last entry before the period, and then after that of each day.
+        # The balances before the period, and at the end of each day with entries.
         self._balances: list[Decimal | None] = []
-        # Where that is not known, by place in that list: the entries that follow.
+        # For each unknown balance, by its index in that list: the entries that follow.
         self._following: dict[int, list[Entry]] = {}
         self._end()
 
@@ -99,7 +98,7 @@ class DayEnds:
             following += entries[: NEAR - len(following)]
 
     def compare(self, following: Sequence[Entry]) -> Balances:
-        """Compare the balances with the entries.
+        """The balances of the period, compared with the sums of its entries.
 
         ``following`` are the first entries after the period, :data:`NEAR` at most.
         """
@@ -107,7 +106,7 @@ class DayEnds:
         balances = [*self._balances]
         for place, entries in self._following.items():
             balances[place] = _first_ends(entries).before
-        # A period without entries may lie before all that was read.
+        # In a period without entries, which may lie before the first entry, no day has an end.
         opening, closing = balances[0] if self._sums else self._balances[0], balances[-1]
         if opening is None or closing is None:
             return Balances(opening, closing)
@@ -119,7 +118,7 @@ class DayEnds:
         for (day, total), balance in zip(self._sums.items(), balances, strict=True):
             expected += total
             if balance is None:
-                # What is missing on this day is found on the next day whose balance is known.
+                # A break of this day is told for the next day with a known balance.
                 continue
             if balance != expected:
                 yield Break(day, balance - expected)
@@ -127,7 +126,7 @@ class DayEnds:
 
 
 class _Ends(NamedTuple):
-    """The balances before and after an entry, or a moment; ``None`` if they are not known."""
+    """The balances before and after an entry, or all entries of a moment; ``None`` if unknown."""
 
     before: Decimal | None
     after: Decimal | None
@@ -137,29 +136,29 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """The balances before and after the first moment of ``entries`` that is not a circle."""
+    """The balances before and after the first moment of ``entries`` that has both."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
-        # The last moment may have more entries than were read.
+        # More entries than were read may share the last moment.
         moments.pop()
     return next((ends for moment in moments if (ends := _ends(moment))), _UNKNOWN)
 
 
 def _moment_of(entry: Entry) -> object:
-    """The key that groups entries whose times do not tell which came first.
+    """The key of entries whose times do not tell which came first.
 
-    It is the time or, for all of an hour that the clock shows twice, one common key.
+    The key is the time; an hour that the clock shows twice has one common key.
     """
     return (entry.time.year, "repeated") if repeated_for(entry.time) else entry.time
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """The balances before and after the entries of a moment, in whatever order they happened.
+    """The balances before and after the entries of a moment, which may have come in any sequence.
 
-    The moment begins with the balance that more entries begin with than end with, because each
-    balance in between is the end of one entry and the beginning of another. ``None`` if there is no
-    such balance: the entries are a circle, which ends with the balance it began with, whichever
-    that is. If there are several, entries are missing within the moment, and neither is known.
+    A balance in between is the end of one entry and the beginning of another. So the first balance
+    is the one with which more entries begin than end. Without such a balance, the last balance is
+    equal to the first, which may be any: the result is ``None``. With several such balances,
+    entries of the moment are missing: both balances of the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -181,31 +180,23 @@ def _ends_of(entry: Entry) -> _Ends:
     return _Ends(before, after)
 
 
-# The most discrepancies of a kind that are listed; all are counted.
-LISTED = 20
-# The totals by type of entry; that of all other types is "other_services".
-_TOTALS = {
-    CHARGE: "orders",
-    CREDIT: "refunds",
-    **dict.fromkeys(("DEPOSIT", "RECEIVE", "POINT-EXCHANGE"), "top_ups"),
-}
-
-_ZERO, _DAY = Decimal(0), timedelta(days=1)
-
-
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """An order or an entry of the ledger that does not fit.
+    """An order without a fitting entry, or an entry without a fitting order.
 
     ``amount`` is the part that does not fit, in dinars and never negative.
     """
 
-    # The primary key.
+    # The primary key of the order or of the entry.
     key: int
     # The reference of the order, or the provider's id of the entry.
     reference: str
     amount: Decimal
     time: datetime
+
+
+#: The most discrepancies of a kind that are listed; all are counted.
+LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +212,7 @@ class Discrepancies:
         return tuple(item.reference for item in self.first)
 
     def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
-        """Return these and ``items``, which may be any number."""
+        """These discrepancies together with ``items``, of which there may be any number."""
         count, amount, first = self.count, self.amount, list(self.first)
         for item in items:
             count += 1
@@ -235,31 +226,31 @@ class Discrepancies:
 class Summary:
     """The ledger from ``start`` to ``end``, both days included, in the site's time zone.
 
-    Amounts are in dinars, exact, and negative for what left the account.
+    Amounts are exact, in dinars, and negative for money that left the account.
     """
 
     start: date
     end: date
     entries: int
-    # The entries that belong to an order, and those of them whose order is guessed.
+    # The number of entries that belong to an order, and how many of these orders are guessed.
     matched: int
     guessed: int
-    # Charges and refunds for gift cards, also for orders that are not known here.
+    # The sums of charges and of refunds for gift cards, also for orders that are unknown here.
     orders: Decimal
     refunds: Decimal
     top_ups: Decimal
     other_services: Decimal
-    # Orders settled in the period whose refund the ledger does not have in full.
+    # Orders that settled in the period, and whose refund is not in the ledger in full.
     promised_not_credited: Discrepancies
-    # Refunds of no order here, and what exceeds the refund of an order.
+    # Refunds of no order here, and the part of other refunds that exceeds what was promised.
     credited_not_promised: Discrepancies
-    # Charges of no order here, further charges of an order, and what exceeds the price of one.
+    # Charges of no order here, second charges of an order, and the part that exceeds its price.
     charged_unknown: Discrepancies
-    # Orders sent in the period, and accepted, that the ledger has no charge for.
+    # Orders that were sent in the period, and accepted, without a charge in the ledger.
     ordered_not_charged: Discrepancies
     opening_balance: Decimal | None
     closing_balance: Decimal | None
-    # See Balances.
+    # As in Balances.
     gap: Decimal | None
     breaks: tuple[Break, ...]
 
@@ -270,12 +261,12 @@ class Summary:
 
     @property
     def breaks_amount(self) -> Decimal:
-        """The sum of the breaks without their signs."""
+        """The sum of the breaks, each without its sign."""
         return sum((abs(each.amount) for each in self.breaks), _ZERO)
 
     @property
     def names_candidates(self) -> bool:
-        """True if others of the same amount may be meant than those that are listed."""
+        """True if the listed orders or entries are guesses among several of equal amounts."""
         unfitting = (
             self.promised_not_credited,
             self.credited_not_promised,
@@ -286,7 +277,7 @@ class Summary:
 
 
 def summarise(start: date, end: date) -> Summary:
-    """Sum up the ledger from ``start`` to ``end``, both included, as far as it was read.
+    """The summary of the ledger from ``start`` to ``end``, both included, as far as it was read.
 
     Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
@@ -304,7 +295,7 @@ def summarise(start: date, end: date) -> Summary:
 
 
 def sums_and_balances(start: date, end: date) -> Summary:
-    """:func:`summarise` without looking for discrepancies, which takes half of the time."""
+    """The summary without discrepancies, in half the time of :func:`summarise`."""
     return _summed_up(start, end, _Tally())
 
 
@@ -347,7 +338,7 @@ class _Row(NamedTuple):
     time: datetime
     order_id: int | None
     is_guess: bool
-    # The price of its order in centimes, if that was looked up.
+    # The price of the entry's order (centimes), if the price was looked up.
     price: int | None = None
 
     def as_discrepancy(self, amount: Decimal) -> Discrepancy:
@@ -355,7 +346,7 @@ class _Row(NamedTuple):
 
 
 _TOLD = _Row._fields[:-1]
-# Until an order settles, its price may still change.
+# The price of the entry's order (centimes), once it has settled: until then, it may change.
 _PRICED = {
     "price": Subquery(
         Order.objects.filter(pk=OuterRef("order"), status__in=SETTLED)
@@ -366,7 +357,7 @@ _PRICED = {
 
 
 def _compared(start: date, end: date, tally: _Tally) -> Balances:
-    """Have ``tally`` count the entries of the period, and compare these with the balances."""
+    """The balances of the period, while ``tally`` counts the same entries."""
     first_moment, next_moment = bounds(start, end)
     entries = LedgerEntry.objects.order_by("time", "pk").values_list(*_TOLD)
     before, after = entries.filter(time__lt=first_moment), entries.filter(time__gte=next_moment)
@@ -378,8 +369,11 @@ def _compared(start: date, end: date, tally: _Tally) -> Balances:
     return ends.compare([*starmap(_Row, after[:NEAR])])
 
 
+_DAY = timedelta(days=1)
+
+
 def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
-    """The days of ``rows``, which are sorted by time, each with its own."""
+    """The days of ``rows``, each with its own rows; ``rows`` are sorted by time."""
     day, same = date.min, list[_Row]()
     next_day = None
     for row in rows:
@@ -387,7 +381,7 @@ def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
             if same:
                 yield day, same
             day, same = day_of(row.time), []
-            # A clock that is set back past midnight shows the end of a day again.
+            # A day stays the same if the clock is set back past midnight to the day before.
             if row.time >= begin_of(day + _DAY):
                 day += _DAY
             next_day = begin_of(day + _DAY)
@@ -396,12 +390,17 @@ def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
         yield day, same
 
 
-# Counting and adding up.
+# The field of a summary that adds up entries of a type; "other_services" adds up all other types.
+_TOTALS = {
+    CHARGE: "orders",
+    CREDIT: "refunds",
+    **dict.fromkeys(("DEPOSIT", "RECEIVE", "POINT-EXCHANGE"), "top_ups"),
+}
 
 
 @dataclass(slots=True)
 class _Tally:
-    # The further columns of the entries that are read; with prices, it looks for discrepancies.
+    # Further columns to read of entries: prices, if discrepancies are looked for.
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0
@@ -427,9 +426,6 @@ def _of_no_order(rows: Iterable[_Row], type_: str) -> Iterator[Discrepancy]:
     return (row.as_discrepancy(row.amount) for row in unknown)
 
 
-# Refunds that are missing, and refunds that nobody promised.
-
-
 def _promised_not_credited(start: date, end: date) -> Iterator[Discrepancy]:
     orders = Order.objects.not_credited().filter(within("settled_at", start, end))
     for keys in batches(orders.order_by("settled_at", "pk").values_list("pk", flat=True)):
@@ -442,7 +438,7 @@ def _promised_not_credited(start: date, end: date) -> Iterator[Discrepancy]:
 
 
 def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
-    """The entries of the period that exceed the refund of their order."""
+    """The refund entries of the period that exceed what was promised for their orders."""
     first_moment, next_moment = bounds(start, end)
     refunds = LedgerEntry.objects.filter(type=CREDIT)
     of_period = refunds.filter(within("time", start, end), order=OuterRef("pk"))
@@ -464,7 +460,7 @@ def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
     """The charges that exceed the price of their order.
 
-    Guessed charges are skipped: their amount is the price.
+    A guessed charge is skipped, because it was matched by the price.
     """
     for row in rows:
         if row.type == CHARGE and row.price is not None and not row.is_guess:
@@ -473,11 +469,8 @@ def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
                 yield row.as_discrepancy(beyond)
 
 
-# Orders that were never charged.
-
-
 def _ordered_not_charged(start: date, end: date) -> Iterator[Discrepancy]:
-    """The orders sent in the period that were never charged, as far as the ledger was read."""
+    """The orders that were sent in the period and never charged, as far as the ledger was read."""
     read_until = LedgerState.objects.known_until()
     first = LedgerEntry.objects.order_by("time", "pk").first()
     if read_until is None or first is None:

@@ -93,8 +93,8 @@ def _no_worker() -> None:
     ProviderState.objects.update(ticked_at=ago(3600))
 
 
-# The condition; what makes it hold; the title of the tile, and how its sentences begin; the rows, if
-# the tile is about rows.
+# The condition; what makes it hold; the title of the tile, and the beginning of its sentences; the
+# rows, if the tile is about rows.
 HELD = [
     ("problems", _with_problem, "1 order with a problem", "The page of an order says", 1),
     ("unconfirmed", _unconfirmed, "2 unconfirmed orders", "1 of them waits for a person", 2),

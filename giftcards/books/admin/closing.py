@@ -1,7 +1,7 @@
-"""The page "Closing a month": the steps before it, the figures that are recorded, and the records.
+"""The page "Closing a month": the steps before a closing, the figures, and earlier closings.
 
-It tells sums over all orders and what the provider charges, so only people who may see the report
-and costs may see it.
+The page tells sums over all orders and what the provider charges, so only people who may see both
+the report and costs may see this page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.frame.actions import Page, Pages
 from giftcards.admin.frame.forms import token
 from giftcards.books.admin.periods import Question, month_of
-from giftcards.books.admin.reports import list_address
+from giftcards.books.admin.reports import list_url
 from giftcards.books.models import LedgerEntry, MonthClosing
 from giftcards.books.months import (
     FIGURES,
@@ -54,16 +54,16 @@ from giftcards.text.display import (
     signed_money,
 )
 
-# The finished months that are offered.
+# The number of finished months that the page offers.
 _MONTHS = 24
-# Asks for the month that has changed since it was closed, as the condition does.
+# The value of "month" in a URL for the month that has changed since it was closed.
 _CHANGED = "changed"
 _BY_NAME = {figure.name: figure for figure in FIGURES}
 _SIGNS = {StepState.DONE: "✓", StepState.TO_DO: "!", StepState.NOTHING: "–"}
 
 
 class _Text(NamedTuple):
-    """The words about a step; ``counts`` are the figures whose rows it leads to."""
+    """The texts about a step; ``counts`` are the figures to whose rows the step links."""
 
     title: Any
     done: Any
@@ -117,9 +117,9 @@ _TEXTS: Mapping[str, _Text] = {
         ("owing",),
     ),
 }
-# The amounts that are told with a count.
+# The amounts that are told beside a count, by the figure that counts.
 _AMOUNTS = {"breaks": "gap", "planned": "customer_planned_amount", "owing": "open_amount"}
-# The filters of the list of orders that find what a figure counts.
+# The filters of the list of orders that find the orders of a figure.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "not_credited": {"ledger": "missing"},
     "unpaid": {"sale": "unknown"},
@@ -127,9 +127,10 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "owing": {"refund": "owed"},
 }
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
-# Figures that say no more than another one if both are equal.
+# Figures that are left out if they are equal to another figure, which then says enough.
 _BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
-# Those of the ledger. Without a filter, what is counted is listed above the entries of the month.
+# The filters of the ledger that find the entries of a figure. Without a filter, the page of the
+# ledger lists these entries above those of the month.
 _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
     "charged_unknown": {"order": "charged"},
     "credited_unknown": {"order": "credited"},
@@ -137,7 +138,7 @@ _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
 
 
 class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The form that closes a month; a step that is to do takes a reason."""
+    """The form that closes a month; if a step is still to do, the form asks for a reason."""
 
     is_sure = forms.BooleanField(label=_("I have looked at the steps and the figures."))
 
@@ -201,12 +202,12 @@ def month_text(first: date) -> str:
 
 
 def _value(first: date) -> str:
-    """The month in the addresses of pages."""
+    """The month as it stands in URLs."""
     return f"{first:%Y-%m}"
 
 
 def _asked_for(request: HttpRequest) -> date | None:
-    """The first day of the month that the address asks for; ``None`` if it is none."""
+    """The first day of the month in the URL; ``None`` without a valid month."""
     asked = request.GET.get("month", "")
     if asked in {"", _CHANGED}:
         changed = changed_months() if asked else []
@@ -214,24 +215,21 @@ def _asked_for(request: HttpRequest) -> date | None:
     return month_of(asked)
 
 
-# Closing.
-
-
 def _token(month: Month) -> str:
-    """A hash of what the page has shown of the month."""
+    """A hash of the figures and closings of the month that the page has shown."""
     number = month.closing.number if month.closing else 0
     seen = [month.first.isoformat(), number, as_stored(month.figures), month.open_steps]
     return token("close_month", seen)
 
 
 def _may_be_closed(month: Month) -> bool:
-    """True if the month is over, and there is something to record."""
+    """True if the month is over, and its closing would record something new."""
     was = month.closing
     return month.is_over and (was is None or was.figures != as_stored(month.figures))
 
 
 def _refusal(request: HttpRequest, month: Month) -> str:
-    """The reason why nothing is closed; "" if the month is as the person saw it."""
+    """The reason why the month is not closed; "" if it is as the person saw it."""
     if not month.is_over:
         return gettext("The month is not over yet. Nothing was closed.")
     if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
@@ -243,7 +241,7 @@ def _refusal(request: HttpRequest, month: Month) -> str:
 
 
 def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
-    """Close the month, and say so; return the reason if nothing was closed."""
+    """Close the month, and tell the person; return the reason if the month was not closed."""
     with transaction.atomic(using=router.db_for_write(MonthClosing)):
         closing = close_month(month, by=request.user.get_username(), note=note)
         if closing is None:
@@ -253,9 +251,6 @@ def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
     text = gettext("%(month)s is closed.") % {"month": month_text(month.first)}
     pages.message_user(request, text, messages.SUCCESS)
     return ""
-
-
-# What is shown.
 
 
 def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
@@ -284,7 +279,7 @@ def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
 
 
 def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
-    """The months to choose from: value, text, and True for the chosen one."""
+    """The months to choose from, each with value, text, and whether it is chosen."""
     valid = {closing.month: closing for closing in MonthClosing.objects.valid()}
     months = [last_finished_month()]
     while len(months) < _MONTHS:
@@ -314,7 +309,7 @@ def _steps(pages: Pages, request: HttpRequest, month: Month) -> Iterator[dict[st
 
 
 def _sentence(step: Step, month: Month) -> str:
-    """The state of a step in words, as HTML; "" where its rows say it."""
+    """The state of a step in words, as HTML; "" if the rows of the step say as much."""
     text = _TEXTS[step.name]
     if step.name == "read":
         if month.read_until is None:
@@ -334,7 +329,7 @@ def _sentence(step: Step, month: Month) -> str:
 def _rows(
     pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """The rows that a step counts: their label, number, amount, and the page that lists them."""
+    """What a step counts: label, number, amount, and the URL of the page that lists the rows."""
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)
         if not number or (lesser and number == month.figures[lesser]):
@@ -345,15 +340,15 @@ def _rows(
             "label": _BY_NAME[name].label,
             "number": value_text(_BY_NAME[name], number),
             "amount": value_text(figure, month.figures[figure.name]) if figure else "",
-            "address": _address(pages, request, month, name),
+            "url": _url_of(pages, request, month, name),
         }
 
 
-def _address(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """The page that lists exactly what a figure counts; "" for who may not open it."""
+def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
+    """The URL of the list of exactly what a figure counts; "" if the person may not open it."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
-        return list_address(pages.url_of("changelist"), period, **_OF_ORDERS[name])
+        return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])
     site = pages.admin_site
     if not site.is_registered(LedgerEntry):
         return ""
@@ -367,8 +362,8 @@ def _address(pages: Pages, request: HttpRequest, month: Month, name: str) -> str
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
-    """The figures by part, but what the steps count: label, and value as HTML."""
-    # Without cards that were ordered again, these say nothing more.
+    """The figures by part, each with label, and value as HTML; without figures of the steps."""
+    # If no cards were ordered again, these figures are equal to others.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:
         lines = [
@@ -402,7 +397,7 @@ def value_text(figure: MonthFigure, value: Value) -> str:
 
 
 def _change(then: Value, now: Value) -> str:
-    """The change of a figure as HTML; "" if one of the values is not known."""
+    """The change of a figure as HTML; "" if either value is not known."""
     if then is None or now is None:
         return ""
     if isinstance(then, Decimal):

@@ -1,6 +1,6 @@
-"""The read-only list of the provider's ledger, as far as it was read, and the sums of a period.
+"""The list of the provider's ledger, as far as it was read, and the sums of a period.
 
-All of it tells what the provider charges, so only people who may see costs may see it.
+The ledger tells what the provider charges, so only people who may see costs may see this page.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class MatchFilter(ConditionFilter):
     conditions = {
         # A list, because Django turns "= True" into a bare column, for which SQLite uses no index.
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
-        # The start page of staff leads here.
+        # A tile of the start page links to this choice.
         "unknown": (_("Of no order here"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
         "charged": (_("Unknown, charged"), CHARGED_UNKNOWN),
         "credited": (_("Unknown, credited back"), CREDITED_UNKNOWN),
@@ -115,7 +115,7 @@ class PeriodFilter(admin.SimpleListFilter):
         asked_for = self.value()
         if asked_for and (month := month_of(asked_for)) and month not in months:
             months.append(month)
-        # The start page leads there.
+        # Only a tile of the start page links to the choice "open".
         before = [("open", _("Before these, not closed yet"))] if asked_for == "open" else []
         return [
             ("today", _("Today")),
@@ -126,7 +126,7 @@ class PeriodFilter(admin.SimpleListFilter):
 
     @property
     def period(self) -> tuple[date, date] | None:
-        """The first and the last day; ``None`` if no period was chosen."""
+        """The first and the last day of the chosen period; ``None`` if none was chosen."""
         chosen = self.value()
         if not chosen:
             return None
@@ -165,7 +165,7 @@ class LedgerEntryAdmin(OrderRows):
         "identifier",
         "read",
     )
-    # Shows the search box; search_rows() does the search.
+    # The name makes Django show the search box; search_rows() searches.
     search_fields = ("provider_id",)
     search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
     actions = None
@@ -177,8 +177,8 @@ class LedgerEntryAdmin(OrderRows):
     read = column(LedgerEntry, "read_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
-        # Not joined: PostgreSQL expects so many entries without an order that it would read all
-        # orders first.
+        # A join makes PostgreSQL read all orders first, because it expects many entries without an
+        # order.
         return super().get_queryset(request).prefetch_related("order")
 
     def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
@@ -187,13 +187,13 @@ class LedgerEntryAdmin(OrderRows):
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         if request.GET.get(MatchFilter.parameter_name) in {"unknown", "charged", "credited"}:
-            # By all columns of the index that leads to the few entries without an order: PostgreSQL
-            # would not infer that ``order_id`` is constant.
+            # Sorted by all columns of the index of entries without an order: PostgreSQL does not
+            # infer that ``order_id`` is constant here.
             return ("-order_id", "-type", "-time", "-pk")
         return ("-time", "-pk")
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        # One query for each index.
+        # Two queries, because the conditions have different indexes.
         entries = LedgerEntry.objects.order_by()
         found = (
             entries.filter(provider_id=name),
@@ -213,7 +213,7 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _closing(self, request: HttpRequest) -> str:
-        """The page that closes the chosen month, or the last one; "" for who may not see it."""
+        """The URL to close the chosen month, or the last one; "" for people who may not see it."""
         pages = self.admin_site._registry.get(Order)  # noqa: SLF001
         if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
             return ""
@@ -222,9 +222,9 @@ class LedgerEntryAdmin(OrderRows):
         return pages.url_of("close_month") + query
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
-        """The summary of a period as template context, if the address asks for nothing else.
+        """The summary of a period as template context, if the list is filtered by nothing else.
 
-        It reads every entry of the period; nobody sees it from whom orders are hidden.
+        The summary reads every entry of the period. People from whom orders are hidden see none.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None
@@ -259,8 +259,8 @@ class LedgerEntryAdmin(OrderRows):
 
     def _name_entry(self, item: Discrepancy) -> SafeString:
         name, site = "admin:giftcards_books_ledgerentry_change", self.admin_site.name
-        address = reverse(name, args=[item.key], current_app=site)
-        return format_html('<a href="{}">{}</a>', address, bdi(item.reference))
+        url = reverse(name, args=[item.key], current_app=site)
+        return format_html('<a href="{}">{}</a>', url, bdi(item.reference))
 
     @admin.display(description=_("kind"))
     def kind(self, entry: LedgerEntry) -> SafeString:
@@ -293,24 +293,21 @@ class LedgerEntryAdmin(OrderRows):
 
 
 def _kind_text(kind: str) -> str:
-    """A type in plain text: the shop's words, if there are any, and the provider's."""
+    """A type of entry in plain text: the shop's words, if there are any, and the provider's."""
     words = _KINDS.get(kind)
     return isolated(kind) if words is None else f"{words} {isolated(kind)}"
 
 
 def _known_kinds() -> Iterator[str]:
-    """The types in the ledger. Each takes one step in an index, even with a million entries."""
+    """The types of entries in the ledger: an index finds each in one step, among a million."""
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:
         yield kind
 
 
-# The sums of a period, as the page shows them.
-
-
 def _verdict(summary: Summary) -> str:
-    """The sentence on whether the ledger explains the balance, as HTML."""
+    """The sentence, as HTML, on whether the entries explain the balance."""
     if summary.gap:
         text = gettext("The balance has changed by %(gap)s that no entry explains.")
         return filled(text, gap=signed_money(summary.gap))
@@ -329,7 +326,7 @@ def _verdict(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
-    """Lines of label, amount (HTML), and True for a balance, False for a change of it."""
+    """Lines with label, amount as HTML, and whether the amount is a balance or a change of it."""
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False
@@ -340,7 +337,7 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
     yield gettext("Balance after"), money(summary.closing_balance), True
 
 
-# Returns the name of an order or an entry as HTML.
+# What names the order or the entry of a discrepancy, as HTML.
 _Name = Callable[[Discrepancy], str]
 
 

@@ -1,6 +1,6 @@
 """Additions to the pages of orders: the account above the list, ledger entries, and reports.
 
-All but the reports is shown only to people who may see costs.
+Account and entries are shown only to people who may see costs.
 """
 
 from __future__ import annotations
@@ -34,16 +34,14 @@ from giftcards.models.order_queries import NOT_CREDITED
 from giftcards.text.display import distance_text, duration_text, filled, moment, money, signed_money
 from giftcards.watch.conditions import Standing
 
-# The query parameters with which the list still shows all orders: sorting and paging.
+# The parameters of sorting and paging, with which the list still shows all orders.
 _OF_WHOLE_LIST = {"o", "p", "all"}
 _HOUR = timedelta(hours=1)
 _YEAR = timedelta(days=365)
 
-# The head of the list: the balance at the provider, and how long it will last.
-
 
 def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeString | str:
-    """The figures of the account, as HTML.
+    """The figures of the account at the provider, as HTML, above the list of orders.
 
     While the list is filtered or searched, the cost of open orders is left out to save queries.
     People from whom orders are hidden see the balance only.
@@ -62,7 +60,7 @@ def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeSt
 
 
 def _provider_page(request: HttpRequest, site: AdminSite) -> str:
-    """The address of the provider's page; "" for a person who may not open it."""
+    """The URL of the provider's page; "" for a person who may not open that page."""
     is_there = site.is_registered(ProviderState)
     if is_there and site.get_model_admin(ProviderState).has_view_permission(request):
         return reverse("admin:giftcards_providerstate_changelist", current_app=site.name)
@@ -70,7 +68,7 @@ def _provider_page(request: HttpRequest, site: AdminSite) -> str:
 
 
 def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tuple[Any, str, str]]:
-    """Figures of label, value, and what says more about it; texts or HTML."""
+    """The figures of the account: label, value, and a note on the value; texts or HTML."""
     if state.balance is None or state.balance_read_at is None:
         yield _("Balance"), gettext("not read yet"), ""
     else:
@@ -83,7 +81,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """The part of the amount that is not sent yet, and the count of orders of unknown price."""
+    """The note on money in open orders: the part not sent yet, and orders of unknown price."""
     texts = []
     if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")
@@ -101,11 +99,8 @@ def _in_words(span: timedelta) -> str:
     return gettext("about %(time)s") % {"time": duration_text(span)}
 
 
-# The provider's ledger entries about one order, below its refund breakdown.
-
-
 def bookings(_pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The entries, oldest first; and the refund that is not in the ledger, if any, as HTML."""
+    """The ledger entries about ``order``, as HTML, oldest first, and the refund that is missing."""
     if not request.user.has_perm("giftcards.view_cost"):
         return ""
     entries = list(order.ledger_entries.order_by("time", "pk"))

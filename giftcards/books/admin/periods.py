@@ -1,4 +1,4 @@
-"""The period of a report, its kind of rows and its product; and the forms for it."""
+"""The question that a report answers: period, kind of rows and product; and its forms."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from giftcards.models import Product
 from giftcards.rules.times import today
 from giftcards.text.display import day_text, isolated
 
-# No shop sold cards before 2000, and times of far years do not fit into every time zone.
+# The first day of any report: no shop sold cards before 2000, and some time zones cannot have the
+# times of far years.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The most days of a report by day, which a person reads row by row; and the most years of any.
+# The most days of a report by day, which a person reads row by row; and the most years of any
+# report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
-# The most products that are named where several have what was typed in their names.
+# The most products that the form names if the typed text is in several names.
 _NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The parameters of a report: first and last day, both included, kind of rows, and product."""
+    """The parameters of a report: first and last day (both included), kind of rows, product."""
 
     start: date
     end: date
@@ -53,10 +55,10 @@ class Question:
 
 
 class ReportForm(forms.Form):
-    """The form of a report, read from the address so that a report can be linked to."""
+    """The form of a report, read from the URL, so that a URL leads to a report."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
-    # A choice, or of a large catalogue typed: its id, or a part of its name.
+    # A choice; in a large catalogue, a typed text: the id of a product, or a part of its name.
     product = forms.CharField(label=_("Product"), required=False, max_length=200)
     # "from" is a keyword of Python, so ``__init__`` adds the field.
     field_order = ("from", "to", "by", "product")
@@ -64,7 +66,7 @@ class ReportForm(forms.Form):
     def __init__(self, data: Mapping[str, Any]) -> None:
         day = today()
         this_month = Question(first_day(day, By.MONTH), day)
-        # The last value of each field, should the address have several.
+        # A URL may name a field several times: the last value counts.
         given = {name: data[name] for name in self.field_order if name in data}
         super().__init__({**this_month.parameters, **given}, auto_id="giftcards-report-%s")
         self.fields["from"] = _date_field(_("From"))
@@ -107,13 +109,13 @@ class ReportForm(forms.Form):
 
     @property
     def question(self) -> Question:
-        """The question that the valid form asks."""
+        """The question in the form, which has to be valid."""
         given = self.cleaned_data
         return Question(given["from"], given["to"], By(given["by"]), given["product"])
 
 
 class DownloadForm(forms.Form):
-    """The form for a download. Its two buttons choose the report or the orders."""
+    """The form for a download, with a button for the report and one for the orders."""
 
     what = forms.ChoiceField(choices=[("report", ""), ("orders", "")])
     format = forms.ChoiceField(label=_("File"))
@@ -125,8 +127,8 @@ class DownloadForm(forms.Form):
         super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
         choices = [("csv", _("CSV with commas and decimal points"))]
         if can_write_xlsx():
-            # First, so that it is proposed: its numbers and dates do not depend on the language of
-            # the spreadsheet.
+            # As first choice, xlsx is proposed: its numbers and dates do not depend on the language
+            # of the spreadsheet.
             choices.insert(0, ("xlsx", _("Excel (xlsx), for spreadsheets in every language")))
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
 
@@ -138,7 +140,7 @@ class DownloadForm(forms.Form):
 
 
 def links(question: Question | None) -> list[tuple[str, str, bool]]:
-    """Links to the usual periods: text, address, and True if it is the one of ``question``."""
+    """Links to the usual periods: text, URL, and whether it is the period of ``question``."""
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)
@@ -159,7 +161,7 @@ def row_text(row: Row, report: Report) -> str:
     if report.by is By.MONTH:
         return day_text(row.key, "F Y")
     days = sorted({row.key, last_day(row.key, report.by)})
-    # The page's title has the year, unless there are several.
+    # If the report is about one year, the page's title tells the year.
     years = {day.year for day in (report.start, report.end, *days)}
     return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
 
@@ -174,7 +176,7 @@ def month_of(text: str) -> date | None:
 
 
 def _date_field(label: Any) -> forms.DateField:
-    # Browsers show a calendar of their own, in their language, and always send this format.
+    # Browsers show a calendar of their own, in their own language, and always send this format.
     widget = forms.DateInput(
         format="%Y-%m-%d", attrs={"type": "date", "min": str(_FIRST), "max": str(_LAST)}
     )

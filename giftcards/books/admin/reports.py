@@ -1,10 +1,10 @@
-"""The page "Report": what was ordered, paid and owed in a period, with a picture and downloads.
+"""The page "Report": what was ordered, paid and owed in a period, with a chart and downloads.
 
 Figures that tell the provider's prices are left out for people who may not see costs.
 
-Positions are percentages because the picture has no size of its own: its letters stay as large as
-those of the page. Time and amounts run from left to right in every language, as Algeria writes
-them in Arabic too. Bars of products have no axis: they begin where a line of text begins.
+Positions in the chart are percentages: the chart has no size of its own, so that its letters are as
+large as those of the page. Time and amounts run from left to right in every language, as Algeria
+writes Arabic. Bars of products have no axis: they begin where a line of text begins.
 """
 
 from __future__ import annotations
@@ -75,231 +75,6 @@ from giftcards.text.display import (
     share_text,
 )
 
-# The most bars of products; the table has the others.
-_MOST_BARS = 8
-# The approximate number of intervals on an axis.
-_MARKED = 4
-# The share of its slot that a column fills, and its largest width in percent of the box.
-_FILLED = Decimal("0.7")
-_WIDEST = Decimal(12)
-# The most columns with gaps between them: a screen has no room for more gaps.
-_DENSE = 90
-# The most labels that fit side by side below an axis.
-_MOST_LABELS = 8
-
-
-class Series(NamedTuple):
-    """The parts of one colour in a picture. No value is below 0."""
-
-    label: Any
-    value: Callable[[Figures], Decimal]
-
-
-class Box(NamedTuple):
-    """The position and size of a part of a bar, in percent, and the number of its series."""
-
-    series: int
-    x: str
-    y: str
-    width: str
-    height: str
-
-
-class Drawn(NamedTuple):
-    """A column or a bar of a chart; ``title`` says in words what it shows."""
-
-    boxes: Sequence[Box]
-    title: str
-    label: str = ""
-    amount: str = ""
-
-
-class Label(NamedTuple):
-    """A text at an axis; one that ``is_minor`` is left out where there is no room."""
-
-    at: str
-    text: str
-    is_minor: bool = False
-
-
-_SERIES_LABELS = {column.name: column.label for column in COLUMNS}
-# What customers paid has four parts, which are stacked.
-SERIES = (
-    Series(_("Kept"), attrgetter("kept_amount")),
-    *(
-        Series(_SERIES_LABELS[name], attrgetter(name))
-        for name in ("customer_refunded_amount", "customer_planned_amount", "open_amount")
-    ),
-)
-
-
-def picture(report: Report) -> dict[str, Any] | None:
-    """The chart of the report as template context; ``None`` if there is nothing to draw."""
-    if not any(_values(report.total)):
-        return None
-    draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
-    return {**_texts(report), **draw(report)}
-
-
-def _columns(report: Report) -> dict[str, Any]:
-    """Columns over time; days, weeks or months without orders have a place too."""
-    rows = {row.key: row for row in report.rows}
-    keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
-    found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
-    values = [_values(row.figures) for row in found]
-    marks = scale(max(map(_total, values)))
-    return {
-        "columns": [
-            Drawn(boxes, _in_words(row, report))
-            for boxes, row in zip(column_boxes(values, marks[-1]), found, strict=True)
-            if boxes
-        ],
-        "marks": [
-            Label(_text(100 - _percent(mark, marks[-1])), count_text(mark)) for mark in marks
-        ],
-        "days": [
-            Label(_text(middle(place, len(keys))), _short(keys[place], report), bool(number % 2))
-            for number, place in enumerate(labelled(len(keys)))
-        ],
-    }
-
-
-def _bars(report: Report) -> dict[str, Any]:
-    """Bars of the products or types with the largest amounts; ``others`` counts the rest."""
-    sized = [(_total(_values(row.figures)), row) for row in report.rows]
-    ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
-    shown = ranked[:_MOST_BARS]
-    values = [_values(row.figures) for _size, row in shown]
-    bars = [
-        Drawn(boxes, _in_words(row, report), row_text(row, report), money_text(size))
-        for boxes, (size, row) in zip(bar_boxes(values), shown, strict=True)
-    ]
-    return {"bars": bars, "others": len(ranked) - len(shown)}
-
-
-# Words.
-
-
-def _values(figures: Figures) -> list[Decimal]:
-    return [series.value(figures) for series in SERIES]
-
-
-def _texts(report: Report) -> dict[str, Any]:
-    title = gettext("%(title)s, in %(currency)s")
-    summary = gettext("All together: %(amounts)s. The table below has every figure.")
-    return {
-        "title": title % {"title": gettext("What customers paid"), "currency": currency()},
-        "summary": summary % {"amounts": " · ".join(_amounts(report.total))},
-        "legend": [str(series.label) for series in SERIES],
-    }
-
-
-def _in_words(row: Row, report: Report) -> str:
-    """The name and the amounts of a row in plain text, one a line."""
-    return "\n".join([row_text(row, report), *_amounts(row.figures)])
-
-
-def _amounts(figures: Figures) -> Iterator[str]:
-    for series, value in zip(SERIES, _values(figures), strict=True):
-        parts = {"label": series.label, "value": money_text(value)}
-        yield gettext("%(label)s: %(value)s") % parts
-
-
-def _short(key: date, report: Report) -> str:
-    if report.by is not By.MONTH:
-        return day_text(key, "j N")
-    return day_text(key, "N" if report.start.year == report.end.year else "m/Y")
-
-
-# Geometry: numbers in, positions in percent of a box out.
-
-
-def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[Box]]:
-    """Draw a column of stacked parts for each of ``rows``, side by side; ``top`` fills the box."""
-    slot = Decimal(100) / len(rows)
-    width = min(slot * (_FILLED if len(rows) <= _DENSE else 1), _WIDEST)
-    for number, row in enumerate(rows):
-        left = middle(number, len(rows)) - width / 2
-        yield [
-            Box(series, _text(left), _text(100 - end), _text(width), _text(end - start))
-            for series, start, end in _parts(row, top)
-        ]
-
-
-def bar_boxes(rows: Sequence[Sequence[Decimal]]) -> Iterator[list[Box]]:
-    """Draw a bar for each of ``rows``, each in a box of its own; the largest fills its box."""
-    largest = max(map(_total, rows))
-    for row in rows:
-        yield [
-            Box(series, _text(start), "0%", _text(end - start), "100%")
-            for series, start, end in _parts(row, largest)
-        ]
-
-
-def _total(row: Sequence[Decimal]) -> Decimal:
-    return sum(row, Decimal(0))
-
-
-def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
-    """Yield the number of each value above 0, and where its part begins and ends in percent."""
-    end = Decimal(0)
-    for series, value in enumerate(row):
-        start, end = end, end + value
-        if value:
-            yield series, _percent(start, whole), _percent(end, whole)
-
-
-def middle(number: int, places: int) -> Decimal:
-    """The position in percent of the middle of the place with this index."""
-    return (number + Decimal("0.5")) * 100 / places
-
-
-def scale(highest: Decimal) -> list[int]:
-    """The values to mark on an axis: multiples of a round number, from 0 to ``highest`` or more.
-
-    They are whole: neither a part of a card nor centimes are worth a line.
-    """
-    least = max(highest / _MARKED, Decimal(1))
-    unit = Decimal(1).scaleb(least.adjusted())
-    step = int(next(unit * digit for digit in (1, 2, 5, 10) if unit * digit >= least))
-    return [step * number for number in range(max(ceil(highest / step), 1) + 1)]
-
-
-def labelled(places: int) -> range:
-    """The indexes, out of ``places``, that get a label: 0, and others at equal distances."""
-    return range(0, places, max(ceil(places / _MOST_LABELS), 1))
-
-
-def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
-    """The share in percent, rounded before parts are subtracted: none then ends outside the box."""
-    return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
-
-
-def _text(percent: Decimal) -> str:
-    # Not localised: the number is part of a drawing.
-    return f"{percent:.3f}%"
-
-
-_MINUTE, _HOUR = 60, 3_600
-
-_LABELS = {column.name: column.label for column in COLUMNS} | {
-    # With a capital.
-    "orders": _("Orders"),
-}
-# The filters of the list that find the orders of a figure.
-_FILTERS: Mapping[str, Mapping[str, str]] = {
-    "orders": {},
-    "rejected": {"status__exact": Status.REJECTED},
-    "contradictory": {"figures": "contradictory"},
-    "unpaid": {"sale": "unknown"},
-    "customer_refunded_amount": {"refund": "paid"},
-    "customer_planned_amount": {"refund": "planned"},
-    "open_amount": {"refund": "owed"},
-}
-# The key figures that are left out while they are 0, and those that are wrong unless they are 0.
-_RARE = {"rejected", "unpaid", "unknown", "contradictory"}
-_WRONG = {"open_amount", "unknown", "contradictory"}
-
 
 def report_view(pages: Pages, request: HttpRequest) -> HttpResponse:
     if not pages.has_report_permission(request):
@@ -308,7 +83,7 @@ def report_view(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
-    """Send a file; only by POST, because each download leaves a trace."""
+    """The file of a download; asked for by POST, because each download leaves a trace."""
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     if not (
@@ -319,7 +94,7 @@ def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
     if not (form.is_valid() and download_form.is_valid()):
         return _report_page(pages, request, form, download_form, status=400)
     question, given = form.question, download_form.cleaned_data
-    # Before the file: nothing leaves the shop without a trace.
+    # The trace comes before the file: no file leaves the shop without a trace.
     _leave_trace(request, question, given)
     return _file(question, given, shows_costs=pages.may_see_costs(request))
 
@@ -354,7 +129,7 @@ def _report_page(
 
 
 def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, Any]:
-    """The report as template context, without what this person may not see."""
+    """The report as template context, without figures that this person may not see."""
     shows_costs = pages.may_see_costs(request)
     found = report(question.start, question.end, question.by, product_id=question.product_id)
     open_orders = money_in_open_orders() if shows_costs else None
@@ -363,7 +138,7 @@ def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, 
     return {
         "report": found,
         "groups": _groups(found, question, order_list=orders, open_orders=open_orders),
-        "chart": picture(found),
+        "chart": _chart(found),
         "rows_are": capfirst(question.by.label),
         "table_is": gettext("%(title)s, in %(currency)s")
         % {"title": gettext("All figures"), "currency": currency()},
@@ -382,7 +157,7 @@ def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, 
 
 
 def _file(question: Question, given: Mapping[str, Any], *, shows_costs: bool) -> HttpResponseBase:
-    """The file that ``given``, from the :class:`DownloadForm`, asks for."""
+    """The response with the file for ``given``, the data of the :class:`DownloadForm`."""
     period = (question.start, question.end)
     if given["what"] == "orders":
         rows = order_rows(
@@ -396,7 +171,7 @@ def _file(question: Question, given: Mapping[str, Any], *, shows_costs: bool) ->
         rows = report_rows(found, shows_costs=shows_costs)
     name = f"giftcards-{given['what']}-{question.start}-{question.end}"
     if given["format"] == "xlsx":
-        # Closed by the response.
+        # The response closes the file.
         file = TemporaryFile()  # noqa: SIM115
         write_xlsx(rows, file)
         file.seek(0)
@@ -427,29 +202,26 @@ def _leave_trace(request: HttpRequest, question: Question, given: Mapping[str, A
 
 
 class ReportFact(NamedTuple):
-    """A key figure. ``value`` is HTML; ``address`` leads to the orders that it counts, or is ""."""
+    """A key figure. ``value`` is HTML; ``url`` is that of the list of its orders, or ""."""
 
     label: Any
     value: str
-    address: str = ""
+    url: str = ""
     is_wrong: bool = False
 
 
-def list_address(order_list: str, question: Question, **filters: str) -> str:
-    """The address of the list of the question's orders, limited further by ``filters``."""
+def list_url(order_list: str, question: Question, **filters: str) -> str:
+    """The URL of the list of orders, limited to ``question`` and by ``filters``."""
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
     period = {"settled_at__gte": str(start), "settled_at__lt": str(end)}
     return f"{order_list}?{urlencode({**filters, **product, **period})}"
 
 
-# Key figures.
-
-
 def _groups(
     report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
 ) -> Iterator[tuple[str, list[ReportFact]]]:
-    """The key figures by title; ``open_orders`` is ``None`` for who may not see costs."""
+    """The key figures by title; ``open_orders`` is ``None`` for people who may not see costs."""
     facts = partial(_facts, report.total, question, order_list)
     yield gettext("Orders and cards"), [*facts(Side.CARDS), *_shares(report)]
     if open_orders is not None:
@@ -459,16 +231,36 @@ def _groups(
         yield gettext("Margin"), [*facts(Side.MARGIN)]
 
 
+_LABELS = {column.name: column.label for column in COLUMNS} | {
+    # The column's own label has no capital.
+    "orders": _("Orders"),
+}
+# The filters of the list of orders that find the orders of a figure.
+_FILTERS: Mapping[str, Mapping[str, str]] = {
+    "orders": {},
+    "rejected": {"status__exact": Status.REJECTED},
+    "contradictory": {"figures": "contradictory"},
+    "unpaid": {"sale": "unknown"},
+    "customer_refunded_amount": {"refund": "paid"},
+    "customer_planned_amount": {"refund": "planned"},
+    "open_amount": {"refund": "owed"},
+}
+# The key figures that are left out while they are 0.
+_RARE = {"rejected", "unpaid", "unknown", "contradictory"}
+# The key figures that need a person unless they are 0.
+_WRONG = {"open_amount", "unknown", "contradictory"}
+
+
 def _facts(total: Figures, question: Question, order_list: str, side: Side) -> Iterator[ReportFact]:
     for column in COLUMNS:
         value = getattr(total, column.name)
         if column.side != side or (column.name in _RARE and not value):
             continue
-        # The list of all orders is linked to even if it is empty.
+        # The figure "orders" links to its list even if it is 0.
         filters = _FILTERS.get(column.name) if value or column.name == "orders" else None
-        address = "" if filters is None else list_address(order_list, question, **filters)
+        url = "" if filters is None else list_url(order_list, question, **filters)
         is_wrong = column.name in _WRONG and value > 0
-        yield ReportFact(_LABELS[column.name], _figure(column, total), address, is_wrong)
+        yield ReportFact(_LABELS[column.name], _figure(column, total), url, is_wrong)
 
 
 def _shares(report: Report) -> Iterator[ReportFact]:
@@ -491,7 +283,7 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
 
 
 def orders_of_unknown_price(count: int) -> SafeString:
-    """The count of orders without a known price, as HTML to follow the amount of the others."""
+    """The words "and 2 orders of unknown price", as HTML, which follow an amount."""
     text = ngettext(
         "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
     )
@@ -499,9 +291,9 @@ def orders_of_unknown_price(count: int) -> SafeString:
 
 
 def duration_text(seconds: int) -> str:
-    """A duration in two units at most: 45 s, 3 min 5 s, 26 h 10 min."""
-    hours, rest = divmod(seconds, _HOUR)
-    minutes, rest = divmod(rest, _MINUTE)
+    """A duration in at most two units: 45 s, 3 min 5 s, 26 h 10 min."""
+    hours, rest = divmod(seconds, 3_600)
+    minutes, rest = divmod(rest, 60)
     parts = [
         (hours, gettext("%(count)s h")),
         (minutes, gettext("%(count)s min")),
@@ -511,16 +303,13 @@ def duration_text(seconds: int) -> str:
     return isolated(" ".join(shown) or gettext("%(count)s s") % {"count": count_text(0)})
 
 
-# The table.
-
-
 def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
-    """The columns of the table, and whether one of its amounts in the column has decimals."""
+    """The columns of the table, each with whether any amount in the column has decimals."""
     sums = [report.total, *(row.figures for row in report.rows)]
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
         for column in COLUMNS
-        # What was ordered is the sum of the cost and what was credited back.
+        # Without "ordered", which is the sum of two other columns: charged and credited back.
         if column.short and column.name != "ordered_amount"
         if shows_costs or not column.tells_costs
     }
@@ -529,15 +318,15 @@ def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
 def _lines(
     report: Report, question: Question, columns: Mapping[Column, bool], *, order_list: str
 ) -> Iterator[tuple[str, str, list[tuple[Any, str]]]]:
-    """The rows: the name, the address of its orders or "", and the cells."""
+    """The rows of the table: the name, the URL of its orders or "", and the cells."""
     for row in report.rows:
         about = _question_of(row, question)
-        address = list_address(order_list, about) if about else ""
-        yield row_text(row, report), address, _cells(row.figures, columns)
+        url = list_url(order_list, about) if about else ""
+        yield row_text(row, report), url, _cells(row.figures, columns)
 
 
 def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, str]]:
-    """The headings of the table, each with its cell for ``figures``."""
+    """The cells of the table for ``figures``, each after its heading."""
     return [
         (_LABELS[column.name], _cell(column, figures, has_decimals=has_decimals))
         for column, has_decimals in columns.items()
@@ -545,7 +334,7 @@ def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """The question that finds the row's orders; ``None`` if no filter of the list can do that."""
+    """The question about the orders of ``row``; ``None`` if the list has no filter for them."""
     if isinstance(row.key, tuple):
         product_id, type_id = row.key
         if type_id:
@@ -557,7 +346,7 @@ def _question_of(row: Row, question: Question) -> Question | None:
 
 
 def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
-    """The figure as HTML without its currency, after a warning mark if it leaves out orders."""
+    """The figure as HTML, without currency; a warning mark says that it leaves out orders."""
     value = getattr(figures, column.name)
     if isinstance(value, Decimal):
         known = None if _is_unknown(column, figures) else value
@@ -567,13 +356,13 @@ def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
     why = _left_out(column, figures)
     if not why:
         return shown
-    # Before the amount, so that the digits of a column stay aligned.
+    # The mark stands before the amount, so that the digits of a column stay aligned.
     mark = '<span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span> {}'
     return format_html(mark, why, why, shown)
 
 
 def _figure(column: Column, figures: Figures) -> str:
-    """The figure as HTML; "unknown" if none of the orders has the sale amount that it needs."""
+    """The figure as HTML; "unknown" if it needs sale amounts, and no order has any."""
     value = getattr(figures, column.name)
     if isinstance(value, int):
         return count_text(value)
@@ -581,7 +370,7 @@ def _figure(column: Column, figures: Figures) -> str:
 
 
 def _is_unknown(column: Column, figures: Figures) -> bool:
-    """True if none of the orders has the sale amount that the amount needs."""
+    """True if the figure needs sale amounts, and no order has any."""
     is_amount = isinstance(getattr(figures, column.name), Decimal)
     return is_amount and Side.CUSTOMERS in column.side and 0 < figures.orders == figures.unpaid
 
@@ -605,6 +394,210 @@ def _left_out(column: Column, figures: Figures) -> str:
     else:
         return ""
     return text % {"count": count_text(number)}
+
+
+class Series(NamedTuple):
+    """The parts of one colour in a chart; no value is below 0."""
+
+    label: Any
+    value: Callable[[Figures], Decimal]
+
+
+class Box(NamedTuple):
+    """A part of a bar: its position and size in percent, and the index of its series."""
+
+    series: int
+    x: str
+    y: str
+    width: str
+    height: str
+
+
+class Drawn(NamedTuple):
+    """A column or a bar of a chart; ``title`` says in words what it shows."""
+
+    boxes: Sequence[Box]
+    title: str
+    label: str = ""
+    amount: str = ""
+
+
+class Label(NamedTuple):
+    """A text at an axis; a label that ``is_minor`` is left out on narrow screens."""
+
+    at: str
+    text: str
+    is_minor: bool = False
+
+
+# The four parts of what customers paid, which a column stacks.
+SERIES = (
+    Series(_("Kept"), attrgetter("kept_amount")),
+    *(
+        Series(_LABELS[name], attrgetter(name))
+        for name in ("customer_refunded_amount", "customer_planned_amount", "open_amount")
+    ),
+)
+
+
+def _chart(report: Report) -> dict[str, Any] | None:
+    """The chart of the report as template context; ``None`` if there is nothing to draw."""
+    if not any(_values(report.total)):
+        return None
+    draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
+    return {**_texts(report), **draw(report)}
+
+
+def _columns(report: Report) -> dict[str, Any]:
+    """The chart with a column for each day, week or month, also for those without orders."""
+    rows = {row.key: row for row in report.rows}
+    keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
+    found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
+    values = [_values(row.figures) for row in found]
+    marks = scale(max(map(_total, values)))
+    return {
+        "columns": [
+            Drawn(boxes, _in_words(row, report))
+            for boxes, row in zip(column_boxes(values, marks[-1]), found, strict=True)
+            if boxes
+        ],
+        "marks": [
+            Label(_text(100 - _percent(mark, marks[-1])), count_text(mark)) for mark in marks
+        ],
+        "days": [
+            Label(_text(middle(place, len(keys))), _short(keys[place], report), bool(number % 2))
+            for number, place in enumerate(labelled(len(keys)))
+        ],
+    }
+
+
+# The most bars of products; the table has the others.
+_MOST_BARS = 8
+
+
+def _bars(report: Report) -> dict[str, Any]:
+    """The chart with bars of the products or types that sold most; ``others`` counts the rest."""
+    sized = [(_total(_values(row.figures)), row) for row in report.rows]
+    ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
+    shown = ranked[:_MOST_BARS]
+    values = [_values(row.figures) for _size, row in shown]
+    bars = [
+        Drawn(boxes, _in_words(row, report), row_text(row, report), money_text(size))
+        for boxes, (size, row) in zip(bar_boxes(values), shown, strict=True)
+    ]
+    return {"bars": bars, "others": len(ranked) - len(shown)}
+
+
+def _values(figures: Figures) -> list[Decimal]:
+    return [series.value(figures) for series in SERIES]
+
+
+def _texts(report: Report) -> dict[str, Any]:
+    title = gettext("%(title)s, in %(currency)s")
+    summary = gettext("All together: %(amounts)s. The table below has every figure.")
+    return {
+        "title": title % {"title": gettext("What customers paid"), "currency": currency()},
+        "summary": summary % {"amounts": " · ".join(_amounts(report.total))},
+        "legend": [str(series.label) for series in SERIES],
+    }
+
+
+def _in_words(row: Row, report: Report) -> str:
+    """The name and the amounts of a row in plain text, a line for each."""
+    return "\n".join([row_text(row, report), *_amounts(row.figures)])
+
+
+def _amounts(figures: Figures) -> Iterator[str]:
+    for series, value in zip(SERIES, _values(figures), strict=True):
+        parts = {"label": series.label, "value": money_text(value)}
+        yield gettext("%(label)s: %(value)s") % parts
+
+
+def _short(key: date, report: Report) -> str:
+    if report.by is not By.MONTH:
+        return day_text(key, "j N")
+    return day_text(key, "N" if report.start.year == report.end.year else "m/Y")
+
+
+# The share of its slot that a column fills, and its largest width in percent of the box.
+_FILLED = Decimal("0.7")
+_WIDEST = Decimal(12)
+# The most columns with gaps between them: a screen has no room for more gaps.
+_DENSE = 90
+
+
+def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[Box]]:
+    """Yield a column of stacked parts for each of ``rows``; a sum of ``top`` fills the height."""
+    slot = Decimal(100) / len(rows)
+    width = min(slot * (_FILLED if len(rows) <= _DENSE else 1), _WIDEST)
+    for number, row in enumerate(rows):
+        left = middle(number, len(rows)) - width / 2
+        yield [
+            Box(series, _text(left), _text(100 - end), _text(width), _text(end - start))
+            for series, start, end in _parts(row, top)
+        ]
+
+
+def bar_boxes(rows: Sequence[Sequence[Decimal]]) -> Iterator[list[Box]]:
+    """Yield a bar for each of ``rows``; the largest sum fills the width."""
+    largest = max(map(_total, rows))
+    for row in rows:
+        yield [
+            Box(series, _text(start), "0%", _text(end - start), "100%")
+            for series, start, end in _parts(row, largest)
+        ]
+
+
+def _total(row: Sequence[Decimal]) -> Decimal:
+    return sum(row, Decimal(0))
+
+
+def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
+    """Yield, for each value above 0, its index, and where its part begins and ends in percent."""
+    end = Decimal(0)
+    for series, value in enumerate(row):
+        start, end = end, end + value
+        if value:
+            yield series, _percent(start, whole), _percent(end, whole)
+
+
+def middle(number: int, places: int) -> Decimal:
+    """The middle, in percent, of the place with the index ``number``."""
+    return (number + Decimal("0.5")) * 100 / places
+
+
+# The approximate number of intervals on an axis.
+_MARKED = 4
+
+
+def scale(highest: Decimal) -> list[int]:
+    """The values to mark on an axis: multiples of a round number, from 0 to ``highest`` or more.
+
+    The values are whole, because parts of a dinar are not worth a line.
+    """
+    least = max(highest / _MARKED, Decimal(1))
+    unit = Decimal(1).scaleb(least.adjusted())
+    step = int(next(unit * digit for digit in (1, 2, 5, 10) if unit * digit >= least))
+    return [step * number for number in range(max(ceil(highest / step), 1) + 1)]
+
+
+# The most labels that fit side by side below an axis.
+_MOST_LABELS = 8
+
+
+def labelled(places: int) -> range:
+    """The indexes of the places that get a label: 0, and others at equal distances."""
+    return range(0, places, max(ceil(places / _MOST_LABELS), 1))
+
+
+def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
+    """The share in percent, rounded at once: differences of rounded shares stay inside the box."""
+    return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
+
+
+def _text(percent: Decimal) -> str:
+    # The number is part of a drawing, so it must not be localised.
+    return f"{percent:.3f}%"
 
 
 PAGES = (
