@@ -11,7 +11,7 @@ from giftcards.health import ConditionCheck
 
 @dataclass
 class GiftcardsRefunds(ConditionCheck):
-    """Checks that the provider has credited back what it promised."""
+    """Checks that the provider has credited back all promised refunds."""
 
     condition = "missing"
     failure = ServiceWarning

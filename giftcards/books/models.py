@@ -25,14 +25,14 @@ CREDIT = "REFUND-ORDER"
 CHARGED_UNKNOWN = Q(order=None, type=CHARGE)
 CREDITED_UNKNOWN = Q(order=None, type=CREDIT)
 
-# The columns that the provider tells. If one of the first three changes, the order may be another.
+# The columns that the provider tells. If any of the first three changes, so may the entry's order.
 _IDENTIFYING = ("type", "amount", "objid")
 _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The entries that were new, and the known ones that have changed, with their new values."""
+    """The new entries, and the known entries that have changed, with their new values."""
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
@@ -44,13 +44,13 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
         """Upsert at most 100 entries by ``provider_id``, which must be different for each.
 
-        If the type, the amount or the ``objid`` of an entry changes, it loses its order. It is then
-        unknown whether that order was credited.
+        If the type, the amount or the ``objid`` of an entry changes, the entry loses its order:
+        then it is unknown whether that order was credited.
         """
         told = {entry.provider_id: entry for entry in entries}
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
         new = [entry for name, entry in told.items() if name not in known]
-        # Somebody without the lease may have inserted them meanwhile.
+        # A process that has lost the lease may have inserted the same entries meanwhile.
         self.bulk_create(new, ignore_conflicts=True)
         changed: list[LedgerEntry] = []
         orders_losing_entries: set[int] = set()
@@ -69,19 +69,19 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
 
     def names_orders(self, start: datetime, end: datetime) -> bool:
-        """True if entries from ``start`` to ``end`` name orders of this shop.
+        """True if any entries from ``start`` to ``end`` name orders of this shop.
 
-        Then an entry that names another order is not about one of this shop.
+        If so, an entry that names an unknown order is not about an order of this shop.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
-        # Sorted, for the index: to find any row, PostgreSQL may begin with the oldest one of all.
+        # Sorted, so that PostgreSQL uses the index by time, and does not begin at the oldest entry.
         return any(
             named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
         )
 
     def sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
         """The sum of the entries of a type for each of these orders; at most 100 primary keys."""
-        # Added up here: SQLite would add binary fractions.
+        # Added up in Python: SQLite would add binary fractions.
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
         found = self.filter(order__in=orders, type=type_).order_by()
         for order, amount in found.values_list("order_id", "amount"):
@@ -89,9 +89,9 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return sums
 
     def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
-        """Assign entries to ``orders``, both by primary key, unless they have an order already.
+        """Assign entries to orders, unless an entry has an order already; at most 100 entries.
 
-        At most 100 of them.
+        ``orders`` maps primary keys of entries to primary keys of orders.
         """
         entries = [
             LedgerEntry(pk=key, order_id=order, is_guess=is_guess) for key, order in orders.items()
@@ -99,22 +99,22 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         self.filter(order=None).bulk_update(entries, ["order", "is_guess"])
 
     def drop_guesses(self) -> None:
-        """Detach these entries from their orders where these are guessed."""
+        """Detach those of these entries from their orders whose order is guessed."""
         self.filter(is_guess=True).update(order=None, is_guess=False)
 
 
 class LedgerEntry(models.Model):
-    """A change of the balance that the provider has booked. Nobody edits it here."""
+    """A change of the balance that the provider has booked; nobody edits an entry here."""
 
-    # The provider's `_id`; made from the entry's content if it has none.
+    # The provider's `_id`; an entry without `_id` gets one made from its content.
     provider_id: models.CharField[str, str] = ExactCharField(
         _("entry"), max_length=100, unique=True, editable=False
     )
-    # As the provider calls it, such as ORDER, REFUND-ORDER and DEPOSIT.
+    # The type in the provider's words, such as ORDER, REFUND-ORDER and DEPOSIT.
     type: models.CharField[str, str] = ExactCharField(_("kind"), max_length=40, editable=False)
-    # Negative for what left the account: the sign follows from the type, not from the answer.
+    # Negative for money that left the account; the sign follows from the type of the entry.
     amount = models.DecimalField(_("amount"), max_digits=14, decimal_places=2, editable=False)
-    # NULL: the provider did not say.
+    # NULL if the provider did not tell the balances.
     balance_before = models.DecimalField(
         _("balance before"), max_digits=14, decimal_places=2, null=True, editable=False
     )
@@ -122,7 +122,7 @@ class LedgerEntry(models.Model):
         _("balance after"), max_digits=14, decimal_places=2, null=True, editable=False
     )
     time = models.DateTimeField(_("when"), editable=False)
-    # The id of what the entry is about, as the provider tells it; "" if it did not say.
+    # The provider's id of what the entry is about; "" if the provider told none.
     objid: models.CharField[str, str] = ExactCharField(
         _("about"), max_length=100, blank=True, editable=False
     )
@@ -132,13 +132,13 @@ class LedgerEntry(models.Model):
         on_delete=models.PROTECT,
         null=True,
         related_name="ledger_entries",
-        # An index below begins with it.
+        # An index below begins with this column.
         db_index=False,
         editable=False,
     )
-    # Whether the order was found by amount and time, because the entry does not name one.
+    # True if the order was found by amount and time, because the entry names no order.
     is_guess = models.BooleanField(_("matched by amount and time"), default=False, editable=False)
-    # When it was first read: long after `time` if the provider booked it late.
+    # The time of the first reading: long after `time` if the provider booked the entry late.
     read_at = models.DateTimeField(_("first read"), default=timezone.now, editable=False)
 
     objects = LedgerEntryQuerySet.as_manager()
@@ -151,7 +151,7 @@ class LedgerEntry(models.Model):
         indexes = (
             models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
             models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
-            # Entries without an order: few, if the account serves this shop alone.
+            # For entries without an order: few, if the account serves this shop alone.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),
             models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
@@ -161,7 +161,7 @@ class LedgerEntry(models.Model):
         return self.provider_id
 
     def take_over(self, other: LedgerEntry) -> bool:
-        """Take over the values of ``other``, the same entry; False if none differs."""
+        """Take over the values of ``other``, a newer reading; False if no value differs."""
         changed = [name for name in _TOLD if getattr(self, name) != getattr(other, name)]
         for name in changed:
             setattr(self, name, getattr(other, name))
@@ -172,7 +172,7 @@ class LedgerEntry(models.Model):
 
 class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
     def current(self) -> LedgerState:
-        """The single row; created on first use."""
+        """The single row, created on first use."""
         return self.get_or_create(pk=1)[0]
 
     def note(self, **values: Any) -> None:
@@ -180,9 +180,9 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
         self.filter(pk=1).update(**values)
 
     def known_until(self) -> datetime | None:
-        """End of the part of the ledger that was read; ``None`` if nothing was read.
+        """The end of the part of the ledger that was read; ``None`` if nothing was read.
 
-        At most the present, even if the clock was set back since the reading.
+        The end is never in the future, even if the clock was set back since the reading.
         """
         known = self.values_list("read_until", flat=True).first()
         return min(known, timezone.now()) if known else None
@@ -191,23 +191,23 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
 class LedgerState(models.Model):
     """The progress of reading the ledger, and its last result; one row, with the primary key 1."""
 
-    # The ledger was read up to here. Late entries are found when its last days are read again.
+    # The time up to which the ledger was read. Late entries are found by reading days again.
     read_until = models.DateTimeField(null=True)
-    # Where an unfinished reading goes on; see giftcards.books.reading.
+    # The position at which an unfinished reading goes on: see giftcards.books.reading.Position.
     place = models.JSONField(default=dict)
-    # When the ledger is to be read automatically next; NULL until that is decided.
+    # The time of the next automatic reading; NULL until the first one is planned.
     due_at = models.DateTimeField(null=True)
-    # Consecutive failures of the automatic reading.
+    # The number of consecutive failures of the automatic reading.
     failures = models.PositiveIntegerField(default=0)
-    # Whether the ledger explained the balance of the last days when it was last read: the change of
-    # the balance beyond the entries (NULL: unknown), and the number of days it does not explain.
+    # What the last reading found about the last days: the change of the balance that no entry
+    # explains (NULL if unknown), and the number of days with such a change.
     gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)
     breaks = models.PositiveIntegerField(null=True)
 
     objects = LedgerStateQuerySet.as_manager()
 
     class Meta:
-        # Internal: staff see it as conditions.
+        # Without permissions, because staff see this row only as conditions.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -216,11 +216,11 @@ class LedgerState(models.Model):
 
 class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
     def of(self, month: date) -> Self:
-        """The closings of ``month``, given by its first day; the valid one first."""
+        """The closings of the month with the first day ``month``, the valid closing first."""
         return self.filter(month=month).order_by("-number")
 
     def valid(self) -> list[MonthClosing]:
-        """The last closing of each month, the latest month first; there are twelve a year."""
+        """The valid closing of each closed month, latest month first: twelve a year."""
         latest: dict[date, MonthClosing] = {}
         for closing in self.order_by("-month", "-number"):
             latest.setdefault(closing.month, closing)
@@ -230,25 +230,25 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
 class MonthClosing(models.Model):
     """The record that a person has closed a month, with its figures at that moment.
 
-    Nobody changes or deletes it. If a month is closed again, that is a new record.
+    Nobody changes or deletes such a record. To close a month again makes a new record.
     """
 
-    # The first day.
+    # The first day of the month.
     month = models.DateField(editable=False)
-    # 1, or one more than that of the closing before it.
+    # The number of this closing among those of its month, from 1.
     number = models.PositiveIntegerField(editable=False)
-    # By the names in giftcards.books.months: whole numbers, amounts as texts with two decimals,
-    # and null for what is not known.
+    # The figures by name, as in giftcards.books.months: whole numbers, amounts as texts with two
+    # decimals, and null for unknown values.
     figures: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(
         default=dict, editable=False
     )
     # The names of the steps that were still to do.
     open_steps = models.JSONField(default=list, editable=False)
     note = PlainTextField(_("reason"), max_length=2000, blank=True)
-    # A name, as in Acknowledgement: users may be deleted.
+    # The user name of the person, because users may be deleted.
     closed_by = models.CharField(max_length=254, editable=False)
     closed_at = models.DateTimeField(default=timezone.now, editable=False)
-    # When its figures were last compared with those of the month, and whether they differed.
+    # The time when the record was last compared with the month's figures, and whether any differed.
     checked_at = models.DateTimeField(default=timezone.now, editable=False)
     has_changed = models.BooleanField(default=False, editable=False)
 

@@ -1,7 +1,7 @@
-"""Pairing bookings of the ledger with orders by amount and time alone: pure functions.
+"""Pairing bookings of the ledger with orders by amount and time: pure functions.
 
-Equal amounts cannot be told apart, so sets are judged: as many bookings as possible are paired with
-orders, and the rest is a surplus of bookings or of orders. The single pairs of a set are guesses.
+Bookings of equal amounts cannot be told apart, so sets are judged: as many bookings as possible are
+paired with orders, and the rest is a surplus of bookings or of orders. Each pair is a guess.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
-# The usual spread of the time that the provider takes to book an order.
+# The provider takes some time to book an order; the usual spread of this time.
 _JITTER = timedelta(seconds=2)
 
 
@@ -31,7 +31,7 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The booking expected for an order: ``amount``, about ``at``, never before ``earliest``."""
+    """The booking that an order lets expect: ``amount``, about ``at``, not before ``earliest``."""
 
     key: int
     amount: Decimal
@@ -61,10 +61,10 @@ T = TypeVar("T", Booking, Expected)
 def pair(
     bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
-    """Pair bookings with orders; return the keys of the orders by those of the bookings.
+    """The pairs of bookings and orders: by the key of a booking, the key of its order.
 
     There are as many pairs as the last and widest of ``spans`` allows. The spans are tried in turn,
-    so that near pairs come before far ones, unless that leads to fewer pairs.
+    so that near pairs come before far pairs, unless this leads to fewer pairs.
     """
     pairs: dict[int, int] = {}
     for booked, ones in _sets(bookings, expected, spans[-1]):
@@ -75,7 +75,7 @@ def pair(
 def _sets(
     bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
 ) -> Iterator[tuple[list[Booking], list[Expected]]]:
-    """Yield sets of bookings and orders; pairs are possible within a set only."""
+    """Yield sets of bookings and orders; a pair is only possible inside a set."""
     booked = _by_amount(sorted(bookings, key=attrgetter("time", "key")))
     for amount, ones in _by_amount(expected).items():
         for part in _overlapping(ones, span):
@@ -88,7 +88,7 @@ def _sets(
 def _between(
     items: list[T], first: datetime, last: datetime, *, time: Callable[[T], datetime]
 ) -> list[T]:
-    """The items from ``first`` to ``last``, of ``items`` that are sorted by ``time``."""
+    """The items from ``first`` to ``last``; ``items`` are sorted by ``time``."""
     return items[bisect_left(items, first, key=time) : bisect_right(items, last, key=time)]
 
 
@@ -100,7 +100,7 @@ def _by_amount(items: Iterable[T]) -> defaultdict[Decimal, list[T]]:
 
 
 def _overlapping(expected: Iterable[Expected], span: Span) -> list[list[Expected]]:
-    """The orders in groups; windows of different groups do not overlap."""
+    """The orders in groups, so that windows of different groups do not overlap."""
     groups: list[list[Expected]] = []
     end: datetime | None = None
     for one in sorted(expected, key=lambda one: (_window(one, span).first, one.key)):
@@ -131,9 +131,9 @@ def _pair_set(
 def _most_pairs(
     bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
 ) -> dict[int, int]:
-    """Make as many pairs as possible; ``bookings`` must be sorted by time.
+    """As many pairs as possible; ``bookings`` must be sorted by time.
 
-    Each booking gets the order whose window contains its time and ends first.
+    A booking gets the order whose window contains the booking's time and ends first.
     """
     coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []
@@ -153,17 +153,14 @@ def _window(one: Expected, span: Span) -> _Window:
     return _Window(max(one.at - span.before, one.earliest), one.at + span.after, one.key)
 
 
-# The provider's clock.
-
-
 def learn_offset(
     bookings: Iterable[Booking], expected: Iterable[Expected], *, within: timedelta
 ) -> timedelta:
     """The offset of the bookings' clock; positive if it is ahead of the orders' clock.
 
-    The times of true pairs all differ by about the same, those of wrong pairs by anything. So the
-    result is the difference around which most pairs of equal amount lie, among those that differ
-    by ``within`` at most; 0 if there are none.
+    The times of right pairs all differ by about the same, the times of wrong pairs by anything. So
+    the offset is the difference that most pairs of equal amounts have, among pairs that differ by
+    ``within`` at most; 0 if there are no pairs.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))

@@ -1,7 +1,7 @@
 """Reports on the orders of a period: what was ordered, delivered, charged, sold and owed.
 
-An order belongs to the day on which it became final, in the site's time zone. The admin's page, the
-command and the downloads all get their numbers from :func:`report`.
+An order counts for the day on which it became final, in the site's time zone. The admin's page, the
+command and the downloads all get their figures from :func:`report`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class By(models.TextChoices):
     WEEK = "week", _("week")
     MONTH = "month", _("month")
     PRODUCT = "product", _("product")
-    # A product and a type.
+    # A product together with a type.
     TYPE = "type", _("denomination")
 
 
@@ -60,18 +60,18 @@ class By(models.TextChoices):
 class Figures:
     """Sums over final orders; they add up with ``+``.
 
-    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. Each sums the orders for which it
-    is known, as in :func:`~giftcards.refunds.refund_breakdown` and
+    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. An amount is the sum over the
+    orders for which it is known, as in :func:`~giftcards.refunds.refund_breakdown` and
     :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
     ordered = charged + refunded.
 
     The customers' side counts each dinar once: if missing cards were ordered again, the customer's
-    payment for them counts for the new order. So paid = kept + owed, and
+    payment for these cards counts for the new order. So paid = kept + owed, and
     owed = customer_refunded + customer_planned + open.
     """
 
     orders: int = 0
-    # The orders that were refused or given up: nothing was bought, and everything is owed.
+    # The number of rejected orders: nothing was bought, and the whole payment is owed.
     rejected: int = 0
     cards_ordered: int = 0
     cards_delivered: int = 0
@@ -79,22 +79,22 @@ class Figures:
     ordered_amount: Decimal = _ZERO
     charged_amount: Decimal = _ZERO
     refunded_amount: Decimal = _ZERO
-    # The customers' side. A refund counts in the period of its order, whenever it was paid.
+    # The customers' side. A refund counts in the period of its order, whenever the refund was paid.
     paid_amount: Decimal = _ZERO
     owed_amount: Decimal = _ZERO
     customer_refunded_amount: Decimal = _ZERO
     # The sum of the planned refunds.
     customer_planned_amount: Decimal = _ZERO
-    # Kept minus charged, over the orders for which both are known.
+    # Kept minus charged, over the orders for which both amounts are known.
     margin_amount: Decimal = _ZERO
-    # The margin that the missing cards would have had: owed minus refunded, over the settled orders
-    # for which both are known and nothing was ordered again.
+    # The margin lost by missing cards: owed minus refunded, over the settled orders for which both
+    # amounts are known and nothing was ordered again.
     lost_margin_amount: Decimal = _ZERO
-    # Settled orders with an unknown amount at the provider.
+    # The number of settled orders with an unknown amount at the provider.
     unknown: int = 0
-    # Settled orders whose figures from the provider contradict each other.
+    # The number of settled orders with figures from the provider that contradict each other.
     contradictory: int = 0
-    # Orders for which nobody has said what the customer paid.
+    # The number of orders for which nobody has said what the customer paid.
     unpaid: int = 0
 
     def __add__(self, other: Figures) -> Figures:
@@ -123,7 +123,7 @@ _NAMES = tuple(field.name for field in fields(Figures))
 
 
 class Side(enum.Flag):
-    """The part of a report to which a figure belongs. The margin belongs to both sides."""
+    """The side of a report to which a figure belongs; the margin belongs to both sides."""
 
     CARDS = 0
     PROVIDER = enum.auto()
@@ -132,10 +132,10 @@ class Side(enum.Flag):
 
 
 class Column(NamedTuple):
-    """A figure of a report: the attribute of :class:`Figures`, and its name for people.
+    """A figure of a report: the attribute of :class:`Figures`, and the figure's name for people.
 
-    ``short`` is the heading in the command's table. A figure without it stands in files and among
-    the key figures of the page, but in no table.
+    ``short`` is the heading in the command's table. Without ``short``, a figure stands in files and
+    among the key figures of the page, but in no table.
     """
 
     name: str
@@ -150,7 +150,7 @@ class Column(NamedTuple):
         return Side.PROVIDER in self.side
 
 
-# In their order everywhere. Files have the columns that tell costs behind the others.
+# The columns, in the sequence of all reports. Files have the columns that tell costs at the end.
 COLUMNS = (
     Column("orders", _("orders"), Side.CARDS, "orders"),
     Column("rejected", _("Rejected orders"), Side.CARDS),
@@ -177,8 +177,8 @@ COLUMNS = (
 class Row:
     """The figures of a day, a week, a month, a product or a type.
 
-    ``key`` is the first day, even if that is before the report's start; or the ids of the product
-    and of the type, which is "" in a report by product. ``label`` is for people.
+    ``key`` is the first day, even if that day is before the report's start; or the ids of product
+    and type, of which the latter is "" in a report by product. ``label`` is for people.
     """
 
     key: date | tuple[str, str]
@@ -201,7 +201,7 @@ class Report:
     """The figures from ``start`` to ``end``, both included.
 
     Each of ``rows`` has ``key``, ``label`` and ``figures``; a day, week or month without orders has
-    none. Figures have the names that ``giftcards_report --json`` prints. ``settling`` has ``p50``
+    no row. Figures have the names that ``giftcards_report --json`` prints. ``settling`` has ``p50``
     and ``p95`` in seconds; it is ``None`` if no order has settled.
     """
 
@@ -232,20 +232,17 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
-    """The total of :func:`report` for a period, and the sums of ``further`` aggregates of numbers.
+    """The total of :func:`report` for a period, and the sums of ``further`` aggregates.
 
-    The settling times, which take as long to find, are left out.
+    The times to settle are left out, which take as long to find.
     """
     row = settled_between(Order.objects.all(), start, end).aggregate(**_sums(), **further)
     return _figures(row), Counter({name: int(row[name] or 0) for name in further})
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
-    """Limit ``orders`` to those that became final from ``start`` to ``end``; unsorted."""
+    """The ``orders`` that became final from ``start`` to ``end``, unsorted."""
     return orders.filter(within("settled_at", start, end)).order_by()
-
-
-# Days, weeks and months.
 
 
 def first_day(day: date, by: By) -> date:
@@ -260,14 +257,14 @@ def first_day(day: date, by: By) -> date:
 
 def last_day(day: date, by: By) -> date:
     """The last day of the day, the week or the month that ``day`` is in."""
-    # This many days after its first day, the next one has begun.
+    # So many days after the first day of a day, week or month, the next one has begun.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
     following = first_day(day, by) + timedelta(days=longest)
     return first_day(following, by) - timedelta(days=1)
 
 
 def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
-    """Yield for each day, week or month its key, and its first and last day in the period."""
+    """Yield, for each day, week or month, the key, and the first and last day in the period."""
     while start <= end:
         last = min(last_day(start, by), end)
         yield first_day(start, by), start, last
@@ -296,10 +293,10 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 
 
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
-    """The number of the part of time that a moment lies in, of those that begin at ``begins``.
+    """The index of the part of time in which a moment lies; the parts begin at ``begins``.
 
-    By comparing, because databases differ in what they know of time zones; and by halves, because a
-    period may have hundreds of days.
+    Moments are compared, because databases differ in what they know of time zones. The parts are
+    halved again and again, because a period may have hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -313,7 +310,7 @@ def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case |
 
 def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
     sums: defaultdict[tuple[str, str], Figures] = defaultdict(Figures)
-    # The primary key of the newest order, and its names.
+    # For each product or type: the primary key of its newest order, and the names in that order.
     newest: defaultdict[tuple[str, str], tuple[int, str, str]] = defaultdict(lambda: (0, "", ""))
     columns = ("product_id", "type_id", "product_name", "type_name")
     groups = settled_between(orders, start, end).values(*columns)
@@ -327,7 +324,7 @@ def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -
 
 
 def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
-    """The first and the last day on which one of ``orders`` became final; ``None`` without any."""
+    """The first and last day on which any of ``orders`` became final; ``None`` without orders."""
     moments = orders.values_list("settled_at", flat=True)
     first = moments.order_by("settled_at").first()
     last = moments.order_by("-settled_at").first()
@@ -337,15 +334,12 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
 
 
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
-    """The names of the product and of the type, if ``key`` has one; ids where names are missing."""
+    """The name of the product and, if ``key`` has a type, of the type; ids for missing names."""
     return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
 
 
-# Sums.
-
-
 class Centimes(Func):
-    """An amount as whole centimes, exactly. SQLite computes with binary fractions."""
+    """An amount in whole centimes, because SQLite computes with binary fractions."""
 
     output_field = BigIntegerField()
     template = "(%(expressions)s * 100)"
@@ -358,10 +352,10 @@ class Centimes(Func):
 
 
 def _sums() -> dict[str, Any]:
-    """The aggregates for :class:`Figures`, amounts in centimes. Unknown amounts are NULL.
+    """The aggregates for :class:`Figures`, with amounts in centimes; unknown amounts are NULL.
 
-    One formula for the refunded amount fits every status, because the constraints of the table make
-    sure that a refunded order has no cards, and a fulfilled one all of them.
+    One formula for the refunded amount fits every status: by the constraints of the table, a
+    refunded order has no cards, and a fulfilled order has all cards.
     """
     settled = Q(status__in=SETTLED)
     price, told = Centimes("price_per_card"), Centimes("fulfilled_amount")
@@ -400,16 +394,13 @@ def _sums() -> dict[str, Any]:
 
 
 def _figures(row: Mapping[str, Any]) -> Figures:
-    # NULL is an empty sum. Amounts are in centimes.
+    # An empty sum is NULL, and amounts are in centimes.
     sums = {name: int(row[name] or 0) for name in _NAMES}
     values: dict[str, Any] = {
         name: Decimal(value).scaleb(-2) if name.endswith("_amount") else value
         for name, value in sums.items()
     }
     return Figures(**values)
-
-
-# Time to settle.
 
 
 class _SecondsBetween(Func):
@@ -433,8 +424,8 @@ class _SecondsBetween(Func):
         **_context: Any,
     ) -> tuple[str, tuple[str | int, ...]]:
         later, earlier = (compiler.compile(column)[0] for column in self.get_source_expressions())
-        # SQLite stores a moment as a text: 19 characters, then a dot and the microseconds unless
-        # these are zero. Given all of it, strftime() would round up close to the next second.
+        # SQLite stores a moment as a text of 19 characters, followed by a dot and the microseconds
+        # unless these are 0. With microseconds, strftime() may round up to the next second.
         whole = " - ".join(
             f"CAST(strftime('%%s', SUBSTR({moment}, 1, 19)) AS INTEGER)"
             for moment in (later, earlier)
@@ -447,7 +438,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
     seconds = settled.values_list(_SecondsBetween("settled_at", "created_at"))
     times: Counter[int] = Counter()
     for taken, count in seconds.annotate(Count("pk")):
-        # The time would be negative if the clock was set back.
+        # If the clock was set back, the time would be negative.
         times[max(int(taken), 0)] += count
     if not times:
         return None
@@ -455,7 +446,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(times: Counter[int], percent: int) -> int:
-    """The least value with at least ``percent`` percent of the values at or below it."""
+    """The least value such that at least ``percent`` percent of the values are not above it."""
     values = sorted(times)
     up_to = list(accumulate(times[value] for value in values))
     return values[bisect_left(up_to, up_to[-1] * percent / 100)]

@@ -1,4 +1,4 @@
-"""Channels to customers: handing a message over in time, and what an error says about it.
+"""Channels to customers, handing a message over to a channel in time, and what its errors mean.
 
 A channel is a class with a ``name``, and with :meth:`Channel.address_of` and :meth:`Channel.send`;
 ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.
@@ -38,7 +38,7 @@ from giftcards.text.display import NO_BREAKS, one_line
 
 
 class AddressRefused(Exception):
-    """The address does not exist, or does not take messages: a retry is useless."""
+    """The address does not exist, or takes no messages: a retry is useless."""
 
 
 class OutcomeUnknown(Exception):
@@ -50,53 +50,53 @@ class OutcomeUnknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message, ready to be sent. Its texts may hold codes or a link, and are not in its repr."""
+    """A message that is ready to be sent; its repr has no texts, which may hold codes or a link."""
 
     kind: str
-    #: Reference of the order.
+    #: The reference of the order.
     reference: str
     language: str
     address: str = field(repr=False)
-    #: One line.
+    #: The subject, in one line.
     subject: str = field(repr=False)
     #: The message in plain text.
     text: str = field(repr=False)
     #: The message as an HTML document.
     html: str = field(repr=False)
-    #: A sentence or two in plain text, with the link if there is one: for short messages.
+    #: One or two sentences in plain text, with the link if there is one: for short messages.
     short: str = field(repr=False)
-    #: The address of the customer's page; "" if the message has none.
+    #: The URL of the customer's page; "" if the message has no link.
     link: str = field(default="", repr=False)
-    #: Idempotency key of 32 letters and digits: the same for each attempt at this message, and for
-    #: no other message. A service that gets it can drop repetitions.
+    #: The idempotency key: 32 letters and digits, the same for each attempt at this message, and
+    #: for no other message. A service that gets the key can drop repetitions.
     id: str = ""
 
 
 class Channel:
-    """Base class of channels. Each piece of work creates its own instance, without arguments."""
+    """The base class of channels; each piece of work makes an instance, without arguments."""
 
-    #: Up to 40 characters; rows keep it, so do not change it.
+    #: The name, of up to 40 characters. Rows keep the name, so it must not change.
     name: ClassVar[str]
 
     def address_of(self, order: Order) -> str:
-        """The customer's address on this channel; "" if it does not reach them."""
+        """The customer's address on this channel; "" if the channel cannot reach the customer."""
         raise NotImplementedError
 
     def recipient_address_of(self, order: Order) -> str:  # noqa: ARG002 (for other channels)
-        """The address of a gift's recipient on this channel; "" if it does not reach them."""
+        """The address of a gift's recipient on this channel; "" if it cannot reach that person."""
         return ""
 
     def send(self, message: Message) -> str | None:
-        """Hand ``message`` over; return its id at the service, if it has one.
+        """Hand ``message`` over; return its id at the service, if the service gives one.
 
         Raises :exc:`AddressRefused` if a retry is useless, and :exc:`OutcomeUnknown` if the message
         may have gone out all the same. After any other error, the method is called again later.
 
         Set a timeout of 20 s or less on anything that may hang. After a minute, or sooner if the
-        worker stops or its time is over, the attempt is not waited for any more: its outcome counts
+        worker stops or its time is over, nobody waits for the attempt any more: its outcome counts
         as unknown.
 
-        Called in a thread of its own, with the language of the message active.
+        The method is called in a thread of its own, with the message's language active.
         """
         raise NotImplementedError
 
@@ -122,9 +122,9 @@ class Mail(Channel):
         message_id = _message_id(message, mail.from_email)
         mail.extra_headers["Message-ID"] = message_id
         if mail.send() == 0:
-            # The backend sent nothing, and raised nothing.
+            # The mail backend sent nothing, and raised no error.
             raise NotTaken
-        # Providers with an API give ids of their own, which anymail reports.
+        # A mail service with an API gives an id of its own, which anymail reports.
         status = getattr(mail, "anymail_status", None)
         if status is not None and {"rejected", "invalid"}.intersection(status.status or ()):
             raise AddressRefused
@@ -137,54 +137,54 @@ class NotTaken(Exception):
 
 
 def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlternatives:
-    """A mail from the shop with a text in both forms."""
+    """A mail from the shop, as plain text and as HTML."""
     mail = EmailMultiAlternatives(subject, text, conf.from_email, [address])
     mail.attach_alternative(html, "text/html")
-    # Keeps programs from answering, such as with an absence note.
+    # With this header, programs do not answer, such as with a note of absence.
     mail.extra_headers["Auto-Submitted"] = "auto-generated"
     return mail
 
 
 def _one_line(text: str) -> str:
-    """``text`` without the line breaks and control characters that no header may have."""
+    """``text`` without line breaks and control characters, which no header may have."""
     printable = (char if char.isprintable() or char in NO_BREAKS else " " for char in text)
     return one_line("".join(printable))
 
 
 def _message_id(message: Message, from_email: str) -> str:
-    """The Message-ID: the same for each attempt at a message, so that servers drop repetitions."""
+    """The Message-ID, the same for each attempt at a message, so that servers drop repetitions."""
     domain = parseaddr(from_email)[1].rpartition("@")[2]
     domain = punycode(domain or urlsplit(conf.base_url).hostname or "localhost")
     return f"<{message.id}@{domain}>" if message.id else make_msgid(domain=domain)
 
 
 def make_channels() -> list[Channel]:
-    """New instances of the channels in ``CHANNELS``, in their order."""
+    """New instances of the channels in ``CHANNELS``, in the same sequence."""
     return [import_string(path)() for path in conf.channels]
 
 
 #: The most seconds that an attempt may take.
 ATTEMPT_SECONDS = 60.0
-# How long an attempt may go on after the process was asked to stop (seconds).
+# The time that an attempt has after the process was asked to stop (seconds).
 _STOPPING_SECONDS = 8.0
-# How often the waiting thread checks whether to stop (seconds).
+# The interval at which the waiting thread checks whether to stop (seconds).
 _POLL_EVERY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The outcome of a message that went out; ``message_id`` is its id at the channel, or ""."""
+    """The outcome of a message that went out; ``message_id`` is the channel's id for it, or ""."""
 
     message_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the time for sending messages, by :func:`time.monotonic`."""
+    """Limits of the time in which messages are sent, by :func:`time.monotonic`."""
 
-    #: Asked before each attempt, and during it: once it returns False, the attempt has to end soon.
+    #: The function that is asked before and during each attempt; after False, it has to end soon.
     may_go_on: Callable[[], bool] = lambda: True
-    #: No attempt begins after ``begin_until``, and none is waited for after ``end_at``.
+    #: No attempt begins after ``begin_until``, and nobody waits for an attempt after ``end_at``.
     begin_until: float = inf
     end_at: float = inf
 
@@ -196,10 +196,11 @@ class Limits:
 def hand_over(
     send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
 ) -> Sent | Failure:
-    """Call ``send``, which hands a message over, in a thread of its own; return the outcome.
+    """The outcome of ``send``, which hands a message over, called in a thread of its own.
 
-    The outcome is a failure with ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when the
-    limits are reached. The thread goes on: if the message goes out after all, it calls ``late``.
+    After :data:`ATTEMPT_SECONDS`, or at the limits, the outcome is a failure with
+    ``Meaning.UNANSWERED``. The thread goes on: if the message goes out after all, the thread calls
+    ``late``.
     """
     end: Future[Sent | Failure] = Future()
     # A daemon thread does not keep the process from ending.
@@ -215,7 +216,7 @@ def hand_over(
         if not (is_stopping or limits.may_go_on()):
             is_stopping = True
             give_up_at = min(give_up_at, time.monotonic() + _STOPPING_SECONDS)
-    # False if the outcome came in the meantime.
+    # cancel() returns False if the outcome has come in the meantime.
     if end.cancel():
         return Failure(Meaning.UNANSWERED, f"No answer within {now - began:.0f} s")
     return end.result()
@@ -235,20 +236,8 @@ def _send(
         with contextlib.suppress(InvalidStateError):
             end.set_result(failure_of(error))
     finally:
-        # Closes the connections of this thread only.
+        # Each thread has database connections of its own.
         connections.close_all()
-
-
-# Codes of replies that complain about the sender's login, not about the address.
-_LOGIN_REPLIES = range(530, 540)
-# Second parts of "enhanced" codes, such as 5.7.1, that stand for mail system, network and policy.
-_NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
-# HTTP statuses after which the request may have been carried out all the same.
-_HTTP_UNCLEAR = {500, 502, 504}
-# HTTP statuses that do not complain about the content of the request.
-_HTTP_OF_THE_SERVER = {401, 403, 407, 408, 425, 429}
-# Errors that code raises for values that it cannot use.
-_OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class Meaning(enum.Enum):
@@ -264,23 +253,23 @@ class Meaning(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The failure of an attempt; ``error`` is the error's class and place, never its text."""
+    """The failure of an attempt; ``error`` names class and place of an error, never its text."""
 
     meaning: Meaning
     error: str
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Classify ``error``, which a channel raised while it was sending a message.
+    """The failure that ``error`` means, which a channel raised while it was sending a message.
 
-    An unknown error means that the message did not go out: channels raise :exc:`OutcomeUnknown`
-    where that is not certain.
+    After an unknown error, the message did not go out: if that is not certain, a channel raises
+    :exc:`OutcomeUnknown`.
     """
     return Failure(_meaning(list(_chain(error))), describe(error))
 
 
 def describe(error: BaseException) -> str:
-    """The class of ``error``, the codes of the server's replies if there are any, and the place."""
+    """The class of ``error``, the codes of the server's replies, if any, and the place."""
     numbers: list[object] = [code for code, _ in sorted(_replies(error))]
     status = _http_status(error)
     if status is not None:
@@ -299,7 +288,7 @@ def _meaning(errors: Sequence[BaseException]) -> Meaning:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it was raised from or while handling."""
+    """The error, then the error that caused it or was being handled, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -308,7 +297,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _replies(error: BaseException) -> list[tuple[int, bytes]]:
-    """The mail server's replies as code and text: one for each recipient, or one for all."""
+    """The replies of the mail server as code and text: one for each recipient, or one for all."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return list(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):
@@ -323,22 +312,28 @@ def _is_refusal(error: BaseException) -> bool:
     replies = _replies(error)
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return bool(replies) and all(_is_final(code, text) for code, text in replies)
-    # Some servers check the address only after they got the message.
+    # Some servers check the address only after they have received the message.
     is_data = isinstance(error, smtplib.SMTPDataError)
     return is_data and any(500 <= code < 600 and text[:4] == b"5.1." for code, text in replies)
 
 
+# The codes of replies that complain about the sender's login, not about the address.
+_LOGIN_REPLIES = range(530, 540)
+# The second parts of "enhanced" codes, such as 5.7.1, for mail system, network and policy.
+_NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
+
+
 def _is_final(code: int, text: bytes) -> bool:
-    """True if a reply about a recipient rejects the address for good."""
+    """True if the reply about a recipient rejects the address for good."""
     _class, _, rest = text.partition(b".")
     is_elsewhere = _class == b"5" and rest[:1] in _NOT_OF_THE_ADDRESS and rest[1:2] == b"."
     return 500 <= code < 600 and code not in _LOGIN_REPLIES and not is_elsewhere
 
 
 def _anymail_refusals() -> type[BaseException]:
-    """The error of anymail for a recipient that is invalid or on the provider's list of refusals.
+    """The error of anymail for a recipient that is invalid, or refused by the mail service's list.
 
-    If anymail was not imported, its error cannot occur: :exc:`AddressRefused` takes its place.
+    If anymail was not imported, its error cannot occur: :exc:`AddressRefused` is returned instead.
     """
     module = sys.modules.get("anymail.exceptions")
     refusal: type[BaseException] = getattr(module, "AnymailRecipientsRefused", AddressRefused)
@@ -359,9 +354,13 @@ def _may_be_sent_by_smtp(error: BaseException) -> bool:
     return not functions.isdisjoint({"data", "quit"})
 
 
+# The HTTP statuses after which the request may have been carried out all the same.
+_HTTP_UNCLEAR = {500, 502, 504}
+
+
 def _may_be_sent_by_http(errors: Sequence[BaseException]) -> bool:
-    """True if the server may have carried out the request with the message."""
-    # The innermost error, from which anymail raises others of the same classes.
+    """True if an HTTP server may have carried out the request with the message."""
+    # The innermost error: anymail raises other errors of the same classes from it.
     error = next((err for err in reversed(errors) if isinstance(err, http.RequestException)), None)
     if error is None:
         return False
@@ -388,8 +387,14 @@ def _http_status(error: BaseException) -> int | None:
     return None if response is None else response.status_code
 
 
+# The HTTP statuses that complain about something else than the content of the request.
+_HTTP_OF_THE_SERVER = {401, 403, 407, 408, 425, 429}
+# The errors that code raises for values that it cannot use.
+_OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
+
+
 def _is_of_the_message(error: BaseException) -> bool:
-    """True if the failure concerns this message only, so that the next one may go out."""
+    """True if the error concerns this message only, so that other messages may go out."""
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _HTTP_OF_THE_SERVER

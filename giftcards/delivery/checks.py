@@ -1,4 +1,4 @@
-"""The system checks: wrong settings are found by ``manage.py check``, not by a customer."""
+"""The system checks: ``manage.py check`` finds wrong settings before a customer does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from giftcards.conf import conf as core
 from giftcards.delivery.conf import WITH_CARDS, Mode, conf
 from giftcards.exceptions import ConfigurationError
 
-# By SettingProblem.kind.
+# The id of a check, by SettingProblem.kind.
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_delivery.E001",
     "type": "giftcards_delivery.E002",
@@ -31,12 +31,12 @@ IDS: Mapping[str, str] = {
     "path": "giftcards_delivery.E008",
     "staff_emails": "giftcards_delivery.E009",
 }
-# With DEBUG and without ALLOWED_HOSTS, Django answers at these.
+# The hosts at which Django answers with DEBUG and without ALLOWED_HOSTS.
 _DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
-# The length of the column.
+# The longest name of a channel that the column takes.
 _LONGEST_NAME = 40
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
-# The backends that deliver nothing.
+# The mail backends that deliver nothing.
 _PRETENDING = {f"django.core.mail.backends.{name}.EmailBackend" for name in ("console", "dummy")}
 
 
@@ -71,7 +71,7 @@ def _check_paths() -> Iterator[CheckMessage]:
 
 
 def _check_channels() -> Iterator[CheckMessage]:
-    """Check that each channel has a name that rows can store, and no other channel has."""
+    """Check that each channel has a name of its own that the column takes."""
     classes = [(path, find(path)) for path in conf.channels]
     names = [(path, getattr(found, "name", None)) for path, found in classes if callable(found)]
     for path, name in names:
@@ -101,7 +101,7 @@ def _check_links() -> Iterator[CheckMessage]:
             " 'codes' or 'off'.",
             id="giftcards_delivery.E013",
         )
-    # Workers need the URLs as well: messages are written there.
+    # Workers need the URLs as well, because workers write the messages.
     try:
         reverse("giftcards_delivery:cards", args=["token"])
     except (NoReverseMatch, AttributeError):
@@ -113,10 +113,10 @@ def _check_links() -> Iterator[CheckMessage]:
 
 
 def _check_host() -> Iterator[CheckMessage]:
-    """Check that the site answers at the address that links lead to.
+    """Check that the site answers at the host to which links lead.
 
-    If it does not, Django logs each click as an error, with the token in the address, and mails it
-    to ADMINS.
+    Otherwise, Django logs each click as an error, with the token in the URL, and mails the error to
+    ADMINS.
     """
     host, _port = split_domain_port(urlsplit(conf.base_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
@@ -131,7 +131,7 @@ def _check_host() -> Iterator[CheckMessage]:
 
 
 def _check_days() -> Iterator[CheckMessage]:
-    """Check that codes are kept for as long as a link to them is said to work."""
+    """Check that codes are kept for as long as links to cards are said to work."""
     kept, link = core.codes_kept_days, conf.link_days
     # In every mode, because staff hand over links, and a message with many cards has one.
     if conf.base_url and kept is not None and kept < link:
@@ -167,7 +167,7 @@ def _check_mail() -> Iterator[CheckMessage]:
 
 
 def _mailer() -> tuple[str, object, str]:
-    """The path of the mail backend, its timeout, and the name of the timeout's setting."""
+    """The path of the mail backend, its timeout, and the setting that has this timeout."""
     mailers = getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
     if not mailers:
         return settings.EMAIL_BACKEND, settings.EMAIL_TIMEOUT, "EMAIL_TIMEOUT"

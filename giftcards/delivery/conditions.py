@@ -42,7 +42,7 @@ def _is_untold(standing: Standing) -> Finding | None:
 
 
 def _digests_fail(_standing: Standing) -> Finding | None:
-    # The table has only one row per person.
+    # Counted without an index: the table has one row for each person.
     count = StaffDigest.objects.filter(failures__gt=0).count() if conf.staff_emails else 0
 
     def explain() -> str:
@@ -102,7 +102,7 @@ CONDITIONS = (
         page=_MESSAGES,
         is_about_orders=True,
         query="?customers=untold-lately",
-        # Digests have an item about each order.
+        # Digests tell of each such order in an item of their own.
         is_in_digests=False,
     ),
     Condition(

@@ -37,27 +37,27 @@ class Kind(models.TextChoices):
     REFUNDED = "refunded", _("Not delivered")
     DELAYED = "delayed", _("Please wait")
     PAID_BACK = "paid_back", _("Paid back")
-    #: Of a gift, instead of the first two: the cards, for its recipient.
+    #: For the recipient of a gift: the cards, instead of the first two kinds.
     GIFT = "gift", _("Gift")
-    #: And what became of them, for the customer.
+    #: For the customer who gave a gift: what became of the cards.
     RECEIPT = "receipt", _("Receipt for a gift")
 
 
 class Mode(models.TextChoices):
-    #: Cards are shown on a page that the message links to.
+    #: The message links to a page that shows the cards.
     LINK = "link"
-    #: Cards are in the message.
+    #: The message contains the codes.
     CODES = "codes"
     OFF = "off"
 
 
-#: The kind of message by the status that an order moves to: for each news, the kind of that name.
+#: By the status that an order moves to, the kind of message about that status.
 KIND_OF_STATUS: Mapping[str, Kind] = {
     status: Kind(state.customer_news) for status, state in STATES.items() if state.customer_news
 }
-#: The messages that hand over cards.
+#: The kinds of messages that hand over cards.
 WITH_CARDS = frozenset({Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.GIFT})
-#: The messages that are not for the customer, but for the recipient of a gift.
+#: The kinds of messages for the recipient of a gift.
 TO_RECIPIENT = frozenset({Kind.GIFT})
 
 
@@ -65,13 +65,9 @@ def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
     """The kinds of messages about an order that has moved to ``status``."""
     kind = KIND_OF_STATUS.get(status)
     if is_gift and kind in WITH_CARDS:
-        # Nobody but its recipient is told where the cards of a gift are.
+        # Only the recipient gets the cards of a gift; the customer gets a receipt.
         return Kind.GIFT, Kind.RECEIPT
     return () if kind is None else (kind,)
-
-
-# What people write between the digits of a phone number.
-_BETWEEN_DIGITS = " .-()\u00a0"
 
 
 def _mode(setting: str, value: Any) -> dict[str, Mode]:
@@ -84,7 +80,7 @@ def _mode(setting: str, value: Any) -> dict[str, Mode]:
             " kind of message.",
             f"The kinds are {', '.join(Kind.values)}.",
         )
-    # Whoever gets the cards, they go out in the same form.
+    # By default, the cards of a gift go out in the same form as other cards.
     defaults = {Kind.GIFT: modes.get(Kind.DELIVERED, Mode.LINK)}
     return {kind: Mode(modes.get(kind, defaults.get(kind, Mode.LINK))) for kind in Kind}
 
@@ -156,6 +152,10 @@ def _is_person(entry: Any) -> bool:
 def languages() -> dict[str, Any]:
     """The languages in which the site can write: codes mapped to names, some of them lazy."""
     return {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE, **dict(settings.LANGUAGES)}
+
+
+# The signs that people write between the digits of a phone number.
+_BETWEEN_DIGITS = " .-()\u00a0"
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
@@ -232,12 +232,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def display_name(self) -> str:
-        """The name of the shop, or else the host of its address; "" without either."""
+        """The name of the shop, or else the host in ``BASE_URL``; "" without either."""
         return self.shop_name or urlsplit(self.base_url).hostname or ""
 
     @property
     def contact_address(self) -> str:
-        """The URL that a click on ``contact`` opens; "" if its kind is not recognised."""
+        """The URL that a click on ``contact`` opens; "" for an unknown kind of contact."""
         contact = self.contact
         if contact.startswith(("https://", "http://")):
             return contact
@@ -250,7 +250,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def pin_of(self) -> Callable[[Order], str] | None:
-        """The function that returns an order's PIN, or "" for none; ``None`` if it is not set."""
+        """The function that returns the PIN of an order, or ""; ``None`` if there are no PINs."""
         return None if self.pin is None else import_string(self.pin)
 
     @property

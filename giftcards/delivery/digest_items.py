@@ -1,6 +1,6 @@
-"""News for staff: conditions that hold, and events. They hold no codes and name no customers.
+"""News for staff: conditions that hold, and events. News has no codes and names no customers.
 
-All of it is read from the database; each part uses an index and a limited number of rows.
+Each kind of news is read from the database by an index, and from a limited number of rows.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from giftcards.watch.conditions import (
 )
 from giftcards.watch.staff_roles import whom_to_ask
 
-# How many orders an item names.
+# The most orders that an item names.
 _NAMED = 5
-# Only the latest entries of the admin's log are searched: it has no index by time.
+# The number of entries, the latest, that are searched in the admin's log: it has no index by time.
 _LATEST_ENTRIES = 10_000
 
 _ORDERS = "giftcards_order_changelist"
 
-# The permissions that their advice takes.
+# The permissions that one needs to follow the advice about orders without all cards.
 _TAKES = ("giftcards.add_order", "giftcards.settle_refund")
 _warning = partial(Alert, severity=Severity.WARNING)
 #: The texts for events.
@@ -61,7 +61,7 @@ EVENTS: Mapping[str, Alert] = {
             remedy=_(
                 "Send the message again, to another address if need be, or call the customer."
             ),
-            # Also lists earlier messages, but none that a later one has made up for.
+            # The list has earlier messages too, but no message that a later one has made up for.
             page="giftcards_delivery_delivery_changelist",
             query="?customers=untold",
         ),
@@ -146,7 +146,7 @@ EVENTS: Mapping[str, Alert] = {
 
 
 def alerts() -> dict[str, Alert]:
-    """The texts of everything that is news, by code, the most important first."""
+    """The texts of all kinds of news, by code, most important first."""
     told = filter(_is_told, CONDITIONS.values())
     rank = list(Severity)
     ordered = sorted((*told, *EVENTS.values()), key=lambda alert: rank.index(alert.severity))
@@ -166,21 +166,21 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One piece of news. Its texts are in the language that is active when they are read."""
+    """A piece of news; its texts are in the language that is active when they are read."""
 
     alert: Alert
     count: int = 1
     #: True if there are more than ``count``.
     has_more: bool = False
-    #: True if the news is that this condition does not hold any more.
+    #: True if the news is that a condition has ended.
     has_ended: bool = False
     #: The first of the orders that the item is about.
     orders: tuple[Mention, ...] = ()
-    #: Returns the details as plain text, or "".
+    #: The function that returns the details as plain text, or "".
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
-    #: Tells whether the reader has a permission.
+    #: The function that tells whether the reader has a permission.
     may: Callable[[str], bool] = field(default=bool, repr=False, compare=False)
-    #: What the item tells of; ``None`` if that is no order.
+    #: The orders that the item tells of, as a finding; ``None`` if it tells of no orders.
     finding: Finding | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -198,7 +198,7 @@ class Item:
         )
 
     def visible_part(self, visible: QuerySet[Order]) -> Self | None:
-        """The item for a person who sees the orders ``visible``, and is told of no others."""
+        """The item limited to the ``visible`` orders; ``None`` if no such order is left."""
         if self.finding is None:
             return self
         part = self.alert.visible_part(self.finding, visible)
@@ -225,13 +225,13 @@ class Item:
 
     @property
     def remedy(self) -> str:
-        """The advice on the news, and whom to ask; "" if there is nothing to do."""
+        """The advice on what to do, and whom to ask; "" if there is nothing to do."""
         parts = str(self.alert.remedy), whom_to_ask(self.may, self.alert.takes)
         return "" if self.has_ended else " ".join(filter(None, parts))
 
     @property
     def url(self) -> str:
-        """The URL of the admin's page about this; "" if there is none."""
+        """The URL of the admin's page about the news; "" if there is none."""
         if self.has_ended or not self.alert.page:
             return ""
         address = admin_url(self.alert.page)
@@ -248,20 +248,20 @@ class Item:
 
     @property
     def unnamed(self) -> int:
-        """Number of orders that the item is about, but does not name."""
+        """The number of orders that the item is about but does not name."""
         return self.count - len(self.orders) if self.orders else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A snapshot of the conditions that hold and that staff are told of, by code."""
+    """The conditions, by code, that hold at one moment and that staff are told of."""
 
     at: datetime
-    #: Each is told when it begins, while it lasts and when it ends.
+    #: States are told when they begin, from time to time while they last, and when they end.
     states: Mapping[str, Finding]
-    #: Those about orders: each order is told once.
+    #: Matters are conditions about orders: each order is told once.
     matters: Mapping[str, Finding]
-    #: Why requests to the provider fail, before that has lasted long enough to be a state.
+    #: The reason why requests to the provider fail, if not yet for long enough to be a state.
     silence: Finding | None = None
 
 
@@ -277,9 +277,6 @@ def current_situation() -> Situation:
     fails = not is_told and standing.state.fails_in_a_row(standing.now)
     silence = CONDITIONS["paused"].judge(standing) if fails else None
     return Situation(standing.now, states, matters, silence)
-
-
-# Events.
 
 
 def recent_events(since: datetime, until: datetime) -> list[Item]:
@@ -298,9 +295,9 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """Items about orders that became final without all of their cards, and leave it to staff."""
+    """The item about orders that became final without all cards, which staff have to follow up."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
-    # Excluded, rather than filtered for the other statuses, so that the index by time is used.
+    # For a list of the other statuses, databases would not use the index by time.
     unfilled = settled.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
     found = unfilled.order_by("settled_at").values_list("status", "pk", "reference")
     rows = list(found[: MOST + 1])
@@ -314,13 +311,13 @@ def _settled(since: datetime, until: datetime) -> Iterator[Item]:
 
 
 def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:
-    """The item about the orders of ``rows``, which have their order in the field ``order``."""
+    """The item about the orders of ``rows``; ``order`` is the lookup from a row to its order."""
     found = list(rows.values_list(f"{order}_id", f"{order}__reference")[: MOST + 1])
     yield from _some(code, found, has_more=len(found) > MOST)
 
 
 def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
-    """An item about refused reveals: the admin's log has one trace of them per person and hour."""
+    """The item about refused reveals, which the admin's log has for each person once an hour."""
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import LogEntry
@@ -344,11 +341,8 @@ def _some(code: str, orders: Iterable[tuple[int, str]], *, has_more: bool) -> It
         yield Item.about(EVENTS[code], Finding("", min(len(rows), MOST), has_more, orders=rows))
 
 
-# URLs of the admin.
-
-
 def admin_url(page: str, *args: object) -> str:
-    """The URL of a page of the admin; "" if ``BASE_URL`` or the page is missing."""
+    """The URL of a page in the admin; "" if ``BASE_URL`` or the page is missing."""
     if not conf.base_url:
         return ""
     try:
@@ -358,5 +352,5 @@ def admin_url(page: str, *args: object) -> str:
 
 
 def _as_sentence(text: str) -> str:
-    """The text with a capital, and a full stop if it has none."""
+    """The text as a sentence: with a capital, and with a full stop if it has no end."""
     return capfirst(text if text.endswith((".", "!", "?")) else f"{text}.")

@@ -49,24 +49,24 @@ from giftcards.watch.staff_roles import ROLES
 
 logger = logging.getLogger(__name__)
 
-# A next_attempt_at further ahead counts as past, as after a clock was set back. This is the
-# greatest DIGEST_MINUTES.
+# The greatest DIGEST_MINUTES. A next_attempt_at further ahead was written before the clock was set
+# back, and counts as past.
 _LONGEST = timedelta(days=1)
-# How often to look for news.
+# The pause between two searches for news.
 _LOOK_EVERY = timedelta(minutes=1)
-# Younger events are left to the next digest: others with an earlier time may still be uncommitted,
-# and would be missed.
+# Younger events are left to the next digest: an event with an earlier time may still be
+# uncommitted, and would be missed.
 _LAG = timedelta(seconds=30)
-# A state that still holds is told again after this time.
+# A state that still holds is told again after so long.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
 # The longest pause while the mail server keeps something urgent from a person.
 _LONGEST_IF_URGENT = timedelta(minutes=1)
-# After these, other mails would fail as well.
+# Failures after which other mails would fail as well.
 _AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
-#: The lease on looking for what is newly urgent for people in a pause; it is kept until it ends.
+#: The lease on a search for urgent news for people in a pause; nobody releases it before its end.
 LOOKED = "newly urgent"
-# Shorter than the minute between two ticks.
+# The length of this lease, shorter than the minute between two ticks.
 _LOOK_FOR = timedelta(seconds=45)
 _FOLDER = "giftcards_delivery/digest"
 #: The address in the row of the receivers of the signal.
@@ -75,24 +75,24 @@ RECEIVERS = ""
 
 @dataclass(slots=True)
 class Told:
-    """The news that a person has been told, and in which attempt: see ``StaffDigest.told``."""
+    """What a person has been told so far; kept in the column ``StaffDigest.told``."""
 
-    #: The timestamp of the last time that they were told of a state, by its code.
+    #: By the code of a state, the timestamp when the person was last told of that state.
     states: dict[str, float] = field(default_factory=dict)
-    #: The primary keys of the open orders that they know of, by code.
+    #: By the code of a condition, the primary keys of its open orders that the person knows of.
     matters: dict[str, list[int]] = field(default_factory=dict)
     #: The items of the last digest: code, count, and whether the state had ended.
     last: list[tuple[str, int, bool]] = field(default_factory=list)
-    #: The codes of what was urgent in the last attempt, whether that went out or not.
+    #: The codes of the urgent items in the last attempt, whether it went out or not.
     urgent: list[str] = field(default_factory=list)
-    #: True if it failed, and other mails would have failed as well.
+    #: True if the last attempt failed in such a way that other mails would have failed as well.
     is_away: bool = False
     #: True while a process is making an attempt.
     is_claimed: bool = False
 
     @classmethod
     def of(cls, digest: StaffDigest) -> Self:
-        # A row of another version may lack some, or have others.
+        # A row of another version may lack some of these names, or have others.
         names = [part.name for part in fields(cls)]
         return cls(**{name: digest.told[name] for name in names if digest.told.get(name)})
 
@@ -100,16 +100,16 @@ class Told:
 def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
     """Send a digest to each person who is due and has news; return how many were sent.
 
-    A failure is logged, shown in the admin, and retried after a pause. ``has_mailed`` ends the
-    pauses in which the mail server was away: it has just taken another mail. Takes one small query
-    if nobody is due.
+    A failure is logged, shown in the admin, and retried after a pause. ``has_mailed`` says that the
+    mail server has just taken a mail: this ends the pauses in which it was away. If nobody is due,
+    one small query is made.
     """
     people = _listed()
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    # People who are listed again start anew. The receivers of the signal may be connected in some
-    # processes only.
+    # The row of a person who is not listed any more is deleted: if listed again, they start anew.
+    # The row of the receivers stays, because only some processes may have receivers.
     gone = rows.keys() - people.keys() - {RECEIVERS}
     if gone:
         StaffDigest.objects.filter(address__in=gone).delete()
@@ -122,7 +122,7 @@ class _Round:
     def __init__(self, limits: Limits, *, has_mailed: bool) -> None:
         self._limits = limits
         self._has_mailed = has_mailed
-        # Each is read once, if anybody is due.
+        # Situation and events are read once, and only if anybody is due.
         self._situation = cache(digest_items.current_situation)
         self._orders_of = cache(orders_of)
         self._happened = cache(digest_items.recent_events)
@@ -130,7 +130,7 @@ class _Round:
 
     def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:
         sent = 0
-        # Whoever could not be reached comes last: another's success shows that mail works.
+        # Whoever could not be reached comes last, so that another's success shows that mail works.
         for person in sorted(people.values(), key=lambda one: _is_failing(rows.get(one.address))):
             if not self._limits.may_begin():
                 break
@@ -143,7 +143,7 @@ class _Round:
                 continue
             sent += self._serve(digest, person, situation)
             if Told.of(digest).is_away:
-                # The others stay due, and are tried next time.
+                # The people after this one stay due, and are tried next time.
                 break
         return sent
 
@@ -159,7 +159,7 @@ class _Round:
         return bool(self._for(person, urgent))
 
     def _for(self, person: StaffPerson, new: list[Item]) -> list[Item]:
-        """The parts of the ``new`` items that ``person`` may be told."""
+        """The ``new`` items that ``person`` may be told of, limited to orders they may see."""
         may = permissions_of(person) if new else bool
         allowed = (item for item in new if may(item.alert.permission))
         parts = (item.visible_part(self._orders_of(person)) for item in allowed)
@@ -167,7 +167,7 @@ class _Round:
 
     def _serve(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> bool:
         """Send the news to ``person``, whose row is claimed, and record it; True if it went out."""
-        # Not in the future, as it would be after the clock was set back.
+        # After the clock was set back, ``covers_until`` may lie in the future.
         since = min(digest.covers_until or situation.at, situation.at)
         until = max(since, situation.at - _LAG)
         told = Told.of(digest)
@@ -198,10 +198,10 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 
 
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
-    """Tells whether ``person`` may have news for which a permission is needed, as of now.
+    """A function that tells whether ``person`` has a permission at present.
 
-    A role limits them to what its group may; so do the accounts with their address, if there are
-    any, to what one of these may that is in use.
+    A person with a role has the permissions of its group only. If accounts have the person's
+    address, the person also has only the permissions of those accounts that are active.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts(person.address)
@@ -216,7 +216,7 @@ def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
 
 
 def _permissions_of_role(name: str) -> set[str]:
-    """The permissions of the group; without it, those that ``giftcards_setup`` would give it."""
+    """The permissions of the group; if there is no group yet, those ``giftcards_setup`` gives."""
     if not Group.objects.filter(name=name).exists():
         return {f"giftcards.{codename}" for codename in ROLES[name]}
     of_group = Permission.objects.filter(group__name=name)
@@ -233,7 +233,7 @@ def _accounts(address: str) -> list[Any]:
 
 
 def orders_of(person: StaffPerson) -> QuerySet[Order]:
-    """The orders of which ``person`` is told: those that the accounts with their address see."""
+    """The orders that ``person`` is told of: those that accounts with the person's address see."""
     accounts = [user for user in _accounts(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
         return Order.objects.all()
@@ -254,9 +254,9 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 
 
 def _listed() -> dict[str, StaffPerson]:
-    """The people to tell, by address. Of two entries with one address, the first counts."""
+    """The people who get digests, by address; of two entries with one address, the first counts."""
     people: dict[str, StaffPerson] = {}
-    # The signal comes first: a chat may work while mail does not.
+    # The receivers of the signal come first: a chat may work while mail does not.
     if any(staff_news.named_receivers(None)):
         people[RECEIVERS] = StaffPerson(RECEIVERS, settings.LANGUAGE_CODE)
     for person in conf.staff_emails:
@@ -269,7 +269,7 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 
 
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
-    """Create the row of a new person, who is not told of the past; ``None`` if it exists."""
+    """The new row of a person, who is not told of the past; ``None`` if the row exists."""
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(
         address=address, defaults={"covers_until": situation.at, "told": asdict(told)}
@@ -293,11 +293,8 @@ def _write(digest: StaffDigest, **values: Any) -> bool:
     return True
 
 
-# What is new.
-
-
 def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Item]:
-    """The items that are news: the most important first, and last the states that ended."""
+    """The items that are news, most important first; states that have ended come last."""
     known, at = alerts(), situation.at.timestamp()
     items = [
         Item.about(known[code], finding)
@@ -309,9 +306,9 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
             items.append(Item.about(known[code], unknown))
     items += happened
     if situation.silence and any(item.orders for item in items):
-        # The cause, which has not lasted long enough to be a state.
+        # The cause of another state: it has not lasted long enough to be a state itself.
         items.append(Item.about(known["provider"], situation.silence))
-    # A code of another version, or of an app that was removed, has no texts.
+    # The code of another version, or of a removed app, has no texts.
     over = told.states.keys() & known.keys() - situation.states.keys()
     items += [Item(known[code], has_ended=True) for code in over]
     order = list(known)
@@ -330,7 +327,7 @@ def _urgent(items: Iterable[Item]) -> list[str]:
 
 
 def _without(finding: Finding, known: Iterable[int]) -> Finding | None:
-    """``finding`` without the orders that are ``known``; ``None`` if no other is left."""
+    """``finding`` without the ``known`` orders; ``None`` if no other order is left."""
     told = set(known)
     orders = {key: name for key, name in finding.orders.items() if key not in told}
     if not orders:
@@ -344,20 +341,17 @@ def _open_orders(situation: Situation) -> dict[str, list[int]]:
 
 
 def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
-    """The record of a person who has now been told ``items``."""
+    """The record of what a person knows after the digest with ``items``."""
     at = situation.at.timestamp()
     new = {item.code: at for item in items if item.code in situation.states}
     return Told(
         # A state that ended is forgotten, even if the person was not told of its end.
         states={code: at for code, at in told.states.items() if code in situation.states} | new,
-        # All open orders: one that does not concern the person now is no news to them later.
+        # All open orders: an order that does not concern the person now is no news to them later.
         matters=_open_orders(situation),
         last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
         urgent=_urgent(items) if items else told.urgent,
     )
-
-
-# The mail.
 
 
 def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
@@ -374,7 +368,7 @@ def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
         }
         return html_mail(
             person.address,
-            # In one line: a template ends with a line break.
+            # A template ends with a line break, which no subject may have.
             one_line(render_to_string(f"{_FOLDER}/subject.txt", context)),
             render_to_string(f"{_FOLDER}/mail.txt", context).strip() + "\n",
             render_to_string(f"{_FOLDER}/mail.html", context),
@@ -382,7 +376,7 @@ def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
 
 
 def _title(items: list[Item]) -> str:
-    """The first of ``items`` in one line, such as "2 orders to do, the balance is low and more"."""
+    """The first ``items`` in one line, such as "2 orders to do, the balance is low and more"."""
     first, *others = [item.headline.removesuffix(".") for item in items]
     if not others:
         return first
@@ -390,9 +384,6 @@ def _title(items: list[Item]) -> str:
     if others[1:]:
         return gettext("%(first)s, %(second)s and more") % names
     return gettext("%(first)s, %(second)s") % names
-
-
-# Handing it over.
 
 
 @contained
@@ -406,13 +397,13 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
-    # A mail that goes out after the wait has ended is ignored, so it is sent once more.
+    # If nobody waits any more for a mail that goes out, the mail is sent once more.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 
 
 def _hand_over(mail: EmailMultiAlternatives) -> None:
-    # Some backends return None, as they do not count.
+    # Some mail backends count nothing, and return None.
     if mail.send() == 0:
         raise NotTaken
 

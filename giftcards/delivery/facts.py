@@ -26,16 +26,16 @@ class Payback(StrEnum):
 
     #: Nothing is owed.
     NOTHING = "nothing"
-    #: The missing cards were ordered again instead.
+    #: Nothing is paid back, because the missing cards were ordered again.
     REORDERED = "reordered"
     OWED = "owed"
     OWED_IN_PART = "owed_in_part"
     DONE = "done"
-    #: The shop gave no sale amount.
+    #: The amount is unknown, because the shop gave no sale amount.
     UNKNOWN = "unknown"
 
 
-# Where the customer still gets money.
+# The states in which the customer still gets money.
 TO_COME = frozenset({Payback.OWED, Payback.OWED_IN_PART, Payback.UNKNOWN})
 
 
@@ -54,12 +54,12 @@ class PaidBack:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """An order in the customer's words. Amounts are ``None`` where the shop gave no sale amount."""
+    """What a customer is told about an order; amounts are ``None`` without a sale amount."""
 
     reference: str
-    #: By what the customer knows the order: its group, such as an invoice, or else its reference.
+    #: The name that the customer knows: the order's group, such as an invoice, or its reference.
     known_as: str
-    #: What the catalogue calls the product and the denomination; "Gift card" and "" if unknown.
+    #: The catalogue's names of the product and the denomination; "Gift card" and "" if unknown.
     product: str
     type: str
     quantity: int
@@ -68,26 +68,26 @@ class Facts:
     #: A :class:`~giftcards.delivery.conf.Kind`; "" while the order is open and not delayed.
     kind: str
     ordered_at: datetime
-    #: Total for all the cards.
+    #: The amount paid for all the cards.
     paid: Decimal | None
-    #: Total for the cards that did not come.
+    #: The amount owed for the cards that did not come.
     owed: Decimal | None
     #: The paid refunds, the earliest first.
     paid_back: tuple[PaidBack, ...]
     #: True if the missing cards were ordered again, so that they are still to come.
     is_reordered: bool
-    #: The last day on which the customer has the money back, if the shop has promised one.
+    #: The day by which the shop has promised to pay back; ``None`` without a promise.
     promised_day: date | None = None
 
     @property
     def pay_back_by(self) -> date | None:
-        """The day of the promise; ``None`` if it is over, or nothing is to be paid back."""
+        """The promised day; ``None`` if this day is over, or nothing is to be paid back."""
         is_due = self.payback in TO_COME and not self.is_payback_late
         return self.promised_day if is_due else None
 
     @property
     def is_payback_late(self) -> bool:
-        """True if the customer should have the money by now."""
+        """True if the promised day is over, and the customer has not got all of the money."""
         if self.promised_day is None or self.payback not in TO_COME:
             return False
         return is_past(self.promised_day)
@@ -98,7 +98,7 @@ class Facts:
 
     @property
     def to_pay_back(self) -> Decimal | None:
-        """The part of ``owed`` still to be paid back. A planned refund counts as not paid yet."""
+        """The part of ``owed`` that is not paid back yet, with planned refunds."""
         if self.owed is None:
             return None
         return Decimal(0) if self.is_reordered else self.owed - self.paid_back_amount
@@ -120,11 +120,11 @@ class Facts:
 class Gift:
     """The details that make an order a gift."""
 
-    #: The recipient's.
+    #: The address of the recipient.
     address: str = field(repr=False)
     name: str = field(default="", repr=False)
     message: str = field(default="", repr=False)
-    #: When the recipient is told, if that is yet to come.
+    #: The time at which the recipient is told; ``None`` if it is over.
     deliver_at: datetime | None = None
 
     @classmethod
@@ -140,7 +140,7 @@ class Gift:
 
     @property
     def recipient(self) -> str:
-        """The name of the recipient, or else the address."""
+        """The name of the recipient, or else the recipient's address."""
         return self.name or self.address
 
     @property
@@ -149,7 +149,7 @@ class Gift:
 
 
 def facts_for_recipient(order: Order) -> Facts:
-    """The facts of a gift for its recipient: the cards that came, and nothing of money."""
+    """What the recipient of a gift is told: the cards that came, but no amounts."""
     facts = facts_of(order)
     return replace(
         facts,
@@ -168,14 +168,14 @@ def known_as(order: Order) -> str:
 
 
 def facts_of(order: Order) -> Facts:
-    """The present facts of ``order`` for its customer. One query for a final order.
+    """What the customer of ``order`` is told at present.
 
-    One more if the order was recorded before the catalogue was read.
+    A final order takes one query, and one more if it was recorded before the catalogue was read.
     """
     names, breakdown = order.line_names(), customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:
-        # Filtered in Python, so that a list of orders can prefetch the refunds.
+        # Filtered in Python, because a list of orders prefetches the refunds.
         done = [refund for refund in order.refunds.all() if refund.state == RefundState.DONE]
         paid_back = tuple(sorted(map(PaidBack.of, done), key=lambda refund: refund.at))
     return Facts(
@@ -202,7 +202,7 @@ def has_cards(order: Order) -> bool:
 
 
 def with_cards(orders: Iterable[Order]) -> set[int]:
-    """The primary keys of the ``orders`` with cards to hand over. One query."""
+    """The primary keys of the ``orders`` with cards to hand over, in one query."""
     final = [order.pk for order in orders if order.is_final]
     paid_for = Card.objects.filter(
         order=OuterRef("pk"), position__lte=OuterRef("fulfilled_quantity")
@@ -212,24 +212,24 @@ def with_cards(orders: Iterable[Order]) -> set[int]:
 
 
 def is_destroyed(order: Order) -> bool:
-    """True if the codes were destroyed and none is left; False while cards may still come."""
+    """True if all codes of ``order`` were destroyed; False while cards may still come."""
     return order.codes_destroyed_at is not None and not has_cards(order)
 
 
 def cards_of(order: Order) -> CardQuerySet:
     """The cards that the customer has paid for; none before the order is final.
 
-    Surplus and late cards are left out: staff decide about them.
+    Surplus and late cards are left out, because staff decide about these cards.
     """
-    # By its manager, so that the cards know the order, and opening one takes no query.
+    # Cards from the order's own manager know the order, so opening a card takes no query.
     cards = order.cards.filter(position__lte=order.fulfilled_quantity)
     return cards.readable() if order.is_final else cards.none()
 
 
 def language_of(order: Order, *, for_recipient: bool = False) -> str:
-    """The language of messages to the customer of ``order``: theirs, or else the site's.
+    """The language of messages to the customer of ``order``, by default the site's language.
 
-    With ``for_recipient``, that of messages to the recipient, by default the customer's.
+    With ``for_recipient``, the language of messages to the recipient, by default the customer's.
     """
     own = order.recipient_language if for_recipient else ""
     return supported_language(own or order.customer_language)

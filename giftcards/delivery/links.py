@@ -1,7 +1,7 @@
-"""Links to cards, and tokens of the pages behind them.
+"""Links to cards, and page tokens: proofs that a form was sent from the page behind a link.
 
-They replace Django's CSRF token, which needs a cookie: browsers inside chat programs may have none,
-and two links that are open at once would share it.
+Page tokens replace Django's CSRF token, which needs a cookie: browsers inside chat programs may
+have no cookies, and two links that are open at once would share the token.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from giftcards.delivery.models import CardLink, Delivery
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Order
 
-# 192 bits.
+# The randomness of a link's token: 192 bits.
 _BYTES = 24
-#: Length of a token, which consists of letters, digits, dashes and underscores.
+#: The length of a link's token, of letters, digits, dashes and underscores.
 TOKEN_LENGTH = 32
 _SALT = "giftcards.delivery.links"
 
@@ -38,7 +38,7 @@ def issue(
     by: str = "",
     reason: str = "",
 ) -> tuple[CardLink, Masked]:
-    """Create a link to the cards of ``order``; return it and its token, which is stored nowhere."""
+    """A new link to the cards of ``order``, and its token, which is stored nowhere."""
     token = Masked(secrets.token_urlsafe(_BYTES))
     link = CardLink.objects.create(
         order=order,
@@ -58,10 +58,10 @@ def expiry() -> datetime:
 
 @contained
 def find(token: str, *, again: str | None = None) -> CardLink | None:
-    """The link of this token; ``None`` if it shows no cards at present, whatever the reason.
+    """The link with this token; ``None`` if the link shows no cards at present, for any reason.
 
-    One reason is that the order has no cards for its customer. ``again`` is that of
-    :meth:`CardLinkQuerySet.usable`. Always takes one query.
+    One reason is that the order has no cards for its customer. ``again`` is the key of a page, as
+    in :meth:`CardLinkQuerySet.usable`. One query is made in any case.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]
@@ -71,7 +71,7 @@ def find(token: str, *, again: str | None = None) -> CardLink | None:
 
 
 @contained
-def address(token: str) -> Masked:
+def url_of(token: str) -> Masked:
     """The address of the customer's page, with scheme and host."""
     return Masked(conf.base_url + reverse("giftcards_delivery:cards", args=[token]))
 
@@ -81,17 +81,17 @@ def _hash(token: str, key: str | bytes) -> str:
 
 
 _PAGE_SALT = "giftcards.delivery.page"
-# The lifetime of a token in seconds.
+# The lifetime of a page token (seconds).
 _LONGEST = 60 * 60
-# By so many seconds, the clocks of two hosts may differ.
+# The largest difference between the clocks of two hosts (seconds).
 _APART = 1.0
 
 
 @contained
 def make(place: str) -> tuple[str, str]:
-    """Make a token for a page at ``place``; return it and a key unique to this page.
+    """A new token for a page at ``place``, and a key that is unique to this page.
 
-    The place may be a secret: token and key reveal nothing of it.
+    The place may be a secret: neither token nor key reveals anything of it.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000), _host()]
@@ -100,10 +100,10 @@ def make(place: str) -> tuple[str, str]:
 
 @contained
 def read(token: str, place: str, *, quickest: float) -> str | None:
-    """The page's key from :func:`make`; ``None`` if the token is not to be trusted.
+    """The key that :func:`make` gave the page; ``None`` if the token cannot be trusted.
 
-    Not to be trusted are forged tokens, tokens of another place, and tokens made more than an hour
-    or less than ``quickest`` seconds ago. Another host's clock may be a second ahead.
+    A token cannot be trusted if it is forged, if it is for another place, or if it was made more
+    than an hour or less than ``quickest`` seconds ago. Another host's clock may be a second ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)
@@ -114,7 +114,7 @@ def read(token: str, place: str, *, quickest: float) -> str | None:
 
 
 def _host() -> str:
-    """A name of this host, from which nobody learns its own."""
+    """A pseudonym of this host, which does not reveal the host's name."""
     return salted_hmac(_PAGE_SALT, socket.gethostname(), algorithm="sha256").hexdigest()[:8]
 
 

@@ -30,7 +30,7 @@ from giftcards.delivery.facts import (
     facts_for_recipient,
     facts_of,
 )
-from giftcards.delivery.links import address, expiry
+from giftcards.delivery.links import expiry, url_of
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.revealing import MOST_CODES, Code, open_codes
 from giftcards.exceptions import ConfigurationError
@@ -48,14 +48,14 @@ from giftcards.text.display import (
     one_line,
 )
 
-# Longer names are cut off.
+# The length at which names are cut off.
 _LONGEST_NAME = 80
 _FOLDER = "giftcards_delivery/messages"
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _SPACES = re.compile(r"[ \t\r\n]+")
-# Unicode categories to remove: control characters, format characters (which are invisible or change
-# the direction of text), lone surrogates and separators of lines. The joiners stay: Persian words
-# and composed emoji need them.
+# The Unicode categories that are removed: control characters, format characters (invisible, or
+# changing the direction of text), lone surrogates and separators of lines. Joiners stay, because
+# Persian words and composed emoji need joiners.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
 _BREAKING = str.maketrans(dict.fromkeys(NO_BREAKS, " "))
@@ -70,19 +70,19 @@ class Content:
     kind: str
     facts: Facts
     customer_name: str = ""
-    #: Of an order that is one.
+    #: The details of a gift; ``None`` if the order is none.
     gift: Gift | None = None
-    #: The refund, for a message about one.
+    #: The refund that the message is about; ``None`` if it is about none.
     refund: PaidBack | None = None
-    #: Address of the customer's page; "" if the message does not link there.
+    #: The URL of the customer's page; "" if the message does not link there.
     link: str = field(default="", repr=False)
     link_until: datetime | None = None
-    #: The cards that are in the message itself.
+    #: The codes that the message itself contains.
     codes: tuple[Code, ...] = ()
 
     @property
     def greeted(self) -> str:
-        """The name of whoever gets the message; "" if it is not known."""
+        """The name of the person who gets the message; "" if the name is not known."""
         if self.kind not in TO_RECIPIENT:
             return self.customer_name
         return self.gift.name if self.gift else ""
@@ -96,11 +96,11 @@ class MessageRow:
 
 @contained
 def compose(delivery: Delivery, token: Masked | None) -> Message:
-    """Write the message of ``delivery`` as it is to be sent now, in its language.
+    """The message of ``delivery`` as it is to be sent now, in its language.
 
-    ``token`` is that of its link, if it :func:`needs_link`. Raises
-    :exc:`~giftcards.exceptions.ConfigurationError` if it or ``BASE_URL`` is missing, or if the
-    encryption keys are unusable, and whatever a template raises, without a secret in its frames.
+    ``token`` is the token of a link, for a message that :func:`needs_link`. Raises
+    :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``BASE_URL`` is missing, or
+    if the encryption keys are unusable. An error of a template is raised without secrets in frames.
     """
     order, kind = delivery.order, delivery.kind
     with translation.override(delivery.language):
@@ -113,19 +113,19 @@ def compose(delivery: Delivery, token: Masked | None) -> Message:
             raise ConfigurationError(
                 "GIFTCARDS_DELIVERY['BASE_URL'] is not set: messages link to the cards there."
             )
-        content = replace(content, link=address(token), link_until=expiry())
+        content = replace(content, link=url_of(token), link_until=expiry())
     elif kind in WITH_CARDS:
         content = replace(content, codes=tuple(open_codes(order)))
     return render(content, language=delivery.language, address=delivery.address)
 
 
 def needs_link(order: Order, kind: str) -> bool:
-    """True if a message of this kind hands over a link to the cards, rather than the codes."""
+    """True if a message of this kind contains a link to the cards instead of the codes."""
     if kind not in WITH_CARDS:
         return False
     if conf.mode[kind] != Mode.CODES:
         return True
-    # Without BASE_URL there is no page to link to: the message gets long.
+    # Without BASE_URL, there is no page to link to, and the message contains all codes.
     return order.fulfilled_quantity > MOST_CODES and bool(conf.base_url)
 
 
@@ -157,28 +157,25 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
         return PaidBack.of(delivery.refund)
     if not facts.paid_back:
         raise ValueError("Nothing was paid back.")
-    # Sent again by a person: the message is about the latest refund.
+    # A message that a person had sent again is about the latest refund.
     return facts.paid_back[-1]
 
 
-# From the content to the variables of templates.
-
-
 class _Verbatim(Masked, SafeString):
-    """A text for plain-text templates, which must not escape it."""
+    """A text that plain-text templates do not escape."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Formatting of the values in one form of a message, such as HTML."""
+    """The formatting of values for one form of a message, such as HTML."""
 
     foreign: Callable[[str], str]
     amount: Callable[[Decimal], str]
-    #: For texts that people copy or click: adds nothing, not even an invisible mark.
+    #: Formats a text that people copy or click: adds nothing, not even an invisible mark.
     exact: Callable[[str], str]
-    #: For foreign text in a line of its own.
+    #: Formats foreign text in a line of its own.
     line: Callable[[str], str]
 
 
@@ -199,12 +196,12 @@ def _short_amount(amount: Decimal) -> str:
     return _Verbatim(text if translation.get_language_bidi() else text.translate(_BREAKING))
 
 
-# Old programs display marks of direction in subjects and short messages. In short messages, these
-# marks and no-break spaces would also double the length: they are not in the alphabet of phones.
+# Old programs display marks of direction in subjects and short messages. In short messages, marks
+# and no-break spaces would also double the length: the alphabet of phones does not have them.
 _SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim)
 _SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated)
-# Lines are elements with a direction of their own.
+# In HTML, a line is an element with a direction of its own.
 _RICH = _Form(bdi, money, Masked, str)
 _FORMS = (_SUBJECT, _SHORT, _PLAIN, _RICH)
 
@@ -251,7 +248,7 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
 
 
 def _known(show: Callable[[str], str], text: str) -> str:
-    """The text as it is shown; "" if there is none."""
+    """The text as ``show`` formats it; "" for an empty text."""
     return show(text) if text else ""
 
 
@@ -283,7 +280,7 @@ def _rows_of_receipt(content: Content, form: _Form) -> list[MessageRow]:
         return []
     rows = [MessageRow(gettext("Gift for"), form.foreign(gift.recipient))]
     if gift.name:
-        # So that the customer sees a slip of the pen.
+        # Shown to the customer, who may notice a slip of the pen.
         rows.append(MessageRow(capfirst(gettext("e-mail")), form.foreign(gift.address)))
     if gift.deliver_at:
         rows.append(
@@ -309,23 +306,20 @@ def _rows_of_refund(content: Content, form: _Form) -> list[MessageRow]:
     return rows
 
 
-# From the variables to texts.
-
-
 def _rendered(kind: str, name: str, words: dict[str, Any]) -> str:
     template = select_template([f"{_FOLDER}/{kind}/{name}", f"{_FOLDER}/{name}"])
     return str(template.render(words))
 
 
 def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
-    """The paragraphs of the body, marked as safe: the template has escaped them."""
+    """The paragraphs of the body, marked as safe because the template has escaped its values."""
     body = _rendered(kind, "body.txt", words)
     parts = (_SPACES.sub(" ", part).strip() for part in _BLANK_LINES.split(body))
     return [mark_safe(part) for part in parts if part]  # noqa: S308 (templates escape)
 
 
 def _without_hidden_characters(content: Content) -> Content:
-    """The content with each text by others reduced to lines of visible characters."""
+    """The content, with texts from outside reduced to lines of visible characters."""
     facts, gift, refund = content.facts, content.gift, content.refund
     return replace(
         content,
@@ -352,17 +346,17 @@ def _name(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """The text in one line, without characters that are invisible or change its direction."""
+    """The text in one line, without characters that are invisible or change the direction."""
     return one_line("".join(filter(_is_kept, text)))
 
 
 def _is_kept(char: str) -> bool:
-    # Line breaks are in _UNSEEN, but count as spaces.
+    # Line breaks, which are in _UNSEEN, count as spaces here.
     return char in _JOINERS or char.isspace() or unicodedata.category(char) not in _UNSEEN
 
 
 def _tidied(text: str) -> str:
-    """The text with at most one blank line in a row, as templates leave several."""
+    """The text with at most one blank line in a row; a template leaves several."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 
@@ -371,7 +365,7 @@ def _compact(text: str) -> str:
 
 
 def _directed(text: str) -> str:
-    """The text, after a mark of direction if its first letter has the wrong direction."""
+    """The text, with a mark of direction before it if the first letter has the wrong direction."""
     direction = "rtl" if translation.get_language_bidi() else "ltr"
     letters = filter(None, (_DIRECTIONS.get(unicodedata.bidirectional(char)) for char in text))
     return text if next(letters, direction) == direction else _MARKS[direction] + text

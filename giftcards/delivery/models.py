@@ -1,4 +1,4 @@
-"""Messages to customers, the links in them and the visits of these, and the digests of staff."""
+"""Messages to customers, links to cards, visits of links, and the digests for staff."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from giftcards.rules.states import FINAL
 
 # The longest time to the next attempt at a message.
 _LONGEST_WAIT = timedelta(days=1)
-# A message that has been open for longer is late. Shorter disturbances end by themselves.
+# A message that has been open for longer is late; shorter disturbances end by themselves.
 _PATIENCE = timedelta(minutes=5)
-# How long a message that was given up raises the alarm: nobody can tick it off.
+# The time for which a message that was given up is told as a condition: nobody can tick it off.
 _ALARM = timedelta(days=1)
-#: Number of wrong PINs that locks a link.
+#: The number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
-#: Limit of reveals for each link where the settings have none: nobody needs as many, and each
-#: reveal leaves a row.
+#: The limit of reveals for a link if the settings have none: nobody needs as many, and each reveal
+#: adds a row.
 MOST_REVEALS = 10_000
-#: Within this time, showing the cards again from the same page (a reload) is the same reveal.
+#: Within this time, a reload of a page that has shown the cards is the same reveal.
 SAME_REVEAL = timedelta(minutes=10)
 
 
@@ -41,28 +41,28 @@ class DeliveryStatus(models.TextChoices):
     CANCELLED = "cancelled", _("Not needed any more")
 
 
-#: Statuses of messages that wait: no process is sending them.
+#: The statuses of messages that wait, and that no process is sending.
 WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
-#: Statuses of messages that are not done. A row with one of these is due when its
-#: ``next_attempt_at`` is past. While a message is being sent, that is the end of the claim: if it
-#: is past, the process must have died.
+#: The statuses of messages that are not done. Such a message is due once ``next_attempt_at`` is
+#: past. While a process is sending the message, ``next_attempt_at`` is the end of the claim: if the
+#: claim is past, the process must have died.
 OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def update(self, **values: Any) -> int:
-        """Update as usual; a ``status`` of failed sets ``failed_at`` to now, unless it is given."""
+        """Update as usual; the ``status`` "failed" also sets ``failed_at``, unless it is given."""
         if values.get("status") == DeliveryStatus.FAILED:
             values.setdefault("failed_at", timezone.now())
         return super().update(**values)
 
     def due(self, now: datetime) -> Self:
         """Messages that are to be sent now, longest due first."""
-        # The column is NULL in rows that are done, so the index has the open ones side by side.
+        # The column is NULL in rows that are done, so the index finds only open rows.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime) -> Self:
-        """Messages that have waited to be sent for 5 minutes or longer, due first."""
+        """Messages that have been due for 5 minutes or longer, longest due first."""
         by = now - _PATIENCE
         rows = self.waiting(now).filter(
             Q(not_before__lte=by) | Q(not_before=None, created_at__lte=by)
@@ -76,11 +76,11 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def waiting(self, now: datetime) -> Self:
         """Messages that are still to be sent, without those whose time is yet to come."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
-        # Uses the index on next_attempt_at: a planner would expect many rows of each status.
+        # The second condition has databases use the index on next_attempt_at, which has few rows.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
 
     def next_due_at(self) -> datetime | None:
-        """Time at which the next open message is due; ``None`` if no message is open."""
+        """The time at which the next open message is due; ``None`` if no message is open."""
         found = self.filter(next_attempt_at__isnull=False).aggregate(
             at=models.Min("next_attempt_at")
         )
@@ -102,7 +102,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             "next_attempt_at": until,
             "attempts": wanted.attempts + 1,
         }
-        # The process of the last claim has not recorded how its attempt ended.
+        # The process of the last claim died: it has not recorded how its attempt ended.
         if wanted.status == DeliveryStatus.SENDING:
             values["unanswered"] = wanted.unanswered + 1
         return bool(rows.update(**values))
@@ -124,7 +124,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel those of these messages that wait; return their number."""
+        """Cancel the waiting messages among these; return the number of cancelled messages."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
@@ -133,35 +133,35 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
         A message that is being sent at this moment may still go out, but is not retried.
         """
-        # Marks all open rows: a process may begin or end an attempt between the two statements.
+        # All open rows are marked: between the two statements, a process may begin an attempt.
         self.filter(status__in=OPEN, **which).order_by().update(is_stopped=True)
         return self.cancel(**which)
 
     def hold(self, claimed: Delivery) -> bool:
         """Lock the row, so that nobody can stop the message until the transaction ends.
 
-        Return False if it was stopped, or the claim lost, as when its customer was erased.
+        Return False if the message was stopped, or the claim lost, as when its customer was erased.
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
     def to(self, *, recipient: bool) -> Self:
-        """Messages for the recipients of gifts, or those for customers."""
+        """Messages for the recipients of gifts, or else messages for customers."""
         is_theirs = Q(kind__in=sorted(TO_RECIPIENT))
         return self.filter(is_theirs if recipient else ~is_theirs)
 
     def untold(self) -> Self:
-        """Failed messages without a later open or sent one of the same order and kind."""
+        """Failed messages without a later message, open or sent, of the same order and kind."""
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
     def unreceived(self) -> Self:
-        """The :meth:`untold` messages about cards that nobody got otherwise.
+        """The :meth:`untold` messages about cards that nobody got in another way.
 
-        That is: no message with the same cards was sent, such as over another channel, and nobody
-        has had them shown over a link or in their account.
+        Another way is a message that was sent, such as over another channel, or that the cards were
+        shown behind a link or in an account.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -177,7 +177,7 @@ def key_of(*occasion: str) -> str:
 
 
 def put_off(until: datetime | None) -> dict[str, datetime]:
-    """The columns of a message that is sent at ``until``, or at once if that has passed."""
+    """The columns of a message that waits until a time; none if that time is over or ``None``."""
     if until is None:
         return {}
     at = max(until, timezone.now())
@@ -195,7 +195,7 @@ class Delivery(models.Model):
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"
     )
-    # What the message announces: a status change of the order, or a refund. A message that a
+    # The status change that the message announces, or else the refund below. A message that a
     # person had sent again has no status change.
     change = models.ForeignKey(
         StatusChange,
@@ -221,27 +221,28 @@ class Delivery(models.Model):
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     # The number of attempts with unknown outcome: the process died, or the server did not answer.
     unanswered = models.PositiveIntegerField(default=0)
-    # The end of the claim while the message is being sent. NULL once it is done.
+    # The time of the next attempt; while the message is being sent, the end of the claim. NULL once
+    # the message is done.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
-    # When the first attempt is due, if that was not at once: at the time of a gift.
+    # The time of the first attempt, for a gift; NULL if the message was due at once.
     not_before = models.DateTimeField(_("not before"), null=True)
     claim = models.CharField(max_length=32, blank=True)
-    # The message must hand over no further link, so it is not retried.
+    # True if the message must hand over no further link, so that it is not retried.
     is_stopped = models.BooleanField(default=False)
-    # Class and place of the last error, without its text, which may quote the message.
+    # Class and place of the last error; its text may quote the message, and is not kept.
     error = models.TextField(_("error"), blank=True)
     # The id that the channel gave to the message; a report of a bounce names it.
     message_id: models.CharField[str, str] = ExactCharField(max_length=200, blank=True)
     key = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     sent_at = models.DateTimeField(_("sent"), null=True)
-    # When the message was marked as failed: long after it was sent, if it bounced.
+    # The time when the message failed; a bounce may come long after the message was sent.
     failed_at = models.DateTimeField(null=True)
     # A user name, as in giftcards.Acknowledgement; "" unless a person had the message sent again.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
-    # It went to another address than the customer's at that time. Such messages count against the
-    # hourly limit of whoever had them sent.
+    # True if the message went to another address than the customer's. Such messages count for the
+    # hourly limit of the person who had them sent.
     is_elsewhere = models.BooleanField(default=False)
 
     objects = DeliveryQuerySet.as_manager()
@@ -255,14 +256,14 @@ class Delivery(models.Model):
         indexes = (
             models.Index(fields=("next_attempt_at", "id"), name="giftcards_delivery_due"),
             models.Index(fields=("status", "-id"), name="giftcards_delivery_status"),
-            # For the filters of the admin's list.
+            # For the filters of the admin's list of messages.
             models.Index(fields=("kind", "-id"), name="giftcards_delivery_kind"),
             models.Index(fields=("channel", "-id"), name="giftcards_delivery_channel"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
             models.Index(fields=("address",), name="giftcards_delivery_address"),
-            # How many messages a person has had sent again in the last hour.
+            # For the hourly limit: the messages that a person has had sent again.
             models.Index(fields=("requested_by", "created_at"), name="giftcards_delivery_by"),
-            # For the digests: what failed since the last one.
+            # For the digests: the messages that failed since the last digest.
             models.Index(fields=("failed_at",), name="giftcards_delivery_failed"),
         )
 
@@ -275,7 +276,7 @@ class Delivery(models.Model):
 
     @property
     def is_put_off(self) -> bool:
-        """True if it waits for its time."""
+        """True if the message waits for the time of a gift."""
         is_ahead = self.not_before is not None and self.not_before > timezone.now()
         return is_ahead and self.status == DeliveryStatus.QUEUED
 
@@ -285,7 +286,7 @@ class Delivery(models.Model):
 
     @property
     def needs_look(self) -> bool:
-        """True if the message was given up: the customer was not told, and there is no retry."""
+        """True if the message was given up, so that the customer was not told."""
         return self.status == DeliveryStatus.FAILED
 
 
@@ -302,7 +303,7 @@ class Installation(models.Model):
 
     @classmethod
     def begin(cls) -> datetime:
-        """Return the time of installation; record the present time if there is none yet."""
+        """The time of the installation; the first call records the present time."""
         return cls.objects.get_or_create(pk=1)[0].at
 
 
@@ -310,8 +311,8 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
         """Links that show cards: not withdrawn, expired or used up.
 
-        A link is used up after ``reveals`` reveals; ``None`` means :data:`MOST_REVEALS`. Even then,
-        the page whose reveal has the key ``again`` may show the cards for :data:`SAME_REVEAL`.
+        A link is used up after ``reveals`` reveals, or :data:`MOST_REVEALS` for ``None``. The page
+        whose reveal has the key ``again`` may show the cards again within :data:`SAME_REVEAL`.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
         is_left = Q(reveals__lt=reveals or MOST_REVEALS)
@@ -321,7 +322,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return links.filter(is_left | Q(Exists(shown.filter(at__gt=now - SAME_REVEAL))))
 
     def with_cards(self) -> Self:
-        """Links of orders that are final and have cards for the customer."""
+        """Links to orders that are final and have cards for the customer."""
         paid_for = Card.objects.filter(
             order=OuterRef("order"), position__lte=OuterRef("order__fulfilled_quantity")
         )
@@ -329,14 +330,14 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """The link that serves the order's customer in their account; created if need be."""
+        """The link for the account of the order's customer; created if there is none yet."""
         origin = CardLink.Origin.ACCOUNT
         # No hash looks like this, and the column is unique.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw the order's links, except the account's; return how many this has ended."""
+        """Withdraw all links of ``order`` but the account's; return how many worked until now."""
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)
@@ -345,14 +346,14 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
 class CardLink(models.Model):
     """A way for a customer to reach the cards of an order.
 
-    Only its recipient knows the token: the row holds a keyed hash.
+    The row has a keyed hash of the token: only the person who got the link knows the token.
     """
 
     class Origin(models.TextChoices):
         MESSAGE = "message", _("Message")
-        #: Made by staff, who hand it over themselves.
+        #: A link that staff made, to hand it over themselves.
         STAFF = "staff", _("Staff")
-        #: For a customer who is logged in to the shop; has no token.
+        #: The way of a customer who is logged in to the shop, without a token.
         ACCOUNT = "account", _("Account in the shop")
 
     order = models.ForeignKey(
@@ -367,11 +368,11 @@ class CardLink(models.Model):
         null=True,
         related_name="links",
     )
-    # An account's link has no token; instead of a hash, it has a name that is unique to the order.
+    # The link of an account has no token; its hash is a name that is unique to the order.
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
-    # Why staff have made it.
+    # The reason why staff made the link.
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     expires_at = models.DateTimeField(_("expires"), null=True)
     revoked_at = models.DateTimeField(_("withdrawn"), null=True)
@@ -386,7 +387,7 @@ class CardLink(models.Model):
         verbose_name_plural = _("links to cards")
         ordering = ("-pk",)
         default_permissions = ("view",)
-        # How many links a person has made in the last hour.
+        # For the hourly limit: the links that a person has made.
         indexes = (models.Index(fields=("created_by", "created_at"), name="giftcards_link_by"),)
 
     def __str__(self) -> str:
@@ -394,17 +395,17 @@ class CardLink(models.Model):
 
     @property
     def is_locked(self) -> bool:
-        """True if the PIN was wrong too often."""
+        """True if too many wrong PINs have locked the link."""
         return self.wrong_pins >= MOST_WRONG_PINS
 
 
 class LinkVisit(models.Model):
-    """A visit: a person or a program opened a link, had its cards shown, or locked it."""
+    """A visit of a link: somebody opened it, had the cards shown, or locked it by wrong PINs."""
 
     class What(models.TextChoices):
         OPENED = "opened", _("Opened")
         REVEALED = "revealed", _("Cards shown")
-        #: The last remaining PIN guess was wrong.
+        #: The last possible guess of the PIN was wrong.
         LOCKED = "locked", _("Locked after wrong PINs")
 
     link = models.ForeignKey(
@@ -421,10 +422,10 @@ class LinkVisit(models.Model):
     agent = models.CharField(_("program"), max_length=300, blank=True)
     # The user name of a customer who was logged in.
     user = models.CharField(_("user"), max_length=254, blank=True)
-    # How many of the cards could not be opened.
+    # The number of cards that could not be opened.
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # Unique name of what happens only once: the reveal from one page, however often the page is
-    # reloaded, and the locking of the link.
+    # The unique key of what happens only once: a page's reveal, whatever its reloads, or the
+    # locking of the link.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
@@ -434,7 +435,7 @@ class LinkVisit(models.Model):
         default_permissions = ("view",)
         indexes = (
             models.Index(fields=("link", "what"), name="giftcards_visit_link"),
-            # For the digests: what went wrong since the last one.
+            # For the digests: what went wrong since the last digest.
             models.Index(fields=("what", "at"), name="giftcards_visit_what"),
         )
 
@@ -443,17 +444,17 @@ class LinkVisit(models.Model):
 
 
 class StaffDigest(models.Model):
-    """The digests of one person: when the last one went out, and what they have been told."""
+    """The digests of one person: when the last digest went out, and what the person knows."""
 
-    # "" for the receivers of the signal.
+    # The person's address; "" in the row of the receivers of the signal ``staff_news``.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)
     sent_at = models.DateTimeField(_("last digest"), null=True)
     # The person was told of the events up to this moment.
     covers_until = models.DateTimeField(null=True)
-    # What the person knows, and what the last digest said: see delivery.digests.Told.
+    # What the person has been told, as JSON of giftcards.delivery.digests.Told.
     told = models.JSONField(default=dict)
-    # When to look for news next: at the end of the pause after a digest or a failure. While a
-    # digest is being sent, the end of that process's claim. NULL: at once.
+    # The time of the next search for news, after the pause that follows a digest or a failure;
+    # while a digest is being sent, the end of the claim. NULL means at once.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
     failures = models.PositiveIntegerField(_("failed attempts"), default=0)
     error = models.TextField(_("error"), blank=True)

@@ -1,7 +1,7 @@
-"""PINs: what a customer has to know, beside the link, to see the cards; wrong ones lock the link.
+"""PINs: what a customer has to know, beside the link, to see cards; wrong PINs lock the link.
 
-Forms and code call a typed PIN a password, and the right one a secret, because error collectors
-hide values with these names.
+Forms and code call a typed PIN "password" and the right PIN "secret", because error trackers hide
+values with these names.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _DIGITS = 4
 
 
 def last_digits_of_phone(order: Order) -> str:
-    """The digits, for ``GIFTCARDS_DELIVERY["PIN"]``; "" if the phone number has too few.
+    """The last four digits, for ``GIFTCARDS_DELIVERY["PIN"]``; "" if the phone number has fewer.
 
-    "" for a gift as well: its recipient need not know the customer's number.
+    A gift has no such PIN, because the recipient need not know the customer's phone number.
     """
     if order.is_gift:
         return ""
@@ -38,7 +38,7 @@ def last_digits_of_phone(order: Order) -> str:
     return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
 
-# The words with which the page asks for the PIN. A shop's own function may have them as well.
+# The text with which the page asks for the PIN. A function of the shop may have this attribute too.
 last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
     "The last four digits of your phone number."
 )
@@ -52,7 +52,7 @@ def pin_of(order: Order) -> Masked:
     """
     function = conf.pin_of
     found: Any = None if function is None else function(order)
-    # A number is a PIN as well, even 0.
+    # A function of the shop may return a number, such as 0, as PIN.
     if found is None or found is False or found == "":
         return Masked()
     secret = Masked(found)
@@ -68,7 +68,7 @@ def help_text() -> str:
 
 @contained
 def is_right(password: str, secret: str) -> bool:
-    """True if ``password`` is the PIN. Case, spaces, dashes and script of digits do not matter."""
+    """True if ``password`` is the PIN; case, spaces, dashes and the script of digits may differ."""
     return constant_time_compare(normalised(password), normalised(secret))
 
 
@@ -76,8 +76,8 @@ def is_right(password: str, secret: str) -> bool:
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
     """True if ``password`` is ``secret``, the PIN of the link, and the link was not locked.
 
-    The last wrong guess locks the link. A guess counts as wrong until it proves right, so
-    simultaneous guesses gain nothing.
+    The last wrong guess locks the link. A guess is counted as wrong before it is compared, so
+    simultaneous guesses are no way round the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)
     left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)

@@ -15,19 +15,19 @@ from giftcards.plugins import Plugin
 from giftcards.privacy.person import ROLES
 from giftcards.privacy.retention import Reason
 
-# For complaints such as "I got no message", "It does not open", "My code is already used".
+# Permissions to answer complaints: "I got no message", "It does not open", "My code was used".
 _SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
 
 
 def _writes() -> bool:
-    """True if anybody is written to; also if the settings are wrong, as a check says."""
+    """True if the settings allow messages or digests, or are wrong, which a check reports."""
     with contextlib.suppress(ConfigurationError):
         return not conf.is_off or bool(conf.staff_emails)
     return True
 
 
 def _connect() -> None:
-    # Even if no messages are sent now, earlier ones may exist.
+    # Earlier messages and links may exist, even if no messages are sent now.
     queueing.connect_always()
     if _writes():
         queueing.connect()

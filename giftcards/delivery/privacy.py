@@ -1,4 +1,4 @@
-"""Personal data in this app, and the codes that are kept as their customer could not be told."""
+"""Personal data in messages and links, and orders whose codes are kept for an untold customer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VISIT = ("at", "what", "address", "agent", "user")
 
 
 class Messages:
-    """The messages to people in a role, and links of theirs, for :mod:`giftcards.privacy`."""
+    """The messages and links of the people in one role, for :mod:`giftcards.privacy`."""
 
     app_label = "giftcards_delivery"
 
@@ -43,7 +43,7 @@ class Messages:
             yield from rows.values_list("order_id", flat=True)
 
     def addresses(self, order: Order) -> Iterator[str]:
-        # Empty in a message that was erased.
+        # The address of an erased message is empty.
         rows = self._of(order.deliveries.all()).exclude(address="").order_by()
         return rows.values_list("address", flat=True).iterator()
 
@@ -61,12 +61,12 @@ class Messages:
 
     def erase(self, order: Order, traces: Traces) -> None:
         messages = self._of(Delivery.objects.filter(order=order)).order_by()
-        # A process that is sending one loses its claim, and records nothing.
+        # A process that is sending such a message loses its claim, and records nothing.
         messages.filter(status__in=OPEN).update(
             status=DeliveryStatus.CANCELLED, next_attempt_at=None
         )
         for message in messages:
-            # The old key would let somebody verify a guessed address.
+            # With the old key, somebody could verify a guessed address.
             key = key_of(uuid.uuid4().hex, message.channel, "")
             by = traces.erased(message.requested_by)
             Delivery.objects.filter(pk=message.pk).update(
@@ -76,7 +76,7 @@ class Messages:
                 key=key,
                 requested_by=by,
             )
-        # Staff may have named either person in any of them.
+        # Staff may have named either person in the reason of any message.
         order.deliveries.exclude(reason="").update(reason=ERASED)
         order.card_links.exclude(reason="").update(reason=ERASED)
         links = self._links(order).order_by()
@@ -93,11 +93,11 @@ class Messages:
         return messages.to(recipient=self._is_of_recipients)
 
     def _links(self, order: Order) -> CardLinkQuerySet:
-        """The links to the cards, if these are those of people in this role."""
+        """The links to the cards of ``order``, if the cards are for people in this role."""
         links = CardLink.objects.filter(order=order)
         return links if self._is_of_recipients or not order.is_gift else links.none()
 
 
 def untold() -> Q:
-    """A condition on orders: the last message about the cards was given up, and nobody has them."""
+    """The condition on orders whose cards nobody got: the last message about them was given up."""
     return Q(Exists(Delivery.objects.all().unreceived().filter(order=OuterRef("pk"))))

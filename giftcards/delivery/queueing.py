@@ -1,7 +1,7 @@
-"""Queueing messages when orders move, moving them after a correction, and waking their sender.
+"""Queueing messages about orders, moving messages to a corrected address, and waking the sender.
 
-A message that went out is sent again only if its link works and has shown no cards: the link is
-withdrawn, and there would be no other way to the cards.
+After a correction, a message that went out is sent again only if its link works and has shown no
+cards: that link is withdrawn, and there would be no other way to the cards.
 """
 
 from __future__ import annotations
@@ -43,30 +43,13 @@ from giftcards.signals import (
 
 logger = logging.getLogger(__name__)
 
-#: Lease of a task that is queued and has not started. While it is held, no other task is queued.
-QUEUED = "queued delivery"
-_QUEUED_FOR = timedelta(seconds=20)
-#: Lease of the search for refunds whose signal was lost. While it is held, no other one begins.
-LOST_REFUNDS = "lost refunds"
-_LOOKED_FOR = timedelta(minutes=2)
-_PAID_WITHIN = timedelta(days=2)
-# Planned refunds are rarely paid later than this. The index is on the time of recording.
-_RECORDED_WITHIN = timedelta(days=30)
-
-
-class Withdrawn(NamedTuple):
-    """Numbers of the links that were withdrawn, and of the messages that were cancelled."""
-
-    links: int
-    messages: int
-
 
 def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue the messages about this status change, if any, each once. A receiver of a signal."""
+    """Queue each message about this status change once. A receiver of a signal."""
     if change.at < Installation.begin():
         return
     if change.to_status in FINAL:
-        # The customer does not have to wait any more.
+        # The order is final, so the customer need not be asked to wait any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     for kind in kinds_of(change.to_status, is_gift=order.is_gift):
         if kind == Kind.REFUNDED and _is_sought(order):
@@ -76,17 +59,17 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 
 
 def _is_sought(order: Order) -> bool:
-    """True if the cards of ``order`` were sought by rule, and still are, by another order.
+    """True if another order, placed by the shop's rule, still seeks the cards of ``order``.
 
-    The customer knows that, and gets a message about that order.
+    The customer gets a message about that other order.
     """
     return order.send_before is not None and order.reordered_amount is not None
 
 
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
-    """Queue messages about a paid refund, or cancel those about one that was taken back.
+    """Queue messages about a paid refund, or cancel messages about a refund that was taken back.
 
-    Return True if one is new. A receiver of a signal.
+    Return True if any message is new. A receiver of a signal.
     """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
@@ -97,10 +80,20 @@ def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     return _queue(refund.order, Kind.PAID_BACK, f"refund {refund.pk}", refund=refund)
 
 
-def tell_of_lost_refunds() -> int:
-    """Queue messages about paid refunds that have none yet; return the number of these refunds.
+#: The lease of the search for refunds whose signal was lost: while it is held, no other search
+#: begins.
+LOST_REFUNDS = "lost refunds"
+_LOOKED_FOR = timedelta(minutes=2)
+_PAID_WITHIN = timedelta(days=2)
+# A planned refund is rarely paid later than this. The index is on the time of recording.
+_RECORDED_WITHIN = timedelta(days=30)
 
-    Their process died between the commit and the signal. Does nothing if it has run a moment ago.
+
+def tell_of_lost_refunds() -> int:
+    """Queue messages about paid refunds without any; return the number of these refunds.
+
+    A refund has no message if its process died between the commit and the signal. A call within two
+    minutes of another does nothing.
     """
     is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
@@ -117,7 +110,7 @@ def tell_of_lost_refunds() -> int:
         try:
             told += tell_of_refund(refund)
         except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-            # Must not keep back the other refunds and the messages that are due.
+            # A failing channel must not keep back other refunds, and messages that are due.
             logger.error(  # noqa: TRY400 (its text may hold an address)
                 "The customer of order %s is not told of a refund: %s",
                 refund.order.reference,
@@ -140,8 +133,8 @@ def _queue(
     is_any_new = False
     trouble: Exception | None = None
     with transaction.atomic():
-        # Lock and read again, because the order may be stale. A correction of the customer's
-        # address thus either comes first, or finds the messages that are queued here.
+        # The order may be stale, so it is locked and read again. A correction of the customer's
+        # address then either comes first, or finds the messages that are queued here.
         order.lock()
         order.refresh_from_db(fields=CORRECTABLE)
         for channel in make_channels():
@@ -157,7 +150,7 @@ def _queue(
                     channel=channel.name,
                     address=address,
                     language=language_of(order, for_recipient=for_recipient),
-                    # Without the address, which may have changed if the event is announced again.
+                    # The event may be announced again, with another address: the key has none.
                     key=key_of(occasion, channel.name),
                     **put_off(order.deliver_at if for_recipient else None),
                 )
@@ -173,9 +166,9 @@ def _queue(
 
 
 def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -> str:
-    """The customer's, or the recipient's, address on ``channel``, or "".
+    """The address of the customer, or of the recipient, on ``channel``; "" if there is none.
 
-    Raises whatever the channel raises; a failing query of the channel does not break the caller's
+    An error of the channel is raised. A failing query of the channel does not break the caller's
     transaction.
     """
     find = channel.recipient_address_of if for_recipient else channel.address_of
@@ -189,7 +182,7 @@ def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -
 def kinds_that_fit(order: Order) -> list[Kind]:
     """The kinds of messages that fit ``order`` now, and that the settings allow.
 
-    A kind that hands over cards fits only while there are cards to hand over.
+    A kind that hands over cards fits only while the order has cards to hand over.
     """
     kinds = [*kinds_of(order.status, is_gift=order.is_gift)]
     if WITH_CARDS.intersection(kinds) and not has_cards(order):
@@ -214,9 +207,9 @@ def send_again(
 ) -> Delivery | None:
     """Queue a message that a person asks for; return ``None`` if it was queued already.
 
-    ``once`` is a value unique to the form, so that pressing its button twice sends one message.
-    ``withdraws`` also ends the earlier links to the cards now, and cancels the waiting messages
-    that would bring further links.
+    ``once`` is a value unique to the form, so that pressing the button twice sends one message.
+    With ``withdraws``, the earlier links to the cards end now, and waiting messages that would
+    bring further links are cancelled.
     """
     message = Delivery(
         order=order,
@@ -231,17 +224,24 @@ def send_again(
         is_elsewhere=is_elsewhere,
     )
     with transaction.atomic():
-        # Add first: a second press must not cancel the message of the first one.
+        # The message is added first: a second press must not cancel the message of the first.
         if not Delivery.objects.add(message):
             return None
         if withdraws:
             withdraw(order, by=by, but=message)
         elif kind in TO_RECIPIENT and not is_elsewhere:
-            # The gift is handed over now, not once more at its time.
+            # The gift is handed over now, and must not be handed over again at its time.
             put_off_ones = Delivery.objects.filter(not_before__gt=timezone.now())
             put_off_ones.cancel(order=order, kind=kind, channel=channel)
         wake()
     return message
+
+
+class Withdrawn(NamedTuple):
+    """The numbers of links that were withdrawn, and of messages that were cancelled."""
+
+    links: int
+    messages: int
 
 
 def withdraw(
@@ -255,7 +255,8 @@ def withdraw(
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        # First: a process that is sending a message has made its link by then, or makes none.
+        # The messages are stopped first: a process that is sending a message has made its link
+        # before that, or makes none.
         messages = others.stop(order=order, kind__in=WITH_CARDS)
         return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 
@@ -264,11 +265,16 @@ def _last_paid(order: Order) -> CustomerRefund | None:
     return order.refunds.filter(state=RefundState.DONE).order_by("-executed_at", "-pk").first()
 
 
-def wake() -> None:
-    """Queue a task that sends what is due, once the current transaction commits.
+#: The lease of a task that is queued and has not started. While it is held, no task is queued.
+QUEUED = "queued delivery"
+_QUEUED_FOR = timedelta(seconds=20)
 
-    Does nothing if a task was queued a moment ago and has not started, or if there is no queue:
-    then ``giftcards_poll --loop`` or ``giftcards_deliver`` sends what is due. Never raises.
+
+def wake() -> None:
+    """Queue a task that sends the due messages, once the current transaction commits.
+
+    Does nothing if a queued task has not started yet, or if there is no queue: then
+    ``giftcards_poll --loop`` or ``giftcards_deliver`` sends the messages. Never raises.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -279,21 +285,21 @@ def _wake() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """The messages about an order that went, or are to go, to old addresses of one person."""
+    """The messages about an order that went, or will go, to former addresses of one person."""
 
     order: Order
     messages: list[Delivery]
 
     @property
     def unsent(self) -> list[Delivery]:
-        """Open messages (one may be arriving), and failed ones that no later message replaces."""
+        """Open messages, of which any may be arriving, and failed messages without a later one."""
         lost = {message.pk for message in self.messages if message.status == DeliveryStatus.FAILED}
         untold = set(Delivery.objects.filter(pk__in=lost).untold().values_list("pk", flat=True))
         return [message for message in self.messages if message.is_open or message.pk in untold]
 
     @property
     def with_codes(self) -> list[Delivery]:
-        """Sent messages that held the codes themselves, rather than a link."""
+        """Sent messages that contained the codes instead of a link."""
         sent = [
             message
             for message in self.messages
@@ -327,10 +333,10 @@ def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAdd
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
     """Redirect messages about ``order`` from the addresses before ``change`` to the new ones.
 
-    Also withdraws the links that went to the old addresses, and has a gift wait for its new time. A
-    receiver of a signal that is sent in the transaction that makes the change and holds the lock of
-    the order: a process that sends or queues a message then finishes before it, or begins after its
-    commit.
+    Links that went to the old addresses are withdrawn, and a gift waits for its new time. This is a
+    receiver of a signal. The signal is sent in the transaction of the change, which holds the lock
+    of the order: a process that sends or queues a message finishes before this transaction, or
+    begins after it.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
@@ -343,7 +349,7 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def _put_off_anew(order: Order) -> bool:
-    """Have the gift, unless it was tried already, wait for its time; True if it was not."""
+    """Have the gift's message wait for the new time; True unless there was an attempt already."""
     waiting = Delivery.objects.filter(order=order, status=DeliveryStatus.QUEUED).order_by()
     return bool(waiting.to(recipient=True).update(**put_off(order.deliver_at)))
 
@@ -357,7 +363,7 @@ def _move_messages(
     again = [*old.unsent, *old.unused]
     Delivery.objects.stop(pk__in=[message.pk for message in old.messages])
     old.links.revoke(order, by=change.by)
-    # The last message of each kind over each channel.
+    # By kind and channel, the last message.
     last = {(message.kind, message.channel): message for message in again}
     theirs, new = (language_of(one, for_recipient=for_recipient) for one in (before, order))
     moved = 0
@@ -371,7 +377,7 @@ def _move_messages(
 
 
 def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
-    """The addresses of the customer, or of the recipient: in the order, and of the channels."""
+    """The addresses of the customer, or of the recipient, in ``order`` and on all channels."""
     columns = ("recipient_email",) if for_recipient else ("customer_email", "customer_phone")
     named = {getattr(order, name) for name in columns}
     used = {_address(channel, order, for_recipient=for_recipient) for channel in make_channels()}
@@ -381,7 +387,7 @@ def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
 def _move(
     message: Delivery, order: Order, change: CustomerChange, *, language: str, for_recipient: bool
 ) -> bool:
-    """Queue the message to the new address; return False if there is none, or it is outdated."""
+    """Queue the message to the new address; False if there is no address, or the message is old."""
     channels = make_channels()
     channel = next((each for each in channels if each.name == message.channel), None)
     address = _address(channel, order, for_recipient=for_recipient) if channel else ""
@@ -419,15 +425,12 @@ def _address(channel: Channel, order: Order, *, for_recipient: bool) -> str:
         return ""
 
 
-# Name of the receivers in the outbox; it must stay the same, even if a function moves.
+# The name of the receivers in the outbox, which must stay the same even if a function moves.
 _UID = "giftcards_delivery"
-_NOT_DELIVERED = {"bounced", "rejected", "failed"}
-# The reasons that anymail defines; others could be texts of the provider.
-_REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed", "other"}
 
 
 def connect_always() -> None:
-    """Connect the receiver for existing messages and links, also if none are sent now."""
+    """Connect the receiver for existing messages and links, which may exist in any case."""
     customer_changed.connect(move_messages, sender=Order, dispatch_uid=_UID)
 
 
@@ -441,8 +444,13 @@ def connect() -> None:
         tracking.connect(on_report, dispatch_uid=_UID)
 
 
+_NOT_DELIVERED = {"bounced", "rejected", "failed"}
+# The reasons that anymail defines; other reasons may be texts of the mail service.
+_REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed", "other"}
+
+
 def on_report(*, event: Any, **_: Any) -> None:
-    """Mark a message that did not arrive, or about which the customer complained."""
+    """Mark a sent message that did not arrive, or that was reported as spam, by anymail's event."""
     sent = Delivery.objects.filter(
         message_id=stored_id(str(event.message_id or "")), status=DeliveryStatus.SENT
     ).exclude(message_id="")

@@ -1,4 +1,4 @@
-"""Showing cards to their customer: a reveal is counted and recorded before it shows a card."""
+"""Showing cards to their customer; each reveal is counted and recorded before it shows a card."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ from giftcards.text.addresses import ip_address
 
 logger = logging.getLogger(__name__)
 
-#: Most codes that a message or a page lists; the page offers more as a file.
-MOST_CODES = 100
-
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A card and its code. ``value`` is "" if it cannot be opened; ``serial`` may be ""."""
+    """A card's code ``value``, "" if the card cannot be opened, and its serial, which may be ""."""
 
     position: int
     value: str = field(default="", repr=False)
@@ -41,11 +38,15 @@ class Code:
         return bool(self.value)
 
 
+#: The most codes that a message or a page lists; the page offers more codes as a file.
+MOST_CODES = 100
+
+
 @contained
 def open_codes(order: Order) -> list[Code]:
     """The codes of all cards that the settled ``order`` counts, by position.
 
-    A card that does not open, or is missing in the database, has an empty code, and an error is
+    If a card cannot be opened, or is missing in the database, its code is empty, and an error is
     logged. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are
     unusable.
     """
@@ -71,7 +72,7 @@ def open_codes(order: Order) -> list[Code]:
 
 
 def _opened(position: int, card: Card | None, keyring: Keyring) -> tuple[Code, str]:
-    """The code of a card, and a sentence that says why it is empty, or ""."""
+    """The code of a card and ""; or an empty code and a sentence that says why it is empty."""
     if card is None:
         return Code(position), "It is not in the database."
     try:
@@ -82,17 +83,11 @@ def _opened(position: int, card: Card | None, keyring: Keyring) -> tuple[Code, s
 
 
 _LONGEST_AGENT = 300
-#: Most recorded openings of a link; simultaneous ones may add a few more.
-MOST_OPENED = 100
-# Another opening by the same visitor within this time is not recorded.
-_SAME_OPENING = timedelta(minutes=10)
-# Most times that earlier_reveals() returns.
-_MOST_TIMES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """The visitor who fetches a page, as far as known."""
+    """The visitor who fetches a page: IP address, browser, and user name if logged in."""
 
     address: str | None
     agent: str
@@ -102,7 +97,7 @@ class Visitor:
     @classmethod
     def of(cls, request: HttpRequest, user: object = "") -> Self:
         agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))
-        # The name of a user may be something else than a string, such as a number.
+        # A site's user names may be numbers.
         return cls(ip_address(request), agent[:_LONGEST_AGENT], str(user)[:254])
 
     def visit(self, link: CardLink, what: LinkVisit.What, **values: object) -> LinkVisit:
@@ -111,8 +106,14 @@ class Visitor:
         return LinkVisit(link=link, what=what, **told, **values)
 
 
+#: The most openings of a link that are recorded; simultaneous openings may add a few more.
+MOST_OPENED = 100
+# Another opening by the same visitor within this time is not recorded.
+_SAME_OPENING = timedelta(minutes=10)
+
+
 def note_opening(link: CardLink, visitor: Visitor) -> None:
-    """Record that the link was opened, unless the same visitor just did or it has many records."""
+    """Record an opening, unless the same visitor has just opened the link, or many are recorded."""
     opened = link.visits.filter(what=LinkVisit.What.OPENED).order_by()
     rows = opened.values_list("at", "address", "agent")[:MOST_OPENED]
     now, same = timezone.now(), (visitor.address, visitor.agent)
@@ -125,19 +126,19 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
 
 
 def shown_at(link: CardLink, key: str) -> datetime | None:
-    """Time at which the page of this key first showed the cards; ``None`` if it has not."""
+    """The time when the page with this key first showed the cards; ``None`` if it never did."""
     return link.visits.filter(key=key).values_list("at", flat=True).first()
 
 
 def is_spent(link: CardLink, key: str) -> bool:
-    """True if the page has shown the cards, and may not show them again without asking."""
+    """True if the page with this key has shown the cards, and a reload may not show them again."""
     at = shown_at(link, key)
     return at is not None and not is_recent(at, timezone.now(), within=SAME_REVEAL)
 
 
 @contained
 def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> list[Code] | None:
-    """Commit a reveal, then return the cards; ``None`` if the link has no reveal left or has ended.
+    """The cards, after a reveal was committed; ``None`` if the link has ended or no reveal left.
 
     All requests of the page with this ``key`` are one reveal. Must not be called in a transaction.
     """
@@ -158,7 +159,7 @@ def _reveal_first(
 ) -> list[Code] | None:
     row = CardLink.objects.filter(pk=link.pk)
     with transaction.atomic(durable=True):
-        # Write first: SQLite may fail a transaction that reads before it writes.
+        # The write comes first: in SQLite, a transaction may fail if it reads before it writes.
         usable = row.usable(timezone.now(), reveals=most)
         if not usable.update(reveals=F("reveals") + 1):
             return None
@@ -178,7 +179,7 @@ def _reveal_first(
 
 
 def _was_in_vain(link: CardLink) -> bool:
-    """True if a reveal that could open no card was recorded a moment ago."""
+    """True if the last reveal, a moment ago, could open no card."""
     since = timezone.now() - SAME_REVEAL
     rows = link.visits.filter(what=LinkVisit.What.REVEALED, key=None, at__gt=since)
     return rows.exists()
@@ -190,14 +191,18 @@ def open_cards(order: Order) -> list[Code]:
     try:
         return open_codes(order)
     except ConfigurationError as error:
-        # The error's text is enough for the log.
+        # Logged without a traceback: the text of the error says enough.
         text = "The customer of order %s was shown no card. %s"
         apart(logger.error, text, order.reference, error)
         return [Code(position) for position in range(1, order.fulfilled_quantity + 1)]
 
 
+# The most times that earlier_reveals() returns.
+_MOST_TIMES = 10
+
+
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """Times of the order's last ten reveals but the one with this key, newest first."""
+    """The times of the last ten reveals of ``order``, newest first, without the key ``but``."""
     # A reveal without a key showed no card, because none could be opened.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

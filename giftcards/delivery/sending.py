@@ -1,8 +1,8 @@
-"""Sending the messages that are due: claim each one, send it, and record how that ended.
+"""Sending the messages that are due: each message is claimed, sent, and its outcome recorded.
 
-A customer gets a message once, unless the outcome of an attempt is unknown: the process died
-between handing the message over and recording it, or the server got the message and did not answer.
-There are at most :data:`MOST_UNANSWERED` such attempts, so a message goes out at most that often.
+A customer gets a message once, unless the outcome of an attempt is unknown: the process died before
+it recorded the outcome, or the server got the message and did not answer. A message goes out at
+most :data:`MOST_UNANSWERED` times, because after so many unknown outcomes it is given up.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models.customer_refunds import RefundState
 
-#: Length of a claim, after which another process takes the message over: longer than the longest
-#: attempt.
+#: The length of a claim, after which another process takes the message over. A claim is longer than
+#: the longest attempt.
 CLAIM = timedelta(minutes=2)
-#: Most attempts with unknown outcome; after these, a message is given up.
+#: The attempts with unknown outcome after which a message is given up.
 MOST_UNANSWERED = 6
-# Back-off after attempts that certainly failed; _LONGEST_PAUSE after each further one.
+# The pauses after attempts that certainly failed; after these, each pause is _LONGEST_PAUSE.
 _PAUSES = (
     timedelta(seconds=10),
     timedelta(seconds=30),
@@ -54,21 +54,22 @@ _PAUSES = (
     timedelta(minutes=30),
 )
 _LONGEST_PAUSE = timedelta(hours=1)
-# Back-off after an attempt with unknown outcome.
+# The pause after an attempt with unknown outcome.
 _UNANSWERED_PAUSE = timedelta(minutes=15)
-# A message of this age is given up, once all of _PAUSES have been waited for.
+# A message of this age is given up, but not before all pauses of _PAUSES are over.
 _GIVEN_UP_AFTER = timedelta(days=1)
-# After so many failures in a row, a server is left alone for the rest of the pass.
+# The failures in a row after which a server is left alone for the rest of the pass.
 _FAILURES_IN_A_ROW = 3
-# Number of messages that one query reads.
+# The number of messages that one query reads.
 _BATCH = 20
 
 
 @dataclass(frozen=True, slots=True)
 class SendingTally:
-    """The outcome of a pass in numbers of messages; ``is_cut_short``: a server was failing.
+    """The outcome of a pass, in numbers of messages.
 
-    ``has_mailed`` is True if the mail server has taken one of them.
+    ``is_cut_short`` is True if a failing server ended the pass. ``has_mailed`` is True if the mail
+    server has taken any message.
     """
 
     sent: int = 0
@@ -99,9 +100,9 @@ class SendingTally:
 def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, longest due first, within ``limits``.
 
-    A channel whose server fails three times in a row is left alone; its other messages stay due.
-    The pass counts as cut short then, and also if the time ran out while a server was failing.
-    Processes that send at the same time share the work.
+    If the server of a channel fails three times in a row, the channel is left alone, and its other
+    messages stay due. The pass is then cut short, as it is if the time runs out while a server
+    fails. Processes that send at the same time share the messages.
     """
     return _Pass(limits).run()
 
@@ -112,7 +113,7 @@ class _Pass:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._counts: Counter[str] = Counter()
-        # Failures in a row, by channel.
+        # The number of failures in a row, by channel.
         self._failures: Counter[str] = Counter()
         self._away: set[str] = set()
         self._has_mailed = False
@@ -122,7 +123,7 @@ class _Pass:
             for wanted in batch:
                 if self._limits.may_begin() and wanted.channel not in self._away:
                     self._send(wanted)
-        # Also if a failing server has used up the time.
+        # A failing server may have used up the time.
         is_over = not self._limits.may_begin()
         is_cut_short = bool(self._away) or (is_over and any(self._failures.values()))
         return SendingTally(**self._counts, is_cut_short=is_cut_short, has_mailed=self._has_mailed)
@@ -143,16 +144,16 @@ class _Pass:
         if Delivery.objects.conclude(delivery, **values):
             status = values["status"]
             if status == DeliveryStatus.RETRYING:
-                # In case it was stopped during the attempt.
+                # The message may have been stopped during the attempt.
                 stopped = Delivery.objects.filter(pk=delivery.pk, is_stopped=True)
                 status = DeliveryStatus.CANCELLED if stopped.cancel() else status
-            # The fields of the tally are named like the statuses.
+            # The tally has a field for each final status, by the same name.
             self._counts[status.value] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
         """Send the message if it is still wanted; return the values to store in its row."""
         if delivery.unanswered >= MOST_UNANSWERED:
-            # The process of the last attempt died. The present one was counted, but is not made.
+            # The process of the last attempt died. The present attempt was counted, but not made.
             ended = "The process that was sending it ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}
@@ -172,7 +173,7 @@ class _Pass:
 
 def is_wanted(delivery: Delivery) -> bool:
     """True if the message still fits its order and is still to be sent."""
-    # A row of another version may be of a kind that this one does not know.
+    # A row of another version may be of a kind that this version does not know.
     is_off = conf.mode.get(delivery.kind) == Mode.OFF and not delivery.requested_by
     if is_off or delivery.is_stopped or not delivery.address:
         return False
@@ -206,7 +207,7 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(_send, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        # Nobody was told of it, unless it has visits.
+        # The message's link never went out, unless somebody has visited it.
         with suppress(ProtectedError):
             link.delete()
     return end
@@ -236,9 +237,10 @@ def _sent(end: Sent) -> dict[str, Any]:
 
 
 def _record_late(delivery: Delivery, end: Sent) -> None:
-    """Record that a message went out after the wait for it ended, unless it was tried again since.
+    """Record that a message went out after all, unless there was another attempt since.
 
-    Called in the thread of the attempt. Writes nothing if the customer was erased.
+    The thread of the attempt calls this, if nobody waits for the thread any more. Nothing is
+    written if the customer was erased.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))
@@ -255,7 +257,7 @@ def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:
         failures = delivery.attempts - delivery.unanswered
         has_waited = failures > len(_PAUSES)
         next_attempt_at = now + (_LONGEST_PAUSE if has_waited else _PAUSES[failures - 1])
-        # A message that waited for a worker for a day still gets its retries.
+        # Even a message that waited a day for a worker gets its retries.
         is_too_old = has_waited and next_attempt_at > delivery.waits_since + _GIVEN_UP_AFTER
         is_over = failure.meaning is Meaning.REFUSED or is_too_old
     if is_over:

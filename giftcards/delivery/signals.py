@@ -1,11 +1,11 @@
-"""The signal that brings the news of the staff's digests elsewhere, such as to a chat."""
+"""The signal that brings news for staff to other places than their mail, such as a chat."""
 
 from __future__ import annotations
 
 from giftcards.signals import OutboxSignal
 
 #: Sent with ``items``, a list of :class:`~giftcards.delivery.digest_items.Item`: the news since the
-#: signal was sent last. At most every ``DIGEST_MINUTES``, unless something newly urgent comes, and
-#: even if nobody gets digests by mail. A receiver that raises is not called again with these items;
-#: only class and place of the error are logged.
+#: signal was last sent. It is sent at most every ``DIGEST_MINUTES``, or sooner for urgent news,
+#: even if nobody gets digests by mail. A receiver that raises is not called again with the same
+#: items. Only class and place of its error are logged.
 staff_news = OutboxSignal()

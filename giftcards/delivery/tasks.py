@@ -1,8 +1,8 @@
-"""The task that sends messages. Like the other tasks, it returns counts and never raises.
+"""The task that sends messages; like other tasks, it returns counts and never raises.
 
-A mail server that hangs must delay nothing but mail. So messages occupy at most all workers but
-two, or a single one if there are no more than two. Where there is only one worker, it spends a few
-seconds at a time on messages.
+A mail server that hangs must delay nothing but mail. So messages leave at least two workers free,
+or occupy a single worker if there are no more than two. A site's only worker spends a few seconds
+at a time on messages.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from giftcards.models import Lease
 
 logger = logging.getLogger(__name__)
 
-# Number of the leases on sending; each task takes one.
+# The number of leases on sending, of which each task takes one.
 _MOST_SLOTS = 4
-# Longer than the task, so that the lease need not be renewed.
+# The length of such a lease; it is longer than a task, so that nobody has to renew it.
 _SLOT_FOR = timedelta(minutes=2)
 _LONGEST_TASK = 100.0
-# Time reserved for recording before a task would be cut short (seconds).
+# The time before a task is cut short that is kept for recording (seconds).
 _RECORDING_SECONDS = 10.0
-# The least time that an attempt has once it begins (seconds).
+# The least time for an attempt that has begun (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# With a single worker: the time in which attempts begin, and the time for the last one (seconds).
+# With a single worker: the time in which attempts begin, and that of the last attempt (seconds).
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
 def deliver() -> str:
-    """Send what is due, and queue another task if something is left; return counts in words."""
+    """Send the due messages, and queue another task if any are left; return counts in words."""
     if is_run_by_queueing():
         return "refused"
     stop = cluster_stop() or threading.Event()
     try:
-        # Allows queueing another task: messages queued from now on may come too late for this one.
+        # From now on, another task may be queued: a new message may come too late for this task.
         Lease.objects.revoke(QUEUED)
         tell_of_lost_refunds()
         return _send(stop)
@@ -73,15 +73,15 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
-    # After the release: a task that ran meanwhile found no slot and ended. A server that is away is
-    # left alone until the next minute.
+    # Only after the release, because a task that ran meanwhile found no slot and ended. A server
+    # that is away is left alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"
 
 
 def _take_slot(number: int) -> tuple[str, str] | None:
-    """The name and the token of a lease on sending; ``None`` if others hold all of them."""
+    """The name and token of a lease on sending; ``None`` if other tasks hold all leases."""
     for name in (f"messages {index}" for index in range(number)):
         if token := Lease.objects.take(name, _SLOT_FOR):
             return name, token
@@ -101,7 +101,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
-    """Send what is due now, and if the worker may wait, also what is due soon."""
+    """Send the messages that are due now and, if the worker may wait, those that are due soon."""
     wait_until = time.monotonic() + timings.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):
@@ -120,7 +120,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
             return True
         if time.monotonic() + seconds > until:
             return False
-        # Poll, because another message may be queued meanwhile.
+        # A new message may be queued meanwhile, so this looks again and again.
         stop.wait(min(seconds, timings.task_poll))
     return False
 
@@ -128,7 +128,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
 def send_messages(
     may_go_on: Callable[[], bool], tell: Callable[[str], object] = lambda _: None
 ) -> bool:
-    """Send what is due; False if a server was away. ``tell`` gets counts in words."""
+    """Send the due messages; False if a server was away. ``tell`` gets counts in words."""
     tell_of_lost_refunds()
     limits = Limits(may_go_on)
     done = send_due(limits)

@@ -1,4 +1,4 @@
-"""The customer's pages: which page answers a request, its context and its security headers."""
+"""The customer's pages: the page behind a link, and the list of a customer's orders and gifts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _PER_PAGE = 20
 @transaction.non_atomic_requests  # a reveal is committed before the cards are shown
 @sensitive_post_parameters("token", "password")
 def cards(request: HttpRequest, token: str) -> HttpResponse:
-    """The page behind a link. GET shows no card and uses up nothing, because programs fetch."""
+    """The page behind a link; GET shows no card and uses up nothing, because programs GET pages."""
     token = Masked(token)
     return _kept_in(request, lambda: _answer_link(request, token))
 
@@ -76,7 +76,7 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @sensitive_post_parameters("token")
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
-    """The orders and gifts of the user who is logged in; POST shows the cards of ``order``."""
+    """The orders and gifts of the logged-in user; POST shows the cards of the posted ``order``."""
     if request.method not in views.METHODS:
         return views.refuse_method()
     if conf.orders_of is None and conf.gifts_of is None:
@@ -103,10 +103,10 @@ def _page_of(listed: QuerySet[Order], request: HttpRequest, parameter: str) -> P
 
 
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
-    """Return ``answer()``; on an error, return a page that does not show the secret address.
+    """The result of ``answer()``; after an error, a page that does not show the secret URL.
 
-    The error is logged by its class and the lines that it passed: its text could hold a code. With
-    ``DEBUG``, it is raised.
+    Of the error, only class and lines are logged, because its text could contain a code. With
+    ``DEBUG``, the error is raised.
     """
     try:
         return answer()
@@ -131,7 +131,7 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
         try:
             note_opening(link, Visitor.of(request))
         except DatabaseFailure as error:
-            # The customer can go on without this record.
+            # The customer can go on although the opening was not recorded.
             kind = type(error).__qualname__
             apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
     return views.ask(link, token, asks_pin=bool(pin_of(link.order)))
@@ -150,12 +150,12 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     if key is None or is_spent(link, key):
         return views.ask(link, token, asks_pin=asks_pin, complaint="again")
     visitor = Visitor.of(request)
-    # A page that has shown the cards was given the PIN.
+    # A page that has shown the cards has got the PIN before.
     is_asked = asks_pin and shown_at(link, key) is None
     if is_asked and not guess(link, Masked(posted.get("password", "")), secret, visitor):
         return views.ask(link, token, asks_pin=True, complaint="pin")
     shown = reveal(link, key, visitor, most=conf.link_reveals)
-    return _shown(request, link, shown, key, {"token": page}, views.SECRET_ADDRESS)
+    return _shown(request, link, shown, key, {"token": page}, views.SECRET_URL)
 
 
 @contained
@@ -167,13 +167,13 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     page = request.POST.get("token", "")
     key = links.read(page, views.place_of(user, order), quickest=0)
     if key is None or is_spent(link, key):
-        # Django's token has proven that the form was sent on purpose, so ours may be too old.
+        # Django's CSRF token proves that the form was sent on purpose: the page token may be old.
         page, key = links.make(views.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
     shown = reveal(link, key, visitor, most=None)
     masked = {name: Masked(value) for name, value in form.items()}
-    return _shown(request, link, shown, key, masked, views.PLAIN_ADDRESS)
+    return _shown(request, link, shown, key, masked, views.PLAIN_URL)
 
 
 @contained
@@ -193,20 +193,20 @@ def _shown(
 
 
 def _back(request: HttpRequest) -> str:
-    """The page of this site with the button that was pressed; "" behind a link, which has none."""
+    """The URL of the page with the pressed button; "" for the page behind a link."""
     back = request.POST.get("back", "")
     return back if url_has_allowed_host_and_scheme(back, allowed_hosts=None) else ""
 
 
 def _posted(request: HttpRequest) -> Any:
-    """The fields of the form; none if the request is malformed or too large."""
+    """The posted fields; no fields if the request is malformed or too large."""
     try:
         return request.POST
     except (MultiPartParserError, OSError, SuspiciousOperation):
         return {}
 
 
-#: The methods that these pages allow.
+#: The HTTP methods that the customer's pages allow.
 METHODS = ("GET", "HEAD", "POST")
 _HEADERS = {
     "Cache-Control": "no-store, private",
@@ -217,22 +217,22 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), clipboard-write=(self)",
 }
-# Allows only our own style sheet and script, and the site's images and fonts.
+# A policy that allows only the app's own style sheet and script, and the site's images and fonts.
 _POLICY = (
     "default-src 'none'; {ours}img-src 'self'; font-src 'self'; form-action 'self';"
     " frame-ancestors 'none'; base-uri 'none'"
 )
-#: Referrer policy of pages whose address is a secret: no other site is told it.
-SECRET_ADDRESS = "no-referrer"  # noqa: S105 (a policy)
-#: Referrer policy of the other pages: under ``SECRET_ADDRESS``, browsers hide the origin of forms,
-#: and Django refuses those.
-PLAIN_ADDRESS = "same-origin"
+#: The referrer policy of pages whose URL is a secret: browsers tell the URL to no other site.
+SECRET_URL = "no-referrer"  # noqa: S105 (a policy)
+#: The referrer policy of other pages: with ``SECRET_URL``, browsers hide the origin of forms, and
+#: Django refuses a form without its origin.
+PLAIN_URL = "same-origin"
 
 
 def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
-    """The page before the cards, which tells nothing about them.
+    """The page before the cards are shown, which tells nothing about the cards.
 
-    ``complaint`` is "", "again" (the page was too old, say) or "pin" (it was wrong).
+    ``complaint`` is "", "again" (such as for a page that was too old) or "pin" (a wrong PIN).
     """
     return _page(
         "ask",
@@ -260,9 +260,9 @@ def show(
     *,
     back: str = "",
 ) -> HttpResponse:
-    """The page with the cards. ``form`` holds the fields to post again to get them as a file.
+    """The page with the cards. ``form`` has the fields that, posted again, return a file.
 
-    ``back`` is the address to which it leads back, or "".
+    ``back`` is the URL to which the page leads back, or "".
     """
     is_on_page = len(shown) <= MOST_CODES
     return _page(
@@ -284,12 +284,12 @@ def show(
 
 
 def _facts(order: Order) -> Facts:
-    """The facts for whoever may see the cards: of a gift, only its recipient."""
+    """The facts for the person who may see the cards: the customer, or a gift's recipient."""
     return facts_for_recipient(order) if order.is_gift else facts_of(order)
 
 
 def _language(order: Order) -> str:
-    """The language of whoever may see the cards."""
+    """The language of the person who may see the cards."""
     return language_of(order, for_recipient=order.is_gift)
 
 
@@ -314,12 +314,12 @@ def _qr(text: str) -> Masked:
         code = segno.make_qr(text)
     except segno.DataOverflowError:
         return Masked()
-    # On white in a dark theme as well: not every camera reads the inverse.
+    # Black on white, also in a dark theme: not every camera reads white on black.
     return _Drawing(code.svg_inline(light="#fff", omitsize=True))
 
 
 class _Drawing(Masked):
-    """Our own markup, which templates do not escape."""
+    """Markup made here, which templates do not escape."""
 
     __slots__ = ()
 
@@ -350,8 +350,8 @@ def _line(card: Code) -> str:
 def gone(request: HttpRequest) -> HttpResponse:
     """The page of a link that shows no cards: the same to the last byte, whatever the reason.
 
-    So its language is the visitor's, not that of an order. It quotes nothing from the request, so
-    one fixed nonce is enough.
+    So the language is that of the visitor, not that of an order. The page quotes nothing from the
+    request, so a fixed nonce is enough.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
@@ -359,16 +359,16 @@ def gone(request: HttpRequest) -> HttpResponse:
 
 
 def refuse_method() -> HttpResponse:
-    """The response to a method that these pages do not allow, whatever the link."""
+    """The response to an HTTP method that is not allowed, the same for any link."""
     return _protected(HttpResponseNotAllowed(METHODS))
 
 
 def trouble(request: HttpRequest) -> HttpResponse:
-    """The page shown when an error prevents the right one."""
+    """The page that is shown if an error prevents the right page."""
     language = translation.get_language_from_request(request)
     with suppress(Exception):
         return _page("trouble", {}, language=language, status=503)
-    # A template of the shop may be the cause.
+    # A template of the shop may be the cause of the error.
     with translation.override(language):
         text = translation.gettext("The cards cannot be shown at the moment. Try again later.")
     response = HttpResponse(text, content_type="text/plain; charset=utf-8", status=503)
@@ -378,7 +378,7 @@ def trouble(request: HttpRequest) -> HttpResponse:
 def owned(request: HttpRequest, context: Mapping[str, Any]) -> HttpResponse:
     """The list of a customer's orders, in the language of the site's other pages."""
     language = translation.get_language() or language_of(Order())
-    return _page("my_cards", context, language=language, referrer=PLAIN_ADDRESS, request=request)
+    return _page("my_cards", context, language=language, referrer=PLAIN_URL, request=request)
 
 
 @contained
@@ -387,14 +387,14 @@ def _page(
     context: Mapping[str, Any],
     *,
     language: str,
-    referrer: str = SECRET_ADDRESS,
+    referrer: str = SECRET_URL,
     status: int = 200,
     nonce: str = "",
     request: HttpRequest | None = None,
 ) -> HttpResponse:
     """Render a page, by default without the request: no context processor opens the session."""
     nonce = nonce or secrets.token_urlsafe(16)
-    # The name of Django 6's own nonce, so that its tags output ours.
+    # Named like the nonce of Django 6, so that Django's tags output this nonce.
     shared = {**_shop(), "csp_nonce": nonce}
     with translation.override(language):
         template = f"giftcards_delivery/page/{name}.html"
@@ -405,16 +405,16 @@ def _page(
 
 
 def _protected(
-    response: HttpResponse, *, referrer: str = SECRET_ADDRESS, nonce: str = ""
+    response: HttpResponse, *, referrer: str = SECRET_URL, nonce: str = ""
 ) -> HttpResponse:
     for name, value in _HEADERS.items():
         response[name] = value
     response["Referrer-Policy"] = referrer
     ours = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; " if nonce else ""
-    # A middleware, such as that of Django 6, leaves an existing policy alone.
+    # Django 6's middleware leaves an existing policy alone.
     response["Content-Security-Policy"] = _POLICY.format(ours=ours)
-    if referrer == SECRET_ADDRESS:
-        # Turns off policy reports and Django's log of statuses from 400 on: both name the address.
+    if referrer == SECRET_URL:
+        # Off, because both would name the URL: policy reports, and Django's log of errors.
         vars(response).update(_csp_ro_config={}, _has_been_logged=True)
     return response
 
@@ -429,16 +429,16 @@ def _shop() -> dict[str, str]:
 
 
 _MAIL = "giftcards.delivery.channels.Mail"
-# The kinds of messages one of which tells the customer how the order ended; and of a gift.
+# The kinds of messages that tell the customer how an order ended; below, for a gift.
 _ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
 _ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
-# Digits of the longest primary key.
+# The digits of the longest primary key.
 _LONGEST_KEY = 18
 
 
 @dataclass(frozen=True, slots=True)
 class OwnedOrder:
-    """An order as the list of its customer shows it, or of the recipient of a gift."""
+    """An order as a list shows it to its customer or, for a gift, to its recipient."""
 
     order: Order
     facts: Facts
@@ -446,11 +446,11 @@ class OwnedOrder:
     has_cards: bool
     #: The token of the form that shows the cards.
     page: str = field(repr=False)
-    #: Of an order that is one.
+    #: The details of a gift; ``None`` if the order is none.
     gift: Gift | None = None
-    #: True if the list is that of the recipient.
+    #: True if the list is for the recipient.
     is_received: bool = False
-    #: When the recipient was first told.
+    #: The time when the recipient was first told; ``None`` if not yet.
     sent_at: datetime | None = None
 
     @property
@@ -460,16 +460,16 @@ class OwnedOrder:
         if self.facts.kind not in WITH_CARDS:
             return str(Kind(self.facts.kind).label)
         if self.is_received:
-            # The customer is told of what is missing.
+            # All cards were handed over, and the receipt tells which cards are missing.
             return str(Status.FULFILLED.label)
         if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
             return gettext("In progress")
-        # The label of the kind suits only the message.
+        # The label of the kind would suit a message, but not an order.
         return str(Status(self.order.status).label)
 
     @property
     def is_open(self) -> bool:
-        """True while the customer waits."""
+        """True while the customer waits for cards."""
         return not self.order.is_final
 
     @property
@@ -488,7 +488,7 @@ def orders_of(user: Any) -> QuerySet[Order]:
 def gifts_of(user: Any) -> QuerySet[Order]:
     """The gifts that ``user`` has received, newest first; none unless they are logged in.
 
-    Without those whose cards or whose time are yet to come.
+    Gifts whose cards are yet to come, or whose time is yet to come, are left out.
     """
     is_time = Q(deliver_at=None) | Q(deliver_at__lte=timezone.now())
     come = {"settled_at__isnull": False, "fulfilled_quantity__gt": 0}
@@ -502,9 +502,9 @@ def _found_by(hook: Callable[[Any], QuerySet[Order]] | None, user: Any) -> Query
 
 
 def order_with_cards(user: Any, key: str) -> Order | None:
-    """The order with this primary key, if its cards are those of ``user``, and can be shown.
+    """The order with this primary key, if its cards belong to ``user`` and can be shown.
 
-    The cards of a gift are its recipient's, whoever owns the order.
+    The cards of a gift belong to its recipient, whoever owns the order.
     """
     if not (key.isascii() and key.isdecimal() and len(key) <= _LONGEST_KEY):
         return None
@@ -514,7 +514,7 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 
 
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """The orders that ``user`` owns, for a list."""
+    """The ``orders``, all owned by ``user``, as a list shows them."""
     listed = list(orders)
     showing = with_cards(order for order in listed if not order.is_gift)
     sent = _sent(listed)
@@ -532,7 +532,7 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """The gifts that ``user`` has received, for a list."""
+    """The ``orders``, all gifts that ``user`` has received, as a list shows them."""
     listed = list(orders)
     showing = with_cards(listed)
     return [
@@ -549,7 +549,7 @@ def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """The times at which recipients were told, by order; of the gifts only. One query, or none."""
+    """By order, the time when a gift's recipient was told; one query, or none without gifts."""
     gifts = [order.pk for order in orders if order.is_gift and order.is_final]
     if not gifts:
         return {}
@@ -558,5 +558,5 @@ def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """The place of the order's form in the list of ``user``, to which its token is bound."""
+    """The place to which the page token of the order's form in the list of ``user`` is bound."""
     return f"account {user.pk} {order.pk}"

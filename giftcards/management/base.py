@@ -1,4 +1,4 @@
-"""Shared by the commands: ``--json``, the checks before they start, and how orders are shown."""
+"""The base of the commands: ``--json``, the checks before a command starts, and orders as text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from giftcards.text.display import read_amount
 
 T = TypeVar("T")
 
-# The product in the provider's examples.
+# The id of the product in the provider's examples, for the commands' help.
 PRODUCT = "507f1f77bcf86cd799439011"
 # The settings that placing and following orders use.
 WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if setting.is_working)
@@ -40,9 +40,9 @@ WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if settin
 class GiftcardsCommand(ConsoleCommand):
     """A command with exit code 0 if done, 1 if failed or unfinished, 2 if it could not start.
 
-    ``needs`` names the settings without which the command cannot work; they are checked here, with
-    one sentence, instead of by the system checks. The database is checked before any work begins,
-    so that a later failure is never taken for "nothing happened".
+    ``needs`` names the settings without which the command cannot work. These settings are checked
+    here, with one sentence, instead of by the system checks. The database is checked before any
+    work begins, so that nobody takes a later failure for "nothing happened".
     """
 
     needs: ClassVar[Sequence[str]] = ()
@@ -72,7 +72,7 @@ class GiftcardsCommand(ConsoleCommand):
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
         """Read a row of each table of the core and of the command's own app.
 
-        So a database that is not there or not migrated fails before anything begins.
+        So a database that is missing or not migrated fails before any work begins.
         """
         core = apps.get_app_config("giftcards")
         own = apps.get_containing_app_config(type(self).__module__) or core
@@ -81,28 +81,28 @@ class GiftcardsCommand(ConsoleCommand):
                 model._default_manager.order_by("pk").first()  # noqa: SLF001
 
     def say(self, text: str, options: dict[str, Any]) -> None:
-        """Print text for a person, unless ``-v0`` or ``--json`` was given."""
+        """Print ``text``, which is for people, unless ``-v0`` or ``--json`` was given."""
         if _is_for_people(options):
             self.put(text)
 
     def progress(self, options: dict[str, Any]) -> Progress:
-        """The display of the command's waits; silent in the same cases as :meth:`say`."""
+        """The display of the command's waits; silent with ``-v0`` or ``--json``."""
         is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
         put = self.put if _is_for_people(options) else lambda *_args, **_options: None
         return Progress(put, is_live=is_live)
 
     def write_json(self, result: Any) -> None:
-        """Print ``result``: amounts as strings with two decimals, times in ISO 8601."""
+        """Print ``result`` as JSON: amounts are strings with two decimals, times are ISO 8601."""
         self.put(json.dumps(result, indent=2, default=_as_json))
 
     def show(self, result: Any, text: str, options: dict[str, Any]) -> None:
-        """Print the result: as JSON with ``--json``, else as text for a person."""
+        """Print ``result`` as JSON with ``--json``, or else ``text``, which is for people."""
         if options["json"]:
             self.write_json(result)
         self.say(text, options)
 
     def show_order(self, order: Order, options: dict[str, Any]) -> None:
-        """Print the order, as :meth:`show` does, with its refund breakdown on both sides."""
+        """Print ``order`` with the money of both sides, as :meth:`show` does."""
         told = order_as_dict(order)
         self.show(told, "\n".join(_describe(order, told)), options)
 
@@ -124,22 +124,22 @@ def _why_no_database(error: Error) -> str:
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:
-    """The error for a database that failed after the command had begun its work."""
+    """The error if the database failed after the command had begun its work."""
     return unfinished(f"The database failed ({type(error).__name__}). {what_now}")
 
 
 def unfinished(reason: str) -> CommandError:
-    """The error for work that failed, or that is not done to its end."""
+    """The error if the work failed, or is not done to its end."""
     return CommandError(reason, returncode=UNFINISHED)
 
 
 def refuse(reason: str) -> CommandError:
-    """The error for a mistake of the user; nothing was started."""
+    """The error if the user made a mistake; no work was begun."""
     return CommandError(reason, returncode=COULD_NOT_START)
 
 
 def sentences(error: ValidationError | GiftcardsError) -> str:
-    """The text of an error as one line of English, naming the arguments it is about."""
+    """The text of ``error`` in one line of English, with the arguments that it is about."""
     with translation.override(None):
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
             return " ".join(
@@ -151,13 +151,13 @@ def sentences(error: ValidationError | GiftcardsError) -> str:
 
 
 def current_pause() -> str:
-    """The reason why calls to the provider are paused, in English; "" if they are not."""
+    """The reason, in English, why calls to the provider are paused; "" if they are not paused."""
     with translation.override(None):
         return ProviderState.objects.current().why_paused()
 
 
 def provider_state() -> str:
-    """The state of calls to the provider, in English: in service, or why they are paused."""
+    """The state of calls to the provider, in English: "in service", or why calls are paused."""
     return current_pause() or "In service."
 
 
@@ -172,7 +172,7 @@ def find_order(reference: str) -> Order:
 
 
 def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
-    """Add the option ``--fail-on``, for monitors, which names some of the ``known`` conditions."""
+    """Add the option ``--fail-on`` for monitors, which names any of the ``known`` conditions."""
     parser.add_argument(
         "--fail-on",
         metavar="CONDITIONS",
@@ -182,7 +182,7 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
 
 
 def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
-    """The ``known`` conditions that ``--fail-on`` names, in the order of ``known``."""
+    """The ``known`` conditions that ``--fail-on`` names, in the sequence of ``known``."""
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise refuse(
@@ -193,13 +193,13 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
 
 
 def fail_on(sentences: Iterable[str]) -> None:
-    """Raise ``CommandError`` with the ``sentences`` about what is wrong, unless all are ""."""
+    """Raise ``CommandError`` with the ``sentences`` that say what is wrong, unless all are ""."""
     if wrong := " ".join(filter(None, sentences)):
         raise unfinished(wrong)
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """The troubles as ``--json`` prints them: "ok" instead of ""."""
+    """The troubles by name as ``--json`` prints them: "ok" instead of ""."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
@@ -248,13 +248,13 @@ def order_as_dict(order: Order) -> dict[str, Any]:
 def _problem_as_dict(entry: Entry) -> dict[str, Any]:
     ticked = {}
     if "ticked_at" in entry:
-        # Without a zone where USE_TZ is off.
+        # If USE_TZ is off, the stored time has no time zone.
         ticked = {"ticked_at": datetime.fromisoformat(entry["ticked_at"])}
     return {**entry, **ticked, "text": str(Problem.of(entry))}
 
 
 def customer_as_dict(order: Order) -> dict[str, Decimal] | None:
-    """The customer's amounts of the order for ``--json``; ``None`` if they are not known."""
+    """The customer's amounts for ``--json``; ``None`` if the amounts are not known."""
     breakdown = customer_breakdown(order)
     return None if breakdown is None else asdict(breakdown)
 
@@ -279,9 +279,9 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 
 
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
-    """The customer's side of the order as lines for a terminal; none if it is not known.
+    """The customer's money as lines for a terminal; no lines if the amounts are not known.
 
-    ``customer`` is what :func:`customer_as_dict` returns.
+    ``customer`` is the result of :func:`customer_as_dict`.
     """
     if customer is None:
         return
@@ -303,18 +303,18 @@ def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> I
 
 
 def status_label(status: str) -> str:
-    """The status in English words, as staff see it: "Partly delivered"."""
+    """The status in English words, such as "Partly delivered"."""
     with translation.override(None):
         return str(Status(status).label)
 
 
 def standing(order: Order) -> str:
-    """A sentence with the status of the order."""
+    """A sentence with the reference and the status of ``order``."""
     return f"The order {order.reference} is {status_label(order.status).lower()}."
 
 
 def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
-    """The order as lines for a terminal; ``told`` is what ``--json`` prints."""
+    """``order`` as lines for a terminal, made from ``told``, which ``--json`` prints."""
     yield f"Order {order.reference}"
     yield f"  status      {status_label(order.status)}"
     yield f"  provider    {order.provider_order_id or 'has not named it'}"
@@ -342,7 +342,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """The order's wait, to end a sentence, and its start; ``None`` if no command waits for it."""
+    """What ``order`` waits for, as the end of a sentence, and since when; ``None`` for no wait."""
     state = STATES[order.status]
     if order.is_held or not state.waits_for:
         return None
@@ -350,7 +350,7 @@ def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
 
 
 def reason(order: Order) -> str:
-    """The reason for the order's status: its open problems, or else details of its last move."""
+    """The reason for the status of ``order``: open problems, or else the last status change."""
     if order.open_problems:
         return " ".join(map(str, order.open_problems))
     last = order.changes.last()

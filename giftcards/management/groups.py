@@ -1,7 +1,7 @@
 """The groups of staff that ``giftcards_setup`` creates: one for each role.
 
-A group is created once. After that it belongs to the shop: permissions that the shop adds stay, and
-those that it removes come back only by a repair.
+A group is created once, and then belongs to the shop: permissions that the shop adds stay, and
+permissions that the shop removes come back only by a repair.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from giftcards.watch.staff_roles import BY_APP, ROLES
 
 
 class Role(NamedTuple):
-    """The outcome for one group."""
+    """What ``giftcards_setup`` has done about the group of one role."""
 
     name: str
-    #: "created", "repaired" or "in place", as for the schedule.
+    #: "created", "repaired" or "in place".
     outcome: str
     #: The codenames of the role's permissions that the group lacks.
     missing: Collection[str] = ()
@@ -31,7 +31,7 @@ _Key = tuple[str, str]
 
 
 def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False) -> list[Role]:
-    """Create missing groups; with ``repair``, give existing ones the ``permissions`` they lack."""
+    """Create missing groups; with ``repair``, add missing ``permissions`` to existing groups."""
     return [_ensure(name, permissions, repair=repair) for name in ROLES]
 
 
@@ -53,7 +53,7 @@ def role_permissions() -> dict[_Key, Permission]:
 
 
 def _wanted(name: str) -> list[_Key]:
-    """The permissions of a role: ours first, then those of optional apps."""
+    """The keys of a role's permissions: those of the core, then those of optional apps."""
     return [
         (label, codename) for label, roles in BY_APP.items() for codename in roles.get(name, ())
     ]
@@ -64,11 +64,11 @@ def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) 
     group = Group.objects.filter(name=name).first()
     if group is None:
         try:
-            # Together with its permissions: an existing group is left as it is.
+            # A group and its permissions are created together: an existing group is left as it is.
             with transaction.atomic(using=router.db_for_write(Group)):
                 Group.objects.create(name=name).permissions.add(*wanted)
         except IntegrityError:
-            # Another process was first.
+            # Another process has just created the group.
             group = Group.objects.get(name=name)
         else:
             return Role(name, "created")

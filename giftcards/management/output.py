@@ -1,6 +1,6 @@
-"""Output of the commands: help with examples, progress, times, and closed pipes.
+"""The output of the commands: help with examples, progress, times, and closed pipes.
 
-Imports nothing of the app, because the simulator's command needs no settings and no database.
+This module imports nothing of the app: the simulator's command needs no settings and no database.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from giftcards.engine.timings import timings
 UNFINISHED = 1
 COULD_NOT_START = 2
 
-# Where progress is a log, an unchanged line is repeated this often (seconds).
+# The interval at which a log repeats an unchanged line (seconds).
 _REMIND_AFTER = 60.0
-# How wide a bar is (characters).
+# The width of a bar (characters).
 _BAR = 20
 
 
 class OutputClosed(Exception):
-    """The reader of the output has gone, as ``head`` does once it has enough lines."""
+    """The reader of the output has gone, like ``head`` after enough lines."""
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """Django's help formatter, except that notes are paragraphs, and examples keep their lines."""
+    """Django's help formatter with notes as paragraphs, and with examples that keep their lines."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         *notes, last = text.split("\n\n")
@@ -47,10 +47,10 @@ class _HelpFormatter(DjangoHelpFormatter):
 
 
 class ConsoleCommand(BaseCommand):
-    """A command with notes and examples in its help; it ends quietly when its output is closed."""
+    """A command with notes and examples in its help, which ends quietly if its output is closed."""
 
     requires_system_checks = ()
-    # Paragraphs after the options, such as what the exit codes mean.
+    # Paragraphs of the help after the options, such as on exit codes.
     notes: ClassVar[Sequence[str]] = ()
     # Pairs of a comment and the arguments that it explains.
     examples: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -71,7 +71,7 @@ class ConsoleCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except OutputClosed:
-            # Otherwise Python tries at exit to write what is left, and complains.
+            # Without this, Python tries to write the rest at exit, and complains.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise SystemExit(UNFINISHED) from None
@@ -86,20 +86,20 @@ class ConsoleCommand(BaseCommand):
 
 
 class Progress:
-    """A display of what a command waits for, and since when; a context manager.
+    """A display, as context manager, of what a command waits for, and since when.
 
-    On a terminal, one line is redrawn. Elsewhere a line is printed whenever the text changes, and
-    once a minute while it does not.
+    On a terminal, one line is redrawn. In a log, a line is printed whenever the text changes, and
+    once a minute while the text stays the same.
     """
 
     def __init__(self, put: Callable[..., object], *, is_live: bool) -> None:
         self._put = put
         self._is_live = is_live
         self._text = self._result = ""
-        # When a log gets the next line (monotonic).
+        # The time of the next line in a log (monotonic).
         self._next_at = 0.0
         self._since = timezone.now()
-        # The line that the cursor is on and that will be redrawn, if any.
+        # The line at the cursor, which will be redrawn; "" if there is none.
         self._drawn = ""
 
     def __enter__(self) -> Self:
@@ -140,7 +140,7 @@ class Progress:
             self._next_at = now + _REMIND_AFTER
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """Show how much is done: a bar on a terminal; in a log, a line for each tenth."""
+        """Show how much is done, as a bar on a terminal, and in a log as a line for each tenth."""
         share = min(done / total, 1) if total else 1
         if self._is_live:
             self.show(text, bar=f" [{'#' * int(share * _BAR):.<{_BAR}}] {int(share * 100)} %")
@@ -148,7 +148,7 @@ class Progress:
             self.show(f"{text}: {int(share * 10) * 10} %")
 
     def end(self, text: str = "") -> None:
-        """End the wait; ``text``, if any, says how, and is printed once."""
+        """End the wait; ``text``, if any, is printed once, and says how the wait ended."""
         if self._drawn:
             self._put("")
         self._drawn = self._text = ""
@@ -160,7 +160,7 @@ class Progress:
         return max((timezone.now() - self._since).total_seconds(), 0)
 
     def _line(self, bar: str = "", width: int | None = None) -> str:
-        """The line; its text is cut off so that it fits into ``width`` characters."""
+        """The present line; a text that does not fit into ``width`` characters is cut off."""
         how_long = f" (since {clock_time(self._since)}, {duration(self._seconds())})"
         rest = bar + how_long
         room = None if width is None else max(width - len(rest), 0)
@@ -172,7 +172,7 @@ def set_by_signals() -> threading.Event:
     stop = threading.Event()
 
     def end(*_args: object) -> None:
-        # In a thread: the main one may be in `stop.wait()`, holding the lock that set() needs.
+        # In a thread: in `stop.wait()`, the main thread may hold the lock that set() needs.
         threading.Thread(target=stop.set).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -181,7 +181,7 @@ def set_by_signals() -> threading.Event:
 
 
 def clock_time(moment: datetime) -> str:
-    """``moment`` in the site's time zone: the time of day, with the date if it is not today."""
+    """``moment`` in the site's time zone: the time, and the date unless it is today."""
     now = timezone.now()
     if timezone.is_aware(moment):
         moment, now = timezone.localtime(moment), timezone.localtime(now)
@@ -190,7 +190,7 @@ def clock_time(moment: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` in words, as in ``39 s``, ``2 min 5 s`` or ``3 h 10 min``."""
+    """``seconds`` in words, such as ``39 s``, ``2 min 5 s`` or ``3 h 10 min``."""
     minutes, rest = divmod(int(seconds), 60)
     if minutes < 1:
         return f"{rest} s"
@@ -199,12 +199,12 @@ def duration(seconds: float) -> str:
 
 
 def iso(moment: datetime | None) -> str | None:
-    """``moment`` in ISO 8601 with its zone, also where ``USE_TZ`` is off and times have none."""
+    """``moment`` in ISO 8601 with a time zone, even if ``USE_TZ`` is off."""
     if moment is None:
         return None
     return (moment if timezone.is_aware(moment) else timezone.make_aware(moment)).isoformat()
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """``number`` and ``noun``, as in ``1 order`` or ``2 orders``."""
+    """``number`` and ``noun``, such as ``1 order`` or ``2 orders``."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

@@ -1,4 +1,4 @@
-"""Buying the cards of lines that are paid, once."""
+"""Buying the cards of paid lines of oscar's orders, each line once."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from giftcards.rules.times import is_ahead
 
 logger = logging.getLogger(__name__)
 
-# What was missed is bought within this time after oscar's order was placed.
+# The cards of a missed line are bought within this time after oscar's order was placed.
 _MISSED_WITHIN = timedelta(days=30)
-# The pauses between the tries to order a line.
+# The pauses between two tries to place the order for a line.
 _FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = timedelta(minutes=1), timedelta(hours=1), 0.25
-# A line's notes for its partner: the customer's language, and on a second line, how often ordering
-# it has failed, and when it is tried again.
+# The notes of a line for its partner: on the first line, the customer's language; on the second,
+# the number of failed tries, and the time of the next one.
 _LANGUAGE = "Language: "
 _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
 
 def take_order(order: Any, **_: Any) -> None:
-    """Mark the lines of a new order as ours, and buy them if it is paid. A receiver of a signal.
+    """Mark the lines of a new order of oscar, and buy their cards if it is paid. A signal receiver.
 
-    Only what is marked is bought later by itself: not lines from before the app was installed. The
-    customer's language is kept with the mark.
+    Later, only the cards of marked lines are bought automatically, and not those of lines from
+    before the installation. The mark contains the customer's language.
     """
     for line in list(card_lines(order=order)):
         with _surviving(f"Marking {reference_of(line)}"):
@@ -62,9 +62,9 @@ def take_order(order: Any, **_: Any) -> None:
 
 
 def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
-    """Buy the cards of an order whose new status says that it is paid. A receiver of a signal.
+    """Buy the cards of an order of oscar once its status says that it is paid. A signal receiver.
 
-    It raises nothing: the customer has paid, and the worker tries again.
+    No error is raised: the customer has paid, and the worker tries again.
     """
     if new_status in conf.paid_statuses:
         _buy(list(card_lines(order=order)))
@@ -73,7 +73,7 @@ def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
 def buy_missed(should_continue: Callable[[], bool]) -> None:
     """Buy the cards of paid lines that have no order, because a process died or failed.
 
-    Those that have failed least often go first; each failure doubles the pause before the next try.
+    Lines that have failed least often come first; each failure doubles the pause before the next.
     """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,
@@ -97,7 +97,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 
 
 def _tries(notes: str) -> tuple[int, datetime | None]:
-    """The number of failed tries in the notes of a line, and the time of the next one."""
+    """The number of failed tries in the notes of a line, and the time of the next try."""
     found = _TRIES.search(notes)
     with contextlib.suppress(ValueError):  # staff of the shop may have edited them
         if found:
@@ -113,11 +113,11 @@ def _put_off(line: Any, failures: int) -> None:
 
 
 def _buy(lines: Sequence[Any]) -> None:
-    """Place an order for each line that has none, and end the holds of the baskets."""
+    """Place an order for each line that has none, and end the holds of the lines' baskets."""
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
-        # Not left to place_order, because the customer's address may have changed.
+        # place_order would refuse the same reference if the customer's address has changed.
         if (reference_of(line), line.order.number) not in known:
             what = f"Ordering {reference_of(line)}"
             with _surviving(what), translation.override(settings.LANGUAGE_CODE):
@@ -129,7 +129,7 @@ def _buy(lines: Sequence[Any]) -> None:
 
 
 def _place(line: Any) -> None:
-    """Place the order for the line; if it cannot be placed, note why in oscar's order."""
+    """Place the order for the line; if that fails, note the reason in oscar's order."""
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
     if order.currency != core.currency:
@@ -156,10 +156,10 @@ def _place(line: Any) -> None:
 
 @contextlib.contextmanager
 def _surviving(what: str) -> Iterator[None]:
-    """Log any error as a failure of ``what``, and go on."""
+    """A context in which any error is logged as a failure of ``what``, and not raised."""
     try:
         with transaction.atomic():
             yield
     except Exception as error:  # noqa: BLE001 (the customer must not see that it failed)
-        # Without a traceback, which may hold a row.
+        # A traceback may contain a row, so it is not logged.
         logger.error("%s failed: %s", what, type(error).__name__)  # noqa: TRY400

@@ -1,4 +1,4 @@
-"""The gift cards in a basket: checked and held before the customer pays."""
+"""Checking and holding the gift cards in a basket before the customer pays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BASKET = reverse_lazy("basket:summary")
 
 
 class BasketRefused(GiftcardsError):
-    """Cards in the basket cannot be sold; ``sentences`` tell the customer why."""
+    """Gift cards in the basket cannot be sold; ``sentences`` tell the customer why."""
 
     def __init__(self, sentences: list[str]) -> None:
         super().__init__(" ".join(sentences))
@@ -39,9 +39,9 @@ class BasketRefused(GiftcardsError):
 
 
 def check_cards(basket: Any, *, email: str = "") -> None:
-    """Check, by what is known, that the cards in the basket can be bought, and that they pay.
+    """Check, without a request, that the cards in the basket can be bought and do not lose money.
 
-    What counts is the price of each line after all discounts. Raises :exc:`BasketRefused`.
+    The price of each line after all discounts counts. Raises :exc:`BasketRefused`.
     """
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
@@ -49,9 +49,9 @@ def check_cards(basket: Any, *, email: str = "") -> None:
 def hold_cards(basket: Any, *, email: str = "", holder: str = "") -> None:
     """Check the cards in the basket as the provider sells them now, and hold them for 20 minutes.
 
-    It makes one request for each product at most. Call it right before the payment, outside any
-    transaction. ``holder`` names who has so many cards held at most: see
-    :func:`giftcards.catalogue.hold`. Raises :exc:`BasketRefused`; then none of the cards is held.
+    At most one request is made for each product. Call this right before the payment, outside any
+    transaction. ``holder`` names the person whose holds are limited: see
+    :func:`giftcards.catalogue.hold`. If :exc:`BasketRefused` is raised, no card is held.
     """
     asked: set[str] = set()
 
@@ -79,7 +79,7 @@ def release_cards(basket: Any) -> None:
 
 
 def holds_of(basket: Any) -> list[str]:
-    """The references of the holds that the basket may have."""
+    """The references of the holds that lines of the basket may have."""
     return list(map(_hold_of, basket.lines.all()))
 
 
@@ -104,7 +104,7 @@ def _values(line: Any) -> dict[str, Any]:
 
 
 def _for_each(basket: Any, do: Callable[[Any], None]) -> None:
-    """Call ``do`` for each line with cards; raise :exc:`BasketRefused` if any cannot be sold."""
+    """Call ``do`` for each line with gift cards; raise :exc:`BasketRefused` if any call failed."""
     sentences = []
     for line in _card_lines(basket):
         try:
@@ -125,7 +125,7 @@ def _check(line: Any, *, email: str, fresh: bool) -> None:
 
 
 def _paid_amount(line: Any) -> Decimal:
-    """The amount that the customer pays for the line, as oscar's order will have it."""
+    """The amount that the customer pays for the line, as it will stand in oscar's order."""
     price = line.purchase_info.price
     if not price.exists or price.currency != core.currency:
         raise NotForSale(
@@ -141,19 +141,19 @@ def _paid_amount(line: Any) -> Decimal:
 
 
 class GiftCardsCheckout:
-    """A base class for the view that takes the payment, before ``PaymentDetailsView`` of oscar."""
+    """A mixin for the view that takes the payment, put before oscar's ``PaymentDetailsView``."""
 
-    # What oscar's class has.
+    # Attributes of oscar's class.
     request: Any
     checkout_session: Any
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """The view without a transaction: the provider is asked, and others have to see holds."""
+        """The view, outside any transaction: it asks the provider, and others have to see holds."""
         return transaction.non_atomic_requests(super().as_view(**initkwargs))  # type: ignore[misc]
 
     def check_pre_conditions(self, request: Any) -> None:
-        """Check the cards before each page of the payment as well."""
+        """Check oscar's conditions, and the cards, before each page of the payment."""
         super().check_pre_conditions(request)  # type: ignore[misc]
         if request.method != "GET":
             return
@@ -163,7 +163,7 @@ class GiftCardsCheckout:
             raise FailedPreCondition(_BASKET, messages=error.sentences) from None
 
     def submit(self, user: Any, basket: Any, *args: Any, **kwargs: Any) -> Any:
-        """Take the payment, if the cards can be sold."""
+        """Hold the cards, then take the payment; without holds, show why there is none."""
         try:
             hold_cards(basket, email=self._email, holder=self.get_holder())
         except BasketRefused as error:
@@ -173,14 +173,14 @@ class GiftCardsCheckout:
         return super().submit(user, basket, *args, **kwargs)  # type: ignore[misc]
 
     def restore_frozen_basket(self) -> None:
-        """Give the basket back, because the payment has failed."""
+        """Give the basket back after a failed payment, and end its holds."""
         super().restore_frozen_basket()  # type: ignore[misc]
         release_cards(self.request.basket)
 
     def get_holder(self) -> str:
-        """The holder of the cards: the account, or the address of a guest, if it is the guest's.
+        """The holder whose holds are limited: the account, or the IP address of a guest.
 
-        A private address is that of a proxy, and so of all guests: they have no bound then.
+        A private IP address is that of a proxy, and so of all guests: guests have no limit then.
         """
         if self.request.user.is_authenticated:
             return f"user {self.request.user.pk}"

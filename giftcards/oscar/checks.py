@@ -1,4 +1,4 @@
-"""The system checks: what would leave cards unsold, unchecked or unseen."""
+"""The system checks for mistakes that would leave cards unsold, unchecked or unseen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from giftcards.conf import conf as core
 from giftcards.exceptions import ConfigurationError
 from giftcards.oscar.conf import conf
 
-# By SettingProblem.kind.
+# The id of a check, by SettingProblem.kind.
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_oscar.E001",
     "type": "giftcards_oscar.E002",
@@ -29,7 +29,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 
 def check_shop(**_: object) -> list[CheckMessage]:
-    """Report settings and views of the shop that do not fit."""
+    """Report settings and views of the shop that do not fit this app."""
     try:
         return [*_check_statuses(), *_check_currency(), *_check_view(), *_check_owners()]
     except ConfigurationError:
@@ -61,7 +61,7 @@ def _check_currency() -> Iterator[CheckMessage]:
 
 
 def _check_view() -> Iterator[CheckMessage]:
-    # Only now: the views of oscar import its forms and models.
+    # Imported only now: the views of oscar import its forms and models.
     from oscar.core.loading import get_class
 
     from giftcards.oscar.checkout import GiftCardsCheckout

@@ -8,13 +8,13 @@ from typing import Any
 
 from giftcards.conf import Setting, SettingsDict, Unusable, text
 
-# The columns of oscar.
+# The lengths of columns of oscar.
 _LONGEST_STATUS = 100
 _LONGEST_CODE = 128
 
 
 class LineState(StrEnum):
-    """The state of the cards of a line; by default, its status has the same words."""
+    """The state of the cards of a line; by default, the status of the line has the same words."""
 
     ORDERED = "Ordered"
     DELAYED = "Delayed"

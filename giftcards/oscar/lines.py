@@ -1,7 +1,7 @@
-"""Lines of oscar's orders that are gift cards, their orders here, and the progress of their cards.
+"""Lines of oscar's orders with gift cards, their orders here, and the progress of their cards.
 
-They belong together by their names: an order is named after the line, and its group is the number
-of oscar's order.
+A line and its order here belong together by name: the order's reference is made from the primary
+key of the line, and the order's group is the number of oscar's order.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ OscarLine = get_model("order", "Line")
 StockRecord = get_model("partner", "StockRecord")
 
 PREFIX = "oscar-line-"
-# Digits of the longest primary key.
+# The digits are those of a primary key, of which the longest has 18.
 _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
 
 
 def sku_of(product_id: str, type_id: str) -> str:
-    """The partner SKU of a card: the provider's ids."""
+    """The partner SKU of a card, made of the provider's ids."""
     return f"{product_id}/{type_id}"
 
 
 def ids_of(partner_sku: str) -> tuple[str, str]:
-    """The provider's ids in a partner SKU: those of the product and of the type."""
+    """The provider's ids of the product and of the type, from a partner SKU."""
     product_id, _, type_id = partner_sku.partition("/")
     return product_id, type_id
 
@@ -49,7 +49,7 @@ def stock_records() -> Any:
 
 
 def card_lines(**lookups: Any) -> Any:
-    """The lines of oscar's orders that are gift cards, with their orders; in no order."""
+    """The lines with gift cards, with oscar's orders of theirs, unsorted."""
     lines = OscarLine.objects.filter(partner__code=conf.partner, **lookups)
     return lines.select_related("order__user", "order__basket").order_by()
 
@@ -60,19 +60,19 @@ def reference_of(line: Any) -> str:
 
 
 def line_of(order: Order) -> Any | None:
-    """The line that ``order`` belongs to, also if it orders missing cards of it again."""
+    """The line that ``order`` belongs to, directly or as a new order for missing cards."""
     found = _REFERENCE.fullmatch(order.original.reference)
     return found and card_lines(pk=int(found[1]), order__number=order.group).first()
 
 
 def parts_of(line: Any) -> list[Order]:
-    """The order for the line, if any, and those that order again what was missing, in turn."""
+    """The order for the line, if any, followed by the new orders for its missing cards."""
     first = Order.objects.filter(reference=reference_of(line), group=line.order.number).first()
     return first.parts if first else []
 
 
 def owned_orders(user: Any) -> QuerySet[Order]:
-    """The orders for the lines that this customer has bought: for ``OWNED_ORDERS``."""
+    """The orders for the lines that ``user`` has bought; for the setting ``OWNED_ORDERS``."""
     bought = card_lines(order__user=user).values_list("pk", "order__number")
     groups = {f"{PREFIX}{pk}": number for pk, number in bought}
     orders = Order.objects.filter(reference__in=groups).order_by()
@@ -90,7 +90,7 @@ def follow_order(order: Order, **_: Any) -> None:
     if line is None:
         return
     with transaction.atomic():
-        # Locks the line, so that two processes do not write the same note.
+        # The update locks the line, so that two processes do not write the same note.
         OscarLine.objects.filter(pk=line.pk).update(status=F("status"))
         line.refresh_from_db(fields=["status"])
         parts = parts_of(line)
@@ -100,14 +100,14 @@ def follow_order(order: Order, **_: Any) -> None:
 
 
 def follow_refund(refund: CustomerRefund, **_: Any) -> None:
-    """Bring the line up to date whose customer was paid back. A receiver of a signal."""
+    """Bring the line up to date after a refund to its customer. A receiver of a signal."""
     follow_order(refund.order)
 
 
 def set_status(line: Any, state: LineState) -> None:
     """Set the status of a line for the ``state`` of its cards.
 
-    The pipeline of the shop is not asked: what happened at the provider has happened.
+    The status need not be in the shop's pipeline: what happened at the provider has happened.
     """
     old, new = line.status, conf.line_statuses[state]
     if new == old:
@@ -118,7 +118,7 @@ def set_status(line: Any, state: LineState) -> None:
 
 
 def note_failure(line: Any, why: str) -> None:
-    """Note in oscar's order, once, why a line that is paid cannot be ordered."""
+    """Note in oscar's order, once, why no order can be placed for a paid line."""
     text = gettext("“%(title)s” could not be ordered. %(why)s")
     message = text % {"title": line.title, "why": why}
     if not line.order.notes.filter(message=message).exists():
@@ -140,10 +140,10 @@ def _delivered(parts: Sequence[Order]) -> int:
 
 
 def _note_refund(line: Any, parts: Sequence[Order]) -> None:
-    """Note what the customer is still owed, unless the last note about it says the same."""
-    # What an order owes for cards that were ordered again has moved to the new order.
+    """Note what the customer is still owed, unless the last note about the line says the same."""
+    # An order owes nothing for cards that were ordered again: the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
-    # Tells the notes about this line from others.
+    # The end of each note about this line, which tells it from other notes.
     name = f"({reference_of(line)})"
     last = line.order.notes.filter(message__endswith=name).order_by("-pk").first()
     if due:

@@ -1,4 +1,4 @@
-"""Stock records that follow the shelf: their prices, and how many cards can be bought."""
+"""Stock records of oscar that follow the shelf: prices, and how many cards can be bought."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ Partner = get_model("partner", "Partner")
 Product = get_model("catalogue", "Product")
 ProductClass = get_model("catalogue", "ProductClass")
 
-# The names of what is created.
+# The names of the partner and the product class that are created.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# A row that is no lease: when the chore last ran, by which rule, and where it is among all records.
+# The row of Lease that remembers the chore's last run, the rule for prices, and the last record
+# followed. It is no lease.
 _MEMORY = "oscar's stock"
-# What was committed late is seen by the next run.
+# A run also looks at changes of so much time before the last run, as these may be committed late.
 _OVERLAP = timedelta(minutes=1)
-# If that was longer ago, all records are followed.
+# If the last run was longer ago, all records are followed.
 _LONGEST = timedelta(days=1)
-# So many records at once.
+# The number of records that are read at once.
 _BATCH = 1_000
 
 
 def follow_changes(should_continue: Callable[[], bool]) -> None:
     """Write to the stock records what has changed on the shelf since the last run; a chore.
 
-    After a change of the rule for prices, and once a day, all of them get their turn.
+    After a change of the rule for prices, and once a day, all stock records are written.
     """
     now = timezone.now()
     since, rest = _remembered(now)
@@ -63,7 +64,7 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """The chore's last run, and the key after which all records go on; "": they are done."""
+    """The chore's last run, and the key of the last record followed; "" if all are followed."""
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
     rule, _, rest = memory.token.partition("/")
     since = memory.until
@@ -74,12 +75,12 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 
 def _rule() -> str:
-    """A fingerprint of the rule for prices, which tells its changes."""
+    """A fingerprint of the rule for prices, which changes with the rule."""
     return hashlib.sha256(repr((core.pricing, core.currency)).encode()).hexdigest()[:12]
 
 
 def _changed(since: datetime) -> set[str]:
-    """The SKUs of what the shelf may say something else of than at ``since``."""
+    """The SKUs of cards that may have changed on the shelf after ``since``."""
     now = timezone.now()
     lines: set[tuple[str, str]] = set()
     orders, holds = Order.objects.order_by(), Hold.objects.all()
@@ -93,7 +94,7 @@ def _changed(since: datetime) -> set[str]:
     changes = OfferChange.objects.filter(at__gte=since)
     for changed in (
         kinds.filter(read_at__gte=since),
-        # These have become too old to be sold.
+        # Types whose last reading has become too old to sell them.
         kinds.filter(read_at__gte=since - stale_after(), read_at__lte=now - stale_after()),
         kinds.filter(priced_at__gte=since),
         kinds.filter(pk__in=changes.order_by().values("type")),
@@ -104,9 +105,9 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_hold(instance: Hold, **_: Any) -> None:
-    """Have the next run look at the cards of a hold that is deleted. A receiver of a signal."""
+    """Have the next run look at the cards of a deleted hold. A receiver of a signal."""
     sku = sku_of(instance.product_id, instance.type_id)
-    # After the commit, so that nobody waits for the record.
+    # After the commit, so that no transaction waits for the record's lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)
 
 
@@ -115,10 +116,10 @@ def _touch(sku: str) -> None:
 
 
 def follow_offers(skus: Collection[str] | None = None) -> int:
-    """Write to the stock records what the shelf says; return how many have changed.
+    """Write prices and numbers of the shelf to the stock records; return how many have changed.
 
-    ``skus`` are those of the records, all by default. What is not on the shelf cannot be bought. A
-    record that cannot be written is logged, and does not hold up the others.
+    ``skus`` selects the records, by default all. Cards that are not on the shelf cannot be bought.
+    A record that cannot be written is logged, and does not keep others from being written.
     """
     if skus is None:
         skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
@@ -140,7 +141,7 @@ def _follow_batch(skus: Collection[str]) -> int:
         sku = record.partner_sku
         kind = shelf.get(sku)
         if kind is None and is_sandbox and is_test_type(ids_of(sku)[1]):
-            # It can be bought although the sandbox may not list it.
+            # A type for tests can be bought although the sandbox may not list it.
             continue
         try:
             changed += _follow(record, kind)
@@ -148,7 +149,7 @@ def _follow_batch(skus: Collection[str]) -> int:
             logger.error(  # noqa: TRY400 (a traceback may hold a row)
                 "The stock record of %s cannot be written: %s", sku, type(error).__name__
             )
-            # The next run tries again.
+            # The next run tries to write this record again.
             _touch(sku)
     return changed
 
@@ -161,15 +162,15 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
         left = 0
     if (price, left) == (record.price, record.net_stock_level):
         return False
-    # What oscar has allocated is on hold or ordered by now: the shelf has taken it off already.
+    # Cards that oscar has allocated are held or ordered by now: the shelf does not count them.
     record.price, record.num_in_stock, record.num_allocated = price, left, 0
-    # Not by a query, so that oscar tells those who wait for the card.
+    # Saved as an instance, so that oscar tells the customers who wait for the card.
     record.save(update_fields=["price", "num_in_stock", "num_allocated", "date_updated"])
     return True
 
 
 def _left(kind: ProductType | None) -> int:
-    """The cards that can be bought; as many as one order may have if the stock is unknown."""
+    """The number of cards that can be bought; the most of one order if the stock is unknown."""
     if kind is None:
         return 0
     return MAX_QUANTITY if kind.available is None else kind.available
@@ -178,21 +179,21 @@ def _left(kind: ProductType | None) -> int:
 def lock_stock(instance: Any, **_: Any) -> None:
     """Lock the stock records of an order of oscar that is being placed. A receiver of a signal.
 
-    In MariaDB, inserting its lines locks them for reading, and allocating the cards, later, for
-    writing: of customers who buy the same card at once, some would fail in a deadlock.
+    In MariaDB, oscar locks the records for reading when it inserts the lines, and for writing when
+    it allocates the cards: two customers who buy the same card at once would cause a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)
-        # Two statements: one that reads what it locks fails if it has to wait.
+        # Two statements, because a statement that reads and locks fails if it has to wait.
         keys = list(of_basket.values_list("pk", flat=True))
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))
 
 
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
-    """Create what the catalogue of oscar lacks of the shelf; return the number of new products.
+    """Create the products of the shelf that oscar's catalogue lacks; return the number of new ones.
 
-    ``product_ids`` are those of the provider: all by default. Types for tests are left out, unless
-    ``with_tests``: everybody could buy them.
+    ``product_ids`` are the provider's ids, by default all. Types for tests are left out unless
+    ``with_tests``, because everybody could buy them.
     """
     kinds = offers()
     if product_ids:

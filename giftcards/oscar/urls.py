@@ -8,6 +8,6 @@ from django.urls import path
 from giftcards.oscar.views import MyCardsView
 
 app_name = "giftcards_oscar"
-# Without the app that shows cards, there is no page, and so no tab that leads to it.
+# Without giftcards.delivery, which shows cards, there is neither the page nor the tab to it.
 has_cards = apps.is_installed("giftcards.delivery")
 urlpatterns = [path("", MyCardsView.as_view(), name="my_cards")] if has_cards else []

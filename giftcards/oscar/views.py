@@ -1,4 +1,4 @@
-"""The customer's page with their cards, among the other pages of their account."""
+"""The page "My cards" in the customer's account."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from giftcards.oscar.lines import owned_orders
 
 
 class MyCardsView(LoginRequiredMixin, PageTitleMixin, TemplateView):  # type: ignore[misc]  # untyped
-    """The list of ``giftcards.delivery``, whose buttons lead to the cards."""
+    """The list of orders and gifts of ``giftcards.delivery``, whose buttons lead to the cards."""
 
     template_name = "giftcards_oscar/my_cards.html"
     page_title = _("Gift cards")

@@ -837,7 +837,7 @@ class TestSecrets:
 
         def show() -> None:
             shown = revealing.open_cards(order)
-            views.show(order, shown, "key", {"token": "x"}, views.SECRET_ADDRESS)
+            views.show(order, shown, "key", {"token": "x"}, views.SECRET_URL)
             views.file_of(order, shown)
 
         for _fills_caches in range(2):

@@ -1,4 +1,4 @@
-"""The proof of delivery: all facts about an order whose code is said to be used, without a code."""
+"""The proof of delivery: all facts about an order, but no code, if a code is said to be used."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     now = timezone.now()
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
-    # The ends of codes are for the same people as on the page of the order.
+    # The same people as on the page of an order see the ends of codes.
     cards = cards_shown(order, with_tails=pages.may_see_tails(request))
     sees_reveals = has_perm("giftcards.view_cardreveal")
     past = Timeline(
@@ -142,7 +142,7 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 
 
 def _tails(order: Order, cards: list[Any]) -> list[str]:
-    """The known ends of the codes that the customer complains about; of all, before a complaint."""
+    """The known ends of disputed codes; without a dispute, those of all codes."""
     disputed = order.disputed_cards
     return [
         tail
@@ -152,7 +152,7 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """The texts to send to the provider, one per language; none if it has no such order."""
+    """The texts to send to the provider, one for each language; none if it never got the order."""
     if not order.provider_order_id:
         return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

@@ -1,8 +1,8 @@
-"""Links that staff hand over themselves, within hourly limits, and the withdrawal of all links.
+"""Links that staff hand over themselves, the hourly limits, and the withdrawal of all links.
 
-Whoever gets a link, or a message with cards, sees codes, and other messages tell what the customer
-bought: so ``REVEALS_PER_HOUR`` is the limit. That of one order is there so that nobody is written
-to without end.
+Whoever gets a link, or a message with cards, sees codes; other messages tell what the customer
+bought. So each person may make or send at most ``REVEALS_PER_HOUR`` of them in an hour. Another
+limit, for each order, protects customers from endless messages.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ logger = logging.getLogger(__name__)
 
 #: The permission to have messages sent again, and to make links and withdraw them.
 MAY_RESEND = may("giftcards_delivery.resend_delivery")
-#: Most messages and links that staff may ask for about one order within an hour.
+# The most messages and links about one order that staff may make or send within an hour.
 MOST_OF_AN_ORDER = 10
 
 
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
-    """Raise :exc:`~giftcards.admin.frame.actions.Refused` if what was just created exceeds a limit.
+    """Raise :exc:`~giftcards.admin.frame.actions.Refused` if a new link or message is one too many.
 
-    Call it in the transaction that created it and holds the lock of ``order``. ``is_handed_out`` is
-    True for a link, and for a message to another address than the customer's.
+    Call this in the transaction that created the link or message and holds the lock of ``order``.
+    ``is_handed_out`` is True for a link, and for a message to another address than the customer's.
     """
     since = _an_hour_ago()
     links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
@@ -87,9 +87,9 @@ def _too_many_of_order() -> str:
 
 
 def _too_many(request: HttpRequest) -> str:
-    """The text that tells the person of their own limit.
+    """The text that tells the person about their own limit.
 
-    Leaves a trace in the admin's log, once an hour, for the digests.
+    The admin's log records the refusal, once an hour, and digests tell it.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
@@ -117,7 +117,7 @@ def _an_hour_ago() -> datetime:
 
 
 def may_have_link(order: Order) -> bool:
-    """True if there are cards to link to, and ``BASE_URL`` is set."""
+    """True if ``order`` has cards, and ``BASE_URL`` is set, so that a link can lead to them."""
     return bool(conf.base_url) and has_cards(order)
 
 
@@ -130,8 +130,8 @@ class NewLinkForm(RevealForm):
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True
     )
-    # The newest link when the form was made. Only links up to it are withdrawn, so a second press
-    # of the button leaves the link of the first press working.
+    # The newest link when the form was made. Later links are not withdrawn: after a second press of
+    # the button, the link of the first press still works.
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:
@@ -198,7 +198,7 @@ def _before_link(attempt: Attempt) -> Answer | None:
 
 @sensitive_variables()
 def _make_link(attempt: Attempt) -> HttpResponse:
-    """Make a link to the cards, record who made it and why, and show it for a minute."""
+    """The page that shows a new link for a minute; who made the link, and why, is recorded."""
     pages, request, order = attempt.pages, attempt.request, attempt.order
     given = attempt.form.cleaned_data
     done = "Made a link to the cards, to hand over."
@@ -213,7 +213,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
     pages.log_change(request, order, done)
     response = attempt.page(
         "admin/giftcards_delivery/new_link.html",
-        address=links.address(token),
+        address=links.url_of(token),
         seconds=SHOWN_FOR,
         until=moment(link.expires_at) if link.expires_at else "",
     )
@@ -224,7 +224,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
 
 
 def _new_link_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
-    # Not rendered before the trace is committed, whatever ATOMIC_REQUESTS says.
+    # Even with ATOMIC_REQUESTS, the record is committed before the page is rendered.
     return rendered(carry_out(NEW_LINK, pages, request, key))
 
 

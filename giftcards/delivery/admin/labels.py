@@ -1,4 +1,4 @@
-"""Messages and links for the pages: their state in plain words, as HTML, and the newest ones."""
+"""The state of messages and links in plain words, as HTML, for pages of the admin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from giftcards.delivery.models import (
 from giftcards.text.display import bdi, count_text, duration_text, filled, moment
 
 _What = LinkVisit.What
-# The order status whose badge a message gets, by the status of the message.
+# By the status of a message: the status of an order that has a badge of the same colour.
 _COLOURS = {
     DeliveryStatus.QUEUED: "pending",
     DeliveryStatus.SENDING: "handling",
@@ -36,18 +36,18 @@ _COLOURS = {
 
 
 def language_choices() -> list[tuple[str, str]]:
-    # Names that Django does not know are shown as they are.
+    # A name that Django does not know stays as it is.
     return [(code, gettext(str(name))) for code, name in languages().items()]
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """The newest ``most`` of the rows, newest first, and whether there are more."""
+    """At most ``most`` of the rows, newest first, and whether there are more."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
 
 def with_use(links: CardLinkQuerySet) -> Any:
-    """The links, annotated for :func:`use_in_words`, in one query."""
+    """The links with the annotations that :func:`use_in_words` reads, in one query."""
     opened, shown = Q(visits__what=_What.OPENED), Q(visits__what=_What.REVEALED)
     return links.annotate(
         times_opened=Count("visits", filter=opened),
@@ -70,7 +70,7 @@ def address_of(message: Delivery) -> SafeString:
 
 
 def what_became(message: Delivery) -> SafeString:
-    """A sentence or two: where the message is, and what to do about it."""
+    """One or two sentences on what became of the message, and what to do about it."""
     parts: dict[str, Any] = {"address": address_of(message)}
     match message.status:
         case DeliveryStatus.SENT:
@@ -125,7 +125,7 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 
 def use_in_words(links: Sequence[Any]) -> SafeString | str:
-    """A sentence on how often, and when last, links of :func:`with_use` were opened and used."""
+    """A sentence on how often, and when last, the links were opened and used."""
     opened = sum(link.times_opened for link in links)
     shown = sum(link.times_shown for link in links)
     if not (opened or shown):
@@ -152,7 +152,7 @@ def _together(said: Sequence[str]) -> str:
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
-    """The present state of the link in words, and whether staff have to do something about it."""
+    """The state of the link at ``now``, in words, and whether it needs a person."""
     if link.revoked_at:
         text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False

@@ -1,4 +1,4 @@
-"""The lists of messages, links and digests, and their pages. Fast with a million rows."""
+"""The lists of messages, links and digests, and the pages of their rows."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ from giftcards.delivery.models import (
 from giftcards.models import Order
 from giftcards.text.display import bdi, count_text, exact_moment, filled, labelled, moment
 
-# The most visits on the page of a link: programs may open it any number of times.
+# The most visits on the page of a link: programs may open a link any number of times.
 _MOST_VISITS = 200
 
 
 class DeliveryRows(OrderRows):
-    """Base of our lists, whose rows are about orders; the latest row comes first."""
+    """The base of lists in this app with rows about orders, latest row first."""
 
     list_display_links = ("when",)
     list_select_related = ("order",)
-    # Shows the search box; search_rows() does the search.
+    # The name makes Django show the search box; search_rows() searches.
     search_fields = ("order__reference",)
 
     class Media:
@@ -70,7 +70,7 @@ class DeliveryRows(OrderRows):
 
 
 class ChannelFilter(ChoicesFilter):
-    """A filter by the channels in use; hidden if there is only one."""
+    """A filter by channel; hidden if only one channel is in use."""
 
     def has_output(self) -> bool:
         return len(conf.channels) > 1
@@ -91,7 +91,7 @@ class CustomersFilter(admin.SimpleListFilter):
     title = _("customers")
     parameter_name = "customers"
 
-    # The start page links to the last two.
+    # Tiles of the start page link to the last two choices.
     _rows: ClassVar[Mapping[str, tuple[Any, Callable[[DeliveryQuerySet], DeliveryQuerySet]]]] = {
         "untold": (_("Not told"), lambda rows: rows.untold()),
         "untold-lately": (
@@ -113,7 +113,7 @@ class CustomersFilter(admin.SimpleListFilter):
 
 
 class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin: ``last_error``, the program's English, is only shown to those who see hints."""
+    """A mixin that shows ``last_error``, a text in English, only to people who see hints."""
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._seen(request, super().get_list_display(request))
@@ -250,20 +250,20 @@ class CardLinkAdmin(DeliveryRows):
 
 @admin.register(StaffDigest)
 class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
-    """The digests, a row for each person who gets them."""
+    """The list of digests, with a row for each person who gets digests."""
 
     list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "last_error", "next_try")
     list_display_links = None
     fields = readonly_fields = list_display
     sortable_by = ()
-    # Instead of a dash, which would take a line of its own on a phone.
+    # A dash would take a line of its own on a phone.
     empty_value_display = ""
 
     class Media:
         css = {"all": ("giftcards_delivery/admin.css",)}
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
-        # It says how many orders there are, of all.
+        # A digest's text counts all orders, also hidden ones.
         hidden = {"what_it_said"} if hides_orders(request, self.admin_site) else set()
         return [name for name in super().get_list_display(request) if name not in hidden]
 

@@ -42,7 +42,7 @@ _FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "
 
 
 class SendAgainForm(forms.Form):
-    """The choice of a message and its address, and of what becomes of the earlier links."""
+    """The choice of a message, of its address, and of what becomes of the earlier links."""
 
     # Choices for the earlier links.
     IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"
@@ -81,7 +81,7 @@ class SendAgainForm(forms.Form):
         help_text=_("Needed if the cards go to another address than the customer's."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
-    # New for each form, so that pressing the button twice sends one message.
+    # A new value for each form, so that pressing the button twice sends one message.
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(
@@ -148,7 +148,7 @@ class SendAgainForm(forms.Form):
             self.add_error("password", error)
 
     def _check(self, channel: Channel, address: str) -> None:
-        """Add an error if the address is missing, or unusable for the channel."""
+        """Add an error if the address is missing, or if the channel cannot use it."""
         if not address:
             self.add_error("address", gettext("The order has no address for this: give one."))
         elif isinstance(channel, Mail):
@@ -178,7 +178,7 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 def _send_again(attempt: Attempt) -> Answer:
     request, order, given = attempt.request, attempt.order, attempt.form.cleaned_data
     if given["takes_proof"] and needs_other_proof(request):
-        # The form has to be filled in again: the page of the proof does not keep it.
+        # The page of the proof does not keep the form, which has to be filled in again.
         return HttpResponseRedirect(url_of_proof(back_to=request.path))
     done = f"Had a message sent again: {given['kind']}."
     if given["withdraws"]:

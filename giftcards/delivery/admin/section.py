@@ -49,12 +49,12 @@ ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)
 
 # The most messages, and the most links, that the page of an order shows.
 _MOST = 20
-# Statuses with an error worth showing.
+# The statuses in which the last error of a message is worth showing.
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
 
 
 def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The HTML of the section on the page of ``order``; "" if there is nothing to show."""
+    """The section on the page of ``order``, as HTML; "" if there is nothing to show."""
     sees_messages = request.user.has_perm("giftcards_delivery.view_delivery")
     sees_links = request.user.has_perm("giftcards_delivery.view_cardlink")
     if not (sees_messages or sees_links or MAY_RESEND(pages, request)):
@@ -68,9 +68,9 @@ def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | s
 
 
 def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """The context of the template; empty if there is nothing to show. The texts are HTML.
+    """The context of the section's template, with texts of HTML; empty if there is nothing to show.
 
-    Takes the same few queries for any order.
+    The context takes the same few queries for any order.
     """
     about = Delivery.objects.filter(order=order)
     messages, has_more_messages = newest(about, _MOST)
@@ -78,7 +78,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
-    # The kinds of existing messages count as told.
+    # A message that exists counts as told, whether it went out or not.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -86,7 +86,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     return {
         "original": order,
         "silence": silence,
-        # An order without messages needs no query.
+        # No query for an order without messages.
         "codes_elsewhere": _codes_elsewhere(order) if messages else [],
         "messages": [
             {
@@ -104,7 +104,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
-    """The reason why the customer is not told of the status; "" if they are, or need not be."""
+    """The reason why the customer is told nothing of the order's status; "" if they are told."""
     untold = [
         kind
         for kind in kinds_of(order.status, is_gift=order.is_gift)
@@ -125,7 +125,7 @@ def _why_silent(order: Order, told: Collection[str]) -> str:
 
 
 def _is_reached(order: Order, kind: Kind) -> bool:
-    """True if a channel has an address for whoever gets messages of this kind."""
+    """True if any channel has an address of the person who gets messages of this kind."""
     return any(
         find_address(channel, order, for_recipient=kind in TO_RECIPIENT)
         for channel in make_channels()
@@ -133,7 +133,7 @@ def _is_reached(order: Order, kind: Kind) -> bool:
 
 
 def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
-    # Who had it sent again, unknown outcomes, and the use of its links.
+    # The person who had the message sent again, its unknown outcomes, and the use of its links.
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:
@@ -158,11 +158,8 @@ def _link_row(link: CardLink) -> dict[str, Any]:
     }
 
 
-# What a corrected address means for messages and links, before and afterwards.
-
-
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Sentences that say what a correction does to messages and links of the present address."""
+    """Sentences on what a correction does to messages and links at the present address."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -202,7 +199,7 @@ def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
 
 
 def _codes_elsewhere(order: Order) -> list[SafeString]:
-    """Sentences about codes that went to an address that is of neither person any more."""
+    """Sentences about codes that went to an address of nobody in ``order`` any more."""
     found: list[SafeString] = []
     for for_recipient in (False, True):
         now = addresses_of(order, for_recipient=for_recipient)
@@ -225,7 +222,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 def _not_received(
     _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
-    """Sentences on those of ``orders`` whose cards nobody got, as their messages were refused."""
+    """Sentences on the ``orders`` whose cards nobody got, because messages were refused."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()

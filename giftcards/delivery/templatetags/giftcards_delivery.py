@@ -20,7 +20,7 @@ register.filter("money", money)
 register.filter("moment", moment)
 register.filter("day", day_text)
 
-# The page lists the others.
+# The most orders that the tag lists; the customer's page lists all.
 _MOST_LISTED = 20
 
 
@@ -44,7 +44,7 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
     user, back = _person_and_page(context)
-    # Read again: the given instance may be stale.
+    # Read again, because the instance in the template may be stale.
     found = views.orders_of(user).filter(pk=order.pk)[:1]
     return {"orders": views.shown_orders(user, found), "back": back}
 

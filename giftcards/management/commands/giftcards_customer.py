@@ -101,7 +101,7 @@ class Command(GiftcardsCommand):
         if options["erase"]:
             reasons = ((order, why_kept(order, person.roles_in(order))) for order in orders)
             done.kept = {order.reference: reason for order, reason in reasons if reason}
-        # If an order is kept, nothing is exported: the file would be in the way of the next run.
+        # If an order is kept, no file is written: the next run refuses an existing file.
         if orders and not done.kept:
             done = self._do(person, orders, options)
         if options["json"]:
@@ -120,7 +120,7 @@ class Command(GiftcardsCommand):
             raise unfinished(_why_unfinished(done))
 
     def _do(self, person: Person, orders: Sequence[Order], options: dict[str, Any]) -> Erasure:
-        """Export and erase as the options say."""
+        """Export and erase the data of ``person``, as the options say."""
         if options["dry_run"]:
             self._foretell(orders, options)
             return Erasure()
@@ -132,7 +132,7 @@ class Command(GiftcardsCommand):
 
     def _foretell(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
         path = options["export"]
-        # A link that leads nowhere is in the way of a new file, too.
+        # A symbolic link that leads nowhere would also be in the way of a new file.
         if path and os.path.lexists(path):
             raise _in_the_way(path)
         number = counted(len(orders), "order")
@@ -152,7 +152,7 @@ class Command(GiftcardsCommand):
         self.say(f"Written to {path}, which only you may read. Hand it over safely.", options)
 
     def _ask(self, person: Person, options: dict[str, Any]) -> None:
-        """Ask the person at the terminal to confirm, unless ``--yes`` was given."""
+        """Ask the user at the terminal to confirm, unless ``--yes`` was given."""
         if options["yes"]:
             return
         if options["json"] or not sys.stdin.isatty():

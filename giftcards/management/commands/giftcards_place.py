@@ -95,7 +95,7 @@ class Command(GiftcardsCommand):
         try:
             self._send(order, options)
         except Error as error:
-            # The message must rule out "nothing happened": a script would buy the cards again.
+            # Who reads "nothing happened" buys the cards again: the message must rule this out.
             raise database_failure(
                 error,
                 f"The order {order.reference} is recorded, and may have been sent: do not place"
@@ -108,7 +108,7 @@ class Command(GiftcardsCommand):
             with Gateway() as gateway, self.progress(options) as progress:
                 order = _follow(order, gateway, progress, wait=options["wait"])
         except (OutputClosed, KeyboardInterrupt):
-            # Whoever watched has gone; the order goes on.
+            # Nobody reads the output any more, but work on the order goes on.
             wake_worker()
             raise
         if not (order.is_final or order.is_held):
@@ -119,7 +119,7 @@ class Command(GiftcardsCommand):
 
 
 def _follow(order: Order, gateway: Gateway, progress: Progress, *, wait: bool) -> Order:
-    """Send ``order`` and, with ``wait``, follow it; show what it waits for; return it refreshed."""
+    """Send ``order`` and, with ``wait``, follow it; return the order as it is then."""
     order = send_now(order, gateway, on_wait=lambda seen: _show(seen, progress, unless_short=True))
     if wait:
         _show(order, progress)
@@ -152,7 +152,7 @@ def _amount(name: str, options: dict[str, Any]) -> Decimal | None:
 
 
 def _why_unfinished(order: Order) -> str:
-    # An order that was never tried has no reason of its own: the provider's state is told instead.
+    # An order that was never tried has no reason of its own, but the provider's state may be one.
     has_reason = order.open_problems or order.changes.exists()
     why = reason(order) if has_reason else provider_state()
     return f"{standing(order)} {why}".strip()

@@ -100,7 +100,7 @@ class Command(GiftcardsCommand):
         if sum([options["loop"], options["tick"], reference is not None]) > 1:
             raise refuse("Use only one of --loop, --tick and --reference.")
         if options["loop"] and self._stop.is_set():
-            # Stopped while it waited for the database.
+            # The command was stopped while it waited for the database.
             return
         order = None if reference is None else find_order(reference)
         if options["resume"]:
@@ -148,7 +148,7 @@ class Command(GiftcardsCommand):
             while not stop.is_set():
                 done = follow(seconds=None, stop=stop)
                 if done is None:
-                    # Another process runs the loop; take over if it stops.
+                    # Another process runs the loop; this process takes over if the other one stops.
                     stop.wait(1)
                 else:
                     self.say(f"{done}.", options)
@@ -161,7 +161,7 @@ class Command(GiftcardsCommand):
 
 
 def _trouble(done: Swept) -> str:
-    """The reason why a sweep did not do everything: the pause, or else the last failure."""
+    """The reason why a sweep left orders unchecked: the pause, or else the last failure."""
     if done.is_paused:
         return current_pause()
     return f"Not everything worked. {ProviderState.objects.current().failure}".strip()

@@ -87,8 +87,8 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
             progress.show(text, unless_short=True)
             return True
 
-        # Whether they are due or not. An order that is held for a person has no due time, and
-        # stays held.
+        # Lost orders are checked now, even if due later. An order that waits for a person has no
+        # due time, and goes on waiting.
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
@@ -96,9 +96,9 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Hold the orders that may be bought already; search for no lost order, so none is resent.
+    """Hold the orders that may be bought already; no lost order is searched for, so none is resent.
 
-    The lease of the loop keeps the workers out. If it is lost, the reading ends.
+    The lease of the loop keeps the workers out. If that lease is lost, the reading ends.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
     token = Lease.objects.take(Lease.LOOP, timings.lease)
@@ -127,7 +127,7 @@ def _beat(progress: Progress) -> Callable[[], None]:
 
 
 def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
-    """Read the provider's list from ``since`` on; ``None`` if nothing of it could be read."""
+    """The provider's list from ``since`` on; ``None`` if no page of the list could be read."""
     if not gateway.try_open():
         return None
     listing = read_listing(gateway, pulse, start=since, end=timezone.now() + CLOCK_SKEW)
@@ -136,7 +136,7 @@ def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
 
 
 class _Found:
-    """The result; ``held`` are the orders that were held after a restore."""
+    """The result of the command; ``held`` are the orders that were held after a restore."""
 
     def __init__(
         self,
@@ -153,9 +153,9 @@ class _Found:
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole and not is_cut_short
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
-        # Settled orders that differ in the provider's list.
+        # The references of settled orders that differ in the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
-        # True if an order, here or at the provider, is not explained.
+        # True if any order, here or at the provider, has no counterpart, or a different one.
         self.has_questions = bool(self._orphans or self._left or self._changed)
 
     def as_dict(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class _Found:
         are, orders = "is" if count == 1 else "are", counted(count, "order")
         nobodys = f"{orders} at the provider since {iso(self._since)} {are} nobody's here"
         if not self._is_read:
-            # Not "0 orders": nobody could look.
+            # "0 orders" would be wrong, because the list was not read.
             lines += ["The provider's list could not be read: it may have orders unknown here."]
         elif not self.is_whole:
             lines += [f"{nobodys}. There may be more: the list was not read whole."]

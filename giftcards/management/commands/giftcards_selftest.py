@@ -41,7 +41,7 @@ _SALE_PRICE = Decimal(10_000)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """An order and its expected result; ``type_id`` "" stands for an ordinary type."""
+    """An order and its expected result; an empty ``type_id`` stands for an ordinary type."""
 
     name: str
     type_id: str
@@ -50,7 +50,7 @@ class Scenario:
     delivered: int
 
 
-# The quantities in the provider's guide; TEST_PARTIAL delivers half.
+# The quantities are those of the provider's guide; TEST_PARTIAL delivers half of the cards.
 SCENARIOS = (
     Scenario("refund", "TEST_REFUND", 2, Status.REFUNDED, 0),
     Scenario("partial delivery", "TEST_PARTIAL", 4, Status.PARTIALLY_FILLED, 2),
@@ -60,7 +60,7 @@ SCENARIOS = (
 
 @dataclass(frozen=True, slots=True)
 class SelfTestReport:
-    """The result of a scenario; it passed if there are no ``complaints``."""
+    """The result of a scenario, which passed if there are no ``complaints``."""
 
     scenario: Scenario
     order: Order
@@ -93,7 +93,7 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # Before the scenarios add cards.
+        # The cards are tried before the scenarios add cards.
         cards = Card.objects.all().try_keys()
         reports = []
         with Gateway() as gateway, self.progress(options) as progress:
@@ -125,7 +125,7 @@ def why_not(gateway: Gateway) -> str:
     question = [("key", gateway.client.validate)]
     answers = [answer for _name, answer in fan_out(question, gateway, Pulse())]
     if not answers:
-        # Another process has been refused in the meantime.
+        # The provider has refused another process in the meantime.
         return provider_state()
     [key] = answers
     if isinstance(key, Exception):
@@ -144,9 +144,9 @@ def why_not(gateway: Gateway) -> str:
 def run(
     gateway: Gateway, product_id: str, type_id: str, *, on_wait: Callable[[Scenario, Order], None]
 ) -> Iterator[SelfTestReport]:
-    """Place all orders first, so that they settle in parallel; yield a report for each.
+    """Yield a report for each scenario; all orders are placed first, and settle in parallel.
 
-    ``on_wait`` is called from time to time while an order has to be waited for.
+    While an order has not settled, ``on_wait`` is called from time to time.
     """
     with transaction.atomic():
         orders = [
@@ -157,7 +157,7 @@ def run(
                     quantity=scenario.quantity,
                     # An ordinary type may cost more than any price that is made up here.
                     sale_price=_SALE_PRICE if scenario.type_id else None,
-                    # The shop's receivers are called for these orders, too, and can recognise them.
+                    # The shop's receivers are called, too, and recognise such orders by reference.
                     reference=f"selftest-{new_reference()}",
                 )
             )
@@ -173,7 +173,7 @@ def run(
         for seen in watch(placed, gateway):
             order = seen
             on_wait(scenario, order)
-            # The provider does not tell the price, maybe for very long.
+            # The provider does not tell the price, and may not do so for very long.
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))
@@ -204,7 +204,7 @@ def _differences(scenario: Scenario, order: Order) -> Iterator[str]:
 
 
 def _complaints(reports: Sequence[SelfTestReport], cards: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong, in sentences."""
+    """The sentences on what is wrong with the scenarios and with the cards."""
     failed = [report.scenario.name for report in reports if report.complaints]
     if failed:
         yield f"{len(failed)} of {len(reports)} scenarios failed: {', '.join(failed)}."

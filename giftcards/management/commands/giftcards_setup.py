@@ -33,7 +33,7 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # Refuses if something is missing: then nothing has been done.
+        # The first step, because it refuses if a permission is missing: then nothing has been done.
         permissions = role_permissions()
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])

@@ -48,7 +48,7 @@ def _amount(text: str) -> Decimal:
 
 
 def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChange:
-    """The change from the words of ``--offer-change``; :exc:`ValueError` if they are no change."""
+    """The change in the words of ``--offer-change``; :exc:`ValueError` for unusable words."""
     with suppress(ValueError, InvalidOperation):
         match what:
             case "price":
@@ -60,7 +60,7 @@ def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChang
 
 
 def _shortfall(type_id: str, quantity: str, delivered: str) -> Shortfall:
-    """The shortfall from the words of ``--shortfall``; :exc:`ValueError` if they are none."""
+    """The shortfall in the words of ``--shortfall``; :exc:`ValueError` for unusable words."""
     with suppress(ValueError):
         return Shortfall(type_id, int(quantity), int(delivered))
     raise ValueError(f"--shortfall is not understood: {type_id} {quantity} {delivered}")
@@ -165,7 +165,7 @@ class Command(ConsoleCommand):
 
     def handle(self, *, verbosity: int, **options: Any) -> None:
         self._output_closed = threading.Event()
-        # SIGINT, too: a shell makes commands in the background ignore it.
+        # SIGINT is set as well, because a command in the background of a shell ignores SIGINT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
@@ -204,11 +204,11 @@ class Command(ConsoleCommand):
         )
 
     def _log(self, request: Request) -> None:
-        # The path is untrusted: control characters in it could manipulate the terminal.
+        # The path is untrusted: control characters could manipulate the terminal.
         path = "".join(c if c.isprintable() else "?" for c in request.path)
         status = request.status or "closed"
         try:
             self.put(f"{time.strftime('%H:%M:%S')} {request.method} {path} {status}")
         except OutputClosed:
-            # This is the thread of a request; the main one ends the command.
+            # In the thread of a request: the main thread ends the command.
             self._output_closed.set()

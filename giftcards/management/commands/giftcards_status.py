@@ -34,7 +34,7 @@ from giftcards.watch.overview import (
     versions,
 )
 
-# The conditions that the overview tells; of the worker and of the cards it tells more than that.
+# The conditions that the overview tells in one sentence; it tells more of the worker and the cards.
 _JUDGED = ("chores", "queue", "keys", "balance")
 _TIMES = (
     "paused_until",
@@ -73,7 +73,7 @@ class Command(GiftcardsCommand):
         conditions = named_conditions(options["fail_on"], CONDITIONS)
         if conditions and options["reference"] is not None:
             raise refuse("Use either a reference or --fail-on, which is about all orders.")
-        # The command speaks one language, whatever the site's.
+        # The command speaks English, whatever the site's language is.
         with translation.override(None):
             if options["reference"] is not None:
                 self.show_order(find_order(options["reference"]), options)
@@ -89,12 +89,12 @@ class Command(GiftcardsCommand):
 
 
 class _Overview:
-    """The state of the app at one moment; its texts are sentences, or "" if nothing is wrong."""
+    """The state of the app at one moment; texts about trouble are "" if nothing is wrong."""
 
     def __init__(self) -> None:
         self.standing = Standing()
         self.orders = Order.objects.count_by_status()
-        # For the newest and the oldest card: why the encryption keys do not open it, or "".
+        # For the newest and the oldest card, the reason why the keys cannot open the card, or "".
         self.cards = self.standing.once(try_keys)
         self.state = self.standing.state
         self.schedule = schedule_problem()
@@ -178,7 +178,7 @@ class _Overview:
             "last tick": state.ticked_at,
             "last daily work": state.chores_ended_at,
         }
-        # Without a schedule, it is never.
+        # Without a schedule, there is no next tick.
         if conf.uses_django_q and (self.next_tick or self.schedule):
             times["next tick"] = self.next_tick
         failure = f"The last failure: {state.failure}" if state.failure else ""
@@ -191,7 +191,7 @@ class _Overview:
         return "\n".join(filter(None, lines))
 
     def _facts(self) -> list[str]:
-        """The lines about facts that are neither right nor wrong."""
+        """The lines about facts that cannot be wrong."""
         state, waiting = self.state, self.waiting
         facts = {
             "worker": state.ticked_by or "not known",

@@ -75,7 +75,7 @@ class Command(GiftcardsCommand):
         if options["contacts"] and not options["orders"]:
             raise refuse("Use --contacts together with --orders.")
         start, end = _period(options["start"], options["end"])
-        # The command speaks one language, whatever the site's.
+        # The command speaks English, whatever the site's language is.
         with translation.override(None):
             if options["orders"]:
                 rows = order_rows(
@@ -94,7 +94,7 @@ class Command(GiftcardsCommand):
             self.show(_as_dict(found, open_), "\n".join(_text(found, open_)), options)
 
     def _write_csv(self, rows: Iterable[Any]) -> None:
-        # Written as bytes, where possible, so that it is UTF-8 whatever the terminal is.
+        # Written as bytes, if possible, so that the file is UTF-8 whatever the terminal is.
         out = getattr(self.stdout, "buffer", None)
         for chunk in as_csv(rows):
             if out is None:
