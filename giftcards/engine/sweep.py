@@ -311,12 +311,15 @@ def check_settled(order: Order, gateway: Gateway) -> bool:
 def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
-    Ends when the order is final, delayed, unconfirmed or held, and at the latest one interval after
-    the poll timeout. Ends at once if calls are paused for longer than that.
+    Ends when the order is final, delayed, unconfirmed or held. The last sweep begins one interval
+    after the poll timeout, or later if this process was kept from it. Ends at once if calls are
+    paused for longer than that.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval
-    while time.monotonic() < ends_at:
+    is_last = False
+    while not is_last:
+        is_last = time.monotonic() >= ends_at
         sweep(gateway, scope)
         order = scope.get()
         yield order
@@ -328,7 +331,8 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
             # Or until the budget allows a check if that is later.
             until_due = (order.due_at - timezone.now()).total_seconds()
             wait = max(until_due, gateway.wait_for(Purpose.CHECKING), 0.05)
-        time.sleep(min(wait, conf.poll_interval))
+        if not is_last:
+            time.sleep(max(0, min(wait, conf.poll_interval, ends_at - time.monotonic())))
 
 
 class _Recorder:

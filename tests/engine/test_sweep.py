@@ -52,6 +52,7 @@ from tests.stage import (
     settled_answer,
     spend_budget,
     statuses,
+    wait_until,
     without_list,
     wrong_calls,
 )
@@ -708,6 +709,20 @@ class TestWatch:
         seen = self.follow(order)
         assert seen[-1] == "DELAYED"
         assert set(seen[:-1]) == {"HANDLING"}
+
+    def test_a_watch_that_a_busy_machine_kept_waiting_looks_once_more(
+        self, simulator: Simulator, set_conf: Setter
+    ) -> None:
+        set_conf(POLL_INTERVAL=0.1, POLL_TIMEOUT=1)
+        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
+        Order.objects.update(accepted_at=ago(-60))
+        with Gateway() as gateway:
+            seen = watch(order, gateway)
+            assert next(seen).status == "HANDLING"
+            since = time.monotonic()
+            wait_until(lambda: time.monotonic() - since > 1.2)
+            Order.objects.update(accepted_at=ago(2))
+            assert [order.status for order in seen] == ["DELAYED"]
 
     def test_watching_ends_when_the_key_is_refused(self, simulator: Simulator) -> None:
         [order] = buy_many(simulator, 1)
