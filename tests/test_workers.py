@@ -162,11 +162,13 @@ def run_loop(call: Call, kept: Callable[[], object]) -> None:
 
     def stop_then() -> None:
         ends_at = time.monotonic() + 10
-        while not (is_over.wait(0.1) or kept() or time.monotonic() > ends_at):
-            pass
-        connections.close_all()
-        if not is_over.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            while not (is_over.wait(0.1) or kept() or time.monotonic() > ends_at):
+                pass
+        finally:
+            connections.close_all()
+            if not is_over.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
 
     watcher = threading.Thread(target=stop_then)
     watcher.start()
@@ -367,7 +369,9 @@ def a_failure_of_the_database_ends_nothing(_simulator: Simulator) -> Callable[[]
 
 
 def the_worker_is_named(_simulator: Simulator) -> Callable[[], object]:
-    return lambda: provider_state().ticked_by.endswith(f"@{socket.gethostname()}")
+    # The row may not be there yet.
+    named = ProviderState.objects.filter(ticked_by__endswith=f"@{socket.gethostname()}")
+    return named.exists
 
 
 PROMISES: Sequence[Promise] = (
