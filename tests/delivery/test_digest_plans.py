@@ -15,7 +15,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
 from django.utils import timezone
 
-from giftcards.delivery import digests, staff_news
+from giftcards.delivery import digest_items, digests
 from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
 from giftcards.models import Card, Order
@@ -101,8 +101,8 @@ def _news() -> None:
 def test_looking_for_news_reads_no_whole_table() -> None:
     since = timezone.now() - timedelta(minutes=30)
     with explained(LogEntry) as statements:
-        situation = staff_news.current_situation()
-        happened = staff_news.recent_events(since, timezone.now())
+        situation = digest_items.current_situation()
+        happened = digest_items.recent_events(since, timezone.now())
     assert statements
     assert [statement for statement in statements if statement.scans] == []
     assert set(situation.matters) == {"problems", "unconfirmed", "delayed"}

@@ -9,7 +9,7 @@ import re
 import pytest
 from django.contrib.auth.models import Permission
 
-from giftcards.delivery import messages, staff_news
+from giftcards.delivery import digest_items, messages
 from giftcards.delivery.conf import KIND_OF_STATUS
 from giftcards.delivery.conf import Kind as MessageKind
 from giftcards.management.groups import role_permissions
@@ -37,7 +37,7 @@ def test_everything_that_staff_are_told_is_documented_with_whom_it_concerns() ->
     }
     assert documented == {
         name: (alert.permission.removeprefix("giftcards."), _told(alert.permission))
-        for name, alert in staff_news.alerts().items()
+        for name, alert in digest_items.alerts().items()
     }
 
 
