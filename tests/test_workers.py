@@ -661,5 +661,6 @@ class TestBeside:
         finally:
             goes_on.set()
         assert begun.count("hangs") == 1
-        assert "No sign of life for 0.1 s: a" in messages(caplog)
+        # On a busy machine, a turn may be given up before its first piece is begun.
+        assert [said for said in messages(caplog) if said.startswith("No sign of life for 0.1 s: ")]
         wait_until(lambda: not background._under_way)

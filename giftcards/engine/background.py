@@ -157,7 +157,9 @@ def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
         turn = _start(_give_turns, lane, stop, is_fine)
         if not _ends(turn, lane):
             names = ", ".join(work.name for work in lane if work.name in _under_way)
-            logger.error("No sign of life for %g s: %s", timings.turn_seconds, names)
+            logger.error(
+                "No sign of life for %g s: %s", timings.turn_seconds, names or "nothing was begun"
+            )
         if not any(is_fine):
             stop.wait(timings.turns_pause)
         _wait(lane, stop, ends_at)
