@@ -1,7 +1,8 @@
 """The system checks: ``manage.py check`` finds wrong settings and unsafe libraries.
 
 An id stands for one kind of mistake for ever, because shops silence warnings by id. This module is
-imported before the models are loaded, and even without django-q2, so it imports neither.
+imported before the models are loaded, and even without django-q2, so it imports neither the models
+nor django-q2.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ IDS: Mapping[str, str] = {
     "currency": "giftcards.E018",
     "path": "giftcards.E023",
 }
-# The options that choose a broker. Without one, django-q2 uses Redis on the same machine.
+# The options that choose a broker. Without such an option, django-q2 uses Redis on the same
+# machine.
 _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
 # The isolation level that Django sets by default.
 _READ_COMMITTED = "READ COMMITTED"
-# The default of ``retry`` in django-q2 (seconds), and a ``timeout`` that means none, as None does.
+# The default of ``retry`` in django-q2 (seconds), and a ``timeout`` that means "no timeout", as
+# None does.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
 
@@ -64,7 +67,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 @register(TAG)
 def check_databases(**_: object) -> list[CheckMessage]:
-    """Report tables of the app, or of its optional apps, that are routed elsewhere."""
+    """Report tables of the app, or of its optional apps, that are routed to another database."""
     ours = [app for app in apps.get_app_configs() if app.name.partition(".")[0] == "giftcards"]
     models = [model for app in ours for model in app.get_models()]
     aliases = {*map(router.db_for_read, models), *map(router.db_for_write, models)}
@@ -85,7 +88,7 @@ def check_databases(**_: object) -> list[CheckMessage]:
 
 @register(TAG)
 def check_isolation(**_: object) -> list[CheckMessage]:
-    """Warn of an isolation level of transactions that the app was not tried with."""
+    """Warn of an isolation level with which the app was not tried."""
     connection = connections[DEFAULT_DB_ALIAS]
     level = _isolation(connection.vendor, connection.settings_dict["OPTIONS"])
     if level == _READ_COMMITTED:
@@ -102,13 +105,13 @@ def check_isolation(**_: object) -> list[CheckMessage]:
 
 
 def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
-    """The name of the isolation level that these options choose; SQLite has one for all."""
+    """The name of the isolation level that these options choose."""
     if "isolation_level" not in options or vendor not in {"mysql", "postgresql"}:
         return _READ_COMMITTED
     level = options["isolation_level"]
     if vendor == "mysql":
         return str(level).upper() if level else "of the server"
-    # Imported here, because it imports the driver.
+    # This import stands here, because that module imports the driver.
     from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
     return IsolationLevel(level).name.replace("_", " ")
@@ -139,13 +142,13 @@ def check_urls(**_: object) -> list[CheckMessage]:
     return []
 
 
-# The permission methods of a ``ModelAdmin`` that are asked about one order.
+# The permission methods of a ``ModelAdmin`` that decide about the page of one order.
 _OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_permission")
 
 
 @register(TAG)
 def check_admin(**_: object) -> list[CheckMessage]:
-    """Report permission methods that hide or open the page of an order, but leave it in lists."""
+    """Report overridden permission methods: they change the page of an order, but not the lists."""
     if not apps.is_installed("django.contrib.admin"):
         return []
     from django.contrib.admin.sites import all_sites
@@ -187,7 +190,7 @@ def check_functions(**_: object) -> list[CheckMessage]:
 
 
 def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # noqa: A002
-    """Report it if what ``path`` names cannot be imported or called."""
+    """Report it if the object at ``path`` cannot be imported or called."""
     if callable(find(path)):
         return []
     return [
@@ -200,7 +203,7 @@ def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # no
 
 
 def find(path: str) -> Any:
-    """The object that ``path`` names; ``None`` if it cannot be imported."""
+    """The object at ``path``; ``None`` if the object cannot be imported."""
     try:
         return import_string(path)
     except Exception:  # noqa: BLE001 (a module of the shop may raise anything)
@@ -209,7 +212,7 @@ def find(path: str) -> Any:
 
 #: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
 LISTED_ON = date(2026, 11, 29)
-#: By library: the first safe release of each series. A series that is missing has no safe release.
+#: By library: the first safe release of each series. A series without an entry has no safe release.
 SAFE: Mapping[str, tuple[str, ...]] = {
     "Django": ("5.2.19", "6.0.10", "6.1.3"),
     "cryptography": ("50.0.2",),
@@ -282,7 +285,7 @@ def check_passwords(**_: object) -> list[CheckMessage]:
 
 
 def _signs_in_by_web_server(backend: str) -> bool:
-    # Imported here, because it imports models.
+    # This import stands here, because that module imports models.
     from django.contrib.auth.backends import RemoteUserBackend
 
     try:
@@ -309,7 +312,7 @@ def check_stored_cards(
             troubles = cards.objects.using(alias).try_keys().values()
             lost, unneeded = cards.objects.using(alias).need_of_keys()
     except (ConfigurationError, DatabaseError):
-        return []  # Reported by check_settings; or there are no tables yet.
+        return []  # Either check_settings reports this error, or there are no tables yet.
     return [
         Error(
             trouble,
@@ -351,7 +354,7 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
 def _is_migrating() -> bool:
     """True if ``migrate`` runs the checks, as it does before its work.
 
-    An error would stop ``migrate``, and a lost code is no reason not to migrate. The call stack is
+    An error would stop ``migrate``, and a lost code is no reason to stop it. The call stack is
     searched, because the arguments of a check do not tell which command runs the check.
     """
     from django.core.management.commands.migrate import Command
@@ -391,7 +394,8 @@ def check_cluster(**_: object) -> list[CheckMessage]:
     """Report it if django-q2 runs the tasks and ``Q_CLUSTER`` does not suit the loop."""
     if not conf.uses_django_q:
         return []
-    # Not django_q.conf, which is read only once, when django-q2 is imported.
+    # The check does not use django_q.conf, which reads the settings only once, when django-q2 is
+    # imported.
     cluster = getattr(settings, "Q_CLUSTER", None)
     if not isinstance(cluster, Mapping) or not cluster:
         return [
@@ -428,7 +432,8 @@ def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set 'timeout' to at least {needed}, and 'retry' to at least {wanted_retry}.",
             id="giftcards.E011",
         )
-    # Redis removes a task as soon as a worker takes it: this broker never repeats a task.
+    # Only some brokers repeat a task. Redis never does: it removes a task as soon as a worker takes
+    # the task.
     if retry <= longest and any(cluster.get(name) for name in _BROKERS_THAT_REPEAT):
         yield Error(
             f"Q_CLUSTER['retry'] is {retry} s, but a task may take {longest} s: it would be"
@@ -451,7 +456,8 @@ def _check_workers(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not isinstance(workers, int) or workers < 1:
         yield _wrong_type("workers", "a whole number from 1")
     elif workers == 1:
-        # Only a warning: orders are still followed, and a shop may have no other tasks.
+        # This is only a warning, because orders are still followed, and a shop may have no other
+        # tasks.
         yield Warning(
             "django-q2 has one worker here: while orders are open, every other task waits for"
             f" {LOOP_SECONDS} s at a time.",
@@ -470,7 +476,8 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set it to {home!r}.",
             id="giftcards.E014",
         )
-    # Only warnings: it may be intended, in tests or where another cluster does the work.
+    # These are only warnings, because tests, or a shop whose other cluster does the work, may
+    # intend these settings.
     if cluster.get("sync"):
         yield Warning(
             "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"

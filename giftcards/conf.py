@@ -100,7 +100,7 @@ class Setting(Generic[T]):
 class SettingsDict:
     """The settings in the dict ``settings.<dict_name>``, read anew each time.
 
-    Reading one that is wrong raises :exc:`~giftcards.exceptions.ConfigurationError`.
+    Reading a wrong setting raises :exc:`~giftcards.exceptions.ConfigurationError`.
     """
 
     dict_name: ClassVar[str]
@@ -185,7 +185,7 @@ def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
 
 
 def text(setting: str, value: Any, hint: str) -> str:
-    """The value, if it is a text. The complaint does not show the value, a possible secret."""
+    """The value, if it is a text. The complaint leaves out the value, which may be secret."""
     if isinstance(value, str):
         return value
     raise Unusable("type", f"{setting} must be a text.", hint)
@@ -193,7 +193,7 @@ def text(setting: str, value: Any, hint: str) -> str:
 
 def _amount(setting: str, value: Any) -> Decimal:
     """a whole number or a `Decimal`, above 0"""
-    # No float: as a binary fraction, it would differ from the amount as written.
+    # A float is refused: as a binary fraction, it would differ from the amount as written.
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         message = f"{setting} must be an amount: a whole number or a Decimal."
         raise Unusable("type", message, CORRECT)
@@ -204,7 +204,7 @@ def _amount(setting: str, value: Any) -> Decimal:
 
 
 def dotted_path(example: str) -> Parser[str]:
-    """A parser of dotted paths, which the system checks then try to import."""
+    """A parser of dotted paths; the system checks import the objects at these paths."""
     hint = f"Give a dotted path, such as {example!r}."
 
     def parse(setting: str, value: Any) -> str:
@@ -296,7 +296,8 @@ def address(*, of: str, example: str, http_would: str) -> Parser[str]:
 
     def parse(setting: str, value: Any) -> str:
         url = text(setting, value, hint)
-        # Letters of other scripts look alike: the host would be somebody else's.
+        # Letters of other scripts may look like ASCII letters, but the host would be somebody
+        # else's.
         if odd := next((letter for letter in url if not letter.isascii()), ""):
             name = unicodedata.name(odd, "without a name")
             message = f"{setting} has a character that is not ASCII: {name}."
@@ -319,7 +320,7 @@ _api_address = address(
 
 
 def address_parts(url: str) -> SplitResult | None:
-    """Split ``url`` if it has only a scheme, a host and perhaps a port; otherwise ``None``."""
+    """Split ``url`` if it has only a scheme, a host and perhaps a port; else return ``None``."""
     # Whitespace is refused first, because urlsplit drops some of it and the client does not.
     if not url.isprintable() or " " in url:
         return None
@@ -406,7 +407,10 @@ def _url_name(setting: str, value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
-    """The limits for ordering missing cards again: ``times`` in a row, and within ``hours``."""
+    """The limits for ordering missing cards again.
+
+    ``times`` is the largest number of orders in a row, and ``hours`` is the time for all of them.
+    """
 
     times: int
     hours: float
@@ -603,9 +607,10 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     def longest_task(self) -> float:
         """Longest time, in seconds, that one of the app's tasks takes.
 
-        The system checks compare ``Q_CLUSTER`` with it. The loop's time includes the watchdog's
-        wait for another holder of the lease. At its end, one order may be half sent, which takes
-        two more requests: one for the price, and one that places the order.
+        The system checks compare ``Q_CLUSTER`` with this time. The loop's time includes the
+        watchdog's wait for another holder of the lease. At the end of the loop's time, one order
+        may be half sent. Sending this order takes two more requests: one for the price, and one
+        that places the order.
         """
         return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
 

@@ -19,7 +19,7 @@ class ConfigurationError(GiftcardsError):
 
 
 class ReferenceConflict(GiftcardsError):
-    """The reference already names another order, or the same one with other details."""
+    """The reference already names another order, or the same order with other details."""
 
 
 class CustomerConflict(GiftcardsError):
@@ -42,7 +42,7 @@ class SaleError(GiftcardsError):
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded or paid; the text says why.
 
-    :meth:`shown` formats its amounts and references in another way.
+    :meth:`shown` formats the amounts and references of the text in another way.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -122,7 +122,7 @@ class ProviderError(GiftcardsError):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The parameters for a problem that this error causes, without empty ones."""
+        """The parameters for a problem that this error causes; empty parameters are left out."""
         told = {
             "reason": self.reason,
             "message": self.message,
@@ -155,7 +155,10 @@ class OutcomeUnknown(ProviderError):
 
 
 class AccessDenied(ProviderError):
-    """The API key or the IP address is refused. Nothing was done; repetition gets it blocked."""
+    """The API key or the IP address is refused. Nothing was done.
+
+    If refused calls are repeated, the provider blocks the IP address.
+    """
 
     reason = "key_refused"
 

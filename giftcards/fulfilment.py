@@ -62,13 +62,13 @@ def place_order(
 ) -> Order:
     """Record an order; a worker sends it once the caller's transaction commits.
 
-    It makes no request. It is idempotent: the same ``reference`` with the same values returns the
-    same order, also after :func:`change_customer`.
+    The function makes no request. It is idempotent: the same ``reference`` with the same values
+    returns the same order, also after :func:`change_customer`.
 
     ``product_id`` and ``type_id`` are the provider's ids: 1 to 100 printable ASCII characters
     without spaces. ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
-    for the order, in the same format; ``None`` generates a UUID. Never take it from a customer, who
-    could get the order of another one.
+    for the order, in the same format; ``None`` generates a UUID. Never take the reference from a
+    customer: they could get the order of another customer.
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
     ``sale_price`` for one card, or ``sale_amount`` for all; both have to agree. One card may cost
@@ -76,15 +76,15 @@ def place_order(
     ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
-    Customers read it in place of the reference.
-    ``metadata`` is a dict for the shop's own use, of JSON values: at most 4,096 bytes and 8 levels.
-    The customer's name has at most 200 characters. The phone number has digits, and at most 50
-    characters. Texts must not have control characters.
+    Customers read the group in place of the reference. ``metadata`` is a dict for the shop's own
+    use, of JSON values: at most 4,096 bytes and 8 levels. The customer's name has at most 200
+    characters. The phone number has digits, and at most 50 characters. Texts must not have control
+    characters.
 
     With a ``recipient_email``, the order is a gift. Its cards, bought at once, go to that address
-    at ``deliver_at``: within a year, with a time zone unless ``USE_TZ`` is off. Without it, they go
-    as soon as they come. ``gift_message`` has at most 1,000 characters, in lines.
-    ``recipient_language`` is by default the customer's.
+    at ``deliver_at``: within a year, with a time zone unless ``USE_TZ`` is off. Without
+    ``deliver_at``, the cards go as soon as they come. ``gift_message`` has at most 1,000
+    characters, in lines. ``recipient_language`` is by default the customer's.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
@@ -105,9 +105,9 @@ async def aplace_order(
 ) -> Order:
     """:func:`place_order` for async code.
 
-    The order is committed when this returns. To record it together with rows of your own, call a
-    normal function with ``transaction.atomic()`` by ``sync_to_async``. If this call is cancelled,
-    the order may have been recorded: repeat it with the same ``reference``.
+    The order is committed when this returns. To record the order together with rows of your own,
+    call a normal function with ``transaction.atomic()`` by ``sync_to_async``. If this call is
+    cancelled, the order may have been recorded: repeat it with the same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(product_id=product_id, type_id=type_id, quantity=quantity, **details)
@@ -142,7 +142,7 @@ def change_customer(
     by: str = "",
     reason: str = "",
 ) -> bool:
-    """Correct the customer of ``order``, or its gift, open or final; False if nothing changed.
+    """Correct the customer or the gift of an open or final ``order``; False if nothing changed.
 
     ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
     :func:`place_order`. A gift stays a gift, and no other order becomes a gift. ``by`` and
@@ -182,11 +182,11 @@ def change_customer(
 
 
 def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
-    """Record that the customer paid ``amount`` for all cards of ``order``; False if that is known.
+    """Record the ``amount`` that the customer paid for all cards; False if it is recorded already.
 
-    It is for a final order that was placed without ``sale_price`` and ``sale_amount``. ``by`` names
-    who said so, in the order's timeline. ``order`` is updated in place. Placing the same order
-    again without a sale amount still returns it.
+    The function is for a final order that was placed without ``sale_price`` and ``sale_amount``. In
+    the order's timeline, ``by`` names the person who told the amount. ``order`` is updated in
+    place. Placing the same order again without a sale amount still returns it.
 
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, has another sale amount, or
     its missing cards were ordered again. Raises

@@ -27,8 +27,9 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
     failure: ClassVar[type[HealthCheckException]] = ServiceUnavailable
 
     async def run(self) -> None:
-        # Uses the thread of the request, whose connection Django closes. django-health-check runs
-        # other checks that are not async in another thread, where a broken connection would stay.
+        # This check uses the thread of the request, whose connection Django closes.
+        # django-health-check runs checks that are not async in another thread, where a broken
+        # connection would stay.
         if wrong := await sync_to_async(self._judge)():
             raise self.failure(wrong)
 
@@ -37,7 +38,7 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
             with translation.override(None):
                 return CONDITIONS[self.condition].sentence(Standing())
         except Error as error:
-            # Without the error's text, which may name the server.
+            # The error's text is left out, because it may name the server.
             return f"The database did not work ({type(error).__name__})."
         except ConfigurationError as error:
             return str(error)
@@ -69,7 +70,7 @@ class GiftcardsPause(ConditionCheck):
 
 
 class GiftcardsProvider(ConditionCheck):
-    """Checks that the provider has answered within the last minutes, if it was asked."""
+    """Checks that the provider, if it was asked, has answered within the last minutes."""
 
     condition = "provider"
 

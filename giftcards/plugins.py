@@ -27,13 +27,13 @@ class Plugin:
     """All that an app adds; ``app`` is its label."""
 
     app: str
-    #: What monitors, digests and the start page tell.
+    #: The conditions that monitors, digests and the start page tell.
     conditions: Iterable[Condition] = ()
-    #: What workers do beside the orders.
+    #: The work that workers do beside the orders.
     work: Iterable[Work] = ()
-    #: Who exports and erases the app's data about the people in orders.
+    #: For each role of people in orders, the object that exports and erases the app's data.
     keepers: Mapping[Role, Keeper] = field(default_factory=dict)
-    #: Why an old order keeps its codes, by the name of the reason.
+    #: The reasons why an old order keeps its codes, by their names.
     kept_because: Mapping[str, Reason] = field(default_factory=dict)
     #: The path of an ``Extension`` of the pages of orders, which is imported with the admin.
     order_pages: str = ""
@@ -75,13 +75,14 @@ CORE = Plugin(
     app="giftcards",
     conditions=OF_CORE,
     work=(
-        # The changes that sweeps have not announced, and retries. Last, as receivers may hang.
+        # This work announces the changes that sweeps have not announced, and repeats failed
+        # announcements. It comes last, because receivers may hang.
         Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the end of looking after finished orders", do=end_finished),
-        # Before the work of other apps, which looks at these prices.
+        # This work comes before the work of other apps, which looks at these prices.
         Work(name="the prices by the shop's function", do=keep_prices),
-        # Last, because some product is always due: the other work would get no request.
+        # This work comes last, because some product is always due: other work would get no request.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),

@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 def promised_day(order: Order) -> date | None:
-    """Return the last day on which the customer has the money back, by the shop's own promise.
+    """Return the day by which the customer has the money back, as the shop has promised.
 
-    It is ``REFUND_DAYS`` days after the day on which the order became final, in the site's time
-    zone. ``None`` while the order is open, and without ``REFUND_DAYS``.
+    The promised day is ``REFUND_DAYS`` days after the day on which the order became final, in the
+    site's time zone. The result is ``None`` while the order is open, and without ``REFUND_DAYS``.
     """
     if conf.refund_days is None or order.settled_at is None:
         return None
@@ -63,11 +63,12 @@ def record_refund(
 ) -> CustomerRefund:
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
-    It moves no money. ``reference`` names the payment, uniquely for the order. Recording it again
-    with the same amount and method returns the existing refund. With
-    ``is_paid=False`` the refund is only planned, until :func:`complete_refund`, or until it is
-    recorded again as paid; meanwhile, its amount is reserved. ``source`` is ``"code"``, ``"staff"``
-    or ``"command"``. The sums of ``order`` are brought up to date.
+    The function moves no money. ``reference`` names the payment, uniquely for the order. A second
+    call with the same ``reference``, amount and method returns the existing refund. With
+    ``is_paid=False``, the refund is only planned, and its amount is reserved.
+    :func:`complete_refund`, or a second call with ``is_paid=True``, makes it a paid refund.
+    ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are brought up to
+    date.
 
     Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed beside
     the planned refunds (``open_amount``), if nothing can be owed, or if the reference names another
@@ -97,8 +98,9 @@ def record_refund(
 def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
     """Record that a planned ``refund`` has been paid; ``by`` names who paid it.
 
-    Does nothing if it was paid already. Raises :exc:`~giftcards.exceptions.RefundError` if it was
-    taken back, and :exc:`~django.core.exceptions.ValidationError` for an invalid name.
+    Does nothing if the refund was paid already. Raises :exc:`~giftcards.exceptions.RefundError` if
+    the refund was taken back, and :exc:`~django.core.exceptions.ValidationError` for an invalid
+    name.
     """
     CustomerRefund.objects.complete(refund, by=by)
     _announce(refund)
@@ -108,8 +110,9 @@ def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
 def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> CustomerRefund:
     """Take ``refund`` back, so that its amount is owed again.
 
-    ``by`` names who did so, and ``why`` is kept. Does nothing if the refund was taken back already.
-    Raises :exc:`~django.core.exceptions.ValidationError` for invalid texts.
+    ``by`` names who took the refund back, and ``why`` is recorded as the reason. Does nothing if
+    the refund was taken back already. Raises :exc:`~django.core.exceptions.ValidationError` for
+    invalid texts.
     """
     CustomerRefund.objects.cancel(refund, by=by, why=why)
     _announce(refund)
@@ -119,9 +122,11 @@ def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> Customer
 def _announce(refund: CustomerRefund) -> None:
     """Log the refund and send the signal after the commit, if the refund has changed."""
     if refund.has_changed:
-        # A copy: a later change in the same transaction is announced separately.
+        # The signal gets a copy, because a later change in the same transaction is announced
+        # separately.
         told = copy(refund)
-        # No partial: Django logs the name of a function that fails, and a partial has none.
+        # This is no partial, because Django logs the name of a function that fails, and a partial
+        # has no name.
         transaction.on_commit(lambda: _tell(told), robust=True)
 
 

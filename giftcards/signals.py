@@ -2,15 +2,16 @@
 
 The first three are sent after the commit, at least once and in order. A receiver has to be
 idempotent: it may be called twice for a change, and by two processes at once if the receivers of a
-change take more than two minutes. One that raises affects nothing else, and is called again, up to
-32 times within about a day. Then the change is given up, and the admin shows it.
+change take more than two minutes. A receiver that raises an error affects nothing else. It is
+called again, up to 32 times within about a day. Then the change is given up, and the admin shows
+it.
 
 Give each of these receivers a ``dispatch_uid``: under this name, the app stores that the receiver
 has taken a change. Without a ``dispatch_uid``, the name is the function's module and name. After a
 rename, the function is called again for changes that some receiver has yet to take. Receivers with
 the same name are retried together.
 
-The others are ordinary signals of Django, sent once by the process that made the change:
+The other signals are ordinary signals of Django, sent once by the process that made the change:
 ``customer_changed`` before the commit, the rest after it. The error of a receiver is logged.
 
 ``sender`` is the class of the model that a signal is about, or ``None``.
@@ -32,11 +33,12 @@ _Receiver = Callable[..., Any]
 class OutboxSignal(Signal):
     """A signal with named receivers, which the outbox calls one by one.
 
-    Django has no public API to call only some of the receivers, so this reads Django's own list.
+    Django has no public API to call only some of the receivers, so this class reads Django's own
+    list.
     """
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
-        """Yield the name of each receiver for ``sender``, and a function that calls only this one.
+        """Yield the name of each receiver for ``sender``, and a function that calls only it.
 
         The function takes the keyword arguments of the signal, and awaits an async receiver.
         """
@@ -68,18 +70,20 @@ def _definition(receiver: Any) -> str:
 order_status_changed = OutboxSignal()
 #: Sent for a move to a final status, after ``order_status_changed`` and with the same arguments.
 order_settled = OutboxSignal()
-#: Sent for a change of what the provider offers of a type, in order per type: ``product_id``,
-#: ``type_id``, ``what``, ``old`` and ``new`` (as in :class:`~giftcards.models.OfferChange`), and
-#: ``at``, when it was noticed. It comes within a minute.
+#: Sent when the provider's offer of a type changes; the changes of one type are sent one after the
+#: other. The arguments are ``product_id``, ``type_id``, ``what``, ``old`` and ``new`` (as in
+#: :class:`~giftcards.models.OfferChange`), and ``at``, the time when the change was noticed. The
+#: signal is sent within a minute of that time.
 offer_changed = OutboxSignal()
 #: Sent with ``refund``, a :class:`~giftcards.models.CustomerRefund` that was recorded, paid or
 #: taken back: see its ``state``.
 customer_refund_changed = Signal()
 #: Sent inside the transaction of a correction, with ``order`` and ``change``, a
-#: :class:`~giftcards.models.CustomerChange` that has the details until then. If a receiver raises,
-#: the correction is rolled back. Effects outside the database have to wait for the commit, with
-#: ``transaction.on_commit``.
+#: :class:`~giftcards.models.CustomerChange` that has the details before the correction. If a
+#: receiver raises, the correction is rolled back. Effects outside the database have to wait for the
+#: commit, with ``transaction.on_commit``.
 customer_changed = Signal()
-#: Sent with ``balance`` and ``limit``, two Decimals, when the balance is read to be below
-#: ``LOW_BALANCE``; again only once it has recovered. Be quick: orders wait for the receivers.
+#: Sent with ``balance`` and ``limit``, two Decimals, when a reading of the balance is below
+#: ``LOW_BALANCE``. The signal is sent again only after the balance has recovered. Receivers have to
+#: be quick, because orders wait for them.
 balance_low = Signal()

@@ -1,6 +1,8 @@
-"""The tasks for a queue. They take no arguments and return no details: task rows are readable.
+"""The tasks for a queue.
 
-They never raise: django-q2 would keep a failed task with its traceback for ever, and run it again.
+The tasks take no arguments and return no details, because other people may read the rows of tasks.
+The tasks never raise an error: django-q2 would keep a failed task with its traceback for ever, and
+run the task again.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ def sweep() -> str:
 def tick() -> str:
     """Do the watchdog's work: run the loop if no process does, and then all other work.
 
-    Call it once a minute. It follows the orders for up to 40 seconds, and then does what else is
-    due, such as the daily work: for at least some seconds, whatever is open. It does not raise, and
-    returns counts as a text.
+    Call it once a minute. The task follows the orders for up to 40 seconds, and then does the other
+    work that is due, such as the daily work. This other work gets at least some seconds, even if
+    orders are still open. The task raises no error, and returns counts as a text.
     """
     return tick_until(_stop())
 
@@ -63,13 +65,14 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
         if is_tick:
             begin_tick()
         done = follow(seconds=timings.task_seconds, stop=stop, patience=patience)
-        # After the lease is released: an order placed while it was held has queued no run.
+        # This comes after the release of the lease, because an order that was placed while the
+        # lease was held has queued no run.
         if done is not None and is_work_left():
             with Gateway() as gateway:
                 if gateway.reopens_by_itself():
                     queue_task(SWEEP_TASK)
         if is_tick:
-            # Last, because orders come first.
+            # The other work comes last, because orders come first.
             _do_other_work(stop, began + conf.longest_task - conf.request_timeout)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400

@@ -1,4 +1,4 @@
-"""The shelf: the provider's catalogue, what of it can be sold, and holding cards for customers."""
+"""The shelf: the provider's catalogue, the cards that can be sold, and holds for customers."""
 
 from giftcards.catalogue.holds import hold, release
 from giftcards.catalogue.offers import (

@@ -20,8 +20,9 @@ from giftcards.exceptions import ReferenceConflict
 from giftcards.models import Hold, Lease, Order
 from giftcards.models.holds import LONGEST, MOST_TIMES
 
-# SQLite gives its lock to any of the transactions that wait, and fails some of them. Those are
-# tried again after a pause, for so long in all (both in seconds).
+# SQLite gives its lock to any of the transactions that wait, and fails some of them. A failed
+# transaction is tried again after a pause. These are the longest time in all, and the pause (both
+# in seconds).
 _PATIENCE = 20.0
 _PAUSE = 0.05
 
@@ -37,17 +38,17 @@ def hold(
 ) -> Hold:
     """Hold cards for ``minutes``, up to a day, until the order with this ``reference`` is placed.
 
-    For others, the held cards count against the stock and the balance. A hold that exists gets
-    these cards and lasts ``minutes`` from now, at most three times its first ``minutes`` in all. An
-    hour after its end, the reference may be held again. In a transaction, other holds wait for the
-    end of the transaction.
+    For others, the held cards count against the stock and the balance. An existing hold gets these
+    cards, and lasts ``minutes`` from now. In all, it lasts at most three times its first
+    ``minutes``. An hour after the end of the hold, its reference may be used for another hold. If
+    the caller is in a transaction, other holds wait until that transaction ends.
 
     ``holder`` is a text that names who wants the cards, such as an account or an address in the
     network. One holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock``, ``balance``,
-    ``held_too_many`` or ``held_too_long``) if the cards cannot be held; then a hold that exists
-    stays. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
+    ``held_too_many`` or ``held_too_long``) if the cards cannot be held. An existing hold stays
+    then. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
     """
     line = Line(product_id, type_id, quantity, reference)
@@ -71,7 +72,8 @@ def hold(
 def _hold(line: Line, length: timedelta, holder: str) -> Hold:
     Lease.objects.make(Lease.HOLDS)
     with transaction.atomic():
-        # One hold after the other: no two take the last card, or the rest of the balance.
+        # Holds are made one after the other, so that no two take the last card, or the rest of the
+        # balance.
         Lease.objects.lock(Lease.HOLDS)
         if Order.objects.filter(reference=line.reference).exists():
             raise ReferenceConflict(gettext("The order with this reference has been placed."))
@@ -103,5 +105,5 @@ def _check_holder(line: Line, known: Quote, holder: str) -> None:
 
 
 def release(reference: str) -> None:
-    """End the hold with this reference, if there is one: the customer does not pay."""
+    """End the hold with this reference, if there is one, for a customer who does not pay."""
     Hold.objects.filter(reference=reference).delete()

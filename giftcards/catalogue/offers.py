@@ -47,22 +47,22 @@ _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
 # Facts of at most this age are fresh (seconds).
 _FRESH = 60
-# If the provider has not answered for one of these reasons, nothing can be bought either.
+# While the provider gives no answer for one of these reasons, nothing can be bought either.
 _AWAY = {NoAnswer.PAUSED, NoAnswer.UNREACHABLE}
-# How often a caller looks whether another caller's question was answered (seconds).
+# The pause between two checks whether another caller's question was answered (seconds).
 _LOOK = 0.1
 
 
 def offers() -> QuerySet[ProductType]:
-    """The types that can be sold now, sorted by product, with the product; one query.
+    """The types that can be sold now, each with its product, sorted by product; one query.
 
-    Each has its cost as ``price``, the provider's ``stock`` (``None``: unknown) as told at
-    ``read_at``, what is left of it as ``available``, and its ``shop_price`` by ``PRICING``
-    (``None``: there is no rule). Left out are sold out types, types that the rule takes off the
-    shelf, and types that were read too long ago.
+    Each type has its cost as ``price``, and its ``shop_price`` by ``PRICING`` (``None``: there is
+    no rule). Its ``stock`` is the number of cards that the provider had at ``read_at`` (``None``:
+    unknown). Its ``available`` is the part of the stock that can still be sold. Left out are sold
+    out types, types that the rule takes off the shelf, and types that were read too long ago.
 
-    If the rule is a function, the worker asks it within a minute, and stores its prices. Then the
-    result has only types that the function has priced at their present cost.
+    If the rule is a function, the worker calls the function within a minute, and stores the prices.
+    The result then has only types that the function has priced at their present cost.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
@@ -96,7 +96,7 @@ def check_offer(
     reference: str = "",
     fresh: bool = False,
 ) -> None:
-    """Check, before the customer pays, that cards can be bought, and that the sale pays.
+    """Check, before the customer pays, that cards can be bought, and that the sale covers the cost.
 
     The customer would pay ``sale_price`` for one card, or ``sale_amount`` for all, after
     discounts; a card may cost at most ``max_price``. A hold with this ``reference`` is the
@@ -155,7 +155,7 @@ def _check_sale(
 
 
 def check_balance(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if the balance does not suffice for these cards, too."""
+    """Raise :exc:`NotForSale` if open orders and holds leave too little balance for these cards."""
     free = None if known.cost is None else free_balance(reference=line.reference)
     if free is not None and known.cost is not None and free < known.cost:
         text = gettext(
@@ -165,7 +165,7 @@ def check_balance(line: Line, known: Quote) -> None:
 
 
 def _check_provider(known: Quote) -> None:
-    """Raise :exc:`NotForSale` if the provider is away, or was not asked for too long."""
+    """Raise :exc:`NotForSale` if the provider is away, or if its last answer is too old."""
     now, state = timezone.now(), ProviderState.objects.current()
     if state.is_out_of_service(now) or known.no_answer in _AWAY:
         raise refusal("paused", known, gettext("Requests to the provider fail, or are paused."))
@@ -222,7 +222,8 @@ class Quote:
 
     ``price`` is the cost of one card and ``stock`` the provider's stock, as told at ``read_at``.
     ``available`` and ``shop_price`` are as in :func:`~giftcards.catalogue.offers`. ``balance`` is
-    the account's. ``no_answer`` says why the provider, if it was asked, has not answered.
+    the balance of the account. ``no_answer`` says why the provider, if it was asked, has not
+    answered.
     """
 
     names: Names
@@ -241,7 +242,10 @@ class Quote:
 
     @property
     def is_for_sale(self) -> bool:
-        """False if the provider is known not to sell the card: unlisted, or at a price of 0."""
+        """False if the provider certainly does not sell the card.
+
+        This is certain if the provider does not list the card, or lists it at a price of 0.
+        """
         return self.is_listed and self.price != 0
 
     @property
@@ -299,7 +303,8 @@ class Line:
                 is_listed=kind.product.is_enabled,
                 _kind=kind,
             )
-        # The price of a product that the catalogue does not list may have been asked for.
+        # An earlier quote may have asked for the price of a product that the catalogue does not
+        # list.
         told = ProductPrices.objects.filter(pk=self.product_id).first()
         price = told.prices.get(self.type_id) if told else None
         names = Product.objects.names(self.product_id, self.type_id)
@@ -307,7 +312,7 @@ class Line:
         return replace(known, names=names, price=price, read_at=read_at)
 
     def quote(self, *, max_age: float) -> Quote:
-        """See :func:`quote`; without the shop's price."""
+        """The quote, as from :func:`quote`, but without the shop's price."""
         with transaction.atomic(durable=True):
             known = self.known()
         if known.is_read_within(max_age):
@@ -347,7 +352,7 @@ class Line:
         return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
 
     def _answer_to_other(self, known: Quote) -> Quote:
-        """The quote as soon as another process, which is asking the provider, has its answer."""
+        """Wait until another process has got the provider's answer, and return the quote then."""
         ends_at = time.monotonic() + timings.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
         # Nobody waits for an answer that has taken longer than this already.
@@ -369,9 +374,10 @@ def with_available(
 ) -> QuerySet[ProductType]:
     """``kinds`` with the number of cards that are ``available``: 0 or more, NULL if unknown.
 
-    They are the stock less the cards of orders that the provider had not accepted when it told the
-    stock: all cards of an open order, and the delivered cards of an order that has settled since.
-    Cards on hold are subtracted, too, except those of the hold with this ``reference``.
+    The available cards are the stock less the cards of orders that the provider had not accepted
+    when it told the stock: all cards of an open order, and the delivered cards of an order that has
+    settled since. Cards on hold are subtracted, too, except those of the hold with this
+    ``reference``.
     """
     kinds = kinds.all()
     left = Greatest(F("stock") - _Taken.join_to(kinds, now, reference), 0)
@@ -420,7 +426,7 @@ class _Taken:
     def __init__(self, parent_alias: str, now: datetime, reference: str) -> None:
         self.parent_alias = parent_alias
         first, *others = _rows_taken(now, reference)
-        # Unsorted: Django 6.1 would keep the ordering of the model.
+        # The rows are unsorted here, because Django 6.1 would keep the ordering of the model.
         self.rows = first.union(*others, all=True).order_by()
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
@@ -440,7 +446,8 @@ class _Taken:
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
     """Yield queries with a type's key as ``kind`` and the number of its cards as ``stock``."""
-    # A type that was read before is not for sale: no order that has settled before counts.
+    # A type that was read before this time is not for sale, so no order that settled before this
+    # time counts.
     begin = now - stale_after()
     kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
     first = Subquery(kinds.values("read_at")[:1])

@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 N = TypeVar("N", int, Any)
 
-# The arithmetic is in whole units, which are hundredths of a per cent of a centime, because SQLite
-# has no decimal numbers.
+# SQLite has no decimal numbers, so the arithmetic uses whole units. One unit is a hundredth of a
+# per cent of one centime.
 _CENTIME = 10_000
 _DINAR = 100 * _CENTIME
 _CENT = Decimal("0.01")
@@ -46,10 +46,11 @@ _CENT = Decimal("0.01")
 _DEAREST = 10**8
 # The highest price that a function may return, in dinars.
 _HIGHEST = 10**11
-# How long until a function is asked again about the same cost: its answer may depend on more.
+# The time after which a function is asked again about the same cost: its answer may depend on more
+# than the cost.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
-# How many types are asked about before their prices are stored.
+# The number of types that the function is asked about before their prices are stored.
 _BATCH = 200
 
 
@@ -70,7 +71,7 @@ def shop_price(kind: ProductType) -> Decimal | None:
 
 
 def price_on_shelf(kind: ProductType) -> Decimal | None:
-    """:func:`shop_price`, but as :func:`keep_prices` has stored it if the rule is a function."""
+    """The shop's price of the type; :func:`keep_prices` has stored it if the rule is a function."""
     rule = conf.pricing
     if not isinstance(rule, str):
         return shop_price(kind)
@@ -97,7 +98,7 @@ def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
 
 
 def _due(rule: str) -> Iterator[int]:
-    """Yield the keys of the types about which the function is to be asked, in turn."""
+    """Yield the keys of the types about which the function is to be asked, most urgent first."""
     kinds = ProductType.objects.for_sale().filter(price__lte=_DEAREST)
     is_asked = Q(priced_by=rule, priced_cost=F("price"))
     is_early = ahead("pricing_due_at", timezone.now(), longest=_AGAIN_AFTER_FAILURE)
@@ -107,7 +108,7 @@ def _due(rule: str) -> Iterator[int]:
 
 
 def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
-    """Store the prices of types as the function told them, and when to ask it again."""
+    """Store the prices that the function told for types, and the time of the next question."""
     now = timezone.now()
     for kind, price, is_usable in asked:
         kind.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
@@ -129,10 +130,10 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
     began_at = time.monotonic()
     answer: Any = None
     try:
-        # A copy: the caller relies on the type as it was read.
+        # The function gets a copy, because the caller relies on the type as it was read.
         answer = import_string(path)(copy(kind))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
-        # Without the error's text, which may hold a secret.
+        # The error's text is left out, because it may hold a secret.
         failure = f"failed: {type(error).__name__} at {place_of(error)}"
     else:
         failure = _find_fault(answer, seconds=time.monotonic() - began_at)
@@ -166,7 +167,10 @@ def _units(centimes: N, margin: Margin) -> N:
 
 
 def priced(kinds: QuerySet[ProductType]) -> QuerySet[ProductType]:
-    """``kinds`` on the shelf, with its :func:`price_on_shelf`; without a rule, all ``kinds``."""
+    """The ``kinds`` on the shelf, each with its :func:`price_on_shelf`.
+
+    Without a rule, all ``kinds`` are on the shelf.
+    """
     match conf.pricing:
         case None:
             unknown = Value(None, output_field=DecimalField(**MONEY))
@@ -195,7 +199,7 @@ def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[
 
 @dataclass(frozen=True, slots=True)
 class PriceMove:
-    """A type whose cost was ``old_cost``, with the shop's prices by rule, then and now.
+    """A type whose cost has moved from ``old_cost``, with the shop's prices before and after.
 
     A price is ``None`` without a rule, and if the rule takes the card off the shelf.
     """
@@ -231,9 +235,10 @@ def since_yesterday() -> Q:
 
 
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
-    """Yield a move for each type whose price ``changes``, the type that changed first at first.
+    """Yield the price move of each type in ``changes``, beginning with the first type that changed.
 
-    A type that costs again what it did, or is not sold any more, has not moved.
+    There is no move for a type with the same cost as before all ``changes``, or for a type that is
+    no longer sold.
     """
     first: dict[int, OfferChange] = {}
     last: dict[int, OfferChange] = {}

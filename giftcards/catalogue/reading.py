@@ -28,15 +28,15 @@ T = TypeVar("T")
 
 # An interrupted reading is resumed within this time; after it, a new one begins.
 _RESUMABLE = timedelta(hours=6)
-# Products with cards on hold, or with orders within this time, are read more often: so many times
+# Products with cards on hold, or with orders within this time, are read more often: this many times
 # in each period.
 _LATELY = timedelta(days=1)
 _TIMES = 4
 # Time limit for one part of the worker's reading, beyond its first request (seconds).
 _SECONDS = 5.0
-# How often a reading looks whether another one has ended (seconds).
+# The pause between two checks whether another reading has ended (seconds).
 _LOOK = 0.2
-# The pause of the worker's readings after one that failed.
+# The pause of the worker's readings after a failed reading.
 _PAUSE = timedelta(minutes=2)
 # After this many products in a row without an answer, the provider counts as unreachable.
 _MOST_SILENT = 3
@@ -67,15 +67,15 @@ def read_catalogue(
 ) -> CatalogueReading:
     """Read the catalogue, then the types of each product on sale, with one call each.
 
-    It uses at most a tenth of the request budget. ``on_wait`` is called repeatedly while the
-    reading waits for a call. A reading interrupted less than six hours ago is resumed.
+    The reading uses at most a tenth of the request budget. ``on_wait`` is called repeatedly while
+    the reading waits for a call. A reading interrupted less than six hours ago is resumed.
     """
     reader = _Reader(gateway, on_wait)
     return reader.run(reader.read_whole)
 
 
 def keep_current(has_time: Callable[[], bool]) -> None:
-    """Read what is due of the catalogue, and price it, for some seconds.
+    """Read the due parts of the catalogue, and price the types, for some seconds.
 
     Every ``CATALOGUE_EVERY`` minutes the list is due, and then the types of each product. The types
     of products that were ordered within a day, or are on hold, are due four times as often. Old
@@ -149,13 +149,16 @@ class _Reader:
         return token
 
     def read_whole(self) -> None:
-        """Read the list, and the types of each product, or what an interrupted reading has left."""
+        """Read the list and the types of each product, or the rest of an interrupted reading."""
         if not (_is_listed(_RESUMABLE) and Product.objects.to_read().exists()):
             self._read_list()
         self._read_products(Product.objects.to_read())
 
     def read_due(self, every: timedelta) -> None:
-        """Read the list if it is due, and the types that are due; if they sell, more often."""
+        """Read the list and the types that are due.
+
+        Types of products that sell are due more often.
+        """
         if not _is_listed(every):
             self._read_list()
         now = timezone.now()
@@ -163,7 +166,8 @@ class _Reader:
         held = Hold.objects.current(now).values("product_id")
         wanted = Product.objects.on_sale().filter(Q(product_id__in=sold) | Q(product_id__in=held))
         selling = wanted.filter(asked_at__lt=now - every / _TIMES)
-        # Alternately, so that neither of the two waits for all of the other.
+        # Products that sell and other due products are read alternately, so that neither kind waits
+        # for the whole other kind.
         both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))
         self._read_products(dict.fromkeys(filter(None, chain.from_iterable(both))))
 

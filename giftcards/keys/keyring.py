@@ -1,8 +1,8 @@
 """Keys, sealing and fingerprints: the only module that imports ``cryptography``.
 
 A card is sealed as one Fernet token. Fernet does not bind a token to a row: whoever can write to
-the database could copy it into another one. So the sealed text names the place of its card, and
-:meth:`Keyring.open` compares the place and the fingerprints with those of the row.
+the database could copy the token into another row. So the sealed text names the place of its card,
+and :meth:`Keyring.open` compares the place and the fingerprints with those of the row.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Sealed(NamedTuple):
 
 
 class Keyring:
-    """Encryption keys in order: the first one seals, all of them open and find.
+    """Encryption keys in order: the first key seals, and all keys open and find.
 
     A keyring is cheap to make, and it holds derived keys: make one per piece of work, and do not
     keep it.
@@ -91,8 +91,8 @@ class Keyring:
     def open(self, row: Sealed, *, place: Place) -> CardSecret:
         """Decrypt a card that :meth:`seal` has encrypted.
 
-        Raises :exc:`DecryptionError` if no key opens the token, if it is damaged, if it was sealed
-        for another place, or if the fingerprints are not those of the card.
+        Raises :exc:`DecryptionError` if no key opens the token, if the token is damaged or was
+        sealed for another place, or if the fingerprints belong to another card.
         """
         content = self._decrypt(row.sealed)
         if trouble := _mismatch(content, place):
@@ -116,9 +116,9 @@ class Keyring:
         return content if isinstance(content, dict) else {}
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
-        """The fingerprints for each column in order, under every key; ``[""]`` if there is none."""
+        """The fingerprints for the columns, each with one per key; ``[""]`` for an empty column."""
         code = normalised(secret.value)
-        # The last four of fewer than eight characters would be more than half of the code.
+        # The last four characters of a code with fewer than eight would be more than half of it.
         has_tail = len(code) >= 2 * TAIL
         return (
             self.identities(secret),
@@ -134,7 +134,8 @@ class Keyring:
         They tell whether a card of an answer is already stored. The card is not normalised: two
         codes that differ only in case would be two paid cards.
         """
-        # As JSON, so that no character in a code can shift the boundary between the two.
+        # The two texts are joined as JSON, so that no character in a code can shift the boundary
+        # between code and serial.
         return self._fingerprints("card", json.dumps([secret.value, secret.serial]))
 
     @contained
@@ -181,11 +182,11 @@ def _mismatch(content: dict[str, Any], place: Place) -> str:
 def normalised(text: str) -> str:
     """Reduce ``text`` to what stays the same when a code is typed again.
 
-    Case, spaces and dashes are dropped. So is the script of digits: a keyboard may write them as
-    ٣ or ۳, and letters and digits of full width.
+    Case, spaces and dashes are dropped. Digits of every script become ASCII digits, because a
+    keyboard may write ٣ or ۳ for 3. Letters and digits of full width become ASCII, too.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
-    # A code of punctuation only is kept as it is: otherwise all of them would be equal.
+    # A code of punctuation only is kept as it is: otherwise all such codes would be equal.
     signs = (str(unicodedata.decimal(sign, sign)) for sign in plain if sign.isalnum())
     return "".join(signs) or text.strip()
 
@@ -198,10 +199,11 @@ def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
 
 @contained
 def key_fingerprint(api_key: str) -> str:
-    """A fingerprint of an API key, under which all processes share whether it was refused.
+    """A fingerprint of an API key, by which all processes learn whether the key was refused.
 
-    It does not depend on the encryption keys: during a rotation, processes with different ones have
-    to recognise the same API key. An API key is too long to be guessed from its fingerprint.
+    The fingerprint does not depend on the encryption keys: during a rotation, processes with
+    different encryption keys have to recognise the same API key. An API key is too long to be
+    guessed from its fingerprint.
     """
     message = api_key.encode(errors="surrogatepass")
     return hmac.new(b"giftcards api key v1", message, hashlib.sha256).hexdigest()[:32]

@@ -1,8 +1,8 @@
 """Keeping secrets out of what others print: error mails, crash reports, debuggers, task rows.
 
-An error report shows the ``repr`` of every local variable of every frame that the exception passed,
-also for the exceptions that it was raised from. So a secret that is passed on is :class:`Masked`,
-and functions that turn it into bytes or JSON are :func:`contained`.
+An error report shows the ``repr`` of every local variable in every frame that an exception has
+passed. It does the same for the exceptions that caused this exception. So a secret that is passed
+on is :class:`Masked`, and functions that turn a secret into bytes or JSON are :func:`contained`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ T = TypeVar("T")
 class Masked(str):
     """A text whose ``repr`` does not show it.
 
-    Texts made from it, such as a slice or the result of :meth:`str.upper`, are ordinary ones.
+    Texts that are made from a masked text, such as a slice or the result of :meth:`str.upper`, are
+    ordinary texts.
     """
 
     __slots__ = ()
@@ -73,14 +74,15 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
     def contain(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        # No function is called in here: another exception could strike inside it, and keep this one
-        # as its context.
+        # This handler calls no function: another exception could strike inside that function, and
+        # keep this exception as its context.
         except BaseException as error:  # noqa: BLE001 (raised below)
             del args, kwargs
             raised, trace = error, error.__traceback__
             error.__cause__ = error.__context__ = error.__traceback__ = None
         try:
-            # Outside the handler, in which it would get its frames back.
+            # The exception is raised outside the handler, because inside the handler it would get
+            # its frames back.
             if not (isinstance(raised, GiftcardsError) or hasattr(raised, "__notes__")):
                 raised.add_note(_lines(trace))
             trace = None

@@ -102,7 +102,7 @@ class GiftcardsCommand(ConsoleCommand):
         self.say(text, options)
 
     def show_order(self, order: Order, options: dict[str, Any]) -> None:
-        """Print ``order`` with the money of both sides, as :meth:`show` does."""
+        """Print ``order`` by :meth:`show`, with the customer's money and the provider's."""
         told = order_as_dict(order)
         self.show(told, "\n".join(_describe(order, told)), options)
 
@@ -129,17 +129,17 @@ def database_failure(error: Error, what_now: str) -> CommandError:
 
 
 def unfinished(reason: str) -> CommandError:
-    """The error if the work failed, or is not done to its end."""
+    """The error if the work failed, or did not come to its end."""
     return CommandError(reason, returncode=UNFINISHED)
 
 
 def refuse(reason: str) -> CommandError:
-    """The error if the user made a mistake; no work was begun."""
+    """The error if the user made a mistake, before any work has begun."""
     return CommandError(reason, returncode=COULD_NOT_START)
 
 
 def sentences(error: ValidationError | GiftcardsError) -> str:
-    """The text of ``error`` in one line of English, with the arguments that it is about."""
+    """The text of ``error`` in one line of English, with the names of the wrong arguments."""
     with translation.override(None):
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
             return " ".join(
@@ -199,12 +199,12 @@ def fail_on(sentences: Iterable[str]) -> None:
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """The troubles by name as ``--json`` prints them: "ok" instead of ""."""
+    """The troubles by name as ``--json`` prints them: "ok" for no trouble."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
 def typed_day(name: str, text: str | None) -> date | None:
-    """The day that was typed for the option ``name``; ``None`` if it was not given."""
+    """The day that was typed for the option ``name``; ``None`` if no day was typed."""
     if text is None:
         return None
     try:
@@ -314,7 +314,7 @@ def standing(order: Order) -> str:
 
 
 def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
-    """``order`` as lines for a terminal, made from ``told``, which ``--json`` prints."""
+    """``order`` as lines for a terminal, made from ``told``: the values that ``--json`` prints."""
     yield f"Order {order.reference}"
     yield f"  status      {status_label(order.status)}"
     yield f"  provider    {order.provider_order_id or 'has not named it'}"
@@ -342,7 +342,10 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """What ``order`` waits for, as the end of a sentence, and since when; ``None`` for no wait."""
+    """What ``order`` waits for, and since when; ``None`` if it does not wait.
+
+    The text is the end of a sentence.
+    """
     state = STATES[order.status]
     if order.is_held or not state.waits_for:
         return None

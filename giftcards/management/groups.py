@@ -17,7 +17,7 @@ from giftcards.watch.staff_roles import BY_APP, ROLES
 
 
 class Role(NamedTuple):
-    """What ``giftcards_setup`` has done about the group of one role."""
+    """The result of ``giftcards_setup`` for one role: what it has done to the role's group."""
 
     name: str
     #: "created", "repaired" or "in place".
@@ -26,7 +26,7 @@ class Role(NamedTuple):
     missing: Collection[str] = ()
 
 
-#: A permission by the label of its app and its codename.
+#: What identifies a permission: the label of its app, and its codename.
 _Key = tuple[str, str]
 
 
@@ -64,7 +64,8 @@ def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) 
     group = Group.objects.filter(name=name).first()
     if group is None:
         try:
-            # A group and its permissions are created together: an existing group is left as it is.
+            # One transaction creates the group with all its permissions, because later runs leave
+            # an existing group as it is.
             with transaction.atomic(using=router.db_for_write(Group)):
                 Group.objects.create(name=name).permissions.add(*wanted)
         except IntegrityError:

@@ -32,7 +32,7 @@ _BAR = 20
 
 
 class OutputClosed(Exception):
-    """The reader of the output has gone, like ``head`` after enough lines."""
+    """The reader of the output has gone, as ``head`` goes after enough lines."""
 
 
 class _HelpFormatter(DjangoHelpFormatter):
@@ -117,7 +117,7 @@ class Progress:
         unless_short: bool = False,
         bar: str = "",
     ) -> None:
-        """Show ``text``; with ``unless_short``, a log gets it only if the wait is not short.
+        """Show ``text``; with ``unless_short``, only a longer wait is shown in a log.
 
         ``since`` is the start of the wait, by default the first call with this ``text``. ``bar`` is
         shown after ``text`` on a terminal, and never cut off.
@@ -172,7 +172,8 @@ def set_by_signals() -> threading.Event:
     stop = threading.Event()
 
     def end(*_args: object) -> None:
-        # In a thread: in `stop.wait()`, the main thread may hold the lock that set() needs.
+        # Another thread sets the event: in `stop.wait()`, the main thread may hold the lock that
+        # set() needs.
         threading.Thread(target=stop.set).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""Erasing a customer, or the recipient of gifts: the orders and the books stay, without them.
+"""Erasing a customer, or the recipient of gifts: the orders and the books stay, without the person.
 
 Each order is erased in a transaction of its own. So an erasure that was stopped can be repeated: it
 goes on with the orders that still name the person.
@@ -48,7 +48,7 @@ REASONS: Mapping[str, str] = {
 }
 
 
-# The columns that an erasure writes beside those that may be corrected.
+# The columns that an erasure writes beside the columns that may be corrected.
 _ALSO_WRITTEN = (
     "metadata",
     "group",
@@ -75,7 +75,8 @@ class Erasure:
 class SharedNumber(GiftcardsError):
     """Raised if orders that were found by a phone number have several e-mail addresses.
 
-    An address belongs to one person, but a family may share a number. The text contains neither.
+    An address belongs to one person, but a family may share a number. The text contains neither
+    addresses nor numbers.
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
@@ -87,10 +88,10 @@ class SharedNumber(GiftcardsError):
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """Return the person's orders, and others that may be theirs, each oldest first.
 
-    The person is the customer of an order, or the recipient of a gift. The others share a further
-    address or number with the person's orders, named the person until they were corrected, or had a
-    message sent to the person: staff have to decide. Raises :exc:`SharedNumber` if the person's
-    orders have several e-mail addresses.
+    The person is the customer of an order, or the recipient of a gift. The other orders share a
+    further address or number with the person's orders, named the person until a correction, or had
+    a message sent to the person. Staff have to decide about these orders. Raises
+    :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
     named = _read(person.orders())
     _check_not_shared(person, named)
@@ -115,7 +116,7 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 def _is_only_sent_to(person: Person, order: Order) -> bool:
     """True if the order names no customer, and all its messages went to the person.
 
-    If a message went to somebody else, the codes may be theirs.
+    If a message went to somebody else, the codes may belong to that other person.
     """
     if any(role.contacts_in(order) for role in ROLES):
         return False
@@ -129,7 +130,7 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 
 def why_kept(order: Order, roles: Collection[Role]) -> str:
-    """The name of the reason why these people may not be erased yet from ``order``; "" if none."""
+    """The name of the reason to keep these people in ``order`` for now; "" without a reason."""
     if not order.is_final:
         return "open"
     if order.needs_attention:
@@ -151,14 +152,15 @@ def erase(
     Orders that may not be erased at that moment are kept. ``on_order`` is called after each order.
     """
     done, traces = Erasure(), Traces(person, orders)
-    # First, because an erasure that stops is resumed by the orders that still name the person.
+    # The log is erased first: an erasure that was stopped resumes with the orders that still name
+    # the person.
     _erase_log(orders, traces)
     for order in orders:
         with transaction.atomic(using=router.db_for_write(Order)):
-            # So that nobody refunds, notes, corrects or disputes meanwhile.
+            # The lock keeps everybody from refunding, noting, correcting or disputing meanwhile.
             order.lock()
             order.refresh_from_db()
-            # None if the order was corrected meanwhile, and is somebody else's now.
+            # There are no roles if the order was corrected meanwhile, and now names somebody else.
             roles = person.roles_in(order)
             if reason := why_kept(order, roles):
                 done.kept[order.reference] = reason
@@ -176,7 +178,8 @@ def erase(
 
 
 def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
-    # Nobody can ask for the codes any more, unless they are those of the other person.
+    # Nobody can ask for the codes any more, so they are destroyed. A gift's recipient who is not
+    # erased keeps them.
     is_for_other = order.is_gift and RECIPIENT not in roles
     if is_for_other:
         order.recipient_language = order.recipient_language or order.customer_language
@@ -227,7 +230,7 @@ def _erase_correction(change: CustomerChange, roles: Collection[Role], traces: T
 def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
     # The reference of the payment stays, for the bank's statement, unless it names the person.
     if traces.are_in(refund.reference):
-        # Still unique for the order.
+        # This text is unique for the order, too.
         refund.reference = f"{ERASED} {refund.pk}"
     if traces.are_in(refund.method):
         refund.method = ERASED

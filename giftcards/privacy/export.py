@@ -84,9 +84,9 @@ _REFUND = (
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     """Everything kept about ``person`` in ``orders``, as JSON with headings in ``language``.
 
-    By default, that is the person's language in the last order that has one, or else the site's.
-    The result has no codes, no amounts that the provider charges, no names of staff, and nothing of
-    the other person of a gift.
+    By default, ``language`` is the person's language in the last order that has one, or else the
+    site's language. The result has no codes, no amounts that the provider charges, no names of
+    staff, and nothing of the other person of a gift.
     """
     parts = person.parts_of(orders)
     given = (getattr(order, role.language) for order, role in reversed(parts))
@@ -105,8 +105,8 @@ def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> 
 def write_new(path: Path, value: Any) -> None:
     """Write ``value`` as JSON into a new file that only its owner may read.
 
-    Raises ``FileExistsError`` if ``path`` exists, and any other ``OSError`` if it cannot be
-    written; then no new file is left.
+    Raises ``FileExistsError`` if ``path`` exists, and any other ``OSError`` if the file cannot be
+    written. No new file is left then.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -184,12 +184,12 @@ def _describe_gift(order: Order) -> Described:
 
 
 def _corrections(order: Order, role: Role) -> list[Described]:
-    """The corrections, with what was known of the person in this role before."""
+    """The corrections, each with the details that the person in this role had before."""
     return several(order.customer_changes.order_by("pk"), "at", *role.columns, "reason")
 
 
 def _whole(order: Order, names: Iterable[str], parts: dict[str, Any], role: Role) -> Described:
-    """The columns ``names``, the ``parts`` and what other apps keep, as far as it is not empty."""
+    """The columns in ``names``, the ``parts`` and other apps' data, without empty values."""
     for keeper in keepers[role].values():
         parts |= keeper.describe(order)
     return described(order, *names) | {name: rows for name, rows in parts.items() if rows}

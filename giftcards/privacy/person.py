@@ -1,4 +1,4 @@
-"""Recognising a person by an e-mail address or a phone number, and the apps that keep their data.
+"""Recognising a person by an e-mail address or a phone number; the apps with data about people.
 
 An order has a customer, and a gift has a recipient as well: each is a person of their own.
 """
@@ -28,13 +28,13 @@ from giftcards.text.spelling import (
     numbers_among_words,
 )
 
-# How many rows are compared at a time. They are compared here, because databases differ in how they
-# fold case, and none knows phone numbers.
+# The number of rows that are compared at a time. Python compares the rows, because databases differ
+# in how they fold case, and no database knows phone numbers.
 _BATCH = 10_000
-# Shorter texts are part of too many others.
+# A shorter text is part of too many other texts.
 _SHORTEST = 3
-# What must not stand before and behind an e-mail address: with it, the address would be another
-# one. Two apostrophes may quote an address.
+# Patterns of what must not stand right before and right behind an e-mail address, because it would
+# make another address. Two apostrophes may quote an address.
 _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: Stands for a text that named an erased person.
 ERASED = "(erased)"
@@ -44,7 +44,7 @@ _OF_STAFF = {"by", "ticked_by"}
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A part that somebody has in an order; the columns are also those of a correction."""
+    """A part that somebody has in an order; a correction has the same columns."""
 
     label: str
     #: The columns with addresses and numbers.
@@ -75,7 +75,7 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person, by e-mail addresses as :func:`folded` and phone numbers as :func:`dialled`."""
+    """A person, known by :func:`folded` e-mail addresses and :func:`dialled` phone numbers."""
 
     emails: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
@@ -134,7 +134,7 @@ class Person:
             last = found[-1][0]
 
     def roles_in(self, order: Order) -> list[Role]:
-        """The person's roles in ``order``; the customer, if it names nobody at all."""
+        """The person's roles in ``order``; the customer's role, if the order names nobody."""
         named = [role for role in ROLES if self.is_named_by(*role.contacts_in(order))]
         is_anonymous = not any(role.contacts_in(order) for role in ROLES)
         return [CUSTOMER] if is_anonymous else named
@@ -161,7 +161,7 @@ Part = tuple[Order, Role]
 
 
 def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
-    """``order``, and rows with what it had before it was corrected."""
+    """Yield ``order``, and its corrections, which have the earlier details."""
     yield order
     yield from order.customer_changes.all()
 
@@ -183,13 +183,13 @@ class Traces:
         parts = person.parts_of(orders)
         typed = contacts(parts)
         names = {getattr(row, role.name) for order, role in parts for row in _with_former(order)}
-        # Without the country code, which is not always written.
+        # Numbers count without the country code, which is not always written.
         dialled_ones = person.phones.union(*(_numbers(text) for text in typed if "@" not in text))
         self._numbers = set(map(_national, dialled_ones)) - {""}
         emails = {*person.emails, *filter(_is_email, typed)}
         #: The addresses and numbers as they were typed, without other texts in their columns.
         self.contacts = {text for text in typed if text in emails or self._dialled_in(text)}
-        # As whole words only, because a short name is part of many other words.
+        # The texts count only as whole words, because a short name is part of many other words.
         texts = {*person.emails, *typed, *names}
         word = r"[^\W_]"
         self._pattern = _pattern(
@@ -211,7 +211,8 @@ class Traces:
     def are_whole_in(self, text: str) -> bool:
         """True if ``text``, of any row, contains an address or number of the person.
 
-        A name does not count, because others may have it, nor does the end of an address or number.
+        A name does not count, because other people may have the same name. The end of an address or
+        number does not count either.
         """
         return bool(self._emails.search(folded(text)) or self._dialled_in(text))
 

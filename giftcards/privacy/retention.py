@@ -57,7 +57,8 @@ class Reason(NamedTuple):
     text: str
 
 
-#: The reasons to leave an order alone, by name; plugins add to them. The first that holds counts.
+#: The reasons to leave an order alone, by name; plugins add to them. The first reason that holds
+#: counts.
 REASONS: dict[str, Reason] = {
     "problem": Reason(Q(needs_attention=True), "with a problem that nobody has ticked off"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
@@ -74,7 +75,7 @@ _NO_CARDS = "no_cards"
 
 
 def long_settled(days: float) -> datetime:
-    """The latest ``settled_at`` that is certainly ``days`` ago, even if the clock was set since."""
+    """The latest ``settled_at`` that is certainly ``days`` ago, even if the clock was changed."""
     return Clock().long_ago(timedelta(days=days))
 
 
@@ -88,7 +89,7 @@ def purge(
 ) -> Purge:
     """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
 
-    Orders without cards do not count. Those with one of the :data:`REASONS` are left alone. With
+    Orders without cards do not count. Orders with one of the :data:`REASONS` are left alone. With
     ``is_dry_run``, nothing is changed. The purge stops between batches once ``should_continue``
     returns False; a call with ``since=place`` resumes there.
     """
@@ -147,14 +148,14 @@ def _batches(
 
 
 def _was_delivered(before: datetime) -> Q:
-    """The condition that an order is no gift, or a gift that was delivered before then."""
+    """The condition that an order is no gift, or a gift that was delivered before that time."""
     return Q(deliver_at=None) | Q(deliver_at__lt=before)
 
 
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the keys of the orders to purge, of those without cards, and the others by reason."""
+    """Return the orders to purge, the orders without cards, and numbers of others by reason."""
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(_was_delivered(settled_before), pk__in=keys)
@@ -175,7 +176,8 @@ def _judge(
 def _purge_batch(
     keys: list[int], settled_before: datetime, done: Purge, *, is_dry_run: bool
 ) -> None:
-    # Judged without locks first: most of the oldest orders are left alone every time.
+    # The orders are judged without locks first, because most of the oldest orders are left alone
+    # every time.
     chosen, empty, left_alone = _judge(keys, settled_before)
     done.left_alone += left_alone
     if is_dry_run:
@@ -198,7 +200,8 @@ def _purge_batch(
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
     """Make SQLite zero deleted and moved rows; a receiver of ``connection_created``."""
     if connection.vendor == "sqlite":
-        # Without Django's cursor: this must not count as a query of whoever needed the connection.
+        # Django's cursor is not used, because this must not count as a query of the code that
+        # needed the connection.
         opened: Any = connection.connection
         opened.execute("PRAGMA secure_delete = ON").close()
 

@@ -1,4 +1,4 @@
-"""Rotating the encryption keys: sealing every card anew under the first one, while the shop runs.
+"""Rotating the encryption keys: sealing every card anew under the first key, while the shop runs.
 
 All fingerprints of a card are made anew as well, so that afterwards nothing in the database belongs
 to another key. A rotation that was stopped resumes where it was.
@@ -25,7 +25,8 @@ from giftcards.privacy.retention import empty_log
 
 # The number of cards in one transaction. Transactions are short, because the shop writes meanwhile.
 _BATCH = 200
-# More passes than one, because a worker with old settings may seal cards with an old key meanwhile.
+# There may be several passes, because a worker with old settings may seal cards with an old key
+# meanwhile.
 _MOST_PASSES = 3
 # The retries of a transaction that the database has rolled back, as after a deadlock.
 _MOST_DEADLOCKS = 5
@@ -53,8 +54,8 @@ class RotationTally:
 def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     """Seal every card under the first key, at most ``per_second`` of them; return the tally.
 
-    ``on_batch`` is called after each batch. If it raises, the rotation ends, and the next one
-    resumes there. Cards that no key opens are left as they are. Raises
+    ``on_batch`` is called after each batch. If ``on_batch`` raises an error, the rotation ends, and
+    the next rotation resumes there. Cards that no key opens are left as they are. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     keyring = conf.keyring()
@@ -76,12 +77,12 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
 def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     """Open every card with the first key alone, without showing any; return the tally.
 
-    Otherwise like :func:`rotate`.
+    In all other respects, this works like :func:`rotate`.
     """
     keyring = Keyring(conf.encryption_keys[:1])
     tally = RotationTally()
     for keys in _batches(Card.objects.all().readable()):
-        for card in _read(keys).readable():  # if it was not destroyed meanwhile
+        for card in _read(keys).readable():  # without destroyed cards
             if trouble := card.trouble(keyring):
                 tally.note(trouble)
             else:
@@ -113,7 +114,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Call ``seal``, again if the database rolls it back: the shop writes at the same time."""
+    """Call ``seal``, and repeat the call after a rollback, as the shop writes at the same time."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()
@@ -130,7 +131,7 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position"))
         for card in _read(keys):
             if card.key_fingerprint in {first, DESTROYED}:
-                continue  # another process was first
+                continue  # another process has sealed it
             try:
                 card.row = _sealed_under_first(card, keyring)
             except DecryptionError as error:
@@ -138,7 +139,8 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
                 continue
             card.key_fingerprint = first
             sealed.append(card)
-        # An upsert of rows that all exist: one short statement. bulk_update() has a CASE for each.
+        # This upsert only updates, because all rows exist. It is one short statement, while
+        # bulk_update() has a CASE for each row.
         has_target = connection.features.supports_update_conflicts_with_target
         Card.objects.bulk_create(
             sealed,

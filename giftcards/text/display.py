@@ -1,6 +1,6 @@
 """How statuses, amounts, dates, lengths of time and foreign text are shown.
 
-Lengths of time have words of their own: in Arabic, Django's take the wrong case after "in".
+Lengths of time have words of their own: in Arabic, Django's words have the wrong case after "in".
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def read_amount(text: str) -> Decimal | None:
     """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
 
     Invalid are exponents, underscores, infinity and digits of other scripts, all of which Python
-    accepts. Beside such digits, a reader may mistake the decimal mark.
+    accepts. Beside digits of another script, a reader may mistake the decimal mark.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
 
 def supported_language(language: str | None) -> str:
-    """The site's language closest to ``language``; its default without one, or if none is close."""
+    """The site's language closest to ``language``; if no language is close, the site's default."""
     try:
         return get_supported_language_variant(language or settings.LANGUAGE_CODE)
     except LookupError:
@@ -59,7 +59,7 @@ def money(amount: Decimal | None) -> str:
     """The amount with its currency as HTML, formatted for the active language: 1,470 DA.
 
     Decimals are shown if there are any. The HTML is isolated from the direction of the text around
-    it, and the figure from that of a currency written from right to left.
+    it. The figure is isolated from the direction of a currency that is written from right to left.
     """
     if amount is None:
         return gettext("unknown")
@@ -78,7 +78,8 @@ def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
     ``has_decimals`` is the same for a whole column, so that digits stand below digits.
     """
     if amount is None:
-        # The word is for screen readers only: it would widen each column that has one.
+        # The word is for screen readers only: if it were seen, it would widen each column that has
+        # the word.
         return format_html(
             '<span aria-hidden="true">{}</span><span class="giftcards-unseen">{}</span>',
             gettext("?"),
@@ -114,12 +115,13 @@ def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> s
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # Two isolates, whose sequence follows the direction of the text around them.
+    # The formula and the total are isolated from each other, so that their sequence follows the
+    # direction of the text around them.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
 
 def moment(at: datetime) -> SafeString:
-    """The local date and time as HTML, with the year unless it is this one: 24 Nov 23:59."""
+    """The local date and time as HTML, with the year if it is not this year: 24 Nov 23:59."""
     is_of_this_year = _local(at).year == _local(timezone.now()).year
     return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
 
@@ -145,7 +147,7 @@ def exact_moment(at: datetime) -> SafeString:
 
 
 def zoned_moment(at: datetime) -> SafeString:
-    """:func:`exact_moment` with the zone, because the provider's dashboard may show another one."""
+    """:func:`exact_moment` with the zone, as the provider's dashboard may show another."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 
@@ -209,7 +211,7 @@ def distance_text(moment: datetime, now: datetime) -> str:
 
 
 def is_whole(amount: Decimal) -> bool:
-    """True if the amount has no decimals but zeros."""
+    """True if all decimals of the amount are zeros."""
     return amount == amount.to_integral_value()
 
 
@@ -230,7 +232,10 @@ def share_text(share: Decimal) -> str:
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
-    """The amount for the active language; with ``decimals`` if it is not whole, or always."""
+    """The amount for the active language, with ``decimals`` unless the amount is whole.
+
+    With ``has_decimals``, whole amounts have decimals, too.
+    """
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(
@@ -270,7 +275,7 @@ def filled(text: str, **parts: object) -> SafeString:
 
 
 def named(name: str, identifier: str) -> SafeString:
-    """The catalogue's name, if any, of a product or a type, and its id, as HTML."""
+    """The name in the catalogue (if any) and the id of a product or a type, as HTML."""
     if not name:
         return bdi(identifier)
     return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))

@@ -31,11 +31,11 @@ from giftcards.text.spelling import (
     words,
 )
 
-#: The longest term; of a longer one, only the beginning is kept.
+#: The longest term; of a longer text, only the beginning is kept.
 LONGEST = 254
 # A reference with more numbers is random, such as a UUID: nobody searches for one of its numbers.
 _MOST_NUMBERS = 5
-# Of what a person types, so many words are read: more would make the query too large.
+# The most words of a search that are read: more words would make the query too large.
 _MOST_WORDS = 8
 _NUMBER = re.compile(r"\d+")
 # Marks the later digits of a phone number; no word begins with this character.
@@ -129,12 +129,12 @@ _TERMS: Mapping[str, Callable[[str], Iterator[Term]]] = {
     "recipient_email": _email(TermKind.RECIPIENT_EMAIL),
     "recipient_name": _name(TermKind.RECIPIENT_NAME),
 }
-#: The columns of an order that its terms are made of.
+#: The columns of an order that its terms are made from.
 SEARCHED = tuple(_TERMS)
 
 
 def terms_of(order: Mapping[str, str]) -> set[Term]:
-    """The terms of an order with these values, by column; a column that is missing has none."""
+    """The terms of an order with these values, by column; a missing column has no terms."""
     return {
         (kind, term[:LONGEST])
         for column, terms in _TERMS.items()
@@ -143,7 +143,7 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
 
 
 class Word(NamedTuple):
-    """A word that a person has typed: the terms that it may be, or be the beginning of."""
+    """A word that a person has typed: the terms that fit as a whole, and beginnings of terms."""
 
     whole: frozenset[str]
     starts: frozenset[str]
@@ -156,9 +156,9 @@ Reading = tuple[Word, ...]
 def readings(text: str) -> list[list[Reading]]:
     """The ways to read a search for ``text``, the most literal ones first.
 
-    First come readings of the text between spaces: with neighbouring groups of digits as one phone
-    number, and with the parts of a name written together. Then the text is taken apart at every
-    punctuation mark as well. A text without letters and digits has no reading.
+    The first readings take the text apart at spaces. One reading joins neighbouring groups of
+    digits to a phone number; another joins the parts of a name. Further readings take the text
+    apart at every punctuation mark as well. A text without letters and digits has no reading.
     """
     parts = without_label(folded(text)).split()[:_MOST_WORDS]
     apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]

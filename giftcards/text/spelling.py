@@ -1,6 +1,6 @@
 """Spellings of one thing that count as the same: addresses, phone numbers, names, references.
 
-Databases differ in how they fold case, and none knows phone numbers or Arabic names.
+Databases differ in how they fold case, and no database knows phone numbers or Arabic names.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from itertools import chain
 COUNTRY = "213"
 #: The most digits of a phone number, with some room for codes in front of it.
 LONGEST_NUMBER = 18
-#: Fewer digits, without the country code, may be part of many other texts.
+#: A number with fewer digits (without the country code) may be part of many other texts.
 TELLING_DIGITS = 8
-#: Fewer digits are no phone number, and too many numbers have them.
+#: Fewer digits are no phone number, and too many phone numbers contain them.
 FEWEST_DIGITS = 6
-# The digits of the shortest whole numbers: a landline with its zero, or a mobile without.
+# The digits of the shortest whole numbers: a landline number with its zero, or a mobile number
+# without its zero.
 _WHOLE_DIGITS = 9
 # The separators that people write between two numbers.
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
@@ -68,7 +69,7 @@ _JOINED = re.compile(
     "|عبد|ابو|ابن|ام|ايت|ال|بن|بنت|بو|سي|سيدي|ولد"
 )
 _ARTICLE = "ال"
-# What is left of a word without its article has at least so many letters.
+# The fewest letters that a word must have left without its article.
 _FEWEST_LETTERS = 3
 
 
@@ -85,7 +86,8 @@ def plain(text: str) -> str:
     scripts become 0 to 9.
     """
     for _time in range(2):
-        # Twice, because each of the two steps brings forth what the other one changes.
+        # Both steps run twice, because each step may produce characters that the other step
+        # changes.
         text = unicodedata.normalize("NFKD", text).casefold()
     shown = (_plain_sign(sign) for sign in unicodedata.normalize("NFKD", text))
     return "".join(shown).translate(_SAME_LETTER)
@@ -100,7 +102,7 @@ def _plain_sign(sign: str) -> str:
 
 
 def respelled(text: str) -> str:
-    """``text`` with Arabic names in another common spelling, :func:`plain`.
+    """``text`` as :func:`plain`, with Arabic names in another common spelling.
 
     It has no letter below a hamza, alef for alef maksura, and no alef that many people leave out:
     مسؤول and مسئول are the same, and so are رضى and رضا, رحمان and رحمن.
@@ -120,9 +122,9 @@ def words(text: str) -> list[str]:
 
 
 def joined(name: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """The words of a ``name`` that may be written as one, and how many of them each replaces.
+    """The words of ``name``, some joined into one, each with the number of words it replaces.
 
-    Of ``("karim", "ben", "ali")``: ``(1, "karim"), (2, "benali"), (1, "ali")``.
+    For ``("karim", "ben", "ali")``, the result is ``(1, "karim"), (2, "benali"), (1, "ali")``.
     """
     for start in range(len(name)):
         end = start
@@ -170,7 +172,7 @@ def dialled(text: str) -> str:
     if "+" not in text and _MOBILE.fullmatch(number):
         return COUNTRY + number
     number = number.removeprefix("00")
-    # Also +213 (0) 555, as it is often written.
+    # This also covers +213 (0) 555, a common way to write a number.
     rest = number.removeprefix(COUNTRY).removeprefix("0")
     # A landline of Algiers without its zero may begin with the same digits.
     if number.startswith(COUNTRY) and (len(rest) >= TELLING_DIGITS or is_abroad(text)):
@@ -181,7 +183,7 @@ def dialled(text: str) -> str:
 
 
 def is_dialled(text: str) -> bool:
-    """True if ``text`` has nothing but digits, and what people write between those of a number."""
+    """True if ``text`` has nothing but digits, and signs that people write between them."""
     return bool(_DIALLED.fullmatch(plain(text)))
 
 
@@ -195,7 +197,7 @@ def is_phone(text: str) -> bool:
 
 
 def numbers(text: str) -> frozenset[str]:
-    """The phone numbers in ``text``, as :func:`dialled`: people write several into one field."""
+    """The phone numbers in ``text``, as :func:`dialled`: a field may have several."""
     parts = [part for part in _BETWEEN.split(text) if digits(part)]
     wholes = [part for part in parts if len(digits(part)) >= _WHOLE_DIGITS]
     # If the first part is short, the separator stands inside one number: 0555/12.34.56.

@@ -1,7 +1,7 @@
 """Conditions that monitors, commands, pages and digests report: one list for all of them.
 
-Each condition is judged from the database alone, by an index. Each app declares its own in its
-plugin; those of the core are in :mod:`giftcards.watch.core_conditions`.
+Each condition is judged from the database alone, by an index. Each app declares its conditions in
+its plugin. The conditions of the core are in :mod:`giftcards.watch.core_conditions`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ class Severity(StrEnum):
 
 
 class Standing:
-    """The facts by which conditions are judged at one moment; each is read once, when needed."""
+    """The facts by which conditions are judged at one moment.
+
+    Each fact is read when it is first needed, and only once.
+    """
 
     def __init__(self, *, leaves_out_problems: bool = False) -> None:
         self.now = timezone.now()
-        #: True for the start page of people who are shown the orders with problems: then no other
-        #: tile counts these orders.
+        #: True for the start page of a person who is shown the tile about orders with problems:
+        #: then no other tile counts these orders.
         self.leaves_out_problems = leaves_out_problems
         self._read: dict[Callable[[], Any], Any] = {}
 
@@ -66,9 +69,10 @@ class Finding:
     """The extent to which a condition holds.
 
     ``sentence`` is for monitors: English, without secrets. ``count`` is the number of orders, or of
-    other rows, that it is about, at most :data:`MOST`; ``has_more`` says that there are more.
-    ``since`` is when it began, if that is known. ``orders`` maps the primary keys of its orders to
-    their references. ``explain`` returns the details for staff in their language, or "".
+    other rows, that the condition is about, at most :data:`MOST`; ``has_more`` says that there are
+    more. ``since`` is the time when the condition began, if it is known. ``orders`` maps the
+    primary keys of these orders to their references. ``explain`` returns the details for staff in
+    their language, or "".
     """
 
     sentence: str
@@ -80,10 +84,11 @@ class Finding:
 
     @classmethod
     def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:
-        """A finding about ``number`` rows, ``MOST + 1`` for any larger number; ``None`` for 0.
+        """A finding about ``number`` rows; ``None`` for 0.
 
-        ``one`` is the sentence for a single row, and ``many`` that for several, with ``%s`` for the
-        count. ``more`` are further fields.
+        A ``number`` of ``MOST + 1`` stands for any larger number. ``one`` is the sentence for a
+        single row, and ``many`` is the sentence for several rows, with ``%s`` for the count.
+        ``more`` are further fields of the finding.
         """
         if not number:
             return None
@@ -94,7 +99,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """The texts of something that staff are told of, and whom it concerns.
+    """The texts by which staff are told of something, and which staff are told.
 
     ``headline`` is part of a sentence; it may contain ``%(count)s``.
     """
@@ -107,19 +112,23 @@ class Alert:
     remedy: Any = ""
     #: The permissions that the remedy requires. People who lack one of them read whom to ask.
     takes: tuple[str, ...] = ()
-    #: True if it counts orders or messages about orders, or adds up amounts of orders.
+    #: True if the finding counts orders or messages about orders, or adds up amounts of orders.
     is_about_orders: bool = False
     #: The name of the admin's page that lists what is counted, and the query string.
     page: str = ""
     query: str = ""
 
     def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
-        """The part of ``finding`` for a person who sees the orders ``visible``, or ``None``."""
+        """The part of ``finding`` that a person may see.
+
+        ``visible`` are the orders that the person sees. Without such a part, the result is
+        ``None``.
+        """
         if not (self.is_about_orders and leaves_some_out(visible)):
             return finding
         shown = visible.filter(pk__in=finding.orders).order_by()
         keys = dict(shown.values_list("pk", "reference"))
-        # Without the sentence, which may have the sum of all orders.
+        # The sentence is left out, because it may tell a sum over all orders.
         return Finding("", len(keys), orders=keys) if keys else None
 
     def in_words(self, count: int, *, has_more: bool = False) -> str:
@@ -140,17 +149,19 @@ class Condition(Alert):
     holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
-    #: True if digests tell of it, and True if the start page shows it. Of two conditions about
-    #: the same rows, only one is told in each place.
+    #: Two flags: whether digests tell of the condition, and whether the start page shows it. Of two
+    #: conditions about the same rows, only one is told in each place.
     is_in_digests: bool = True
     is_on_start_page: bool = True
-    #: True if it may be about orders with problems; see ``Standing.leaves_out_problems``.
+    #: True if the condition may be about orders with problems; see
+    #: ``Standing.leaves_out_problems``.
     overlaps_problems: bool = False
-    #: True if no card can be bought, or handed over, while it holds.
+    #: True if no card can be bought, or handed over, while the condition holds.
     stops_sales: bool = False
-    #: True if cards can still be bought while it holds, but not for long.
+    #: True if cards can still be bought while the condition holds, but not for long.
     limits_sales: bool = False
-    #: True if staff see it above the list of orders, in the words of ``Finding.explain``.
+    #: True if staff see the condition above the list of orders, in the words of
+    #: ``Finding.explain``.
     is_above_list: bool = False
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
@@ -173,7 +184,8 @@ def above_list(
 ) -> Iterator[tuple[Condition, Finding]]:
     """The conditions that hold, and that staff see above the list of orders.
 
-    ``may`` tells whether the person has a permission, and ``visible`` are the orders they see.
+    ``may`` tells whether the person has a permission, and ``visible`` are the orders that the
+    person sees.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and may(condition.permission)

@@ -1,4 +1,4 @@
-"""The conditions of the core: what each is judged by, and its texts."""
+"""The conditions of the core: how each condition is judged, and its texts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from giftcards.text.display import count_text, money_text
 from giftcards.watch.conditions import MOST, Condition, Finding, Severity, Standing
 from giftcards.watch.overview import try_keys
 
-# How long work may be due before it counts as held up. Longer than the watchdog needs to start
-# the loop again, and than the pause after a request that failed.
+# How long work may be due before it counts as held up. This is longer than the watchdog needs to
+# start the loop again, and longer than the pause after a failed request.
 PATIENCE = timedelta(minutes=5)
 # The columns of the index of the open orders.
 _BY_DUE = ("settled_at", "status", "due_at", "pk")
@@ -53,7 +53,7 @@ def _is_silent(standing: Standing) -> Finding | None:
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    # The remedy of the condition says the same as that of the pause.
+    # Only the text of the pause is told, because the condition has the same remedy as the pause.
     return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
 
@@ -123,7 +123,7 @@ def _do_not_open(standing: Standing) -> Finding | None:
 
 
 def _orders_that(condition: Q, *, one: str, many: str) -> Callable[[Standing], Finding | None]:
-    """A judge of the orders that fulfil ``condition``; see :meth:`Finding.of_rows`."""
+    """A function that judges the orders that fulfil ``condition``: see :meth:`Finding.of_rows`."""
     return lambda _standing: _of_orders(Order.objects.filter(condition), one=one, many=many)
 
 
@@ -134,12 +134,12 @@ def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order
 def _amounts(
     condition: Q, amount: str, *, one: str, many: str
 ) -> Callable[[Standing], Finding | None]:
-    """A judge of the orders that fulfil ``condition``, which adds up their column ``amount``."""
+    """A function like the result of :func:`_orders_that`; it also adds up the column ``amount``."""
 
     def judge(standing: Standing) -> Finding | None:
         orders = _but_problems(Order.objects.filter(condition), standing)
         rows = list(orders.values_list("pk", "reference", amount)[: MOST + 1])
-        # Added up here: SQLite would add binary fractions.
+        # Python adds the amounts up, because SQLite would add binary fractions.
         total = sum((row[2] for row in rows[:MOST]), Decimal(0))
 
         def explain() -> str:

@@ -1,6 +1,7 @@
 """The state of the app, read from the database alone, for pages, commands and monitors.
 
-Every query uses an index, and reads no more rows than are waiting, or than its docstring says.
+Every query uses an index, and reads no more rows than are waiting, or than the docstring of its
+function says.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class KnownKey:
 
 
 def api_keys() -> list[KnownKey]:
-    """The API keys that this shop has used: first that of this process, then by last use."""
+    """The API keys that this shop has used: first this process's key, then others by last use."""
     own = configured_key()
     keys = sorted(ApiKey.objects.all(), key=lambda key: (key.pk != own, -key.last_use()))
     return [KnownKey(key.pk[:8], key.pk == own, key) for key in keys]

@@ -1,4 +1,4 @@
-"""The roles of staff: what each may do, and whom to ask for what one may not do.
+"""The roles of staff: what each role may do, and whom a person asks to do what only others may do.
 
 An app that adds pages for staff has ``roles`` in its plugin: a mapping like :data:`ROLES`, of
 codenames of its own permissions.
@@ -13,8 +13,8 @@ from django.utils.translation import gettext
 #: Codenames of permissions of the app ``giftcards``, by the name of the group. The names are
 #: data of the shop's database: they are not translated.
 ROLES: Mapping[str, Collection[str]] = {
-    # Answers customers: "Give me my code", "What did I pay?", "Why was this refunded?", "Is anybody
-    # working on it?", "I typed my address wrong".
+    # This role answers customers: "Give me my code", "What did I pay?", "Why was this refunded?",
+    # "Is anybody working on it?", "I typed my address wrong".
     "Gift card support": (
         "view_order",
         "check_order",
@@ -22,7 +22,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "find_card",
         "reveal_card",
     ),
-    # May do everything that staff can do. Nobody can edit or delete an order.
+    # This role may do everything that staff can do. Nobody can edit or delete an order.
     "Gift card manager": (
         "view_order",
         "add_order",
@@ -41,7 +41,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "view_providerstate",
         "resume_provider",
     ),
-    # May see and pay money, but sees no codes.
+    # This role may see and pay money, but it sees no codes.
     "Gift card accountant": (
         "view_order",
         "view_cost",
@@ -56,9 +56,9 @@ BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 
 
 def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
-    """A sentence with the roles of those who may do it all; "" for a person who may.
+    """A sentence that names the roles with all ``permissions``; "" for a person who has them all.
 
-    ``permissions`` are such as ``giftcards.add_order``; ``may`` tells whether the person has one.
+    A permission is written like ``giftcards.add_order``; ``may`` tells whether the person has it.
     """
     if all(map(may, permissions)):
         return ""

@@ -62,7 +62,7 @@ class FindCardForm(forms.Form):
 def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
     """Keep codes and passwords out of Django's error mail, even if a middleware has failed.
 
-    ``sensitive_post_parameters`` does so too, but only once the view runs.
+    ``sensitive_post_parameters`` also keeps them out, but only once the view runs.
     """
     paths = (f"/{FindCardForm.path}", f"/{FindCardForm.path_of_search}", "/reveal/")
     if getattr(request, "path_info", "").endswith(paths):
@@ -84,7 +84,8 @@ def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
     """The cards with the code in the field "secret" of ``form``, as the context of a page.
 
-    If the person has searched too often, ``form`` gets an error, and the context has the status.
+    If the person has searched too often, ``form`` gets an error, and the context has the page's
+    HTTP status.
     """
     trace = _begin_search(request)
     if trace is None:
@@ -117,7 +118,7 @@ def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Car
 def _newest(code: Masked) -> list[Card]:
     """The cards with this code, this serial or these last characters, newest first.
 
-    If there are more than ``_MOST_SHOWN``, at least one more than that is returned.
+    If there are more such cards than ``_MOST_SHOWN``, at least ``_MOST_SHOWN + 1`` are returned.
     """
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
@@ -130,9 +131,10 @@ def _begin_search(request: HttpRequest) -> LogEntry | None:
     """Record a search, without the code; ``None`` if the person has searched too often.
 
     The record is committed before the search, so no search goes unrecorded. The limit counts these
-    records, of all processes of the site.
+    records, whichever process of the site has written them.
     """
-    # Before the transaction begins: in SQLite, a transaction that reads before it writes may fail.
+    # This is read before the transaction begins: in SQLite, a transaction that reads before it
+    # writes may fail.
     kind = ContentType.objects.get_for_model(Card)
     with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
         take_turn(request)
@@ -161,9 +163,9 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     return None
 
 
-# Outermost, because the check of permissions makes a query, and a report on its failure must hide
-# the code. Even with ATOMIC_REQUESTS, the record is committed before the search: a search counts
-# even if it fails, or has not ended yet.
+# These decorators are put round the permission check, too: its query may fail, and the report on
+# that failure must hide the code. Even with ATOMIC_REQUESTS, the record is committed before the
+# search: a search counts even if the search fails, or has not ended yet.
 HIDING = (
     sensitive_post_parameters(),
     transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),

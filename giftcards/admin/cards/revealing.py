@@ -42,7 +42,11 @@ logger = logging.getLogger(__name__)
 
 
 class ProofForm(forms.Form):
-    """The proof of who the person is: their password, unless they are proven, or the shop asks."""
+    """The proof of who the person is: their password, or no field at all if no password is needed.
+
+    No password is needed if the person gave the proof in the last ten minutes, or if the shop has a
+    page of its own for the proof.
+    """
 
     password = forms.CharField(
         label=_("Your password"),
@@ -87,7 +91,7 @@ SHOWN_FOR = 60
 
 
 class Shown(NamedTuple):
-    """The content of the page: a card's secret, or the trouble that keeps it from being shown."""
+    """The content of the page: a card's secret, or the reason why the secret is not shown."""
 
     secret: CardSecret | None = None
     trouble: str = ""
@@ -117,7 +121,11 @@ def _reveal_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
 
 
 def _card(pages: Pages, request: HttpRequest, key: int) -> Card:
-    """The card; ``PermissionDenied`` unless the person may reveal it and see its order."""
+    """The card with this ``key``.
+
+    Raises ``PermissionDenied`` if the person may not reveal cards, or may not see the order of this
+    card.
+    """
     card = Card.objects.filter(pk=key).first()
     if card is None:
         raise PermissionDenied
@@ -148,7 +156,7 @@ def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> Ht
 
 @sensitive_variables()
 def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Shown:
-    """The card, opened after the reveal was recorded: without a record, no code is shown."""
+    """Record the reveal, and only then open the card: without a record, no code is shown."""
     try:
         with transaction.atomic(durable=True):
             if not _record(request, card, reason):
@@ -186,14 +194,15 @@ def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpR
     # logging out, and Django refuses a form without its origin.
     response["Referrer-Policy"] = "same-origin"
     if shown.secret is not None:
-        # For browsers without JavaScript: a script hides the code after the same time.
+        # This header makes browsers without JavaScript leave the page; in other browsers, a script
+        # hides the code after the same time.
         response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
     return response
 
 
 @contained
 def rendered(response: HttpResponse) -> HttpResponse:
-    """Render the page here, so that no error report can show parts of the page."""
+    """Render ``response`` inside this function, so that no error report shows parts of the page."""
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
@@ -220,7 +229,7 @@ def _opened(card: Card) -> Shown:
 
 
 def _record(request: HttpRequest, card: Card, reason: str) -> bool:
-    """Record who reveals the card; False, without a record, beyond the limit for an hour."""
+    """Record who reveals the card; beyond the hourly limit, record nothing and return False."""
     take_turn(request)
     person: Any = request.user.pk
     address = ip_address(request)
@@ -244,7 +253,7 @@ def count(request: HttpRequest) -> None:
 
 
 def refuse(request: HttpRequest, order: Order) -> str:
-    """Tell of the refusal after :exc:`TooManyReveals`, and return the message for the person."""
+    """Report the refusal after :exc:`TooManyReveals`, and return the message for the person."""
     _tell_of_refusal(request, order)
     return _refused().trouble
 
@@ -313,7 +322,7 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
             text %= {"name": name, "limit": limit, "order": order.reference}
             mail_managers(gettext("Many gift card codes were revealed"), text)
 
-    # With "robust", the refusal stands even if the mail fails; Django logs that.
+    # With "robust", the refusal stands even if the mail fails; Django logs the failure.
     transaction.on_commit(tell, robust=True)
 
 
@@ -322,8 +331,9 @@ REVEAL = Page(
     "card_reveal",
     "cards/<int:key>/reveal/",
     _reveal_view,
-    # Outermost, because the check of permissions makes a query, and a report on its failure must
-    # hide the form. Even with ATOMIC_REQUESTS, the record is committed before the code is shown.
+    # These decorators are put round the permission check, too: its query may fail, and the report
+    # on that failure must hide the form. Even with ATOMIC_REQUESTS, the record is committed before
+    # the code is shown.
     (
         sensitive_post_parameters(),
         transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),
@@ -337,10 +347,10 @@ class CardRevealAdmin(OrderRows):
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
-    # The name makes Django show the search box; search_rows() searches.
+    # This attribute only makes Django show the search box; search_rows() does the search.
     search_fields = ("card__order__reference",)
     search_help_text = _("The reference of an order.")
-    # By primary key, because no index sorts the reveals of all people by time.
+    # The list is sorted by primary key, because no index sorts the reveals of all people by time.
     ordering = ("-pk",)
 
     when = column(CardReveal, "at")

@@ -125,7 +125,7 @@ class ProductAdmin(ReadOnlyRows):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
     ) -> tuple[QuerySet[Product], bool]:
-        # SQLite limits the number of words in a search, and no name is longer than this.
+        # The text is cut, because SQLite limits the number of words in a search; no name is longer.
         return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
 
     @admin.display(description=_("name"), ordering="name")
@@ -173,7 +173,7 @@ def _cards(count: int | None) -> str:
 
 
 def _told(move: PriceMove) -> str:
-    """A sentence, as HTML, on how the cost of a type moved; with a pricing rule, the margin too."""
+    """A sentence, as HTML: how a type's cost moved and, if there is a pricing rule, the margin."""
     text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
     names = {"type": bdi(move.kind), "date": moment(move.at)}
     told = filled(text, old=money(move.old_cost), new=money(move.cost), **names)

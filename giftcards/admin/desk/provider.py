@@ -87,14 +87,14 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
 
 
 def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
-    # The condition without a headline shares its cause with "refused".
+    # A condition without a headline has the same cause as the condition "refused".
     why = condition.headline or CONDITIONS["refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
         text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
         moment = since(finding.since)
     advice = [bdi(finding.explain()), condition.remedy]
-    # Orders are sent even if cards cannot be opened.
+    # If cards cannot be opened, orders are still sent, so no order is at stake.
     if condition.code != "cards":
         advice += at_stake(orders)
     return Verdict(
@@ -108,7 +108,8 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
     """Sentences, as HTML, on ``orders`` that wait to be sent: how many, for how much, how long."""
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
-    # Counted by price and amount, and added up here: SQLite would add binary fractions.
+    # The database counts orders with equal amounts, and Python adds the amounts up: SQLite would
+    # add binary fractions.
     lines = waiting.values_list("quantity", "sale_price", "sale_amount")
     found = list(lines.annotate(Count("pk"), Min("queued_at")))
     number, paid = 0, Decimal(0)
@@ -152,13 +153,13 @@ def _waiting_in_words(number: int, paid: Decimal) -> str:
     return filled(text, count=count_text(number), amount=money(paid))
 
 
-# What names an order, as HTML: a link with the reference for people who may see the order.
+# A function that returns an order's name as HTML: a link for people who may see the order.
 OrderName = Callable[[Order], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A line of the page: what it is about, how that stands, and whether that is wrong."""
+    """A line of the page: a label, a value, and whether the value means that something is wrong."""
 
     label: Any
     #: A text, or HTML that is safe.
@@ -169,7 +170,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: facts, or a table with a row for each of several things."""
+    """A part of the page: facts, or a table in which each row is about one thing."""
 
     #: The anchor of the section, after ``giftcards-``.
     name: str
@@ -211,7 +212,10 @@ def connection(standing: Standing, *, shows_balance: bool) -> Section:
 
 
 def waiting(name: OrderName, *, order_list: str) -> Section:
-    """Tasks, changes and orders that wait. ``order_list`` is the list's URL; "" for no links."""
+    """The section on tasks, changes and orders that wait.
+
+    ``order_list`` is the URL of the list of orders; with "", the section has no links to that list.
+    """
     found = Waiting.read()
     facts = [Fact(_("Tasks in the queue"), _backlog(found.tasks))] if conf.uses_django_q else []
     facts.append(Fact(_("Changes that the shop has not been told of"), _backlog(found.changes)))
@@ -242,7 +246,7 @@ def _orders(status: Status, order_list: str) -> SafeString:
 def _oldest(recorded_at: datetime, name: OrderName) -> str:
     order = Order.objects.open().filter(created_at=recorded_at).order_by().first()
     if order is None:
-        return gettext("none")  # it has just settled
+        return gettext("none")  # the order has just settled
     text = gettext("%(order)s, since %(moment)s")
     return filled(text, order=name(order), moment=since(recorded_at))
 
@@ -289,7 +293,7 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
 _FAILURES_SHOWN = 5
 # Pauses that the shop did not cause, and that end by themselves.
 _PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
-# A failure's text may have this number, which is no amount of money.
+# A failure's text may have such a number, which is an HTTP status, and no amount of money.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 
@@ -314,7 +318,7 @@ def failures(
     Without ``shows_hints``, the texts that the provider or a program wrote are left out.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
-    # A refusal asks for a person, an outage does not.
+    # A refusal needs a person; an outage ends by itself.
     is_outage = state.pause in _PASSING and state.failure == state.pause_detail
     what = gettext("Requests go on automatically.") if is_outage else ""
     found = [(state.failed_at, gettext("Provider"), what, text)]
@@ -343,7 +347,9 @@ def failures(
 
 
 def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
-    """The encryption keys, their numbers of cards, and whether the newest and oldest card open.
+    """The encryption keys, each with its number of cards, and whether sample cards can be opened.
+
+    The samples are the newest and the oldest card.
 
     ``shows_hints`` tells developers which card cannot be opened, and why.
     """
@@ -447,7 +453,7 @@ def since(at: datetime | None) -> str:
     return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))
 
 
-# What the button "resume" does, by the kind of pause that it ends.
+# The effect of the button "resume", by the kind of pause that the button ends.
 _RESUMING = {
     "key": _(
         "The refused key is tried again with a single request. If the provider refuses it once"
@@ -469,7 +475,8 @@ def _state_token(state: ProviderState) -> str:
     """A hash that the button "resume" sends; the hash changes with the pause or the refusal."""
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
-        # Each failed request of an outage begins another pause, which may be ended at any time.
+        # Each failed request of an outage begins another pause. The hash leaves out the end of such
+        # a pause, so that the button works during the whole outage.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
         seen += [state.pause, None if is_outage else str(state.paused_until)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
@@ -478,7 +485,7 @@ def _state_token(state: ProviderState) -> str:
 
 
 def _what_resuming_does(state: ProviderState) -> list[str]:
-    """The effects of the button "resume": a text for each pause that it ends."""
+    """The effects of the button "resume": a text for each pause that the button ends."""
     now = timezone.now()
     ends = ["key"] if ApiKey.objects.holding_up(configured_key(), now) else []
     ends += [state.pause] if state.is_pause_told(now) else []
@@ -512,7 +519,8 @@ class ProviderStateAdmin(ReadOnlyRows):
     def _url(self, page: str) -> str:
         return reverse(f"admin:giftcards_{page}", current_app=self.admin_site.name)
 
-    # There is a single row: the page stands where Django has the list, and rows have no pages.
+    # The state is a single row, so this page replaces Django's list, and the row has no page of its
+    # own.
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -606,9 +614,10 @@ class ProviderStateAdmin(ReadOnlyRows):
         return self._to_page()
 
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
-        """End the pause, with a trace; False if there is none any more, as after a double click."""
+        """End the pause, and log it; False if no pause is left, as after a double click."""
         with transaction.atomic():
-            # In one transaction: requests never go on without a trace.
+            # One transaction ends the pause and logs this, so that requests never go on without a
+            # trace.
             is_resumed = ProviderState.objects.resume()
             if is_resumed:
                 self.log_change(request, state, "Resumed requests to the provider.")

@@ -1,6 +1,6 @@
-"""The start page of staff: what needs a person now, and today in one line.
+"""The start page of staff: what needs a person now, and one line of figures about today.
 
-The page has a tile for each condition that holds, in the words of digests and monitors.
+The page has a tile for each condition that holds. Digests and monitors use the same words.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from giftcards.watch.staff_roles import whom_to_ask
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A condition that needs a person: a title, sentences, and links to the rows it is about."""
+    """A condition that needs a person: a title, sentences, and links to the rows in question."""
 
     severity: Severity
     title: str
     sentences: tuple[str, ...]
     #: The URL of the list of exactly these rows; "" if the person may not open such a list.
     url: str
-    #: Links to the first orders that the tile is about, as HTML, and the number of the others.
+    #: Links, as HTML, to the first orders that the tile is about; below, the number of further
+    #: orders.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
 
@@ -90,7 +91,7 @@ def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 def _site_of(request: HttpRequest) -> AdminSite:
     """The admin site whose page ``request`` asks for; the default site for any other page."""
     view: Any = request.resolver_match and request.resolver_match.func
-    # Two sites may share a name, so the name in the URL does not tell which one it is.
+    # Two sites may share a name, so the name in the URL does not tell which site is meant.
     site: AdminSite = getattr(view, "admin_site", admin.site)
     return site
 
@@ -123,12 +124,15 @@ def _tiles(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
 
 
 def _list_url(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
-    """The URL of the condition's rows; "" if the site has no such list, or the person may not."""
+    """The URL of the list with the condition's rows; "" if the person cannot open such a list.
+
+    Either the site has no such list, or the person may not see it.
+    """
     try:
         page = reverse(f"admin:{condition.page}", current_app=site.name)
     except NoReverseMatch:
         return ""
-    # Django notes the ModelAdmin on the view of its list.
+    # Django sets the attribute ``model_admin`` on the view that shows a model's list.
     pages = getattr(resolve(page).func, "model_admin", None)
     may_open = pages is None or pages.has_view_permission(request)
     return page + condition.query if may_open else ""
@@ -169,10 +173,10 @@ _FIGURES = (
 
 
 def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
-    """Cards delivered, sales and margin of the orders that became final since a moment.
+    """Cards delivered, sales and margin of the orders that have become final since a moment.
 
-    Each amount is the sum over the orders that have it. The database counts orders with equal
-    figures, and Python adds the figures up: SQLite would add binary fractions.
+    An order whose sale or margin is unknown is left out of that sum. The database counts orders
+    with equal figures, and Python adds the figures up: SQLite would add binary fractions.
     """
     final = Order.objects.filter(settled_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)
@@ -216,8 +220,9 @@ class DeskAdmin(ReadOnlyRows):
         return TemplateResponse(request, self.change_list_template, context)
 
     def get_urls(self) -> list[URLPattern]:
-        # The only page of this admin, which has no rows.
+        # This is the only page of this admin, because the start page has no rows of its own.
         view: Any = self.admin_site.admin_view(self.changelist_view)
-        # An AdminSite does the same with its own views; :func:`_site_of` reads the attribute.
+        # An AdminSite sets this attribute on its own views, too; :func:`_site_of` reads the
+        # attribute.
         view.admin_site = self.admin_site
         return [path("", view, name="giftcards_desk_changelist")]

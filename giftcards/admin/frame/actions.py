@@ -26,7 +26,7 @@ from giftcards.text.display import isolated, money_text
 
 
 class Pages(Protocol):
-    """The pages of orders, as actions and extensions see the shop's ``OrderAdmin``."""
+    """The part of the shop's ``OrderAdmin`` that actions and extensions use."""
 
     admin_site: AdminSite
     search_help_text: ClassVar[Any]
@@ -53,12 +53,15 @@ class Pages(Protocol):
     def message_user(self, request: HttpRequest, message: Any, level: Any = ...) -> None: ...
 
 
-#: Whether the person of a request may do something.
+#: A function that tells whether the person of a request may do something.
 Permission = Callable[[Pages, HttpRequest], bool]
 
 
 def may(*permissions: str) -> Permission:
-    """The permission of people who have all of these, such as ``giftcards.check_order``."""
+    """A function that tells whether a person has all ``permissions``.
+
+    A permission is written like ``giftcards.check_order``.
+    """
     return lambda _pages, request: request.user.has_perms(permissions)
 
 
@@ -70,7 +73,7 @@ class Attempt:
     pages: Pages
     request: HttpRequest
     order: Order
-    #: The row of the order that the action is about, if it is about one.
+    #: The order's row that the action is about; ``None`` if the action is about the order itself.
     row: Any = None
     form: Any = None
 
@@ -80,13 +83,13 @@ class Attempt:
 
     @property
     def is_current(self) -> bool:
-        """True if the posted form is about the order as it is now."""
+        """True if the order has not changed since the posted form was shown."""
         make_token = self.action.token
         posted = self.request.POST.get("state_token", "")
         return make_token is None or constant_time_compare(posted, make_token(self.order))
 
     def page(self, template: str = "", **context: Any) -> HttpResponse:
-        """The page of the action, or another one with this ``template``."""
+        """The page of the action, or another page with this ``template``."""
         action = self.action
         return self.pages.render_page(
             self.request,
@@ -106,10 +109,10 @@ class Attempt:
 class Outcome(NamedTuple):
     """The end of an attempt, after which the person sees the order.
 
-    ``says`` is a text for the person, or several. ``log`` is the entry in the order's history, ""
-    if nothing was done: everybody who may see the order can read the log, so the entry names no
-    customer and no amount. ``wakes`` tells the worker that there is something to do. ``shows`` is
-    the order to show, if it is not the order of the attempt.
+    ``says`` is one text for the person, or several texts. ``log`` is the entry in the order's
+    history, "" if nothing was done: everybody who may see the order can read the log, so the entry
+    names no customer and no amount. ``wakes`` tells the worker that there is something to do.
+    ``shows`` is the order to show, if it is not the order of the attempt.
     """
 
     says: Any
@@ -119,13 +122,13 @@ class Outcome(NamedTuple):
     shows: Order | None = None
 
 
-#: The outcome if the order is not as the person saw it.
+#: The outcome if the order has changed since the person saw it.
 LATE = Outcome(
     _("The order has changed meanwhile. Nothing was done: look at it again."),
     level=messages.ERROR,
 )
 
-#: An outcome, or a page or redirect instead of one.
+#: An outcome; or, in place of an outcome, a page or a redirect.
 Answer = Outcome | HttpResponse
 
 
@@ -141,8 +144,9 @@ class OrderButton(NamedTuple):
     """A button on the page of an order.
 
     The button leads to a page that says what will happen. With ``is_post``, it sends a POST to that
-    page at once, with the field ``state_token``. A button that ``is_minor`` is rarely needed, and
-    shown as a link. What a button does that ``is_final`` cannot be undone: it stands last.
+    page at once, with the field ``state_token``. With ``is_minor``, the button is rarely needed,
+    and is shown as a link. With ``is_final``, the button stands last, because what it does cannot
+    be undone.
     """
 
     label: str
@@ -160,8 +164,8 @@ def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
 class Page(NamedTuple):
     """A page below the list of orders: ``view(pages, request, **values)``.
 
-    The view has to check what the person may do. The URL is named ``admin:giftcards_`` and
-    ``name``. The ``decorators`` are put round the admin's own checks.
+    The view has to check what the person may do. The name of the URL is ``admin:giftcards_``
+    followed by ``name``. The ``decorators`` are put round the admin's own checks.
     """
 
     name: str
@@ -176,8 +180,8 @@ class OrderAction:
 
     ``act`` does the work, in one transaction with the entry in the order's history. It may return a
     page instead of an outcome, and raise ``ValidationError``, :exc:`RefundError`,
-    :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page asks first. An action with a
-    ``view`` of its own has no ``act``.
+    :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page shows the form first. An action
+    with a ``view`` of its own has no ``act``.
     """
 
     #: The name of the URL, after ``admin:giftcards_``.
@@ -192,17 +196,18 @@ class OrderAction:
     #: Whether the page of this order, or this row, shows the button.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
-    #: The permissions that this action takes: a person who lacks one reads whom to ask.
+    #: The permissions that this action requires: a person who lacks one of them is told whom to
+    #: ask.
     takes: tuple[str, ...] = ()
     #: True if the action cannot be undone: a page asks first, and the button stands last.
     is_final: bool = False
-    #: The part of the page where the button stands; "" for none.
+    #: The part of the page where the button stands; "" for no button.
     place: str = "order"
     #: The model of the row that the action is about; ``None`` for the order itself.
     of: type[models.Model] | None = None
     #: The token of the state that a form was shown for; ``None`` if a late form is harmless.
     token: Callable[[Order], str] | None = state_token
-    #: The answer that replaces page and act; ``None`` to go on.
+    #: A function whose answer replaces the page and ``act``; it returns ``None`` to go on.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
     #: True for a request that was carried out already, as at the second half of a double click.
     is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
@@ -227,7 +232,7 @@ class OrderAction:
 
     @property
     def is_post(self) -> bool:
-        """True if the button acts at once, without a page that asks."""
+        """True if the button acts at once: no page asks the person first."""
         return self.form is None and self.view is None
 
 
@@ -241,7 +246,7 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 
 
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
-    """The attempt; ``PermissionDenied`` unless the person may see the order and do the action."""
+    """The attempt. Raises ``PermissionDenied`` if the order is hidden or the action forbidden."""
     row = None
     if action.of is not None:
         row = action.of._default_manager.filter(pk=key).first()  # noqa: SLF001
@@ -319,4 +324,4 @@ def _url(pages: Pages, action: OrderAction, subject: models.Model) -> str:
     try:
         return reverse(name, args=[subject.pk], current_app=site)
     except NoReverseMatch:
-        return ""  # a shop's own page of orders
+        return ""  # the shop's own page of orders lacks it

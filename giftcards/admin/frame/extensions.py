@@ -26,8 +26,9 @@ class Extension:
 
     Each function gets the ``OrderAdmin`` and the request, and checks what the person may see.
 
-    On the page of an order, HTML stands inside the form of the page, so HTML must not hold a form:
-    a button in it names the form ``giftcards-act`` and its own ``formaction``.
+    The HTML for the page of an order is put inside that page's form, so the HTML must not hold
+    another form. A button in the HTML names the form ``giftcards-act`` and the ``formaction`` of
+    the button.
     """
 
     actions: tuple[OrderAction, ...] = ()
@@ -38,12 +39,12 @@ class Extension:
     section: Callable[[Pages, HttpRequest, Order], Html] | None = None
     #: HTML at the end of the section with the refund breakdown; "" to show nothing.
     money: Callable[[Pages, HttpRequest, Order], Html] | None = None
-    #: Sentences on what follows if the customer of an order is corrected, as HTML.
+    #: Sentences, as HTML, on what follows if the customer of an order is corrected.
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
-    #: The orders whose cards did not reach their recipient: by primary key, sentences, as HTML,
-    #: that say so and what to do.
+    #: Sentences, as HTML, for each order whose cards did not reach their recipient: that this
+    #: happened, and what to do. The primary key of the order is the key of the mapping.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
@@ -61,7 +62,10 @@ def items(part: str) -> Iterator[Any]:
 
 
 def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order]) -> None:
-    """Ask the extensions which ``orders`` were not received; ``rows.not_received`` tells it."""
+    """Store on each of the ``orders`` what the extensions say about cards that were not received.
+
+    The function ``rows.not_received`` reads the stored text.
+    """
     for found in called("not_received", pages, request, orders):
         for order in orders:
             if order.pk in found:

@@ -16,7 +16,7 @@ from giftcards.models import Order
 from giftcards.rules.states import Status
 from giftcards.text.display import read_amount
 
-#: What a form offers instead of a language, by column.
+#: The text of a form's choice for no language of its own, by column.
 NO_LANGUAGE = {
     "customer_language": _("The language of the site"),
     "recipient_language": _("That of the customer"),
@@ -63,16 +63,20 @@ def token(purpose: str, seen: list[Any]) -> str:
 
 
 def state_token(order: Order) -> str:
-    """A hash of the state of ``order``; a form carries the hash, and is outdated once it changes.
+    """A hash of the state of ``order``.
+
+    A form carries the hash, and is outdated once the hash changes.
 
     The state is the attempt to send the order, its status, its id at the provider, the candidates
-    that staff were offered, the reason why it is held, and the amounts paid back and planned. A
-    form that is posted late must not decide about another attempt.
+    that staff were offered, the reason why the order is held, and the amounts paid back and planned
+    to be paid back. A form that is posted late must not decide about another attempt.
     """
-    # In other statuses, a check may hold the claim, and a check changes nothing that staff decide.
+    # In any other status, a check may hold the claim. That check does not make a form outdated,
+    # because it changes nothing that staff decide about.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
-    # Meanwhile, a held order may have been approved, and then held again for the same reason.
+    # While a form is open, a held order may be approved, and then be held again for the same
+    # reason.
     held_for = [order.queued_at.isoformat(), order.problems] if order.is_held else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]

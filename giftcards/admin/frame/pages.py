@@ -56,7 +56,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return in_order([*found, *links])
 
     def whom_to_ask(self, request: HttpRequest, order: Order) -> str:
-        """The sentence that says whom to ask; "" if this person has the buttons ``order`` needs."""
+        """The sentence that says whom to ask; "" if the person has all buttons for ``order``."""
         lacking = [
             permission
             for action in extensions.items("actions")
@@ -66,14 +66,17 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return whom_to_ask(request.user.has_perm, lacking)
 
     def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
-        """The order of a page. Raises ``PermissionDenied`` unless it is visible and ``allowed``."""
+        """The order of a page.
+
+        Raises ``PermissionDenied`` if the person may not see the order, or if ``allowed`` is False.
+        """
         order: Order | None = self.get_object(request, unquote(object_id))
         if order is None or not allowed or not self.has_view_permission(request):
             raise PermissionDenied
         return order
 
     def may_see(self, request: HttpRequest, order: Order) -> bool:
-        """True if the person may see ``order``; :meth:`order_for` returns no other order."""
+        """True if the person may see ``order``; :meth:`order_for` returns only such orders."""
         is_shown = self.get_queryset(request).filter(pk=order.pk).exists()
         return is_shown and self.has_view_permission(request)
 
@@ -90,7 +93,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:
-        """True if the person may see the ends of codes, as all may who find or reveal cards."""
+        """True if the person may see the ends of codes, because they may find or reveal cards."""
         return any(map(request.user.has_perm, ("giftcards.find_card", "giftcards.reveal_card")))
 
     def url_of(self, page: str, *args: Any) -> str:
@@ -129,7 +132,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
-            # Clocks of machines differ: by any of them, the orders left out are due already.
+            # The clocks of machines differ, so orders that are due within the interval are left
+            # out, too: by some machine's clock, they are due already.
             waiting = orders.exclude(due_at__lte=now + interval)
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))

@@ -76,7 +76,7 @@ def prove(request: HttpRequest, password: Masked) -> None:
     Raises ``ValidationError``, for the form, if the password is wrong or too new to be a proof.
     """
     if not _is_right(request, password):
-        # The same text for every cause, so that nobody learns whether they are locked out.
+        # The text is the same for every cause, so that nobody learns whether they are locked out.
         raise ValidationError(gettext("That did not work. Try again."))
     if _has_new_password(request.user):
         raise ValidationError(
@@ -90,10 +90,10 @@ def prove(request: HttpRequest, password: Masked) -> None:
 
 @contained
 def _is_right(request: HttpRequest, password: str) -> bool:
-    """True if ``password`` is that of the person who is signed in.
+    """True if ``password`` is the password of the person who is signed in.
 
-    The site's backends check the password, so that a backend counts this attempt if it locks people
-    out after wrong passwords.
+    The site's backends check the password: a backend that locks people out after wrong passwords
+    has to count this attempt.
     """
     name = request.user.get_username()
     user = authenticate(request, username=name, password=password)
@@ -111,8 +111,9 @@ def _is_right(request: HttpRequest, password: str) -> bool:
 def _has_new_password(user: Any) -> bool:
     """True if the password was set within the last hour, without the old one.
 
-    The admin's pages of users allow this. So anybody at the unlocked screen of somebody who manages
-    users can set any password, the manager's own as well; the admin's log records the change.
+    On the admin's pages of users, a password can be set in this way. So anybody at the unlocked
+    screen of a manager of users can set any password, even the manager's own. The admin's log
+    records the change.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
     lately = LogEntry.objects.filter(
@@ -147,7 +148,7 @@ def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> Non
 
 
 def _holder(request: HttpRequest, user: Any) -> list[str]:
-    """The owner of a proof: key and password hash, so that a new password ends the proof."""
+    """The owner of a proof: user id and password hash, so that a new password ends the proof."""
     return [str(user.pk), request.session.get(HASH_SESSION_KEY, "")]
 
 
@@ -159,7 +160,8 @@ def url_of_proof(*, back_to: str) -> str:
 def take_turn(request: HttpRequest) -> None:
     """Lock the person's row until the transaction ends, so that their requests take turns.
 
-    SQLite needs no lock: it has one writer at a time, and each transaction here writes first.
+    SQLite needs no lock: it has one writer at a time, and each transaction that takes a turn begins
+    with a write.
     """
     if connection.features.has_select_for_update:
         # A default manager may leave out users.

@@ -34,7 +34,10 @@ from giftcards.text.search_terms import NAMING
 
 
 class SortedAsOffered(ChangeList):
-    """A change list that is sorted only by the columns it offers; in Django, a URL may name any."""
+    """A change list that can only be sorted by the columns that it offers for sorting.
+
+    With Django's own class, a URL may name any other column, too.
+    """
 
     def get_ordering_field(self, field_name: Any) -> Any:
         is_offered = self.sortable_by is None or field_name in self.sortable_by
@@ -42,7 +45,7 @@ class SortedAsOffered(ChangeList):
 
     @property
     def counted(self) -> Counted:
-        """This list for the template that tells the number of rows below the list."""
+        """This list, with its number of rows in words, for the template below the list."""
         return Counted(self)
 
 
@@ -62,25 +65,25 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The model's names that the templates write after the number; both are our text."""
+        """The model's two names, which templates write after the number; both are our text."""
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
     def text(self) -> str:
-        """The number of rows, with what they are."""
+        """The number of rows, and what the rows are."""
         rows: Any = self._rows
         return str(rows.model_admin.counted % {"count": rows.result_count})
 
     @property
     def noun(self) -> str:
-        """The text of ours without its number."""
+        """Our text without the number."""
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
 # The most values of one lookup: with more, the condition would be too long for SQLite. A link of a
 # filter has one value.
 _MOST_VALUES = 100
-# The attribute in which a request caches the allowed lookups: one URL may name a thousand.
+# The attribute in which a request caches the allowed lookups: one URL may name a thousand lookups.
 _PARAMETERS = "giftcards_parameters"
 
 
@@ -90,7 +93,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     The list can also be sorted only by the columns that the page offers for sorting.
     """
 
-    #: The mixin before the class of the list, which is Django's or a theme's.
+    #: The mixin that is put before Django's class of the list, or before a theme's class.
     changelist_mixin: type[ChangeList] = SortedAsOffered
     #: A number of rows in words: ``ngettext_lazy`` of texts with ``count``.
     counted: Any = ngettext_lazy("%(count)s result", "%(count)s results", "count")
@@ -98,7 +101,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         if len(request.GET.getlist(lookup)) > _MOST_VALUES:
             return False
-        # No text in a database has this character, and PostgreSQL raises an error for it.
+        # No text in a database has the character NUL, and PostgreSQL raises an error for NUL.
         return "\0" not in value and lookup in self._parameters(request)
 
     def _parameters(self, request: HttpRequest) -> Collection[str | None]:
@@ -109,9 +112,13 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
         return known[self]
 
     def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
-        """The parameters in a URL that the filter ``each`` reads; made as Django makes a filter."""
+        """The parameters in a URL that the filter ``each`` reads.
+
+        The filter is made in the way in which Django makes a filter.
+        """
         if isinstance(each, type) and issubclass(each, SimpleListFilter):
-            # Without __init__, whose choices may take queries; parameters need no choices.
+            # __init__ is not called, because its choices may take queries, and parameters need no
+            # choices.
             made: ListFilter = each.__new__(each)
         elif callable(each):
             made = each(request, {}, self.model, self)
@@ -211,9 +218,9 @@ def column(
 
 
 def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """The orders that the person may see, by the site's admin of orders, which may be the shop's.
+    """The orders that the person may see: the site's admin of orders, maybe the shop's, decides.
 
-    Every list and page shows only these orders, and rows about these orders.
+    Every list and every page shows only these orders, and only rows about these orders.
     """
     is_there = site.is_registered(Order)
     if not (is_there and site.get_model_admin(Order).has_view_permission(request)):
@@ -239,7 +246,8 @@ def hides_orders(request: HttpRequest, site: AdminSite) -> bool:
     return leaves_some_out(unhidden_orders(request, site))
 
 
-#: The attribute of an order that :func:`not_received` reads; ``extensions`` sets it for a page.
+#: The attribute of an order that :func:`not_received` reads; the module ``extensions`` sets it for
+#: the orders of a page.
 NOT_RECEIVED = "giftcards_not_received"
 
 
@@ -278,7 +286,7 @@ def orders_named(text: str) -> Found:
 class OrderRows(ReadOnlyRows, LongList):
     """The base class of lists whose rows are about orders.
 
-    A person sees the rows about the orders that they may see, and those about none.
+    A person sees the rows about orders that they may see, and the rows that are about no order.
     """
 
     #: The lookup from a row to its order.
@@ -304,14 +312,17 @@ class OrderRows(ReadOnlyRows, LongList):
         return (self.search_rows(queryset, name) if name else queryset), False
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        """The ``rows`` that a search for ``name`` finds: by default, rows of orders named so."""
+        """The ``rows`` that a search for ``name`` finds.
+
+        By default, these are the rows about orders whose reference matches ``name``.
+        """
         return self.rows_of(rows, orders_named(name))
 
     def rows_of(self, rows: QuerySet[Any], found: Found) -> QuerySet[Any]:
         """The ``rows`` that are about the ``found`` orders."""
         return rows.filter(**{f"{self.order_lookup}__in": found.keys})
 
-    # As a method named "order", it would be replaced by the column "order" of the model.
+    # A method with the name "order" would be replaced by the model's column "order".
     @admin.display(description=_("order"))
     def its_order(self, row: Any) -> str:
         order = attrgetter(self.order_lookup.replace("__", "."))(row)

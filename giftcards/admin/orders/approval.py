@@ -1,4 +1,4 @@
-"""Approving or rejecting a held order: for its price, after a review, or before its time."""
+"""Approving or rejecting an order that is held for its price, for a review, or for a time."""
 
 from __future__ import annotations
 
@@ -122,7 +122,8 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _decide_review(attempt: Attempt) -> Outcome:
-    # The log has no reason for the review, because a reason may name the customer.
+    # The log leaves out why the shop's rule wanted a review, because that text may name the
+    # customer.
     log = f"Decided about the review: {attempt.form.cleaned_data['outcome']}."
     return decided(_decide(attempt, approve_review), log=log)
 

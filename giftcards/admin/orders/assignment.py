@@ -49,7 +49,7 @@ TAKE = OrderAction(
     label=_("I am looking after it"),
     permission=may("giftcards.check_order"),
     is_offered=lambda order: order.is_unfinished and not order.owner,
-    # ``take`` compares the owner itself; whatever else has changed does not matter.
+    # The form carries no token: ``take`` itself compares the owner, and no other change matters.
     token=None,
     before=_why_not_taken,
     act=_take,

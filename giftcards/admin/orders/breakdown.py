@@ -20,7 +20,7 @@ from giftcards.text.display import calculation, filled, money
 
 
 class BreakdownLine(NamedTuple):
-    """A line of the table, in texts of HTML; ``arithmetic`` is "" if nothing was multiplied."""
+    """A line of the table, in texts of HTML; ``arithmetic`` is "" if nothing was calculated."""
 
     label: str
     arithmetic: str
@@ -76,7 +76,10 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
-    """The amounts paid back, planned and still owed; nothing if none is paid back or planned."""
+    """The lines on refunds that are paid, refunds that are planned, and what is still owed.
+
+    There are no lines if no refund is paid or planned.
+    """
     paid, planned = breakdown.refunded_amount, breakdown.planned_amount
     if not (paid or planned):
         return
@@ -92,7 +95,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """The part of ``owed`` that went to the new order ``again``, and the rest, if any."""
+    """The lines on the part of ``owed`` that went to the new order ``again``, and on any rest."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
@@ -102,7 +105,7 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
-    """The line with the margin, the kept amount less the cost; no line unless both are known."""
+    """The line with the margin: the kept amount less the cost; no line if either is unknown."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return
@@ -118,7 +121,7 @@ def earned(order: Order, price: Decimal) -> Decimal | None:
 
 
 def earned_in_words(amount: Decimal) -> SafeString:
-    """The sentence, as HTML, on what the shop earns on an order, or loses below 0."""
+    """The sentence, as HTML, on what the shop earns on an order; below 0, on what it loses."""
     text = gettext("You still earn %(amount)s on this order.")
     if amount < 0:
         text = gettext("You lose %(amount)s on this order.")
@@ -128,7 +131,10 @@ def earned_in_words(amount: Decimal) -> SafeString:
 
 
 def bar(order: Order) -> dict[str, str] | None:
-    """The bar of the cards of ``order``: widths in percent, and texts; ``None`` unless settled."""
+    """The bar that shows the cards of a settled ``order``: widths in percent, and texts.
+
+    ``None`` for an order that is not settled.
+    """
     if not order.is_settled:
         return None
     delivered, missing = order.fulfilled_quantity, order.quantity - order.fulfilled_quantity

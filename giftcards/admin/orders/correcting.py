@@ -31,9 +31,10 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 
 
 class CorrectionForm(RevealForm):
-    """The corrected details, a reason and the proof: whoever has the new address gets cards.
+    """The corrected details, a reason, and the proof of who the member of staff is.
 
-    This holds for orders in every status: cards may still come, or be ordered again.
+    The proof is needed because whoever has the new address gets cards. It is needed in every status
+    of the order: cards may still come, or be ordered again.
     """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
@@ -79,10 +80,12 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
         field_classes={"deliver_at": MomentField},
         widgets={"deliver_at": MomentField.widget, "gift_message": WORDS},
     )
-    # Not in Meta.field_classes: a text column has a length, which a field of choices rejects.
+    # ``field_classes`` does not work here: Django hands the length of the text column to the field,
+    # and a field of choices accepts no length.
     label = fields["recipient_language"].label
     fields["recipient_language"] = forms.ChoiceField(label=label, required=False)
-    # A gift keeps a recipient's address and, if it had one, a time of delivery.
+    # A gift must keep an address of the recipient. If it has a time of delivery, it must keep such
+    # a time.
     fields["recipient_email"].required = True
     fields["deliver_at"].required = order.deliver_at is not None
     return fields
@@ -143,7 +146,7 @@ def _has_same_address(order: Order, other: Order) -> bool:
     return is_for_same or (any(mine) and mine == theirs)
 
 
-# The most orders of a group that are looked at.
+# The most orders of a group that are compared.
 _MOST_OTHERS = 20
 
 
@@ -153,7 +156,7 @@ def _details(order: Order) -> dict[str, Any]:
 
 
 def _fingerprint(order: Order) -> str:
-    """A hash of the details that the form carries; the hash changes with each correction."""
+    """A hash of the details; the form carries the hash, which changes with each correction."""
     return token("customer", [order.pk, *map(str, _details(order).values())])
 
 
@@ -171,7 +174,7 @@ CUSTOMER = OrderAction(
     is_minor=True,
     token=_fingerprint,
     before=_to_proof,
-    # The first press of the button has already made the correction.
+    # True at the second request of a double click: the first request has made the correction.
     is_repeated=lambda attempt: attempt.form.details == _details(attempt.order),
     form=CorrectionForm,
     template="customer",

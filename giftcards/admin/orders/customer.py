@@ -1,6 +1,7 @@
 """The people of an order; and other orders of the same customer, such as a possible double.
 
-Only orders that the person may see count, and no more rows are read than a page has room for.
+Only orders that the member of staff may see count, and no more rows are read than a page has room
+for.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from giftcards.text.spelling import digits, numbers
 
 
 class Someone(NamedTuple):
-    """A person as the page shows them; the parts are HTML, or "" if they are unknown."""
+    """A person as the page shows them; each part is HTML, or "" if it is unknown."""
 
     label: str
     name: str
@@ -65,7 +66,7 @@ def people(order: Order) -> dict[str, Any]:
 
 
 def _privacy_commands(order: Order) -> Iterator[str]:
-    """The commands that hand out, and erase, what is kept about the people of ``order``."""
+    """The commands that export and erase the data about the people of ``order``."""
     for role in ROLES:
         named = next(filter(Person.of, role.contacts_in(order)), None)
         if named is not None:
@@ -178,7 +179,10 @@ def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order
 
 
 def _is_double(order: Order, other: Order) -> bool:
-    """True if both orders buy the same at about the same time, and none replaces missing cards."""
+    """True if both orders buy the same at about the same time.
+
+    An order that replaces missing cards is no double.
+    """
     is_same = (order.product_id, order.type_id) == (other.product_id, other.type_id)
     is_near = abs(other.created_at - order.created_at) <= _WITHIN
     is_repetition = other.repeats_id is not None or order.repeats_id is not None

@@ -47,12 +47,12 @@ _LONGEST_KEY = 19
 
 
 class IndexedFilter(admin.ListFilter):
-    """A filter that finds orders by an index, or without one: see :class:`OrderChangeList`."""
+    """A filter that may be told to use no index: see :class:`OrderChangeList`."""
 
     uses_index = True
 
     def condition(self) -> Q:
-        """The condition on the orders of this filter. Called only if a value was given."""
+        """The condition on the orders; called only if the URL has a value for this filter."""
         return build_q_object_from_lookup_parameters(cast("Any", self.used_parameters))
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -62,7 +62,8 @@ class IndexedFilter(admin.ListFilter):
             condition = self.condition()
             if self.uses_index:
                 return queryset.filter(condition)
-            # The same orders, but SQLite uses no index for a condition that is negated twice.
+            # This finds the same orders as above, but SQLite uses no index for a condition that is
+            # negated twice.
             return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
@@ -72,7 +73,7 @@ class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
     """A filter with a text and a condition for each choice; any other value finds all orders."""
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
-    #: The choices to which only a tile of the start page leads: others are not offered them.
+    #: The choices that are not offered, because only a tile of the start page leads to them.
     of_tiles: ClassVar[frozenset[str]] = frozenset()
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
@@ -92,7 +93,7 @@ class AttentionFilter(ConditionFilter):
     parameter_name = "attention"
     conditions = {
         "needed": (_("Needs a person"), NEEDING_ATTENTION),
-        # The parts of "needed": the tiles of the start page link to these choices.
+        # The next choices are parts of "needed"; the tiles of the start page link to them.
         "lost": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "price": (_("Held because of its price"), HELD_FOR_PRICE),
@@ -103,7 +104,7 @@ class AttentionFilter(ConditionFilter):
 
 
 class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
-    """The orders that this person looks after, or those to do that nobody looks after."""
+    """A filter for orders that the person looks after, or for orders to do that have no owner."""
 
     title = _("looked after")
     parameter_name = "looked_after"
@@ -129,7 +130,7 @@ class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 def _narrowed(first: Q, rest: Q) -> Q:
-    """The condition ``first`` and ``rest``, of which an index finds the orders of ``first``.
+    """The condition ``first & rest``; an index finds the orders that fulfil ``first``.
 
     These orders are looked up here, because SQLite may read the whole table for a condition on
     several columns.
@@ -174,8 +175,8 @@ class ContradictoryFilter(ConditionFilter):
 class ProductChoices(NamedTuple):
     """The products that the filter offers, each with id and name.
 
-    All products are offered if they are few: then ``is_whole`` is true. Of many, only the product
-    in the URL is offered, because the catalogue's own search finds the others.
+    If there are few products, all are offered, and ``is_whole`` is true. If there are many, only
+    the product in the URL is offered, because the catalogue's own search finds the others.
     """
 
     choices: list[tuple[str, str]]
@@ -213,7 +214,10 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class GroupFilter(IndexedFilter, admin.SimpleListFilter):
-    """The filter for the group in the URL; no group is offered, as there is one for each cart."""
+    """The filter for the group in the URL.
+
+    No groups are offered, because each cart has a group of its own.
+    """
 
     title = _("group")
     parameter_name = "group"
@@ -227,7 +231,7 @@ class GroupFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
-    """The filter for the customer of an order, without that order.
+    """The filter for the other orders of an order's customer.
 
     The URL has the primary key of the order: URLs end up in logs, which must not name a customer.
     """
@@ -268,7 +272,7 @@ class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):
 class DateFilter(IndexedFilter, admin.DateFieldListFilter):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # The filter by status covers "No date" and "Has date".
+        # Django's choices "No date" and "Has date" are left out: the filter by status covers them.
         isnull = f"{self.field_path}__isnull"
         self.links = tuple(link for link in self.links if isnull not in link[1])
 
@@ -323,13 +327,13 @@ class OrderChangeList(SortedAsOffered):
     """A mixin for the change list: an index finds the first orders, whichever filters are set.
 
     A database may choose the worse of several indexes, and read a large part of the table. So each
-    filter looks up its orders alone first. If any filter finds few orders, the list is limited to
-    the primary keys of these orders, and no filter uses an index then. A search always gives
-    primary keys.
+    filter first looks up its orders by itself. If a filter finds few orders, the list is limited to
+    their primary keys, and then no filter uses an index. A search always gives primary keys.
     """
 
     _CREATED = ("created_at", "pk")
-    # All columns of the index: databases do not infer that status and due_at are constant here.
+    # The list is sorted by all columns of the index, because databases do not infer that status and
+    # due_at are constant here.
     _SETTLED = ("settled_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
@@ -337,7 +341,7 @@ class OrderChangeList(SortedAsOffered):
     sealed_query = ""
 
     def without_search_box(self) -> str:
-        """Nothing, for a template with our own search box: the theme then shows none of its own."""
+        """Keep the theme from showing its search box, for a template that has ours; return ""."""
         self.search_fields: Any = ()
         return ""
 
@@ -356,7 +360,11 @@ class OrderChangeList(SortedAsOffered):
         return answer
 
     def _keys_if_few(self, request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
-        """The primary keys that all filters with few orders find; ``None`` if no filter has few."""
+        """The primary keys of the orders that all narrow filters find.
+
+        A filter is narrow if it finds at most ``_FEW`` orders. Without a narrow filter, the result
+        is ``None``.
+        """
         rows = self.model._default_manager.order_by().values_list("pk", flat=True)  # noqa: SLF001
         found = [set(each.queryset(request, rows)[: _FEW + 1]) for each in filters]
         few = [keys for keys in found if len(keys) <= _FEW]
@@ -367,7 +375,7 @@ class OrderChangeList(SortedAsOffered):
         return any(name.startswith("settled_at__") for name in self.filter_params)
 
     def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
-        # Facets call this method again, with a query that is opened already.
+        # To count facets, Django calls this method again, when the query is unsealed already.
         self.sealed_query = self.sealed_query or self.query
         self.query = unsealed(self.query)
         queryset = super().get_queryset(request, *args)

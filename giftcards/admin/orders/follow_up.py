@@ -84,7 +84,7 @@ def _tick_off(attempt: Attempt) -> Outcome:
     order, problem = attempt.order, _problem_of(attempt, attempt.request.POST)
     if problem is None:
         return _OVER
-    # False for the second request of a double click.
+    # The result is False for the second request of a double click.
     is_new = order.tick_off(problem, by=attempt.by)
     log = f"Ticked off: {problem.discreet}" if is_new else ""
     return Outcome(gettext("Ticked off."), log)
@@ -100,7 +100,7 @@ def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
 
 def _why_no_tick(attempt: Attempt) -> Outcome | None:
     if attempt.order.is_held:
-        # It keeps its problem until somebody decides about it.
+        # A held order keeps its problem until somebody approves or rejects the order.
         return LATE
     is_asking = attempt.request.method != "POST"
     return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None
@@ -168,7 +168,7 @@ class DisputeForm(forms.Form):
 
 def _dispute(attempt: Attempt) -> Outcome:
     given = attempt.form.cleaned_data
-    # False for the second request of a double click.
+    # The result is False for the second request of a double click.
     is_new = attempt.order.dispute(by=attempt.by, cards=given["cards"])
     if is_new and given["words"]:
         Note.objects.add(attempt.order, given["words"], by=attempt.by)
@@ -208,12 +208,12 @@ DISPUTE = OrderAction(
 
 
 class NoteForm(forms.Form):
-    # Not a CharField, because the model checks the text and says what is wrong with it.
+    # This is no CharField, because the model checks the text and says what is wrong with it.
     note = forms.Field(required=False)
 
 
 def may_note(pages: Pages, request: HttpRequest) -> bool:
-    """True if the person may write notes: anybody who may check, resolve or add orders."""
+    """True if the person may write notes: they may check, resolve or add orders."""
     may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
     return any(may_decide) or pages.has_add_permission(request)
 
@@ -223,7 +223,7 @@ def _note(attempt: Attempt) -> Answer:
     try:
         is_new = Note.objects.add(attempt.order, typed, by=attempt.by)
     except ValidationError as error:
-        # A page with the form again, so that the typed text is not lost.
+        # The answer is the page with the form, so that the typed text is not lost.
         return attempt.page(typed=typed, errors=[*error.messages])
     return Outcome(gettext("The note was added."), "Added a note." if is_new else "")
 
@@ -243,7 +243,9 @@ NOTE = OrderAction(
 
 
 def decided(decision: Problem | None, log: str = "") -> Outcome:
-    """The outcome after a ``decision``, which the timeline shows; ``None`` if it came too late.
+    """The outcome after a ``decision``, which the timeline shows.
+
+    A ``decision`` of ``None`` means that the person decided too late.
 
     ``log`` is the entry in the order's history, by default the decision's own text.
     """
@@ -323,7 +325,8 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
-        # The old order's environment: that of the key that buys the new one may be unknown.
+        # This is the environment of the old order. The key that buys the new order may have another
+        # one, which may be unknown here.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
         gettext("recipient"): new.recipient_name or new.recipient_email,

@@ -46,7 +46,7 @@ from giftcards.text.display import (
 )
 from giftcards.watch.conditions import Standing, above_list
 
-# Columns, of the list and of the database table, from which the provider's prices can be told.
+# The columns, of the list and of the database table, that reveal the provider's prices.
 COSTS = frozenset(
     {
         "cost",
@@ -135,9 +135,9 @@ class OrderList(LongList, OrderPages):
         ("created_at", DateFilter),
         ContradictoryFilter,
     )
-    # Read by pages of other apps that look orders up; get_search_results does the search. One field
-    # only: a theme writes the names of all fields into a script without escaping, and a name with
-    # an apostrophe breaks the script.
+    # Pages of other apps that look orders up read this attribute; get_search_results does the
+    # search. There is only one field: a theme writes the names of all fields into a script without
+    # escaping, and a name with an apostrophe breaks the script.
     search_fields = ("reference",)
     search_help_text = _(
         "A reference or its number, a group, the provider's order id, or the name, phone number or"
@@ -234,7 +234,8 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("delivered"))
     def delivered(self, order: Order) -> SafeString:
-        # Not as "1/2": right-to-left text would show the two numbers the other way round.
+        # The text is not "1/2", because right-to-left text would show the two numbers the other way
+        # round.
         words = gettext("%(delivered)d of %(ordered)d") % {
             "delivered": order.fulfilled_quantity,
             "ordered": order.quantity,
@@ -316,7 +317,7 @@ def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeS
 
 
 def _bar(order: Order) -> SafeString:
-    """A small bar that shows the delivered share, as do the words beside the bar."""
+    """A small bar that shows the delivered share; the words beside the bar say the same."""
     return format_html(
         '<svg class="giftcards-small-bar" viewBox="0 0 100 8" preserveAspectRatio="none"'
         ' aria-hidden="true" focusable="false"><rect width="100" height="8" fill="currentColor"'

@@ -74,7 +74,8 @@ def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
 
 _COSTS = (("expected_price", "ceiling_given"), ("price_approved",))
 _DETAILS = (
-    # The page's subtitle has both as well, but some themes show no subtitle.
+    # The page's subtitle has the reference and the status as well, but some themes show no
+    # subtitle.
     ("its_reference", "its_status"),
     ("product", "type"),
     ("ordered", "its_environment"),
@@ -156,7 +157,8 @@ class OrderPage(OrderPages):
             repeated_by=repeated_by,
         )
         # A subclass may hide the new order for missing cards from this person. Even so, what was
-        # paid for these cards went there and is not owed here. A query only if there is a new one.
+        # paid for these cards went there and is not owed here. There is a query only if there is a
+        # new order.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
@@ -171,8 +173,8 @@ class OrderPage(OrderPages):
         )
         may_take = TAKE_OVER.permission(self, request)
         return {
-            # The reference stands in the title, because not every theme shows a subtitle; as plain
-            # text, because the title is also that of the window.
+            # The reference stands in the title, because not every theme shows a subtitle. The title
+            # is plain text, because the browser's window has the same title.
             "title": gettext("Order %(reference)s") % {"reference": isolated(order)},
             "subtitle": None,
             "state_token": state_token(order),
@@ -214,7 +216,8 @@ class OrderPage(OrderPages):
             return [RelatedOrder(other, order_link(self.admin_site, other)) for other in orders]
 
         orders = self.get_queryset(request)
-        # For one query with both conditions, SQLite would read the whole table.
+        # There are two queries, because for one query with both conditions, SQLite would read the
+        # whole table.
         first = [] if order.repeats_id is None else seen(orders.filter(pk=order.repeats_id))
         again = seen(orders.filter(repeats=order.pk).order_by())
         found: dict[str, Any] = {
@@ -222,7 +225,7 @@ class OrderPage(OrderPages):
             "repeated_by": again[0] if again else None,
         }
         if order.group:
-            # The index of groups has its rows in the order of primary keys.
+            # Within a group, the index of groups is sorted by primary key.
             same = orders.filter(group=order.group).exclude(pk=order.pk).order_by("-pk")
             of_group = seen(same[: _MOST_OF_GROUP + 1])
             found["of_group"] = of_group[:_MOST_OF_GROUP]
@@ -234,7 +237,7 @@ class OrderPage(OrderPages):
 
 
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
-    """The key of a problem, its texts, and who ticked it off and when, or ``None``."""
+    """The key of a problem, its texts, and who ticked it off and when (``None`` if open)."""
     problem, ticked = Problem.of(entry), None
     if "ticked_at" in entry:
         ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
@@ -260,7 +263,7 @@ def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
 
 
 def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
-    """The end of the card's code and ""; or "" and the reason why the card cannot be opened."""
+    """The end of the card's code, and why the card cannot be opened; one or both are ""."""
     if keyring is None:
         return "", ""
     try:
@@ -290,14 +293,14 @@ def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str,
 
 
 def _provider_status(order: Order) -> Status | None:
-    """The status at the provider; ``None`` unless it accepted the order."""
+    """The status at the provider; ``None`` if the provider has not accepted the order."""
     if order.status not in ACCEPTED:
         return None
     return Status.HANDLING if order.status in FOLLOWED else Status(order.status)
 
 
 EXTENSION = Extension(
-    # In the sequence of their buttons; rare actions come last.
+    # The actions are in the sequence of their buttons; rare actions come last.
     actions=(
         RESOLVE,
         PRICE,

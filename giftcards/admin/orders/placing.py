@@ -127,7 +127,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         if "reference" in self.fields:
             self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
-            # The ids may come from the chosen card instead.
+            # The fields of the ids may stay empty, because the chosen card has ids, too.
             for name in _LINE & self.fields.keys():
                 self.fields[name].required = False
 
@@ -160,7 +160,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
     def _require_ids(self, cleaned: dict[str, Any]) -> None:
-        """Add an error for one missing id; if both ids are missing, for the missing card."""
+        """Add an error to the field of a missing id, or to the card's field if both are missing."""
         missing = [name for name in ("product_id", "type_id") if cleaned.get(name) == ""]
         if len(missing) == 2:
             missing = ["card"]
@@ -204,7 +204,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
                 self._add_taken()
 
     def _look_for_repetition(self) -> None:
-        """Set ``placed`` if the form repeats an order; add an error if its reference is taken."""
+        """Set ``placed`` if the form repeats an order; add an error if the reference is taken."""
         known = Order.objects.filter(reference=self.cleaned_data.get("reference")).first()
         if known is None:
             return
@@ -220,7 +220,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         self.add_error("reference", taken)
 
     def is_known(self, order: Order) -> bool:
-        """True if the person may learn that ``order`` exists; replaced by the page."""
+        """True if the person may learn that ``order`` exists; the page replaces this method."""
         return False
 
     def validate_unique(self) -> None:
@@ -229,7 +229,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
 # A price or balance that is younger than this is shown without its age.
 _FRESH = timedelta(minutes=1)
-# Posted fields that the confirmation page does not hand on: the CSRF token, and its own fields.
+# Posted fields that the confirmation page does not post again: the CSRF token, and this page's own
+# fields.
 _NOT_HANDED_ON = {
     "csrfmiddlewaretoken",
     "confirmed_card",
@@ -237,7 +238,7 @@ _NOT_HANDED_ON = {
     "_change",
     "password",
 }
-# While requests are paused, the provider's state says why.
+# There is no text for a pause of requests, because the provider's state says why they are paused.
 _NO_ANSWER = {
     NoAnswer.BUSY: _("The provider is being asked too much else: the price is not up to date."),
     NoAnswer.UNREACHABLE: _("The provider could not be asked: the price is not up to date."),
@@ -309,7 +310,8 @@ class PlacingPage(OrderPages):
         (None, {"fields": ("card", "quantity", "reference")}),
         _SALE,
         _GIFT,
-        # Each id in a row of its own: Django opens a collapsed part only for errors in such rows.
+        # Each id has a row of its own, because Django opens a collapsed part only for an error in
+        # such a row.
         (_("By id"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
     )
 
@@ -343,7 +345,7 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """True if this person may see ``order``, or has just placed it by a double click."""
+            """True if this person may see ``order``, or has placed it, as at a double click."""
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
@@ -363,9 +365,11 @@ class PlacingPage(OrderPages):
         if not self.has_add_permission(request):
             raise PermissionDenied
         if request.method != "POST" and needs_other_proof(request):
-            # Before anything is typed, because the page of the proof would lose it.
+            # The person is sent to the proof before anything is typed, because typed text would be
+            # lost there.
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
-        # Before the transaction: in SQLite, a transaction may fail if it reads before it writes.
+        # This is read before the transaction: in SQLite, a transaction may fail if it reads before
+        # it writes.
         finder = None if _offered(request).is_whole else _finder(request)
         proof = ProofForm(request, request.POST if "password" in request.POST else None)
         proof.is_valid()
@@ -431,7 +435,8 @@ class PlacingPage(OrderPages):
         """Do nothing: :func:`~giftcards.fulfilment.place_order` has written the row."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        # Who typed the reference of an existing order has added nothing.
+        # A person who typed the reference of an existing order has added no order, so nothing is
+        # logged.
         return super().log_addition(request, obj, message) if obj.is_new else None
 
     def response_add(
@@ -450,8 +455,9 @@ class PlacingPage(OrderPages):
 class _Offered(NamedTuple):
     """The types of the catalogue that the form offers.
 
-    All types are offered if they are few: then ``is_whole`` is true. Of many, the form offers the
-    chosen type, and the types whose names or ids have every word in the parameter "find".
+    If there are few types, all are offered, and ``is_whole`` is true. If there are many, the form
+    offers the chosen type, and the types whose names or ids have every word in the parameter
+    "find".
     """
 
     kinds: list[ProductType]

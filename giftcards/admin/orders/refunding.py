@@ -66,7 +66,7 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
 
 
 class SaleForm(forms.Form):
-    """The amount that the customer paid for an order, if the shop has not said so."""
+    """A form for the amount that the customer paid, for orders placed without a sale amount."""
 
     amount = AmountField(
         label=_("Paid by the customer, for all cards"),
@@ -164,7 +164,8 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
     if data is not None:
         return RefundForm(attempt.order, data)
-    # For a payment without a number; because it is unique, a double click records one refund.
+    # This reference is for a payment without a number. It is unique, so a double click records one
+    # refund.
     reference = f"R-{uuid.uuid4().hex[:12].upper()}"
     initial = {"amount": attempt.order.open_amount, "reference": reference}
     return RefundForm(attempt.order, initial=initial)
@@ -210,7 +211,7 @@ def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
         consequence=_consequence(order, given),
         afterwards=_afterwards(order, given),
         facts=[*about(order), *_payment_facts(given)],
-        # As texts, because the template would localise numbers.
+        # The values are texts, because the template would localise numbers.
         posted=[(name, str(given[name])) for name in attempt.form.fields],
         action=_action(given),
     )
@@ -398,7 +399,7 @@ class CustomerRefundAdmin(OrderRows):
     list_select_related = ("order",)
     list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
     fields = readonly_fields = (*list_display, "its_comment")
-    # The names make Django show the search box; search_rows() searches.
+    # This attribute only makes Django show the search box; search_rows() does the search.
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 

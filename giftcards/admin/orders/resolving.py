@@ -1,4 +1,4 @@
-"""Deciding what became of a lost order: staff compare it with the provider's, and decide."""
+"""Deciding what became of a lost order: staff compare it with an order at the provider."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ _FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not told")}
 
 
 def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object, Any]]:
-    """The facts to compare: the name, ours from ``order``, theirs from ``row``, the difference."""
+    """The facts to compare: name, value in ``order``, value in ``row``, and the difference."""
     fits = compare(order, row)
     created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
     names = _named_at_provider(order, row)
@@ -122,7 +122,7 @@ def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object
 
 
 class ResolveForm(forms.Form):
-    """The decision about a lost order: its answer to the request to buy never came."""
+    """The decision about a lost order: the provider's answer to the purchase never came."""
 
     ADOPT_OTHER = "adopt-other"
     SEND_AGAIN = "send-again"
@@ -133,7 +133,8 @@ class ResolveForm(forms.Form):
     provider_order_id = forms.Field(
         label=_("provider's order id"),
         required=False,
-        # No maxlength: a browser would cut a pasted text, which would then be another id.
+        # The input has no maxlength: a browser would cut a pasted text, which would then be another
+        # id.
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
     is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
@@ -161,7 +162,7 @@ class ResolveForm(forms.Form):
 
     @property
     def adopted(self) -> str:
-        """The provider's id that ``order`` adopts; "" if it was not placed."""
+        """The provider's id that ``order`` adopts; "" if there is none to adopt."""
         typed: str = self.cleaned_data["provider_order_id"]
         action, _colon, candidate = self.cleaned_data["outcome"].partition(":")
         return candidate if action == "adopt" else typed
@@ -196,7 +197,7 @@ def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
     return outcome
 
 
-# The views of RESOLVE and ADOPT ask the provider, so no transaction is open.
+# The views of RESOLVE and ADOPT ask the provider, so they run outside any transaction.
 
 
 def _resolve_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
@@ -241,23 +242,25 @@ def _decide(attempt: Attempt) -> Answer | None:
 
 
 def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
-    """Ask the provider about the id, and compare; ``None``, with a message, without an answer."""
+    """Ask the provider about the id, and compare; if that fails, show why and return ``None``."""
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
         return None
-    # Logged before the request, whose answer may tell of an order that is not the shop's.
+    # This is logged before the request, because the answer may tell of an order that is not the
+    # shop's.
     pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
     candidates = {row["id"]: row for row in order.candidates}
     row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
     if isinstance(row, NoAnswer):
         pages.message_user(request, _NO_ANSWER[row], messages.ERROR)
         return None
-    # Checked again, because the answer may name another id than was asked about.
+    # This is checked again, because the answer may name another id than the request.
     if _warn_if_taken(attempt, row["id"]):
         return None
     fits = compare(order, row)
     if fits["quantity"] is Fit.DIFFERS:
-        # With another quantity, later answers would never fit: the quantity is the measure of all.
+        # With another quantity, no later answer would fit, because every answer is compared with
+        # the order's quantity.
         text = gettext("Its quantity is %(told)s, and yours is %(ordered)d: it is another order.")
         counts = {"told": row["quantity"], "ordered": order.quantity}
         pages.message_user(request, text % counts, messages.ERROR)
@@ -330,7 +333,10 @@ def _adopt(attempt: Attempt) -> Answer:
 
 
 def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
-    """The comparison that this person confirms; ``None`` if expired, forged or another's."""
+    """The comparison that this person confirms.
+
+    ``None`` if the comparison is expired or forged, or was shown to another person.
+    """
     try:
         seen: dict[str, Any] = signing.loads(
             request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
@@ -344,7 +350,7 @@ def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
     """The provider's answer about an order, completed by ``candidate``, the row in its list.
 
     An answer may leave out product, type and quantity. The provider may also not find an id that is
-    in its own list; then ``candidate`` alone counts.
+    in the provider's own list; then ``candidate`` alone counts.
     """
     if candidate is None:
         return told

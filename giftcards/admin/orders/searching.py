@@ -27,10 +27,9 @@ from giftcards.text.spelling import is_phone
 MOST_FOUND = 1_000
 # The most orders on a page that shows cards as well.
 _MOST_LISTED = 20
-# From this length on, a text may be a code: one with letters and digits, and one of digits only.
+# The fewest characters of a code: of a text with letters and digits, and of a text of digits only.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
-# A text of letters only that finds no order may be a code from this length on: most names are
-# shorter.
+# The fewest letters of a code without digits, if the text finds no order: most names are shorter.
 _FEWEST_LETTERS = 12
 # A code that is written in groups of capitals, such as ABCD-EFGH.
 _GROUPS = re.compile(r"[A-Z]{3,}([-\s][A-Z]{3,})+")
@@ -78,7 +77,7 @@ def _may_be_whole(text: str, code: str, *, is_found: bool) -> bool:
 class _Orders(NamedTuple):
     """The visible orders that a text has found, and whether the text looks like a code."""
 
-    #: The newest orders, and one more if there are more.
+    #: The newest orders, at most one more than a page shows.
     listed: list[Order]
     is_code: bool
 

@@ -1,6 +1,6 @@
-"""The sentences at the top of an order's page: what happened, what is next, and what stops it.
+"""The sentences at the top of an order's page: what happened, what is next, and what stops work.
 
-:func:`summarise` takes no query: :func:`why_at_a_standstill` reads what else it needs.
+:func:`summarise` makes no query; :func:`why_at_a_standstill` makes queries for its input.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 class SummaryInput:
     """An order, and what else the sentences need. Texts are HTML, or "" if there is nothing to say.
 
-    ``reason`` is why the order last moved, if the timeline tells. ``was_repeated`` is True if the
-    missing cards were ordered again. ``repeated_by`` names the new order, if the person may see it.
-    ``standstill`` says why nothing is done automatically at present. ``not_received`` says that the
-    cards did not reach their recipient.
+    ``reason`` is why the status last changed, if the timeline has a reason. ``was_repeated`` is
+    True if the missing cards were ordered again. ``repeated_by`` names the new order, if the person
+    may see it. ``standstill`` says why nothing is done automatically at present. ``not_received``
+    says that the cards did not reach their recipient.
     """
 
     order: Order
@@ -127,7 +127,7 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
 
 def _unconfirmed(order: Order) -> str:
     if order.open_problems:
-        # An open problem says below why this is not known.
+        # An open problem says below why the shop does not know this.
         return gettext("It is not known yet whether the order was bought.")
     return gettext("The order was sent, and it is not known whether it was bought.")
 
@@ -169,7 +169,7 @@ _AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
 
 
 def _next_look(story: SummaryInput) -> Iterator[str]:
-    """The time of the next automatic step for an open order, or why there is none."""
+    """The time of the next automatic step for an open order, or why there is no such step."""
     order = story.order
     step = STATES[order.status].next_step
     if order.is_held or not step:
@@ -317,9 +317,10 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
 
 
 def why_at_a_standstill(order: Order) -> str:
-    """The reason, as HTML, why work on ``order`` stands still; "" if work goes on.
+    """The reason, as HTML, why automatic work on ``order`` is stopped; "" if the work goes on.
 
-    An order that waits for a person is at no standstill, and takes no query.
+    Work on an order that waits for a person does not count as stopped. No query is made for such an
+    order.
     """
     if order.is_final or order.due_at is None or order.status == Status.PLACING:
         return ""

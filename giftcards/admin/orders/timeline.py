@@ -72,8 +72,8 @@ class Timeline:
 
     With ``shows_reasons``, the events tell why codes were revealed. ``repeats`` is the earlier
     order whose missing cards this order replaces. ``repeated_by`` is the later order that replaces
-    missing cards of this order. Both are ``None`` if there is no such order, or none that the
-    person may see.
+    missing cards of this order. Each is ``None`` if there is no such order, or if the person may
+    not see that order.
     """
 
     def __init__(
@@ -103,9 +103,12 @@ class Timeline:
 
     @property
     def reason(self) -> Problem | None:
-        """The reason why the status last changed, or work went on; ``None`` if none is recorded."""
+        """The last recorded reason why the status changed, or why work went on.
+
+        ``None`` if no reason is recorded.
+        """
         moves = [(move.change.at, move.reason) for move in self._moves]
-        # A decision about a final order came after the reason for its status.
+        # A decision about a final order is no reason for its status: the order was final before.
         ticks = () if self._order.is_final else self._ticks
         decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
         moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]
@@ -138,7 +141,8 @@ class Timeline:
         for note in order.notes.all():
             yield _noted(note)
         after: CustomerChange | Order = order
-        # A correction records the details before it; the next correction, the details after it.
+        # A correction records the details until then. The details after a correction are in the
+        # next correction, or in the order.
         for correction in order.customer_changes.order_by("-pk"):
             yield _corrected(correction, after)
             after = correction
@@ -213,7 +217,7 @@ def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
-# The decision to order missing cards again, for people who may not see the new order.
+# The texts on the decision to order missing cards again, for people who may not see the new order.
 _REORDERED = (
     gettext_lazy("%(by)s ordered the missing cards again."),
     gettext_lazy("The missing cards were ordered again."),

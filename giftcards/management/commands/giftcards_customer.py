@@ -101,7 +101,8 @@ class Command(GiftcardsCommand):
         if options["erase"]:
             reasons = ((order, why_kept(order, person.roles_in(order))) for order in orders)
             done.kept = {order.reference: reason for order, reason in reasons if reason}
-        # If an order is kept, no file is written: the next run refuses an existing file.
+        # If an order is kept, no file is written, because the next run would refuse an existing
+        # file.
         if orders and not done.kept:
             done = self._do(person, orders, options)
         if options["json"]:

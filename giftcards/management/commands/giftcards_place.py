@@ -88,14 +88,15 @@ class Command(GiftcardsCommand):
             customer_email=options["email"],
         )
         try:
-            with translation.override(None):  # for the text of a conflict
+            with translation.override(None):  # a conflict is told in English
                 order = Order.objects.record(wanted)
         except (ValidationError, ReferenceConflict) as error:
             raise refuse(sentences(error)) from None
         try:
             self._send(order, options)
         except Error as error:
-            # Who reads "nothing happened" buys the cards again: the message must rule this out.
+            # A person who reads "nothing happened" buys the cards again, so the message must not
+            # sound like that.
             raise database_failure(
                 error,
                 f"The order {order.reference} is recorded, and may have been sent: do not place"
@@ -119,7 +120,7 @@ class Command(GiftcardsCommand):
 
 
 def _follow(order: Order, gateway: Gateway, progress: Progress, *, wait: bool) -> Order:
-    """Send ``order`` and, with ``wait``, follow it; return the order as it is then."""
+    """Send ``order`` and, with ``wait``, follow it; then return the order in its present state."""
     order = send_now(order, gateway, on_wait=lambda seen: _show(seen, progress, unless_short=True))
     if wait:
         _show(order, progress)
@@ -152,7 +153,8 @@ def _amount(name: str, options: dict[str, Any]) -> Decimal | None:
 
 
 def _why_unfinished(order: Order) -> str:
-    # An order that was never tried has no reason of its own, but the provider's state may be one.
+    # An order that was never sent has no reason of its own to wait, but the provider's state may be
+    # the reason.
     has_reason = order.open_problems or order.changes.exists()
     why = reason(order) if has_reason else provider_state()
     return f"{standing(order)} {why}".strip()

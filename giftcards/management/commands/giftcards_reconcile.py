@@ -87,8 +87,8 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
             progress.show(text, unless_short=True)
             return True
 
-        # Lost orders are checked now, even if due later. An order that waits for a person has no
-        # due time, and goes on waiting.
+        # Lost orders are checked now, even if their check is due later. An order that waits for a
+        # person has no due time, and goes on waiting.
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
@@ -96,7 +96,9 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Hold the orders that may be bought already; no lost order is searched for, so none is resent.
+    """Hold the orders that may be bought already.
+
+    No lost order is searched for, so that no lost order is sent again.
 
     The lease of the loop keeps the workers out. If that lease is lost, the reading ends.
     """
@@ -153,7 +155,7 @@ class _Found:
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole and not is_cut_short
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
-        # The references of settled orders that differ in the provider's list.
+        # The references of settled orders that differ from their rows in the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
         # True if any order, here or at the provider, has no counterpart, or a different one.
         self.has_questions = bool(self._orphans or self._left or self._changed)

@@ -93,7 +93,7 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # The cards are tried before the scenarios add cards.
+        # The stored cards are tried here, before the scenarios add cards.
         cards = Card.objects.all().try_keys()
         reports = []
         with Gateway() as gateway, self.progress(options) as progress:
@@ -119,7 +119,7 @@ class Command(GiftcardsCommand):
 
 
 def why_not(gateway: Gateway) -> str:
-    """The reason why the scenarios must not run with this key, in a sentence; "" if they may."""
+    """The reason, in a sentence, why the scenarios must not run with this key; "" for no reason."""
     if not gateway.try_open():
         return provider_state()
     question = [("key", gateway.client.validate)]
@@ -173,7 +173,7 @@ def run(
         for seen in watch(placed, gateway):
             order = seen
             on_wait(scenario, order)
-            # The provider does not tell the price, and may not do so for very long.
+            # The provider does not tell the price, and it may take very long until it does.
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))

@@ -33,7 +33,8 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # The first step, because it refuses if a permission is missing: then nothing has been done.
+        # This is the first step, because it raises an error if a permission is missing: then
+        # nothing has been changed yet.
         permissions = role_permissions()
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])

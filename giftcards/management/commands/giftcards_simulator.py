@@ -210,5 +210,6 @@ class Command(ConsoleCommand):
         try:
             self.put(f"{time.strftime('%H:%M:%S')} {request.method} {path} {status}")
         except OutputClosed:
-            # In the thread of a request: the main thread ends the command.
+            # This code runs in the thread of a request, and only the main thread can end the
+            # command.
             self._output_closed.set()

@@ -34,7 +34,8 @@ from giftcards.watch.overview import (
     versions,
 )
 
-# The conditions that the overview tells in one sentence; it tells more of the worker and the cards.
+# The conditions that the overview tells in one sentence each. Of the worker and of the cards, it
+# tells more.
 _JUDGED = ("chores", "queue", "keys", "balance")
 _TIMES = (
     "paused_until",
@@ -108,7 +109,7 @@ class _Overview:
 
     @property
     def unjudged(self) -> str:
-        """The reason why the balance cannot be judged, as a sentence; "" if it can."""
+        """The reason why the balance cannot be judged, as a sentence; "" if it can be judged."""
         if conf.low_balance is None:
             return "LOW_BALANCE is not set, so no balance is too low."
         return "The balance is not known yet." if self.state.balance is None else ""
@@ -191,7 +192,7 @@ class _Overview:
         return "\n".join(filter(None, lines))
 
     def _facts(self) -> list[str]:
-        """The lines about facts that cannot be wrong."""
+        """The lines about facts that never mean trouble."""
         state, waiting = self.state, self.waiting
         facts = {
             "worker": state.ticked_by or "not known",
