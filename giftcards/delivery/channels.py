@@ -1,4 +1,4 @@
-"""Channels to customers, handing a message over to a channel in time, and what its errors mean.
+"""Channels to customers, the handing over of messages to channels, and the meaning of errors.
 
 A channel is a class with a ``name``, and with :meth:`Channel.address_of` and :meth:`Channel.send`;
 ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.
@@ -44,13 +44,14 @@ class AddressRefused(Exception):
 class OutcomeUnknown(Exception):
     """Nobody knows whether the message went out.
 
-    The message is retried after a quarter of an hour, and given up after six such attempts.
+    The message is retried after a quarter of an hour, and given up after six attempts of
+    unknown outcome.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that is ready to be sent; its repr has no texts, which may hold codes or a link."""
+    """A message that is ready to be sent; its repr omits texts, which may hold codes or links."""
 
     kind: str
     #: The reference of the order.
@@ -67,8 +68,8 @@ class Message:
     short: str = field(repr=False)
     #: The URL of the customer's page; "" if the message has no link.
     link: str = field(default="", repr=False)
-    #: The idempotency key: 32 letters and digits, the same for each attempt at this message, and
-    #: for no other message. A service that gets the key can drop repetitions.
+    #: The idempotency key: 32 letters and digits. Every attempt at this message has the same key,
+    #: and no other message has this key. A service that gets the key can drop repetitions.
     id: str = ""
 
 
@@ -140,7 +141,7 @@ def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlt
     """A mail from the shop, as plain text and as HTML."""
     mail = EmailMultiAlternatives(subject, text, conf.from_email, [address])
     mail.attach_alternative(html, "text/html")
-    # With this header, programs do not answer, such as with a note of absence.
+    # This header keeps programs from answering the mail, such as with a note of absence.
     mail.extra_headers["Auto-Submitted"] = "auto-generated"
     return mail
 
@@ -159,7 +160,7 @@ def _message_id(message: Message, from_email: str) -> str:
 
 
 def make_channels() -> list[Channel]:
-    """New instances of the channels in ``CHANNELS``, in the same sequence."""
+    """New instances of the channels in ``CHANNELS``, in the sequence of that list."""
     return [import_string(path)() for path in conf.channels]
 
 
@@ -182,7 +183,8 @@ class Sent:
 class Limits:
     """Limits of the time in which messages are sent, by :func:`time.monotonic`."""
 
-    #: The function that is asked before and during each attempt; after False, it has to end soon.
+    #: The function that is called before and during each attempt. Once the function returns False,
+    #: no attempt begins, and the present attempt has to end soon.
     may_go_on: Callable[[], bool] = lambda: True
     #: No attempt begins after ``begin_until``, and nobody waits for an attempt after ``end_at``.
     begin_until: float = inf
@@ -196,7 +198,7 @@ class Limits:
 def hand_over(
     send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
 ) -> Sent | Failure:
-    """The outcome of ``send``, which hands a message over, called in a thread of its own.
+    """Call ``send``, which hands a message over, in a thread of its own; return the outcome.
 
     After :data:`ATTEMPT_SECONDS`, or at the limits, the outcome is a failure with
     ``Meaning.UNANSWERED``. The thread goes on: if the message goes out after all, the thread calls
@@ -260,10 +262,10 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The failure that ``error`` means, which a channel raised while it was sending a message.
+    """The failure of an attempt in which a channel raised ``error``.
 
-    After an unknown error, the message did not go out: if that is not certain, a channel raises
-    :exc:`OutcomeUnknown`.
+    After an error of an unknown class, the message counts as not sent. A channel that is not sure
+    of that has to raise :exc:`OutcomeUnknown`.
     """
     return Failure(_meaning(list(_chain(error))), describe(error))
 
@@ -319,7 +321,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 # The codes of replies that complain about the sender's login, not about the address.
 _LOGIN_REPLIES = range(530, 540)
-# The second parts of "enhanced" codes, such as 5.7.1, for mail system, network and policy.
+# The second parts of "enhanced" codes, such as 5.7.1, that mean mail system, network and policy.
 _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
 
 
@@ -331,7 +333,7 @@ def _is_final(code: int, text: bytes) -> bool:
 
 
 def _anymail_refusals() -> type[BaseException]:
-    """The error of anymail for a recipient that is invalid, or refused by the mail service's list.
+    """The class of the error that anymail raises if the mail service refuses the recipient.
 
     If anymail was not imported, its error cannot occur: :exc:`AddressRefused` is returned instead.
     """
@@ -341,7 +343,7 @@ def _anymail_refusals() -> type[BaseException]:
 
 
 def _may_be_sent_by_smtp(error: BaseException) -> bool:
-    """True if a mail server may have taken the message: it got the data, and did not refuse."""
+    """True if a mail server may have taken the message: the server got it, and did not refuse."""
     if isinstance(error, OutcomeUnknown):
         return True
     if isinstance(error, smtplib.SMTPDataError):
@@ -360,7 +362,7 @@ _HTTP_UNCLEAR = {500, 502, 504}
 
 def _may_be_sent_by_http(errors: Sequence[BaseException]) -> bool:
     """True if an HTTP server may have carried out the request with the message."""
-    # The innermost error: anymail raises other errors of the same classes from it.
+    # The innermost error counts: from that error, anymail raises others of the same classes.
     error = next((err for err in reversed(errors) if isinstance(err, http.RequestException)), None)
     if error is None:
         return False

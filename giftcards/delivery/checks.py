@@ -19,7 +19,7 @@ from giftcards.conf import conf as core
 from giftcards.delivery.conf import WITH_CARDS, Mode, conf
 from giftcards.exceptions import ConfigurationError
 
-# The id of a check, by SettingProblem.kind.
+# The ids of the checks, by the kind of the problem (SettingProblem.kind).
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_delivery.E001",
     "type": "giftcards_delivery.E002",
@@ -31,9 +31,9 @@ IDS: Mapping[str, str] = {
     "path": "giftcards_delivery.E008",
     "staff_emails": "giftcards_delivery.E009",
 }
-# The hosts at which Django answers with DEBUG and without ALLOWED_HOSTS.
+# The hosts at which Django answers if DEBUG is on and ALLOWED_HOSTS is empty.
 _DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
-# The longest name of a channel that the column takes.
+# The length of the longest channel name that fits into the database's column.
 _LONGEST_NAME = 40
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
 # The mail backends that deliver nothing.
@@ -71,7 +71,7 @@ def _check_paths() -> Iterator[CheckMessage]:
 
 
 def _check_channels() -> Iterator[CheckMessage]:
-    """Check that each channel has a name of its own that the column takes."""
+    """Check that each channel has a name, that names differ, and that names fit into the column."""
     classes = [(path, find(path)) for path in conf.channels]
     names = [(path, getattr(found, "name", None)) for path, found in classes if callable(found)]
     for path, name in names:
@@ -133,7 +133,8 @@ def _check_host() -> Iterator[CheckMessage]:
 def _check_days() -> Iterator[CheckMessage]:
     """Check that codes are kept for as long as links to cards are said to work."""
     kept, link = core.codes_kept_days, conf.link_days
-    # In every mode, because staff hand over links, and a message with many cards has one.
+    # The mode does not matter, because staff hand over links, and messages with many cards have a
+    # link in every mode.
     if conf.base_url and kept is not None and kept < link:
         yield Warning(
             f"Links to cards are said to work for {link:g} days, and codes are destroyed"

@@ -1,4 +1,4 @@
-"""Conditions about messages to customers and digests for staff, beside those of the core."""
+"""The conditions about messages to customers and digests for staff, added to the core's."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ CONDITIONS = (
         page=_MESSAGES,
         is_about_orders=True,
         query="?customers=untold-lately",
-        # Digests tell of each such order in an item of their own.
+        # Digests have another item about these messages: the event "unsent".
         is_in_digests=False,
     ),
     Condition(

@@ -37,9 +37,9 @@ class Kind(models.TextChoices):
     REFUNDED = "refunded", _("Not delivered")
     DELAYED = "delayed", _("Please wait")
     PAID_BACK = "paid_back", _("Paid back")
-    #: For the recipient of a gift: the cards, instead of the first two kinds.
+    #: The cards for the recipient of a gift, instead of a message of the first two kinds.
     GIFT = "gift", _("Gift")
-    #: For the customer who gave a gift: what became of the cards.
+    #: The news for the customer who gave a gift of what became of the cards.
     RECEIPT = "receipt", _("Receipt for a gift")
 
 

@@ -1,6 +1,6 @@
 """News for staff: conditions that hold, and events. News has no codes and names no customers.
 
-Each kind of news is read from the database by an index, and from a limited number of rows.
+The queries for each kind of news use an index, and read a limited number of rows.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from giftcards.watch.staff_roles import whom_to_ask
 
 # The most orders that an item names.
 _NAMED = 5
-# The number of entries, the latest, that are searched in the admin's log: it has no index by time.
+# The number of latest entries that are searched in the admin's log, which has no index by time.
 _LATEST_ENTRIES = 10_000
 
 _ORDERS = "giftcards_order_changelist"
 
-# The permissions that one needs to follow the advice about orders without all cards.
+# The permissions that a person needs to follow the advice about orders with missing cards.
 _TAKES = ("giftcards.add_order", "giftcards.settle_refund")
 _warning = partial(Alert, severity=Severity.WARNING)
 #: The texts for events.
@@ -61,7 +61,7 @@ EVENTS: Mapping[str, Alert] = {
             remedy=_(
                 "Send the message again, to another address if need be, or call the customer."
             ),
-            # The list has earlier messages too, but no message that a later one has made up for.
+            # The list has earlier messages too, but only those that no later message makes up for.
             page="giftcards_delivery_delivery_changelist",
             query="?customers=untold",
         ),
@@ -158,7 +158,7 @@ def _is_told(condition: Condition) -> bool:
 
 
 class Mention(NamedTuple):
-    """The reference of an order, and the URL of its page in the admin; "" if there is none."""
+    """The reference of an order, and the URL of its page in the admin; "" without a URL."""
 
     reference: str
     url: str
@@ -170,11 +170,11 @@ class Item:
 
     alert: Alert
     count: int = 1
-    #: True if there are more than ``count``.
+    #: True if the true number is greater than ``count``.
     has_more: bool = False
     #: True if the news is that a condition has ended.
     has_ended: bool = False
-    #: The first of the orders that the item is about.
+    #: The orders that the item names: at most five of those that the item is about.
     orders: tuple[Mention, ...] = ()
     #: The function that returns the details as plain text, or "".
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
@@ -198,7 +198,7 @@ class Item:
         )
 
     def visible_part(self, visible: QuerySet[Order]) -> Self | None:
-        """The item limited to the ``visible`` orders; ``None`` if no such order is left."""
+        """The item limited to the orders in ``visible``; ``None`` if no order is left."""
         if self.finding is None:
             return self
         part = self.alert.visible_part(self.finding, visible)
@@ -257,11 +257,12 @@ class Situation:
     """The conditions, by code, that hold at one moment and that staff are told of."""
 
     at: datetime
-    #: States are told when they begin, from time to time while they last, and when they end.
+    #: Staff are told of a state when it begins, from time to time while it lasts, and when it ends.
     states: Mapping[str, Finding]
-    #: Matters are conditions about orders: each order is told once.
+    #: Matters are conditions about orders: staff are told of each order once.
     matters: Mapping[str, Finding]
-    #: The reason why requests to the provider fail, if not yet for long enough to be a state.
+    #: The reason why requests to the provider fail; ``None`` if no request fails, or if the failure
+    #: has lasted long enough to be a state.
     silence: Finding | None = None
 
 
@@ -295,9 +296,10 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """The item about orders that became final without all cards, which staff have to follow up."""
+    """The items, one for each status, about orders that became final with cards missing."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
-    # For a list of the other statuses, databases would not use the index by time.
+    # One status is excluded, because with a list of all other statuses, databases would not use the
+    # index by time.
     unfilled = settled.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
     found = unfilled.order_by("settled_at").values_list("status", "pk", "reference")
     rows = list(found[: MOST + 1])
@@ -317,7 +319,7 @@ def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:
 
 
 def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
-    """The item about refused reveals, which the admin's log has for each person once an hour."""
+    """The item about refused reveals; the admin's log has one entry an hour for each person."""
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import LogEntry

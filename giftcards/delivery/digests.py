@@ -1,8 +1,8 @@
-"""Sending digests to staff: one in ``DIGEST_MINUTES`` to each person, and what is newly urgent.
+"""Sending digests to staff: each person gets one in ``DIGEST_MINUTES``, and urgent news at once.
 
-Each person has a row; the receivers of the signal ``staff_news`` share one. A process claims the
-row before it sends. If it dies before it records the digest, another process sends the digest again
-after two minutes.
+Each person has a row in the database; the receivers of the signal ``staff_news`` share one row. A
+process claims the row before it sends a digest. If the process dies before it records the digest,
+another process sends the digest again after two minutes.
 """
 
 from __future__ import annotations
@@ -54,22 +54,23 @@ logger = logging.getLogger(__name__)
 _LONGEST = timedelta(days=1)
 # The pause between two searches for news.
 _LOOK_EVERY = timedelta(minutes=1)
-# Younger events are left to the next digest: an event with an earlier time may still be
-# uncommitted, and would be missed.
+# Events that are younger than this are left to the next digest: the transaction of an earlier event
+# may still be open, and a digest that covers the later events would miss the earlier event.
 _LAG = timedelta(seconds=30)
-# A state that still holds is told again after so long.
+# The time after which a person is told again of a state that still holds.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
-# The longest pause while the mail server keeps something urgent from a person.
+# The longest pause if the mail server is away while there is urgent news for a person.
 _LONGEST_IF_URGENT = timedelta(minutes=1)
-# Failures after which other mails would fail as well.
+# The meanings of failures after which mails to other people would fail as well.
 _AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
-#: The lease on a search for urgent news for people in a pause; nobody releases it before its end.
+#: The name of the lease on the search for urgent news for people in a pause. The lease is never
+#: released early, so that the searches do not follow too closely.
 LOOKED = "newly urgent"
-# The length of this lease, shorter than the minute between two ticks.
+# The length of the lease LOOKED; it is shorter than the minute between two ticks.
 _LOOK_FOR = timedelta(seconds=45)
 _FOLDER = "giftcards_delivery/digest"
-#: The address in the row of the receivers of the signal.
+#: The address in the row that the receivers of the signal share.
 RECEIVERS = ""
 
 
@@ -92,23 +93,24 @@ class Told:
 
     @classmethod
     def of(cls, digest: StaffDigest) -> Self:
-        # A row of another version may lack some of these names, or have others.
+        # A row that another version wrote may lack some of these names, or have other names.
         names = [part.name for part in fields(cls)]
         return cls(**{name: digest.told[name] for name in names if digest.told.get(name)})
 
 
 def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
-    """Send a digest to each person who is due and has news; return how many were sent.
+    """Send a digest to each person who is due and has news; return the number of sent digests.
 
-    A failure is logged, shown in the admin, and retried after a pause. ``has_mailed`` says that the
-    mail server has just taken a mail: this ends the pauses in which it was away. If nobody is due,
-    one small query is made.
+    A failed attempt is logged, shown in the admin, and repeated after a pause. ``has_mailed`` is
+    True if the mail server has just taken a mail: then people for whom the server was away are due
+    at once. If nobody gets digests, no query is made.
     """
     people = _listed()
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    # The row of a person who is not listed any more is deleted: if listed again, they start anew.
+    # The row of a person who is not listed any more is deleted. A person who is listed again
+    # starts anew.
     # The row of the receivers stays, because only some processes may have receivers.
     gone = rows.keys() - people.keys() - {RECEIVERS}
     if gone:
@@ -122,7 +124,7 @@ class _Round:
     def __init__(self, limits: Limits, *, has_mailed: bool) -> None:
         self._limits = limits
         self._has_mailed = has_mailed
-        # Situation and events are read once, and only if anybody is due.
+        # A round reads the situation and the events at most once, and only if a person needs them.
         self._situation = cache(digest_items.current_situation)
         self._orders_of = cache(orders_of)
         self._happened = cache(digest_items.recent_events)
@@ -130,7 +132,8 @@ class _Round:
 
     def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:
         sent = 0
-        # Whoever could not be reached comes last, so that another's success shows that mail works.
+        # People whose last digest failed come last: if another person's digest goes out before,
+        # mail works again.
         for person in sorted(people.values(), key=lambda one: _is_failing(rows.get(one.address))):
             if not self._limits.may_begin():
                 break
@@ -143,7 +146,7 @@ class _Round:
                 continue
             sent += self._serve(digest, person, situation)
             if Told.of(digest).is_away:
-                # The people after this one stay due, and are tried next time.
+                # The remaining people stay due, and are tried in the next round.
                 break
         return sent
 
@@ -166,7 +169,7 @@ class _Round:
         return [replace(part, may=may) for part in parts if part]
 
     def _serve(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> bool:
-        """Send the news to ``person``, whose row is claimed, and record it; True if it went out."""
+        """Send the news to ``person``, and record the digest; return True if a digest went out."""
         # After the clock was set back, ``covers_until`` may lie in the future.
         since = min(digest.covers_until or situation.at, situation.at)
         until = max(since, situation.at - _LAG)
@@ -200,8 +203,8 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
     """A function that tells whether ``person`` has a permission at present.
 
-    A person with a role has the permissions of its group only. If accounts have the person's
-    address, the person also has only the permissions of those accounts that are active.
+    A person with a role has only the permissions of the role's group. If accounts have the
+    person's address, the person has a permission only if an active account has it too.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts(person.address)
@@ -216,7 +219,7 @@ def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
 
 
 def _permissions_of_role(name: str) -> set[str]:
-    """The permissions of the group; if there is no group yet, those ``giftcards_setup`` gives."""
+    """The permissions of the group ``name``; before the group exists, those of the role."""
     if not Group.objects.filter(name=name).exists():
         return {f"giftcards.{codename}" for codename in ROLES[name]}
     of_group = Permission.objects.filter(group__name=name)
@@ -233,7 +236,11 @@ def _accounts(address: str) -> list[Any]:
 
 
 def orders_of(person: StaffPerson) -> QuerySet[Order]:
-    """The orders that ``person`` is told of: those that accounts with the person's address see."""
+    """The orders that ``person`` may be told of: those that the person's accounts may see.
+
+    The person's accounts are the active accounts with the person's address. A person without an
+    account may be told of all orders.
+    """
     accounts = [user for user in _accounts(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
         return Order.objects.all()
@@ -269,7 +276,7 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 
 
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
-    """The new row of a person, who is not told of the past; ``None`` if the row exists."""
+    """Create the row of a person, who is told of later news only; ``None`` if the row exists."""
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(
         address=address, defaults={"covers_until": situation.at, "told": asdict(told)}
@@ -278,13 +285,13 @@ def _begin(address: str, situation: Situation) -> StaffDigest | None:
 
 
 def _claim(digest: StaffDigest) -> bool:
-    """Claim the row as it was read; False if another process was first."""
+    """Claim the row if it is still as it was read; return False if another process was first."""
     told = {**digest.told, "is_claimed": True}
     return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD, told=told)
 
 
 def _write(digest: StaffDigest, **values: Any) -> bool:
-    """Write to the row; return False if another process has claimed it in the meantime."""
+    """Write to the row; return False if another process has claimed the row meanwhile."""
     row = StaffDigest.objects.filter(pk=digest.pk, next_attempt_at=digest.next_attempt_at)
     if not row.update(**values):
         return False
@@ -294,7 +301,7 @@ def _write(digest: StaffDigest, **values: Any) -> bool:
 
 
 def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Item]:
-    """The items that are news, most important first; states that have ended come last."""
+    """The items that are news to a person, most important first; ended states come last."""
     known, at = alerts(), situation.at.timestamp()
     items = [
         Item.about(known[code], finding)
@@ -306,9 +313,10 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
             items.append(Item.about(known[code], unknown))
     items += happened
     if situation.silence and any(item.orders for item in items):
-        # The cause of another state: it has not lasted long enough to be a state itself.
+        # The silence of the provider may explain the items about orders, although the silence has
+        # not lasted long enough to be a state itself.
         items.append(Item.about(known["provider"], situation.silence))
-    # The code of another version, or of a removed app, has no texts.
+    # A code that another version, or a removed app, has written has no texts here.
     over = told.states.keys() & known.keys() - situation.states.keys()
     items += [Item(known[code], has_ended=True) for code in over]
     order = list(known)
@@ -316,7 +324,7 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 
 def _newly_urgent(told: Told, situation: Situation) -> list[Item]:
-    """The urgent items that were not in the last attempt to tell the person."""
+    """The urgent items that the person does not know, and that the last attempt did not have."""
     codes = situation.states.keys() - told.states.keys() - set(told.urgent)
     new = (Item.about(alerts()[code], situation.states[code]) for code in codes)
     return [item for item in new if item.severity == Severity.URGENT]
@@ -327,7 +335,7 @@ def _urgent(items: Iterable[Item]) -> list[str]:
 
 
 def _without(finding: Finding, known: Iterable[int]) -> Finding | None:
-    """``finding`` without the ``known`` orders; ``None`` if no other order is left."""
+    """``finding`` without the orders in ``known``; ``None`` if no order is left."""
     told = set(known)
     orders = {key: name for key, name in finding.orders.items() if key not in told}
     if not orders:
@@ -347,7 +355,8 @@ def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
     return Told(
         # A state that ended is forgotten, even if the person was not told of its end.
         states={code: at for code, at in told.states.items() if code in situation.states} | new,
-        # All open orders: an order that does not concern the person now is no news to them later.
+        # All open orders are recorded: an order that does not concern the person now must not
+        # become news for the person later.
         matters=_open_orders(situation),
         last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
         urgent=_urgent(items) if items else told.urgent,
@@ -388,7 +397,7 @@ def _title(items: list[Item]) -> str:
 
 @contained
 def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | None:
-    """Send ``items`` to ``person``; return the failure, or ``None``."""
+    """Send ``items`` to ``person``; return the failure, or ``None`` after a success."""
     if person.address == RECEIVERS:
         with override(person.language):
             _call_receivers(items)
@@ -397,7 +406,7 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
-    # If nobody waits any more for a mail that goes out, the mail is sent once more.
+    # A mail that goes out after nobody waits for it any more is not recorded, and is sent again.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 
@@ -409,7 +418,7 @@ def _hand_over(mail: EmailMultiAlternatives) -> None:
 
 
 def _call_receivers(items: list[Item]) -> None:
-    """Call each receiver once, even if others fail."""
+    """Call each receiver once, even if another receiver fails."""
     for name, call in staff_news.named_receivers(None):
         try:
             call(items=items)
@@ -437,7 +446,7 @@ def _note_failure(digest: StaffDigest, items: Iterable[Item], trouble: Failure) 
 
 
 def last_digest(digest: StaffDigest) -> list[Item]:
-    """The items of the last digest whose codes this version knows."""
+    """The items of the last digest, without items whose code this version does not know."""
     known = alerts()
     return [
         Item(known[code], count, has_ended=has_ended)

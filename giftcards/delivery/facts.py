@@ -1,4 +1,4 @@
-"""The facts about an order that its customer is told: nothing about the shop's costs."""
+"""The facts that a customer is told about an order; the shop's costs are not among them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Facts:
 
     @property
     def to_pay_back(self) -> Decimal | None:
-        """The part of ``owed`` that is not paid back yet, with planned refunds."""
+        """The part of ``owed`` that is not paid back yet; planned refunds do not count as paid."""
         if self.owed is None:
             return None
         return Decimal(0) if self.is_reordered else self.owed - self.paid_back_amount
@@ -170,12 +170,13 @@ def known_as(order: Order) -> str:
 def facts_of(order: Order) -> Facts:
     """What the customer of ``order`` is told at present.
 
-    A final order takes one query, and one more if it was recorded before the catalogue was read.
+    For a final order, one query is made, and one more if the order was recorded before the
+    catalogue was read.
     """
     names, breakdown = order.line_names(), customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:
-        # Filtered in Python, because a list of orders prefetches the refunds.
+        # The refunds are filtered in Python, because a list of orders prefetches the refunds.
         done = [refund for refund in order.refunds.all() if refund.state == RefundState.DONE]
         paid_back = tuple(sorted(map(PaidBack.of, done), key=lambda refund: refund.at))
     return Facts(

@@ -22,7 +22,7 @@ from giftcards.delivery.models import CardLink, Delivery
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Order
 
-# The randomness of a link's token: 192 bits.
+# The number of random bytes in a link's token; 24 bytes are 192 bits.
 _BYTES = 24
 #: The length of a link's token, of letters, digits, dashes and underscores.
 TOKEN_LENGTH = 32
@@ -72,7 +72,7 @@ def find(token: str, *, again: str | None = None) -> CardLink | None:
 
 @contained
 def url_of(token: str) -> Masked:
-    """The address of the customer's page, with scheme and host."""
+    """The URL of the customer's page, with scheme and host."""
     return Masked(conf.base_url + reverse("giftcards_delivery:cards", args=[token]))
 
 
@@ -91,7 +91,7 @@ _APART = 1.0
 def make(place: str) -> tuple[str, str]:
     """A new token for a page at ``place``, and a key that is unique to this page.
 
-    The place may be a secret: neither token nor key reveals anything of it.
+    The place may be a secret: neither the token nor the key reveals anything about the place.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000), _host()]

@@ -1,4 +1,4 @@
-"""Writing messages: from an order and a kind to the texts that are sent.
+"""Writing messages: making the texts of a message from an order and a kind of message.
 
 The documentation lists the templates, which a shop can override, and their variables. The body is
 rendered twice, for plain text and for HTML.
@@ -70,9 +70,9 @@ class Content:
     kind: str
     facts: Facts
     customer_name: str = ""
-    #: The details of a gift; ``None`` if the order is none.
+    #: The details of a gift; ``None`` if the order is not a gift.
     gift: Gift | None = None
-    #: The refund that the message is about; ``None`` if it is about none.
+    #: The refund that the message is about; ``None`` if the message is about no refund.
     refund: PaidBack | None = None
     #: The URL of the customer's page; "" if the message does not link there.
     link: str = field(default="", repr=False)
@@ -98,9 +98,10 @@ class MessageRow:
 def compose(delivery: Delivery, token: Masked | None) -> Message:
     """The message of ``delivery`` as it is to be sent now, in its language.
 
-    ``token`` is the token of a link, for a message that :func:`needs_link`. Raises
+    ``token`` is the token of the message's link, if :func:`needs_link` is True. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``BASE_URL`` is missing, or
-    if the encryption keys are unusable. An error of a template is raised without secrets in frames.
+    if the encryption keys are unusable. If a template raises an error, no secret is left in the
+    frames of the traceback.
     """
     order, kind = delivery.order, delivery.kind
     with translation.override(delivery.language):
@@ -157,7 +158,7 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
         return PaidBack.of(delivery.refund)
     if not facts.paid_back:
         raise ValueError("Nothing was paid back.")
-    # A message that a person had sent again is about the latest refund.
+    # A message without a refund of its own is about the latest refund.
     return facts.paid_back[-1]
 
 
@@ -169,7 +170,7 @@ class _Verbatim(Masked, SafeString):
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The formatting of values for one form of a message, such as HTML."""
+    """The functions that format values for one form of a message, such as HTML."""
 
     foreign: Callable[[str], str]
     amount: Callable[[Decimal], str]
@@ -196,8 +197,9 @@ def _short_amount(amount: Decimal) -> str:
     return _Verbatim(text if translation.get_language_bidi() else text.translate(_BREAKING))
 
 
-# Old programs display marks of direction in subjects and short messages. In short messages, marks
-# and no-break spaces would also double the length: the alphabet of phones does not have them.
+# Old programs show direction marks as visible signs in subjects and short messages. In short
+# messages, direction marks and no-break spaces would also double the length, because the alphabet
+# of phones lacks these characters.
 _SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim)
 _SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated)
@@ -280,7 +282,7 @@ def _rows_of_receipt(content: Content, form: _Form) -> list[MessageRow]:
         return []
     rows = [MessageRow(gettext("Gift for"), form.foreign(gift.recipient))]
     if gift.name:
-        # Shown to the customer, who may notice a slip of the pen.
+        # The customer, who sees the address, may notice a typing error.
         rows.append(MessageRow(capfirst(gettext("e-mail")), form.foreign(gift.address)))
     if gift.deliver_at:
         rows.append(
@@ -356,7 +358,7 @@ def _is_kept(char: str) -> bool:
 
 
 def _tidied(text: str) -> str:
-    """The text with at most one blank line in a row; a template leaves several."""
+    """The text with at most one blank line in a row; templates leave several in a row."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 

@@ -19,14 +19,15 @@ from giftcards.rules.states import FINAL
 
 # The longest time to the next attempt at a message.
 _LONGEST_WAIT = timedelta(days=1)
-# A message that has been open for longer is late; shorter disturbances end by themselves.
+# A message that has been open for longer than this is late. Shorter disturbances end by themselves.
 _PATIENCE = timedelta(minutes=5)
-# The time for which a message that was given up is told as a condition: nobody can tick it off.
+# The time for which staff are warned of a message that was given up. Then the warning ends by
+# itself, because nobody can tick it off.
 _ALARM = timedelta(days=1)
 #: The number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
-#: The limit of reveals for a link if the settings have none: nobody needs as many, and each reveal
-#: adds a row.
+#: The most reveals of a link if the settings have no limit. Nobody needs as many reveals, and each
+#: reveal adds a row.
 MOST_REVEALS = 10_000
 #: Within this time, a reload of a page that has shown the cards is the same reveal.
 SAME_REVEAL = timedelta(minutes=10)
@@ -70,13 +71,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.order_by("next_attempt_at", "pk")
 
     def untold_lately(self, now: datetime) -> Self:
-        """The :meth:`untold` messages that were given up within a day."""
+        """The :meth:`untold` messages that were given up within the last day."""
         return self.untold().filter(failed_at__gt=now - _ALARM)
 
     def waiting(self, now: datetime) -> Self:
-        """Messages that are still to be sent, without those whose time is yet to come."""
+        """Open messages, except messages about gifts whose time is yet to come."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
-        # The second condition has databases use the index on next_attempt_at, which has few rows.
+        # Because of the second condition, databases use the index on next_attempt_at, in which few
+        # rows have a value.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
 
     def next_due_at(self) -> datetime | None:
@@ -124,7 +126,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel the waiting messages among these; return the number of cancelled messages."""
+        """Cancel those of these messages that wait; return the number of cancelled messages."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
@@ -140,7 +142,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def hold(self, claimed: Delivery) -> bool:
         """Lock the row, so that nobody can stop the message until the transaction ends.
 
-        Return False if the message was stopped, or the claim lost, as when its customer was erased.
+        Return False if the message was stopped, or if the claim was lost, such as because the
+        customer's data was erased.
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
@@ -158,10 +161,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
     def unreceived(self) -> Self:
-        """The :meth:`untold` messages about cards that nobody got in another way.
+        """The :meth:`untold` messages about cards that nobody got in another way either.
 
-        Another way is a message that was sent, such as over another channel, or that the cards were
-        shown behind a link or in an account.
+        Somebody got the cards in another way if another message about the same status change was
+        sent, such as over another channel, or if a link or an account has shown the cards.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -171,13 +174,16 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """The unique key of a message about ``occasion``, so that nobody is told of it twice."""
+    """The unique key of a message, so that nobody is told twice of the same ``occasion``."""
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def put_off(until: datetime | None) -> dict[str, datetime]:
-    """The columns of a message that waits until a time; none if that time is over or ``None``."""
+    """The values of the columns of a message that waits until a time; none if it is ``None``.
+
+    A time that is over counts as the present time.
+    """
     if until is None:
         return {}
     at = max(until, timezone.now())
@@ -195,8 +201,8 @@ class Delivery(models.Model):
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"
     )
-    # The status change that the message announces, or else the refund below. A message that a
-    # person had sent again has no status change.
+    # The status change that the message announces. NULL if the message is about the refund below,
+    # or if a person had the message sent again.
     change = models.ForeignKey(
         StatusChange,
         verbose_name=_("status change"),
@@ -229,16 +235,18 @@ class Delivery(models.Model):
     claim = models.CharField(max_length=32, blank=True)
     # True if the message must hand over no further link, so that it is not retried.
     is_stopped = models.BooleanField(default=False)
-    # Class and place of the last error; its text may quote the message, and is not kept.
+    # The class and the place of the last error. The error's text is not kept, because it may quote
+    # the message.
     error = models.TextField(_("error"), blank=True)
-    # The id that the channel gave to the message; a report of a bounce names it.
+    # The id that the channel gave to the message. The report of a bounce names this id.
     message_id: models.CharField[str, str] = ExactCharField(max_length=200, blank=True)
     key = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     sent_at = models.DateTimeField(_("sent"), null=True)
     # The time when the message failed; a bounce may come long after the message was sent.
     failed_at = models.DateTimeField(null=True)
-    # A user name, as in giftcards.Acknowledgement; "" unless a person had the message sent again.
+    # The name of the user who had the message sent again; "" if nobody did. The name is stored like
+    # the names in giftcards.Acknowledgement.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     # True if the message went to another address than the customer's. Such messages count for the
@@ -309,9 +317,9 @@ class Installation(models.Model):
 
 class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
-        """Links that show cards: not withdrawn, expired or used up.
+        """Links that can show cards: links that are not withdrawn, not expired and not used up.
 
-        A link is used up after ``reveals`` reveals, or :data:`MOST_REVEALS` for ``None``. The page
+        A link is used up after ``reveals`` reveals; ``None`` means :data:`MOST_REVEALS`. The page
         whose reveal has the key ``again`` may show the cards again within :data:`SAME_REVEAL`.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
@@ -332,12 +340,12 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def of_account(self, order: Order) -> CardLink:
         """The link for the account of the order's customer; created if there is none yet."""
         origin = CardLink.Origin.ACCOUNT
-        # No hash looks like this, and the column is unique.
+        # No hash looks like this name. The column is unique, so the order gets only one such link.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw all links of ``order`` but the account's; return how many worked until now."""
+        """Withdraw all links of ``order`` but the account's; return the number withdrawn."""
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)
@@ -368,7 +376,8 @@ class CardLink(models.Model):
         null=True,
         related_name="links",
     )
-    # The link of an account has no token; its hash is a name that is unique to the order.
+    # The keyed hash of the token. The link of an account has no token: instead of a hash, it has a
+    # name that is unique to the order.
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
@@ -424,8 +433,8 @@ class LinkVisit(models.Model):
     user = models.CharField(_("user"), max_length=254, blank=True)
     # The number of cards that could not be opened.
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # The unique key of what happens only once: a page's reveal, whatever its reloads, or the
-    # locking of the link.
+    # A unique key for a visit that is recorded only once: for the reveal of a page, however often
+    # the page is reloaded, and for the locking of the link.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:

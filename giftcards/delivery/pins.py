@@ -1,4 +1,4 @@
-"""PINs: what a customer has to know, beside the link, to see cards; wrong PINs lock the link.
+"""The PIN that a customer types on the page of a link to see cards; wrong PINs lock the link.
 
 Forms and code call a typed PIN "password" and the right PIN "secret", because error trackers hide
 values with these names.
@@ -28,9 +28,10 @@ _DIGITS = 4
 
 
 def last_digits_of_phone(order: Order) -> str:
-    """The last four digits, for ``GIFTCARDS_DELIVERY["PIN"]``; "" if the phone number has fewer.
+    """The last four digits of the customer's phone number; "" if the number has fewer digits.
 
-    A gift has no such PIN, because the recipient need not know the customer's phone number.
+    The function is meant for ``GIFTCARDS_DELIVERY["PIN"]``. For a gift, it returns "", because the
+    recipient need not know the customer's phone number.
     """
     if order.is_gift:
         return ""
@@ -46,7 +47,7 @@ last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
 
 @contained
 def pin_of(order: Order) -> Masked:
-    """The PIN of the customer of ``order``; "" if none is needed.
+    """The PIN for the cards of ``order``; "" if the customer needs no PIN.
 
     Raises :exc:`~giftcards.exceptions.ConfigurationError` if an empty input would match the PIN.
     """

@@ -1,4 +1,4 @@
-"""What the messages to customers add to the core."""
+"""The plugin: what the app for messages to customers adds to the core."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from giftcards.plugins import Plugin
 from giftcards.privacy.person import ROLES
 from giftcards.privacy.retention import Reason
 
-# Permissions to answer complaints: "I got no message", "It does not open", "My code was used".
+# The permissions of people who answer complaints such as "I got no message", "It does not open" and
+# "My code was used".
 _SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
 
 
 def _writes() -> bool:
-    """True if the settings allow messages or digests, or are wrong, which a check reports."""
+    """True if the settings allow messages or digests, or if the settings are wrong.
+
+    A check reports wrong settings.
+    """
     with contextlib.suppress(ConfigurationError):
         return not conf.is_off or bool(conf.staff_emails)
     return True

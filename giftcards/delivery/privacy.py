@@ -61,12 +61,12 @@ class Messages:
 
     def erase(self, order: Order, traces: Traces) -> None:
         messages = self._of(Delivery.objects.filter(order=order)).order_by()
-        # A process that is sending such a message loses its claim, and records nothing.
+        # A process that is sending one of these messages loses its claim, and records nothing.
         messages.filter(status__in=OPEN).update(
             status=DeliveryStatus.CANCELLED, next_attempt_at=None
         )
         for message in messages:
-            # With the old key, somebody could verify a guessed address.
+            # The key is replaced, because somebody could check a guessed address by the old key.
             key = key_of(uuid.uuid4().hex, message.channel, "")
             by = traces.erased(message.requested_by)
             Delivery.objects.filter(pk=message.pk).update(
@@ -76,7 +76,7 @@ class Messages:
                 key=key,
                 requested_by=by,
             )
-        # Staff may have named either person in the reason of any message.
+        # Staff may have named the customer or the recipient in the reason of any message or link.
         order.deliveries.exclude(reason="").update(reason=ERASED)
         order.card_links.exclude(reason="").update(reason=ERASED)
         links = self._links(order).order_by()
@@ -99,5 +99,5 @@ class Messages:
 
 
 def untold() -> Q:
-    """The condition on orders whose cards nobody got: the last message about them was given up."""
+    """The condition on orders whose cards nobody got, because the last message was given up."""
     return Q(Exists(Delivery.objects.all().unreceived().filter(order=OuterRef("pk"))))

@@ -1,7 +1,8 @@
 """Queueing messages about orders, moving messages to a corrected address, and waking the sender.
 
-After a correction, a message that went out is sent again only if its link works and has shown no
-cards: that link is withdrawn, and there would be no other way to the cards.
+After a correction of an address, the links that went to the old address are withdrawn. A message
+that went out is sent again only if its link still worked and had shown no cards: otherwise, there
+would be no way to the cards.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue each message about this status change once. A receiver of a signal."""
+    """Queue the messages about a status change, each message once; a receiver of a signal."""
     if change.at < Installation.begin():
         return
     if change.to_status in FINAL:
@@ -80,20 +81,21 @@ def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     return _queue(refund.order, Kind.PAID_BACK, f"refund {refund.pk}", refund=refund)
 
 
-#: The lease of the search for refunds whose signal was lost: while it is held, no other search
-#: begins.
+#: The name of the lease on the search for refunds whose signal was lost. While a process holds the
+#: lease, no other search begins.
 LOST_REFUNDS = "lost refunds"
 _LOOKED_FOR = timedelta(minutes=2)
 _PAID_WITHIN = timedelta(days=2)
-# A planned refund is rarely paid later than this. The index is on the time of recording.
+# Refunds that were recorded earlier are not searched: the index is on the time of recording, and a
+# planned refund is rarely paid after so long.
 _RECORDED_WITHIN = timedelta(days=30)
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue messages about paid refunds without any; return the number of these refunds.
+    """Queue messages about paid refunds that have no message; return how many refunds had none.
 
-    A refund has no message if its process died between the commit and the signal. A call within two
-    minutes of another does nothing.
+    A refund has no message if the process that recorded the payment died between the commit and the
+    signal. A call within two minutes after another call does nothing.
     """
     is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
@@ -150,13 +152,15 @@ def _queue(
                     channel=channel.name,
                     address=address,
                     language=language_of(order, for_recipient=for_recipient),
-                    # The event may be announced again, with another address: the key has none.
+                    # The key does not depend on the address, because the event may be announced
+                    # again after the address has changed.
                     key=key_of(occasion, channel.name),
                     **put_off(order.deliver_at if for_recipient else None),
                 )
                 is_any_new |= Delivery.objects.add(message)
             except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-                # The other channels go on; this one is used if the event is announced again.
+                # The other channels go on. The failed channel is used if the event is announced
+                # again.
                 trouble = error
     if is_any_new:
         wake()
@@ -224,7 +228,8 @@ def send_again(
         is_elsewhere=is_elsewhere,
     )
     with transaction.atomic():
-        # The message is added first: a second press must not cancel the message of the first.
+        # The message is added first: a second press of the button must not cancel the message of
+        # the first press.
         if not Delivery.objects.add(message):
             return None
         if withdraws:
@@ -247,7 +252,7 @@ class Withdrawn(NamedTuple):
 def withdraw(
     order: Order, *, by: str, but: Delivery | None = None, until: int | None = None
 ) -> Withdrawn:
-    """Withdraw the links to the cards of ``order``: all, or those up to the primary key ``until``.
+    """Withdraw the links to the cards of ``order``: all links, or those with keys up to ``until``.
 
     Messages that would bring further links are cancelled, except ``but``. A message that is being
     sent at this moment may arrive with a dead link, and is not retried.
@@ -255,8 +260,8 @@ def withdraw(
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        # The messages are stopped first: a process that is sending a message has made its link
-        # before that, or makes none.
+        # The messages are stopped first. So a process that is sending a message either has made its
+        # link before, and this link is withdrawn here, or makes no link any more.
         messages = others.stop(order=order, kind__in=WITH_CARDS)
         return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 
@@ -265,7 +270,7 @@ def _last_paid(order: Order) -> CustomerRefund | None:
     return order.refunds.filter(state=RefundState.DONE).order_by("-executed_at", "-pk").first()
 
 
-#: The lease of a task that is queued and has not started. While it is held, no task is queued.
+#: The name of the lease that keeps a second task from being queued, until the first task starts.
 QUEUED = "queued delivery"
 _QUEUED_FOR = timedelta(seconds=20)
 
@@ -273,8 +278,8 @@ _QUEUED_FOR = timedelta(seconds=20)
 def wake() -> None:
     """Queue a task that sends the due messages, once the current transaction commits.
 
-    Does nothing if a queued task has not started yet, or if there is no queue: then
-    ``giftcards_poll --loop`` or ``giftcards_deliver`` sends the messages. Never raises.
+    Nothing is queued if an earlier task has not started yet, or if the site has no queue. Without a
+    queue, ``giftcards_poll --loop`` or ``giftcards_deliver`` sends the messages. Never raises.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -285,14 +290,17 @@ def _wake() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """The messages about an order that went, or will go, to former addresses of one person."""
+    """The messages about an order to former addresses of one person, whether sent or waiting."""
 
     order: Order
     messages: list[Delivery]
 
     @property
     def unsent(self) -> list[Delivery]:
-        """Open messages, of which any may be arriving, and failed messages without a later one."""
+        """Open messages, and failed messages that no later message makes up for.
+
+        An open message that is being sent at this moment may still arrive.
+        """
         lost = {message.pk for message in self.messages if message.status == DeliveryStatus.FAILED}
         untold = set(Delivery.objects.filter(pk__in=lost).untold().values_list("pk", flat=True))
         return [message for message in self.messages if message.is_open or message.pk in untold]
@@ -349,7 +357,7 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def _put_off_anew(order: Order) -> bool:
-    """Have the gift's message wait for the new time; True unless there was an attempt already."""
+    """Put the gift's message off to the new time; True if the message has not been tried yet."""
     waiting = Delivery.objects.filter(order=order, status=DeliveryStatus.QUEUED).order_by()
     return bool(waiting.to(recipient=True).update(**put_off(order.deliver_at)))
 
@@ -387,7 +395,10 @@ def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
 def _move(
     message: Delivery, order: Order, change: CustomerChange, *, language: str, for_recipient: bool
 ) -> bool:
-    """Queue the message to the new address; False if there is no address, or the message is old."""
+    """Queue the message to the new address; return True if this adds a message.
+
+    Nothing is added if the channel has no address, or if the message does not fit the order now.
+    """
     channels = make_channels()
     channel = next((each for each in channels if each.name == message.channel), None)
     address = _address(channel, order, for_recipient=for_recipient) if channel else ""
@@ -430,12 +441,12 @@ _UID = "giftcards_delivery"
 
 
 def connect_always() -> None:
-    """Connect the receiver for existing messages and links, which may exist in any case."""
+    """Connect the receiver that moves messages after a correction, even if messages are off."""
     customer_changed.connect(move_messages, sender=Order, dispatch_uid=_UID)
 
 
 def connect() -> None:
-    """Connect the other receivers; called once, when the app is ready."""
+    """Connect the receivers that queue messages or take reports; called once, at the start."""
     order_status_changed.connect(tell_of_change, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(tell_of_refund, sender=CustomerRefund, dispatch_uid=_UID)
     with contextlib.suppress(ImportError):
@@ -450,7 +461,7 @@ _REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed"
 
 
 def on_report(*, event: Any, **_: Any) -> None:
-    """Mark a sent message that did not arrive, or that was reported as spam, by anymail's event."""
+    """Mark a sent message as failed, or as reported for spam, as anymail's ``event`` tells."""
     sent = Delivery.objects.filter(
         message_id=stored_id(str(event.message_id or "")), status=DeliveryStatus.SENT
     ).exclude(message_id="")

@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A card's code ``value``, "" if the card cannot be opened, and its serial, which may be ""."""
+    """The code and the serial of a card.
+
+    ``value`` is the code, or "" if the card cannot be opened. ``serial`` is "" for many cards.
+    """
 
     position: int
     value: str = field(default="", repr=False)
@@ -44,7 +47,7 @@ MOST_CODES = 100
 
 @contained
 def open_codes(order: Order) -> list[Code]:
-    """The codes of all cards that the settled ``order`` counts, by position.
+    """The codes of all cards that count as delivered with the final ``order``, by position.
 
     If a card cannot be opened, or is missing in the database, its code is empty, and an error is
     logged. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are
@@ -113,7 +116,11 @@ _SAME_OPENING = timedelta(minutes=10)
 
 
 def note_opening(link: CardLink, visitor: Visitor) -> None:
-    """Record an opening, unless the same visitor has just opened the link, or many are recorded."""
+    """Record that a visitor has opened the link.
+
+    Nothing is recorded if the same visitor opened the link within the last ten minutes, or if the
+    link has :data:`MOST_OPENED` recorded openings.
+    """
     opened = link.visits.filter(what=LinkVisit.What.OPENED).order_by()
     rows = opened.values_list("at", "address", "agent")[:MOST_OPENED]
     now, same = timezone.now(), (visitor.address, visitor.agent)
@@ -126,7 +133,7 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
 
 
 def shown_at(link: CardLink, key: str) -> datetime | None:
-    """The time when the page with this key first showed the cards; ``None`` if it never did."""
+    """The time when the page with this key first showed the cards; ``None`` before that."""
     return link.visits.filter(key=key).values_list("at", flat=True).first()
 
 
@@ -138,9 +145,10 @@ def is_spent(link: CardLink, key: str) -> bool:
 
 @contained
 def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> list[Code] | None:
-    """The cards, after a reveal was committed; ``None`` if the link has ended or no reveal left.
+    """Record a reveal and return the cards; ``None`` if the link has ended or is used up.
 
-    All requests of the page with this ``key`` are one reveal. Must not be called in a transaction.
+    All requests of the page with this ``key`` are one reveal. The reveal is committed before the
+    cards are returned, so this function must not be called in a transaction.
     """
     if shown_at(link, key) is None:
         try:
@@ -179,7 +187,7 @@ def _reveal_first(
 
 
 def _was_in_vain(link: CardLink) -> bool:
-    """True if the last reveal, a moment ago, could open no card."""
+    """True if a reveal of the link in the last ten minutes could open no card."""
     since = timezone.now() - SAME_REVEAL
     rows = link.visits.filter(what=LinkVisit.What.REVEALED, key=None, at__gt=since)
     return rows.exists()
@@ -187,22 +195,22 @@ def _was_in_vain(link: CardLink) -> bool:
 
 @contained
 def open_cards(order: Order) -> list[Code]:
-    """The cards of the order's customer; without codes if the encryption keys are unusable."""
+    """The cards of ``order``; all of them without codes if the encryption keys are unusable."""
     try:
         return open_codes(order)
     except ConfigurationError as error:
-        # Logged without a traceback: the text of the error says enough.
+        # The error is logged without its traceback, because the text of the error says enough.
         text = "The customer of order %s was shown no card. %s"
         apart(logger.error, text, order.reference, error)
         return [Code(position) for position in range(1, order.fulfilled_quantity + 1)]
 
 
-# The most times that earlier_reveals() returns.
+# The greatest number of reveals whose times earlier_reveals() returns.
 _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """The times of the last ten reveals of ``order``, newest first, without the key ``but``."""
+    """The times of the last ten reveals of ``order``, newest first, except the key ``but``."""
     # A reveal without a key showed no card, because none could be opened.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

@@ -1,8 +1,8 @@
 """Sending the messages that are due: each message is claimed, sent, and its outcome recorded.
 
-A customer gets a message once, unless the outcome of an attempt is unknown: the process died before
-it recorded the outcome, or the server got the message and did not answer. A message goes out at
-most :data:`MOST_UNANSWERED` times, because after so many unknown outcomes it is given up.
+A customer gets a message once, or several times after attempts with unknown outcome. The outcome is
+unknown if the process died before it recorded the outcome. It is also unknown if the server got the
+message and did not answer. After :data:`MOST_UNANSWERED` unknown outcomes, the message is given up.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models.customer_refunds import RefundState
 
-#: The length of a claim, after which another process takes the message over. A claim is longer than
-#: the longest attempt.
+#: The time for which a process claims a message; after that time, another process takes the message
+#: over. The time is longer than the longest attempt.
 CLAIM = timedelta(minutes=2)
-#: The attempts with unknown outcome after which a message is given up.
+#: The number of attempts with unknown outcome after which a message is given up.
 MOST_UNANSWERED = 6
-# The pauses after attempts that certainly failed; after these, each pause is _LONGEST_PAUSE.
+# The pauses after the first attempts that certainly failed; each later pause is _LONGEST_PAUSE.
 _PAUSES = (
     timedelta(seconds=10),
     timedelta(seconds=30),
@@ -58,7 +58,7 @@ _LONGEST_PAUSE = timedelta(hours=1)
 _UNANSWERED_PAUSE = timedelta(minutes=15)
 # A message of this age is given up, but not before all pauses of _PAUSES are over.
 _GIVEN_UP_AFTER = timedelta(days=1)
-# The failures in a row after which a server is left alone for the rest of the pass.
+# The number of failures in a row after which a channel is left alone for the rest of the pass.
 _FAILURES_IN_A_ROW = 3
 # The number of messages that one query reads.
 _BATCH = 20
@@ -101,8 +101,9 @@ def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, longest due first, within ``limits``.
 
     If the server of a channel fails three times in a row, the channel is left alone, and its other
-    messages stay due. The pass is then cut short, as it is if the time runs out while a server
-    fails. Processes that send at the same time share the messages.
+    messages stay due. The pass counts as cut short if a channel was left alone. It also counts as
+    cut short if the time ran out while a server was failing. Processes that send at the
+    same time share the messages.
     """
     return _Pass(limits).run()
 
@@ -135,7 +136,7 @@ class _Pass:
     def _send(self, wanted: Delivery) -> None:
         if not Delivery.objects.claim(wanted, until=timezone.now() + CLAIM):
             return
-        # Read again: the row may have changed while slow messages before it were sent.
+        # The row is read again, because it may have changed while earlier messages were being sent.
         rows = Delivery.objects.filter(claim=wanted.claim).select_related("order", "refund")
         delivery = rows.filter(pk=wanted.pk).first()
         if delivery is None:
@@ -147,7 +148,7 @@ class _Pass:
                 # The message may have been stopped during the attempt.
                 stopped = Delivery.objects.filter(pk=delivery.pk, is_stopped=True)
                 status = DeliveryStatus.CANCELLED if stopped.cancel() else status
-            # The tally has a field for each final status, by the same name.
+            # Each status in which an attempt ends is the name of a field of the tally.
             self._counts[status.value] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
@@ -173,7 +174,7 @@ class _Pass:
 
 def is_wanted(delivery: Delivery) -> bool:
     """True if the message still fits its order and is still to be sent."""
-    # A row of another version may be of a kind that this version does not know.
+    # Another version may have written a row of a kind that this version does not know.
     is_off = conf.mode.get(delivery.kind) == Mode.OFF and not delivery.requested_by
     if is_off or delivery.is_stopped or not delivery.address:
         return False
@@ -207,7 +208,8 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(_send, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        # The message's link never went out, unless somebody has visited it.
+        # The link is deleted, because the message with it did not go out. A link that somebody has
+        # visited all the same is protected from deletion.
         with suppress(ProtectedError):
             link.delete()
     return end
@@ -237,10 +239,10 @@ def _sent(end: Sent) -> dict[str, Any]:
 
 
 def _record_late(delivery: Delivery, end: Sent) -> None:
-    """Record that a message went out after all, unless there was another attempt since.
+    """Record that a message went out after all; write nothing after a later attempt.
 
-    The thread of the attempt calls this, if nobody waits for the thread any more. Nothing is
-    written if the customer was erased.
+    The thread of the attempt calls this function if nobody waits for the thread any more. Nothing
+    is written either if the customer's data was erased.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))

@@ -6,6 +6,6 @@ from giftcards.signals import OutboxSignal
 
 #: Sent with ``items``, a list of :class:`~giftcards.delivery.digest_items.Item`: the news since the
 #: signal was last sent. It is sent at most every ``DIGEST_MINUTES``, or sooner for urgent news,
-#: even if nobody gets digests by mail. A receiver that raises is not called again with the same
-#: items. Only class and place of its error are logged.
+#: even if nobody gets digests by mail. If a receiver raises an error, it is not called again with
+#: the same items. Only the class and the place of the error are logged.
 staff_news = OutboxSignal()

@@ -31,16 +31,18 @@ from giftcards.models import Lease
 
 logger = logging.getLogger(__name__)
 
-# The number of leases on sending, of which each task takes one.
+# The greatest number of leases on sending. Each task that sends messages takes one lease.
 _MOST_SLOTS = 4
-# The length of such a lease; it is longer than a task, so that nobody has to renew it.
+# The length of a lease on sending. The lease is longer than a task, so that no task has to renew
+# its lease.
 _SLOT_FOR = timedelta(minutes=2)
 _LONGEST_TASK = 100.0
-# The time before a task is cut short that is kept for recording (seconds).
+# The time at the end of a task that is kept for recording outcomes (seconds).
 _RECORDING_SECONDS = 10.0
-# The least time for an attempt that has begun (seconds).
+# The least time that a task must have left when an attempt begins (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# With a single worker: the time in which attempts begin, and that of the last attempt (seconds).
+# For a site's only worker: the time in which attempts may begin, and the time that the last attempt
+# then has to end (seconds).
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
@@ -73,8 +75,8 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
-    # Only after the release, because a task that ran meanwhile found no slot and ended. A server
-    # that is away is left alone until the next minute.
+    # The next task is queued only after the release: before, it could find no free lease, and end.
+    # A server that is away is left alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"
@@ -120,7 +122,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
             return True
         if time.monotonic() + seconds > until:
             return False
-        # A new message may be queued meanwhile, so this looks again and again.
+        # A new message may be queued meanwhile, so the loop asks for the next message again.
         stop.wait(min(seconds, timings.task_poll))
     return False
 
@@ -128,7 +130,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
 def send_messages(
     may_go_on: Callable[[], bool], tell: Callable[[str], object] = lambda _: None
 ) -> bool:
-    """Send the due messages; False if a server was away. ``tell`` gets counts in words."""
+    """Send the due messages; return False if a server was away. ``tell`` gets counts in words."""
     tell_of_lost_refunds()
     limits = Limits(may_go_on)
     done = send_due(limits)

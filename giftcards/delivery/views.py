@@ -67,7 +67,7 @@ _PER_PAGE = 20
 @transaction.non_atomic_requests  # a reveal is committed before the cards are shown
 @sensitive_post_parameters("token", "password")
 def cards(request: HttpRequest, token: str) -> HttpResponse:
-    """The page behind a link; GET shows no card and uses up nothing, because programs GET pages."""
+    """The page behind a link; only POST shows cards, because programs make GET requests too."""
     token = Masked(token)
     return _kept_in(request, lambda: _answer_link(request, token))
 
@@ -150,7 +150,7 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     if key is None or is_spent(link, key):
         return views.ask(link, token, asks_pin=asks_pin, complaint="again")
     visitor = Visitor.of(request)
-    # A page that has shown the cards has got the PIN before.
+    # A page that has shown the cards does not ask again for the PIN, which it got before.
     is_asked = asks_pin and shown_at(link, key) is None
     if is_asked and not guess(link, Masked(posted.get("password", "")), secret, visitor):
         return views.ask(link, token, asks_pin=True, complaint="pin")
@@ -167,7 +167,8 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     page = request.POST.get("token", "")
     key = links.read(page, views.place_of(user, order), quickest=0)
     if key is None or is_spent(link, key):
-        # Django's CSRF token proves that the form was sent on purpose: the page token may be old.
+        # A page token that is too old, or spent, is replaced by a new one. This is safe, because
+        # Django's CSRF token proves that the form was sent on purpose.
         page, key = links.make(views.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
@@ -230,7 +231,7 @@ PLAIN_URL = "same-origin"
 
 
 def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
-    """The page before the cards are shown, which tells nothing about the cards.
+    """The page that a visitor sees before the cards; it tells nothing about the cards.
 
     ``complaint`` is "", "again" (such as for a page that was too old) or "pin" (a wrong PIN).
     """
@@ -260,9 +261,10 @@ def show(
     *,
     back: str = "",
 ) -> HttpResponse:
-    """The page with the cards. ``form`` has the fields that, posted again, return a file.
+    """The page with the cards.
 
-    ``back`` is the URL to which the page leads back, or "".
+    ``form`` has the fields that the page posts to get the cards as a file. ``back`` is the URL to
+    which the page leads back, or "".
     """
     is_on_page = len(shown) <= MOST_CODES
     return _page(
@@ -307,19 +309,19 @@ class _Row:
 
 @contained
 def _qr(text: str) -> Masked:
-    """An SVG element that shows ``text`` as a QR code; "" if it is too long for one."""
+    """An SVG element that shows ``text`` as a QR code; "" if the text is too long."""
     import segno
 
     try:
         code = segno.make_qr(text)
     except segno.DataOverflowError:
         return Masked()
-    # Black on white, also in a dark theme: not every camera reads white on black.
+    # The code is black on white, even in a dark theme: not every camera reads white on black.
     return _Drawing(code.svg_inline(light="#fff", omitsize=True))
 
 
 class _Drawing(Masked):
-    """Markup made here, which templates do not escape."""
+    """Markup that this module has made, and that templates do not escape."""
 
     __slots__ = ()
 
@@ -350,8 +352,8 @@ def _line(card: Code) -> str:
 def gone(request: HttpRequest) -> HttpResponse:
     """The page of a link that shows no cards: the same to the last byte, whatever the reason.
 
-    So the language is that of the visitor, not that of an order. The page quotes nothing from the
-    request, so a fixed nonce is enough.
+    So the page is in the language of the visitor, not in the language of an order. The page quotes
+    nothing from the request, so a fixed nonce is enough.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
@@ -392,9 +394,9 @@ def _page(
     nonce: str = "",
     request: HttpRequest | None = None,
 ) -> HttpResponse:
-    """Render a page, by default without the request: no context processor opens the session."""
+    """Render a page; by default without the request, so no context processor opens the session."""
     nonce = nonce or secrets.token_urlsafe(16)
-    # Named like the nonce of Django 6, so that Django's tags output this nonce.
+    # The nonce has the name that Django 6 gives to its own, so that Django's tags output it.
     shared = {**_shop(), "csp_nonce": nonce}
     with translation.override(language):
         template = f"giftcards_delivery/page/{name}.html"
@@ -414,7 +416,7 @@ def _protected(
     # Django 6's middleware leaves an existing policy alone.
     response["Content-Security-Policy"] = _POLICY.format(ours=ours)
     if referrer == SECRET_URL:
-        # Off, because both would name the URL: policy reports, and Django's log of errors.
+        # Policy reports and Django's log of errors are turned off, because both would name the URL.
         vars(response).update(_csp_ro_config={}, _has_been_logged=True)
     return response
 
@@ -429,10 +431,10 @@ def _shop() -> dict[str, str]:
 
 
 _MAIL = "giftcards.delivery.channels.Mail"
-# The kinds of messages that tell the customer how an order ended; below, for a gift.
+# The kinds of messages that tell the customer how an order ended, and those for a gift.
 _ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
 _ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
-# The digits of the longest primary key.
+# The number of digits of the longest primary key.
 _LONGEST_KEY = 18
 
 
@@ -446,11 +448,11 @@ class OwnedOrder:
     has_cards: bool
     #: The token of the form that shows the cards.
     page: str = field(repr=False)
-    #: The details of a gift; ``None`` if the order is none.
+    #: The details of a gift; ``None`` if the order is not a gift.
     gift: Gift | None = None
     #: True if the list is for the recipient.
     is_received: bool = False
-    #: The time when the recipient was first told; ``None`` if not yet.
+    #: The time when the recipient was first told; ``None`` before that.
     sent_at: datetime | None = None
 
     @property
@@ -460,7 +462,7 @@ class OwnedOrder:
         if self.facts.kind not in WITH_CARDS:
             return str(Kind(self.facts.kind).label)
         if self.is_received:
-            # All cards were handed over, and the receipt tells which cards are missing.
+            # The recipient got all cards that came. Only the customer is told of missing cards.
             return str(Status.FULFILLED.label)
         if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
             return gettext("In progress")
@@ -481,12 +483,12 @@ class OwnedOrder:
 
 
 def orders_of(user: Any) -> QuerySet[Order]:
-    """The orders that ``user`` owns, newest first; none unless they are logged in."""
+    """The orders that ``user`` owns, newest first; no orders if nobody is logged in."""
     return _found_by(conf.orders_of, user)
 
 
 def gifts_of(user: Any) -> QuerySet[Order]:
-    """The gifts that ``user`` has received, newest first; none unless they are logged in.
+    """The gifts that ``user`` has received, newest first; no gifts if nobody is logged in.
 
     Gifts whose cards are yet to come, or whose time is yet to come, are left out.
     """
@@ -514,7 +516,7 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 
 
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """The ``orders``, all owned by ``user``, as a list shows them."""
+    """What a list shows of the given orders, which ``user`` owns."""
     listed = list(orders)
     showing = with_cards(order for order in listed if not order.is_gift)
     sent = _sent(listed)
@@ -532,7 +534,7 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """The ``orders``, all gifts that ``user`` has received, as a list shows them."""
+    """What a list shows of the given orders, which are gifts that ``user`` has received."""
     listed = list(orders)
     showing = with_cards(listed)
     return [
@@ -549,7 +551,10 @@ def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """By order, the time when a gift's recipient was told; one query, or none without gifts."""
+    """By the primary key of a gift, the time when its recipient was told.
+
+    One query is made; without gifts, no query is made.
+    """
     gifts = [order.pk for order in orders if order.is_gift and order.is_final]
     if not gifts:
         return {}
@@ -558,5 +563,5 @@ def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """The place to which the page token of the order's form in the list of ``user`` is bound."""
+    """The place for :func:`links.make`, if ``user`` sees a form of ``order`` in a list."""
     return f"account {user.pk} {order.pk}"

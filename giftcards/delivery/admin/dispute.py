@@ -1,4 +1,4 @@
-"""The proof of delivery: all facts about an order, but no code, if a code is said to be used."""
+"""The proof of delivery, for codes that are said to be used: all facts about an order, no code."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from giftcards.models import CardReveal, Order
 from giftcards.rules.money import customer_breakdown
 from giftcards.text.display import bdi, filled, money, named, status_badge, zoned_moment
 
-# The most messages, links and visits that are printed.
+# The most messages, the most links and the most visits that the page lists.
 _MOST = 200
-# The most cards whose ends are quoted.
+# The most codes whose ends are quoted to the provider; of a greater number, no end is quoted.
 _FEW = 10
-#: The languages in which the provider can be written to.
+#: The languages of the texts for the provider.
 _LANGUAGES = ("fr", "ar", "en")
 
 
@@ -44,7 +44,7 @@ def _view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     now = timezone.now()
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
-    # The same people as on the page of an order see the ends of codes.
+    # Whoever sees the ends of codes on the page of an order sees these ends here as well.
     cards = cards_shown(order, with_tails=pages.may_see_tails(request))
     sees_reveals = has_perm("giftcards.view_cardreveal")
     past = Timeline(
@@ -142,7 +142,7 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 
 
 def _tails(order: Order, cards: list[Any]) -> list[str]:
-    """The known ends of disputed codes; without a dispute, those of all codes."""
+    """The known ends of the disputed codes, or of all codes if no code is disputed."""
     disputed = order.disputed_cards
     return [
         tail
@@ -152,7 +152,7 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """The texts to send to the provider, one for each language; none if it never got the order."""
+    """The texts for the provider, by language; no text if the provider never got the order."""
     if not order.provider_order_id:
         return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

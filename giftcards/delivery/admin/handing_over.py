@@ -1,8 +1,9 @@
 """Links that staff hand over themselves, the hourly limits, and the withdrawal of all links.
 
 Whoever gets a link, or a message with cards, sees codes; other messages tell what the customer
-bought. So each person may make or send at most ``REVEALS_PER_HOUR`` of them in an hour. Another
-limit, for each order, protects customers from endless messages.
+bought. So within an hour, each member of staff may hand out at most ``REVEALS_PER_HOUR`` links and
+messages to other addresses than the customer's. A second limit, for each order, protects customers
+from endless messages.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ logger = logging.getLogger(__name__)
 
 #: The permission to have messages sent again, and to make links and withdraw them.
 MAY_RESEND = may("giftcards_delivery.resend_delivery")
-# The most messages and links about one order that staff may make or send within an hour.
+# The most messages and links, counted together, that all staff may ask for about one order within
+# an hour.
 MOST_OF_AN_ORDER = 10
 
 
@@ -87,9 +89,9 @@ def _too_many_of_order() -> str:
 
 
 def _too_many(request: HttpRequest) -> str:
-    """The text that tells the person about their own limit.
+    """Record that a person has reached their hourly limit; return the text for this person.
 
-    The admin's log records the refusal, once an hour, and digests tell it.
+    The admin's log gets one entry an hour for each person. Digests tell of these entries.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
@@ -122,16 +124,16 @@ def may_have_link(order: Order) -> bool:
 
 
 class NewLinkForm(RevealForm):
-    """The reason for a link, the proof of who makes it, and what becomes of the earlier links.
+    """The form that asks for the reason of a new link, for a proof, and about the earlier links.
 
-    Whoever has the link sees the codes, so making it takes the same proof as revealing a code.
+    Whoever has the link sees the codes, so a new link takes the same proof as revealing a code.
     """
 
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True
     )
-    # The newest link when the form was made. Later links are not withdrawn: after a second press of
-    # the button, the link of the first press still works.
+    # The primary key of the newest link when the form was made. Later links are not withdrawn:
+    # after a second press of the button, the link of the first press still works.
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:
@@ -217,7 +219,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
         seconds=SHOWN_FOR,
         until=moment(link.expires_at) if link.expires_at else "",
     )
-    # As on the page of a revealed code.
+    # The page of a revealed code has the same two headers.
     response["Referrer-Policy"] = "same-origin"
     response["Refresh"] = f"{SHOWN_FOR}; url={pages.url_of('change', order.pk)}"
     return response

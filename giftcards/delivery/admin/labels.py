@@ -24,7 +24,7 @@ from giftcards.delivery.models import (
 from giftcards.text.display import bdi, count_text, duration_text, filled, moment
 
 _What = LinkVisit.What
-# By the status of a message: the status of an order that has a badge of the same colour.
+# For each status of a message, the status of an order whose badge has the same colour.
 _COLOURS = {
     DeliveryStatus.QUEUED: "pending",
     DeliveryStatus.SENDING: "handling",
@@ -36,12 +36,12 @@ _COLOURS = {
 
 
 def language_choices() -> list[tuple[str, str]]:
-    # A name that Django does not know stays as it is.
+    # The name of a language that Django cannot translate stays as it is.
     return [(code, gettext(str(name))) for code, name in languages().items()]
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """At most ``most`` of the rows, newest first, and whether there are more."""
+    """The newest rows, at most ``most``, newest first; and True if there are further rows."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
@@ -58,14 +58,14 @@ def with_use(links: CardLinkQuerySet) -> Any:
 
 
 def status_badge(message: Delivery) -> SafeString:
-    """The status of a message, as a badge like that of an order."""
+    """A badge with the status of a message; it looks like the badge of an order."""
     badge = '<span class="giftcards-badge giftcards-{}">{}</span>'
     colour = _COLOURS[DeliveryStatus(message.status)]
     return format_html(badge, colour, message.get_status_display())
 
 
 def address_of(message: Delivery) -> SafeString:
-    """The address of the message, or a note that it was erased."""
+    """The address of the message, or a note that the address was erased."""
     return bdi(message.address or gettext("an erased address"))
 
 
@@ -152,7 +152,7 @@ def _together(said: Sequence[str]) -> str:
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
-    """The state of the link at ``now``, in words, and whether it needs a person."""
+    """The state of the link at ``now``, in words; and True if a person has to act."""
     if link.revoked_at:
         text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
@@ -168,7 +168,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """The origin of the link, with the person if staff made it."""
+    """The origin of the link; for a link that staff made, with the name of the person."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Made by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

@@ -56,11 +56,11 @@ _MOST_VISITS = 200
 
 
 class DeliveryRows(OrderRows):
-    """The base of lists in this app with rows about orders, latest row first."""
+    """The base class of this app's lists of rows about orders; the latest row comes first."""
 
     list_display_links = ("when",)
     list_select_related = ("order",)
-    # The name makes Django show the search box; search_rows() searches.
+    # Django shows the search box because there is a name here; search_rows() makes the search.
     search_fields = ("order__reference",)
 
     class Media:
@@ -162,7 +162,7 @@ class DeliveryAdmin(ErrorsForDevelopers, DeliveryRows):
     ) -> HttpResponse:
         message = context["original"]
         pages = self.admin_site.get_model_admin(Order)
-        assert isinstance(pages, OrderPages)  # noqa: S101 (whose order is not visible, is neither)
+        assert isinstance(pages, OrderPages)  # noqa: S101 (who sees a message sees its order)
         context["buttons"] = [
             *buttons(pages, request, message, ABOUT_MESSAGE),
             *buttons(pages, request, message.order, [SEND_AGAIN]),
@@ -263,7 +263,7 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
         css = {"all": ("giftcards_delivery/admin.css",)}
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
-        # A digest's text counts all orders, also hidden ones.
+        # The text of a digest also counts orders that this person may not see.
         hidden = {"what_it_said"} if hides_orders(request, self.admin_site) else set()
         return [name for name in super().get_list_display(request) if name not in hidden]
 

@@ -42,9 +42,9 @@ _FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "
 
 
 class SendAgainForm(forms.Form):
-    """The choice of a message, of its address, and of what becomes of the earlier links."""
+    """The form that asks for a message and its address, and what to do with the earlier links."""
 
-    # Choices for the earlier links.
+    # The values of the field about the earlier links.
     IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"
 
     kind = forms.ChoiceField(label=_("Message"))
@@ -91,7 +91,8 @@ class SendAgainForm(forms.Form):
         kinds = kinds_that_fit(self._order)
         self._channels: dict[str, Channel] = {channel.name: channel for channel in make_channels()}
         first = next(iter(self._channels.values()))
-        # The messages about a gift have several addresses and languages: that of the chosen one.
+        # The messages about a gift go to two people. So address and language are not filled in
+        # before a message is chosen.
         is_for_one = not self._order.is_gift
         is_known = is_for_one and len(self._channels) == 1
         initial = {
@@ -148,7 +149,7 @@ class SendAgainForm(forms.Form):
             self.add_error("password", error)
 
     def _check(self, channel: Channel, address: str) -> None:
-        """Add an error if the address is missing, or if the channel cannot use it."""
+        """Add an error if the address is missing, or if the channel cannot use the address."""
         if not address:
             self.add_error("address", gettext("The order has no address for this: give one."))
         elif isinstance(channel, Mail):

@@ -68,9 +68,9 @@ def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | s
 
 
 def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """The context of the section's template, with texts of HTML; empty if there is nothing to show.
+    """The context for the section's template; empty if there is nothing to show.
 
-    The context takes the same few queries for any order.
+    The number of queries does not grow with the number of messages and links.
     """
     about = Delivery.objects.filter(order=order)
     messages, has_more_messages = newest(about, _MOST)
@@ -78,7 +78,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
-    # A message that exists counts as told, whether it went out or not.
+    # If there is a message of a kind, the customer counts as told, even if it did not go out.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -86,7 +86,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     return {
         "original": order,
         "silence": silence,
-        # No query for an order without messages.
+        # Without messages, no codes went anywhere, and no query is needed.
         "codes_elsewhere": _codes_elsewhere(order) if messages else [],
         "messages": [
             {
@@ -104,7 +104,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
-    """The reason why the customer is told nothing of the order's status; "" if they are told."""
+    """The reason why the customer is not told of the order's status; "" if the customer is told."""
     untold = [
         kind
         for kind in kinds_of(order.status, is_gift=order.is_gift)
@@ -133,7 +133,8 @@ def _is_reached(order: Order, kind: Kind) -> bool:
 
 
 def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
-    # The person who had the message sent again, its unknown outcomes, and the use of its links.
+    # The details tell who had the message sent again, how many attempts have an unknown outcome,
+    # and how the links of the message were used.
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:
@@ -159,7 +160,7 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 
 
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Sentences on what a correction does to messages and links at the present address."""
+    """Sentences on what a correction would do to messages and links at the present address."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -199,7 +200,7 @@ def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
 
 
 def _codes_elsewhere(order: Order) -> list[SafeString]:
-    """Sentences about codes that went to an address of nobody in ``order`` any more."""
+    """Sentences about codes that were sent to a former address of the customer or recipient."""
     found: list[SafeString] = []
     for for_recipient in (False, True):
         now = addresses_of(order, for_recipient=for_recipient)
@@ -222,7 +223,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 def _not_received(
     _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
-    """Sentences on the ``orders`` whose cards nobody got, because messages were refused."""
+    """By primary key, a sentence on each order whose cards nobody got, because messages failed."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()

@@ -26,7 +26,7 @@ _MOST_LISTED = 20
 
 @register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
 def my_cards(context: RequestContext) -> dict[str, Any]:
-    """The newest orders of the user who is logged in, and the newest gifts that they got."""
+    """The newest orders of the logged-in user, and the newest gifts that this user received."""
     user, back = _person_and_page(context)
     found, gifts = (
         list(orders.prefetch_related("refunds")[: _MOST_LISTED + 1])
@@ -44,12 +44,12 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
     user, back = _person_and_page(context)
-    # Read again, because the instance in the template may be stale.
+    # The order is read again, because the instance in the template may be stale.
     found = views.orders_of(user).filter(pk=order.pk)[:1]
     return {"orders": views.shown_orders(user, found), "back": back}
 
 
 def _person_and_page(context: RequestContext) -> tuple[Any, str]:
-    """The user, and the page to which the page with the cards leads back."""
+    """The user, and the URL to which the page with the cards leads back."""
     request = context.get("request")
     return getattr(request, "user", None), request.get_full_path() if request else ""

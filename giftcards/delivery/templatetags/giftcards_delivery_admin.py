@@ -15,7 +15,7 @@ register.filter("zoned_moment", zoned_moment)
 
 @register.simple_tag
 def customers_not_told() -> str:
-    """A sentence with the number of messages that were not sent; "" if there is none."""
+    """A sentence with the number of messages that were not sent; "" if this number is 0."""
     count = Delivery.objects.untold().order_by()[:MOST].count()
     if not count:
         return ""
