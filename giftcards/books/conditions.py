@@ -1,7 +1,7 @@
 """Conditions of the ledger and of the balance, for staff and monitors.
 
-Each reading records whether the entries of the last days explain the balance. The other conditions
-are computed from the tables each time, so that none is told any longer than it holds.
+The condition about the balance tells what the last reading has recorded. The other conditions are
+computed from the tables each time, so that a condition ends as soon as its cause is gone.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ _MOST_DAYS = 36_500
 
 
 def lasts(state: ProviderState) -> timedelta | None:
-    """The time that the balance will last, by an estimate; ``None`` if nothing was spent, or known.
+    """The estimated time until the balance is used up; ``None`` if there is no estimate.
 
-    The balance is assumed to shrink as in the 24 hours before it was read: a whole day, so that the
-    estimate is the same in the morning and at night.
+    The balance is assumed to shrink as fast as in the 24 hours before the balance was read. The
+    estimate is based on a whole day, so that it is the same in the morning and at night. There is
+    no estimate if the balance is unknown, or if nothing is known to have been spent.
     """
     balance, spent = state.balance, state.spent_lately
     if balance is None or not spent:
@@ -50,14 +51,15 @@ def lasts(state: ProviderState) -> timedelta | None:
     return timedelta(days=min(days, _MOST_DAYS))
 
 
-# Conditions that nobody can tick off are about so many days, and end after them.
+# The number of days that a condition is about if nobody can tick it off. After these days, such a
+# condition ends by itself.
 DAYS = 7
 
 _ZERO = Decimal(0)
 
 
 def note_books(read_until: datetime) -> None:
-    """Record whether the entries of seven days explain the balance: the days before ``read_until``.
+    """Record whether the entries of the seven days before ``read_until`` explain the balance.
 
     The day of ``read_until`` itself does not count, because entries of that day may still come.
     """
@@ -67,7 +69,7 @@ def note_books(read_until: datetime) -> None:
 
 
 def missing_refunds() -> dict[Order, Decimal]:
-    """The missing amount of each order that lacks a refund, latest first; at most 1,001 orders.
+    """The missing amount for each order that lacks a refund: at most 1,001 orders, latest first.
 
     Orders whose missing refund was ticked off are left out.
     """
@@ -86,15 +88,15 @@ def _lacks(order: Order) -> Decimal:
 
 
 def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
-    """The number and sum of the last seven days' charges and refunds of no order, by entry type.
+    """The charges and the refunds of the last seven days that belong to no order, added up.
 
-    The newest entries are left out: their orders may not be recorded, or known to have settled,
-    yet. Before the first reading, there are no types.
+    The newest entries are left out, because the shop may not have recorded their orders yet, or may
+    not know yet that these orders have settled. Before the first reading, the result is empty.
     """
     read_until = state.read_until
     if read_until is None:
         return {}
-    # The same days as in the list of entries filtered by "the past 7 days".
+    # The filter "the past 7 days" of the list of entries selects the same days.
     start = begin_of(day_of(read_until) - timedelta(days=DAYS - 1))
     return {
         kind: _add_up(LedgerEntry.objects.without_order(kind, start, read_until - grace))
@@ -103,7 +105,7 @@ def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
 
 
 def _add_up(entries: QuerySet[LedgerEntry]) -> Discrepancies:
-    # Added up here: SQLite would add binary fractions.
+    # The amounts are added up in Python, because SQLite would add binary fractions.
     amounts = list(entries.values_list("amount", flat=True)[: MOST + 1])
     return Discrepancies(len(amounts), abs(sum(amounts, _ZERO)))
 
@@ -118,7 +120,7 @@ def missing_sentence(count: int, amount: Decimal) -> str:
 
 
 def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
-    """The sentence for monitors about ``found``, the entries of no order by type."""
+    """The sentence for monitors about ``found``, the result of :func:`unknown_entries`."""
     nouns = {CHARGE: "charge", CREDIT: "refund"}
     sentences = (
         _sentence(nouns[kind], "of no order here", one.count, one.amount)
@@ -137,7 +139,7 @@ def _adding_up(amounts: Iterable[Decimal]) -> str:
 
 
 def _are_missing(standing: Standing) -> Finding | None:
-    # A missing refund is a problem of its order, which another tile tells.
+    # An order with a missing refund has a problem, and another tile tells of all such orders.
     missing = {} if standing.leaves_out_problems else missing_refunds()
     if not missing:
         return None

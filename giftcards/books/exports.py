@@ -44,7 +44,7 @@ _WRITTEN_AT_ONCE = 64 * 1024
 _UNSEEN = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 _SIGNS = r"=+\-@\u2212\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
 _FORMULA = re.compile(rf"[{_UNSEEN}]*[{_SIGNS}]|[\t\r\n]")
-# Not allowed in the XML of an xlsx file.
+# The characters that the XML of an xlsx file must not contain.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -58,7 +58,10 @@ _LABELS = {column.name: column.label for column in COLUMNS}
 
 
 def _figure(name: str, path: str) -> _Column:
-    """The column of the figure ``name``; for a line about an order, what the order adds to it."""
+    """A column with the heading of the figure ``name``, and with cells from the attribute ``path``.
+
+    In a row about an order, the cell has what the order adds to the figure of a report.
+    """
     return _Column(_LABELS[name], attrgetter(path))
 
 
@@ -129,7 +132,8 @@ class _Line:
     """An order with its amounts as a report counts them; ``None`` means unknown."""
 
     def __init__(self, order: Order, labels: Mapping[str, str]) -> None:
-        # A rejected order is the only final order without a breakdown: it moved no money there.
+        # Of the final orders, only rejected orders have no breakdown for the provider, because the
+        # provider charged nothing for them.
         provider, customer = refund_breakdown(order), customer_breakdown(order)
         self.order = order
         self.status = labels[order.status]
@@ -152,7 +156,7 @@ class _Line:
                 self.margin = self.paid - self.owed - self.charged
 
 
-# The columns that a line reads; other columns may be long.
+# The columns of an order that _Line reads. Other columns are not loaded, because they may be long.
 _READ = (
     "reference",
     "group",
@@ -182,8 +186,8 @@ _READ = (
 
 
 def _each(orders: QuerySet[Order]) -> Iterator[Order]:
-    """Yield ``orders``, all of them final, earliest first, read in batches."""
-    # Sorted by the columns of the index; ``due_at`` of a final order is always NULL.
+    """Yield ``orders``, earliest first, reading them in batches; all of them must be final."""
+    # The rows are sorted by the columns of the index; ``due_at`` of a final order is always NULL.
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
     batch = list(rows[: timings.file_batch])
@@ -279,7 +283,7 @@ def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
     """Write ``rows``, the first of which has the headings, to ``file`` as an xlsx file.
 
     Amounts become numbers, days and moments become dates, and no text becomes a formula. Raises
-    :exc:`ImportError` unless :func:`can_write_xlsx`.
+    :exc:`ImportError` if openpyxl is not installed.
     """
     from openpyxl import Workbook
 
@@ -301,7 +305,7 @@ def _new_sheet(book: Any, headings: Cells) -> Any:
     sheet.sheet_view.rightToLeft = get_language_bidi()
     sheet.freeze_panes = "A2"
     for number in range(1, len(headings) + 1):
-        # Dates that do not fit into their column are shown as ####.
+        # The columns are wide, because spreadsheets show a date that does not fit as ####.
         sheet.column_dimensions[get_column_letter(number)].width = 20
     sheet.append([_as_cell(sheet, cell) for cell in headings])
     return sheet

@@ -1,4 +1,4 @@
-"""Matching entries of the ledger with orders: each order lets one expect certain bookings.
+"""Matching entries of the ledger with orders, by the bookings that orders are expected to have.
 
 An entry that names an order of the shop belongs to that order. Other entries are paired with orders
 by amount and time; these pairs are guesses. Matching may be repeated at any time: a guess gives way
@@ -27,15 +27,17 @@ from giftcards.rules.money import refund_breakdown
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 
-#: An entry counts as missing if it is not there this long after its order was sent or settled.
+#: The longest time from the sending or settling of an order to its entry. After this time, an
+#: absent entry counts as missing.
 GRACE = timedelta(minutes=15)
-#: A refund is booked when the order settles at the provider. The shop may notice so much later: it
-#: may have no worker for a night.
+#: The provider books a refund when it settles the order. The shop may notice the settling this much
+#: later, because the shop may have no worker for a night.
 UNNOTICED = timedelta(hours=12)
 # The largest difference between the provider's clock and the shop's that is assumed until the
 # difference is learnt.
 SKEW = timedelta(minutes=5)
-# An order may seem to be booked so long before it was sent: the learnt offset may be off by SKEW.
+# The booking of an order may seem to be earlier than its sending by this time, because the learnt
+# offset may be wrong by SKEW.
 _EARLIER = 2 * SKEW
 
 
@@ -67,7 +69,7 @@ def refund_amount(order: Order) -> Decimal | None:
 
 
 def charge(order: Order) -> Expected | None:
-    """The charge that an accepted order lets one expect; ``None`` if it lets expect none."""
+    """The charge to expect for an accepted order; ``None`` if no charge is to be expected."""
     amount = ordered_amount(order)
     if not amount or order.sent_at is None or order.status not in ACCEPTED:
         return None
@@ -75,7 +77,7 @@ def charge(order: Order) -> Expected | None:
 
 
 def credit(order: Order) -> Expected | None:
-    """The refund that a settled order lets one expect; ``None`` if it lets expect none."""
+    """The refund to expect for a settled order; ``None`` if no refund is to be expected."""
     amount = refund_amount(order)
     if not amount or order.settled_at is None:
         return None
@@ -91,14 +93,15 @@ class _Rule:
     expect: Callable[[Order], Expected | None]
     # The function that finds the orders whose booking is expected in a stretch of time.
     among: Callable[[datetime, datetime], OrderQuerySet]
-    # The tolerances that are tried in turn; ``late`` is the last one, for what is left over.
+    # The tolerances that are tried one after another; then, ``late`` is tried with the entries and
+    # orders that are left over.
     spans: Sequence[Span]
     late: Span
-    # Guesses so near to an entry without an order are made anew together with that entry.
+    # The time around an entry without an order in which guesses are dropped and made anew.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """The spans, with the widest extended: it also covers times not corrected by ``offset``."""
+        """The spans; the last one is widened to fit times not corrected by ``offset``, too."""
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
         return [*narrow, Span(widest.before + ahead, widest.after + behind)]
@@ -110,7 +113,8 @@ def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
     return settled.order_by("settled_at", "pk")
 
 
-# The latest time for the booking of a late entry: entries and orders left over are paired by it.
+# The longest delay of a late booking; it is the tolerance for the entries and orders that are left
+# over.
 _LATE_CHARGE = timedelta(days=3)
 _LATE_CREDIT = timedelta(days=30)
 _CHARGES = _Rule(
@@ -135,14 +139,14 @@ _CREDITS = _Rule(
 )
 
 
-# The first call in each transaction here: a write by which the caller keeps its lease.
+# The function that each transaction here calls first; by a write, it keeps the lease of the caller.
 Hold = Callable[[], None]
 
 
 def match(
     start: datetime, end: datetime, *, hold: Hold, orders_losing_entries: Iterable[int] = ()
 ) -> None:
-    """Find orders for entries from ``start`` to ``end``, and for older ones without an order.
+    """Find orders for entries from ``start`` to ``end``, and for older entries without an order.
 
     Entries without an order are tried again for 3 days. Then ``Order.is_credited`` and the ledger
     problems are updated for orders that got or lost a refund entry, for ``orders_losing_entries``,
@@ -218,7 +222,7 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """The entries to pair: those without an order, and guesses of equal amounts near them."""
+        """The entries to pair: entries without an order, and guesses near them of equal amounts."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -236,7 +240,8 @@ class _Matching:
     def _learn_offset(self) -> timedelta:
         """The offset of the provider's clock; positive if that clock was ahead of the shop's.
 
-        The offset is learnt from the latest charges that name their order, or else from any.
+        The offset is learnt from the latest charges that name their order. If there are no such
+        charges, it is learnt from the latest charges of all kinds.
         """
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
@@ -255,10 +260,11 @@ class _Matching:
         pairs: dict[int, int] = {}
         for spans, left in (
             (rule.spans_at(offset), entries),
-            # Entries that name something are left out: they may be somebody else's.
+            # Entries with an ``objid`` are left out, because they may be about an order of another
+            # shop.
             ([rule.late], [entry for entry in entries if not entry.objid]),
         ):
-            # With times by our clock.
+            # The times of the bookings are corrected to the shop's clock.
             bookings = [
                 Booking(entry.pk, entry.amount, entry.time - offset)
                 for entry in left
@@ -338,7 +344,7 @@ def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
     """True if the credited sum is the promised refund, False if it is another sum.
 
-    ``None`` if the credit may still come, if the refund is not known, or if both are 0.
+    ``None`` if the credit may still come, if the refund is not known, or if both sums are 0.
     """
     promised = refund_amount(order)
     if promised is None or order.settled_at is None:
@@ -357,7 +363,12 @@ def _difference(order: Order, credited: Decimal) -> Problem:
 def _within_price(
     named: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
 ) -> list[tuple[int, Order, Decimal]]:
-    """The entries that fit the price of their order: a first, and more until the price is full."""
+    """The entries of ``named`` that can be charges of the orders that they name.
+
+    The first charge of an order is kept, whatever its amount. A further charge is kept if the
+    charges together are within the price of the order, or if this price is unknown. ``charged`` has
+    the sum of the charges of each order that has some already.
+    """
     kept = []
     for key, order, amount in named:
         total, ordered = charged.get(order.pk, _ZERO) + amount, ordered_amount(order)
@@ -371,7 +382,10 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """The expected bookings whose orders have no entry of ``kind``, apart from entries ``but``."""
+    """The expected bookings of orders without an entry of ``kind``.
+
+    The entries with the primary keys in ``but`` do not count.
+    """
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()
@@ -388,7 +402,7 @@ _NOT_WORTH_A_QUERY = timedelta(hours=6)
 def _stretches(
     bookings: Iterable[Booking | _Entry], *, before: timedelta, after: timedelta
 ) -> list[tuple[datetime, datetime]]:
-    """The stretches of time around the bookings, merged into few: each takes one query."""
+    """The stretches of time around the bookings; near stretches are merged to save queries."""
     stretches: list[tuple[datetime, datetime]] = []
     for time in sorted(booking.time for booking in bookings):
         start, end = time - before, time + after

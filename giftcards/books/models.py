@@ -21,11 +21,12 @@ from giftcards.models.orders import Order
 CHARGE = "ORDER"
 CREDIT = "REFUND-ORDER"
 
-# Entries for gift cards of which no order is known here.
+# The conditions on charges and refunds for gift cards that belong to no order here.
 CHARGED_UNKNOWN = Q(order=None, type=CHARGE)
 CREDITED_UNKNOWN = Q(order=None, type=CREDIT)
 
-# The columns that the provider tells. If any of the first three changes, so may the entry's order.
+# _TOLD has the columns that the provider tells. If a column in _IDENTIFYING changes, the entry may
+# belong to another order than before.
 _IDENTIFYING = ("type", "amount", "objid")
 _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
@@ -36,7 +37,7 @@ class Kept:
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
-    # Primary keys.
+    # The primary keys of orders.
     orders_losing_entries: Collection[int]
 
 
@@ -74,14 +75,15 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         If so, an entry that names an unknown order is not about an order of this shop.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
-        # Sorted, so that PostgreSQL uses the index by time, and does not begin at the oldest entry.
+        # The entries are sorted, so that PostgreSQL uses the index by time, and does not begin at
+        # the oldest entry.
         return any(
             named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
         )
 
     def sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
         """The sum of the entries of a type for each of these orders; at most 100 primary keys."""
-        # Added up in Python: SQLite would add binary fractions.
+        # The amounts are added up in Python, because SQLite would add binary fractions.
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
         found = self.filter(order__in=orders, type=type_).order_by()
         for order, amount in found.values_list("order_id", "amount"):
@@ -99,14 +101,14 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         self.filter(order=None).bulk_update(entries, ["order", "is_guess"])
 
     def drop_guesses(self) -> None:
-        """Detach those of these entries from their orders whose order is guessed."""
+        """Detach the entries with a guessed order from that order; the others keep their orders."""
         self.filter(is_guess=True).update(order=None, is_guess=False)
 
 
 class LedgerEntry(models.Model):
     """A change of the balance that the provider has booked; nobody edits an entry here."""
 
-    # The provider's `_id`; an entry without `_id` gets one made from its content.
+    # The provider's `_id`. An entry without `_id` gets an id that is made from its content.
     provider_id: models.CharField[str, str] = ExactCharField(
         _("entry"), max_length=100, unique=True, editable=False
     )
@@ -138,7 +140,8 @@ class LedgerEntry(models.Model):
     )
     # True if the order was found by amount and time, because the entry names no order.
     is_guess = models.BooleanField(_("matched by amount and time"), default=False, editable=False)
-    # The time of the first reading: long after `time` if the provider booked the entry late.
+    # The time when the entry was first read. If the provider booked the entry late, this is long
+    # after `time`.
     read_at = models.DateTimeField(_("first read"), default=timezone.now, editable=False)
 
     objects = LedgerEntryQuerySet.as_manager()
@@ -151,7 +154,7 @@ class LedgerEntry(models.Model):
         indexes = (
             models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
             models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
-            # For entries without an order: few, if the account serves this shop alone.
+            # For the entries without an order, which are few if only this shop uses the account.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),
             models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
@@ -189,13 +192,13 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
 
 
 class LedgerState(models.Model):
-    """The progress of reading the ledger, and its last result; one row, with the primary key 1."""
+    """The progress and the last result of reading the ledger, in one row with the primary key 1."""
 
     # The time up to which the ledger was read. Late entries are found by reading days again.
     read_until = models.DateTimeField(null=True)
     # The position at which an unfinished reading goes on: see giftcards.books.reading.Position.
     place = models.JSONField(default=dict)
-    # The time of the next automatic reading; NULL until the first one is planned.
+    # The time of the next automatic reading; NULL until a reading is planned.
     due_at = models.DateTimeField(null=True)
     # The number of consecutive failures of the automatic reading.
     failures = models.PositiveIntegerField(default=0)
@@ -207,7 +210,7 @@ class LedgerState(models.Model):
     objects = LedgerStateQuerySet.as_manager()
 
     class Meta:
-        # Without permissions, because staff see this row only as conditions.
+        # There are no permissions, because staff see this row only as conditions.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -220,7 +223,7 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
         return self.filter(month=month).order_by("-number")
 
     def valid(self) -> list[MonthClosing]:
-        """The valid closing of each closed month, latest month first: twelve a year."""
+        """The valid closing of each closed month, latest month first; a year has at most twelve."""
         latest: dict[date, MonthClosing] = {}
         for closing in self.order_by("-month", "-number"):
             latest.setdefault(closing.month, closing)
@@ -230,7 +233,7 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
 class MonthClosing(models.Model):
     """The record that a person has closed a month, with its figures at that moment.
 
-    Nobody changes or deletes such a record. To close a month again makes a new record.
+    Nobody changes or deletes a record. Whoever closes a month again makes a new record.
     """
 
     # The first day of the month.
@@ -248,7 +251,8 @@ class MonthClosing(models.Model):
     # The user name of the person, because users may be deleted.
     closed_by = models.CharField(max_length=254, editable=False)
     closed_at = models.DateTimeField(default=timezone.now, editable=False)
-    # The time when the record was last compared with the month's figures, and whether any differed.
+    # The time when the record was last compared with the month's figures. ``has_changed`` is True
+    # if any figure differed then.
     checked_at = models.DateTimeField(default=timezone.now, editable=False)
     has_changed = models.BooleanField(default=False, editable=False)
 

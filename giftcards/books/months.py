@@ -1,8 +1,8 @@
-"""The figures of a month, the steps to its closing, the record, and what has changed since.
+"""The figures of a month, the steps before its closing, and the record of the closing.
 
 A person closes a month once it is over, and its figures are recorded. Some of these figures must
-not change any more. They are compared with the month's figures later: on the page, and after each
-reading of the ledger.
+not change any more. The recorded figures are compared with the month's present figures on the page,
+and after each reading of the ledger.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Value = int | Decimal | None
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the figures of a month are read from: sums of its orders, and of the ledger."""
+    """The sums over the orders of a month and over its ledger, from which its figures are read."""
 
     orders: Figures
     # The number of the month's orders for each condition; and, as "reordered", the customers' money
@@ -69,15 +69,16 @@ class Part(models.TextChoices):
     PROVIDER = "provider", _("The provider")
     CUSTOMERS = "customers", _("The customers")
     LEDGER = "ledger", _("The provider's ledger")
-    # The figures that the steps count. The steps tell these figures, so the part needs no title.
+    # The figures that are counts of the steps. The steps tell these figures, so the part needs no
+    # title.
     STEPS = "steps", ""
 
 
 class MonthFigure(NamedTuple):
     """A figure of a month.
 
-    A figure that ``is_fixed`` must not change once the month is closed. Other figures go on
-    changing, as customers are paid back, cards are ordered again, and entries come.
+    If ``is_fixed`` is True, the figure must not change once the month is closed. Other figures go
+    on changing, because customers are paid back, cards are ordered again, and entries come.
     """
 
     name: str
@@ -117,7 +118,7 @@ FIGURES = (
         _of_report(name, Part.PROVIDER, is_fixed=True)
         for name in ("ordered_amount", "charged_amount", "refunded_amount")
     ),
-    # The sales before any money went to new orders for missing cards, even in later months.
+    # The sale amounts with the money that went to new orders for missing cards, in whatever month.
     MonthFigure("sale_amount", _("Sale amounts"), Part.CUSTOMERS, attrgetter("sale_amount"), True),
     MonthFigure(
         "owed_at_first",
@@ -177,8 +178,8 @@ FIGURES = (
     _counted("owing", _("Orders with money still owed")),
 )
 
-# The conditions by which the steps count orders that became final in the month, and the month's
-# entries. The filters of the lists to which the steps link have the same conditions.
+# The conditions by which the steps count the month's entries, and the orders that became final in
+# the month. The steps link to lists whose filters have the same conditions.
 _OF_ORDERS: Mapping[str, Q] = {
     "not_credited": NOT_CREDITED,
     "planned": PLANNED,
@@ -209,7 +210,7 @@ def month_figures(month: date) -> dict[str, Value]:
 
 
 def fixed_figures(month: date) -> dict[str, Value]:
-    """The figures of :func:`month_figures` that must not change; they take half the time."""
+    """The figures of :func:`month_figures` that must not change, read in half the time."""
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
     facts = _Facts(orders, further, {}, sums_and_balances(month, last))
@@ -225,14 +226,14 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
-    """The figures that :func:`as_stored` made; figures newer than the record are missing."""
+    """The figures in ``stored``, which :func:`as_stored` made; newer figures are missing."""
     return {
         name: Decimal(value) if isinstance(value, str) else value for name, value in stored.items()
     }
 
 
 class Difference(NamedTuple):
-    """A figure that must not change, and has changed; ``None`` stands for an unknown value."""
+    """A fixed figure that has changed since the closing; ``None`` stands for an unknown value."""
 
     figure: MonthFigure
     then: Value
@@ -288,7 +289,8 @@ class Month:
     @classmethod
     def now(cls, first: date) -> Month:
         """The month that begins on the day ``first``, summed up now."""
-        # The moment before the figures are read, so that later comparisons see what comes after it.
+        # The moment is taken before the figures are read. So if the ledger is read meanwhile, the
+        # month is compared again.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
         read_until = LedgerState.objects.known_until()
         return cls(first, month_figures(first), read_until, closings, read_at)
@@ -303,7 +305,7 @@ class Month:
 
     @property
     def is_read(self) -> bool:
-        """True if the ledger was read beyond the end of the month, as far as late entries come."""
+        """True if the ledger was read at least until :data:`GRACE` after the end of the month."""
         _start, end = bounds(self.first, self.last)
         return self.read_until is not None and self.read_until >= end + GRACE
 
@@ -350,7 +352,7 @@ def last_finished_month() -> date:
 
 
 def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None:
-    """Record that ``by`` has closed ``month`` with these figures.
+    """Record that ``by`` has closed ``month`` with the figures that it has.
 
     Returns ``None``, and records nothing, if somebody has closed the month since it was read.
     Raises :exc:`ValueError` if the month is not over, or if a step is to do and no ``note`` says
@@ -383,7 +385,7 @@ def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None
     return closing
 
 
-# The number of closed months, the latest, that are compared after each reading of the ledger.
+# The number of latest closed months that are compared after each reading of the ledger.
 CHECKED = 3
 
 
@@ -404,15 +406,15 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
             return
 
 
-# The months, this one included, that a shop may leave open and still be reminded of.
+# The greatest number of open months, with the present month, whose entries staff are reminded of.
 _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date) -> tuple[date, date]:
-    """The first and last of the days before ``day`` that are not closed, for at most three months.
+    """The first and the last day of the time before ``day`` whose months are not closed.
 
-    The months are that of ``day`` and the two before it. If all these days are closed, the first
-    day is later than the last. A closed month also closes all months before it.
+    This time begins at most two months before the month of ``day``. A closed month also closes all
+    months before it. If the whole time is closed, the first day is later than the last day.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
-# The provider takes some time to book an order; the usual spread of this time.
+# The usual spread of the time that the provider takes to book an order.
 _JITTER = timedelta(seconds=2)
 
 
@@ -31,7 +31,7 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The booking that an order lets expect: ``amount``, about ``at``, not before ``earliest``."""
+    """The booking to expect for an order, at about the moment ``at``, not before ``earliest``."""
 
     key: int
     amount: Decimal
@@ -63,8 +63,9 @@ def pair(
 ) -> dict[int, int]:
     """The pairs of bookings and orders: by the key of a booking, the key of its order.
 
-    There are as many pairs as the last and widest of ``spans`` allows. The spans are tried in turn,
-    so that near pairs come before far pairs, unless this leads to fewer pairs.
+    There are as many pairs as the last and widest of ``spans`` allows. The spans are tried one
+    after another, so that near pairs come before far pairs. If this leads to fewer pairs, only the
+    widest span counts.
     """
     pairs: dict[int, int] = {}
     for booked, ones in _sets(bookings, expected, spans[-1]):
@@ -133,7 +134,8 @@ def _most_pairs(
 ) -> dict[int, int]:
     """As many pairs as possible; ``bookings`` must be sorted by time.
 
-    A booking gets the order whose window contains the booking's time and ends first.
+    Of the orders whose windows contain the time of a booking, the booking gets the order whose
+    window ends first.
     """
     coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []
@@ -156,11 +158,11 @@ def _window(one: Expected, span: Span) -> _Window:
 def learn_offset(
     bookings: Iterable[Booking], expected: Iterable[Expected], *, within: timedelta
 ) -> timedelta:
-    """The offset of the bookings' clock; positive if it is ahead of the orders' clock.
+    """The offset of the bookings' clock; positive if that clock is ahead of the orders' clock.
 
-    The times of right pairs all differ by about the same, the times of wrong pairs by anything. So
-    the offset is the difference that most pairs of equal amounts have, among pairs that differ by
-    ``within`` at most; 0 if there are no pairs.
+    In all right pairs, the two times differ by about the same span; in wrong pairs, they differ by
+    any span. So the offset is the most frequent difference in pairs of equal amounts. Pairs whose
+    times differ by more than ``within`` do not count. Without pairs, the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))

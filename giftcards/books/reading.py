@@ -1,8 +1,8 @@
 """Reading the provider's ledger: a day at a time, oldest first, automatically each night.
 
 The position of a reading is stored with each page, in the transaction that stores the page's
-entries. So a killed reading goes on where it was, and no entry is lost or counted twice. Only one
-process reads at a time: the process that holds a lease.
+entries. So a reading that was killed goes on at its next page, and no entry is lost or counted
+twice. Only one process reads at a time: the process that holds a lease.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class LedgerReading:
     changed_days: Mapping[date, int] = field(default_factory=dict)
     trouble: str = ""
     is_whole: bool = False
-    # True while the reading waits because calls are paused, and not for the budget or the lease.
+    # True while the reading waits because calls are paused; False if it waits for the budget or the
+    # lease.
     is_paused: bool = False
 
 
@@ -66,7 +67,7 @@ class Position:
     """The next page to read, in the window from ``start`` to ``until``.
 
     ``page`` counts from 1. ``end`` is the end of the whole reading. ``passes`` counts the passes
-    over the window, with the present pass, and ``new`` the new entries on this pass so far.
+    over the window, including the present pass. ``new`` counts the new entries on this pass so far.
     """
 
     start: datetime
@@ -99,10 +100,10 @@ def read_ledger(
     on_wait: Callable[[LedgerReading], object],
     should_continue: Callable[[], bool] = lambda: True,
 ) -> LedgerReading:
-    """Read and match the entries since the last reading, and those of the three days before it.
+    """Read and match the entries since the last reading, and of the three days before that reading.
 
-    With ``since``, read from this day on, even if it was read before. While the reading waits for a
-    call, or for another process that reads, ``on_wait`` is called repeatedly; it may raise
+    With ``since``, read from that day on, even if the day was read before. While the reading waits
+    for a call, or for another process that reads, ``on_wait`` is called repeatedly; it may raise
     :exc:`~giftcards.engine.gateway.Stopped`. After each page, ``should_continue`` is called: False
     ends the reading early.
     """
@@ -141,7 +142,7 @@ class _Reader:
         self._token: str | None = None
         # The end of a reading that begins now; a reading that is continued has an end of its own.
         self._end = timezone.now()
-        # The ids on earlier pages. A page that shows no other id is the last one.
+        # The ids on earlier pages. A page that shows only these ids is the last page.
         self._shown: set[str] = set()
         # The orders that have lost an entry in the present window.
         self._orders_losing_entries: set[int] = set()
@@ -172,7 +173,7 @@ class _Reader:
     def _hold(self) -> None:
         """Keep the lease; raise :exc:`Stopped` if the lease is lost.
 
-        Called in each wait, and first in each transaction.
+        The method is called in each wait, and as the first call of each transaction.
         """
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(_LEASE, self._token, LONGEST_HOLD):
@@ -190,7 +191,7 @@ class _Reader:
         known_until = state.read_until
         if since is None:
             return place or self._window(self._start(known_until))
-        # A later ``since`` skips no entry that was not read yet.
+        # No entry is skipped: if ``since`` is later, the reading begins where the last one ended.
         unread = (known_until, place.start if place else None)
         return self._window(min([begin_of(since), *filter(None, unread)]))
 
@@ -269,7 +270,7 @@ class _Reader:
         """Match the window's entries, or begin another pass; return the next position, if any."""
         lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
-            # The entries may have shifted between the pages while these were read.
+            # Entries may have moved to another page while the pages were being read.
             following: Position | None = replace(place, page=1, passes=place.passes + 1, new=0)
             read_until = None
         else:
@@ -293,21 +294,23 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state = LedgerState.objects.filter(pk=1)
     state.update(place={} if place is None else place.as_json())
     if read_until is not None:
-        # Days that are read again do not move the end back, unless the end lies in the future.
+        # If days are read again, the stored end, which is later, stays. An end in the future is
+        # replaced: it was stored before the clock was set back.
         state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
     """True if no page follows; the provider's number of pages is only a hint."""
     if not page.rows:
-        # Unreadable rows have no ids that tell a repeated page, so the number of pages decides.
+        # Unreadable rows have no ids by which to recognise a repeated page, so the number of pages
+        # decides.
         return page.unreadable == 0 or number >= (page.total_pages or 0)
     rows = len(page.rows) + page.unreadable
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
 
 
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
-    """The number of entries that the provider counts but has not shown; 0 without a count.
+    """The number of entries that the provider counts but has not shown; 0 if it gives no count.
 
     The provider may count and show entries outside the window, such as those of whole days.
     """
@@ -350,7 +353,8 @@ def _content_of(row: LedgerRow) -> str:
     return f"row-{hashlib.sha256(told.encode()).hexdigest()[:40]}"
 
 
-# The time limit of a part of a nightly reading, after its first request (seconds).
+# The time after which a part of the nightly reading begins no further request (seconds). The first
+# request of a part is always made.
 _SECONDS = 5.0
 # The pauses after a reading that failed.
 _FIRST_PAUSE = timedelta(minutes=2)
@@ -358,10 +362,10 @@ _LONGEST_PAUSE = timedelta(hours=1)
 
 
 def read_if_due(should_continue: Callable[[], bool]) -> None:
-    """Read a part of the ledger if the nightly reading is due; the very first call plans it.
+    """Read a part of the ledger if the nightly reading is due; the very first call plans a reading.
 
-    A part is one request, and more requests for five seconds, while ``should_continue`` and the
-    budget allow them.
+    A part is one request, followed by more requests for five seconds, while ``should_continue`` and
+    the budget allow them.
     """
     state = LedgerState.objects.current()
     now = timezone.now()

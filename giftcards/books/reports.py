@@ -85,7 +85,7 @@ class Figures:
     customer_refunded_amount: Decimal = _ZERO
     # The sum of the planned refunds.
     customer_planned_amount: Decimal = _ZERO
-    # Kept minus charged, over the orders for which both amounts are known.
+    # The sum of kept minus charged, over the orders for which both amounts are known.
     margin_amount: Decimal = _ZERO
     # The margin lost by missing cards: owed minus refunded, over the settled orders for which both
     # amounts are known and nothing was ordered again.
@@ -107,7 +107,7 @@ class Figures:
 
     @property
     def open_amount(self) -> Decimal:
-        """The owed amount that is neither paid back nor planned to be."""
+        """The part of the owed amount for which no refund was paid or planned."""
         return self.owed_amount - self.customer_refunded_amount - self.customer_planned_amount
 
     @property
@@ -177,8 +177,9 @@ COLUMNS = (
 class Row:
     """The figures of a day, a week, a month, a product or a type.
 
-    ``key`` is the first day, even if that day is before the report's start; or the ids of product
-    and type, of which the latter is "" in a report by product. ``label`` is for people.
+    For a day, week or month, ``key`` is its first day, even if that day is before the report's
+    start. Otherwise, ``key`` has the ids of product and type; in a report by product, the id of the
+    type is "". ``label`` is for people.
     """
 
     key: date | tuple[str, str]
@@ -189,7 +190,7 @@ class Row:
 class Settling(NamedTuple):
     """The time that orders took from being recorded to being settled, in whole seconds.
 
-    Half of the orders took no longer than ``p50``, and 95 of a hundred no longer than ``p95``.
+    Half of the orders took no longer than ``p50``, and 95 of 100 orders no longer than ``p95``.
     """
 
     p50: int
@@ -234,7 +235,7 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
     """The total of :func:`report` for a period, and the sums of ``further`` aggregates.
 
-    The times to settle are left out, which take as long to find.
+    The times to settle are left out, because finding them would take as long again.
     """
     row = settled_between(Order.objects.all(), start, end).aggregate(**_sums(), **further)
     return _figures(row), Counter({name: int(row[name] or 0) for name in further})
@@ -257,7 +258,7 @@ def first_day(day: date, by: By) -> date:
 
 def last_day(day: date, by: By) -> date:
     """The last day of the day, the week or the month that ``day`` is in."""
-    # So many days after the first day of a day, week or month, the next one has begun.
+    # After this number of days from its first day, any day, week or month is over.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
     following = first_day(day, by) + timedelta(days=longest)
     return first_day(following, by) - timedelta(days=1)
@@ -293,10 +294,11 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 
 
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
-    """The index of the part of time in which a moment lies; the parts begin at ``begins``.
+    """An expression for the index of the part of time in which the moment in ``column`` lies.
 
-    Moments are compared, because databases differ in what they know of time zones. The parts are
-    halved again and again, because a period may have hundreds of days.
+    The parts begin at ``begins``. The expression compares moments, because databases differ in what
+    they know of time zones. It halves the parts again and again, because a period may have hundreds
+    of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -424,8 +426,9 @@ class _SecondsBetween(Func):
         **_context: Any,
     ) -> tuple[str, tuple[str | int, ...]]:
         later, earlier = (compiler.compile(column)[0] for column in self.get_source_expressions())
-        # SQLite stores a moment as a text of 19 characters, followed by a dot and the microseconds
-        # unless these are 0. With microseconds, strftime() may round up to the next second.
+        # SQLite stores a moment as a text of 19 characters. If the microseconds are not 0, a dot
+        # and the microseconds follow; with microseconds, strftime() may round up to the next
+        # second.
         whole = " - ".join(
             f"CAST(strftime('%%s', SUBSTR({moment}, 1, 19)) AS INTEGER)"
             for moment in (later, earlier)
@@ -438,7 +441,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
     seconds = settled.values_list(_SecondsBetween("settled_at", "created_at"))
     times: Counter[int] = Counter()
     for taken, count in seconds.annotate(Count("pk")):
-        # If the clock was set back, the time would be negative.
+        # The time taken is negative if the clock was set back.
         times[max(int(taken), 0)] += count
     if not times:
         return None
@@ -446,7 +449,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(times: Counter[int], percent: int) -> int:
-    """The least value such that at least ``percent`` percent of the values are not above it."""
+    """The least value that is not exceeded by at least ``percent`` percent of the values."""
     values = sorted(times)
     up_to = list(accumulate(times[value] for value in values))
     return values[bisect_left(up_to, up_to[-1] * percent / 100)]

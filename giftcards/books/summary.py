@@ -1,6 +1,7 @@
 """The summary of the ledger for a period: its sums, its balances, and what does not fit the orders.
 
-Each entry is read once, and added up here: a database may add decimals as binary fractions.
+Each entry is read once. Python adds up the amounts, because a database may add decimals as binary
+fractions.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class DayEnds:
         self._sums: dict[date, Decimal] = {}
         # The balances before the period, and at the end of each day with entries.
         self._balances: list[Decimal | None] = []
-        # For each unknown balance, by its index in that list: the entries that follow.
+        # For each unknown balance, by its index in ``_balances``, the entries that follow.
         self._following: dict[int, list[Entry]] = {}
         self._end()
 
@@ -106,7 +107,8 @@ class DayEnds:
         balances = [*self._balances]
         for place, entries in self._following.items():
             balances[place] = _first_ends(entries).before
-        # In a period without entries, which may lie before the first entry, no day has an end.
+        # If the period has no entries, later entries do not tell the opening balance: the period
+        # may lie before the first entry of the ledger.
         opening, closing = balances[0] if self._sums else self._balances[0], balances[-1]
         if opening is None or closing is None:
             return Balances(opening, closing)
@@ -118,7 +120,7 @@ class DayEnds:
         for (day, total), balance in zip(self._sums.items(), balances, strict=True):
             expected += total
             if balance is None:
-                # A break of this day is told for the next day with a known balance.
+                # A break on this day counts for the next day with a known balance.
                 continue
             if balance != expected:
                 yield Break(day, balance - expected)
@@ -126,7 +128,10 @@ class DayEnds:
 
 
 class _Ends(NamedTuple):
-    """The balances before and after an entry, or all entries of a moment; ``None`` if unknown."""
+    """The balances before and after one entry, or before and after all entries of a moment.
+
+    A balance is ``None`` if it is unknown.
+    """
 
     before: Decimal | None
     after: Decimal | None
@@ -136,18 +141,18 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """The balances before and after the first moment of ``entries`` that has both."""
+    """The balances before and after the first moment of ``entries`` whose balances can be told."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
-        # More entries than were read may share the last moment.
+        # The last moment is left out, because it may have further entries that were not read.
         moments.pop()
     return next((ends for moment in moments if (ends := _ends(moment))), _UNKNOWN)
 
 
 def _moment_of(entry: Entry) -> object:
-    """The key of entries whose times do not tell which came first.
+    """A key that is the same for entries whose times do not tell which entry came first.
 
-    The key is the time; an hour that the clock shows twice has one common key.
+    The key is the time. All times in an hour that the clock shows twice have one common key.
     """
     return (entry.time.year, "repeated") if repeated_for(entry.time) else entry.time
 
@@ -156,9 +161,10 @@ def _ends(moment: Sequence[Entry]) -> _Ends | None:
     """The balances before and after the entries of a moment, which may have come in any sequence.
 
     A balance in between is the end of one entry and the beginning of another. So the first balance
-    is the one with which more entries begin than end. Without such a balance, the last balance is
-    equal to the first, which may be any: the result is ``None``. With several such balances,
-    entries of the moment are missing: both balances of the result are ``None``.
+    is the one with which more entries begin than end. If there is no such balance, the last
+    balance is equal to the first balance, which may be any of the balances: the result is ``None``.
+    If there are several such balances, entries of the moment are missing, and both balances of the
+    result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -244,13 +250,14 @@ class Summary:
     promised_not_credited: Discrepancies
     # Refunds of no order here, and the part of other refunds that exceeds what was promised.
     credited_not_promised: Discrepancies
-    # Charges of no order here, second charges of an order, and the part that exceeds its price.
+    # Charges of no order here, second charges of an order, and the part of a charge that exceeds
+    # the order's price.
     charged_unknown: Discrepancies
     # Orders that were sent in the period, and accepted, without a charge in the ledger.
     ordered_not_charged: Discrepancies
     opening_balance: Decimal | None
     closing_balance: Decimal | None
-    # As in Balances.
+    # The gap and the breaks of Balances.
     gap: Decimal | None
     breaks: tuple[Break, ...]
 
@@ -266,7 +273,7 @@ class Summary:
 
     @property
     def names_candidates(self) -> bool:
-        """True if the listed orders or entries are guesses among several of equal amounts."""
+        """True if listed orders or entries may stand for others of equal amounts, by guesses."""
         unfitting = (
             self.promised_not_credited,
             self.credited_not_promised,
@@ -346,7 +353,8 @@ class _Row(NamedTuple):
 
 
 _TOLD = _Row._fields[:-1]
-# The price of the entry's order (centimes), once it has settled: until then, it may change.
+# The price of the entry's order (centimes); NULL until the order has settled, because the price may
+# change until then.
 _PRICED = {
     "price": Subquery(
         Order.objects.filter(pk=OuterRef("order"), status__in=SETTLED)
@@ -357,7 +365,7 @@ _PRICED = {
 
 
 def _compared(start: date, end: date, tally: _Tally) -> Balances:
-    """The balances of the period, while ``tally`` counts the same entries."""
+    """The balances of the period; the entries of the period are also added to ``tally``."""
     first_moment, next_moment = bounds(start, end)
     entries = LedgerEntry.objects.order_by("time", "pk").values_list(*_TOLD)
     before, after = entries.filter(time__lt=first_moment), entries.filter(time__gte=next_moment)
@@ -373,7 +381,7 @@ _DAY = timedelta(days=1)
 
 
 def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
-    """The days of ``rows``, each with its own rows; ``rows`` are sorted by time."""
+    """Yield each day of ``rows`` with the rows of that day; ``rows`` are sorted by time."""
     day, same = date.min, list[_Row]()
     next_day = None
     for row in rows:
@@ -400,7 +408,7 @@ _TOTALS = {
 
 @dataclass(slots=True)
 class _Tally:
-    # Further columns to read of entries: prices, if discrepancies are looked for.
+    # Further columns to read: the prices if discrepancies are looked for, otherwise none.
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0

@@ -56,7 +56,7 @@ from giftcards.text.display import (
 
 # The number of finished months that the page offers.
 _MONTHS = 24
-# The value of "month" in a URL for the month that has changed since it was closed.
+# The value of "month" in a URL that asks for a month that has changed since its closing.
 _CHANGED = "changed"
 _BY_NAME = {figure.name: figure for figure in FIGURES}
 _SIGNS = {StepState.DONE: "✓", StepState.TO_DO: "!", StepState.NOTHING: "–"}
@@ -117,9 +117,9 @@ _TEXTS: Mapping[str, _Text] = {
         ("owing",),
     ),
 }
-# The amounts that are told beside a count, by the figure that counts.
+# For a figure that is a count, the figure whose amount is told beside the count.
 _AMOUNTS = {"breaks": "gap", "planned": "customer_planned_amount", "owing": "open_amount"}
-# The filters of the list of orders that find the orders of a figure.
+# For a figure, the filters with which the list of orders shows what the figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "not_credited": {"ledger": "missing"},
     "unpaid": {"sale": "unknown"},
@@ -127,10 +127,10 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "owing": {"refund": "owed"},
 }
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
-# Figures that are left out if they are equal to another figure, which then says enough.
+# The first figure is left out if it is equal to the second figure, which then says enough.
 _BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
-# The filters of the ledger that find the entries of a figure. Without a filter, the page of the
-# ledger lists these entries above those of the month.
+# For a figure, the filters with which the ledger shows what the figure counts. Other figures about
+# the ledger link to the lists that stand above the month's entries on the page of the ledger.
 _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
     "charged_unknown": {"order": "charged"},
     "credited_unknown": {"order": "credited"},
@@ -229,7 +229,7 @@ def _may_be_closed(month: Month) -> bool:
 
 
 def _refusal(request: HttpRequest, month: Month) -> str:
-    """The reason why the month is not closed; "" if it is as the person saw it."""
+    """The reason why the month is not closed; "" if the month is as the person saw it."""
     if not month.is_over:
         return gettext("The month is not over yet. Nothing was closed.")
     if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
@@ -279,7 +279,7 @@ def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
 
 
 def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
-    """The months to choose from, each with value, text, and whether it is chosen."""
+    """Yield the months to choose from: value, text, and True for the chosen month."""
     valid = {closing.month: closing for closing in MonthClosing.objects.valid()}
     months = [last_finished_month()]
     while len(months) < _MONTHS:
@@ -287,7 +287,8 @@ def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
     for first in sorted({*months, chosen.first}, reverse=True):
         text, closing = month_text(first), valid.get(first)
         if closing:
-            # Of the chosen one, it is known at this moment.
+            # Whether the chosen month has changed is known at this moment. The other months were
+            # compared with their records earlier.
             is_chosen = first == chosen.first
             has_changed = bool(chosen.differences) if is_chosen else closing.has_changed
             state = gettext("has changed") if has_changed else gettext("closed")
@@ -309,7 +310,7 @@ def _steps(pages: Pages, request: HttpRequest, month: Month) -> Iterator[dict[st
 
 
 def _sentence(step: Step, month: Month) -> str:
-    """The state of a step in words, as HTML; "" if the rows of the step say as much."""
+    """The state of a step in words, as HTML; "" if the rows of the step say enough."""
     text = _TEXTS[step.name]
     if step.name == "read":
         if month.read_until is None:
@@ -345,7 +346,7 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """The URL of the list of exactly what a figure counts; "" if the person may not open it."""
+    """The URL of the list with exactly what a figure counts; "" if the person may not see it."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])
@@ -363,7 +364,7 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
     """The figures by part, each with label, and value as HTML; without figures of the steps."""
-    # If no cards were ordered again, these figures are equal to others.
+    # If no cards were ordered again, these figures are equal to other figures, and left out.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:
         lines = [

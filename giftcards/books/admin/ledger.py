@@ -93,7 +93,7 @@ class MatchFilter(ConditionFilter):
     title = _("order")
     parameter_name = "order"
     conditions = {
-        # A list, because Django turns "= True" into a bare column, for which SQLite uses no index.
+        # With "= True", Django would write a bare column, for which SQLite uses no index.
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
         # A tile of the start page links to this choice.
         "unknown": (_("Of no order here"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
@@ -126,7 +126,7 @@ class PeriodFilter(admin.SimpleListFilter):
 
     @property
     def period(self) -> tuple[date, date] | None:
-        """The first and the last day of the chosen period; ``None`` if none was chosen."""
+        """The first and the last day of the chosen period; ``None`` without a choice."""
         chosen = self.value()
         if not chosen:
             return None
@@ -165,7 +165,7 @@ class LedgerEntryAdmin(OrderRows):
         "identifier",
         "read",
     )
-    # The name makes Django show the search box; search_rows() searches.
+    # Django shows the search box because there is a name here; search_rows() makes the search.
     search_fields = ("provider_id",)
     search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
     actions = None
@@ -177,8 +177,8 @@ class LedgerEntryAdmin(OrderRows):
     read = column(LedgerEntry, "read_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
-        # A join makes PostgreSQL read all orders first, because it expects many entries without an
-        # order.
+        # The orders are not joined: for a join, PostgreSQL would read all orders first, because it
+        # expects many entries without an order.
         return super().get_queryset(request).prefetch_related("order")
 
     def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
@@ -193,7 +193,7 @@ class LedgerEntryAdmin(OrderRows):
         return ("-time", "-pk")
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        # Two queries, because the conditions have different indexes.
+        # Two queries are made, because the conditions have different indexes.
         entries = LedgerEntry.objects.order_by()
         found = (
             entries.filter(provider_id=name),
@@ -213,7 +213,10 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _closing(self, request: HttpRequest) -> str:
-        """The URL to close the chosen month, or the last one; "" for people who may not see it."""
+        """The URL of the page that closes the chosen month, or else the last month.
+
+        The URL is "" for people who may not see that page.
+        """
         pages = self.admin_site._registry.get(Order)  # noqa: SLF001
         if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
             return ""
@@ -222,9 +225,10 @@ class LedgerEntryAdmin(OrderRows):
         return pages.url_of("close_month") + query
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
-        """The summary of a period as template context, if the list is filtered by nothing else.
+        """The summary of a period as template context, if the list is filtered by the period only.
 
-        The summary reads every entry of the period. People from whom orders are hidden see none.
+        The summary reads every entry of the period. People from whom orders are hidden see no
+        summary.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None
@@ -299,7 +303,7 @@ def _kind_text(kind: str) -> str:
 
 
 def _known_kinds() -> Iterator[str]:
-    """The types of entries in the ledger: an index finds each in one step, among a million."""
+    """Yield the types of entries in the ledger; one step in an index finds each type."""
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:
@@ -326,7 +330,7 @@ def _verdict(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
-    """Lines with label, amount as HTML, and whether the amount is a balance or a change of it."""
+    """Yield lines: label, amount as HTML, and True if the amount is a balance, not a change."""
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False
@@ -337,7 +341,7 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
     yield gettext("Balance after"), money(summary.closing_balance), True
 
 
-# What names the order or the entry of a discrepancy, as HTML.
+# The function that returns the name of the order or entry of a discrepancy as HTML.
 _Name = Callable[[Discrepancy], str]
 
 

@@ -100,7 +100,7 @@ def _in_words(span: timedelta) -> str:
 
 
 def bookings(_pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The ledger entries about ``order``, as HTML, oldest first, and the refund that is missing."""
+    """The ledger entries about ``order``, oldest first, and its missing refund, as HTML."""
     if not request.user.has_perm("giftcards.view_cost"):
         return ""
     entries = list(order.ledger_entries.order_by("time", "pk"))

@@ -1,4 +1,4 @@
-"""The question that a report answers: period, kind of rows and product; and its forms."""
+"""The question that a report answers (period, kind of rows and product), and its forms."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Question:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The question as the values of the form's fields, without empty ones."""
+        """The question as the values of the form's fields, without empty values."""
         fields = {
             "from": self.start.isoformat(),
             "to": self.end.isoformat(),
@@ -58,7 +58,8 @@ class ReportForm(forms.Form):
     """The form of a report, read from the URL, so that a URL leads to a report."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
-    # A choice; in a large catalogue, a typed text: the id of a product, or a part of its name.
+    # The field is a choice. In a large catalogue, the field is a typed text: the id of a product,
+    # or a part of its name.
     product = forms.CharField(label=_("Product"), required=False, max_length=200)
     # "from" is a keyword of Python, so ``__init__`` adds the field.
     field_order = ("from", "to", "by", "product")
@@ -140,7 +141,7 @@ class DownloadForm(forms.Form):
 
 
 def links(question: Question | None) -> list[tuple[str, str, bool]]:
-    """Links to the usual periods: text, URL, and whether it is the period of ``question``."""
+    """Links to the usual periods: text, URL, and True for the period of ``question``."""
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)

@@ -3,8 +3,9 @@
 Figures that tell the provider's prices are left out for people who may not see costs.
 
 Positions in the chart are percentages: the chart has no size of its own, so that its letters are as
-large as those of the page. Time and amounts run from left to right in every language, as Algeria
-writes Arabic. Bars of products have no axis: they begin where a line of text begins.
+large as the letters of the page. Time and amounts run from left to right in every language, which
+is usual in Algeria even in Arabic texts. Bars of products have no axis: they begin where a line of
+text begins.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def report_view(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
-    """The file of a download; asked for by POST, because each download leaves a trace."""
+    """Return the file of a download; only POST is allowed, because a download leaves a trace."""
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     if not (
@@ -202,7 +203,7 @@ def _leave_trace(request: HttpRequest, question: Question, given: Mapping[str, A
 
 
 class ReportFact(NamedTuple):
-    """A key figure. ``value`` is HTML; ``url`` is that of the list of its orders, or ""."""
+    """A key figure. ``value`` is HTML; ``url`` leads to the list of its orders, or is ""."""
 
     label: Any
     value: str
@@ -235,7 +236,7 @@ _LABELS = {column.name: column.label for column in COLUMNS} | {
     # The column's own label has no capital.
     "orders": _("Orders"),
 }
-# The filters of the list of orders that find the orders of a figure.
+# For a figure, the filters with which the list of orders shows what the figure counts.
 _FILTERS: Mapping[str, Mapping[str, str]] = {
     "orders": {},
     "rejected": {"status__exact": Status.REJECTED},
@@ -247,7 +248,7 @@ _FILTERS: Mapping[str, Mapping[str, str]] = {
 }
 # The key figures that are left out while they are 0.
 _RARE = {"rejected", "unpaid", "unknown", "contradictory"}
-# The key figures that need a person unless they are 0.
+# The key figures that are marked if they are not 0, because a person has to act.
 _WRONG = {"open_amount", "unknown", "contradictory"}
 
 
@@ -309,7 +310,7 @@ def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
         for column in COLUMNS
-        # Without "ordered", which is the sum of two other columns: charged and credited back.
+        # The column "ordered" is left out: it is the sum of "charged" and "credited back".
         if column.short and column.name != "ordered_amount"
         if shows_costs or not column.tells_costs
     }
@@ -334,7 +335,7 @@ def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """The question about the orders of ``row``; ``None`` if the list has no filter for them."""
+    """The question about the orders of ``row``; ``None`` if no filter finds these orders."""
     if isinstance(row.key, tuple):
         product_id, type_id = row.key
         if type_id:
@@ -376,7 +377,7 @@ def _is_unknown(column: Column, figures: Figures) -> bool:
 
 
 def _left_out(column: Column, figures: Figures) -> str:
-    """A sentence on the orders that the figure leaves out; "" if there are none."""
+    """A sentence on the orders that the figure leaves out; "" if it leaves out none."""
     if column.tells_costs and figures.unknown:
         number = figures.unknown
         text = ngettext(
@@ -414,7 +415,7 @@ class Box(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A column or a bar of a chart; ``title`` says in words what it shows."""
+    """A column or a bar of a chart; ``title`` tells its content in words."""
 
     boxes: Sequence[Box]
     title: str
@@ -423,7 +424,7 @@ class Drawn(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A text at an axis; a label that ``is_minor`` is left out on narrow screens."""
+    """A text at an axis; if ``is_minor`` is True, narrow screens leave the label out."""
 
     at: str
     text: str
@@ -449,7 +450,7 @@ def _chart(report: Report) -> dict[str, Any] | None:
 
 
 def _columns(report: Report) -> dict[str, Any]:
-    """The chart with a column for each day, week or month, also for those without orders."""
+    """The chart with a column for each day, week or month, even if a column has no orders."""
     rows = {row.key: row for row in report.rows}
     keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
     found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
@@ -471,7 +472,7 @@ def _columns(report: Report) -> dict[str, Any]:
     }
 
 
-# The most bars of products; the table has the others.
+# The most bars of products that the chart shows. The table shows all products.
 _MOST_BARS = 8
 
 
@@ -591,7 +592,7 @@ def labelled(places: int) -> range:
 
 
 def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
-    """The share in percent, rounded at once: differences of rounded shares stay inside the box."""
+    """The share in percent, rounded here, so that differences of shares stay inside the box."""
     return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
 
 

@@ -92,7 +92,7 @@ class Command(GiftcardsCommand):
 
 
 def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | None]:
-    """The days of ``--since``, ``--from`` and ``--to``; ``None`` for an option not given."""
+    """The days of ``--since``, ``--from`` and ``--to``; ``None`` for an option left out."""
     names = ("since", "from", "to")
     since, first, last = (typed_day(f"--{name}", options[name]) for name in names)
     if options["offline"] and since is not None:
@@ -110,7 +110,7 @@ def _last_days() -> date:
     return (day_of(known_until) if known_until else today()) - timedelta(days=AGAIN)
 
 
-# While reading.
+# The text while the ledger is being read.
 
 
 def _wait(reading: LedgerReading) -> str:
@@ -121,7 +121,7 @@ def _wait(reading: LedgerReading) -> str:
     return f"Reading the provider's ledger{read}: {what}"
 
 
-# Results.
+# The texts and figures of the result.
 
 
 def _text(summary: Summary, reading: LedgerReading) -> str:
@@ -221,7 +221,7 @@ def _reading_as_dict(reading: LedgerReading) -> dict[str, Any]:
     }
 
 
-# Conditions for monitors.
+# The conditions that monitors may ask for.
 
 
 CONDITIONS: Mapping[str, Callable[[Summary], str]] = {

@@ -94,7 +94,7 @@ class Command(GiftcardsCommand):
             self.show(_as_dict(found, open_), "\n".join(_text(found, open_)), options)
 
     def _write_csv(self, rows: Iterable[Any]) -> None:
-        # Written as bytes, if possible, so that the file is UTF-8 whatever the terminal is.
+        # If possible, bytes are written, so that the file is in UTF-8 whatever the terminal uses.
         out = getattr(self.stdout, "buffer", None)
         for chunk in as_csv(rows):
             if out is None:
@@ -115,7 +115,7 @@ def _period(start: str | None, end: str | None) -> tuple[date, date]:
     return first, last
 
 
-# As JSON.
+# The report as JSON.
 
 
 def _as_dict(found: Report, open_: OpenMoney) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _as_dict(found: Report, open_: OpenMoney) -> dict[str, Any]:
 
 
 def _row_as_dict(row: Row) -> dict[str, Any]:
-    # Ids have no spaces.
+    # The ids of product and type are joined by a space, which no id contains.
     key = row.key.isoformat() if isinstance(row.key, date) else " ".join(filter(None, row.key))
     return {"key": key, "label": row.label, **_figures_as_dict(row.figures)}
 
@@ -150,7 +150,7 @@ def _figures_as_dict(figures: Figures) -> dict[str, Any]:
     }
 
 
-# For people.
+# The report as a text for people.
 
 _COLUMNS = [column for column in COLUMNS if column.short]
 
