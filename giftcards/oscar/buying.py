@@ -37,12 +37,12 @@ from giftcards.rules.times import is_ahead
 
 logger = logging.getLogger(__name__)
 
-# The cards of a missed line are bought within this time after oscar's order was placed.
+# A line that was missed is bought later, but only within this time after oscar's order was placed.
 _MISSED_WITHIN = timedelta(days=30)
 # The pauses between two tries to place the order for a line.
 _FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = timedelta(minutes=1), timedelta(hours=1), 0.25
-# The notes of a line for its partner: on the first line, the customer's language; on the second,
-# the number of failed tries, and the time of the next one.
+# The notes that this app writes about an order line for its partner. They begin with the customer's
+# language. After a failed try, a second row has the number of tries, and the time of the next try.
 _LANGUAGE = "Language: "
 _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
@@ -50,8 +50,8 @@ _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 def take_order(order: Any, **_: Any) -> None:
     """Mark the lines of a new order of oscar, and buy their cards if it is paid. A signal receiver.
 
-    Later, only the cards of marked lines are bought automatically, and not those of lines from
-    before the installation. The mark contains the customer's language.
+    Later, only the cards of marked lines are bought automatically. Lines from before the
+    installation have no mark. The mark contains the customer's language.
     """
     for line in list(card_lines(order=order)):
         with _surviving(f"Marking {reference_of(line)}"):
@@ -73,7 +73,8 @@ def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
 def buy_missed(should_continue: Callable[[], bool]) -> None:
     """Buy the cards of paid lines that have no order, because a process died or failed.
 
-    Lines that have failed least often come first; each failure doubles the pause before the next.
+    Lines that have failed least often come first; each failure doubles the pause before the next
+    try.
     """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,
@@ -117,7 +118,8 @@ def _buy(lines: Sequence[Any]) -> None:
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
-        # place_order would refuse the same reference if the customer's address has changed.
+        # A line with an order is left out: place_order() would refuse its reference if the
+        # customer's address has changed.
         if (reference_of(line), line.order.number) not in known:
             what = f"Ordering {reference_of(line)}"
             with _surviving(what), translation.override(settings.LANGUAGE_CODE):
@@ -129,7 +131,7 @@ def _buy(lines: Sequence[Any]) -> None:
 
 
 def _place(line: Any) -> None:
-    """Place the order for the line; if that fails, note the reason in oscar's order."""
+    """Place the order for the line; if the order is refused, note the reason in oscar's order."""
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
     if order.currency != core.currency:
@@ -161,5 +163,5 @@ def _surviving(what: str) -> Iterator[None]:
         with transaction.atomic():
             yield
     except Exception as error:  # noqa: BLE001 (the customer must not see that it failed)
-        # A traceback may contain a row, so it is not logged.
+        # The traceback is not logged, because it may contain a row of the database.
         logger.error("%s failed: %s", what, type(error).__name__)  # noqa: TRY400

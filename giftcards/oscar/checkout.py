@@ -39,7 +39,9 @@ class BasketRefused(GiftcardsError):
 
 
 def check_cards(basket: Any, *, email: str = "") -> None:
-    """Check, without a request, that the cards in the basket can be bought and do not lose money.
+    """Check that the cards in the basket can be bought and do not lose money.
+
+    No request to the provider is made.
 
     The price of each line after all discounts counts. Raises :exc:`BasketRefused`.
     """
@@ -149,7 +151,10 @@ class GiftCardsCheckout:
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """The view, outside any transaction: it asks the provider, and others have to see holds."""
+        """Return the view, which runs outside any transaction.
+
+        The view makes requests to the provider, and other processes have to see its holds.
+        """
         return transaction.non_atomic_requests(super().as_view(**initkwargs))  # type: ignore[misc]
 
     def check_pre_conditions(self, request: Any) -> None:
@@ -163,7 +168,7 @@ class GiftCardsCheckout:
             raise FailedPreCondition(_BASKET, messages=error.sentences) from None
 
     def submit(self, user: Any, basket: Any, *args: Any, **kwargs: Any) -> Any:
-        """Hold the cards, then take the payment; without holds, show why there is none."""
+        """Hold the cards, then take the payment; if the cards cannot be held, show why."""
         try:
             hold_cards(basket, email=self._email, holder=self.get_holder())
         except BasketRefused as error:
@@ -180,7 +185,8 @@ class GiftCardsCheckout:
     def get_holder(self) -> str:
         """The holder whose holds are limited: the account, or the IP address of a guest.
 
-        A private IP address is that of a proxy, and so of all guests: guests have no limit then.
+        A private IP address belongs to a proxy, and would stand for all guests. So guests behind a
+        proxy have no limit.
         """
         if self.request.user.is_authenticated:
             return f"user {self.request.user.pk}"

@@ -12,7 +12,7 @@ from giftcards.conf import conf as core
 from giftcards.exceptions import ConfigurationError
 from giftcards.oscar.conf import conf
 
-# The id of a check, by SettingProblem.kind.
+# The ids of the checks, by the kind of the problem (SettingProblem.kind).
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_oscar.E001",
     "type": "giftcards_oscar.E002",
@@ -61,7 +61,7 @@ def _check_currency() -> Iterator[CheckMessage]:
 
 
 def _check_view() -> Iterator[CheckMessage]:
-    # Imported only now: the views of oscar import its forms and models.
+    # The views are imported only now, because they import oscar's forms and models.
     from oscar.core.loading import get_class
 
     from giftcards.oscar.checkout import GiftCardsCheckout

@@ -1,7 +1,7 @@
 """Lines of oscar's orders with gift cards, their orders here, and the progress of their cards.
 
-A line and its order here belong together by name: the order's reference is made from the primary
-key of the line, and the order's group is the number of oscar's order.
+A line is connected with its order here by texts: the order's reference is made from the primary key
+of the line, and the order's group is the number of oscar's order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OscarLine = get_model("order", "Line")
 StockRecord = get_model("partner", "StockRecord")
 
 PREFIX = "oscar-line-"
-# The digits are those of a primary key, of which the longest has 18.
+# The digits are a primary key, and a primary key has at most 18 digits.
 _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
 
 
@@ -49,7 +49,7 @@ def stock_records() -> Any:
 
 
 def card_lines(**lookups: Any) -> Any:
-    """The lines with gift cards, with oscar's orders of theirs, unsorted."""
+    """The lines with gift cards, unsorted; each line is read together with oscar's order."""
     lines = OscarLine.objects.filter(partner__code=conf.partner, **lookups)
     return lines.select_related("order__user", "order__basket").order_by()
 
@@ -143,7 +143,7 @@ def _note_refund(line: Any, parts: Sequence[Order]) -> None:
     """Note what the customer is still owed, unless the last note about the line says the same."""
     # An order owes nothing for cards that were ordered again: the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
-    # The end of each note about this line, which tells it from other notes.
+    # Each note about this line ends with this name, by which the notes are found.
     name = f"({reference_of(line)})"
     last = line.order.notes.filter(message__endswith=name).order_by("-pk").first()
     if due:

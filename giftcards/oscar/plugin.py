@@ -1,4 +1,4 @@
-"""What the app for django-oscar adds to the core, and its receivers of signals."""
+"""The plugin: what the app for django-oscar adds to the core, and its receivers of signals."""
 
 from __future__ import annotations
 

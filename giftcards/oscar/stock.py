@@ -28,13 +28,14 @@ Partner = get_model("partner", "Partner")
 Product = get_model("catalogue", "Product")
 ProductClass = get_model("catalogue", "ProductClass")
 
-# The names of the partner and the product class that are created.
+# The names of the partner, the product class and the category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# The row of Lease that remembers the chore's last run, the rule for prices, and the last record
-# followed. It is no lease.
+# The name of a row of Lease that is not used as a lease. The row remembers the chore's last run,
+# the rule for prices, and the last record that was written.
 _MEMORY = "oscar's stock"
-# A run also looks at changes of so much time before the last run, as these may be committed late.
+# A run also reads the changes from this time before the last run, because these changes may have
+# been committed late.
 _OVERLAP = timedelta(minutes=1)
 # If the last run was longer ago, all records are followed.
 _LONGEST = timedelta(days=1)
@@ -64,7 +65,10 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """The chore's last run, and the key of the last record followed; "" if all are followed."""
+    """The time of the chore's last run, and the primary key of the last record that was written.
+
+    The key is "" once all records are written.
+    """
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
     rule, _, rest = memory.token.partition("/")
     since = memory.until
@@ -94,7 +98,8 @@ def _changed(since: datetime) -> set[str]:
     changes = OfferChange.objects.filter(at__gte=since)
     for changed in (
         kinds.filter(read_at__gte=since),
-        # Types whose last reading has become too old to sell them.
+        # Since the last run, the last reading of these types has become too old, so they are
+        # not for sale any more.
         kinds.filter(read_at__gte=since - stale_after(), read_at__lte=now - stale_after()),
         kinds.filter(priced_at__gte=since),
         kinds.filter(pk__in=changes.order_by().values("type")),
@@ -105,9 +110,9 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_hold(instance: Hold, **_: Any) -> None:
-    """Have the next run look at the cards of a deleted hold. A receiver of a signal."""
+    """Make the next run write the record of the cards of a deleted hold. A signal receiver."""
     sku = sku_of(instance.product_id, instance.type_id)
-    # After the commit, so that no transaction waits for the record's lock.
+    # The record is touched after the commit, so that no transaction waits for the record's lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)
 
 
@@ -116,7 +121,7 @@ def _touch(sku: str) -> None:
 
 
 def follow_offers(skus: Collection[str] | None = None) -> int:
-    """Write prices and numbers of the shelf to the stock records; return how many have changed.
+    """Write the shelf's prices and stock to the stock records; return how many have changed.
 
     ``skus`` selects the records, by default all. Cards that are not on the shelf cannot be bought.
     A record that cannot be written is logged, and does not keep others from being written.
@@ -162,29 +167,29 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
         left = 0
     if (price, left) == (record.price, record.net_stock_level):
         return False
-    # Cards that oscar has allocated are held or ordered by now: the shelf does not count them.
+    # The shelf does not count cards that oscar has allocated, because they are held or ordered.
     record.price, record.num_in_stock, record.num_allocated = price, left, 0
-    # Saved as an instance, so that oscar tells the customers who wait for the card.
+    # The record is saved as an instance, so that oscar tells the customers who wait for the card.
     record.save(update_fields=["price", "num_in_stock", "num_allocated", "date_updated"])
     return True
 
 
 def _left(kind: ProductType | None) -> int:
-    """The number of cards that can be bought; the most of one order if the stock is unknown."""
+    """The number of cards that can be bought; for an unknown stock, the most of one order."""
     if kind is None:
         return 0
     return MAX_QUANTITY if kind.available is None else kind.available
 
 
 def lock_stock(instance: Any, **_: Any) -> None:
-    """Lock the stock records of an order of oscar that is being placed. A receiver of a signal.
+    """Lock the stock records for an order that oscar is placing. A receiver of a signal.
 
     In MariaDB, oscar locks the records for reading when it inserts the lines, and for writing when
     it allocates the cards: two customers who buy the same card at once would cause a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)
-        # Two statements, because a statement that reads and locks fails if it has to wait.
+        # Two statements are used, because a statement that reads and locks fails if it has to wait.
         keys = list(of_basket.values_list("pk", flat=True))
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))
 
@@ -192,8 +197,8 @@ def lock_stock(instance: Any, **_: Any) -> None:
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
     """Create the products of the shelf that oscar's catalogue lacks; return the number of new ones.
 
-    ``product_ids`` are the provider's ids, by default all. Types for tests are left out unless
-    ``with_tests``, because everybody could buy them.
+    ``product_ids`` are the provider's ids, by default all. Types for tests are created only with
+    ``with_tests``, because everybody could buy their cards.
     """
     kinds = offers()
     if product_ids:

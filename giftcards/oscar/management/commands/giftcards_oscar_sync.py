@@ -40,7 +40,8 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # Imported only now: these modules import the models of oscar, which --help does not need.
+        # These modules are imported only now: they import the models of oscar, which --help does
+        # not need.
         from giftcards.catalogue import keep_prices
         from giftcards.oscar.lines import stock_records
         from giftcards.oscar.stock import create_products, follow_offers
