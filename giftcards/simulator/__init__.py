@@ -1,7 +1,8 @@
 """A simulator of the provider (OneClickDz API v3) over real HTTP, for tests and development.
 
 It uses only the standard library and keeps everything in memory. The documentation has a page on
-it, with examples, and the choices that it makes where the provider's documentation is silent.
+the simulator, with examples. The page also lists the simulator's choices where the provider's
+documentation is silent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shop's account at the provider: assortment, orders, cards, balance and clock, without HTTP.
 
-If placing an order fails, :exc:`Refusal` or :exc:`NoAnswer` is raised; depending on the type, the
-order may have been created.
+If placing an order fails, :exc:`Refusal` or :exc:`NoAnswer` is raised. For some types, the order is
+created all the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Literal
 
 _STOCK = 100_000
-# What a card of a special type costs, in dinars.
+# The price of a card of a special type, in dinars.
 SPECIAL_PRICE = Decimal(490)
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 _random = secrets.SystemRandom()
@@ -76,7 +76,7 @@ class OfferChange:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """The first order of this type and quantity gets ``delivered`` cards; later ones get all."""
+    """The first order of this type and quantity gets ``delivered`` cards; later orders get all."""
 
     type_id: str
     quantity: int
@@ -85,7 +85,7 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """The behaviour of an order of one of the :data:`SPECIAL_TYPES`; the defaults are normal.
+    """The behaviour of orders of a special type; the defaults are the behaviour of normal orders.
 
     ``name`` is the type's name in the catalogue.
     """
@@ -99,7 +99,8 @@ class Special:
 
 
 NORMAL = Special(summary="is delivered in full")
-# Accepted for every product, at one price. The first two exist in the provider's sandbox.
+# The types that are accepted for every product, at one price. The provider's sandbox has only the
+# first two types.
 SPECIAL_TYPES: Mapping[str, Special] = {
     "TEST_REFUND": Special(name="Test: no card comes", summary="ends REFUNDED", delivers="none"),
     "TEST_PARTIAL": Special(
@@ -149,7 +150,8 @@ LEDGER_ODDITIES: Mapping[str, str] = {
 }
 # The kinds of bookings that take money from the account; all others bring money in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
-# The bookings made in turn with the oddity ``foreign``; the account can always afford them.
+# The bookings that the oddity ``foreign`` makes one after another. Together, they bring money in,
+# so that the account can afford them.
 _FOREIGN = (
     ("DEPOSIT", 5000),
     ("FLEXY", -500),
@@ -187,8 +189,9 @@ class Order:
     """An order in the ledger. ``charged + refunded == quantity * price`` always holds.
 
     ``price`` is the price of one card; amounts are in dinars. ``charged`` is the whole price until
-    the order settles, as on the provider's account, and then what was not refunded.
-    ``settle_at`` is ``None`` if it never settles. ``cards`` are those delivered so far.
+    the order settles, as on the provider's account. Then ``charged`` is the part that was not
+    refunded. ``settle_at`` is ``None`` if the order never settles. ``cards`` has the cards that
+    were delivered so far.
     """
 
     id: str
@@ -212,10 +215,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A change of the balance by a signed amount, and the balance after it; in dinars.
+    """A change of the balance by a signed amount, and the balance after the change; in dinars.
 
-    ``objid`` is the id of what it is about, such as an order. The API shows the transaction from
-    ``shown_at`` on; ``None``: never.
+    ``objid`` is the id of what the transaction is about, such as an order. The API shows the
+    transaction from ``shown_at`` on. If ``shown_at`` is ``None``, the API never shows it.
     """
 
     id: str
@@ -267,9 +270,10 @@ class Account:
             raise ValueError(f"There is no such type to change: {', '.join(unknown)}.")
         if not all(0 <= short.delivered <= short.quantity for short in self.shortfalls):
             raise ValueError("An order delivers from none to all of its cards.")
-        # One lock for everything: requests are short, and the ledger must stay consistent.
+        # One lock guards everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
-        # In this sequence: after a delay between the two, the clock is behind, and never ahead.
+        # The two times are read in this sequence, so that a delay between the readings makes the
+        # simulator's clock slow, and never fast.
         self._time_zero = datetime.now(UTC)
         self._clock_zero = self.clock()
         self._next_serial = 100_000_000 + secrets.randbelow(800_000_000)
@@ -330,7 +334,7 @@ class Account:
             return self._book(kind, change, objid, at=self._now(), shown_after=shown_after)
 
     def hide(self, transaction_id: str) -> None:
-        """Never show a transaction again; :exc:`KeyError` if there is none."""
+        """Never show a transaction again; :exc:`KeyError` if there is no such transaction."""
         with self._lock:
             entry = self._transactions[transaction_id]
             self._transactions[transaction_id] = replace(entry, shown_at=None)
@@ -483,7 +487,8 @@ class Account:
     ) -> Transaction:
         """Change the balance by a signed amount and record the transaction."""
         if self._transactions:
-            # An order may have settled before the last entry; the ledger stays in order of time.
+            # An order may have settled before the time of the last entry. The ledger stays sorted
+            # by time.
             at = max(at, next(reversed(self._transactions.values())).created_at)
         if "late" in self.ledger_oddities and shown_after == 0 and len(self._transactions) % 2:
             shown_after = self.ledger_delay

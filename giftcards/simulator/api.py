@@ -33,7 +33,7 @@ _STATUSES = {
     "INTERNAL_ERROR": 500,
     "SERVICE_UNAVAILABLE": 503,
 }
-# The period of a list if its query gives none.
+# The period of a list if the query gives no period.
 _ALWAYS = {"from": "0001-01-01", "to": "9999-12-31"}
 _Data = dict[str, Any]  # the ``data`` of an answer
 _Entry = TypeVar("_Entry", Order, Transaction)
@@ -44,7 +44,7 @@ class Request:
     """A log entry for one request, without its key, query and body.
 
     ``at`` is in seconds on the simulator's clock; ``status`` is 0 if the connection was closed
-    without an answer; ``key_ok`` is True if it had an accepted key.
+    without an answer; ``key_ok`` is True if the request had an accepted key.
     """
 
     at: float
@@ -58,12 +58,12 @@ class Request:
 class Simulator(Account):
     """The simulated provider; a context manager. Raises :exc:`ValueError` for invalid options.
 
-    The documentation's page on the simulator describes the options. They may be changed while it
-    runs, except ``host``, ``port``, ``ssl_context`` and ``opening_balance``. Pairs of seconds are
-    the least and the most.
+    The documentation's page on the simulator describes the options. All options except
+    ``host``, ``port``, ``ssl_context`` and ``opening_balance`` may be changed while the simulator
+    runs. A pair of seconds has the least and the greatest value.
 
-    With ``port=0``, :meth:`start` picks a free one and stores it. A simulator that is stopped and
-    started again thus keeps its URL, and its orders.
+    With ``port=0``, :meth:`start` picks a free port and stores its number. So a simulator that is
+    stopped and started again keeps its URL; it also keeps its orders.
 
     All times but ``latency`` follow ``clock``. A random part of ``latency`` passes before the
     request is counted, the rest after. ``on_request`` is called in the thread that answers.
@@ -229,7 +229,8 @@ class Simulator(Account):
             return
         details = None
         if self.lockout:
-            # Undocumented: whether an accepted key resets the count. Here, it does not.
+            # The provider does not document whether an accepted key resets the count. Here, an
+            # accepted key leaves the count as it is.
             wrong = self._wrong_keys[address] = self._wrong_keys.get(address, 0) + 1
             details = {"attemptsLeft": max(0, self.lockout - wrong)}
             if wrong >= self.lockout:
@@ -380,7 +381,7 @@ def _parse_order(body: bytes) -> tuple[str, str, int]:
         for name in ("productId", "typeId")
         if not isinstance(order.get(name), str) or not order[name]
     ]
-    # Not isinstance(): True is an int.
+    # isinstance() is not used, because True is an int.
     if type(order.get("quantity")) is not int or order["quantity"] < 1:
         details.append("quantity must be a whole number of at least 1")
     if details:
@@ -417,7 +418,8 @@ def _page(
     """Return the page that the query requests, newest first; ``entries`` are oldest first.
 
     ``show`` is called only for entries on the page, because it adds cards to a ``SIM_GROW`` order.
-    ``is_moving``: each page comes out as if a new entry had shifted the others since the last page.
+    If ``is_moving`` is True, each page comes out as if a new entry had shifted the other entries
+    since the page before was read.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]

@@ -1,7 +1,7 @@
 """A small HTTP server: turns each request into a :class:`Call` and sends the :class:`Reply`.
 
-It knows nothing about the provider. It tracks its connections, so that :meth:`Server.stop` can
-close even those that wait for an answer.
+The server knows nothing about the provider. It tracks its connections, so that :meth:`Server.stop`
+can close even connections that wait for an answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_BODY = 100 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An HTTP request; ``key`` is ``""`` if it has none.
+    """An HTTP request; ``key`` is ``""`` for a request without a key.
 
     ``body`` is truncated to ``MAX_BODY + 1`` bytes.
     """
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP response: its JSON, and headers to add to the standard ones."""
+    """An HTTP response: its JSON, and headers to add to the standard headers."""
 
     status: int
     payload: Mapping[str, Any]
@@ -47,9 +47,10 @@ class Reply:
 
 
 class Server(ThreadingHTTPServer):
-    """Listens once constructed, in threads of its own; :exc:`OSError` if the port is taken.
+    """An HTTP server that listens as soon as it is made, in threads of its own.
 
-    ``respond`` returns the reply to a call; ``None`` closes the connection without one.
+    Raises :exc:`OSError` if the port is taken. ``respond`` returns the reply to a call; ``None``
+    closes the connection without a reply.
     """
 
     request_queue_size = 128  # a burst of clients must not wait for TCP retries
@@ -66,7 +67,7 @@ class Server(ThreadingHTTPServer):
         self.connections: dict[socket.socket, threading.Thread] = {}
         super().__init__((host, port), _Handler)
         self.listener = threading.Thread(
-            # The interval of polling is short, because stop() may have to wait for one.
+            # The interval of polling is short, because stop() may have to wait for an interval.
             target=self.serve_forever,
             kwargs={"poll_interval": 0.02},
             name="giftcards-simulator",
@@ -78,17 +79,19 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.listener.join()
         self.server_close()
-        # Otherwise threads of keep-alive connections would answer further requests.
+        # The connections are closed, because the threads of keep-alive connections would answer
+        # further requests.
         for connection, thread in list(self.connections.items()):
             with contextlib.suppress(OSError):  # already closed
-                # Not SSLSocket.shutdown: it would remove the TLS layer that the thread uses.
+                # SSLSocket.shutdown() is not called: it would remove the TLS layer that the thread
+                # uses.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
             thread.join()
 
     # Overridden methods of the base class.
 
     def server_bind(self) -> None:
-        # HTTPServer's version looks up the host name, which can take seconds.
+        # HTTPServer.server_bind() would look up the host name, which can take seconds.
         socketserver.TCPServer.server_bind(self)
         self.server_port = self.server_address[1]
 
@@ -138,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(411)
             return
         body, rest = b"", int(length)
-        # Read a body even if it is too large: clients read no answer before they have sent it.
+        # A body is read even if it is too large, because clients read no answer before they have
+        # sent the whole body.
         while rest and (chunk := self.rfile.read(min(rest, 65536))):
             rest -= len(chunk)
             body = (body + chunk)[: MAX_BODY + 1]
@@ -153,7 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         content = json.dumps(reply.payload, default=_number).encode()
-        # Not send_response(), which adds the date of this machine: the reply has its own date.
+        # send_response() is not used: it adds the date of this machine, but the reply has its own
+        # date.
         self.send_response_only(reply.status)
         self.send_header("Server", self.version_string())
         for name, value in reply.headers.items():
