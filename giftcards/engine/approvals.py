@@ -2,7 +2,7 @@
 
 An order is held because a card costs more than the ceiling, because ``REVIEW_ORDER`` wants a person
 to look at the order, or because the order repeats missing cards by rule and waits. A held order is
-PENDING and never due. Only one that repeats missing cards by rule times out.
+PENDING and never due. Only an order that repeats missing cards by rule times out.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from giftcards.rules.times import LONGEST_WAIT, is_ahead
 
 logger = logging.getLogger(__name__)
 
-# The most held orders that are released at a time: about as many as can be sent in a minute.
+# At most this many held orders are released at a time: about as many as can be sent in a minute.
 _AT_ONCE = 100
-# The rest of a longer objection is cut off.
+# An objection is cut off after this many characters.
 _LONGEST_OBJECTION = 200
 
 
@@ -44,9 +44,10 @@ class ReviewFailed(Exception):
 
 
 def objection(order: Order) -> str:
-    """The reason why a person has to look at ``order`` before it is sent; "" if nobody has to.
+    """Return why a person has to look at ``order`` before it is sent; "" if there is no reason.
 
-    The rule is not asked about an order whose review is approved. Raises :exc:`ReviewFailed`.
+    The rule ``REVIEW_ORDER`` is not asked about an order whose review is approved. Raises
+    :exc:`ReviewFailed`.
     """
     if order.review == Review.APPROVED:
         return ""
@@ -55,7 +56,7 @@ def objection(order: Order) -> str:
     try:
         rule = conf.review_order
         if rule is not None:
-            # A copy: what the process does next relies on the order as it was read.
+            # The rule gets a copy, because the process goes on with the order as it was read.
             answer = import_string(rule)(copy(order))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
         failure = type(error).__name__
@@ -82,7 +83,7 @@ def hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
 def hold_for_review(order: Order, *, objection: str) -> None:
     """Hold a PENDING order that a person has to look at, unless another process was first."""
     if _hold(order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED):
-        # Without the objection, which may be about the customer.
+        # The objection is not logged, because it may be about the customer.
         logger.warning("Order %s is held for review.", order.reference)
 
 
@@ -99,29 +100,29 @@ def _hold(
 
 
 def held_price(order: Order) -> Decimal | None:
-    """The price of a card when ``order`` was held; ``None`` if it is not held for its price."""
+    """Return the price per card for which ``order`` is held; ``None`` without such a hold."""
     above = _held_for(order, "price_above")
     return Decimal(above.parameters["price"]) if above else None
 
 
 def held_objection(order: Order) -> str | None:
-    """The reason for the review that ``order`` is held for; ``None`` if it is held for none."""
+    """Return why ``order`` is held for review; ``None`` if the order is not held for review."""
     wanted = _held_for(order, "review_wanted")
     return str(wanted.parameters["objection"]) if wanted else None
 
 
 def _held_for(order: Order, code: str) -> Problem | None:
-    """The problem with this code for which ``order`` is held; ``None`` if it is not."""
+    """Return the problem with this code for which ``order`` is held; ``None`` if there is none."""
     problems = map(Problem.of, order.problems if order.is_held else ())
     return next((problem for problem in problems if problem.code == code), None)
 
 
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
-    """Have an order sent that is held for its price, at ``price`` a card at most.
+    """Let an order that is held for its price be sent, at ``price`` per card at most.
 
-    Returns the decision as recorded, with ``by``; ``None`` if the order is not held for its price
-    any more. If a card costs more when the order is to be sent, the order is held again. Raises
-    ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
+    Returns the recorded decision, which names ``by``; ``None`` if the order is not held for its
+    price any more. If a card costs more than ``price`` when the order is to be sent, the order is
+    held again. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
     """
     approved, above = order.check_amount("approved_price", price), _held_for(order, "price_above")
     if above is None:
@@ -136,10 +137,10 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 
 
 def approve_review(order: Order, *, by: str) -> Problem | None:
-    """Have an order sent that is held for review; it is not reviewed again.
+    """Let an order that is held for review be sent; the order is not reviewed again.
 
-    Returns the decision as recorded, with ``by``; ``None`` if the order is not held for review any
-    more. It can still be held for its price.
+    Returns the recorded decision, which names ``by``; ``None`` if the order is not held for review
+    any more. The order can still be held for its price.
     """
     wanted = _held_for(order, "review_wanted")
     if wanted is None:
@@ -153,9 +154,10 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release the orders of a product that were held for a price, if the price has fallen enough.
+    """Release the orders of a product that are held for a price, where it has fallen far enough.
 
-    ``prices`` are by type. At most 100 are released; the others follow with the next prices.
+    ``prices`` maps types to prices. One call releases at most 100 orders; the other orders are
+    released when the next prices come.
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
@@ -180,10 +182,10 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
 
 
 def send_at_once(order: Order, *, by: str) -> Problem | None:
-    """Have an order sent that waits for its time; return the decision as recorded.
+    """Let an order that waits for its time be sent now; return the recorded decision.
 
-    Returns ``None``, and changes nothing, if the order does not wait any more. ``by`` names who
-    decided, in the timeline.
+    Returns ``None``, and changes nothing, if the order does not wait any more. In the timeline,
+    ``by`` names the person who decided.
     """
     if not order.is_waiting:
         return None
@@ -195,9 +197,10 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
 
 
 def end_waits(orders: OrderQuerySet) -> None:
-    """Release those of ``orders`` that have waited for their time, and give up overdue ones.
+    """Release the held orders whose time has come; give up those whose time is over.
 
-    At most 100 at a time; the others follow with the next call.
+    The time has come at ``send_after``, and is over at ``send_before``. One call handles at most
+    100 of ``orders``; the next call goes on with the rest.
     """
     now = timezone.now()
     for order in orders.on_hold_for_too_long(now)[:_AT_ONCE]:
@@ -210,7 +213,7 @@ def end_waits(orders: OrderQuerySet) -> None:
 
 def _give_up(order: Order) -> None:
     reason = Problem("sought_in_vain")
-    # Fails if somebody has released the order since it was read.
+    # The move fails if somebody has released the order since it was read.
     where = {"due_at": None, "send_before": order.send_before}
     source = StatusChange.Source.CLOCK
     if order.move(Status.REJECTED, source=source, details=[reason], where=where):
@@ -218,7 +221,7 @@ def _give_up(order: Order) -> None:
 
 
 def _release(order: Order, reason: Problem | None = None, *, by: str = "", **values: Any) -> bool:
-    """Have a held order sent, and keep ``reason`` in its timeline; False if it is not held."""
+    """Let a held order be sent, and keep ``reason`` in its timeline; False if it is not held."""
     # SEND_TIMEOUT starts again, however long the order has waited.
     now = timezone.now()
     due = {"due_at": now, "queued_at": now, "send_after": None, "failures": 0}
@@ -230,16 +233,17 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store ``price`` as the ceiling: the person who has just placed ``order`` has confirmed it.
+    """Store ``price`` as the ceiling: a person has confirmed it while placing ``order``.
 
-    Call it in the transaction that records the order, so that no worker has seen the order yet.
+    Call this function in the transaction that records the order, so that no worker has seen the
+    order yet.
     """
     order.approved_price = order.check_amount("approved_price", price)
     order.save(update_fields=["approved_price"])
 
 
 def reject_held(order: Order, *, by: str) -> Problem | None:
-    """Reject a held order, for which nothing was bought; return the decision as recorded.
+    """Reject a held order, for which nothing was bought; return the recorded decision.
 
     Returns ``None`` if the order is not held any more.
     """

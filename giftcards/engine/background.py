@@ -1,8 +1,9 @@
-"""The turns of background work: the one place that begins what is not about single orders.
+"""The turns of background work: only this module begins work that is not about single orders.
 
-Work is declared once, as :class:`Work`, whatever worker does it. The end of a tick and the threads
-beside the loop both call :func:`give_turns`. Prompt work has a lane of its own, so that it waits
-for nothing else; all other work shares one lane, of which one process at a time takes turns.
+Work is declared once, as :class:`Work`, for every kind of worker. The end of a tick and the threads
+beside the loop both call :func:`give_turns`. Each piece of prompt work has a lane of its own, so
+that it waits for no other work. All other work shares one lane, in which only one process at a time
+gives turns.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from giftcards.rules.times import LONGEST_HOLD
 
 logger = logging.getLogger(__name__)
 
-#: Whether work may go on; asked before each step of it.
+#: A function that says whether work may go on; the work calls it before each step.
 MayGoOn = Callable[[], bool]
 
 
@@ -34,31 +35,35 @@ MayGoOn = Callable[[], bool]
 class Work:
     """A piece of background work; ``name`` is for people, such as "the messages".
 
-    ``do`` does a part of what is due, for as long as its callback returns True. If ``do`` returns
-    False, the work is left alone for some seconds.
+    ``do`` does a part of the due work, and goes on while the callback that it gets returns True. If
+    ``do`` returns False, the work is left alone for some seconds.
     """
 
     name: str
     do: Callable[[MayGoOn], object]
-    #: True if people wait for the work: it waits for no other work, and several processes do it.
+    #: True if people wait for the results: then the work waits for no other work, and several
+    #: processes may do it.
     is_prompt: bool = False
-    #: Whether prompt work is due before the minute is over; asked every second.
+    #: A function, called every second, that says whether prompt work is due before the minute is
+    #: over.
     is_due: Callable[[], bool] = lambda: False
-    #: Queues a task that does the work. Where there is a queue, ticks call this instead of ``do``.
+    #: A function that queues a task, which does the work. Where there is a queue, ticks call this
+    #: instead of ``do``.
     wake: Callable[[], object] | None = None
-    #: True if the work comes after all other work: it always finds something to do, or may hang.
+    #: True if the work comes after all other work: such work always finds something to do, or may
+    #: hang.
     is_last: bool = False
 
 
-#: What has been declared, by its name.
+#: The declared work, by name.
 WORK: dict[str, Work] = {}
-# The work that this process does at the moment, which it does not begin twice, and the last sign of
-# life of each: when it began, or asked whether it may go on.
+# The work that this process is doing, and so does not begin again, with the time of its last sign
+# of life: when the work began, or when it last asked whether it may go on.
 _under_way: dict[str, float] = {}
 
 
 def lanes() -> list[Sequence[Work]]:
-    """Work that takes turns with each other: each piece of prompt work alone, and all others."""
+    """Return the work in lanes: one for each piece of prompt work, and one for all other work."""
     in_order = sorted(WORK.values(), key=lambda work: work.is_last)
     shared = [work for work in in_order if not work.is_prompt]
     prompt = [[work] for work in in_order if work.is_prompt]
@@ -67,10 +72,11 @@ def lanes() -> list[Sequence[Work]]:
 
 
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
-    """Give each piece of work in ``lane`` its turn; True if it need not be left alone.
+    """Give each piece of work in ``lane`` its turn; False if the lane has to be left alone for now.
 
-    Once ``has_time`` returns False, or ``stop`` is set, no other piece is begun. The next call
-    begins there, even if a piece has killed this process, so that each gets its turn.
+    Once ``has_time`` returns False, or ``stop`` is set, no further piece is begun. The next call
+    begins with the piece after the last one, even if the last one has killed this process. So each
+    piece gets its turn.
     """
 
     def may_go_on() -> bool:
@@ -108,7 +114,7 @@ def _take_turns(
 
 
 def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
-    """Do a part of ``work``; True if it came to its end: in time, and without an error."""
+    """Do a part of ``work``; True if the work came to its end, in time and without an error."""
     if work.name in _under_way:
         return False
     is_cut_short = False
@@ -149,7 +155,8 @@ def beside(stop: threading.Event) -> Iterator[None]:
 def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
     """Give turns once a minute, and whenever the work of ``lane`` is due, until ``stop`` is set.
 
-    A piece without a sign of life for two minutes is left alone: the others go on.
+    A piece of work without a sign of life for two minutes is left behind, and the other pieces go
+    on.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + timings.chores_every
@@ -199,7 +206,7 @@ def _start(run: Callable[..., object], *args: object) -> threading.Thread:
         try:
             run(*args)
         finally:
-            # The connections of this thread.
+            # The thread has database connections of its own.
             connections.close_all()
 
     # A daemon, because work that hangs must not keep the process from ending.

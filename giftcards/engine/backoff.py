@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from datetime import timedelta
 
-# After a 429: the pause without a ``Retry-After``, and the bounds for the pause that it asks for.
-# ``Retry-After: 0`` allows an immediate retry, which would be refused again.
+# The pause after a 429 without ``Retry-After``, and the bounds of a pause that ``Retry-After`` asks
+# for. ``Retry-After: 0`` allows an immediate retry, which would be refused again.
 _LIMIT_PAUSE = timedelta(minutes=1)
 _SHORTEST_RETRY_AFTER = timedelta(seconds=5)
 _LONGEST_RETRY_AFTER = timedelta(minutes=15)
-# During an outage: the pause after the first failed sweep, and the longest.
+# The pause after the first failed sweep of an outage, and the longest pause of an outage.
 _OUTAGE_PAUSE = timedelta(seconds=1)
 _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 
@@ -20,11 +20,11 @@ def backoff(
 ) -> timedelta:
     """Return the pause after the ``failures``-th failure in a row, counted from 1.
 
-    The pause is ``first`` after the first failure (and for 0), doubles with each further one, and
-    stays at ``longest``. ``first`` must be positive. Then a random fraction of the pause, from 0 to
-    ``jitter`` (0.25: a quarter), is added, even to ``longest``.
+    The pause is ``first`` after the first failure (and for 0), doubles with each further failure,
+    and grows no further than ``longest``. ``first`` must be positive. Then a random fraction of the
+    pause, from 0 to ``jitter`` (0.25: a quarter), is added, even to ``longest``.
     """
-    # Capped where ``longest`` is exceeded, because more doublings would overflow.
+    # The doublings end where ``longest`` is exceeded, because more doublings would overflow.
     doublings = min(max(failures - 1, 0), (longest // first).bit_length())
     pause: timedelta = min(first * 2**doublings, longest)
     return pause * random.uniform(1, 1 + jitter)  # noqa: S311 (not a secret)

@@ -1,4 +1,4 @@
-"""The account's balance: reading it, telling the shop when it is low, and what of it is free.
+"""Reading the account's balance, telling the shop when it is low, and computing its free part.
 
 One process reads the balance, at most every five minutes, or sooner if the provider refused an
 order for lack of money. The request uses a slot of the budget that nothing else needs. The cost of
@@ -34,8 +34,9 @@ _ZERO = Decimal("0.00")
 class BalanceReader:
     """A reader of the balance that works while its owner goes on with the orders.
 
-    It has its own gateway, and does not store failures as outages of the provider: only requests
-    about orders decide about outages. A refused key and a rate limit stop all calls, as usual.
+    The reader has its own gateway, and does not store failures as outages of the provider: only
+    requests about orders decide about outages. A refused key and a rate limit stop all calls, as
+    usual.
     """
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ class BalanceReader:
                 gateway.give_back(slot)
         if is_claimed:
             self._call = slot, timezone.now()
-            # A daemon: if it hangs, it does not keep the process alive.
+            # The thread is a daemon: if it hangs, it does not keep the process alive.
             threading.Thread(target=self._request, args=(gateway.client,), daemon=True).start()
 
     def _request(self, client: Client) -> None:
@@ -122,9 +123,10 @@ def _tell_of_fall(state: ProviderState) -> None:
 class OpenMoney:
     """The cost of the open orders, in dinars. Orders held until a person decides are left out.
 
-    ``sent`` is the cost of orders that were sent, or may have been: the provider has taken it from
-    the balance, and gives back what it does not deliver. ``unsent`` is the cost of orders still to
-    be sent. Neither includes orders without a known price, which ``unknown`` counts.
+    ``sent`` is the cost of orders that were sent or may have been sent. The provider has taken this
+    amount from the balance, and gives back the price of cards that do not come. ``unsent`` is the
+    cost of orders still to be sent. Neither amount includes orders without a known price;
+    ``unknown`` counts these orders.
     """
 
     sent: Decimal = _ZERO
@@ -141,23 +143,24 @@ class OpenMoney:
 
 
 def money_in_open_orders() -> OpenMoney:
-    """Return the cost of the open orders: ``sent``, ``unsent``, ``total``; in dinars.
+    """Return the cost of the open orders in dinars, as ``sent``, ``unsent`` and ``total``.
 
-    It leaves out the orders without a known price, which ``unknown`` counts.
+    Orders without a known price are left out; ``unknown`` counts these orders.
     """
     lines = Order.objects.all().open_lines()
     return add_up(lines, _latest_prices(lines))
 
 
 def free_balance(*, reference: str = "") -> Decimal | None:
-    """The balance less the cost of unsent orders and of holds; ``None`` if it is unknown.
+    """Return the balance less the cost of unsent orders and of holds; ``None`` if it is unknown.
 
     A hold with this ``reference`` does not count, nor do orders without a known price.
     """
     state = ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
         return None
-    # Before the orders: a hold that becomes one meanwhile counts twice rather than never.
+    # Holds are added up before the orders, so that a hold that becomes an order meanwhile counts
+    # twice rather than not at all.
     holds = Hold.objects.exclude(reference=reference).amount(timezone.now())
     orders = Order.objects.all()
     lines = orders.lines_charged_after(state.balance_read_at)
@@ -181,8 +184,9 @@ def _latest_prices(lines: Iterable[OpenLine]) -> dict[tuple[str, str], Decimal]:
 def add_up(lines: Iterable[OpenLine], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     """Add up the cost of ``lines``.
 
-    ``told`` maps product and type to the latest price from the provider. For unsent orders, which
-    are bought at the current price, this price takes precedence. For the others, it is a fallback.
+    ``told`` maps product and type to the latest price from the provider. An unsent order will be
+    bought at the current price, so the latest price takes precedence. For a sent order, the latest
+    price counts only if the order has no price on record.
     """
     sent = unsent = _ZERO
     unknown = 0

@@ -1,22 +1,26 @@
 """The request budget: at most ``REQUESTS_PER_MINUTE`` in any sliding window of 60 seconds.
 
 Each request takes a slot, a row that all processes share. The provider counts a request at some
-moment between sending and answer, so its slot is free again 60 seconds after the answer. If the
-process dies, that is 60 seconds after the request would have timed out. So no window of 60 seconds
-at the provider contains more requests than there are slots, whatever the latency.
+moment between sending and answer, so the slot of the request is free again 60 seconds after the
+answer. If the process dies, the slot is free again 60 seconds after the request would have timed
+out. So no window of 60 seconds at the provider contains more requests than there are slots,
+whatever the latency.
 
-- The first page of the list of orders has one slot per ``POLL_INTERVAL`` (at most a quarter of
-  all), so that a rush of purchases does not delay codes. Late orders have one slot, so that fresh
-  ones cannot starve them. While the list is not usable, the two share its slots.
-- All other slots are common. Of these, at most a quarter is reserved for further pages of the list
-  and single checks: as many as readings need in a minute beside the first page. Once the other
-  common slots are taken, each reading takes only its share of the reserved ones. If readings need
-  more, single checks leave half of it to further pages, which cover up to a hundred orders each.
-- Placing may use all common slots that are not reserved, also for the price of an order with a
-  price ceiling. Further pages and single checks leave an eighth of them free, optional prices half.
-  Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
-  and only while half of the common slots are free. Neither they nor optional prices are requested
-  while the budget is busy.
+- The first page of the list of orders has one slot per ``POLL_INTERVAL`` (at most a quarter of all
+  slots), so that a rush of purchases does not delay codes. Late orders have one slot, so that fresh
+  orders cannot starve them. While the list is not usable, late and fresh orders share the slots of
+  the list.
+- All other slots are common. At most a quarter of the common slots is reserved for further pages of
+  the list and for single checks: as many slots as readings need in a minute beside the first page.
+  Once the other common slots are taken, each reading takes only its share of the reserved slots. If
+  readings need more slots than are reserved, single checks leave half of the reserved slots to
+  further pages, which cover up to a hundred orders each.
+- Placing may use all common slots that are not reserved. So may the query for the price of an order
+  with a price ceiling. Further pages and single checks leave an eighth of these slots free; queries
+  for optional prices leave half of these slots free. Background requests (catalogue, ledger, prices
+  of held orders) use at most a tenth of all slots, and only while half of the common slots are
+  free. While the budget is busy, there are no background requests, and no queries for optional
+  prices.
 """
 
 from __future__ import annotations
@@ -34,13 +38,13 @@ from giftcards.engine.clock import longest_request
 from giftcards.models import RequestSlot
 
 MINUTE = timedelta(seconds=60)
-# How many free slots a process tries before it gives up the race for one.
+# How many free slots a process tries before it gives up the race for a slot.
 _TRIED = 8
-# The budget is busy if a minute at the request rate of this span would need more than this share of
-# the common slots.
+# The budget is busy if a minute of requests, at the rate of the last 10 seconds, would need more
+# than this share of the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
-# With a smaller limit, no slot is reserved for late orders.
+# If the limit is below this number, no slot is reserved for late orders.
 _LEAST_FOR_LATE = 30
 
 
@@ -48,7 +52,8 @@ class Purpose(enum.Enum):
     """The purpose of a request: it decides which slots the request may take."""
 
     PLACING = enum.auto()
-    # The first page of the list, further pages, and any page that is read to find lost orders.
+    # LISTING is for the first page of the list, PAGES is for further pages, and SEARCHING is for
+    # any page that is read to find lost orders.
     LISTING = enum.auto()
     PAGES = enum.auto()
     SEARCHING = enum.auto()
@@ -60,7 +65,7 @@ class Purpose(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Permission to make one request; held until ``until`` unless finished or given back."""
+    """The permission for one request, held until ``until`` unless it is finished or given back."""
 
     number: int
     until: datetime
@@ -68,7 +73,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The slot numbers that are reserved for a purpose, and the common ones."""
+    """The slot numbers that are reserved for a purpose, and the common slot numbers."""
 
     listing: range
     late: range
@@ -82,7 +87,7 @@ class Shares:
         return cls(range(listing), range(listing, listing + late), range(listing + late, limit))
 
     def split(self, questions: int) -> tuple[range, range]:
-        """The common slots that are reserved for readings of the list, and the other common ones.
+        """Return the common slots reserved for readings of the list, and the other common slots.
 
         ``questions`` is the number of requests that a reading takes beside the first page.
         """
@@ -92,9 +97,10 @@ class Shares:
     def pools(
         self, purpose: Purpose, *, has_list: bool, questions: int = 0
     ) -> list[tuple[range, int]]:
-        """The ranges of slots that a request may take, preferred first, and how many to leave free.
+        """Return the slot ranges that a request may take, best first, and how many to leave free.
 
-        While the list is not usable (``has_list`` is False), single checks may take its slots.
+        While the list is not usable (``has_list`` is False), single checks may take the slots of
+        the list.
         """
         wanted, common = self.split(questions)
         is_short = questions * len(self.listing) > len(wanted)
@@ -116,12 +122,14 @@ class Shares:
             case Purpose.CHECKING:
                 return [(wanted, kept_for_pages), (common, kept), *for_fresh]
             case Purpose.CHECKING_LATE:
-                # The reserved slots first, so that more common ones are left for others.
+                # The reserved slots come first, so that more common slots are left for other
+                # requests.
                 return [*for_late, (common, kept)]
             case Purpose.PRICING:
                 return [(common, len(common) // 2)]
             case Purpose.BACKGROUND:
-                # Always the same slots, so that no minute has more of these requests.
+                # Background requests always take the same slots, so that no minute has more of
+                # these requests.
                 all_slots = len(self.listing) + len(self.late) + len(self.common)
                 return [(self.common[-max(all_slots // 10, 1) :], 0)]
 
@@ -143,7 +151,7 @@ class Budget:
         RequestSlot.objects.cap(now=timezone.now(), longest=self._longest_hold)
 
     def take(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> Slot | None:
-        """Take a slot for a request made now; ``None`` if ``purpose`` has none left."""
+        """Take a slot for a request made now; ``None`` if ``purpose`` has no slot left."""
         now = timezone.now()
         if not self._has_room(purpose, now):
             return None
@@ -192,7 +200,7 @@ class Budget:
         self._hold(slot, timezone.now())
 
     def _hold(self, slot: Slot, until: datetime) -> None:
-        # Guarded: after a very long request the slot may belong to another one.
+        # The update is guarded: after a very long request, the slot may belong to another request.
         RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
 
     def wait_for(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> float:

@@ -1,12 +1,12 @@
 """Detecting steps of the wall clock, so that a wait counts only if the time has really passed.
 
-Stored times are those of the wall clock, which NTP or a person can set. If it has advanced
-differently from a steady clock, which nobody can set, that is a step. ``ProviderState`` keeps the
-difference of the two clocks of each machine, and the latest steps of all machines, so that a step
-between the runs of two processes is noticed, too.
+Stored times are those of the wall clock, which NTP or a person can set. The wall clock has made a
+step if it has advanced differently from a steady clock, which nobody can set. ``ProviderState``
+keeps, for each machine, the difference between its two clocks; and it keeps the latest steps of all
+machines. So a step between the runs of two processes is noticed, too.
 
-Without a stored difference (at first, and after a reboot), the wall clock is trusted, unless it
-shows an earlier time than that of the last sweep.
+While no difference is stored (on the first run, and after a reboot), the wall clock is trusted,
+unless it shows an earlier time than that of the last sweep.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from giftcards.rules.times import LONGEST_HOLD, SLACK
 
 logger = logging.getLogger(__name__)
 
-# Sent with ``span``, by which the clock was set back, and ``now``, in the transaction that records
-# the step.
+# A signal that is sent in the transaction that records a step back. Its arguments are ``span``, the
+# step, which is negative, and ``now``.
 clock_set_back = Signal()
 
-# A larger difference is a step. A smaller one may be a gradual correction by NTP.
+# A difference above this is a step. A smaller difference may be a gradual correction by NTP.
 _TOLERANCE = timedelta(seconds=2)
-# A larger difference than this is stored anew, so that slow drift does not add up to a step.
+# A difference above this is stored anew, so that slow drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
-# More machines than any shop has: with more, each would displace another one's reading again and
-# again. Readings of old boots go first.
+# The readings of at most this many machines are kept, which is more than any shop has: otherwise,
+# machines would displace each other's readings again and again. Readings of old boots go first.
 _MOST_MACHINES = 256
-# The longest time by which the engine postpones urgent orders (after a 429), and others.
+# The longest time by which the engine postpones urgent orders (after a 429), and the longest time
+# by which it postpones other orders.
 _LONGEST_URGENT = timedelta(minutes=15)
 _LONGEST_OTHER = timedelta(hours=1.25)
 
@@ -55,7 +56,7 @@ def longest_request() -> timedelta:
 
 
 try:
-    # An id of the boot, because each boot restarts the steady clock.
+    # The machine is named by the id of its boot, because each boot restarts the steady clock.
     _MACHINE = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 except OSError:
     _MACHINE = uuid.uuid4().hex
@@ -86,7 +87,7 @@ def _as_seconds(moment: datetime) -> float:
 
 
 def _epoch(moment: datetime) -> datetime:
-    """Return the epoch; naive if ``moment`` is (``USE_TZ = False``).
+    """Return the epoch, which is naive if ``moment`` is naive (``USE_TZ = False``).
 
     Naive times jump with daylight saving time.
     """
@@ -113,7 +114,7 @@ class Clock:
         self.compare(ProviderState.objects.current())
 
     def compare(self, state: ProviderState) -> ProviderState:
-        """Record a step of the clock, if any; return ``state``, just loaded, or a newer one."""
+        """Record a step of the clock, if there was one; return ``state``, or a newer state."""
         self._take_over(state)
         self._check()
         return self._state
@@ -129,14 +130,14 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """The sums of the steps since the clock showed ``moment``, which it may have done twice."""
+        """Return the sum of the steps since the clock showed ``moment``, for each time it did."""
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
         """Yield the periods between steps, newest first: start, end, and the sum of later steps.
 
-        A time that the clock showed twice is in two eras. They also overlap by the tolerance,
-        within which steps are known.
+        A time that the clock showed twice is in two periods. Periods also overlap by the tolerance,
+        because the time of a step is known only within the tolerance.
         """
         zone = timezone.now().tzinfo
         end = datetime.max.replace(tzinfo=zone)
@@ -144,7 +145,7 @@ class Clock:
         for step in reversed(self._steps):
             start = min(step.before, step.before + step.span) - _TOLERANCE
             yield start, end, set_since
-            # Go on with the era before this step.
+            # Go on with the period before this step.
             end = step.before + _TOLERANCE
             set_since += step.span
         yield datetime.min.replace(tzinfo=zone), end, set_since
@@ -153,7 +154,7 @@ class Clock:
         self._state = state
         # For each machine, the seconds by which the wall clock is ahead of the steady clock.
         self._offsets: dict[str, float] = dict(state.clock.get("offsets", ()))
-        # Oldest first.
+        # The steps, oldest first.
         epoch = _epoch(timezone.now())
         self._steps = [
             Step(epoch + timedelta(seconds=before), seconds)
@@ -172,7 +173,8 @@ class Clock:
             if abs(span) < _DRIFT and _MACHINE in self._offsets:
                 return now
             self._store(offset, Step(now - span, seconds), now)
-            # Also if another process was faster, because it may have recorded the same step.
+            # The state is read even if another process was faster, because that process may have
+            # recorded the same step.
             self._take_over(ProviderState.objects.current())
 
     def _seconds_set(self, now: datetime, offset: float) -> float:
@@ -183,9 +185,9 @@ class Clock:
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
     def _store(self, offset: float, step: Step, now: datetime) -> None:
-        """Store the reading and adapt the stored times, unless another process did.
+        """Store the reading and adapt the stored times, unless another process has done so.
 
-        If ``step`` is within the tolerance, only the reading is new.
+        If ``step`` is within the tolerance, only the reading is stored.
         """
         others = [(name, value) for name, value in self._offsets.items() if name != _MACHINE]
         is_step = abs(step.span) > _TOLERANCE
@@ -197,7 +199,7 @@ class Clock:
             merged = Step(oldest[-1].before, sum(each.seconds for each in oldest))
             steps = [merged, *steps[surplus + 1 :]]
         clock = {
-            # A list, because a database may sort the keys of an object.
+            # The offsets are a list, because a database may sort the keys of an object.
             "offsets": [*others, (_MACHINE, offset)][-_MOST_MACHINES:],
             "steps": [(_as_seconds(each.before), each.seconds) for each in steps],
         }
@@ -210,13 +212,14 @@ class Clock:
 
 
 def _follow(step: Step, state: ProviderState, now: datetime) -> None:
-    """Adapt the stored times that lie ahead to ``step``."""
+    """Correct stored times in the future, because the clock has made ``step``."""
     span = step.span
     RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
     if state.paused_until and state.paused_until > step.before:
-        # Guarded: another process may have started a pause in the meantime.
+        # The update is guarded: another process may have started a pause in the meantime.
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
-        # Capped: another machine may have followed a step of its own already.
+        # The end is capped, because another machine may have corrected it already for a step of its
+        # own.
         paused.update(paused_until=min(state.paused_until + span, now + LONGEST_PAUSE))
     # Orders whose sender is still at work must not be taken for lost.
     sending = Order.objects.open().filter(status=Status.PLACING, sent_at__lte=step.before)
@@ -225,7 +228,8 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
         too_long = sending.filter(claimed_until__gt=now + LONGEST_HOLD)
         too_long.update(claimed_until=now + LONGEST_HOLD)
     if step.seconds < 0:
-        # Only after a step back. After a step ahead, orders are due too early, which does no harm.
+        # Due times are corrected only after a step back. After a step ahead, orders are due too
+        # early, which does no harm.
         Order.objects.open().filter(due_at__gt=now).update(due_at=F("due_at") + span)
         by_rule = Order.objects.open().filter(send_before__gt=now)
         by_rule.update(send_after=F("send_after") + span, send_before=F("send_before") + span)

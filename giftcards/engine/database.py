@@ -1,4 +1,4 @@
-"""Surviving failures of the database: of the whole database, or of writing single orders.
+"""Surviving failures of the whole database, and failures to write single orders.
 
 Errors are logged by their type only, because PostgreSQL puts the failing row into the text.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-# Error is the base of all database errors, from broken connections to columns that were added.
+# Error is the base of all database errors, from broken connections to missing columns.
 from django.db import Error, close_old_connections, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
@@ -47,7 +47,7 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tolerating(what: str) -> Iterator[None]:
-    """Log a failure of the database that concerns ``what`` alone, and go on.
+    """Log an error of the database in this block as a failure to write ``what``, and go on.
 
     If the connection is lost, the error is raised, because the next statement would fail as well.
     """
@@ -69,10 +69,10 @@ def is_there() -> bool:
 
 @contextlib.contextmanager
 def isolate_failures(*orders: Order) -> Iterator[None]:
-    """Log a failure of the database that concerns ``orders`` alone, and postpone them.
+    """Log a database error in this block as a failure to write ``orders``, and postpone them.
 
-    If they cannot be postponed, there is a short pause, so that the next sweep does not follow at
-    once. If the connection is lost or nothing can be written, the error is raised.
+    If the orders cannot be postponed, there is a short pause, so that the next sweep does not
+    follow at once. If the connection is lost or nothing can be written, the error is raised.
     """
     names = ", ".join(order.reference for order in orders)
     is_written = False
@@ -87,15 +87,16 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
         with transaction.atomic():
             due.update(due_at=now + _POSTPONED)
     except Error:
-        # Raises if the database refuses every write, for example because it is read-only.
+        # This write raises an error if the database refuses every write, for example because it is
+        # read-only.
         ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
         time.sleep(timings.database_pause / 2)
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Call ``write`` with all ``orders``, or with each if the database refuses some of them.
+    """Call ``write`` with all ``orders`` at once, or with each alone if the database refuses that.
 
-    Returns the results. Orders that fail on their own are postponed.
+    Returns the results. An order that fails even alone is postponed.
     """
     written: list[T] = []
     if len(orders) > 1:

@@ -1,7 +1,7 @@
 """Checking many orders with few requests: through the provider's list, or one by one.
 
-A few requests run at a time, in threads that never touch the database. Their results are yielded
-to the calling thread, which does.
+A few requests run at a time, in threads that never touch the database. Their results are yielded to
+the calling thread, and only that thread uses the database.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ from giftcards.rules.verdict import Verdict, evaluate_for
 K = TypeVar("K")
 T = TypeVar("T")
 
-# With an order that is being sent, four requests are in flight. Five with a wrong key get the
-# address blocked, so more could trigger the block before the first refusal is read.
+# At most three checks are in flight, or four requests while an order is being sent. Five requests
+# with a wrong key get the IP address blocked: with more requests in flight, the block could come
+# before the first refusal is read.
 MAX_IN_FLIGHT = 3
 # The most orders checked one by one for each group of a sweep.
 BATCH = 40
-# The usual clock difference, tried first: a busy account has many orders in ten minutes.
+# The usual difference of the clocks, which is tried first, because a busy account has many orders
+# in ten minutes.
 _USUAL_SKEW = timedelta(minutes=1)
-# For how long the list is not used after it failed, and after it showed none of our orders. Less
-# than the poll timeout, because some orders can only be followed through the list.
+# For how long the list is not used after it failed, and for how long after it showed none of our
+# orders. Both times are shorter than the poll timeout, because some orders can only be followed
+# through the list.
 _LIST_FAILED = timedelta(seconds=30)
 _LIST_USELESS = timedelta(minutes=2)
 # Up to this number of orders, single checks are as cheap as a page of the list.
@@ -55,7 +58,7 @@ _GRACE = 3.0
 class Pulse:
     """Callbacks that long work makes between requests.
 
-    Once ``should_continue`` returns False, no more requests are started; the results of those in
+    Once ``should_continue`` returns False, no more requests are started; the results of requests in
     flight are still yielded.
     """
 
@@ -63,13 +66,15 @@ class Pulse:
     beat: Callable[[], object] = lambda: None
 
 
-# The purpose of further pages of the list, if it is not that of the first page.
+# The purpose of further pages of the list, by the purpose of the first page, where the two differ.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
-# The purposes of pages that wait for the request budget; other pages are skipped if it is short.
+# The purposes of pages that wait for the request budget; other pages are skipped if the budget is
+# short.
 _AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
 
 Rows = Sequence[OrderAnswer]
-# Orders with their rows, and the verdicts on these; None if a row has yet to be judged.
+# Orders, each with its row and the verdict on the row; the verdict is None if the row has yet to be
+# judged.
 Answers = Iterator[tuple[Order, OrderAnswer, Verdict | None]]
 Pages = Iterator[OrderPage | Exception]
 
@@ -77,10 +82,10 @@ Pages = Iterator[OrderPage | Exception]
 def next_check(
     order: Order, now: datetime, *, watched_since: datetime | None = None
 ) -> datetime | None:
-    """The time of the next check of ``order``; ``None`` if it is late and no longer watched.
+    """Return when to check ``order`` next; ``None`` if the order is late and no longer watched.
 
-    A late order is watched if it was accepted at ``watched_since`` or later; by default, that is
-    ``LATE_WATCH_HOURS`` before ``now``.
+    A late order is watched if it was accepted at ``watched_since`` or later; by default,
+    ``watched_since`` is ``LATE_WATCH_HOURS`` before ``now``.
     """
     state = STATES[order.status]
     if state.last_pause is None:
@@ -94,7 +99,7 @@ def next_check(
 
 
 def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
-    """True if the list probably takes fewer requests than single checks, or is the only way."""
+    """True if the list probably takes fewer requests than single checks, or is needed anyway."""
     return any(_is_worth_listing(group, gateway) for group in _by_age(orders))
 
 
@@ -111,7 +116,7 @@ def ask(
     A row of the list comes with the verdict on it. Orders that are not due by ``due_by`` are only
     yielded if the list happens to show them. Orders that are not yielded were not checked: calls
     were paused, the budget ran out, or the batch was full. ``match_others`` gets the rows of each
-    page that are about none of ``orders``; what it returns is yielded, too.
+    page that are about none of ``orders``; the answers that it returns are yielded, too.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -146,8 +151,9 @@ def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
 
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
-    """Those of ``orders`` that the list should show under an id that we know."""
-    # If the list uses ids of its own, an order's is learnt from its first single check.
+    """Return the orders in ``orders`` that the list should show under an id that we know."""
+    # If the list uses ids of its own, we learn the id of an order in the list from its first single
+    # check.
     ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
     return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
 
@@ -169,7 +175,8 @@ def _read_list(
             yield from match_others(search.find_others(page))
         if search.has_match or search.pages_left or not search.has_read:
             return
-    # New orders may still appear. Old ones should be there, unless the list uses ids of its own.
+    # New orders may still appear. Old orders should be in the list, unless the list uses ids of its
+    # own.
     is_unexpected = any(order.checked_at for order in search.old)
     gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
 
@@ -189,7 +196,8 @@ class _Search:
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
         usual = timezone.now() - timedelta(seconds=_USUAL * conf.poll_timeout)
         self.old = [order for order in orders if _accepted_at(order) < usual]
-        # The list may be stale: each time, the oldest order is also checked singly, to verify it.
+        # The list may be stale: each time, the oldest order is also checked singly, to verify the
+        # list.
         self.to_verify = min(
             (order for order in self.old if not order.is_only_listed),
             key=_accepted_at,
@@ -212,7 +220,7 @@ class _Search:
         )
 
     def _count_missing(self) -> int:
-        """The number of orders without a row; more pages than that cost more than single checks."""
+        """The number of orders without a row: to read more pages costs more than single checks."""
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
@@ -224,21 +232,23 @@ class _Search:
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
         """Tell the gateway how many requests the reading takes beside the list's first page.
 
-        Those are further pages that were read or were worth reading, and checks of ``left``.
+        These requests are further pages that were read or were worth reading, and single checks of
+        the orders in ``left``.
         """
         if not self.has_read:
             return
         further = max(self._pages_read - 1, 0) + self.pages_left
         others = len(set(left) - {self.to_verify})
-        # Half a page, if it is unknown how many rows the last page can still take.
+        # The room is half a page if it is unknown how many rows the last page can still take.
         is_only_page = self._pages_read + self.pages_left == 1
         room = timings.page_size - self._rows_read if is_only_page else timings.page_size // 2
         gateway.note_questions(further + others, page_size=timings.page_size, room=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
-        """The ``orders`` due by ``due_by`` to check singly; a page that was left out may show some.
+        """Return the orders in ``orders``, due by ``due_by``, that have to be checked singly.
 
-        Those are left out as well: the next reading begins with that page.
+        If pages of the list were left out, orders that those pages may show are left out as well:
+        the next reading begins with those pages.
         """
         due = [order for order in orders if order.due_at and order.due_at <= due_by]
         left = [order for order in due if order.pk not in self.shown]
@@ -247,7 +257,7 @@ class _Search:
         return sorted(left, key=lambda order: order is self.to_verify)
 
     def match(self, page: OrderPage) -> Answers:
-        """Yield our orders with their rows, except repeated rows and inconclusive ones."""
+        """Yield our orders with their rows, except repeated and inconclusive rows."""
         self.has_read = True
         self._pages = self._pages or page.page_count or 0
         self._pages_read += 1
@@ -269,7 +279,7 @@ class _Search:
         return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
 
     def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
-        """Fill gaps in a single answer from the order's row, while its id is not confirmed."""
+        """Fill gaps in a single answer from the order's row, unless the order's id is confirmed."""
         row = self._unclear.get(order.pk)
         if order.identified_at or row is None or not isinstance(result, OrderAnswer):
             return result
@@ -284,11 +294,12 @@ class _Search:
 def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> Verdict | None:
     """The verdict on ``row``; ``None`` if a single check is needed.
 
-    No check is needed if the row settles the order, or credibly shows the order as open. Such a
-    verdict does not depend on the options of :func:`evaluate_for`, which are only more lenient.
+    No single check is needed if the row settles the order, or credibly shows the order as open. The
+    options of :func:`evaluate_for` would not change such a verdict, because they only make verdicts
+    more lenient.
     """
     verdict = evaluate_for(order, row)
-    # A row that shows a late order as open is not trusted: a stale list would keep it late.
+    # A row that shows a late order as open is not trusted: a stale list would keep the order late.
     is_fresh = order.status == Status.HANDLING and not is_to_verify
     is_row_trusted = order.is_only_listed or is_fresh
     shows_open = row.status == Status.HANDLING and is_row_trusted and not verdict.problems
@@ -311,10 +322,11 @@ def read_pages(
 ) -> Pages:
     """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
 
-    If the first page gives the page count, the other pages are read, unless they are more than
-    ``limit()``, until ``limit()`` is 0. If the budget is short, the next reading begins with the
-    pages that were left out. Without a page count, at most ``limit()`` further pages are read,
-    until one has no new ids. A page that fails is yielded as its error.
+    If the first page gives the page count, further pages are read until ``limit()`` is 0; but if
+    there are more further pages than ``limit()``, none of them is read. If the budget is short, the
+    next reading begins with the pages that were left out. Without a page count, at most ``limit()``
+    further pages are read; the last one is the first that has no new ids. If a page fails, its
+    error is yielded instead.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=timings.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
@@ -345,7 +357,7 @@ def read_pages(
 def _read_share(
     count: int, gateway: Gateway, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield this reading's share of the pages after the first one; note where the next begins."""
+    """Yield this reading's share of the further pages; note where the next reading begins."""
     begin = gateway.next_page if gateway.next_page <= count else 2
     numbers = [*range(begin, count + 1), *range(2, begin)]
     at_most = gateway.pages_at_once()
@@ -357,7 +369,7 @@ def _read_share(
 def _read_counted(
     numbers: Sequence[int], read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Generator[OrderPage | Exception, object, Sequence[int]]:
-    """Yield these pages until ``limit()`` is 0 or the budget is short; return the others."""
+    """Yield these pages until ``limit()`` is 0 or the budget is short; return unread numbers."""
     while numbers and limit():
         batch = numbers[:MAX_IN_FLIGHT]
         pages = list(read(*batch))
@@ -371,7 +383,7 @@ def _read_counted(
 def _read_uncounted(
     page: OrderPage | Exception | None, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield the pages after ``page``, the first one, until one has no new ids."""
+    """Yield the pages after the first page, ``page``, until a page has no new ids."""
     seen: set[str] = set()
     number = 1
     while isinstance(page, OrderPage) and number <= limit():
@@ -400,8 +412,8 @@ def fan_out(
 
     With ``is_patient``, calls wait for the request budget; otherwise, calls that the budget does
     not allow are skipped. A call whose error is worth repeating is retried once, before the other
-    calls, if the budget allows that at once. When calls have to stop, those in flight are waited
-    for briefly, and the others are skipped.
+    calls, if the budget allows that at once. When calls have to stop, calls in flight get a few
+    seconds to end, and waiting calls are skipped.
     """
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")
@@ -463,7 +475,7 @@ class _Calls(Generic[K, T]):
 
     def _start(self, call: _Call[K, T], slot: Slot) -> None:
         self.running += 1
-        # A daemon: if it hangs, it does not keep the process alive.
+        # The thread is a daemon: if it hangs, it does not keep the process alive.
         threading.Thread(target=self._run, args=(call, slot), daemon=True).start()
 
     def _run(self, call: _Call[K, T], slot: Slot) -> None:

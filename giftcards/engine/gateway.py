@@ -1,7 +1,7 @@
 """The only path to the provider, with limits that all processes share.
 
 Every call goes through a :class:`Gateway`. The first refusal of a key stops every process that has
-it, all processes honour a pause that the provider asks for, and together they stay within
+the key, all processes honour a pause that the provider asks for, and together they stay within
 ``REQUESTS_PER_MINUTE``. A call of the client is one request.
 """
 
@@ -34,7 +34,7 @@ from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# The provider unblocks an address after this long (its documentation).
+# The provider unblocks an IP address after this time, according to its documentation.
 _BLOCK = timedelta(minutes=15)
 # The longest time for which the list is not used.
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
@@ -49,7 +49,7 @@ _PROBE_POLL = 0.2
 class KeyProbe:
     """A lease that limits calls with an unproven key to one at a time, across all processes.
 
-    The provider blocks the address after five calls with a wrong key.
+    The provider blocks the IP address after five calls with a wrong key.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class KeyProbe:
 
     def hold(self) -> bool:
         """Take or renew the lease; False if another process holds it."""
-        # Long enough for two requests: a price and an order.
+        # The lease is long enough for two requests: for a price, and for an order.
         length = timedelta(seconds=2 * conf.request_timeout + 5)
         if self._token and Lease.objects.keep(Lease.KEY_PROBE, self._token, length):
             return True
@@ -82,7 +82,7 @@ class Gateway:
     """
 
     def __init__(self) -> None:
-        # No call without the keys: the cards that it buys could not be stored.
+        # Without encryption keys, no call is made: the cards that it buys could not be stored.
         require("ENCRYPTION_KEYS")
         self._fingerprint = key_fingerprint(conf.api_key)
         # A refusal that is not stored yet; this process honours it already.
@@ -91,7 +91,8 @@ class Gateway:
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # After the clock was compared: if it was set, slots are freed and held.
+        # The budget follows the comparison of the clocks, because a step of the clock changes which
+        # slots are free.
         self._budget = Budget()
         self.client = Client(
             base_url=conf.base_url,
@@ -106,7 +107,7 @@ class Gateway:
         self._list_asked_at: datetime | None = None
         # How many requests each list reading of the last minute took beside the first page.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
-        #: Number of orders that the last attempt to send left waiting, at most a slice of them.
+        #: The number of orders that the last attempt to send left waiting; at most 100 are counted.
         self.waiting = 0
         #: The page with which the next reading of the list continues after the first page.
         self.next_page = 2
@@ -153,7 +154,8 @@ class Gateway:
         """
         self._load_state()
         if self.is_open and not self.is_proven and self._state.was_blocked:
-            # Not every proxy routes this path. Unless an error pauses calls, the next call tells.
+            # Not every proxy routes the path of this call. If the call fails and does not pause
+            # calls, the next call shows whether the block is over.
             with suppress(ProviderError):
                 return self._ask_about_key(Purpose.CHECKING)
         return self.is_open
@@ -172,7 +174,8 @@ class Gateway:
     def environment(self) -> str:
         """The environment of the key's account; "" if it is unknown.
 
-        If it is not stored, the provider is asked with a low priority, every 2 minutes at most.
+        If the environment is not stored, the provider is asked for it with low priority, every 2
+        minutes at most.
         """
         if not self.key.environment:
             self._learn_environment()
@@ -182,7 +185,8 @@ class Gateway:
         token = Lease.objects.take(Lease.KEY_ENVIRONMENT, LONGEST_HOLD)
         if token is None:
             return
-        # Not every proxy routes this path. If the error pauses calls, the order is not sent.
+        # Not every proxy routes the path of this call. If its error pauses calls, the order is not
+        # sent.
         with suppress(ProviderError):
             self._ask_about_key(Purpose.PRICING)
         if self.key.environment:
@@ -225,7 +229,8 @@ class Gateway:
     def begin(self, purpose: Purpose) -> Slot | None:
         """Take a slot for one call, which the caller makes and finishes.
 
-        ``None`` if calls are paused, if another process is probing the key, or without a slot.
+        Returns ``None`` if calls are paused, if another process is probing the key, or if no slot
+        is free.
         """
         had_probe = self._probe.is_ours
         slot = None
@@ -242,14 +247,15 @@ class Gateway:
         try:
             self._budget.finish(slot)
         finally:
-            # Even if the slot cannot be written: a refusal must not be forgotten.
+            # The outcome is recorded even if the slot cannot be written: a refusal must not be
+            # forgotten.
             if error is None or isinstance(error, ProviderError):
                 self.record_outcome(error)
             else:
                 logger.error("A call to the provider failed: %s", type(error).__name__)
 
     def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
-        """Take a slot for a retry, as :meth:`begin` does; if there is one, release ``slot``."""
+        """Take a slot for a retry, as :meth:`begin` does; if one is free, release ``slot``."""
         again = self.begin(purpose)
         if again is not None:
             self.release(slot)
@@ -310,7 +316,8 @@ class Gateway:
                 pass  # this server was held up, not the provider
             case _:
                 self._failure = error
-        # Only after the pause is stored, because the next process to probe the key has to see it.
+        # The probe ends only after the pause is stored, because the next process that probes the
+        # key has to see the pause.
         self._probe.end()
 
     def _stop(self, error: AccessDenied) -> None:
@@ -323,9 +330,10 @@ class Gateway:
             self._store_refusal()
 
     def _store_refusal(self) -> None:
-        """Store a refusal of the key, if there is one, which stops every process that has the key.
+        """Store the refusal of the key, if any, so that it stops every process that has the key.
 
-        If the database fails, calls stop nevertheless, and the refusal is stored before the next.
+        If the database fails, calls stop nevertheless, and the refusal is stored before the next
+        call.
         """
         if self._refusal is None:
             return
@@ -376,7 +384,7 @@ class Gateway:
 
     @staticmethod
     def is_outage(failure: ProviderError) -> bool:
-        """True if ``failure`` indicates an outage: no refusal, no 404, no rate limit."""
+        """True if ``failure`` means an outage: it is no refusal, no 404 and no rate limit."""
         is_answer = isinstance(failure, AccessDenied | RateLimited | Refused)
         return failure.status != 404 and not is_answer
 
@@ -388,10 +396,10 @@ class Gateway:
         return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
-        """True if this server's clock agreed with the provider's when it showed ``moment``.
+        """True if our clock agreed with the provider's clock when ours showed ``moment``.
 
         This is known from the ``Date`` of the provider's last answer, and from the steps of our
-        clock since then.
+        clock since ``moment``.
         """
         ahead = self.client.clock_difference
         return all(abs(ahead + span) <= _CLOCK_ERROR for span in self.clock.set_since(moment))
@@ -445,8 +453,8 @@ class Gateway:
     def _list_questions(self) -> int:
         """The most requests that a reading of the last minute took beside the first page.
 
-        0 unless the list is in use. The most requests count: slots that are kept free only when
-        more are needed might still be in use then.
+        Returns 0 if the list is not in use. The maximum of the last minute counts, because slots
+        that are reserved only when they are needed might be taken by then.
         """
         if not self.is_list_read:
             return 0
@@ -476,8 +484,9 @@ def ask_when_free(
 
     ``call`` returns ``None`` if the gateway denies it, and is tried again. ``on_wait`` is called
     before each wait of at most a second, with True if calls are paused. Raises :exc:`Stopped` if
-    the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well. A key that is to
-    be probed is left to an order that the loop is about to ask about.
+    the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well. If the key is
+    not proven and the loop is about to make a call for an order, that call comes first, because it
+    probes the key.
     """
     while True:
         while not gateway.try_open():
@@ -499,7 +508,7 @@ def ask_when_free(
 
 
 def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:
-    """Make ``call``, unless that keeps the key's probe from an order that the loop follows."""
+    """Make ``call``, but leave the probe of an unproven key to an order that is urgent."""
     if not gateway.is_proven and Lease.objects.is_taken(Lease.LOOP):
         soon = timezone.now() + timedelta(seconds=conf.poll_interval)
         if Order.objects.urgent().filter(due_at__lte=soon).exists():

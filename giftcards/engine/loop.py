@@ -56,7 +56,7 @@ def follow(
         while not is_over:
             with surviving(loop.stop, "the loop"):
                 is_over = not loop.step()
-            # If the database failed, the step may not have checked this.
+            # If the database failed, the step may not have checked whether the run is over.
             is_over = is_over or loop.is_over
     finally:
         for clean_up in (loop.close_gateway, loop.release, loop.close_balance):
@@ -88,7 +88,7 @@ def begin_tick() -> None:
 def _this_worker() -> str:
     """The program of this process and its machine, such as ``qcluster@web-2``.
 
-    Without its arguments, which may hold secrets.
+    The arguments of the program are left out, because they may hold secrets.
     """
     path, *arguments = sys.argv or [""]
     name = PurePath(path).stem
@@ -105,7 +105,7 @@ def is_work_left() -> bool:
 
 
 def is_work_waiting() -> bool:
-    """True if an order is urgent, or a change of one is to be announced, and no loop runs."""
+    """True if no loop runs although an order is urgent or a change of an order is unannounced."""
     if Lease.objects.is_taken(Lease.LOOP):
         return False
     return is_work_left() or StatusChange.objects.all().to_announce(timezone.now()).exists()
@@ -150,7 +150,8 @@ class _Loop:
         if not self._is_endless and (is_refused or not is_work_left()):
             return False
         if is_refused:
-            # For one interval without the lease: a process with another API key can take it.
+            # The loop waits for one interval without the lease, so that a process with another API
+            # key can take the lease.
             self.release()
             self.stop.wait(max(conf.poll_interval, timings.loop_look))
         else:
@@ -197,7 +198,8 @@ class _Loop:
         """Do the regular work of a run, such as renewing the lease; True if the run may go on."""
         if self.is_over:
             return False
-        # At once: while the request for the balance holds the key probe, no order is sent.
+        # The answer is taken at once, because no order is sent while the request for the balance
+        # holds the key probe.
         self._balance.take_answer()
         now = time.monotonic()
         if now - self._beat_at >= timings.loop_look and self._token:
@@ -248,7 +250,7 @@ def _time_to_work(gateway: Gateway) -> float:
 
 
 def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
-    """Seconds until the budget allows a request for ``purpose``, or for the list if that serves."""
+    """Seconds until the budget allows a request for ``purpose``, or for the list instead."""
     wait = gateway.wait_for(purpose)
     is_listed = purpose in {Purpose.CHECKING, Purpose.CHECKING_LATE} and gateway.is_list_read
     return min(wait, gateway.wait_for(Purpose.LISTING)) if is_listed else wait

@@ -1,9 +1,10 @@
-"""The outbox: announces changes to the shop's receivers, at least once, in order per subject.
+"""The outbox announces changes to the shop's receivers: at least once, in sequence per subject.
 
 :mod:`giftcards.signals` says what receivers can rely on. Orders and offers have an outbox each,
 with a lease of its own, so that a slow receiver of offers holds up no news of orders. The process
 that announces holds the lease, which a thread renews while receivers run. Until a receiver has
-taken a change, it is not called for later changes of the same subject: of an order, or of a type.
+taken a change, the receiver is not called for later changes of the same subject, which is an order
+or a type.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So receivers
 that kill the process, or whose success cannot be recorded, are retried with back-off as well.
@@ -41,7 +42,8 @@ E = TypeVar("E", bound=OutboxEntry)
 _GRACE = 1.0
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)
-# So many failures take about a day of retries, not counting time without a running worker.
+# A change is given up after this many failures, which takes about a day, not counting time without
+# a running worker.
 _MOST_FAILURES = 32
 
 
@@ -49,9 +51,9 @@ _MOST_FAILURES = 32
 class Outbox(Generic[E]):
     """A table of changes, and how each of them is announced.
 
-    ``lease`` names the lease of the process that announces them. ``subject`` is the foreign key to
-    what has changed, ``related`` are the foreign keys to read with a change. ``signals`` are sent
-    by ``sender``, in this order, with ``arguments``.
+    ``lease`` names the lease of the process that announces the changes. ``subject`` is the foreign
+    key to what has changed, ``related`` are the foreign keys to read with a change. ``signals`` are
+    sent by ``sender``, in this sequence, with ``arguments``.
     """
 
     table: type[E]
@@ -109,7 +111,7 @@ OFFERS = Outbox(
 
 
 class _Receiver(NamedTuple):
-    # The names of the signal and the receiver: the same in every process.
+    # The names of the signal and of the receiver, which are the same in every process.
     name: str
     call: Callable[..., Any]
 
@@ -119,7 +121,7 @@ def announce(
 ) -> int:
     """Announce the changes that are due; return how many have now reached every receiver.
 
-    ``should_continue`` is called before each change; False ends it.
+    ``should_continue`` is called before each change; if it returns False, announcing ends.
     """
     announced = 0
     # The changes that the database refuses to write.
@@ -129,7 +131,8 @@ def announce(
         if token is None:
             break
         known = len(refused)
-        # Closed before the next query: a process that was refused the lease relies on this one.
+        # The lease is released before the next query, because a process that could not take the
+        # lease relies on this process.
         with contextlib.closing(_LeaseKeeper(outbox.lease, token)) as lease:
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
@@ -154,7 +157,7 @@ class _LeaseKeeper:
         self._thread.start()
 
     def keep(self) -> bool:
-        """Begin the next change, and renew the lease if due; False if another process has it."""
+        """Begin the next change, and renew the lease if due; False if another process took it."""
         self._began = time.monotonic()
         if self._began - self._kept < timings.announcing_renewal:
             return True
@@ -163,8 +166,8 @@ class _LeaseKeeper:
 
     def close(self) -> None:
         self._is_over.set()
-        # The thread must not renew the lease after its release. It is not waited for without end,
-        # because it may be waiting for a lock of the database.
+        # The thread must not renew the lease after its release. The wait has a limit, because the
+        # thread may itself be waiting for a lock of the database.
         self._thread.join(_GRACE)
         Lease.objects.release(self._name, self._token)
 
@@ -192,9 +195,10 @@ def _announce_batch(
     refused: set[int],
     should_continue: Callable[[], bool],
 ) -> int:
-    """Announce the first changes that are due; add those that cannot be written to ``refused``."""
+    """Announce the first due changes; add to ``refused`` the changes that cannot be written."""
     due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[: timings.announcing_batch])
-    # Includes changes that are not due yet: they hold back later changes of their subjects.
+    # The query includes changes that are not due yet, because they hold back later changes of their
+    # subjects.
     of_these = {f"{outbox.subject}__in": set(due.values())}
     waiting = outbox.entries.filter(**of_these).exclude(announce_at=None)
     held_back: dict[int, dict[str, datetime]] = defaultdict(dict)
@@ -216,7 +220,8 @@ def _announce_batch(
 def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime]) -> None:
     """Call the receivers that ``change`` has yet to reach, and record the outcome.
 
-    Receivers in ``held_back`` wait for an earlier change of the subject, due at the time there.
+    ``held_back`` names the receivers that wait for an earlier change of the subject, each with the
+    time at which that earlier change is due.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
@@ -234,7 +239,8 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
     try:
         _deliver(outbox, change, undelivered)
     finally:
-        # Recorded even if the process is interrupted, for example by the timeout of a task.
+        # The outcome is recorded even if the process is interrupted, for example by the timeout of
+        # a task.
         missing = {receiver.name for receiver in undelivered}
         delivered = {receiver.name for receiver in called} - missing
         now = timezone.now()
@@ -251,7 +257,7 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
 
 
 def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None:
-    """Call each receiver once, and remove the receivers that return from ``undelivered``."""
+    """Call each receiver once; remove from ``undelivered`` each receiver that succeeds."""
     change.announce_error = ""
     for receiver in undelivered.copy():
         failure, interruption = _call(receiver, outbox.arguments(change))
@@ -269,8 +275,8 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
 def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
     """Call a receiver; return its failure ("": none), and an interruption to raise, if any.
 
-    The exception itself is not returned: later ones would refer to it, and its message may hold a
-    code.
+    The exception itself is not returned: later exceptions would refer to it, and its message may
+    hold a code.
     """
     try:
         receiver.call(**arguments)
@@ -293,7 +299,7 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
 
 
 def _write(outbox: Outbox[E], change: E, **values: Any) -> bool:
-    """Write ``values`` to the row; False if it is no longer as this process last saw it.
+    """Write ``values`` to the row; False if the row has changed since this process last saw it.
 
     A process that was taken for dead must not overwrite the record of its successor.
     """
@@ -315,11 +321,13 @@ def next_try(
 ) -> tuple[int, datetime | None]:
     """Return the failures of a change so far, and when it is announced again (``None``: never).
 
-    ``held_until`` is the time when the earlier changes that hold back some receivers are due;
-    ``None`` if there are none. With neither a failure nor such receivers, the change is done.
+    ``held_until`` is when the earlier changes are due for which some receivers are held back;
+    ``None`` if no receiver is held back. If no receiver has failed and none is held back, the
+    change is done.
     """
     if not has_failed:
-        # Due with the earlier change, which is announced first; None if nothing is held back.
+        # The change is due together with the earlier change, which is announced first; None if no
+        # receiver is held back.
         return failures, held_until
     failures += 1
     # A receiver that is held back has not been called yet, so the change cannot be given up.
@@ -329,7 +337,7 @@ def next_try(
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """The receivers for which later changes of the subject wait, by name, and until when."""
+    """Return by name the receivers for which later changes of the subject wait; and until when."""
     if change.announce_at is None:
         return {}  # it was given up
     return {receiver.name: change.announce_at for receiver in _pending_receivers(outbox, change)}

@@ -48,13 +48,14 @@ logger = logging.getLogger(__name__)
 # The first and the longest pause before an order that could not be sent is tried again.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# After this many failed reviews, or queries for the price, which take more than a minute, the order
-# may be the reason.
+# After this many failed reviews or failed queries for the price, which take more than a minute in
+# all, the order itself may be the reason.
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
 # subtracted, because the clocks of two machines may differ.
 _THIS_MOMENT = timedelta(seconds=10)
-# The pause before an order by rule whose cards may have come after all is looked at again.
+# The pause before the next look at an order by rule, if the cards that it repeats may have come
+# after all.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # How long the provider's list may take to show a new order.
@@ -65,13 +66,14 @@ def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
     The order is held instead if a person has to look at it, if a card costs more than its ceiling,
-    or if the cards that it repeats may have come after all. It is postponed if it cannot be
+    or if the cards that it repeats may have come after all. The order is postponed if it cannot be
     reviewed, or if it has a ceiling and the price is unknown. Updates ``order`` in place, unless
     another process was first.
     """
-    is_possible = True  # also if this order cannot be written, and only this one
+    is_possible = True  # even if this order alone cannot be written
     with isolate_failures(order):
-        # The review comes before the price, because it may take days and the price has to be fresh.
+        # The review comes before the price, because a review may take days, and the price has to be
+        # fresh.
         if _is_wanted(order) and _passes_review(order):
             is_possible = _send(order, gateway)
     return is_possible
@@ -79,8 +81,8 @@ def send(order: Order, gateway: Gateway) -> bool:
 
 def _send(order: Order, gateway: Gateway) -> bool:
     ceiling = order.price_ceiling
-    # Read the price before the claim, because nothing may delay the request after it: a process
-    # that stalls there could send an order that was declared lost and sent again meanwhile.
+    # Read the price before the claim, because nothing may delay the request after the claim: a
+    # process that stalls there could send an order that was declared lost and sent again meanwhile.
     try:
         price = _price(order, gateway)
     except (AccessDenied, RateLimited):
@@ -115,11 +117,12 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
     ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
-    # A person may have approved the stored price, which always fits then: request it anew.
+    # A person may have approved the stored price, which would then always fit: request the price
+    # anew.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
-    # Only a price of this moment holds the order: a stored one may have been wrong for a second.
+    # Only a price of this moment holds the order: a stored price may have been wrong for a second.
     return ask(asked_since=timezone.now() - _THIS_MOMENT)
 
 
@@ -131,8 +134,8 @@ def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
 
 def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
     """Claim an order, make the request unless it is too late, and record the outcome."""
-    # Read before the claim: the commit of the claim may return minutes later, when the order has
-    # been declared lost and sent again. Then the request is not made.
+    # The clock is read before the claim: the commit of the claim may return minutes later, when the
+    # order has been declared lost and sent again. In that case, the request is not made.
     start_by = steady_time() + timings.start_within
     is_claimed = False
     try:
@@ -156,12 +159,13 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
         if failure is not None:
             record = partial(_record_failure, order, failure, price)
         else:
-            # Log before using the database: if it is down, the log still has the id.
+            # Log before using the database: if the database is down, the log still has the id.
             logger.info("Order %s was accepted as %s.", order.reference, provider_id)
             record = partial(_record_acceptance, order, provider_id, price, gateway.list_turn())
         _persist(record)
     finally:
-        # Called even if the order cannot be written: a refusal of the key must not be forgotten.
+        # The call is finished even if the order cannot be written: a refusal of the key must not be
+        # forgotten.
         gateway.finish(slot, failure)
 
 
@@ -174,9 +178,9 @@ def _is_wanted(order: Order) -> bool:
 
 
 def _passes_review(order: Order) -> bool:
-    """True if ``REVIEW_ORDER`` lets the order be sent; otherwise it is held or postponed.
+    """True if ``REVIEW_ORDER`` lets the order be sent; otherwise the order is held or postponed.
 
-    If the rule keeps failing, that is a problem of the order.
+    If the rule keeps failing, the order gets a problem.
     """
     failure, reason = "interrupted", ""
     try:
@@ -185,7 +189,8 @@ def _passes_review(order: Order) -> bool:
     except ReviewFailed as error:
         failure = str(error)
     finally:
-        # Postponed even if the task has timed out: the order must not hold up others again at once.
+        # The order is postponed even if the task has timed out, so that it does not hold up other
+        # orders again at once.
         if failure:
             is_patient = order.failures < _PATIENT_FAILURES
             problem = None if is_patient else Problem("review_failed", {"detail": failure})
@@ -199,7 +204,7 @@ def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> 
     """Postpone an order that has a ceiling and whose price is unknown.
 
     An outage of the provider, which monitors report, is not a problem of the order. A failure that
-    goes on while the provider answers other requests is one.
+    goes on while the provider answers other requests is a problem of the order.
     """
     is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
     is_away = gateway.is_outage(error) and is_patient
@@ -208,7 +213,7 @@ def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> 
 
 
 def _postpone(order: Order, problem: Problem | None, *, because: object) -> None:
-    """Postpone an order that cannot be sent as things are."""
+    """Postpone an order that cannot be sent at present."""
     due_at = timezone.now() + _retry_pause(order)
     if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
         logger.info("Order %s is not sent yet. %s", order.reference, because)
@@ -225,7 +230,8 @@ def _persist(record: Callable[[], None]) -> None:
         try:
             return record()
         except Error:
-            # Whatever the reason: a column may be missing in the middle of a migration.
+            # Every database error is retried: for example, a column may be missing in the middle of
+            # a migration.
             if time.monotonic() >= patience:
                 raise
         time.sleep(1)
@@ -237,7 +243,8 @@ def claim(order: Order, *, key: ApiKey) -> bool:
 
     Must not be called in a transaction: the claim has to be committed before the request is made.
     """
-    # Fails if somebody has held the order or approved another price since it was read.
+    # The claim fails if somebody has held the order or approved another price since the order was
+    # read.
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
     # What is known of an earlier attempt does not apply to this one.
     attempt = {
@@ -297,7 +304,8 @@ def _record_acceptance(
             due_at=_first_search(),
             failures=0,
         )
-        # Stored even if the order was declared lost meanwhile, so that it is not declared absent.
+        # The id is stored even if the order was declared lost meanwhile, so that the order is not
+        # declared absent.
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
@@ -312,7 +320,7 @@ def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -
     parameters, now = error.parameters, timezone.now()
     match error:
         case AccessDenied():
-            # The order is due at once: until then, calls are paused anyway.
+            # The order is due at once, because it is sent only after the pause of all calls anyway.
             _record_not_accepted(order, Status.PENDING, Problem("not_sent", parameters), due_at=now)
         case TryLater():
             problem, failures = Problem("not_sent", parameters), order.failures + 1
@@ -341,7 +349,7 @@ def _prices(price: Decimal | None) -> dict[str, Decimal | None]:
 
 
 def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
-    """The time of an accepted order's first check: now, or with the list if it is in use."""
+    """The time of an accepted order's first check: now, or with the list if that is in use."""
     if list_turn is None:
         return now
     if list_turn - now < _LIST_DELAY:
@@ -378,10 +386,10 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
     """Move to ``target``, even if the order was taken for lost because its claim expired.
 
-    An order that was declared absent since, and may have been bought, is claimed back before it is
-    sent again. Returns False if another process has moved the order elsewhere. Then ``order`` has
-    the current status but keeps its claim, so that a further move fails unless the row still
-    belongs to this attempt.
+    If the order was declared absent meanwhile although it may have been bought, it is claimed back
+    before another process sends it again. Returns False if another process has moved the order
+    elsewhere. In that case, ``order`` has the current status but keeps its claim, so that a further
+    move succeeds only if the row still belongs to this attempt.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():
@@ -397,9 +405,9 @@ def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
 def send_now(
     order: Order, gateway: Gateway, *, on_wait: Callable[[Order], None] = lambda _order: None
 ) -> Order:
-    """Send ``order``, or wait for the process that is sending it; return it refreshed.
+    """Send ``order``, or wait for the process that is sending it; return the refreshed order.
 
-    A held order stays held. ``on_wait`` is called at least about once a second while this waits for
+    A held order stays held. ``on_wait`` is called at least about once a second during a wait for
     the budget or for the other process.
     """
     while order.status == Status.PENDING and not order.is_held and gateway.try_open():
@@ -443,7 +451,8 @@ def send_due(
 def give_up(order: Order) -> None:
     """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has gone by now."""
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
-    # Fails if somebody has held the order, or restarted its wait, since it was read.
+    # The move fails if somebody has held the order, or restarted its wait, since the order was
+    # read.
     where = {"due_at__isnull": False, "queued_at": order.queued_at}
     if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
         logger.error("Order %s is REJECTED. %s", order.reference, reason)

@@ -25,14 +25,14 @@ from giftcards.rules.times import SLACK
 
 logger = logging.getLogger(__name__)
 
-# The pause before a failed query is repeated, if the price is optional and if it is required
-# (seconds).
+# The pause before a failed query for an optional price is repeated, and the pause for a required
+# price (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
 # How often all processes together look at held orders, and at how many products each time.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
-# A price that somebody asked for within this time is not asked for again.
+# A price that a process asked for within this time is not asked for again.
 _RECENT = timedelta(minutes=1)
 
 
@@ -57,8 +57,9 @@ class PriceList:
     """The prices of the products that are being ordered.
 
     ``key`` is the fingerprint of the API key: each account has prices of its own. ``read`` requests
-    a product from the provider, with one retry if told so. It returns ``None`` if the request
-    budget does not allow that now, and raises :exc:`~giftcards.exceptions.ProviderError`.
+    a product from the provider, with one retry if its last argument is True. It returns ``None`` if
+    the request budget does not allow the request now, and raises
+    :exc:`~giftcards.exceptions.ProviderError`.
     """
 
     def __init__(
@@ -86,8 +87,8 @@ class PriceList:
     ) -> Decimal | None:
         """Return the price of a card, at most ``PRICE_MAX_AGE`` old; ``None`` without a slot.
 
-        The query counts as placing, so it may take any slot that placing may take. A price that the
-        provider told another process will do, because most orders of a shop have a ceiling. With
+        The query counts as placing, so it may take any slot that placing may take. A price that
+        another process has read is good enough, because most orders of a shop have a ceiling. With
         ``asked_since``, only a price that was requested after that moment counts. Raises
         :exc:`ProviderError` if the price is unknown: the query failed, the price is unreadable, or
         (:exc:`NotListed`) the product does not list the type.
@@ -106,7 +107,7 @@ class PriceList:
         raise (prices.failure or _no_price(prices, type_id)).with_traceback(None)
 
     def _told(self, product_id: str, type_id: str, *, max_age: float) -> _Prices | None:
-        """The prices that the provider told another process; ``None`` without the type's price."""
+        """Return the prices that another process has read; ``None`` without the type's price."""
         row = ProductPrices.objects.told(
             product_id, key=self._key, max_age=timedelta(seconds=max_age)
         )
@@ -138,7 +139,7 @@ class PriceList:
     ) -> ToldProduct | None:
         """Request a product; store its prices for all processes, and its types in the catalogue.
 
-        If the provider does not know the product, this answer is stored, too: it lists no type.
+        If the provider does not know the product, that is stored, too: as a product without types.
         """
         now = timezone.now()
         try:
@@ -153,10 +154,10 @@ class PriceList:
         return told
 
     def look_at_held(self, has_time: Callable[[], bool]) -> bool:
-        """If it is time to look, release held orders whose price has fallen; False if it is not.
+        """Release held orders whose price has fallen; False if it is not time to look yet.
 
-        Looks at one product at least, and at some more while ``has_time()``. The prices of products
-        that are being sold are requested anyway.
+        Looks at one product at least, and at some more products while ``has_time()`` is True. The
+        prices of products that are being sold are requested anyway.
         """
         if time.monotonic() < self._held_due_at:
             return False
@@ -165,18 +166,19 @@ class PriceList:
         products = list(held.values_list("product_id", flat=True).distinct())
         if not (products and Lease.objects.take(Lease.HELD_PRICES, _TURN)):
             return False
-        # At random, so that a product without an answer does not keep the others from their turn.
+        # The sequence is random, so that a product without an answer does not keep the other
+        # products from their turn.
         random.shuffle(products)
         for number, product_id in enumerate(products[:_PRODUCTS]):
             if number and not has_time():
                 break
-            # The gateway keeps the error, and pauses if it has to.
+            # The gateway records the error, and pauses calls if it has to.
             with suppress(ProviderError):
                 release_fallen(product_id, self._recent(product_id))
         return True
 
     def _recent(self, product_id: str) -> Mapping[str, Decimal]:
-        """The prices by type that some process has just been told; requested if there are none."""
+        """Return the prices by type that a process has just read, or else request them."""
         told = ProductPrices.objects.told(product_id, key=self._key, max_age=_RECENT)
         if told is not None:
             return told.prices
@@ -210,13 +212,14 @@ def by_type(product: ToldProduct) -> dict[str, Decimal]:
 
 
 def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -> None:
-    # An order that waits for the price does not need the catalogue.
+    # A failure is only logged, because an order that waits for the price does not need the
+    # catalogue.
     with tolerating(f"Keeping the types of the product {product_id}"):
         Product.objects.keep_types(product_id, types, at=at)
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
-    """The columns of each type by name; of a type that is listed more than once, the dearest."""
+    """Return the columns of each type; of a type that is listed twice, those of the dearer row."""
     kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
     return [
         {

@@ -1,9 +1,10 @@
 """Recording the provider's answers about orders that are checked, and about settled orders.
 
-A batch of answers is recorded in one short transaction; if that fails, each order on its own.
+A batch of answers is recorded in one short transaction; if the transaction fails, each order is
+recorded on its own.
 
-A settled order keeps its final status and figures. If a later answer differs from them, staff get a
-problem to tick off, once for each difference. Cards that arrive late are kept.
+A settled order keeps its final status and figures. If a later answer differs from this record,
+staff get a problem to tick off, once for each difference. Cards that arrive late are kept.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from giftcards.rules.verdict import Settlement, Verdict, evaluate_for, find_chan
 logger = logging.getLogger(__name__)
 
 _WATCH_ENDED = Problem("watch_ended")
-# An order, the answer about it, and the verdict on the answer if it is judged already.
+# An order, the answer about it, and the verdict on the answer if the answer is judged already.
 Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
 # Evaluates an answer about an order.
 _Evaluate = Callable[..., "_Result"]
@@ -60,7 +61,7 @@ class _Result:
 
     @property
     def refutes(self) -> bool:
-        """True if the answer shows that the order's unconfirmed id is another order's."""
+        """True if the answer shows that the order's unconfirmed id belongs to another order."""
         return not self.verdict.is_ours and self.order.identified_at is None
 
     @property
@@ -128,9 +129,10 @@ def record_answers(
 ) -> int:
     """Record the answers about claimed orders and release the claims; return how many settled.
 
-    A verdict has to be on the very instance; if its row has changed since, the answer is judged
-    again. ``now`` is when the orders were checked. For ``watched_since`` see :func:`next_check`.
-    ``was_clock_right`` tells whether the clock agreed with the provider's at a stored time.
+    A verdict in ``answers`` has to be about the very instance beside it; if the row of that order
+    has changed since, the answer is judged again. ``now`` is when the orders were checked. For
+    ``watched_since`` see :func:`next_check`. ``was_clock_right`` tells whether the clock agreed
+    with the provider's at a stored time.
     """
     options: dict[str, Any] = {
         "now": now,
@@ -162,7 +164,8 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
             by_due[result.due_at].append(result.order)
         else:
             changed.append(result)
-    # Each transaction starts with a write: SQLite may fail one that upgrades from read to write.
+    # Each transaction starts with a write: SQLite may fail a transaction that reads before it
+    # writes.
     for due_at, unchanged in by_due.items():
         _update_claimed({"due_at": due_at, "checked_at": now, "failures": 0}, unchanged)
     if not changed:
@@ -208,7 +211,7 @@ def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
 
 
 def _update_claimed(values: dict[str, Any], orders: Sequence[Order]) -> int:
-    """Update the rows of ``orders`` that still carry this process's claim, and release it."""
+    """Update the rows of ``orders`` that still carry this process's claim; release the claim."""
     claimed = Order.objects.still_claimed(orders).filter(status__in=FOLLOWED)
     return claimed.update(claimed_until=None, **values)
 
@@ -345,10 +348,10 @@ def record_failures(
     """Record failed checks of claimed orders, release the claims, and back off.
 
     If the provider does not know an order sent before ``proof_ago`` (by default,
-    ``PROOF_OF_ABSENCE`` before ``now``), its id was wrong and is dropped; unless the order was sent
-    with another API key than ``key``, with which it was checked. A late order keeps its regular
-    schedule, with an earlier retry if the failure is transient. Only an error about the order
-    itself becomes its problem; an outage is kept in ``ProviderState``.
+    ``PROOF_OF_ABSENCE`` before ``now``), its id was wrong and is dropped. But the id is kept if the
+    order was sent with another API key than ``key``, with which it was checked. A late order keeps
+    its regular schedule, with an earlier retry if the failure is transient. Only an error about the
+    order itself becomes its problem; an outage is kept in ``ProviderState``.
     """
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
     proof_ago = proof_ago or now - timedelta(seconds=conf.proof_of_absence)
@@ -407,7 +410,7 @@ def _values_after_failure(
     is_theirs: bool,
 ) -> dict[str, Any]:
     # An order adopted from the list is known by the list's id only, which a single check may not
-    # accept. At first, that is no problem: the list is used instead.
+    # accept. The first time, that is no problem: the list is used instead.
     is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
     is_news = is_only_listed and not order.is_only_listed
     problem = None if is_news else _own_problem(error)
@@ -441,7 +444,7 @@ def _own_problem(error: Exception) -> Problem | None:
 
 
 def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
-    """Return how an answer about a settled order differs from the record; usually nothing."""
+    """Return how an answer about a settled order differs from the record; usually it does not."""
     if difference := find_difference(answer, order.line_at_provider):
         return [difference]
     status, quantity = Status(order.status), order.fulfilled_quantity
@@ -455,7 +458,7 @@ def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
 def find_owners(
     rows: Mapping[str, OrderAnswer], orders: OrderQuerySet
 ) -> Iterator[tuple[Order, OrderAnswer]]:
-    """Yield those of ``orders`` that have an id in ``rows``, each with its row."""
+    """Yield the orders in ``orders`` that have an id in ``rows``, each with its row."""
     for order in orders.owners(rows):
         yield order, next(rows[name] for name in order.names if name in rows)
 
@@ -518,7 +521,7 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
     is_ours = find_difference(answer, order.line_at_provider) is None
     row = Order.objects.filter(pk=order.pk)
     with transaction.atomic():
-        # This write locks the row: another process may have seen the same.
+        # This write locks the row: another process may have seen the same answer.
         row.update(checked_at=now)
         order.refresh_from_db(fields=["problems"])
         differences = find_differences(order, answer)

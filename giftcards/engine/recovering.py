@@ -55,7 +55,7 @@ _SOURCE = StatusChange.Source.RECOVERY
 class Listing:
     """The rows of the provider's list in a span of time, by id.
 
-    ``is_whole`` is True if no row is missing, and each has an id and a creation time.
+    ``is_whole`` is True if no row is missing, and each row has an id and a creation time.
     """
 
     rows: Mapping[str, OrderAnswer]
@@ -94,7 +94,10 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
 
 
 def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
-    """True if ``pages`` are all; ``has_new_rows``: the last page has rows that no other has."""
+    """True if no page is missing from ``pages``.
+
+    ``has_new_rows`` is True if the last page has rows that no other page has.
+    """
     if not pages:
         return False
     count = pages[0].page_count
@@ -122,7 +125,7 @@ def find_orphans(listing: Listing) -> list[OrderAnswer]:
 
 
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
-    """Search for those of ``orders`` that are lost and due; return how many are resolved.
+    """Search for the orders in ``orders`` that are lost and due; return how many are resolved.
 
     Other lost orders of about the same time are resolved along with these, because all of them
     compete for the same rows.
@@ -142,7 +145,7 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 
 
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
-    """Return the orders in ``lost`` that the list may show; tell staff of the others, if due.
+    """Return the orders in ``lost`` that the list may show; tell staff of the other due orders.
 
     The list of another account does not prove that an order was placed, or that it was not.
     """
@@ -161,9 +164,10 @@ def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]
 
 
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
-    """Group orders, sorted by sending time, so that no row can belong to orders of two groups.
+    """Split ``lost`` into groups so that no row of the list can belong to orders of two groups.
 
-    So an order that stays unresolved for weeks does not stretch the time that is read for others.
+    ``lost`` is sorted by sending time. Because of the groups, an order that stays unresolved for
+    weeks does not stretch the period of the list that is read for other orders.
     """
     groups: list[list[Order]] = []
     for order in lost:
@@ -181,8 +185,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     proof = timedelta(seconds=timings.start_within) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first, last = _sent_at(lost[0]), _sent_at(lost[-1])
-    # Before the list is read: an order accepted during the reading may be missing from it. If one
-    # that was accepted before is not in the list, the list lags.
+    # The accepted orders are queried before the list is read, because an order that is accepted
+    # during the reading may be missing from the list. If an order that was accepted before is
+    # missing, the list lags.
     nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
     accepted = [
         order
@@ -190,8 +195,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
         if order.was_sent_with(gateway.key)
     ]
     listing = _read_around(first, last, accepted, gateway, pulse)
-    # Between the list and the owners of its rows: an order that takes a row meanwhile is seen
-    # either as a rival or as an owner. The rows of these may look like those of the lost ones.
+    # Other orders of about the same time, whose rows may look like the rows of the lost orders, are
+    # queried after the list and before the owners of its rows. So an order that takes a row
+    # meanwhile is seen either as a rival or as an owner.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -200,8 +206,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     ]
     rivals = [order for order in others if not _is_row_known(order, listing)]
     rows = find_orphans(listing)
-    # Read last: orders that another process has resolved meanwhile count as rivals. Without these
-    # orders, this process would take rows that the other process is about to adopt.
+    # The statuses are read last, because orders that another process has resolved meanwhile count
+    # as rivals. Without these orders, this process would take rows that the other process is about
+    # to adopt.
     unresolved = Order.objects.filter(
         pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
     )
@@ -225,7 +232,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:
-    """True if the clock was right when ``order`` was sent; if not, its row may be elsewhere."""
+    """True if the clock was right when ``order`` was sent; otherwise its row may be elsewhere."""
     sent_at = _sent_at(order)
     is_dated = gateway.was_clock_right(sent_at)
     if not is_dated:
@@ -273,7 +280,7 @@ def _is_unconfirmed(order: Order) -> bool:
 
 
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
-    """True if the order's id may be a lost order's: no answer and no row disproves that.
+    """True if the order's id may belong to a lost order: no answer and no row proves otherwise.
 
     An order accepted just before the search is left out: it was sent well after any order that the
     search can prove absent. In a busy shop, there is always an unchecked order of that kind.
@@ -386,14 +393,14 @@ def adopt(
     detail: Problem | None = None,
     is_insisted: bool = False,
 ) -> bool:
-    """Identify the lost ``order`` with one at the provider; False if either is taken already.
+    """Identify the lost ``order`` with an order at the provider; False if one of them is taken.
 
     The caller has compared the two. ``is_insisted`` means that they differ, but a person says that
     they are the same order: then answers may name another product and type, but no other quantity.
 
     The decision is about the attempt that ``order`` was read with: returns False if the row has
-    another claim or status by now. Also returns False, unless ``source`` is staff, for an id that
-    staff have released from the order.
+    another claim or status by now. Also returns False for an id that staff have released from the
+    order; but if ``source`` is staff, such an id can be adopted again.
     """
     # No constraint covers aliases: a row adopted under its other id would be delivered twice.
     if Order.objects.known_as([provider_order_id]).exists():
@@ -443,7 +450,7 @@ def declare_absent(
     source: StatusChange.Source,
     detail: Problem | None = None,
 ) -> bool:
-    """Resend or reject the lost ``order``, which was not placed; False if it has moved.
+    """Resend or reject the lost ``order``, which was not placed; False if the row has moved.
 
     The decision is about the attempt that ``order`` was read with, as in :func:`adopt`.
     """
@@ -457,14 +464,14 @@ def declare_absent(
     if send_again:
         values["due_at"] = now
         if source == StatusChange.Source.STAFF:
-            # Restarts SEND_TIMEOUT: staff want the order sent now, however long it has waited, and
-            # with the key in use, whatever key it was sent with.
+            # SEND_TIMEOUT starts again: staff want the order sent now, however long it has waited,
+            # and with the key in use, whatever key it was sent with.
             values |= {"queued_at": now, "environment": "", "sent_with": ""}
     change = order.move(
         Status.PENDING if send_again else Status.REJECTED,
         source=source,
         details=[detail or Problem("absent")],
-        # A late answer may have shown meanwhile that it was accepted.
+        # A late answer may have shown meanwhile that the order was accepted.
         where={"answered_id": order.answered_id},
         **values,
     )

@@ -25,7 +25,7 @@ from giftcards.rules.states import Review
 
 logger = logging.getLogger(__name__)
 
-# The longest pause before the first order by rule: what is out of stock may be back soon.
+# The longest pause before the first order by rule: cards that are out of stock may be back soon.
 _FIRST_PAUSE = timedelta(minutes=10)
 
 _COPIED = (
@@ -45,19 +45,20 @@ _COPIED = (
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
     """Order the missing cards of a final ``order`` again; return the new order.
 
-    This is idempotent, also with concurrent calls: all return the same new order, whose ``repeats``
-    is ``order``. Its own missing cards can be ordered again in turn. The timeline of ``order`` has
-    ``by``.
+    The function is idempotent, even under concurrency: all calls return the same new order, whose
+    ``repeats`` is ``order``. If cards of the new order are missing, they can be ordered again as
+    well. The timeline of ``order`` names ``by``.
 
     The new order has a UUID as its reference. Product, group, metadata, customer and gift are those
     of ``order``. A card may cost at most ``max_price``, by default the ``max_price`` of ``order``.
-    ``REVIEW_ORDER`` is not asked about it, unless ``order`` was rejected after a review.
+    ``REVIEW_ORDER`` is asked about the new order only if ``order`` was rejected after a review.
 
-    What ``order`` owes for the missing cards becomes the ``sale_amount`` of the new order, and is
-    not owed by ``order`` any more. Cards that came after ``order`` had settled are not missing.
+    The amount that the customer is owed for the missing cards becomes the ``sale_amount`` of the
+    new order. Then nothing is owed for ``order`` any more. Cards that came after ``order`` had
+    settled are not missing.
 
     Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, if ``order`` is open or
-    of another environment than the API key, if the customer was or is to be paid back, or if it has
+    of another environment than the API key, if a refund was paid or is planned, or if ``order`` has
     a problem that nobody has ticked off. Raises :exc:`~django.core.exceptions.ValidationError` for
     an invalid ``max_price``.
     """
@@ -131,9 +132,10 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
         **{name: getattr(order, name) for name in _COPIED},
     )
     if new.price_ceiling is None:
-        # The person who bought the old order saw its price: the rest is not bought at any price.
+        # A person may have approved a price for the old order: that price limits the new order,
+        # too.
         new.max_price = order.approved_price
-    # Nobody is asked again, unless staff rejected the old order after a review.
+    # The new order needs a review only if staff rejected the old order after a review.
     if order.review != Review.WANTED:
         new.review = Review.APPROVED
     return new
@@ -145,11 +147,11 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
 def reorder_by_rule(order: Order) -> None:
     """Order the missing cards again as ``REORDER_MISSING`` says.
 
-    Call it in the transaction that makes ``order`` final: so whoever is told of that finds the new
-    order, to which the customer's payment has moved, or no new order at all. It is held until its
-    time has come.
+    Call this function in the transaction that makes ``order`` final. So a receiver that is told of
+    the final status finds the complete new order, with the customer's payment, or no new order at
+    all. The new order is held until its time has come.
 
-    Nothing is ordered if the rule is off or used up, if it is not known what a card may cost, or if
+    Nothing is ordered if the rule is off or used up, if nobody has said what a card may cost, or if
     :func:`reorder_missing` would refuse it.
     """
     rule = conf.reorder_missing
@@ -180,7 +182,7 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
         return
     new = missing_part(old)
     if new.price_ceiling is None:
-        # Nobody looks at the new order, so it is not bought at any price.
+        # Nobody looks at the new order before it is sent, so its price needs a limit.
         new.max_price = old.price_at_placing if old.price_per_card is None else old.price_per_card
     if new.price_ceiling is None:
         return
@@ -199,15 +201,15 @@ def _times(order: Order) -> int:
 
 
 def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
-    """The pause before the next of the orders, so many ``turns``, that share the time ``left``."""
+    """Return the pause before the next order, if ``turns`` orders share the time ``left``."""
     pause = left / (turns + 1)
     return min(pause, _FIRST_PAUSE) if is_first else pause
 
 
 def is_still_missing(order: Order) -> bool:
-    """False if a card that ``order`` orders again by rule may have come after all.
+    """False if ``order`` repeats missing cards by rule, and such a card may have come after all.
 
-    True for any other order.
+    Always True for an order that does not repeat cards by rule.
     """
     if order.send_before is None or order.repeats is None:
         return True

@@ -1,10 +1,10 @@
-"""Orders about which a person decides: lost ones, and those that wait after a restore from a dump.
+"""Orders about which a person decides: lost orders, and orders that wait after a restore.
 
 The decisions themselves are in :mod:`giftcards.engine.recovering`.
 
-After a restore, orders that wait here may have been bought since the dump. An order in the
-provider's list may be one of these, or one that was placed after the dump and is unknown here. So
-each waiting order that is like one in the list is held.
+After a restore from a dump, orders that wait here may have been bought since the dump. An order in
+the provider's list may be one of these orders, or an order that was placed after the dump and is
+unknown here. So each waiting order that is like an order in the list is held.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class NoAnswer(enum.Enum):
     NOT_FOUND = enum.auto()
     # Calls are paused, by an earlier answer or by this one.
     PAUSED = enum.auto()
-    # The request budget has no slot, or another process is trying the key.
+    # The request budget has no slot, or another process is probing the key.
     BUSY = enum.auto()
     # The request could not be made, or its answer could not be used.
     UNREACHABLE = enum.auto()
-    # This process has no key: only the workers do.
+    # This process has no API key: only the workers have one.
     NOT_CONFIGURED = enum.auto()
 
 
 def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
     """Ask the provider for its order with this id, which may be ``order``.
 
-    Returns what ``describe_row`` does, without cards, and ``is_same_key``: True if ``order`` was
-    sent with the API key that is used to ask. Without an answer, returns the reason.
+    Returns the result of ``describe_row``, which has no cards, and ``is_same_key``: True if
+    ``order`` was sent with the API key that is used to ask. Without an answer, returns the reason.
 
     Takes at most two requests of the shared budget, and about twice ``REQUEST_TIMEOUT``. Do not
     call it in a transaction.
@@ -89,7 +89,7 @@ def _ask(gateway: Gateway, provider_order_id: str) -> Row | NoAnswer:
 
 
 class Fit(enum.Enum):
-    """Comparison of a detail of the provider's order with ours."""
+    """The result of comparing a detail of the provider's order with the same detail of ours."""
 
     FITS = enum.auto()
     DIFFERS = enum.auto()
@@ -139,11 +139,11 @@ def may_release(order: Order) -> bool:
 
 
 def release(order: Order, *, by: str) -> bool:
-    """Undo the identification of ``order``: it is lost again, and the id is free for its owner.
+    """Undo the identification of ``order``: the order is lost, and its id is free.
 
     Returns False, and changes nothing, if the order has settled or moved, if cards have come, or if
     its id is from the answer to sending it. The order is searched for again. Recovery does not
-    adopt the released id for it, but asks a person.
+    adopt the released id for this order, but asks a person.
     """
     if not may_release(order):
         return False
@@ -152,7 +152,7 @@ def release(order: Order, *, by: str) -> bool:
         pk=order.pk, status=order.status, claim=order.claim, fulfilled_quantity=0
     )
     with transaction.atomic():
-        # This write locks the row: no card can be stored between it and the move.
+        # This write locks the row: no card can be stored between this write and the move.
         if not row.update(claimed_until=None):
             return False
         change = order.move(
@@ -162,10 +162,11 @@ def release(order: Order, *, by: str) -> bool:
                 Problem("staff_released", {"by": by, "provider_order_id": str(provider_order_id)})
             ],
             **cleared_provider_columns(),
-            # Without the time of sending, it cannot be searched for.
+            # Without the time of sending, the order cannot be searched for.
             due_at=order.sent_at and timezone.now(),
             failures=0,
-            # A decision that was made when the order was in this status before does not apply now.
+            # The new claim invalidates a decision that was made when the order was in this status
+            # before.
             claim=uuid.uuid4().hex,
         )
     if change:
@@ -186,8 +187,8 @@ def _waiting_orders() -> OrderQuerySet:
 def last_sign() -> datetime | None:
     """The time when this database was last in use before its dump, less ``FARTHEST_CLOCK``.
 
-    That is the last tick, which only workers write, or else when the oldest waiting order was
-    recorded. ``None`` if there is neither.
+    The last use is the last tick, which only workers write, or else the recording of the oldest
+    waiting order. Returns ``None`` if there is neither.
     """
     at = ProviderState.objects.current().ticked_at
     if at is None:
@@ -198,7 +199,7 @@ def last_sign() -> datetime | None:
 def hold_bought(
     rows: Sequence[OrderAnswer], *, should_continue: Callable[[], bool] = lambda: True
 ) -> list[Order]:
-    """Hold the waiting orders that one of ``rows`` may be; return them.
+    """Hold each waiting order that may be one of ``rows``; return the held orders.
 
     ``rows`` belong to no order here, and are sorted, oldest first. Held orders are ``UNCONFIRMED``,
     and neither sent nor searched for automatically: a person says what became of each. Ends once
@@ -229,7 +230,8 @@ def _hold(order: Order, rows: Sequence[OrderAnswer]) -> bool:
         "candidates": [describe_row(row) for row in rows[: timings.candidates]],
         "absent_since": None,
         "failures": 0,
-        # It was sent after the dump, nobody knows when. Without a time, it is never searched for.
+        # The order was sent after the dump; nobody knows when. Without a time, it is never searched
+        # for.
         "sent_at": None,
         "due_at": None,
     }
@@ -241,7 +243,8 @@ def _hold(order: Order, rows: Sequence[OrderAnswer]) -> bool:
             setattr(order, name, value)
         return is_held
     with transaction.atomic():
-        # By way of PLACING, like the worker that sent it. A row claimed by another does not move.
+        # The order moves by way of PLACING, as it did for the worker that sent it. A row that
+        # another process has claimed does not move.
         if order.status == Status.PENDING and not order.move(
             Status.PLACING, source=StatusChange.Source.RECOVERY, claim=uuid.uuid4().hex
         ):

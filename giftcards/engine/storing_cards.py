@@ -29,7 +29,7 @@ class Arrival(NamedTuple):
 
 
 class _Changes(NamedTuple):
-    """Rows of cards: those to insert, those to update, and of the latter those that move."""
+    """Rows of cards: rows to insert, rows to update, and those updated rows that move."""
 
     new: list[Card]
     changed: list[Card]
@@ -56,7 +56,8 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     for arrival in arrivals:
         _seal(arrival, stored[arrival.order.pk], keyring, changes)
     every = [*chain(*stored.values()), *changes.new]
-    # Out of the way first: two cards of an order may never have the same position.
+    # Moving cards first get positions out of the way, because two cards of an order may never have
+    # the same position.
     beyond = highest + len(every)
     for keys in batches(card.pk for card in changes.moved):
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position") + beyond)
@@ -69,7 +70,10 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
 def _have_retention_look_again(
     arrivals: Iterable[Arrival], cards: Iterable[Card], new: Iterable[Card]
 ) -> None:
-    """Note that settled orders, or such with destroyed codes, have ``new`` codes to destroy."""
+    """Let retention look again at orders that it has left behind, if cards in ``new`` are theirs.
+
+    These orders had settled before the arrival, or have destroyed codes.
+    """
     settled = {one.order.pk for one in arrivals if one.order.settled_at and not one.settles}
     destroyed = {card.order_id for card in cards if card.is_destroyed}
     if late := (settled | destroyed).intersection(card.order_id for card in new):
@@ -90,8 +94,9 @@ def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
 class Fingerprints(NamedTuple):
     """Fingerprints of a card: with its serial (``exact``), and of its code alone (``code``).
 
-    The two are equal if the card has no serial. A card of an answer has one of each per encryption
-    key. A stored card has one ``exact``; its ``code`` may be unknown: ``[""]``.
+    The two are equal if the card has no serial. A card of an answer has both fingerprints for each
+    encryption key. A stored card has a single ``exact`` fingerprint; its ``code`` is ``[""]`` if it
+    is unknown.
     """
 
     exact: Sequence[str]
@@ -108,16 +113,17 @@ def match_cards(
     """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
     Both are multisets: a code that is twice in one answer is two cards, and a repeated answer, in
-    any order, has no new card. A card without a serial matches any card with its code, because the
-    provider may add serials later and omit them again.
+    any sequence, has no new card. A card without a serial matches any card with its code, because
+    the provider may add serials later and omit them again.
     """
     # The stored cards without a match so far, by a fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
-    # A card without a serial matches any that is left with its code. By the last fingerprint of the
-    # code, so that an exact match under any encryption key takes precedence.
+    # A card without a serial matches any remaining card with its code. The remaining cards are
+    # found by the last fingerprint of their code, so that an exact match under any encryption key
+    # takes precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
@@ -143,7 +149,7 @@ def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _
     cards = [*stored, *new]
     if arrival.settles:
         cards = _own_first(cards, told)
-    # By identity: new cards have no primary key.
+    # Cards are compared by identity, because new cards have no primary key.
     secrets = {id(card): secret for card, secret in told}
     positions = {id(card): position for position, card in enumerate(cards, 1)}
     moving = {id(card) for card in cards if card.position != positions[id(card)]}
@@ -177,7 +183,7 @@ def _recognise(
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
     """Sort the ``cards`` of an order by ``told``, the cards that its final answer names.
 
-    First the different cards of that answer, then those that only other answers named, then
+    First come the different cards of that answer, then cards that only other answers named, then
     repetitions: a repetition is no reason to withhold another card. Ties keep their sequence.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
@@ -203,7 +209,7 @@ def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyr
 def _without_destroyed(
     secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
 ) -> list[CardSecret]:
-    """Return ``secrets`` without those of destroyed cards, whose code's fingerprint is left."""
+    """Return ``secrets`` without those of destroyed cards, of which a fingerprint is left."""
     destroyed = Counter(card.value_fingerprint for card in stored if card.is_destroyed)
     left = []
     for secret in secrets:
@@ -236,7 +242,7 @@ def _match_stored(
         if not card.serial_fingerprint:
             return Fingerprints([card.identity], [card.identity])
         if card.value_fingerprint in wanted:
-            # Decrypted, because codes that differ only in case share this fingerprint.
+            # The card is decrypted, because codes that differ only in case share this fingerprint.
             with contextlib.suppress(DecryptionError):
                 secret = CardSecret(card.open(keyring).value, "")
                 return Fingerprints([card.identity], keyring.identities(secret))

@@ -88,7 +88,7 @@ def sweep(
     *,
     should_continue: Callable[[], bool] = lambda: True,
 ) -> Swept:
-    """Send, check, recover and time out those of ``orders`` (``None``: all orders) that are due.
+    """Send, check, recover and time out the due orders in ``orders`` (``None``: all orders).
 
     Once ``should_continue`` returns False, only answers to requests in flight are recorded.
     """
@@ -126,7 +126,8 @@ class _Sweep:
             done = self._check()
             if self._should_continue():
                 recover(self._scope, self._gateway, self._pulse)
-        # Even if calls are paused: it also records that a worker is alive.
+        # The state is stored even if calls are paused, because that also records that a worker is
+        # alive.
         self._gateway.flush()
         if self._should_continue():
             self._mark_delayed()
@@ -235,14 +236,15 @@ class _Sweep:
             return
         claimed = Order.objects.still_claimed(orders)
         if turn := self._gateway.list_turn():
-            # Otherwise a sweep would follow at once, and read the first page of the list once more.
+            # Without a later due time, the next sweep would follow at once, and read the first page
+            # of the list once more.
             fresh = claimed.filter(status=Status.HANDLING, due_at__lt=turn)
             fresh.update(claimed_until=None, due_at=turn)
         claimed.update(claimed_until=None)
 
     def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
-        """Claim and return the open orders that ``rows`` are about; compare the settled ones."""
-        # The time now, not that of the sweep's start: the sweep may have waited for the page.
+        """Claim and yield the open orders in ``rows``; compare settled orders with their rows."""
+        # The current time counts, not the start of the sweep, which may have waited for the page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
         record_changes([(order, row) for order, row in shown if order.is_settled], now=now)
@@ -256,12 +258,12 @@ class _Sweep:
         wanted = [order for order, _row, _verdict in judged.values()]
         for order in _claim(wanted, now, due_by=due_by):
             judged_as, row, verdict = judged[order.pk]
-            # An order that the claim has read anew may have changed: its row is judged again.
+            # An order that the claim has read anew may have changed, so its row is judged again.
             yield order, row, verdict if order is judged_as else None
 
 
 def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[Order]:
-    """Claim ``orders``; return those that were won."""
+    """Claim ``orders``; return the orders that no other process claimed first."""
     claim = partial(Order.objects.claim, now=now, due_by=due_by, until=now + _CLAIM)
     return list(chain.from_iterable(write_together(orders, claim)))
 
@@ -270,7 +272,8 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
     """Seconds until ``order`` may be checked: once per interval, and within the budget."""
     wait = gateway.wait_for(Purpose.CHECKING)
     if order.status in FOLLOWED and order.checked_at:
-        # Not negative: a check that lies ahead was made before the clock was set back.
+        # The time since the check is never negative: a check that lies ahead was made before the
+        # clock was set back.
         since = max(timezone.now() - order.checked_at, timedelta(0))
         wait = max(wait, conf.poll_interval - since.total_seconds())
     return wait
@@ -312,8 +315,8 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
     Ends when the order is final, delayed, unconfirmed or held. The last sweep begins one interval
-    after the poll timeout, or later if this process was kept from it. Ends at once if calls are
-    paused for longer than that.
+    after the poll timeout, or later if this process was held up. The iterator also ends after any
+    sweep if calls stay paused until the time of the last sweep or longer.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval
@@ -328,7 +331,8 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
             return
         wait = conf.poll_interval
         if order.due_at:
-            # Or until the budget allows a check if that is later.
+            # The order is checked when it is due, or when the budget allows a check if that is
+            # later.
             until_due = (order.due_at - timezone.now()).total_seconds()
             wait = max(until_due, gateway.wait_for(Purpose.CHECKING), 0.05)
         if not is_last:

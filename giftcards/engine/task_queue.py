@@ -38,7 +38,7 @@ _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
 # A successful task leaves no row, because rows are readable in the database and in the admin.
 _OPTIONS = {"save": False, "ack_failure": True}
-# The number of workers that is assumed of other queues than django-q2's.
+# The number of workers that is assumed for a queue other than that of django-q2.
 _ASSUMED_WORKERS = 2
 # Whether this thread is handing a task to a queue.
 _thread = threading.local()
@@ -57,15 +57,16 @@ def _schedules() -> Any:
 def ensure_schedule() -> Outcome | None:
     """Create or repair the schedule; its next run and whether it is paused stay as they are.
 
-    ``None`` if django-q2 does not run the tasks, so that none is needed.
-    django-q2 has no unique constraint on names, so concurrent processes are serialised by a lock:
-    a row of our own, which the first statement of the transaction updates.
+    Returns ``None`` if django-q2 does not run the tasks, so that no schedule is needed. django-q2
+    has no unique constraint on names, so concurrent processes are serialised by a lock: a row of
+    our own, which the first statement of the transaction updates.
     """
     if not conf.uses_django_q:
         return None
     schedules = _schedules()
     lock, _ = Lease.objects.get_or_create(name=Lease.SCHEDULE)
-    # The two may be in different databases: the lock is held until the schedule is committed.
+    # The lock and the schedule may be in different databases: the lock is held until the schedule
+    # is committed.
     with transaction.atomic(), transaction.atomic(using=router.db_for_write(schedules.model)):
         lock.save(force_update=True)
         wanted = {
@@ -87,7 +88,7 @@ def ensure_schedule() -> Outcome | None:
 def explain_schedule() -> Explanation:
     """Return why the schedule does not run, and how to fix that.
 
-    Without a text if it runs, or if django-q2 does not run the tasks.
+    The text is "" if the schedule runs, or if django-q2 does not run the tasks.
     """
     if not conf.uses_django_q:
         return Explanation("")
@@ -110,7 +111,8 @@ def schedule_problem() -> str:
 def next_tick(state: ProviderState) -> datetime | None:
     """The time of the schedule's next run; ``None`` if it does not run.
 
-    It does not run if there was a tick since it was due: then a loop or cron ticks instead.
+    The schedule does not run if there was a tick after the run was due: then a loop or cron ticks
+    instead.
     """
     if not conf.uses_django_q:
         return None
@@ -130,7 +132,7 @@ class Backlog(NamedTuple):
 def waiting_tasks() -> Backlog | None:
     """The tasks that no worker has taken, including those of other apps, which delay ours.
 
-    ``None`` if they are not in a queue that django-q2 keeps in the database.
+    Returns ``None`` if the tasks are not in a queue that django-q2 keeps in the database.
     """
     if not (conf.uses_django_q and _is_broker_in_database()):
         return None
@@ -144,14 +146,14 @@ def waiting_tasks() -> Backlog | None:
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
-    """Move the next run by ``span``, by which the clock was set; nothing without django-q2."""
+    """Move the next run by ``span``, by which the clock was set; does nothing without django-q2."""
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)
 
 
 def workers() -> int:
-    """The number of workers that run tasks; an assumption if django-q2 does not run them."""
+    """The number of workers that run tasks; an assumed number without django-q2."""
     if not conf.uses_django_q:
         return _ASSUMED_WORKERS
     from django_q.conf import Conf
@@ -175,7 +177,7 @@ def _wake() -> None:
 
 
 def queue_once(path: str, *, lease: str, span: timedelta) -> None:
-    """:func:`queue_task`, unless that was done within ``span`` and the ``lease`` still stands."""
+    """Queue the function at ``path``, unless ``lease`` shows that this was done within ``span``."""
     if has_queue() and Lease.objects.take(lease, span):
         queue_task(path)
 
@@ -207,7 +209,8 @@ def _queue_with_django_q(path: str) -> None:
         return
     queue = partial(async_task, path, q_options=_OPTIONS)
     if _is_broker_in_database():
-        # In this thread, because the broker uses its database connection.
+        # The task is queued in this thread, because the broker uses the database connection of the
+        # thread.
         _enqueue(queue)
     else:
         _enqueue_patiently(queue)
@@ -233,7 +236,7 @@ def _enqueue_in_thread(queue: Callable[[], object]) -> None:
     try:
         _enqueue(queue)
     finally:
-        # The connections of this thread: a receiver of django-q2's signals may have opened one.
+        # A receiver of django-q2's signals may have opened a database connection in this thread.
         connections.close_all()
 
 
@@ -242,7 +245,7 @@ def _enqueue(queue: Callable[[], object]) -> None:
     try:
         queue()
     except Exception as error:  # noqa: BLE001 (a broker may raise anything)
-        # Not its text: the address of a broker may hold a password.
+        # The text of the error is not logged, because the URL of a broker may hold a password.
         logger.error(  # noqa: TRY400
             "Queueing a task failed: %s. %s", type(error).__name__, _CONSOLATION
         )
@@ -251,7 +254,7 @@ def _enqueue(queue: Callable[[], object]) -> None:
 
 
 def is_run_by_queueing() -> bool:
-    """True in a task that runs at once, where it is queued, as queues do in a mode for tests.
+    """True in a task that runs at once inside the call that queues it, as in a queue's test mode.
 
     Such a task must do nothing: a web request would wait for it for up to a minute.
     """
@@ -271,7 +274,7 @@ def cluster_stop() -> threading.Event | None:
     workers, so a method of the Sentinel is on a worker's stack. ``None`` outside of a worker: then
     a task ends when its time is over.
     """
-    # Not imported: in a worker, the Sentinel's module is loaded already.
+    # The Sentinel is not imported, because its module is loaded already in a worker.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)
     if sentinel is None:
         return None

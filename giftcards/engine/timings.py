@@ -15,13 +15,13 @@ class Timings:
     # The lease of the process that runs the loop, or that announces: after a crash, another process
     # takes over within this time.
     lease: timedelta = timedelta(seconds=10)
-    # How often a process that waits for another one's lease looks.
+    # How often a process that waits for the lease of another process checks that lease.
     lease_poll: float = 1.0
 
     # How long one task runs the loop.
     task_seconds: float = LOOP_SECONDS
-    # How long a tick waits for the loop of another process: longer than the lease, so that a dead
-    # holder's expires.
+    # How long a tick waits for the loop of another process: longer than the lease, so that the
+    # lease of a dead process expires.
     tick_patience: timedelta = timedelta(seconds=11)
     # How long a task waits for work that is due soon, and how often it looks for more.
     task_wait: float = 15.0
@@ -29,23 +29,24 @@ class Timings:
 
     # How often, at least, the loop queries for due orders and renews its lease.
     loop_look: float = 1.0
-    # How often an endless loop does what the schedule would: it records that it runs.
+    # How often an endless loop records that it runs, as the schedule would otherwise do.
     loop_tick: float = 60.0
-    # The time of each lane of work at the end of a tick while orders wait for this worker.
+    # For how long each lane of work gets turns at the end of a tick, while orders wait for this
+    # worker.
     chores_seconds: float = 10.0
     # How often turns are given beside an endless loop.
     chores_every: float = 60.0
-    # How long work beside the loop may give no sign of life until other work goes on without it.
-    # Then: how long work that failed is left alone, and how long the end of the loop waits for
-    # turns, beyond one request.
+    # The first: after this time without a sign of life, work beside the loop is left behind, and
+    # other work goes on. The second: for how long work that has failed is left alone. The third:
+    # how much longer than one request the end of the loop waits for turns.
     turn_seconds: float = 120.0
     turns_pause: float = 10.0
     turns_end: float = 10.0
 
     # A request must go out within this time after the claim began, or the order is handed back.
-    # Enough for the commit of the claim and for connecting. No other process sends the order in
-    # this time: the claim lasts for it, REQUEST_TIMEOUT and database_patience together, and
-    # PROOF_OF_ABSENCE counts from its end.
+    # This is enough for the commit of the claim and for connecting. No other process sends the
+    # order in this time: the claim lasts for the sum of this time, REQUEST_TIMEOUT and
+    # database_patience, and PROOF_OF_ABSENCE counts from the end of this time.
     start_within: float = 10.0
     # How long recording the outcome of a request to buy is retried while the database fails.
     database_patience: float = 30.0
@@ -58,14 +59,14 @@ class Timings:
     sweep_renewal: float = 2.0
     # The shortest time of one round of sending before due orders are checked.
     shortest_sending: float = 0.3
-    # The rows of a page of the provider's list.
+    # How many rows a page of the provider's list has.
     page_size: int = 100
     # How often the pulse beats while requests are in flight.
     polling_pulse: float = 1.0
     # The longest wait before the next attempt to make a call in the background.
     background_wait: float = 1.0
 
-    # The changes that are announced at a time.
+    # How many changes are announced at a time.
     announcing_batch: int = 100
     # How often the lease is renewed while receivers run.
     announcing_renewal: float = 3.0
@@ -73,16 +74,17 @@ class Timings:
     # longer may hang, and another process may call them, too.
     announcing_longest: float = 120.0
 
-    # The most orders at the provider that a person is offered as candidates: the earliest ones.
+    # How many orders at the provider a person is offered as candidates, at most: the earliest
+    # orders are offered.
     candidates: int = 20
-    # How long a caller waits for the answer to another caller's question about a card. Each one
-    # that waits keeps a thread of the site from other visitors.
+    # How long a caller waits for the answer to another caller's question about a card. Each waiting
+    # caller keeps a thread of the site from other visitors.
     quote_patience: float = 1.0
     # How long a shop's function may take for the price of one type.
     pricing_slow: float = 3.0
 
-    # The rows of the database that a file reads at a time, and those of one sheet of a workbook,
-    # which has at most 1,048,576.
+    # How many rows of the database are read at a time for a file; and how many rows go into one
+    # sheet of a workbook, which can hold 1,048,576 rows.
     file_batch: int = 1_000
     sheet_rows: int = 1_000_000
     # Shorter waits than this are not logged.

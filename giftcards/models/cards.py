@@ -17,10 +17,10 @@ from giftcards.keys.secrecy import CardSecret, Masked, contained
 from giftcards.models.fields import assign
 from giftcards.models.orders import Order
 
-# The longest part of a code that is shown to whoever may find or reveal it.
+# At most this many characters of a code are shown to people who may find or reveal codes.
 _LONGEST_TAIL = 4
-#: Replaces the key's fingerprint once the code is destroyed. The row stays, for the books, and to
-#: recognise the same code if it is delivered again.
+#: The text that replaces the key's fingerprint once the code is destroyed. The row stays, for the
+#: books, and to recognise the same code if it is delivered again.
 DESTROYED = "destroyed"
 
 
@@ -45,9 +45,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
     def newest_with_code(self, text: str, most: int) -> list[Card]:
-        """At most ``most`` of :meth:`with_code`, newest first; fast even if all have one serial."""
+        """The newest of :meth:`with_code`, at most ``most``; fast even if all have one serial."""
         text = Masked(text)
-        # Sorted by a sum, which no index has: SQLite would otherwise scan all cards by primary key.
+        # The cards are sorted by a sum, which no index has: otherwise, SQLite would scan all cards
+        # by primary key.
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
@@ -102,8 +103,8 @@ class CardQuerySet(models.QuerySet["Card"]):
     def need_of_keys(self) -> tuple[int, list[int]]:
         """Return how many cards have a missing key, and which keys no card needs.
 
-        A key is missing if it is not in the settings. The other keys are given by their positions
-        in the settings, from 2; there are none without any readable cards. Raises
+        A key is missing if it is not in the settings. The keys that no card needs are given by
+        their positions in the settings, from 2; none is given if there is no readable card. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         configured = conf.keyring().key_fingerprints
@@ -118,8 +119,8 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Open the newest and the oldest card, to see that the encryption keys still fit.
 
         Returns a dict that says for "newest" and "oldest" what is wrong, in a sentence that shows
-        nothing of the card; "" if it opens. The dict is empty if there is no card. Takes about
-        three queries for each key in use, each for one row. Raises
+        nothing of the card; "" if the card opens. The dict is empty if there is no card. Takes
+        about three queries for each key in use, each for one row. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keyring = conf.keyring()
@@ -143,17 +144,19 @@ class Card(models.Model):
         verbose_name=_("order"),
         on_delete=models.PROTECT,
         related_name="cards",
-        # The unique constraint's index begins with it.
+        # The index of the unique constraint begins with this column.
         db_index=False,
     )
-    # From 1. The cards of the answer that settled the order come first, then later arrivals.
+    # The position counts from 1. The cards of the answer that settled the order come first, then
+    # later arrivals.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
-    # HMACs with separate keys: of the whole card; and of the code and the serial, for searching.
+    # HMACs with separate keys: the first is of the whole card; the others, of the code and of the
+    # serial, are for searching.
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
-    # The HMAC of the last four characters of the code; "" if these are more than half of it.
+    # The HMAC of the last four characters of the code; "" if these are more than half of the code.
     tail_fingerprint = models.CharField(max_length=64, editable=False, blank=True)
     # The fingerprint of the encryption key, or DESTROYED.
     key_fingerprint = models.CharField(max_length=16, editable=False)
@@ -166,12 +169,14 @@ class Card(models.Model):
         verbose_name_plural = _("cards")
         ordering = ("order", "position")
         permissions = (("reveal_card", "Can reveal the code of a card"),)
-        # Indexes by Meta: on PostgreSQL, ``db_index`` would add a second index for LIKE.
+        # The indexes are in Meta because, on PostgreSQL, ``db_index`` would add a second index for
+        # LIKE.
         indexes = (
             models.Index(fields=("value_fingerprint",), name="giftcards_card_value"),
             models.Index(fields=("serial_fingerprint",), name="giftcards_card_serial"),
             models.Index(fields=("tail_fingerprint",), name="giftcards_card_tail"),
-            # For counting the cards of each encryption key, and for its newest and its oldest card.
+            # This index serves to count the cards of each encryption key, and to find the newest
+            # and the oldest of these cards.
             models.Index(fields=("key_fingerprint", "id"), name="giftcards_card_key"),
         )
         constraints = (
@@ -204,7 +209,7 @@ class Card(models.Model):
 
     @contained
     def open(self, keyring: Keyring) -> CardSecret:
-        """Decrypt the card; reads the order if that is not loaded yet.
+        """Decrypt the card; if its order is not loaded yet, the order is read.
 
         Raises :exc:`~giftcards.exceptions.DecryptionError`; its subclass
         :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed on purpose.
@@ -221,8 +226,8 @@ class Card(models.Model):
     def tail(self, keyring: Keyring) -> str:
         """The last letters and digits of the code, for telling cards apart; "" if it is too short.
 
-        At most four, and at most a quarter of the code. Nothing else of the card is shown. Raises
-        :exc:`~giftcards.exceptions.DecryptionError`.
+        These are at most four characters, and at most a quarter of the code. Nothing else of the
+        card is shown. Raises :exc:`~giftcards.exceptions.DecryptionError`.
         """
         secret = self.open(keyring)
         signs = [sign for sign in secret.value if sign.isalnum()]

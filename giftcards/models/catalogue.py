@@ -19,7 +19,7 @@ from giftcards.rules.times import SLACK, is_ahead, past
 
 # A product or type that one answer leaves out is not gone: it has to be missing for this long.
 _GONE_AFTER = timedelta(hours=1)
-# An answer that is older than the stored one is late by no more than this.
+# An answer that is older than the stored answer is late by no more than this.
 _LATE = timedelta(minutes=5)
 # Changes of offers are kept for this long, and deleted in batches of this size.
 _CHANGES_KEPT = timedelta(days=30)
@@ -35,14 +35,14 @@ class Names(NamedTuple):
 
 class ProductQuerySet(models.QuerySet["Product"]):
     def keep(self, listed: Iterable[Mapping[str, Any]], *, at: datetime) -> None:
-        """Store a catalogue asked for at ``at``: the columns of each product, by name.
+        """Store a catalogue requested at ``at``; ``listed`` has the columns of each product.
 
         Products that two answers an hour apart do not list are no longer on sale. An empty text
         does not replace an older text, and an older answer changes nothing.
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
-            # A write first, so that two readings do not mix; and because SQLite may fail a
+            # A write comes first, so that two readings do not mix; and because SQLite may fail a
             # transaction that reads before it writes.
             self.update(listed_at=F("listed_at"))
             known = {product.product_id: product for product in self.all()}
@@ -69,7 +69,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def keep_types(
         self, product_id: str, types: Iterable[Mapping[str, Any]], *, at: datetime
     ) -> None:
-        """Store the types of a product as asked for at ``at``: the columns of each, by name.
+        """Store the types of a product, requested at ``at``; ``types`` has the columns of each.
 
         Does nothing if the catalogue has never listed the product, or if a later answer is stored.
         Types that two answers an hour apart do not list are no longer sold, and keep their names.
@@ -97,22 +97,22 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return self.filter(is_enabled=True)
 
     def to_read(self) -> Self:
-        """Products on sale whose types were not read since they were last listed; oldest first."""
+        """Products on sale whose types were not read since the last listing; oldest first."""
         unread = Q(types_read_at=None) | Q(types_read_at__lt=F("listed_at"))
         return (
             self.on_sale().filter(unread).order_by(F("types_read_at").asc(nulls_first=True), "pk")
         )
 
     def to_ask(self, now: datetime) -> Self:
-        """Products on sale whose types were not asked for since they were last listed."""
+        """Products on sale whose types were not asked for since the last listing."""
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
     def claim_reading(self, *, longest: float) -> datetime | None:
-        """Claim the question for the types of this product; ``None`` if another process asks.
+        """Claim the request for the types of this product; ``None`` if another process has it.
 
         The claim lasts until the types are read, or ``longest`` seconds. A product that the
-        catalogue has never listed cannot be claimed: everybody may ask.
+        catalogue has never listed cannot be claimed: every process may ask.
         """
         now = timezone.now()
         free = self.exclude(self._is_being_read(longest))
@@ -141,13 +141,13 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return Names(*((name or "") for name in found[0])) if found else Names()
 
 
-# The first letters of the ids of types for tests.
+# The ids of types for tests begin with these letters.
 _FOR_TESTS = ("TEST_", "SIM_")
 
 
 class ProductTypeQuerySet(models.QuerySet["ProductType"]):
     def for_sale(self) -> Self:
-        """Types of products on sale with a known price above 0, sorted by product."""
+        """Types with a known price above 0, of products on sale; sorted by product."""
         sold = self.filter(product__is_enabled=True, price__gt=0).select_related("product")
         return sold.order_by("product__category", "product__name", "product", "price", "pk")
 
@@ -161,9 +161,11 @@ class Product(models.Model):
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
     category = models.CharField(_("category"), max_length=200, blank=True, editable=False)
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
-    # True if the provider sells the product; False as well once the catalogue no longer lists it.
+    # True if the provider sells the product; False as well once the catalogue no longer lists the
+    # product.
     is_enabled = models.BooleanField(_("on sale"), default=True, editable=False)
-    # When the catalogue last listed the product, and since when it does not; NULL: it does.
+    # When the catalogue last listed the product, and since when the catalogue lacks the product;
+    # NULL: it lists the product.
     listed_at = models.DateTimeField(_("last listed"), editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
     # When the product's types were last asked for, and last read; NULL: never.
@@ -177,7 +179,7 @@ class Product(models.Model):
         verbose_name_plural = _("products")
         ordering = ("category", "name", "pk")
         default_permissions = ("view",)
-        # For the first offers, and for the first page of the admin's list.
+        # This index serves the first offers, and the first page of the admin's list.
         indexes = (
             models.Index(fields=("category", "name", "id"), name="giftcards_product_sorted"),
         )
@@ -186,7 +188,7 @@ class Product(models.Model):
         return self.name or self.product_id
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take the columns of a catalogue asked for at ``at``; ``None``: it lacks this product."""
+        """Take ``columns`` of a catalogue requested at ``at``; ``None``: the product is missing."""
         if columns is not None:
             _take(self, columns)
             self.missing_since = None
@@ -218,20 +220,21 @@ class ProductType(models.Model):
     )
     type_id: models.CharField[str, str] = ExactCharField(_("type"), max_length=100, editable=False)
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
-    # NULL: unknown.
+    # NULL means unknown, for the price and for the stock.
     price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
-    # When the provider last told of the type (NULL: before this was recorded), and since when it
-    # does not (NULL: it does).
+    # When an answer of the provider last had the type (NULL: before this was recorded), and since
+    # when answers lack the type (NULL: they have it).
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # If PRICING is a function: its last answer (NULL: nothing usable, or off the shelf), its path,
-    # the cost that it was asked about, and when to ask it again (NULL: it was never asked).
+    # If PRICING is a function: the last answer of the function (NULL: nothing usable, or off the
+    # shelf), the path of the function, the cost that it was asked about, and when to ask it again
+    # (NULL: it was never asked).
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # When the answer, or the cost that it is about, last changed.
+    # When the answer of the function, or the cost that the answer is about, last changed.
     priced_at = models.DateTimeField(null=True, editable=False)
 
     #: Set by :func:`giftcards.catalogue.offers`.
@@ -257,7 +260,7 @@ class ProductType(models.Model):
 
     @property
     def is_for_tests(self) -> bool:
-        """True if the type is for tests: one of the provider's, or of the simulator's."""
+        """True if the type is for tests, at the provider or in the simulator."""
         return self.type_id.startswith(_FOR_TESTS)
 
     @property
@@ -267,7 +270,7 @@ class ProductType(models.Model):
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take the columns of an answer asked for at ``at``; ``None``: it lacks this type."""
+        """Take ``columns`` of an answer requested at ``at``; ``None`` if it lacks this type."""
         if columns is not None:
             _take(self, columns)
             self.read_at, self.missing_since = at, None
@@ -277,13 +280,14 @@ class ProductType(models.Model):
             self.price, self.stock = None, 0
 
 
-# The columns that a reading of the list, and of the types, may change.
+# The columns that a reading of the catalogue may change, and those that a reading of the types may
+# change.
 _LISTED = ("name", "category", "region", "is_enabled", "missing_since")
 _TOLD = ("name", "price", "stock", "read_at", "missing_since")
 
 
 def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
-    """Take the columns; an empty text does not replace an older one."""
+    """Take the columns; an empty text does not replace an older text."""
     for name, value in columns.items():
         if value != "":
             setattr(row, name, value)
@@ -318,7 +322,7 @@ class OfferChange(OutboxEntry):
         ProductType, verbose_name=_("type"), on_delete=models.CASCADE, related_name="changes"
     )
     what = models.CharField(_("what"), max_length=10, choices=What)
-    # A price is a text, with its decimals.
+    # A price is stored as a text, with its decimals.
     old = models.JSONField(null=True)
     new = models.JSONField(null=True)
 
@@ -356,7 +360,7 @@ class OfferChange(OutboxEntry):
 def changes_between(
     kind: ProductType, before: Offer | None, *, at: datetime
 ) -> Iterator[OfferChange]:
-    """Yield the changes from the offer ``before``, if it was known, to the present one."""
+    """Yield the changes from the offer ``before``, if it was known, to the present offer."""
     what, old = OfferChange.What, before or Offer("", None, None)
     new = kind.offer
     found: dict[OfferChange.What, tuple[object, object]] = {}
@@ -384,7 +388,10 @@ def _stored(value: object) -> object:
 def _record_changes_of_products(
     changed: Sequence[tuple[Product, Product]], *, at: datetime
 ) -> None:
-    """Record the changes of offers of all types of products that have ``changed``."""
+    """For each changed product, record how the offers of its types change.
+
+    ``changed`` has each of these products twice: as before the reading, and as after it.
+    """
     pairs = {after.pk: (before, after) for before, after in changed}
     found: list[OfferChange] = []
     for kind in ProductType.objects.filter(product__in=pairs).iterator():
@@ -397,9 +404,10 @@ def _record_changes_of_products(
 
 class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def told(self, product_id: str, *, key: str, max_age: timedelta) -> ProductPrices | None:
-        """The prices of a product that this API key got within ``max_age``; ``None`` without any.
+        """Return a product's prices that this API key got within ``max_age``; ``None`` without any.
 
-        A time in the future is too old: the clock was set back since.
+        Prices with a time in the future count as too old, because the clock was set back since
+        then.
         """
         now = timezone.now()
         recent = self.filter(asked_at__gt=now - max_age, asked_at__lte=now)
@@ -411,7 +419,7 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
         """Replace the prices of a product."""
         by_type = {type_id: str(price) for type_id, price in prices.items()}
         values = {"by_type": by_type, "key": key, "asked_at": asked_at}
-        # An update first: SQLite may fail a transaction that reads before it writes.
+        # An update comes first: SQLite may fail a transaction that reads before it writes.
         if not self.filter(pk=product_id).update(**values):
             row = ProductPrices(product_id=product_id, **values)
             self.bulk_create([row], ignore_conflicts=True)
@@ -426,7 +434,7 @@ class ProductPrices(models.Model):
     product_id: models.CharField[str, str] = ExactCharField(primary_key=True, max_length=100)
     key = models.CharField(max_length=64)
     by_type = models.JSONField(default=dict)
-    # When the question was sent.
+    # When the request for the prices was sent.
     asked_at = models.DateTimeField()
 
     objects = ProductPricesQuerySet.as_manager()

@@ -31,9 +31,9 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
     def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
         """Record the unsaved ``refund``, or return the order's refund with the same reference.
 
-        If that refund is only planned, and ``refund`` is paid, it is marked as paid. The sums of
-        ``order`` are brought up to date. Raises what :func:`~giftcards.settlement.record_refund`
-        raises.
+        If the known refund is only planned, and ``refund`` is paid, the known refund is marked as
+        paid. The sums of ``order`` are brought up to date. Raises what
+        :func:`~giftcards.settlement.record_refund` raises.
         """
         refund.check_values()
         with transaction.atomic():
@@ -65,7 +65,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> None:
-        """Take a refund back, so that its amount is owed again. It is kept, as cancelled."""
+        """Take a refund back, so that its amount is owed again. The row is kept."""
         refund.check_text("by", "cancelled_by", by)
         refund.check_text("why", "cancel_reason", why)
         with transaction.atomic():
@@ -82,7 +82,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
 
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
         """At most ``limit`` refunds whose reference begins with ``text``, with their orders."""
-        # A range, as in the search of orders.
+        # The condition is a range, as in the search for orders.
         found = self.filter(reference__range=(text, text + LAST_CHARACTER))
         return list(found.select_related("order").order_by("reference")[:limit])
 
@@ -104,7 +104,7 @@ def _count(order: Order) -> None:
         RefundState.DONE: Decimal("0.00"),
         RefundState.CREATED: Decimal("0.00"),
     }
-    # Added up here, because SQLite would compute with binary fractions.
+    # The amounts are added up here, because SQLite would compute with binary fractions.
     for state, amount in order.refunds.order_by().values_list("state", "amount"):
         if state in sums:
             sums[state] += amount
@@ -157,7 +157,7 @@ def check_amount(order: Order, amount: Decimal) -> None:
 
 
 def sale_obstacle(order: Order) -> str:
-    """The reason why a sale amount cannot be recorded, or not yet; "" if it can.
+    """Return why a sale amount cannot be recorded now; "" if it can be recorded.
 
     The reason is in the active language.
     """
@@ -195,7 +195,8 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 
 class RefundState(models.TextChoices):
-    # The refund is planned, and not paid yet. Its amount is not open: nobody can plan it twice.
+    # The refund is planned, and not paid yet. Its amount is not open, so nobody can plan the same
+    # refund twice.
     CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
     CANCELLED = "cancelled", _("Taken back")
@@ -204,7 +205,7 @@ class RefundState(models.TextChoices):
 class CustomerRefund(models.Model):
     """A refund to a customer, paid or planned, for cards that did not come.
 
-    It is never deleted. Once recorded, only its state changes.
+    A refund is never deleted. Once it is recorded, only its state changes.
     """
 
     class Source(models.TextChoices):
@@ -219,7 +220,7 @@ class CustomerRefund(models.Model):
         verbose_name=_("order"),
         on_delete=models.PROTECT,
         related_name="refunds",
-        # The unique constraint's index begins with it.
+        # The index of the unique constraint begins with this column.
         db_index=False,
         editable=False,
     )
@@ -266,7 +267,7 @@ class CustomerRefund(models.Model):
         indexes = (
             models.Index(fields=("-created_at", "-id"), name="giftcards_refund_newest"),
             models.Index(fields=("state", "-created_at", "-id"), name="giftcards_refund_state"),
-            # The search.
+            # This index serves the search.
             models.Index(fields=("reference",), name="giftcards_refund_reference"),
         )
         constraints = (
@@ -282,7 +283,8 @@ class CustomerRefund(models.Model):
         )
 
     def __str__(self) -> str:
-        # Without the reference: only people who may see the order may see it.
+        # The text lacks the reference, because only people who may see the order may see its
+        # reference.
         return str(_("refund %(number)s") % {"number": self.pk})
 
     @property
@@ -301,8 +303,8 @@ class CustomerRefund(models.Model):
             wrong["amount"] = gettext("This must be a decimal number.")
         if wrong:
             raise ValidationError(wrong)
-        # Stripped, as forms do: nobody sees spaces at the end, and databases differ in whether two
-        # texts that differ only in these are equal.
+        # The reference is stripped, as forms do: nobody sees spaces at its end, and databases
+        # disagree on whether such spaces make a difference.
         self.reference = self.reference.strip()
         self.clean_fields(exclude=("order", "created_by", "executed_by"))
         self.check_text("by", "created_by", self.created_by)

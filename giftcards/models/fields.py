@@ -1,6 +1,6 @@
 """Model fields that behave the same on every database, and checks of what callers give.
 
-Migrations import this module, and no other one of the package: its names stay.
+Migrations import this module and no other module of the package, so its names stay.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.rules.times import as_given
 from giftcards.text.spelling import digits
 
-# Control and format characters, lone surrogates, separators of lines and paragraphs. Format
-# characters include all that change the direction of text.
+# The categories of control and format characters, of lone surrogates, and of separators of lines
+# and paragraphs. Format characters include all characters that change the direction of text.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Format characters that are allowed: Persian words and composed emoji need them.
 _JOINERS = {"\u200c", "\u200d"}
@@ -72,7 +72,7 @@ def _is_unseen(char: str) -> bool:
 
 
 def tidied_lines(text: str) -> str:
-    """``text`` as it is typed in one browser or another, with the same line ends and no tabs."""
+    """Return ``text`` without tabs, and with the same line ends whatever browser it comes from."""
     return text.replace("\r\n", "\n").expandtabs(4).strip()
 
 
@@ -133,7 +133,7 @@ def new_reference() -> str:
 
 
 def complaint_about_metadata(value: Any) -> str:
-    """Say why ``value`` cannot be an order's metadata; "" if it can.
+    """Say why ``value`` cannot be an order's metadata; "" if it can be.
 
     Metadata is a dict that every database returns as it was stored: JSON values with texts as keys,
     whole numbers of 64 bits, no NaN or infinity, at most 8 levels, and at most 4,096 bytes as JSON.

@@ -17,12 +17,13 @@ E = TypeVar("E", bound="OutboxEntry")
 class OutboxQuerySet(models.QuerySet[E]):
     def to_announce(self, now: datetime) -> Self:
         """Changes that are due to be announced, longest due first."""
-        # Sorted like the index: to sort by age, a database may scan all announced changes.
+        # The changes are sorted like the index: to sort them by age, a database may scan all
+        # announced changes.
         due = self.filter(announced_at=None, announce_at__lte=now)
         return due.order_by("announced_at", "announce_at", "pk")
 
     def waiting_since(self, moment: datetime) -> Self:
-        """Changes made at ``moment`` or before that some receiver has yet to take."""
+        """Changes from ``moment`` or earlier that some receiver has yet to take."""
         return self.filter(announced_at=None, announce_at__isnull=False, at__lte=moment)
 
     def backlog(self) -> tuple[int, datetime | None]:
@@ -43,7 +44,7 @@ class StatusChangeQuerySet(OutboxQuerySet["StatusChange"]):
 class OutboxEntry(models.Model):
     """A change that is announced to the receivers of a signal of :mod:`giftcards.signals`.
 
-    ``announced_at`` is NULL until all of them have taken it.
+    ``announced_at`` is NULL until all of these receivers have taken the change.
     """
 
     at = models.DateTimeField(_("when"), default=timezone.now)
@@ -75,8 +76,8 @@ class StatusChange(OutboxEntry):
     from_status = models.CharField(_("from"), max_length=20, choices=Status)
     to_status = models.CharField(_("to"), max_length=20, choices=Status)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
-    # See giftcards.rules.problems: {"code", "parameters"}, without secrets; plus "ended": true for
-    # a problem that ended with the move.
+    # Entries as in giftcards.rules.problems: {"code", "parameters"}, without secrets; plus "ended":
+    # true for a problem that ended with the move.
     details = models.JSONField(_("details"), default=list, blank=True)
 
     objects = StatusChangeQuerySet.as_manager()
@@ -86,7 +87,8 @@ class StatusChange(OutboxEntry):
         verbose_name_plural = _("status changes")
         ordering = ("pk",)
         indexes = (
-            # The outbox: announced_at is set, and announce_at NULL, in almost every row.
+            # This index serves the outbox: in almost every row, announced_at is set and announce_at
+            # is NULL.
             models.Index(
                 fields=("announced_at", "announce_at", "id"), name="giftcards_change_outbox"
             ),

@@ -15,10 +15,10 @@ from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.orders import Order
 from giftcards.rules.times import ahead, is_ahead
 
-#: The longest hold, and how many times its first length it may last in all.
+#: The longest hold, and how many times its first length a hold may last in all.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
-# A hold that has been over for so long is forgotten: its reference begins anew.
+# A hold that has been over for this long is forgotten: its reference may then begin a new hold.
 _REST = timedelta(hours=1)
 # Holds are deleted in batches of this size.
 _BATCH = 500
@@ -27,16 +27,16 @@ _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
 
 class HoldQuerySet(models.QuerySet["Hold"]):
     def current(self, now: datetime) -> Self:
-        """The holds that are not over: by time, or because the order is there.
+        """The holds whose time is not over, and whose order is not recorded yet.
 
-        A hold may be made while its order is being recorded. So this looks for the order, too.
+        A hold may be made while its order is being recorded, so the query looks for orders, too.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
     def amount(self, now: datetime) -> Decimal:
         """The cost of the cards of the current holds, as far as their prices are known."""
         held = self.current(now).values_list("price", "quantity")
-        # Added up here, because SQLite would compute with binary fractions.
+        # The amounts are added up here, because SQLite would compute with binary fractions.
         known = (price * quantity for price, quantity in held if price is not None)
         return sum(known, start=Decimal("0.00"))
 
@@ -54,7 +54,8 @@ class Hold(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
     ``reference`` is the reference that the order will have. ``price`` is what a card cost when the
-    hold began, in dinars (``None``: unknown). ``left`` is the time by which it can be prolonged.
+    hold began, in dinars (``None``: unknown). ``left`` is the time by which the hold can still be
+    prolonged.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
@@ -65,7 +66,7 @@ class Hold(models.Model):
     until = models.DateTimeField(db_index=True)
     # NULL: the hold is older than this column.
     left = models.DurationField(null=True)
-    # A keyed hash of the shop's name for the customer; "": the shop gave none.
+    # A keyed hash of the shop's name for the customer; "": the shop gave no name.
     holder = models.CharField(max_length=64, blank=True)
 
     objects = HoldQuerySet.as_manager()
@@ -81,7 +82,7 @@ class Hold(models.Model):
         return self.reference
 
     def keep(self, length: timedelta, *, holder: str) -> bool:
-        """Let the hold last for ``length`` from now, within its limit; False if that is reached."""
+        """Let the hold last for ``length`` from now, up to its limit; False if it is over."""
         now = timezone.now()
         self.holder = _hash(holder) if holder else ""
         if self.left is None or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):
@@ -93,5 +94,5 @@ class Hold(models.Model):
 
 
 def _hash(holder: str) -> str:
-    """A keyed hash of ``holder``, which may be an address or name a person."""
+    """A keyed hash of ``holder``, which may be an e-mail address or a person's name."""
     return salted_hmac("giftcards.holder", holder, algorithm="sha256").hexdigest()

@@ -1,7 +1,7 @@
 """Leases on pieces of work, and the slots of the request budget.
 
-A single order is claimed by its own row: ``OrderQuerySet.claim`` to follow it, and
-:mod:`giftcards.engine.placing` to buy it.
+A single order has its claim in its own row: ``OrderQuerySet.claim`` claims an order to follow it,
+and :mod:`giftcards.engine.placing` claims an order to buy it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 class LeaseQuerySet(models.QuerySet["Lease"]):
     def take(self, name: str, length: timedelta) -> str | None:
-        """Take the lease for ``length``; return its token, or ``None`` if it is held.
+        """Take the lease for ``length``; return its token, or ``None`` if it is taken.
 
         ``length`` is 2 minutes at most (``LONGEST_HOLD``).
         """
@@ -38,15 +38,17 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         Call it before a transaction that locks the row: two transactions that create the row would
         wait for each other.
         """
-        # In a transaction, SQLite needs a write first; other databases may have to wait for it.
+        # In a transaction, SQLite needs a write first. Outside of a transaction, a read comes
+        # first, because a write may have to wait for other transactions.
         in_transaction = connection.in_atomic_block
         if not (self.lock(name) if in_transaction else self.filter(name=name).exists()):
             self.bulk_create([Lease(name=name)], ignore_conflicts=True)
 
     def lock(self, name: str) -> bool:
         """Lock the row of this name until the transaction ends; False if there is none."""
-        # An update, because SQLite may fail a transaction that reads before it writes; of a new
-        # value, because InnoDB fails a transaction with an old snapshot only over a changed row.
+        # The lock is an update, because SQLite may fail a transaction that reads before it writes.
+        # The update writes a new value, because InnoDB fails a transaction with an old snapshot
+        # only over a changed row.
         return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:
@@ -69,7 +71,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
 class Lease(models.Model):
     """The exclusive right of one process to a piece of work, identified by a token.
 
-    It expires, so that a dead process does not block the others for long.
+    A lease expires, so that a dead process does not block the others for long.
     """
 
     LOOP = "loop"
@@ -82,11 +84,11 @@ class Lease(models.Model):
     CHORES = "chores"
     #: Probing an API key.
     KEY_PROBE = "key probe"
-    #: Asking for the environment of an API key; not released without an answer, so that the next
-    #: try comes later.
+    #: Asking for the environment of an API key; without an answer, the lease is not released, so
+    #: that the next try comes later.
     KEY_ENVIRONMENT = "key environment"
-    #: Asking for the prices of held orders; not released at the end, so that the next look comes
-    #: later.
+    #: Asking for the prices of held orders; the lease is not released at the end, so that the next
+    #: look comes later.
     HELD_PRICES = "held prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
@@ -110,14 +112,15 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         """Create or delete slots, so that exactly those from 0 to ``count`` - 1 exist."""
         existing = self.count()
         if existing < count:
-            # Not the field's default, which has a time zone even where USE_TZ is off.
+            # The field's default is not used here, because it has a time zone even where USE_TZ is
+            # off.
             free = timezone.now() - timedelta(days=1)
             slots = (RequestSlot(number=number, until=free) for number in range(count))
             self.bulk_create(slots, ignore_conflicts=True)
         elif existing > count:
             now = timezone.now()
             surplus = self.filter(number__gte=count)
-            # Slots that stay take over the holds of those that go.
+            # Slots that stay take over the holds of slots that are deleted.
             for until in surplus.filter(until__gt=now).values_list("until", flat=True):
                 numbers = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
                 self.take_one(numbers, now=now, until=until)
@@ -138,14 +141,14 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
         """Adapt the holds to a clock that was set from ``before`` to ``now``.
 
-        Slots that were held are held for ``longest`` from ``now`` on; free ones stay free.
+        Slots that were held are held for ``longest`` from ``now`` on; free slots stay free.
         """
         # Holds up to ``longest`` ahead may have begun on the new clock: they stay.
         self.filter(until__gt=now + longest, until__lte=before).update(until=now)
         self.filter(until__gt=before).update(until=now + longest)
 
     def take_one(self, numbers: Iterable[int], *, now: datetime, until: datetime) -> int | None:
-        """Take the first of these slots that is still free; ``None`` if none is."""
+        """Take the first of these slots that is still free; ``None`` if all are taken."""
         for number in numbers:
             if self.filter(number=number).free(now).update(until=until):
                 return number

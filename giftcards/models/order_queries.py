@@ -30,10 +30,10 @@ HELD = Q(status=Status.PENDING, due_at=None)
 HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
 HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 
-# Django turns "= True" into a bare column and "= False" into NOT, for which SQLite uses no index;
-# hence the lists.
+# Django turns "= True" into a bare column and "= False" into NOT. SQLite uses no index for either,
+# so the conditions below have lists instead.
 
-# Orders with customers' money that was paid back, is planned to be, or is still owed.
+# Orders for which customers' money was paid back, is planned to be paid back, or is still owed.
 PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
@@ -65,7 +65,7 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
-    """True if ``orders``, the orders that a person sees in the admin, may not be all orders."""
+    """True if orders may be missing from ``orders``, which a person sees in the admin."""
     return bool(orders.query.where)
 
 
@@ -160,12 +160,12 @@ class OrderQueries(OrderSearch[Row]):
         return self._waiting(Status.PLACING).unclaimed(now)
 
     def overdue(self, now: datetime, *, accepted_by: datetime) -> Self:
-        """Orders accepted by ``accepted_by`` that have not settled, longest due first."""
+        """Orders accepted until ``accepted_by`` that have not settled, longest due first."""
         late = self._waiting(Status.HANDLING).filter(accepted_at__lte=accepted_by)
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
-        """Open orders that are due too far ahead: by ``urgent``, or by ``others``."""
+        """Open orders due too far ahead: urgent ones by ``urgent``, and others by ``others``."""
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
             | Q(status__in=PATIENT, due_at__gt=now + others + SLACK)
@@ -195,7 +195,8 @@ class OrderQueries(OrderSearch[Row]):
     def sent_between(self, start: datetime, end: datetime) -> Self:
         """Orders sent from ``start`` to ``end`` that the provider may know."""
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
-        # Excluded, rather than filtered for the other statuses, so that SQLite uses the time index.
+        # These statuses are excluded, instead of filtering for all others, so that SQLite uses the
+        # time index.
         return sent.exclude(status__in=UNBOUGHT)
 
     def known_as(self, names: Iterable[str]) -> Self:
@@ -204,10 +205,10 @@ class OrderQueries(OrderSearch[Row]):
         At most 200 names; :meth:`owners` takes any number.
         """
         names = set(names) - {""}
-        # The redundant condition makes SQLite use the index: many orders may have no alias, and it
-        # judges the index by its average selectivity.
+        # The redundant condition makes SQLite use the index: many orders may have no alias, and
+        # SQLite judges the index by its average selectivity.
         by_alias = Q(provider_alias__gt="", provider_alias__in=names)
-        # Unsorted: to sort, SQLite would scan all orders by age.
+        # The orders are unsorted: to sort them, SQLite would scan all orders by age.
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
@@ -237,18 +238,18 @@ class OrderQueries(OrderSearch[Row]):
     def charged_since(self, since: datetime, *, accepted_since: datetime | None = None) -> Decimal:
         """The sum of the known charges of the orders that have settled after ``since``.
 
-        With ``accepted_since``, only those that the provider has accepted after that moment.
+        With ``accepted_since``, only orders count that the provider accepted after that moment.
         """
         settled = self.filter(settled_at__gt=since).order_by()
         if accepted_since is not None:
             settled = settled.filter(accepted_at__gt=accepted_since)
         found = settled.values_list("fulfilled_amount").annotate(models.Count("pk"))
-        # Added up here, because SQLite would compute with binary fractions.
+        # The amounts are added up here, because SQLite would compute with binary fractions.
         known = (amount * count for amount, count in found if amount is not None)
         return sum(known, start=Decimal("0.00"))
 
     def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
-        """For each status with open orders: their number, and when the oldest was recorded."""
+        """For each status with open orders: how many, and when the oldest was recorded."""
         groups = self.open().order_by().values_list("status")
         found = groups.annotate(models.Count("pk"), models.Min("created_at"))
         counts = {status: (count, since) for status, count, since in found}

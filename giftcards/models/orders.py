@@ -86,7 +86,8 @@ OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
 #: The columns that may be corrected. Other values that a caller gave never change.
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
-# The values that a caller gives beside these and the reference: texts, then other kinds.
+# The values that a caller gives beside the correctable columns and the reference: texts first, then
+# other kinds of values.
 _TEXTS = ("product_id", "type_id", "group")
 _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
@@ -98,7 +99,7 @@ class OrderQuerySet(OrderQueries["Order"]):
     """Orders, and the changes to many of them at once."""
 
     def with_repetitions(self) -> OrderQuerySet:
-        """These orders, which are not sliced, and all orders that repeat their missing cards."""
+        """These orders, and all orders that repeat their missing cards; do not slice before."""
         found = set(self.order_by().values_list("pk", flat=True))
         newest: Collection[int] = found
         while newest:
@@ -121,7 +122,8 @@ class OrderQuerySet(OrderQueries["Order"]):
         try:
             with transaction.atomic():
                 order.save(force_insert=True)
-                # After the INSERT: SQLite may fail a transaction that reads before it writes.
+                # The names are read after the INSERT: SQLite may fail a transaction that reads
+                # before it writes.
                 names = Product.objects.names(order.product_id, order.type_id)
                 if any(names):
                     order.product_name, order.type_name = names
@@ -131,7 +133,8 @@ class OrderQuerySet(OrderQueries["Order"]):
             if known is None:
                 raise
             if not known.was_given_as(order):
-                # Says nothing of the other order, which the caller may not be allowed to see.
+                # The text says nothing about the other order, which the caller may not be allowed
+                # to see.
                 raise ReferenceConflict(
                     gettext(
                         "The reference %(reference)s already names another order, or the same one"
@@ -153,16 +156,17 @@ class OrderQuerySet(OrderQueries["Order"]):
         return rested.unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
-        """Make the :meth:`checkable` ones of these orders due now; return how many."""
+        """Make the orders that are :meth:`checkable` due now; return how many these are."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def claim(
         self, wanted: Sequence[Order], *, now: datetime, due_by: datetime, until: datetime
     ) -> list[Order]:
-        """Claim these orders, just read by :meth:`to_check`; return those that were won.
+        """Claim these orders, just read by :meth:`to_check`; return those that were free.
 
-        One guarded UPDATE decides the race between processes. An order that has got another of the
-        provider's ids since it was read is not won: what is known of the old id is not about it.
+        One guarded UPDATE decides the race between processes. An order whose id at the provider has
+        changed since it was read is not claimed: what is known about the old id is not about this
+        order.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -178,15 +182,16 @@ class OrderQuerySet(OrderQueries["Order"]):
     def move_all(
         self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
     ) -> int:
-        """Move those of these orders with status ``origin`` to ``target``; return how many.
+        """Move the orders that have the status ``origin`` to ``target``; return how many moved.
 
-        At most 1,000 per call, because their keys are parameters of one statement. Only for
-        unclaimed orders, because the claim is overwritten to identify the moved rows. Not for final
-        targets, which need figures for each order.
+        One call moves at most 1,000 orders, because their keys are parameters of one statement. The
+        orders must be unclaimed, because the claim is overwritten to identify the moved rows. The
+        target must not be final, because final statuses need figures for each order.
         """
         check_move(origin, target)
         token = uuid.uuid4().hex
-        # Before the transaction: SQLite may fail one that reads before it writes.
+        # The keys are read before the transaction: SQLite may fail a transaction that reads before
+        # it writes.
         found = self.filter(status=origin).order_by().values_list("pk", flat=True)
         keys = list(found[:_MOVED_AT_ONCE])
         if not keys:
@@ -205,7 +210,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return moved
 
     def write_terms(self, key: int) -> None:
-        """Replace the search terms of an order, whose row is locked, by those of its values."""
+        """Replace the search terms of an order, whose row is locked, by the terms of its values."""
         OrderTerm.objects.filter(order=key).delete()
         OrderTerm.objects.add_for(self.filter(pk=key).order_by().only(*SEARCHED))
 
@@ -298,7 +303,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """The correctable columns of an order; of a correction, they have the earlier values."""
+    """The correctable columns of an order, or of a correction, which has the earlier values."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -428,16 +433,20 @@ class Order(models.Model):
     provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
         _("provider's order id"), max_length=100, null=True, unique=True, editable=False
     )
-    # The `_id` in its answers if that is not the order id: rows of the list may have either.
+    # The `_id` in answers about the order, if it differs from the order id: rows of the list may
+    # have either id.
     provider_alias: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, editable=False
     )
-    # When an answer about the id first matched the line; NULL: only the answer to placing named it.
+    # When an answer, or a person, first confirmed that the provider's id belongs to this order;
+    # NULL: so far, only the answer to placing has named the id.
     identified_at = models.DateTimeField(null=True, editable=False)
-    # Staff insisted that the provider's order is this one, whatever product and type it names.
+    # True if staff insisted that the order at the provider is this order, whatever product and type
+    # the provider names.
     is_insisted = models.BooleanField(default=False, editable=False)
-    # The id from placing, if it belongs to another order or to none. The provider did accept the
-    # order, so no search proves that it was not bought. Kept until the order is sent again.
+    # The id from the answer to placing, if that id belongs to another order or to no order. The
+    # provider did accept the order, so no search proves that it was not bought. The id is kept
+    # until the order is sent again.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
     )
@@ -446,7 +455,7 @@ class Order(models.Model):
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
     fulfilled_amount = models.DecimalField(_("cost"), null=True, editable=False, **MONEY)
     price_per_card = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
-    # The price in the catalogue just before sending; the final answer may have another one.
+    # The price in the catalogue just before sending; the final answer may have another price.
     price_at_placing = models.DecimalField(
         _("price at placing"), null=True, editable=False, **MONEY
     )
@@ -456,15 +465,16 @@ class Order(models.Model):
     )
     # Whether a person has to look at the order before it is sent, or has done so.
     review = models.CharField(max_length=10, choices=Review, editable=False, blank=True)
-    # The fingerprint of the API key that it was sent with; "" until it is sent. The key decides the
-    # account, and only that account's list can show what became of the order.
+    # The fingerprint of the API key that the order was sent with; "" until it is sent. The key
+    # decides the account, and only that account's list can show what became of the order.
     sent_with = models.CharField(max_length=32, editable=False, blank=True)
-    # The environment of the account that bought this order, or bought the order that this one
-    # repeats; "" until then, or if it is unknown.
+    # The environment of the account that bought this order, or that bought the order whose cards
+    # this order repeats; "" before that, or if the environment is unknown.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
-    # The order whose missing cards this one repeats. Unique, because that is done only once.
+    # The order whose missing cards this order repeats. The column is unique, because missing cards
+    # are repeated only once.
     repeats = models.OneToOneField(
         "self",
         verbose_name=_("replaces missing cards of"),
@@ -473,8 +483,9 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
-    # Only for an order that repeats another one by rule: it is held until ``send_after`` (NULL: it
-    # does not wait for a time), and given up if it is still held at ``send_before``.
+    # These times are set only if the order repeats another order by rule: it is held until
+    # ``send_after`` (NULL: it does not wait for a time), and given up if it is still held at
+    # ``send_before``.
     send_after = models.DateTimeField(null=True, editable=False)
     send_before = models.DateTimeField(null=True, editable=False)
     # The customer's money for missing cards has three parts. This is the first, the paid refunds.
@@ -490,25 +501,25 @@ class Order(models.Model):
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     has_planned = _is_more_than_nothing("planned_amount")
     is_owing = _is_more_than_nothing("open_amount")
-    # The amount that moved to the order which repeats the missing cards; NULL: none does.
+    # The amount that moved to the order which repeats the missing cards; NULL: no order does.
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
-    # True if the provider's figures agree with each other; NULL unless it is settled.
+    # True if the provider's figures agree with each other; NULL unless the order has settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
     # True if the ledger has what the provider promised to credit back. NULL: nothing was promised,
     # the amount is unknown, or the ledger was not read that far.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
-    # When the codes of its cards were destroyed: by retention, or with the customer's data.
+    # When the codes of the order's cards were destroyed: by retention, or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
-    # True if retention has found no card; it does not look again until a card comes.
+    # True if retention has found no card; retention does not look again until a card comes.
     is_without_cards = models.BooleanField(default=False, editable=False)
-    # See giftcards.rules.problems: {"code", "parameters"}, plus "ticked_by" and "ticked_at" once
-    # ticked off.
+    # Entries as in giftcards.rules.problems: {"code", "parameters"}, plus "ticked_by" and
+    # "ticked_at" once the problem is ticked off.
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
     # True if a problem is not ticked off. Only `_problem_columns` computes this and ``problems``.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
 
-    # The name of who looks after the order, and since when; see models/records.py. A name counts
-    # only while something is left to do.
+    # The name of the person who looks after the order, and since when; see models/staff_records.py.
+    # A name counts only while something is left to do.
     looked_after_by: models.CharField[str, str] = ExactCharField(
         _("looked after by"), max_length=254, editable=False, blank=True
     )
@@ -526,10 +537,10 @@ class Order(models.Model):
     # When to send (PENDING), check (HANDLING, DELAYED) or find (UNCONFIRMED) the order next. NULL:
     # not automatically; a PENDING order is then held, see `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # Consecutive failed attempts to send, check or find it.
+    # How many attempts in a row to send, check or find the order have failed.
     failures = models.PositiveIntegerField(default=0, editable=False)
-    # UNCONFIRMED only: when a search first gave evidence that it is absent; and the orders at the
-    # provider that staff have to choose from.
+    # Only for an UNCONFIRMED order: when a search first gave evidence that the order is absent; and
+    # the orders at the provider that staff have to choose from.
     absent_since = models.DateTimeField(null=True, editable=False)
     candidates = models.JSONField(default=list, blank=True, editable=False)
     # The claim on the order: the token of the process that works on it, and when the claim expires.
@@ -557,20 +568,23 @@ class Order(models.Model):
         # Every index slows down writes, so each serves a query. None is partial: MariaDB does not
         # support that.
         indexes = (
-            # The engine's queries for open orders, whose settled_at is NULL; and the latest that
-            # have settled.
+            # This index serves the engine's queries for open orders, whose settled_at is NULL, and
+            # for the latest orders that have settled.
             models.Index(
                 fields=("settled_at", "status", "due_at", "id"), name="giftcards_order_due"
             ),
-            # Retention: the orders whose codes are still there, by age.
+            # This index serves retention, which looks for the orders whose codes are still there,
+            # by age.
             models.Index(
                 fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
                 name="giftcards_order_kept",
             ),
-            # Recovery: the orders that a row of the provider's list may be.
+            # These two serve recovery, which looks for the orders that a row of the provider's list
+            # may be.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
-            # The admin's list (all and by status); counting by status. OrderTerm has the search.
+            # These serve the admin's list, with and without each of its filters, and counting by
+            # status. The search uses the indexes of OrderTerm.
             _newest("newest"),
             _newest("attention", "needs_attention"),
             _newest("by_status", "status"),
@@ -582,7 +596,7 @@ class Order(models.Model):
             _newest("has_planned", "has_planned"),
             _newest("owing", "is_owing"),
             _newest("looked_after", "looked_after_by"),
-            # The shop's own queries: the orders of a person, of a cart.
+            # These serve the shop's own queries, for the orders of a person or of a cart.
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("recipient_email",), name="giftcards_order_recipient"),
             models.Index(fields=("group",), name="giftcards_order_group"),
@@ -604,7 +618,8 @@ class Order(models.Model):
                 | (~Q(status__in=FINAL) & Q(settled_at__isnull=True)),
                 name="giftcards_order_final_is_settled",
             ),
-            # In both directions: an order that the provider has named is never sent again.
+            # The status is an accepted one exactly if the order has an id of the provider: so an
+            # order that the provider has named is never sent again.
             models.CheckConstraint(
                 condition=Q(
                     status__in=ACCEPTED, provider_order_id__isnull=False, accepted_at__isnull=False
@@ -648,7 +663,7 @@ class Order(models.Model):
         return self.reference
 
     def save(self, *args: Any, **named: Any) -> None:
-        """Save the row, and its search terms if columns are written that these are made of."""
+        """Save the row, and its search terms, too, if a column that is searched is written."""
         is_added, fields = self._state.adding, named.get("update_fields")
         if not (fields is None or set(SEARCHED).intersection(fields)):
             super().save(*args, **named)
@@ -695,14 +710,14 @@ class Order(models.Model):
         return bool(self.paid_back_amount or self.planned_amount)
 
     def line_names(self) -> Names:
-        """The names of product and type; takes a query only if the order was recorded without."""
+        """The names of product and type; takes a query only if neither is on record."""
         if self.product_name or self.type_name:
             return Names(self.product_name, self.type_name)
         return Product.objects.names(self.product_id, self.type_id)
 
     @property
     def original(self) -> Order:
-        """The order that the shop placed: this one, or the one whose missing cards it repeats."""
+        """The order that the shop placed: this order, or the first order whose cards it repeats."""
         order: Order = self
         while order.repeats:
             order = order.repeats
@@ -710,7 +725,7 @@ class Order(models.Model):
 
     @property
     def parts(self) -> list[Order]:
-        """This order, and those that ordered its missing cards again, in turn."""
+        """This order, then the order that repeats its missing cards, and so on."""
         found: list[Order] = [self]
         while again := Order.objects.filter(repeats=found[-1]).first():
             found.append(again)
@@ -720,8 +735,8 @@ class Order(models.Model):
     def missing_quantity(self) -> int:
         """The number of cards of a final order that did not come; 0 while it is open.
 
-        Cards that came after it had settled are not missing. Takes a query, unless all were
-        delivered.
+        Cards that came after the order had settled are not missing. Takes a query only if fewer
+        cards were delivered than ordered.
         """
         if not self.is_final or self.fulfilled_quantity == self.quantity:
             return 0
@@ -764,7 +779,7 @@ class Order(models.Model):
     def price_ceiling(self) -> Decimal | None:
         """The most that one card may cost unless a person decides; ``None``: there is no limit.
 
-        The price that staff have approved, or else ``max_price``, or else, unless
+        The limit is the price that staff have approved, or else ``max_price``, or else, unless
         ``HOLD_ABOVE_SALE_PRICE`` is off, the customer's payment for one card.
         """
         return price_ceiling(
@@ -792,12 +807,13 @@ class Order(models.Model):
         return len(environments) == 2 and "" not in environments
 
     def was_given_as(self, other: Order) -> bool:
-        """True if ``other``, just made of a caller's values, has the values given for this order.
+        """True if ``other``, a new order, has the values that a caller gave for this order.
 
-        Correctable columns may have the current values, or those from before a correction.
+        Each correctable column of ``other`` may have the current value of this order. Or all of
+        them have the values from before one and the same correction.
         """
         return (
-            # A collation may have taken one reference for the other.
+            # The collation of the database may have found different references equal.
             self.reference == other.reference
             and _as_read(self, *_LINE) == _as_read(other, *_LINE)
             and self._is_sold_as(other)
@@ -831,9 +847,9 @@ class Order(models.Model):
             raise ValidationError({"sale_amount": text})
 
     def check_columns(self, *, but: Collection[str] = ()) -> None:
-        """Raise ``ValidationError`` if a column cannot have its value; ``but`` are left out.
+        """Raise ``ValidationError`` if a column that is not in ``but`` cannot have its value.
 
-        Messages and moments that are left in get their stored form.
+        Messages and moments that are checked get their stored form.
         """
         self._check_types()
         self.clean_fields(exclude=set(but))
@@ -892,14 +908,15 @@ class Order(models.Model):
     def lock(self) -> None:
         """Lock the row until the transaction ends.
 
-        Call it first in a transaction: SQLite may fail one that reads before it writes.
+        Call this method first in a transaction: SQLite may fail a transaction that reads before it
+        writes.
         """
         Order.objects.filter(pk=self.pk).update(group=F("group"))
 
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
         """Set columns of a PENDING order; ``problem`` replaces its problems of sending.
 
-        Returns False, and changes nothing, if another process was first: it has moved, claimed,
+        Returns False, and changes nothing, if another process was faster, and has moved, claimed,
         rescheduled or ticked off the order, or approved a price.
         """
         new = [] if problem is None else [problem]
@@ -921,7 +938,7 @@ class Order(models.Model):
     ) -> dict[str, Any]:
         """The problem columns without problems of the kinds ``ends``, plus the problems ``new``.
 
-        Problems in ``new`` that the order already has stay, ticked off or not.
+        A problem in ``new`` that the order already has stays as it is, ticked off or not.
         """
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
@@ -969,7 +986,7 @@ class Order(models.Model):
         ``cards`` are the positions of the cards with these codes.
 
         Returns False, and changes nothing, if a complaint is open already. The new complaint
-        replaces one that was ticked off, which stays in the timeline.
+        replaces an earlier complaint that was ticked off; the timeline keeps both.
         """
         positions = ", ".join(map(str, sorted(cards)))
         complaint = Problem("disputed", {"by": by, "positions": positions})
@@ -1011,7 +1028,7 @@ class Order(models.Model):
         return self.status in FOLLOWED and not is_claimed and is_due
 
     def is_lost(self, now: datetime) -> bool:
-        """True if the claim of its sender has expired: the sender counts as dead."""
+        """True if the claim of the order's sender has expired: the sender counts as dead."""
         return not is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
 
     def move(
@@ -1028,12 +1045,13 @@ class Order(models.Model):
 
         ``along`` is called in the same transaction.
 
-        Problems in ``details`` are added to the order, and those that the move ends are taken off:
-        see :class:`~giftcards.rules.states.State`. A final change keeps these in its history.
+        Problems in ``details`` are added to the order, and problems that the move ends are removed:
+        see :class:`~giftcards.rules.states.State`. A change to a final status keeps the removed
+        problems among its details.
 
         Returns ``None``, and changes nothing, if another process was first: the row's status or
-        claim differ from this instance's, or it does not fit the lookups ``where``. Raises
-        :exc:`ValueError` for a move that the table does not allow.
+        claim differ from those of this instance, or the row does not fit the lookups ``where``.
+        Raises :exc:`ValueError` for a move that the table does not allow.
         """
         origin = Status(self.status)
         check_move(origin, target)
@@ -1066,16 +1084,19 @@ class Order(models.Model):
 def _among(orders: models.QuerySet[Order]) -> Q:
     """The condition that an order is one of ``orders``.
 
-    As a subquery: with several columns beside each other, SQLite may read the whole table.
+    The condition is a subquery, because SQLite may read the whole table for conditions on several
+    columns.
     """
     return Q(pk__in=orders.order_by().values("pk"))
 
 
-# The parts of NEEDING_ATTENTION: each order is in one. A held order keeps its problem.
+# Each order in NEEDING_ATTENTION is LOST, or WITH_OTHER_PROBLEMS, or held for its price or for a
+# review: a held order keeps its problem.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(
     _OPEN.filter(HELD_FOR_PRICE | HELD_FOR_REVIEW | Q(status=Status.UNCONFIRMED))
 )
-# The opposite of NEEDING_ATTENTION, for a few orders that another index finds.
+# The opposite of NEEDING_ATTENTION, to be combined with a condition that finds a few orders by
+# another index.
 WITHOUT_PROBLEMS = ~_among(Order.objects.filter(NEEDING_ATTENTION))

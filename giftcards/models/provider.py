@@ -20,8 +20,9 @@ from giftcards.models.fields import MONEY
 from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
-# How long a key counts as proven after the provider accepted it. Short, because a key revoked
-# meanwhile makes several concurrent requests fail; longer than the minute between two ticks.
+# How long a key counts as proven after the provider accepted it. This time is short, because a key
+# revoked meanwhile makes several concurrent requests fail. But it is longer than the minute between
+# two ticks.
 _PROOF_HOLDS = timedelta(minutes=2)
 # How old a proof may get before the next success renews it.
 _PROOF_IS_FRESH = timedelta(seconds=30)
@@ -30,7 +31,7 @@ LONGEST_PAUSE = timedelta(minutes=20)
 # Staff and monitors are told of a pause for this long after its end: in an outage, a request is
 # tried every few seconds, and one may succeed now and then.
 _STILL_TOLD = timedelta(minutes=1)
-# A process that has shown no sign for this long is gone: longer than two ticks.
+# A process that has shown no sign for this long, which is longer than two ticks, is gone.
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
@@ -83,7 +84,8 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def accept(self, key: ApiKey) -> bool:
         """Note that the provider accepts ``key``; False if it was refused since it was read."""
         now = timezone.now()
-        # Guarded: a success from before a refusal proves nothing, even after staff have resumed.
+        # The update is guarded: a success from before a refusal proves nothing, even after staff
+        # have resumed calls.
         row = self.filter(pk=key.pk, is_refused=False, refused_at=key.refused_at)
         if not row.update(accepted_at=now):
             return False
@@ -91,7 +93,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return True
 
     def learn(self, key: ApiKey, environment: str) -> None:
-        """Store the environment of ``key`` as the provider told it, unless it is no known one."""
+        """Store the environment of ``key`` as the provider told it, if it is a known one."""
         if environment in Environment.values and environment != key.environment:
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
@@ -112,15 +114,15 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return bool(self.filter(is_refused=True).update(is_refused=False))
 
     def at_work(self, now: datetime) -> list[str]:
-        """The keys that processes have used within the last 10 minutes, as they may be shown."""
+        """The keys that processes have used within the last 10 minutes, shortened for display."""
         at_work = sorted((key for key in self if key.is_at_work(now)), key=lambda key: key.pk)
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
-        """The refused key that stops this process, or else one that stops another running one.
+        """The refused key that stops this process, or else one that stops another process.
 
-        ``own`` is the fingerprint of this process's key. Without one, the key that was used last
-        counts as its own.
+        ``own`` is the fingerprint of this process's key. Without a key in its settings, the key
+        that was used last counts as the key of this process.
         """
         # There are only as many rows as the shop has had keys.
         keys = list(self)
@@ -134,7 +136,7 @@ class ApiKey(models.Model):
     """The provider's verdict on an API key, shared by all processes that have the key.
 
     Only the fingerprint of the key is stored. Each key has its own row, so that the success of one
-    key never hides the refusal of another: a few calls with a refused key get the shop's address
+    key never hides the refusal of another: a few calls with a refused key get the shop's IP address
     blocked.
     """
 
@@ -144,7 +146,8 @@ class ApiKey(models.Model):
     environment = models.CharField(max_length=10, choices=Environment, blank=True)
     # True if calls with this key are stopped, until a person resumes them.
     is_refused = models.BooleanField(default=False)
-    # The last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
+    # The last refusal: its time and its text. Both stay when calls are resumed: see
+    # ApiKeyQuerySet.accept.
     refused_at = models.DateTimeField(null=True)
     refusal = models.TextField(blank=True)
     # When the key was last accepted; NULL: it has to be probed.
@@ -200,7 +203,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(**ticked)
 
     def note_chores(self, begun: str, ended: Mapping[str, datetime | None]) -> None:
-        """Record the chore that was begun last, and when each last came to its end."""
+        """Record the chore that was begun last, and when each chore last came to its end."""
         times = {name: at and at.isoformat() for name, at in ended.items()}
         self.filter(pk=1).update(chores={"begun": begun, "ended": times})
 
@@ -218,7 +221,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             # A worse pause replaces another one, and does not shorten it.
             longest = max(until, state.pause_end(now))
             began = state.paused_at if state.goes_on_with(reason, now) else now
-            # Guarded: if another process started a pause at the same time, read again.
+            # The update is guarded: if another process started a pause at the same time, the state
+            # is read again.
             read = {"pause": state.pause, "paused_until": state.paused_until}
             if self.filter(pk=1, **read).update(
                 pause=reason, pause_detail=detail, paused_at=began, paused_until=longest
@@ -249,7 +253,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     # The balance.
 
     def claim_balance(self) -> bool:
-        """Claim the reading of the balance; False if it is not due, or another process has it."""
+        """Claim the reading of the balance; False if it is not due, or another process reads it."""
         now = timezone.now()
         due = self.filter(past("balance_due_at", now, longest=BALANCE_EVERY), pk=1)
         return bool(due.update(balance_due_at=now + BALANCE_EVERY))
@@ -276,7 +280,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:
-        """Note that the balance of ``state`` is low; False if that is noted, or it is outdated."""
+        """Note that the balance of ``state`` is low; False if this is known, or outdated."""
         latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
 
@@ -299,7 +303,8 @@ class ProviderState(models.Model):
     # blocked. A refused key pauses nothing here: see ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
-    # When the pause began; of pauses that follow each other without a success, the first one.
+    # When the pause began; if pauses follow each other without a success, when the first of these
+    # pauses began.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
 
@@ -316,11 +321,13 @@ class ProviderState(models.Model):
     # When the shop was told of the low balance; NULL: it is not low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
-    # The list of orders is not used before this time: it failed, or showed none of ours.
+    # The list of orders is not used before this time: the list failed, or showed none of our
+    # orders.
     list_usable_at = models.DateTimeField(null=True)
     # When the list was last requested; NULL while it is not used.
     list_read_at = models.DateTimeField(null=True)
-    # How many requests readings took lately, or would have taken, beside the list's first page.
+    # How many requests a reading of the list lately took, or would have taken, beside the first
+    # page.
     list_questions = models.PositiveIntegerField(default=0)
     # The spelling of the check path that last succeeded or is to be tried next; "" initially.
     check_path = models.CharField(max_length=20, blank=True)
@@ -339,11 +346,12 @@ class ProviderState(models.Model):
 
     # When the last complete purge of old codes ended.
     purged_at = models.DateTimeField(null=True)
-    # An unfinished purge goes on with the orders that settled at this time; NULL: there is none.
+    # An unfinished purge goes on with the orders that settled at this time; NULL: no purge is
+    # unfinished.
     purge_place = models.DateTimeField(null=True)
 
-    # How the wall clocks of the machines were set; see giftcards.engine.clock. The version guards
-    # each write, which increments it.
+    # How the wall clocks of the machines were set; see giftcards.engine.clock. Each write checks
+    # the version, and increments it.
     clock = models.JSONField(default=dict)
     clock_version = models.PositiveIntegerField(default=0)
 
@@ -373,7 +381,7 @@ class ProviderState(models.Model):
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
 
     def goes_on_with(self, reason: str, now: datetime) -> bool:
-        """True if a pause for ``reason`` goes on with the last one: nothing succeeded between."""
+        """True if a pause for ``reason`` continues the last pause: nothing succeeded between."""
         if reason != self.pause or self.paused_at is None:
             return False
         has_succeeded = self.succeeded_at is not None and self.succeeded_at > self.paused_at
@@ -397,7 +405,7 @@ class ProviderState(models.Model):
         """The reason why calls are paused, a :class:`Pause`; "" if they are not.
 
         A pause counts until a minute after its end. A refused key counts if it is the key of this
-        process or stops another running one.
+        process or stops another running process.
         """
         now = timezone.now()
         if ApiKey.objects.holding_up(configured_key(), now):
@@ -414,7 +422,7 @@ class ProviderState(models.Model):
         return self.paused_at if self.is_pause_told(now) else None
 
     def explain_pause(self) -> Explanation:
-        """The reason why calls are paused, and what to do about it; without a text if not."""
+        """Return why calls are paused, and what to do; the text is "" if calls are not paused."""
         now, own = timezone.now(), configured_key()
         refused = ApiKey.objects.holding_up(own, now)
         if refused and own in {None, refused.pk}:
@@ -457,7 +465,7 @@ class ProviderState(models.Model):
 
     @property
     def chores_ended_at(self) -> datetime | None:
-        """The time by which each chore has come to its end once more; ``None`` if one has not."""
+        """A time since which every chore has come to its end; ``None`` if a chore never has."""
         ended = self.chores_record[1].values()
         return None if None in ended else min(filter(None, ended), default=None)
 
@@ -470,7 +478,7 @@ class ProviderState(models.Model):
 
     @property
     def chores_record(self) -> tuple[str, dict[str, datetime | None]]:
-        """The chore that was begun last, and when each last came to its end; ``None``: never."""
+        """The chore that was begun last, and when each chore last ended; ``None``: never."""
         times = sorted(self.chores.get("ended", {}).items())
         ended = {name: at and datetime.fromisoformat(at) for name, at in times}
         return self.chores.get("begun", ""), ended
@@ -481,7 +489,7 @@ class ProviderState(models.Model):
         return is_lasting and self.fails_in_a_row(now)
 
     def fails_in_a_row(self, now: datetime) -> bool:
-        """True if several sweeps in turn had no success, or the provider asks for fewer."""
+        """True if several sweeps in a row failed, or the provider asks for fewer requests."""
         is_slowed_down = self.pause == self.Pause.RATE and self.is_pause_told(now)
         return is_slowed_down or self.outages >= _FEW_OUTAGES
 
@@ -492,7 +500,7 @@ class ProviderState(models.Model):
         return key.environment if key else ""
 
     def explain_worker(self, now: datetime) -> Explanation:
-        """The reason why no worker seems to be running; without a text if one is."""
+        """Return why no worker seems to be running; the text is "" if a worker is running."""
         heartbeats = (self.ticked_at, self.swept_at)
         if not any(heartbeats):
             text = gettext("Background work has not begun yet.")
@@ -523,7 +531,8 @@ class Desk(ProviderState):
         proxy = True
         default_permissions = ()
         verbose_name = _("At a glance")
-        # Begins with a letter that sorts it above the other entries of the menu, in each language.
+        # The name begins with a letter that sorts it above the other entries of the menu, in each
+        # language.
         verbose_name_plural = _("At a glance")
 
 

@@ -26,7 +26,7 @@ from giftcards.text.search_terms import (
 # The type of orders, which cannot be imported here: their module imports this one.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
-# So many of the newest orders with one word are searched for the other words.
+# This many of the newest orders with one word are searched for the other words.
 _MOST_READ = 20_000
 # A prefix with this character sorts above all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
@@ -35,7 +35,7 @@ LAST_CHARACTER = "\U0010ffff"
 def starting_with(column: str, starts: Iterable[str]) -> Q:
     """The condition that a column begins with one of ``starts``.
 
-    Ranges, because databases differ in when LIKE uses an index.
+    The condition has ranges, because databases differ in when LIKE uses an index.
     """
     parts = (Q((f"{column}__range", (start, start + LAST_CHARACTER))) for start in starts)
     return reduce(or_, parts)
@@ -63,25 +63,26 @@ class OrderTermQuerySet(models.QuerySet["OrderTerm"]):
 class OrderTerm(models.Model):
     """A word by which an order is found: see :mod:`giftcards.text.search_terms`.
 
-    :class:`Order` writes its own terms, in the transaction that writes the columns they are from.
+    :class:`Order` writes its own terms, in the transaction that writes the searched columns.
     """
 
-    # The index below begins with it.
+    # The index below begins with this column.
     order = models.ForeignKey(
         "giftcards.Order", on_delete=models.CASCADE, related_name="terms", db_index=False
     )
     # A TermKind.
     kind = models.PositiveSmallIntegerField()
-    # Exact, because ranges of it are searched; see search_terms.plain for what counts as the same.
+    # The column compares exactly, because ranges of terms are searched; see search_terms.plain for
+    # what counts as the same word.
     term: models.CharField[str, str] = ExactCharField(max_length=LONGEST)
 
     objects = OrderTermQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
-        # For looking up whether an order has further words.
+        # This index serves to look up whether an order has further words.
         indexes = (models.Index(fields=("order", "term"), name="giftcards_term_of_order"),)
-        # For finding orders by a word, the newest orders first.
+        # The index of this constraint serves to find the newest orders with a word.
         constraints = (
             models.UniqueConstraint(fields=("term", "order", "kind"), name="giftcards_term"),
         )
@@ -107,8 +108,9 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> Found:
         """At most ``limit`` orders that a person may mean, the newest ones.
 
-        They have all words of ``text``, or else words that begin like these, in terms of these
-        ``kinds``. With all kinds, orders whose provider's id begins with the text are found, too.
+        The orders have all words of ``text``, or else words that begin with these words. Only terms
+        of the kinds in ``kinds`` count. With all kinds, orders whose provider's id begins with the
+        text are found, too.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)
@@ -125,7 +127,7 @@ class OrderSearch(models.QuerySet[Row]):
         return Found([], False, has_more)
 
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """The keys of orders whose provider's id begins with ``text``; True if it is the whole."""
+        """The keys of orders whose provider's id begins with ``text``; True if it is ``text``."""
         if not text.isascii():
             return []
         # Ids of the provider may differ only in case.
@@ -152,7 +154,8 @@ class OrderSearch(models.QuerySet[Row]):
             return self._newest_with(terms, words, most), True
         found = terms.filter(words[first])
         if is_common:
-            # For a whole word, the index has the newest orders first; for a beginning, it has not.
+            # For a whole word, the index has the newest orders first; for the beginning of a word,
+            # it does not.
             newest = found.order_by("-order_id").values_list("order_id", flat=True)
             found = found.filter(order_id__gte=newest[_MOST_READ])
         for _count, place in rest:
@@ -175,8 +178,8 @@ class OrderSearch(models.QuerySet[Row]):
 
         These orders have the same e-mail address in any case, or one of the same phone numbers in
         any spelling; a recipient of gifts is no customer. The newest orders come first. With
-        ``before``, there are only smaller keys; with ``after``, the keys that follow this one,
-        oldest first. Reads a few rows, however many orders the customer has.
+        ``before``, there are only smaller keys; with ``after``, there are only larger keys, oldest
+        first. Reads a few rows, however many orders the customer has.
         """
         limits = {"order_id__lt": before, "order_id__gt": after}
         within = {name: key for name, key in limits.items() if key is not None}

@@ -46,7 +46,7 @@ class CardReveal(models.Model):
         verbose_name=_("by"),
         on_delete=models.PROTECT,
         related_name="+",
-        # The index below begins with it.
+        # The index below begins with this column.
         db_index=False,
     )
     at = models.DateTimeField(_("when"), default=timezone.now)
@@ -58,7 +58,7 @@ class CardReveal(models.Model):
         verbose_name_plural = _("revealed codes")
         ordering = ("-at", "-pk")
         default_permissions = ("view",)
-        # Counts the codes that a person has revealed within the last hour.
+        # This index serves to count the codes that a person has revealed within the last hour.
         indexes = (models.Index(fields=("user", "at"), name="giftcards_reveal_user"),)
 
     def __str__(self) -> str:
@@ -79,7 +79,8 @@ class NoteQuerySet(models.QuerySet["Note"]):
         note = Note(order=order, text=tidied_lines(text), by=by)
         note.full_clean(exclude={"order"})
         with transaction.atomic(using=self.db):
-            # Of two concurrent requests, the second one sees the note of the first.
+            # Because of this lock, the second of two concurrent requests sees the note of the
+            # first.
             order.lock()
             since = timezone.now() - _TWICE
             if self.filter(order=order, by=by, text=note.text, at__gte=since).exists():
@@ -105,7 +106,7 @@ class Note(models.Model):
         verbose_name = _("note")
         verbose_name_plural = _("notes")
         ordering = ("pk",)
-        # It is created and shown only with its order.
+        # Nobody needs a permission: each row is created and shown only with its order.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -144,8 +145,8 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
 class CustomerChange(models.Model):
     """A correction of an order's customer, or of its gift.
 
-    Columns named like the order's have the old values. A correction never changes, except when its
-    customer or recipient is erased.
+    Columns with the same names as columns of the order have the old values. A correction never
+    changes, except when its customer or recipient is erased.
     """
 
     order = models.ForeignKey(
@@ -177,9 +178,9 @@ class CustomerChange(models.Model):
         verbose_name = _("correction of the customer")
         verbose_name_plural = _("corrections of the customer")
         ordering = ("pk",)
-        # It is created and shown only with its order.
+        # Nobody needs a permission: each row is created and shown only with its order.
         default_permissions = ()
-        # Counts the corrections of a person within the last hour.
+        # This index serves to count the corrections of a person within the last hour.
         indexes = (models.Index(fields=("by", "at"), name="giftcards_correction_by"),)
 
     def __str__(self) -> str:
@@ -225,7 +226,7 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 def end_finished(should_continue: Callable[[], bool]) -> int:
     """Forget who looked after orders about which nothing is left to do; return how many.
 
-    So nobody looks after a problem that comes later, rather than a person who left long ago.
+    So if a problem comes later, nobody looks after it yet, instead of a person who left long ago.
     """
     ended = 0
     owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)
