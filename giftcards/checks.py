@@ -51,7 +51,7 @@ _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
 # The isolation level that Django sets by default.
 _READ_COMMITTED = "READ COMMITTED"
-# The default of ``retry`` in django-q2 (seconds), and a ``timeout`` that means "no timeout", as
+# The default of ``retry`` in django-q2 (seconds), and the ``timeout`` that means "no timeout", as
 # None does.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
@@ -236,7 +236,7 @@ def check_releases(**_: object) -> list[CheckMessage]:
 
 
 class Hole(NamedTuple):
-    """An installed release with a known security hole, and the releases that have none."""
+    """An installed release with a known security hole, and the releases without a known hole."""
 
     library: str
     installed: str
@@ -300,8 +300,8 @@ def check_stored_cards(
 ) -> list[CheckMessage]:
     """Report cards that the encryption keys do not open, and keys that no card needs.
 
-    Only the newest and the oldest card are opened. The others are judged by the key fingerprints
-    in their rows.
+    Only the newest and the oldest card are opened. All other cards are judged by the key
+    fingerprints in their rows.
     """
     cards = apps.get_model("giftcards", "Card")
     alias = router.db_for_read(cards)

@@ -59,7 +59,7 @@ class SettingProblem:
     """A problem of one setting: ``message`` says what is wrong, ``hint`` names the fix.
 
     ``setting`` is the key inside the dict (``""``: the dict itself). The system checks turn
-    ``kind`` into an id, so it stands for one kind of mistake.
+    ``kind`` into an id, so each ``kind`` stands for one kind of mistake.
     """
 
     setting: str
@@ -74,7 +74,7 @@ class Setting(Generic[T]):
 
     ``help`` is the setting's text in the reference. The default is parsed like any value. With
     ``required``, a hint on how to get a value, there is no default. With ``is_working``, the
-    commands that place and follow orders do not start unless the setting is usable.
+    commands that place and follow orders refuse to start if the setting is unusable.
     """
 
     parse: Parser[T]
@@ -121,7 +121,7 @@ class SettingsDict:
             raise ConfigurationError(f"{message} {hint}") from None
 
     def require(self, *keys: str) -> None:
-        """Raise :exc:`ConfigurationError` for the first of the settings that is unusable."""
+        """Raise :exc:`ConfigurationError` for the first unusable setting of these."""
         for key in keys:
             self.get(self.declared[key])
 
@@ -289,8 +289,8 @@ def _api_key(setting: str, value: Any) -> str:
 def address(*, of: str, example: str, http_would: str) -> Parser[str]:
     """A parser of URLs that have only a scheme and a host; a slash at the end is dropped.
 
-    In messages, ``of`` says whose URL it is, and ``http_would`` what ``http://`` would let others
-    read.
+    In messages, ``of`` says whose URL it is. ``http_would`` says what other people could read if
+    the URL began with ``http://``.
     """
     hint = f"Give scheme and host only, such as {example}."
 
@@ -321,7 +321,7 @@ _api_address = address(
 
 def address_parts(url: str) -> SplitResult | None:
     """Split ``url`` if it has only a scheme, a host and perhaps a port; else return ``None``."""
-    # Whitespace is refused first, because urlsplit drops some of it and the client does not.
+    # Whitespace is refused first, because urlsplit drops some whitespace and the client does not.
     if not url.isprintable() or " " in url:
         return None
     try:

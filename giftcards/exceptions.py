@@ -1,7 +1,7 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
-None of them carries an API key, a card's code or the body of an answer: their texts are logged,
-stored and shown to staff as they are.
+No error carries an API key, a card's code or the body of an answer, because the texts of errors are
+logged, stored and shown to staff as they are.
 """
 
 from __future__ import annotations
@@ -85,15 +85,15 @@ class CodeDestroyed(DecryptionError):
 class ProviderError(GiftcardsError):
     """A call to the provider failed. The subclasses say what the caller does next.
 
-    ``status`` is the HTTP status (``None``: there was no answer), ``code`` the provider's own
-    error code (``""``: none or unreadable), ``request_id`` the provider's name for the request
-    (``""``: none), ``retry_after`` the pause in seconds that the provider asked for (``None``:
-    none or unreadable; never negative). ``is_worth_repeating`` is True for a question that may well
-    be answered if it is repeated at once.
+    ``status`` is the HTTP status (``None``: there was no answer), ``code`` the provider's own error
+    code (``""``: none or unreadable), ``request_id`` the provider's name for the request (``""``:
+    none), ``retry_after`` the pause in seconds that the provider asked for (``None``: none or
+    unreadable; never negative). ``is_worth_repeating`` is True if the same question, repeated at
+    once, may well get an answer.
 
     The text is English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem` with
     ``parameters`` instead: ``reason`` (one of ``REASONS``), ``message`` (the provider's own words)
-    and ``detail`` (what failed, for developers). Each of these is "" if there is none.
+    and ``detail`` (what failed, for developers). A missing parameter is "".
     """
 
     reason = ""
@@ -139,7 +139,7 @@ class TryLater(ProviderError):
 
 
 class Withheld(TryLater):
-    """Nothing was done: the request was not sent in time, for a reason on this side."""
+    """Nothing was done: the request was not sent in time, for a reason in the shop."""
 
     reason = "held_up"
 
@@ -172,6 +172,6 @@ class NotFound(Refused):
 
 
 class NotListed(NotFound):
-    """The provider knows the product, but does not list this type of it."""
+    """The provider knows the product, but does not list this type of the product."""
 
     reason = "no_price"

@@ -71,9 +71,9 @@ def place_order(
     customer: they could get the order of another customer.
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
-    ``sale_price`` for one card, or ``sale_amount`` for all; both have to agree. One card may cost
-    the shop at most ``max_price``, by default what the customer pays for it, unless
-    ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person.
+    ``sale_price`` for one card, or ``sale_amount`` for all; if both are given, they have to agree.
+    One card may cost the shop at most ``max_price``, by default what the customer pays for it,
+    unless ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
     Customers read the group in place of the reference. ``metadata`` is a dict for the shop's own
@@ -121,8 +121,8 @@ def check_line(
 ) -> None:
     """Check the values of an order, as :func:`place_order` does, before the customer pays.
 
-    It raises the :exc:`~django.core.exceptions.ValidationError` that :func:`place_order` would
-    raise. It uses neither the provider nor the database: stock and cost are not checked.
+    The function raises the :exc:`~django.core.exceptions.ValidationError` that :func:`place_order`
+    would raise. It uses neither the provider nor the database, so stock and cost are not checked.
     """
     _order(product_id, type_id, quantity, details).check_values()
 
@@ -186,7 +186,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
     The function is for a final order that was placed without ``sale_price`` and ``sale_amount``. In
     the order's timeline, ``by`` names the person who told the amount. ``order`` is updated in
-    place. Placing the same order again without a sale amount still returns it.
+    place. A second call of :func:`place_order` without a sale amount still returns this order.
 
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, has another sale amount, or
     its missing cards were ordered again. Raises

@@ -1,4 +1,4 @@
-"""Plugins: what an app adds to this one, declared once and installed when the app is ready."""
+"""Plugins: what an app adds to ``giftcards``, declared once, installed when the app is ready."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ def record_refund(
 ) -> CustomerRefund:
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
-    The function moves no money. ``reference`` names the payment, uniquely for the order. A second
-    call with the same ``reference``, amount and method returns the existing refund. With
+    The function moves no money. ``reference`` names the payment; it is unique for the order. A
+    second call with the same ``reference``, amount and method returns the existing refund. With
     ``is_paid=False``, the refund is only planned, and its amount is reserved.
     :func:`complete_refund`, or a second call with ``is_paid=True``, makes it a paid refund.
     ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are brought up to

@@ -12,7 +12,8 @@ rename, the function is called again for changes that some receiver has yet to t
 the same name are retried together.
 
 The other signals are ordinary signals of Django, sent once by the process that made the change:
-``customer_changed`` before the commit, the rest after it. The error of a receiver is logged.
+``customer_changed`` is sent before the commit, and all others after the commit. The error of a
+receiver is logged.
 
 ``sender`` is the class of the model that a signal is about, or ``None``.
 """
@@ -38,9 +39,9 @@ class OutboxSignal(Signal):
     """
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
-        """Yield the name of each receiver for ``sender``, and a function that calls only it.
+        """Yield, for each receiver for ``sender``, its name and a function that calls only it.
 
-        The function takes the keyword arguments of the signal, and awaits an async receiver.
+        This function takes the keyword arguments of the signal, and awaits an async receiver.
         """
         with self.lock:
             connections: list[Any] = list(self.receivers)

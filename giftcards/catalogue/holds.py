@@ -1,6 +1,6 @@
 """Holding cards for a customer who is about to pay.
 
-The provider knows no holds: they only keep this shop from selling a card twice.
+The provider knows no holds: holds only keep this shop from selling a card twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def hold(
     """Hold cards for ``minutes``, up to a day, until the order with this ``reference`` is placed.
 
     For others, the held cards count against the stock and the balance. An existing hold gets these
-    cards, and lasts ``minutes`` from now. In all, it lasts at most three times its first
+    cards, and lasts ``minutes`` from now. In all, a hold lasts at most three times its first
     ``minutes``. An hour after the end of the hold, its reference may be used for another hold. If
     the caller is in a transaction, other holds wait until that transaction ends.
 

@@ -73,9 +73,9 @@ def offers() -> QuerySet[ProductType]:
 def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
     """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
 
-    This makes one request at most, within ``REQUEST_TIMEOUT``, if the request budget allows one.
-    Without an answer, the quote is what is known: see ``read_at`` and ``no_answer``. While another
-    caller asks, others wait for a second at most.
+    The function makes one request at most, within ``REQUEST_TIMEOUT``, if the request budget allows
+    one. Without an answer, the quote has the facts that are known: see ``read_at`` and
+    ``no_answer``. While one caller asks the provider, other callers wait for a second at most.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
     :exc:`RuntimeError` in a transaction.
@@ -137,7 +137,7 @@ def _check_sale(
     sale_amount: Decimal | int | None,
     max_price: Decimal | int | None,
 ) -> None:
-    """Raise :exc:`NotForSale` if the cards cost more than they may, or than the customer pays."""
+    """Raise :exc:`NotForSale` if a card costs more than ``max_price`` or the customer's price."""
     price, cost = known.price, known.cost
     if price is None or cost is None:
         return
@@ -266,7 +266,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Cards that may be bought, and the reference of a hold that is the customer's own, or ""."""
+    """The cards that a customer may buy, and the reference of the customer's own hold, or ""."""
 
     product_id: str
     type_id: str
@@ -404,9 +404,9 @@ _UNTOLD = (
 class _Taken:
     """The cards to subtract from the stock, added up once by type, and joined to the types.
 
-    With a subquery for each type instead, PostgreSQL may read all open orders for each type: that
-    is its plan if its statistics are from a time without open orders. Django has no join to a
-    subquery; this class has the attributes and methods of Django's own joins.
+    With a subquery for each type instead, PostgreSQL may read all open orders for each type, namely
+    if its statistics are from a time without open orders. Django has no join to a subquery; this
+    class has the attributes and methods of Django's own joins.
     """
 
     join_type = LOUTER

@@ -1,4 +1,4 @@
-"""The shop's price of a card by ``PRICING``, and what the provider's changes did to its margin."""
+"""The shop's price of a card by ``PRICING``, and how the provider's changes moved the margin."""
 
 from __future__ import annotations
 
@@ -146,7 +146,10 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
 
 
 def _find_fault(answer: object, *, seconds: float) -> str:
-    """What is wrong with ``answer``, for which the function took ``seconds``; "" if nothing is."""
+    """What is wrong with ``answer``; "" if it is usable.
+
+    ``seconds`` is the time that the function took for the answer.
+    """
     if seconds > timings.pricing_slow:
         return f"took longer than {timings.pricing_slow:.0f} seconds"
     if answer is None:
@@ -230,15 +233,15 @@ class PriceMove:
 
 
 def since_yesterday() -> Q:
-    """The condition that a price has changed yesterday or today, in the site's time zone."""
+    """The condition that a price changed yesterday or today, in the site's time zone."""
     return Q(what=OfferChange.What.PRICE, at__gte=begin_of(today() - timedelta(days=1)))
 
 
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
     """Yield the price move of each type in ``changes``, beginning with the first type that changed.
 
-    There is no move for a type with the same cost as before all ``changes``, or for a type that is
-    no longer sold.
+    A type whose cost is now the same as before ``changes`` has no move. A type that is no longer
+    sold has no move either.
     """
     first: dict[int, OfferChange] = {}
     last: dict[int, OfferChange] = {}

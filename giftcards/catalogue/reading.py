@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# An interrupted reading is resumed within this time; after it, a new one begins.
+# An interrupted reading is resumed within this time; later, a new reading begins.
 _RESUMABLE = timedelta(hours=6)
 # Products with cards on hold, or with orders within this time, are read more often: this many times
 # in each period.
@@ -47,7 +47,7 @@ class CatalogueReading:
     """The progress of a reading; ``total`` counts the products to be read.
 
     ``skipped`` counts the products, or rows of the catalogue, that could not be read. ``trouble``
-    says why the last of them failed, or why the reading ended early.
+    says why the last of these could not be read, or why the whole reading ended early.
     """
 
     total: int = 0
@@ -84,7 +84,8 @@ def keep_current(has_time: Callable[[], bool]) -> None:
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
         _read_part(every, has_time)
-    # The prices change before the shop is told, because its receivers look at the shelf.
+    # The prices change before the shop's receivers are called, because the receivers look at the
+    # shelf.
     ends_at = time.monotonic() + _SECONDS
     keep_prices(lambda: time.monotonic() < ends_at and has_time())
     OfferChange.objects.all().forget()
@@ -133,7 +134,7 @@ class _Reader:
             finally:
                 Lease.objects.release(Lease.CATALOGUE, token)
         except (Stopped, ProviderError) as error:
-            # Without a text, the trouble of the last product stays.
+            # If the error has no text, the reading keeps the trouble of the last product.
             if str(error):
                 self.note(trouble=str(error))
                 self.is_away = True
@@ -221,7 +222,7 @@ class _Reader:
 
 
 def _is_listed(within: timedelta) -> bool:
-    """True if the list was read within this time."""
+    """True if the list was read within the last period of this length."""
     listed_at = Product.objects.aggregate(last=Max("listed_at"))["last"]
     return is_recent(listed_at, timezone.now(), within=within)
 

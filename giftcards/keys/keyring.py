@@ -118,7 +118,8 @@ class Keyring:
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
         """The fingerprints for the columns, each with one per key; ``[""]`` for an empty column."""
         code = normalised(secret.value)
-        # The last four characters of a code with fewer than eight would be more than half of it.
+        # If a code has fewer than eight characters, the last four would be more than half of the
+        # code.
         has_tail = len(code) >= 2 * TAIL
         return (
             self.identities(secret),
@@ -131,8 +132,8 @@ class Keyring:
     def identities(self, secret: CardSecret) -> list[str]:
         """Fingerprints of exactly this card, one per key, in the order of the keys.
 
-        They tell whether a card of an answer is already stored. The card is not normalised: two
-        codes that differ only in case would be two paid cards.
+        These fingerprints tell whether a card of an answer is already stored. The card is not
+        normalised: two codes that differ only in case would be two paid cards.
         """
         # The two texts are joined as JSON, so that no character in a code can shift the boundary
         # between code and serial.

@@ -1,4 +1,4 @@
-"""Keeping secrets out of what others print: error mails, crash reports, debuggers, task rows.
+"""Keeping secrets out of error mails, crash reports, debuggers and rows of tasks.
 
 An error report shows the ``repr`` of every local variable in every frame that an exception has
 passed. It does the same for the exceptions that caused this exception. So a secret that is passed
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Masked(str):
-    """A text whose ``repr`` does not show it.
+    """A text whose ``repr`` does not show the text.
 
     Texts that are made from a masked text, such as a slice or the result of :meth:`str.upper`, are
     ordinary texts.
@@ -36,9 +36,9 @@ class Masked(str):
 
 @dataclass(frozen=True, slots=True)
 class CardSecret:
-    """A delivered card: ``value`` is the code that the customer enters, ``serial`` its serial.
+    """A delivered card: ``value`` is the code that the customer enters, ``serial`` is the serial.
 
-    Both are secret. The ``repr`` of the card leaves them out, and the ``repr`` of either is masked.
+    Code and serial are secret. The ``repr`` of the card leaves them out, and both texts are masked.
     ``serial`` is ``""`` if the provider gave none.
     """
 
@@ -53,7 +53,8 @@ class CardSecret:
 def place_of(error: BaseException) -> str:
     """The file and line that raised ``error``; "" if it was never raised.
 
-    Of an error whose text may hold a secret, only the class and the place can be shown.
+    If the text of an error may hold a secret, only the class and the place of the error can be
+    shown.
     """
     place = ""
     for frame, line in walk_tb(error.__traceback__):
@@ -64,9 +65,9 @@ def place_of(error: BaseException) -> str:
 def contained(function: Callable[P, T]) -> Callable[P, T]:
     """Strip the frames and the context from an exception that leaves ``function``.
 
-    The exception loses the frames inside ``function``, and the exceptions that it was raised from
-    or while handling. This includes exceptions that strike from outside at any moment, such as
-    :exc:`KeyboardInterrupt` or the timeout of a task. An exception that is not a
+    The exception loses the frames inside ``function``, and the exceptions that caused it or were
+    being handled when it was raised. This includes exceptions that strike from outside at any
+    moment, such as :exc:`KeyboardInterrupt` or the timeout of a task. An exception that is not a
     :exc:`GiftcardsError` gets a note with the lines of the lost frames.
     """
 

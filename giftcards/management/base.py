@@ -40,9 +40,10 @@ WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if settin
 class GiftcardsCommand(ConsoleCommand):
     """A command with exit code 0 if done, 1 if failed or unfinished, 2 if it could not start.
 
-    ``needs`` names the settings without which the command cannot work. These settings are checked
-    here, with one sentence, instead of by the system checks. The database is checked before any
-    work begins, so that nobody takes a later failure for "nothing happened".
+    ``needs`` names the settings without which the command cannot work. The command checks these
+    settings itself, and reports a wrong setting in one sentence; the system checks do not run. The
+    database is checked before any work begins, so that nobody takes a later failure for "nothing
+    happened".
     """
 
     needs: ClassVar[Sequence[str]] = ()

@@ -99,7 +99,7 @@ class Progress:
         # The time of the next line in a log (monotonic).
         self._next_at = 0.0
         self._since = timezone.now()
-        # The line at the cursor, which will be redrawn; "" if there is none.
+        # The line at the cursor, which will be redrawn; "" if no line is at the cursor.
         self._drawn = ""
 
     def __enter__(self) -> Self:
@@ -119,8 +119,8 @@ class Progress:
     ) -> None:
         """Show ``text``; with ``unless_short``, only a longer wait is shown in a log.
 
-        ``since`` is the start of the wait, by default the first call with this ``text``. ``bar`` is
-        shown after ``text`` on a terminal, and never cut off.
+        ``since`` is the start of the wait, by default the time of the first call with this
+        ``text``. ``bar`` is shown after ``text`` on a terminal, and never cut off.
         """
         now = time.monotonic()
         if text != self._text:

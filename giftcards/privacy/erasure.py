@@ -38,7 +38,7 @@ from giftcards.text.spelling import folded
 
 logger = logging.getLogger(__name__)
 
-#: The reasons why an order is not erased yet.
+#: The reasons why a person is not erased from an order yet.
 REASONS: Mapping[str, str] = {
     "open": "it is open",
     "problem": "it has a problem that nobody has ticked off",
@@ -86,7 +86,7 @@ class SharedNumber(GiftcardsError):
 
 
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
-    """Return the person's orders, and others that may be theirs, each oldest first.
+    """Return the person's orders, and other orders that may be theirs, each oldest first.
 
     The person is the customer of an order, or the recipient of a gift. The other orders share a
     further address or number with the person's orders, named the person until a correction, or had
@@ -139,7 +139,8 @@ def why_kept(order: Order, roles: Collection[Role]) -> str:
         return "owed"
     if CUSTOMER in roles and order.planned_amount:
         return "planned_refund"
-    # A gift: the customer could not be told of it any more, or the recipient would not get it.
+    # A gift has to be delivered first: otherwise the customer could not be told of the gift, or the
+    # recipient would not get the gift.
     is_undelivered = order.is_put_off and order.cards.all().readable().exists()
     return "undelivered" if is_undelivered else ""
 

@@ -57,7 +57,8 @@ _ORDER = (
     "group",
     "metadata",
 )
-# What a recipient is told of a gift: nothing of its customer, and nothing of money.
+# The columns that a recipient is told of a gift: nothing about the customer, and nothing about
+# money.
 _GIFT = (
     "reference",
     "product_id",

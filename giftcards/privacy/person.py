@@ -1,6 +1,6 @@
 """Recognising a person by an e-mail address or a phone number; the apps with data about people.
 
-An order has a customer, and a gift has a recipient as well: each is a person of their own.
+An order has a customer, and a gift has a recipient as well: these are two persons.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Person:
     def former_orders(self) -> set[int]:
         """The primary keys of orders that named the person until they were corrected.
 
-        These may be orders of others: an address that was typed wrong may be a stranger's.
+        These may be orders of other people: an address that was typed wrong may be a stranger's.
         """
         former = set(self.rows(CustomerChange.objects.all(), *_CONTACTS))
         rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
@@ -167,7 +167,7 @@ def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
 
 
 def contacts(parts: Iterable[Part]) -> set[str]:
-    """The addresses and numbers of these roles, as typed, with those from before a correction."""
+    """The addresses and numbers of these roles, as typed, even if they were corrected later."""
     return {
         text
         for order, role in parts
@@ -187,7 +187,7 @@ class Traces:
         dialled_ones = person.phones.union(*(_numbers(text) for text in typed if "@" not in text))
         self._numbers = set(map(_national, dialled_ones)) - {""}
         emails = {*person.emails, *filter(_is_email, typed)}
-        #: The addresses and numbers as they were typed, without other texts in their columns.
+        #: The addresses and numbers as they were typed, without other texts in the same columns.
         self.contacts = {text for text in typed if text in emails or self._dialled_in(text)}
         # The texts count only as whole words, because a short name is part of many other words.
         texts = {*person.emails, *typed, *names}
@@ -242,7 +242,7 @@ def _numbers(text: str) -> frozenset[str]:
 
 
 def _national(number: str) -> str:
-    """``number`` without the code of this country; "" if it is too short to tell anybody apart."""
+    """``number`` without the code of this country; "" for too short a number."""
     national = number.removeprefix(COUNTRY)
     return Masked(national) if len(national) >= TELLING_DIGITS else ""
 

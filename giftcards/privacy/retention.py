@@ -1,8 +1,8 @@
 """Retention: destroying codes that were kept for long enough, and wiping what SQLite deletes.
 
 No search finds a card by a destroyed code. The shop has to look after its backups and the files of
-its database. SQLite needs help: by default, most builds of it only mark the place of a deleted or
-moved row as free, and its write-ahead log holds old versions of pages.
+its database. SQLite needs help: by default, most builds of SQLite only mark the place of a deleted
+or moved row as free. The write-ahead log of SQLite also holds old versions of pages.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SECONDS = 5.0
 
 @dataclass(slots=True)
 class Purge:
-    """The result of a purge: what was destroyed, or would be, and what was left alone."""
+    """The result of a purge: what was destroyed (or would be, in a dry run) and what was left."""
 
     orders: int = 0
     cards: int = 0
@@ -53,7 +53,7 @@ class Reason(NamedTuple):
     """A condition under which an old order keeps its codes."""
 
     condition: Q
-    #: What to say after "3 orders".
+    #: The words that follow "3 orders" in a sentence.
     text: str
 
 
@@ -70,7 +70,7 @@ REASONS: dict[str, Reason] = {
         Q(is_unannounced=True), "of which one of your receivers could not be told"
     ),
 }
-# The reason for orders without any card, which are not looked at again.
+# The reason for orders without any card; a purge does not look at such orders again.
 _NO_CARDS = "no_cards"
 
 

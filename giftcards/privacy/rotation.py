@@ -30,7 +30,7 @@ _BATCH = 200
 _MOST_PASSES = 3
 # The retries of a transaction that the database has rolled back, as after a deadlock.
 _MOST_DEADLOCKS = 5
-# At most this many of the cards that do not open are named.
+# The most cards that are named among the cards that do not open.
 _NAMED = 20
 
 
@@ -82,7 +82,7 @@ def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     keyring = Keyring(conf.encryption_keys[:1])
     tally = RotationTally()
     for keys in _batches(Card.objects.all().readable()):
-        for card in _read(keys).readable():  # without destroyed cards
+        for card in _read(keys).readable():  # without cards destroyed meanwhile
             if trouble := card.trouble(keyring):
                 tally.note(trouble)
             else:

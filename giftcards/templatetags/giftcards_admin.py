@@ -13,7 +13,7 @@ register = template.Library()
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
     """The tiles for the person of the request; nothing for a person who may see no tile."""
-    # Imported here, because Django imports this module in sites without an admin, too.
+    # This import stands here, because Django imports this module in sites without an admin, too.
     from giftcards.admin.desk.start import show_desk
 
     return show_desk(context["request"])

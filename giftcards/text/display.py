@@ -34,8 +34,8 @@ _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 def read_amount(text: str) -> Decimal | None:
     """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
 
-    Invalid are exponents, underscores, infinity and digits of other scripts, all of which Python
-    accepts. Beside digits of another script, a reader may mistake the decimal mark.
+    Exponents, underscores, infinity and digits of other scripts are invalid, although Python
+    accepts all of these. Beside digits of another script, a reader may mistake the decimal mark.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
@@ -270,7 +270,7 @@ def labelled(label: str, figure: str) -> SafeString:
 
 
 def filled(text: str, **parts: object) -> SafeString:
-    """Escape the translated ``text`` and fill in ``parts``, which are HTML already, or numbers."""
+    """Escape the translated ``text`` and fill in ``parts``, which are HTML or numbers."""
     return mark_safe(escape(text) % parts)  # noqa: S308
 
 

@@ -1,6 +1,6 @@
 """Search terms: the words by which an order is found, and the readings of what a person types.
 
-Both are made by the same rules, so that all spellings of a thing have the same terms.
+Terms and readings are made by the same rules, so that all spellings of a thing have the same terms.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from giftcards.text.spelling import (
 
 #: The longest term; of a longer text, only the beginning is kept.
 LONGEST = 254
-# A reference with more numbers is random, such as a UUID: nobody searches for one of its numbers.
+# A reference with more numbers is random, such as a UUID: nobody searches for a single number in
+# it.
 _MOST_NUMBERS = 5
 # The most words of a search that are read: more words would make the query too large.
 _MOST_WORDS = 8
@@ -57,8 +58,8 @@ class TermKind(IntEnum):
     NAME = 7
     RECIPIENT_EMAIL = 8
     RECIPIENT_NAME = 9
-    #: The end of a phone number, from its second, third, … digit on. So any six digits in
-    #: succession are the beginning of a term.
+    #: The end of a phone number, from its second, third, … digit on. With these terms, any six
+    #: digits in succession are the beginning of a term.
     PHONE_PART = 10
 
 

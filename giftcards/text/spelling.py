@@ -31,7 +31,8 @@ _AMONG_WORDS = re.compile(r"[+(]*\d(?:(?:[^\S\n]|[().\-/]){0,2}\d)*")
 _NATIONAL = re.compile(r"0?([567]\d{8}|[234]\d{7})")
 _IS_ABROAD = re.compile(r"\s*(\+|00)")
 
-# Letters that are written in place of each other, and have no common decomposition.
+# Letters that people write in place of each other, although Unicode does not decompose them into
+# the same letter.
 _SAME_LETTER = str.maketrans(
     {
         # Alef wasla, alef maksura, Persian yeh and kaf, teh marbuta.
@@ -52,7 +53,7 @@ _SAME_LETTER = str.maketrans(
         "œ": "oe",
     }
 )
-# Letters under a hamza, which are left out with it, and the two forms of a last alef.
+# Letters that carry a hamza and are left out with it; and alef maksura, which becomes alef.
 _OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
 # Names that many people write without their alef; a first alef stays.
 _ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
@@ -63,7 +64,7 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
-# Words of names that some write apart, and others together with the next word.
+# Words of names that some people write apart, and other people join to the next word.
 _JOINED = re.compile(
     "abd|abdel|abou|abu|ait|al|bel|ben|bent|bin|bou|el|oum|ould|sid|sidi"
     "|عبد|ابو|ابن|ام|ايت|ال|بن|بنت|بو|سي|سيدي|ولد"
@@ -82,8 +83,8 @@ def plain(text: str) -> str:
     """``text`` without differences that people do not mind when they look for something.
 
     The result is in lower case, without accents, Arabic vowels, tatweel and invisible characters.
-    It has one letter for all forms of alef, of yeh, and of heh at the end of a word. Digits of all
-    scripts become 0 to 9.
+    The result has one letter for all forms of alef, of yeh, and of heh at the end of a word. Digits
+    of all scripts become 0 to 9.
     """
     for _time in range(2):
         # Both steps run twice, because each step may produce characters that the other step
@@ -104,8 +105,8 @@ def _plain_sign(sign: str) -> str:
 def respelled(text: str) -> str:
     """``text`` as :func:`plain`, with Arabic names in another common spelling.
 
-    It has no letter below a hamza, alef for alef maksura, and no alef that many people leave out:
-    مسؤول and مسئول are the same, and so are رضى and رضا, رحمان and رحمن.
+    The result has no letter below a hamza, has alef for alef maksura, and lacks the alef that many
+    people leave out: مسؤول and مسئول are the same, and so are رضى and رضا, رحمان and رحمن.
     """
     spelled = plain(unicodedata.normalize("NFKC", text).translate(_OTHER_LETTER))
     return _ALEF_LEFT_OUT.sub(lambda name: name[0][0] + name[0][1:].replace("ا", ""), spelled)

@@ -1,4 +1,4 @@
-"""Conditions that monitors, commands, pages and digests report: one list for all of them.
+"""Conditions that monitors, commands, pages and digests report, all from the same list.
 
 Each condition is judged from the database alone, by an index. Each app declares its conditions in
 its plugin. The conditions of the core are in :mod:`giftcards.watch.core_conditions`.
@@ -57,7 +57,7 @@ class Standing:
         return self.state.paused_because == ProviderState.Pause.ACCESS
 
     def once(self, read: Callable[[], T]) -> T:
-        """The result of ``read``, which is called the first time only."""
+        """The result of ``read``, which is kept after the first call."""
         if read not in self._read:
             self._read[read] = read()
         result: T = self._read[read]
@@ -106,7 +106,8 @@ class Alert:
 
     code: str
     severity: Severity
-    #: A permission, such as `giftcards.check_order`: people whose role has it are told.
+    #: A permission, such as `giftcards.check_order`: people whose role has this permission are
+    #: told.
     permission: str
     headline: Any = ""
     remedy: Any = ""
@@ -114,7 +115,8 @@ class Alert:
     takes: tuple[str, ...] = ()
     #: True if the finding counts orders or messages about orders, or adds up amounts of orders.
     is_about_orders: bool = False
-    #: The name of the admin's page that lists what is counted, and the query string.
+    #: The name of the admin's page that lists the counted rows; below, the query string of that
+    #: list.
     page: str = ""
     query: str = ""
 
@@ -139,7 +141,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition(Alert):
-    """Something that is wrong for as long as ``judge`` finds it.
+    """Something that is wrong for as long as ``judge`` returns a finding.
 
     ``holds`` completes "It holds if", for the reference. A condition without a ``headline`` is for
     monitors only. ``ended`` tells staff that the condition does not hold any more. Without

@@ -60,7 +60,7 @@ def _is_silent(standing: Standing) -> Finding | None:
 def _has_no_worker(standing: Standing) -> Finding | None:
     def problem() -> Explanation:
         found = standing.state.explain_worker(standing.now)
-        # `giftcards_poll --loop` ticks without a schedule.
+        # `giftcards_poll --loop` ticks without a schedule, so a missing schedule may be no trouble.
         if found.text or standing.state.is_ticking(standing.now):
             return found
         return explain_schedule()

@@ -63,7 +63,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The number of requests of the last minute, including those in flight, and the limit."""
+    """The number of requests in the last minute, including requests in flight, and the limit."""
 
     used: int
     limit: int
@@ -86,7 +86,7 @@ class KeyInUse(NamedTuple):
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
-    """The encryption keys in the settings, in order, then other keys that cards are sealed with.
+    """The encryption keys in the settings, in order, then other keys with which cards are sealed.
 
     For each key, at most ``MANY_CARDS`` cards are counted, or all with ``counts_all``. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
@@ -116,7 +116,7 @@ def _count(key: str, *, counts_all: bool) -> tuple[int, bool]:
 class KnownKey:
     """An API key, with a name that may be shown."""
 
-    #: The first characters of its fingerprint: enough to tell the shop's keys apart.
+    #: The first characters of the key's fingerprint: enough to tell the shop's keys apart.
     name: str
     is_own: bool
     key: ApiKey

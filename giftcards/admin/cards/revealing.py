@@ -1,4 +1,4 @@
-"""Revealing a code: one card at a time, to a person who has proven who they are, with a trace."""
+"""Revealing a code: one card at a time, after a proof of who asks, and with a log entry."""
 
 from __future__ import annotations
 

@@ -498,7 +498,10 @@ _OF_ALL_ORDERS = {"waiting", "encryption"}
 
 @admin.register(ProviderState)
 class ProviderStateAdmin(ReadOnlyRows):
-    """The provider's page: the state is a single row. To use a subclass, unregister this class."""
+    """The provider's page, which shows the provider's state.
+
+    To use a subclass, unregister this class.
+    """
 
     change_list_template = "admin/giftcards/provider.html"
 
@@ -616,8 +619,8 @@ class ProviderStateAdmin(ReadOnlyRows):
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
         """End the pause, and log it; False if no pause is left, as after a double click."""
         with transaction.atomic():
-            # One transaction ends the pause and logs this, so that requests never go on without a
-            # trace.
+            # One transaction ends the pause and writes the log entry, so that requests never go on
+            # without a log entry.
             is_resumed = ProviderState.objects.resume()
             if is_resumed:
                 self.log_change(request, state, "Resumed requests to the provider.")

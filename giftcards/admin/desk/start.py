@@ -40,7 +40,7 @@ class Tile:
     severity: Severity
     title: str
     sentences: tuple[str, ...]
-    #: The URL of the list of exactly these rows; "" if the person may not open such a list.
+    #: The URL of a list of exactly these rows; "" if the person may not open such a list.
     url: str
     #: Links, as HTML, to the first orders that the tile is about; below, the number of further
     #: orders.
@@ -175,8 +175,9 @@ _FIGURES = (
 def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
     """Cards delivered, sales and margin of the orders that have become final since a moment.
 
-    An order whose sale or margin is unknown is left out of that sum. The database counts orders
-    with equal figures, and Python adds the figures up: SQLite would add binary fractions.
+    An order whose sales are unknown is left out of the sales; an order whose margin is unknown is
+    left out of the margin. The database counts orders with equal figures, and Python adds the
+    figures up: SQLite would add binary fractions.
     """
     final = Order.objects.filter(settled_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)

@@ -178,8 +178,8 @@ class Page(NamedTuple):
 class OrderAction:
     """Something that staff do about an order, or about a row that belongs to an order.
 
-    ``act`` does the work, in one transaction with the entry in the order's history. It may return a
-    page instead of an outcome, and raise ``ValidationError``, :exc:`RefundError`,
+    ``act`` does the work, in one transaction with the entry in the order's history. The function
+    may return a page instead of an outcome, and raise ``ValidationError``, :exc:`RefundError`,
     :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page shows the form first. An action
     with a ``view`` of its own has no ``act``.
     """
@@ -193,7 +193,7 @@ class OrderAction:
     permission: Permission
     act: Callable[[Attempt], Answer] | None = None
     view: Callable[..., HttpResponse] | None = None
-    #: Whether the page of this order, or this row, shows the button.
+    #: A function that tells whether the button is shown for an order or a row.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
     #: The permissions that this action requires: a person who lacks one of them is told whom to
@@ -205,11 +205,12 @@ class OrderAction:
     place: str = "order"
     #: The model of the row that the action is about; ``None`` for the order itself.
     of: type[models.Model] | None = None
-    #: The token of the state that a form was shown for; ``None`` if a late form is harmless.
+    #: A function that returns the token of an order's state; ``None`` if an outdated form is
+    #: harmless.
     token: Callable[[Order], str] | None = state_token
     #: A function whose answer replaces the page and ``act``; it returns ``None`` to go on.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
-    #: True for a request that was carried out already, as at the second half of a double click.
+    #: A function that is true for a repeated request, such as the second request of a double click.
     is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
     form: Callable[[Attempt, QueryDict | None], forms.BaseForm] | None = None
     title: Any = ""

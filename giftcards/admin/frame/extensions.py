@@ -22,7 +22,7 @@ Html = SafeString | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """The additions of one app, which its plugin names.
+    """The additions of one app to the pages of orders; the app's plugin names them.
 
     Each function gets the ``OrderAdmin`` and the request, and checks what the person may see.
 
@@ -51,7 +51,7 @@ class Extension:
 
 
 def _installed() -> list[Extension]:
-    """The extensions of the plugins, each imported when it is first asked for."""
+    """The extensions of the plugins; an extension is imported when it is first needed."""
     paths = (plugin.order_pages for plugin in INSTALLED.values())
     return [import_string(path) for path in paths if path]
 

@@ -49,7 +49,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return path(page.route, view, name=f"giftcards_{page.name}")
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
-        """The buttons on the page of ``order`` for this person; extend it with ``super()``."""
+        """The buttons on the page of ``order`` for this person; subclasses extend the list."""
         actions = [each for each in extensions.items("actions") if each.place == "order"]
         found = buttons(self, request, order, actions)
         links = chain.from_iterable(extensions.called("buttons", self, request, order))
@@ -89,7 +89,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return is_shown_all and self.has_view_permission(request)
 
     def may_see_costs(self, request: HttpRequest) -> bool:
-        """True if the person may see what the provider charges, and so the shop's margin."""
+        """True if the person may see what the provider charges, and with it the shop's margin."""
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:
@@ -191,7 +191,7 @@ def line(order: Order) -> dict[str, object]:
 
 
 def customer_of(order: Order) -> str:
-    """The customer's name, or else an e-mail address or phone number; "" if none is known."""
+    """The customer's name, or else an e-mail address or phone number; "" if all are unknown."""
     return order.customer_name or order.customer_email or order.customer_phone
 
 

@@ -35,18 +35,18 @@ from giftcards.rules.times import SLACK
 
 # How long a proof holds (seconds).
 _HOLDS = 10 * 60
-# For this long, a new password is no proof if it was set without the old one.
+# A password that was set without the old password is no proof for this long.
 _NEW = timedelta(hours=1)
 # The session key of the proof.
 _PROOF = "giftcards_proof"
 
 
 def confirm(request: HttpRequest) -> HttpResponseRedirect:
-    """Record that the person has just proven who they are; return a redirect to where they were.
+    """Record that the person has just proven who they are; return a redirect to the earlier page.
 
     ``GIFTCARDS["REAUTHENTICATE"]`` names a page of the shop. Once that page has accepted the proof,
-    it calls this function and returns the redirect. The redirect goes to the parameter ``next``, or
-    to the start page of the admin if ``next`` is missing or leads to another site.
+    the page's view calls this function and returns the redirect. The redirect goes to the parameter
+    ``next``, or to the start page of the admin if ``next`` is missing or leads to another site.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied
@@ -109,11 +109,11 @@ def _is_right(request: HttpRequest, password: str) -> bool:
 
 
 def _has_new_password(user: Any) -> bool:
-    """True if the password was set within the last hour, without the old one.
+    """True if the password was set within the last hour, without the old password.
 
-    On the admin's pages of users, a password can be set in this way. So anybody at the unlocked
-    screen of a manager of users can set any password, even the manager's own. The admin's log
-    records the change.
+    On the admin's pages of users, a password can be set without the old password. So anybody at the
+    unlocked screen of a manager of users can set any password, even the manager's own. The admin's
+    log records the change.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
     lately = LogEntry.objects.filter(
@@ -135,8 +135,9 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
 def _is_automatic(request: HttpRequest) -> bool:
     """True if the person may have done nothing for this login.
 
-    Middleware signs in the user whom the web server names, on any request. A single sign-on answers
-    with a GET, and asks nothing while the person is still signed in at the identity provider.
+    A middleware signs in, on any request, the user whom the web server names. A single sign-on
+    answers with a GET, and asks nothing while the person is still signed in at the identity
+    provider.
     """
     backend = load_backend(request.session[BACKEND_SESSION_KEY])
     return request.method in {"GET", "HEAD", "OPTIONS"} or isinstance(backend, RemoteUserBackend)

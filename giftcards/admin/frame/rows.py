@@ -52,7 +52,8 @@ class SortedAsOffered(ChangeList):
 class Counted:
     """A change list whose number of rows is a text of our own, such as "12 orders".
 
-    Django and the themes write the number and then the plural, which is wrong in Arabic.
+    Django and the themes write the number and then the plural: in Arabic, the plural would be
+    wrong.
     """
 
     def __init__(self, rows: ChangeList) -> None:
@@ -80,8 +81,8 @@ class Counted:
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
-# The most values of one lookup: with more, the condition would be too long for SQLite. A link of a
-# filter has one value.
+# The most values of one lookup: with more values, the condition would be too long for SQLite. A
+# link of a filter has only one value.
 _MOST_VALUES = 100
 # The attribute in which a request caches the allowed lookups: one URL may name a thousand lookups.
 _PARAMETERS = "giftcards_parameters"
@@ -229,7 +230,7 @@ def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
 
 
 def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
-    """True if the person may see orders at all, even if there are none yet."""
+    """True if the person may see orders at all, even if there are no orders yet."""
     return not visible_orders(request, site).query.is_empty()
 
 
@@ -274,7 +275,7 @@ def order_link(site: AdminSite, order: Order) -> str:
     return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
 
 
-# The most orders whose rows a search shows. For many more, MariaDB reads the whole table.
+# The most orders whose rows a search shows. For many more orders, MariaDB reads the whole table.
 _MOST_NAMED = 100
 
 

@@ -84,8 +84,8 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
     # and a field of choices accepts no length.
     label = fields["recipient_language"].label
     fields["recipient_language"] = forms.ChoiceField(label=label, required=False)
-    # A gift must keep an address of the recipient. If it has a time of delivery, it must keep such
-    # a time.
+    # A gift needs an address of the recipient. If a gift has a time of delivery, the time may be
+    # changed, but not removed.
     fields["recipient_email"].required = True
     fields["deliver_at"].required = order.deliver_at is not None
     return fields
@@ -112,7 +112,7 @@ def _correct(attempt: Attempt) -> Answer:
         return LATE
     except revealing.TooManyReveals:
         raise Refused(partial(revealing.refuse, request, order)) from None
-    # Everybody who may see the order can read the log, so it has neither address nor reason.
+    # Everybody who may see the order can read the log, so the log names neither address nor reason.
     log = "Corrected the customer." if is_new else ""
     return Outcome(gettext("The order has these details now."), log)
 

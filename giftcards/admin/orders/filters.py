@@ -159,7 +159,7 @@ class RefundFilter(ConditionFilter):
 
 
 class SaleFilter(ConditionFilter):
-    """A filter for final orders without a sale amount; reports and monthly closings link to it."""
+    """A filter for final orders without a sale amount; reports and monthly closings link here."""
 
     title = _("sale amount")
     parameter_name = "sale"
@@ -248,7 +248,7 @@ class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
             self.lookup_choices = [(str(self.value()), text)]
 
     def _asked_for(self, request: HttpRequest, model_admin: Any) -> Order | None:
-        """The order in the URL; ``None`` if the person may not see it."""
+        """The order in the URL; ``None`` if the person may not see that order."""
         key = self.value() or ""
         if not (key.isdecimal() and key.isascii() and len(key) < _LONGEST_KEY):
             return None
@@ -298,7 +298,7 @@ class SettledFilter(DateFilter):
 def show_filters(response: HttpResponse) -> HttpResponse:
     """Add the filters to the context of a list's page, as ``shown_filters``.
 
-    A theme with a template of its own also has a place of its own for filters: its page is left
+    A theme with its own template has its own place for filters, so the page of such a theme is left
     alone.
     """
     page: Any = get_template("admin/change_list.html")

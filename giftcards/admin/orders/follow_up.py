@@ -213,7 +213,7 @@ class NoteForm(forms.Form):
 
 
 def may_note(pages: Pages, request: HttpRequest) -> bool:
-    """True if the person may write notes: they may check, resolve or add orders."""
+    """True if the person may write notes, that is, may check, resolve or add orders."""
     may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
     return any(may_decide) or pages.has_add_permission(request)
 
@@ -251,7 +251,7 @@ def decided(decision: Problem | None, log: str = "") -> Outcome:
     """
     if decision is None:
         return LATE
-    # Everybody who may see the order can read the log, so its text names no customer.
+    # Everybody who may see the order can read the log, so the log's text names no customer.
     return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
 
 
@@ -320,13 +320,13 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
     order, names = attempt.order, new.line_names()
     last = order.price_per_card
     texts = {
-        # Breadcrumbs name the old order as well, but some themes show none.
+        # Breadcrumbs name the old order as well, but some themes show no breadcrumbs.
         gettext("replaces missing cards of"): order.reference,
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
-        # This is the environment of the old order. The key that buys the new order may have another
-        # one, which may be unknown here.
+        # The environment is the old order's. The key that buys the new order may have another
+        # environment, which this process may not know.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
         gettext("recipient"): new.recipient_name or new.recipient_email,
@@ -343,7 +343,7 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
 
 
 def _obstacle(order: Order) -> str:
-    """The reason why missing cards of ``order`` cannot be ordered again; "" if they can."""
+    """What keeps missing cards of ``order`` from being ordered again; "" if nothing does."""
     try:
         check_reorderable(order)
     except ReorderError as error:

@@ -1,4 +1,4 @@
-"""The list of orders: its columns, its search and its actions. Fast at a million orders."""
+"""The list of orders: its columns, its search and its actions. It is fast at a million orders."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ COSTS = frozenset(
         "max_price",
     }
 )
-# Why "Check now" leaves orders alone, by their statuses.
+# The texts on why "Check now" leaves orders alone, by the statuses of these orders.
 _LEFT_ALONE = (
     (
         FINAL,

@@ -156,9 +156,9 @@ class OrderPage(OrderPages):
             repeats=repeats,
             repeated_by=repeated_by,
         )
-        # A subclass may hide the new order for missing cards from this person. Even so, what was
-        # paid for these cards went there and is not owed here. There is a query only if there is a
-        # new order.
+        # A subclass may hide the new order for missing cards from this person. Even so, the payment
+        # for these cards went to the new order, and is not owed for this order. There is a query
+        # only if there is a new order.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
@@ -237,7 +237,10 @@ class OrderPage(OrderPages):
 
 
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
-    """The key of a problem, its texts, and who ticked it off and when (``None`` if open)."""
+    """The key of a problem, its texts, and who ticked it off and when.
+
+    The last part is ``None`` if nobody has ticked off the problem.
+    """
     problem, ticked = Problem.of(entry), None
     if "ticked_at" in entry:
         ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
@@ -263,7 +266,10 @@ def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
 
 
 def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
-    """The end of the card's code, and why the card cannot be opened; one or both are ""."""
+    """The end of the card's code, and the reason why the card cannot be opened.
+
+    One of the two is "". Without a keyring, both are "".
+    """
     if keyring is None:
         return "", ""
     try:

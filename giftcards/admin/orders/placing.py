@@ -116,9 +116,9 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     #: The order that was placed, or the existing order that an unconfirmed form repeats.
     placed: Order | None = None
-    #: The choices of ``card``; set by the page.
+    #: The choices of the field ``card``, which the page sets.
     cards: Sequence[Any] = ()
-    #: True if the person has just proven who they are; set by the page.
+    #: True if the person has just proven who they are. The page sets this attribute.
     is_proven = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -464,7 +464,7 @@ class _Offered(NamedTuple):
     is_whole: bool
 
 
-# The most types that the form offers, and the most words that it searches for.
+# The most types that the form offers, and the most words of a search in the form.
 _OFFERED = 100
 _WORDS = 8
 _NAMES = ("name", "type_id", "product__name", "product__product_id")
@@ -529,7 +529,10 @@ def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
 
 
 def _age(amount: Decimal | None, read_at: datetime | None) -> str:
-    """The age of ``amount`` in words; "" if the amount is unknown, or younger than a minute."""
+    """The age of ``amount`` in words.
+
+    "" if the amount is unknown, or younger than a minute.
+    """
     if amount is None or read_at is None or timezone.now() - read_at < _FRESH:
         return ""
     return gettext("as known %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}

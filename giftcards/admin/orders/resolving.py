@@ -1,4 +1,4 @@
-"""Deciding what became of a lost order: staff compare it with an order at the provider."""
+"""Deciding what became of a lost order: staff compare it with a provider's order."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
 
 
 def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
-    """The page that compares the provider's facts about the id with what was sent.
+    """The page that compares the provider's facts about an order with the facts that were sent.
 
     The page carries the facts, signed, so that the confirmation is about the facts that were shown.
     """
@@ -349,8 +349,8 @@ def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
     """The provider's answer about an order, completed by ``candidate``, the row in its list.
 
-    An answer may leave out product, type and quantity. The provider may also not find an id that is
-    in the provider's own list; then ``candidate`` alone counts.
+    An answer may leave out product, type and quantity. The provider may even have no answer about
+    an id from its own list; then ``candidate`` alone counts.
     """
     if candidate is None:
         return told

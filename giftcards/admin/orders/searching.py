@@ -51,7 +51,8 @@ class SearchForm(FindCardForm):
 def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
     """True if ``text`` may be a card's code or serial, or the end of a code.
 
-    ``is_found``: the text has found orders. ``is_known``: the text is a whole word of an order.
+    With ``is_found``, the text has found orders. With ``is_known``, the text is a whole word of an
+    order.
     """
     if is_known or "@" in text:
         return False

@@ -32,7 +32,7 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 
 @dataclass(frozen=True, slots=True)
 class SummaryInput:
-    """An order, and what else the sentences need. Texts are HTML, or "" if there is nothing to say.
+    """An order, and whatever else the sentences need; each text is HTML, or "" for no text.
 
     ``reason`` is why the status last changed, if the timeline has a reason. ``was_repeated`` is
     True if the missing cards were ordered again. ``repeated_by`` names the new order, if the person
@@ -85,7 +85,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
         yield from _repeated(story)
     else:
         yield from _owed(order)
-    # The sentences about a held order tell its problem already.
+    # The sentences about a held order tell its problem already, so the problem is not counted.
     problems = 0 if order.is_held else len(order.open_problems)
     if problems:
         text = ngettext(

@@ -141,8 +141,8 @@ class Timeline:
         for note in order.notes.all():
             yield _noted(note)
         after: CustomerChange | Order = order
-        # A correction records the details until then. The details after a correction are in the
-        # next correction, or in the order.
+        # A correction records the details before it. The details after a correction are in the next
+        # correction, or in the order.
         for correction in order.customer_changes.order_by("-pk"):
             yield _corrected(correction, after)
             after = correction
@@ -181,8 +181,9 @@ def _repeated(other: RelatedOrder) -> Event:
 class _Move(NamedTuple):
     """A status change, and what its entries tell, in texts of HTML.
 
-    ``reason`` is why the status changed, and ``text`` says so; ``None`` and "" without a recorded
-    reason. ``hints`` are the provider's words about the change, and why the shop could not be told.
+    ``reason`` is why the status changed, and ``text`` puts the reason into words. Without a
+    recorded reason, ``reason`` is ``None`` and ``text`` is "". ``hints`` are the provider's words
+    about the change, and why the shop could not be told.
     """
 
     change: StatusChange
@@ -238,7 +239,7 @@ def _noted(note: Note) -> Event:
     return Event(note.at, what, details=[lines(note.text)])
 
 
-# Two texts: with the name of the person who corrected, and without.
+# Two texts: one with the name of the person who made the correction, and one without a name.
 _CORRECTED = (
     gettext_lazy("%(by)s corrected the details of the customer."),
     gettext_lazy("The details of the customer were corrected."),

@@ -41,7 +41,7 @@ class Command(GiftcardsCommand):
 
 
 def _wait(reading: CatalogueReading) -> str:
-    """The text on the progress of the reading, and on what the reading waits for."""
+    """The text that says how far the reading is, and what it waits for."""
     what = "waiting for its share of the request budget"
     if reading.is_paused:
         what = current_pause() or "waiting"

@@ -148,7 +148,7 @@ class Command(GiftcardsCommand):
             while not stop.is_set():
                 done = follow(seconds=None, stop=stop)
                 if done is None:
-                    # Another process runs the loop; this process takes over if the other one stops.
+                    # Another process runs the loop; this process takes over if that process stops.
                     stop.wait(1)
                 else:
                     self.say(f"{done}.", options)

@@ -157,7 +157,7 @@ class _Found:
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
         # The references of settled orders that differ from their rows in the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
-        # True if any order, here or at the provider, has no counterpart, or a different one.
+        # True if any order, here or at the provider, has no counterpart, or differs from it.
         self.has_questions = bool(self._orphans or self._left or self._changed)
 
     def as_dict(self) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class _Found:
 
 
 def _why_not_all(began: datetime) -> str:
-    """The present pause, or else the last failure since ``began``; "" if there is neither."""
+    """The present pause, or else the last failure since ``began``; "" if there was none."""
     if pause := current_pause():
         return pause
     state = ProviderState.objects.current()

@@ -157,7 +157,8 @@ def run(
                     quantity=scenario.quantity,
                     # An ordinary type may cost more than any price that is made up here.
                     sale_price=_SALE_PRICE if scenario.type_id else None,
-                    # The shop's receivers are called, too, and recognise such orders by reference.
+                    # The shop's receivers are called for these orders, too, and recognise them by
+                    # the reference.
                     reference=f"selftest-{new_reference()}",
                 )
             )
