@@ -60,7 +60,7 @@ def objection(order: Order) -> str:
             answer = import_string(rule)(copy(order))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
         failure = type(error).__name__
-        logger.error(  # noqa: TRY400 (its text may hold anything)
+        logger.error(  # noqa: TRY400 (the error's text may hold anything)
             "REVIEW_ORDER failed for order %s: %s at %s", order.reference, failure, place_of(error)
         )
     if failure:
@@ -74,21 +74,21 @@ def objection(order: Order) -> str:
 
 
 def hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
-    """Hold a PENDING order that costs too much, unless another process was first."""
+    """Hold a PENDING order that costs too much, unless another process has changed it."""
     problem = Problem("price_above", {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"})
     if _hold(order, problem):
         logger.warning("Order %s is held. %s", order.reference, problem)
 
 
 def hold_for_review(order: Order, *, objection: str) -> None:
-    """Hold a PENDING order that a person has to look at, unless another process was first."""
+    """Hold a PENDING order that a person has to look at, unless another process has changed it."""
     if _hold(order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED):
         # The objection is not logged, because it may be about the customer.
         logger.warning("Order %s is held for review.", order.reference)
 
 
 def hold_until(order: Order, moment: datetime) -> None:
-    """Hold a PENDING order until ``moment``, unless another process was first."""
+    """Hold a PENDING order until ``moment``, unless another process has changed the order."""
     if _hold(order, None, send_after=moment):
         logger.info("Order %s waits until %s.", order.reference, moment.isoformat())
 

@@ -46,7 +46,7 @@ _USUAL_SKEW = timedelta(minutes=1)
 # through the list.
 _LIST_FAILED = timedelta(seconds=30)
 _LIST_USELESS = timedelta(minutes=2)
-# Up to this number of orders, single checks are as cheap as a page of the list.
+# For up to this number of orders, single checks are as cheap as a page of the list.
 _FEW = 2
 # The share of the poll timeout within which an accepted order is usually listed and settled.
 _USUAL = 1 / 5

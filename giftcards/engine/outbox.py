@@ -294,7 +294,7 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
         words = error.code
     try:
         return type(error)(words)
-    except Exception:  # noqa: BLE001 (it takes other arguments)
+    except Exception:  # noqa: BLE001 (the class takes other arguments)
         return SystemExit(words)
 
 

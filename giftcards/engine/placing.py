@@ -68,7 +68,7 @@ def send(order: Order, gateway: Gateway) -> bool:
     The order is held instead if a person has to look at it, if a card costs more than its ceiling,
     or if the cards that it repeats may have come after all. The order is postponed if it cannot be
     reviewed, or if it has a ceiling and the price is unknown. Updates ``order`` in place, unless
-    another process was first.
+    another process has changed the row.
     """
     is_possible = True  # even if this order alone cannot be written
     with isolate_failures(order):
@@ -239,7 +239,7 @@ def _persist(record: Callable[[], None]) -> None:
 
 
 def claim(order: Order, *, key: ApiKey) -> bool:
-    """Claim a recorded order for sending with ``key``; False if another process was first.
+    """Claim a recorded order for sending with ``key``; False if its row has changed meanwhile.
 
     Must not be called in a transaction: the claim has to be committed before the request is made.
     """
@@ -408,7 +408,7 @@ def send_now(
     """Send ``order``, or wait for the process that is sending it; return the refreshed order.
 
     A held order stays held. ``on_wait`` is called at least about once a second during a wait for
-    the budget or for the other process.
+    the budget or for that process.
     """
     while order.status == Status.PENDING and not order.is_held and gateway.try_open():
         if send(order, gateway):
@@ -440,7 +440,7 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # This process claimed the order; otherwise another process was first.
+            # This process claimed the order; otherwise, another process has changed the order.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
             # The answers to other orders would probably be lost, too.

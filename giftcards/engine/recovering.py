@@ -304,7 +304,7 @@ def _as_sent(order: Order) -> SentOrder:
 
 
 def _sent_at(order: Order) -> datetime:
-    assert order.sent_at is not None  # noqa: S101 (it was sent)
+    assert order.sent_at is not None  # noqa: S101 (the order was sent)
     return order.sent_at
 
 

@@ -26,7 +26,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
 
         ``length`` is 2 minutes at most (``LONGEST_HOLD``).
         """
-        assert length <= LONGEST_HOLD  # noqa: S101 (it would count as past)
+        assert length <= LONGEST_HOLD  # noqa: S101 (a longer lease would count as past)
         self.get_or_create(name=name)
         now, token = timezone.now(), uuid.uuid4().hex
         free = self.filter(past("until", now, longest=LONGEST_HOLD), name=name)

@@ -136,7 +136,7 @@ class OrderQueries(OrderSearch[Row]):
         return self._waiting(Status.PENDING).filter(due_at__lte=now).unclaimed(now)
 
     def on_hold(self) -> Self:
-        """Orders that are held, whatever for, oldest first."""
+        """Orders that are held for any reason, oldest first."""
         return self._waiting(Status.PENDING).filter(due_at=None)
 
     def on_hold_for_price(self) -> Self:

@@ -99,7 +99,7 @@ class OrderQuerySet(OrderQueries["Order"]):
     """Orders, and the changes to many of them at once."""
 
     def with_repetitions(self) -> OrderQuerySet:
-        """These orders, and all orders that repeat their missing cards; do not slice before."""
+        """These orders, and all orders that repeat their missing cards; not for slices."""
         found = set(self.order_by().values_list("pk", flat=True))
         newest: Collection[int] = found
         while newest:
@@ -809,8 +809,8 @@ class Order(models.Model):
     def was_given_as(self, other: Order) -> bool:
         """True if ``other``, a new order, has the values that a caller gave for this order.
 
-        Each correctable column of ``other`` may have the current value of this order. Or all of
-        them have the values from before one and the same correction.
+        The correctable columns of ``other`` may have the current values of this order, or the
+        values from before a correction of this order.
         """
         return (
             # The collation of the database may have found different references equal.

@@ -29,7 +29,7 @@ _PROOF_IS_FRESH = timedelta(seconds=30)
 # The longest pause that ends by itself: 15 minutes, plus the difference of two machines' clocks.
 LONGEST_PAUSE = timedelta(minutes=20)
 # Staff and monitors are told of a pause for this long after its end: in an outage, a request is
-# tried every few seconds, and one may succeed now and then.
+# tried every few seconds, and such a request may succeed now and then.
 _STILL_TOLD = timedelta(minutes=1)
 # A process that has shown no sign for this long, which is longer than two ticks, is gone.
 _SIGN_HOLDS = timedelta(minutes=3)

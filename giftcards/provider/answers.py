@@ -31,7 +31,7 @@ _NUMERAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _CENT = Decimal("0.01")
 # Smaller fractions are rounding noise: binary floats turn 3 × 490.10 into 1470.3000000000002.
 _NOISE = Decimal("0.000001")
-# Anything above would round up to more than the columns hold.
+# A larger amount would round up to more than the columns hold.
 _MAX_MONEY = Decimal("9999999999.999999")
 _MAX_WHOLE = 2**31 - 1
 # A context of our own, because the site may have changed the traps of the thread's context.
@@ -101,7 +101,7 @@ class OrderPage:
             return self.total_pages
         if self.total_results is None:
             return None
-        # By the rows on this page, because the provider may ignore the page size.
+        # The rows on this page are counted, because the provider may ignore the page size.
         return math.ceil(self.total_results / max(len(self.items), 1))
 
 
@@ -152,11 +152,12 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """A booking on the account, in dinar; positive amounts came in.
+    """A booking on the account, in dinar; a positive amount came in.
 
     ``row_id`` is the provider's id of the booking, ``type`` the provider's word for its kind (such
-    as ``ORDER``), and ``objid`` the id of what it is about. Texts are "" and balances ``None`` if
-    they are missing or unusable. The balances are as told, even if they contradict the amount.
+    as ``ORDER``), and ``objid`` the id of what the booking is about. Texts are "" and balances
+    ``None`` if they are missing or unusable. The balances are as told, even if they contradict the
+    amount.
     """
 
     row_id: str
@@ -194,10 +195,11 @@ def parse(body: bytes) -> JsonObject:
             parse_constant=_refuse_constant,
             object_pairs_hook=_unique_keys,
         )
-    # ArithmeticError: an exponent of 20 digits. ValueError: an integer of 5,000 digits.
+    # An exponent of 20 digits raises ArithmeticError; an integer of 5,000 digits raises ValueError.
     except (ValueError, ArithmeticError, RecursionError):
         value = None
-    # Raised outside the handler: a JSONDecodeError holds the whole text and would be the context.
+    # The error is raised outside the handler, because the JSONDecodeError, which holds the whole
+    # text, would become its context.
     if not isinstance(value, dict):
         raise Unreadable("the answer is not a JSON object")
     return value
@@ -264,13 +266,14 @@ def read_page(data: JsonObject) -> OrderPage:
 
 
 def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
-    """The rows of a page, and the fields that say which page of how many it is."""
+    """The rows of a page, and the fields with the number of the page and the count of pages."""
     rows = _list(data, "items", kind)
     pagination = data.get("pagination")
     return rows, _Fields(pagination if isinstance(pagination, dict) else {})
 
 
-# Types of bookings, by the provider's documentation; every refund comes in as well.
+# The types of bookings that the provider documents: types by which money comes in, and types by
+# which money goes out. By refunds, whose types begin with _REFUNDS, money comes in as well.
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 _REFUNDS = "REFUND-"
@@ -280,7 +283,7 @@ _WORDS_OUT = {"OUT", "DEBIT", "-"}
 
 
 def read_ledger(data: JsonObject) -> LedgerPage:
-    """Read a page of bookings; one without usable type, amount or time is counted and skipped."""
+    """Read a page of bookings; rows without usable type, amount or time are only counted."""
     told, fields = _rows_of(data, "transactions")
     rows = tuple(filter(None, map(_read_booking, told)))
     return LedgerPage(
@@ -365,7 +368,7 @@ def read_balance(data: JsonObject) -> Decimal:
 
 
 def read_catalogue(data: JsonObject) -> Catalogue:
-    """Read the catalogue; refuse one without usable products, which would take all off sale."""
+    """Read the catalogue; refuse an empty one, which would take all products off sale."""
     categories = _list(data, "categories", "categories")
     rows = [row for category in categories for row in _products_of(category)]
     products: dict[str, ListedProduct] = {}
@@ -414,7 +417,7 @@ def _title(fields: _Fields) -> str:
 
 def read_product(data: JsonObject, *, asked_for: str) -> Product:
     rows = _list(data, "types", "types")
-    # An answer that names no product is about the one that was asked for.
+    # An answer that names no product is about the product that was asked for.
     told = data.get("productId") or data.get("_id") or asked_for
     if told != asked_for:
         raise Unreadable("the answer is about another product")
@@ -511,7 +514,7 @@ class _Fields:
             serial = "" if row.get("serial") is None else _secret(row["serial"])
             lost_serials += serial is None
             cards.append(CardSecret(value=value, serial=serial or ""))
-        # Only counted, because naming a card might reveal its code.
+        # Unreadable cards are only counted, because naming a card might reveal its code.
         if lost := len(rows) - len(cards):
             self.flaws.append(Flaw("cards_unreadable", {"lost": lost, "total": len(rows)}))
         if lost_serials:

@@ -3,9 +3,10 @@
 Neither an answer of :mod:`giftcards.provider.answers` nor a
 :exc:`~giftcards.exceptions.ProviderError` carries the API key or the body of a reply. To keep both
 out of tracebacks as well, a failure is passed as a return value up to :func:`_unwrap`. Raised
-there, it has no context (``JSONDecodeError.doc`` is the body, an exception of requests has the
-request with the key) and no frame below whose variables would show them. Any other exception, such
-as the interruption of a request, is :func:`~giftcards.keys.secrecy.contained`.
+there, the error has no context. (The context could be a ``JSONDecodeError``, whose ``doc`` is the
+body, or an exception of requests, which has the request with the key.) Its traceback also has no
+frame whose variables would show the key or the body. Any other exception, such as the interruption
+of a request, is :func:`~giftcards.keys.secrecy.contained`.
 """
 
 from __future__ import annotations
@@ -63,12 +64,13 @@ from giftcards.provider.transport import MAX_BODY, Reply, Transport
 T = TypeVar("T")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_MESSAGE = 500
-# Parses an envelope's ``data``; raises Unreadable.
+# A function that parses the ``data`` of an envelope, and raises Unreadable.
 _Reader = Callable[[JsonObject], T]
 
 _MAX_LIST_BODY = 2**24  # enough for a hundred orders with all their cards
 
-# The guide uses the first spelling of the path, the provider's other pages the second.
+# The guide uses the first spelling of the path, and the provider's other pages use the second
+# spelling.
 _CHECK_PATHS = {"check-order": "checkOrder", "checkOrder": "check-order"}
 
 
@@ -85,10 +87,10 @@ class Client:
     ) -> None:
         #: The spelling of the order path that the next request uses.
         self.check_path = check_path if check_path in _CHECK_PATHS else "check-order"
-        #: The spelling that answered last; "" if none has.
+        #: The spelling that answered last; "" if no spelling has answered.
         self.known_check_path = ""
         #: The lead of the provider's clock over ours, by the ``Date`` of the last successful GET;
-        #: zero if its answer had none.
+        #: zero if that answer had no ``Date``.
         self.clock_difference = timedelta(0)
         self._base_url = base_url
         self._transport = Transport(base_url=base_url, api_key=api_key, timeout=timeout)
@@ -115,11 +117,12 @@ class Client:
         quantity: int,
         may_send: Callable[[], bool] = lambda: True,
     ) -> str:
-        """Place an order, and return its id at the provider. Not idempotent: sent at most once.
+        """Place an order by one request, sent at most once; return the order's id at the provider.
 
-        After :exc:`OutcomeUnknown`, the order may have been placed; after any other error, it was
-        not. ``may_send`` is called when the connection stands, right before the request is written.
-        If it returns False, nothing is placed, and :exc:`Withheld` is raised.
+        The call is not idempotent. After :exc:`OutcomeUnknown`, the order may have been placed;
+        after any other error, it was not placed. ``may_send`` is called when the connection stands,
+        right before the request is written. If it returns False, nothing is placed, and
+        :exc:`Withheld` is raised.
         """
         line = {"productId": product_id, "typeId": type_id, "quantity": quantity}
         return _unwrap(self._post("/v3/gift-cards/placeOrder", line, read_placed, may_send))
@@ -265,8 +268,8 @@ class Client:
 
     def _quote(self, value: object) -> str:
         text = plain(value, len(value)) if isinstance(value, str) else ""
-        # The key is masked after cleaning, which could join its parts, and before truncating,
-        # which could leave most of it.
+        # The key is masked after the text is cleaned, because cleaning could join parts of the key;
+        # and before the text is truncated, because truncating could leave most of the key.
         return self._key_in_text.sub("•••", text)[:_MAX_MESSAGE]
 
 

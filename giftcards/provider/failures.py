@@ -103,7 +103,7 @@ def attempts_left(error: JsonObject) -> str:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Return the seconds that ``Retry-After`` names, as a number or a date; ``None`` if none."""
+    """Return the seconds that ``Retry-After`` names, as a number or a date; ``None`` without."""
     header = (header or "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):
         return float(header)

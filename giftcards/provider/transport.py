@@ -39,10 +39,11 @@ _CONNECT_TIMEOUT = 5.0
 class Reply:
     """The outcome of one request.
 
-    ``status`` is ``None`` if no response arrived, and ``body`` if it did not arrive completely;
-    ``trouble`` then says why. ``is_unsent``: the provider provably received no byte of the
-    request. ``is_withheld``: the end of the request was not sent, because the caller no longer
-    allowed it. ``was_dropped``: the connection broke, as an idle one may.
+    ``status`` is ``None`` if no response arrived, and ``body`` is ``None`` if it did not arrive
+    completely; ``trouble`` then says why. ``is_unsent`` is True if the provider provably received
+    no byte of the request. ``is_withheld`` is True if the end of the request was not sent, because
+    the caller no longer allowed it. ``was_dropped`` is True if the connection broke, as an idle
+    connection may.
     """
 
     status: int | None
@@ -80,10 +81,10 @@ class Transport:
         return self._exchange(self._session, "GET", path, params=params, limit=limit)
 
     def post(self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool]) -> Reply:
-        """Make a POST request once, on a new connection: a stale one may break after sending it.
+        """Make a POST request once, on a new connection: an old one may break during the call.
 
         ``may_send`` is called right before each part of the request is written to the socket. Once
-        it returns False, the rest is withheld. The body is the last part.
+        it returns False, the rest of the request is withheld. The body is the last part.
         """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
@@ -142,7 +143,8 @@ class Transport:
 class _Stage(enum.Enum):
     """The progress of a call, as far as it is certain."""
 
-    # Before PREPARING, or if the connections below are replaced, as in tests.
+    # The stage before PREPARING, or the only stage if the connections below are replaced, as in
+    # tests.
     UNKNOWN = enum.auto()
     # The request has not yet been handed to one of the connections below. So if anything fails now,
     # such as a proxy, the handshake or the file of trusted certificates, the provider has received
@@ -154,7 +156,8 @@ class _Stage(enum.Enum):
 
 
 # This thread's current call. ``ends``: its deadline, by time.monotonic(). ``stage``: a _Stage.
-# ``may_send``: a function that returns whether the caller still allows it. ``is_going_on``: a bool.
+# ``may_send``: a function that returns whether the caller still allows the request.
+# ``is_going_on``: a bool.
 _call = threading.local()
 
 
@@ -162,12 +165,13 @@ class _Connection(urllib3.connection.HTTPConnection):
     """A mixin for urllib3's connections that bounds every wait by the call's deadline.
 
     urllib3's timeouts apply to one address or one receive: a server that sends a byte a second
-    never exceeds them, and name resolution has none. Sending is not bounded, because a request is
-    far smaller than the kernel's send buffer.
+    never exceeds them, and name resolution has no timeout. Sending is not bounded, because a
+    request is far smaller than the kernel's send buffer.
     """
 
     _opened: Any = None
-    # http.client prints every header, the key among them, if somebody sets this on its class.
+    # http.client prints every header, the key among them, if somebody sets ``debuglevel`` on its
+    # class.
     debuglevel = 0
 
     def request(self, *args: Any, **kwargs: Any) -> None:
@@ -177,7 +181,8 @@ class _Connection(urllib3.connection.HTTPConnection):
         super().request(*args, **kwargs)
 
     def send(self, data: Any) -> None:
-        # Connecting, in a thread of its own, may send to a proxy: that is no part of the call.
+        # Connecting, in a thread of its own, may send to a proxy: such data is no part of the
+        # request.
         if getattr(_call, "stage", None) is _Stage.SENDING and not _call.may_send():
             _call.stage = _Stage.WITHHELD
             raise http.client.HTTPException("withheld")
@@ -211,9 +216,9 @@ def _in_time(
     """Return ``step()``; raise :exc:`TimeoutError` at the call's deadline.
 
     The step runs in a thread of its own. At the deadline, its ``connection``, if not ``None``, is
-    shut down and the thread is abandoned. It ends soon, because name resolution, connecting and the
-    TLS handshake have timeouts of their own; ``late`` is then called. Raises :exc:`RuntimeError` if
-    no thread can be started.
+    shut down and the thread is abandoned. The thread ends soon, because name resolution, connecting
+    and the TLS handshake have timeouts of their own; ``late`` is then called. Raises
+    :exc:`RuntimeError` if no thread can be started.
     """
     result: Future[T] = Future()
     threading.Thread(target=_run, args=(step, result), name=_THREAD_NAME, daemon=True).start()
@@ -243,7 +248,8 @@ def _may_be_logged(record: logging.LogRecord) -> bool:
     return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))
 
 
-# Which of them logs such lines, and in which thread, depends on the version of urllib3.
+# Which of these two loggers logs such lines, and in which thread, depends on the version of
+# urllib3.
 for _name in ("urllib3.connection", "urllib3.connectionpool"):
     logging.getLogger(_name).addFilter(_may_be_logged)
 
@@ -265,7 +271,8 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def close(self) -> None:
-        # Otherwise connections stay open until the pool is collected, which an exception can delay.
+        # The pool is closed here, because otherwise its connections stay open until the pool is
+        # collected, which an exception can delay.
         if self.pool is not None:
             self.pool.close()
         super().close()
@@ -318,7 +325,7 @@ def _read_body(response: requests.Response, limit: int) -> bytes | None:
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         return None
-    # urllib3 1 takes a body that breaks off for a complete one unless it is told otherwise.
+    # Without this, urllib3 1 takes a body that breaks off for a complete body.
     response.raw.enforce_content_length = True
     body = bytearray()
     for chunk in response.iter_content(2**16):  # decoded: ``limit`` applies after decompression

@@ -18,9 +18,9 @@ def price_ceiling(
 ) -> Decimal | None:
     """Return the ceiling for one card; ``None`` if there is none.
 
-    The ceiling is what staff have ``approved``, or else what the shop has ``given``. Without
-    either, the customer's payment for one card is the limit if ``is_sale_price_limit``. A sale
-    amount is divided by the quantity, and rounded down to two decimals.
+    The ceiling is the price in ``approved``, by staff, or else the price in ``given``, by the shop.
+    Without both, the customer's payment for one card is the limit if ``is_sale_price_limit`` is
+    True. A sale amount is divided by the quantity, and rounded down to two decimals.
     """
     if approved is not None:
         return approved

@@ -1,7 +1,7 @@
 """Deciding whether a provider's answer is about our order: pure, without database or requests.
 
 The provider does not store our references. So every part of the line that an answer names must be
-equal to the order's. Two orders of one line cannot be told apart.
+equal to the same part of the order's line. Two orders of the same line cannot be told apart.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from giftcards.rules.problems import Problem
 # What is bought: product, type, quantity.
 Line = tuple[str, str, int]
 
-# The usual largest difference between the provider's clock and ours: farther away, orders are not
-# searched for in the list.
+# The largest usual difference between the provider's clock and ours: regular checks do not read the
+# list farther away from the time of sending.
 CLOCK_SKEW = timedelta(minutes=10)
-# The largest difference that is believed: a timestamp without a time zone is off by whole hours.
+# The largest difference that is believed, because a timestamp without a time zone is off by whole
+# hours.
 FARTHEST_CLOCK = timedelta(hours=2)
 
 
@@ -29,10 +30,11 @@ def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
 def find_difference(
     answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
 ) -> Problem | None:
-    """Return what shows that ``answer`` is about another order; ``None`` if nothing does.
+    """Return what shows that ``answer`` is about another order; ``None`` if nothing shows it.
 
     A part of ``line`` that is "" fits anything. ``sent_at`` is given while the order's id is not
-    confirmed. Then the provider must have created the order within ``FARTHEST_CLOCK`` of that time.
+    confirmed. Then the provider must have created the order within ``FARTHEST_CLOCK`` of
+    ``sent_at``.
     """
     product_id, type_id, quantity = line
     if answer.quantity not in {None, quantity}:

@@ -1,7 +1,7 @@
 """Deciding what became of orders whose placing answer was lost: pure, without database or clock.
 
-The provider does not store our references, so an order is identified by its line (product, type
-and quantity) and its sending time. Orders of one line are interchangeable.
+The provider does not store our references, so an order is identified by its line (product, type and
+quantity) and its sending time. Orders of the same line are interchangeable.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ class Survey:
     rivals: Sequence[SentOrder]
     # Accepted orders that are missing from the list.
     unseen: Sequence[SentOrder]
-    # Accepted orders whose id may be a lost order's.
+    # Accepted orders whose id may belong to a lost order.
     doubts: Sequence[SentOrder]
     # True if every row was read.
     is_whole: bool
-    # The start of the search, minus half of ``proof_of_absence``, and minus all of it.
+    # The start of the search minus half of ``proof_of_absence``; and the start of the search minus
+    # the whole of it.
     half_proof_ago: datetime
     proof_ago: datetime
     # The longest time after sending until the list shows an order.
@@ -106,14 +107,14 @@ def plan(survey: Survey) -> list[Decision]:
     rows = sorted(survey.rows, key=lambda row: (row.created_at or _LAST, row.provider_id))
     decisions: list[Decision] = []
     for line, orders in by_line.items():
-        # A row whose line equals that of other lost orders belongs to those.
+        # A row with the line of other lost orders belongs to those orders.
         others = by_line.keys() - {line}
         decisions += _plan_line(orders, [row for row in rows if line_of(row) not in others], survey)
     return decisions
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Return ``decisions`` as they have to be after the adoptions in ``failed``.
+    """Return ``decisions``, corrected because the adoptions in ``failed`` could not be made.
 
     A row that could not be adopted may be any order of its line. So staff are asked about all
     orders of that line, and none of these is declared absent.
@@ -150,7 +151,7 @@ def _plan_line(
 def _pair_off(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer]
 ) -> dict[SentOrder, OrderAnswer]:
-    """Pair each row with the first order that it may be and that has no row yet.
+    """Pair each row with an order: the first order without a row that the row may be.
 
     This greedy matching is maximal, because orders and rows are sorted by time.
     """

@@ -1,7 +1,7 @@
 """Both sides of an order's money: pure and exact arithmetic, on plain numbers.
 
 The provider charges the cards that came, and credits back the rest. The customer has paid the shop
-for all of them, and is owed what was paid for the rest.
+for all cards, and is owed the payment for the cards that did not come.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class Settleable(Protocol):
 
 
 def refund_breakdown(order: Settleable) -> RefundBreakdown | None:
-    """Return the breakdown of ``order``; ``None`` if it is open or was rejected: no money moved."""
+    """Return the breakdown of ``order``; ``None`` unless the provider has settled it.
+
+    An open order has no final figures yet. For a rejected order, no money has moved.
+    """
     if order.status not in SETTLED:
         return None
     return purchase_breakdown(
@@ -128,8 +131,9 @@ class CustomerBreakdown:
     """The parts of what the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
 
     ``paid_amount`` is ``kept_amount``, for the delivered cards, plus ``owed_amount``, for the
-    missing ones. Of ``owed_amount``, ``refunded_amount`` was paid back, ``planned_amount`` is
-    planned to be, and ``open_amount`` is the rest, unless missing cards were ordered again.
+    missing ones. Of ``owed_amount``, ``refunded_amount`` was paid back, and a refund of
+    ``planned_amount`` is planned. The rest is ``open_amount``; it is 0 if missing cards were
+    ordered again.
     """
 
     paid_amount: Decimal
@@ -156,10 +160,11 @@ class Sold(Protocol):
 def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     """Return the breakdown of ``order``; ``None`` while it is open, or without a sale amount.
 
-    A rejected order owes everything. Cards that come after the order has settled change nothing.
+    For a rejected order, the whole payment is owed. Cards that come after the order has settled
+    change nothing.
 
-    If the missing cards are ordered again, the customer's payment for them moves to the new order:
-    ``open_amount`` becomes 0, and sums over orders subtract
+    If the missing cards are ordered again, the customer's payment for them moves to the new order,
+    and ``open_amount`` becomes 0. So sums over orders subtract
     :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and ``owed_amount``.
     """
     paid = paid_amount(order)
@@ -189,7 +194,7 @@ def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
 
 
 def paid_amount(order: Sold) -> Decimal | None:
-    """The customer's payment for all the cards; ``None`` if the shop has not said."""
+    """The customer's payment for all the cards; ``None`` if it is unknown."""
     # An order that was just recorded may hold whole numbers, as the shop gave them.
     if order.sale_amount is not None:
         return Decimal(order.sale_amount)
@@ -201,8 +206,8 @@ def payment_breakdown(
 ) -> CustomerBreakdown:
     """Split ``paid`` by the share of the cards that were delivered.
 
-    What is kept is rounded half up to two decimals, and the rest is owed: nothing is lost. Raises
-    :exc:`ValueError` unless ``paid`` is at least 0, ``quantity`` at least 1, and
+    The kept amount is rounded half up to two decimals. All the rest is owed, so that nothing is
+    lost. Raises :exc:`ValueError` unless ``paid`` is at least 0, ``quantity`` at least 1, and
     ``fulfilled_quantity`` between 0 and ``quantity``.
     """
     if paid < 0 or quantity < 1 or not 0 <= fulfilled_quantity <= quantity:
@@ -227,7 +232,7 @@ class Final(Settleable, Sold, Protocol):
 
 
 def final_figures(order: Final) -> dict[str, Decimal | bool | None]:
-    """The columns to set when ``order`` becomes final. They let the database compute sums."""
+    """The columns to set when ``order`` becomes final; with them, the database computes sums."""
     customer, provider = customer_breakdown(order), refund_breakdown(order)
     return {
         "open_amount": None if customer is None else customer.open_amount,

@@ -1,8 +1,9 @@
 """The problems of an order: for each code, what is wrong and what staff can do about it.
 
 Rows store only codes and parameters; the texts are rendered here, in the reader's language. They
-address shop staff. A ``hint`` is for developers, and shown to users who may resume calls.
-No parameter may contain a secret: of the provider's answers, only values that the parser checked.
+address shop staff. A ``hint`` is for developers, and shown to users who may resume calls. No
+parameter may contain a secret: a value from the provider's answers may be a parameter only if the
+parser has checked it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ PARAMETERS = {
 }
 _TECHNICAL = ("provider_code", "detail", "fault", "value", "status")
 
-#: The remedy that staff get where a developer has the hint.
+#: The remedy that staff get where the hint is for a developer.
 ASK_DEVELOPER = _("Ask your developer.")
 # Amounts of money, unless the parameter "field" says that they are numbers of cards.
 AMOUNTS = frozenset({"amount", "ceiling", "expected", "price"})
@@ -600,7 +601,7 @@ class Explanation(NamedTuple):
 
     @property
     def for_developers(self) -> str:
-        """All of it, without the advice to ask a developer."""
+        """The text, the hint and the remedy, without the advice to ask a developer."""
         remedy = "" if self.remedy == str(ASK_DEVELOPER) else self.remedy
         return " ".join(filter(None, (self.text, self.hint, remedy)))
 
@@ -628,7 +629,7 @@ class Problem:
     @property
     def key(self) -> str:
         """A hash for pages, equal for equal problems, that does not reveal the parameters."""
-        # Imported here, because it needs settings: the rules work without any.
+        # The function is imported here, because it needs settings: the rules work without settings.
         from django.utils.crypto import salted_hmac
 
         text = json.dumps(self.as_dict(), sort_keys=True)
@@ -665,7 +666,7 @@ class Problem:
 
     @property
     def discreet(self) -> str:
-        """The English text without the provider's charges, for readers who may not see them."""
+        """The English text without the provider's charges, for readers who may not see these."""
         with override(None):
             return self.explain(shows_costs=False).text
 
@@ -703,7 +704,7 @@ class Problem:
         return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
 
     def said(self, show: Callable[[object], str] = str, own: Callable[[str], str] = str) -> str:
-        """The provider's message in its own words; "" without one. See :meth:`explain`."""
+        """The provider's message in its own words; "" without a message. See :meth:`explain`."""
         if "message" not in self.parameters:
             return ""
         text = own(gettext("The provider's own words: “%(message)s”"))
@@ -724,9 +725,10 @@ class Problem:
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Return ``entries`` without those of the kinds ``ends``, plus the ``new`` problems.
+    """Return ``entries`` without those of the kinds ``ends``, plus the problems in ``new``.
 
-    A problem in ``new`` that already has an entry keeps it, and so its acknowledgement.
+    A problem in ``new`` that already has an entry keeps this entry, and with it the
+    acknowledgement.
     """
     new = list(dict.fromkeys(new))
     kept = [
@@ -741,7 +743,7 @@ def revise(
 def history(
     before: Iterable[Entry], after: Iterable[Entry], details: Iterable[Problem]
 ) -> list[Entry]:
-    """The entries for a status change: its ``details``, then the problems that it ended."""
+    """The entries for a status change: its ``details``, then the problems that the change ended."""
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]
     ended = [problem for problem in map(Problem.of, before) if problem not in remaining + current]

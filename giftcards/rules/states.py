@@ -18,17 +18,18 @@ from django.utils.translation import ngettext_lazy
 
 
 class Status(models.TextChoices):
-    # Recorded, not sent.
+    # The order is recorded, and not sent.
     PENDING = "PENDING", _("Waiting to be sent")
-    # Claimed by a process, which may have made the request.
+    # A process has claimed the order, and may have made the request.
     PLACING = "PLACING", _("Being sent")
     # The request was made, but no usable answer arrived: money may have been spent.
     UNCONFIRMED = "UNCONFIRMED", _("Unconfirmed")
-    # Refused by the provider; no money moved.
+    # The order was refused by the provider or rejected here; no money has moved.
     REJECTED = "REJECTED", _("Rejected")
-    # Accepted by the provider.
+    # The provider has accepted the order.
     HANDLING = "HANDLING", _("In progress")
-    # Accepted, but not settled within POLL_TIMEOUT. Not a failure: checks go on, less often.
+    # The order was accepted, but has not settled within POLL_TIMEOUT. That is no failure: checks go
+    # on, but less often.
     DELAYED = "DELAYED", _("Delayed")
     FULFILLED = "FULFILLED", _("Delivered")
     PARTIALLY_FILLED = "PARTIALLY_FILLED", _("Partly delivered")
@@ -38,9 +39,10 @@ class Status(models.TextChoices):
 class Review(models.TextChoices):
     """The review of an order by a person; "" if nobody has asked for one."""
 
-    # REVIEW_ORDER has asked for a review. An order that staff reject keeps this value.
+    # REVIEW_ORDER has asked for a review. An order that staff reject after a review keeps this
+    # value.
     WANTED = "wanted"
-    # Staff have approved the order; or it repeats an order that they did not reject.
+    # Staff have approved the order; or the order repeats an order that staff did not reject.
     APPROVED = "approved"
 
 
@@ -50,7 +52,7 @@ class Kind(Enum):
     SENDING = auto()  # when the outcome of sending the order is known
     SEARCH = auto()  # with the next search of the provider's list, or like SENDING
     ANSWER = auto()  # with the provider's next answer about the order
-    LEDGER = auto()  # with the reading of the provider's ledger that explains it
+    LEDGER = auto()  # with a reading of the ledger that explains the problem
     LASTING = auto()  # only when staff tick it off
     HISTORY = auto()  # not a problem, only an entry of the timeline
     CARE = auto()  # only an entry of the timeline, about who looks after the order
@@ -97,26 +99,28 @@ class State:
     is_urgent: bool = False
     #: The kinds of problems that a move to the status ends.
     ends: tuple[Kind, ...] = (Kind.SENDING, Kind.SEARCH)
-    #: The column with the time at which the order got the status; "" where nothing waits for it.
+    #: The column with the time at which the order got the status; "" where nothing needs this time.
     since: str = ""
     #: The column with the time at which the next step is due; "" if the status is final.
     due: str = ""
-    #: The pauses between checks: each limit of how late an order is, with the pause until then.
-    #: After the last limit, and if there is none, ``last_pause``.
+    #: The pauses between checks, as pairs of a limit and a pause: the pause applies while an order
+    #: is late by less than the limit. After the last limit, ``last_pause`` applies.
     pauses: tuple[tuple[timedelta, timedelta], ...] = ()
-    #: The longest pause between checks; ``None``: ``POLL_INTERVAL``, or no checks at all.
+    #: The longest pause between checks; ``None`` means ``POLL_INTERVAL``, or a status without
+    #: checks.
     last_pause: timedelta | None = None
     #: The longest pause after failed checks.
     longest_retry: timedelta = _HOUR
-    #: The level of the log for a purchase that ends here without having been accepted.
+    #: The level at which the log reports that sending an order has ended in this status.
     log_level: int = logging.NOTSET
     #: The code of what the customer is told; "" if the customer is told nothing.
     customer_news: str = ""
     #: The code of what staff are told about a final order that lacks cards; "" for all others.
     staff_news: str = ""
-    #: The words for a move without a recorded reason. They may use ``delivered`` and ``count``.
+    #: The words for a move to the status without a recorded reason. These words may use
+    #: ``delivered`` and ``count``.
     moved: Any
-    #: The words for what is done next automatically, with ``when``; "" if nothing is.
+    #: The words that say what is done next automatically, with ``when``; "" if nothing is done.
     next_step: Any = ""
     #: English words, for commands, that say what an order waits for; "" if no command waits.
     waits_for: str = ""
@@ -136,11 +140,13 @@ _CHECKED_AGAIN = _("It is checked again automatically %(when)s.")
 STATES: Final[Mapping[str, State]] = {
     Status.PENDING: State(
         purchase=Purchase.NONE,
-        # REJECTED: the order was given up, unsent.
+        # The move to REJECTED means that the order was given up, or rejected by staff, and was not
+        # bought.
         moves_to=(Status.PLACING, Status.REJECTED),
         is_urgent=True,
         since="queued_at",
-        # Not `due_at`: an order whose sending fails again and again is due later each time.
+        # The column is not `due_at`, because an order whose sending fails again and again is due
+        # later each time.
         due="queued_at",
         log_level=logging.INFO,
         moved=_("The order was not bought. It is sent automatically."),
@@ -160,7 +166,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.UNCONFIRMED: State(
         purchase=Purchase.UNKNOWN,
         moves_to=(Status.PENDING, Status.REJECTED, Status.HANDLING),
-        # With problems of answers, because the answers were about another order.
+        # The move also ends problems of answers, because these answers were about another order.
         ends=(Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
         due="due_at",
         log_level=logging.ERROR,
@@ -170,7 +176,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.REJECTED: State(
         purchase=Purchase.NONE,
         log_level=logging.WARNING,
-        # To the customer, a rejected order is like a refunded one: no card came.
+        # To the customer, a rejected order is like a refunded order: no card came.
         customer_news="refunded",
         staff_news="rejected",
         moved=_("The order was rejected."),
@@ -178,7 +184,8 @@ STATES: Final[Mapping[str, State]] = {
     Status.HANDLING: State(
         purchase=Purchase.MADE,
         moves_to=(
-            # The order was matched with a wrong order at the provider.
+            # The move to UNCONFIRMED means that the order was matched with a wrong order at the
+            # provider.
             Status.UNCONFIRMED,
             Status.DELAYED,
             Status.FULFILLED,
@@ -202,7 +209,7 @@ STATES: Final[Mapping[str, State]] = {
             Status.REFUNDED,
         ),
         due="due_at",
-        # So checks are made at 1, 2, 5 and 15 minutes, then every hour.
+        # So checks are made 1, 2, 5 and 15 minutes after the poll timeout, and then every hour.
         pauses=(
             (1 * _MINUTE, 1 * _MINUTE),
             (2 * _MINUTE, 1 * _MINUTE),
@@ -246,7 +253,7 @@ STATES: Final[Mapping[str, State]] = {
 
 
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """The statuses that fit, always in the same sequence, because migrations contain it."""
+    """The statuses that fit, always in one sequence, because migrations contain it."""
     return tuple(status for status in Status if fits(STATES[status]))
 
 
@@ -254,18 +261,20 @@ def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
 FINAL: Final = _statuses_where(lambda state: state.is_final)
 # The provider's final statuses: cards and money are settled.
 SETTLED: Final = _statuses_where(lambda state: state.is_final and state.is_accepted)
-# Accepted and still open: checked regularly.
+# Accepted orders that are still open: these are checked regularly.
 FOLLOWED: Final = _statuses_where(lambda state: not state.is_final and state.is_accepted)
 # Orders with an id of the provider.
 ACCEPTED: Final = _statuses_where(lambda state: state.is_accepted)
-# Open and not accepted: a worker sends these orders, or sends them again once they are absent.
+# Open orders that are not accepted: a worker sends them, or sends them again once they are proven
+# absent.
 UNACCEPTED: Final = _statuses_where(lambda state: not (state.is_final or state.is_accepted))
 # Orders that the provider certainly does not have.
 UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
 # Open orders that normally change within seconds, and those that do not.
 URGENT: Final = _statuses_where(lambda state: state.is_urgent)
 PATIENT: Final = _statuses_where(lambda state: not (state.is_final or state.is_urgent))
-# Orders for which the provider credits money back, and those of them that cost nothing at all.
+# Orders for which the provider credits money back; and, of these, the orders that cost nothing at
+# all.
 CREDITED: Final = _statuses_where(lambda state: state.cards in {Cards.SOME, Cards.NONE})
 UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 

@@ -1,8 +1,8 @@
 """Moments as they are stored, and days in the time zone of the site.
 
-If a clock was set back, a moment written before may lie farther ahead than any that is written now.
-Such a moment counts as past: otherwise a lease of seconds would last for as long as the clock was
-set back.
+If a clock was set back, a moment written before may lie farther ahead than any moment that is
+written now. Such a moment counts as past: otherwise a lease of seconds would last for as long as
+the clock was set back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_TIME = timedelta(0)
 # The first and the last day of stored moments: far years do not fit into a datetime with every
 # zone, and not into every database.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
-# Not the current time zone: on a page, that may be the reader's.
+# The time zone of the site is not the current time zone, which may be the reader's on a page.
 _site_zone = timezone.get_default_timezone
 
 
@@ -53,7 +53,8 @@ def as_given(moment: datetime) -> datetime:
     if not _is_storable(moment):
         raise ValueError("This is not a moment of any year that is stored.")
     if timezone.is_aware(moment):
-        # In UTC, because Python finds a time in a repeated hour unequal to that of any other zone.
+        # The moment is converted to UTC, because Python finds a time in a repeated hour unequal to
+        # the same time in any other zone.
         return as_stored(moment.astimezone(UTC))
     if settings.USE_TZ:
         raise ValueError("This moment has no time zone.")
@@ -122,7 +123,7 @@ def within(field: str, first: date, last: date) -> Q:
 
 
 def is_ahead(moment: datetime | None, now: datetime, *, longest: timedelta) -> bool:
-    """True if ``moment`` is yet to come, but ahead by no more than ``longest``; ``None`` is not."""
+    """True if ``moment`` is yet to come, but by no more than ``longest``; False for ``None``."""
     return moment is not None and now < moment <= now + longest + SLACK
 
 

@@ -1,6 +1,7 @@
 """Judging the provider's answer about an order: pure, without database or requests.
 
-An order settles only by a complete answer. Otherwise it stays open, and its problems say why.
+An order settles only by a complete answer. Otherwise, the order stays open, and its problems say
+why.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from giftcards.rules.states import SETTLED, STATES, UNCHARGED, Cards, Status
 from giftcards.rules.times import with_zone
 
 CONTRADICTING = Problem("figures_contradict")
-# An answer with one of these problems is requested once more before it is believed.
+# If an answer has one of these problems, the order is checked once more before such an answer is
+# believed.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
 # The figures without which an order can settle, because no cards depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
@@ -100,13 +102,13 @@ def evaluate_answer(
     """Evaluate ``answer`` for an order of ``line``.
 
     ``sent_at`` is given while the order's id is not confirmed. ``known_price`` is the price of a
-    card when the order was placed; it is used if the answer has none.
+    card when the order was placed; this price is used if the answer has none.
 
     An unreadable amount counts as unknown and does not keep the order open; the problem stays, for
     staff. An unreadable number of cards keeps the order open, so that the number is requested
-    again; an order that ``is_late`` settles without the number. Contradictory figures and repeated
-    cards also keep the order open, unless the answer ``is_repeated``: the previous answer was as
-    doubtful, or no other will be requested.
+    again; but with ``is_late``, the order settles without the number. Contradictory figures and
+    repeated cards also keep the order open, except with ``is_repeated``. ``is_repeated`` is True if
+    the previous answer was as doubtful, or if no other answer will be requested.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -132,7 +134,7 @@ def evaluate_answer(
     is_partial = answer.status == Status.PARTIALLY_FILLED
     is_uncounted = is_partial and answer.fulfilled_quantity is None
     if is_uncounted and (is_doubtful or not is_consistent):
-        # Without a number of cards, settling now would lose any that are unreadable or missing.
+        # Without a number of cards, settling now would lose cards that are unreadable or missing.
         return Verdict(None, (*problems, Problem("delivered_unknown", {"ordered": quantity})))
     if is_doubtful and not is_late:
         return Verdict(None, problems)
@@ -152,7 +154,7 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
 
 
 def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
-    """The price of a card: that of the answer or, if it names none, ``known_price``."""
+    """The price of a card in the answer or, if the answer names no price, ``known_price``."""
     unread = [each.parameters["field"] for each in answer.flaws if _is_unread_amount(each)]
     is_told = answer.price_per_card is not None or "price_per_card" in unread
     return answer.price_per_card if is_told else known_price
