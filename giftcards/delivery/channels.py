@@ -64,7 +64,7 @@ class Message:
     text: str = field(repr=False)
     #: The message as an HTML document.
     html: str = field(repr=False)
-    #: One or two sentences in plain text, with the link if there is one: for short messages.
+    #: The text for short messages: one or two plain sentences, and the link if there is one.
     short: str = field(repr=False)
     #: The URL of the customer's page; "" if the message has no link.
     link: str = field(default="", repr=False)
@@ -299,7 +299,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _replies(error: BaseException) -> list[tuple[int, bytes]]:
-    """The replies of the mail server as code and text: one for each recipient, or one for all."""
+    """The replies of the mail server, as code and text; each recipient may have a reply."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return list(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):

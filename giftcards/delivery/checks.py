@@ -147,7 +147,7 @@ def _check_days() -> Iterator[CheckMessage]:
 
 
 def _check_mail() -> Iterator[CheckMessage]:
-    """Check that mail is delivered, and that there is a timeout if a mail server hangs."""
+    """Check that mail is delivered, and that mail has a timeout, in case a mail server hangs."""
     names = (getattr(find(path), "name", None) for path in conf.channels)
     if "mail" not in names:
         return

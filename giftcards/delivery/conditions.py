@@ -42,7 +42,7 @@ def _is_untold(standing: Standing) -> Finding | None:
 
 
 def _digests_fail(_standing: Standing) -> Finding | None:
-    # Counted without an index: the table has one row for each person.
+    # The rows are counted without an index: the table is small, with one row for each person.
     count = StaffDigest.objects.filter(failures__gt=0).count() if conf.staff_emails else 0
 
     def explain() -> str:

@@ -1,4 +1,4 @@
-"""The one place that reads ``settings.GIFTCARDS_DELIVERY``; and the kinds of messages."""
+"""The kinds of messages, and the one place that reads ``settings.GIFTCARDS_DELIVERY``."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ _BETWEEN_DIGITS = " .-()\u00a0"
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
-    """The settings, one typed attribute each; see the settings page of the documentation."""
+    """The settings, each as a typed attribute; see the settings page of the documentation."""
 
     mode = Setting(
         _mode,
@@ -255,12 +255,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def orders_of(self) -> Callable[[Any], QuerySet[Order]] | None:
-        """The function that returns the orders of a user; ``None`` if nobody is shown any."""
+        """The function that returns the orders of a user; ``None`` if nobody is shown orders."""
         return None if self.owned_orders is None else import_string(self.owned_orders)
 
     @property
     def gifts_of(self) -> Callable[[Any], QuerySet[Order]] | None:
-        """The function that returns the gifts that a user got; ``None`` if nobody is shown any."""
+        """The function that returns the gifts that a user got; ``None`` if no gifts are shown."""
         return None if self.received_gifts is None else import_string(self.received_gifts)
 
 

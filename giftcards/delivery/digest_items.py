@@ -61,7 +61,7 @@ EVENTS: Mapping[str, Alert] = {
             remedy=_(
                 "Send the message again, to another address if need be, or call the customer."
             ),
-            # The list has earlier messages too, but only those that no later message makes up for.
+            # The list has earlier messages too, but no message that a later message makes up for.
             page="giftcards_delivery_delivery_changelist",
             query="?customers=untold",
         ),
@@ -174,7 +174,7 @@ class Item:
     has_more: bool = False
     #: True if the news is that a condition has ended.
     has_ended: bool = False
-    #: The orders that the item names: at most five of those that the item is about.
+    #: The orders that the item names: at most five of the orders that the item is about.
     orders: tuple[Mention, ...] = ()
     #: The function that returns the details as plain text, or "".
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
@@ -231,7 +231,7 @@ class Item:
 
     @property
     def url(self) -> str:
-        """The URL of the admin's page about the news; "" if there is none."""
+        """The URL of the admin's page about the news; "" if there is no such page."""
         if self.has_ended or not self.alert.page:
             return ""
         address = admin_url(self.alert.page)

@@ -162,7 +162,7 @@ class _Round:
         return bool(self._for(person, urgent))
 
     def _for(self, person: StaffPerson, new: list[Item]) -> list[Item]:
-        """The ``new`` items that ``person`` may be told of, limited to orders they may see."""
+        """The items in ``new`` that ``person`` may be told of, without orders hidden from them."""
         may = permissions_of(person) if new else bool
         allowed = (item for item in new if may(item.alert.permission))
         parts = (item.visible_part(self._orders_of(person)) for item in allowed)
@@ -385,7 +385,10 @@ def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
 
 
 def _title(items: list[Item]) -> str:
-    """The first ``items`` in one line, such as "2 orders to do, the balance is low and more"."""
+    """The first two of ``items`` in one line.
+
+    An example is "2 orders to do, the balance is low and more".
+    """
     first, *others = [item.headline.removesuffix(".") for item in items]
     if not others:
         return first

@@ -124,7 +124,7 @@ class Gift:
     address: str = field(repr=False)
     name: str = field(default="", repr=False)
     message: str = field(default="", repr=False)
-    #: The time at which the recipient is told; ``None`` if it is over.
+    #: The time at which the recipient is to be told; ``None`` if this time is over.
     deliver_at: datetime | None = None
 
     @classmethod
@@ -203,7 +203,7 @@ def has_cards(order: Order) -> bool:
 
 
 def with_cards(orders: Iterable[Order]) -> set[int]:
-    """The primary keys of the ``orders`` with cards to hand over, in one query."""
+    """The primary keys of those ``orders`` that have cards to hand over; makes one query."""
     final = [order.pk for order in orders if order.is_final]
     paid_for = Card.objects.filter(
         order=OuterRef("pk"), position__lte=OuterRef("fulfilled_quantity")
@@ -218,7 +218,7 @@ def is_destroyed(order: Order) -> bool:
 
 
 def cards_of(order: Order) -> CardQuerySet:
-    """The cards that the customer has paid for; none before the order is final.
+    """The cards that the customer has paid for; no cards before the order is final.
 
     Surplus and late cards are left out, because staff decide about these cards.
     """

@@ -358,7 +358,7 @@ def _is_kept(char: str) -> bool:
 
 
 def _tidied(text: str) -> str:
-    """The text with at most one blank line in a row; templates leave several in a row."""
+    """The text with single blank lines only; templates leave several blank lines in a row."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 

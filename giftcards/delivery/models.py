@@ -52,7 +52,7 @@ OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def update(self, **values: Any) -> int:
-        """Update as usual; the ``status`` "failed" also sets ``failed_at``, unless it is given."""
+        """Update the rows; the ``status`` "failed" sets ``failed_at`` too, by default to now."""
         if values.get("status") == DeliveryStatus.FAILED:
             values.setdefault("failed_at", timezone.now())
         return super().update(**values)
@@ -126,7 +126,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel those of these messages that wait; return the number of cancelled messages."""
+        """Cancel the waiting messages of this query; return the number of cancelled messages."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
@@ -180,7 +180,7 @@ def key_of(*occasion: str) -> str:
 
 
 def put_off(until: datetime | None) -> dict[str, datetime]:
-    """The values of the columns of a message that waits until a time; none if it is ``None``.
+    """The column values of a message that waits until the time ``until``; empty for ``None``.
 
     A time that is over counts as the present time.
     """
@@ -250,7 +250,7 @@ class Delivery(models.Model):
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     # True if the message went to another address than the customer's. Such messages count for the
-    # hourly limit of the person who had them sent.
+    # hourly limit of the person who asked for them.
     is_elsewhere = models.BooleanField(default=False)
 
     objects = DeliveryQuerySet.as_manager()
@@ -264,14 +264,14 @@ class Delivery(models.Model):
         indexes = (
             models.Index(fields=("next_attempt_at", "id"), name="giftcards_delivery_due"),
             models.Index(fields=("status", "-id"), name="giftcards_delivery_status"),
-            # For the filters of the admin's list of messages.
+            # The next two indexes are for the filters of the admin's list of messages.
             models.Index(fields=("kind", "-id"), name="giftcards_delivery_kind"),
             models.Index(fields=("channel", "-id"), name="giftcards_delivery_channel"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
             models.Index(fields=("address",), name="giftcards_delivery_address"),
-            # For the hourly limit: the messages that a person has had sent again.
+            # This index finds the messages that a person has had sent again, for the hourly limit.
             models.Index(fields=("requested_by", "created_at"), name="giftcards_delivery_by"),
-            # For the digests: the messages that failed since the last digest.
+            # This index finds the messages that have failed since the last digest.
             models.Index(fields=("failed_at",), name="giftcards_delivery_failed"),
         )
 
@@ -396,7 +396,7 @@ class CardLink(models.Model):
         verbose_name_plural = _("links to cards")
         ordering = ("-pk",)
         default_permissions = ("view",)
-        # For the hourly limit: the links that a person has made.
+        # The index finds the links that a person has made, for the hourly limit.
         indexes = (models.Index(fields=("created_by", "created_at"), name="giftcards_link_by"),)
 
     def __str__(self) -> str:
@@ -444,7 +444,7 @@ class LinkVisit(models.Model):
         default_permissions = ("view",)
         indexes = (
             models.Index(fields=("link", "what"), name="giftcards_visit_link"),
-            # For the digests: what went wrong since the last digest.
+            # This index finds the failures since the last digest.
             models.Index(fields=("what", "at"), name="giftcards_visit_what"),
         )
 

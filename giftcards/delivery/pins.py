@@ -63,7 +63,7 @@ def pin_of(order: Order) -> Masked:
 
 
 def help_text() -> str:
-    """The page's text about the PIN, in the current language; "" if there is none."""
+    """The page's text about the PIN, in the current language; "" if there is no text."""
     return str(getattr(conf.pin_of, "help_text", ""))
 
 

@@ -209,9 +209,9 @@ def send_again(
     is_elsewhere: bool = False,
     withdraws: bool = False,
 ) -> Delivery | None:
-    """Queue a message that a person asks for; return ``None`` if it was queued already.
+    """Queue a message that a person asks for; ``None`` if the message was queued already.
 
-    ``once`` is a value unique to the form, so that pressing the button twice sends one message.
+    ``once`` has a new value for each form, so that pressing the button twice sends one message.
     With ``withdraws``, the earlier links to the cards end now, and waiting messages that would
     bring further links are cancelled.
     """
@@ -252,7 +252,7 @@ class Withdrawn(NamedTuple):
 def withdraw(
     order: Order, *, by: str, but: Delivery | None = None, until: int | None = None
 ) -> Withdrawn:
-    """Withdraw the links to the cards of ``order``: all links, or those with keys up to ``until``.
+    """Withdraw the links to the cards of ``order``; ``until`` is the primary key of the last link.
 
     Messages that would bring further links are cancelled, except ``but``. A message that is being
     sent at this moment may arrive with a dead link, and is not retried.
@@ -365,7 +365,7 @@ def _put_off_anew(order: Order) -> bool:
 def _move_messages(
     order: Order, before: Order, change: CustomerChange, *, for_recipient: bool
 ) -> int:
-    """Redirect the messages to one of the two people; return how many were queued anew."""
+    """Redirect the messages to the customer or the recipient; return how many were queued anew."""
     former, present = (addresses_of(one, for_recipient=for_recipient) for one in (before, order))
     old = sent_to(order, former - present, for_recipient=for_recipient)
     again = [*old.unsent, *old.unused]

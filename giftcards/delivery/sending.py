@@ -56,7 +56,7 @@ _PAUSES = (
 _LONGEST_PAUSE = timedelta(hours=1)
 # The pause after an attempt with unknown outcome.
 _UNANSWERED_PAUSE = timedelta(minutes=15)
-# A message of this age is given up, but not before all pauses of _PAUSES are over.
+# The age at which a message is given up, provided that all pauses of _PAUSES are over.
 _GIVEN_UP_AFTER = timedelta(days=1)
 # The number of failures in a row after which a channel is left alone for the rest of the pass.
 _FAILURES_IN_A_ROW = 3
@@ -187,7 +187,7 @@ def is_wanted(delivery: Delivery) -> bool:
 
 @contained
 def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
-    """Try to send the message; return ``None`` if it was stopped just before."""
+    """Try to send the message; return ``None`` if the message was stopped before."""
     link: CardLink | None = None
     token: Masked | None = None
     try:
@@ -239,7 +239,7 @@ def _sent(end: Sent) -> dict[str, Any]:
 
 
 def _record_late(delivery: Delivery, end: Sent) -> None:
-    """Record that a message went out after all; write nothing after a later attempt.
+    """Record that a message went out after all; write nothing if there was a later attempt.
 
     The thread of the attempt calls this function if nobody waits for the thread any more. Nothing
     is written either if the customer's data was erased.

@@ -112,7 +112,7 @@ def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> 
 
 
 def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
-    """Wait for a message that is due by ``until``; return False if there is none."""
+    """Wait for a message that is due by ``until``; return False if no message is due by then."""
     while limits.may_begin():
         due_at = Delivery.objects.next_due_at()
         if due_at is None:

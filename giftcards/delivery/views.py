@@ -331,7 +331,7 @@ class _Drawing(Masked):
 
 @contained
 def file_of(order: Order, shown: list[Code]) -> HttpResponse:
-    """The cards as a text file with one line for each: its number, code and serial."""
+    """The cards as a text file; the line of a card has its number, its code and its serial."""
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(_language(order)):
         context = {**_shop(), "facts": _facts(order)}

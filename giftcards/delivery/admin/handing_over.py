@@ -49,7 +49,7 @@ from giftcards.text.display import count_text, moment
 
 logger = logging.getLogger(__name__)
 
-#: The permission to have messages sent again, and to make links and withdraw them.
+#: The permission to have messages sent again, and to make and withdraw links.
 MAY_RESEND = may("giftcards_delivery.resend_delivery")
 # The most messages and links, counted together, that all staff may ask for about one order within
 # an hour.

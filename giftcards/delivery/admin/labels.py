@@ -41,13 +41,13 @@ def language_choices() -> list[tuple[str, str]]:
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """The newest rows, at most ``most``, newest first; and True if there are further rows."""
+    """At most ``most`` of the rows, newest first; and True if there are further rows."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
 
 def with_use(links: CardLinkQuerySet) -> Any:
-    """The links with the annotations that :func:`use_in_words` reads, in one query."""
+    """The links, annotated in one query with the counts and times for :func:`use_in_words`."""
     opened, shown = Q(visits__what=_What.OPENED), Q(visits__what=_What.REVEALED)
     return links.annotate(
         times_opened=Count("visits", filter=opened),
@@ -105,7 +105,7 @@ def _age(at: datetime) -> str:
 
 
 def doubts(message: Delivery) -> str:
-    """A sentence with the number of attempts with unknown outcome; "" if there are none."""
+    """A sentence with the number of attempts with unknown outcome; "" if this number is 0."""
     if not message.unanswered:
         return ""
     text = ngettext(

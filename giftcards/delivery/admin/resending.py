@@ -81,7 +81,7 @@ class SendAgainForm(forms.Form):
         help_text=_("Needed if the cards go to another address than the customer's."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
-    # A new value for each form, so that pressing the button twice sends one message.
+    # Each form has a new value here, so that pressing the button twice sends one message.
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(
