@@ -50,7 +50,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 class _Column(NamedTuple):
     heading: str | Promise
-    # The function that returns the cell for a row of the report, or for a line about an order.
+    # The function that returns the cell for a row of a report, or for an order (a _Line).
     value: Callable[[Any], Cell]
 
 

@@ -101,7 +101,7 @@ class _Rule:
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """The spans; the last one is widened to fit times not corrected by ``offset``, too."""
+        """The spans, of which the last is widened to also fit times that need no correction."""
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
         return [*narrow, Span(widest.before + ahead, widest.after + behind)]
@@ -222,7 +222,7 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """The entries to pair: entries without an order, and guesses near them of equal amounts."""
+        """The entries to pair: entries without an order, and near guesses of equal amounts."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -241,7 +241,7 @@ class _Matching:
         """The offset of the provider's clock; positive if that clock was ahead of the shop's.
 
         The offset is learnt from the latest charges that name their order. If there are no such
-        charges, it is learnt from the latest charges of all kinds.
+        charges, the offset is learnt from the latest charges of all kinds.
         """
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
@@ -277,7 +277,7 @@ class _Matching:
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
     def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """The expected bookings with the amounts of ``bookings``, at about the same times."""
+        """The bookings to expect that may be among ``bookings``, by their amounts and times."""
         amounts = {booking.amount for booking in bookings}
         expected = (
             rule.expect(order)

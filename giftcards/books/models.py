@@ -164,7 +164,7 @@ class LedgerEntry(models.Model):
         return self.provider_id
 
     def take_over(self, other: LedgerEntry) -> bool:
-        """Take over the values of ``other``, a newer reading; False if no value differs."""
+        """Take over the values of ``other``, a newer reading; return False if no value differs."""
         changed = [name for name in _TOLD if getattr(self, name) != getattr(other, name)]
         for name in changed:
             setattr(self, name, getattr(other, name))
@@ -238,7 +238,7 @@ class MonthClosing(models.Model):
 
     # The first day of the month.
     month = models.DateField(editable=False)
-    # The number of this closing among those of its month, from 1.
+    # The number of this closing among the closings of its month, from 1.
     number = models.PositiveIntegerField(editable=False)
     # The figures by name, as in giftcards.books.months: whole numbers, amounts as texts with two
     # decimals, and null for unknown values.

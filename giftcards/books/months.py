@@ -264,7 +264,7 @@ class Step(NamedTuple):
     state: StepState
 
 
-# The figures of the second step, each of which has to be 0.
+# The figures that all have to be 0 before the step "explained" is done.
 UNFIT = (
     "breaks",
     "not_credited",
@@ -347,14 +347,14 @@ def _state(*, is_done: bool, is_needed: bool = True) -> StepState:
 
 
 def last_finished_month() -> date:
-    """The first day of the month before this one."""
+    """The first day of the last month that is over."""
     return (today().replace(day=1) - timedelta(days=1)).replace(day=1)
 
 
 def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None:
-    """Record that ``by`` has closed ``month`` with the figures that it has.
+    """Record that the person ``by`` has closed ``month`` with its present figures.
 
-    Returns ``None``, and records nothing, if somebody has closed the month since it was read.
+    Returns ``None``, and records nothing, if somebody has closed the month meanwhile.
     Raises :exc:`ValueError` if the month is not over, or if a step is to do and no ``note`` says
     why; and :exc:`~django.core.exceptions.ValidationError` for texts that cannot be recorded.
     """

@@ -1,4 +1,4 @@
-"""Pairing bookings of the ledger with orders by amount and time: pure functions.
+"""Pairing bookings of the ledger with orders by amount and time, in pure functions.
 
 Bookings of equal amounts cannot be told apart, so sets are judged: as many bookings as possible are
 paired with orders, and the rest is a surplus of bookings or of orders. Each pair is a guess.
@@ -61,7 +61,7 @@ T = TypeVar("T", Booking, Expected)
 def pair(
     bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
-    """The pairs of bookings and orders: by the key of a booking, the key of its order.
+    """The pairs of bookings and orders: a dict from the keys of bookings to the keys of orders.
 
     There are as many pairs as the last and widest of ``spans`` allows. The spans are tried one
     after another, so that near pairs come before far pairs. If this leads to fewer pairs, only the
@@ -177,7 +177,7 @@ def learn_offset(
 
 
 def _densest(differences: Sequence[timedelta]) -> timedelta:
-    """The middle of the densest cluster of sorted ``differences``; in a tie, the nearest to 0."""
+    """The middle of the densest cluster of sorted ``differences``; of several such middles, the nearest to 0."""
     best, most = timedelta(0), 0
     for position, least in enumerate(differences):
         end = bisect_right(differences, least + _JITTER)

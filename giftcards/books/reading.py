@@ -312,7 +312,7 @@ def _is_last(page: LedgerPage, number: int) -> bool:
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
     """The number of entries that the provider counts but has not shown; 0 if it gives no count.
 
-    The provider may count and show entries outside the window, such as those of whole days.
+    The provider may count and show entries outside the window, such as the entries of whole days.
     """
     if page.total_results is None:
         return 0

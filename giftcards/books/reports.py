@@ -406,7 +406,7 @@ def _figures(row: Mapping[str, Any]) -> Figures:
 
 
 class _SecondsBetween(Func):
-    """The whole seconds between two columns: the later moment, then the earlier one."""
+    """The whole seconds between two columns, of which the first column has the later moment."""
 
     arity = 2
     arg_joiner = " - "
@@ -449,7 +449,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(times: Counter[int], percent: int) -> int:
-    """The least value that is not exceeded by at least ``percent`` percent of the values."""
+    """The least value for which at least ``percent`` percent of all values are equal or less."""
     values = sorted(times)
     up_to = list(accumulate(times[value] for value in values))
     return values[bisect_left(up_to, up_to[-1] * percent / 100)]

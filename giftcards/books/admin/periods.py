@@ -116,7 +116,7 @@ class ReportForm(forms.Form):
 
 
 class DownloadForm(forms.Form):
-    """The form for a download, with a button for the report and one for the orders."""
+    """The form for a download, with a button for the report and a button for the orders."""
 
     what = forms.ChoiceField(choices=[("report", ""), ("orders", "")])
     format = forms.ChoiceField(label=_("File"))

@@ -477,7 +477,7 @@ _MOST_BARS = 8
 
 
 def _bars(report: Report) -> dict[str, Any]:
-    """The chart with bars of the products or types that sold most; ``others`` counts the rest."""
+    """The chart with bars of the best-selling products or types; ``others`` counts the others."""
     sized = [(_total(_values(row.figures)), row) for row in report.rows]
     ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
     shown = ranked[:_MOST_BARS]
@@ -504,7 +504,7 @@ def _texts(report: Report) -> dict[str, Any]:
 
 
 def _in_words(row: Row, report: Report) -> str:
-    """The name and the amounts of a row in plain text, a line for each."""
+    """The name and the amounts of a row in plain text, each in a line of its own."""
     return "\n".join([row_text(row, report), *_amounts(row.figures)])
 
 
