@@ -114,7 +114,7 @@ def _put_off(line: Any, failures: int) -> None:
 
 
 def _buy(lines: Sequence[Any]) -> None:
-    """Place an order for each line that has none, and end the holds of the lines' baskets."""
+    """Place an order for each line without an order, and end the holds of the lines' baskets."""
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
@@ -131,7 +131,7 @@ def _buy(lines: Sequence[Any]) -> None:
 
 
 def _place(line: Any) -> None:
-    """Place the order for the line; if the order is refused, note the reason in oscar's order."""
+    """Place the order for the line; if it is refused, add a note to oscar's order."""
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
     if order.currency != core.currency:

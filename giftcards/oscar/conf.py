@@ -1,4 +1,4 @@
-"""The one place that reads ``settings.GIFTCARDS_OSCAR``: lazily, typed, with defaults."""
+"""The one place that reads ``settings.GIFTCARDS_OSCAR``; it has types and defaults."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _line_statuses(setting: str, value: Any) -> dict[LineState, str]:
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS_OSCAR"):
-    """The settings, one typed attribute each; see the page about django-oscar in the docs."""
+    """The settings, each as a typed attribute; see the page about django-oscar in the docs."""
 
     partner = Setting(
         _code,

@@ -33,7 +33,7 @@ _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
 
 
 def sku_of(product_id: str, type_id: str) -> str:
-    """The partner SKU of a card, made of the provider's ids."""
+    """The partner SKU of a card, made from the provider's ids."""
     return f"{product_id}/{type_id}"
 
 
@@ -118,7 +118,7 @@ def set_status(line: Any, state: LineState) -> None:
 
 
 def note_failure(line: Any, why: str) -> None:
-    """Note in oscar's order, once, why no order can be placed for a paid line."""
+    """Add a note to oscar's order, once, about why no order can be placed for a paid line."""
     text = gettext("“%(title)s” could not be ordered. %(why)s")
     message = text % {"title": line.title, "why": why}
     if not line.order.notes.filter(message=message).exists():
@@ -140,7 +140,7 @@ def _delivered(parts: Sequence[Order]) -> int:
 
 
 def _note_refund(line: Any, parts: Sequence[Order]) -> None:
-    """Note what the customer is still owed, unless the last note about the line says the same."""
+    """Add a note about the amount still owed, if the last note about the line says otherwise."""
     # An order owes nothing for cards that were ordered again: the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
     # Each note about this line ends with this name, by which the notes are found.

@@ -175,7 +175,7 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
 
 
 def _left(kind: ProductType | None) -> int:
-    """The number of cards that can be bought; for an unknown stock, the most of one order."""
+    """The number of cards that can be bought; for an unknown stock, the limit of an order."""
     if kind is None:
         return 0
     return MAX_QUANTITY if kind.available is None else kind.available
@@ -195,7 +195,7 @@ def lock_stock(instance: Any, **_: Any) -> None:
 
 
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
-    """Create the products of the shelf that oscar's catalogue lacks; return the number of new ones.
+    """Create the products of the shelf that oscar's catalogue lacks; return how many are new.
 
     ``product_ids`` are the provider's ids, by default all. Types for tests are created only with
     ``with_tests``, because everybody could buy their cards.
