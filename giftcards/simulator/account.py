@@ -321,7 +321,7 @@ class Account:
         """Book and return a transaction that is not about an order of this account.
 
         ``kind``, such as ``DEPOSIT`` or ``FLEXY``, tells whether ``amount`` leaves the account. The
-        API shows the transaction after ``shown_after`` seconds; with ``None``, never.
+        API shows the transaction after ``shown_after`` seconds, or never if this is ``None``.
         """
         change = Decimal(amount)
         if not change.is_finite() or change <= 0 or change != round(change, 2):
@@ -340,7 +340,7 @@ class Account:
             self._transactions[transaction_id] = replace(entry, shown_at=None)
 
     def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
-        """Settle an open order now, with ``delivered`` cards or as many as its type delivers."""
+        """Settle an open order now, with ``delivered`` cards, or with the number of its type."""
         with self._lock:
             order = self._orders[order_id]
             if not order.is_settled:

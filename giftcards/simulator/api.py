@@ -66,7 +66,8 @@ class Simulator(Account):
     stopped and started again keeps its URL; it also keeps its orders.
 
     All times but ``latency`` follow ``clock``. A random part of ``latency`` passes before the
-    request is counted, the rest after. ``on_request`` is called in the thread that answers.
+    request is counted, and the rest passes afterwards. ``on_request`` is called in the
+    thread that answers.
     """
 
     host: str = "127.0.0.1"
