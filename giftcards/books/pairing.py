@@ -177,7 +177,10 @@ def learn_offset(
 
 
 def _densest(differences: Sequence[timedelta]) -> timedelta:
-    """The middle of the densest cluster of sorted ``differences``; of several such middles, the nearest to 0."""
+    """The middle of the densest cluster of ``differences``, which are sorted.
+
+    If several clusters are equally dense, the middle nearest to 0 counts.
+    """
     best, most = timedelta(0), 0
     for position, least in enumerate(differences):
         end = bisect_right(differences, least + _JITTER)
