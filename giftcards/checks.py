@@ -265,7 +265,7 @@ def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
 
 @register(TAG)
 def check_passwords(**_: object) -> list[CheckMessage]:
-    """Warn if the web server signs staff in: they may lack the password to reveal codes."""
+    """Warn if the web server signs staff in: staff may lack a password to reveal codes."""
     try:
         if conf.reauthenticate is not None:
             return []

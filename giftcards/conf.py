@@ -382,7 +382,7 @@ def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
 
 
 def _raw_key(key: str) -> bytes | None:
-    """The 32 bytes of a Fernet key; ``None`` if it is malformed or looks like a placeholder."""
+    """The 32 bytes of a Fernet key; ``None`` if the key is malformed or a placeholder."""
     try:
         raw = base64.b64decode(key.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):

@@ -1,4 +1,4 @@
-"""The statuses of an order, for shops; :mod:`giftcards.rules.states` has what is known of each."""
+"""The statuses of an order, for shops; :mod:`giftcards.rules.states` has their properties."""
 
 from giftcards.rules.states import ACCEPTED, FINAL, FOLLOWED, SETTLED, Review, Status
 

@@ -87,7 +87,7 @@ class GiftcardsCommand(ConsoleCommand):
             self.put(text)
 
     def progress(self, options: dict[str, Any]) -> Progress:
-        """The display of the command's waits; silent with ``-v0`` or ``--json``."""
+        """The display of what the command waits for; it is silent with ``-v0`` or ``--json``."""
         is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
         put = self.put if _is_for_people(options) else lambda *_args, **_options: None
         return Progress(put, is_live=is_live)
@@ -173,7 +173,7 @@ def find_order(reference: str) -> Order:
 
 
 def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
-    """Add the option ``--fail-on`` for monitors, which names any of the ``known`` conditions."""
+    """Add the option ``--fail-on``, by which a monitor names some of the ``known`` conditions."""
     parser.add_argument(
         "--fail-on",
         metavar="CONDITIONS",

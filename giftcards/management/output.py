@@ -47,7 +47,10 @@ class _HelpFormatter(DjangoHelpFormatter):
 
 
 class ConsoleCommand(BaseCommand):
-    """A command with notes and examples in its help, which ends quietly if its output is closed."""
+    """A command that has notes and examples in its help.
+
+    The command ends quietly if its output is closed.
+    """
 
     requires_system_checks = ()
     # Paragraphs of the help after the options, such as on exit codes.
@@ -71,7 +74,8 @@ class ConsoleCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except OutputClosed:
-            # Without this, Python tries to write the rest at exit, and complains.
+            # Without this code, Python tries to write the rest of the output at exit, and
+            # complains.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise SystemExit(UNFINISHED) from None
@@ -130,7 +134,8 @@ class Progress:
         elif since is not None:
             self._since = since
         if self._is_live:
-            # The cursor stays at the start: a line of the log, on the same terminal, replaces it.
+            # The cursor stays at the start of the line, so that a line of a log on the same
+            # terminal replaces this text.
             line = self._line(bar, shutil.get_terminal_size().columns - 1)
             if line != self._drawn:
                 self._put(f"\r{line}\x1b[K\r", ending="")

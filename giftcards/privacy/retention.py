@@ -89,9 +89,9 @@ def purge(
 ) -> Purge:
     """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
 
-    Orders without cards do not count. Orders with one of the :data:`REASONS` are left alone. With
-    ``is_dry_run``, nothing is changed. The purge stops between batches once ``should_continue``
-    returns False; a call with ``since=place`` resumes there.
+    The result does not count orders without cards. Orders with one of the :data:`REASONS` are left
+    alone. With ``is_dry_run``, nothing is changed. The purge stops between batches once
+    ``should_continue`` returns False; a call with ``since=place`` resumes there.
     """
     done = Purge(place=since)
     for rows in _batches(settled_before, since):
@@ -198,7 +198,10 @@ def _purge_batch(
 
 
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
-    """Make SQLite zero deleted and moved rows; a receiver of ``connection_created``."""
+    """Make SQLite overwrite deleted and moved rows with zeros.
+
+    This function is a receiver of ``connection_created``.
+    """
     if connection.vendor == "sqlite":
         # Django's cursor is not used, because this must not count as a query of the code that
         # needed the connection.

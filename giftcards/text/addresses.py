@@ -1,4 +1,4 @@
-"""The client's address of a request."""
+"""The IP address from which a request comes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 
 def ip_address(request: HttpRequest) -> str | None:
-    """The client's IP address from ``REMOTE_ADDR``; ``None`` if that holds no address."""
+    """The client's IP address from ``REMOTE_ADDR``; ``None`` without a usable address."""
     try:
         # The name of an interface is dropped, as in fe80::1%eth0.
         told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")

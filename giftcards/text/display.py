@@ -147,7 +147,7 @@ def exact_moment(at: datetime) -> SafeString:
 
 
 def zoned_moment(at: datetime) -> SafeString:
-    """:func:`exact_moment` with the zone, as the provider's dashboard may show another."""
+    """:func:`exact_moment` with the zone, as the provider may use another zone."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 
@@ -265,7 +265,7 @@ def lines(text: str) -> SafeString:
 
 
 def labelled(label: str, figure: str) -> SafeString:
-    """``figure`` after the name of its column, which is shown only where there is no heading."""
+    """``figure`` after ``label``; pages show the label only where the column has no heading."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 

@@ -53,7 +53,8 @@ class TermKind(IntEnum):
     EMAIL = 4
     #: A phone number without the country's code.
     PHONE = 5
-    #: A phone number with the code of another country: it may look like one of this country.
+    #: A phone number with the code of another country: such a number may look like a number of this
+    #: country.
     FOREIGN_PHONE = 6
     NAME = 7
     RECIPIENT_EMAIL = 8
@@ -190,7 +191,7 @@ def _together(name: Sequence[str]) -> Iterator[str]:
 
 
 def _word_of(part: str) -> Word | None:
-    """The word for a part of a search; ``None`` if it has neither letters nor digits."""
+    """The word for a part of a search; ``None`` if the part has neither letters nor digits."""
     shown = plain(part).replace(" ", "")
     if not words(shown):
         return None

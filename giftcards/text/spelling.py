@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-#: The code of the country whose numbers are written without it.
+#: The code of the country whose phone numbers are written without their code.
 COUNTRY = "213"
 #: The most digits of a phone number, with some room for codes in front of it.
 LONGEST_NUMBER = 18
@@ -55,7 +55,7 @@ _SAME_LETTER = str.maketrans(
 )
 # Letters that carry a hamza and are left out with it; and alef maksura, which becomes alef.
 _OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
-# Names that many people write without their alef; a first alef stays.
+# Names that many people write without an inner alef; an alef at the beginning stays.
 _ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
 # What people write before a phone number.
 _LABEL = re.compile(
@@ -161,7 +161,7 @@ def is_abroad(text: str) -> bool:
 
 
 def dialled(text: str) -> str:
-    """The digits of a phone number, beginning with the country code; "" if it has too few.
+    """The digits of a phone number, beginning with the country code; "" for too few digits.
 
     Ignores spaces, dashes and the script of the digits. 0555 12 34 56 and 555 12 34 56 become
     213555123456; a number of another country keeps its own code.
@@ -175,7 +175,7 @@ def dialled(text: str) -> str:
     number = number.removeprefix("00")
     # This also covers +213 (0) 555, a common way to write a number.
     rest = number.removeprefix(COUNTRY).removeprefix("0")
-    # A landline of Algiers without its zero may begin with the same digits.
+    # A landline number of Algiers without its zero may begin with the digits of the country code.
     if number.startswith(COUNTRY) and (len(rest) >= TELLING_DIGITS or is_abroad(text)):
         return COUNTRY + rest
     if number.startswith("0"):

@@ -33,7 +33,7 @@ _MOST_SHOWN = 20
 
 
 class UnrepeatedInput(forms.PasswordInput):
-    """A text input that is never rendered with its value, like the input of a password."""
+    """A text input that, like a password input, is never rendered with its value."""
 
     input_type = "text"
 

@@ -67,9 +67,10 @@ def state_token(order: Order) -> str:
 
     A form carries the hash, and is outdated once the hash changes.
 
-    The state is the attempt to send the order, its status, its id at the provider, the candidates
-    that staff were offered, the reason why the order is held, and the amounts paid back and planned
-    to be paid back. A form that is posted late must not decide about another attempt.
+    The state is the attempt to send the order, the order's status, the order's id at the provider,
+    the candidates that staff were offered, the reason why the order is held, and the amounts paid
+    back and planned to be paid back. A form that is posted late must not decide about another
+    attempt.
     """
     # In any other status, a check may hold the claim. That check does not make a form outdated,
     # because it changes nothing that staff decide about.

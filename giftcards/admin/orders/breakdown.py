@@ -121,7 +121,10 @@ def earned(order: Order, price: Decimal) -> Decimal | None:
 
 
 def earned_in_words(amount: Decimal) -> SafeString:
-    """The sentence, as HTML, on what the shop earns on an order; below 0, on what it loses."""
+    """The sentence, as HTML, on what the shop earns on an order.
+
+    If ``amount`` is negative, the sentence is on what the shop loses.
+    """
     text = gettext("You still earn %(amount)s on this order.")
     if amount < 0:
         text = gettext("You lose %(amount)s on this order.")

@@ -141,7 +141,8 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     }
 
 
-# The most orders by the same customer, before and after an order, that are compared with it.
+# The most orders by the same customer, before and after an order, that are compared with that
+# order.
 _NEIGHBOURS = 20
 # The longest time between two orders that look like doubles.
 _WITHIN = timedelta(hours=1)

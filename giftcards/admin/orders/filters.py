@@ -70,7 +70,7 @@ class IndexedFilter(admin.ListFilter):
 
 
 class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter with a text and a condition for each choice; any other value finds all orders."""
+    """A filter with a text and a condition for each choice; other values filter nothing."""
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
     #: The choices that are not offered, because only a tile of the start page leads to them.
@@ -104,7 +104,7 @@ class AttentionFilter(ConditionFilter):
 
 
 class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for orders that the person looks after, or for orders to do that have no owner."""
+    """A filter for the person's own unfinished orders, or for orders to do that have no owner."""
 
     title = _("looked after")
     parameter_name = "looked_after"

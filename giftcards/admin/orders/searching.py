@@ -41,7 +41,7 @@ class SearchForm(FindCardForm):
         max_length=200,
         widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "auto"}),
     )
-    #: The filters of the list, as the query of its URL.
+    #: The filters of the list, as the query string of the list's URL.
     filters = forms.CharField(required=False, max_length=2_000, widget=forms.HiddenInput)
 
     path = FindCardForm.path_of_search

@@ -206,7 +206,7 @@ class _Found:
 
 
 def _why_not_all(began: datetime) -> str:
-    """The present pause, or else the last failure since ``began``; "" if there was none."""
+    """The present pause, or else the last failure since ``began``; "" without pause and failure."""
     if pause := current_pause():
         return pause
     state = ProviderState.objects.current()

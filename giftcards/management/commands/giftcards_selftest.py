@@ -50,7 +50,7 @@ class Scenario:
     delivered: int
 
 
-# The quantities are those of the provider's guide; TEST_PARTIAL delivers half of the cards.
+# The quantities come from the provider's guide; TEST_PARTIAL delivers half of the cards.
 SCENARIOS = (
     Scenario("refund", "TEST_REFUND", 2, Status.REFUNDED, 0),
     Scenario("partial delivery", "TEST_PARTIAL", 4, Status.PARTIALLY_FILLED, 2),
