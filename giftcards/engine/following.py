@@ -138,7 +138,7 @@ def ask(
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
-    """Split ``orders`` into fresh and late ones, which are on different pages of the list."""
+    """Split ``orders`` into fresh and late orders, which are on different pages of the list."""
     late = [order for order in orders if order.status == Status.DELAYED]
     return [order for order in orders if order.status != Status.DELAYED], late
 

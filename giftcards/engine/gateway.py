@@ -133,7 +133,7 @@ class Gateway:
         self._store_refusal()
         #: The stored record of the API key; never the key itself.
         self.key = ApiKey.objects.current(self._fingerprint)
-        #: True if the key was accepted recently; if not, calls are made one at a time.
+        #: True if the key was accepted recently; otherwise, calls are made one at a time.
         self.is_proven = self.key.is_proven(timezone.now())
 
     # Pauses.
@@ -323,7 +323,7 @@ class Gateway:
     def _stop(self, error: AccessDenied) -> None:
         self.is_proven = False
         if error.code == "IP_BLOCKED":
-            # The block concerns every key, and says nothing about this one.
+            # The block concerns every key, and says nothing about the key of this process.
             self._pause(ProviderState.Pause.ACCESS, error, _BLOCK)
         else:
             self._failure = self._refusal = error
@@ -470,7 +470,7 @@ class Gateway:
 
 
 class Stopped(Exception):
-    """Raised to stop background calls; the text, if any, says why."""
+    """Raised to stop background calls; the text says why, or is ""."""
 
 
 # The shortest wait before the next attempt to make a call (seconds).

@@ -246,7 +246,7 @@ def claim(order: Order, *, key: ApiKey) -> bool:
     # The claim fails if somebody has held the order or approved another price since the order was
     # read.
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
-    # What is known of an earlier attempt does not apply to this one.
+    # What is known of an earlier attempt does not apply to this attempt.
     attempt = {
         **cleared_provider_columns(),
         "answered_id": "",

@@ -267,7 +267,7 @@ def _read_around(
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """True if the id of the order's row is known; if not, any row of the line may be that row."""
+    """True if the id of the order's row is known; otherwise any row of its line may be its row."""
     # An id typed by staff may be the row's id or the order id.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
@@ -369,7 +369,7 @@ def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
         longest = max(_LONGEST_PAUSE, _half_proof())
         values["due_at"] = now + backoff(order.failures, first=_half_proof(), longest=longest)
         values["failures"] = min(order.failures + 1, 20)
-    # Otherwise the search was due for another order, and this one keeps its own schedule.
+    # Otherwise the search was due for another order, and ``order`` keeps its own schedule.
     Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
 
 

@@ -1,4 +1,4 @@
-"""Reordering missing cards, in one new order that is linked to the old one.
+"""Reordering missing cards, in one new order that is linked to the old order.
 
 Staff, the shop's code or the rule ``REORDER_MISSING`` asks for it.
 """

@@ -43,13 +43,13 @@ class NoAnswer(enum.Enum):
     """The reason why the provider has not said what an id is."""
 
     NOT_FOUND = enum.auto()
-    # Calls are paused, by an earlier answer or by this one.
+    # Calls are paused, because of an earlier answer or of the present answer.
     PAUSED = enum.auto()
     # The request budget has no slot, or another process is probing the key.
     BUSY = enum.auto()
     # The request could not be made, or its answer could not be used.
     UNREACHABLE = enum.auto()
-    # This process has no API key: only the workers have one.
+    # This process has no API key: only the workers have an API key.
     NOT_CONFIGURED = enum.auto()
 
 
@@ -133,7 +133,7 @@ def may_release(order: Order) -> bool:
     accepted = order.changes.filter(to_status=Status.HANDLING).last()
     return accepted is not None and (
         accepted.from_status == Status.UNCONFIRMED
-        # With source PLACING, the id is from the answer to sending the order.
+        # If the source is PLACING, the id is from the answer to sending the order.
         and accepted.source != StatusChange.Source.PLACING
     )
 

@@ -175,7 +175,7 @@ class _Sweep:
         self._gateway.waiting -= sent + unsent
 
     def _give_up_expired(self, orders: Iterable[Order]) -> list[Order]:
-        """Reject orders queued for longer than ``SEND_TIMEOUT``; return the others."""
+        """Reject orders queued for longer than ``SEND_TIMEOUT``; return the other orders."""
         oldest = self._gateway.clock.long_ago(timedelta(seconds=conf.send_timeout))
         pending = []
         for order in orders:

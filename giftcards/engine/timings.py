@@ -31,8 +31,7 @@ class Timings:
     loop_look: float = 1.0
     # How often an endless loop records that it runs, as the schedule would otherwise do.
     loop_tick: float = 60.0
-    # For how long each lane of work gets turns at the end of a tick, while orders wait for this
-    # worker.
+    # How long each lane of work may take at the end of a tick, if orders wait for this worker.
     chores_seconds: float = 10.0
     # How often turns are given beside an endless loop.
     chores_every: float = 60.0
@@ -71,7 +70,7 @@ class Timings:
     # How often the lease is renewed while receivers run.
     announcing_renewal: float = 3.0
     # For how long the lease is renewed while the receivers of one change run. Receivers that take
-    # longer may hang, and another process may call them, too.
+    # longer may hang; then another process may call the same receivers.
     announcing_longest: float = 120.0
 
     # How many orders at the provider a person is offered as candidates, at most: the earliest

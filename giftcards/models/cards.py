@@ -151,8 +151,8 @@ class Card(models.Model):
     # later arrivals.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
-    # HMACs with separate keys: the first is of the whole card; the others, of the code and of the
-    # serial, are for searching.
+    # HMACs with separate keys: ``identity`` is of the whole card. The fingerprints of the code and
+    # of the serial are for searching.
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)

@@ -69,7 +69,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
 
 
 class Lease(models.Model):
-    """The exclusive right of one process to a piece of work, identified by a token.
+    """The exclusive right of one process, identified by a token, to a piece of work.
 
     A lease expires, so that a dead process does not block the others for long.
     """

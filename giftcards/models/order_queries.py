@@ -101,7 +101,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.open().filter(status__in=URGENT).exclude(HELD)
 
     def unclaimed(self, now: datetime) -> Self:
-        """Orders without a claim, or with an expired one."""
+        """Orders without a claim, or with an expired claim."""
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
@@ -119,7 +119,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
-        """The due time of the first unclaimed order in ``statuses``; ``None`` if none is due."""
+        """The due time of the first unclaimed order in ``statuses``; ``None`` without any."""
         # One query per status: the index yields the first row of one status, not of several.
         times = (
             self._waiting(status)
@@ -172,7 +172,7 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
-        """At most ``limit`` accepted orders due by ``due_by``, fresh ones before late ones."""
+        """At most ``limit`` accepted orders due by ``due_by``, late orders last."""
         orders: list[Row] = []
         # A tenth is kept for late orders: thousands of fresh orders must not starve them.
         for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
@@ -195,8 +195,8 @@ class OrderQueries(OrderSearch[Row]):
     def sent_between(self, start: datetime, end: datetime) -> Self:
         """Orders sent from ``start`` to ``end`` that the provider may know."""
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
-        # These statuses are excluded, instead of filtering for all others, so that SQLite uses the
-        # time index.
+        # The query excludes some statuses, and does not list the other statuses, so that SQLite
+        # uses the time index.
         return sent.exclude(status__in=UNBOUGHT)
 
     def known_as(self, names: Iterable[str]) -> Self:

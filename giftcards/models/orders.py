@@ -73,7 +73,8 @@ MAX_QUANTITY = 2_000
 _MOVED_AT_ONCE = 1_000
 
 _not_negative = MinValueValidator(Decimal(0))
-# For URLs, logs and terminals: no spaces, control characters or bidirectional characters.
+# The text is safe in URLs, logs and terminals: it has no spaces, control characters or
+# bidirectional characters.
 plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
 )

@@ -93,7 +93,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return True
 
     def learn(self, key: ApiKey, environment: str) -> None:
-        """Store the environment of ``key`` as the provider told it, if it is a known one."""
+        """Store the environment of ``key`` as the provider told it, if the app knows it."""
         if environment in Environment.values and environment != key.environment:
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
@@ -218,7 +218,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             is_worse = _SEVERITY.index(reason) > _SEVERITY.index(state.pause)
             if state.is_paused(now) and not is_worse:
                 break
-            # A worse pause replaces another one, and does not shorten it.
+            # A worse pause replaces a milder pause, and never ends before it.
             longest = max(until, state.pause_end(now))
             began = state.paused_at if state.goes_on_with(reason, now) else now
             # The update is guarded: if another process started a pause at the same time, the state
@@ -314,7 +314,8 @@ class ProviderState(models.Model):
     # The account's balance as last read, in dinars.
     balance = models.DecimalField(_("balance"), null=True, **MONEY)
     balance_read_at = models.DateTimeField(null=True)
-    # The amount spent in the 24 hours before a worker last read the balance; NULL: none has.
+    # The amount spent in the 24 hours before a worker last read the balance; NULL: no worker has
+    # read it.
     spent_lately = models.DecimalField(null=True, **MONEY)
     # When the balance is to be read next; NULL: at once.
     balance_due_at = models.DateTimeField(null=True)
@@ -392,7 +393,7 @@ class ProviderState(models.Model):
         return self.is_paused(now) or self.is_paused(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
-        """The end of the pause, or ``now`` without one."""
+        """The end of the pause, or ``now`` if there is no pause."""
         return self.paused_until if self.paused_until and self.is_paused(now) else now
 
     def is_out_of_service(self, now: datetime) -> bool:

@@ -154,8 +154,8 @@ class OrderSearch(models.QuerySet[Row]):
             return self._newest_with(terms, words, most), True
         found = terms.filter(words[first])
         if is_common:
-            # For a whole word, the index has the newest orders first; for the beginning of a word,
-            # it does not.
+            # For a whole word, the index yields the newest orders first; for the beginning of a
+            # word, the index yields them in another sequence.
             newest = found.order_by("-order_id").values_list("order_id", flat=True)
             found = found.filter(order_id__gte=newest[_MOST_READ])
         for _count, place in rest:

@@ -72,7 +72,7 @@ _LONGEST_NOTE = 2_000
 
 class NoteQuerySet(models.QuerySet["Note"]):
     def add(self, order: Order, text: str, *, by: str) -> Note | None:
-        """Add a note; return ``None`` if ``by`` has just written the same one, by a double click.
+        """Add a note; return ``None`` if ``by`` has just written the same note, by a double click.
 
         Raises ``ValidationError`` for a text that is empty, too long, or more than plain lines.
         """

@@ -117,7 +117,7 @@ class Client:
         quantity: int,
         may_send: Callable[[], bool] = lambda: True,
     ) -> str:
-        """Place an order by one request, sent at most once; return the order's id at the provider.
+        """Place an order by a request that is sent at most once; return its id at the provider.
 
         The call is not idempotent. After :exc:`OutcomeUnknown`, the order may have been placed;
         after any other error, it was not placed. ``may_send`` is called when the connection stands,

@@ -85,7 +85,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class AskPerson:
-    """The decision to ask staff which of ``rows`` is the order, if any.
+    """The decision to ask staff which of ``rows`` is the order, or whether none of them is.
 
     ``is_soon`` is True if the next search is likely to decide.
     """

@@ -131,7 +131,7 @@ class CustomerBreakdown:
     """The parts of what the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
 
     ``paid_amount`` is ``kept_amount``, for the delivered cards, plus ``owed_amount``, for the
-    missing ones. Of ``owed_amount``, ``refunded_amount`` was paid back, and a refund of
+    missing cards. Of ``owed_amount``, ``refunded_amount`` was paid back, and a refund of
     ``planned_amount`` is planned. The rest is ``open_amount``; it is 0 if missing cards were
     ordered again.
     """

@@ -37,7 +37,7 @@ class Status(models.TextChoices):
 
 
 class Review(models.TextChoices):
-    """The review of an order by a person; "" if nobody has asked for one."""
+    """The review of an order by a person; "" if nobody has asked for a review."""
 
     # REVIEW_ORDER has asked for a review. An order that staff reject after a review keeps this
     # value.
@@ -115,7 +115,8 @@ class State:
     log_level: int = logging.NOTSET
     #: The code of what the customer is told; "" if the customer is told nothing.
     customer_news: str = ""
-    #: The code of what staff are told about a final order that lacks cards; "" for all others.
+    #: The code of what staff are told about a final order that lacks cards; "" for all other
+    #: statuses.
     staff_news: str = ""
     #: The words for a move to the status without a recorded reason. These words may use
     #: ``delivered`` and ``count``.

@@ -192,7 +192,7 @@ def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
 
 
 def _delivered(answer: OrderAnswer) -> int:
-    """The number of delivered cards: the answer's figure or, without one, its count of cards."""
+    """The number of delivered cards: the answer's figure or else its count of cards."""
     figure = answer.fulfilled_quantity
     return len(answer.cards) if figure is None else figure
 
