@@ -366,8 +366,8 @@ def _within_price(
     """The entries of ``named`` that can be charges of the orders that they name.
 
     The first charge of an order is kept, whatever its amount. A further charge is kept if the
-    charges together are within the price of the order, or if this price is unknown. ``charged`` has
-    the sum of the charges of each order that has some already.
+    charges together are within the price of the order, or if this price is unknown. ``charged``
+    maps each order that already has charges to the sum of its charges.
     """
     kept = []
     for key, order, amount in named:

@@ -160,11 +160,10 @@ def _moment_of(entry: Entry) -> object:
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
     """The balances before and after the entries of a moment, which may have come in any sequence.
 
-    A balance in between is the end of one entry and the beginning of another. So the first balance
-    is the one with which more entries begin than end. If there is no such balance, the last
-    balance is equal to the first balance, which may be any of the balances: the result is ``None``.
-    If there are several such balances, entries of the moment are missing, and both balances of the
-    result are ``None``.
+    Each balance in between ends one entry and begins another. So the first balance is the one that
+    begins more entries than it ends. If no balance does, the first and the last balance are equal,
+    but nothing shows which balance that is: the result is ``None``. If several balances do, entries
+    of the moment are missing, and both balances of the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])

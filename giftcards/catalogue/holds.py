@@ -38,18 +38,19 @@ def hold(
 ) -> Hold:
     """Hold cards for ``minutes``, up to a day, until the order with this ``reference`` is placed.
 
-    For others, the held cards count against the stock and the balance. An existing hold gets these
-    cards, and lasts ``minutes`` from now. In all, a hold lasts at most three times its first
-    ``minutes``. An hour after the end of the hold, its reference may be used for another hold. If
-    the caller is in a transaction, other holds wait until that transaction ends.
+    For others, the held cards count against the stock and the balance. If the reference has a hold
+    already, these cards replace its cards, and the hold lasts ``minutes`` from now. In all, a hold
+    lasts at most three times its first ``minutes``. An hour after the end of the hold, its
+    reference may be used for another hold. If the caller is in a transaction, other holds wait
+    until that transaction ends.
 
     ``holder`` is a text that names who wants the cards, such as an account or an address in the
     network. One holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock``, ``balance``,
-    ``held_too_many`` or ``held_too_long``) if the cards cannot be held. An existing hold stays
-    then. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
-    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
+    ``held_too_many`` or ``held_too_long``) if the cards cannot be held. In that case, an existing
+    hold stays as it was. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists,
+    and :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
     """
     line = Line(product_id, type_id, quantity, reference)
     Order(

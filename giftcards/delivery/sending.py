@@ -208,8 +208,8 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(_send, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        # The link is deleted, because the message with it did not go out. A link that somebody has
-        # visited all the same is protected from deletion.
+        # The link is deleted, because the message with it did not go out. If somebody has
+        # visited the link nevertheless, the link is protected from deletion.
         with suppress(ProtectedError):
             link.delete()
     return end

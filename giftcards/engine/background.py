@@ -190,7 +190,7 @@ def _give_turns(lane: Sequence[Work], stop: threading.Event, is_fine: list[bool]
 
 
 def _wait(lane: Sequence[Work], stop: threading.Event, ends_at: float) -> None:
-    """Wait until ``ends_at``, or until prompt work is due."""
+    """Wait until ``ends_at``, or until a piece of prompt work is due."""
     may_be_due = any(work.is_prompt for work in lane)
     while not stop.is_set() and (left := ends_at - time.monotonic()) > 0:
         if may_be_due:

@@ -185,8 +185,8 @@ class Gateway:
         token = Lease.objects.take(Lease.KEY_ENVIRONMENT, LONGEST_HOLD)
         if token is None:
             return
-        # Not every proxy routes the path of this call. If its error pauses calls, the order is not
-        # sent.
+        # Not every proxy routes the path of this call, so an error is ignored here. If the error
+        # pauses all calls, the order is not sent.
         with suppress(ProviderError):
             self._ask_about_key(Purpose.PRICING)
         if self.key.environment:

@@ -77,7 +77,7 @@ class Timings:
     # orders are offered.
     candidates: int = 20
     # How long a caller waits for the answer to another caller's question about a card. Each waiting
-    # caller keeps a thread of the site from other visitors.
+    # caller occupies a thread of the site, which other visitors then cannot use.
     quote_patience: float = 1.0
     # How long a shop's function may take for the price of one type.
     pricing_slow: float = 3.0

@@ -760,9 +760,9 @@ class Order(models.Model):
 
     @property
     def was_adopted(self) -> bool:
-        """True if the provider's id is not from placing, but from the list, or typed by staff.
+        """True if the provider's id was found in the list, or typed by staff: not told at placing.
 
-        Such an id is in both columns, and the provider may know it only in the list.
+        Such an id stands in both columns for ids. Perhaps only the list shows an order with it.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
@@ -1098,6 +1098,6 @@ LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(
     _OPEN.filter(HELD_FOR_PRICE | HELD_FOR_REVIEW | Q(status=Status.UNCONFIRMED))
 )
-# The opposite of NEEDING_ATTENTION, to be combined with a condition that finds a few orders by
-# another index.
+# The opposite of NEEDING_ATTENTION. Combine it with a condition that has an index and finds only a
+# few orders.
 WITHOUT_PROBLEMS = ~_among(Order.objects.filter(NEEDING_ATTENTION))

@@ -82,7 +82,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return self.get_or_create(pk=fingerprint)[0]
 
     def accept(self, key: ApiKey) -> bool:
-        """Note that the provider accepts ``key``; False if it was refused since it was read."""
+        """Record that the provider accepts ``key``; False if the key was refused meanwhile."""
         now = timezone.now()
         # The update is guarded: a success from before a refusal proves nothing, even after staff
         # have resumed calls.
@@ -237,7 +237,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return False
 
     def resume(self) -> bool:
-        """End every pause, and have refused keys tried again; False if there was nothing to end."""
+        """End every pause, and allow refused keys to be tried again; False if nothing was ended."""
         paused = self.filter(pk=1).exclude(pause="")
         is_on = ahead(
             "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
@@ -280,12 +280,12 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:
-        """Note that the balance of ``state`` is low; False if this is known, or outdated."""
+        """Record that the balance of ``state`` is low; False if this is known, or outdated."""
         latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
 
     def forget_low_balance(self, state: ProviderState) -> None:
-        """Note that the balance of ``state`` is not low, unless a newer one is known."""
+        """Record that the balance of ``state`` is not low, unless a newer one is known."""
         self.filter(pk=1, balance_read_at=state.balance_read_at).update(low_balance_since=None)
 
 

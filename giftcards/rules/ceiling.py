@@ -18,9 +18,10 @@ def price_ceiling(
 ) -> Decimal | None:
     """Return the ceiling for one card; ``None`` if there is none.
 
-    The ceiling is the price in ``approved``, by staff, or else the price in ``given``, by the shop.
-    Without both, the customer's payment for one card is the limit if ``is_sale_price_limit`` is
-    True. A sale amount is divided by the quantity, and rounded down to two decimals.
+    The ceiling is ``approved``, the price that staff approved, or else ``given``, the price that
+    the shop set. If neither is known and ``is_sale_price_limit`` is True, the ceiling is the
+    customer's payment for one card: a sale amount is divided by the quantity, and rounded down to
+    two decimals.
     """
     if approved is not None:
         return approved

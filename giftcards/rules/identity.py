@@ -1,7 +1,7 @@
 """Deciding whether a provider's answer is about our order: pure, without database or requests.
 
-The provider does not store our references. So every part of the line that an answer names must be
-equal to the same part of the order's line. Two orders of the same line cannot be told apart.
+The provider does not store our references. So if an answer names a part of the line, that part
+must be equal to the same part of the order's line. Two orders of one line cannot be told apart.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class OfferChange:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """The first order of this type and quantity gets ``delivered`` cards; later orders get all."""
+    """A fault: the first order of this type and quantity gets only ``delivered`` of its cards."""
 
     type_id: str
     quantity: int
