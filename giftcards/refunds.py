@@ -1,4 +1,4 @@
-"""What the provider charges and credits back, for shops: the arithmetic is in ``rules.money``.
+"""Charges and credits of the provider, for shops: the arithmetic is in ``rules.money``.
 
 What the customer gets back is in :mod:`giftcards.settlement`.
 """

@@ -146,7 +146,7 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
 
 
 def _find_fault(answer: object, *, seconds: float) -> str:
-    """What is wrong with ``answer``; "" if it is usable.
+    """The fault of ``answer``; "" if it is usable.
 
     ``seconds`` is the time that the function took for the answer.
     """

@@ -76,7 +76,7 @@ RECEIVERS = ""
 
 @dataclass(slots=True)
 class Told:
-    """What a person has been told so far; kept in the column ``StaffDigest.told``."""
+    """The news that a person has been told so far; kept in the column ``StaffDigest.told``."""
 
     #: By the code of a state, the timestamp when the person was last told of that state.
     states: dict[str, float] = field(default_factory=dict)

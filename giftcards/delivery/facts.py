@@ -54,7 +54,7 @@ class PaidBack:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a customer is told about an order; amounts are ``None`` without a sale amount."""
+    """The facts of an order for its customer; amounts are ``None`` without a sale amount."""
 
     reference: str
     #: The name that the customer knows: the order's group, such as an invoice, or its reference.
@@ -149,7 +149,7 @@ class Gift:
 
 
 def facts_for_recipient(order: Order) -> Facts:
-    """What the recipient of a gift is told: the cards that came, but no amounts."""
+    """The facts of a gift for its recipient: the cards that came, but no amounts."""
     facts = facts_of(order)
     return replace(
         facts,
@@ -168,7 +168,7 @@ def known_as(order: Order) -> str:
 
 
 def facts_of(order: Order) -> Facts:
-    """What the customer of ``order`` is told at present.
+    """The present facts of ``order`` for its customer.
 
     For a final order, one query is made, and one more if the order was recorded before the
     catalogue was read.

@@ -516,7 +516,7 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 
 
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """What a list shows of the given orders, which ``user`` owns."""
+    """The entries of a list for the given orders, which ``user`` owns."""
     listed = list(orders)
     showing = with_cards(order for order in listed if not order.is_gift)
     sent = _sent(listed)
@@ -534,7 +534,7 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """What a list shows of the given orders, which are gifts that ``user`` has received."""
+    """The entries of a list for the given gifts, which ``user`` has received."""
     listed = list(orders)
     showing = with_cards(listed)
     return [

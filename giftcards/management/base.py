@@ -343,7 +343,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """What ``order`` waits for, and since when; ``None`` if it does not wait.
+    """The event that ``order`` waits for, and since when; ``None`` if it does not wait.
 
     The text is the end of a sentence.
     """

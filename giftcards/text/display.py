@@ -1,4 +1,4 @@
-"""How statuses, amounts, dates, lengths of time and foreign text are shown.
+"""Display of statuses, amounts, dates, lengths of time and foreign text.
 
 Lengths of time have words of their own: in Arabic, Django's words have the wrong case after "in".
 """

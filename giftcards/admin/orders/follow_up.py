@@ -343,7 +343,7 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
 
 
 def _obstacle(order: Order) -> str:
-    """What keeps missing cards of ``order`` from being ordered again; "" if nothing does."""
+    """The obstacle to ordering missing cards of ``order`` again; "" if there is none."""
     try:
         check_reorderable(order)
     except ReorderError as error:

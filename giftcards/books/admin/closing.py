@@ -330,7 +330,7 @@ def _sentence(step: Step, month: Month) -> str:
 def _rows(
     pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """What a step counts: label, number, amount, and the URL of the page that lists the rows."""
+    """The count of a step: label, number, amount, and the URL of the page that lists the rows."""
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)
         if not number or (lesser and number == month.figures[lesser]):
