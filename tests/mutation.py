@@ -33,10 +33,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "giftcards/rules/verdict.py": ("tests/rules/test_verdict.py",),
     "giftcards/rules/identity.py": ("tests/rules/test_identity.py",),
     "giftcards/rules/lost_orders.py": ("tests/rules/test_lost_orders.py",),
-    "giftcards/engine/budget.py": (
-        "tests/engine/test_budget.py",
+    "giftcards/engine/request_budget.py": (
+        "tests/engine/test_request_budget.py",
         # Simulations of minutes, which take as long as all the others.
-        "--deselect=tests/engine/test_budget.py::TestWindow",
+        "--deselect=tests/engine/test_request_budget.py::TestWindow",
     ),
     "giftcards/books/pairing.py": ("tests/books/test_pairing.py",),
     "giftcards/books/matching.py": ("tests/books/test_matching.py", "tests/books/test_expected.py"),
@@ -52,7 +52,7 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
             "return tuple(status for status in Status if fits(None))",
         ): "it is called only while the module is imported",
     },
-    "giftcards/engine/budget.py": {
+    "giftcards/engine/request_budget.py": {
         (
             "Budget.take",
             "free = RequestSlot.objects.among(numbers).free(now).values_list(flat=True)",

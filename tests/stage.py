@@ -25,9 +25,9 @@ from django.utils import timezone
 
 from giftcards.catalogue import read_catalogue
 from giftcards.conf import conf
-from giftcards.engine.budget import Budget
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.placing import claim, send
+from giftcards.engine.request_budget import Budget
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Card, Lease, Order, OrderQuerySet, ProviderState, RequestSlot

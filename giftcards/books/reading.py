@@ -23,8 +23,8 @@ from giftcards.books.conditions import note_books
 from giftcards.books.matching import match
 from giftcards.books.models import Kept, LedgerEntry, LedgerState
 from giftcards.engine.backoff import backoff
-from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
+from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ProviderError
 from giftcards.models import Lease, Order

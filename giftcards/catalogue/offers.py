@@ -21,8 +21,8 @@ from django.utils.translation import gettext, ngettext
 from giftcards.catalogue.pricing import priced, shop_price
 from giftcards.conf import conf
 from giftcards.engine.balance import free_balance
-from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.request_budget import Purpose
 from giftcards.engine.resolving import NoAnswer
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ConfigurationError, NotForSale, NotFound, ProviderError

@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from giftcards.catalogue.pricing import keep_prices
 from giftcards.conf import conf
-from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
+from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import ProviderError, Refused
 from giftcards.models import Hold, Lease, OfferChange, Order, Product, ProductType
 from giftcards.provider.answers import ListedProduct

@@ -18,8 +18,8 @@ from queue import Empty, SimpleQueue
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.request_budget import Purpose, Slot
 from giftcards.models import Hold, Order, ProductPrices, ProviderState
 from giftcards.models.order_queries import OpenLine
 from giftcards.provider.client import Client

@@ -19,8 +19,8 @@ from typing import Generic, TypeVar
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.request_budget import Purpose, Slot
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order

@@ -20,9 +20,9 @@ from django.utils import timezone
 
 from giftcards.conf import conf, require
 from giftcards.engine.backoff import pause_after_limit, pause_after_outage
-from giftcards.engine.budget import Budget, Purpose, Slot
 from giftcards.engine.clock import Clock, recall_far_future
 from giftcards.engine.prices import PriceList
+from giftcards.engine.request_budget import Budget, Purpose, Slot
 from giftcards.engine.timings import timings
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.keys.keyring import key_fingerprint

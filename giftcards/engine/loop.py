@@ -15,9 +15,9 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.balance import BalanceReader
-from giftcards.engine.budget import Purpose
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.request_budget import Purpose
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.timings import timings
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange

@@ -23,11 +23,11 @@ from giftcards.engine.approvals import (
     objection,
 )
 from giftcards.engine.backoff import backoff, pause_after_limit
-from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.clock import steady_time
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.reordering import is_still_missing, reorder_by_rule
+from giftcards.engine.request_budget import Purpose, Slot
 from giftcards.engine.timings import timings
 from giftcards.exceptions import (
     AccessDenied,

@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.approvals import release_fallen
-from giftcards.engine.budget import Purpose
 from giftcards.engine.database import tolerating
+from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
 from giftcards.models import Lease, Order, Product, ProductPrices
 from giftcards.provider.answers import Product as ToldProduct

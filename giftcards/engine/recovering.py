@@ -17,10 +17,10 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
-from giftcards.engine.budget import Purpose
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.following import Pulse, read_pages
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer, OrderPage

@@ -20,9 +20,9 @@ from django.db import transaction
 from django.db.models import Min
 from django.utils import timezone
 
-from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recovering import describe_row
+from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import Order, OrderQuerySet, ProviderState, StatusChange

@@ -18,7 +18,6 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine import outbox
 from giftcards.engine.approvals import end_waits
-from giftcards.engine.budget import Purpose
 from giftcards.engine.database import isolate_failures, tolerating, write_together
 from giftcards.engine.following import (
     Answers,
@@ -32,6 +31,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.placing import give_up, mark_unconfirmed, send_due
 from giftcards.engine.recording import find_owners, record_answers, record_changes, record_failures
 from giftcards.engine.recovering import recover
+from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer

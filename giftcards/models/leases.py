@@ -156,7 +156,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
 
 
 class RequestSlot(models.Model):
-    """One of the requests allowed per minute; see :mod:`giftcards.engine.budget`."""
+    """One of the requests allowed per minute; see :mod:`giftcards.engine.request_budget`."""
 
     number = models.PositiveIntegerField(primary_key=True)
     # The slot is taken until this time.

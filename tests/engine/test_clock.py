@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from giftcards.engine import outbox
-from giftcards.engine.budget import Budget, Purpose
 from giftcards.engine.clock import Clock
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.placing import send_now
+from giftcards.engine.request_budget import Budget, Purpose
 from giftcards.engine.sweep import check_now, sweep, time_to_check, watch
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.fulfilment import place_order

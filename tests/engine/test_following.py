@@ -18,9 +18,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from responses import matchers
 
-from giftcards.engine.budget import Purpose, Shares
 from giftcards.engine.following import BATCH, Pulse, fan_out
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.request_budget import Purpose, Shares
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError
 from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot

@@ -14,8 +14,8 @@ from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import (
     AccessDenied,
     ConfigurationError,

@@ -17,8 +17,8 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine import loop
-from giftcards.engine.budget import Shares
 from giftcards.engine.loop import follow
+from giftcards.engine.request_budget import Shares
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.timings import timings
 from giftcards.keys.keyring import generate_key

@@ -13,9 +13,9 @@ import requests
 import responses
 from django.utils import timezone
 
-from giftcards.engine.budget import Purpose
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.prices import PriceList
+from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, ProviderError, RateLimited
 from giftcards.models import ProductPrices, RequestSlot
 from giftcards.provider.answers import Product, ProductType

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from giftcards.engine.budget import Purpose, Slot
 from giftcards.engine.gateway import Gateway, KeyProbe
 from giftcards.engine.placing import send_now
+from giftcards.engine.request_budget import Purpose, Slot
 from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError, RateLimited, Refused
 from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, Lease, ProviderState
