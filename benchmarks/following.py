@@ -99,7 +99,11 @@ def seed_loop(url: str, seconds: float) -> None:
                 order.save()
                 for position, card in enumerate(answer.cards, 1):
                     Card(
-                        order=order, position=position, sealed=card.value, value_fingerprint="-"
+                        order=order,
+                        position=position,
+                        sealed=card.value,
+                        value_fingerprint="-",
+                        key_fingerprint="-",
                     ).save()
                 StatusChange(order=order, from_status=before, to_status=order.status).save()
             time.sleep(max(round_ends_at - time.monotonic(), 0))

@@ -8,7 +8,8 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
@@ -20,7 +21,7 @@ from django.urls import path
 from django.utils import timezone
 
 from benchmarks.stage import configure, say
-from giftcards.delivery import links, staff_news
+from giftcards.delivery import digest_items, links
 from giftcards.delivery.models import Delivery
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
@@ -32,11 +33,6 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import FOLLOWED, Status
 from tests.builders import build_guide_order
 from tests.history import add_history, add_messages
-
-if TYPE_CHECKING:
-    OrderModelAdmin = admin.ModelAdmin[Order]
-else:
-    OrderModelAdmin = admin.ModelAdmin
 
 # Milliseconds.
 QUESTION, FIRST_PAGE, ANY_PAGE = 3, 60, 120
@@ -64,23 +60,21 @@ BEFORE = {
 }
 
 
-class PlainCards(admin.TabularInline[Card, Order] if TYPE_CHECKING else admin.TabularInline):
+class PlainCards(admin.TabularInline):  # type: ignore[type-arg]
     model = Card
     fields = ("position", "received_at")
     readonly_fields = fields
     extra = 0
 
 
-class PlainChanges(
-    admin.TabularInline[StatusChange, Order] if TYPE_CHECKING else admin.TabularInline
-):
+class PlainChanges(admin.TabularInline):  # type: ignore[type-arg]
     model = StatusChange
     fields = ("from_status", "to_status", "at", "source")
     readonly_fields = fields
     extra = 0
 
 
-class PlainAdmin(OrderModelAdmin):
+class PlainAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """The obvious admin, with the same columns, filters and searches; and a page of an order."""
 
     inlines = (PlainCards, PlainChanges)
@@ -263,8 +257,8 @@ def questions(count: int) -> dict[str, Callable[[], Any]]:
         "a card by its code": lambda: list(Card.objects.with_code("AAAA-BBBB")),
         "whether a message is due": lambda: Delivery.objects.due(now).first(),
         "a link by its token": lambda: links.find("not-a-token"),
-        "a digest: what holds": staff_news.current_situation,
-        "a digest: what happened in two hours": lambda: staff_news.recent_events(
+        "a digest: what holds": digest_items.current_situation,
+        "a digest: what happened in two hours": lambda: digest_items.recent_events(
             now - 2 * HOUR, now
         ),
         "renewing 100 claims": lambda: orders.still_claimed(claimed).update(claimed_until=until),
@@ -434,7 +428,7 @@ def measure_memory() -> None:
         for queued in (20, 200, QUEUED):
             add_open({Status.PENDING: queued})
             with Gateway() as gateway:
-                peaks[queued] = peak(lambda gateway=gateway: sweep(gateway))
+                peaks[queued] = peak(partial(sweep, gateway))
             if queued < QUEUED:
                 Order.objects.open().delete()
     everything = peak(lambda: list(Order.objects.to_send(timezone.now())))

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from cryptography.fernet import Fernet
-from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
@@ -69,7 +68,7 @@ def _make(first: int) -> None:
 
 
 def _rotate(few: int) -> None:
-    keys = settings.GIFTCARDS["ENCRYPTION_KEYS"]
+    keys = conf.encryption_keys
     configure(ENCRYPTION_KEYS=[Fernet.generate_key().decode(), *keys])
     slow = _measured("one by one, sealed anew", few, lambda: _rotate_one_by_one(few))
     rest = count_left()
@@ -92,7 +91,7 @@ def _rotate_one_by_one(few: int) -> None:
 
 
 def _verify(few: int) -> None:
-    keyring = Keyring(settings.GIFTCARDS["ENCRYPTION_KEYS"][:1])
+    keyring = Keyring(conf.encryption_keys[:1])
 
     def one_by_one() -> None:
         for card in Card.objects.order_by("pk")[:few]:

@@ -179,8 +179,9 @@ class Shop:
             self.ended_at = time.time()
             is_over.set()
             watcher.join()
-        accepted = self._orders().exclude(provider_order_id=None)
-        self.names.update(accepted.values_list("reference", "provider_order_id"))
+        for reference, name in self._orders().values_list("reference", "provider_order_id"):
+            if name is not None:
+                self.names[reference] = name
 
     def place(self, product_id: str, reference: str) -> None:
         def note() -> None:

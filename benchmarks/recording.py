@@ -102,6 +102,7 @@ def row_by_row(pairs: Pairs, within: Callable[[], AbstractContextManager[Any]]) 
             for position, secret in enumerate(answer.cards, 1):
                 card = Card(order=order, position=position)
                 card.row = keyring.seal(secret, place=card.place)
+                card.key_fingerprint = keyring.key_fingerprints[0]
                 card.save()
             StatusChange(
                 order=order, from_status=before, to_status=order.status, source="check"

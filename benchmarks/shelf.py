@@ -44,7 +44,7 @@ def run(*args: str, is_quick: bool) -> None:
 
 def _fill() -> None:
     now = timezone.now()
-    names = [f"Product {number:03}" for number in range(PRODUCTS)]
+    names = [f"product-{number:03}" for number in range(PRODUCTS)]
     read = {"listed_at": now, "types_read_at": now, "asked_at": now}
     products = Product.objects.bulk_create(
         Product(product_id=name, name=name, category="Games", **read) for name in reversed(names)

@@ -20,7 +20,6 @@ from pathlib import Path
 from random import Random
 
 from cryptography.fernet import Fernet
-from django.conf import settings
 from django.db import connection
 from django.db.models import Count
 from django.utils import timezone
@@ -53,7 +52,7 @@ def run(*args: str, is_quick: bool) -> None:
     seconds = 30.0 if is_quick else 90.0
     name = {"mysql": "MariaDB"}.get(connection.vendor, connection.vendor)
     say(f"{name}: {wanted:,} cards; {_RATE} orders a minute, each time for {seconds:g} s")
-    old, new = settings.GIFTCARDS["ENCRYPTION_KEYS"][0], Fernet.generate_key().decode()
+    old, new = conf.encryption_keys[0], Fernet.generate_key().decode()
     _use(old)
     _make(wanted // 2)
     with provider.running(products=10, delay=_DELAY, latency=_LATENCY) as simulated:
@@ -91,7 +90,7 @@ def _make(wanted: int) -> None:
             for number in range(_MADE_AT_ONCE)
         )
         store_cards(
-            Arrival(order, [CardSecret(_code(order.pk, place), None) for place in _PLACES])
+            Arrival(order, [CardSecret(_code(order.pk, place), "") for place in _PLACES])
             for order in orders
         )
 
@@ -181,6 +180,7 @@ def _check(bought: int) -> None:
     opened = destroyed = 0
     keyring = conf.keyring()
     for card in Card.objects.filter(order__type_id=_OLD_TYPE).select_related("order").iterator():
+        assert card.order.settled_at is not None
         is_due = card.order.settled_at < timezone.now() - timedelta(days=365)
         assert card.is_destroyed == is_due
         if card.is_destroyed:
