@@ -1,8 +1,8 @@
 """Holding orders back for a price, for a review by a person, or for a time; and releasing them.
 
 An order is held because a card costs more than the ceiling, because ``REVIEW_ORDER`` wants a person
-to look at the order, or because the order repeats missing cards by rule and waits. A held order is
-PENDING and never due. Only an order that repeats missing cards by rule times out.
+to look at the order, or because ``REORDER_MISSING`` made the order and its time has not come. A
+held order is PENDING and never due. A held order times out only if ``REORDER_MISSING`` made it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ReviewFailed(Exception):
 def objection(order: Order) -> str:
     """Return why a person has to look at ``order`` before it is sent; "" if there is no reason.
 
-    The rule ``REVIEW_ORDER`` is not asked about an order whose review is approved. Raises
+    The rule ``REVIEW_ORDER`` is not called for an order whose review is approved. Raises
     :exc:`ReviewFailed`.
     """
     if order.review == Review.APPROVED:
@@ -56,7 +56,7 @@ def objection(order: Order) -> str:
     try:
         rule = conf.review_order
         if rule is not None:
-            # The rule gets a copy, because the process goes on with the order as it was read.
+            # The rule gets a copy, so that its changes do not reach the order of this process.
             answer = import_string(rule)(copy(order))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
         failure = type(error).__name__
@@ -100,7 +100,7 @@ def _hold(
 
 
 def held_price(order: Order) -> Decimal | None:
-    """Return the price per card for which ``order`` is held; ``None`` without such a hold."""
+    """Return the price per card for which ``order`` is held; ``None`` if no price holds it."""
     above = _held_for(order, "price_above")
     return Decimal(above.parameters["price"]) if above else None
 
@@ -154,7 +154,7 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release the orders of a product that are held for a price, where it has fallen far enough.
+    """Release those orders of a product whose price was too high and has fallen far enough.
 
     ``prices`` maps types to prices. One call releases at most 100 orders; the other orders are
     released when the next prices come.
@@ -233,7 +233,7 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store ``price`` as the ceiling: a person has confirmed it while placing ``order``.
+    """Store as the ceiling the ``price`` that a person has confirmed while placing ``order``.
 
     Call this function in the transaction that records the order, so that no worker has seen the
     order yet.

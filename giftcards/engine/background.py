@@ -35,8 +35,8 @@ MayGoOn = Callable[[], bool]
 class Work:
     """A piece of background work; ``name`` is for people, such as "the messages".
 
-    ``do`` does a part of the due work, and goes on while the callback that it gets returns True. If
-    ``do`` returns False, the work is left alone for some seconds.
+    ``do`` gets a callback, and does due work for as long as the callback returns True. If ``do``
+    returns False, the work is left alone for some seconds.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Work:
 
 #: The declared work, by name.
 WORK: dict[str, Work] = {}
-# The work that this process is doing, and so does not begin again, with the time of its last sign
-# of life: when the work began, or when it last asked whether it may go on.
+# The work that this process is doing, each piece with the time of its last sign of life: when the
+# piece began, or last called its callback. No piece is begun again while it is under way.
 _under_way: dict[str, float] = {}
 
 
@@ -75,8 +75,8 @@ def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -
     """Give each piece of work in ``lane`` its turn; False if the lane has to be left alone for now.
 
     Once ``has_time`` returns False, or ``stop`` is set, no further piece is begun. The next call
-    begins with the piece after the last one, even if the last one has killed this process. So each
-    piece gets its turn.
+    begins with the piece after the last piece begun, even if that piece has killed its process. So
+    each piece gets its turn.
     """
 
     def may_go_on() -> bool:
@@ -114,7 +114,7 @@ def _take_turns(
 
 
 def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
-    """Do a part of ``work``; True if the work came to its end, in time and without an error."""
+    """Do a part of ``work``; True if the work ended in time and without an error."""
     if work.name in _under_way:
         return False
     is_cut_short = False
@@ -209,7 +209,7 @@ def _start(run: Callable[..., object], *args: object) -> threading.Thread:
             # The thread has database connections of its own.
             connections.close_all()
 
-    # A daemon, because work that hangs must not keep the process from ending.
+    # The thread is a daemon: if its work hangs, it does not keep the process alive.
     thread = threading.Thread(target=work, name="giftcards: turns", daemon=True)
     thread.start()
     return thread

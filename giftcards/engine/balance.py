@@ -2,7 +2,7 @@
 
 One process reads the balance, at most every five minutes, or sooner if the provider refused an
 order for lack of money. The request uses a slot of the budget that nothing else needs. The cost of
-open orders and holds comes from indexes of the database.
+open orders and holds is computed from indexes of the database alone.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class BalanceReader:
 
 
 def _tell_of_fall(state: ProviderState) -> None:
-    """Tell the shop that the balance is low, but only once until it has recovered."""
+    """Tell the shop that the balance is low: once, until the balance has recovered."""
     if state.is_balance_low == (state.low_balance_since is not None):
         return
     if not state.is_balance_low:
@@ -170,7 +170,7 @@ def free_balance(*, reference: str = "") -> Decimal | None:
 
 
 def _latest_prices(lines: Iterable[OpenLine]) -> dict[tuple[str, str], Decimal]:
-    """The latest prices by product and type, as :func:`add_up` needs them for ``lines``."""
+    """The latest price of each product and type in ``lines``, as :func:`add_up` needs them."""
     wanted = {
         line.product_id for line in lines if line.price is None or line.status == Status.PENDING
     }

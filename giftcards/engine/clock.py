@@ -1,9 +1,9 @@
 """Detecting steps of the wall clock, so that a wait counts only if the time has really passed.
 
-Stored times are those of the wall clock, which NTP or a person can set. The wall clock has made a
-step if it has advanced differently from a steady clock, which nobody can set. ``ProviderState``
-keeps, for each machine, the difference between its two clocks; and it keeps the latest steps of all
-machines. So a step between the runs of two processes is noticed, too.
+The times in the database are from the wall clock, which NTP or a person can change. The wall clock
+has made a step if it has not advanced by the same time as a steady clock, which nobody can change.
+``ProviderState`` keeps, for each machine, the difference between its two clocks; and it keeps the
+latest steps of all machines. So a step that happens while no process runs is noticed, too.
 
 While no difference is stored (on the first run, and after a reboot), the wall clock is trusted,
 unless it shows an earlier time than that of the last sweep.
@@ -32,8 +32,8 @@ from giftcards.rules.times import LONGEST_HOLD, SLACK
 
 logger = logging.getLogger(__name__)
 
-# A signal that is sent in the transaction that records a step back. Its arguments are ``span``, the
-# step, which is negative, and ``now``.
+# The signal that the clock was set back, sent in the transaction that records the step. Receivers
+# get ``span``, the negative length of the step, and ``now``.
 clock_set_back = Signal()
 
 # A difference above this is a step. A smaller difference may be a gradual correction by NTP.
@@ -41,8 +41,8 @@ _TOLERANCE = timedelta(seconds=2)
 # A difference above this is stored anew, so that slow drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
-# The readings of at most this many machines are kept, which is more than any shop has: otherwise,
-# machines would displace each other's readings again and again. Readings of old boots go first.
+# The readings of at most this many machines are kept. The number is larger than any shop's, because
+# otherwise machines would displace each other's readings. Readings of old boots go first.
 _MOST_MACHINES = 256
 # The longest time by which the engine postpones urgent orders (after a 429), and the longest time
 # by which it postpones other orders.
@@ -51,7 +51,7 @@ _LONGEST_OTHER = timedelta(hours=1.25)
 
 
 def longest_request() -> timedelta:
-    """Longest time that a request counts at the provider: until a minute after its timeout."""
+    """The longest time for which the provider counts a request: a minute more than its timeout."""
     return timedelta(seconds=conf.request_timeout + 60)
 
 
@@ -63,7 +63,7 @@ except OSError:
 
 
 def steady_time() -> float:
-    """Return the seconds of a clock that nobody can set and all processes of the machine share.
+    """Return the seconds of a clock that nobody can change and all the machine's processes share.
 
     On Linux, the clock also counts the time for which the machine was suspended.
     """
@@ -120,7 +120,7 @@ class Clock:
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """The latest stored time that is certainly ``length`` ago, even if the clock was set."""
+        """The latest reading of the clock that is surely ``length`` ago, despite steps since."""
         moment = self._check() - length
         candidates = []
         for _start, end, set_since in self._eras():
@@ -130,7 +130,7 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """Return the sum of the steps since the clock showed ``moment``, for each time it did."""
+        """Return, for each time that the clock showed ``moment``, the sum of the steps since."""
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
@@ -164,7 +164,7 @@ class Clock:
     def _check(self) -> datetime:
         """Record a step of the clock since the last comparison; return the current time.
 
-        After a step, the stored times that lie ahead are adapted.
+        After a step, times in the database that lie in the future are adapted.
         """
         while True:
             now, offset = _read_clocks()
@@ -185,7 +185,7 @@ class Clock:
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
     def _store(self, offset: float, step: Step, now: datetime) -> None:
-        """Store the reading and adapt the stored times, unless another process has done so.
+        """Store the reading, and adapt times in the database, unless another process has done so.
 
         If ``step`` is within the tolerance, only the reading is stored.
         """
@@ -212,7 +212,7 @@ class Clock:
 
 
 def _follow(step: Step, state: ProviderState, now: datetime) -> None:
-    """Correct stored times in the future, because the clock has made ``step``."""
+    """Correct future times in the database, because the clock has made ``step``."""
     span = step.span
     RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
     if state.paused_until and state.paused_until > step.before:

@@ -31,7 +31,7 @@ _POSTPONED = timedelta(seconds=30)
 
 @contextlib.contextmanager
 def surviving(stop: threading.Event, what: str) -> Iterator[None]:
-    """If the database fails, log it as a failure of ``what``, pause, reconnect, and go on."""
+    """If the database fails in this block, log a failure of ``what``, pause and reconnect."""
     try:
         yield
     except Error as error:

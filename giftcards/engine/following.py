@@ -66,7 +66,8 @@ class Pulse:
     beat: Callable[[], object] = lambda: None
 
 
-# The purpose of further pages of the list, by the purpose of the first page, where the two differ.
+# Keys are purposes of the first page of the list; values are the purposes of its further pages,
+# where they differ.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
 # The purposes of pages that wait for the request budget; other pages are skipped if the budget is
 # short.
@@ -113,10 +114,10 @@ def ask(
 ) -> Iterator[tuple[Order, OrderAnswer | Exception, Verdict | None]]:
     """Check ``orders``, fresh ones first; yield each order with its answer or its error.
 
-    A row of the list comes with the verdict on it. Orders that are not due by ``due_by`` are only
-    yielded if the list happens to show them. Orders that are not yielded were not checked: calls
-    were paused, the budget ran out, or the batch was full. ``match_others`` gets the rows of each
-    page that are about none of ``orders``; the answers that it returns are yielded, too.
+    A row of the list comes with its verdict. Orders that are not due by ``due_by`` are only yielded
+    if the list happens to show them. Orders that are not yielded were not checked: calls were
+    paused, the budget ran out, or the batch was full. ``match_others`` gets the rows of each page
+    that are about none of ``orders``, and returns answers, which are yielded, too.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -152,8 +153,8 @@ def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
     """Return the orders in ``orders`` that the list should show under an id that we know."""
-    # If the list uses ids of its own, we learn the id of an order in the list from its first single
-    # check.
+    # If the list uses other ids than single checks, we learn an order's id in the list from the
+    # first single check of the order.
     ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
     return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
 
@@ -175,8 +176,8 @@ def _read_list(
             yield from match_others(search.find_others(page))
         if search.has_match or search.pages_left or not search.has_read:
             return
-    # New orders may still appear. Old orders should be in the list, unless the list uses ids of its
-    # own.
+    # New orders may appear in the list later. Old orders should be there, unless the list uses ids
+    # of its own.
     is_unexpected = any(order.checked_at for order in search.old)
     gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
 
@@ -220,7 +221,7 @@ class _Search:
         )
 
     def _count_missing(self) -> int:
-        """The number of orders without a row: to read more pages costs more than single checks."""
+        """The number of orders without a row: to read more pages than that costs too much."""
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
@@ -232,8 +233,8 @@ class _Search:
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
         """Tell the gateway how many requests the reading takes beside the list's first page.
 
-        These requests are further pages that were read or were worth reading, and single checks of
-        the orders in ``left``.
+        These requests are for further pages that were read or were worth reading, and for single
+        checks of the orders in ``left``.
         """
         if not self.has_read:
             return
@@ -324,9 +325,9 @@ def read_pages(
 
     If the first page gives the page count, further pages are read until ``limit()`` is 0; but if
     there are more further pages than ``limit()``, none of them is read. If the budget is short, the
-    next reading begins with the pages that were left out. Without a page count, at most ``limit()``
-    further pages are read; the last one is the first that has no new ids. If a page fails, its
-    error is yielded instead.
+    next reading begins with the pages that were left out. Without a page count, reading ends after
+    the first page without new ids, or after ``limit()`` further pages. If a page fails, its error
+    is yielded instead.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=timings.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
@@ -369,7 +370,7 @@ def _read_share(
 def _read_counted(
     numbers: Sequence[int], read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Generator[OrderPage | Exception, object, Sequence[int]]:
-    """Yield these pages until ``limit()`` is 0 or the budget is short; return unread numbers."""
+    """Yield pages in ``numbers`` until ``limit()`` is 0 or the budget is short; return the rest."""
     while numbers and limit():
         batch = numbers[:MAX_IN_FLIGHT]
         pages = list(read(*batch))

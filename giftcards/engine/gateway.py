@@ -91,8 +91,8 @@ class Gateway:
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # The budget follows the comparison of the clocks, because a step of the clock changes which
-        # slots are free.
+        # The budget is made after the clocks were compared, because a step of the clock changes
+        # which slots are free.
         self._budget = Budget()
         self.client = Client(
             base_url=conf.base_url,
@@ -255,7 +255,7 @@ class Gateway:
                 logger.error("A call to the provider failed: %s", type(error).__name__)
 
     def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
-        """Take a slot for a retry, as :meth:`begin` does; if one is free, release ``slot``."""
+        """Take a slot for a retry, as :meth:`begin` does; if there is one, release ``slot``."""
         again = self.begin(purpose)
         if again is not None:
             self.release(slot)
@@ -372,7 +372,7 @@ class Gateway:
             # The next call probes the key anew.
             self.is_proven = False
             self._pause(ProviderState.Pause.OUTAGE, self._failure, pause_after_outage(outages))
-        # If neither spelling has answered, store the next one to try.
+        # If neither spelling of the path has answered, store the spelling to try next.
         check_path = self.client.known_check_path or self.client.check_path
         if check_path != self._state.check_path:
             values["check_path"] = check_path
@@ -384,7 +384,7 @@ class Gateway:
 
     @staticmethod
     def is_outage(failure: ProviderError) -> bool:
-        """True if ``failure`` means an outage: it is no refusal, no 404 and no rate limit."""
+        """True if ``failure`` means an outage: neither a refusal, nor a 404, nor a rate limit."""
         is_answer = isinstance(failure, AccessDenied | RateLimited | Refused)
         return failure.status != 404 and not is_answer
 
@@ -482,7 +482,7 @@ def ask_when_free(
 ) -> T:
     """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
 
-    ``call`` returns ``None`` if the gateway denies it, and is tried again. ``on_wait`` is called
+    If the gateway denies it, ``call`` returns ``None``, and is tried again. ``on_wait`` is called
     before each wait of at most a second, with True if calls are paused. Raises :exc:`Stopped` if
     the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well. If the key is
     not proven and the loop is about to make a call for an order, that call comes first, because it
@@ -508,7 +508,7 @@ def ask_when_free(
 
 
 def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:
-    """Make ``call``, but leave the probe of an unproven key to an order that is urgent."""
+    """Make ``call``; but if an order is urgent, leave the probe of the key to that order."""
     if not gateway.is_proven and Lease.objects.is_taken(Lease.LOOP):
         soon = timezone.now() + timedelta(seconds=conf.poll_interval)
         if Order.objects.urgent().filter(due_at__lte=soon).exists():

@@ -65,7 +65,7 @@ def follow(
     return loop.done
 
 
-@functools.cache  # once per process, whose keys do not change
+@functools.cache  # once is enough, because the keys of a process do not change
 def try_stored_cards() -> None:
     """Log an error if the encryption keys do not open the cards that are stored."""
     cards = Card.objects.all()
@@ -159,7 +159,7 @@ class _Loop:
         return True
 
     def _do_side_work(self, gateway: Gateway) -> None:
-        """Look after the balance and the prices of held orders, which the sweeps leave alone."""
+        """Read the balance and the prices of held orders if they are due; sweeps read neither."""
         self._balance.look_after()
         if gateway.prices.look_at_held(self._has_time):
             gateway.flush()

@@ -1,4 +1,4 @@
-"""The outbox announces changes to the shop's receivers: at least once, in sequence per subject.
+"""The outbox announces changes to the shop's receivers: at least once, in order for each subject.
 
 :mod:`giftcards.signals` says what receivers can rely on. Orders and offers have an outbox each,
 with a lease of its own, so that a slow receiver of offers holds up no news of orders. The process
@@ -53,7 +53,7 @@ class Outbox(Generic[E]):
 
     ``lease`` names the lease of the process that announces the changes. ``subject`` is the foreign
     key to what has changed, ``related`` are the foreign keys to read with a change. ``signals`` are
-    sent by ``sender``, in this sequence, with ``arguments``.
+    sent in this order, with ``sender`` and ``arguments``.
     """
 
     table: type[E]
@@ -321,8 +321,8 @@ def next_try(
 ) -> tuple[int, datetime | None]:
     """Return the failures of a change so far, and when it is announced again (``None``: never).
 
-    ``held_until`` is when the earlier changes are due for which some receivers are held back;
-    ``None`` if no receiver is held back. If no receiver has failed and none is held back, the
+    Receivers that wait for earlier changes are held back: ``held_until`` is when those changes are
+    due, ``None`` if no receiver is held back. If no receiver has failed and none is held back, the
     change is done.
     """
     if not has_failed:
@@ -337,9 +337,9 @@ def next_try(
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """Return by name the receivers for which later changes of the subject wait; and until when."""
+    """The receivers for which later changes of the subject wait, each with the end of the wait."""
     if change.announce_at is None:
-        return {}  # it was given up
+        return {}  # the change was given up
     return {receiver.name: change.announce_at for receiver in _pending_receivers(outbox, change)}
 
 

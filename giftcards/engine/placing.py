@@ -54,8 +54,8 @@ _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
 # subtracted, because the clocks of two machines may differ.
 _THIS_MOMENT = timedelta(seconds=10)
-# The pause before the next look at an order by rule, if the cards that it repeats may have come
-# after all.
+# How long an order that ``REORDER_MISSING`` made is postponed if the cards that it repeats may have
+# come after all.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # How long the provider's list may take to show a new order.
@@ -122,12 +122,13 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
-    # Only a price of this moment holds the order: a stored price may have been wrong for a second.
+    # Only a price that was just read may hold the order: a stored price may have been wrong for a
+    # moment.
     return ask(asked_since=timezone.now() - _THIS_MOMENT)
 
 
 def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
-    """True if the order is of a test type, which the sandbox sells even if it does not list it."""
+    """True if the order's type is for tests: the sandbox sells such types without listing them."""
     is_unlisted = isinstance(error, NotListed) and is_test_type(order.type_id)
     return is_unlisted and gateway.environment() == Environment.SANDBOX
 

@@ -1,4 +1,4 @@
-"""Prices of cards, as known at present. They are cached, because each query costs a request."""
+"""A cache of the current prices of cards, because each query for a price costs a request."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class PriceList:
         raise (prices.failure or _no_price(prices, type_id)).with_traceback(None)
 
     def _told(self, product_id: str, type_id: str, *, max_age: float) -> _Prices | None:
-        """Return the prices that another process has read; ``None`` without the type's price."""
+        """Return the prices that another process has read; ``None`` if the type has no price."""
         row = ProductPrices.objects.told(
             product_id, key=self._key, max_age=timedelta(seconds=max_age)
         )
@@ -166,8 +166,8 @@ class PriceList:
         products = list(held.values_list("product_id", flat=True).distinct())
         if not (products and Lease.objects.take(Lease.HELD_PRICES, _TURN)):
             return False
-        # The sequence is random, so that a product without an answer does not keep the other
-        # products from their turn.
+        # The products are shuffled, so that a product without an answer does not always keep the
+        # other products from their turn.
         random.shuffle(products)
         for number, product_id in enumerate(products[:_PRODUCTS]):
             if number and not has_time():
@@ -178,7 +178,7 @@ class PriceList:
         return True
 
     def _recent(self, product_id: str) -> Mapping[str, Decimal]:
-        """Return the prices by type that a process has just read, or else request them."""
+        """Return the prices of the product's types: just read by a process, or else requested."""
         told = ProductPrices.objects.told(product_id, key=self._key, max_age=_RECENT)
         if told is not None:
             return told.prices
@@ -196,13 +196,13 @@ def _max_age(asked_since: datetime | None) -> float:
     """The maximum age of a required price in seconds; negative if it must be requested now."""
     if asked_since is None:
         return conf.price_max_age
-    # Another machine's clock may have written either time: in doubt, the provider is asked again.
+    # Another machine's clock may have written either time: in doubt, the price is requested again.
     since = timezone.now() - asked_since - SLACK
     return min(conf.price_max_age, since.total_seconds())
 
 
 def by_type(product: ToldProduct) -> dict[str, Decimal]:
-    """The readable prices by type; the highest if a type is listed more than once."""
+    """The readable price of each type; the highest if a type is listed more than once."""
     prices: dict[str, Decimal] = {}
     for kind in product.types:
         # A negative price is wrong, and violates a constraint of the table.
@@ -219,7 +219,7 @@ def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
-    """Return the columns of each type; of a type that is listed twice, those of the dearer row."""
+    """Return the columns of each type; if a type is listed twice, the columns of the dearer row."""
     kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
     return [
         {

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 _WATCH_ENDED = Problem("watch_ended")
 # An order, the answer about it, and the verdict on the answer if the answer is judged already.
 Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
-# Evaluates an answer about an order.
+# A function that evaluates an answer about an order.
 _Evaluate = Callable[..., "_Result"]
 
 
@@ -129,10 +129,10 @@ def record_answers(
 ) -> int:
     """Record the answers about claimed orders and release the claims; return how many settled.
 
-    A verdict in ``answers`` has to be about the very instance beside it; if the row of that order
-    has changed since, the answer is judged again. ``now`` is when the orders were checked. For
-    ``watched_since`` see :func:`next_check`. ``was_clock_right`` tells whether the clock agreed
-    with the provider's at a stored time.
+    A verdict in ``answers`` has to be about the very instance of the order beside it; if the row of
+    that order has changed since, the answer is judged again. ``now`` is when the orders were
+    checked. For ``watched_since`` see :func:`next_check`. ``was_clock_right`` says of a time
+    whether our clock agreed with the provider's clock then.
     """
     options: dict[str, Any] = {
         "now": now,
@@ -240,7 +240,7 @@ def _update(result: _Result, now: datetime) -> OrderUpdate:
         "fulfilled_amount": settlement.fulfilled_amount,
         "price_per_card": settlement.price_per_card,
     }
-    # The problems that the settlement leaves, and those that ended with it.
+    # The problems that are left after the settlement, and the problems that the settlement ended.
     details = history(order.problems, values["problems"], result.problems)
     return OrderUpdate(order, values, settlement.status, details)
 
@@ -281,7 +281,7 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
 
 
 def _reorder_missing(results: Iterable[_Result]) -> None:
-    """Repeat the missing cards of each order that settles, if the shop's rule says so."""
+    """Repeat the missing cards of each order that settles, if ``REORDER_MISSING`` says so."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
         if settlement and settlement.fulfilled_quantity < order.quantity:
@@ -349,8 +349,8 @@ def record_failures(
 
     If the provider does not know an order sent before ``proof_ago`` (by default,
     ``PROOF_OF_ABSENCE`` before ``now``), its id was wrong and is dropped. But the id is kept if the
-    order was sent with another API key than ``key``, with which it was checked. A late order keeps
-    its regular schedule, with an earlier retry if the failure is transient. Only an error about the
+    order was sent with another API key than ``key``, the key of the check. A late order keeps its
+    regular schedule, with an earlier retry if the failure is transient. Only an error about the
     order itself becomes its problem; an outage is kept in ``ProviderState``.
     """
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
@@ -376,7 +376,7 @@ def record_failures(
 def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
     """True if ``error`` shows that the id in the answer to placing was never valid.
 
-    The id of an adopted order is not refuted: the provider may know it in the list only.
+    The id of an adopted order is not refuted: perhaps only the list knows this id.
     """
     was_seen = order.identified_at is not None or order.checked_at is not None
     is_old = order.sent_at is not None and order.sent_at <= proof_ago
@@ -409,8 +409,8 @@ def _values_after_failure(
     pause: timedelta,
     is_theirs: bool,
 ) -> dict[str, Any]:
-    # An order adopted from the list is known by the list's id only, which a single check may not
-    # accept. The first time, that is no problem: the list is used instead.
+    # Of an order adopted from the list, only the list's id is known, and single checks may not
+    # accept that id. The first such failure is no problem: the list is used instead.
     is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
     is_news = is_only_listed and not order.is_only_listed
     problem = None if is_news else _own_problem(error)
@@ -464,7 +464,7 @@ def find_owners(
 
 
 def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
-    """Compare ``rows`` of the list, by id, with their settled orders; record the differences.
+    """Compare ``rows`` of the list, keyed by id, with their settled orders; record differences.
 
     Returns the orders with a difference, new or known, that is not ticked off.
     """
@@ -474,7 +474,8 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
         if differences:
             record_changes([(order, row)], now=timezone.now())
             order.refresh_from_db(fields=["problems"])
-            # Compared by code, because more cards may be stored than this row has.
+            # Only the codes of the problems are compared: the parameters differ if more cards are
+            # stored than this row has.
             still_open = {problem.code for problem in order.open_problems}
             if not still_open.isdisjoint(problem.code for problem in differences):
                 differing.append(order)
@@ -540,7 +541,7 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
 def _more_cards(order: Order, answer: OrderAnswer, stored: int) -> Iterator[Problem]:
     """Yield a problem if more cards are ``stored`` than the order had when it settled."""
     if stored > order.fulfilled_quantity:
-        # Cards that the provider counts, and so charges, are late and not surplus.
+        # If the provider counts the cards, and so charges them, they are late and not surplus.
         is_counted = (answer.fulfilled_quantity or 0) >= stored
         counts = {"received": stored, "announced": order.fulfilled_quantity}
         yield Problem("late_cards" if is_counted else "surplus_cards", counts)

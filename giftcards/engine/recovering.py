@@ -314,7 +314,7 @@ def _half_proof() -> timedelta:
 
 
 def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
-    """Carry out decisions about ``orders`` (by primary key); return how many are resolved."""
+    """Carry out decisions about ``orders``, keyed by primary key; return how many are resolved."""
     adoptions = [decision for decision in decisions if isinstance(decision, Adopt)]
     failed = [
         adoption
@@ -354,7 +354,7 @@ def _wait(order: Order, *, is_evidence: bool) -> None:
         **order.problem_columns(ends={Kind.SEARCH}, new=new),
     }
     now = timezone.now()
-    # A search that lies ahead was made before the clock was set back.
+    # If the time of a search lies in the future, the clock was set back after that search.
     if is_evidence and (order.absent_since is None or order.absent_since > now):
         values["absent_since"] = now
     _search_again(order, is_soon=is_evidence, **values)
@@ -393,16 +393,18 @@ def adopt(
     detail: Problem | None = None,
     is_insisted: bool = False,
 ) -> bool:
-    """Identify the lost ``order`` with an order at the provider; False if one of them is taken.
+    """Identify the lost ``order`` with an order at the provider; False if either of them is taken.
 
-    The caller has compared the two. ``is_insisted`` means that they differ, but a person says that
-    they are the same order: then answers may name another product and type, but no other quantity.
+    The caller has compared the two. ``is_insisted`` means that the two differ, but a person says
+    that they are the same order: then answers may name another product and type, but no other
+    quantity.
 
-    The decision is about the attempt that ``order`` was read with: returns False if the row has
-    another claim or status by now. Also returns False for an id that staff have released from the
-    order; but if ``source`` is staff, such an id can be adopted again.
+    The decision is about the attempt to send that ``order`` was read with: returns False if the row
+    has another claim or status by now. Also returns False for an id that staff have released from
+    the order; but if ``source`` is staff, such an id can be adopted again.
     """
-    # No constraint covers aliases: a row adopted under its other id would be delivered twice.
+    # No constraint covers aliases. Without this query, a row could be adopted under its other id as
+    # well, and be delivered twice.
     if Order.objects.known_as([provider_order_id]).exists():
         return False
     if source != StatusChange.Source.STAFF and _was_released(order, provider_order_id):

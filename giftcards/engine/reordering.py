@@ -1,6 +1,6 @@
 """Reordering missing cards, in one new order that is linked to the old order.
 
-Staff, the shop's code or the rule ``REORDER_MISSING`` asks for it.
+Staff, the shop's code or the rule ``REORDER_MISSING`` cause the new order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from giftcards.rules.states import Review
 
 logger = logging.getLogger(__name__)
 
-# The longest pause before the first order by rule: cards that are out of stock may be back soon.
+# The longest pause before the first order that ``REORDER_MISSING`` makes: cards that are out of
+# stock may be back soon.
 _FIRST_PAUSE = timedelta(minutes=10)
 
 _COPIED = (
@@ -51,7 +52,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
     The new order has a UUID as its reference. Product, group, metadata, customer and gift are those
     of ``order``. A card may cost at most ``max_price``, by default the ``max_price`` of ``order``.
-    ``REVIEW_ORDER`` is asked about the new order only if ``order`` was rejected after a review.
+    ``REVIEW_ORDER`` is called for the new order only if ``order`` was rejected after a review.
 
     The amount that the customer is owed for the missing cards becomes the ``sale_amount`` of the
     new order. Then nothing is owed for ``order`` any more. Cards that came after ``order`` had
@@ -76,7 +77,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
 
 def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
-    """Record the order ``new``, to which the customer's payment for the missing cards moves."""
+    """Record the order ``new``, and move the customer's payment for the missing cards to it."""
     Order.objects.record(new)
     Order.objects.filter(pk=old.pk).update(
         reordered_amount=new.sale_amount or 0,
@@ -141,7 +142,7 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
     return new
 
 
-# By rule.
+# Reordering by the rule REORDER_MISSING.
 
 
 def reorder_by_rule(order: Order) -> None:
@@ -152,7 +153,7 @@ def reorder_by_rule(order: Order) -> None:
     all. The new order is held until its time has come.
 
     Nothing is ordered if the rule is off or used up, if nobody has said what a card may cost, or if
-    :func:`reorder_missing` would refuse it.
+    :func:`reorder_missing` would refuse to.
     """
     rule = conf.reorder_missing
     if rule is None:
@@ -166,7 +167,7 @@ def reorder_by_rule(order: Order) -> None:
         if transaction.get_rollback():
             # The database has failed the caller's transaction as well.
             raise
-        # The order becomes final all the same.
+        # The old order becomes final nevertheless.
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
             "What is missing from order %s is not ordered again: %s",
             order.reference,
@@ -192,7 +193,7 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
 
 
 def _times(order: Order) -> int:
-    """The number of orders by rule, each repeating the one before, that have led to ``order``."""
+    """The length of the chain of orders made by ``REORDER_MISSING`` that ends in ``order``."""
     times = 0
     earlier: Order | None = order
     while earlier is not None and earlier.send_before is not None:
@@ -207,9 +208,9 @@ def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
 
 
 def is_still_missing(order: Order) -> bool:
-    """False if ``order`` repeats missing cards by rule, and such a card may have come after all.
+    """False if ``REORDER_MISSING`` made ``order`` and a card that it repeats may have come.
 
-    Always True for an order that does not repeat cards by rule.
+    True for every other order.
     """
     if order.send_before is None or order.repeats is None:
         return True

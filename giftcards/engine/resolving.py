@@ -40,7 +40,7 @@ Row = Mapping[str, Any]
 
 
 class NoAnswer(enum.Enum):
-    """The reason why the provider has not said what an id is."""
+    """The reason why the provider has not said which order has an id."""
 
     NOT_FOUND = enum.auto()
     # Calls are paused, because of an earlier answer or of the present answer.

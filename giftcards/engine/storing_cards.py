@@ -70,7 +70,7 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
 def _have_retention_look_again(
     arrivals: Iterable[Arrival], cards: Iterable[Card], new: Iterable[Card]
 ) -> None:
-    """Let retention look again at orders that it has left behind, if cards in ``new`` are theirs.
+    """Make retention look again at orders with ``new`` cards that retention has finished with.
 
     These orders had settled before the arrival, or have destroyed codes.
     """
@@ -82,11 +82,11 @@ def _have_retention_look_again(
 
 
 def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
-    """The stored cards of each order, by its primary key, sorted by position."""
+    """The stored cards of each order, sorted by position; the keys are primary keys of orders."""
     by_key = {order.pk: order for order in orders}
     stored: dict[int, list[Card]] = {pk: [] for pk in by_key}
     for card in Card.objects.filter(order__in=stored).order_by("position"):
-        card.order = by_key[card.order_id]  # for opening it, without a query
+        card.order = by_key[card.order_id]  # so that opening the card needs no query
         stored[card.order_id].append(card)
     return stored
 
@@ -113,8 +113,8 @@ def match_cards(
     """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
     Both are multisets: a code that is twice in one answer is two cards, and a repeated answer, in
-    any sequence, has no new card. A card without a serial matches any card with its code, because
-    the provider may add serials later and omit them again.
+    any order, has no new card. A card without a serial matches any card with its code, because the
+    provider may add serials later and omit them again.
     """
     # The stored cards without a match so far, by a fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
@@ -184,7 +184,7 @@ def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -
     """Sort the ``cards`` of an order by ``told``, the cards that its final answer names.
 
     First come the different cards of that answer, then cards that only other answers named, then
-    repetitions: a repetition is no reason to withhold another card. Ties keep their sequence.
+    repetitions: a repetition is no reason to withhold another card. Ties keep their order.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}
@@ -196,7 +196,7 @@ def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -
 
 @sensitive_variables()
 def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyring) -> None:
-    """Seal ``card`` at ``position``, with ``secret`` or its own; a destroyed card only moves."""
+    """Seal ``secret``, or the card's own secret, at ``position``; destroyed cards just move."""
     if secret is None or (card.serial_fingerprint and not secret.serial):
         secret = None if card.is_destroyed else card.open(keyring)
     card.position = position
@@ -209,7 +209,7 @@ def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyr
 def _without_destroyed(
     secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
 ) -> list[CardSecret]:
-    """Return ``secrets`` without those of destroyed cards, of which a fingerprint is left."""
+    """Return ``secrets`` less those of destroyed cards, which are recognised by a fingerprint."""
     destroyed = Counter(card.value_fingerprint for card in stored if card.is_destroyed)
     left = []
     for secret in secrets:

@@ -146,7 +146,7 @@ def waiting_tasks() -> Backlog | None:
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
-    """Move the next run by ``span``, by which the clock was set; does nothing without django-q2."""
+    """Move the next run by ``span``, the clock's step; does nothing without django-q2."""
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)
@@ -217,7 +217,7 @@ def _queue_with_django_q(path: str) -> None:
 
 
 def _enqueue_patiently(queue: Callable[[], object]) -> None:
-    # Brokers have no time-out in common. The thread ends when the broker answers.
+    # Brokers share no option for a timeout. The thread ends when the broker answers.
     thread = threading.Thread(target=_enqueue_in_thread, args=[queue], daemon=True)
     thread.start()
     thread.join(_BROKER_PATIENCE)

@@ -35,9 +35,9 @@ class Timings:
     chores_seconds: float = 10.0
     # How often turns are given beside an endless loop.
     chores_every: float = 60.0
-    # The first: after this time without a sign of life, work beside the loop is left behind, and
-    # other work goes on. The second: for how long work that has failed is left alone. The third:
-    # how much longer than one request the end of the loop waits for turns.
+    # ``turn_seconds``: without a sign of life for this time, work beside the loop is left behind,
+    # and other work goes on. ``turns_pause``: how long work that has failed is left alone.
+    # ``turns_end``: how much longer than one request the end of the loop waits for turns.
     turn_seconds: float = 120.0
     turns_pause: float = 10.0
     turns_end: float = 10.0
@@ -73,8 +73,8 @@ class Timings:
     # longer may hang; then another process may call the same receivers.
     announcing_longest: float = 120.0
 
-    # How many orders at the provider a person is offered as candidates, at most: the earliest
-    # orders are offered.
+    # The most orders at the provider that a person is offered as candidates. If there are more, the
+    # earliest orders are offered.
     candidates: int = 20
     # How long a caller waits for the answer to another caller's question about a card. Each waiting
     # caller occupies a thread of the site, which other visitors then cannot use.

@@ -19,8 +19,8 @@ from giftcards.models.orders import Order
 
 # At most this many characters of a code are shown to people who may find or reveal codes.
 _LONGEST_TAIL = 4
-#: The text that replaces the key's fingerprint once the code is destroyed. The row stays, for the
-#: books, and to recognise the same code if it is delivered again.
+#: The text that replaces the key's fingerprint once the code is destroyed. The row stays: the books
+#: need it, and it recognises the same code if that is delivered again.
 DESTROYED = "destroyed"
 
 
@@ -47,8 +47,8 @@ class CardQuerySet(models.QuerySet["Card"]):
     def newest_with_code(self, text: str, most: int) -> list[Card]:
         """The newest of :meth:`with_code`, at most ``most``; fast even if all have one serial."""
         text = Masked(text)
-        # The cards are sorted by a sum, which no index has: otherwise, SQLite would scan all cards
-        # by primary key.
+        # The cards are sorted by a sum, because no index contains it. Otherwise, SQLite would scan
+        # all cards by primary key.
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
@@ -116,11 +116,11 @@ class CardQuerySet(models.QuerySet["Card"]):
         return lost, [position for position, key in old if key not in used]
 
     def try_keys(self) -> dict[str, str]:
-        """Open the newest and the oldest card, to see that the encryption keys still fit.
+        """Open the newest and the oldest card, to see whether the encryption keys still fit.
 
-        Returns a dict that says for "newest" and "oldest" what is wrong, in a sentence that shows
-        nothing of the card; "" if the card opens. The dict is empty if there is no card. Takes
-        about three queries for each key in use, each for one row. Raises
+        The result has the keys "newest" and "oldest". Each value is a sentence that says what is
+        wrong and shows nothing of the card; "" if the card opens. The result is empty if there is
+        no card. Takes about three queries for each key in use, each for one row. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keyring = conf.keyring()
@@ -151,8 +151,8 @@ class Card(models.Model):
     # later arrivals.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
-    # HMACs with separate keys: ``identity`` is of the whole card. The fingerprints of the code and
-    # of the serial are for searching.
+    # HMACs, each with a key of its own. ``identity`` is the HMAC of the whole card. The
+    # fingerprints of the code and of the serial are for searching.
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
@@ -224,9 +224,9 @@ class Card(models.Model):
 
     @contained
     def tail(self, keyring: Keyring) -> str:
-        """The last letters and digits of the code, for telling cards apart; "" if it is too short.
+        """The last letters and digits of the code, to tell cards apart; "" for a short code.
 
-        These are at most four characters, and at most a quarter of the code. Nothing else of the
+        They are at most four characters, and at most a quarter of the code. Nothing else of the
         card is shown. Raises :exc:`~giftcards.exceptions.DecryptionError`.
         """
         secret = self.open(keyring)
@@ -235,7 +235,7 @@ class Card(models.Model):
         return "".join(signs[len(signs) - shown :])
 
     def trouble(self, keyring: Keyring) -> str:
-        """A sentence that says why the card cannot be opened; "" if it can."""
+        """A sentence that says why the card cannot be opened; "" if it opens."""
         try:
             self.open(keyring)
         except DecryptionError as error:

@@ -17,9 +17,9 @@ from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, past
 
-# A product or type that one answer leaves out is not gone: it has to be missing for this long.
+# A product or type is gone only once answers have lacked it for this long.
 _GONE_AFTER = timedelta(hours=1)
-# An answer that is older than the stored answer is late by no more than this.
+# If an answer arrives after a newer answer, it is late by no more than this.
 _LATE = timedelta(minutes=5)
 # Changes of offers are kept for this long, and deleted in batches of this size.
 _CHANGES_KEPT = timedelta(days=30)
@@ -38,7 +38,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Store a catalogue requested at ``at``; ``listed`` has the columns of each product.
 
         Products that two answers an hour apart do not list are no longer on sale. An empty text
-        does not replace an older text, and an older answer changes nothing.
+        does not replace an earlier text. An answer older than the stored one changes nothing.
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
@@ -104,7 +104,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         )
 
     def to_ask(self, now: datetime) -> Self:
-        """Products on sale whose types were not asked for since the last listing."""
+        """Products on sale whose types were not requested since the last listing."""
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
@@ -112,7 +112,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Claim the request for the types of this product; ``None`` if another process has it.
 
         The claim lasts until the types are read, or ``longest`` seconds. A product that the
-        catalogue has never listed cannot be claimed: every process may ask.
+        catalogue has never listed cannot be claimed: every process may make the request.
         """
         now = timezone.now()
         free = self.exclude(self._is_being_read(longest))
@@ -123,7 +123,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         self.filter(asked_at=claim).update(asked_at=F("types_read_at"))
 
     def being_read(self, *, longest: float) -> Self:
-        """Products whose types are being asked for; see :meth:`claim_reading`."""
+        """Products whose types are being requested; see :meth:`claim_reading`."""
         return self.filter(self._is_being_read(longest))
 
     @staticmethod
@@ -164,11 +164,11 @@ class Product(models.Model):
     # True if the provider sells the product; False as well once the catalogue no longer lists the
     # product.
     is_enabled = models.BooleanField(_("on sale"), default=True, editable=False)
-    # When the catalogue last listed the product, and since when the catalogue lacks the product;
-    # NULL: it lists the product.
+    # When the catalogue last listed the product, and since when the catalogue lacks the product
+    # (NULL: the product is listed).
     listed_at = models.DateTimeField(_("last listed"), editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # When the product's types were last asked for, and last read; NULL: never.
+    # When the product's types were last requested, and last read; NULL: never.
     asked_at = models.DateTimeField(null=True, editable=False)
     types_read_at = models.DateTimeField(_("types last read"), null=True, editable=False)
 
@@ -199,7 +199,7 @@ class Product(models.Model):
 
 
 class Offer(NamedTuple):
-    """A type as it is offered; ``price`` is ``None`` if it is not for sale."""
+    """A type as it is offered; ``price`` is ``None`` if the type is not for sale."""
 
     name: str
     price: Decimal | None
@@ -214,7 +214,7 @@ class ProductType(models.Model):
         verbose_name=_("product"),
         on_delete=models.CASCADE,
         related_name="types",
-        # The unique constraint's index begins with it.
+        # The index of the unique constraint begins with this column.
         db_index=False,
         editable=False,
     )
@@ -224,17 +224,16 @@ class ProductType(models.Model):
     price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
     # When an answer of the provider last had the type (NULL: before this was recorded), and since
-    # when answers lack the type (NULL: they have it).
+    # when answers lack the type (NULL: answers have the type).
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # If PRICING is a function: the last answer of the function (NULL: nothing usable, or off the
-    # shelf), the path of the function, the cost that it was asked about, and when to ask it again
-    # (NULL: it was never asked).
+    # If PRICING is a function: its last result (NULL: nothing usable, or off the shelf), its path,
+    # the cost that it was called with, and when to call it again (NULL: it was never called).
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # When the answer of the function, or the cost that the answer is about, last changed.
+    # When the result of the function, or the cost that it was called with, last changed.
     priced_at = models.DateTimeField(null=True, editable=False)
 
     #: Set by :func:`giftcards.catalogue.offers`.
@@ -360,7 +359,7 @@ class OfferChange(OutboxEntry):
 def changes_between(
     kind: ProductType, before: Offer | None, *, at: datetime
 ) -> Iterator[OfferChange]:
-    """Yield the changes from the offer ``before``, if it was known, to the present offer."""
+    """Yield the changes from ``before``, if a former offer is known, to the present offer."""
     what, old = OfferChange.What, before or Offer("", None, None)
     new = kind.offer
     found: dict[OfferChange.What, tuple[object, object]] = {}
@@ -390,7 +389,7 @@ def _record_changes_of_products(
 ) -> None:
     """For each changed product, record how the offers of its types change.
 
-    ``changed`` has each of these products twice: as before the reading, and as after it.
+    ``changed`` has each of these products twice: as it was before the reading, and as it is now.
     """
     pairs = {after.pk: (before, after) for before, after in changed}
     found: list[OfferChange] = []
@@ -404,7 +403,7 @@ def _record_changes_of_products(
 
 class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def told(self, product_id: str, *, key: str, max_age: timedelta) -> ProductPrices | None:
-        """Return a product's prices that this API key got within ``max_age``; ``None`` without any.
+        """Return prices that this API key got within ``max_age``; ``None`` if there are none.
 
         Prices with a time in the future count as too old, because the clock was set back since
         then.

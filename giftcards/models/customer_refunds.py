@@ -65,7 +65,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> None:
-        """Take a refund back, so that its amount is owed again. The row is kept."""
+        """Cancel a refund, so that its amount is owed again. The row is kept."""
         refund.check_text("by", "cancelled_by", by)
         refund.check_text("why", "cancel_reason", why)
         with transaction.atomic():
@@ -256,7 +256,8 @@ class CustomerRefund(models.Model):
 
     objects = CustomerRefundQuerySet.as_manager()
 
-    # True if the call that returned this instance has recorded or changed it, not only found it.
+    # True if the call that returned this refund has recorded or changed the refund, not only found
+    # it.
     has_changed = False
 
     class Meta:

@@ -28,7 +28,7 @@ from giftcards.text.spelling import digits
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Format characters that are allowed: Persian words and composed emoji need them.
 _JOINERS = {"\u200c", "\u200d"}
-# The most levels of metadata. MariaDB reads no JSON of more than 32 levels.
+# The deepest nesting of metadata. MariaDB reads no JSON of more than 32 levels.
 _DEEPEST = 8
 _MOST_BYTES = 4_096
 _LARGEST_NUMBER = 2**63 - 1
@@ -56,7 +56,7 @@ def plain_line(text: str) -> None:
 
 
 def has_digits(text: str) -> None:
-    """Validate a phone number: something in it can be dialled, in the digits of any script."""
+    """Validate a phone number: it must have a digit, in any script."""
     if not digits(text):
         raise ValidationError(_("Enter a phone number."), code="has_digits")
 
@@ -72,7 +72,7 @@ def _is_unseen(char: str) -> bool:
 
 
 def tidied_lines(text: str) -> str:
-    """Return ``text`` without tabs, and with the same line ends whatever browser it comes from."""
+    """Return ``text`` without tabs, and with line ends that do not depend on the browser."""
     return text.replace("\r\n", "\n").expandtabs(4).strip()
 
 
@@ -178,7 +178,7 @@ def _is_storable(text: str) -> bool:
 
 
 def is_same_json(one: Any, other: Any) -> bool:
-    """True if ``one`` can read back as ``other``; unlike ``==``, it tells ``True`` from ``1``."""
+    """True if a database may return ``other`` for a stored ``one``; ``True`` is not ``1`` here."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(
             is_same_json(item, other[name]) for name, item in one.items()

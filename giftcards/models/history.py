@@ -27,7 +27,7 @@ class OutboxQuerySet(models.QuerySet[E]):
         return self.filter(announced_at=None, announce_at__isnull=False, at__lte=moment)
 
     def backlog(self) -> tuple[int, datetime | None]:
-        """The number of changes that some receiver has yet to take, and the time of the first."""
+        """The number, and the earliest time, of the changes that some receiver has yet to take."""
         waiting = self.filter(announced_at=None, announce_at__isnull=False).order_by()
         found = waiting.aggregate(count=models.Count("pk"), since=models.Min("at"))
         return found["count"], found["since"]
@@ -76,8 +76,8 @@ class StatusChange(OutboxEntry):
     from_status = models.CharField(_("from"), max_length=20, choices=Status)
     to_status = models.CharField(_("to"), max_length=20, choices=Status)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
-    # Entries as in giftcards.rules.problems: {"code", "parameters"}, without secrets; plus "ended":
-    # true for a problem that ended with the move.
+    # Entries as in giftcards.rules.problems: {"code", "parameters"}, without secrets. An entry also
+    # has "ended": true if it is a problem that the move ended.
     details = models.JSONField(_("details"), default=list, blank=True)
 
     objects = StatusChangeQuerySet.as_manager()

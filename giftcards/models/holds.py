@@ -15,7 +15,7 @@ from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.orders import Order
 from giftcards.rules.times import ahead, is_ahead
 
-#: The longest hold, and how many times its first length a hold may last in all.
+#: The longest hold; and the limit for prolonged holds, as a multiple of the first length.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
 # A hold that has been over for this long is forgotten: its reference may then begin a new hold.
@@ -29,7 +29,8 @@ class HoldQuerySet(models.QuerySet["Hold"]):
     def current(self, now: datetime) -> Self:
         """The holds whose time is not over, and whose order is not recorded yet.
 
-        A hold may be made while its order is being recorded, so the query looks for orders, too.
+        The query also looks for orders, because a hold may be made while its order is being
+        recorded.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 

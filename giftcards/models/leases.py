@@ -35,8 +35,8 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def make(self, name: str) -> None:
         """Create the row of this name, if there is none.
 
-        Call it before a transaction that locks the row: two transactions that create the row would
-        wait for each other.
+        Call this method before a transaction that locks the row: two transactions that create the
+        row would wait for each other.
         """
         # In a transaction, SQLite needs a write first. Outside of a transaction, a read comes
         # first, because a write may have to wait for other transactions.
@@ -47,8 +47,8 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def lock(self, name: str) -> bool:
         """Lock the row of this name until the transaction ends; False if there is none."""
         # The lock is an update, because SQLite may fail a transaction that reads before it writes.
-        # The update writes a new value, because InnoDB fails a transaction with an old snapshot
-        # only over a changed row.
+        # The update writes a new value: only a changed row makes InnoDB fail a transaction whose
+        # snapshot is old.
         return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:
@@ -84,11 +84,11 @@ class Lease(models.Model):
     CHORES = "chores"
     #: Probing an API key.
     KEY_PROBE = "key probe"
-    #: Asking for the environment of an API key; without an answer, the lease is not released, so
-    #: that the next try comes later.
+    #: Requesting the environment of an API key. Without an answer, the lease is not released, so
+    #: that the next attempt comes later.
     KEY_ENVIRONMENT = "key environment"
-    #: Asking for the prices of held orders; the lease is not released at the end, so that the next
-    #: look comes later.
+    #: Requesting the prices of held orders. The lease is not released at the end, so that the next
+    #: request comes later.
     HELD_PRICES = "held prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
@@ -120,7 +120,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         elif existing > count:
             now = timezone.now()
             surplus = self.filter(number__gte=count)
-            # Slots that stay take over the holds of slots that are deleted.
+            # The remaining slots take over the holds of the deleted slots.
             for until in surplus.filter(until__gt=now).values_list("until", flat=True):
                 numbers = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
                 self.take_one(numbers, now=now, until=until)
@@ -139,11 +139,11 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
-        """Adapt the holds to a clock that was set from ``before`` to ``now``.
+        """Adapt the holds to a clock that was changed from ``before`` to ``now``.
 
-        Slots that were held are held for ``longest`` from ``now`` on; free slots stay free.
+        Held slots are held for ``longest`` from ``now`` on; free slots stay free.
         """
-        # Holds up to ``longest`` ahead may have begun on the new clock: they stay.
+        # Holds that end within ``longest`` may have begun after the change of the clock: they stay.
         self.filter(until__gt=now + longest, until__lte=before).update(until=now)
         self.filter(until__gt=before).update(until=now + longest)
 

@@ -1,6 +1,6 @@
 """The queries for orders; each uses an index, however many orders have settled.
 
-``tests/test_plans.py`` checks the query plan of each on the current database.
+``tests/test_plans.py`` checks the plan of each query on the current database.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 # For more than 200 keys or names, MariaDB prefers a full table scan to index lookups.
 _AT_ONCE = 100
 
-# Held orders: not sent until a person decides, the price falls, or their time has come.
+# Held orders: they are not sent until a person decides, the price falls, or their time comes.
 HELD = Q(status=Status.PENDING, due_at=None)
 # Held orders that a fallen price releases, and held orders that a person has to look at.
 HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
@@ -38,7 +38,7 @@ PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
 PLANNED_LAST = PLANNED & Q(open_amount=0)
-# Final orders of which nobody has said what the customer paid.
+# Final orders for which nobody has said what the customer paid.
 SALE_UNKNOWN = Q(is_owing__isnull=True, settled_at__isnull=False)
 # Settled orders whose figures from the provider contradict each other.
 CONTRADICTORY = Q(is_consistent__in=[False])
@@ -91,8 +91,8 @@ class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Orders that are not final.
 
-        Queries for open orders start here, because their index begins with ``settled_at``: by
-        average selectivity, a query planner would consider every status common.
+        Queries for open orders start here, because their index begins with ``settled_at``. From the
+        average selectivity of statuses, a query planner concludes that every status is common.
         """
         return self.filter(settled_at=None)
 
@@ -120,7 +120,8 @@ class OrderQueries(OrderSearch[Row]):
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
         """The due time of the first unclaimed order in ``statuses``; ``None`` without any."""
-        # One query per status: the index yields the first row of one status, not of several.
+        # There is one query per status, because the index yields the first row of a single status
+        # only.
         times = (
             self._waiting(status)
             .filter(due_at__isnull=False)
@@ -165,7 +166,7 @@ class OrderQueries(OrderSearch[Row]):
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
-        """Open orders due too far ahead: urgent ones by ``urgent``, and others by ``others``."""
+        """Open orders due later than ``urgent`` or, if they are not urgent, ``others`` from now."""
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
             | Q(status__in=PATIENT, due_at__gt=now + others + SLACK)
@@ -212,7 +213,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
-        """Yield the orders known as one of ``names``, of which there may be any number."""
+        """Yield the orders known as one of ``names``, however many names there are."""
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
 
@@ -231,7 +232,7 @@ class OrderQueries(OrderSearch[Row]):
     def lines_charged_after(self, moment: datetime) -> list[OpenLine]:
         """The open orders, held ones too, whose cost a balance of ``moment`` does not show.
 
-        These are the orders that the provider had not accepted by then.
+        These are the orders that the provider had not accepted by ``moment``.
         """
         return _lines(self.open().filter(Q(accepted_at=None) | Q(accepted_at__gt=moment)))
 

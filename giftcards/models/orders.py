@@ -1,7 +1,7 @@
 """Orders: their queries, and the moves between their statuses.
 
 Queries are methods of the queryset, changes are methods of the row. Nothing outside this module
-assigns ``status``: a move is one guarded UPDATE, whose row count tells which process won the race.
+assigns ``status``: a move is one guarded UPDATE, whose row count shows which process won the race.
 """
 
 from __future__ import annotations
@@ -83,16 +83,16 @@ plain_text = RegexValidator(
 OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
 #: The columns of the person who gets a gift.
 OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
-#: The columns of a gift; all of them are empty in any other order.
+#: The columns of a gift; all of them are empty in an order that is no gift.
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
 #: The columns that may be corrected. Other values that a caller gave never change.
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
-# The values that a caller gives beside the correctable columns and the reference: texts first, then
-# other kinds of values.
+# The values that a caller gives, other than the correctable columns and the reference: first the
+# texts, then other kinds of values.
 _TEXTS = ("product_id", "type_id", "group")
 _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
-# A delivery later than this is taken for a slip of the pen.
+# A delivery farther ahead than this is taken for a typing error.
 _LONGEST_AHEAD = timedelta(days=366)
 
 
@@ -157,7 +157,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return rested.unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
-        """Make the orders that are :meth:`checkable` due now; return how many these are."""
+        """Make the orders that are :meth:`checkable` due now; return how many there are."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def claim(
@@ -165,9 +165,9 @@ class OrderQuerySet(OrderQueries["Order"]):
     ) -> list[Order]:
         """Claim these orders, just read by :meth:`to_check`; return those that were free.
 
-        One guarded UPDATE decides the race between processes. An order whose id at the provider has
-        changed since it was read is not claimed: what is known about the old id is not about this
-        order.
+        One guarded UPDATE decides the race between processes. If the provider's id of an order has
+        changed since the order was read, the order is not claimed: what is known about the old id
+        is not about this order.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -248,7 +248,7 @@ class OrderQuerySet(OrderQueries["Order"]):
 
 
 class Overtaken(Exception):
-    """Another process has moved or claimed one of the orders in the meantime."""
+    """Another process has moved or claimed an order in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +351,7 @@ class Order(models.Model):
         validators=[plain_text],
         help_text=_("The denomination, as the provider's catalogue names it."),
     )
-    # The catalogue's names when the order was recorded; "" if the catalogue had not been read.
+    # The names that the catalogue had when the order was recorded; "" if it had not been read.
     product_name = models.CharField(_("product's name"), max_length=200, editable=False, blank=True)
     type_name = models.CharField(_("type's name"), max_length=200, editable=False, blank=True)
     quantity = models.PositiveIntegerField(
@@ -484,7 +484,7 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
-    # These times are set only if the order repeats another order by rule: it is held until
+    # These times are set only in an order that ``REORDER_MISSING`` made: the order is held until
     # ``send_after`` (NULL: it does not wait for a time), and given up if it is still held at
     # ``send_before``.
     send_after = models.DateTimeField(null=True, editable=False)
@@ -506,8 +506,8 @@ class Order(models.Model):
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
     # True if the provider's figures agree with each other; NULL unless the order has settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
-    # True if the ledger has what the provider promised to credit back. NULL: nothing was promised,
-    # the amount is unknown, or the ledger was not read that far.
+    # True if the ledger has the credit that the provider promised. NULL: nothing was promised, the
+    # amount is unknown, or the ledger was not read that far.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
     # When the codes of the order's cards were destroyed: by retention, or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
@@ -566,8 +566,8 @@ class Order(models.Model):
             ("export_order", "Can export orders and reports"),
             ("view_cost", "Can see what the provider charges, and margins"),
         )
-        # Every index slows down writes, so each serves a query. None is partial: MariaDB does not
-        # support that.
+        # Every index slows down writes, so each index serves a query. No index is partial, because
+        # MariaDB does not have partial indexes.
         indexes = (
             # This index serves the engine's queries for open orders, whose settled_at is NULL, and
             # for the latest orders that have settled.
@@ -664,7 +664,7 @@ class Order(models.Model):
         return self.reference
 
     def save(self, *args: Any, **named: Any) -> None:
-        """Save the row, and its search terms, too, if a column that is searched is written."""
+        """Save the row; and the search terms as well, if a column that is searched is written."""
         is_added, fields = self._state.adding, named.get("update_fields")
         if not (fields is None or set(SEARCHED).intersection(fields)):
             super().save(*args, **named)
@@ -693,7 +693,7 @@ class Order(models.Model):
 
     @property
     def owner(self) -> str:
-        """The name of who looks after the order; "" if nobody does, or nothing is left to do."""
+        """The person who looks after the order; "" if nobody does, or nothing is left to do."""
         return self.looked_after_by if self.is_unfinished else ""
 
     @property
@@ -703,7 +703,7 @@ class Order(models.Model):
 
     @property
     def is_put_off(self) -> bool:
-        """True for a gift that its recipient is not to be told of yet."""
+        """True if the order is a gift whose recipient is not to be told of it yet."""
         return self.deliver_at is not None and self.deliver_at > timezone.now()
 
     @property
@@ -734,7 +734,7 @@ class Order(models.Model):
 
     @property
     def missing_quantity(self) -> int:
-        """The number of cards of a final order that did not come; 0 while it is open.
+        """The number of cards that a final order lacks; 0 while the order is open.
 
         Cards that came after the order had settled are not missing. Takes a query only if fewer
         cards were delivered than ordered.
@@ -750,7 +750,7 @@ class Order(models.Model):
 
     @property
     def line_at_provider(self) -> tuple[str, str, int]:
-        """The line that answers about the order must have; "" where any name is accepted."""
+        """The line that answers about the order must name; "" where any name is accepted."""
         return ("", "", self.quantity) if self.is_insisted else self.line
 
     @property
@@ -795,12 +795,12 @@ class Order(models.Model):
     def was_sent_with(self, key: ApiKey) -> bool:
         """True if the order was sent to the account of ``key``, whose list shows what was bought.
 
-        An unknown key or environment of the order counts as that of ``key``.
+        If the order's key or environment is unknown, that of ``key`` is assumed.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
-        """True if the order was sent to another account for certain: the environments differ.
+        """True if the order was certainly sent to another account: the environments differ.
 
         Another key of the same environment may be a new one for the same account.
         """
@@ -814,7 +814,7 @@ class Order(models.Model):
         values from before a correction of this order.
         """
         return (
-            # The collation of the database may have found different references equal.
+            # The database may have found different references equal, by its collation.
             self.reference == other.reference
             and _as_read(self, *_LINE) == _as_read(other, *_LINE)
             and self._is_sold_as(other)
@@ -874,7 +874,7 @@ class Order(models.Model):
         assign(copied, values)
         copied.check_columns(but={field.name for field in self._meta.fields} - values.keys())
         if copied.is_gift != self.is_gift:
-            # Somebody may have seen the cards already: that cannot be changed.
+            # Somebody may have seen the cards already, and this cannot be undone.
             text = gettext("A gift stays a gift, and no other order becomes one.")
             raise ValidationError({"recipient_email": text})
         return copied
@@ -915,9 +915,9 @@ class Order(models.Model):
         Order.objects.filter(pk=self.pk).update(group=F("group"))
 
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
-        """Set columns of a PENDING order; ``problem`` replaces its problems of sending.
+        """Set columns of a PENDING order; ``problem`` replaces problems of the kind ``SENDING``.
 
-        Returns False, and changes nothing, if another process was faster, and has moved, claimed,
+        Returns False, and changes nothing, if another process was faster: it has moved, claimed,
         rescheduled or ticked off the order, or approved a price.
         """
         new = [] if problem is None else [problem]
@@ -948,7 +948,7 @@ class Order(models.Model):
         return [each for each in map(Problem.of, self.problems) if each.kind is kind]
 
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
-        """Replace the problems of a kind; unchanged ones stay ticked off."""
+        """Replace the problems of a kind; unchanged problems stay ticked off."""
         with transaction.atomic(using=self._state.db):
             self.lock()
             self.refresh_from_db(fields=["problems"])
@@ -1050,9 +1050,9 @@ class Order(models.Model):
         see :class:`~giftcards.rules.states.State`. A change to a final status keeps the removed
         problems among its details.
 
-        Returns ``None``, and changes nothing, if another process was first: the row's status or
-        claim differ from those of this instance, or the row does not fit the lookups ``where``.
-        Raises :exc:`ValueError` for a move that the table does not allow.
+        Returns ``None``, and changes nothing, if another process was first: then the row's status
+        or claim differs from this instance, or the row does not fit the lookups ``where``. Raises
+        :exc:`ValueError` for a move that the table does not allow.
         """
         origin = Status(self.status)
         check_move(origin, target)
@@ -1092,7 +1092,7 @@ def _among(orders: models.QuerySet[Order]) -> Q:
 
 
 # Each order in NEEDING_ATTENTION is LOST, or WITH_OTHER_PROBLEMS, or held for its price or for a
-# review: a held order keeps its problem.
+# review. Held orders belong here, because a held order keeps its problem.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(

@@ -20,24 +20,25 @@ from giftcards.models.fields import MONEY
 from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
-# How long a key counts as proven after the provider accepted it. This time is short, because a key
-# revoked meanwhile makes several concurrent requests fail. But it is longer than the minute between
-# two ticks.
+# How long a key counts as proven after the provider accepted it. This time is short, because
+# several concurrent requests fail if the key was revoked meanwhile. But this time is longer than
+# the minute between two ticks.
 _PROOF_HOLDS = timedelta(minutes=2)
 # How old a proof may get before the next success renews it.
 _PROOF_IS_FRESH = timedelta(seconds=30)
-# The longest pause that ends by itself: 15 minutes, plus the difference of two machines' clocks.
+# The longest pause that ends automatically: 15 minutes, plus a margin for the difference between
+# the clocks of two machines.
 LONGEST_PAUSE = timedelta(minutes=20)
-# Staff and monitors are told of a pause for this long after its end: in an outage, a request is
-# tried every few seconds, and such a request may succeed now and then.
+# Staff and monitors are told of a pause for this long after its end, because a few requests may
+# succeed in the middle of an outage.
 _STILL_TOLD = timedelta(minutes=1)
-# A process that has shown no sign for this long, which is longer than two ticks, is gone.
+# A process without a sign of life for this long counts as gone; two ticks take less time.
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
-# If a chore has not come to its end within this time, monitors are told.
+# Monitors are told if a chore has not ended within this time.
 _CHORES_WITHIN = timedelta(hours=1)
-# Staff are told after this time without success, and this many failed sweeps in a row.
+# Staff are told after this long without a success, if at least this many sweeps in a row failed.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
@@ -56,7 +57,7 @@ _START_WORKER = _(
 
 
 class Environment(models.TextChoices):
-    """The provider's environments. One host serves both: the API key decides."""
+    """The provider's environments. One host serves both environments: the API key decides which."""
 
     # The values are the provider's.
     SANDBOX = "SANDBOX", _("Sandbox")
@@ -64,7 +65,7 @@ class Environment(models.TextChoices):
 
 
 def is_test_type(type_id: str) -> bool:
-    """True for a type that the sandbox sells even if it does not list it."""
+    """True if the type is for tests: the sandbox sells such types without listing them."""
     return type_id.startswith("TEST_")
 
 
@@ -93,13 +94,13 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return True
 
     def learn(self, key: ApiKey, environment: str) -> None:
-        """Store the environment of ``key`` as the provider told it, if the app knows it."""
+        """Store the environment that the provider named for ``key``, if it is a known one."""
         if environment in Environment.values and environment != key.environment:
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
 
     def refuse(self, fingerprint: str, *, detail: str) -> bool:
-        """Stop all calls with the key until :meth:`resume`; False if they were stopped already."""
+        """Stop all calls with the key until :meth:`resume`; False if calls were stopped already."""
         self.current(fingerprint)
         row = self.filter(pk=fingerprint, is_refused=False)
         refused = {"is_refused": True, "refused_at": timezone.now(), "refusal": detail}
@@ -119,7 +120,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
-        """The refused key that stops this process, or else one that stops another process.
+        """The refused key that stops this process, or else a key that stops another process.
 
         ``own`` is the fingerprint of this process's key. Without a key in its settings, the key
         that was used last counts as the key of this process.
@@ -146,7 +147,7 @@ class ApiKey(models.Model):
     environment = models.CharField(max_length=10, choices=Environment, blank=True)
     # True if calls with this key are stopped, until a person resumes them.
     is_refused = models.BooleanField(default=False)
-    # The last refusal: its time and its text. Both stay when calls are resumed: see
+    # The time and the text of the last refusal. Both stay when calls are resumed: see
     # ApiKeyQuerySet.accept.
     refused_at = models.DateTimeField(null=True)
     refusal = models.TextField(blank=True)
@@ -169,7 +170,7 @@ class ApiKey(models.Model):
         return self._was_accepted_within(_PROOF_HOLDS, now)
 
     def is_freshly_proven(self, now: datetime) -> bool:
-        """True if a further success need not be noted yet."""
+        """True if the proof is so recent that a further success need not be recorded."""
         return self._was_accepted_within(_PROOF_IS_FRESH, now)
 
     def _was_accepted_within(self, span: timedelta, now: datetime) -> bool:
@@ -203,7 +204,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(**ticked)
 
     def note_chores(self, begun: str, ended: Mapping[str, datetime | None]) -> None:
-        """Record the chore that was begun last, and when each chore last came to its end."""
+        """Record the chore that was begun last, and when each chore last ended."""
         times = {name: at and at.isoformat() for name, at in ended.items()}
         self.filter(pk=1).update(chores={"begun": begun, "ended": times})
 
@@ -228,11 +229,11 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
                 pause=reason, pause_detail=detail, paused_at=began, paused_until=longest
             ):
                 if reason != ProviderState.Pause.RATE:
-                    # A rate limit casts no doubt on a key; after any other pause, it is probed.
+                    # After a rate limit, keys need no probe; after any other pause, they do.
                     ApiKey.objects.doubt()
                 return True
         if state.pause == reason:
-            # Several answers may ask for a pause at the same time: the longest one counts.
+            # Several answers may ask for a pause at the same time: the longest pause counts.
             self.filter(pk=1, pause=reason, paused_until__lt=until).update(paused_until=until)
         return False
 
@@ -242,8 +243,9 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         is_on = ahead(
             "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
         )
-        # The number of changed rows decides: of two persons at once, only one has ended the pause.
-        # Written before anything is read: otherwise SQLite would fail the second transaction.
+        # The number of changed rows decides: if two people do this at once, only one has ended the
+        # pause. The write comes before any read: otherwise SQLite would fail the second
+        # transaction.
         was_paused = bool(paused.filter(is_on).update(pause="", paused_until=None))
         paused.update(pause="", paused_until=None)
         was_refused = ApiKey.objects.resume()
@@ -259,19 +261,20 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return bool(due.update(balance_due_at=now + BALANCE_EVERY))
 
     def keep_balance(self, balance: Decimal, *, asked_at: datetime) -> None:
-        """Store the balance that was asked for at ``asked_at``, unless a later one is known."""
+        """Store the balance requested at ``asked_at``, unless a later balance is known."""
         older = self.filter(past("balance_read_at", asked_at, longest=timedelta(0)), pk=1)
         older.update(balance=balance, balance_read_at=asked_at)
 
     def note_spending(self, amount: Decimal) -> None:
         """Store the amount that was spent in the last 24 hours."""
-        # The sum may be larger if the provider's amounts are wrong.
+        # The sum is capped, because it may be too large for the column if the provider's amounts
+        # are wrong.
         self.filter(pk=1).update(spent_lately=min(amount, LARGEST_AMOUNT))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
         """Make the balance due, because the provider says that it does not cover ``needed`` dinars.
 
-        Does nothing if the known balance does not cover ``needed``, either. With ``None``, an
+        Does nothing if the known balance does not cover ``needed`` either. With ``None``, an
         unknown amount, the balance is due in any case.
         """
         row = self.filter(pk=1)
@@ -285,7 +288,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
 
     def forget_low_balance(self, state: ProviderState) -> None:
-        """Record that the balance of ``state`` is not low, unless a newer one is known."""
+        """Record that the balance of ``state`` is not low, unless a newer balance is known."""
         self.filter(pk=1, balance_read_at=state.balance_read_at).update(low_balance_since=None)
 
 
@@ -299,8 +302,8 @@ class ProviderState(models.Model):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
 
-    # Why all calls are paused, whatever their key; "" if they are not. ACCESS: the IP address is
-    # blocked. A refused key pauses nothing here: see ApiKey.
+    # Why all calls are paused, whatever their key; "" if calls are not paused. ACCESS: the IP
+    # address is blocked. A refused key pauses nothing here: see ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
     # When the pause began; if pauses follow each other without a success, when the first of these
@@ -319,7 +322,7 @@ class ProviderState(models.Model):
     spent_lately = models.DecimalField(null=True, **MONEY)
     # When the balance is to be read next; NULL: at once.
     balance_due_at = models.DateTimeField(null=True)
-    # When the shop was told of the low balance; NULL: it is not low.
+    # When the shop was told that the balance is low; NULL: the balance is not low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
     # The list of orders is not used before this time: the list failed, or showed none of our
@@ -351,8 +354,8 @@ class ProviderState(models.Model):
     # unfinished.
     purge_place = models.DateTimeField(null=True)
 
-    # How the wall clocks of the machines were set; see giftcards.engine.clock. Each write checks
-    # the version, and increments it.
+    # The readings and steps of the machines' wall clocks: see giftcards.engine.clock. Each write
+    # checks the version, and increments it.
     clock = models.JSONField(default=dict)
     clock_version = models.PositiveIntegerField(default=0)
 
@@ -382,7 +385,7 @@ class ProviderState(models.Model):
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
 
     def goes_on_with(self, reason: str, now: datetime) -> bool:
-        """True if a pause for ``reason`` continues the last pause: nothing succeeded between."""
+        """True if a pause for ``reason`` continues the last pause: no call succeeded in between."""
         if reason != self.pause or self.paused_at is None:
             return False
         has_succeeded = self.succeeded_at is not None and self.succeeded_at > self.paused_at
@@ -397,13 +400,13 @@ class ProviderState(models.Model):
         return self.paused_until if self.paused_until and self.is_paused(now) else now
 
     def is_out_of_service(self, now: datetime) -> bool:
-        """True if orders cannot be sent now, nor probably in the next minutes."""
+        """True if orders cannot be sent now, and probably not in the next minutes."""
         is_refused = ApiKey.objects.holding_up(configured_key(), now) is not None
         return is_refused or self.is_paused(now) or self.is_failing(now)
 
     @property
     def paused_because(self) -> str:
-        """The reason why calls are paused, a :class:`Pause`; "" if they are not.
+        """The reason why calls are paused, a :class:`Pause`; "" if calls are not paused.
 
         A pause counts until a minute after its end. A refused key counts if it is the key of this
         process or stops another running process.
@@ -415,7 +418,7 @@ class ProviderState(models.Model):
 
     @property
     def paused_since(self) -> datetime | None:
-        """The time since which calls are paused; ``None`` if they are not."""
+        """The time since which calls are paused; ``None`` if calls are not paused."""
         now = timezone.now()
         refused = ApiKey.objects.holding_up(configured_key(), now)
         if refused:
@@ -466,12 +469,12 @@ class ProviderState(models.Model):
 
     @property
     def chores_ended_at(self) -> datetime | None:
-        """A time since which every chore has come to its end; ``None`` if a chore never has."""
+        """A time since which every chore has ended once; ``None`` if a chore never has."""
         ended = self.chores_record[1].values()
         return None if None in ended else min(filter(None, ended), default=None)
 
     def overdue_chores(self, now: datetime) -> list[str]:
-        """The chores that have not come to their end for an hour, although workers run."""
+        """The chores that have not ended for an hour, although workers run."""
         if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
             return []
         times = self.chores_record[1].items()
@@ -496,7 +499,7 @@ class ProviderState(models.Model):
 
     @property
     def environment(self) -> str:
-        """The environment of this process's API key; "" if the provider has not told it yet."""
+        """The environment of this process's API key; "" if the provider has not named it yet."""
         key = ApiKey.objects.filter(pk=configured_key()).first()
         return key.environment if key else ""
 

@@ -26,7 +26,7 @@ from giftcards.text.search_terms import (
 # The type of orders, which cannot be imported here: their module imports this one.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
-# This many of the newest orders with one word are searched for the other words.
+# At most this many orders with a common word are read to look for the other words: the newest.
 _MOST_READ = 20_000
 # A prefix with this character sorts above all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
@@ -108,9 +108,9 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> Found:
         """At most ``limit`` orders that a person may mean, the newest ones.
 
-        The orders have all words of ``text``, or else words that begin with these words. Only terms
-        of the kinds in ``kinds`` count. With all kinds, orders whose provider's id begins with the
-        text are found, too.
+        The orders have all words of ``text``; or, if there are none, words that begin with them.
+        Only terms of the kinds in ``kinds`` count. With all kinds, orders whose provider's id
+        begins with the text are found, too.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)
@@ -127,7 +127,7 @@ class OrderSearch(models.QuerySet[Row]):
         return Found([], False, has_more)
 
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """The keys of orders whose provider's id begins with ``text``; True if it is ``text``."""
+        """The keys of orders whose provider's id begins with ``text``; True if both are equal."""
         if not text.isascii():
             return []
         # Ids of the provider may differ only in case.
@@ -144,7 +144,8 @@ class OrderSearch(models.QuerySet[Row]):
         The second value is True if the words are so common that only the newest orders were read.
         """
         words = [_condition(word, is_whole=is_whole) for word in reading]
-        # The rarest word leads to the orders; the others are looked up for each of them.
+        # The orders with the rarest word are read, and the other words are looked up for each
+        # order.
         counts = [terms.filter(word).order_by()[: _MOST_READ + 1].count() for word in words]
         (fewest, first), *rest = sorted((count, place) for place, count in enumerate(counts))
         if not fewest:
@@ -155,7 +156,7 @@ class OrderSearch(models.QuerySet[Row]):
         found = terms.filter(words[first])
         if is_common:
             # For a whole word, the index yields the newest orders first; for the beginning of a
-            # word, the index yields them in another sequence.
+            # word, the index yields its orders unsorted.
             newest = found.order_by("-order_id").values_list("order_id", flat=True)
             found = found.filter(order_id__gte=newest[_MOST_READ])
         for _count, place in rest:
@@ -189,7 +190,7 @@ class OrderSearch(models.QuerySet[Row]):
             if kind in OF_SAME_CUSTOMER:
                 rows = OrderTerm.objects.filter(kind=kind, term=term, **within)
                 found = rows.order_by(f"{sign}order_id").values_list("order_id", flat=True)
-                # One key more, because that of the order itself may be among them.
+                # One key more is read, because the key of the order itself may be among them.
                 keys.update(found[: most + 1])
         keys.discard(order.pk)
         return sorted(keys, reverse=after is None)[:most]

@@ -1,7 +1,7 @@
 """Records of what staff do: revealed cards, notes, corrections, and who looks after an order.
 
-A change of who looks after an order is one guarded UPDATE, whose row count tells which of two
-people was first. It leaves an entry in the timeline.
+If another person looks after an order, one guarded UPDATE records this; its row count shows which
+of two people was first. The timeline gets an entry.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
     def make(
         self, order: Order, given: Mapping[str, Any], *, by: str, reason: str
     ) -> CustomerChange | None:
-        """Write the values ``given``, by column; return ``None`` if the row already has them.
+        """Write the values ``given``, keyed by column; ``None`` if the row already has them.
 
         The values are those of :meth:`Order.corrected`; the instance ``order`` is not changed.
         Raises what :func:`~giftcards.fulfilment.change_customer` raises.
@@ -226,7 +226,7 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 def end_finished(should_continue: Callable[[], bool]) -> int:
     """Forget who looked after orders about which nothing is left to do; return how many.
 
-    So if a problem comes later, nobody looks after it yet, instead of a person who left long ago.
+    So if the order has a problem later, a person who left long ago does not seem to look after it.
     """
     ended = 0
     owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)

@@ -26,7 +26,8 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
 _ORDERABLE = re.compile(r"[!-~]{1,100}")
 _STATUS = re.compile(r"[A-Za-z_]{1,32}")
 _WORD = re.compile(r"[A-Za-z_-]{1,32}")
-# float() and Decimal() also take exponents, underscores, "nan" and the digits of other scripts.
+# A number in a text. The check is needed, because float() and Decimal() also accept exponents,
+# underscores, "nan" and the digits of other scripts.
 _NUMERAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _CENT = Decimal("0.01")
 # Smaller fractions are rounding noise: binary floats turn 3 × 490.10 into 1470.3000000000002.
@@ -54,10 +55,10 @@ class Flaw:
 class OrderAnswer:
     """The provider's answer about one order.
 
-    ``None`` and ``""`` mean that a field is missing or unusable. ``flaws`` reports unusable
-    figures and cards, and negative numbers, which are given as they came. Amounts are in dinar, to
-    two decimals. ``provider_id`` may differ from the id that was asked for. ``cards`` may be fewer
-    than announced.
+    ``None`` and ``""`` mean that a field is missing or unusable. ``flaws`` reports unusable figures
+    and cards, and negative numbers. Negative numbers are kept. Amounts are in dinar, to two
+    decimals. ``provider_id`` may differ from the id in the request. ``cards`` may be fewer than the
+    figures say.
     """
 
     provider_id: str
@@ -156,8 +157,8 @@ class LedgerRow:
 
     ``row_id`` is the provider's id of the booking, ``type`` the provider's word for its kind (such
     as ``ORDER``), and ``objid`` the id of what the booking is about. Texts are "" and balances
-    ``None`` if they are missing or unusable. The balances are as told, even if they contradict the
-    amount.
+    ``None`` if they are missing or unusable. The balances are as the provider gave them, even if
+    they contradict the amount.
     """
 
     row_id: str
@@ -272,8 +273,9 @@ def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
     return rows, _Fields(pagination if isinstance(pagination, dict) else {})
 
 
-# The types of bookings that the provider documents: types by which money comes in, and types by
-# which money goes out. By refunds, whose types begin with _REFUNDS, money comes in as well.
+# The types of bookings that the provider documents: first the types for money that comes in, then
+# the types for money that goes out. Refunds, whose types begin with _REFUNDS, bring money in as
+# well.
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 _REFUNDS = "REFUND-"
@@ -316,9 +318,9 @@ def _read_booking(row: object) -> LedgerRow | None:
 
 
 def _usual_type(told: str) -> str:
-    """Normalise the spelling of a documented type; return an unknown one as it was told.
+    """Normalise the spelling of a documented type; return any other type unchanged.
 
-    The provider writes other words with hyphens in one place and underscores in another.
+    The provider writes some words with hyphens in one place and with underscores in another.
     """
     kind = told.upper().replace("_", "-")
     is_known = kind in _TYPES_IN | _TYPES_OUT or kind.startswith(_REFUNDS)
@@ -417,7 +419,7 @@ def _title(fields: _Fields) -> str:
 
 def read_product(data: JsonObject, *, asked_for: str) -> Product:
     rows = _list(data, "types", "types")
-    # An answer that names no product is about the product that was asked for.
+    # An answer that names no product is about the product in the request.
     told = data.get("productId") or data.get("_id") or asked_for
     if told != asked_for:
         raise Unreadable("the answer is about another product")

@@ -1,12 +1,12 @@
 """The client of the provider's API. It returns frozen dataclasses and raises typed errors.
 
 Neither an answer of :mod:`giftcards.provider.answers` nor a
-:exc:`~giftcards.exceptions.ProviderError` carries the API key or the body of a reply. To keep both
-out of tracebacks as well, a failure is passed as a return value up to :func:`_unwrap`. Raised
-there, the error has no context. (The context could be a ``JSONDecodeError``, whose ``doc`` is the
-body, or an exception of requests, which has the request with the key.) Its traceback also has no
-frame whose variables would show the key or the body. Any other exception, such as the interruption
-of a request, is :func:`~giftcards.keys.secrecy.contained`.
+:exc:`~giftcards.exceptions.ProviderError` carries the API key or the body of a reply. To keep key
+and body out of tracebacks as well, a failure is passed as a return value up to :func:`_unwrap`.
+Because the error is raised there, it has no context. (The context could be a ``JSONDecodeError``,
+whose ``doc`` is the body, or an exception of requests, which has the request with the key.) The
+error's traceback also has no frame whose variables would show the key or the body. Any other
+exception, such as the interruption of a request, is :func:`~giftcards.keys.secrecy.contained`.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ _Reader = Callable[[JsonObject], T]
 
 _MAX_LIST_BODY = 2**24  # enough for a hundred orders with all their cards
 
-# The guide uses the first spelling of the path, and the provider's other pages use the second
-# spelling.
+# The two spellings of the path, each with the other one. The guide uses the first spelling, the
+# provider's other pages the second.
 _CHECK_PATHS = {"check-order": "checkOrder", "checkOrder": "check-order"}
 
 
@@ -189,7 +189,7 @@ class Client:
             self.clock_difference = (moment_of(reply.headers.get("Date")) or now) - now
         result = self._result(reply, read, missing=missing)
         if isinstance(result, ProviderError):
-            # Only questions are repeated; an order is never sent twice.
+            # Only GETs are repeated; an order is never sent twice.
             result.is_worth_repeating = reply.was_dropped
         return result
 
@@ -236,7 +236,7 @@ class Client:
         kind = failure_kind(reply, code, missing, is_enveloped=is_enveloped)
         label = code or (f"HTTP {reply.status}" if reply.status else "")
         # The provider's message is shown only if it explains a refused order. In an answer to a
-        # question it might quote a code.
+        # GET, the message might quote a code.
         message = self._quote(error.get("message")) if kind is Refused and quotes_message else ""
         reason = REFUSAL_REASONS.get(code, "") if kind is Refused else ""
         if kind is AccessDenied:
@@ -287,7 +287,7 @@ def _segment(identifier: str) -> str:
 
 
 def _period(start: datetime, end: datetime, page: int, page_size: int) -> dict[str, str]:
-    # The provider wants both ends of the period, or none.
+    # The provider accepts both ends of the period or neither.
     period = {"from": _timestamp(start), "to": _timestamp(end)}
     return {"page": str(page), "pageSize": str(page_size), **period}
 

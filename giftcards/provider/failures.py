@@ -85,7 +85,7 @@ def failure_kind(
         (not is_enveloped or family not in (2, 4), OutcomeUnknown),
         (code in ACCESS_CODES, AccessDenied),
         (code == "RATE_LIMIT_EXCEEDED", RateLimited),
-        # 408 and 425 say nothing about the first copy of the request.
+        # 408 and 425 say nothing about a first copy of the request that a proxy may have sent.
         (status in (408, 425), OutcomeUnknown),
         # A failure with a status of success is believed only if its code leaves no doubt.
         (family == 2 and code not in _REFUSAL_CODES, OutcomeUnknown),
@@ -103,7 +103,7 @@ def attempts_left(error: JsonObject) -> str:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Return the seconds that ``Retry-After`` names, as a number or a date; ``None`` without."""
+    """Return the seconds that ``Retry-After`` names, as a number or a date; ``None`` otherwise."""
     header = (header or "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):
         return float(header)

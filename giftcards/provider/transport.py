@@ -39,11 +39,11 @@ _CONNECT_TIMEOUT = 5.0
 class Reply:
     """The outcome of one request.
 
-    ``status`` is ``None`` if no response arrived, and ``body`` is ``None`` if it did not arrive
-    completely; ``trouble`` then says why. ``is_unsent`` is True if the provider provably received
-    no byte of the request. ``is_withheld`` is True if the end of the request was not sent, because
-    the caller no longer allowed it. ``was_dropped`` is True if the connection broke, as an idle
-    connection may.
+    ``status`` is ``None`` if no response arrived, and ``body`` is ``None`` if the body did not
+    arrive completely; ``trouble`` then says why. ``is_unsent`` is True if the provider provably
+    received no byte of the request. ``is_withheld`` is True if the end of the request was not sent,
+    because the caller no longer allowed it. ``was_dropped`` is True if the connection broke, as an
+    idle connection may.
     """
 
     status: int | None
@@ -143,8 +143,8 @@ class Transport:
 class _Stage(enum.Enum):
     """The progress of a call, as far as it is certain."""
 
-    # The stage before PREPARING, or the only stage if the connections below are replaced, as in
-    # tests.
+    # The stage before PREPARING. If the connections below are replaced, as in tests, it is the only
+    # stage.
     UNKNOWN = enum.auto()
     # The request has not yet been handed to one of the connections below. So if anything fails now,
     # such as a proxy, the handshake or the file of trusted certificates, the provider has received
@@ -325,7 +325,7 @@ def _read_body(response: requests.Response, limit: int) -> bytes | None:
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         return None
-    # Without this, urllib3 1 takes a body that breaks off for a complete body.
+    # Without this line, version 1 of urllib3 takes a body that breaks off for a complete body.
     response.raw.enforce_content_length = True
     body = bytearray()
     for chunk in response.iter_content(2**16):  # decoded: ``limit`` applies after decompression
@@ -335,7 +335,7 @@ def _read_body(response: requests.Response, limit: int) -> bytes | None:
     return bytes(body)
 
 
-# Everything that a broken connection has been seen to raise, and our own TimeoutError.
+# The errors that broken connections have been seen to raise, and our own TimeoutError.
 _TRANSPORT_ERRORS = (
     OSError,  # includes TimeoutError and requests.RequestException
     urllib3.exceptions.HTTPError,

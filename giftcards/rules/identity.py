@@ -17,8 +17,8 @@ Line = tuple[str, str, int]
 # The largest usual difference between the provider's clock and ours: regular checks do not read the
 # list farther away from the time of sending.
 CLOCK_SKEW = timedelta(minutes=10)
-# The largest difference that is believed, because a timestamp without a time zone is off by whole
-# hours.
+# The largest difference between the clocks that is believed: hours, because a timestamp may lack
+# its time zone.
 FARTHEST_CLOCK = timedelta(hours=2)
 
 
@@ -30,7 +30,7 @@ def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
 def find_difference(
     answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
 ) -> Problem | None:
-    """Return what shows that ``answer`` is about another order; ``None`` if nothing shows it.
+    """Return what shows that ``answer`` is about another order; ``None`` if nothing does.
 
     A part of ``line`` that is "" fits anything. ``sent_at`` is given while the order's id is not
     confirmed. Then the provider must have created the order within ``FARTHEST_CLOCK`` of

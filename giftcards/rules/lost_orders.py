@@ -49,8 +49,8 @@ class Survey:
     doubts: Sequence[SentOrder]
     # True if every row was read.
     is_whole: bool
-    # The start of the search minus half of ``proof_of_absence``; and the start of the search minus
-    # the whole of it.
+    # The start of the search minus half of ``proof_of_absence``, and minus all of
+    # ``proof_of_absence``.
     half_proof_ago: datetime
     proof_ago: datetime
     # The longest time after sending until the list shows an order.
@@ -99,7 +99,7 @@ Decision = Adopt | Absent | Wait | AskPerson
 
 
 def plan(survey: Survey) -> list[Decision]:
-    """Return one decision per lost order; the survey's items may come in any sequence."""
+    """Return one decision per lost order; the items of the survey may come in any order."""
     by_line: dict[Line, list[SentOrder]] = defaultdict(list)
     for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
         by_line[order.line].append(order)
@@ -141,7 +141,7 @@ def _plan_line(
     is_contested = any(_matches_any(row, survey.rivals, CLOCK_SKEW) for row in exact)
     pairs = _pair_off(orders, exact)
     if is_contested or len(pairs) < len(exact):
-        # Some row belongs to another order. If that order is one of ours, we soon know its row.
+        # At least one row belongs to another order. If that order is ours, its row is known soon.
         return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
     unmatched = [order for order in orders if order not in pairs]
     inexact = [row for row in rows if row not in exact]
@@ -202,7 +202,7 @@ def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
     """Decide about an order that matches none of the rows."""
     # The list lags if it also lacks an accepted order sent at about the same time.
     is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
-    # An order of about the same time may have the id of this one. So may a lost order that the
+    # Another order of about the same time may have this order's id. So may a lost order that the
     # provider has accepted: until its own row is found, either the list hides an order, or ids are
     # mixed up.
     doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]

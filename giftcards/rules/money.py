@@ -109,7 +109,7 @@ def purchase_breakdown(
 def _adds_up(
     fulfilled_quantity: int, price_per_card: Decimal | None, charged: Decimal | None
 ) -> bool:
-    """True if the charge equals the price of the delivered cards, as far as both are known.
+    """True if the charge equals the price of the delivered cards, or if charge or price is unknown.
 
     If the quantities agree, this is equivalent to ordered = charged + refunded.
     """
@@ -182,8 +182,8 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
     """The customer's payment for ``quantity`` missing cards of the order.
 
-    This is the ``owed_amount`` as if all other cards had been delivered; ``None`` if the shop has
-    not said what was paid.
+    The amount is what ``owed_amount`` would be if all other cards had been delivered; ``None`` if
+    the shop has not said what was paid.
     """
     paid = paid_amount(order)
     if paid is None:
@@ -206,8 +206,8 @@ def payment_breakdown(
 ) -> CustomerBreakdown:
     """Split ``paid`` by the share of the cards that were delivered.
 
-    The kept amount is rounded half up to two decimals. All the rest is owed, so that nothing is
-    lost. Raises :exc:`ValueError` unless ``paid`` is at least 0, ``quantity`` at least 1, and
+    The kept amount is rounded half up to two decimals. The rest is owed, so that nothing is lost.
+    Raises :exc:`ValueError` unless ``paid`` is at least 0, ``quantity`` at least 1, and
     ``fulfilled_quantity`` between 0 and ``quantity``.
     """
     if paid < 0 or quantity < 1 or not 0 <= fulfilled_quantity <= quantity:

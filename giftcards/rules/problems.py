@@ -26,8 +26,8 @@ Entry = dict[str, Any]
 class Wording:
     """The texts of a code.
 
-    ``discreet`` replaces a ``text`` with amounts that the provider charges, for readers who may not
-    see these.
+    If ``text`` names amounts that the provider charges, ``discreet`` replaces it for readers who
+    may not see such amounts.
     """
 
     kind: Kind
@@ -42,8 +42,8 @@ class Wording:
         return set(re.findall(r"%\((\w+)\)s", str(self.text))) - {"reason"}
 
 
-# The parameters by name, with the same meaning for every code. The last six are optional with any
-# code.
+# The names of the parameters. A name means the same with every code. The last six are optional with
+# every code.
 PARAMETERS = {
     "amount": "an amount of money, as the provider says",
     "announced": "how many cards the provider says it delivered",
@@ -629,7 +629,8 @@ class Problem:
     @property
     def key(self) -> str:
         """A hash for pages, equal for equal problems, that does not reveal the parameters."""
-        # The function is imported here, because it needs settings: the rules work without settings.
+        # The function is imported here, because it needs settings, and the rules work without
+        # settings.
         from django.utils.crypto import salted_hmac
 
         text = json.dumps(self.as_dict(), sort_keys=True)
@@ -637,7 +638,7 @@ class Problem:
 
     @property
     def kind(self) -> Kind:
-        """The kind, which tells what ends the problem; ``LASTING`` for an unknown code."""
+        """The kind, which says what ends the problem; ``LASTING`` for an unknown code."""
         wording = WORDINGS.get(self.code)
         return wording.kind if wording else Kind.LASTING
 
@@ -680,8 +681,8 @@ class Problem:
         """Render the texts in the active language.
 
         ``show`` is applied to each parameter, ``own`` to the text around them: on a page, ``show``
-        isolates text directions, and ``own`` escapes HTML. Without ``shows_costs``, no
-        text tells what the provider charges.
+        isolates text directions, and ``own`` escapes HTML. Without ``shows_costs``, no text shows
+        what the provider charges.
         """
         wording = WORDINGS.get(self.code)
         if wording is None or not self.parameters.keys() >= wording.parameters:
@@ -704,7 +705,7 @@ class Problem:
         return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
 
     def said(self, show: Callable[[object], str] = str, own: Callable[[str], str] = str) -> str:
-        """The provider's message in its own words; "" without a message. See :meth:`explain`."""
+        """The provider's message, word for word; "" without a message. See :meth:`explain`."""
         if "message" not in self.parameters:
             return ""
         text = own(gettext("The provider's own words: “%(message)s”"))
@@ -725,7 +726,7 @@ class Problem:
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Return ``entries`` without those of the kinds ``ends``, plus the problems in ``new``.
+    """Return ``entries`` less those whose kind is in ``ends``, plus the problems in ``new``.
 
     A problem in ``new`` that already has an entry keeps this entry, and with it the
     acknowledgement.

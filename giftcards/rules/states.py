@@ -1,6 +1,6 @@
 """The statuses of an order, and all that the app knows of each: one table, read everywhere.
 
-A new status is added here only: queries, reports and pages take everything from its row.
+A new status is added in this table only: queries, reports and pages read its row.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Review(models.TextChoices):
 
 
 class Kind(Enum):
-    """The kinds of problems, by what ends them."""
+    """The kinds of problems: a kind says what ends its problems."""
 
     SENDING = auto()  # when the outcome of sending the order is known
     SEARCH = auto()  # with the next search of the provider's list, or like SENDING
@@ -254,7 +254,7 @@ STATES: Final[Mapping[str, State]] = {
 
 
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """The statuses that fit, always in one sequence, because migrations contain it."""
+    """The statuses that fit, always in the same order, because migrations contain the list."""
     return tuple(status for status in Status if fits(STATES[status]))
 
 
@@ -264,7 +264,7 @@ FINAL: Final = _statuses_where(lambda state: state.is_final)
 SETTLED: Final = _statuses_where(lambda state: state.is_final and state.is_accepted)
 # Accepted orders that are still open: these are checked regularly.
 FOLLOWED: Final = _statuses_where(lambda state: not state.is_final and state.is_accepted)
-# Orders with an id of the provider.
+# Statuses of orders that have an id of the provider.
 ACCEPTED: Final = _statuses_where(lambda state: state.is_accepted)
 # Open orders that are not accepted: a worker sends them, or sends them again once they are proven
 # absent.

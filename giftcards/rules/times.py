@@ -1,8 +1,8 @@
 """Moments as they are stored, and days in the time zone of the site.
 
-If a clock was set back, a moment written before may lie farther ahead than any moment that is
-written now. Such a moment counts as past: otherwise a lease of seconds would last for as long as
-the clock was set back.
+If a clock was set back, a moment written earlier may lie farther ahead than any moment that is
+written now. Such a moment counts as past: otherwise, after a step of an hour, a lease of seconds
+would last for an hour.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from giftcards.conf import LONGEST_SEARCH
 SLACK = timedelta(seconds=5)
 # The longest time for which a lease, or a claim on an order, is taken.
 LONGEST_HOLD = timedelta(minutes=2)
-# The longest time for which an order that repeats another one by rule is held.
+# The longest time for which an order that ``REORDER_MISSING`` made is held.
 LONGEST_WAIT = timedelta(hours=LONGEST_SEARCH)
 _NO_TIME = timedelta(0)
 # The first and the last day of stored moments: far years do not fit into a datetime with every
 # zone, and not into every database.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
-# The time zone of the site is not the current time zone, which may be the reader's on a page.
+# The site's time zone. While a page is made, the current time zone may be the reader's instead.
 _site_zone = timezone.get_default_timezone
 
 
@@ -103,16 +103,17 @@ def today() -> date:
 
 
 def begin_of(day: date) -> datetime:
-    """The begin of ``day`` in the time zone of the site, in its stored form.
+    """The start of ``day`` in the time zone of the site, in its stored form.
 
-    Where the clock is set at midnight, this may be one o'clock, or the first of two midnights.
+    If clocks change at midnight on that day, the start is one o'clock, or the first of two
+    midnights.
     """
     midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
     return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight
 
 
 def bounds(first: date, last: date) -> tuple[datetime, datetime]:
-    """The begin of ``first``, and of the day after ``last``, in their stored form."""
+    """The start of ``first``, and of the day after ``last``, in their stored form."""
     return begin_of(first), begin_of(min(last, _LAST_DAY) + timedelta(days=1))
 
 
@@ -133,7 +134,7 @@ def ahead(field: str, now: datetime, *, longest: timedelta) -> Q:
 
 
 def past(field: str, now: datetime, *, longest: timedelta) -> Q:
-    """The opposite of :func:`ahead`; NULL is past as well."""
+    """The opposite of :func:`ahead`; NULL counts as past."""
     return (
         Q(**{field: None})
         | Q(**{f"{field}__lte": now})

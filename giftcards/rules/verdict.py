@@ -20,10 +20,9 @@ from giftcards.rules.states import SETTLED, STATES, UNCHARGED, Cards, Status
 from giftcards.rules.times import with_zone
 
 CONTRADICTING = Problem("figures_contradict")
-# If an answer has one of these problems, the order is checked once more before such an answer is
-# believed.
+# If an answer has one of these problems, it is believed only after a second check of the order.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
-# The figures without which an order can settle, because no cards depend on them.
+# Figures that an order need not have to settle, because no cards depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
 
 
@@ -102,7 +101,7 @@ def evaluate_answer(
     """Evaluate ``answer`` for an order of ``line``.
 
     ``sent_at`` is given while the order's id is not confirmed. ``known_price`` is the price of a
-    card when the order was placed; this price is used if the answer has none.
+    card when the order was placed; it is used if the answer names no price.
 
     An unreadable amount counts as unknown and does not keep the order open; the problem stays, for
     staff. An unreadable number of cards keeps the order open, so that the number is requested
@@ -167,14 +166,14 @@ def _is_unread_amount(found: Problem | Flaw) -> bool:
 def _money_problems(
     settlement: Settlement, problems: Sequence[Problem], known_price: Decimal | None
 ) -> Iterator[Problem]:
-    """Yield the problems with the price and the charge of a settled order, for staff."""
+    """Yield, for staff, the problems with the price and the charge of a settled order."""
     price = settlement.price_per_card
     if price is not None and known_price not in {None, price}:
         yield Problem("price_changed", {"amount": f"{price:.2f}", "expected": f"{known_price:.2f}"})
     named = {problem.parameters.get("field") for problem in problems}
     if price is None and "price_per_card" not in named:
         yield Problem("figure_unknown", {"field": "price_per_card"})
-    # A refunded order is charged nothing, whether the answer says so or not.
+    # Nothing is charged for a refunded order, whether the answer says so or not.
     is_charged = settlement.status not in UNCHARGED
     if is_charged and settlement.fulfilled_amount is None and "fulfilled_amount" not in named:
         yield Problem("figure_unknown", {"field": "fulfilled_amount"})
