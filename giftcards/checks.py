@@ -88,7 +88,7 @@ def check_databases(**_: object) -> list[CheckMessage]:
 
 @register(TAG)
 def check_isolation(**_: object) -> list[CheckMessage]:
-    """Warn of an isolation level with which the app was not tried."""
+    """Warn of an isolation level that the app has not been tested with."""
     connection = connections[DEFAULT_DB_ALIAS]
     level = _isolation(connection.vendor, connection.settings_dict["OPTIONS"])
     if level == _READ_COMMITTED:
@@ -119,12 +119,12 @@ def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
 
 @register(TAG)
 def check_urls(**_: object) -> list[CheckMessage]:
-    """Report it if no URL has the name in ``REAUTHENTICATE``."""
+    """Report a name in ``REAUTHENTICATE`` that no URL has."""
     try:
         name = conf.reauthenticate
     except ConfigurationError:
         return []  # reported by check_settings
-    # Settings for workers alone may have no URLs.
+    # The settings of a process that only runs workers may have no URLs.
     if name is None or not hasattr(settings, "ROOT_URLCONF"):
         return []
     try:
@@ -190,7 +190,7 @@ def check_functions(**_: object) -> list[CheckMessage]:
 
 
 def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # noqa: A002
-    """Report it if the object at ``path`` cannot be imported or called."""
+    """Report a ``path`` at which nothing can be imported, or nothing can be called."""
     if callable(find(path)):
         return []
     return [
@@ -212,7 +212,8 @@ def find(path: str) -> Any:
 
 #: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
 LISTED_ON = date(2026, 11, 29)
-#: By library: the first safe release of each series. A series without an entry has no safe release.
+#: For each library, the first safe release of each series. A series without an entry has no safe
+#: release.
 SAFE: Mapping[str, tuple[str, ...]] = {
     "Django": ("5.2.19", "6.0.10", "6.1.3"),
     "cryptography": ("50.0.2",),
@@ -244,7 +245,7 @@ class Hole(NamedTuple):
 
 
 def known_holes() -> Iterator[Hole]:
-    """Yield the installed libraries of which a security hole is known."""
+    """Yield the installed releases with a known security hole."""
     for library, safe in SAFE.items():
         try:
             installed = version(library)
@@ -265,7 +266,7 @@ def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
 
 @register(TAG)
 def check_passwords(**_: object) -> list[CheckMessage]:
-    """Warn if the web server signs staff in: staff may lack a password to reveal codes."""
+    """Warn if the web server signs staff in: to reveal codes, staff need passwords."""
     try:
         if conf.reauthenticate is not None:
             return []
@@ -355,7 +356,7 @@ def _is_migrating() -> bool:
     """True if ``migrate`` runs the checks, as it does before its work.
 
     An error would stop ``migrate``, and a lost code is no reason to stop it. The call stack is
-    searched, because the arguments of a check do not tell which command runs the check.
+    searched, because the arguments of a check do not name the command that runs the check.
     """
     from django.core.management.commands.migrate import Command
 
@@ -391,7 +392,7 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
 
 @register(TAG)
 def check_cluster(**_: object) -> list[CheckMessage]:
-    """Report it if django-q2 runs the tasks and ``Q_CLUSTER`` does not suit the loop."""
+    """Report a ``Q_CLUSTER`` that does not suit the loop, if django-q2 runs the tasks."""
     if not conf.uses_django_q:
         return []
     # The check does not use django_q.conf, which reads the settings only once, when django-q2 is

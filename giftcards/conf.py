@@ -36,7 +36,7 @@ _ONECLICKDZ = "https://api.oneclickdz.com"
 LOOP_SECONDS = 40
 # Time for a task to record answers and call receivers after its last request (seconds).
 _RECORDING_SECONDS = 10
-#: The longest time for which missing cards are ordered again by rule (hours).
+#: The longest time for which ``REORDER_MISSING`` orders missing cards again (hours).
 LONGEST_SEARCH = 72
 #: The largest amount that a column of money holds.
 LARGEST_AMOUNT = Decimal("999999999999.99")
@@ -73,8 +73,9 @@ class Setting(Generic[T]):
     """One setting, an attribute of a :class:`SettingsDict`; its key is the name in capitals.
 
     ``help`` is the setting's text in the reference. The default is parsed like any value. With
-    ``required``, a hint on how to get a value, there is no default. With ``is_working``, the
-    commands that place and follow orders refuse to start if the setting is unusable.
+    ``required``, there is no default; ``required`` is a hint on how to get a value. With
+    ``is_working``, the commands that place and follow orders refuse to start if the setting is
+    unusable.
     """
 
     parse: Parser[T]
@@ -121,7 +122,7 @@ class SettingsDict:
             raise ConfigurationError(f"{message} {hint}") from None
 
     def require(self, *keys: str) -> None:
-        """Raise :exc:`ConfigurationError` for the first unusable setting of these."""
+        """Raise :exc:`ConfigurationError` for the first of ``settings`` that is unusable."""
         for key in keys:
             self.get(self.declared[key])
 
@@ -605,12 +606,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
 
     @property
     def longest_task(self) -> float:
-        """Longest time, in seconds, that one of the app's tasks takes.
+        """The longest time, in seconds, that a task of the app takes.
 
-        The system checks compare ``Q_CLUSTER`` with this time. The loop's time includes the
-        watchdog's wait for another holder of the lease. At the end of the loop's time, one order
-        may be half sent. Sending this order takes two more requests: one for the price, and one
-        that places the order.
+        The system checks compare ``Q_CLUSTER`` with this time. The loop's time includes the time
+        for which the watchdog waits for the lease. At the end of the loop's time, one order may be
+        half sent. Sending this order takes two more requests: the first for the price, the second
+        to place the order.
         """
         return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
 

@@ -83,13 +83,13 @@ class CodeDestroyed(DecryptionError):
 
 
 class ProviderError(GiftcardsError):
-    """A call to the provider failed. The subclasses say what the caller does next.
+    """A call to the provider failed. What the caller does next depends on the subclass.
 
     ``status`` is the HTTP status (``None``: there was no answer), ``code`` the provider's own error
     code (``""``: none or unreadable), ``request_id`` the provider's name for the request (``""``:
     none), ``retry_after`` the pause in seconds that the provider asked for (``None``: none or
-    unreadable; never negative). ``is_worth_repeating`` is True if the same question, repeated at
-    once, may well get an answer.
+    unreadable; never negative). ``is_worth_repeating`` is True if the same request, repeated at
+    once, is likely to get an answer.
 
     The text is English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem` with
     ``parameters`` instead: ``reason`` (one of ``REASONS``), ``message`` (the provider's own words)
@@ -151,7 +151,7 @@ class RateLimited(TryLater):
 
 
 class OutcomeUnknown(ProviderError):
-    """The request may have been processed. Questions are retried; orders never are."""
+    """The request may have been processed. GETs are retried; a purchase never is."""
 
 
 class AccessDenied(ProviderError):

@@ -72,8 +72,8 @@ def place_order(
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
     ``sale_price`` for one card, or ``sale_amount`` for all; if both are given, they have to agree.
-    One card may cost the shop at most ``max_price``, by default what the customer pays for it,
-    unless ``HOLD_ABOVE_SALE_PRICE`` is off. An order above its ceiling waits for a person.
+    One card may cost the shop at most ``max_price``. Unless ``HOLD_ABOVE_SALE_PRICE`` is off, the
+    default is what the customer pays for one card. An order above its ceiling waits for a person.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
     Customers read the group in place of the reference. ``metadata`` is a dict for the shop's own
@@ -105,9 +105,9 @@ async def aplace_order(
 ) -> Order:
     """:func:`place_order` for async code.
 
-    The order is committed when this returns. To record the order together with rows of your own,
-    call a normal function with ``transaction.atomic()`` by ``sync_to_async``. If this call is
-    cancelled, the order may have been recorded: repeat it with the same ``reference``.
+    The order is committed when the call returns. To record the order together with rows of your
+    own, use ``sync_to_async`` to call a normal function that uses ``transaction.atomic()``. If this
+    call is cancelled, the order may have been recorded: repeat it with the same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(product_id=product_id, type_id=type_id, quantity=quantity, **details)
@@ -185,7 +185,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record the ``amount`` that the customer paid for all cards; False if it is recorded already.
 
     The function is for a final order that was placed without ``sale_price`` and ``sale_amount``. In
-    the order's timeline, ``by`` names the person who told the amount. ``order`` is updated in
+    the order's timeline, ``by`` names the person who stated the amount. ``order`` is updated in
     place. A second call of :func:`place_order` without a sale amount still returns this order.
 
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, has another sale amount, or

@@ -1,6 +1,7 @@
 """Checks for django-health-check, based on the conditions of ``giftcards_status --fail-on``.
 
-Import it only where django-health-check is installed: ``pip install "django-giftcards[health]"``.
+Import this module only where django-health-check is installed: ``pip install
+"django-giftcards[health]"``.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class GiftcardsWorker(ConditionCheck):
 
 
 class GiftcardsChores(ConditionCheck):
-    """Checks that each part of the daily work has come to its end within the last hour."""
+    """Checks that each part of the daily work has ended within the last hour."""
 
     condition = "chores"
     failure = ServiceWarning
@@ -70,7 +71,7 @@ class GiftcardsPause(ConditionCheck):
 
 
 class GiftcardsProvider(ConditionCheck):
-    """Checks that the provider, if it was asked, has answered within the last minutes."""
+    """Checks that the provider has answered within the last minutes, if there were requests."""
 
     condition = "provider"
 

@@ -27,7 +27,7 @@ class Plugin:
     """All that an app adds; ``app`` is its label."""
 
     app: str
-    #: The conditions that monitors, digests and the start page tell.
+    #: The conditions that monitors, digests and the start page show.
     conditions: Iterable[Condition] = ()
     #: The work that workers do beside the orders.
     work: Iterable[Work] = ()
@@ -37,7 +37,7 @@ class Plugin:
     kept_because: Mapping[str, Reason] = field(default_factory=dict)
     #: The path of an ``Extension`` of the pages of orders, which is imported with the admin.
     order_pages: str = ""
-    #: Codenames of the app's permissions, by the name of the group of staff that has them.
+    #: For the name of each group of staff, the codenames of its permissions in the app.
     roles: Mapping[str, Collection[str]] = field(default_factory=dict)
     checks: Iterable[Callable[..., list[CheckMessage]]] = ()
     #: Connects the app's receivers of signals.
@@ -80,7 +80,7 @@ CORE = Plugin(
         Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the end of looking after finished orders", do=end_finished),
-        # This work comes before the work of other apps, which looks at these prices.
+        # This work comes before the work of other apps, because that work needs these prices.
         Work(name="the prices by the shop's function", do=keep_prices),
         # This work comes last, because some product is always due: other work would get no request.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def promised_day(order: Order) -> date | None:
-    """Return the day by which the customer has the money back, as the shop has promised.
+    """Return the day by which the shop has promised that the customer has the money back.
 
     The promised day is ``REFUND_DAYS`` days after the day on which the order became final, in the
     site's time zone. The result is ``None`` while the order is open, and without ``REFUND_DAYS``.
@@ -70,9 +70,10 @@ def record_refund(
     ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are brought up to
     date.
 
-    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above what is still owed beside
-    the planned refunds (``open_amount``), if nothing can be owed, or if the reference names another
-    refund of the order. Raises :exc:`~django.core.exceptions.ValidationError` for invalid values.
+    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount``, which is
+    what is still owed less the planned refunds; if nothing can be owed; or if the reference names
+    another refund of the order. Raises :exc:`~django.core.exceptions.ValidationError` for invalid
+    values.
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """
@@ -125,8 +126,8 @@ def _announce(refund: CustomerRefund) -> None:
         # The signal gets a copy, because a later change in the same transaction is announced
         # separately.
         told = copy(refund)
-        # This is no partial, because Django logs the name of a function that fails, and a partial
-        # has no name.
+        # The callback is no partial, because Django logs the name of a function that fails, and a
+        # partial has no name.
         transaction.on_commit(lambda: _tell(told), robust=True)
 
 

@@ -2,9 +2,9 @@
 
 The first three are sent after the commit, at least once and in order. A receiver has to be
 idempotent: it may be called twice for a change, and by two processes at once if the receivers of a
-change take more than two minutes. A receiver that raises an error affects nothing else. It is
-called again, up to 32 times within about a day. Then the change is given up, and the admin shows
-it.
+change take more than two minutes. A receiver that raises an error affects nothing else. The
+receiver is called again, up to 32 times within about a day. Then the change is given up, and the
+admin shows this.
 
 Give each of these receivers a ``dispatch_uid``: under this name, the app stores that the receiver
 has taken a change. Without a ``dispatch_uid``, the name is the function's module and name. After a
@@ -39,13 +39,13 @@ class OutboxSignal(Signal):
     """
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
-        """Yield, for each receiver for ``sender``, its name and a function that calls only it.
+        """Yield the name of each receiver for ``sender``, and a function that calls this receiver.
 
         This function takes the keyword arguments of the signal, and awaits an async receiver.
         """
         with self.lock:
             connections: list[Any] = list(self.receivers)
-        # How many items follow the receiver depends on the version of Django.
+        # The number of items after the receiver depends on the version of Django.
         for (key, sender_id), reference, *_more in connections:
             receiver = reference() if isinstance(reference, weakref.ReferenceType) else reference
             # A weakly referenced receiver may have been garbage-collected.

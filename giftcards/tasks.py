@@ -1,8 +1,8 @@
 """The tasks for a queue.
 
-The tasks take no arguments and return no details, because other people may read the rows of tasks.
-The tasks never raise an error: django-q2 would keep a failed task with its traceback for ever, and
-run the task again.
+The tasks take no arguments and return no details, because people without permissions may read the
+rows of tasks. The tasks never raise an error: django-q2 would keep a failed task with its traceback
+for ever, and run the task again.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def sweep() -> str:
 def tick() -> str:
     """Do the watchdog's work: run the loop if no process does, and then all other work.
 
-    Call it once a minute. The task follows the orders for up to 40 seconds, and then does the other
-    work that is due, such as the daily work. This other work gets at least some seconds, even if
-    orders are still open. The task raises no error, and returns counts as a text.
+    Call :func:`tick` once a minute. The task follows the orders for up to 40 seconds, and then does
+    the other work that is due, such as the daily work. This other work gets at least some seconds,
+    even if orders are still open. The task raises no error, and returns counts as a text.
     """
     return tick_until(_stop())
 
@@ -65,7 +65,7 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
         if is_tick:
             begin_tick()
         done = follow(seconds=timings.task_seconds, stop=stop, patience=patience)
-        # This comes after the release of the lease, because an order that was placed while the
+        # This step comes after the release of the lease, because an order that was placed while the
         # lease was held has queued no run.
         if done is not None and is_work_left():
             with Gateway() as gateway:

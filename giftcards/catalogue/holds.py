@@ -21,8 +21,8 @@ from giftcards.models import Hold, Lease, Order
 from giftcards.models.holds import LONGEST, MOST_TIMES
 
 # SQLite gives its lock to any of the transactions that wait, and fails some of them. A failed
-# transaction is tried again after a pause. These are the longest time in all, and the pause (both
-# in seconds).
+# transaction is tried again after a pause. The first value is the longest time of all attempts, the
+# second the pause (seconds).
 _PATIENCE = 20.0
 _PAUSE = 0.05
 

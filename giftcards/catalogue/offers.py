@@ -45,11 +45,11 @@ from giftcards.text.display import count_text, duration_text, money_text
 _OLD = timedelta(days=1)
 _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
-# Facts of at most this age are fresh (seconds).
+# Facts are fresh up to this age (seconds).
 _FRESH = 60
 # While the provider gives no answer for one of these reasons, nothing can be bought either.
 _AWAY = {NoAnswer.PAUSED, NoAnswer.UNREACHABLE}
-# The pause between two checks whether another caller's question was answered (seconds).
+# The pause between two checks whether another caller has got its answer (seconds).
 _LOOK = 0.1
 
 
@@ -98,10 +98,9 @@ def check_offer(
 ) -> None:
     """Check, before the customer pays, that cards can be bought, and that the sale covers the cost.
 
-    The customer would pay ``sale_price`` for one card, or ``sale_amount`` for all, after
-    discounts; a card may cost at most ``max_price``. A hold with this ``reference`` is the
-    customer's own. If ``fresh``, the provider is asked first, unless the facts are younger than a
-    minute.
+    The customer would pay ``sale_price`` for one card, or ``sale_amount`` for all, after discounts;
+    a card may cost at most ``max_price``. A hold with this ``reference`` is the customer's own. If
+    ``fresh``, the facts are requested first, unless they are younger than a minute.
 
     Raises :exc:`~giftcards.exceptions.NotForSale`, with the first of its codes that applies;
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have; and
@@ -117,7 +116,7 @@ def check_offer(
 
 
 def check_stock(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if the provider does not sell the cards, or too few are left."""
+    """Raise :exc:`NotForSale` if the provider does not sell the cards, or has too few of them."""
     if not (known.is_listed and known.price) and not _is_test(line):
         raise refusal("delisted", known, gettext("The provider does not sell this card."))
     left = known.available
@@ -220,10 +219,10 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
 class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
-    ``price`` is the cost of one card and ``stock`` the provider's stock, as told at ``read_at``.
-    ``available`` and ``shop_price`` are as in :func:`~giftcards.catalogue.offers`. ``balance`` is
-    the balance of the account. ``no_answer`` says why the provider, if it was asked, has not
-    answered.
+    ``price`` is the cost of one card and ``stock`` the provider's stock, as the provider gave them
+    at ``read_at``. ``available`` and ``shop_price`` are as in :func:`~giftcards.catalogue.offers`.
+    ``balance`` is the balance of the account. ``no_answer`` says why the provider, if it was asked,
+    has not answered.
     """
 
     names: Names
@@ -237,7 +236,7 @@ class Quote:
     balance_read_at: datetime | None = None
     no_answer: NoAnswer | None = None
     quantity: int = 1
-    # The type in the catalogue, by which the shop's price is computed.
+    # The type in the catalogue, from which the shop's price is computed.
     _kind: ProductType | None = field(default=None, repr=False)
 
     @property
@@ -259,7 +258,8 @@ class Quote:
     def with_shop_price(self) -> Quote:
         """This quote with the shop's price, for which a slow function of the shop may be called.
 
-        Call it outside locks and transactions, so that nobody else waits for that function.
+        Call this method outside locks and transactions, so that nobody else waits for that
+        function.
         """
         return self if self._kind is None else replace(self, shop_price=shop_price(self._kind))
 
@@ -303,7 +303,7 @@ class Line:
                 is_listed=kind.product.is_enabled,
                 _kind=kind,
             )
-        # An earlier quote may have asked for the price of a product that the catalogue does not
+        # An earlier quote may have requested the price of a product that the catalogue does not
         # list.
         told = ProductPrices.objects.filter(pk=self.product_id).first()
         price = told.prices.get(self.type_id) if told else None
@@ -330,7 +330,7 @@ class Line:
             return self._answer_to_other(known)
         latest = self.known()
         if latest.read_at != known.read_at:
-            # Another process has asked between the first look and the claim.
+            # Another process has made the request between the first look and the claim.
             products.unclaim_reading(claim)
             return latest
         try:
@@ -346,13 +346,14 @@ class Line:
         kind = next((kind for kind in told.types if kind.type_id == self.type_id), None)
         if kind is None:
             return replace(known, price=None, read_at=None, is_listed=False)
-        # The prices are stored, and the type, too, if the catalogue has ever listed the product.
+        # By now the prices are stored; and so is the type, if the catalogue has ever listed the
+        # product.
         new = self.known()
         names = Names(told.title or new.names.product, kind.name or new.names.type)
         return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
 
     def _answer_to_other(self, known: Quote) -> Quote:
-        """Wait until another process has got the provider's answer, and return the quote then."""
+        """Wait until another process has the provider's answer, and return the quote then."""
         ends_at = time.monotonic() + timings.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
         # Nobody waits for an answer that has taken longer than this already.
@@ -375,8 +376,8 @@ def with_available(
     """``kinds`` with the number of cards that are ``available``: 0 or more, NULL if unknown.
 
     The available cards are the stock less the cards of orders that the provider had not accepted
-    when it told the stock: all cards of an open order, and the delivered cards of an order that has
-    settled since. Cards on hold are subtracted, too, except those of the hold with this
+    when it named the stock: all cards of an open order, and the delivered cards of an order that
+    has settled since. Cards on hold are subtracted, too, except those of the hold with this
     ``reference``.
     """
     kinds = kinds.all()
@@ -394,7 +395,7 @@ _OF_LINE = (
     " AND giftcards_producttype.product_id = giftcards_product.id"
     " AND giftcards_producttype.type_id = {table}.type_id"
 )
-# The condition that the provider had not accepted the order when it told the stock.
+# The condition that the provider had not accepted the order when it named the stock.
 _UNTOLD = (
     "(giftcards_order.accepted_at IS NULL"
     " OR giftcards_order.accepted_at > giftcards_producttype.read_at)"
@@ -404,9 +405,9 @@ _UNTOLD = (
 class _Taken:
     """The cards to subtract from the stock, added up once by type, and joined to the types.
 
-    With a subquery for each type instead, PostgreSQL may read all open orders for each type, namely
-    if its statistics are from a time without open orders. Django has no join to a subquery; this
-    class has the attributes and methods of Django's own joins.
+    With a subquery for each type instead, PostgreSQL may read all open orders once for each type:
+    it does so if its statistics are from a time without open orders. Django has no join to a
+    subquery; this class has the attributes and methods of Django's own joins.
     """
 
     join_type = LOUTER

@@ -1,4 +1,4 @@
-"""The shop's price of a card by ``PRICING``, and how the provider's changes moved the margin."""
+"""The shop's price of a card by ``PRICING``; and how a new cost has changed the margin."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ N = TypeVar("N", int, Any)
 _CENTIME = 10_000
 _DINAR = 100 * _CENTIME
 _CENT = Decimal("0.01")
-# The largest cost that is priced, in dinars: it bounds the numbers of the database.
+# The largest cost that gets a price, in dinars: the limit keeps the database's numbers small.
 _DEAREST = 10**8
 # The highest price that a function may return, in dinars.
 _HIGHEST = 10**11
-# The time after which a function is asked again about the same cost: its answer may depend on more
+# The time after which a function is called again with the same cost: its result may depend on more
 # than the cost.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
-# The number of types that the function is asked about before their prices are stored.
+# The number of types for which the function is called before their prices are stored.
 _BATCH = 200
 
 
@@ -80,10 +80,10 @@ def price_on_shelf(kind: ProductType) -> Decimal | None:
 
 
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
-    """Ask the shop's function for the prices of types, and store them; for the tick.
+    """Call the shop's function for the prices of types, and store the prices; for the tick.
 
-    The function is asked about types with a new cost first, and then about all others, because its
-    answer may depend on more than the cost. Does nothing if the rule is no function.
+    The function is called for types with a new cost first, and then for all other types, because
+    its result may depend on more than the cost. Does nothing if the rule is no function.
     """
     rule = conf.pricing
     if not isinstance(rule, str):
@@ -98,7 +98,7 @@ def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
 
 
 def _due(rule: str) -> Iterator[int]:
-    """Yield the keys of the types about which the function is to be asked, most urgent first."""
+    """Yield the keys of the types for which the function is to be called, most urgent first."""
     kinds = ProductType.objects.for_sale().filter(price__lte=_DEAREST)
     is_asked = Q(priced_by=rule, priced_cost=F("price"))
     is_early = ahead("pricing_due_at", timezone.now(), longest=_AGAIN_AFTER_FAILURE)
@@ -108,7 +108,7 @@ def _due(rule: str) -> Iterator[int]:
 
 
 def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
-    """Store the prices that the function told for types, and the time of the next question."""
+    """Store the prices that the function returned for types, and the time of the next call."""
     now = timezone.now()
     for kind, price, is_usable in asked:
         kind.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
@@ -123,14 +123,14 @@ def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]
 
 
 def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
-    """Ask the shop's function; return its price, or ``None``, and whether its answer is usable.
+    """Call the shop's function; return its price, or ``None``, and whether the price is usable.
 
     An unusable answer is logged.
     """
     began_at = time.monotonic()
     answer: Any = None
     try:
-        # The function gets a copy, because the caller relies on the type as it was read.
+        # The function gets a copy, so that its changes do not reach the caller's type.
         answer = import_string(path)(copy(kind))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
         # The error's text is left out, because it may hold a secret.
@@ -146,7 +146,7 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
 
 
 def _find_fault(answer: object, *, seconds: float) -> str:
-    """The fault of ``answer``; "" if it is usable.
+    """The fault of ``answer``; "" if the answer is usable.
 
     ``seconds`` is the time that the function took for the answer.
     """
@@ -202,7 +202,7 @@ def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[
 
 @dataclass(frozen=True, slots=True)
 class PriceMove:
-    """A type whose cost has moved from ``old_cost``, with the shop's prices before and after.
+    """A type whose cost is no longer ``old_cost``, with the shop's prices before and after.
 
     A price is ``None`` without a rule, and if the rule takes the card off the shelf.
     """
@@ -240,8 +240,8 @@ def since_yesterday() -> Q:
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
     """Yield the price move of each type in ``changes``, beginning with the first type that changed.
 
-    A type whose cost is now the same as before ``changes`` has no move. A type that is no longer
-    sold has no move either.
+    A type has no move if its cost is now the same as before ``changes``, or if it is no longer
+    sold.
     """
     first: dict[int, OfferChange] = {}
     last: dict[int, OfferChange] = {}

@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 # An interrupted reading is resumed within this time; later, a new reading begins.
 _RESUMABLE = timedelta(hours=6)
-# Products with cards on hold, or with orders within this time, are read more often: this many times
-# in each period.
+# Products with cards on hold, or with orders within this time, are read more often: the second
+# value says how many times in each period.
 _LATELY = timedelta(days=1)
 _TIMES = 4
 # Time limit for one part of the worker's reading, beyond its first request (seconds).
@@ -77,9 +77,9 @@ def read_catalogue(
 def keep_current(has_time: Callable[[], bool]) -> None:
     """Read the due parts of the catalogue, and price the types, for some seconds.
 
-    Every ``CATALOGUE_EVERY`` minutes the list is due, and then the types of each product. The types
-    of products that were ordered within a day, or are on hold, are due four times as often. Old
-    changes that were announced, and old holds, are deleted.
+    Every ``CATALOGUE_EVERY`` minutes, the list of products is due, and then the types of each
+    product. The types of products that were ordered within a day, or are on hold, are due four
+    times as often. Old changes that were announced, and old holds, are deleted.
     """
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):

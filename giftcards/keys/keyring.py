@@ -24,7 +24,7 @@ from django.utils.crypto import salted_hmac
 from giftcards.exceptions import DecryptionError
 from giftcards.keys.secrecy import CardSecret, contained
 
-#: The number of last characters by which a card is found without the rest of its code.
+#: The number of last characters of a code that suffice to find its card.
 TAIL = 4
 
 # The version of a token's content.
@@ -52,8 +52,8 @@ class Sealed(NamedTuple):
     sealed: str
     #: The fingerprint of the whole card.
     identity: str
-    #: The fingerprints for searching. "" stands for a missing serial, and for the last characters
-    #: of a short code.
+    #: The fingerprints for searching. "" means that there is no serial, or that the code is too
+    #: short to have a fingerprint of its last characters.
     value_fingerprint: str
     serial_fingerprint: str
     tail_fingerprint: str
@@ -62,8 +62,8 @@ class Sealed(NamedTuple):
 class Keyring:
     """Encryption keys in order: the first key seals, and all keys open and find.
 
-    A keyring is cheap to make, and it holds derived keys: make one per piece of work, and do not
-    keep it.
+    A keyring is cheap to make, and it holds secret keys: make a keyring for each piece of work, and
+    do not keep it.
     """
 
     @contained
@@ -111,7 +111,7 @@ class Keyring:
         try:
             content = json.loads(self._fernet.decrypt(token))
         except (InvalidToken, TypeError, ValueError):
-            # TypeError: the token is no text. ValueError: it is not ASCII, or holds no card.
+            # TypeError: the token is no text. ValueError: the token is not ASCII, or holds no card.
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -132,7 +132,7 @@ class Keyring:
     def identities(self, secret: CardSecret) -> list[str]:
         """Fingerprints of exactly this card, one per key, in the order of the keys.
 
-        These fingerprints tell whether a card of an answer is already stored. The card is not
+        These fingerprints show whether a card of an answer is already stored. The card is not
         normalised: two codes that differ only in case would be two paid cards.
         """
         # The two texts are joined as JSON, so that no character in a code can shift the boundary
@@ -168,7 +168,7 @@ class Keyring:
 
 
 def _mismatch(content: dict[str, Any], place: Place) -> str:
-    """Say why ``content`` does not belong to the card at ``place``; "" if it does."""
+    """Return why ``content`` does not belong to the card at ``place``; "" if it does belong."""
     if content.get("format", _FORMAT) != _FORMAT:
         return "another version of this app has sealed it"
     if {name: type(content.get(name)) for name in _CONTENT} != _CONTENT:
@@ -181,7 +181,7 @@ def _mismatch(content: dict[str, Any], place: Place) -> str:
 
 
 def normalised(text: str) -> str:
-    """Reduce ``text`` to what stays the same when a code is typed again.
+    """Reduce ``text`` to a form that is the same however a person types the code.
 
     Case, spaces and dashes are dropped. Digits of every script become ASCII digits, because a
     keyboard may write ٣ or ۳ for 3. Letters and digits of full width become ASCII, too.

@@ -1,8 +1,8 @@
 """Keeping secrets out of error mails, crash reports, debuggers and rows of tasks.
 
 An error report shows the ``repr`` of every local variable in every frame that an exception has
-passed. It does the same for the exceptions that caused this exception. So a secret that is passed
-on is :class:`Masked`, and functions that turn a secret into bytes or JSON are :func:`contained`.
+passed, and likewise for the exceptions that caused this exception. So a secret that is passed on is
+:class:`Masked`, and functions that turn a secret into bytes or JSON are :func:`contained`.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
     """Strip the frames and the context from an exception that leaves ``function``.
 
     The exception loses the frames inside ``function``, and the exceptions that caused it or were
-    being handled when it was raised. This includes exceptions that strike from outside at any
-    moment, such as :exc:`KeyboardInterrupt` or the timeout of a task. An exception that is not a
+    being handled when it was raised. Exceptions that strike from outside at any moment, such as
+    :exc:`KeyboardInterrupt` or the timeout of a task, lose them as well. An exception that is not a
     :exc:`GiftcardsError` gets a note with the lines of the lost frames.
     """
 
@@ -89,7 +89,7 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
             trace = None
             raise raised
         finally:
-            del raised  # its traceback refers to this frame
+            del raised  # the traceback of ``raised`` refers to this frame
 
     return contain
 
@@ -97,8 +97,8 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call ``function``, which logs, outside the context of the current request.
 
-    Error collectors add the URL and the form data of the request to what is logged: on a customer's
-    page, these are the link to the cards and the PIN.
+    Error collectors add the URL and the form data of the request to each log entry. On a customer's
+    page, this data contains the link to the cards and the PIN.
     """
     return Context().run(function, *args, **kwargs)
 

@@ -68,12 +68,12 @@ class Erasure:
     roles: Counter[Role] = field(default_factory=Counter)
     #: Orders that may not be erased yet, with one of the :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
-    #: Orders whose reference names the person. References are never erased.
+    #: References that name the person. References are never erased.
     telling: list[str] = field(default_factory=list)
 
 
 class SharedNumber(GiftcardsError):
-    """Raised if orders that were found by a phone number have several e-mail addresses.
+    """An error: orders that were found by a phone number have several e-mail addresses.
 
     An address belongs to one person, but a family may share a number. The text contains neither
     addresses nor numbers.
@@ -88,9 +88,9 @@ class SharedNumber(GiftcardsError):
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """Return the person's orders, and other orders that may be theirs, each oldest first.
 
-    The person is the customer of an order, or the recipient of a gift. The other orders share a
-    further address or number with the person's orders, named the person until a correction, or had
-    a message sent to the person. Staff have to decide about these orders. Raises
+    The person is the customer of an order, or the recipient of a gift. The other orders have an
+    address or number in common with the person's orders, named the person until a correction, or
+    had a message sent to the person. Staff have to decide about these orders. Raises
     :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
     named = _read(person.orders())
@@ -130,7 +130,7 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 
 def why_kept(order: Order, roles: Collection[Role]) -> str:
-    """The name of the reason to keep these people in ``order`` for now; "" without a reason."""
+    """The name of the reason to keep these people in ``order`` for now; "" if there is none."""
     if not order.is_final:
         return "open"
     if order.needs_attention:
@@ -153,12 +153,13 @@ def erase(
     Orders that may not be erased at that moment are kept. ``on_order`` is called after each order.
     """
     done, traces = Erasure(), Traces(person, orders)
-    # The log is erased first: an erasure that was stopped resumes with the orders that still name
-    # the person.
+    # The log is erased first: if this erasure is stopped, the next erasure only finds the orders
+    # that still name the person.
     _erase_log(orders, traces)
     for order in orders:
         with transaction.atomic(using=router.db_for_write(Order)):
-            # The lock keeps everybody from refunding, noting, correcting or disputing meanwhile.
+            # The lock keeps everybody from adding a refund, note, correction or complaint
+            # meanwhile.
             order.lock()
             order.refresh_from_db()
             # There are no roles if the order was corrected meanwhile, and now names somebody else.
@@ -179,8 +180,8 @@ def erase(
 
 
 def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
-    # Nobody can ask for the codes any more, so they are destroyed. A gift's recipient who is not
-    # erased keeps them.
+    # Nobody can ask for the codes any more, so the codes are destroyed. But if a recipient is not
+    # erased, the recipient keeps the codes.
     is_for_other = order.is_gift and RECIPIENT not in roles
     if is_for_other:
         order.recipient_language = order.recipient_language or order.customer_language

@@ -57,7 +57,7 @@ _ORDER = (
     "group",
     "metadata",
 )
-# The columns that a recipient is told of a gift: nothing about the customer, and nothing about
+# The columns of a gift that its recipient may read: nothing about the customer, and nothing about
 # money.
 _GIFT = (
     "reference",
@@ -87,7 +87,7 @@ def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> 
 
     By default, ``language`` is the person's language in the last order that has one, or else the
     site's language. The result has no codes, no amounts that the provider charges, no names of
-    staff, and nothing of the other person of a gift.
+    staff, and nothing about the other person of a gift.
     """
     parts = person.parts_of(orders)
     given = (getattr(order, role.language) for order, role in reversed(parts))
@@ -107,7 +107,7 @@ def write_new(path: Path, value: Any) -> None:
     """Write ``value`` as JSON into a new file that only its owner may read.
 
     Raises ``FileExistsError`` if ``path`` exists, and any other ``OSError`` if the file cannot be
-    written. No new file is left then.
+    written. If the file cannot be written, no new file is left.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -122,7 +122,7 @@ def write_new(path: Path, value: Any) -> None:
 
 
 def described(row: models.Model, *names: str) -> Described:
-    """The columns of ``row`` that are not empty, by their names in the active language."""
+    """The columns of ``row`` that are not empty, under their names in the active language."""
     found = {}
     for name in names:
         field: Any = row._meta.get_field(name)  # noqa: SLF001
@@ -143,7 +143,7 @@ def heading(model: type[models.Model]) -> str:
 
 
 def _readable(row: models.Model, field: Any) -> Any:
-    """A column for JSON: a choice by its label, an amount with the currency, a local time."""
+    """A column as JSON: a choice becomes its label, an amount has its currency, a time is local."""
     value = getattr(row, field.name)
     if field.choices:
         return str(getattr(row, f"get_{field.name}_display")())
@@ -207,5 +207,5 @@ def _text(entry: Entry) -> str:
     problem = Problem.of(entry)
     names = {"by": "…"} if "by" in problem.parameters else {}
     text = Problem(problem.code, {**problem.parameters, **names}).explain(shows_costs=False).text
-    # The provider's words may name the person.
+    # The provider's own words may name the person.
     return " ".join(filter(None, (text, problem.said())))

@@ -1,4 +1,4 @@
-"""Recognising a person by an e-mail address or a phone number; the apps with data about people.
+"""Recognising a person by e-mail addresses or phone numbers; and the apps with personal data.
 
 An order has a customer, and a gift has a recipient as well: these are two persons.
 """
@@ -31,10 +31,10 @@ from giftcards.text.spelling import (
 # The number of rows that are compared at a time. Python compares the rows, because databases differ
 # in how they fold case, and no database knows phone numbers.
 _BATCH = 10_000
-# A shorter text is part of too many other texts.
+# A text shorter than this is part of too many other texts.
 _SHORTEST = 3
-# Patterns of what must not stand right before and right behind an e-mail address, because it would
-# make another address. Two apostrophes may quote an address.
+# Patterns of characters that make another address if they stand right before or right behind an
+# e-mail address. Two apostrophes may quote an address.
 _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: Stands for a text that named an erased person.
 ERASED = "(erased)"
@@ -59,7 +59,8 @@ class Role:
         return [text for name in self.contacts if (text := getattr(row, name))]
 
 
-# The message of a gift belongs to both: one person has written it, and the other gets it.
+# The message of a gift belongs to both roles: the customer has written the message, and the
+# recipient gets it.
 CUSTOMER = Role(
     "customer",
     ("customer_email", "customer_phone"),
@@ -69,13 +70,13 @@ CUSTOMER = Role(
 )
 RECIPIENT = Role("recipient", ("recipient_email",), "recipient_name", "recipient_language", OF_GIFT)
 ROLES = (CUSTOMER, RECIPIENT)
-#: The columns with addresses and numbers of anybody.
+#: The columns with addresses and numbers, of all roles.
 _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person, known by :func:`folded` e-mail addresses and :func:`dialled` phone numbers."""
+    """A person: a set of :func:`folded` e-mail addresses and of :func:`dialled` phone numbers."""
 
     emails: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
@@ -84,7 +85,8 @@ class Person:
     def of(cls, *texts: str) -> Self:
         """The person with these addresses and numbers, as they were typed.
 
-        Other texts are ignored; if no text is left, the result is false.
+        Texts that are neither addresses nor numbers are ignored. If no text is left, the result is
+        false.
         """
         return cls._named_in(
             [text for text in texts if "@" in text or not any(map(str.isalpha, text))]
@@ -134,7 +136,7 @@ class Person:
             last = found[-1][0]
 
     def roles_in(self, order: Order) -> list[Role]:
-        """The person's roles in ``order``; the customer's role, if the order names nobody."""
+        """The person's roles in ``order``; if the order names nobody, the customer's role."""
         named = [role for role in ROLES if self.is_named_by(*role.contacts_in(order))]
         is_anonymous = not any(role.contacts_in(order) for role in ROLES)
         return [CUSTOMER] if is_anonymous else named
@@ -203,13 +205,13 @@ class Traces:
         return "<traces of a person>"
 
     def are_in(self, text: str) -> bool:
-        """True if ``text``, of a row about the person, contains one of these traces."""
+        """True if ``text``, from a row about the person, contains one of these traces."""
         number = digits(text)
         is_called = any(known in number for known in self._numbers)
         return is_called or bool(self._pattern.search(folded(text)))
 
     def are_whole_in(self, text: str) -> bool:
-        """True if ``text``, of any row, contains an address or number of the person.
+        """True if ``text``, from any row, contains an address or number of the person.
 
         A name does not count, because other people may have the same name. The end of an address or
         number does not count either.

@@ -45,7 +45,7 @@ class Purge:
     #: The number of orders left alone, by the name of the reason. An order counts once.
     left_alone: Counter[str] = field(default_factory=Counter)
     is_whole: bool = True
-    #: The orders that settled before this time have been looked through.
+    #: The purge has looked at all orders that settled before this time.
     place: datetime | None = field(default=None, compare=False)
 
 
@@ -70,7 +70,7 @@ REASONS: dict[str, Reason] = {
         Q(is_unannounced=True), "of which one of your receivers could not be told"
     ),
 }
-# The reason for orders without any card; a purge does not look at such orders again.
+# The reason for orders without any card; no purge looks at such orders again.
 _NO_CARDS = "no_cards"
 
 
@@ -134,7 +134,7 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
 def _batches(
     settled_before: datetime, since: datetime | None
 ) -> Iterator[list[tuple[datetime | None, int]]]:
-    """Yield ``settled_at`` and primary key of the orders, oldest first, in batches."""
+    """Yield ``settled_at`` and the primary key of each order, oldest first, in batches."""
     rows = Order.objects.filter(is_without_cards__in=[False], codes_destroyed_at=None)
     rows = rows.filter(_was_delivered(settled_before), settled_at__lt=settled_before)
     rows = rows.order_by("settled_at", "pk")
@@ -155,14 +155,14 @@ def _was_delivered(before: datetime) -> Q:
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the orders to purge, the orders without cards, and numbers of others by reason."""
+    """Return the orders to purge, those without cards, and the number left for each reason."""
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(_was_delivered(settled_before), pk__in=keys)
     rows = rows.filter(codes_destroyed_at=None).annotate(
         is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
-    # CASE yields the first reason that holds; "" if none does.
+    # CASE yields the first reason that holds; "" if no reason holds.
     conditions = {_NO_CARDS: Q(has_cards=False)}
     conditions |= {name: reason.condition for name, reason in REASONS.items()}
     cases = [When(condition, then=Value(name)) for name, condition in conditions.items()]
@@ -203,13 +203,13 @@ def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None
     This function is a receiver of ``connection_created``.
     """
     if connection.vendor == "sqlite":
-        # Django's cursor is not used, because this must not count as a query of the code that
-        # needed the connection.
+        # Django's cursor is not used, because this statement must not count as a query of the code
+        # that needed the connection.
         opened: Any = connection.connection
         opened.execute("PRAGMA secure_delete = ON").close()
 
 
-# How long emptying the log waits for readers (milliseconds): nobody can write meanwhile.
+# How long the emptying of the log waits for readers (milliseconds). Nobody can write meanwhile.
 _PATIENCE = 1_000
 
 

@@ -26,7 +26,7 @@ from giftcards.privacy.retention import empty_log
 # The number of cards in one transaction. Transactions are short, because the shop writes meanwhile.
 _BATCH = 200
 # There may be several passes, because a worker with old settings may seal cards with an old key
-# meanwhile.
+# during a pass.
 _MOST_PASSES = 3
 # The retries of a transaction that the database has rolled back, as after a deadlock.
 _MOST_DEADLOCKS = 5
@@ -77,7 +77,7 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
 def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     """Open every card with the first key alone, without showing any; return the tally.
 
-    In all other respects, this works like :func:`rotate`.
+    In all other respects, this function works like :func:`rotate`.
     """
     keyring = Keyring(conf.encryption_keys[:1])
     tally = RotationTally()
@@ -114,7 +114,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Call ``seal``, and repeat the call after a rollback, as the shop writes at the same time."""
+    """Call ``seal``; repeat the call after a rollback, because the shop writes at the same time."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()
@@ -131,7 +131,7 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position"))
         for card in _read(keys):
             if card.key_fingerprint in {first, DESTROYED}:
-                continue  # another process has sealed it
+                continue  # another process has sealed the card
             try:
                 card.row = _sealed_under_first(card, keyring)
             except DecryptionError as error:

@@ -1,7 +1,7 @@
 """The shop's account at the provider: assortment, orders, cards, balance and clock, without HTTP.
 
 If placing an order fails, :exc:`Refusal` or :exc:`NoAnswer` is raised. For some types, the order is
-created all the same.
+created nevertheless.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ CATALOGUE: Mapping[str, Product] = {
 class OfferChange:
     """A change of what is for sale: from ``after`` on, a type has another price or stock.
 
-    ``after`` is in seconds since the simulator was made. ``None`` leaves price or stock as it was.
+    ``after`` is in seconds since the simulator was made. A price or stock of ``None`` stays as it
+    was.
     """
 
     after: float
@@ -272,7 +273,7 @@ class Account:
             raise ValueError("An order delivers from none to all of its cards.")
         # One lock guards everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
-        # The two times are read in this sequence, so that a delay between the readings makes the
+        # The two times are read in this order, so that a delay between the readings makes the
         # simulator's clock slow, and never fast.
         self._time_zero = datetime.now(UTC)
         self._clock_zero = self.clock()
@@ -435,7 +436,7 @@ class Account:
         while self._due and self._due[0][0] <= now:
             due_at, order_id = heapq.heappop(self._due)
             order = self._orders[order_id]
-            if not order.is_settled:  # settle() may have settled it
+            if not order.is_settled:  # settle() may have settled the order
                 self._settle(order, due_at)
 
     def _settle(self, order: Order, at: datetime, delivered: int | None = None) -> None:

@@ -117,7 +117,7 @@ class Simulator(Account):
         return self
 
     def stop(self) -> None:
-        """Close all connections, including those waiting for an answer; keep the ledger."""
+        """Close all connections, even if they wait for an answer; keep the ledger."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -419,8 +419,8 @@ def _page(
     """Return the page that the query requests, newest first; ``entries`` are oldest first.
 
     ``show`` is called only for entries on the page, because it adds cards to a ``SIM_GROW`` order.
-    If ``is_moving`` is True, each page comes out as if a new entry had shifted the other entries
-    since the page before was read.
+    If ``is_moving`` is True, each page looks as if a new entry had shifted all other entries since
+    the previous page was read.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]

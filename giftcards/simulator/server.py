@@ -67,7 +67,7 @@ class Server(ThreadingHTTPServer):
         self.connections: dict[socket.socket, threading.Thread] = {}
         super().__init__((host, port), _Handler)
         self.listener = threading.Thread(
-            # The interval of polling is short, because stop() may have to wait for an interval.
+            # The polling interval is short, because stop() may have to wait for one interval.
             target=self.serve_forever,
             kwargs={"poll_interval": 0.02},
             name="giftcards-simulator",
@@ -79,8 +79,8 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.listener.join()
         self.server_close()
-        # The connections are closed, because the threads of keep-alive connections would answer
-        # further requests.
+        # The connections are closed, because otherwise the threads of keep-alive connections would
+        # answer further requests.
         for connection, thread in list(self.connections.items()):
             with contextlib.suppress(OSError):  # already closed
                 # SSLSocket.shutdown() is not called: it would remove the TLS layer that the thread

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 def ip_address(request: HttpRequest) -> str | None:
     """The client's IP address from ``REMOTE_ADDR``; ``None`` without a usable address."""
     try:
-        # The name of an interface is dropped, as in fe80::1%eth0.
+        # The name of the network interface is dropped: "eth0" in fe80::1%eth0.
         told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
         address = ipaddress.ip_address(told)
     except ValueError:

@@ -25,8 +25,8 @@ from giftcards.rules.times import with_zone
 
 #: The non-breaking spaces: inside amounts, and before the currency sign.
 NO_BREAKS = frozenset("\u00a0\u202f")
-# All pages use one form of dates, and the 24-hour clock. The languages' own formats are long, or
-# differ only in the order of figures.
+# All pages show dates in the same form, and the 24-hour clock. The usual formats of the languages
+# are long, or differ only in the order of figures.
 _DATE = "j N Y"
 _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
@@ -35,7 +35,7 @@ def read_amount(text: str) -> Decimal | None:
     """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
 
     Exponents, underscores, infinity and digits of other scripts are invalid, although Python
-    accepts all of these. Beside digits of another script, a reader may mistake the decimal mark.
+    accepts all of these. Among digits of another script, a reader may misread the decimal mark.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
@@ -78,8 +78,7 @@ def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
     ``has_decimals`` is the same for a whole column, so that digits stand below digits.
     """
     if amount is None:
-        # The word is for screen readers only: if it were seen, it would widen each column that has
-        # the word.
+        # The word is for screen readers only: a visible word would widen its column.
         return format_html(
             '<span aria-hidden="true">{}</span><span class="giftcards-unseen">{}</span>',
             gettext("?"),
@@ -109,13 +108,13 @@ def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
 def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
     """The total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
 
-    There is no calculation for fewer than two cards, or if ``price`` is unknown or gives another
-    total.
+    The calculation is left out for fewer than two cards, and if ``price`` is unknown or gives
+    another total.
     """
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # The formula and the total are isolated from each other, so that their sequence follows the
+    # The formula and the total are isolated from each other, so that their order follows the
     # direction of the text around them.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
@@ -306,7 +305,7 @@ def one_line(text: str) -> str:
 def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
     """The problem's texts as HTML, with foreign text escaped and isolated.
 
-    Without ``shows_costs``, no text tells what the provider charges.
+    Without ``shows_costs``, no text shows what the provider charges.
     """
     shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
     # Either ``show`` or ``own`` has escaped every part.

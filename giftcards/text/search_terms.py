@@ -33,13 +33,13 @@ from giftcards.text.spelling import (
 
 #: The longest term; of a longer text, only the beginning is kept.
 LONGEST = 254
-# A reference with more numbers is random, such as a UUID: nobody searches for a single number in
-# it.
+# A reference with more numbers than this is random, such as a UUID: nobody searches for one of its
+# numbers.
 _MOST_NUMBERS = 5
 # The most words of a search that are read: more words would make the query too large.
 _MOST_WORDS = 8
 _NUMBER = re.compile(r"\d+")
-# Marks the later digits of a phone number; no word begins with this character.
+# The first character of a term that is the end of a phone number; no word begins with it.
 _BEFORE = "*"
 
 
@@ -53,8 +53,8 @@ class TermKind(IntEnum):
     EMAIL = 4
     #: A phone number without the country's code.
     PHONE = 5
-    #: A phone number with the code of another country: such a number may look like a number of this
-    #: country.
+    #: A phone number with the code of another country. It may look like a number of this country,
+    #: so it has a kind of its own.
     FOREIGN_PHONE = 6
     NAME = 7
     RECIPIENT_EMAIL = 8
@@ -67,7 +67,7 @@ class TermKind(IntEnum):
 #: The kinds of terms that two orders of the same customer have in common.
 OF_SAME_CUSTOMER = (TermKind.EMAIL, TermKind.PHONE, TermKind.FOREIGN_PHONE)
 
-#: The kinds of terms that name one order.
+#: The kinds of terms that name a single order.
 NAMING = (TermKind.REFERENCE, TermKind.NUMBER)
 
 #: The kind of a term, and the term.
@@ -136,7 +136,7 @@ SEARCHED = tuple(_TERMS)
 
 
 def terms_of(order: Mapping[str, str]) -> set[Term]:
-    """The terms of an order with these values, by column; a missing column has no terms."""
+    """The terms of an order that has the values ``order``; a missing column has no terms."""
     return {
         (kind, term[:LONGEST])
         for column, terms in _TERMS.items()
@@ -156,7 +156,7 @@ Reading = tuple[Word, ...]
 
 
 def readings(text: str) -> list[list[Reading]]:
-    """The ways to read a search for ``text``, the most literal ones first.
+    """The ways to read a search for ``text``, the most literal readings first.
 
     The first readings take the text apart at spaces. One reading joins neighbouring groups of
     digits to a phone number; another joins the parts of a name. Further readings take the text
@@ -203,7 +203,7 @@ def _word_of(part: str) -> Word | None:
         whole = {number} if shown.isdecimal() else {shown, number}
         rest = _number(number.removeprefix(COUNTRY))
         if number.startswith(COUNTRY) and (is_abroad(part) or len(rest) >= TELLING_DIGITS):
-            # Too few digits are only the beginning of a phone number, and no whole term.
+            # Too few digits are only the beginning of a phone number, not a whole term.
             (whole if len(rest) >= TELLING_DIGITS else starts).add(rest)
         if len(dialled) >= FEWEST_DIGITS:
             starts.add(_BEFORE + dialled)

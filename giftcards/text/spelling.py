@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-#: The code of the country whose phone numbers are written without their code.
+#: The code of the country whose phone numbers people write without a country code.
 COUNTRY = "213"
-#: The most digits of a phone number, with some room for codes in front of it.
+#: The most digits of a phone number, including some room for codes in front of the number.
 LONGEST_NUMBER = 18
 #: A number with fewer digits (without the country code) may be part of many other texts.
 TELLING_DIGITS = 8
@@ -41,7 +41,7 @@ _SAME_LETTER = str.maketrans(
         "ی": "ي",
         "ک": "ك",
         "ة": "ه",
-        # Tatweel only makes a word longer; a hamza after it is often left out.
+        # Tatweel only makes a word look longer; people often leave out a hamza after a tatweel.
         "ـ": "",
         "ء": "",
         "ø": "o",
@@ -53,9 +53,10 @@ _SAME_LETTER = str.maketrans(
         "œ": "oe",
     }
 )
-# Letters that carry a hamza and are left out with it; and alef maksura, which becomes alef.
+# Letters that people leave out together with the hamza above them; and alef maksura, which becomes
+# alef.
 _OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
-# Names that many people write without an inner alef; an alef at the beginning stays.
+# Names that many people write without the alef inside; an alef at the beginning stays.
 _ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
 # What people write before a phone number.
 _LABEL = re.compile(
@@ -70,7 +71,7 @@ _JOINED = re.compile(
     "|عبد|ابو|ابن|ام|ايت|ال|بن|بنت|بو|سي|سيدي|ولد"
 )
 _ARTICLE = "ال"
-# The fewest letters that a word must have left without its article.
+# The fewest letters that must remain when a word loses its article.
 _FEWEST_LETTERS = 3
 
 
@@ -113,12 +114,12 @@ def respelled(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """The parts of ``text`` between spaces, each :func:`plain`."""
+    """The parts of ``text`` between spaces, each in the form that :func:`plain` returns."""
     return [token for part in folded(text).split() if (token := plain(part).replace(" ", ""))]
 
 
 def words(text: str) -> list[str]:
-    """The words and numbers in ``text``, each :func:`plain`."""
+    """The words and numbers in ``text``, each in the form that :func:`plain` returns."""
     return _WORD.findall(plain(text))
 
 
@@ -146,7 +147,7 @@ def digits(text: str) -> str:
 
 
 def phone_digits(text: str) -> str:
-    """The digits in a phone number, without the zero of +33 (0) 6."""
+    """The digits in a phone number, without the bracketed zero of +33 (0) 6."""
     return digits(plain(text).replace("(0)", ""))
 
 
@@ -198,7 +199,7 @@ def is_phone(text: str) -> bool:
 
 
 def numbers(text: str) -> frozenset[str]:
-    """The phone numbers in ``text``, as :func:`dialled`: a field may have several."""
+    """The phone numbers in a field, in the form that :func:`dialled` returns."""
     parts = [part for part in _BETWEEN.split(text) if digits(part)]
     wholes = [part for part in parts if len(digits(part)) >= _WHOLE_DIGITS]
     # If the first part is short, the separator stands inside one number: 0555/12.34.56.
@@ -207,5 +208,5 @@ def numbers(text: str) -> frozenset[str]:
 
 
 def numbers_among_words(text: str) -> frozenset[str]:
-    """The phone numbers in a sentence, as :func:`dialled`, each with all digits that it has."""
+    """The phone numbers in a sentence, each in the form that :func:`dialled` returns."""
     return frozenset(chain.from_iterable(map(numbers, _AMONG_WORDS.findall(text))))

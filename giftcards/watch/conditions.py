@@ -36,7 +36,7 @@ class Severity(StrEnum):
 
 
 class Standing:
-    """The facts by which conditions are judged at one moment.
+    """The facts from which conditions are judged at one moment.
 
     Each fact is read when it is first needed, and only once.
     """
@@ -111,7 +111,7 @@ class Alert:
     permission: str
     headline: Any = ""
     remedy: Any = ""
-    #: The permissions that the remedy requires. People who lack one of them read whom to ask.
+    #: The permissions that the remedy requires. People who lack such a permission read whom to ask.
     takes: tuple[str, ...] = ()
     #: True if the finding counts orders or messages about orders, or adds up amounts of orders.
     is_about_orders: bool = False
@@ -123,14 +123,14 @@ class Alert:
     def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
         """The part of ``finding`` that a person may see.
 
-        ``visible`` are the orders that the person sees. Without such a part, the result is
-        ``None``.
+        ``visible`` are the orders that the person sees. If the person may see nothing of the
+        finding, the result is ``None``.
         """
         if not (self.is_about_orders and leaves_some_out(visible)):
             return finding
         shown = visible.filter(pk__in=finding.orders).order_by()
         keys = dict(shown.values_list("pk", "reference"))
-        # The sentence is left out, because it may tell a sum over all orders.
+        # The sentence is left out, because it may name a sum over all orders.
         return Finding("", len(keys), orders=keys) if keys else None
 
     def in_words(self, count: int, *, has_more: bool = False) -> str:
@@ -144,15 +144,15 @@ class Condition(Alert):
     """Something that is wrong for as long as ``judge`` returns a finding.
 
     ``holds`` completes "It holds if", for the reference. A condition without a ``headline`` is for
-    monitors only. ``ended`` tells staff that the condition does not hold any more. Without
-    ``ended``, the condition is about orders: staff are told of each order once.
+    monitors only. ``ended`` is the text for staff once the condition does not hold any more.
+    Without ``ended``, the condition is about orders: staff are told of each order once.
     """
 
     holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
-    #: Two flags: whether digests tell of the condition, and whether the start page shows it. Of two
-    #: conditions about the same rows, only one is told in each place.
+    #: Two flags: whether digests name the condition, and whether the start page shows it. If two
+    #: conditions are about the same rows, each place names only one of them.
     is_in_digests: bool = True
     is_on_start_page: bool = True
     #: True if the condition may be about orders with problems; see
@@ -186,7 +186,7 @@ def above_list(
 ) -> Iterator[tuple[Condition, Finding]]:
     """The conditions that hold, and that staff see above the list of orders.
 
-    ``may`` tells whether the person has a permission, and ``visible`` are the orders that the
+    ``may`` returns whether the person has a permission, and ``visible`` are the orders that the
     person sees.
     """
     for condition in CONDITIONS.values():

@@ -48,19 +48,19 @@ def _refused(standing: Standing) -> Finding | None:
 
 def _is_silent(standing: Standing) -> Finding | None:
     state = standing.state
-    # If a refused key has stopped all calls, another condition says so.
+    # If a refused key has stopped all calls, another condition reports this.
     if standing.is_refused or not state.is_failing(standing.now):
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    # Only the text of the pause is told, because the condition has the same remedy as the pause.
+    # The remedy of the pause is left out, because the condition has the same remedy.
     return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
 
 def _has_no_worker(standing: Standing) -> Finding | None:
     def problem() -> Explanation:
         found = standing.state.explain_worker(standing.now)
-        # `giftcards_poll --loop` ticks without a schedule, so a missing schedule may be no trouble.
+        # `giftcards_poll --loop` ticks without a schedule, so a missing schedule may be harmless.
         if found.text or standing.state.is_ticking(standing.now):
             return found
         return explain_schedule()
@@ -134,7 +134,7 @@ def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order
 def _amounts(
     condition: Q, amount: str, *, one: str, many: str
 ) -> Callable[[Standing], Finding | None]:
-    """A function like the result of :func:`_orders_that`; it also adds up the column ``amount``."""
+    """A function as from :func:`_orders_that`, which also adds up the column ``amount``."""
 
     def judge(standing: Standing) -> Finding | None:
         orders = _but_problems(Order.objects.filter(condition), standing)

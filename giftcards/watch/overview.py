@@ -1,7 +1,7 @@
 """The state of the app, read from the database alone, for pages, commands and monitors.
 
-Every query uses an index, and reads no more rows than are waiting, or than the docstring of its
-function says.
+Every query uses an index. Unless the docstring of its function says otherwise, a query reads no
+more rows than are waiting.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class KeyInUse(NamedTuple):
     """An encryption key, and the number of cards that are sealed with it."""
 
     fingerprint: str
-    #: The position in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not there.
+    #: The position in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not in the setting.
     position: int | None
     cards: int
-    #: True if the key has more cards than ``cards`` says.
+    #: True if more cards are sealed with the key than ``cards`` says.
     has_more: bool
 
 
@@ -130,7 +130,7 @@ def api_keys() -> list[KnownKey]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the software that runs here, by its name."""
+    """The versions of the software that runs here; the keys are its names."""
     database = connections[router.db_for_read(Order)]
     worker = {"django-q2": _version_of("django-q2")} if conf.uses_django_q else {}
     return {

@@ -1,4 +1,4 @@
-"""The roles of staff: what each role may do, and whom a person asks to do what only others may do.
+"""The roles of staff: what each role may do, and whom to ask if one's own role is not enough.
 
 An app that adds pages for staff has ``roles`` in its plugin: a mapping like :data:`ROLES`, of
 codenames of its own permissions.
@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from django.utils.translation import gettext
 
-#: Codenames of permissions of the app ``giftcards``, by the name of the group. The names are
-#: data of the shop's database: they are not translated.
+#: For the name of each group, the codenames of its permissions in the app ``giftcards``. The names
+#: of groups are data of the shop's database, so they are not translated.
 ROLES: Mapping[str, Collection[str]] = {
     # This role answers customers: "Give me my code", "What did I pay?", "Why was this refunded?",
     # "Is anybody working on it?", "I typed my address wrong".
@@ -58,7 +58,8 @@ BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
     """A sentence that names the roles with all ``permissions``; "" for a person who has them all.
 
-    A permission is written like ``giftcards.add_order``; ``may`` tells whether the person has it.
+    A permission is written like ``giftcards.add_order``; ``may`` returns whether the person has a
+    permission.
     """
     if all(map(may, permissions)):
         return ""
