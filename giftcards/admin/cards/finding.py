@@ -62,7 +62,7 @@ class FindCardForm(forms.Form):
 def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
     """Keep codes and passwords out of Django's error mail, even if a middleware has failed.
 
-    ``sensitive_post_parameters`` also keeps them out, but only once the view runs.
+    ``sensitive_post_parameters`` does the same, but only once the view runs.
     """
     paths = (f"/{FindCardForm.path}", f"/{FindCardForm.path_of_search}", "/reveal/")
     if getattr(request, "path_info", "").endswith(paths):
@@ -122,7 +122,7 @@ def _newest(code: Masked) -> list[Card]:
     """
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
-    # A text of four characters may be the end of a code, or a whole serial.
+    # Four characters may be the end of a code, or a whole serial.
     found = {*cards.newest_with_code(code, most), *cards.with_tail(code)[:most]}
     return sorted(found, key=lambda card: -card.pk)
 
@@ -133,7 +133,7 @@ def _begin_search(request: HttpRequest) -> LogEntry | None:
     The record is committed before the search, so no search goes unrecorded. The limit counts these
     records, whichever process of the site has written them.
     """
-    # This is read before the transaction begins: in SQLite, a transaction that reads before it
+    # The type is read before the transaction begins: in SQLite, a transaction that reads before it
     # writes may fail.
     kind = ContentType.objects.get_for_model(Card)
     with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
@@ -154,7 +154,7 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
         return trace
     if lately.filter(object_repr=_REFUSED).exists():
-        # One record of a refusal in an hour is enough: a script could be refused very often.
+        # One record of a refusal in an hour is enough: a script may be refused very often.
         trace.delete()
     else:
         trace.object_repr = _REFUSED
@@ -163,9 +163,9 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     return None
 
 
-# These decorators are put round the permission check, too: its query may fail, and the report on
-# that failure must hide the code. Even with ATOMIC_REQUESTS, the record is committed before the
-# search: a search counts even if the search fails, or has not ended yet.
+# These decorators are put round the permission check, too: the query of that check may fail, and
+# the report on the failure must hide the code. Even with ATOMIC_REQUESTS, the record is committed
+# before the search: a search counts even if the search fails, or has not ended yet.
 HIDING = (
     sensitive_post_parameters(),
     transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),

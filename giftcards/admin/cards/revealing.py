@@ -1,4 +1,4 @@
-"""Revealing a code: one card at a time, after a proof of who asks, and with a log entry."""
+"""Revealing a code: one card at a time, after a proof of identity, and with a log entry."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ProofForm(forms.Form):
 
     def clean(self) -> None:
         if "password" in self.cleaned_data:
-            # The password is proven: it need not be typed again if another field is wrong.
+            # The password was right: the person need not type it again if another field is wrong.
             del self.fields["password"]
 
 
@@ -253,7 +253,7 @@ def count(request: HttpRequest) -> None:
 
 
 def refuse(request: HttpRequest, order: Order) -> str:
-    """Report the refusal after :exc:`TooManyReveals`, and return the message for the person."""
+    """Report a refusal after :exc:`TooManyReveals`, and return the message for the person."""
     _tell_of_refusal(request, order)
     return _refused().trouble
 
@@ -331,9 +331,9 @@ REVEAL = Page(
     "card_reveal",
     "cards/<int:key>/reveal/",
     _reveal_view,
-    # These decorators are put round the permission check, too: its query may fail, and the report
-    # on that failure must hide the form. Even with ATOMIC_REQUESTS, the record is committed before
-    # the code is shown.
+    # These decorators are put round the permission check, too: the query of that check may fail,
+    # and the report on the failure must hide the form. Even with ATOMIC_REQUESTS, the record is
+    # committed before the code is shown.
     (
         sensitive_post_parameters(),
         transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),

@@ -44,7 +44,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     title = column(ProductType, "type_id", lambda kind, key: named(kind.name, key))
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # There is no permission for types: who may see a product may see its types.
+        # There is no permission for types: people who may see a product may see its types.
         return request.user.has_perm("giftcards.view_product")
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
@@ -173,7 +173,7 @@ def _cards(count: int | None) -> str:
 
 
 def _told(move: PriceMove) -> str:
-    """A sentence, as HTML: how a type's cost moved and, if there is a pricing rule, the margin."""
+    """A sentence, as HTML, on a type's new cost and, if there is a pricing rule, new margin."""
     text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
     names = {"type": bdi(move.kind), "date": moment(move.at)}
     told = filled(text, old=money(move.old_cost), new=money(move.cost), **names)

@@ -66,12 +66,12 @@ from giftcards.watch.overview import versions as running_versions
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer, as HTML, to the question whether gift cards can be sold now."""
+    """The answer, as HTML, whether gift cards can be sold now."""
 
     is_yes: bool
     #: The answer in a sentence; a "no" says why and since when.
     answer: str
-    #: Sentences on the details and on what to do.
+    #: Sentences that give details and say what to do.
     advice: tuple[str, ...]
 
 
@@ -87,14 +87,15 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
 
 
 def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
-    # A condition without a headline has the same cause as the condition "refused".
+    # A condition without a headline has the same cause as the condition "refused", and takes its
+    # headline.
     why = condition.headline or CONDITIONS["refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
         text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
         moment = since(finding.since)
     advice = [bdi(finding.explain()), condition.remedy]
-    # If cards cannot be opened, orders are still sent, so no order is at stake.
+    # If only the opening of cards fails, orders are still sent, so no order is at stake.
     if condition.code != "cards":
         advice += at_stake(orders)
     return Verdict(
@@ -179,7 +180,7 @@ class Section:
     #: The headings of the table, and the texts of its cells.
     columns: Sequence[Any] = ()
     cells: Sequence[Sequence[Any]] = ()
-    #: The text below the table or the facts.
+    #: The text below the table, or below the facts.
     note: Any = ""
     #: True if shop staff need the section only to show it to a developer.
     is_for_developer: bool = False
@@ -293,12 +294,12 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
 _FAILURES_SHOWN = 5
 # Pauses that the shop did not cause, and that end by themselves.
 _PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
-# A failure's text may have such a number, which is an HTTP status, and no amount of money.
+# An HTTP status in the text of a failure: a number that is no amount of money.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 
 def _failure(text: str, *, shows_costs: bool) -> str:
-    """The text of a failure; without ``shows_costs``, a text that may name an amount is hidden."""
+    """The text of a failure; without ``shows_costs``, it is hidden if it may name an amount."""
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
         return text
     return gettext("The text is not shown, because it may name an amount.")
@@ -475,8 +476,8 @@ def _state_token(state: ProviderState) -> str:
     """A hash that the button "resume" sends; the hash changes with the pause or the refusal."""
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
-        # Each failed request of an outage begins another pause. The hash leaves out the end of such
-        # a pause, so that the button works during the whole outage.
+        # Each failed request of an outage begins another pause. The hash leaves out the end of a
+        # pause in an outage, so that the button works during the whole outage.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
         seen += [state.pause, None if is_outage else str(state.paused_until)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
@@ -522,8 +523,8 @@ class ProviderStateAdmin(ReadOnlyRows):
     def _url(self, page: str) -> str:
         return reverse(f"admin:giftcards_{page}", current_app=self.admin_site.name)
 
-    # The state is a single row, so this page replaces Django's list, and the row has no page of its
-    # own.
+    # The state is a single row. So this page replaces Django's list of rows, and the row has no
+    # page of its own.
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -592,7 +593,7 @@ class ProviderStateAdmin(ReadOnlyRows):
         return [section for section in sections if section.name not in hidden]
 
     def _name(self, request: HttpRequest, order: Order) -> str:
-        """A link to ``order``; "an order" for a person who may not see it."""
+        """A link to ``order``; "an order" for a person who may not see the order."""
         if not visible_orders(request, self.admin_site).filter(pk=order.pk).exists():
             return gettext("an order")
         return order_link(self.admin_site, order)

@@ -1,4 +1,4 @@
-"""The start page of staff: what needs a person now, and one line of figures about today.
+"""The start page of staff: what a person has to do now, and a line of figures about today.
 
 The page has a tile for each condition that holds. Digests and monitors use the same words.
 """
@@ -40,10 +40,10 @@ class Tile:
     severity: Severity
     title: str
     sentences: tuple[str, ...]
-    #: The URL of a list of exactly these rows; "" if the person may not open such a list.
+    #: The URL of a list of exactly the rows in question; "" if the person may not open the list.
     url: str
-    #: Links, as HTML, to the first orders that the tile is about; below, the number of further
-    #: orders.
+    #: Links, as HTML, to the first orders that the tile is about. The next field is the number of
+    #: further orders.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
 
@@ -91,7 +91,7 @@ def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 def _site_of(request: HttpRequest) -> AdminSite:
     """The admin site whose page ``request`` asks for; the default site for any other page."""
     view: Any = request.resolver_match and request.resolver_match.func
-    # Two sites may share a name, so the name in the URL does not tell which site is meant.
+    # Two sites may share a name, so the name in the URL does not identify the site.
     site: AdminSite = getattr(view, "admin_site", admin.site)
     return site
 
@@ -126,7 +126,7 @@ def _tiles(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
 def _list_url(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
     """The URL of the list with the condition's rows; "" if the person cannot open such a list.
 
-    Either the site has no such list, or the person may not see it.
+    A person cannot open the list if the site does not have it, or if the person may not see it.
     """
     try:
         page = reverse(f"admin:{condition.page}", current_app=site.name)
@@ -139,7 +139,7 @@ def _list_url(request: HttpRequest, site: AdminSite, condition: Condition) -> st
 
 
 def _today(request: HttpRequest, site: AdminSite) -> str:
-    """The line about today, as HTML; "" for a person who may see no sums over all orders."""
+    """The line about today, as HTML; "" for a person who may not see sums over all orders."""
     pages = site.get_model_admin(Order) if site.is_registered(Order) else None
     if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
         return ""

@@ -53,12 +53,12 @@ class Pages(Protocol):
     def message_user(self, request: HttpRequest, message: Any, level: Any = ...) -> None: ...
 
 
-#: A function that tells whether the person of a request may do something.
+#: A function that returns whether the person of a request may do something.
 Permission = Callable[[Pages, HttpRequest], bool]
 
 
 def may(*permissions: str) -> Permission:
-    """A function that tells whether a person has all ``permissions``.
+    """A function that returns whether a person has all ``permissions``.
 
     A permission is written like ``giftcards.check_order``.
     """
@@ -110,9 +110,9 @@ class Outcome(NamedTuple):
     """The end of an attempt, after which the person sees the order.
 
     ``says`` is one text for the person, or several texts. ``log`` is the entry in the order's
-    history, "" if nothing was done: everybody who may see the order can read the log, so the entry
-    names no customer and no amount. ``wakes`` tells the worker that there is something to do.
-    ``shows`` is the order to show, if it is not the order of the attempt.
+    history, "" if nothing was done. Everybody who may see the order can read the log, so the entry
+    names no customer and no amount. With ``wakes``, a worker is woken. ``shows`` is the order to
+    show, if it is not the order of the attempt.
     """
 
     says: Any
@@ -133,7 +133,7 @@ Answer = Outcome | HttpResponse
 
 
 class Refused(Exception):
-    """The action did nothing; ``explain`` tells why, after the transaction was rolled back."""
+    """The action did nothing; ``explain`` says why, once the transaction is rolled back."""
 
     def __init__(self, explain: Callable[[], str]) -> None:
         super().__init__()
@@ -145,8 +145,8 @@ class OrderButton(NamedTuple):
 
     The button leads to a page that says what will happen. With ``is_post``, it sends a POST to that
     page at once, with the field ``state_token``. With ``is_minor``, the button is rarely needed,
-    and is shown as a link. With ``is_final``, the button stands last, because what it does cannot
-    be undone.
+    and is shown as a link. With ``is_final``, the button stands last, because its action cannot be
+    undone.
     """
 
     label: str
@@ -193,13 +193,14 @@ class OrderAction:
     permission: Permission
     act: Callable[[Attempt], Answer] | None = None
     view: Callable[..., HttpResponse] | None = None
-    #: A function that tells whether the button is shown for an order or a row.
+    #: A function that returns whether the button is shown for an order or a row.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
-    #: The permissions that this action requires: a person who lacks one of them is told whom to
-    #: ask.
+    #: The permissions that this action requires. A person who lacks such a permission is told whom
+    #: to ask.
     takes: tuple[str, ...] = ()
-    #: True if the action cannot be undone: a page asks first, and the button stands last.
+    #: True if the action cannot be undone: a page asks for a confirmation, and the button stands
+    #: last.
     is_final: bool = False
     #: The part of the page where the button stands; "" for no button.
     place: str = "order"
@@ -208,7 +209,7 @@ class OrderAction:
     #: A function that returns the token of an order's state; ``None`` if an outdated form is
     #: harmless.
     token: Callable[[Order], str] | None = state_token
-    #: A function whose answer replaces the page and ``act``; it returns ``None`` to go on.
+    #: A function called first. Its answer replaces the page and ``act``; ``None`` means to go on.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
     #: A function that is true for a repeated request, such as the second request of a double click.
     is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
@@ -233,7 +234,7 @@ class OrderAction:
 
     @property
     def is_post(self) -> bool:
-        """True if the button acts at once: no page asks the person first."""
+        """True if the button acts at once: no page asks the person to confirm."""
         return self.form is None and self.view is None
 
 
@@ -247,7 +248,7 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 
 
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
-    """The attempt. Raises ``PermissionDenied`` if the order is hidden or the action forbidden."""
+    """Return the attempt; ``PermissionDenied`` if the order is hidden or the action forbidden."""
     row = None
     if action.of is not None:
         row = action.of._default_manager.filter(pk=key).first()  # noqa: SLF001
@@ -325,4 +326,4 @@ def _url(pages: Pages, action: OrderAction, subject: models.Model) -> str:
     try:
         return reverse(name, args=[subject.pk], current_app=site)
     except NoReverseMatch:
-        return ""  # the shop's own page of orders lacks it
+        return ""  # the shop's own page of orders does not have the action

@@ -39,12 +39,12 @@ class Extension:
     section: Callable[[Pages, HttpRequest, Order], Html] | None = None
     #: HTML at the end of the section with the refund breakdown; "" to show nothing.
     money: Callable[[Pages, HttpRequest, Order], Html] | None = None
-    #: Sentences, as HTML, on what follows if the customer of an order is corrected.
+    #: Sentences, as HTML, on the consequences of correcting the customer of an order.
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
-    #: Sentences, as HTML, for each order whose cards did not reach their recipient: that this
-    #: happened, and what to do. The primary key of the order is the key of the mapping.
+    #: For each order whose cards did not reach their recipient, by primary key: sentences, as HTML,
+    #: that say so, and what to do.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
@@ -73,6 +73,6 @@ def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order])
 
 
 def called(part: str, *args: Any) -> Iterator[Any]:
-    """The results of the functions in the field ``part`` for ``args``, without empty ones."""
+    """The results of the functions in the field ``part`` for ``args``, without empty results."""
     functions = (getattr(extension, part) for extension in _installed())
     return (found for call in functions if call and (found := call(*args)))

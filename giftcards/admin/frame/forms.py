@@ -16,7 +16,7 @@ from giftcards.models import Order
 from giftcards.rules.states import Status
 from giftcards.text.display import read_amount
 
-#: The text of a form's choice for no language of its own, by column.
+#: The text of the choice that sets no language, for each column with a language.
 NO_LANGUAGE = {
     "customer_language": _("The language of the site"),
     "recipient_language": _("That of the customer"),
@@ -42,7 +42,7 @@ class AmountField(forms.DecimalField):
 
 
 class MomentField(forms.DateTimeField):
-    """A field for a date and a time, shown as the browser's own control."""
+    """A field for a date and a time, with the control of the browser."""
 
     # Without seconds, saving an unchanged form would change the moment.
     widget = forms.DateTimeInput(
@@ -72,8 +72,8 @@ def state_token(order: Order) -> str:
     back and planned to be paid back. A form that is posted late must not decide about another
     attempt.
     """
-    # In any other status, a check may hold the claim. That check does not make a form outdated,
-    # because it changes nothing that staff decide about.
+    # In any other status, a check of the order may hold the claim. A check does not make the form
+    # outdated, because it changes nothing that staff decide about.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
     # While a form is open, a held order may be approved, and then be held again for the same

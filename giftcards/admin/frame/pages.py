@@ -1,4 +1,4 @@
-"""The base of the order pages beside Django's own: their URLs, frame and permissions."""
+"""The base of the order pages that Django does not have: their URLs, frame and permissions."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.check_order")
 
     def has_report_permission(self, request: HttpRequest) -> bool:
-        """True if the person may see sums over all orders: no order is hidden from them."""
+        """True if the person may see sums over all orders: no order is hidden from this person."""
         is_shown_all = not leaves_some_out(self.get_queryset(request))
         return is_shown_all and self.has_view_permission(request)
 
@@ -132,8 +132,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
-            # The clocks of machines differ, so orders that are due within the interval are left
-            # out, too: by some machine's clock, they are due already.
+            # Orders that are due within the interval are left out, too: the clocks of machines
+            # differ, and another machine's clock may show that these orders are due already.
             waiting = orders.exclude(due_at__lte=now + interval)
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))
@@ -180,7 +180,7 @@ def about(order: Order) -> list[tuple[str, object]]:
 
 
 def line(order: Order) -> dict[str, object]:
-    """The line of ``order`` (product, type, quantity) and the time of sending, by column."""
+    """The columns of the line of ``order`` (product, type, quantity), and the time of sending."""
     names = order.line_names()
     return {
         "product_id": named(names.product, order.product_id),

@@ -35,7 +35,7 @@ from giftcards.rules.times import SLACK
 
 # How long a proof holds (seconds).
 _HOLDS = 10 * 60
-# A password that was set without the old password is no proof for this long.
+# For this long, a password that was set without the old password is no proof.
 _NEW = timedelta(hours=1)
 # The session key of the proof.
 _PROOF = "giftcards_proof"
@@ -45,8 +45,9 @@ def confirm(request: HttpRequest) -> HttpResponseRedirect:
     """Record that the person has just proven who they are; return a redirect to the earlier page.
 
     ``GIFTCARDS["REAUTHENTICATE"]`` names a page of the shop. Once that page has accepted the proof,
-    the page's view calls this function and returns the redirect. The redirect goes to the parameter
-    ``next``, or to the start page of the admin if ``next`` is missing or leads to another site.
+    the page's view calls this function and returns the redirect. The redirect goes to the URL in
+    the parameter ``next``. If ``next`` is missing or leads to another site, it goes to the start
+    page of the admin.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied
@@ -66,7 +67,8 @@ def is_confirmed(request: HttpRequest) -> bool:
     if proof["is_login"] and conf.reauthenticate:
         # The shop's own page asks for more than a login.
         return False
-    # A proof may come from the future: the clock was set back, or another host's clock is ahead.
+    # The time of a proof may lie in the future: the clock was set back, or another host's clock is
+    # ahead.
     return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
 
 
@@ -103,7 +105,7 @@ def _is_right(request: HttpRequest, password: str) -> bool:
     has_hash = hasattr(user, "get_session_auth_hash")
     if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
         # The check may have hashed the password anew, as it does after a change of Django's
-        # hashers. A session that knows only the old hash would be signed out.
+        # hashers. Without this call, the session, which has the old hash, would be signed out.
         update_session_auth_hash(request, user)
     return True
 
@@ -125,7 +127,7 @@ def _has_new_password(user: Any) -> bool:
 
 @receiver(user_logged_in, dispatch_uid="giftcards.remember_login")
 def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> None:
-    """Record a login of staff as a proof, if the person had to type something for it."""
+    """Record a login of staff as a proof, if the person had to type something to log in."""
     if request is None or not hasattr(request, "session") or not getattr(user, "is_staff", False):
         return
     if not (_is_automatic(request) or _has_new_password(user)):
@@ -136,7 +138,7 @@ def _is_automatic(request: HttpRequest) -> bool:
     """True if the person may have done nothing for this login.
 
     A middleware signs in, on any request, the user whom the web server names. A single sign-on
-    answers with a GET, and asks nothing while the person is still signed in at the identity
+    answers with a GET. It requests nothing from a person who is still signed in at the identity
     provider.
     """
     backend = load_backend(request.session[BACKEND_SESSION_KEY])
@@ -159,7 +161,7 @@ def url_of_proof(*, back_to: str) -> str:
 
 
 def take_turn(request: HttpRequest) -> None:
-    """Lock the person's row until the transaction ends, so that their requests take turns.
+    """Lock the person's row until the transaction ends, so that the person's requests take turns.
 
     SQLite needs no lock: it has one writer at a time, and each transaction that takes a turn begins
     with a write.

@@ -1,4 +1,4 @@
-"""The base of lists in the admin: read-only rows, few queries, and the orders a person may see."""
+"""The base of lists in the admin: read-only rows, few queries, only orders a person may see."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The model's two names, which templates write after the number; both are our text."""
+        """The model's names, singular and plural: templates write our text in place of each."""
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
@@ -84,7 +84,8 @@ class Counted:
 # The most values of one lookup: with more values, the condition would be too long for SQLite. A
 # link of a filter has only one value.
 _MOST_VALUES = 100
-# The attribute in which a request caches the allowed lookups: one URL may name a thousand lookups.
+# The attribute of a request that caches the allowed lookups, because one URL may name a thousand
+# lookups.
 _PARAMETERS = "giftcards_parameters"
 
 
@@ -94,9 +95,9 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     The list can also be sorted only by the columns that the page offers for sorting.
     """
 
-    #: The mixin that is put before Django's class of the list, or before a theme's class.
+    #: The mixin that is put before Django's change list class, or before that of a theme.
     changelist_mixin: type[ChangeList] = SortedAsOffered
-    #: A number of rows in words: ``ngettext_lazy`` of texts with ``count``.
+    #: The number of rows in words: a result of ``ngettext_lazy``, with ``count`` in its texts.
     counted: Any = ngettext_lazy("%(count)s result", "%(count)s results", "count")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
@@ -115,11 +116,11 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
         """The parameters in a URL that the filter ``each`` reads.
 
-        The filter is made in the way in which Django makes a filter.
+        The filter is made in the same way as Django makes it.
         """
         if isinstance(each, type) and issubclass(each, SimpleListFilter):
-            # __init__ is not called, because its choices may take queries, and parameters need no
-            # choices.
+            # __init__ is not called, because it may make queries for the choices of the filter,
+            # which are not needed here.
             made: ListFilter = each.__new__(each)
         elif callable(each):
             made = each(request, {}, self.model, self)
@@ -135,7 +136,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
         response = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None) or {}
         if rows := context.get("cl"):
-            # Django writes the module's name after the number, in "Select all 120 orders".
+            # Django writes ``module_name`` after the number, as in "Select all 120 orders".
             context["module_name"] = rows.counted.noun
         return response
 
@@ -219,7 +220,7 @@ def column(
 
 
 def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """The orders that the person may see: the site's admin of orders, maybe the shop's, decides.
+    """The orders that the person may see, according to the site's ``OrderAdmin`` or the shop's.
 
     Every list and every page shows only these orders, and only rows about these orders.
     """
@@ -237,7 +238,7 @@ def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
 def unhidden_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
     """The orders that the site's admin of orders does not hide from this person.
 
-    A person who may not see orders at all may still be told how many unhidden orders there are.
+    A person who may not see orders at all may still read how many unhidden orders there are.
     """
     is_there = site.is_registered(Order)
     return site.get_model_admin(Order).get_queryset(request) if is_there else Order.objects.all()
@@ -275,7 +276,8 @@ def order_link(site: AdminSite, order: Order) -> str:
     return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
 
 
-# The most orders whose rows a search shows. For many more orders, MariaDB reads the whole table.
+# The most orders whose rows a search shows. With many more orders, MariaDB would read the whole
+# table.
 _MOST_NAMED = 100
 
 
@@ -330,12 +332,12 @@ class OrderRows(ReadOnlyRows, LongList):
         return order_link(self.admin_site, order) if order else "-"
 
 
-#: The permission to see hints for developers: whoever ends a pause has to know why it began.
+#: The permission to see hints for developers: a person who ends a pause has to know its cause.
 SEES_HINTS = "giftcards.resume_provider"
 
 
 def for_developer(hint: object) -> SafeString:
-    """The hint as HTML that a click opens; "" without a hint. A text is escaped."""
+    """``hint`` as HTML that a click opens; "" without a hint. A plain text is escaped."""
     context = {"hint": bdi(hint) if hint else ""}
     return SafeString(render_to_string("admin/giftcards/for_developer.html", context).strip())
 

@@ -30,7 +30,7 @@ from giftcards.text.display import bdi, filled, moment, money
 
 
 class HeldForm(forms.Form):
-    """The decision whether to buy a held order; ``buying`` is the text of the choice to buy it."""
+    """The decision whether to buy a held order; ``buying`` is the text of the choice to buy."""
 
     APPROVE = "approve"
     REJECT = "reject"

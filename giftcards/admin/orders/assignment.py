@@ -1,4 +1,4 @@
-"""Looking after an order: a person takes it, gives it back, or takes it over from a colleague."""
+"""Looking after an order: a person takes the order, gives it back, or replaces a colleague."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TAKE = OrderAction(
     label=_("I am looking after it"),
     permission=may("giftcards.check_order"),
     is_offered=lambda order: order.is_unfinished and not order.owner,
-    # The form carries no token: ``take`` itself compares the owner, and no other change matters.
+    # The form carries no token: ``take`` itself compares the owners, and no other change matters.
     token=None,
     before=_why_not_taken,
     act=_take,

@@ -1,4 +1,4 @@
-"""Tables of an order's money, at the provider and at the customer, and the bar of its cards."""
+"""Tables of an order's money, on the provider's and the customer's side; the bar of its cards."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
     """The table of what the customer paid, and how much is kept, owed and paid back.
 
     The table is empty while ``order`` is open, or if it has no sale amount. ``again`` is the new
-    order for the missing cards, to which the amount owed for these cards went.
+    order for the missing cards; the amount owed for these cards went to that order.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:

@@ -33,8 +33,8 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 class CorrectionForm(RevealForm):
     """The corrected details, a reason, and the proof of who the member of staff is.
 
-    The proof is needed because whoever has the new address gets cards. It is needed in every status
-    of the order: cards may still come, or be ordered again.
+    The proof is needed because the person at the new address gets cards. The proof is needed in
+    every status of the order: cards may still come, or be ordered again.
     """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
@@ -63,7 +63,7 @@ class CorrectionForm(RevealForm):
 
     @property
     def details(self) -> dict[str, Any]:
-        """The details after the correction, by column."""
+        """The details after the correction; the keys are names of columns."""
         return {
             name: self.cleaned_data.get(name, "") if name in self.changed_data else value
             for name, value in self.initial.items()
@@ -128,7 +128,7 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _others_with_same_address(attempt: Attempt) -> list[Order]:
-    """Other orders with the same address: of the same group, or for the same missing cards."""
+    """Other orders with the same address: in the same group, or for the same missing cards."""
     order = attempt.order
     about = attempt.pages.get_queryset(attempt.request).exclude(pk=order.pk)
     found = list(about.filter(repeats=order.pk))
@@ -151,7 +151,7 @@ _MOST_OTHERS = 20
 
 
 def _details(order: Order) -> dict[str, Any]:
-    """The details of ``order`` that may be corrected, by column."""
+    """The details of ``order`` that may be corrected; the keys are names of columns."""
     return {name: getattr(order, name) for name in (CORRECTABLE if order.is_gift else OF_CUSTOMER)}
 
 

@@ -87,7 +87,7 @@ _MOST_DIGITS = 15
 
 
 def _phone(text: str) -> SafeString | str:
-    """A link that dials the number; the text alone if it is no number, or several numbers."""
+    """A link that dials the number; the text alone if it is not exactly one number."""
     if not text:
         return ""
     shown = format_html('<bdi dir="ltr">{}</bdi>', text)
@@ -112,7 +112,7 @@ def _language(code: str) -> SafeString | str:
         return bdi(code)
 
 
-# The most other orders that are counted. For more keys, MariaDB prefers a full table scan.
+# The most other orders that are counted. With more keys, MariaDB prefers a full table scan.
 _MOST = 200
 
 
@@ -149,7 +149,7 @@ _WITHIN = timedelta(hours=1)
 
 
 def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The warning that the customer has bought the same cards within an hour; "" if they have not.
+    """The warning that the customer bought the same cards within an hour; "" if there is no double.
 
     ``order`` need not be recorded yet.
     """

@@ -52,7 +52,7 @@ class IndexedFilter(admin.ListFilter):
     uses_index = True
 
     def condition(self) -> Q:
-        """The condition on the orders; called only if the URL has a value for this filter."""
+        """The condition on the orders; only called if the URL has a value for this filter."""
         return build_q_object_from_lookup_parameters(cast("Any", self.used_parameters))
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -62,8 +62,7 @@ class IndexedFilter(admin.ListFilter):
             condition = self.condition()
             if self.uses_index:
                 return queryset.filter(condition)
-            # This finds the same orders as above, but SQLite uses no index for a condition that is
-            # negated twice.
+            # A double negation finds the same orders, but makes SQLite use no index.
             return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
@@ -104,7 +103,7 @@ class AttentionFilter(ConditionFilter):
 
 
 class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for the person's own unfinished orders, or for orders to do that have no owner."""
+    """A filter for the unfinished orders of the person, or for orders to do without an owner."""
 
     title = _("looked after")
     parameter_name = "looked_after"
@@ -141,7 +140,7 @@ def _narrowed(first: Q, rest: Q) -> Q:
 
 
 class RefundFilter(ConditionFilter):
-    """A filter by what became of the refund for missing cards; several choices may fit an order.
+    """A filter for the state of the refund for missing cards; several choices may fit an order.
 
     The figures of a report link to these choices.
     """
@@ -176,7 +175,7 @@ class ProductChoices(NamedTuple):
     """The products that the filter offers, each with id and name.
 
     If there are few products, all are offered, and ``is_whole`` is true. If there are many, only
-    the product in the URL is offered, because the catalogue's own search finds the others.
+    the product in the URL is offered; the search of the catalogue finds the other products.
     """
 
     choices: list[tuple[str, str]]
@@ -289,7 +288,7 @@ class SettledFilter(DateFilter):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # Another page may link to any period, which then becomes a choice of its own.
+        # A link on another page may have any period, which then becomes a choice of its own.
         if self.date_params and self.date_params not in [link[1] for link in self.links]:
             period: Any = (_("In the period of a report"), self.date_params)
             self.links = (*self.links, period)
@@ -298,8 +297,8 @@ class SettledFilter(DateFilter):
 def show_filters(response: HttpResponse) -> HttpResponse:
     """Add the filters to the context of a list's page, as ``shown_filters``.
 
-    A theme with its own template has its own place for filters, so the page of such a theme is left
-    alone.
+    A theme that has a template of its own shows the filters in a place of its own, so its page is
+    left alone.
     """
     page: Any = get_template("admin/change_list.html")
     is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
@@ -341,7 +340,7 @@ class OrderChangeList(SortedAsOffered):
     sealed_query = ""
 
     def without_search_box(self) -> str:
-        """Keep the theme from showing its search box, for a template that has ours; return ""."""
+        """Keep the theme from showing its search box beside ours; return "" for the template."""
         self.search_fields: Any = ()
         return ""
 

@@ -1,4 +1,4 @@
-"""The smaller actions about an order: check, tick off, dispute, note, order missing cards again."""
+"""The smaller actions: check, tick off, dispute, note, and order missing cards again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CHECK = OrderAction(
 
 
 def fingerprint(order: Order) -> str:
-    """A hash that changes once the page of ``order`` has something new to say.
+    """A hash that changes once the page of ``order`` has something new to show.
 
     The hash stays the same after a check that finds nothing new.
     """
@@ -107,7 +107,7 @@ def _why_no_tick(attempt: Attempt) -> Outcome | None:
 
 
 class TickOffForm(forms.Form):
-    # The key of a problem. A key that the order lacks belongs to a problem that is over.
+    # The key of a problem. If the order has no problem with this key, that problem is over.
     problem = forms.CharField(required=False, widget=forms.HiddenInput)
 
 
@@ -325,8 +325,8 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
-        # The environment is the old order's. The key that buys the new order may have another
-        # environment, which this process may not know.
+        # The page shows the environment of the old order. The key that buys the new order may have
+        # another environment, which this process may not know.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
         gettext("recipient"): new.recipient_name or new.recipient_email,

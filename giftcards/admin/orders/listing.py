@@ -97,7 +97,7 @@ _LEFT_ALONE = (
 
 
 class _MarkedOrders(OrderChangeList):
-    """A change list that notes which orders were not received, with one query for a page."""
+    """A change list that marks orders whose cards were not received, with one query for a page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -135,8 +135,8 @@ class OrderList(LongList, OrderPages):
         ("created_at", DateFilter),
         ContradictoryFilter,
     )
-    # Pages of other apps that look orders up read this attribute; get_search_results does the
-    # search. There is only one field: a theme writes the names of all fields into a script without
+    # Pages of other apps read this attribute to look orders up; get_search_results does the search.
+    # There is only one field: a theme writes the names of all fields into a script without
     # escaping, and a name with an apostrophe breaks the script.
     search_fields = ("reference",)
     search_help_text = _(
@@ -292,7 +292,7 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
 
 
 def _mark(whole: str, in_short: str) -> SafeString:
-    """A sign that there is something to do: the words ``in_short``, with ``whole`` as tooltip."""
+    """A sign for something to do: the words ``in_short``, with the text ``whole`` as a tooltip."""
     mark = (
         '<span class="giftcards-mark" title="{}">'
         '<span role="img" aria-label="{}">⚠</span> {}</span>'

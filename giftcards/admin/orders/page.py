@@ -85,7 +85,8 @@ _DETAILS = (
     ("in_group", "metadata_given"),
 )
 _GIFT = (("delivery",), ("words",))
-# Problems for which an order is held: the sentences at the top of the page tell these problems.
+# The problems for which an order is held. The sentences at the top of the page describe these
+# problems already.
 _HELD_FOR = {"price_above", "review_wanted"}
 # The most orders of the same group with a link on the page; the list shows the others.
 _MOST_OF_GROUP = 20
@@ -156,9 +157,9 @@ class OrderPage(OrderPages):
             repeats=repeats,
             repeated_by=repeated_by,
         )
-        # A subclass may hide the new order for missing cards from this person. Even so, the payment
-        # for these cards went to the new order, and is not owed for this order. There is a query
-        # only if there is a new order.
+        # A subclass may hide the new order for missing cards from this person. Nevertheless, the
+        # payment for these cards went to the new order, and is not owed for this order. A query is
+        # made only if there is a new order.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
@@ -237,7 +238,7 @@ class OrderPage(OrderPages):
 
 
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
-    """The key of a problem, its texts, and who ticked it off and when.
+    """The key and the texts of a problem, and who ticked the problem off and when.
 
     The last part is ``None`` if nobody has ticked off the problem.
     """
@@ -306,7 +307,7 @@ def _provider_status(order: Order) -> Status | None:
 
 
 EXTENSION = Extension(
-    # The actions are in the sequence of their buttons; rare actions come last.
+    # The actions are in the order of their buttons; rare actions come last.
     actions=(
         RESOLVE,
         PRICE,

@@ -104,8 +104,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new order; the form is posted once for the confirmation page, and again to confirm.
 
     The confirmed form places the order as the last step of its validation, because only placing
-    tells whether the reference is free. If the order has an address, the person has to prove who
-    they are: whoever has that address gets the cards.
+    shows whether the reference is free. If the order has an address, the person has to prove who
+    they are, because the cards go to that address.
     """
 
     card = CardField(label=_("Card"), required=False)
@@ -114,7 +114,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 
-    #: The order that was placed, or the existing order that an unconfirmed form repeats.
+    #: The order that was placed, or the existing order with the values of an unconfirmed form.
     placed: Order | None = None
     #: The choices of the field ``card``, which the page sets.
     cards: Sequence[Any] = ()
@@ -127,7 +127,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         if "reference" in self.fields:
             self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
-            # The fields of the ids may stay empty, because the chosen card has ids, too.
+            # The fields for ids may stay empty, because the chosen card has the ids.
             for name in _LINE & self.fields.keys():
                 self.fields[name].required = False
 
@@ -177,7 +177,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(None, error)
             return
         if self.is_confirmed and self.lacks_proof:
-            # The page then shows the confirmation again, and asks for the proof.
+            # With this error, the page shows the confirmation again, and asks for the proof.
             self.add_error(None, ValidationError("", code=_UNPROVEN))
         elif self.is_confirmed:
             self._place()
@@ -190,7 +190,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             given = {name: self.cleaned_data[name] for name in _GIVEN & self.cleaned_data.keys()}
             with transaction.atomic():
                 self.placed = place_order(**given)
-                # Whoever confirms approves the maximum price, or else the price that was shown.
+                # By confirming, the person approves the maximum price or, without it, the price
+                # that was shown.
                 shown = self.cleaned_data.get("confirmed_price")
                 if self.placed.is_new and shown is not None:
                     ceiling = self.placed.max_price
@@ -238,7 +239,8 @@ _NOT_HANDED_ON = {
     "_change",
     "password",
 }
-# There is no text for a pause of requests, because the provider's state says why they are paused.
+# There is no text for a pause of requests, because the provider's state says why requests are
+# paused.
 _NO_ANSWER = {
     NoAnswer.BUSY: _("The provider is being asked too much else: the price is not up to date."),
     NoAnswer.UNREACHABLE: _("The provider could not be asked: the price is not up to date."),
@@ -316,7 +318,7 @@ class PlacingPage(OrderPages):
     )
 
     def get_urls(self) -> list[URLPattern]:
-        # The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
+        # The request to the provider is made outside any transaction, even with ATOMIC_REQUESTS.
         outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
         hiding = sensitive_post_parameters("password")
         view = hiding(outside(self.admin_site.admin_view(self.add_view)))
@@ -365,11 +367,11 @@ class PlacingPage(OrderPages):
         if not self.has_add_permission(request):
             raise PermissionDenied
         if request.method != "POST" and needs_other_proof(request):
-            # The person is sent to the proof before anything is typed, because typed text would be
-            # lost there.
+            # The person is sent to the page of the proof first, because text typed before would be
+            # lost.
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
-        # This is read before the transaction: in SQLite, a transaction may fail if it reads before
-        # it writes.
+        # The offer is read before the transaction: in SQLite, a transaction that reads before it
+        # writes may fail.
         finder = None if _offered(request).is_whole else _finder(request)
         proof = ProofForm(request, request.POST if "password" in request.POST else None)
         proof.is_valid()
@@ -513,7 +515,7 @@ def _is_too_dear(order: Order, price: Decimal) -> bool:
 
 
 def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
-    """The price per card, the total and the balance, each as label, amount and age."""
+    """The price per card, the total and the balance, each with its label, amount and age."""
     price = known.price if known.is_for_sale else None
     total = None if price is None else price * order.quantity
     age = _age(price, known.read_at)

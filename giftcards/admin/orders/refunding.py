@@ -1,4 +1,4 @@
-"""Paying customers back: staff see what is owed, and record what they pay elsewhere."""
+"""Paying customers back: staff see what is owed, and record what they paid elsewhere."""
 
 from __future__ import annotations
 
@@ -164,8 +164,8 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
     if data is not None:
         return RefundForm(attempt.order, data)
-    # This reference is for a payment without a number. The reference is unique, so a double click
-    # records only one refund.
+    # This is the reference of a payment without a number. The reference is unique, so a double
+    # click records only one refund.
     reference = f"R-{uuid.uuid4().hex[:12].upper()}"
     initial = {"amount": attempt.order.open_amount, "reference": reference}
     return RefundForm(attempt.order, initial=initial)

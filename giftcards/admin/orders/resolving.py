@@ -84,7 +84,7 @@ def _candidate(order: Order, row: dict[str, Any]) -> str:
 
 
 def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
-    """Product and type of the provider's row, by name and id; "" for what the row leaves out."""
+    """Product and type in the provider's row, with name and id; "" for what the row leaves out."""
     product, kind = row["product"] or "", row["type"] or ""
     is_same = (product, kind) == (order.product_id, order.type_id)
     names = order.line_names() if is_same else Product.objects.names(product, kind)
@@ -129,7 +129,7 @@ class ResolveForm(forms.Form):
     REJECT = "reject"
 
     outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
-    # A CharField would check the id even with a choice that ignores the id.
+    # A CharField would check the id even if the person chose an outcome that ignores the id.
     provider_order_id = forms.Field(
         label=_("provider's order id"),
         required=False,
@@ -197,7 +197,7 @@ def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
     return outcome
 
 
-# The views of RESOLVE and ADOPT ask the provider, so they run outside any transaction.
+# The views of RESOLVE and ADOPT make requests to the provider, so they run outside any transaction.
 
 
 def _resolve_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
@@ -215,7 +215,7 @@ def _resolve(attempt: Attempt) -> Answer:
     return attempt.page() if answer is None else answer
 
 
-# The problems that the first sentence of the page tells already.
+# The problems that the first sentence of the page describes already.
 _TOLD = {"answer_lost", "sender_died"}
 
 
@@ -242,19 +242,19 @@ def _decide(attempt: Attempt) -> Answer | None:
 
 
 def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
-    """Ask the provider about the id, and compare; if that fails, show why and return ``None``."""
+    """Request and compare the order with this id; on failure, show why and return ``None``."""
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
         return None
-    # This is logged before the request, because the answer may tell of an order that is not the
-    # shop's.
+    # The log entry is written before the request, because the answer may be about an order that is
+    # not the shop's.
     pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
     candidates = {row["id"]: row for row in order.candidates}
     row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
     if isinstance(row, NoAnswer):
         pages.message_user(request, _NO_ANSWER[row], messages.ERROR)
         return None
-    # This is checked again, because the answer may name another id than the request.
+    # The ids are checked again, because the answer may name another id than the request.
     if _warn_if_taken(attempt, row["id"]):
         return None
     fits = compare(order, row)
@@ -289,9 +289,9 @@ def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
 
 
 def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
-    """The page that compares the provider's facts about an order with the facts that were sent.
+    """The page that compares the facts at the provider about an order with the facts that we sent.
 
-    The page carries the facts, signed, so that the confirmation is about the facts that were shown.
+    The page carries the facts, signed, so that a person confirms the facts that were shown.
     """
     return attempt.page(
         "adopt",
@@ -347,10 +347,10 @@ def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
 
 
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
-    """The provider's answer about an order, completed by ``candidate``, the row in its list.
+    """The provider's answer about an order, completed by ``candidate``, a row of the list.
 
     An answer may leave out product, type and quantity. The provider may even have no answer about
-    an id from its own list; then ``candidate`` alone counts.
+    an id from its own list; in that case, only ``candidate`` counts.
     """
     if candidate is None:
         return told
@@ -385,7 +385,7 @@ RELEASE = OrderAction(
     context=lambda attempt: {"facts": facts(attempt.order)},
     act=_release,
 )
-# The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
+# The request to the provider is made outside any transaction, even with ATOMIC_REQUESTS.
 RESOLVE = OrderAction(
     name="order_resolve",
     route="<key>/resolve/",

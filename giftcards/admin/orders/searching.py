@@ -1,4 +1,4 @@
-"""The search box for orders, by any of their words, and for cards, by their codes.
+"""The search box, which finds orders by any of their words, and cards by their codes.
 
 The text in the box is always posted. A text becomes part of a URL only if it found orders and does
 not look like a code; in the URL, the text is sealed, because it may name a person.
@@ -27,7 +27,8 @@ from giftcards.text.spelling import is_phone
 MOST_FOUND = 1_000
 # The most orders on a page that shows cards as well.
 _MOST_LISTED = 20
-# The fewest characters of a code: of a text with letters and digits, and of a text of digits only.
+# The fewest characters of a code: the first number is for a text with letters and digits, the
+# second for a text of digits only.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
 # The fewest letters of a code without digits, if the text finds no order: most names are shorter.
 _FEWEST_LETTERS = 12

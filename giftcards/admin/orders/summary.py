@@ -1,4 +1,4 @@
-"""The sentences at the top of an order's page: what happened, what is next, and what stops work.
+"""The sentences at the top of an order's page: what happened, what is next, what is in the way.
 
 :func:`summarise` makes no query; :func:`why_at_a_standstill` makes queries for its input.
 """
@@ -85,7 +85,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
         yield from _repeated(story)
     else:
         yield from _owed(order)
-    # The sentences about a held order tell its problem already, so the problem is not counted.
+    # The sentences about a held order describe its problem already, so the problem is not counted.
     problems = 0 if order.is_held else len(order.open_problems)
     if problems:
         text = ngettext(
@@ -98,7 +98,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
 
 def _pending(story: SummaryInput) -> str:
     if story.order.open_problems:
-        # An open problem says below why the order could not be sent.
+        # Further down, an open problem says why the order could not be sent.
         return gettext("Nothing has been bought yet.")
     return _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
 
@@ -127,7 +127,7 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
 
 def _unconfirmed(order: Order) -> str:
     if order.open_problems:
-        # An open problem says below why the shop does not know this.
+        # Further down, an open problem says why the shop does not know this.
         return gettext("It is not known yet whether the order was bought.")
     return gettext("The order was sent, and it is not known whether it was bought.")
 
@@ -163,7 +163,7 @@ def _followed(order: Order) -> Iterator[str]:
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
 
 
-# A time that is nearer than this is told as "in a moment".
+# A time nearer than this is shown as "in a moment".
 _SOON = timedelta(minutes=1)
 _AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
 
@@ -193,7 +193,7 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
 
 
 def _paid(order: Order) -> Iterator[str]:
-    """The customer's payment for an open order; a final order's breakdown tells the payment."""
+    """The customer's payment for an open order; a final order's breakdown has the payment."""
     paid = paid_amount(order)
     if paid is not None and not order.is_final:
         amount = worked_out(order.quantity, order.sale_price, paid)
@@ -319,7 +319,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
 def why_at_a_standstill(order: Order) -> str:
     """The reason, as HTML, why automatic work on ``order`` is stopped; "" if the work goes on.
 
-    Work on an order that waits for a person does not count as stopped. No query is made for such an
+    Work on an order that waits for a person does not count as stopped: no query is made for that
     order.
     """
     if order.is_final or order.due_at is None or order.status == Status.PLACING:

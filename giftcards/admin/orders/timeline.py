@@ -70,8 +70,8 @@ class RelatedOrder:
 class Timeline:
     """The past of an order, read once: its events, and the reason for its status.
 
-    With ``shows_reasons``, the events tell why codes were revealed. ``repeats`` is the earlier
-    order whose missing cards this order replaces. ``repeated_by`` is the later order that replaces
+    With ``shows_reasons``, the events say why codes were revealed. ``repeats`` is the earlier order
+    whose missing cards this order replaces. ``repeated_by`` is the later order that replaces
     missing cards of this order. Each is ``None`` if there is no such order, or if the person may
     not see that order.
     """
@@ -108,7 +108,8 @@ class Timeline:
         ``None`` if no reason is recorded.
         """
         moves = [(move.change.at, move.reason) for move in self._moves]
-        # A decision about a final order is no reason for its status: the order was final before.
+        # A decision about a final order is no reason for the order's status, which was final
+        # before.
         ticks = () if self._order.is_final else self._ticks
         decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
         moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]
@@ -121,7 +122,7 @@ class Timeline:
 
     @property
     def _placed_by(self) -> str:
-        """The person who placed the order by hand; "" if the shop did."""
+        """The person who placed the order by hand; "" if the shop placed the order."""
         entry = self._first_entry
         return entry.user.get_username() if entry and entry.is_addition() else ""
 
@@ -141,7 +142,7 @@ class Timeline:
         for note in order.notes.all():
             yield _noted(note)
         after: CustomerChange | Order = order
-        # A correction records the details before it. The details after a correction are in the next
+        # A correction records the earlier details. The details after a correction are in the next
         # correction, or in the order.
         for correction in order.customer_changes.order_by("-pk"):
             yield _corrected(correction, after)
@@ -179,7 +180,7 @@ def _repeated(other: RelatedOrder) -> Event:
 
 
 class _Move(NamedTuple):
-    """A status change, and what its entries tell, in texts of HTML.
+    """A status change, and what its entries say, in texts of HTML.
 
     ``reason`` is why the status changed, and ``text`` puts the reason into words. Without a
     recorded reason, ``reason`` is ``None`` and ``text`` is "". ``hints`` are the provider's words
@@ -311,7 +312,7 @@ def _told(texts: tuple[Any, Any], by: str, **parts: str) -> str:
 
 
 def _revealed(reveal: CardReveal, *, shows_reason: bool) -> Event:
-    """The event of a reveal: which card it was, and who revealed it, but nothing of the code."""
+    """The event of a reveal: the card, and who revealed its code, but nothing of the code."""
     text = gettext("%(by)s revealed the code of card %(card)s.")
     what = filled(text, by=bdi(reveal.user.get_username()), card=reveal.card.position)
     reason = reveal.reason if shows_reason else ""
@@ -324,7 +325,7 @@ def _move_in_words(order: Order, change: StatusChange) -> str:
 
 
 def _trouble(change: StatusChange) -> str:
-    """The warning that the shop's receivers could not be told of the change; "" if they could."""
+    """The warning that the shop's receivers failed to take the change; "" if they took it."""
     if not change.announce_error:
         return ""
     if change.announce_at:
