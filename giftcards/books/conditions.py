@@ -1,7 +1,8 @@
 """Conditions of the ledger and of the balance, for staff and monitors.
 
-The condition about the balance tells what the last reading has recorded. The other conditions are
-computed from the tables each time, so that a condition ends as soon as its cause is gone.
+The condition about the balance reports what the last reading of the ledger has recorded. The other
+conditions are computed from the tables each time, so that a condition ends as soon as its cause is
+gone.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def lasts(state: ProviderState) -> timedelta | None:
     """The estimated time until the balance is used up; ``None`` if there is no estimate.
 
     The balance is assumed to shrink as fast as in the 24 hours before the balance was read. The
-    estimate is based on a whole day, so that it is the same in the morning and at night. There is
-    no estimate if the balance is unknown, or if nothing is known to have been spent.
+    estimate is based on a whole day, so that it does not depend on the time of day. There is no
+    estimate if the balance is unknown, or if nothing is known to have been spent.
     """
     balance, spent = state.balance, state.spent_lately
     if balance is None or not spent:
@@ -51,8 +52,8 @@ def lasts(state: ProviderState) -> timedelta | None:
     return timedelta(days=min(days, _MOST_DAYS))
 
 
-# The number of days that a condition is about if nobody can tick it off. After these days, such a
-# condition ends by itself.
+# Some conditions cannot be ticked off. They are about this number of days, and then end
+# automatically.
 DAYS = 7
 
 _ZERO = Decimal(0)
@@ -139,7 +140,8 @@ def _adding_up(amounts: Iterable[Decimal]) -> str:
 
 
 def _are_missing(standing: Standing) -> Finding | None:
-    # An order with a missing refund has a problem, and another tile tells of all such orders.
+    # An order with a missing refund has a problem, and another tile counts all orders with
+    # problems.
     missing = {} if standing.leaves_out_problems else missing_refunds()
     if not missing:
         return None

@@ -39,8 +39,8 @@ _ZERO = Decimal(0)
 # The size of a piece of a file (characters).
 _WRITTEN_AT_ONCE = 64 * 1024
 
-# A spreadsheet may take a text for a formula if it begins with one of these signs, even after
-# spaces or invisible characters. Some versions accept the wide and the small signs, too.
+# Spreadsheets may take a text for a formula if it begins with one of these signs, even after spaces
+# or invisible characters. Some versions accept the wide and the small forms of the signs, too.
 _UNSEEN = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 _SIGNS = r"=+\-@\u2212\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
 _FORMULA = re.compile(rf"[{_UNSEEN}]*[{_SIGNS}]|[\t\r\n]")
@@ -60,7 +60,7 @@ _LABELS = {column.name: column.label for column in COLUMNS}
 def _figure(name: str, path: str) -> _Column:
     """A column with the heading of the figure ``name``, and with cells from the attribute ``path``.
 
-    In a row about an order, the cell has what the order adds to the figure of a report.
+    In a row about an order, the cell is what the order adds to the figure of a report.
     """
     return _Column(_LABELS[name], attrgetter(path))
 
@@ -73,7 +73,7 @@ def _rows(columns: Sequence[_Column], sources: Iterable[Any]) -> Iterator[Cells]
 def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
     """Return the headings, then the rows of ``report``, without a total.
 
-    Without ``shows_costs``, no column tells what the provider charges. The headings are in the
+    Without ``shows_costs``, no column shows what the provider charges. The headings are in the
     language that is active at the call.
     """
     columns = [
@@ -132,8 +132,8 @@ class _Line:
     """An order with its amounts as a report counts them; ``None`` means unknown."""
 
     def __init__(self, order: Order, labels: Mapping[str, str]) -> None:
-        # Of the final orders, only rejected orders have no breakdown for the provider, because the
-        # provider charged nothing for them.
+        # Every final order has a breakdown for the provider, except rejected orders: for these, the
+        # provider charged nothing.
         provider, customer = refund_breakdown(order), customer_breakdown(order)
         self.order = order
         self.status = labels[order.status]
@@ -186,7 +186,7 @@ _READ = (
 
 
 def _each(orders: QuerySet[Order]) -> Iterator[Order]:
-    """Yield ``orders``, earliest first, reading them in batches; all of them must be final."""
+    """Yield ``orders``, earliest first, read in batches; all of these orders must be final."""
     # The rows are sorted by the columns of the index; ``due_at`` of a final order is always NULL.
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
@@ -280,7 +280,7 @@ def can_write_xlsx() -> bool:
 
 
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
-    """Write ``rows``, the first of which has the headings, to ``file`` as an xlsx file.
+    """Write ``rows``, beginning with the row of headings, to ``file`` as an xlsx file.
 
     Amounts become numbers, days and moments become dates, and no text becomes a formula. Raises
     :exc:`ImportError` if openpyxl is not installed.
@@ -316,7 +316,7 @@ def _as_cell(sheet: Any, value: Cell) -> Any:
 
     if isinstance(value, str):
         cell = WriteOnlyCell(sheet, _CONTROLS.sub("", value))
-        # Without this type, a text that begins with "=" would be a formula.
+        # Without this type, a text that begins with "=" would become a formula.
         cell.data_type = "s"
         return cell
     if isinstance(value, Decimal):

@@ -35,7 +35,7 @@ class GiftcardsBooks(ConditionCheck):
 
 @dataclass
 class GiftcardsClosedMonths(ConditionCheck):
-    """Checks that closed months have the figures with which they were closed."""
+    """Checks that closed months still have the figures that were recorded at their closing."""
 
     condition = "closed_month"
     failure = ServiceWarning

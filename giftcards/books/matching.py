@@ -1,8 +1,8 @@
-"""Matching entries of the ledger with orders, by the bookings that orders are expected to have.
+"""Matching entries of the ledger with orders, from which bookings are expected.
 
 An entry that names an order of the shop belongs to that order. Other entries are paired with orders
-by amount and time; these pairs are guesses. Matching may be repeated at any time: a guess gives way
-to an entry that names the order, and to a better guess.
+by amount and time; these pairs are guesses. Matching may be repeated at any time: an entry that
+names the order replaces a guess, and so does a better guess.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 #: The longest time from the sending or settling of an order to its entry. After this time, an
 #: absent entry counts as missing.
 GRACE = timedelta(minutes=15)
-#: The provider books a refund when it settles the order. The shop may notice the settling this much
-#: later, because the shop may have no worker for a night.
+#: The provider books a refund when it settles the order. The shop may notice the settlement later
+#: by this time, because its workers may stand still for a night.
 UNNOTICED = timedelta(hours=12)
 # The largest difference between the provider's clock and the shop's that is assumed until the
 # difference is learnt.
 SKEW = timedelta(minutes=5)
-# The booking of an order may seem to be earlier than its sending by this time, because the learnt
-# offset may be wrong by SKEW.
+# An order's booking may seem to be earlier by this time than the sending of the order, because the
+# learnt offset may be wrong by SKEW.
 _EARLIER = 2 * SKEW
 
 
@@ -49,7 +49,7 @@ class LedgerAccount:
         self._environments = {"", *key.values_list("environment", flat=True)}
 
     def bought(self, order: Order) -> bool:
-        """True if this account may have bought ``order``, by its environment."""
+        """True if this account may have bought ``order``, judging by the order's environment."""
         return order.environment in self._environments
 
 
@@ -93,15 +93,15 @@ class _Rule:
     expect: Callable[[Order], Expected | None]
     # The function that finds the orders whose booking is expected in a stretch of time.
     among: Callable[[datetime, datetime], OrderQuerySet]
-    # The tolerances that are tried one after another; then, ``late`` is tried with the entries and
-    # orders that are left over.
+    # The tolerances to try one after another. Then ``late`` is tried with the entries and orders
+    # that are left over.
     spans: Sequence[Span]
     late: Span
     # The time around an entry without an order in which guesses are dropped and made anew.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """The spans, of which the last is widened to also fit times that need no correction."""
+        """The spans; the last span is widened so that times without the correction fit as well."""
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
         return [*narrow, Span(widest.before + ahead, widest.after + behind)]
@@ -113,8 +113,7 @@ def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
     return settled.order_by("settled_at", "pk")
 
 
-# The longest delay of a late booking; it is the tolerance for the entries and orders that are left
-# over.
+# The longest delay of a late booking: the tolerance for the entries and orders that are left over.
 _LATE_CHARGE = timedelta(days=3)
 _LATE_CREDIT = timedelta(days=30)
 _CHARGES = _Rule(
@@ -139,7 +138,8 @@ _CREDITS = _Rule(
 )
 
 
-# The function that each transaction here calls first; by a write, it keeps the lease of the caller.
+# The function that each transaction of this module calls first: it writes, to keep the caller's
+# lease.
 Hold = Callable[[], None]
 
 
@@ -148,10 +148,10 @@ def match(
 ) -> None:
     """Find orders for entries from ``start`` to ``end``, and for older entries without an order.
 
-    Entries without an order are tried again for 3 days. Then ``Order.is_credited`` and the ledger
-    problems are updated for orders that got or lost a refund entry, for ``orders_losing_entries``,
-    for orders that settled in the period, and for orders that lack their refund. The ledger must
-    have been read at least until ``end``.
+    Entries without an order are tried again for 3 days. After the matching, ``Order.is_credited``
+    and the ledger problems are updated: for orders that got or lost a refund entry, for
+    ``orders_losing_entries``, for orders that settled in the period, and for orders that lack their
+    refund. The ledger must have been read at least until ``end``.
     """
     matching = _Matching(start - _LOOK_BACK, end, hold, orders_losing_entries)
     matching.by_name()
@@ -185,7 +185,7 @@ class _Matching:
         self._start, self._end = start, end
         self._hold = hold
         self._account = LedgerAccount()
-        # The end of the ledger as it was read, which is later than `end` if days are read again.
+        # The time up to which the ledger was read; later than `end` if days are read again.
         self._read_until = max(end, LedgerState.objects.known_until() or end)
         # The orders whose refund entries have changed.
         self._touched = set(orders_losing_entries)
@@ -222,7 +222,7 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """The entries to pair: entries without an order, and near guesses of equal amounts."""
+        """The entries to pair: entries without an order, and guesses near them of equal amounts."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -277,7 +277,7 @@ class _Matching:
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
     def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """The bookings to expect that may be among ``bookings``, by their amounts and times."""
+        """The expected bookings that may be among ``bookings``, judging by amounts and times."""
         amounts = {booking.amount for booking in bookings}
         expected = (
             rule.expect(order)
@@ -288,7 +288,7 @@ class _Matching:
         return [one for one in expected if one and one.amount in amounts]
 
     def _guess(self, kind: str, before: Mapping[int, int | None], pairs: Mapping[int, int]) -> None:
-        """Store ``pairs`` as guesses; ``before`` maps all entries to their former orders."""
+        """Store ``pairs`` as guesses; ``before`` maps each entry to its former order."""
         dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
         new = {key: order for key, order in pairs.items() if before[key] != order}
         # All old guesses go first, so that no order has two entries at any moment.

@@ -25,8 +25,8 @@ CREDIT = "REFUND-ORDER"
 CHARGED_UNKNOWN = Q(order=None, type=CHARGE)
 CREDITED_UNKNOWN = Q(order=None, type=CREDIT)
 
-# _TOLD has the columns that the provider tells. If a column in _IDENTIFYING changes, the entry may
-# belong to another order than before.
+# _TOLD has the columns with values from the provider. If a column in _IDENTIFYING changes, the
+# entry may belong to another order than before.
 _IDENTIFYING = ("type", "amount", "objid")
 _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
@@ -43,10 +43,10 @@ class Kept:
 
 class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
-        """Upsert at most 100 entries by ``provider_id``, which must be different for each.
+        """Upsert at most 100 entries by ``provider_id``, which must be different for each entry.
 
         If the type, the amount or the ``objid`` of an entry changes, the entry loses its order:
-        then it is unknown whether that order was credited.
+        whether that order was credited is unknown then.
         """
         told = {entry.provider_id: entry for entry in entries}
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
@@ -75,8 +75,8 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         If so, an entry that names an unknown order is not about an order of this shop.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
-        # The entries are sorted, so that PostgreSQL uses the index by time, and does not begin at
-        # the oldest entry.
+        # The entries are sorted by time, so that PostgreSQL uses the index of times, and does not
+        # begin at the oldest entry.
         return any(
             named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
         )
@@ -101,7 +101,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         self.filter(order=None).bulk_update(entries, ["order", "is_guess"])
 
     def drop_guesses(self) -> None:
-        """Detach the entries with a guessed order from that order; the others keep their orders."""
+        """Detach entries from the orders that were guessed; orders that were named stay."""
         self.filter(is_guess=True).update(order=None, is_guess=False)
 
 
@@ -116,7 +116,7 @@ class LedgerEntry(models.Model):
     type: models.CharField[str, str] = ExactCharField(_("kind"), max_length=40, editable=False)
     # Negative for money that left the account; the sign follows from the type of the entry.
     amount = models.DecimalField(_("amount"), max_digits=14, decimal_places=2, editable=False)
-    # NULL if the provider did not tell the balances.
+    # NULL if the provider did not name the balances.
     balance_before = models.DecimalField(
         _("balance before"), max_digits=14, decimal_places=2, null=True, editable=False
     )
@@ -124,7 +124,7 @@ class LedgerEntry(models.Model):
         _("balance after"), max_digits=14, decimal_places=2, null=True, editable=False
     )
     time = models.DateTimeField(_("when"), editable=False)
-    # The provider's id of what the entry is about; "" if the provider told none.
+    # The provider's id of what the entry is about; "" if the provider named none.
     objid: models.CharField[str, str] = ExactCharField(
         _("about"), max_length=100, blank=True, editable=False
     )
@@ -154,7 +154,8 @@ class LedgerEntry(models.Model):
         indexes = (
             models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
             models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
-            # For the entries without an order, which are few if only this shop uses the account.
+            # This index serves to find the entries without an order. There are few if only this
+            # shop uses the account.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),
             models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
@@ -233,15 +234,15 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
 class MonthClosing(models.Model):
     """The record that a person has closed a month, with its figures at that moment.
 
-    Nobody changes or deletes a record. Whoever closes a month again makes a new record.
+    Nobody changes or deletes a record. If a person closes a month again, that is a new record.
     """
 
     # The first day of the month.
     month = models.DateField(editable=False)
     # The number of this closing among the closings of its month, from 1.
     number = models.PositiveIntegerField(editable=False)
-    # The figures by name, as in giftcards.books.months: whole numbers, amounts as texts with two
-    # decimals, and null for unknown values.
+    # The figures, keyed by name, as in giftcards.books.months: whole numbers, amounts as texts with
+    # two decimals, and null for unknown values.
     figures: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(
         default=dict, editable=False
     )

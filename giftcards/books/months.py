@@ -1,8 +1,8 @@
 """The figures of a month, the steps before its closing, and the record of the closing.
 
 A person closes a month once it is over, and its figures are recorded. Some of these figures must
-not change any more. The recorded figures are compared with the month's present figures on the page,
-and after each reading of the ledger.
+not change any more. So the page, and each reading of the ledger, compare the recorded figures with
+the month's present figures.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Part(models.TextChoices):
     PROVIDER = "provider", _("The provider")
     CUSTOMERS = "customers", _("The customers")
     LEDGER = "ledger", _("The provider's ledger")
-    # The figures that are counts of the steps. The steps tell these figures, so the part needs no
+    # The figures that are counts of the steps. The steps show these figures, so the part needs no
     # title.
     STEPS = "steps", ""
 
@@ -118,7 +118,8 @@ FIGURES = (
         _of_report(name, Part.PROVIDER, is_fixed=True)
         for name in ("ordered_amount", "charged_amount", "refunded_amount")
     ),
-    # The sale amounts with the money that went to new orders for missing cards, in whatever month.
+    # The sale amounts, including the money that went to new orders for missing cards, in whatever
+    # month.
     MonthFigure("sale_amount", _("Sale amounts"), Part.CUSTOMERS, attrgetter("sale_amount"), True),
     MonthFigure(
         "owed_at_first",
@@ -178,8 +179,8 @@ FIGURES = (
     _counted("owing", _("Orders with money still owed")),
 )
 
-# The conditions by which the steps count the month's entries, and the orders that became final in
-# the month. The steps link to lists whose filters have the same conditions.
+# The conditions with which the steps count the orders that became final in the month, and the
+# entries of the month. The steps link to lists whose filters have the same conditions.
 _OF_ORDERS: Mapping[str, Q] = {
     "not_credited": NOT_CREDITED,
     "planned": PLANNED,
@@ -193,7 +194,7 @@ _REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 
 
 def month_figures(month: date) -> dict[str, Value]:
-    """The figures of the month that begins on the day ``month``, by name.
+    """The figures of the month that begins on the day ``month``; the keys are their names.
 
     Reads every entry of the month, and the orders of these entries. The database sums up the orders
     of the month.
@@ -226,7 +227,7 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
-    """The figures in ``stored``, which :func:`as_stored` made; newer figures are missing."""
+    """The figures in ``stored``, a result of :func:`as_stored`; figures added since are missing."""
     return {
         name: Decimal(value) if isinstance(value, str) else value for name, value in stored.items()
     }
@@ -289,8 +290,8 @@ class Month:
     @classmethod
     def now(cls, first: date) -> Month:
         """The month that begins on the day ``first``, summed up now."""
-        # The moment is taken before the figures are read. So if the ledger is read meanwhile, the
-        # month is compared again.
+        # The moment is taken before the figures are read. So if the ledger is read at the same
+        # time, the month is compared again later.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
         read_until = LedgerState.objects.known_until()
         return cls(first, month_figures(first), read_until, closings, read_at)
@@ -406,7 +407,7 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
             return
 
 
-# The greatest number of open months, with the present month, whose entries staff are reminded of.
+# Staff are reminded of the entries of at most this many open months, including the present month.
 _MONTHS_LEFT_OPEN = 3
 
 

@@ -1,7 +1,8 @@
 """Pairing bookings of the ledger with orders by amount and time, in pure functions.
 
-Bookings of equal amounts cannot be told apart, so sets are judged: as many bookings as possible are
-paired with orders, and the rest is a surplus of bookings or of orders. Each pair is a guess.
+Bookings of equal amounts cannot be told apart. So whole sets are compared: as many bookings as
+possible are paired with orders, and the rest is a surplus of bookings or of orders. Each pair is a
+guess.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from heapq import heappop, heappush
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
-# The usual spread of the time that the provider takes to book an order.
+# The usual variation of the time that the provider takes to book an order.
 _JITTER = timedelta(seconds=2)
 
 
@@ -160,9 +161,9 @@ def learn_offset(
 ) -> timedelta:
     """The offset of the bookings' clock; positive if that clock is ahead of the orders' clock.
 
-    In all right pairs, the two times differ by about the same span; in wrong pairs, they differ by
-    any span. So the offset is the most frequent difference in pairs of equal amounts. Pairs whose
-    times differ by more than ``within`` do not count. Without pairs, the offset is 0.
+    In all right pairs, booking and order differ by about the same time; in wrong pairs, by any
+    time. So the offset is the most frequent difference in pairs of equal amounts. Pairs whose times
+    differ by more than ``within`` do not count. Without pairs, the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))

@@ -41,9 +41,9 @@ class LedgerReading:
 
     ``start`` is the first day that was read. ``rows`` counts the readable rows that the provider
     showed, ``new`` the entries that were not known, ``unreadable`` the rows without type, amount or
-    time, and ``not_shown`` the entries that the provider counts and does not show.
-    ``changed_days`` counts, for days that had been read before, the entries that are new or
-    different now. ``trouble`` is the error that ended the reading early, if any.
+    time, and ``not_shown`` the entries that the provider counts and does not show. For each day
+    that had been read before, ``changed_days`` counts the entries that are new or different now.
+    ``trouble`` is the error that ended the reading early, if any.
     """
 
     start: date | None = None
@@ -54,8 +54,7 @@ class LedgerReading:
     changed_days: Mapping[date, int] = field(default_factory=dict)
     trouble: str = ""
     is_whole: bool = False
-    # True while the reading waits because calls are paused; False if it waits for the budget or the
-    # lease.
+    # The reason for waiting: True if calls are paused, False for the budget or the lease.
     is_paused: bool = False
 
 
@@ -100,7 +99,7 @@ def read_ledger(
     on_wait: Callable[[LedgerReading], object],
     should_continue: Callable[[], bool] = lambda: True,
 ) -> LedgerReading:
-    """Read and match the entries since the last reading, and of the three days before that reading.
+    """Read and match the entries since the last reading, and those of the three days before it.
 
     With ``since``, read from that day on, even if the day was read before. While the reading waits
     for a call, or for another process that reads, ``on_wait`` is called repeatedly; it may raise
@@ -140,9 +139,10 @@ class _Reader:
         self._on_wait = on_wait
         self._should_continue = should_continue
         self._token: str | None = None
-        # The end of a reading that begins now; a reading that is continued has an end of its own.
+        # The end of a reading that begins now; if an earlier reading is continued, its end is
+        # stored.
         self._end = timezone.now()
-        # The ids on earlier pages. A page that shows only these ids is the last page.
+        # The ids on earlier pages. A page without any other ids is the last page.
         self._shown: set[str] = set()
         # The orders that have lost an entry in the present window.
         self._orders_losing_entries: set[int] = set()
@@ -191,7 +191,8 @@ class _Reader:
         known_until = state.read_until
         if since is None:
             return place or self._window(self._start(known_until))
-        # No entry is skipped: if ``since`` is later, the reading begins where the last one ended.
+        # No entry is skipped: if ``since`` is later, the reading begins where the last reading
+        # ended.
         unread = (known_until, place.start if place else None)
         return self._window(min([begin_of(since), *filter(None, unread)]))
 
@@ -294,16 +295,16 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state = LedgerState.objects.filter(pk=1)
     state.update(place={} if place is None else place.as_json())
     if read_until is not None:
-        # If days are read again, the stored end, which is later, stays. An end in the future is
-        # replaced: it was stored before the clock was set back.
+        # If days are read again, the stored end is later, and stays. But an end in the future was
+        # stored before the clock was set back, and is replaced.
         state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
     """True if no page follows; the provider's number of pages is only a hint."""
     if not page.rows:
-        # Unreadable rows have no ids by which to recognise a repeated page, so the number of pages
-        # decides.
+        # With unreadable rows, which have no ids, a repeated page cannot be recognised. So the
+        # number of pages decides.
         return page.unreadable == 0 or number >= (page.total_pages or 0)
     rows = len(page.rows) + page.unreadable
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
@@ -312,7 +313,8 @@ def _is_last(page: LedgerPage, number: int) -> bool:
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
     """The number of entries that the provider counts but has not shown; 0 if it gives no count.
 
-    The provider may count and show entries outside the window, such as the entries of whole days.
+    The provider may count and show entries outside the window, for example because it returns whole
+    days.
     """
     if page.total_results is None:
         return 0

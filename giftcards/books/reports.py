@@ -134,8 +134,8 @@ class Side(enum.Flag):
 class Column(NamedTuple):
     """A figure of a report: the attribute of :class:`Figures`, and the figure's name for people.
 
-    ``short`` is the heading in the command's table. Without ``short``, a figure stands in files and
-    among the key figures of the page, but in no table.
+    ``short`` is the heading in the command's table. A figure without ``short`` is in no table, but
+    in files and among the key figures of the page.
     """
 
     name: str
@@ -146,11 +146,11 @@ class Column(NamedTuple):
 
     @property
     def tells_costs(self) -> bool:
-        """True if the figure tells what the provider charges."""
+        """True if the figure shows what the provider charges."""
         return Side.PROVIDER in self.side
 
 
-# The columns, in the sequence of all reports. Files have the columns that tell costs at the end.
+# The columns, in the order of all reports. In files, the columns that show costs come at the end.
 COLUMNS = (
     Column("orders", _("orders"), Side.CARDS, "orders"),
     Column("rejected", _("Rejected orders"), Side.CARDS),
@@ -188,7 +188,7 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """The time that orders took from being recorded to being settled, in whole seconds.
+    """The time from the recording of orders until they settled, in whole seconds.
 
     Half of the orders took no longer than ``p50``, and 95 of 100 orders no longer than ``p95``.
     """
@@ -258,7 +258,7 @@ def first_day(day: date, by: By) -> date:
 
 def last_day(day: date, by: By) -> date:
     """The last day of the day, the week or the month that ``day`` is in."""
-    # After this number of days from its first day, any day, week or month is over.
+    # Every day, week or month is over this number of days after its first day.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
     following = first_day(day, by) + timedelta(days=longest)
     return first_day(following, by) - timedelta(days=1)
@@ -297,8 +297,7 @@ def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case |
     """An expression for the index of the part of time in which the moment in ``column`` lies.
 
     The parts begin at ``begins``. The expression compares moments, because databases differ in what
-    they know of time zones. It halves the parts again and again, because a period may have hundreds
-    of days.
+    they know of time zones. The search is binary, because a period may have hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -449,7 +448,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(times: Counter[int], percent: int) -> int:
-    """The least value for which at least ``percent`` percent of all values are equal or less."""
+    """The smallest value such that at least ``percent`` percent of all values do not exceed it."""
     values = sorted(times)
     up_to = list(accumulate(times[value] for value in values))
     return values[bisect_left(up_to, up_to[-1] * percent / 100)]

@@ -1,4 +1,4 @@
-"""The summary of the ledger for a period: its sums, its balances, and what does not fit the orders.
+"""The summary of the ledger for a period: sums, balances, and what does not fit the orders.
 
 Each entry is read once. Python adds up the amounts, because a database may add decimals as binary
 fractions.
@@ -53,7 +53,7 @@ class Balances:
 
 
 class Entry(Protocol):
-    """The columns of an entry that tell balances."""
+    """The columns of an entry from which balances are found."""
 
     @property
     def amount(self) -> Decimal: ...
@@ -107,7 +107,7 @@ class DayEnds:
         balances = [*self._balances]
         for place, entries in self._following.items():
             balances[place] = _first_ends(entries).before
-        # If the period has no entries, later entries do not tell the opening balance: the period
+        # If the period has no entries, later entries do not show the opening balance: the period
         # may lie before the first entry of the ledger.
         opening, closing = balances[0] if self._sums else self._balances[0], balances[-1]
         if opening is None or closing is None:
@@ -141,7 +141,7 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """The balances before and after the first moment of ``entries`` whose balances can be told."""
+    """The balances before and after the first moment of ``entries`` whose balances are certain."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
         # The last moment is left out, because it may have further entries that were not read.
@@ -150,7 +150,7 @@ def _first_ends(entries: Sequence[Entry]) -> _Ends:
 
 
 def _moment_of(entry: Entry) -> object:
-    """A key that is the same for entries whose times do not tell which entry came first.
+    """A key that is equal for two entries if their times do not show which entry came first.
 
     The key is the time. All times in an hour that the clock shows twice have one common key.
     """
@@ -158,7 +158,7 @@ def _moment_of(entry: Entry) -> object:
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """The balances before and after the entries of a moment, which may have come in any sequence.
+    """The balances before and after the entries of a moment, whose true order is unknown.
 
     Each balance in between ends one entry and begins another. So the first balance is the one that
     begins more entries than it ends. If no balance does, the first and the last balance are equal,
@@ -217,7 +217,7 @@ class Discrepancies:
         return tuple(item.reference for item in self.first)
 
     def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
-        """These discrepancies together with ``items``, of which there may be any number."""
+        """These discrepancies together with ``items``, however many there are."""
         count, amount, first = self.count, self.amount, list(self.first)
         for item in items:
             count += 1
@@ -247,10 +247,11 @@ class Summary:
     other_services: Decimal
     # Orders that settled in the period, and whose refund is not in the ledger in full.
     promised_not_credited: Discrepancies
-    # Refunds of no order here, and the part of other refunds that exceeds what was promised.
+    # Refunds that belong to no order here, and the part of other refunds that exceeds what was
+    # promised.
     credited_not_promised: Discrepancies
-    # Charges of no order here, second charges of an order, and the part of a charge that exceeds
-    # the order's price.
+    # Charges that belong to no order here, second charges for an order, and the part of a charge
+    # that exceeds the order's price.
     charged_unknown: Discrepancies
     # Orders that were sent in the period, and accepted, without a charge in the ledger.
     ordered_not_charged: Discrepancies
@@ -272,7 +273,7 @@ class Summary:
 
     @property
     def names_candidates(self) -> bool:
-        """True if listed orders or entries may stand for others of equal amounts, by guesses."""
+        """True if guesses may have listed an order or entry in place of another of equal amount."""
         unfitting = (
             self.promised_not_credited,
             self.credited_not_promised,
@@ -388,7 +389,8 @@ def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
             if same:
                 yield day, same
             day, same = day_of(row.time), []
-            # A day stays the same if the clock is set back past midnight to the day before.
+            # If the clock was set back past midnight, rows of the earlier day may follow: the day
+            # stays.
             if row.time >= begin_of(day + _DAY):
                 day += _DAY
             next_day = begin_of(day + _DAY)

@@ -1,4 +1,4 @@
-"""The base of the commands: ``--json``, the checks before a command starts, and orders as text."""
+"""The base of all commands: ``--json``, checks before a command starts, and orders as text."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class GiftcardsCommand(ConsoleCommand):
 
     ``needs`` names the settings without which the command cannot work. The command checks these
     settings itself, and reports a wrong setting in one sentence; the system checks do not run. The
-    database is checked before any work begins, so that nobody takes a later failure for "nothing
-    happened".
+    database is checked before any work begins. So a failure before the work, after which nothing
+    has happened, is reported in other words than a failure during the work.
     """
 
     needs: ClassVar[Sequence[str]] = ()
@@ -130,7 +130,7 @@ def database_failure(error: Error, what_now: str) -> CommandError:
 
 
 def unfinished(reason: str) -> CommandError:
-    """The error if the work failed, or did not come to its end."""
+    """The error if the work failed, or did not end."""
     return CommandError(reason, returncode=UNFINISHED)
 
 
@@ -173,7 +173,7 @@ def find_order(reference: str) -> Order:
 
 
 def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
-    """Add the option ``--fail-on``, by which a monitor names some of the ``known`` conditions."""
+    """Add the option ``--fail-on``, with which a monitor names some of the ``known`` conditions."""
     parser.add_argument(
         "--fail-on",
         metavar="CONDITIONS",
@@ -183,7 +183,7 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
 
 
 def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
-    """The ``known`` conditions that ``--fail-on`` names, in the sequence of ``known``."""
+    """The ``known`` conditions that ``--fail-on`` names, in the order of ``known``."""
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise refuse(
@@ -249,7 +249,7 @@ def order_as_dict(order: Order) -> dict[str, Any]:
 def _problem_as_dict(entry: Entry) -> dict[str, Any]:
     ticked = {}
     if "ticked_at" in entry:
-        # If USE_TZ is off, the stored time has no time zone.
+        # The text is parsed, because it has no time zone if USE_TZ is off.
         ticked = {"ticked_at": datetime.fromisoformat(entry["ticked_at"])}
     return {**entry, **ticked, "text": str(Problem.of(entry))}
 

@@ -17,7 +17,7 @@ from giftcards.watch.staff_roles import BY_APP, ROLES
 
 
 class Role(NamedTuple):
-    """The result of ``giftcards_setup`` for one role: what it has done to the role's group."""
+    """The result of ``giftcards_setup`` for a role: what was done to the role's group."""
 
     name: str
     #: "created", "repaired" or "in place".
@@ -36,7 +36,7 @@ def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False
 
 
 def role_permissions() -> dict[_Key, Permission]:
-    """The permissions of all roles, by app label and codename."""
+    """The permissions of all roles; the keys are pairs of app label and codename."""
     wanted = {key for name in ROLES for key in _wanted(name)}
     found = Permission.objects.select_related("content_type").filter(
         content_type__app_label__in={label for label, _codename in wanted},
@@ -53,7 +53,7 @@ def role_permissions() -> dict[_Key, Permission]:
 
 
 def _wanted(name: str) -> list[_Key]:
-    """The keys of a role's permissions: first permissions of the core, then of optional apps."""
+    """The keys of a role's permissions: first those of the core, then those of optional apps."""
     return [
         (label, codename) for label, roles in BY_APP.items() for codename in roles.get(name, ())
     ]

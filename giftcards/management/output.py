@@ -32,7 +32,7 @@ _BAR = 20
 
 
 class OutputClosed(Exception):
-    """The reader of the output has gone, as ``head`` goes after enough lines."""
+    """The output was closed by its reader: ``head``, for example, ends after ten lines."""
 
 
 class _HelpFormatter(DjangoHelpFormatter):
@@ -55,7 +55,7 @@ class ConsoleCommand(BaseCommand):
     requires_system_checks = ()
     # Paragraphs of the help after the options, such as on exit codes.
     notes: ClassVar[Sequence[str]] = ()
-    # Pairs of a comment and the arguments that it explains.
+    # Pairs: a comment, and the arguments that the comment explains.
     examples: ClassVar[Sequence[tuple[str, str]]] = ()
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -74,8 +74,8 @@ class ConsoleCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except OutputClosed:
-            # Without this code, Python tries to write the rest of the output at exit, and
-            # complains.
+            # Otherwise, Python would try to write the rest of the output at exit, and report an
+            # error.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise SystemExit(UNFINISHED) from None
@@ -90,7 +90,7 @@ class ConsoleCommand(BaseCommand):
 
 
 class Progress:
-    """A display, as context manager, of what a command waits for, and since when.
+    """A context manager that shows what a command waits for, and since when.
 
     On a terminal, one line is redrawn. In a log, a line is printed whenever the text changes, and
     once a minute while the text stays the same.
@@ -177,8 +177,8 @@ def set_by_signals() -> threading.Event:
     stop = threading.Event()
 
     def end(*_args: object) -> None:
-        # Another thread sets the event: in `stop.wait()`, the main thread may hold the lock that
-        # set() needs.
+        # Another thread sets the event: the main thread may be in `stop.wait()`, and hold the lock
+        # that set() needs.
         threading.Thread(target=stop.set).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,6 +1,6 @@
 """The page "Closing a month": the steps before a closing, the figures, and earlier closings.
 
-The page tells sums over all orders and what the provider charges, so only people who may see both
+The page shows sums over all orders and what the provider charges. So only people who may see both
 the report and costs may see this page.
 """
 
@@ -56,7 +56,7 @@ from giftcards.text.display import (
 
 # The number of finished months that the page offers.
 _MONTHS = 24
-# The value of "month" in a URL that asks for a month that has changed since its closing.
+# The value of "month" in a URL that leads to any month that has changed since its closing.
 _CHANGED = "changed"
 _BY_NAME = {figure.name: figure for figure in FIGURES}
 _SIGNS = {StepState.DONE: "✓", StepState.TO_DO: "!", StepState.NOTHING: "–"}
@@ -117,9 +117,9 @@ _TEXTS: Mapping[str, _Text] = {
         ("owing",),
     ),
 }
-# For a figure that is a count, the figure whose amount is told beside the count.
+# Keys are figures that are counts; values are the figures with the amounts to show beside them.
 _AMOUNTS = {"breaks": "gap", "planned": "customer_planned_amount", "owing": "open_amount"}
-# For a figure, the filters with which the list of orders shows what the figure counts.
+# For each figure, the filters with which the list of orders shows what the figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "not_credited": {"ledger": "missing"},
     "unpaid": {"sale": "unknown"},
@@ -127,10 +127,10 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "owing": {"refund": "owed"},
 }
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
-# The first figure is left out if it is equal to the second figure, which then says enough.
+# Pairs of figures. If both are equal, the first figure is left out.
 _BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
-# For a figure, the filters with which the ledger shows what the figure counts. Other figures about
-# the ledger link to the lists that stand above the month's entries on the page of the ledger.
+# For some figures, the filters with which the ledger shows what the figure counts. Other figures
+# about the ledger link to the lists above the month's entries on the page of the ledger.
 _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
     "charged_unknown": {"order": "charged"},
     "credited_unknown": {"order": "credited"},
@@ -202,7 +202,7 @@ def month_text(first: date) -> str:
 
 
 def _value(first: date) -> str:
-    """The month as it stands in URLs."""
+    """The text for the month in URLs."""
     return f"{first:%Y-%m}"
 
 
@@ -229,7 +229,7 @@ def _may_be_closed(month: Month) -> bool:
 
 
 def _refusal(request: HttpRequest, month: Month) -> str:
-    """The reason why the month is not closed; "" if the month is as the person saw it."""
+    """The reason not to close the month; "" if the month is as the person saw it."""
     if not month.is_over:
         return gettext("The month is not over yet. Nothing was closed.")
     if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
@@ -287,8 +287,8 @@ def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
     for first in sorted({*months, chosen.first}, reverse=True):
         text, closing = month_text(first), valid.get(first)
         if closing:
-            # Whether the chosen month has changed is known at this moment. The other months were
-            # compared with their records earlier.
+            # The chosen month has just been compared with its record; the other months were
+            # compared earlier.
             is_chosen = first == chosen.first
             has_changed = bool(chosen.differences) if is_chosen else closing.has_changed
             state = gettext("has changed") if has_changed else gettext("closed")
@@ -346,7 +346,7 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """The URL of the list with exactly what a figure counts; "" if the person may not see it."""
+    """The URL of the list with exactly what a figure counts; "" if the list is forbidden."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])
@@ -363,8 +363,8 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
-    """The figures by part, each with label, and value as HTML; without figures of the steps."""
-    # If no cards were ordered again, these figures are equal to other figures, and left out.
+    """The figures of each part except the steps, each with its label, and its value as HTML."""
+    # If no cards were ordered again, these figures equal other figures, and are left out.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:
         lines = [

@@ -1,6 +1,6 @@
 """The list of the provider's ledger, as far as it was read, and the sums of a period.
 
-The ledger tells what the provider charges, so only people who may see costs may see this page.
+The ledger shows what the provider charges, so only people who may see costs may see this page.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class PeriodFilter(admin.SimpleListFilter):
         asked_for = self.value()
         if asked_for and (month := month_of(asked_for)) and month not in months:
             months.append(month)
-        # Only a tile of the start page links to the choice "open".
+        # The choice "open" is offered only in its own URL, to which a tile of the start page links.
         before = [("open", _("Before these, not closed yet"))] if asked_for == "open" else []
         return [
             ("today", _("Today")),
@@ -165,7 +165,7 @@ class LedgerEntryAdmin(OrderRows):
         "identifier",
         "read",
     )
-    # Django shows the search box because there is a name here; search_rows() makes the search.
+    # This attribute only makes Django show the search box; search_rows() does the search.
     search_fields = ("provider_id",)
     search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
     actions = None
@@ -177,8 +177,8 @@ class LedgerEntryAdmin(OrderRows):
     read = column(LedgerEntry, "read_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
-        # The orders are not joined: for a join, PostgreSQL would read all orders first, because it
-        # expects many entries without an order.
+        # The orders are not joined. PostgreSQL expects many entries without an order, and would
+        # read all orders first to join them.
         return super().get_queryset(request).prefetch_related("order")
 
     def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
@@ -311,7 +311,7 @@ def _known_kinds() -> Iterator[str]:
 
 
 def _verdict(summary: Summary) -> str:
-    """The sentence, as HTML, on whether the entries explain the balance."""
+    """The sentence, as HTML, that says whether the entries explain the balance."""
     if summary.gap:
         text = gettext("The balance has changed by %(gap)s that no entry explains.")
         return filled(text, gap=signed_money(summary.gap))
@@ -330,7 +330,7 @@ def _verdict(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
-    """Yield lines: label, amount as HTML, and True if the amount is a balance, not a change."""
+    """Yield lines: label, amount as HTML, and True for a balance, but False for a change."""
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False
@@ -346,7 +346,7 @@ _Name = Callable[[Discrepancy], str]
 
 
 def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[dict[str, Any]]:
-    """The discrepancies, by kind, as template context."""
+    """The discrepancies of each kind, as template context."""
     kinds: tuple[tuple[str, str, Discrepancies, _Name], ...] = (
         (
             "not_credited",

@@ -1,6 +1,6 @@
 """Additions to the pages of orders: the account above the list, ledger entries, and reports.
 
-Account and entries are shown only to people who may see costs.
+The account and the entries are shown only to people who may see costs.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """The note on money in open orders: the part not sent yet, and orders of unknown price."""
+    """The note on money in open orders: the part in unsent orders, and orders of unknown price."""
     texts = []
     if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")

@@ -1,4 +1,4 @@
-"""The question that a report answers (period, kind of rows and product), and its forms."""
+"""The parameters of a report (period, kind of rows and product), and their forms."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from giftcards.text.display import day_text, isolated
 # times of far years.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The most days of a report by day, which a person reads row by row; and the most years of any
-# report.
+# The most days of a report with a row for each day, which a person has to read; and the most years
+# of any report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
 # The most products that the form names if the typed text is in several names.
@@ -40,11 +40,11 @@ class Question:
     start: date
     end: date
     by: By = By.DAY
-    product_id: str = ""  # all of them
+    product_id: str = ""  # all products
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The question as the values of the form's fields, without empty values."""
+        """The parameters as the values of the form's fields, without empty values."""
         fields = {
             "from": self.start.isoformat(),
             "to": self.end.isoformat(),
@@ -128,7 +128,7 @@ class DownloadForm(forms.Form):
         super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
         choices = [("csv", _("CSV with commas and decimal points"))]
         if can_write_xlsx():
-            # As first choice, xlsx is proposed: its numbers and dates do not depend on the language
+            # The first choice is xlsx, because its numbers and dates do not depend on the language
             # of the spreadsheet.
             choices.insert(0, ("xlsx", _("Excel (xlsx), for spreadsheets in every language")))
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
@@ -162,7 +162,7 @@ def row_text(row: Row, report: Report) -> str:
     if report.by is By.MONTH:
         return day_text(row.key, "F Y")
     days = sorted({row.key, last_day(row.key, report.by)})
-    # If the report is about one year, the page's title tells the year.
+    # If the report is about one year, the page's title names the year.
     years = {day.year for day in (report.start, report.end, *days)}
     return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
 

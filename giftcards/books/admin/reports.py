@@ -1,9 +1,9 @@
 """The page "Report": what was ordered, paid and owed in a period, with a chart and downloads.
 
-Figures that tell the provider's prices are left out for people who may not see costs.
+Figures that show the provider's prices are left out for people who may not see costs.
 
-Positions in the chart are percentages: the chart has no size of its own, so that its letters are as
-large as the letters of the page. Time and amounts run from left to right in every language, which
+Positions in the chart are percentages. So the chart can have any size, and its letters are as large
+as the other letters of the page. Time and amounts run from left to right in every language, which
 is usual in Algeria even in Arabic texts. Bars of products have no axis: they begin where a line of
 text begins.
 """
@@ -222,7 +222,7 @@ def list_url(order_list: str, question: Question, **filters: str) -> str:
 def _groups(
     report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
 ) -> Iterator[tuple[str, list[ReportFact]]]:
-    """The key figures by title; ``open_orders`` is ``None`` for people who may not see costs."""
+    """Groups of key figures, each with a title; ``open_orders`` is ``None`` to hide costs."""
     facts = partial(_facts, report.total, question, order_list)
     yield gettext("Orders and cards"), [*facts(Side.CARDS), *_shares(report)]
     if open_orders is not None:
@@ -236,7 +236,7 @@ _LABELS = {column.name: column.label for column in COLUMNS} | {
     # The column's own label has no capital.
     "orders": _("Orders"),
 }
-# For a figure, the filters with which the list of orders shows what the figure counts.
+# For each figure, the filters with which the list of orders shows what the figure counts.
 _FILTERS: Mapping[str, Mapping[str, str]] = {
     "orders": {},
     "rejected": {"status__exact": Status.REJECTED},
@@ -327,7 +327,7 @@ def _lines(
 
 
 def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, str]]:
-    """The cells of the table for ``figures``, each after its heading."""
+    """The cells of the table for ``figures``, each with its heading."""
     return [
         (_LABELS[column.name], _cell(column, figures, has_decimals=has_decimals))
         for column, has_decimals in columns.items()
@@ -347,7 +347,7 @@ def _question_of(row: Row, question: Question) -> Question | None:
 
 
 def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
-    """The figure as HTML, without currency; a warning mark says that it leaves out orders."""
+    """The figure as HTML, without currency; a warning mark if the figure leaves out orders."""
     value = getattr(figures, column.name)
     if isinstance(value, Decimal):
         known = None if _is_unknown(column, figures) else value
@@ -363,7 +363,7 @@ def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
 
 
 def _figure(column: Column, figures: Figures) -> str:
-    """The figure as HTML; "unknown" if it needs sale amounts, and no order has any."""
+    """The figure as HTML; "unknown" if the figure needs sale amounts, and no order has any."""
     value = getattr(figures, column.name)
     if isinstance(value, int):
         return count_text(value)
@@ -377,7 +377,7 @@ def _is_unknown(column: Column, figures: Figures) -> bool:
 
 
 def _left_out(column: Column, figures: Figures) -> str:
-    """A sentence on the orders that the figure leaves out; "" if it leaves out none."""
+    """A sentence on the orders that the figure leaves out; "" if it leaves out no order."""
     if column.tells_costs and figures.unknown:
         number = figures.unknown
         text = ngettext(
@@ -415,7 +415,7 @@ class Box(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A column or a bar of a chart; ``title`` tells its content in words."""
+    """A column or a bar of a chart; ``title`` describes it in words."""
 
     boxes: Sequence[Box]
     title: str
@@ -563,7 +563,7 @@ def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """The middle, in percent, of the place with the index ``number``."""
+    """The middle, in percent, of place ``number`` among ``places`` of equal width."""
     return (number + Decimal("0.5")) * 100 / places
 
 

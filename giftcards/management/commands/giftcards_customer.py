@@ -101,8 +101,8 @@ class Command(GiftcardsCommand):
         if options["erase"]:
             reasons = ((order, why_kept(order, person.roles_in(order))) for order in orders)
             done.kept = {order.reference: reason for order, reason in reasons if reason}
-        # If an order is kept, no file is written, because the next run would refuse an existing
-        # file.
+        # If an order is kept, the command has to be run again. So no file is written, because the
+        # next run would refuse an existing file.
         if orders and not done.kept:
             done = self._do(person, orders, options)
         if options["json"]:
@@ -133,7 +133,8 @@ class Command(GiftcardsCommand):
 
     def _foretell(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
         path = options["export"]
-        # A symbolic link that leads nowhere would also be in the way of a new file.
+        # lexists() also finds a symbolic link that leads nowhere: no file could be made in its
+        # place.
         if path and os.path.lexists(path):
             raise _in_the_way(path)
         number = counted(len(orders), "order")

@@ -88,15 +88,15 @@ class Command(GiftcardsCommand):
             customer_email=options["email"],
         )
         try:
-            with translation.override(None):  # a conflict is told in English
+            with translation.override(None):  # a conflict is reported in English
                 order = Order.objects.record(wanted)
         except (ValidationError, ReferenceConflict) as error:
             raise refuse(sentences(error)) from None
         try:
             self._send(order, options)
         except Error as error:
-            # A person who reads "nothing happened" buys the cards again, so the message must not
-            # sound like that.
+            # The message must not sound as if nothing had happened: the person would buy the cards
+            # again.
             raise database_failure(
                 error,
                 f"The order {order.reference} is recorded, and may have been sent: do not place"

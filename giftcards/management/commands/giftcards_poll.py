@@ -77,7 +77,7 @@ class Command(GiftcardsCommand):
     def find_database(self, options: dict[str, Any]) -> None:
         """With ``--loop``, wait for a database that is down, as the loop itself does.
 
-        A database that is up but not migrated is an error.
+        If the database is up but not migrated, that is an error.
         """
         if not options["loop"]:
             super().find_database(options)
@@ -100,7 +100,7 @@ class Command(GiftcardsCommand):
         if sum([options["loop"], options["tick"], reference is not None]) > 1:
             raise refuse("Use only one of --loop, --tick and --reference.")
         if options["loop"] and self._stop.is_set():
-            # The command was stopped while it waited for the database.
+            # The user stopped the command while it waited for the database.
             return
         order = None if reference is None else find_order(reference)
         if options["resume"]:

@@ -87,8 +87,8 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
             progress.show(text, unless_short=True)
             return True
 
-        # Lost orders are checked now, even if their check is due later. An order that waits for a
-        # person has no due time, and goes on waiting.
+        # Lost orders are checked now, even if their check is due later. Orders that wait for a
+        # person have no due time, and go on waiting.
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
@@ -98,7 +98,7 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
     """Hold the orders that may be bought already.
 
-    No lost order is searched for, so that no lost order is sent again.
+    This function searches for no lost order, because a search may send a lost order again.
 
     The lease of the loop keeps the workers out. If that lease is lost, the reading ends.
     """
@@ -129,7 +129,7 @@ def _beat(progress: Progress) -> Callable[[], None]:
 
 
 def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
-    """The provider's list from ``since`` on; ``None`` if no page of the list could be read."""
+    """The provider's list of orders from ``since`` on; ``None`` if no page of it could be read."""
     if not gateway.try_open():
         return None
     listing = read_listing(gateway, pulse, start=since, end=timezone.now() + CLOCK_SKEW)
@@ -179,7 +179,7 @@ class _Found:
         are, orders = "is" if count == 1 else "are", counted(count, "order")
         nobodys = f"{orders} at the provider since {iso(self._since)} {are} nobody's here"
         if not self._is_read:
-            # "0 orders" would be wrong, because the list was not read.
+            # The list was not read, so "0 orders" would be wrong.
             lines += ["The provider's list could not be read: it may have orders unknown here."]
         elif not self.is_whole:
             lines += [f"{nobodys}. There may be more: the list was not read whole."]
@@ -206,7 +206,7 @@ class _Found:
 
 
 def _why_not_all(began: datetime) -> str:
-    """The present pause, or else the last failure since ``began``; "" without pause and failure."""
+    """The present pause, or else the last failure since ``began``; "" if there is neither."""
     if pause := current_pause():
         return pause
     state = ProviderState.objects.current()

@@ -41,7 +41,7 @@ _SALE_PRICE = Decimal(10_000)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """An order and its expected result; an empty ``type_id`` stands for an ordinary type."""
+    """An order and its expected result; an empty ``type_id`` means a type not for tests."""
 
     name: str
     type_id: str
@@ -119,13 +119,13 @@ class Command(GiftcardsCommand):
 
 
 def why_not(gateway: Gateway) -> str:
-    """The reason, in a sentence, why the scenarios must not run with this key; "" for no reason."""
+    """A sentence that says why the scenarios must not run with this key; "" if they may run."""
     if not gateway.try_open():
         return provider_state()
     question = [("key", gateway.client.validate)]
     answers = [answer for _name, answer in fan_out(question, gateway, Pulse())]
     if not answers:
-        # The provider has refused another process in the meantime.
+        # The provider has refused the key to another process in the meantime.
         return provider_state()
     [key] = answers
     if isinstance(key, Exception):
@@ -157,8 +157,8 @@ def run(
                     quantity=scenario.quantity,
                     # An ordinary type may cost more than any price that is made up here.
                     sale_price=_SALE_PRICE if scenario.type_id else None,
-                    # The shop's receivers are called for these orders, too, and recognise them by
-                    # the reference.
+                    # The shop's receivers are called for these orders, too, and recognise the
+                    # orders by this reference.
                     reference=f"selftest-{new_reference()}",
                 )
             )
@@ -174,7 +174,7 @@ def run(
         for seen in watch(placed, gateway):
             order = seen
             on_wait(scenario, order)
-            # The provider does not tell the price, and it may take very long until it does.
+            # The provider does not name the price, and may not do so for a long time.
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))

@@ -33,8 +33,8 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # This is the first step, because it raises an error if a permission is missing: then
-        # nothing has been changed yet.
+        # This step comes first, because it raises an error if a permission is missing: at that
+        # point, nothing has been changed yet.
         permissions = role_permissions()
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])

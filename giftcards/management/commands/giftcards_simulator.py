@@ -165,7 +165,8 @@ class Command(ConsoleCommand):
 
     def handle(self, *, verbosity: int, **options: Any) -> None:
         self._output_closed = threading.Event()
-        # SIGINT is set as well, because a command in the background of a shell ignores SIGINT.
+        # SIGINT gets its usual handler again, because a shell makes a background command ignore
+        # SIGINT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
@@ -204,7 +205,7 @@ class Command(ConsoleCommand):
         )
 
     def _log(self, request: Request) -> None:
-        # The path is untrusted: control characters could manipulate the terminal.
+        # A path comes from outside, and its control characters could manipulate the terminal.
         path = "".join(c if c.isprintable() else "?" for c in request.path)
         status = request.status or "closed"
         try:

@@ -34,8 +34,8 @@ from giftcards.watch.overview import (
     versions,
 )
 
-# The conditions that the overview tells in one sentence each. Of the worker and of the cards, it
-# tells more.
+# The conditions that the overview reports in one sentence each. About the worker and the cards, the
+# overview reports more.
 _JUDGED = ("chores", "queue", "keys", "balance")
 _TIMES = (
     "paused_until",
@@ -192,7 +192,7 @@ class _Overview:
         return "\n".join(filter(None, lines))
 
     def _facts(self) -> list[str]:
-        """The lines about facts that never mean trouble."""
+        """The lines about facts that are never a sign of trouble."""
         state, waiting = self.state, self.waiting
         facts = {
             "worker": state.ticked_by or "not known",
