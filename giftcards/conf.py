@@ -105,7 +105,7 @@ class SettingsDict:
     """
 
     dict_name: ClassVar[str]
-    #: The settings of the subclass by key, in the order in which they are written.
+    #: The settings of the subclass, keyed by name, in the order in which they are written.
     declared: ClassVar[Mapping[str, Setting[Any]]]
 
     def __init_subclass__(cls, dict_name: str) -> None:

@@ -29,11 +29,11 @@ class Plugin:
     app: str
     #: The conditions that monitors, digests and the start page show.
     conditions: Iterable[Condition] = ()
-    #: The work that workers do beside the orders.
+    #: The work that workers do in addition to following orders.
     work: Iterable[Work] = ()
     #: For each role of people in orders, the object that exports and erases the app's data.
     keepers: Mapping[Role, Keeper] = field(default_factory=dict)
-    #: The reasons why an old order keeps its codes, by their names.
+    #: The reasons why an old order keeps its codes; the keys are names of reasons.
     kept_because: Mapping[str, Reason] = field(default_factory=dict)
     #: The path of an ``Extension`` of the pages of orders, which is imported with the admin.
     order_pages: str = ""
@@ -44,7 +44,7 @@ class Plugin:
     connect: Callable[[], None] = lambda: None
 
 
-#: The plugins that are installed, by the label of their app.
+#: The plugins that are installed; the keys are labels of apps.
 INSTALLED: dict[str, Plugin] = {}
 
 

@@ -355,7 +355,7 @@ class Centimes(Func):
 def _sums() -> dict[str, Any]:
     """The aggregates for :class:`Figures`, with amounts in centimes; unknown amounts are NULL.
 
-    One formula for the refunded amount fits every status: by the constraints of the table, a
+    One formula for the refunded amount fits every status, because of the table's constraints: a
     refunded order has no cards, and a fulfilled order has all cards.
     """
     settled = Q(status__in=SETTLED)

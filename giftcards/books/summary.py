@@ -78,7 +78,7 @@ class DayEnds:
         self._sums: dict[date, Decimal] = {}
         # The balances before the period, and at the end of each day with entries.
         self._balances: list[Decimal | None] = []
-        # For each unknown balance, by its index in ``_balances``, the entries that follow.
+        # Keys are indexes of unknown balances in ``_balances``; values are the entries that follow.
         self._following: dict[int, list[Entry]] = {}
         self._end()
 
@@ -469,7 +469,7 @@ def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
     """The charges that exceed the price of their order.
 
-    A guessed charge is skipped, because it was matched by the price.
+    Guessed charges are skipped, because they were found by their price.
     """
     for row in rows:
         if row.type == CHARGE and row.price is not None and not row.is_guess:

@@ -126,7 +126,7 @@ class _Reader:
         self._silent = 0
 
     def run(self, read: Callable[[], None]) -> CatalogueReading:
-        """Call ``read`` unless another process reads; return the reading, whatever ended it."""
+        """Call ``read`` unless another process reads; return the reading, complete or not."""
         try:
             token = self._take_lease()
             try:

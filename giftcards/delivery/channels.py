@@ -1,4 +1,4 @@
-"""Channels to customers, the handing over of messages to channels, and the meaning of errors.
+"""Channels to customers: handing messages over to them, and the meaning of their errors.
 
 A channel is a class with a ``name``, and with :meth:`Channel.address_of` and :meth:`Channel.send`;
 ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.
@@ -44,8 +44,8 @@ class AddressRefused(Exception):
 class OutcomeUnknown(Exception):
     """Nobody knows whether the message went out.
 
-    The message is retried after a quarter of an hour, and given up after six attempts of
-    unknown outcome.
+    The message is retried after a quarter of an hour, and given up after six attempts with unknown
+    outcome.
     """
 
 
@@ -69,12 +69,13 @@ class Message:
     #: The URL of the customer's page; "" if the message has no link.
     link: str = field(default="", repr=False)
     #: The idempotency key: 32 letters and digits. Every attempt at this message has the same key,
-    #: and no other message has this key. A service that gets the key can drop repetitions.
+    #: and no other message has this key. A mail or chat service that gets the key can drop
+    #: repetitions.
     id: str = ""
 
 
 class Channel:
-    """The base class of channels; each piece of work makes an instance, without arguments."""
+    """The base class of channels; the app makes an instance, without arguments, for each task."""
 
     #: The name, of up to 40 characters. Rows keep the name, so it must not change.
     name: ClassVar[str]
@@ -84,14 +85,14 @@ class Channel:
         raise NotImplementedError
 
     def recipient_address_of(self, order: Order) -> str:  # noqa: ARG002 (for other channels)
-        """The address of a gift's recipient on this channel; "" if it cannot reach that person."""
+        """The address of a gift's recipient; "" if the channel cannot reach the recipient."""
         return ""
 
     def send(self, message: Message) -> str | None:
         """Hand ``message`` over; return its id at the service, if the service gives one.
 
         Raises :exc:`AddressRefused` if a retry is useless, and :exc:`OutcomeUnknown` if the message
-        may have gone out all the same. After any other error, the method is called again later.
+        may have gone out nevertheless. After any other error, the method is called again later.
 
         Set a timeout of 20 s or less on anything that may hang. After a minute, or sooner if the
         worker stops or its time is over, nobody waits for the attempt any more: its outcome counts
@@ -103,7 +104,7 @@ class Channel:
 
 
 class Mail(Channel):
-    """Messages by mail, through Django's mail framework and whatever backend the site uses."""
+    """Messages by mail, through Django's mail framework and the backend of the site."""
 
     name = "mail"
 
@@ -141,13 +142,13 @@ def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlt
     """A mail from the shop, as plain text and as HTML."""
     mail = EmailMultiAlternatives(subject, text, conf.from_email, [address])
     mail.attach_alternative(html, "text/html")
-    # This header keeps programs from answering the mail, such as with a note of absence.
+    # This header keeps programs from answering the mail, for example with a note of absence.
     mail.extra_headers["Auto-Submitted"] = "auto-generated"
     return mail
 
 
 def _one_line(text: str) -> str:
-    """``text`` without line breaks and control characters, which no header may have."""
+    """``text`` without line breaks and control characters, which headers must not contain."""
     printable = (char if char.isprintable() or char in NO_BREAKS else " " for char in text)
     return one_line("".join(printable))
 
@@ -160,13 +161,13 @@ def _message_id(message: Message, from_email: str) -> str:
 
 
 def make_channels() -> list[Channel]:
-    """New instances of the channels in ``CHANNELS``, in the sequence of that list."""
+    """New instances of the channels in ``CHANNELS``, in the order of that setting."""
     return [import_string(path)() for path in conf.channels]
 
 
 #: The most seconds that an attempt may take.
 ATTEMPT_SECONDS = 60.0
-# The time that an attempt has after the process was asked to stop (seconds).
+# The time that an attempt has after the process got the signal to stop (seconds).
 _STOPPING_SECONDS = 8.0
 # The interval at which the waiting thread checks whether to stop (seconds).
 _POLL_EVERY = 0.25
@@ -174,14 +175,14 @@ _POLL_EVERY = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The outcome of a message that went out; ``message_id`` is the channel's id for it, or ""."""
+    """The outcome of a message that went out; ``message_id`` is its id on the channel, or ""."""
 
     message_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the time in which messages are sent, by :func:`time.monotonic`."""
+    """Limits of the time in which messages are sent, as times of :func:`time.monotonic`."""
 
     #: The function that is called before and during each attempt. Once the function returns False,
     #: no attempt begins, and the present attempt has to end soon.
@@ -247,7 +248,7 @@ class Meaning(enum.Enum):
     REFUSED = "refused"
     #: Nobody knows whether the message went out.
     UNANSWERED = "unanswered"
-    #: The message did not go out, and other messages would not either.
+    #: The message did not go out, and other messages would not go out either.
     SERVER_AWAY = "server away"
     #: The message did not go out, for a reason that concerns no other message.
     NOT_SENT = "not sent"
@@ -264,8 +265,8 @@ class Failure:
 def failure_of(error: BaseException) -> Failure:
     """The failure of an attempt in which a channel raised ``error``.
 
-    After an error of an unknown class, the message counts as not sent. A channel that is not sure
-    of that has to raise :exc:`OutcomeUnknown`.
+    After an error of an unknown class, the message counts as not sent. If a channel is not sure
+    that nothing was sent, it has to raise :exc:`OutcomeUnknown`.
     """
     return Failure(_meaning(list(_chain(error))), describe(error))
 
@@ -290,7 +291,7 @@ def _meaning(errors: Sequence[BaseException]) -> Meaning:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, then the error that caused it or was being handled, and so on."""
+    """``error``, then the error that caused it or was being handled, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -299,7 +300,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _replies(error: BaseException) -> list[tuple[int, bytes]]:
-    """The replies of the mail server, as code and text; each recipient may have a reply."""
+    """The replies of the mail server, each with code and text; recipients may have own replies."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return list(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):
@@ -321,7 +322,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 # The codes of replies that complain about the sender's login, not about the address.
 _LOGIN_REPLIES = range(530, 540)
-# The second parts of "enhanced" codes, such as 5.7.1, that mean mail system, network and policy.
+# The second parts of "enhanced" codes such as 5.7.1 that stand for mail system, network and policy.
 _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
 
 
@@ -343,7 +344,7 @@ def _anymail_refusals() -> type[BaseException]:
 
 
 def _may_be_sent_by_smtp(error: BaseException) -> bool:
-    """True if a mail server may have taken the message: the server got it, and did not refuse."""
+    """True if a mail server may have taken the message: it got the message without a refusal."""
     if isinstance(error, OutcomeUnknown):
         return True
     if isinstance(error, smtplib.SMTPDataError):
@@ -356,13 +357,14 @@ def _may_be_sent_by_smtp(error: BaseException) -> bool:
     return not functions.isdisjoint({"data", "quit"})
 
 
-# The HTTP statuses after which the request may have been carried out all the same.
+# The HTTP statuses after which the request may have been carried out nevertheless.
 _HTTP_UNCLEAR = {500, 502, 504}
 
 
 def _may_be_sent_by_http(errors: Sequence[BaseException]) -> bool:
     """True if an HTTP server may have carried out the request with the message."""
-    # The innermost error counts: from that error, anymail raises others of the same classes.
+    # The innermost error counts, because anymail raises further errors of the same classes from
+    # that error.
     error = next((err for err in reversed(errors) if isinstance(err, http.RequestException)), None)
     if error is None:
         return False
@@ -389,9 +391,9 @@ def _http_status(error: BaseException) -> int | None:
     return None if response is None else response.status_code
 
 
-# The HTTP statuses that complain about something else than the content of the request.
+# The HTTP statuses that do not complain about the content of the request.
 _HTTP_OF_THE_SERVER = {401, 403, 407, 408, 425, 429}
-# The errors that code raises for values that it cannot use.
+# The errors that Python code raises for unusable values.
 _OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
 
 

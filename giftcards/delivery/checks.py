@@ -49,7 +49,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 
 def check_sending(**_: object) -> list[CheckMessage]:
-    """Check that messages, if any are sent, are delivered, and can link to a page of cards."""
+    """Check that messages are delivered and can link to a page of cards, unless none are sent."""
     found: list[CheckMessage] = []
     for check in (_check_links, _check_host, _check_days, _check_mail):
         with suppress(ConfigurationError):  # reported by check_settings
@@ -101,7 +101,7 @@ def _check_links() -> Iterator[CheckMessage]:
             " 'codes' or 'off'.",
             id="giftcards_delivery.E013",
         )
-    # Workers need the URLs as well, because workers write the messages.
+    # Workers need the URLs as well, because they write the messages.
     try:
         reverse("giftcards_delivery:cards", args=["token"])
     except (NoReverseMatch, AttributeError):
@@ -133,8 +133,8 @@ def _check_host() -> Iterator[CheckMessage]:
 def _check_days() -> Iterator[CheckMessage]:
     """Check that codes are kept for as long as links to cards are said to work."""
     kept, link = core.codes_kept_days, conf.link_days
-    # The mode does not matter, because staff hand over links, and messages with many cards have a
-    # link in every mode.
+    # The mode does not matter: in every mode, staff hand over links, and messages with many cards
+    # have a link.
     if conf.base_url and kept is not None and kept < link:
         yield Warning(
             f"Links to cards are said to work for {link:g} days, and codes are destroyed"

@@ -102,7 +102,7 @@ CONDITIONS = (
         page=_MESSAGES,
         is_about_orders=True,
         query="?customers=untold-lately",
-        # Digests have another item about these messages: the event "unsent".
+        # Digests report these messages in another item, the event "unsent".
         is_in_digests=False,
     ),
     Condition(

@@ -39,7 +39,7 @@ class Kind(models.TextChoices):
     PAID_BACK = "paid_back", _("Paid back")
     #: The cards for the recipient of a gift, instead of a message of the first two kinds.
     GIFT = "gift", _("Gift")
-    #: The news for the customer who gave a gift of what became of the cards.
+    #: The news about the cards for the customer who gave a gift.
     RECEIPT = "receipt", _("Receipt for a gift")
 
 
@@ -51,7 +51,7 @@ class Mode(models.TextChoices):
     OFF = "off"
 
 
-#: By the status that an order moves to, the kind of message about that status.
+#: Keys are statuses that an order moves to; values are the kinds of messages about them.
 KIND_OF_STATUS: Mapping[str, Kind] = {
     status: Kind(state.customer_news) for status, state in STATES.items() if state.customer_news
 }
@@ -116,7 +116,7 @@ class StaffPerson:
     """A member of staff who gets digests.
 
     ``role`` is a key of :data:`giftcards.watch.staff_roles.ROLES`: the name of a group. A person
-    without a role and without an account is told of everything.
+    with neither a role nor an account is told everything.
     """
 
     address: str
@@ -250,7 +250,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def pin_of(self) -> Callable[[Order], str] | None:
-        """The function that returns the PIN of an order, or ""; ``None`` if there are no PINs."""
+        """The function that returns an order's PIN, or ""; ``None`` if the shop uses no PINs."""
         return None if self.pin is None else import_string(self.pin)
 
     @property
@@ -260,7 +260,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def gifts_of(self) -> Callable[[Any], QuerySet[Order]] | None:
-        """The function that returns the gifts that a user got; ``None`` if no gifts are shown."""
+        """The function that returns the gifts a user got; ``None`` if nobody is shown gifts."""
         return None if self.received_gifts is None else import_string(self.received_gifts)
 
 

@@ -61,7 +61,8 @@ EVENTS: Mapping[str, Alert] = {
             remedy=_(
                 "Send the message again, to another address if need be, or call the customer."
             ),
-            # The list has earlier messages too, but no message that a later message makes up for.
+            # The list also has failed messages from before, but none that a later message makes up
+            # for.
             page="giftcards_delivery_delivery_changelist",
             query="?customers=untold",
         ),
@@ -146,7 +147,7 @@ EVENTS: Mapping[str, Alert] = {
 
 
 def alerts() -> dict[str, Alert]:
-    """The texts of all kinds of news, by code, most important first."""
+    """The texts of all kinds of news, keyed by code, most important first."""
     told = filter(_is_told, CONDITIONS.values())
     rank = list(Severity)
     ordered = sorted((*told, *EVENTS.values()), key=lambda alert: rank.index(alert.severity))
@@ -158,7 +159,7 @@ def _is_told(condition: Condition) -> bool:
 
 
 class Mention(NamedTuple):
-    """The reference of an order, and the URL of its page in the admin; "" without a URL."""
+    """The reference of an order, and the URL of its page in the admin, or ""."""
 
     reference: str
     url: str
@@ -170,7 +171,7 @@ class Item:
 
     alert: Alert
     count: int = 1
-    #: True if the true number is greater than ``count``.
+    #: True if there are more than ``count`` rows.
     has_more: bool = False
     #: True if the news is that a condition has ended.
     has_ended: bool = False
@@ -178,9 +179,9 @@ class Item:
     orders: tuple[Mention, ...] = ()
     #: The function that returns the details as plain text, or "".
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
-    #: The function that tells whether the reader has a permission.
+    #: The function that returns whether the reader has a permission.
     may: Callable[[str], bool] = field(default=bool, repr=False, compare=False)
-    #: The orders that the item tells of, as a finding; ``None`` if it tells of no orders.
+    #: The orders that the item is about, as a finding; ``None`` if it is about no orders.
     finding: Finding | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -254,15 +255,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The conditions, by code, that hold at one moment and that staff are told of."""
+    """The conditions that hold at one moment and concern staff, keyed by code."""
 
     at: datetime
     #: Staff are told of a state when it begins, from time to time while it lasts, and when it ends.
     states: Mapping[str, Finding]
     #: Matters are conditions about orders: staff are told of each order once.
     matters: Mapping[str, Finding]
-    #: The reason why requests to the provider fail; ``None`` if no request fails, or if the failure
-    #: has lasted long enough to be a state.
+    #: The reason why requests to the provider have just begun to fail; ``None`` if no request
+    #: fails, or if the failure has lasted long enough to be a state.
     silence: Finding | None = None
 
 
@@ -296,7 +297,7 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """The items, one for each status, about orders that became final with cards missing."""
+    """The items about orders that became final with cards missing: one item for each status."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
     # One status is excluded, because with a list of all other statuses, databases would not use the
     # index by time.
@@ -313,7 +314,7 @@ def _settled(since: datetime, until: datetime) -> Iterator[Item]:
 
 
 def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:
-    """The item about the orders of ``rows``; ``order`` is the lookup from a row to its order."""
+    """The item, if any, about the orders of ``rows``; ``order`` is the lookup to a row's order."""
     found = list(rows.values_list(f"{order}_id", f"{order}__reference")[: MOST + 1])
     yield from _some(code, found, has_more=len(found) > MOST)
 

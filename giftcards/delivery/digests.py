@@ -1,4 +1,4 @@
-"""Sending digests to staff: each person gets one in ``DIGEST_MINUTES``, and urgent news at once.
+"""Sending digests to staff: to each person once in ``DIGEST_MINUTES``, and urgent news at once.
 
 Each person has a row in the database; the receivers of the signal ``staff_news`` share one row. A
 process claims the row before it sends a digest. If the process dies before it records the digest,
@@ -57,7 +57,7 @@ _LOOK_EVERY = timedelta(minutes=1)
 # Events that are younger than this are left to the next digest: the transaction of an earlier event
 # may still be open, and a digest that covers the later events would miss the earlier event.
 _LAG = timedelta(seconds=30)
-# The time after which a person is told again of a state that still holds.
+# The time after which a person is reminded of a state that still holds.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
 # The longest pause if the mail server is away while there is urgent news for a person.
@@ -76,11 +76,11 @@ RECEIVERS = ""
 
 @dataclass(slots=True)
 class Told:
-    """The news that a person has been told so far; kept in the column ``StaffDigest.told``."""
+    """The news that a person has got so far; kept in the column ``StaffDigest.told``."""
 
-    #: By the code of a state, the timestamp when the person was last told of that state.
+    #: For the code of each state, the timestamp when the person was last told of the state.
     states: dict[str, float] = field(default_factory=dict)
-    #: By the code of a condition, the primary keys of its open orders that the person knows of.
+    #: For the code of each condition, the primary keys of its open orders that the person knows.
     matters: dict[str, list[int]] = field(default_factory=dict)
     #: The items of the last digest: code, count, and whether the state had ended.
     last: list[tuple[str, int, bool]] = field(default_factory=list)
@@ -124,7 +124,7 @@ class _Round:
     def __init__(self, limits: Limits, *, has_mailed: bool) -> None:
         self._limits = limits
         self._has_mailed = has_mailed
-        # A round reads the situation and the events at most once, and only if a person needs them.
+        # A round reads the situation and the events at most once, and only for a person who is due.
         self._situation = cache(digest_items.current_situation)
         self._orders_of = cache(orders_of)
         self._happened = cache(digest_items.recent_events)
@@ -132,7 +132,7 @@ class _Round:
 
     def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:
         sent = 0
-        # People whose last digest failed come last: if another person's digest goes out before,
+        # People whose last digest failed come last: if an earlier digest of the round goes out,
         # mail works again.
         for person in sorted(people.values(), key=lambda one: _is_failing(rows.get(one.address))):
             if not self._limits.may_begin():
@@ -201,10 +201,11 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 
 
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
-    """A function that tells whether ``person`` has a permission at present.
+    """A function that returns whether ``person`` has a permission at present.
 
-    A person with a role has only the permissions of the role's group. If accounts have the
-    person's address, the person has a permission only if an active account has it too.
+    A person with a role has only the permissions of the role's group. If accounts have the person's
+    address, the person has a permission only if one of these accounts is active and has the
+    permission as well.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts(person.address)
@@ -261,7 +262,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 
 
 def _listed() -> dict[str, StaffPerson]:
-    """The people who get digests, by address; of two entries with one address, the first counts."""
+    """The people who get digests, keyed by address; the first of two equal addresses counts."""
     people: dict[str, StaffPerson] = {}
     # The receivers of the signal come first: a chat may work while mail does not.
     if any(staff_news.named_receivers(None)):
@@ -276,7 +277,7 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 
 
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
-    """Create the row of a person, who is told of later news only; ``None`` if the row exists."""
+    """Create the row of a person, who gets later news only; ``None`` if the row exists."""
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(
         address=address, defaults={"covers_until": situation.at, "told": asdict(told)}
@@ -301,7 +302,7 @@ def _write(digest: StaffDigest, **values: Any) -> bool:
 
 
 def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Item]:
-    """The items that are news to a person, most important first; ended states come last."""
+    """The items that are new to a person, most important first; ended states come last."""
     known, at = alerts(), situation.at.timestamp()
     items = [
         Item.about(known[code], finding)
@@ -313,10 +314,10 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
             items.append(Item.about(known[code], unknown))
     items += happened
     if situation.silence and any(item.orders for item in items):
-        # The silence of the provider may explain the items about orders, although the silence has
+        # That the provider does not answer may explain the items about orders, although this has
         # not lasted long enough to be a state itself.
         items.append(Item.about(known["provider"], situation.silence))
-    # A code that another version, or a removed app, has written has no texts here.
+    # The row may have codes of another version or of a removed app, which have no texts here.
     over = told.states.keys() & known.keys() - situation.states.keys()
     items += [Item(known[code], has_ended=True) for code in over]
     order = list(known)
@@ -355,8 +356,8 @@ def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
     return Told(
         # A state that ended is forgotten, even if the person was not told of its end.
         states={code: at for code, at in told.states.items() if code in situation.states} | new,
-        # All open orders are recorded: an order that does not concern the person now must not
-        # become news for the person later.
+        # All open orders are recorded, even those that do not concern the person: they must not
+        # become news later.
         matters=_open_orders(situation),
         last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
         urgent=_urgent(items) if items else told.urgent,
@@ -409,7 +410,8 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
-    # A mail that goes out after nobody waits for it any more is not recorded, and is sent again.
+    # If a mail goes out later than this process waits for it, it is not recorded, and is sent
+    # again.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 

@@ -57,9 +57,10 @@ class Facts:
     """The facts of an order for its customer; amounts are ``None`` without a sale amount."""
 
     reference: str
-    #: The name that the customer knows: the order's group, such as an invoice, or its reference.
+    #: The name by which the customer knows the order: its group, such as an invoice, or its
+    #: reference.
     known_as: str
-    #: The catalogue's names of the product and the denomination; "Gift card" and "" if unknown.
+    #: The names of product and denomination in the catalogue; "Gift card" and "" if unknown.
     product: str
     type: str
     quantity: int
@@ -170,7 +171,7 @@ def known_as(order: Order) -> str:
 def facts_of(order: Order) -> Facts:
     """The present facts of ``order`` for its customer.
 
-    For a final order, one query is made, and one more if the order was recorded before the
+    For a final order, this takes one query, and another one if the order was recorded before the
     catalogue was read.
     """
     names, breakdown = order.line_names(), customer_breakdown(order)
@@ -203,7 +204,7 @@ def has_cards(order: Order) -> bool:
 
 
 def with_cards(orders: Iterable[Order]) -> set[int]:
-    """The primary keys of those ``orders`` that have cards to hand over; makes one query."""
+    """The primary keys of those ``orders`` that have cards to hand over, found by one query."""
     final = [order.pk for order in orders if order.is_final]
     paid_for = Card.objects.filter(
         order=OuterRef("pk"), position__lte=OuterRef("fulfilled_quantity")
@@ -222,7 +223,7 @@ def cards_of(order: Order) -> CardQuerySet:
 
     Surplus and late cards are left out, because staff decide about these cards.
     """
-    # Cards from the order's own manager know the order, so opening a card takes no query.
+    # Cards that the order's own manager returns know the order, so opening them takes no query.
     cards = order.cards.filter(position__lte=order.fulfilled_quantity)
     return cards.readable() if order.is_final else cards.none()
 

@@ -1,6 +1,6 @@
 """Links to cards, and page tokens: proofs that a form was sent from the page behind a link.
 
-Page tokens replace Django's CSRF token, which needs a cookie: browsers inside chat programs may
+Page tokens replace Django's CSRF token, which needs a cookie. But browsers inside chat programs may
 have no cookies, and two links that are open at once would share the token.
 """
 
@@ -61,7 +61,7 @@ def find(token: str, *, again: str | None = None) -> CardLink | None:
     """The link with this token; ``None`` if the link shows no cards at present, for any reason.
 
     One reason is that the order has no cards for its customer. ``again`` is the key of a page, as
-    in :meth:`CardLinkQuerySet.usable`. One query is made in any case.
+    in :meth:`CardLinkQuerySet.usable`. Every call makes one query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]

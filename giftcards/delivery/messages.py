@@ -53,8 +53,8 @@ _LONGEST_NAME = 80
 _FOLDER = "giftcards_delivery/messages"
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _SPACES = re.compile(r"[ \t\r\n]+")
-# The Unicode categories that are removed: control characters, format characters (invisible, or
-# changing the direction of text), lone surrogates and separators of lines. Joiners stay, because
+# The Unicode categories of characters to remove: control characters, format characters (invisible,
+# or changing the direction of text), lone surrogates and separators of lines. Joiners stay, because
 # Persian words and composed emoji need joiners.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
@@ -158,7 +158,7 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
         return PaidBack.of(delivery.refund)
     if not facts.paid_back:
         raise ValueError("Nothing was paid back.")
-    # A message without a refund of its own is about the latest refund.
+    # If the message belongs to no refund, it is about the latest refund.
     return facts.paid_back[-1]
 
 
@@ -174,7 +174,7 @@ class _Form:
 
     foreign: Callable[[str], str]
     amount: Callable[[Decimal], str]
-    #: Formats a text that people copy or click: adds nothing, not even an invisible mark.
+    #: Formats a text that people copy or click, and adds nothing, not even an invisible mark.
     exact: Callable[[str], str]
     #: Formats foreign text in a line of its own.
     line: Callable[[str], str]
@@ -321,7 +321,7 @@ def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
 
 
 def _without_hidden_characters(content: Content) -> Content:
-    """The content, with texts from outside reduced to lines of visible characters."""
+    """A copy of the content; texts from outside keep only lines of visible characters."""
     facts, gift, refund = content.facts, content.gift, content.refund
     return replace(
         content,
@@ -367,7 +367,7 @@ def _compact(text: str) -> str:
 
 
 def _directed(text: str) -> str:
-    """The text, with a mark of direction before it if the first letter has the wrong direction."""
+    """The text, after a direction mark if its first letter has the wrong direction."""
     direction = "rtl" if translation.get_language_bidi() else "ltr"
     letters = filter(None, (_DIRECTIONS.get(unicodedata.bidirectional(char)) for char in text))
     return text if next(letters, direction) == direction else _MARKS[direction] + text

@@ -19,14 +19,14 @@ from giftcards.rules.states import FINAL
 
 # The longest time to the next attempt at a message.
 _LONGEST_WAIT = timedelta(days=1)
-# A message that has been open for longer than this is late. Shorter disturbances end by themselves.
+# A message that has been open for longer than this is late. Shorter disturbances end without help.
 _PATIENCE = timedelta(minutes=5)
-# The time for which staff are warned of a message that was given up. Then the warning ends by
-# itself, because nobody can tick it off.
+# The time for which staff are warned of a message that was given up. Then the warning ends
+# automatically, because nobody can tick it off.
 _ALARM = timedelta(days=1)
 #: The number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
-#: The most reveals of a link if the settings have no limit. Nobody needs as many reveals, and each
+#: The most reveals of a link if the settings have no limit. Nobody needs more reveals, and each
 #: reveal adds a row.
 MOST_REVEALS = 10_000
 #: Within this time, a reload of a page that has shown the cards is the same reveal.
@@ -52,7 +52,7 @@ OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def update(self, **values: Any) -> int:
-        """Update the rows; the ``status`` "failed" sets ``failed_at`` too, by default to now."""
+        """Update the rows; the ``status`` "failed" also sets ``failed_at``, by default to now."""
         if values.get("status") == DeliveryStatus.FAILED:
             values.setdefault("failed_at", timezone.now())
         return super().update(**values)
@@ -115,7 +115,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(rows.update(**values))
 
     def add(self, message: Delivery) -> bool:
-        """Insert the message; return False if a row has its ``key`` already."""
+        """Insert the message; return False if there is a row with its ``key`` already."""
         try:
             with transaction.atomic(using=self.db):
                 message.save(force_insert=True)
@@ -131,18 +131,19 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Keep these messages from handing over further links; return how many were cancelled.
+        """Keep these messages from handing over any further link; return how many were cancelled.
 
         A message that is being sent at this moment may still go out, but is not retried.
         """
-        # All open rows are marked: between the two statements, a process may begin an attempt.
+        # All open rows are marked, not only those that are being sent: a process may begin an
+        # attempt between the two statements.
         self.filter(status__in=OPEN, **which).order_by().update(is_stopped=True)
         return self.cancel(**which)
 
     def hold(self, claimed: Delivery) -> bool:
         """Lock the row, so that nobody can stop the message until the transaction ends.
 
-        Return False if the message was stopped, or if the claim was lost, such as because the
+        Return False if the message was stopped, or if the claim was lost, for example because the
         customer's data was erased.
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
@@ -161,10 +162,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
     def unreceived(self) -> Self:
-        """The :meth:`untold` messages about cards that nobody got in another way either.
+        """The :meth:`untold` messages about cards, unless somebody got the cards in another way.
 
         Somebody got the cards in another way if another message about the same status change was
-        sent, such as over another channel, or if a link or an account has shown the cards.
+        sent, for example over another channel, or if a link or an account has shown the cards.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -174,7 +175,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """The unique key of a message, so that nobody is told twice of the same ``occasion``."""
+    """The unique key of a message, so that nobody gets two messages about one ``occasion``."""
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
@@ -182,7 +183,7 @@ def key_of(*occasion: str) -> str:
 def put_off(until: datetime | None) -> dict[str, datetime]:
     """The column values of a message that waits until the time ``until``; empty for ``None``.
 
-    A time that is over counts as the present time.
+    An ``until`` in the past counts as the present time.
     """
     if until is None:
         return {}
@@ -230,7 +231,7 @@ class Delivery(models.Model):
     # The time of the next attempt; while the message is being sent, the end of the claim. NULL once
     # the message is done.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
-    # The time of the first attempt, for a gift; NULL if the message was due at once.
+    # For a gift: the earliest time of the first attempt. NULL if the message was due at once.
     not_before = models.DateTimeField(_("not before"), null=True)
     claim = models.CharField(max_length=32, blank=True)
     # True if the message must hand over no further link, so that it is not retried.
@@ -245,12 +246,12 @@ class Delivery(models.Model):
     sent_at = models.DateTimeField(_("sent"), null=True)
     # The time when the message failed; a bounce may come long after the message was sent.
     failed_at = models.DateTimeField(null=True)
-    # The name of the user who had the message sent again; "" if nobody did. The name is stored like
-    # the names in giftcards.Acknowledgement.
+    # The name of the user who had the message sent again; "" if nobody did. It is a name, as in
+    # giftcards.Acknowledgement, because the user may be deleted.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     # True if the message went to another address than the customer's. Such messages count for the
-    # hourly limit of the person who asked for them.
+    # hourly limit of the person who sent them.
     is_elsewhere = models.BooleanField(default=False)
 
     objects = DeliveryQuerySet.as_manager()
@@ -338,30 +339,30 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """The link for the account of the order's customer; created if there is none yet."""
+        """The link for the account of the order's customer, created at the first call."""
         origin = CardLink.Origin.ACCOUNT
         # No hash looks like this name. The column is unique, so the order gets only one such link.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw all links of ``order`` but the account's; return the number withdrawn."""
+        """Withdraw all links of ``order`` except its account's; return how many were withdrawn."""
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)
 
 
 class CardLink(models.Model):
-    """A way for a customer to reach the cards of an order.
+    """A link, or an account, with which a customer reaches the cards of an order.
 
     The row has a keyed hash of the token: only the person who got the link knows the token.
     """
 
     class Origin(models.TextChoices):
         MESSAGE = "message", _("Message")
-        #: A link that staff made, to hand it over themselves.
+        #: A link that members of staff made, to hand it over themselves.
         STAFF = "staff", _("Staff")
-        #: The way of a customer who is logged in to the shop, without a token.
+        #: The link of a customer who is logged in to the shop; it has no token.
         ACCOUNT = "account", _("Account in the shop")
 
     order = models.ForeignKey(
@@ -414,7 +415,7 @@ class LinkVisit(models.Model):
     class What(models.TextChoices):
         OPENED = "opened", _("Opened")
         REVEALED = "revealed", _("Cards shown")
-        #: The last possible guess of the PIN was wrong.
+        #: The last guess of the PIN that the limit allows was wrong.
         LOCKED = "locked", _("Locked after wrong PINs")
 
     link = models.ForeignKey(

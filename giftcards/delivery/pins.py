@@ -1,7 +1,7 @@
 """The PIN that a customer types on the page of a link to see cards; wrong PINs lock the link.
 
-Forms and code call a typed PIN "password" and the right PIN "secret", because error trackers hide
-values with these names.
+Forms and code name a typed PIN "password" and the right PIN "secret", because error trackers hide
+values under these names.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
     """True if ``password`` is ``secret``, the PIN of the link, and the link was not locked.
 
     The last wrong guess locks the link. A guess is counted as wrong before it is compared, so
-    simultaneous guesses are no way round the limit.
+    simultaneous guesses cannot exceed the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)
     left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)

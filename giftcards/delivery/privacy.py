@@ -1,4 +1,4 @@
-"""Personal data in messages and links, and orders whose codes are kept for an untold customer."""
+"""Personal data in messages and links; and orders that keep codes, as nobody got the cards."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Messages:
             status=DeliveryStatus.CANCELLED, next_attempt_at=None
         )
         for message in messages:
-            # The key is replaced, because somebody could check a guessed address by the old key.
+            # The key is replaced, because the old key would confirm a guess of the erased address.
             key = key_of(uuid.uuid4().hex, message.channel, "")
             by = traces.erased(message.requested_by)
             Delivery.objects.filter(pk=message.pk).update(

@@ -1,8 +1,8 @@
 """Queueing messages about orders, moving messages to a corrected address, and waking the sender.
 
 After a correction of an address, the links that went to the old address are withdrawn. A message
-that went out is sent again only if its link still worked and had shown no cards: otherwise, there
-would be no way to the cards.
+that went out is sent again only if its link still worked and had shown no cards, because nobody
+could reach the cards otherwise.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
     if change.at < Installation.begin():
         return
     if change.to_status in FINAL:
-        # The order is final, so the customer need not be asked to wait any more.
+        # The order is final, so no message has to ask the customer for patience any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     for kind in kinds_of(change.to_status, is_gift=order.is_gift):
         if kind == Kind.REFUNDED and _is_sought(order):
@@ -70,7 +70,7 @@ def _is_sought(order: Order) -> bool:
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     """Queue messages about a paid refund, or cancel messages about a refund that was taken back.
 
-    Return True if any message is new. A receiver of a signal.
+    Return True if any message is new. This function is a receiver of a signal.
     """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
@@ -86,8 +86,8 @@ def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
 LOST_REFUNDS = "lost refunds"
 _LOOKED_FOR = timedelta(minutes=2)
 _PAID_WITHIN = timedelta(days=2)
-# Refunds that were recorded earlier are not searched: the index is on the time of recording, and a
-# planned refund is rarely paid after so long.
+# Only refunds that were recorded within this time are searched. There is an index only on the time
+# of recording, and a planned refund is rarely paid much later.
 _RECORDED_WITHIN = timedelta(days=30)
 
 
@@ -112,7 +112,7 @@ def tell_of_lost_refunds() -> int:
         try:
             told += tell_of_refund(refund)
         except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-            # A failing channel must not keep back other refunds, and messages that are due.
+            # A failing channel must not hold up other refunds, or messages that are due.
             logger.error(  # noqa: TRY400 (its text may hold an address)
                 "The customer of order %s is not told of a refund: %s",
                 refund.order.reference,
@@ -209,7 +209,7 @@ def send_again(
     is_elsewhere: bool = False,
     withdraws: bool = False,
 ) -> Delivery | None:
-    """Queue a message that a person asks for; ``None`` if the message was queued already.
+    """Queue a message for a person of staff; ``None`` if the message was queued already.
 
     ``once`` has a new value for each form, so that pressing the button twice sends one message.
     With ``withdraws``, the earlier links to the cards end now, and waiting messages that would
@@ -235,7 +235,8 @@ def send_again(
         if withdraws:
             withdraw(order, by=by, but=message)
         elif kind in TO_RECIPIENT and not is_elsewhere:
-            # The gift is handed over now, and must not be handed over again at its time.
+            # The gift is handed over now, and must not be handed over again at the time of
+            # delivery.
             put_off_ones = Delivery.objects.filter(not_before__gt=timezone.now())
             put_off_ones.cancel(order=order, kind=kind, channel=channel)
         wake()
@@ -260,8 +261,8 @@ def withdraw(
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        # The messages are stopped first. So a process that is sending a message either has made its
-        # link before, and this link is withdrawn here, or makes no link any more.
+        # The messages are stopped first. So if a process is sending a message, it has either made
+        # the link before, and the link is withdrawn here, or it makes no link any more.
         messages = others.stop(order=order, kind__in=WITH_CARDS)
         return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 
@@ -290,7 +291,7 @@ def _wake() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """The messages about an order to former addresses of one person, whether sent or waiting."""
+    """The messages about an order, sent or waiting, to former addresses of one person."""
 
     order: Order
     messages: list[Delivery]
@@ -339,7 +340,7 @@ def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAdd
 
 
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
-    """Redirect messages about ``order`` from the addresses before ``change`` to the new ones.
+    """Redirect messages about ``order`` from its addresses before ``change`` to its new addresses.
 
     Links that went to the old addresses are withdrawn, and a gift waits for its new time. This is a
     receiver of a signal. The signal is sent in the transaction of the change, which holds the lock
@@ -357,7 +358,7 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def _put_off_anew(order: Order) -> bool:
-    """Put the gift's message off to the new time; True if the message has not been tried yet."""
+    """Put the gift's message off to the new time; True if no attempt has been made yet."""
     waiting = Delivery.objects.filter(order=order, status=DeliveryStatus.QUEUED).order_by()
     return bool(waiting.to(recipient=True).update(**put_off(order.deliver_at)))
 
@@ -371,7 +372,7 @@ def _move_messages(
     again = [*old.unsent, *old.unused]
     Delivery.objects.stop(pk__in=[message.pk for message in old.messages])
     old.links.revoke(order, by=change.by)
-    # By kind and channel, the last message.
+    # The last message of each kind and channel.
     last = {(message.kind, message.channel): message for message in again}
     theirs, new = (language_of(one, for_recipient=for_recipient) for one in (before, order))
     moved = 0
@@ -425,7 +426,7 @@ def _address(channel: Channel, order: Order, *, for_recipient: bool) -> str:
     try:
         return address_of(channel, order, for_recipient=for_recipient)
     except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-        # The correction goes on without this channel.
+        # The correction goes on, but without this channel.
         logger.error(  # noqa: TRY400 (its text may hold an address)
             "Where the %s of order %s is reached by %s is not known: %s",
             "recipient" if for_recipient else "customer",
@@ -461,7 +462,7 @@ _REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed"
 
 
 def on_report(*, event: Any, **_: Any) -> None:
-    """Mark a sent message as failed, or as reported for spam, as anymail's ``event`` tells."""
+    """Mark a sent message as failed, or as reported for spam, as anymail's ``event`` says."""
     sent = Delivery.objects.filter(
         message_id=stored_id(str(event.message_id or "")), status=DeliveryStatus.SENT
     ).exclude(message_id="")

@@ -47,7 +47,7 @@ MOST_CODES = 100
 
 @contained
 def open_codes(order: Order) -> list[Code]:
-    """The codes of all cards that count as delivered with the final ``order``, by position.
+    """The codes of all cards that count as delivered with ``order``, sorted by position.
 
     If a card cannot be opened, or is missing in the database, its code is empty, and an error is
     logged. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are
@@ -75,7 +75,7 @@ def open_codes(order: Order) -> list[Code]:
 
 
 def _opened(position: int, card: Card | None, keyring: Keyring) -> tuple[Code, str]:
-    """The code of a card and ""; or an empty code and a sentence that says why it is empty."""
+    """The code of a card and ""; or an empty code, and a sentence with the reason."""
     if card is None:
         return Code(position), "It is not in the database."
     try:
@@ -154,7 +154,7 @@ def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> l
         try:
             shown = _reveal_first(link, key, visitor, most=most)
         except IntegrityError:
-            shown = None  # pressed twice at once
+            shown = None  # the button was pressed twice at once
         if shown is not None:
             return shown
         if shown_at(link, key) is None:
@@ -195,7 +195,7 @@ def _was_in_vain(link: CardLink) -> bool:
 
 @contained
 def open_cards(order: Order) -> list[Code]:
-    """The cards of ``order``; all of them without codes if the encryption keys are unusable."""
+    """The cards of ``order``; if the encryption keys are unusable, all cards are without codes."""
     try:
         return open_codes(order)
     except ConfigurationError as error:
@@ -210,7 +210,7 @@ _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """The times of the last ten reveals of ``order``, newest first, except the key ``but``."""
+    """The times of the last ten reveals of ``order``, newest first, without the key ``but``."""
     # A reveal without a key showed no card, because no card could be opened.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

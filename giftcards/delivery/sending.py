@@ -56,7 +56,7 @@ _PAUSES = (
 _LONGEST_PAUSE = timedelta(hours=1)
 # The pause after an attempt with unknown outcome.
 _UNANSWERED_PAUSE = timedelta(minutes=15)
-# The age at which a message is given up, provided that all pauses of _PAUSES are over.
+# The age at which a message is given up, but not before all pauses in _PAUSES are over.
 _GIVEN_UP_AFTER = timedelta(days=1)
 # The number of failures in a row after which a channel is left alone for the rest of the pass.
 _FAILURES_IN_A_ROW = 3
@@ -114,7 +114,7 @@ class _Pass:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._counts: Counter[str] = Counter()
-        # The number of failures in a row, by channel.
+        # The number of failures in a row of each channel.
         self._failures: Counter[str] = Counter()
         self._away: set[str] = set()
         self._has_mailed = False
@@ -140,7 +140,7 @@ class _Pass:
         rows = Delivery.objects.filter(claim=wanted.claim).select_related("order", "refund")
         delivery = rows.filter(pk=wanted.pk).first()
         if delivery is None:
-            return  # deleted with its order
+            return  # the message was deleted with its order
         values = self._values(delivery)
         if Delivery.objects.conclude(delivery, **values):
             status = values["status"]
@@ -154,7 +154,8 @@ class _Pass:
     def _values(self, delivery: Delivery) -> dict[str, Any]:
         """Send the message if it is still wanted; return the values to store in its row."""
         if delivery.unanswered >= MOST_UNANSWERED:
-            # The process of the last attempt died. The present attempt was counted, but not made.
+            # The process of the last attempt died. The present attempt was counted as well,
+            # although it will not be made.
             ended = "The process that was sending it ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}
@@ -239,10 +240,10 @@ def _sent(end: Sent) -> dict[str, Any]:
 
 
 def _record_late(delivery: Delivery, end: Sent) -> None:
-    """Record that a message went out after all; write nothing if there was a later attempt.
+    """Record that a message went out after all, unless there was a later attempt.
 
-    The thread of the attempt calls this function if nobody waits for the thread any more. Nothing
-    is written either if the customer's data was erased.
+    The thread of the attempt calls this function if nobody waits for the thread any more. If the
+    customer's data was erased, nothing is recorded.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from giftcards.signals import OutboxSignal
 
-#: The signal is sent with ``items``, the news since it was last sent: a list of
+#: The signal is sent with ``items``, the news since the signal was last sent: a list of
 #: :class:`~giftcards.delivery.digest_items.Item`. The signal is sent at most every
 #: ``DIGEST_MINUTES``, or sooner for urgent news, even if nobody gets digests by mail. If a receiver
 #: raises an error, it is not called again with the same items. Only the class and the place of the

@@ -1,4 +1,4 @@
-"""The task that sends messages; like other tasks, it returns counts and never raises.
+"""The task that sends messages; like all tasks here, it returns counts and never raises.
 
 A mail server that hangs must delay nothing but mail. So messages leave at least two workers free,
 or occupy a single worker if there are no more than two. A site's only worker spends a few seconds
@@ -41,8 +41,8 @@ _LONGEST_TASK = 100.0
 _RECORDING_SECONDS = 10.0
 # The least time that a task must have left when an attempt begins (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# For a site's only worker: the time in which attempts may begin, and the time that the last attempt
-# then has to end (seconds).
+# For a site's only worker: for how long attempts may begin, and how much longer the last attempt
+# may take (seconds).
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
@@ -75,8 +75,8 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
-    # The next task is queued only after the release: before, it could find no free lease, and end.
-    # A server that is away is left alone until the next minute.
+    # The next task is queued only after the release: if it was queued earlier, it could find no
+    # free lease, and end. A server that is away is left alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"
@@ -122,7 +122,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
             return True
         if time.monotonic() + seconds > until:
             return False
-        # A new message may be queued meanwhile, so the loop asks for the next message again.
+        # A new message may be queued meanwhile, so the loop queries the next message again.
         stop.wait(min(seconds, timings.task_poll))
     return False
 

@@ -10,7 +10,7 @@ from giftcards.delivery.links import TOKEN_LENGTH
 app_name = "giftcards_delivery"
 urlpatterns = [
     path("<str:token>/", views.cards, name="cards"),
-    # This pattern matches URLs that a program has cut or extended after the token. Without this
+    # This pattern matches the URL of a link that some program has cut off or added to. Without this
     # pattern, Django would find no page, and log the URL.
     re_path(
         rf"^(?P<token>[A-Za-z0-9_-]{{{TOKEN_LENGTH}}})(?:[^A-Za-z0-9_-][\s\S]*)?$", views.cards

@@ -150,7 +150,7 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     if key is None or is_spent(link, key):
         return views.ask(link, token, asks_pin=asks_pin, complaint="again")
     visitor = Visitor.of(request)
-    # A page that has shown the cards does not ask again for the PIN, which it got before.
+    # A page that has shown the cards got the PIN before, and does not ask for the PIN again.
     is_asked = asks_pin and shown_at(link, key) is None
     if is_asked and not guess(link, Masked(posted.get("password", "")), secret, visitor):
         return views.ask(link, token, asks_pin=True, complaint="pin")
@@ -167,7 +167,7 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     page = request.POST.get("token", "")
     key = links.read(page, views.place_of(user, order), quickest=0)
     if key is None or is_spent(link, key):
-        # A page token that is too old, or spent, is replaced by a new one. This is safe, because
+        # If the page token is too old, or spent, a new token replaces it. This is safe, because
         # Django's CSRF token proves that the form was sent on purpose.
         page, key = links.make(views.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
@@ -223,7 +223,7 @@ _POLICY = (
     "default-src 'none'; {ours}img-src 'self'; font-src 'self'; form-action 'self';"
     " frame-ancestors 'none'; base-uri 'none'"
 )
-#: The referrer policy of pages whose URL is a secret: browsers tell the URL to no other site.
+#: The referrer policy of pages whose URL is a secret: browsers send the URL to no other site.
 SECRET_URL = "no-referrer"  # noqa: S105 (a policy)
 #: The referrer policy of other pages: with ``SECRET_URL``, browsers hide the origin of forms, and
 #: Django refuses a form without its origin.
@@ -231,7 +231,7 @@ PLAIN_URL = "same-origin"
 
 
 def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
-    """The page that a visitor sees before the cards; it tells nothing about the cards.
+    """The page that a visitor sees before the cards; it shows nothing about the cards.
 
     ``complaint`` is "", "again" (such as for a page that was too old) or "pin" (a wrong PIN).
     """
@@ -350,7 +350,7 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """The page of a link that shows no cards: the same to the last byte, whatever the reason.
+    """The page of a link that shows no cards: to the last byte the same for every reason.
 
     So the page is in the language of the visitor, not in the language of an order. The page quotes
     nothing from the request, so a fixed nonce is enough.
@@ -396,7 +396,7 @@ def _page(
 ) -> HttpResponse:
     """Render a page; by default without the request, so no context processor opens the session."""
     nonce = nonce or secrets.token_urlsafe(16)
-    # The nonce has the name that Django 6 gives to its own, so that Django's tags output it.
+    # The nonce has the same name as Django 6's own nonce, so that Django's tags output it.
     shared = {**_shop(), "csp_nonce": nonce}
     with translation.override(language):
         template = f"giftcards_delivery/page/{name}.html"
@@ -431,7 +431,7 @@ def _shop() -> dict[str, str]:
 
 
 _MAIL = "giftcards.delivery.channels.Mail"
-# The kinds of messages that tell the customer how an order ended, and those for a gift.
+# The kinds of messages on how an order ended: for the customer of other orders, and for a gift.
 _ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
 _ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
 # The number of digits of the longest primary key.
@@ -462,11 +462,11 @@ class OwnedOrder:
         if self.facts.kind not in WITH_CARDS:
             return str(Kind(self.facts.kind).label)
         if self.is_received:
-            # The recipient got all cards that came. Only the customer is told of missing cards.
+            # To the recipient, all cards have come: only the customer is told of missing cards.
             return str(Status.FULFILLED.label)
         if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
             return gettext("In progress")
-        # The label of the kind would suit a message, but not an order.
+        # The label of the kind suits a message, but not an order.
         return str(Status(self.order.status).label)
 
     @property
@@ -476,7 +476,7 @@ class OwnedOrder:
 
     @property
     def is_told_by_mail(self) -> bool:
-        """True if a mail is sure to tell the customer how the order ends."""
+        """True if the customer is sure to get a mail when the order ends."""
         kinds = _ENDINGS_OF_GIFT if self.gift else _ENDINGS
         is_on = all(conf.mode[kind] != Mode.OFF for kind in kinds)
         return is_on and bool(self.order.customer_email) and _MAIL in conf.channels
@@ -506,7 +506,7 @@ def _found_by(hook: Callable[[Any], QuerySet[Order]] | None, user: Any) -> Query
 def order_with_cards(user: Any, key: str) -> Order | None:
     """The order with this primary key, if its cards belong to ``user`` and can be shown.
 
-    The cards of a gift belong to its recipient, whoever owns the order.
+    The cards of a gift belong to its recipient, and not to the owner of the order.
     """
     if not (key.isascii() and key.isdecimal() and len(key) <= _LONGEST_KEY):
         return None
@@ -551,7 +551,7 @@ def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """By the primary key of a gift, the time when its recipient was told.
+    """The time when the recipient of each gift was told; the keys are primary keys of orders.
 
     One query is made; without gifts, no query is made.
     """
@@ -563,5 +563,5 @@ def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """The place for :func:`links.make`, if ``user`` sees a form of ``order`` in a list."""
+    """The place for :func:`links.make` if ``user`` sees, in a list, a form for ``order``."""
     return f"account {user.pk} {order.pk}"

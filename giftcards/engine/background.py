@@ -55,7 +55,7 @@ class Work:
     is_last: bool = False
 
 
-#: The declared work, by name.
+#: The declared work; the keys are names of work.
 WORK: dict[str, Work] = {}
 # The work that this process is doing, each piece with the time of its last sign of life: when the
 # piece began, or last called its callback. No piece is begun again while it is under way.
@@ -107,7 +107,7 @@ def _take_turns(
         ProviderState.objects.note_chores(begun, ended)
         if _do(works[name], may_go_on, stop):
             ended[name] = timezone.now()
-        # If this piece took too long, another process has the lease, and keeps the record.
+        # If this piece took too long, another process has the lease, and writes the record.
         if not Lease.objects.keep(Lease.CHORES, token, LONGEST_HOLD):
             return
         ProviderState.objects.note_chores(begun, ended)

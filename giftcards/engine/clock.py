@@ -1,9 +1,9 @@
 """Detecting steps of the wall clock, so that a wait counts only if the time has really passed.
 
-The times in the database are from the wall clock, which NTP or a person can change. The wall clock
-has made a step if it has not advanced by the same time as a steady clock, which nobody can change.
-``ProviderState`` keeps, for each machine, the difference between its two clocks; and it keeps the
-latest steps of all machines. So a step that happens while no process runs is noticed, too.
+The times in the database are from the wall clock, which NTP or a person can change. Nobody can
+change a steady clock. So if the two clocks have not advanced equally, the wall clock has made a
+step. ``ProviderState`` keeps, for each machine, the difference between its two clocks; and it keeps
+the latest steps of all machines. So a step that happens while no process runs is noticed, too.
 
 While no difference is stored (on the first run, and after a reboot), the wall clock is trusted,
 unless it shows an earlier time than that of the last sweep.
@@ -56,7 +56,7 @@ def longest_request() -> timedelta:
 
 
 try:
-    # The machine is named by the id of its boot, because each boot restarts the steady clock.
+    # The name of the machine is the id of its boot, because each boot restarts the steady clock.
     _MACHINE = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 except OSError:
     _MACHINE = uuid.uuid4().hex

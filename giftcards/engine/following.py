@@ -231,7 +231,7 @@ class _Search:
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
-        """Tell the gateway how many requests the reading takes beside the list's first page.
+        """Tell the gateway how many requests the reading takes in addition to the first page.
 
         These requests are for further pages that were read or were worth reading, and for single
         checks of the orders in ``left``.

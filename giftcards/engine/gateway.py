@@ -105,7 +105,8 @@ class Gateway:
         self._failure: ProviderError | None = None
         # When the list was last requested; None once this time is stored.
         self._list_asked_at: datetime | None = None
-        # How many requests each list reading of the last minute took beside the first page.
+        # How many requests each reading of the list in the last minute took, not counting the first
+        # page.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
         #: The number of orders that the last attempt to send left waiting; at most 100 are counted.
         self.waiting = 0
@@ -434,7 +435,7 @@ class Gateway:
         self._list_asked_at = timezone.now()
 
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
-        """Note how many requests a reading takes beside the list's first page.
+        """Note how many requests a reading takes in addition to the list's first page.
 
         Orders that are about to be sent need pages of ``page_size`` rows once they have filled the
         ``room`` on the last page. While more orders wait than can be sent at once, at least a
@@ -451,10 +452,10 @@ class Gateway:
 
     @property
     def _list_questions(self) -> int:
-        """The most requests that a reading of the last minute took beside the first page.
+        """The most requests that a reading in the last minute took in addition to the first page.
 
-        Returns 0 if the list is not in use. The maximum of the last minute counts, because slots
-        that are reserved only when they are needed might be taken by then.
+        Returns 0 if the list is not in use. The result is the maximum of a whole minute, because
+        slots have to be reserved before they are needed.
         """
         if not self.is_list_read:
             return 0
@@ -508,7 +509,7 @@ def ask_when_free(
 
 
 def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:
-    """Make ``call``; but if an order is urgent, leave the probe of the key to that order."""
+    """Make ``call``, unless the key is unproven and an urgent order is about to probe the key."""
     if not gateway.is_proven and Lease.objects.is_taken(Lease.LOOP):
         soon = timezone.now() + timedelta(seconds=conf.poll_interval)
         if Order.objects.urgent().filter(due_at__lte=soon).exists():

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # The shortest pause after a sweep that did nothing (seconds).
 _IDLE_PAUSE = 0.25
-# The purpose of the next request for an order, by its status.
+# For each status, the purpose of the next request for an order.
 _REQUESTS = {
     Status.PENDING: Purpose.PLACING,
     Status.HANDLING: Purpose.CHECKING,

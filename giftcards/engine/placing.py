@@ -441,7 +441,8 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # This process claimed the order; otherwise, another process has changed the order.
+            # With a new claim, this process tried to send the order. Without it, another process
+            # has changed the order.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
             # The answers to other orders would probably be lost, too.

@@ -32,7 +32,7 @@ _RETRY_REQUIRED = 5.0
 # How often all processes together look at held orders, and at how many products each time.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
-# A price that a process asked for within this time is not asked for again.
+# A price that a process requested within this time is not requested again.
 _RECENT = timedelta(minutes=1)
 
 

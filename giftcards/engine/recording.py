@@ -131,8 +131,8 @@ def record_answers(
 
     A verdict in ``answers`` has to be about the very instance of the order beside it; if the row of
     that order has changed since, the answer is judged again. ``now`` is when the orders were
-    checked. For ``watched_since`` see :func:`next_check`. ``was_clock_right`` says of a time
-    whether our clock agreed with the provider's clock then.
+    checked. For ``watched_since`` see :func:`next_check`. ``was_clock_right`` takes a time, and
+    returns whether our clock agreed with the provider's clock at that time.
     """
     options: dict[str, Any] = {
         "now": now,
@@ -281,7 +281,7 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
 
 
 def _reorder_missing(results: Iterable[_Result]) -> None:
-    """Repeat the missing cards of each order that settles, if ``REORDER_MISSING`` says so."""
+    """For each order that settles, order its missing cards again if ``REORDER_MISSING`` says so."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
         if settlement and settlement.fulfilled_quantity < order.quantity:
@@ -417,7 +417,8 @@ def _values_after_failure(
     if order.status == Status.HANDLING:
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
-        # The regular check may be an hour away. An outage does not end the watch.
+        # The regular check may be an hour away, so a retry may come first. And without a regular
+        # check, there is still a retry, because an outage does not end the watch.
         longest = STATES[order.status].longest_retry
         due_at = min(regular or now + longest, now + pause)
     else:

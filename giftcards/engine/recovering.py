@@ -53,7 +53,7 @@ _SOURCE = StatusChange.Source.RECOVERY
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The rows of the provider's list in a span of time, by id.
+    """The rows of the provider's list in a span of time; the keys are ids.
 
     ``is_whole`` is True if no row is missing, and each row has an id and a creation time.
     """
@@ -179,7 +179,7 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     """Read the list around lost orders, which are sorted by sending time."""
-    # The sequence of the queries matters, because other processes change orders at the same time.
+    # The order of the following queries matters, because other processes change orders meanwhile.
     now = timezone.now()
     # A request goes out at most some seconds after the order was claimed.
     proof = timedelta(seconds=timings.start_within) + 2 * _half_proof()

@@ -11,10 +11,10 @@ whatever the latency.
   orders cannot starve them. While the list is not usable, late and fresh orders share the slots of
   the list.
 - All other slots are common. At most a quarter of the common slots is reserved for further pages of
-  the list and for single checks: as many slots as readings need in a minute beside the first page.
-  Once the other common slots are taken, each reading takes only its share of the reserved slots. If
-  readings need more slots than are reserved, single checks leave half of the reserved slots to
-  further pages, which cover up to a hundred orders each.
+  the list and for single checks: as many slots as readings need in a minute in addition to the
+  first page. Once the other common slots are taken, each reading takes only its share of the
+  reserved slots. If readings need more slots than are reserved, single checks leave half of the
+  reserved slots to further pages, which cover up to a hundred orders each.
 - Placing may use all common slots that are not reserved. So may the query for the price of an order
   with a price ceiling. Further pages and single checks leave an eighth of these slots free; queries
   for optional prices leave half of these slots free. Background requests (catalogue, ledger, prices
@@ -89,7 +89,7 @@ class Shares:
     def split(self, questions: int) -> tuple[range, range]:
         """Return the common slots reserved for readings of the list, and the other common slots.
 
-        ``questions`` is the number of requests that a reading takes beside the first page.
+        ``questions`` is the number of requests that a reading takes in addition to the first page.
         """
         wanted = min(questions * len(self.listing), len(self.common) // 4)
         return self.common[:wanted], self.common[wanted:]

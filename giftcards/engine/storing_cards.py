@@ -42,7 +42,7 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
 
     ``arrivals`` has each order at most once. If an arrival settles its order, its cards get the
     first positions. A destroyed code is not stored again. Returns how many cards each order has
-    afterwards, by primary key, including destroyed ones. Raises
+    afterwards, including destroyed cards; the keys are primary keys. Raises
     :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
     if a card that has to move does not open.
     """
@@ -116,13 +116,13 @@ def match_cards(
     any order, has no new card. A card without a serial matches any card with its code, because the
     provider may add serials later and omit them again.
     """
-    # The stored cards without a match so far, by a fingerprint.
+    # The stored cards without a match so far; the keys are fingerprints.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
-    # A card without a serial matches any remaining card with its code. The remaining cards are
-    # found by the last fingerprint of their code, so that an exact match under any encryption key
+    # A card without a serial matches any remaining card with its code. Each remaining card is
+    # listed under its last fingerprint of the code, so that an exact match under any encryption key
     # takes precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:

@@ -226,7 +226,7 @@ def _enqueue_patiently(queue: Callable[[], object]) -> None:
 
 
 def _is_broker_in_database() -> bool:
-    """True if django-q2 uses its ORM broker, by the precedence of its brokers."""
+    """True if django-q2 uses its ORM broker; the settings are read in the same order as there."""
     from django_q.conf import Conf
 
     return bool(Conf.ORM) and not (Conf.BROKER_CLASS or Conf.IRON_MQ or Conf.SQS)

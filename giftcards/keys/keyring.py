@@ -38,7 +38,7 @@ def generate_key() -> str:
 
 
 class Place(NamedTuple):
-    """The place of a card: its order, by primary key and reference, and its number from 1."""
+    """The place of a card: the primary key and the reference of its order; its number from 1."""
 
     order: int
     reference: str

@@ -200,7 +200,7 @@ def fail_on(sentences: Iterable[str]) -> None:
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """The troubles by name as ``--json`` prints them: "ok" for no trouble."""
+    """The troubles in ``found``, as ``--json`` prints them: "ok" where there is no trouble."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 

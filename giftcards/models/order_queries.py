@@ -91,8 +91,9 @@ class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Orders that are not final.
 
-        Queries for open orders start here, because their index begins with ``settled_at``. From the
-        average selectivity of statuses, a query planner concludes that every status is common.
+        Queries for open orders start here, because their index begins with ``settled_at``. With a
+        condition on the status alone, a query planner would take every status for common, because
+        the average status is common.
         """
         return self.filter(settled_at=None)
 
@@ -115,7 +116,8 @@ class OrderQueries(OrderSearch[Row]):
 
     def _waiting(self, status: Status) -> Self:
         """Open orders in one status, longest due first."""
-        # Sorted by the whole index: PostgreSQL does not infer that settled_at is constant.
+        # The orders are sorted by all columns of the index, because PostgreSQL does not infer that
+        # settled_at is constant.
         return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:

@@ -211,7 +211,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return moved
 
     def write_terms(self, key: int) -> None:
-        """Replace the search terms of an order, whose row is locked, by the terms of its values."""
+        """Write the search terms of an order anew from its values; the order's row is locked."""
         OrderTerm.objects.filter(order=key).delete()
         OrderTerm.objects.add_for(self.filter(pk=key).order_by().only(*SEARCHED))
 
@@ -442,8 +442,8 @@ class Order(models.Model):
     # When an answer, or a person, first confirmed that the provider's id belongs to this order;
     # NULL: so far, only the answer to placing has named the id.
     identified_at = models.DateTimeField(null=True, editable=False)
-    # True if staff insisted that the order at the provider is this order, whatever product and type
-    # the provider names.
+    # True if staff insisted that the order at the provider is this order, although the provider
+    # names another product or type.
     is_insisted = models.BooleanField(default=False, editable=False)
     # The id from the answer to placing, if that id belongs to another order or to no order. The
     # provider did accept the order, so no search proves that it was not bought. The id is kept
@@ -540,8 +540,9 @@ class Order(models.Model):
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # How many attempts in a row to send, check or find the order have failed.
     failures = models.PositiveIntegerField(default=0, editable=False)
-    # Only for an UNCONFIRMED order: when a search first gave evidence that the order is absent; and
-    # the orders at the provider that staff have to choose from.
+    # Both columns are for an UNCONFIRMED order only. ``absent_since`` is when a search first gave
+    # evidence that the order is absent. ``candidates`` are the orders at the provider that staff
+    # have to choose from.
     absent_since = models.DateTimeField(null=True, editable=False)
     candidates = models.JSONField(default=list, blank=True, editable=False)
     # The claim on the order: the token of the process that works on it, and when the claim expires.
@@ -580,8 +581,8 @@ class Order(models.Model):
                 fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
                 name="giftcards_order_kept",
             ),
-            # These two serve recovery, which looks for the orders that a row of the provider's list
-            # may be.
+            # These two serve recovery, which looks for the orders that fit a row of the provider's
+            # list.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
             # These serve the admin's list, with and without each of its filters, and counting by
@@ -760,7 +761,7 @@ class Order(models.Model):
 
     @property
     def was_adopted(self) -> bool:
-        """True if the provider's id was found in the list, or typed by staff: not told at placing.
+        """True if the provider's id was found in the list, or typed by staff, and not by placing.
 
         Such an id stands in both columns for ids. Perhaps only the list shows an order with it.
         """
@@ -937,7 +938,7 @@ class Order(models.Model):
     def problem_columns(
         self, *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
     ) -> dict[str, Any]:
-        """The problem columns without problems of the kinds ``ends``, plus the problems ``new``.
+        """New values of the problem columns: without the kinds ``ends``, with the problems ``new``.
 
         A problem in ``new`` that the order already has stays as it is, ticked off or not.
         """

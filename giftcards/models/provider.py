@@ -330,8 +330,8 @@ class ProviderState(models.Model):
     list_usable_at = models.DateTimeField(null=True)
     # When the list was last requested; NULL while it is not used.
     list_read_at = models.DateTimeField(null=True)
-    # How many requests a reading of the list lately took, or would have taken, beside the first
-    # page.
+    # How many requests a reading of the list lately took, or would have taken, in addition to the
+    # first page.
     list_questions = models.PositiveIntegerField(default=0)
     # The spelling of the check path that last succeeded or is to be tried next; "" initially.
     check_path = models.CharField(max_length=20, blank=True)

@@ -194,7 +194,7 @@ class CustomerChange(models.Model):
 
 
 def take(order: Order, *, by: str) -> bool:
-    """Record that ``by`` looks after ``order``, instead of whoever did so until now.
+    """Record that ``by`` looks after ``order``, in place of the person who did so until now.
 
     False if somebody else took or gave back the order since it was read, or if nothing is left to
     do.

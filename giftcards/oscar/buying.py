@@ -1,4 +1,4 @@
-"""Buying the cards of paid lines of oscar's orders, each line once."""
+"""Buying the cards for paid lines of oscar's orders: once for each line."""
 
 from __future__ import annotations
 
@@ -37,20 +37,21 @@ from giftcards.rules.times import is_ahead
 
 logger = logging.getLogger(__name__)
 
-# A line that was missed is bought later, but only within this time after oscar's order was placed.
+# The cards of a missed line are bought later, but only within this time after oscar's order was
+# placed.
 _MISSED_WITHIN = timedelta(days=30)
 # The pauses between two tries to place the order for a line.
 _FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = timedelta(minutes=1), timedelta(hours=1), 0.25
-# The notes that this app writes about an order line for its partner. They begin with the customer's
+# This app writes notes about an order line for its partner. The notes begin with the customer's
 # language. After a failed try, a second row has the number of tries, and the time of the next try.
 _LANGUAGE = "Language: "
 _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
 
 def take_order(order: Any, **_: Any) -> None:
-    """Mark the lines of a new order of oscar, and buy their cards if it is paid. A signal receiver.
+    """Mark the lines of a new order of oscar; buy their cards if the order is paid.
 
-    Later, only the cards of marked lines are bought automatically. Lines from before the
+    Afterwards, only the cards of marked lines are bought automatically. Lines from before the
     installation have no mark. The mark contains the customer's language.
     """
     for line in list(card_lines(order=order)):
@@ -62,7 +63,7 @@ def take_order(order: Any, **_: Any) -> None:
 
 
 def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
-    """Buy the cards of an order of oscar once its status says that it is paid. A signal receiver.
+    """Buy the cards of an order of oscar once its new status says that it is paid.
 
     No error is raised: the customer has paid, and the worker tries again.
     """
@@ -100,7 +101,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 def _tries(notes: str) -> tuple[int, datetime | None]:
     """The number of failed tries in the notes of a line, and the time of the next try."""
     found = _TRIES.search(notes)
-    with contextlib.suppress(ValueError):  # staff of the shop may have edited them
+    with contextlib.suppress(ValueError):  # staff of the shop may have edited the notes
         if found:
             return int(found[1]), datetime.fromisoformat(found[2])
     return 0, None
@@ -131,7 +132,7 @@ def _buy(lines: Sequence[Any]) -> None:
 
 
 def _place(line: Any) -> None:
-    """Place the order for the line; if it is refused, add a note to oscar's order."""
+    """Place the order for the line; if this is refused, add a note to oscar's order."""
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
     if order.currency != core.currency:

@@ -71,7 +71,7 @@ def hold_cards(basket: Any, *, email: str = "", holder: str = "") -> None:
 
 
 def release_cards(basket: Any) -> None:
-    """End the holds of the basket, and offer the cards to others."""
+    """End the holds of the basket, so that the cards are offered to others."""
     lines = _card_lines(basket)
     for line in lines:
         release(_hold_of(line))
@@ -142,9 +142,9 @@ def _paid_amount(line: Any) -> Decimal:
 
 
 class GiftCardsCheckout:
-    """A mixin for the view that takes the payment, put before oscar's ``PaymentDetailsView``."""
+    """A mixin for the view of the payment; put it before oscar's ``PaymentDetailsView``."""
 
-    # Attributes of oscar's class.
+    # These attributes are those of oscar's class.
     request: Any
     checkout_session: Any
 

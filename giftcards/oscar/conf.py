@@ -1,4 +1,4 @@
-"""The one place that reads ``settings.GIFTCARDS_OSCAR``; it has types and defaults."""
+"""The settings in ``settings.GIFTCARDS_OSCAR``, which only this module reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_CODE = 128
 
 
 class LineState(StrEnum):
-    """The state of the cards of a line; by default, the status of the line has the same words."""
+    """The state of the cards of a line; by default, the line's status is named like the state."""
 
     ORDERED = "Ordered"
     DELAYED = "Delayed"

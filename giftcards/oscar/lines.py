@@ -28,7 +28,7 @@ OscarLine = get_model("order", "Line")
 StockRecord = get_model("partner", "StockRecord")
 
 PREFIX = "oscar-line-"
-# The digits are a primary key, and a primary key has at most 18 digits.
+# The digits are a primary key, which has at most 18 digits.
 _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
 
 
@@ -85,7 +85,7 @@ def owned_orders(user: Any) -> QuerySet[Order]:
 
 
 def follow_order(order: Order, **_: Any) -> None:
-    """Bring the line of ``order`` up to date. A receiver of a signal."""
+    """Bring the line of ``order`` up to date; a receiver of a signal."""
     line = line_of(order)
     if line is None:
         return
@@ -100,14 +100,15 @@ def follow_order(order: Order, **_: Any) -> None:
 
 
 def follow_refund(refund: CustomerRefund, **_: Any) -> None:
-    """Bring the line up to date after a refund to its customer. A receiver of a signal."""
+    """Bring the line up to date after a refund to its customer; a receiver of a signal."""
     follow_order(refund.order)
 
 
 def set_status(line: Any, state: LineState) -> None:
     """Set the status of a line for the ``state`` of its cards.
 
-    The status need not be in the shop's pipeline: what happened at the provider has happened.
+    The status need not be in the shop's pipeline, because the pipeline cannot undo what happened at
+    the provider.
     """
     old, new = line.status, conf.line_statuses[state]
     if new == old:
@@ -143,7 +144,7 @@ def _note_refund(line: Any, parts: Sequence[Order]) -> None:
     """Add a note about the amount still owed, if the last note about the line says otherwise."""
     # An order owes nothing for cards that were ordered again: the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
-    # Each note about this line ends with this name, by which the notes are found.
+    # Each note about this line ends with this name, so that the notes can be found.
     name = f"({reference_of(line)})"
     last = line.order.notes.filter(message__endswith=name).order_by("-pk").first()
     if due:

@@ -31,13 +31,13 @@ ProductClass = get_model("catalogue", "ProductClass")
 # The names of the partner, the product class and the category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# The name of a row of Lease that is not used as a lease. The row remembers the chore's last run,
-# the rule for prices, and the last record that was written.
+# The name of a row of Lease that is no lease. The row stores the time of the chore's last run, the
+# rule for prices, and the last record that was written.
 _MEMORY = "oscar's stock"
 # A run also reads the changes from this time before the last run, because these changes may have
 # been committed late.
 _OVERLAP = timedelta(minutes=1)
-# If the last run was longer ago, all records are followed.
+# If the last run was longer ago than this, all records are written.
 _LONGEST = timedelta(days=1)
 # The number of records that are read at once.
 _BATCH = 1_000
@@ -98,7 +98,7 @@ def _changed(since: datetime) -> set[str]:
     changes = OfferChange.objects.filter(at__gte=since)
     for changed in (
         kinds.filter(read_at__gte=since),
-        # Since the last run, the last reading of these types has become too old, so they are
+        # The last reading of these types has become too old since the last run, so the types are
         # not for sale any more.
         kinds.filter(read_at__gte=since - stale_after(), read_at__lte=now - stale_after()),
         kinds.filter(priced_at__gte=since),
@@ -110,9 +110,9 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_hold(instance: Hold, **_: Any) -> None:
-    """Make the next run write the record of the cards of a deleted hold. A signal receiver."""
+    """Make the next run write the stock record for a deleted hold; a receiver of a signal."""
     sku = sku_of(instance.product_id, instance.type_id)
-    # The record is touched after the commit, so that no transaction waits for the record's lock.
+    # The record is updated after the commit, so that no transaction waits for the record's lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)
 
 
@@ -124,7 +124,7 @@ def follow_offers(skus: Collection[str] | None = None) -> int:
     """Write the shelf's prices and stock to the stock records; return how many have changed.
 
     ``skus`` selects the records, by default all. Cards that are not on the shelf cannot be bought.
-    A record that cannot be written is logged, and does not keep others from being written.
+    If a record cannot be written, this is logged, and the other records are written.
     """
     if skus is None:
         skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
@@ -169,7 +169,7 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
         return False
     # The shelf does not count cards that oscar has allocated, because they are held or ordered.
     record.price, record.num_in_stock, record.num_allocated = price, left, 0
-    # The record is saved as an instance, so that oscar tells the customers who wait for the card.
+    # The record is saved as an instance, so that oscar notifies customers who wait for the card.
     record.save(update_fields=["price", "num_in_stock", "num_allocated", "date_updated"])
     return True
 
@@ -182,20 +182,21 @@ def _left(kind: ProductType | None) -> int:
 
 
 def lock_stock(instance: Any, **_: Any) -> None:
-    """Lock the stock records for an order that oscar is placing. A receiver of a signal.
+    """Lock the stock records for an order that oscar is placing; a receiver of a signal.
 
     In MariaDB, oscar locks the records for reading when it inserts the lines, and for writing when
     it allocates the cards: two customers who buy the same card at once would cause a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)
-        # Two statements are used, because a statement that reads and locks fails if it has to wait.
+        # There are two statements, because a single statement that reads and locks fails if it has
+        # to wait.
         keys = list(of_basket.values_list("pk", flat=True))
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))
 
 
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
-    """Create the products of the shelf that oscar's catalogue lacks; return how many are new.
+    """Create the products on the shelf that oscar's catalogue lacks; return how many are new.
 
     ``product_ids`` are the provider's ids, by default all. Types for tests are created only with
     ``with_tests``, because everybody could buy their cards.

@@ -48,7 +48,7 @@ REASONS: Mapping[str, str] = {
 }
 
 
-# The columns that an erasure writes beside the columns that may be corrected.
+# The columns that an erasure writes in addition to the columns that may be corrected.
 _ALSO_WRITTEN = (
     "metadata",
     "group",
@@ -61,7 +61,7 @@ _ALSO_WRITTEN = (
 
 @dataclass(slots=True)
 class Erasure:
-    """The result of an erasure, by the references of the orders."""
+    """The result of an erasure; orders are named by their references."""
 
     erased: list[str] = field(default_factory=list)
     #: The number of erased orders, by the person's role in them.

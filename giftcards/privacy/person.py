@@ -284,7 +284,7 @@ class Keeper(Protocol):
         """
 
 
-#: The keepers for each role, by the label of their app.
+#: The keepers for each role; the inner keys are labels of apps.
 keepers: dict[Role, dict[str, Keeper]] = {role: {} for role in ROLES}
 
 

@@ -1,8 +1,8 @@
 """Retention: destroying codes that were kept for long enough, and wiping what SQLite deletes.
 
-No search finds a card by a destroyed code. The shop has to look after its backups and the files of
-its database. SQLite needs help: by default, most builds of SQLite only mark the place of a deleted
-or moved row as free. The write-ahead log of SQLite also holds old versions of pages.
+Searching for a destroyed code finds no card. The shop has to look after its backups and the files
+of its database. SQLite needs help: by default, most builds of SQLite only mark the place of a
+deleted or moved row as free. The write-ahead log of SQLite also holds old versions of pages.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Purge:
 
     orders: int = 0
     cards: int = 0
-    #: The number of orders left alone, by the name of the reason. An order counts once.
+    #: The number of orders left alone for each reason; the keys are names of reasons. An order
+    #: counts once.
     left_alone: Counter[str] = field(default_factory=Counter)
     is_whole: bool = True
     #: The purge has looked at all orders that settled before this time.
@@ -57,8 +58,8 @@ class Reason(NamedTuple):
     text: str
 
 
-#: The reasons to leave an order alone, by name; plugins add to them. The first reason that holds
-#: counts.
+#: The reasons to leave an order alone, keyed by name; plugins add further reasons. The first reason
+#: that holds counts.
 REASONS: dict[str, Reason] = {
     "problem": Reason(Q(needs_attention=True), "with a problem that nobody has ticked off"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),

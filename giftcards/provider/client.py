@@ -89,8 +89,8 @@ class Client:
         self.check_path = check_path if check_path in _CHECK_PATHS else "check-order"
         #: The spelling that answered last; "" if no spelling has answered.
         self.known_check_path = ""
-        #: The lead of the provider's clock over ours, by the ``Date`` of the last successful GET;
-        #: zero if that answer had no ``Date``.
+        #: How far the provider's clock is ahead of ours, judging by the ``Date`` of the last
+        #: successful GET; zero if that answer had no ``Date``.
         self.clock_difference = timedelta(0)
         self._base_url = base_url
         self._transport = Transport(base_url=base_url, api_key=api_key, timeout=timeout)

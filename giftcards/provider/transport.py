@@ -204,7 +204,7 @@ class _Connection(urllib3.connection.HTTPConnection):
     def shutdown(self) -> None:
         """Shut the socket down, which wakes any thread that waits on it."""
         sock: Any = self.sock or self._opened
-        sock = getattr(sock, "socket", sock)  # TLS in TLS wraps a socket
+        sock = getattr(sock, "socket", sock)  # TLS in TLS has a wrapper of a socket
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

@@ -184,8 +184,8 @@ def _plan_unmatched(
 ) -> list[Decision]:
     """Decide about lost orders of one line that have no row, given the remaining rows.
 
-    Near the sending time, a row may be one of these orders whatever product and type it names. A
-    row of the orders' line may be one of them even if its time is hours off.
+    Near the sending time, a row may be one of these orders even if it names another product and
+    type. A row of the orders' line may be one of them even if its time is hours off.
     """
     doubtful = tuple(
         row

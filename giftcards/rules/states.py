@@ -37,9 +37,9 @@ class Status(models.TextChoices):
 
 
 class Review(models.TextChoices):
-    """The review of an order by a person; "" if nobody has asked for a review."""
+    """The state of the review of an order by a person; "" if no review was requested."""
 
-    # REVIEW_ORDER has asked for a review. An order that staff reject after a review keeps this
+    # REVIEW_ORDER has requested a review. An order that staff reject after a review keeps this
     # value.
     WANTED = "wanted"
     # Staff have approved the order; or the order repeats an order that staff did not reject.
@@ -88,7 +88,7 @@ _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The facts about one status, beside its name."""
+    """The facts about one status, except its name."""
 
     purchase: Purchase
     #: The statuses that an order may move to; none if the status is final.

@@ -295,7 +295,7 @@ class Account:
 
     @property
     def orders(self) -> dict[str, Order]:
-        """Copies of all orders by id, oldest first, in their current state."""
+        """Copies of all orders in their current state, keyed by id, oldest first."""
         with self._lock:
             self._settle_due()
             for order in self._orders.values():

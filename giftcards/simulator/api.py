@@ -102,9 +102,9 @@ class Simulator(Account):
         with self._lock:
             super().reset()
             self._requests: list[Request] = []
-            self._recent: dict[str, deque[float]] = {}  # by key: times of use, oldest first
-            self._wrong_keys: dict[str, int] = {}  # by IP address
-            self._blocked_until: dict[str, float] = {}  # by IP address
+            self._recent: dict[str, deque[float]] = {}  # for each key, its times, oldest first
+            self._wrong_keys: dict[str, int] = {}  # for each IP address
+            self._blocked_until: dict[str, float] = {}  # for each IP address
 
     # Running.
 

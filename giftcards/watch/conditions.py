@@ -106,8 +106,8 @@ class Alert:
 
     code: str
     severity: Severity
-    #: A permission, such as `giftcards.check_order`: people whose role has this permission are
-    #: told.
+    #: A permission, such as `giftcards.check_order`. The news is for people whose role has this
+    #: permission.
     permission: str
     headline: Any = ""
     remedy: Any = ""
@@ -177,7 +177,7 @@ class Condition(Alert):
         return finding.sentence if finding else ""
 
 
-#: The conditions of the core and of every other installed plugin, by their codes.
+#: The conditions of the core and of every other installed plugin, keyed by code.
 CONDITIONS: dict[str, Condition] = {}
 
 

@@ -51,7 +51,7 @@ ROLES: Mapping[str, Collection[str]] = {
     ),
 }
 
-#: The roles of each installed app, by the label of the app.
+#: The roles of each installed app; the keys are labels of apps.
 BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 
 

@@ -261,7 +261,7 @@ def refuse(request: HttpRequest, order: Order) -> str:
 def _is_within_limit(request: HttpRequest) -> bool:
     """True if the person's reveals and corrections of the last hour are within the limit.
 
-    Corrections count, because whoever corrects an address decides who sees the codes.
+    Corrections count, because a person who corrects an address decides who sees the codes.
     """
     since = _an_hour_ago()
     person: Any = request.user.pk

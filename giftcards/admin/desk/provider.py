@@ -319,7 +319,7 @@ def failures(
     Without ``shows_hints``, the texts that the provider or a program wrote are left out.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
-    # A refusal needs a person; an outage ends by itself.
+    # A refusal needs a person; an outage ends without one.
     is_outage = state.pause in _PASSING and state.failure == state.pause_detail
     what = gettext("Requests go on automatically.") if is_outage else ""
     found = [(state.failed_at, gettext("Provider"), what, text)]
@@ -454,7 +454,7 @@ def since(at: datetime | None) -> str:
     return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))
 
 
-# The effect of the button "resume", by the kind of pause that the button ends.
+# The effect of the button "resume", for each kind of pause that the button ends.
 _RESUMING = {
     "key": _(
         "The refused key is tried again with a single request. If the provider refuses it once"

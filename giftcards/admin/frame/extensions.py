@@ -43,8 +43,8 @@ class Extension:
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
-    #: For each order whose cards did not reach their recipient, by primary key: sentences, as HTML,
-    #: that say so, and what to do.
+    #: Sentences, as HTML, for each order whose cards did not reach their recipient: that this
+    #: happened, and what to do. The keys are primary keys of orders.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()

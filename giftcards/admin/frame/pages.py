@@ -180,7 +180,7 @@ def about(order: Order) -> list[tuple[str, object]]:
 
 
 def line(order: Order) -> dict[str, object]:
-    """The columns of the line of ``order`` (product, type, quantity), and the time of sending."""
+    """The line of ``order`` (product, type, quantity) and the time of sending, as columns."""
     names = order.line_names()
     return {
         "product_id": named(names.product, order.product_id),

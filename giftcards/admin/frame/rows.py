@@ -271,7 +271,7 @@ def orders_shown_to(user: Any) -> QuerySet[Order]:
 
 
 def order_link(site: AdminSite, order: Order) -> str:
-    """A link to ``order`` by its reference, as HTML."""
+    """A link to ``order``, with its reference as the text, as HTML."""
     url = reverse("admin:giftcards_order_change", args=[order.pk], current_app=site.name)
     return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
 

@@ -141,8 +141,8 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     }
 
 
-# The most orders by the same customer, before and after an order, that are compared with that
-# order.
+# The most earlier orders, and the most later orders, of the same customer that an order is compared
+# with.
 _NEIGHBOURS = 20
 # The longest time between two orders that look like doubles.
 _WITHIN = timedelta(hours=1)

@@ -38,7 +38,7 @@ from giftcards.rules.states import Status
 from giftcards.rules.times import read_moment
 from giftcards.text.display import isolated
 
-# The most products that a filter offers by name.
+# The most products that a filter offers as choices.
 OFFERED = 100
 # The most primary keys in one statement.
 _FEW = 1_000
@@ -47,7 +47,7 @@ _LONGEST_KEY = 19
 
 
 class IndexedFilter(admin.ListFilter):
-    """A filter that may be told to use no index: see :class:`OrderChangeList`."""
+    """A filter that uses no index if the list says so: see :class:`OrderChangeList`."""
 
     uses_index = True
 
@@ -103,7 +103,7 @@ class AttentionFilter(ConditionFilter):
 
 
 class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for the unfinished orders of the person, or for orders to do without an owner."""
+    """A filter for the person's unfinished orders, or for orders to do that nobody has taken."""
 
     title = _("looked after")
     parameter_name = "looked_after"
@@ -325,9 +325,10 @@ def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
 class OrderChangeList(SortedAsOffered):
     """A mixin for the change list: an index finds the first orders, whichever filters are set.
 
-    A database may choose the worse of several indexes, and read a large part of the table. So each
-    filter first looks up its orders by itself. If a filter finds few orders, the list is limited to
-    their primary keys, and then no filter uses an index. A search always gives primary keys.
+    A database may choose the worse of several indexes, and read a large part of the table. So the
+    orders of each filter are first looked up alone. If a filter finds few orders, the list is
+    limited to their primary keys, and then no filter uses an index. A search always gives primary
+    keys.
     """
 
     _CREATED = ("created_at", "pk")

@@ -42,7 +42,7 @@ def _check(attempt: Attempt) -> Outcome:
 
 
 def _why_not(order: Order) -> str:
-    """The sentence that says why the provider is not asked about ``order`` now."""
+    """The sentence that says why ``order`` is not checked at the provider now."""
     if order.is_final:
         return gettext("The order is final: there is nothing left to ask the provider.")
     if order.status == Status.UNCONFIRMED:

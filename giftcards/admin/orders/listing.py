@@ -58,7 +58,7 @@ COSTS = frozenset(
         "max_price",
     }
 )
-# The texts on why "Check now" leaves orders alone, by the statuses of these orders.
+# The texts on why "Check now" leaves orders alone, each for some statuses of orders.
 _LEFT_ALONE = (
     (
         FINAL,

@@ -60,7 +60,7 @@ _LINE = {"product_id", "type_id"}
 _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
 # The fields whose addresses may get cards, or links to cards.
 _ADDRESSES = ("customer_email", "customer_phone", "recipient_email")
-# The error code of a confirmed form without the proof of who places the order.
+# The error code of a confirmed form if the person has not proven who they are.
 _UNPROVEN = "unproven"
 
 

@@ -150,7 +150,7 @@ class ResolveForm(forms.Form):
         ]
 
     def clean_provider_order_id(self) -> str:
-        """The typed id, checked by the client's rule; "" if the outcome needs no id."""
+        """The typed id, checked as the client checks ids; "" if the outcome needs no id."""
         if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
             return ""
         typed: str = (self.cleaned_data["provider_order_id"] or "").strip()

@@ -32,7 +32,7 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 
 @dataclass(frozen=True, slots=True)
 class SummaryInput:
-    """An order, and whatever else the sentences need; each text is HTML, or "" for no text.
+    """An order, and all else that the sentences need; each text is HTML, or "" for no text.
 
     ``reason`` is why the status last changed, if the timeline has a reason. ``was_repeated`` is
     True if the missing cards were ordered again. ``repeated_by`` names the new order, if the person

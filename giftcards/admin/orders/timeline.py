@@ -184,7 +184,7 @@ class _Move(NamedTuple):
 
     ``reason`` is why the status changed, and ``text`` puts the reason into words. Without a
     recorded reason, ``reason`` is ``None`` and ``text`` is "". ``hints`` are the provider's words
-    about the change, and why the shop could not be told.
+    about the change, and why receivers failed to take it.
     """
 
     change: StatusChange

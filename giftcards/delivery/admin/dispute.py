@@ -34,7 +34,7 @@ from giftcards.text.display import bdi, filled, money, named, status_badge, zone
 
 # The most messages, the most links and the most visits that the page lists.
 _MOST = 200
-# The most codes whose ends are quoted to the provider; of a greater number, no end is quoted.
+# The most codes whose ends are quoted to the provider. If there are more codes, no end is quoted.
 _FEW = 10
 #: The languages of the texts for the provider.
 _LANGUAGES = ("fr", "ar", "en")
@@ -44,7 +44,7 @@ def _view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     now = timezone.now()
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
-    # Whoever sees the ends of codes on the page of an order sees these ends here as well.
+    # A person who sees the ends of codes on the page of an order sees them here as well.
     cards = cards_shown(order, with_tails=pages.may_see_tails(request))
     sees_reveals = has_perm("giftcards.view_cardreveal")
     past = Timeline(
@@ -152,7 +152,7 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """The texts for the provider, by language; no text if the provider never got the order."""
+    """The texts for the provider, one per language; none if the provider never got the order."""
     if not order.provider_order_id:
         return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

@@ -1,6 +1,6 @@
 """Links that staff hand over themselves, the hourly limits, and the withdrawal of all links.
 
-Whoever gets a link, or a message with cards, sees codes; other messages tell what the customer
+A person who gets a link, or a message with cards, sees codes; other messages name what the customer
 bought. So within an hour, each member of staff may hand out at most ``REVEALS_PER_HOUR`` links and
 messages to other addresses than the customer's. A second limit, for each order, protects customers
 from endless messages.
@@ -51,16 +51,17 @@ logger = logging.getLogger(__name__)
 
 #: The permission to have messages sent again, and to make and withdraw links.
 MAY_RESEND = may("giftcards_delivery.resend_delivery")
-# The most messages and links, counted together, that all staff may ask for about one order within
+# The most messages and links, counted together, that all staff may send or make for an order within
 # an hour.
 MOST_OF_AN_ORDER = 10
 
 
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
-    """Raise :exc:`~giftcards.admin.frame.actions.Refused` if a new link or message is one too many.
+    """Raise :exc:`~giftcards.admin.frame.actions.Refused` if a link or message exceeds a limit.
 
-    Call this in the transaction that created the link or message and holds the lock of ``order``.
-    ``is_handed_out`` is True for a link, and for a message to another address than the customer's.
+    Call this function in the transaction that created the link or message. The transaction has to
+    hold the lock of ``order``. ``is_handed_out`` is True for a link, and for a message to another
+    address than the customer's.
     """
     since = _an_hour_ago()
     links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
@@ -91,7 +92,7 @@ def _too_many_of_order() -> str:
 def _too_many(request: HttpRequest) -> str:
     """Record that a person has reached their hourly limit; return the text for this person.
 
-    The admin's log gets one entry an hour for each person. Digests tell of these entries.
+    The admin's log gets one entry an hour for each person. Digests report these entries.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
@@ -124,16 +125,17 @@ def may_have_link(order: Order) -> bool:
 
 
 class NewLinkForm(RevealForm):
-    """The form that asks for the reason of a new link, for a proof, and about the earlier links.
+    """The form for a new link: its reason, a proof, and what to do with the earlier links.
 
-    Whoever has the link sees the codes, so a new link takes the same proof as revealing a code.
+    A person with the link sees the codes, so making a link takes the same proof as revealing a
+    code.
     """
 
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True
     )
-    # The primary key of the newest link when the form was made. Later links are not withdrawn:
-    # after a second press of the button, the link of the first press still works.
+    # The primary key of the link that was the newest when the form was made. Later links are not
+    # withdrawn. So after a second press of the button, the link of the first press still works.
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:

@@ -24,7 +24,7 @@ from giftcards.delivery.models import (
 from giftcards.text.display import bdi, count_text, duration_text, filled, moment
 
 _What = LinkVisit.What
-# For each status of a message, the status of an order whose badge has the same colour.
+# For each status of a message, a status of orders whose badge has the same colour.
 _COLOURS = {
     DeliveryStatus.QUEUED: "pending",
     DeliveryStatus.SENDING: "handling",
@@ -41,7 +41,7 @@ def language_choices() -> list[tuple[str, str]]:
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """At most ``most`` of the rows, newest first; and True if there are further rows."""
+    """At most ``most`` of the rows, newest first; and whether there are further rows."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
@@ -117,7 +117,7 @@ def doubts(message: Delivery) -> str:
 
 
 def who_asked(message: Delivery) -> SafeString | str:
-    """The person who had the message sent again, and their reason; "" if nobody did."""
+    """The person who had the message sent again, and the reason; "" if nobody did so."""
     if not message.requested_by:
         return ""
     text = gettext("%(by)s had it sent again: %(reason)s")

@@ -60,7 +60,7 @@ class DeliveryRows(OrderRows):
 
     list_display_links = ("when",)
     list_select_related = ("order",)
-    # Django shows the search box because there is a name here; search_rows() makes the search.
+    # This attribute only makes Django show the search box; search_rows() does the search.
     search_fields = ("order__reference",)
 
     class Media:
@@ -113,7 +113,7 @@ class CustomersFilter(admin.SimpleListFilter):
 
 
 class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin that shows ``last_error``, a text in English, only to people who see hints."""
+    """A mixin that shows ``last_error``, an English text, only to people who may see hints."""
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._seen(request, super().get_list_display(request))
@@ -256,7 +256,7 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
     list_display_links = None
     fields = readonly_fields = list_display
     sortable_by = ()
-    # A dash would take a line of its own on a phone.
+    # Empty values show no dash, because on a phone, a dash would take a line of its own.
     empty_value_display = ""
 
     class Media:

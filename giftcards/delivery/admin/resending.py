@@ -81,7 +81,7 @@ class SendAgainForm(forms.Form):
         help_text=_("Needed if the cards go to another address than the customer's."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
-    # Each form has a new value here, so that pressing the button twice sends one message.
+    # Each form has another value here, so that pressing its button twice sends one message.
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(
@@ -179,7 +179,8 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 def _send_again(attempt: Attempt) -> Answer:
     request, order, given = attempt.request, attempt.order, attempt.form.cleaned_data
     if given["takes_proof"] and needs_other_proof(request):
-        # The page of the proof does not keep the form, which has to be filled in again.
+        # The page of the proof does not keep the typed values, so the person fills in the form
+        # again.
         return HttpResponseRedirect(url_of_proof(back_to=request.path))
     done = f"Had a message sent again: {given['kind']}."
     if given["withdraws"]:

@@ -78,7 +78,8 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
-    # If there is a message of a kind, the customer counts as told, even if it did not go out.
+    # If there is a message of a kind, the customer counts as told, even if the message did not go
+    # out.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -86,7 +87,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     return {
         "original": order,
         "silence": silence,
-        # Without messages, no codes went anywhere, and no query is needed.
+        # Without messages, no codes were sent, and no query is needed.
         "codes_elsewhere": _codes_elsewhere(order) if messages else [],
         "messages": [
             {
@@ -133,8 +134,8 @@ def _is_reached(order: Order, kind: Kind) -> bool:
 
 
 def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
-    # The details tell who had the message sent again, how many attempts have an unknown outcome,
-    # and how the links of the message were used.
+    # The details say who had the message sent again, how many attempts have an unknown outcome, and
+    # how the links of the message were used.
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:
@@ -160,7 +161,7 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 
 
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Sentences on what a correction would do to messages and links at the present address."""
+    """Sentences on the effect of a correction on messages and links at the present address."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -223,7 +224,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 def _not_received(
     _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
-    """By primary key, a sentence on each order whose cards nobody got, because messages failed."""
+    """A sentence on each order whose cards nobody got, because messages failed; keyed by order."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()
