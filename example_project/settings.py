@@ -178,6 +178,13 @@ GIFTCARDS = {
     "POLL_TIMEOUT": float(os.environ.get("GIFTCARDS_POLL_TIMEOUT", "300")),
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
     "CATALOGUE_EVERY": float(os.environ.get("GIFTCARDS_CATALOGUE_EVERY", "60")),
+    # The provider also tops up phones, which this shop does not sell.
+    "CATALOGUE_SKIP": [
+        title
+        for title in os.environ.get("GIFTCARDS_CATALOGUE_SKIP", "Mobile & Internet").split(",")
+        if title.strip()
+    ],
+    "LEAST_STOCK": int(os.environ.get("GIFTCARDS_LEAST_STOCK", "0")),
     # The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
     "PRICING": {"margin_percent": 12, "round_to": 10},
     # As many as its form takes, so that the page of many cards can be seen.

@@ -406,6 +406,19 @@ def _url_name(setting: str, value: Any) -> str:
     return text(setting, value, "Give the name of a URL, such as 'staff:prove'.")
 
 
+def _titles(setting: str, value: Any) -> tuple[str, ...]:
+    """a list of texts that are not empty"""
+    hint = "List titles of categories, such as ['Mobile & Internet']."
+    if not isinstance(value, list | tuple):
+        raise Unusable("type", f"{setting} must be a list of texts.", hint)
+    texts = [text(f"A title in {setting}", title, hint) for title in value]
+    # With the spaces that the catalogue's titles have when they are stored.
+    titles = tuple(" ".join(title.split()) for title in texts)
+    if not all(titles):
+        raise Unusable("range", f"A title in {setting} is empty.", hint)
+    return titles
+
+
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
     """The limits for ordering missing cards again.
@@ -547,6 +560,19 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         number(float, 0, 10_080),
         help="Minutes after which the worker reads the catalogue again. 0: it never does.",
         default=60,
+    )
+    catalogue_skip = Setting(
+        _titles,
+        help="The titles of the provider's categories that you neither read nor sell, such as"
+        ' `"Mobile & Internet"`; upper and lower case are the same.',
+        default=(),
+        is_working=True,
+    )
+    least_stock = Setting(
+        number(int, 0, 100_000),
+        help="Cards of each type that you leave at the provider. A type with no more than these,"
+        " after open orders and holds, is sold out.",
+        default=0,
     )
     cards_per_holder = Setting(
         number(int, 1, 100_000),

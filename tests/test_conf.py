@@ -43,6 +43,7 @@ NUMBERS = {
     "SEND_TIMEOUT": (1, 604_800, "a number from 1 to 604800"),
     "PROOF_OF_ABSENCE": (1, 86_400, "a number from 1 to 86400"),
     "CATALOGUE_EVERY": (0, 10_080, "a number from 0 to 10080"),
+    "LEAST_STOCK": (0, 100_000, "a whole number from 0 to 100000"),
     "CARDS_PER_HOLDER": (1, 100_000, "a whole number from 1 to 100000"),
     "HOLDS_PER_HOLDER": (1, 100_000, "a whole number from 1 to 100000"),
     "PRICE_MAX_AGE": (1, 86_400, "a number from 1 to 86400"),
@@ -108,6 +109,8 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "queue_task": None,
         "reorder_missing": None,
         "catalogue_every": 60.0,
+        "catalogue_skip": (),
+        "least_stock": 0,
         "cards_per_holder": 20,
         "holds_per_holder": 10,
         "pricing": None,
@@ -328,8 +331,8 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
             " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY, CARDS_PER_HOLDER,"
-            " HOLDS_PER_HOLDER, PRICING, LOW_BALANCE,"
+            " REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY, CATALOGUE_SKIP,"
+            " LEAST_STOCK, CARDS_PER_HOLDER, HOLDS_PER_HOLDER, PRICING, LOW_BALANCE,"
             " REAUTHENTICATE, REFUND_DAYS, REVEALS_PER_HOUR, CODES_KEPT_DAYS.",
         )
     ]
@@ -352,6 +355,25 @@ def test_a_setting_that_is_no_text_is_refused(
 ) -> None:
     change(settings, **{name: value})
     assert_refused(name, "type", f"GIFTCARDS[{name!r}] must be a text.", hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "complaint"),
+    [
+        ("Mobile & Internet", "type", "{} must be a list of texts."),
+        ({"Gaming": True}, "type", "{} must be a list of texts."),
+        (None, "type", "{} must be a list of texts."),
+        (["Gaming", 5], "type", "A title in {} must be a text."),
+        (["Gaming", " "], "range", "A title in {} is empty."),
+    ],
+)
+def test_titles_that_are_no_list_of_texts_are_refused(
+    settings: Any, value: Any, kind: str, complaint: str
+) -> None:
+    change(settings, CATALOGUE_SKIP=value)
+    message = complaint.format("GIFTCARDS['CATALOGUE_SKIP']")
+    hint = "List titles of categories, such as ['Mobile & Internet']."
+    assert_refused("CATALOGUE_SKIP", kind, message, hint)
 
 
 @pytest.mark.parametrize("value", ["", "review", "shop.", ".review", "shop rules.review", "a.1b"])

@@ -36,6 +36,8 @@ _SEE = {
         "REVIEW_ORDER": "placing",
         "REORDER_MISSING": "placing",
         "CATALOGUE_EVERY": "shelf",
+        "CATALOGUE_SKIP": "shelf",
+        "LEAST_STOCK": "shelf",
         "PRICING": "shelf",
         "REAUTHENTICATE": "admin",
         "REFUND_DAYS": "messages",

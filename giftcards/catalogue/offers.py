@@ -59,7 +59,8 @@ def offers() -> QuerySet[ProductType]:
     Each type has its cost as ``price``, and its ``shop_price`` by ``PRICING`` (``None``: there is
     no rule). Its ``stock`` is the number of cards that the provider had at ``read_at`` (``None``:
     unknown). Its ``available`` is the part of the stock that can still be sold. Left out are sold
-    out types, types that the rule takes off the shelf, and types that were read too long ago.
+    out types, types that ``CATALOGUE_SKIP`` or the rule takes off the shelf, and types that were
+    read too long ago.
 
     If the rule is a function, the worker calls the function within a minute, and stores the prices.
     The result then has only types that the function has priced at their present cost.
@@ -116,7 +117,10 @@ def check_offer(
 
 
 def check_stock(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if the provider does not sell the cards, or has too few of them."""
+    """Raise :exc:`NotForSale` if nobody sells the cards, or if too few of them are left."""
+    if known.is_skipped:
+        text = gettext("Your settings leave out this card's category.")
+        raise refusal("delisted", known, text)
     if not (known.is_listed and known.price) and not _is_test(line):
         raise refusal("delisted", known, gettext("The provider does not sell this card."))
     left = known.available
@@ -126,7 +130,11 @@ def check_stock(line: Line, known: Quote) -> None:
             "%(count)s cards are left of those in stock, less open orders and holds.",
             left,
         )
-        raise refusal("out_of_stock", known, text % {"count": count_text(left)})
+        text %= {"count": count_text(left)}
+        if conf.least_stock:
+            kept = gettext("Your settings leave %(count)s more at the provider.")
+            text = f"{text} {kept % {'count': count_text(conf.least_stock)}}"
+        raise refusal("out_of_stock", known, text)
 
 
 def _check_sale(
@@ -220,9 +228,10 @@ class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
     ``price`` is the cost of one card and ``stock`` the provider's stock, as the provider gave them
-    at ``read_at``. ``available`` and ``shop_price`` are as in :func:`~giftcards.catalogue.offers`.
-    ``balance`` is the balance of the account. ``no_answer`` says why the provider, if it was asked,
-    has not answered.
+    at ``read_at``. ``is_skipped`` is True if ``CATALOGUE_SKIP`` leaves the card out: the provider
+    is not asked about it. ``available`` and ``shop_price`` are as in
+    :func:`~giftcards.catalogue.offers`. ``balance`` is the balance of the account. ``no_answer``
+    says why the provider, if it was asked, has not answered.
     """
 
     names: Names
@@ -232,6 +241,7 @@ class Quote:
     shop_price: Decimal | None = None
     read_at: datetime | None = None
     is_listed: bool = True
+    is_skipped: bool = False
     balance: Decimal | None = None
     balance_read_at: datetime | None = None
     no_answer: NoAnswer | None = None
@@ -241,11 +251,12 @@ class Quote:
 
     @property
     def is_for_sale(self) -> bool:
-        """False if the provider certainly does not sell the card.
+        """False if the card is certainly not for sale.
 
-        This is certain if the provider does not list the card, or lists it at a price of 0.
+        This is certain if ``CATALOGUE_SKIP`` leaves the card out, and if the provider does not list
+        it, or lists it at a price of 0.
         """
-        return self.is_listed and self.price != 0
+        return self.is_listed and not self.is_skipped and self.price != 0
 
     @property
     def cost(self) -> Decimal | None:
@@ -301,6 +312,7 @@ class Line:
                 available=kind.available,
                 read_at=kind.read_at,
                 is_listed=kind.product.is_enabled,
+                is_skipped=kind.product.is_skipped,
                 _kind=kind,
             )
         # An earlier quote may have requested the price of a product that the catalogue does not
@@ -308,14 +320,20 @@ class Line:
         told = ProductPrices.objects.filter(pk=self.product_id).first()
         price = told.prices.get(self.type_id) if told else None
         names = Product.objects.names(self.product_id, self.type_id)
-        read_at = told.asked_at if told and price else None
-        return replace(known, names=names, price=price, read_at=read_at)
+        product = Product.objects.filter(product_id=self.product_id).first()
+        return replace(
+            known,
+            names=names,
+            price=price,
+            read_at=told.asked_at if told and price else None,
+            is_skipped=product is not None and product.is_skipped,
+        )
 
     def quote(self, *, max_age: float) -> Quote:
         """The quote, as from :func:`quote`, but without the shop's price."""
         with transaction.atomic(durable=True):
             known = self.known()
-        if known.is_read_within(max_age):
+        if known.is_skipped or known.is_read_within(max_age):
             return known
         try:
             with Gateway() as gateway:
@@ -378,10 +396,11 @@ def with_available(
     The available cards are the stock less the cards of orders that the provider had not accepted
     when it named the stock: all cards of an open order, and the delivered cards of an order that
     has settled since. Cards on hold are subtracted, too, except those of the hold with this
-    ``reference``.
+    ``reference``. ``LEAST_STOCK`` cards of each type are left at the provider.
     """
     kinds = kinds.all()
-    left = Greatest(F("stock") - _Taken.join_to(kinds, now, reference), 0)
+    taken = _Taken.join_to(kinds, now, reference)
+    left = Greatest(F("stock") - taken - conf.least_stock, 0)
     # In SQLite and MariaDB, the greatest of NULL and 0 is NULL, but in PostgreSQL, it is 0.
     known = Case(When(stock=None, then=Value(None)), default=left, output_field=IntegerField())
     return kinds.annotate(available=known)  # type: ignore[no-redef]

@@ -73,6 +73,8 @@ def shop_price(kind: ProductType) -> Decimal | None:
 def price_on_shelf(kind: ProductType) -> Decimal | None:
     """The shop's price of the type; :func:`keep_prices` has stored it if the rule is a function."""
     rule = conf.pricing
+    if kind.product.is_skipped:
+        return None
     if not isinstance(rule, str):
         return shop_price(kind)
     is_current = kind.priced_by == rule and kind.priced_cost == kind.price

@@ -192,7 +192,13 @@ class _Reader:
         if catalogue.unreadable:
             trouble = "The catalogue has rows that could not be read."
             self.note(skipped=catalogue.unreadable, trouble=trouble)
-        Product.objects.keep(map(_columns_of_product, catalogue.products), at=at)
+        if catalogue.absent:
+            fewer = f"The catalogue lists fewer products than it counts (by {catalogue.absent})"
+            trouble = f"{fewer}: none counts as missing."
+            # An unreadable row may be one of these.
+            self.note(skipped=max(catalogue.absent, catalogue.unreadable), trouble=trouble)
+        columns = map(_columns_of_product, catalogue.products)
+        Product.objects.keep(columns, at=at, is_whole=not catalogue.absent)
 
     def _read_types(self, product_id: str) -> None:
         try:

@@ -13,9 +13,11 @@ from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.conf import conf
 from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, past
+from giftcards.text.spelling import folded
 
 # A product or type is gone only once answers have lacked it for this long.
 _GONE_AFTER = timedelta(hours=1)
@@ -26,6 +28,16 @@ _CHANGES_KEPT = timedelta(days=30)
 _BATCH = 500
 
 
+def _is_on_sale(path: str = "") -> Q:
+    """The condition that a product is on sale; ``path`` leads to it, such as ``product__``."""
+    condition = Q((f"{path}is_enabled", True))
+    for title in conf.catalogue_skip:
+        # SQLite folds the case of ASCII letters only.
+        for spelling in (title.lower(), title.upper()):
+            condition &= ~Q((f"{path}category__iexact", spelling))
+    return condition
+
+
 class Names(NamedTuple):
     """The catalogue's names of a product and of one of its types; "" if unknown."""
 
@@ -34,11 +46,13 @@ class Names(NamedTuple):
 
 
 class ProductQuerySet(models.QuerySet["Product"]):
-    def keep(self, listed: Iterable[Mapping[str, Any]], *, at: datetime) -> None:
+    def keep(
+        self, listed: Iterable[Mapping[str, Any]], *, at: datetime, is_whole: bool = True
+    ) -> None:
         """Store a catalogue requested at ``at``; ``listed`` has the columns of each product.
 
-        Products that two answers an hour apart do not list are no longer on sale. An empty text
-        does not replace an earlier text. An answer older than the stored one changes nothing.
+        Products that two whole answers an hour apart do not list are no longer on sale. An empty
+        text does not replace an earlier text. An answer older than the stored one changes nothing.
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
@@ -52,9 +66,12 @@ class ProductQuerySet(models.QuerySet["Product"]):
                 if product_id not in known
             ]
             self.bulk_create(new, ignore_conflicts=True)
-            changed = []
+            changed, unknown = [], []
             for product in known.values():
                 if is_ahead(product.listed_at, at, longest=_LATE):
+                    continue
+                if not is_whole and product.product_id not in told:
+                    unknown.append(product.pk)
                     continue
                 before = copy(product)
                 product.hear(told.get(product.product_id), at=at)
@@ -63,7 +80,8 @@ class ProductQuerySet(models.QuerySet["Product"]):
             self.bulk_update([after for _before, after in changed], _LISTED, batch_size=_BATCH)
             # The products that the answer does not list are missing.
             listed_before = past("listed_at", at, longest=_LATE)
-            self.filter(listed_before, missing_since=None).update(listed_at=at)
+            heard = self.filter(listed_before, missing_since=None).exclude(pk__in=unknown)
+            heard.update(listed_at=at)
             _record_changes_of_products(changed, at=at)
 
     def keep_types(
@@ -94,7 +112,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
             OfferChange.objects.bulk_create(changes)
 
     def on_sale(self) -> Self:
-        return self.filter(is_enabled=True)
+        return self.filter(_is_on_sale())
 
     def to_read(self) -> Self:
         """Products on sale whose types were not read since the last listing; oldest first."""
@@ -148,7 +166,7 @@ _FOR_TESTS = ("TEST_", "SIM_")
 class ProductTypeQuerySet(models.QuerySet["ProductType"]):
     def for_sale(self) -> Self:
         """Types with a known price above 0, of products on sale; sorted by product."""
-        sold = self.filter(product__is_enabled=True, price__gt=0).select_related("product")
+        sold = self.filter(_is_on_sale("product__"), price__gt=0).select_related("product")
         return sold.order_by("product__category", "product__name", "product", "price", "pk")
 
 
@@ -186,6 +204,16 @@ class Product(models.Model):
 
     def __str__(self) -> str:
         return self.name or self.product_id
+
+    @property
+    def is_skipped(self) -> bool:
+        """True if ``CATALOGUE_SKIP`` leaves out the category of the product."""
+        return folded(self.category) in map(folded, conf.catalogue_skip)
+
+    @property
+    def is_on_sale(self) -> bool:
+        """True if the provider sells the product, and the shop does not skip it."""
+        return self.is_enabled and not self.is_skipped
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
         """Take ``columns`` of a catalogue requested at ``at``; ``None``: the product is missing."""
@@ -265,7 +293,7 @@ class ProductType(models.Model):
     @property
     def offer(self) -> Offer:
         """The offer as last read."""
-        is_for_sale = self.product.is_enabled and self.price
+        is_for_sale = self.product.is_on_sale and self.price
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:

@@ -32,7 +32,7 @@ ProductClass = get_model("catalogue", "ProductClass")
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
 # The name of a row of Lease that is no lease. The row stores the time of the chore's last run, the
-# rule for prices, and the last record that was written.
+# settings about the shelf, and the last record that was written.
 _MEMORY = "oscar's stock"
 # A run also reads the changes from this time before the last run, because these changes may have
 # been committed late.
@@ -46,7 +46,7 @@ _BATCH = 1_000
 def follow_changes(should_continue: Callable[[], bool]) -> None:
     """Write to the stock records what has changed on the shelf since the last run; a chore.
 
-    After a change of the rule for prices, and once a day, all stock records are written.
+    After a change of a setting about the shelf, and once a day, all stock records are written.
     """
     now = timezone.now()
     since, rest = _remembered(now)
@@ -61,7 +61,7 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
         found = list(records.values_list("pk", "partner_sku")[:_BATCH])
         _follow_batch([sku for _pk, sku in found])
         rest = str(found[-1][0]) if found else ""
-    Lease.objects.filter(name=_MEMORY).update(until=now, token=f"{_rule()}/{rest}")
+    Lease.objects.filter(name=_MEMORY).update(until=now, token=f"{_settings()}/{rest}")
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
@@ -70,17 +70,18 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
     The key is "" once all records are written.
     """
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
-    rule, _, rest = memory.token.partition("/")
+    settings, _, rest = memory.token.partition("/")
     since = memory.until
-    if since is None or not now - _LONGEST < since <= now or rule != _rule():
+    if since is None or not now - _LONGEST < since <= now or settings != _settings():
         return None, "0"
     is_new_day = since.date() != now.date()
     return since, rest or ("0" if is_new_day else "")
 
 
-def _rule() -> str:
-    """A fingerprint of the rule for prices, which changes with the rule."""
-    return hashlib.sha256(repr((core.pricing, core.currency)).encode()).hexdigest()[:12]
+def _settings() -> str:
+    """A fingerprint of the settings that decide about the shelf, which changes with them."""
+    decisive = (core.pricing, core.currency, core.catalogue_skip, core.least_stock)
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 
 
 def _changed(since: datetime) -> set[str]:

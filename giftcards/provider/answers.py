@@ -145,10 +145,14 @@ class ListedProduct:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All products, each once. ``unreadable`` counts the rows that could not be used."""
+    """All products, each once. ``unreadable`` counts the rows that could not be used.
+
+    ``absent`` is the number of products that the answer counts, but does not list.
+    """
 
     products: tuple[ListedProduct, ...]
     unreadable: int
+    absent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +382,10 @@ def read_catalogue(data: JsonObject) -> Catalogue:
         products.setdefault(row.product_id, row)
     if not products:
         raise Unreadable("the catalogue lists no usable product")
-    return Catalogue(tuple(products.values()), unreadable=rows.count(None))
+    unreadable = rows.count(None)
+    # A product may be listed in two categories, and nobody says whether it then counts twice.
+    usable, counted = len(rows) - unreadable, _count(_Fields(data), "totalProducts") or 0
+    return Catalogue(tuple(products.values()), unreadable, absent=max(0, counted - usable))
 
 
 def _products_of(category: object) -> Iterator[ListedProduct | None]:

@@ -64,6 +64,7 @@ from giftcards.provider.transport import MAX_BODY, Reply, Transport
 T = TypeVar("T")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_MESSAGE = 500
+_COUNT = "totalProducts"
 # A function that parses the ``data`` of an envelope, and raises Unreadable.
 _Reader = Callable[[JsonObject], T]
 
@@ -301,4 +302,8 @@ def _data(envelope: JsonObject) -> JsonObject:
     data = envelope.get("data")
     if not isinstance(data, dict):
         raise Unreadable("the answer has no data")
+    # The provider's pages disagree about where the number of products stands.
+    for part in (envelope, envelope.get("meta")):
+        if isinstance(part, dict) and _COUNT in part:
+            return {_COUNT: part[_COUNT], **data}
     return data

@@ -39,6 +39,7 @@ class Product:
     title: str
     region: str
     types: Mapping[str, Denomination]
+    category: str = "Gaming"
 
 
 CATALOGUE: Mapping[str, Product] = {

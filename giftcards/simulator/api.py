@@ -185,12 +185,10 @@ class Simulator(Account):
         self._check_rate(call.key)
         if len(call.body) > MAX_BODY:
             raise Refusal("PAYLOAD_TOO_LARGE", "The request body is too large.")
-        payload = {
-            "success": True,
-            "data": endpoint(),
-            "meta": {"timestamp": _iso(self._now())},
-            "requestId": request_id,
-        }
+        data, meta = endpoint(), {"timestamp": _iso(self._now())}
+        if endpoint == self._show_catalogue:
+            meta |= self._count_catalogue()
+        payload = {"success": True, "data": data, "meta": meta, "requestId": request_id}
         return Reply(200, payload)
 
     def _route(self, call: Call) -> Callable[[], _Data] | None:
@@ -272,11 +270,19 @@ class Simulator(Account):
         return {"balance": self._balance}
 
     def _show_catalogue(self) -> _Data:
-        products = [
-            {"id": product_id, "title": product.title, "enabled": True, "region": product.region}
-            for product_id, product in self.catalogue.items()
-        ]
-        return {"categories": [{"title": "Gaming", "products": products}]}
+        categories: dict[str, list[_Data]] = {}
+        for product_id, product in self.catalogue.items():
+            shown = {"id": product_id, "title": product.title, "region": product.region}
+            categories.setdefault(product.category, []).append({**shown, "enabled": True})
+        return {
+            "categories": [
+                {"title": title, "products": products} for title, products in categories.items()
+            ]
+        }
+
+    def _count_catalogue(self) -> _Data:
+        categories = {product.category for product in self.catalogue.values()}
+        return {"totalCategories": len(categories), "totalProducts": len(self.catalogue)}
 
     def _show_product(self, product_id: str) -> _Data:
         product = self._find_product(product_id)

@@ -76,7 +76,7 @@ _FEWEST_LETTERS = 3
 
 
 def folded(text: str) -> str:
-    """``text`` without differences of case and spelling that do not matter in an address."""
+    """``text`` without differences of case and spelling that do not matter, as in addresses."""
     return unicodedata.normalize("NFKC", text).strip().casefold()
 
 

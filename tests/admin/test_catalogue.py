@@ -73,6 +73,20 @@ def test_the_cards_that_are_left_are_shown_beside_the_stock() -> None:
     assert "1,232" in html
 
 
+@pytest.mark.parametrize("is_skipped", [False, True])
+def test_a_product_whose_category_is_skipped_is_not_on_sale(
+    set_conf: Conf, is_skipped: bool
+) -> None:
+    kind = make_offer()
+    Product.objects.update(category="Gaming")
+    set_conf(CATALOGUE_SKIP=["gaming"] if is_skipped else [], PRICING=RULE)
+    staff = sign_in("view_product")
+    for address in (LIST, page(kind)):
+        html = read(staff.get(address))
+        assert ("icon-no" in html, "icon-yes" in html) == (is_skipped, not is_skipped)
+    assert ("off the shelf" in look(staff, page(kind))) == is_skipped
+
+
 def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin(set_conf: Conf) -> None:
     set_conf(PRICING=RULE)
     kind = make_offer(price=Decimal(530))

@@ -59,6 +59,14 @@ class TestHolding:
         assert held("cart-2", 6)
         assert not held("cart-3")
 
+    def test_the_least_stock_is_not_held(self, offer: None, set_conf: Callable[..., None]) -> None:
+        set_conf(LEAST_STOCK=4)
+        assert held("cart-1", 4)
+        assert available() == [2]
+        assert not held("cart-2", 3)
+        assert held("cart-2", 2)
+        assert available() == []
+
     @pytest.mark.parametrize("how", ["released", "over", "placed", "clock set back"])
     def test_a_hold_ends(self, offer: None, how: str) -> None:
         hold(reference="cart-1", quantity=4, **CARD)

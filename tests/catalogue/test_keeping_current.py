@@ -118,6 +118,49 @@ class TestReading:
         keep()
         assert asked(simulator) == ["catalog", "p"] * (2 if minutes else 0)
 
+    def test_a_category_that_is_skipped_is_listed_and_neither_read_nor_gone(
+        self, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(CATALOGUE_SKIP=[])
+        top_ups = SoldProduct("Q", "DZ", {"b": CARD}, category="Mobile & Internet")
+        simulator.catalogue = ONE | {"q": top_ups}
+        keep()
+        assert [kind.type_id for kind in offers().filter(type_id__in="ab")] == ["a", "b"]
+        changes()
+        set_conf(CATALOGUE_SKIP=["  mobile &  INTERNET "])
+        # At once, and although it sells.
+        assert [kind.type_id for kind in offers().filter(type_id__in="ab")] == ["a"]
+        sell("q")
+        asked(simulator)
+        for _hour in range(3):
+            pass_time(minutes=61)
+            keep()
+        assert asked(simulator) == ["catalog", "p"] * 3
+        assert changes() == []
+        product = Product.objects.get(product_id="q")
+        assert (product.is_enabled, product.missing_since) == (True, None)
+        # Without the setting, it is sold again once it was read.
+        set_conf(CATALOGUE_SKIP=[])
+        pass_time(hours=24)
+        assert not offers().exists()
+        keep()
+        assert [kind.type_id for kind in offers().filter(type_id__in="ab")] == ["a", "b"]
+        assert changes() == []
+
+    def test_a_product_that_moves_to_a_category_that_is_skipped_is_gone(
+        self, known: None, simulator: Simulator, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(CATALOGUE_SKIP=["Mobile & Internet"])
+        changes()
+        simulator.catalogue = {"p": SoldProduct("P", "DZ", {"a": CARD}, "MOBILE & INTERNET")}
+        pass_time(minutes=61)
+        keep()
+        assert changes() == [("a", "gone", Decimal(490), None)]
+        simulator.catalogue = ONE
+        pass_time(minutes=61)
+        keep()
+        assert changes() == [("a", "back", None, Decimal(490))]
+
     def test_what_was_ordered_within_a_day_is_read_four_times_as_often(
         self, simulator: Simulator
     ) -> None:

@@ -15,7 +15,7 @@ from django.db.models import Count, Max, Sum
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
-from giftcards.catalogue import check_offer, hold, offers
+from giftcards.catalogue import check_offer, hold, offers, price_on_shelf
 from giftcards.exceptions import NotForSale
 from giftcards.models import ApiKey, Hold, Order, Product, ProductType, ProviderState
 from giftcards.simulator import Denomination, Simulator
@@ -93,6 +93,42 @@ class TestOffers:
     def test_a_product_that_is_disabled_is_not_offered(self, offer: None) -> None:
         Product.objects.update(is_enabled=False)
         assert not offers().exists()
+
+    @pytest.mark.parametrize(
+        ("title", "category", "is_skipped"),
+        [
+            ("Mobile & Internet", "MOBILE & internet", True),
+            ("Mobile", "Mobile & Internet", False),
+            ("100%", "1000", False),
+            ("téléphonie", "TÉLÉPHONIE", True),
+            ("TÉLÉPHONIE", "Téléphonie", True),
+            ("هاتف", "هاتف", True),
+            ("Gaming", "", False),
+        ],
+    )
+    def test_a_category_that_is_skipped_is_off_the_shelf(
+        self, offer: None, set_conf: Conf, title: str, category: str, is_skipped: bool
+    ) -> None:
+        Product.objects.update(category=category)
+        set_conf(CATALOGUE_SKIP=["Others", title], PRICING={"margin_percent": 10})
+        assert offers().exists() != is_skipped
+        assert (price_on_shelf(ProductType.objects.get()) is None) == is_skipped
+        assert refusal() == ("delisted" if is_skipped else "")
+
+    @pytest.mark.parametrize(
+        ("stock", "least", "available"),
+        [(10, 0, 8), (10, 3, 5), (10, 8, None), (10, 9, None), (None, 9, None)],
+    )
+    def test_the_least_stock_is_left_at_the_provider(
+        self, set_conf: Conf, stock: int | None, least: int, available: int | None
+    ) -> None:
+        set_conf(LEAST_STOCK=least)
+        make_offer(stock=stock)
+        order(Status.PENDING)
+        wanted = [] if stock and available is None else [available]
+        assert [offer.available for offer in offers()] == wanted
+        assert refusal(quantity=(available or 0) + 1) == ("out_of_stock" if stock else "")
+        assert not available or refusal(quantity=available) == ""
 
     @pytest.mark.parametrize(
         ("status", "values", "available"),
@@ -324,6 +360,26 @@ class TestCheck:
             check_offer(PRODUCT, TYPE, 2, sale_price=550, sale_amount=880)
         assert "980 DA" in plain(str(refused.value))
         assert "880 DA" in plain(str(refused.value))
+
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [
+            (
+                {"LEAST_STOCK": 7},
+                "3 cards are left of those in stock, less open orders and holds. Your settings"
+                " leave 7 more at the provider.",
+            ),
+            ({"CATALOGUE_SKIP": ["gaming"]}, "Your settings leave out this card's category."),
+        ],
+    )
+    def test_staff_read_which_setting_keeps_a_card_from_being_sold(
+        self, offer: None, set_conf: Conf, values: dict[str, Any], told: str
+    ) -> None:
+        Product.objects.update(category="Gaming")
+        set_conf(**values)
+        with pytest.raises(NotForSale) as refused:
+            check_offer(PRODUCT, TYPE, 4)
+        assert plain(str(refused.value)) == f"PlayStation – PSN 500 DA: {told}"
 
     def test_asks_nothing_unless_told_to(self, offer: None, simulator: Simulator) -> None:
         check_offer(PRODUCT, TYPE, 2)

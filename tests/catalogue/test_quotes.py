@@ -52,6 +52,18 @@ class TestQuote:
         assert asked(simulator) == [QUESTION] * (price == 530)
         assert told.no_answer is None
 
+    @pytest.mark.parametrize("type_id", [TYPE, "other"])
+    def test_a_category_that_is_skipped_is_not_asked_about(
+        self, simulator: Simulator, set_conf: Callable[..., None], type_id: str
+    ) -> None:
+        make_offer(read_at=ago(120))
+        Product.objects.update(category="Gaming")
+        set_conf(CATALOGUE_SKIP=["Gaming"])
+        told = quote(PRODUCT, type_id, max_age=0)
+        assert (told.is_skipped, told.is_for_sale) == (True, False)
+        assert told.price == (490 if type_id == TYPE else None)
+        assert asked(simulator) == []
+
     def test_says_all_there_is_to_know(
         self, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:

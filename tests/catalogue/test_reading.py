@@ -210,6 +210,27 @@ class TestTolerance:
         assert (reading.read, reading.skipped, reading.is_whole) == (1, 5 + 2, False)
         assert known() == [("p1", "One", True)]
 
+    @pytest.mark.parametrize("counted", [2, 3])
+    def test_a_list_with_fewer_products_than_it_counts_takes_none_off_sale(
+        self, wire: Wire, counted: int
+    ) -> None:
+        wire.get(CATALOG, json=listing({"id": "p1"}, {"id": "p2"}))
+        run()
+        answer = {**listing({"id": "p1"}, {"id": "p3"}), "meta": {"totalProducts": counted}}
+        wire.replace("GET", CATALOG, json=answer)
+        wire.get(product_url("p3"), json=types_answer({"id": "t3", "price": 5}))
+        for _hour in range(2):
+            Product.objects.update(listed_at=F("listed_at") - timedelta(hours=7))
+            Product.objects.update(missing_since=F("missing_since") - timedelta(hours=7))
+            reading = run()
+        is_whole = counted == 2
+        assert known() == [("p1", "", True), ("p2", "", not is_whole), ("p3", "", True)]
+        assert (reading.is_whole, reading.skipped) == (is_whole, not is_whole)
+        told = "The catalogue lists fewer products than it counts (by 1): none counts as missing."
+        assert reading.trouble == ("" if is_whole else told)
+        # What was listed was read all the same.
+        assert types("p3") == {"t3": ("", Decimal(5), None)}
+
     def test_a_product_that_is_not_enabled_is_not_read_and_not_on_sale(self, wire: Wire) -> None:
         wire.get(CATALOG, json=listing({"id": "p1"}, {"id": "p2", "enabled": False}))
         assert run() == CatalogueReading(total=1, read=1)

@@ -221,17 +221,25 @@ def test_the_worker_looks_at_the_records_of_which_something_has_changed(
     assert record_of("TEST_PARTIAL").net_stock_level == 1
 
 
-@pytest.mark.parametrize("why", ["another rule", "another day"])
+# A change of a setting, or a day later; and what it makes of the price and of the trial's stock.
+TURNS: dict[str, tuple[dict[str, Any], Decimal | int, int]] = {
+    "another day": ({}, PRICE, 100),
+    "another rule": ({"PRICING": {"margin_fixed": 100}}, 590, 100),
+    "a reserve": ({"LEAST_STOCK": 60}, PRICE, 40),
+}
+
+
+@pytest.mark.parametrize("why", TURNS)
 def test_all_records_get_their_turn(shop: Simulator, settings: Any, why: str) -> None:
     start_from(minutes=1_441 if why == "another day" else 2)
-    if why == "another rule":
-        settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": {"margin_fixed": 100}}
+    change, price, left = TURNS[why]
+    settings.GIFTCARDS = {**settings.GIFTCARDS, **change}
     # There is time for none of them, and then for all.
     follow_changes(lambda: False)
     assert record_of("TEST_PARTIAL").net_stock_level == 1
     follow_changes(lambda: True)
-    assert record_of("TEST_PARTIAL").net_stock_level == 100
-    assert record_of().price == (590 if why == "another rule" else PRICE)
+    assert record_of("TEST_PARTIAL").net_stock_level == left
+    assert record_of().price == price
 
 
 def test_a_price_in_another_currency_is_left_to_the_shop(shop: Simulator) -> None:

@@ -320,6 +320,30 @@ class TestAnswers:
         )
 
     @pytest.mark.parametrize(
+        ("answer", "absent"),
+        [
+            ({}, 0),
+            ({"totalProducts": 3}, 1),
+            ({"meta": {"totalProducts": 3}}, 1),
+            ({"meta": {"totalProducts": "3"}}, 1),
+            ({"meta": {"totalProducts": 2}}, 0),
+            ({"meta": {"totalProducts": 1}}, 0),
+            ({"meta": {"totalProducts": -3}}, 0),
+            ({"meta": {"totalProducts": "many"}}, 0),
+            ({"meta": 7}, 0),
+        ],
+    )
+    def test_a_catalogue_lacks_what_it_counts_and_does_not_list(
+        self, answer: dict[str, Any], absent: int, client: Client, answers: Answers
+    ) -> None:
+        # It lists two, one of them in two categories.
+        listed = [{"id": "p1"}, {"id": "p2"}]
+        for more, fewer in (([], 0), ([{"id": "p1"}], 1), ([{"title": "no id"}], 0)):
+            categories = [{"title": "A", "products": listed}, {"title": "B", "products": more}]
+            answers({"success": True, "data": {"categories": categories}, **answer})
+            assert client.catalogue().absent == max(0, absent - fewer)
+
+    @pytest.mark.parametrize(
         "told",
         [{}, {"productId": "p1"}, {"_id": "p1"}, {"productId": "p1", "_id": "x"}, {"_id": None}],
     )

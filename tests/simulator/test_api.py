@@ -102,6 +102,8 @@ def test_another_catalogue_replaces_what_is_for_sale() -> None:
         assert shop.get("/v3/gift-cards/checkProduct/xbox")["types"][0] == (
             {"id": "type_9", "name": "Xbox 10 USD", "price": 2000, "quantity": 100_000}
         )
+        meta = shop.ask("/v3/gift-cards/catalog").json()["meta"]
+        assert (meta["totalCategories"], meta["totalProducts"]) == (1, 1)
         assert shop.place("type_9", 1, "xbox").ok
         assert shop.place("type_001", 1, PSN).status_code == 404
 

@@ -102,7 +102,7 @@ class MovedFilter(admin.SimpleListFilter):
 
 @admin.register(Product)
 class ProductAdmin(ReadOnlyRows):
-    list_display = ("title", "category", "region", "is_enabled", "read", "orders")
+    list_display = ("title", "category", "region", "sold", "read", "orders")
     list_filter = ("is_enabled", MovedFilter, "category")
     search_fields = ("name", "product_id")
     readonly_fields = (
@@ -110,7 +110,7 @@ class ProductAdmin(ReadOnlyRows):
         "identifier",
         "category",
         "region",
-        "is_enabled",
+        "sold",
         "listed",
         "read",
         "orders",
@@ -135,6 +135,10 @@ class ProductAdmin(ReadOnlyRows):
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         names = super().get_list_display(request)
         return [name for name in names if name != "orders" or _may_see_orders(request)]
+
+    @admin.display(description=_("on sale"), ordering="is_enabled", boolean=True)
+    def sold(self, product: Product) -> bool:
+        return product.is_on_sale
 
     @admin.display(description=_("orders"))
     def orders(self, product: Product) -> str:

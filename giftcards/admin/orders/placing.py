@@ -564,7 +564,9 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     """
     if known.no_answer in _NO_ANSWER:
         yield str(_NO_ANSWER[known.no_answer])
-    if not known.is_for_sale:
+    if known.is_skipped:
+        yield gettext("Your settings leave out this card's category.")
+    elif not known.is_for_sale:
         yield gettext("The provider does not sell this card at present.")
     if known.stock is not None and known.stock < order.quantity:
         text = ngettext(
