@@ -29,7 +29,7 @@ from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
 TAG = "giftcards"
-# The id of the message about a setting, by ``SettingProblem.kind``.
+# The id of the message about a setting, for each ``SettingProblem.kind``.
 IDS: Mapping[str, str] = {
     "no_api_key": "giftcards.E001",
     "api_key": "giftcards.E002",
@@ -168,7 +168,7 @@ def check_admin(**_: object) -> list[CheckMessage]:
 
 
 def _overridden(admin: type) -> Iterator[tuple[str, str]]:
-    """Yield each of :data:`_OF_ONE_PAGE` that the shop has overridden, after the admin's name."""
+    """Yield the name of ``admin``, with each method of :data:`_OF_ONE_PAGE` that is overridden."""
     for method in _OF_ONE_PAGE:
         owner = next(each for each in admin.__mro__ if method in vars(each))
         if owner.__module__.partition(".")[0] not in {"giftcards", "django"}:

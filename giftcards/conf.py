@@ -122,7 +122,7 @@ class SettingsDict:
             raise ConfigurationError(f"{message} {hint}") from None
 
     def require(self, *keys: str) -> None:
-        """Raise :exc:`ConfigurationError` for the first of ``settings`` that is unusable."""
+        """Raise :exc:`ConfigurationError` if one of the settings ``keys`` is unusable."""
         for key in keys:
             self.get(self.declared[key])
 

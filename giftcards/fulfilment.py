@@ -119,7 +119,7 @@ def check_line(
     quantity: int,
     **details: Unpack[OrderDetails],
 ) -> None:
-    """Check the values of an order, as :func:`place_order` does, before the customer pays.
+    """Check the values of an order before the customer pays, as :func:`place_order` will do.
 
     The function raises the :exc:`~django.core.exceptions.ValidationError` that :func:`place_order`
     would raise. It uses neither the provider nor the database, so stock and cost are not checked.

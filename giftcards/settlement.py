@@ -70,8 +70,8 @@ def record_refund(
     ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are brought up to
     date.
 
-    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount``, which is
-    what is still owed less the planned refunds; if nothing can be owed; or if the reference names
+    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount`` (what is
+    owed, less the paid and the planned refunds), if nothing can be owed, or if the reference names
     another refund of the order. Raises :exc:`~django.core.exceptions.ValidationError` for invalid
     values.
 

@@ -89,7 +89,7 @@ def _lacks(order: Order) -> Decimal:
 
 
 def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
-    """The charges and the refunds of the last seven days that belong to no order, added up.
+    """The sums of those charges and refunds of the last seven days that belong to no order.
 
     The newest entries are left out, because the shop may not have recorded their orders yet, or may
     not know yet that these orders have settled. Before the first reading, the result is empty.

@@ -393,7 +393,8 @@ CHECKED = 3
 def check_closed_month(_should_continue: Callable[[], bool]) -> None:
     """Compare one of the latest three closed months with its record; a chore.
 
-    A call sums up one month. Each month is compared once after each reading of the ledger.
+    A call compares one month. After each reading of the ledger, each of the months is compared
+    once.
     """
     now, read_until = timezone.now(), LedgerState.objects.known_until()
     if read_until is None:

@@ -150,7 +150,7 @@ class Column(NamedTuple):
         return Side.PROVIDER in self.side
 
 
-# The columns, in the order of all reports. In files, the columns that show costs come at the end.
+# The columns, sorted as in all reports. In files, the columns that show costs come at the end.
 COLUMNS = (
     Column("orders", _("orders"), Side.CARDS, "orders"),
     Column("rejected", _("Rejected orders"), Side.CARDS),

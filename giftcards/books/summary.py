@@ -141,7 +141,7 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """The balances before and after the first moment of ``entries`` whose balances are certain."""
+    """The balances before and after a moment: the first moment with certain balances."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
         # The last moment is left out, because it may have further entries that were not read.
@@ -158,7 +158,7 @@ def _moment_of(entry: Entry) -> object:
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """The balances before and after the entries of a moment, whose true order is unknown.
+    """The balances before and after the entries of a moment; nobody knows which entry came first.
 
     Each balance in between ends one entry and begins another. So the first balance is the one that
     begins more entries than it ends. If no balance does, the first and the last balance are equal,
@@ -469,7 +469,7 @@ def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
     """The charges that exceed the price of their order.
 
-    Guessed charges are skipped, because they were found by their price.
+    Guessed charges are skipped, because an entry is a guess only if it fits the price.
     """
     for row in rows:
         if row.type == CHARGE and row.price is not None and not row.is_guess:

@@ -1,4 +1,4 @@
-"""The shop's price of a card by ``PRICING``; and how a new cost has changed the margin."""
+"""The shop's price of a card according to ``PRICING``; the margin before and after a new cost."""
 
 from __future__ import annotations
 

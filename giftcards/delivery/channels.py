@@ -300,7 +300,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _replies(error: BaseException) -> list[tuple[int, bytes]]:
-    """The replies of the mail server, each with code and text; recipients may have own replies."""
+    """The code and text of each reply of the mail server; there may be one for each recipient."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return list(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):

@@ -19,7 +19,7 @@ from giftcards.conf import conf as core
 from giftcards.delivery.conf import WITH_CARDS, Mode, conf
 from giftcards.exceptions import ConfigurationError
 
-# The ids of the checks, by the kind of the problem (SettingProblem.kind).
+# The id of the message about a setting, for each ``SettingProblem.kind``.
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_delivery.E001",
     "type": "giftcards_delivery.E002",

@@ -314,8 +314,8 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
             items.append(Item.about(known[code], unknown))
     items += happened
     if situation.silence and any(item.orders for item in items):
-        # That the provider does not answer may explain the items about orders, although this has
-        # not lasted long enough to be a state itself.
+        # If the provider does not answer, this may explain the items about orders, even before it
+        # has lasted long enough to be a state.
         items.append(Item.about(known["provider"], situation.silence))
     # The row may have codes of another version or of a removed app, which have no texts here.
     over = told.states.keys() & known.keys() - situation.states.keys()
@@ -410,8 +410,8 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
-    # If a mail goes out later than this process waits for it, it is not recorded, and is sent
-    # again.
+    # If a mail goes out only when this process has stopped waiting, the mail is not recorded, and
+    # is sent again.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 

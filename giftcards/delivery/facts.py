@@ -171,8 +171,8 @@ def known_as(order: Order) -> str:
 def facts_of(order: Order) -> Facts:
     """The present facts of ``order`` for its customer.
 
-    For a final order, this takes one query, and another one if the order was recorded before the
-    catalogue was read.
+    For a final order, this takes one query. It takes a second query if the order was recorded
+    before the catalogue was read.
     """
     names, breakdown = order.line_names(), customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()

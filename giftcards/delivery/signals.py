@@ -7,6 +7,6 @@ from giftcards.signals import OutboxSignal
 #: The signal is sent with ``items``, the news since the signal was last sent: a list of
 #: :class:`~giftcards.delivery.digest_items.Item`. The signal is sent at most every
 #: ``DIGEST_MINUTES``, or sooner for urgent news, even if nobody gets digests by mail. If a receiver
-#: raises an error, it is not called again with the same items. Only the class and the place of the
-#: error are logged.
+#: raises an error, the receiver is not called again with the same items. Of the error, only the
+#: class and the place are logged.
 staff_news = OutboxSignal()

@@ -350,7 +350,7 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """The page of a link that shows no cards: to the last byte the same for every reason.
+    """The page of a link that shows no cards: identical to the last byte, whatever the reason.
 
     So the page is in the language of the visitor, not in the language of an order. The page quotes
     nothing from the request, so a fixed nonce is enough.
@@ -431,7 +431,8 @@ def _shop() -> dict[str, str]:
 
 
 _MAIL = "giftcards.delivery.channels.Mail"
-# The kinds of messages on how an order ended: for the customer of other orders, and for a gift.
+# The kinds of messages that tell the customer how an order ended; and how an order for a gift
+# ended.
 _ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
 _ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
 # The number of digits of the longest primary key.

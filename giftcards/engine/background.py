@@ -27,7 +27,7 @@ from giftcards.rules.times import LONGEST_HOLD
 
 logger = logging.getLogger(__name__)
 
-#: A function that says whether work may go on; the work calls it before each step.
+#: A function that returns whether work may go on; work calls it before each step.
 MayGoOn = Callable[[], bool]
 
 
@@ -44,8 +44,8 @@ class Work:
     #: True if people wait for the results: then the work waits for no other work, and several
     #: processes may do it.
     is_prompt: bool = False
-    #: A function, called every second, that says whether prompt work is due before the minute is
-    #: over.
+    #: A function, called every second, that returns whether prompt work is due before its next
+    #: turn.
     is_due: Callable[[], bool] = lambda: False
     #: A function that queues a task, which does the work. Where there is a queue, ticks call this
     #: instead of ``do``.

@@ -89,7 +89,7 @@ def _as_seconds(moment: datetime) -> float:
 def _epoch(moment: datetime) -> datetime:
     """Return the epoch, which is naive if ``moment`` is naive (``USE_TZ = False``).
 
-    Naive times jump with daylight saving time.
+    The difference between a moment and the epoch jumps with daylight saving time if both are naive.
     """
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return epoch.replace(tzinfo=None) if timezone.is_naive(moment) else epoch
@@ -145,7 +145,7 @@ class Clock:
         for step in reversed(self._steps):
             start = min(step.before, step.before + step.span) - _TOLERANCE
             yield start, end, set_since
-            # Go on with the period before this step.
+            # The next period to yield is the one before this step.
             end = step.before + _TOLERANCE
             set_since += step.span
         yield datetime.min.replace(tzinfo=zone), end, set_since
@@ -243,7 +243,8 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
 def recall_far_future() -> None:
     """Make orders and announcements due now if their due time is implausibly far ahead.
 
-    Such a time was written before the clock was set back while no process was running.
+    A time far ahead was written before the clock was set back, and no process was running at that
+    moment.
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=conf.proof_of_absence / 2))

@@ -280,7 +280,7 @@ class _Search:
         return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
 
     def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
-        """Fill gaps in a single answer from the order's row, unless the order's id is confirmed."""
+        """Fill gaps in a single answer from the order's row while the order's id is unconfirmed."""
         row = self._unclear.get(order.pk)
         if order.identified_at or row is None or not isinstance(result, OrderAnswer):
             return result
@@ -323,11 +323,11 @@ def read_pages(
 ) -> Pages:
     """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
 
-    If the first page gives the page count, further pages are read until ``limit()`` is 0; but if
-    there are more further pages than ``limit()``, none of them is read. If the budget is short, the
-    next reading begins with the pages that were left out. Without a page count, reading ends after
-    the first page without new ids, or after ``limit()`` further pages. If a page fails, its error
-    is yielded instead.
+    If the first page gives the page count, further pages are read until ``limit()`` is 0; but none
+    is read if there are more further pages than ``limit()``. If the budget is short, the next
+    reading begins with the pages that were left out. Without a page count, reading ends after the
+    first page without new ids, or after ``limit()`` further pages. If a page fails, its error is
+    yielded instead.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=timings.page_size)
     further = _OF_FURTHER.get(purpose, purpose)

@@ -310,7 +310,8 @@ def _record_acceptance(
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
-    # Unless recovery has adopted this id, the order was bought although its row says otherwise.
+    # If recovery has adopted this id, all is well. Otherwise, the order was bought although its row
+    # says the opposite.
     if not is_recorded and order.provider_order_id != provider_order_id:
         problem = Problem("accepted_after_all", name)
         Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[problem]))

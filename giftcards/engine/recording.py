@@ -488,7 +488,8 @@ def record_changes(
 ) -> None:
     """Record how ``answers`` about settled orders, given at ``now``, differ from the record.
 
-    An answer that says nothing new costs no query, unless each card is compared (``is_thorough``).
+    An answer without news costs no query, unless ``is_thorough`` is True: then each card is
+    compared.
     """
     for order, answer in answers:
         if is_thorough or not _is_known(order, find_differences(order, answer)):
@@ -507,7 +508,7 @@ def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
     known = [Problem.of(entry) for entry in order.problems]
     received = max((_received(problem) for problem in known), default=0)
     return all(
-        # More cards may be stored than any one answer has had.
+        # More cards may be stored than any single answer has had.
         problem in known or 0 < _received(problem) <= received
         for problem in differences
     )

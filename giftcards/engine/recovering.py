@@ -127,8 +127,8 @@ def find_orphans(listing: Listing) -> list[OrderAnswer]:
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
     """Search for the orders in ``orders`` that are lost and due; return how many are resolved.
 
-    Other lost orders of about the same time are resolved along with these, because all of them
-    compete for the same rows.
+    Other lost orders of about the same time are resolved along with these orders, because all of
+    them may fit the same rows.
     """
     due = set(orders.to_recover(timezone.now()).values_list("pk", flat=True))
     if not due:
@@ -196,8 +196,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     ]
     listing = _read_around(first, last, accepted, gateway, pulse)
     # Other orders of about the same time, whose rows may look like the rows of the lost orders, are
-    # queried after the list and before the owners of its rows. So an order that takes a row
-    # meanwhile is seen either as a rival or as an owner.
+    # queried after the list and before the owners of its rows. So if an order takes a row
+    # meanwhile, the order is seen either as a rival or as the owner of the row.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -369,7 +369,8 @@ def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
         longest = max(_LONGEST_PAUSE, _half_proof())
         values["due_at"] = now + backoff(order.failures, first=_half_proof(), longest=longest)
         values["failures"] = min(order.failures + 1, 20)
-    # Otherwise the search was due for another order, and ``order`` keeps its own schedule.
+    # If ``order`` is not due, the search was made for another order, and ``order`` keeps its
+    # schedule.
     Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
 
 

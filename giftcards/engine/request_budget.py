@@ -12,7 +12,7 @@ whatever the latency.
   the list.
 - All other slots are common. At most a quarter of the common slots is reserved for further pages of
   the list and for single checks: as many slots as readings need in a minute in addition to the
-  first page. Once the other common slots are taken, each reading takes only its share of the
+  first page. Once all other common slots are taken, each reading takes only its share of the
   reserved slots. If readings need more slots than are reserved, single checks leave half of the
   reserved slots to further pages, which cover up to a hundred orders each.
 - Placing may use all common slots that are not reserved. So may the query for the price of an order

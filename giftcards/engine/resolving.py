@@ -2,9 +2,9 @@
 
 The decisions themselves are in :mod:`giftcards.engine.recovering`.
 
-After a restore from a dump, orders that wait here may have been bought since the dump. An order in
-the provider's list may be one of these orders, or an order that was placed after the dump and is
-unknown here. So each waiting order that is like an order in the list is held.
+After a restore from a dump, orders that wait in the database may have been bought since the dump.
+An order in the provider's list may be one of these orders, or an order that was placed after the
+dump and is unknown here. So each waiting order that is like an order in the list is held.
 """
 
 from __future__ import annotations
@@ -202,8 +202,8 @@ def hold_bought(
     """Hold each waiting order that may be one of ``rows``; return the held orders.
 
     ``rows`` belong to no order here, and are sorted, oldest first. Held orders are ``UNCONFIRMED``,
-    and neither sent nor searched for automatically: a person says what became of each. Ends once
-    ``should_continue`` returns False.
+    and neither sent nor searched for automatically: a person decides what became of each order.
+    Ends once ``should_continue`` returns False.
     """
     held = []
     for order in list(_waiting_orders().order_by("pk")):

@@ -112,18 +112,18 @@ def match_cards(
 ) -> list[int | None]:
     """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
-    Both are multisets: a code that is twice in one answer is two cards, and a repeated answer, in
-    any order, has no new card. A card without a serial matches any card with its code, because the
-    provider may add serials later and omit them again.
+    Both are multisets: a code that is twice in one answer is two cards, and a repeated answer has
+    no new card, even if its cards are in another sequence. A card without a serial matches any card
+    with its code, because the provider may add serials later and omit them again.
     """
     # The stored cards without a match so far; the keys are fingerprints.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
-    # A card without a serial matches any remaining card with its code. Each remaining card is
-    # listed under its last fingerprint of the code, so that an exact match under any encryption key
-    # takes precedence.
+    # A card without a serial matches any remaining card with its code. Cards with a serial are
+    # listed under the last fingerprint of their code. That fingerprint is tried last, so that an
+    # exact match under any encryption key takes precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
@@ -184,7 +184,7 @@ def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -
     """Sort the ``cards`` of an order by ``told``, the cards that its final answer names.
 
     First come the different cards of that answer, then cards that only other answers named, then
-    repetitions: a repetition is no reason to withhold another card. Ties keep their order.
+    repetitions: a repetition is no reason to withhold another card. Ties stay in sequence.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}

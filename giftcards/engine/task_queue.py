@@ -139,7 +139,7 @@ def waiting_tasks() -> Backlog | None:
     from django_q.conf import Conf
 
     queue = apps.get_model("django_q", "OrmQ").objects.using(Conf.ORM)
-    # A task that is taken is locked until it counts as lost.
+    # Once a worker takes a task, the task is locked until it counts as lost.
     waiting = queue.filter(key=Conf.CLUSTER_NAME, lock__lte=timezone.now())
     found = waiting.aggregate(count=Count("pk"), since=Min("lock"))
     return Backlog(found["count"], found["since"])

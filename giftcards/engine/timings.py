@@ -23,7 +23,7 @@ class Timings:
     # How long a tick waits for the loop of another process: longer than the lease, so that the
     # lease of a dead process expires.
     tick_patience: timedelta = timedelta(seconds=11)
-    # How long a task waits for work that is due soon, and how often it looks for more.
+    # How long a task waits for work that is due soon, and how often the task looks for more work.
     task_wait: float = 15.0
     task_poll: float = 1.0
 

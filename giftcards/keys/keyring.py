@@ -69,7 +69,8 @@ class Keyring:
     @contained
     def __init__(self, keys: Sequence[str]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        #: The fingerprints of the keys, by which a card's row names its encryption key.
+        #: The fingerprints of the keys; the row of a card names its encryption key by such a
+        #: fingerprint.
         self.key_fingerprints = tuple(
             _derived(key, b"giftcards fingerprint of the encryption key v1", length=8).hex()
             for key in keys
@@ -200,7 +201,7 @@ def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
 
 @contained
 def key_fingerprint(api_key: str) -> str:
-    """A fingerprint of an API key, by which all processes learn whether the key was refused.
+    """A fingerprint of an API key; under it, all processes share whether the key was refused.
 
     The fingerprint does not depend on the encryption keys: during a rotation, processes with
     different encryption keys have to recognise the same API key. An API key is too long to be

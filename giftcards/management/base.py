@@ -42,8 +42,8 @@ class GiftcardsCommand(ConsoleCommand):
 
     ``needs`` names the settings without which the command cannot work. The command checks these
     settings itself, and reports a wrong setting in one sentence; the system checks do not run. The
-    database is checked before any work begins. So a failure before the work, after which nothing
-    has happened, is reported in other words than a failure during the work.
+    database is checked before any work begins, so that exit code 2 always means that nothing has
+    happened.
     """
 
     needs: ClassVar[Sequence[str]] = ()

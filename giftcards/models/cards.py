@@ -76,7 +76,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def destroy(self) -> int:
         """Destroy the codes of these cards; return how many there were.
 
-        One fingerprint is left, which recognises the same code if it is delivered again.
+        One fingerprint is left: it recognises the same code if that code is delivered again.
         """
         cards = self.readable().order_by()
         return cards.update(
@@ -103,9 +103,10 @@ class CardQuerySet(models.QuerySet["Card"]):
     def need_of_keys(self) -> tuple[int, list[int]]:
         """Return how many cards have a missing key, and which keys no card needs.
 
-        A key is missing if it is not in the settings. The keys that no card needs are given by
-        their positions in the settings, from 2; none is given if there is no readable card. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        A key is missing if it is not in the settings. The keys that no card needs are named by
+        their positions in the settings, from 2; no key is named if there is no readable card.
+        Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are
+        unusable.
         """
         configured = conf.keyring().key_fingerprints
         used = set(self.key_fingerprints())

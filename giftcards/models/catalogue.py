@@ -21,7 +21,8 @@ from giftcards.text.spelling import folded
 
 # A product or type is gone only once answers have lacked it for this long.
 _GONE_AFTER = timedelta(hours=1)
-# If an answer arrives after a newer answer, it is late by no more than this.
+# Answers may arrive in the wrong order. An old answer is older than the stored answer by no more
+# than this.
 _LATE = timedelta(minutes=5)
 # Changes of offers are kept for this long, and deleted in batches of this size.
 _CHANGES_KEPT = timedelta(days=30)
@@ -255,8 +256,9 @@ class ProductType(models.Model):
     # when answers lack the type (NULL: answers have the type).
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # If PRICING is a function: its last result (NULL: nothing usable, or off the shelf), its path,
-    # the cost that it was called with, and when to call it again (NULL: it was never called).
+    # These columns are used if PRICING is a function. In order: its last result (NULL: nothing
+    # usable, or off the shelf), its path, the cost that it was called with, and when to call it
+    # again (NULL: it was never called).
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)

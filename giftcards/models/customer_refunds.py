@@ -304,8 +304,8 @@ class CustomerRefund(models.Model):
             wrong["amount"] = gettext("This must be a decimal number.")
         if wrong:
             raise ValidationError(wrong)
-        # The reference is stripped, as forms do: nobody sees spaces at its end, and databases
-        # disagree on whether such spaces make a difference.
+        # Spaces at the end of the reference are removed, as forms do: nobody sees them, and they
+        # make a difference in some databases only.
         self.reference = self.reference.strip()
         self.clean_fields(exclude=("order", "created_by", "executed_by"))
         self.check_text("by", "created_by", self.created_by)

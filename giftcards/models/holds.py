@@ -55,8 +55,8 @@ class Hold(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
     ``reference`` is the reference that the order will have. ``price`` is what a card cost when the
-    hold began, in dinars (``None``: unknown). ``left`` is the time by which the hold can still be
-    prolonged.
+    hold began, in dinars (``None``: unknown). ``left`` is how much longer the hold can still
+    become.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
@@ -83,7 +83,7 @@ class Hold(models.Model):
         return self.reference
 
     def keep(self, length: timedelta, *, holder: str) -> bool:
-        """Let the hold last for ``length`` from now, up to its limit; False if it is over."""
+        """Let the hold last for ``length`` from now, up to its limit; False if the hold is over."""
         now = timezone.now()
         self.holder = _hash(holder) if holder else ""
         if self.left is None or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):

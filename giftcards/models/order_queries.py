@@ -91,9 +91,9 @@ class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Orders that are not final.
 
-        Queries for open orders start here, because their index begins with ``settled_at``. With a
-        condition on the status alone, a query planner would take every status for common, because
-        the average status is common.
+        Queries for open orders start here, because their index begins with ``settled_at``. Query
+        planners only know how many orders a status has on average, so they would use no index for a
+        condition on the status alone.
         """
         return self.filter(settled_at=None)
 
@@ -168,7 +168,7 @@ class OrderQueries(OrderSearch[Row]):
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
-        """Open orders due later than ``urgent`` or, if they are not urgent, ``others`` from now."""
+        """Open orders due more than ``urgent`` from now, or ``others`` if the order is patient."""
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
             | Q(status__in=PATIENT, due_at__gt=now + others + SLACK)

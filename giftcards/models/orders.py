@@ -97,7 +97,7 @@ _LONGEST_AHEAD = timedelta(days=366)
 
 
 class OrderQuerySet(OrderQueries["Order"]):
-    """Orders, and the changes to many of them at once."""
+    """Orders, and methods that change many orders at once."""
 
     def with_repetitions(self) -> OrderQuerySet:
         """These orders, and all orders that repeat their missing cards; not for slices."""
@@ -511,7 +511,8 @@ class Order(models.Model):
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
     # When the codes of the order's cards were destroyed: by retention, or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
-    # True if retention has found no card; retention does not look again until a card comes.
+    # True if retention has found that the order has no card; it does not look again until a card
+    # comes.
     is_without_cards = models.BooleanField(default=False, editable=False)
     # Entries as in giftcards.rules.problems: {"code", "parameters"}, plus "ticked_by" and
     # "ticked_at" once the problem is ticked off.
@@ -536,7 +537,7 @@ class Order(models.Model):
     # Since when the order has been waiting to be sent: SEND_TIMEOUT begins here.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
     # When to send (PENDING), check (HANDLING, DELAYED) or find (UNCONFIRMED) the order next. NULL:
-    # not automatically; a PENDING order is then held, see `is_held`.
+    # this is not done automatically. A PENDING order with NULL is held, see `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # How many attempts in a row to send, check or find the order have failed.
     failures = models.PositiveIntegerField(default=0, editable=False)
@@ -545,7 +546,8 @@ class Order(models.Model):
     # have to choose from.
     absent_since = models.DateTimeField(null=True, editable=False)
     candidates = models.JSONField(default=list, blank=True, editable=False)
-    # The claim on the order: the token of the process that works on it, and when the claim expires.
+    # The claim on the order: the token of the process that works on the order, and the claim's
+    # expiry.
     claim = models.CharField(max_length=32, blank=True, editable=False)
     claimed_until = models.DateTimeField(null=True, editable=False)
 
@@ -763,7 +765,8 @@ class Order(models.Model):
     def was_adopted(self) -> bool:
         """True if the provider's id was found in the list, or typed by staff, and not by placing.
 
-        Such an id stands in both columns for ids. Perhaps only the list shows an order with it.
+        Such an id stands in both columns for ids. Perhaps only the list shows an order with such an
+        id.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
@@ -803,7 +806,7 @@ class Order(models.Model):
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
         """True if the order was certainly sent to another account: the environments differ.
 
-        Another key of the same environment may be a new one for the same account.
+        Another key of the same environment may be a new key for the same account.
         """
         environments = {self.environment, key.environment}
         return len(environments) == 2 and "" not in environments

@@ -26,7 +26,8 @@ from giftcards.text.search_terms import (
 # The type of orders, which cannot be imported here: their module imports this one.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
-# At most this many orders with a common word are read to look for the other words: the newest.
+# If a search has only common words, this many of the newest orders with one word are read to look
+# for the other words.
 _MOST_READ = 20_000
 # A prefix with this character sorts above all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"

@@ -1,7 +1,7 @@
 """Records of what staff do: revealed cards, notes, corrections, and who looks after an order.
 
-If another person looks after an order, one guarded UPDATE records this; its row count shows which
-of two people was first. The timeline gets an entry.
+One guarded UPDATE records who looks after an order. If two people take the order at once, the row
+count of the UPDATE shows who was first. The timeline gets an entry.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CardReveal(models.Model):
     card = models.ForeignKey(
         Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
     )
-    # PROTECT: who has seen a code stays known, so such a user is deactivated, not deleted.
+    # PROTECT keeps users who have seen a code from being deleted: they can only be deactivated.
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         verbose_name=_("by"),

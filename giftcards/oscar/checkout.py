@@ -39,7 +39,7 @@ class BasketRefused(GiftcardsError):
 
 
 def check_cards(basket: Any, *, email: str = "") -> None:
-    """Check that the cards in the basket can be bought and do not lose money.
+    """Check that the cards in the basket can be bought, and are not sold at a loss.
 
     No request to the provider is made. The price of each line after all discounts counts. Raises
     :exc:`BasketRefused`.

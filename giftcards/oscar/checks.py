@@ -12,7 +12,7 @@ from giftcards.conf import conf as core
 from giftcards.exceptions import ConfigurationError
 from giftcards.oscar.conf import conf
 
-# The ids of the checks, by the kind of the problem (SettingProblem.kind).
+# The id of the message about a setting, for each ``SettingProblem.kind``.
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_oscar.E001",
     "type": "giftcards_oscar.E002",

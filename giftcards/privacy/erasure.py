@@ -64,7 +64,7 @@ class Erasure:
     """The result of an erasure; orders are named by their references."""
 
     erased: list[str] = field(default_factory=list)
-    #: The number of erased orders, by the person's role in them.
+    #: The number of erased orders for each role of the person.
     roles: Counter[Role] = field(default_factory=Counter)
     #: Orders that may not be erased yet, with one of the :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
 
     The person is the customer of an order, or the recipient of a gift. The other orders have an
     address or number in common with the person's orders, named the person until a correction, or
-    had a message sent to the person. Staff have to decide about these orders. Raises
+    had a message that went to the person. Staff have to decide about these orders. Raises
     :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
     named = _read(person.orders())

@@ -36,7 +36,7 @@ _SHORTEST = 3
 # Patterns of characters that make another address if they stand right before or right behind an
 # e-mail address. Two apostrophes may quote an address.
 _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
-#: Stands for a text that named an erased person.
+#: The text that replaces a text with the name of an erased person.
 ERASED = "(erased)"
 # The keys of JSON values with names of staff.
 _OF_STAFF = {"by", "ticked_by"}
@@ -265,7 +265,7 @@ def _pattern(texts: Iterable[str], before: str, after: str) -> re.Pattern[str]:
 class Keeper(Protocol):
     """An app that keeps something about the customers of orders, or the recipients of gifts."""
 
-    #: The label of the app, by which its rows are found in the log of the admin.
+    #: The label of the app: its rows in the log of the admin have this label.
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:

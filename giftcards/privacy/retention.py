@@ -2,7 +2,8 @@
 
 Searching for a destroyed code finds no card. The shop has to look after its backups and the files
 of its database. SQLite needs help: by default, most builds of SQLite only mark the place of a
-deleted or moved row as free. The write-ahead log of SQLite also holds old versions of pages.
+deleted or moved row as free. SQLite's write-ahead log also keeps old versions of the pages of the
+database file.
 """
 
 from __future__ import annotations

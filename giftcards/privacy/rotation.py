@@ -55,7 +55,7 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
     """Seal every card under the first key, at most ``per_second`` of them; return the tally.
 
     ``on_batch`` is called after each batch. If ``on_batch`` raises an error, the rotation ends, and
-    the next rotation resumes there. Cards that no key opens are left as they are. Raises
+    the next rotation goes on from there. Cards that no key opens are left as they are. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     keyring = conf.keyring()

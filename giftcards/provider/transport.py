@@ -162,7 +162,7 @@ _call = threading.local()
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    """A mixin for urllib3's connections that bounds every wait by the call's deadline.
+    """A mixin for urllib3's connections: no wait lasts longer than until the call's deadline.
 
     urllib3's timeouts apply to one address or one receive: a server that sends a byte a second
     never exceeds them, and name resolution has no timeout. Sending is not bounded, because a
@@ -176,7 +176,7 @@ class _Connection(urllib3.connection.HTTPConnection):
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is None:
-            self.connect()  # before the stage changes; otherwise, sending would connect
+            self.connect()  # now, because otherwise the sending stage would connect
         _call.stage = _Stage.SENDING
         super().request(*args, **kwargs)
 
@@ -243,7 +243,7 @@ _THREAD_NAME = "giftcards-transport"
 
 
 def _may_be_logged(record: logging.LogRecord) -> bool:
-    """Return False for malformed header lines of a call, which may be part of a body."""
+    """Return False for a record about malformed header lines, which may be part of a body."""
     is_ours = threading.current_thread().name == _THREAD_NAME
     return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))
 

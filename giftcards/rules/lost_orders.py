@@ -99,7 +99,7 @@ Decision = Adopt | Absent | Wait | AskPerson
 
 
 def plan(survey: Survey) -> list[Decision]:
-    """Return one decision per lost order; the items of the survey may come in any order."""
+    """Return one decision per lost order; the items of the survey need not be sorted."""
     by_line: dict[Line, list[SentOrder]] = defaultdict(list)
     for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
         by_line[order.line].append(order)
@@ -151,7 +151,7 @@ def _plan_line(
 def _pair_off(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer]
 ) -> dict[SentOrder, OrderAnswer]:
-    """Pair each row with an order: the first order without a row that the row may be.
+    """Pair each row with the first order that the row fits and that has no row yet.
 
     This greedy matching is maximal, because orders and rows are sorted by time.
     """

@@ -55,7 +55,7 @@ class Kind(Enum):
     LEDGER = auto()  # with a reading of the ledger that explains the problem
     LASTING = auto()  # only when staff tick it off
     HISTORY = auto()  # not a problem, only an entry of the timeline
-    CARE = auto()  # only an entry of the timeline, about who looks after the order
+    CARE = auto()  # not a problem, only an entry about who looks after the order
 
 
 class Purchase(Enum):
@@ -113,9 +113,9 @@ class State:
     longest_retry: timedelta = _HOUR
     #: The level at which the log reports that sending an order has ended in this status.
     log_level: int = logging.NOTSET
-    #: The code of what the customer is told; "" if the customer is told nothing.
+    #: The code of the news for the customer; "" if there is no news.
     customer_news: str = ""
-    #: The code of what staff are told about a final order that lacks cards; "" for all other
+    #: The code of the news for staff about a final order that lacks cards; "" for all other
     #: statuses.
     staff_news: str = ""
     #: The words for a move to the status without a recorded reason. These words may use
@@ -262,20 +262,20 @@ def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
 FINAL: Final = _statuses_where(lambda state: state.is_final)
 # The provider's final statuses: cards and money are settled.
 SETTLED: Final = _statuses_where(lambda state: state.is_final and state.is_accepted)
-# Accepted orders that are still open: these are checked regularly.
+# Statuses of accepted orders that are still open: these orders are checked regularly.
 FOLLOWED: Final = _statuses_where(lambda state: not state.is_final and state.is_accepted)
 # Statuses of orders that have an id of the provider.
 ACCEPTED: Final = _statuses_where(lambda state: state.is_accepted)
-# Open orders that are not accepted: a worker sends them, or sends them again once they are proven
-# absent.
+# Statuses of open orders that are not accepted. A worker sends these orders, or sends them again
+# once they are proven absent.
 UNACCEPTED: Final = _statuses_where(lambda state: not (state.is_final or state.is_accepted))
-# Orders that the provider certainly does not have.
+# Statuses of orders that the provider certainly does not have.
 UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
-# Open orders that normally change within seconds, and those that do not.
+# Statuses of open orders: first those that normally change within seconds, then the others.
 URGENT: Final = _statuses_where(lambda state: state.is_urgent)
 PATIENT: Final = _statuses_where(lambda state: not (state.is_final or state.is_urgent))
-# Orders for which the provider credits money back; and, of these, the orders that cost nothing at
-# all.
+# Statuses of orders for which the provider credits money back; and, of these, the statuses of
+# orders that cost nothing at all.
 CREDITED: Final = _statuses_where(lambda state: state.cards in {Cards.SOME, Cards.NONE})
 UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 

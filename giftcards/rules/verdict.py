@@ -107,7 +107,7 @@ def evaluate_answer(
     staff. An unreadable number of cards keeps the order open, so that the number is requested
     again; but with ``is_late``, the order settles without the number. Contradictory figures and
     repeated cards also keep the order open, except with ``is_repeated``. ``is_repeated`` is True if
-    the previous answer was as doubtful, or if no other answer will be requested.
+    the previous answer was just as doubtful, or if no further answer will be requested.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)

@@ -322,8 +322,9 @@ class Account:
     ) -> Transaction:
         """Book and return a transaction that is not about an order of this account.
 
-        ``kind``, such as ``DEPOSIT`` or ``FLEXY``, tells whether ``amount`` leaves the account. The
-        API shows the transaction after ``shown_after`` seconds, or never if this is ``None``.
+        It depends on ``kind``, such as ``DEPOSIT`` or ``FLEXY``, whether ``amount`` leaves the
+        account. The API shows the transaction after ``shown_after`` seconds, or never if this is
+        ``None``.
         """
         change = Decimal(amount)
         if not change.is_finite() or change <= 0 or change != round(change, 2):

@@ -114,8 +114,8 @@ def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> s
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # The formula and the total are isolated from each other, so that their order follows the
-    # direction of the text around them.
+    # The formula and the total are isolated from each other, so that the direction of the text
+    # around them decides which comes first.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
 
@@ -287,7 +287,7 @@ def payment(method: str, reference: str) -> SafeString:
 
 
 def badge(kind: str, label: object) -> SafeString:
-    """A coloured badge with ``label``; ``kind`` ends the name of its class in the stylesheet."""
+    """A coloured badge with ``label``; ``kind`` is the last part of its class in the stylesheet."""
     return format_html('<span class="giftcards-badge giftcards-{}">{}</span>', kind, label)
 
 

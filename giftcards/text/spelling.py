@@ -16,7 +16,7 @@ COUNTRY = "213"
 LONGEST_NUMBER = 18
 #: A number with fewer digits (without the country code) may be part of many other texts.
 TELLING_DIGITS = 8
-#: Fewer digits are no phone number, and too many phone numbers contain them.
+#: A text with fewer digits is no phone number, and too many phone numbers contain it.
 FEWEST_DIGITS = 6
 # The digits of the shortest whole numbers: a landline number with its zero, or a mobile number
 # without its zero.
@@ -104,7 +104,7 @@ def _plain_sign(sign: str) -> str:
 
 
 def respelled(text: str) -> str:
-    """``text`` as :func:`plain`, with Arabic names in another common spelling.
+    """The result of :func:`plain`, with Arabic names in another common spelling.
 
     The result has no letter below a hamza, has alef for alef maksura, and lacks the alef that many
     people leave out: مسؤول and مسئول are the same, and so are رضى and رضا, رحمان and رحمن.

@@ -1,7 +1,7 @@
 """Conditions that monitors, commands, pages and digests report, all from the same list.
 
-Each condition is judged from the database alone, by an index. Each app declares its conditions in
-its plugin. The conditions of the core are in :mod:`giftcards.watch.core_conditions`.
+Each condition is judged from the database alone, with the help of an index. Each app declares its
+conditions in its plugin. The conditions of the core are in :mod:`giftcards.watch.core_conditions`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """The texts by which staff are told of something, and which staff are told.
+    """The texts of a piece of news for staff; and which members of staff get this news.
 
     ``headline`` is part of a sentence; it may contain ``%(count)s``.
     """
@@ -115,8 +115,8 @@ class Alert:
     takes: tuple[str, ...] = ()
     #: True if the finding counts orders or messages about orders, or adds up amounts of orders.
     is_about_orders: bool = False
-    #: The name of the admin's page that lists the counted rows; below, the query string of that
-    #: list.
+    #: The name of the admin's page that lists the counted rows. The next field is the query string
+    #: of that list.
     page: str = ""
     query: str = ""
 

@@ -125,7 +125,8 @@ class ProductAdmin(ReadOnlyRows):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
     ) -> tuple[QuerySet[Product], bool]:
-        # The text is cut, because SQLite limits the number of words in a search; no name is longer.
+        # The text is cut to the length of the longest name, because SQLite limits the number of
+        # words in a search.
         return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
 
     @admin.display(description=_("name"), ordering="name")

@@ -292,7 +292,7 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
 
 # The most failures of receivers that are shown.
 _FAILURES_SHOWN = 5
-# Pauses that the shop did not cause, and that end by themselves.
+# Pauses that the shop did not cause, and that end automatically.
 _PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
 # An HTTP status in the text of a failure: a number that is no amount of money.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
@@ -352,7 +352,7 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
 
     The samples are the newest and the oldest card.
 
-    ``shows_hints`` tells developers which card cannot be opened, and why.
+    With ``shows_hints``, developers read which card cannot be opened, and why.
     """
     try:
         keys = encryption_keys(counts_all=counts_all)

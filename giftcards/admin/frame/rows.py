@@ -199,9 +199,9 @@ def column(
 ) -> Callable[[Any, Any], str]:
     """A column of a list, or a field of a page, labelled like the column ``name`` of ``model``.
 
-    An empty value is shown as "-". ``cell.of`` is the name of the column. ``show`` gets the row and
-    the value, and returns HTML. Without ``show``, amounts and moments (with seconds) are formatted,
-    and other values are shown as foreign text.
+    An empty value is shown as "-". The attribute ``of`` of the result is the name of the column.
+    ``show`` gets the row and the value, and returns HTML. Without ``show``, amounts and moments
+    (with seconds) are formatted, and other values are shown as foreign text.
     """
 
     @admin.display(description=label_for_field(name, model, return_attr=False))
@@ -220,7 +220,7 @@ def column(
 
 
 def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """The orders that the person may see, according to the site's ``OrderAdmin`` or the shop's.
+    """The orders that the person may see: the site's ``OrderAdmin``, ours or the shop's, decides.
 
     Every list and every page shows only these orders, and only rows about these orders.
     """

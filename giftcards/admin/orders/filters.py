@@ -382,10 +382,10 @@ class OrderChangeList(SortedAsOffered):
         return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        """Newest or oldest orders first, both by an index.
+        """The sorting, for which there is an index: newest or oldest orders first.
 
-        Orders that are filtered by the settled date are sorted by that date. To find all orders of
-        a year, and to sort them by age, would take seconds.
+        Orders that are filtered by the settled date are sorted by that date. Finding all orders of
+        a year and sorting them by age would take seconds.
         """
         ordering: list[Any] = super().get_ordering(request, queryset)
         columns = self._SETTLED if self._is_by_settled else self._CREATED

@@ -242,7 +242,7 @@ def _decide(attempt: Attempt) -> Answer | None:
 
 
 def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
-    """Request and compare the order with this id; on failure, show why and return ``None``."""
+    """Request the order with this id, and compare it; ``None``, and a message, if that fails."""
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
         return None

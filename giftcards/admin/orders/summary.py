@@ -34,10 +34,10 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 class SummaryInput:
     """An order, and all else that the sentences need; each text is HTML, or "" for no text.
 
-    ``reason`` is why the status last changed, if the timeline has a reason. ``was_repeated`` is
-    True if the missing cards were ordered again. ``repeated_by`` names the new order, if the person
-    may see it. ``standstill`` says why nothing is done automatically at present. ``not_received``
-    says that the cards did not reach their recipient.
+    ``reason`` is the reason for the last change of status, if the timeline has a reason.
+    ``was_repeated`` is True if the missing cards were ordered again. ``repeated_by`` names the new
+    order, if the person may see it. ``standstill`` says why nothing is done automatically at
+    present. ``not_received`` says that the cards did not reach their recipient.
     """
 
     order: Order

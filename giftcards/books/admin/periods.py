@@ -21,8 +21,8 @@ from giftcards.models import Product
 from giftcards.rules.times import today
 from giftcards.text.display import day_text, isolated
 
-# The first day of any report: no shop sold cards before 2000, and some time zones cannot have the
-# times of far years.
+# The first day of any report: no shop sold cards before 2000, and very early times do not exist in
+# every time zone.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
 # The most days of a report with a row for each day, which a person has to read; and the most years
