@@ -35,7 +35,7 @@ class Plugin:
     keepers: Mapping[Role, Keeper] = field(default_factory=dict)
     #: The reasons why an old order keeps its codes; the keys are names of reasons.
     kept_because: Mapping[str, Reason] = field(default_factory=dict)
-    #: The path of an ``Extension`` of the pages of orders, which is imported with the admin.
+    #: The path of an ``Extension`` of the pages of orders. It is imported with the admin.
     order_pages: str = ""
     #: For the name of each group of staff, the codenames of its permissions in the app.
     roles: Mapping[str, Collection[str]] = field(default_factory=dict)

@@ -141,7 +141,7 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """The balances before and after a moment: the first moment with certain balances."""
+    """The balances before and after the first moment of ``entries`` that has certain balances."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
         # The last moment is left out, because it may have further entries that were not read.

@@ -40,8 +40,8 @@ from giftcards.models.provider import Environment, is_test_type
 from giftcards.rules.times import is_recent
 from giftcards.text.display import count_text, duration_text, money_text
 
-# Stock and price of a type are too old to sell by after a day, or after four periods of
-# CATALOGUE_EVERY if these are longer; after a week where the catalogue is read by hand.
+# After this time, stock and price of a type are too old for a sale: a day, or four periods of
+# CATALOGUE_EVERY if these are longer; a week if the catalogue is read by hand.
 _OLD = timedelta(days=1)
 _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
@@ -56,11 +56,11 @@ _LOOK = 0.1
 def offers() -> QuerySet[ProductType]:
     """The types that can be sold now, each with its product, sorted by product; one query.
 
-    Each type has its cost as ``price``, and its ``shop_price`` by ``PRICING`` (``None``: there is
-    no rule). Its ``stock`` is the number of cards that the provider had at ``read_at`` (``None``:
-    unknown). Its ``available`` is the part of the stock that can still be sold. Left out are sold
-    out types, types that ``CATALOGUE_SKIP`` or the rule takes off the shelf, and types that were
-    read too long ago.
+    Each type has its cost as ``price``, and the ``shop_price`` that ``PRICING`` gives it (``None``:
+    there is no rule). Its ``stock`` is the number of cards that the provider had at ``read_at``
+    (``None``: unknown). Its ``available`` is the part of the stock that can still be sold. Left out
+    are sold out types, types that ``CATALOGUE_SKIP`` or the rule takes off the shelf, and types
+    that were read too long ago.
 
     If the rule is a function, the worker calls the function within a minute, and stores the prices.
     The result then has only types that the function has priced at their present cost.
@@ -422,7 +422,7 @@ _UNTOLD = (
 
 
 class _Taken:
-    """The cards to subtract from the stock, added up once by type, and joined to the types.
+    """The cards to subtract from the stock, added up once for all types, and joined to the types.
 
     With a subquery for each type instead, PostgreSQL may read all open orders once for each type:
     it does so if its statistics are from a time without open orders. Django has no join to a

@@ -314,8 +314,8 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
             items.append(Item.about(known[code], unknown))
     items += happened
     if situation.silence and any(item.orders for item in items):
-        # If the provider does not answer, this may explain the items about orders, even before it
-        # has lasted long enough to be a state.
+        # If the provider has just stopped answering, this is not a state yet, but may explain the
+        # items about orders.
         items.append(Item.about(known["provider"], situation.silence))
     # The row may have codes of another version or of a removed app, which have no texts here.
     over = told.states.keys() & known.keys() - situation.states.keys()

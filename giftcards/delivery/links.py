@@ -38,7 +38,7 @@ def issue(
     by: str = "",
     reason: str = "",
 ) -> tuple[CardLink, Masked]:
-    """A new link to the cards of ``order``, and its token, which is stored nowhere."""
+    """A new link to the cards of ``order``, and the link's token, which is stored nowhere."""
     token = Masked(secrets.token_urlsafe(_BYTES))
     link = CardLink.objects.create(
         order=order,

@@ -437,7 +437,7 @@ def _address(channel: Channel, order: Order, *, for_recipient: bool) -> str:
         return ""
 
 
-# The name of the receivers in the outbox, which must stay the same even if a function moves.
+# The name of the receivers in the outbox. The name must stay the same even if a function moves.
 _UID = "giftcards_delivery"
 
 

@@ -89,7 +89,7 @@ def _as_seconds(moment: datetime) -> float:
 def _epoch(moment: datetime) -> datetime:
     """Return the epoch, which is naive if ``moment`` is naive (``USE_TZ = False``).
 
-    The difference between a moment and the epoch jumps with daylight saving time if both are naive.
+    If both are naive, their difference jumps with daylight saving time.
     """
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return epoch.replace(tzinfo=None) if timezone.is_naive(moment) else epoch

@@ -38,8 +38,8 @@ T = TypeVar("T")
 MAX_IN_FLIGHT = 3
 # The most orders checked one by one for each group of a sweep.
 BATCH = 40
-# The usual difference of the clocks, which is tried first, because a busy account has many orders
-# in ten minutes.
+# The usual difference of the clocks. It is tried first, because a busy account has many orders in
+# ten minutes.
 _USUAL_SKEW = timedelta(minutes=1)
 # For how long the list is not used after it failed, and for how long after it showed none of our
 # orders. Both times are shorter than the poll timeout, because some orders can only be followed
@@ -139,7 +139,7 @@ def ask(
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
-    """Split ``orders`` into fresh and late orders, which are on different pages of the list."""
+    """Split ``orders`` into fresh and late orders: the list has these on different pages."""
     late = [order for order in orders if order.status == Status.DELAYED]
     return [order for order in orders if order.status != Status.DELAYED], late
 

@@ -48,8 +48,8 @@ logger = logging.getLogger(__name__)
 # The first and the longest pause before an order that could not be sent is tried again.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# After this many failed reviews or failed queries for the price, which take more than a minute in
-# all, the order itself may be the reason.
+# After this many failed reviews, or failed queries for the price, the order itself may be the
+# reason. They take more than a minute in all.
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
 # subtracted, because the clocks of two machines may differ.
@@ -117,8 +117,7 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
     ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
-    # A person may have approved the stored price, which would then always fit: request the price
-    # anew.
+    # If a person has approved the stored price, that price always fits. So request the price anew.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
@@ -361,7 +360,7 @@ def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
 
 
 def _first_search() -> datetime:
-    """The time of the first search for a lost order, which may take a moment to be listed."""
+    """The time of the first search for a lost order: listing the order may take a moment."""
     return timezone.now() + min(_FIRST_SEARCH, timedelta(seconds=conf.proof_of_absence / 4))
 
 

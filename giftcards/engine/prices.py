@@ -49,7 +49,7 @@ class _Prices:
 
     @property
     def age(self) -> float:
-        """Seconds since the request was made, which include the time until its answer."""
+        """Seconds since the request was made, including the time until its answer."""
         return time.monotonic() - self.asked_at
 
 

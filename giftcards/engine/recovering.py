@@ -178,7 +178,7 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 
 
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
-    """Read the list around lost orders, which are sorted by sending time."""
+    """Read the list around the ``lost`` orders. They have to be sorted by sending time."""
     # The order of the following queries matters, because other processes change orders meanwhile.
     now = timezone.now()
     # A request goes out at most some seconds after the order was claimed.
@@ -453,7 +453,7 @@ def declare_absent(
     source: StatusChange.Source,
     detail: Problem | None = None,
 ) -> bool:
-    """Resend or reject the lost ``order``, which was not placed; False if the row has moved.
+    """Resend or reject the lost ``order``, as it was not placed; False if the row has moved.
 
     The decision is about the attempt that ``order`` was read with, as in :func:`adopt`.
     """

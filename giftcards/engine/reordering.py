@@ -1,6 +1,6 @@
 """Reordering missing cards, in one new order that is linked to the old order.
 
-Staff, the shop's code or the rule ``REORDER_MISSING`` cause the new order.
+The new order is made by staff, by the shop's code or by the rule ``REORDER_MISSING``.
 """
 
 from __future__ import annotations

@@ -340,7 +340,7 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
 
 
 class _Recorder:
-    """A buffer for results, which are recorded in batches that are limited by size and age."""
+    """A buffer for results. It records them in batches of limited size and age."""
 
     def __init__(self, gateway: Gateway, now: datetime) -> None:
         self.checked: set[int] = set()

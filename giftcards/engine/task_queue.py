@@ -130,7 +130,7 @@ class Backlog(NamedTuple):
 
 
 def waiting_tasks() -> Backlog | None:
-    """The tasks that no worker has taken, including those of other apps, which delay ours.
+    """The tasks that no worker has taken, even those of other apps: they delay our tasks.
 
     Returns ``None`` if the tasks are not in a queue that django-q2 keeps in the database.
     """

@@ -83,7 +83,7 @@ class Timings:
     pricing_slow: float = 3.0
 
     # How many rows of the database are read at a time for a file; and how many rows go into one
-    # sheet of a workbook, which can hold 1,048,576 rows.
+    # sheet of a workbook (a sheet can hold 1,048,576 rows).
     file_batch: int = 1_000
     sheet_rows: int = 1_000_000
     # Shorter waits than this are not logged.

@@ -201,7 +201,7 @@ def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
 
 @contained
 def key_fingerprint(api_key: str) -> str:
-    """A fingerprint of an API key; under it, all processes share whether the key was refused.
+    """A fingerprint of an API key, for the record of whether the provider has refused the key.
 
     The fingerprint does not depend on the encryption keys: during a rotation, processes with
     different encryption keys have to recognise the same API key. An API key is too long to be

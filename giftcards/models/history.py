@@ -1,4 +1,4 @@
-"""The history of an order: status changes, which the outbox announces, and acknowledgements."""
+"""The history of an order: acknowledgements, and status changes, which the outbox announces."""
 
 from __future__ import annotations
 

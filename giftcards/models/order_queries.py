@@ -65,7 +65,7 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
-    """True if orders may be missing from ``orders``, which a person sees in the admin."""
+    """True if orders may be missing from ``orders``, the orders that a person sees in the admin."""
     return bool(orders.query.where)
 
 

@@ -304,7 +304,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """The correctable columns of an order, or of a correction, which has the earlier values."""
+    """The correctable columns of an order; or of a correction, with the earlier values."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -314,7 +314,7 @@ def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
 
 
 def _is_more_than_nothing(amount: str) -> models.GeneratedField:
-    """A column for an index, which the database computes: True if ``amount`` is above 0."""
+    """A column that the database computes for an index: True if ``amount`` is above 0."""
     is_above = models.ExpressionWrapper(Q((f"{amount}__gt", 0)), output_field=models.BooleanField())
     return models.GeneratedField(
         expression=is_above, output_field=models.BooleanField(), db_persist=True, editable=False
@@ -577,14 +577,14 @@ class Order(models.Model):
             models.Index(
                 fields=("settled_at", "status", "due_at", "id"), name="giftcards_order_due"
             ),
-            # This index serves retention, which looks for the orders whose codes are still there,
-            # by age.
+            # This index serves retention, which looks for the oldest orders whose codes are still
+            # there.
             models.Index(
                 fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
                 name="giftcards_order_kept",
             ),
-            # These two serve recovery, which looks for the orders that fit a row of the provider's
-            # list.
+            # These two indexes serve recovery, which looks for the orders that fit a row of the
+            # provider's list.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
             # These serve the admin's list, with and without each of its filters, and counting by
@@ -784,8 +784,8 @@ class Order(models.Model):
     def price_ceiling(self) -> Decimal | None:
         """The most that one card may cost unless a person decides; ``None``: there is no limit.
 
-        The limit is the price that staff have approved, or else ``max_price``, or else, unless
-        ``HOLD_ABOVE_SALE_PRICE`` is off, the customer's payment for one card.
+        The limit is the price that staff have approved, or else ``max_price``. Without both, it is
+        the customer's payment for one card, unless ``HOLD_ABOVE_SALE_PRICE`` is off.
         """
         return price_ceiling(
             approved=self.approved_price,
@@ -797,7 +797,7 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """True if the order was sent to the account of ``key``, whose list shows what was bought.
+        """True if the order was sent to the account of ``key``: this account's list has the order.
 
         If the order's key or environment is unknown, that of ``key`` is assumed.
         """

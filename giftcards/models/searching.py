@@ -23,7 +23,7 @@ from giftcards.text.search_terms import (
     terms_of,
 )
 
-# The type of orders, which cannot be imported here: their module imports this one.
+# The type of orders. The model cannot be imported here, because its module imports this module.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
 # If a search has only common words, this many of the newest orders with one word are read to look

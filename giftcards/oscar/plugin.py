@@ -17,7 +17,7 @@ from giftcards.oscar.stock import follow_changes, follow_ended_hold, follow_offe
 from giftcards.plugins import Plugin
 from giftcards.signals import customer_refund_changed, offer_changed, order_status_changed
 
-# The name of the receivers in the outbox, which must stay the same even if a function moves.
+# The name of the receivers in the outbox. The name must stay the same even if a function moves.
 _UID = "giftcards_oscar"
 
 

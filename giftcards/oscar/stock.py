@@ -31,8 +31,9 @@ ProductClass = get_model("catalogue", "ProductClass")
 # The names of the partner, the product class and the category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# The name of a row of Lease that is no lease. The row stores the time of the chore's last run, the
-# settings about the shelf, and the last record that was written.
+# The name of a row of Lease that this module uses as a memory, and not as a lease. The row stores
+# the time of the chore's last run, the settings about the shelf, and the last record that was
+# written.
 _MEMORY = "oscar's stock"
 # A run also reads the changes from this time before the last run, because these changes may have
 # been committed late.
@@ -111,7 +112,7 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_hold(instance: Hold, **_: Any) -> None:
-    """Make the next run write the stock record for a deleted hold; a receiver of a signal."""
+    """Make the next run write the stock record of the card that a deleted hold was for."""
     sku = sku_of(instance.product_id, instance.type_id)
     # The record is updated after the commit, so that no transaction waits for the record's lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)

@@ -13,7 +13,7 @@ from giftcards.oscar.lines import owned_orders
 
 
 class MyCardsView(LoginRequiredMixin, PageTitleMixin, TemplateView):  # type: ignore[misc]  # untyped
-    """The list of orders and gifts of ``giftcards.delivery``, whose buttons lead to the cards."""
+    """The list of orders and gifts from ``giftcards.delivery``, with buttons for the cards."""
 
     template_name = "giftcards_oscar/my_cards.html"
     page_title = _("Gift cards")

@@ -218,7 +218,7 @@ _PATIENCE = 1_000
 def empty_log(using: str) -> None:
     """Make SQLite empty its write-ahead log; log a warning if another process is using it.
 
-    Does nothing within a transaction, which needs the log, and for other databases.
+    Does nothing for other databases, nor within a transaction, because it needs the log.
     """
     connection = connections[using]
     if connection.vendor != "sqlite" or connection.in_atomic_block:

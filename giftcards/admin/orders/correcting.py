@@ -156,7 +156,7 @@ def _details(order: Order) -> dict[str, Any]:
 
 
 def _fingerprint(order: Order) -> str:
-    """A hash of the details; the form carries the hash, which changes with each correction."""
+    """A hash of the details: it changes with each correction, and the form carries it."""
     return token("customer", [order.pk, *map(str, _details(order).values())])
 
 

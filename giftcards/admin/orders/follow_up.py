@@ -243,7 +243,7 @@ NOTE = OrderAction(
 
 
 def decided(decision: Problem | None, log: str = "") -> Outcome:
-    """The outcome after a ``decision``, which the timeline shows.
+    """The outcome after a ``decision``; the timeline shows the decision.
 
     A ``decision`` of ``None`` means that the person decided too late.
 

@@ -25,8 +25,8 @@ from giftcards.text.display import day_text, isolated
 # every time zone.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The most days of a report with a row for each day, which a person has to read; and the most years
-# of any report.
+# The most days of a report with a row for each day, because a person has to read the rows; and the
+# most years of any report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
 # The most products that the form names if the typed text is in several names.
@@ -55,7 +55,7 @@ class Question:
 
 
 class ReportForm(forms.Form):
-    """The form of a report, read from the URL, so that a URL leads to a report."""
+    """The form of a report, whose fields are in the URL: so every report has a URL."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
     # The field is a choice. In a large catalogue, the field is a typed text: the id of a product,

@@ -3,9 +3,9 @@
 Figures that show the provider's prices are left out for people who may not see costs.
 
 Positions in the chart are percentages. So the chart can have any size, and its letters are as large
-as the other letters of the page. Time and amounts run from left to right in every language, which
-is usual in Algeria even in Arabic texts. Bars of products have no axis: they begin where a line of
-text begins.
+as the other letters of the page. Time and amounts run from left to right in every language: in
+Algeria, this is usual even in Arabic texts. Bars of products have no axis: they begin where a line
+of text begins.
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
 
 
 def orders_of_unknown_price(count: int) -> SafeString:
-    """The words "and 2 orders of unknown price", as HTML, which follow an amount."""
+    """The words "and 2 orders of unknown price", as HTML, to be put after an amount."""
     text = ngettext(
         "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
     )
@@ -431,7 +431,7 @@ class Label(NamedTuple):
     is_minor: bool = False
 
 
-# The four parts of what customers paid, which a column stacks.
+# The four parts of what customers paid; a column of the chart stacks them.
 SERIES = (
     Series(_("Kept"), attrgetter("kept_amount")),
     *(

@@ -42,7 +42,7 @@ _FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "
 
 
 class SendAgainForm(forms.Form):
-    """The form that asks for a message and its address, and what to do with the earlier links."""
+    """The form for sending again: the message, its address, and what to do with earlier links."""
 
     # The values of the field about the earlier links.
     IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"
