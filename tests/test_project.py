@@ -87,6 +87,13 @@ def test_the_python_that_a_file_names_is_supported(file: str, pattern: str) -> N
     assert set(named) <= set(PYTHONS)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/installation.md"])
+def test_the_systems_of_the_classifiers_are_those_that_a_page_asks_for(page: str) -> None:
+    systems = {it for it in PROJECT["classifiers"] if it.startswith("Operating System")}
+    assert systems == {"Operating System :: MacOS", "Operating System :: POSIX :: Linux"}
+    assert "- Linux or macOS, Python 3.11" in text(page)
+
+
 @pytest.mark.packaging
 def test_ci_runs_every_session_that_the_hosted_workflow_asks_nox_for() -> None:
     pytest.importorskip("nox")
