@@ -48,8 +48,8 @@ def test_the_addresses_of_the_project_are_in_one_file() -> None:
 @pytest.mark.parametrize(
     ("file", "pattern"),
     [
-        (".github/workflows/ci.yml", r"uses: (?!\./)\S+@(.*)"),
-        (".github/workflows/release.yml", r"uses: (?!\./)\S+@(.*)"),
+        (".github/workflows/ci.yml", r"uses: (?!\$/)\S+@(.*)"),
+        (".github/workflows/release.yml", r"uses: (?!\$/)\S+@(.*)"),
         (".pre-commit-config.yaml", r"rev: (.*)"),
     ],
 )
