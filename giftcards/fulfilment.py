@@ -9,10 +9,12 @@ from typing import Any, TypedDict, Unpack
 
 from asgiref.sync import sync_to_async
 from django.db import transaction
+from django.utils import timezone
 
 from giftcards.engine.approvals import approve_price, approve_review, reject_held
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
+from giftcards.engine.timings import timings
 from giftcards.models import CustomerChange, Order, customer_refunds, new_reference
 from giftcards.models.fields import assign
 from giftcards.signals import customer_changed
@@ -26,6 +28,7 @@ __all__ = [
     "approve_review",
     "change_customer",
     "check_line",
+    "check_soon",
     "place_order",
     "record_sale",
     "reject_held",
@@ -125,6 +128,26 @@ def check_line(
     would raise. It uses neither the provider nor the database, so stock and cost are not checked.
     """
     _order(product_id, type_id, quantity, details).check_values()
+
+
+def check_soon(reference: str) -> bool:
+    """Have an open order checked soon, before its next check is due.
+
+    Call it when a customer presses "Refresh", or when somebody says that the order has moved. The
+    function makes no request: a worker checks the order in a moment, within the request budget and
+    after any pause. However often the function is called, an order gets one such check in five
+    seconds at most. The regular checks of the order go on.
+
+    Returns True if the order will be checked; if a check is under way, the order will be checked
+    once more. Returns False, and does nothing, if the order does not exist, is final, or is not
+    known to be at the provider: it is pending, held, being sent or unconfirmed. Returns False, too,
+    if the order was checked, or this function was called for it, within the last five seconds.
+    """
+    wanted = Order.objects.filter(reference=reference)
+    if not wanted.want_check(now=timezone.now(), interval=timings.check_soon_every):
+        return False
+    wake_worker()
+    return True
 
 
 def change_customer(

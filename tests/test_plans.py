@@ -45,7 +45,7 @@ from giftcards.engine.recovering import adopt, declare_absent
 from giftcards.engine.resolving import release
 from giftcards.engine.sweep import check_now, check_settled, sweep
 from giftcards.exceptions import ReferenceConflict
-from giftcards.fulfilment import place_order, reorder_missing
+from giftcards.fulfilment import check_soon, place_order, reorder_missing
 from giftcards.models import (
     Acknowledgement,
     Card,
@@ -328,8 +328,10 @@ def test_announcing_changes_again_reads_no_whole_table(open_orders: dict[Status,
 
 
 def test_checking_an_order_by_hand_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    late = open_orders[Status.DELAYED]
     with no_scans(), Gateway() as gateway:
-        check_now(open_orders[Status.DELAYED], gateway)
+        assert check_soon(late.reference)
+        check_now(late, gateway)
 
 
 def test_looking_at_the_prices_of_held_orders_reads_no_whole_table(simulator: Simulator) -> None:

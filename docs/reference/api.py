@@ -28,6 +28,7 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.fulfilment OrderDetails",
         "giftcards.fulfilment aplace_order",
         "giftcards.fulfilment check_line",
+        "giftcards.fulfilment check_soon",
         "giftcards.fulfilment change_customer",
         "giftcards.fulfilment record_sale",
         "giftcards.fulfilment reorder_missing",

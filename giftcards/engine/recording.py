@@ -28,9 +28,15 @@ from giftcards.engine.database import isolate_failures, write_together
 from giftcards.engine.following import next_check
 from giftcards.engine.reordering import reorder_by_rule
 from giftcards.engine.storing_cards import Arrival, store_cards
+from giftcards.engine.timings import timings
 from giftcards.exceptions import NotFound, ProviderError, Refused
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
-from giftcards.models.orders import OrderUpdate, Overtaken, cleared_provider_columns
+from giftcards.models.orders import (
+    OrderUpdate,
+    Overtaken,
+    cleared_provider_columns,
+    due_after_check,
+)
 from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.identity import find_difference, line_of
 from giftcards.rules.problems import Problem, history
@@ -157,6 +163,7 @@ def record_answers(
 
 @sensitive_variables()
 def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datetime) -> int:
+    due_after = _due_after(now)
     by_due: dict[datetime | None, list[Order]] = defaultdict(list)
     changed = []
     for result in _without_misattributed(results):
@@ -167,12 +174,13 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
     # Each transaction starts with a write: SQLite may fail a transaction that reads before it
     # writes.
     for due_at, unchanged in by_due.items():
-        _update_claimed({"due_at": due_at, "checked_at": now, "failures": 0}, unchanged)
+        values = {"due_at": due_after(due_at), "checked_at": now, "failures": 0}
+        _update_claimed(values, unchanged)
     if not changed:
         return 0
     try:
         with transaction.atomic():
-            updates = [_update(result, now) for result in changed]
+            updates = [_update(result, now, due_after) for result in changed]
             changes = Order.objects.write_batch(updates, source=StatusChange.Source.CHECK)
             _flag_surplus(changed, store_cards(_arrivals(changed)))
             _reorder_missing(changed)
@@ -216,7 +224,15 @@ def _update_claimed(values: dict[str, Any], orders: Sequence[Order]) -> int:
     return claimed.update(claimed_until=None, **values)
 
 
-def _update(result: _Result, now: datetime) -> OrderUpdate:
+def _due_after(checked_at: datetime) -> Callable[[datetime | None], Any]:
+    """:func:`due_after_check` for checks that began at ``checked_at`` and are recorded now."""
+    again_at = timezone.now() + timings.check_soon_every
+    return partial(due_after_check, checked_at=checked_at, again_at=again_at)
+
+
+def _update(
+    result: _Result, now: datetime, due_after: Callable[[datetime | None], Any]
+) -> OrderUpdate:
     order, settlement = result.order, result.verdict.settlement
     if result.refutes:
         return _release(order, result.verdict.problems, now)
@@ -231,7 +247,7 @@ def _update(result: _Result, now: datetime) -> OrderUpdate:
     if settlement is None:
         arrived = min(len(result.answer.different_cards), order.quantity)
         values |= {
-            "due_at": result.due_at,
+            "due_at": due_after(result.due_at),
             "fulfilled_quantity": max(order.fulfilled_quantity, arrived),
         }
         return OrderUpdate(order, values)
@@ -353,6 +369,7 @@ def record_failures(
     regular schedule, with an earlier retry if the failure is transient. Only an error about the
     order itself becomes its problem; an outage is kept in ``ProviderState``.
     """
+    due_after = _due_after(now)
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
     proof_ago = proof_ago or now - timedelta(seconds=conf.proof_of_absence)
     pauses: dict[tuple[str, int], timedelta] = {}
@@ -370,6 +387,7 @@ def record_failures(
         )
         groups.setdefault(repr(values), (values, []))[1].append(order)
     for values, orders in groups.values():
+        values["due_at"] = due_after(values["due_at"])
         write_together(orders, partial(_update_claimed, {"failures": F("failures") + 1, **values}))
 
 

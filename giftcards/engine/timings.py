@@ -58,6 +58,8 @@ class Timings:
     sweep_renewal: float = 2.0
     # The shortest time of one round of sending before due orders are checked.
     shortest_sending: float = 0.3
+    # How often a shop may have one order checked before its time.
+    check_soon_every: timedelta = timedelta(seconds=5)
     # How many rows a page of the provider's list has.
     page_size: int = 100
     # How often the pulse beats while requests are in flight.

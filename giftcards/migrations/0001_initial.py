@@ -143,6 +143,7 @@ class Migration(migrations.Migration):
                 ('settled_at', models.DateTimeField(editable=False, null=True, verbose_name='settled')),
                 ('queued_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('due_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, null=True)),
+                ('check_wanted_at', models.DateTimeField(editable=False, null=True)),
                 ('failures', models.PositiveIntegerField(default=0, editable=False)),
                 ('absent_since', models.DateTimeField(editable=False, null=True)),
                 ('candidates', models.JSONField(blank=True, default=list, editable=False)),

@@ -63,7 +63,7 @@ from giftcards.rules.states import (
     Status,
     check_move,
 )
-from giftcards.rules.times import LONGEST_HOLD, SLACK, is_ahead
+from giftcards.rules.times import LONGEST_HOLD, ahead, is_ahead, past
 from giftcards.text.search_terms import SEARCHED
 
 # The provider's answer about a larger order would exceed the size limit of the client.
@@ -150,15 +150,30 @@ class OrderQuerySet(OrderQueries["Order"]):
 
     def checkable(self, *, now: datetime, interval: timedelta) -> Self:
         """Orders at the provider, not checked within ``interval``, and not claimed."""
-        followed = self.filter(status__in=FOLLOWED)
-        rested = followed.filter(
-            Q(checked_at=None) | Q(checked_at__lte=now - interval) | Q(checked_at__gt=now + SLACK)
-        )
-        return rested.unclaimed(now)
+        rested = past("checked_at", now - interval, longest=interval)
+        return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
         """Make the orders that are :meth:`checkable` due now; return how many there are."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
+
+    def want_check(self, *, now: datetime, interval: timedelta) -> int:
+        """Make orders at the provider due now, at most once per ``interval``; return how many.
+
+        Orders are left out that were checked or wanted within ``interval``. An order that is being
+        checked becomes due again after that check: see :func:`due_after_check`.
+        """
+        rested = [
+            past(name, now - interval, longest=interval)
+            for name in ("checked_at", "check_wanted_at")
+        ]
+        # An order that is due already keeps its place in the queue.
+        is_to_wait = Q(due_at=None) | Q(due_at__gt=now)
+        is_free = past("claimed_until", now, longest=LONGEST_HOLD)
+        hurried = models.When(is_to_wait & is_free, then=models.Value(now))
+        return self.filter(*rested, status__in=FOLLOWED).update(
+            check_wanted_at=now, due_at=models.Case(hurried, default=F("due_at"))
+        )
 
     def claim(
         self, wanted: Sequence[Order], *, now: datetime, due_by: datetime, until: datetime
@@ -271,6 +286,18 @@ class OrderUpdate:
             return columns
         check_move(self.order.status, self.target)
         return columns | _status_columns(self.order, self.target, columns, now)
+
+
+def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
+    """The value of ``due_at`` for orders whose check began at ``checked_at``.
+
+    An order that was wanted to be checked since then is due at ``again_at``, if that is sooner.
+    """
+    if due_at is not None and due_at <= again_at:
+        return due_at
+    is_wanted = ahead("check_wanted_at", checked_at, longest=again_at - checked_at)
+    regular = models.Value(due_at, output_field=models.DateTimeField())
+    return models.Case(models.When(is_wanted, then=models.Value(again_at)), default=regular)
 
 
 def cleared_provider_columns() -> dict[str, Any]:
@@ -539,6 +566,8 @@ class Order(models.Model):
     # When to send (PENDING), check (HANDLING, DELAYED) or find (UNCONFIRMED) the order next. NULL:
     # this is not done automatically. A PENDING order with NULL is held, see `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
+    # When somebody last wanted the order checked before its time.
+    check_wanted_at = models.DateTimeField(null=True, editable=False)
     # How many attempts in a row to send, check or find the order have failed.
     failures = models.PositiveIntegerField(default=0, editable=False)
     # Both columns are for an UNCONFIRMED order only. ``absent_since`` is when a search first gave

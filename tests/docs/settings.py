@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["CHARGILY_SECRET"] = "test_sk_CANARY"
+os.environ["PROVIDER_WEBHOOK_SECRET"] = "CANARY-WEBHOOK"
 
 from tests.settings import *  # noqa: F403
 

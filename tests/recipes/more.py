@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,7 +16,7 @@ from django.contrib.auth import get_user_model
 from django.core import mail
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
-from django.test import TestCase
+from django.test import Client, TestCase
 from django.utils import timezone
 from django_q.models import OrmQ
 from shop import checkout, tasks
@@ -301,3 +304,80 @@ class MissingCards(ShopTestCase):
             assert [line.split()[1] for line in text.splitlines()] == [
                 card.value for card in bought.cards
             ]
+
+
+class Webhook(ShopTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        checkout.mark_as_paid(self.make_cart(quantity=2, provider_type="SIM_NEVER"))
+        self.work()
+        self.order = Order.objects.get()
+        # It is late, and will be checked in an hour.
+        self.hour = timezone.now() + timedelta(hours=1)
+        Order.objects.update(
+            status="DELAYED", checked_at=None, due_at=self.hour, provider_alias="alias-1"
+        )
+
+    def send(self, body: bytes, signature: str | None = None) -> bool:
+        """Send a message as the provider may; True if the order is checked before its time."""
+        own = hmac.new(settings.PROVIDER_WEBHOOK_SECRET.encode(), body, hashlib.sha256).hexdigest()
+        # The provider has no cookies and no token of the site.
+        answer = Client(enforce_csrf_checks=True).post(
+            "/provider/",
+            body,
+            content_type="application/json",
+            headers={"X-Signature": own if signature is None else signature},
+        )
+        assert (answer.status_code, answer.content) == (204, b"")
+        self.order.refresh_from_db()
+        assert self.order.status == "DELAYED"
+        return self.order.due_at != self.hour
+
+    def test_an_order_that_has_moved_is_checked_at_once_by_either_of_its_names(self) -> None:
+        for name in (self.order.provider_order_id, "alias-1"):
+            with self.subTest(name):
+                Order.objects.update(due_at=self.hour, check_wanted_at=None)
+                # What the message says about the order is not believed.
+                assert self.send(json.dumps({"orderId": name, "status": "REFUNDED"}).encode())
+
+    def test_a_message_that_comes_again_is_of_no_effect(self) -> None:
+        body = json.dumps({"orderId": "alias-1"}).encode()
+        assert self.send(body)
+        Order.objects.update(due_at=self.hour)
+        assert not self.send(body)
+
+    def test_what_is_not_signed_is_of_no_effect_and_gets_the_same_answer(self) -> None:
+        body = json.dumps({"orderId": "alias-1"}).encode()
+        other = hmac.new(b"other", body, hashlib.sha256).hexdigest()
+        for signature in ("", "0" * 64, "é", other):
+            with self.subTest(signature):
+                assert not self.send(body, signature)
+
+    def test_what_names_no_order_of_the_shop_is_of_no_effect(self) -> None:
+        for body in (
+            b"",
+            b"{",
+            b"\xff",
+            b"[" * 9_000,
+            b"[]",
+            b"7",
+            b"{}",
+            b'{"orderId": null}',
+            b'{"orderId": ""}',
+            b'{"orderId": "\\u0000"}',
+            b'{"orderId": ["alias-1"]}',
+            b'{"orderId": "alias-2"}',
+            json.dumps({"orderId": self.order.reference}).encode(),
+            json.dumps({"orderId": "a" * 101}).encode(),
+        ):
+            with self.subTest(body[:40]):
+                assert not self.send(body)
+
+    def test_what_is_too_long_is_not_read(self) -> None:
+        body = json.dumps({"orderId": "alias-1"}).encode()
+        assert not self.send(body.ljust(10_001))
+        assert self.send(body.ljust(10_000))
+
+    def test_only_post_is_answered(self) -> None:
+        for method in ("get", "put", "delete", "head"):
+            assert getattr(Client(), method)("/provider/").status_code == 405

@@ -29,6 +29,7 @@ MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend
 SHOP_URL = "https://shop.example"
 CHARGILY_URL = "https://pay.chargily.net/test/api/v2/"
 CHARGILY_SECRET = "test_sk_CANARY"
+PROVIDER_WEBHOOK_SECRET = "CANARY-WEBHOOK"
 
 Q_CLUSTER = {"orm": "default", "workers": 2, "timeout": 90, "retry": 240}
 GIFTCARDS = {

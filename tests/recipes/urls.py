@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from django.urls import path
-from shop import async_views, urls
+from shop import async_views, urls, webhooks
 
-urlpatterns = [*urls.urlpatterns, path("buy/<int:line_pk>/", async_views.buy)]
+urlpatterns = [
+    *urls.urlpatterns,
+    path("buy/<int:line_pk>/", async_views.buy),
+    path("provider/", webhooks.provider),
+]
