@@ -56,8 +56,10 @@ _MORE = (
     "giftcards.delivery.channels AddressRefused",
     "giftcards.delivery.channels Channel: address_of recipient_address_of send",
     "giftcards.delivery.channels Mail",
-    "giftcards.delivery.channels Message",
+    "giftcards.delivery.channels Message: kind reference language address phone subject text html"
+    " short link id",
     "giftcards.delivery.channels OutcomeUnknown",
+    "giftcards.delivery.channels SlowDown",
     "giftcards.delivery.health GiftcardsDigests",
     "giftcards.delivery.health GiftcardsMail",
     "giftcards.delivery.health GiftcardsUntold",
@@ -89,6 +91,7 @@ _MORE = (
     "giftcards.plugins install",
     "giftcards.privacy.retention Reason: condition text",
     "giftcards.tasks sweep",
+    "giftcards.text.spelling international_phone",
 )
 # Templates that a shop may replace, and where the variables of each come from: the dicts in these
 # functions, or the names themselves.

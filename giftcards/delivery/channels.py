@@ -35,6 +35,7 @@ from giftcards.delivery.conf import conf
 from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Order
 from giftcards.text.display import NO_BREAKS, one_line
+from giftcards.text.spelling import international_phone
 
 
 class AddressRefused(Exception):
@@ -47,6 +48,19 @@ class OutcomeUnknown(Exception):
     The message is retried after a quarter of an hour, and given up after six attempts with unknown
     outcome.
     """
+
+
+class SlowDown(Exception):
+    """The service has refused the message for now, and has asked for a pause of ``seconds``.
+
+    The next attempt comes after that pause, or after the usual pause if that is longer; a pause of
+    more than an hour counts as an hour.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        # The sequence matters: 0 for a value that is not a number.
+        self.seconds = max(0.0, float(seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,11 @@ class Message:
     #: repetitions.
     id: str = ""
 
+    @property
+    def phone(self) -> str:
+        """The address as a phone number in international form, E.164; "" if it is none."""
+        return international_phone(self.address)
+
 
 class Channel:
     """The base class of channels; the app makes an instance, without arguments, for each task."""
@@ -92,7 +111,8 @@ class Channel:
         """Hand ``message`` over; return its id at the service, if the service gives one.
 
         Raises :exc:`AddressRefused` if a retry is useless, and :exc:`OutcomeUnknown` if the message
-        may have gone out nevertheless. After any other error, the method is called again later.
+        may have gone out nevertheless. After any other error, the method is called again later;
+        :exc:`SlowDown` says after how many seconds.
 
         Set a timeout of 20 s or less on anything that may hang. After a minute, or sooner if the
         worker stops or its time is over, nobody waits for the attempt any more: its outcome counts
@@ -256,10 +276,14 @@ class Meaning(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The failure of an attempt; ``error`` names class and place of an error, never its text."""
+    """The failure of an attempt; ``error`` names class and place of an error, never its text.
+
+    ``pause`` is the pause in seconds that the service has asked for.
+    """
 
     meaning: Meaning
     error: str
+    pause: float = 0.0
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -268,7 +292,8 @@ def failure_of(error: BaseException) -> Failure:
     After an error of an unknown class, the message counts as not sent. If a channel is not sure
     that nothing was sent, it has to raise :exc:`OutcomeUnknown`.
     """
-    return Failure(_meaning(list(_chain(error))), describe(error))
+    pause = error.seconds if isinstance(error, SlowDown) else 0.0
+    return Failure(_meaning(list(_chain(error))), describe(error), pause)
 
 
 def describe(error: BaseException) -> str:

@@ -259,7 +259,9 @@ def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:
     else:
         failures = delivery.attempts - delivery.unanswered
         has_waited = failures > len(_PAUSES)
-        next_attempt_at = now + (_LONGEST_PAUSE if has_waited else _PAUSES[failures - 1])
+        pause = _LONGEST_PAUSE if has_waited else _PAUSES[failures - 1]
+        asked = timedelta(seconds=min(failure.pause, _LONGEST_PAUSE.total_seconds()))
+        next_attempt_at = now + max(pause, asked)
         # Even a message that waited a day for a worker gets its retries.
         is_too_old = has_waited and next_attempt_at > delivery.waits_since + _GIVEN_UP_AFTER
         is_over = failure.meaning is Meaning.REFUSED or is_too_old

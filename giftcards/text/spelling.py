@@ -25,10 +25,14 @@ _WHOLE_DIGITS = 9
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
 # A mobile number without its zero. No area begins with these digits.
 _MOBILE = re.compile(r"[567]\d{8}")
-_DIALLED = re.compile(r"[+(]*\d[\d\s().\-/]*")
+_DIALLED = re.compile(r"[+(\s]*\d[\d\s().\-/]*")
 # A phone number among words: it ends with the line, at a dash between spaces, and at other signs.
 _AMONG_WORDS = re.compile(r"[+(]*\d(?:(?:[^\S\n]|[().\-/]){0,2}\d)*")
 _NATIONAL = re.compile(r"0?([567]\d{8}|[234]\d{7})")
+# A number of another country, with the country's code: E.164 allows 15 digits at most.
+_FOREIGN = re.compile(r"[1-9]\d{6,14}")
+# The dashes that programs write for a hyphen.
+_DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
 _IS_ABROAD = re.compile(r"\s*(\+|00)")
 
 # Letters that people write in place of each other, although Unicode does not decompose them into
@@ -196,6 +200,30 @@ def is_phone(text: str) -> bool:
     if not is_dialled(text) or len(number) > LONGEST_NUMBER:
         return False
     return is_abroad(text) or bool(_NATIONAL.fullmatch(number.removeprefix(COUNTRY)))
+
+
+def international_phone(text: str) -> str:
+    """A phone number in its international form, E.164; "" if ``text`` is not one such number.
+
+    0555 12 34 56 becomes +213555123456. Numbers of this country may have their code or not, in any
+    spelling and script; a number of another country needs its code, after ``+`` or ``00``.
+    """
+    text = plain(without_label(text)).translate(_DASHES).strip()
+    if not is_dialled(text):
+        return ""
+    number, has_code = phone_digits(text), is_abroad(text)
+    if has_code:
+        number = number.removeprefix("00")
+    if number.startswith(COUNTRY) and (found := _NATIONAL.fullmatch(number[len(COUNTRY) :])):
+        return f"+{COUNTRY}{found[1]}"
+    if has_code:
+        # A slash may stand between two numbers.
+        is_foreign = not number.startswith(COUNTRY) and "/" not in text
+        return f"+{number}" if is_foreign and _FOREIGN.fullmatch(number) else ""
+    # Without its zero, a landline number may be the beginning of any other number.
+    is_whole = number.startswith("0") or _MOBILE.fullmatch(number)
+    found = _NATIONAL.fullmatch(number) if is_whole else None
+    return f"+{COUNTRY}{found[1]}" if found else ""
 
 
 def numbers(text: str) -> frozenset[str]:

@@ -19,6 +19,7 @@ from giftcards.delivery.channels import (
     AddressRefused,
     Meaning,
     OutcomeUnknown,
+    SlowDown,
     describe,
     failure_of,
 )
@@ -192,6 +193,7 @@ class TestAnymail:
     [
         (AddressRefused("CANARY"), REFUSED),
         (OutcomeUnknown("CANARY"), UNANSWERED),
+        (SlowDown(40), SERVER_AWAY),
         (TimeoutError("CANARY"), SERVER_AWAY),
         (RuntimeError("CANARY"), SERVER_AWAY),
         (UnicodeEncodeError("ascii", "CANARY", 0, 1, "CANARY"), NOT_SENT),

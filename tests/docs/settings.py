@@ -6,6 +6,8 @@ import os
 
 os.environ["CHARGILY_SECRET"] = "test_sk_CANARY"
 os.environ["PROVIDER_WEBHOOK_SECRET"] = "CANARY-WEBHOOK"
+os.environ["SMS_KEY"] = "CANARY-SMS-KEY"
+os.environ["TELEGRAM_TOKEN"] = "CANARY-TOKEN"
 
 from tests.settings import *  # noqa: F403
 

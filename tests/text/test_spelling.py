@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from giftcards.text.search_terms import OF_SAME_CUSTOMER, Word, readings, terms_of
-from giftcards.text.spelling import dialled, folded, is_phone, numbers, plain, tokens, words
+from giftcards.text.spelling import (
+    dialled,
+    folded,
+    international_phone,
+    is_phone,
+    numbers,
+    plain,
+    tokens,
+    words,
+)
 from tests.laws import examples
 
 TEXTS = st.text(max_size=30)
@@ -101,6 +111,63 @@ def test_a_foreign_number_keeps_its_code(number: str) -> None:
     assert term == number[1:]
     assert terms_of({"customer_phone": f"00{number[1:]}"}) == terms
     assert numbers(number) == {number[1:]}
+
+
+@given(NATIONAL, st.integers(0, 7))
+@settings(max_examples=examples(300))
+def test_a_number_of_this_country_has_one_international_form(number: str, style: int) -> None:
+    form = f"+213{number}"
+    assert international_phone(spelled(number, style)) == international_phone(form) == form
+
+
+@given(st.from_regex(r"[1-9][0-9]{6,14}", fullmatch=True), st.sampled_from(["+", "+ ", "00"]))
+@settings(max_examples=examples(300))
+def test_a_number_with_the_code_of_another_country_stays_as_it_is(number: str, code: str) -> None:
+    assume(not number.startswith("213"))
+    assert international_phone(code + number) == f"+{number}"
+
+
+@given(TEXTS | st.from_regex(r"[+(]{0,2}[0-9٠-٩ ./()-]{1,25}", fullmatch=True))
+@settings(max_examples=examples(500))
+def test_an_international_form_is_its_own_and_has_the_digits_that_were_typed(text: str) -> None:
+    form = international_phone(text)
+    assert form == "" or re.fullmatch(r"\+[1-9][0-9]{6,14}", form)
+    assert international_phone(form) == form
+    if form:
+        assert {form.removeprefix("+")} == numbers(text)
+
+
+@pytest.mark.parametrize(
+    ("typed", "form"),
+    [
+        ("٠٥٥٠ ١٢ ٣٤ ٥٦", "+213550123456"),
+        ("\u202a+213 550–12–34–56\u202c", "+213550123456"),
+        ("0550/12.34.56", "+213550123456"),
+        ("+213 (0) 21 23 45 67", "+21321234567"),
+        ("Tél : 021.23.45.67", "+21321234567"),
+        ("+33 (0) 6 12 34 56 78", "+33612345678"),
+        # Two numbers, and a number with something else.
+        ("0550123456 / 0661123456", ""),
+        ("+33612345678/9", ""),
+        ("0550123456 Amina", ""),
+        ("0550+123456", ""),
+        # Too long, too short, and of no operator of this country.
+        ("055012345", ""),
+        ("05501234567", ""),
+        ("0850123456", ""),
+        ("+213 850 12 34 56", ""),
+        ("021 23 45 6", ""),
+        ("+1234567890123456", ""),
+        ("+0550123456", ""),
+        # A landline number without its zero, and a foreign one without its code, may be any other.
+        ("21 23 45 67", ""),
+        ("33612345678", ""),
+        ("", ""),
+        ("664743441x", ""),
+    ],
+)
+def test_what_is_no_whole_number_has_no_international_form(typed: str, form: str) -> None:
+    assert international_phone(typed) == form
 
 
 def finds(column: str, value: str, typed: str) -> bool:
