@@ -412,7 +412,7 @@ def _titles(setting: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise Unusable("type", f"{setting} must be a list of texts.", hint)
     texts = [text(f"A title in {setting}", title, hint) for title in value]
-    # With the spaces that the catalogue's titles have when they are stored.
+    # Spaces are reduced in the same way as in the titles that the catalogue stores.
     titles = tuple(" ".join(title.split()) for title in texts)
     if not all(titles):
         raise Unusable("range", f"A title in {setting} is empty.", hint)

@@ -396,7 +396,7 @@ def with_available(
     The available cards are the stock less the cards of orders that the provider had not accepted
     when it named the stock: all cards of an open order, and the delivered cards of an order that
     has settled since. Cards on hold are subtracted, too, except those of the hold with this
-    ``reference``. ``LEAST_STOCK`` cards of each type are left at the provider.
+    ``reference``. Of each type, ``LEAST_STOCK`` cards are never sold.
     """
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)

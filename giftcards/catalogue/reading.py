@@ -195,7 +195,8 @@ class _Reader:
         if catalogue.absent:
             fewer = f"The catalogue lists fewer products than it counts (by {catalogue.absent})"
             trouble = f"{fewer}: none counts as missing."
-            # An unreadable row may be one of these.
+            # An absent product may be the product of an unreadable row, so the larger number
+            # counts.
             self.note(skipped=max(catalogue.absent, catalogue.unreadable), trouble=trouble)
         columns = map(_columns_of_product, catalogue.products)
         Product.objects.keep(columns, at=at, is_whole=not catalogue.absent)

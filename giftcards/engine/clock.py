@@ -218,8 +218,8 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     if state.paused_until and state.paused_until > step.before:
         # The update is guarded: another process may have started a pause in the meantime.
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
-        # The end is capped, because another machine may have corrected it already for a step of its
-        # own.
+        # The end of the pause is capped: the clock of another machine may have made the same step,
+        # and that machine may have corrected the end already.
         paused.update(paused_until=min(state.paused_until + span, now + LONGEST_PAUSE))
     # Orders whose sender is still at work must not be taken for lost.
     sending = Order.objects.open().filter(status=Status.PLACING, sent_at__lte=step.before)

@@ -182,7 +182,7 @@ class _Loop:
                 return False
             if self.stop.wait(timings.loop_look):
                 return False
-        # From now on, this run sends new orders, so a queued run no longer counts.
+        # From now on, this run sends new orders, so the lease of a queued run is not needed.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
         return True
 

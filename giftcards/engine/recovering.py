@@ -196,8 +196,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     ]
     listing = _read_around(first, last, accepted, gateway, pulse)
     # Other orders of about the same time, whose rows may look like the rows of the lost orders, are
-    # queried after the list and before the owners of its rows. So if an order takes a row
-    # meanwhile, the order is seen either as a rival or as the owner of the row.
+    # queried after the list and before the owners of its rows. If an order takes a row in between,
+    # it is thus seen as a rival or as the owner of the row.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order

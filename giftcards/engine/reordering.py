@@ -193,7 +193,7 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
 
 
 def _times(order: Order) -> int:
-    """The length of the chain of orders made by ``REORDER_MISSING`` that ends in ``order``."""
+    """The number of orders that ``REORDER_MISSING`` made one after another, up to ``order``."""
     times = 0
     earlier: Order | None = order
     while earlier is not None and earlier.send_before is not None:

@@ -30,7 +30,7 @@ _BATCH = 500
 
 
 def _is_on_sale(path: str = "") -> Q:
-    """The condition that a product is on sale; ``path`` leads to it, such as ``product__``."""
+    """The condition that a product is on sale; ``path`` is a prefix such as ``product__``."""
     condition = Q((f"{path}is_enabled", True))
     for title in conf.catalogue_skip:
         # SQLite folds the case of ASCII letters only.

@@ -80,7 +80,7 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 
 def _settings() -> str:
-    """A fingerprint of the settings that decide about the shelf, which changes with them."""
+    """A fingerprint of the settings that decide about the shelf; it changes with these settings."""
     decisive = (core.pricing, core.currency, core.catalogue_skip, core.least_stock)
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 

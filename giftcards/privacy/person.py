@@ -76,7 +76,7 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person: a set of :func:`folded` e-mail addresses and of :func:`dialled` phone numbers."""
+    """A person: e-mail addresses in :func:`folded` form, and numbers in :func:`dialled` form."""
 
     emails: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
@@ -113,7 +113,7 @@ class Person:
         return Person(self.emails - other.emails, self.phones - other.phones)
 
     def is_named_by(self, *texts: str) -> bool:
-        """True if one of ``texts`` is an address, or has a number, of the person."""
+        """True if one of ``texts`` is the person's address, or contains the person's number."""
         return any(
             bool(self.emails) and folded(text) in self.emails
             if "@" in text

@@ -383,7 +383,8 @@ def read_catalogue(data: JsonObject) -> Catalogue:
     if not products:
         raise Unreadable("the catalogue lists no usable product")
     unreadable = rows.count(None)
-    # A product may be listed in two categories, and nobody says whether it then counts twice.
+    # A product may be listed in two categories. The provider does not say whether it then counts
+    # twice.
     usable, counted = len(rows) - unreadable, _count(_Fields(data), "totalProducts") or 0
     return Catalogue(tuple(products.values()), unreadable, absent=max(0, counted - usable))
 

@@ -157,7 +157,7 @@ class _Found:
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
         # The references of settled orders that differ from their rows in the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
-        # True if any order, here or at the provider, has no counterpart, or differs from it.
+        # True if an order has no counterpart on the other side, or differs from its counterpart.
         self.has_questions = bool(self._orphans or self._left or self._changed)
 
     def as_dict(self) -> dict[str, Any]:
