@@ -177,6 +177,7 @@ GIFTCARDS = {
     "POLL_INTERVAL": float(os.environ.get("GIFTCARDS_POLL_INTERVAL", "5")),
     "POLL_TIMEOUT": float(os.environ.get("GIFTCARDS_POLL_TIMEOUT", "300")),
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
+    "SEND_REFERENCE": os.environ.get("GIFTCARDS_SEND_REFERENCE") == "1",
     "CATALOGUE_EVERY": float(os.environ.get("GIFTCARDS_CATALOGUE_EVERY", "60")),
     # The provider also tops up phones, which this shop does not sell.
     "CATALOGUE_SKIP": [

@@ -517,6 +517,14 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         default=120,
         is_working=True,
     )
+    send_reference = Setting(
+        _switch,
+        help="True: the provider gets the reference of each order along with the purchase. An order"
+        " whose answer is lost is then found by it, if the provider tells references back. Run"
+        " `giftcards_selftest` in the sandbox first: it says whether to set this.",
+        default=False,
+        is_working=True,
+    )
     currency = Setting(
         _currency,
         help="The currency in which amounts are shown. OneClickDz charges in dinars, and nothing is"

@@ -167,6 +167,10 @@ class Refused(ProviderError):
     """The provider refused this request; a retry would not help."""
 
 
+class AlreadyPlaced(Refused):
+    """The provider knows the reference of the purchase: an earlier attempt was bought."""
+
+
 class NotFound(Refused):
     """The provider knows no such order or product."""
 

@@ -1,7 +1,7 @@
 """What the app takes for granted about the provider's API, tried at the provider: `make contract`.
 
-With a sandbox key in ``GIFTCARDS_API_KEY``, the provider's sandbox is asked, and five orders are
-placed there, which costs nothing; other keys are refused. Without one, the simulator is asked.
+With a sandbox key in ``GIFTCARDS_API_KEY``, the provider's sandbox is asked, and up to seven orders
+are placed there, which costs nothing; other keys are refused. Without one, the simulator is asked.
 
 Each assumption is a line: "holds" with what was seen, "differs", or "not tried" with the reason.
 Requests go out a second apart. With ``--limit``, so many follow at once that the limit of requests
@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -116,9 +117,11 @@ class Provider:
     def get(self, path: str, *, key: str | None = None, **params: Any) -> Reply:
         return self._ask("GET", path, key=key, params=params)
 
-    def post(self, quantity: int, *, type_id: str = "") -> Reply:
-        line = {"productId": self.product, "typeId": type_id or self.type, "quantity": quantity}
-        return self._ask("POST", "gift-cards/placeOrder", json=line)
+    def post(self, quantity: int, *, type_id: str = "", reference: str = "") -> Reply:
+        order = {"productId": self.product, "typeId": type_id or self.type, "quantity": quantity}
+        if reference:
+            order["ref"] = reference
+        return self._ask("POST", "gift-cards/placeOrder", json=order)
 
     def _ask(self, method: str, path: str, *, key: str | None = None, **more: Any) -> Reply:
         time.sleep(self.pause)
@@ -278,6 +281,27 @@ def _(provider: Provider) -> str:
             return f"after {took:.1f} s"
         if took > provider.listed_within:
             raise Differs(f"not after {took:.0f} s")
+
+
+@assume("A purchase with a reference is accepted, or refused by a code")
+def _(provider: Provider) -> str:
+    reference = f"contract-{uuid.uuid4().hex[:24]}"
+    reply = provider.post(1, type_id="TEST_REFUND", reference=reference)
+    if reply.status != 200:
+        if not reply.code:
+            raise Differs(str(reply))
+        return f"{reply}: leave SEND_REFERENCE off"
+    placed = Placed(read_placed(reply.data), datetime.now(UTC), time.monotonic())
+    again = provider.post(1, type_id="TEST_REFUND", reference=reference)
+    page = provider.page()
+    rows = read_page(page.data).items if page.status == 200 else ()
+    told = {
+        "told in answers": read_order(provider.check(placed)).reference == reference,
+        "told in the list": reference in {row.reference for row in rows},
+        "refused if it is repeated": again.code.replace("-", "_") == "DUPLICATED_REF",
+    }
+    seen = [what if holds else f"not {what}" for what, holds in told.items()]
+    return f"accepted, {', '.join(seen)}"
 
 
 @assume("Orders are asked about as check-order, or else as checkOrder")

@@ -102,6 +102,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "request_timeout": 10.0,
         "send_timeout": 3600.0,
         "proof_of_absence": 120.0,
+        "send_reference": False,
         "currency": "DZD",
         "hold_above_sale_price": True,
         "price_max_age": 600.0,
@@ -330,9 +331,10 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             f"GIFTCARDS has a setting {shown!r} that does not exist.",
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
-            " SEND_TIMEOUT, PROOF_OF_ABSENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE, PRICE_MAX_AGE,"
-            " REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY, CATALOGUE_SKIP,"
-            " LEAST_STOCK, CARDS_PER_HOLDER, HOLDS_PER_HOLDER, PRICING, LOW_BALANCE,"
+            " SEND_TIMEOUT, PROOF_OF_ABSENCE, SEND_REFERENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE,"
+            " PRICE_MAX_AGE, REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY,"
+            " CATALOGUE_SKIP, LEAST_STOCK, CARDS_PER_HOLDER, HOLDS_PER_HOLDER, PRICING,"
+            " LOW_BALANCE,"
             " REAUTHENTICATE, REFUND_DAYS, REVEALS_PER_HOUR, CODES_KEPT_DAYS.",
         )
     ]

@@ -21,6 +21,8 @@ OF_THE_LIST = (
 DIFFERENT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "nothing": ({}, ()),
     "one spelling": ({"spelling": "checkOrder"}, ()),
+    "references": ({"references": "unique"}, ()),
+    "no references": ({"references": "refused"}, ()),
     "repeated codes": ({"repeat_codes": True}, ()),
     "no list": ({"has_list": False}, OF_THE_LIST),
     "other ids": (

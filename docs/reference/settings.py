@@ -32,6 +32,7 @@ _SEE = {
         "REQUESTS_PER_MINUTE": "failures",
         "REQUEST_TIMEOUT": "workers",
         "PROOF_OF_ABSENCE": "failures",
+        "SEND_REFERENCE": "failures",
         "HOLD_ABOVE_SALE_PRICE": "placing",
         "REVIEW_ORDER": "placing",
         "REORDER_MISSING": "placing",

@@ -27,7 +27,7 @@ from giftcards.engine.timings import timings
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Lease, Order, ProviderState
-from giftcards.provider.answers import KeyInfo, Product
+from giftcards.provider.answers import KeyInfo, OrderAnswer, Product
 from giftcards.provider.client import Client
 from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
 
@@ -171,6 +171,12 @@ class Gateway:
     def note_key(self, key: KeyInfo) -> None:
         """Store the environment that the provider names for the key."""
         ApiKey.objects.learn(self.key, key.key_type)
+
+    def note_reference(self, order: Order, row: OrderAnswer) -> None:
+        """Learn from the ``row`` of ``order`` whether the list shows our references."""
+        if order.provider_reference:
+            is_told = row.reference == order.provider_reference
+            ApiKey.objects.note_reference(self.key, is_told=is_told)
 
     def environment(self) -> str:
         """The environment of the key's account; "" if it is unknown.

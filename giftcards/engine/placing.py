@@ -31,6 +31,7 @@ from giftcards.engine.request_budget import Purpose, Slot
 from giftcards.engine.timings import timings
 from giftcards.exceptions import (
     AccessDenied,
+    AlreadyPlaced,
     NotListed,
     ProviderError,
     RateLimited,
@@ -38,8 +39,9 @@ from giftcards.exceptions import (
     TryLater,
 )
 from giftcards.models import ApiKey, Order, ProviderState, StatusChange
-from giftcards.models.orders import cleared_provider_columns
+from giftcards.models.orders import ReferenceAnswer, cleared_provider_columns
 from giftcards.models.provider import Environment, is_test_type
+from giftcards.rules.identity import reference_to_send
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import STATES, Status
 
@@ -139,7 +141,8 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
     start_by = steady_time() + timings.start_within
     is_claimed = False
     try:
-        is_claimed = claim(order, key=gateway.key)
+        reference = _reference(order, gateway.key)
+        is_claimed = claim(order, key=gateway.key, reference=reference)
     finally:
         if not is_claimed:
             gateway.give_back(slot)
@@ -151,22 +154,40 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
             product_id=order.product_id,
             type_id=order.type_id,
             quantity=order.quantity,
+            reference=reference,
             may_send=lambda: steady_time() < start_by,
         )
     except ProviderError as error:
         failure = error
     try:
         if failure is not None:
-            record = partial(_record_failure, order, failure, price)
+            record = partial(_record_failure, order, failure, price, reference)
         else:
             # Log before using the database: if the database is down, the log still has the id.
             logger.info("Order %s was accepted as %s.", order.reference, provider_id)
             record = partial(_record_acceptance, order, provider_id, price, gateway.list_turn())
         _persist(record)
+        if failure is None and order.reference_answer == ReferenceAnswer.UNWANTED:
+            ApiKey.objects.note_unwanted_references(gateway.key)
     finally:
         # The call is finished even if the order cannot be written: a refusal of the key must not be
         # forgotten.
         gateway.finish(slot, failure)
+
+
+def _reference(order: Order, key: ApiKey) -> str:
+    """The reference to send along with a purchase; "" for none.
+
+    An order that was sent with its reference is always sent with it again, because a provider that
+    knows references then refuses to sell a second time.
+    """
+    if not conf.send_reference:
+        ApiKey.objects.forget_unwanted_references(key)
+    if key.references_unwanted_at or order.reference_answer == ReferenceAnswer.UNWANTED:
+        return ""
+    if order.provider_reference or not conf.send_reference:
+        return order.provider_reference
+    return reference_to_send(order.reference)
 
 
 def _is_wanted(order: Order) -> bool:
@@ -238,8 +259,10 @@ def _persist(record: Callable[[], None]) -> None:
         close_old_connections()
 
 
-def claim(order: Order, *, key: ApiKey) -> bool:
+def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
     """Claim a recorded order for sending with ``key``; False if its row has changed meanwhile.
+
+    The order keeps the ``reference`` that it is sent with.
 
     Must not be called in a transaction: the claim has to be committed before the request is made.
     """
@@ -250,6 +273,7 @@ def claim(order: Order, *, key: ApiKey) -> bool:
     attempt = {
         **cleared_provider_columns(),
         "answered_id": "",
+        "provider_reference": reference or order.provider_reference,
         "environment": key.environment,
         "sent_with": key.pk,
         "sent_at": timezone.now(),
@@ -317,7 +341,9 @@ def _record_acceptance(
         logger.error("Order %s is %s by now. %s", order.reference, order.status, problem)
 
 
-def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -> None:
+def _record_failure(
+    order: Order, error: ProviderError, price: Decimal | None, reference: str
+) -> None:
     parameters, now = error.parameters, timezone.now()
     match error:
         case AccessDenied():
@@ -327,6 +353,25 @@ def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -
             problem, failures = Problem("not_sent", parameters), order.failures + 1
             due_at = now + _retry_pause(order, error.retry_after)
             _record_not_accepted(order, Status.PENDING, problem, due_at=due_at, failures=failures)
+        case AlreadyPlaced():
+            _record_not_accepted(
+                order,
+                Status.UNCONFIRMED,
+                Problem("bought_before", parameters),
+                **_prices(price),
+                reference_answer=ReferenceAnswer.REPEATED,
+                due_at=_first_search(),
+                failures=0,
+            )
+        case Refused() if reference and _may_be_unwanted(error):
+            _record_not_accepted(
+                order,
+                Status.PENDING,
+                Problem("reference_unwanted", parameters),
+                provider_reference="",
+                reference_answer=ReferenceAnswer.UNWANTED,
+                due_at=now,
+            )
         case Refused():
             problem, along = Problem("refused", parameters), partial(reorder_by_rule, order)
             _record_not_accepted(order, Status.REJECTED, problem, along=along)
@@ -343,6 +388,11 @@ def _record_failure(order: Order, error: ProviderError, price: Decimal | None) -
                 due_at=_first_search(),
                 failures=0,
             )
+
+
+def _may_be_unwanted(error: Refused) -> bool:
+    """True if the provider may have refused the purchase only because it has a reference."""
+    return not error.reason and (error.status == 400 or error.code == "ERR_VALIDATION")
 
 
 def _prices(price: Decimal | None) -> dict[str, Decimal | None]:

@@ -119,9 +119,10 @@ def _evaluate(
         verdict = evaluate_for(order, answer, is_last=is_last, was_clock_right=was_clock_right)
     if not verdict.is_ours:
         answer = replace(answer, provider_id="", cards=())
-    # An answer that names only a part of the line proves nothing, unless it settles the order or
-    # has cards: cards are delivered only once.
-    is_shown = line_of(answer) == order.line or verdict.settlement or answer.cards
+    # An answer that names only a part of the line proves nothing, unless it has our reference,
+    # settles the order or has cards: cards are delivered only once.
+    is_named = order.provider_reference != "" and answer.reference == order.provider_reference
+    is_shown = is_named or line_of(answer) == order.line or verdict.settlement or answer.cards
     identifies = order.identified_at is None and verdict.is_ours and bool(is_shown)
     return _Result(order, answer, verdict, due_at, identifies)
 

@@ -22,7 +22,8 @@ from giftcards.engine.following import Pulse, read_pages
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
-from giftcards.models import Order, OrderQuerySet, StatusChange
+from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
+from giftcards.models.orders import ReferenceAnswer
 from giftcards.provider.answers import OrderAnswer, OrderPage
 from giftcards.rules.identity import CLOCK_SKEW, FARTHEST_CLOCK, find_difference, line_of
 from giftcards.rules.lost_orders import (
@@ -30,6 +31,7 @@ from giftcards.rules.lost_orders import (
     Adopt,
     AskPerson,
     Decision,
+    Elsewhere,
     SentOrder,
     Survey,
     Wait,
@@ -44,8 +46,9 @@ logger = logging.getLogger(__name__)
 
 # The longest pause between two searches.
 _LONGEST_PAUSE = timedelta(hours=1)
-# The pause before the next look at an order that was sent with another API key.
-_ANOTHER_KEY = timedelta(minutes=1)
+# The first and the longest pause before the next look at an order that was sent with another API
+# key. A process with the right key may search for the order, so both are short.
+_ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
 # The most pages (of 100 orders) that one search reads.
 _MOST_PAGES = 50
 _SOURCE = StatusChange.Source.RECOVERY
@@ -147,20 +150,27 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
     """Return the orders in ``lost`` that the list may show; tell staff of the other due orders.
 
-    The list of another account does not prove that an order was placed, or that it was not.
+    The list of another account does not prove that an order was placed, or that it was not. But an
+    order that was sent with its reference is found by that with any key of its account.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
         gateway.environment()  # to know whose list it is
     for order in lost:
-        if order.was_sent_with(gateway.key):
+        is_named = order.provider_reference and not order.was_sent_elsewhere(gateway.key)
+        if is_named or order.was_sent_with(gateway.key):
             found.append(order)
         elif order.pk in due:
-            # The next look is soon, because a process with the right key may search for the order.
-            columns = order.problem_columns(new=[Problem("other_account")])
-            unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
-            unchanged.update(due_at=timezone.now() + _ANOTHER_KEY, **columns)
+            _note_other_account(order, pause=_ANOTHER_KEY)
     return found
+
+
+def _note_other_account(order: Order, *, pause: timedelta) -> None:
+    """Tell staff that the key at hand may not show the order, and look again after ``pause``."""
+    columns = order.problem_columns(new=[Problem("other_account")])
+    columns |= {"due_at": timezone.now() + pause, "failures": min(order.failures + 1, 20)}
+    unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
+    unchanged.update(**columns)
 
 
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
@@ -184,7 +194,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     # A request goes out at most some seconds after the order was claimed.
     proof = timedelta(seconds=timings.start_within) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
-    first, last = _sent_at(lost[0]), _sent_at(lost[-1])
+    first = min(map(_first_sent_at, lost))
+    last = _sent_at(lost[-1])
     # The accepted orders are queried before the list is read, because an order that is accepted
     # during the reading may be missing from the list. If an order that was accepted before is
     # missing, the list lags.
@@ -195,6 +206,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
         if order.was_sent_with(gateway.key)
     ]
     listing = _read_around(first, last, accepted, gateway, pulse)
+    for order in accepted:
+        if row := listing.row_of(order):
+            gateway.note_reference(order, row)
     # Other orders of about the same time, whose rows may look like the rows of the lost orders, are
     # queried after the list and before the owners of its rows. If an order takes a row in between,
     # it is thus seen as a rival or as the owner of the row.
@@ -216,14 +230,20 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     rivals += [order for order in lost if order.pk not in keys]
     return Survey(
         lost=[
-            replace(_as_sent(order), is_dated=_is_dated(order, gateway))
+            replace(
+                _as_sent(order, gateway.key),
+                sent_at=with_zone(_first_sent_at(order)),
+                is_dated=_is_dated(order, gateway),
+            )
             for order in lost
             if order.pk in keys
         ],
         rows=rows,
-        rivals=[_as_sent(order) for order in rivals],
-        unseen=[_as_sent(order) for order in accepted if not listing.row_of(order)],
-        doubts=[_as_sent(order) for order in others if _is_doubtful(order, listing, now)],
+        rivals=[_as_sent(order, gateway.key) for order in rivals],
+        unseen=[_as_sent(order, gateway.key) for order in accepted if not listing.row_of(order)],
+        doubts=[
+            _as_sent(order, gateway.key) for order in others if _is_doubtful(order, listing, now)
+        ],
         is_whole=listing.is_whole,
         half_proof_ago=with_zone(half_proof_ago),
         proof_ago=with_zone(proof_ago),
@@ -293,14 +313,29 @@ def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
     return row is None or line_of(row) != order.line
 
 
-def _as_sent(order: Order) -> SentOrder:
+def _as_sent(order: Order, key: ApiKey) -> SentOrder:
+    is_repeated = order.reference_answer == ReferenceAnswer.REPEATED
+    is_of_this_key = order.was_sent_with(key)
+    is_told = bool(order.provider_reference and key.tells_references and is_of_this_key)
     return SentOrder(
         key=order.pk,
         line=order.line,
         sent_at=with_zone(_sent_at(order)),
         absent_since=order.absent_since and with_zone(order.absent_since),
-        was_accepted=bool(order.answered_id),
+        was_accepted=bool(order.answered_id) or is_repeated,
+        reference=order.provider_reference,
+        is_reference_told=is_told,
+        last_sent_at=with_zone(_sent_at(order)) if is_repeated else None,
+        is_elsewhere=not is_of_this_key,
     )
+
+
+def _first_sent_at(order: Order) -> datetime:
+    """When the attempt may have been made that bought the order, at the earliest."""
+    if order.reference_answer != ReferenceAnswer.REPEATED:
+        return _sent_at(order)
+    attempts = order.changes.filter(to_status=Status.PLACING)
+    return min(_sent_at(order), *attempts.values_list("at", flat=True))
 
 
 def _sent_at(order: Order) -> datetime:
@@ -332,6 +367,11 @@ def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
                 _ask_person(order, rows, is_soon=is_soon)
             case Wait(is_evidence=is_evidence):
                 _wait(order, is_evidence=is_evidence)
+            case Elsewhere():
+                pause = backoff(
+                    order.failures + 1, first=_ANOTHER_KEY, longest=_LONGEST_WITH_ANOTHER
+                )
+                _note_other_account(order, pause=pause)
     return resolved
 
 
@@ -460,6 +500,7 @@ def declare_absent(
     now = timezone.now()
     values: dict[str, Any] = {
         "answered_id": "",
+        "reference_answer": "",
         "candidates": [],
         "absent_since": None,
         "failures": 0,
@@ -475,7 +516,7 @@ def declare_absent(
         source=source,
         details=[detail or Problem("absent")],
         # A late answer may have shown meanwhile that the order was accepted.
-        where={"answered_id": order.answered_id},
+        where={"answered_id": order.answered_id, "reference_answer": order.reference_answer},
         **values,
     )
     if change:

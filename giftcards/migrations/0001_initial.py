@@ -28,6 +28,8 @@ class Migration(migrations.Migration):
                 ('refused_at', models.DateTimeField(null=True)),
                 ('refusal', models.TextField(blank=True)),
                 ('accepted_at', models.DateTimeField(null=True)),
+                ('tells_references', models.BooleanField(null=True)),
+                ('references_unwanted_at', models.DateTimeField(null=True)),
                 ('stopped_at', models.DateTimeField(null=True)),
             ],
             options={
@@ -109,6 +111,8 @@ class Migration(migrations.Migration):
                 ('identified_at', models.DateTimeField(editable=False, null=True)),
                 ('is_insisted', models.BooleanField(default=False, editable=False)),
                 ('answered_id', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=100)),
+                ('provider_reference', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=40)),
+                ('reference_answer', models.CharField(blank=True, choices=[('repeated', 'Repeated'), ('unwanted', 'Unwanted')], editable=False, max_length=10)),
                 ('is_only_listed', models.BooleanField(default=False, editable=False)),
                 ('fulfilled_quantity', models.PositiveIntegerField(default=0, editable=False, verbose_name='delivered')),
                 ('fulfilled_amount', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='cost')),

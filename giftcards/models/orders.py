@@ -358,6 +358,15 @@ def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
     return models.CheckConstraint(condition=condition, name=f"giftcards_order_{name}")
 
 
+class ReferenceAnswer(models.TextChoices):
+    """Answers of the provider that turn down a purchase because of its reference."""
+
+    # An earlier attempt was bought, so no search proves that the order was not bought.
+    REPEATED = "repeated"
+    # The provider does not accept the field: the order is sent again without it.
+    UNWANTED = "unwanted"
+
+
 class Order(models.Model):
     """One line bought from the provider: a product, a type (denomination), a quantity."""
 
@@ -477,6 +486,15 @@ class Order(models.Model):
     # until the order is sent again.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
+    )
+    # The reference that the provider got with the purchase, the same at each attempt; "" if it got
+    # none.
+    provider_reference: models.CharField[str, str] = ExactCharField(
+        max_length=40, editable=False, blank=True
+    )
+    # What the provider said of that reference instead of accepting the order.
+    reference_answer = models.CharField(
+        max_length=10, choices=ReferenceAnswer, editable=False, blank=True
     )
     # True if the id was taken from the list, and a check by that id found nothing.
     is_only_listed = models.BooleanField(default=False, editable=False)

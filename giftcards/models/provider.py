@@ -99,6 +99,27 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
 
+    def note_reference(self, key: ApiKey, *, is_told: bool) -> None:
+        """Record that the account's list shows, or does not show, the reference of an order."""
+        known = key.tells_references
+        tells = is_told if known is None else known and is_told
+        if tells != known:
+            # A process that has seen a row without its reference is not contradicted.
+            self.filter(pk=key.pk).exclude(tells_references=False).update(tells_references=tells)
+            key.tells_references = tells
+
+    def note_unwanted_references(self, key: ApiKey) -> None:
+        """Record that the provider accepts purchases with ``key`` only without a reference."""
+        key.references_unwanted_at = timezone.now()
+        row = self.filter(pk=key.pk, references_unwanted_at=None)
+        row.update(references_unwanted_at=key.references_unwanted_at)
+
+    def forget_unwanted_references(self, key: ApiKey) -> None:
+        """Have references sent again with ``key``, once the settings ask for it."""
+        if key.references_unwanted_at is not None:
+            self.filter(pk=key.pk).update(references_unwanted_at=None)
+            key.references_unwanted_at = None
+
     def refuse(self, fingerprint: str, *, detail: str) -> bool:
         """Stop all calls with the key until :meth:`resume`; False if calls were stopped already."""
         self.current(fingerprint)
@@ -153,6 +174,12 @@ class ApiKey(models.Model):
     refusal = models.TextField(blank=True)
     # When the key was last accepted; NULL: it has to be probed.
     accepted_at = models.DateTimeField(null=True)
+    # True if the account's list has shown the references of our orders, and never shown an order of
+    # ours with another reference or without one; NULL: no such order was listed yet.
+    tells_references = models.BooleanField(null=True)
+    # When an order was accepted only without its reference; NULL: references are not known to be
+    # unwanted.
+    references_unwanted_at = models.DateTimeField(null=True)
     # When a process last wanted to make calls and could not, because this key is refused.
     stopped_at = models.DateTimeField(null=True)
 

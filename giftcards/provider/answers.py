@@ -22,6 +22,10 @@ JsonObject = dict[str, Any]
 
 # An id in the form this provider uses; safe in a URL path.
 IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
+# A reference of ours, as the provider tells it back.
+_REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
+# The words that the provider's other endpoints use for an order at work.
+_AT_WORK = {"PENDING": "HANDLING", "QUEUED": "HANDLING"}
 # An id that an order can be placed with.
 _ORDERABLE = re.compile(r"[!-~]{1,100}")
 _STATUS = re.compile(r"[A-Za-z_]{1,32}")
@@ -72,6 +76,8 @@ class OrderAnswer:
     type_id: str
     created_at: datetime | None
     flaws: tuple[Flaw, ...]
+    #: What the provider calls the reference that the order was placed with.
+    reference: str = ""
 
     @property
     def different_cards(self) -> tuple[CardSecret, ...]:
@@ -239,9 +245,12 @@ def read_placed(data: JsonObject) -> str:
 
 def read_order(data: JsonObject) -> OrderAnswer:
     fields = _Fields(data)
+    status_field = "orderStatus" if data.get("status") is None else "status"
+    status = fields.text(status_field, _STATUS.fullmatch)
+    references = (fields.text(name, _REFERENCE.fullmatch) for name in ("orderRef", "ref"))
     return OrderAnswer(
         provider_id=fields.text("_id", IDENTIFIER.fullmatch),
-        status=fields.text("status", _STATUS.fullmatch) or None,
+        status=_AT_WORK.get(status, status) or None,
         quantity=fields.whole("quantity"),
         fulfilled_quantity=fields.whole("fulfilled_quantity"),
         fulfilled_amount=fields.money("fulfilled_amount"),
@@ -251,6 +260,7 @@ def read_order(data: JsonObject) -> OrderAnswer:
         type_id=fields.text("type", _is_plain),
         created_at=fields.moment("time"),
         flaws=tuple(fields.flaws),
+        reference=next(filter(None, references), ""),
     )
 
 

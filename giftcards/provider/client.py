@@ -116,17 +116,21 @@ class Client:
         product_id: str,
         type_id: str,
         quantity: int,
+        reference: str = "",
         may_send: Callable[[], bool] = lambda: True,
     ) -> str:
         """Place an order by a request that is sent at most once; return its id at the provider.
 
         The call is not idempotent. After :exc:`OutcomeUnknown`, the order may have been placed;
-        after any other error, it was not placed. ``may_send`` is called when the connection stands,
-        right before the request is written. If it returns False, nothing is placed, and
-        :exc:`Withheld` is raised.
+        after :exc:`AlreadyPlaced`, an earlier request with this ``reference`` has placed it; after
+        any other error, it was not placed. A ``reference`` of "" is not sent. ``may_send`` is
+        called when the connection stands, right before the request is written. If it returns False,
+        nothing is placed, and :exc:`Withheld` is raised.
         """
-        line = {"productId": product_id, "typeId": type_id, "quantity": quantity}
-        return _unwrap(self._post("/v3/gift-cards/placeOrder", line, read_placed, may_send))
+        order = {"productId": product_id, "typeId": type_id, "quantity": quantity}
+        if reference:
+            order["ref"] = reference
+        return _unwrap(self._post("/v3/gift-cards/placeOrder", order, read_placed, may_send))
 
     def check(self, order_id: str) -> OrderAnswer:
         """Return the state of an order; raises :exc:`NotFound` if the provider does not know it."""

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 
 from giftcards.exceptions import (
     AccessDenied,
+    AlreadyPlaced,
     NotFound,
     OutcomeUnknown,
     ProviderError,
@@ -25,6 +26,7 @@ TEXTS: dict[type[ProviderError], str] = {
     RateLimited: "The provider has been asked too often",
     OutcomeUnknown: "The provider gave no usable answer",
     Refused: "The provider refused the request",
+    AlreadyPlaced: "The provider has an order with this reference",
     NotFound: "The provider knows no such order or product",
 }
 WRONG_KEY = (
@@ -58,14 +60,9 @@ REFUSAL_REASONS = {
     "INSUFFICIENT_BALANCE": "no_balance",
     "OUT_OF_STOCK": "out_of_stock",
 }
-_REFUSAL_CODES = {
-    "ERR_VALIDATION",
-    "NO_BALANCE",
-    "INSUFFICIENT_BALANCE",
-    "DUPLICATED_REF",
-    "DUPLICATED-REF",
-    "NOT_FOUND",
-}
+_REFUSAL_CODES = {"ERR_VALIDATION", "NO_BALANCE", "INSUFFICIENT_BALANCE", "NOT_FOUND"}
+# The provider spells this code in two ways.
+_REPEATED_REFERENCE = {"DUPLICATED_REF", "DUPLICATED-REF"}
 
 
 def failure_kind(
@@ -84,6 +81,7 @@ def failure_kind(
         # The reply is from a proxy or a router, or was cut off.
         (not is_enveloped or family not in (2, 4), OutcomeUnknown),
         (code in ACCESS_CODES, AccessDenied),
+        (code in _REPEATED_REFERENCE, AlreadyPlaced),
         (code == "RATE_LIMIT_EXCEEDED", RateLimited),
         # 408 and 425 say nothing about a first copy of the request that a proxy may have sent.
         (status in (408, 425), OutcomeUnknown),

@@ -1,11 +1,14 @@
 """Deciding whether a provider's answer is about our order: pure, without database or requests.
 
-The provider does not store our references. So if an answer names a part of the line, that part
-must be equal to the same part of the order's line. Two orders of one line cannot be told apart.
+The provider may not store our references. So if an answer names a part of the line, that part must
+be equal to the same part of the order's line. Without references, two orders of one line cannot be
+told apart.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from datetime import datetime, timedelta
 
 from giftcards.provider.answers import OrderAnswer
@@ -14,12 +17,26 @@ from giftcards.rules.problems import Problem
 # What is bought: product, type, quantity.
 Line = tuple[str, str, int]
 
+# What a reference at the provider may consist of.
+_SENDABLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
 # The largest usual difference between the provider's clock and ours: regular checks do not read the
 # list farther away from the time of sending.
 CLOCK_SKEW = timedelta(minutes=10)
 # The largest difference between the clocks that is believed: hours, because a timestamp may lack
 # its time zone.
 FARTHEST_CLOCK = timedelta(hours=2)
+
+
+def reference_to_send(reference: str) -> str:
+    """The provider's name for an order of ours: at most 40 letters, digits, "-" and "_".
+
+    The name is ``reference`` itself, or else its digest: always the same, so that the provider can
+    recognise a repetition.
+    """
+    if _SENDABLE.fullmatch(reference):
+        return reference
+    return hashlib.sha256(reference.encode()).hexdigest()[:40]
 
 
 def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:

@@ -1,18 +1,25 @@
 """Deciding what became of orders whose placing answer was lost: pure, without database or clock.
 
-The provider does not store our references, so an order is identified by its line (product, type and
-quantity) and its sending time. Orders of the same line are interchangeable.
+A row of the list that carries an order's reference is that order. The provider may ignore
+references; then an order is identified by its line (product, type and quantity) and its sending
+time, and orders of the same line are interchangeable.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from giftcards.provider.answers import OrderAnswer
-from giftcards.rules.identity import CLOCK_SKEW, FARTHEST_CLOCK, Line, line_of
+from giftcards.rules.identity import (
+    CLOCK_SKEW,
+    FARTHEST_CLOCK,
+    Line,
+    find_difference,
+    line_of,
+)
 
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -23,7 +30,14 @@ class SentOrder:
 
     ``absent_since`` is when a search first gave evidence that the order is absent. ``is_dated`` is
     True if ``sent_at`` is right by the provider's clock: then the order's row is found by its time.
-    ``was_accepted`` is True if the provider placed the order, but answered with another order's id.
+    ``was_accepted`` is True if the provider placed the order, but answered with another order's id,
+    or said that it has an order with this ``reference``. In the latter case, the order may have
+    been sent several times, from ``sent_at`` to ``last_sent_at``.
+
+    The order was sent with ``reference``; "" means without. ``is_reference_told`` is True if the
+    list certainly has the references of orders: then a row with another reference is another order.
+    ``is_elsewhere`` is True if the list may be another account's: then the order is identified by
+    its reference only, and its absence proves nothing.
     """
 
     key: int
@@ -32,6 +46,10 @@ class SentOrder:
     absent_since: datetime | None = None
     is_dated: bool = True
     was_accepted: bool = False
+    reference: str = ""
+    is_reference_told: bool = False
+    last_sent_at: datetime | None = None
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,22 +113,55 @@ class AskPerson:
     is_soon: bool = False
 
 
-Decision = Adopt | Absent | Wait | AskPerson
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The decision that the list, perhaps of another account, says nothing about the order."""
+
+    order: SentOrder
+
+
+Decision = Adopt | Absent | Wait | AskPerson | Elsewhere
 
 
 def plan(survey: Survey) -> list[Decision]:
     """Return one decision per lost order; the items of the survey need not be sorted."""
+    decisions, survey = _plan_named(survey)
     by_line: dict[Line, list[SentOrder]] = defaultdict(list)
     for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
         by_line[order.line].append(order)
     # Undated rows come last: they match any time, and are paired with the orders that are left.
     rows = sorted(survey.rows, key=lambda row: (row.created_at or _LAST, row.provider_id))
-    decisions: list[Decision] = []
     for line, orders in by_line.items():
         # A row with the line of other lost orders belongs to those orders.
         others = by_line.keys() - {line}
         decisions += _plan_line(orders, [row for row in rows if line_of(row) not in others], survey)
     return decisions
+
+
+def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
+    """Decide about the orders whose reference the list has; return the survey without these.
+
+    Orders that were perhaps sent to another account are decided about as well. The rows of the list
+    may be theirs, so those that stay lost are rivals of the other orders.
+    """
+    named: dict[str, list[OrderAnswer]] = defaultdict(list)
+    for row in survey.rows:
+        named[row.reference].append(row)
+    decisions: list[Decision] = []
+    left, rivals = [], list(survey.rivals)
+    for order in survey.lost:
+        rows = named.pop(order.reference, []) if order.reference else []
+        if len(rows) == 1 and find_difference(rows[0], order.line) is None:
+            decisions.append(Adopt(order, rows[0]))
+        elif rows:
+            decisions.append(AskPerson(order, tuple(rows)))
+        elif order.is_elsewhere:
+            decisions.append(Elsewhere(order))
+            rivals.append(order)
+        else:
+            left.append(order)
+    rest = [row for rows in named.values() for row in rows]
+    return decisions, replace(survey, lost=left, rows=rest, rivals=rivals)
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
@@ -226,7 +277,13 @@ def _matches_any(row: OrderAnswer, orders: Sequence[SentOrder], within: timedelt
 
 
 def _may_be(row: OrderAnswer, order: SentOrder, within: timedelta) -> bool:
-    """True if the row may be the order, judging by time and quantity only."""
+    """True if the row may be the order, judging by reference, time and quantity only."""
+    is_named = order.reference and order.is_reference_told
+    if is_named and row.reference not in {"", order.reference}:
+        return False
     if row.quantity not in {None, order.line[2]}:
         return False
-    return row.created_at is None or abs(row.created_at - order.sent_at) <= within
+    last_sent_at = order.last_sent_at or order.sent_at
+    return row.created_at is None or (
+        order.sent_at - within <= row.created_at <= last_sent_at + within
+    )

@@ -199,6 +199,21 @@ WORDINGS: Mapping[str, Wording] = {
         _IT_IS_SOUGHT,
         _("The process that was sending it died, or took longer than its lease."),
     ),
+    "reference_unwanted": Wording(
+        Kind.SENDING,
+        _("The provider did not accept the order together with its reference. %(reason)s"),
+        _("It is sent again without the reference automatically."),
+        _("The reference is sent because of the setting SEND_REFERENCE."),
+    ),
+    "bought_before": Wording(
+        Kind.SENDING,
+        _("The provider says that it has this order already: an earlier attempt has bought it."),
+        _(
+            "Wait a few minutes: the order is looked for at the provider automatically, and is not"
+            " bought again. If this stays, look for it in the provider's dashboard, then say on the"
+            " order's page which order it is."
+        ),
+    ),
     "id_taken": Wording(
         Kind.SENDING,
         _(
@@ -529,7 +544,10 @@ WORDINGS: Mapping[str, Wording] = {
 
 # The problems in a few words, for lists; each text is for several codes.
 _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (_("not sent yet"), ("not_sent", "other_environment", "review_failed")),
+    (
+        _("not sent yet"),
+        ("not_sent", "other_environment", "review_failed", "reference_unwanted"),
+    ),
     (_("price not known"), ("price_unknown",)),
     (_("costs too much"), ("price_above",)),
     (_("waits for approval"), ("review_wanted",)),
@@ -538,6 +556,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
         (
             "answer_lost",
             "sender_died",
+            "bought_before",
             "id_taken",
             "staff_released",
             "id_of_other",

@@ -193,7 +193,8 @@ class Order:
     ``price`` is the price of one card; amounts are in dinars. ``charged`` is the whole price until
     the order settles, as on the provider's account. Then ``charged`` is the part that was not
     refunded. ``settle_at`` is ``None`` if the order never settles. ``cards`` has the cards that
-    were delivered so far.
+    were delivered so far. ``reference`` is "" if the order has none, or if the account ignores
+    references.
     """
 
     id: str
@@ -208,6 +209,7 @@ class Order:
     status: str = "HANDLING"
     cards: tuple[Card, ...] = ()
     special: Special = field(default=NORMAL, repr=False)
+    reference: str = ""
     shortfall: Shortfall | None = field(default=None, repr=False)
 
     @property
@@ -245,6 +247,7 @@ class Account:
     shortfalls: Collection[Shortfall] = ()
     lists_test_types: bool = True
     repeat_codes: bool = False
+    references: Literal["ignored", "told", "unique", "refused"] = "ignored"
     ledger_oddities: Collection[str] = ()
     ledger_delay: float = 60
     clock: Callable[[], float] = time.monotonic
@@ -356,7 +359,8 @@ class Account:
 
     # The methods below require the lock.
 
-    def _place(self, product_id: str, type_id: str, quantity: int) -> Order:
+    def _place(self, product_id: str, type_id: str, quantity: int, reference: str = "") -> Order:
+        reference = self._take_reference(reference)
         special = SPECIAL_TYPES.get(type_id, NORMAL)
         kind = self._types(product_id).get(type_id)
         if kind is None:
@@ -379,6 +383,7 @@ class Account:
             settle_at=self._choose_settle_at(special, now),
             charged=amount,
             special=special,
+            reference=reference,
             shortfall=self._take_shortfall(type_id, quantity),
         )
         self._orders[order.id] = order
@@ -393,6 +398,14 @@ class Account:
         if special.answer == "error":
             raise Refusal("INTERNAL_ERROR", "Something went wrong.")
         return order
+
+    def _take_reference(self, reference: str) -> str:
+        if not reference or self.references == "ignored":
+            return ""
+        known = {order.reference for order in self._orders.values()}
+        if self.references == "unique" and reference in known:
+            raise Refusal("DUPLICATED_REF", "The reference is already in use.")
+        return reference
 
     def _take_shortfall(self, type_id: str, quantity: int) -> Shortfall | None:
         for short in self.shortfalls:

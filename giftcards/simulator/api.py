@@ -27,6 +27,7 @@ _STATUSES = {
     "INVALID_ACCESS_TOKEN": 401,
     "IP_BLOCKED": 403,
     "INSUFFICIENT_BALANCE": 403,
+    "DUPLICATED_REF": 403,
     "NOT_FOUND": 404,
     "PAYLOAD_TOO_LARGE": 413,
     "RATE_LIMIT_EXCEEDED": 429,
@@ -80,6 +81,7 @@ class Simulator(Account):
     lockout_time: float = 900
     spelling: Literal["both", "check-order", "checkOrder"] = "both"
     has_list: bool = True
+    list_delay: float = 0
     shifted_ids: bool = False
     outage: bool = False
     latency: tuple[float, float] = (0, 0)
@@ -90,6 +92,8 @@ class Simulator(Account):
             raise ValueError("The port must be from 0 to 65535.")
         if any(limit < 0 for limit in (self.rate_limit, self.lockout, self.lockout_time)):
             raise ValueError("Limits must not be negative.")
+        if not self.list_delay >= 0:
+            raise ValueError("The delay of the list must not be negative.")
         if not 0 <= self.latency[0] <= self.latency[1] < math.inf:
             raise ValueError("The latencies must not be negative, nor the least above the most.")
         if not all(self.keys):
@@ -209,7 +213,7 @@ class Simulator(Account):
             case "GET", "v3", "gift-cards", spelling, order_id if spelling in spellings:
                 return partial(self._check_order, order_id)
             case "GET", "v3", "gift-cards", "list" if self.has_list:
-                return partial(_page, call.query, self._orders.values(), self._show_order)
+                return partial(self._show_list, call.query)
         return None
 
     # Limits.
@@ -297,7 +301,18 @@ class Simulator(Account):
         }
 
     def _place_order(self, body: bytes) -> _Data:
-        return {"orderId": self._place(*_parse_order(body)).id}
+        order = self._place(*_parse_order(body, may_have_reference=self.references != "refused"))
+        placed = {"orderId": order.id}
+        return placed | {"orderRef": order.reference} if order.reference else placed
+
+    def _show_list(self, query: str) -> _Data:
+        now = self._now()
+        shown = [
+            order
+            for order in self._orders.values()
+            if (now - order.created_at).total_seconds() >= self.list_delay
+        ]
+        return _page(query, shown, self._show_order)
 
     def _check_order(self, order_id: str) -> _Data:
         order = self._orders.get(order_id)
@@ -322,6 +337,8 @@ class Simulator(Account):
                 "price_per_card": order.price,
                 "cards": [{"value": card.value, "serial": card.serial} for card in order.cards],
             }
+        if order.reference:
+            shown["orderRef"] = order.reference
         return shown | {
             "product": order.product,
             "type": order.type,
@@ -375,8 +392,8 @@ def _invalid(details: list[str]) -> Refusal:
     return Refusal("ERR_VALIDATION", "The request is not valid.", details=details)
 
 
-def _parse_order(body: bytes) -> tuple[str, str, int]:
-    """Return the product id, type id and quantity."""
+def _parse_order(body: bytes, *, may_have_reference: bool) -> tuple[str, str, int, str]:
+    """Return the product id, type id, quantity and reference ("" if there is none)."""
     try:
         order = json.loads(body)
     except (ValueError, RecursionError):
@@ -391,9 +408,13 @@ def _parse_order(body: bytes) -> tuple[str, str, int]:
     # isinstance() is not used, because True is an int.
     if type(order.get("quantity")) is not int or order["quantity"] < 1:
         details.append("quantity must be a whole number of at least 1")
+    if "ref" in order and not may_have_reference:
+        details.append("ref is not allowed")
+    elif not isinstance(order.get("ref", ""), str):
+        details.append("ref must be a text")
     if details:
         raise _invalid(details)
-    return order["productId"], order["typeId"], order["quantity"]
+    return order["productId"], order["typeId"], order["quantity"], order.get("ref", "")
 
 
 def _parse_page(query: str) -> tuple[int, int, datetime, datetime]:

@@ -22,6 +22,7 @@ from giftcards.models.order_queries import (
     PLANNED_LAST,
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
+from giftcards.models.provider import configured_key
 from giftcards.rules.problems import Explanation
 from giftcards.rules.states import Status
 from giftcards.text.display import count_text, money_text
@@ -114,6 +115,19 @@ def _has_several_keys(standing: Standing) -> Finding | None:
         f"Several API keys are at work in this database: {', '.join(keys)}. Give every process the"
         " same key, or orders are bought in the wrong account. After a change of the key, this ends"
         " in 10 minutes."
+    )
+
+
+def _are_unwanted(_standing: Standing) -> Finding | None:
+    keys = ApiKey.objects.exclude(references_unwanted_at=None)
+    since = keys.filter(pk=configured_key()).values_list("references_unwanted_at", flat=True)
+    if not (conf.send_reference and since):
+        return None
+    return Finding(
+        "The provider accepts orders only without our reference, so none is sent. Turn"
+        " SEND_REFERENCE off, or ask the provider. The reference is tried again with another key,"
+        " and once SEND_REFERENCE has been off.",
+        since=since[0],
     )
 
 
@@ -358,6 +372,18 @@ CONDITIONS: Sequence[Condition] = [
         judge=_has_several_keys,
         headline=_("the shop's programs use different keys of the provider"),
         remedy=_("Cards may be bought in the wrong account. Ask your developer at once."),
+        page=_PROVIDER,
+        is_in_digests=False,
+    ),
+    Condition(
+        code="reference",
+        holds="`SEND_REFERENCE` is on, and the provider accepts orders only without a reference."
+        " Turn it off.",
+        severity=Severity.NOTE,
+        permission="giftcards.view_providerstate",
+        judge=_are_unwanted,
+        headline=_("the provider does not accept the references of orders"),
+        remedy=_("Orders are bought without them. Tell your developer."),
         page=_PROVIDER,
         is_in_digests=False,
     ),

@@ -30,19 +30,47 @@ def _patiently(shorten: Callable[..., None]) -> None:
     shorten(short_wait=60)
 
 
+@pytest.mark.parametrize(
+    ("references", "advice", "orders", "requests"),
+    [
+        (
+            "ignored",
+            "Leave SEND_REFERENCE off: the provider takes no notice of references.",
+            5,
+            5,
+        ),
+        (
+            "told",
+            "Set SEND_REFERENCE to True at this provider: its list shows references, by which lost"
+            " orders are found.",
+            5,
+            5,
+        ),
+        (
+            "unique",
+            "Set SEND_REFERENCE to True at this provider: its list shows references, by which lost"
+            " orders are found, and it refuses to sell twice for one reference.",
+            4,
+            5,
+        ),
+        ("refused", "Leave SEND_REFERENCE off: the provider accepts no references.", 3, 4),
+    ],
+)
 def test_selftest_passes_all_scenarios_against_the_simulator(
-    call: Call, simulator: Simulator
+    references: Any, advice: str, orders: int, requests: int, call: Call, simulator: Simulator
 ) -> None:
     simulator.delay = (0.1, 0.3)
+    simulator.references = references
     assert call("giftcards_selftest") == (
         "ok      refund: 2 × TEST_REFUND is not delivered, credited back, 0 delivered\n"
         "ok      partial delivery: 4 × TEST_PARTIAL is partly delivered, 2 delivered\n"
         "ok      ordinary order: 2 × type_001 is delivered, 2 delivered\n"
+        f"{advice}\n"
         "All 3 scenarios passed.\n",
         "",
         0,
     )
-    assert len(simulator.orders) == posts(simulator) == 3
+    assert (len(simulator.orders), posts(simulator)) == (orders, requests)
 
 
 def test_selftest_shows_a_wait_for_the_provider(

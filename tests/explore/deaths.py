@@ -26,7 +26,15 @@ from tests.builders import PRODUCT
 from tests.explore import shop as people
 from tests.explore.histories import Database, Report, in_child, open_shop, settle
 from tests.explore.invariants import violations
-from tests.explore.provider import Lie, Spell, about_orders, close, go_back, name_another
+from tests.explore.provider import (
+    Lie,
+    Spell,
+    about_orders,
+    be_blind,
+    close,
+    go_back,
+    name_another,
+)
 from tests.explore.shop import Shop
 from tests.explore.simulation import Trouble
 
@@ -89,6 +97,16 @@ def order_by_rule(_shop: Shop) -> None:
     settings.GIFTCARDS = {**settings.GIFTCARDS, **rule}
 
 
+def wait(_shop: Shop) -> None:
+    """Let the time go by that each step takes."""
+
+
+def send_references(shop: Shop) -> None:
+    """From now on, the provider gets our references, and refuses repeated ones."""
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "SEND_REFERENCE": True}
+    shop.provider.account.references = "unique"
+
+
 SWEEP, TICK, DELIVER = map(
     task, ("giftcards.tasks.sweep", "giftcards.tasks.tick", "giftcards.delivery.tasks.deliver")
 )
@@ -98,6 +116,12 @@ SCENARIOS: dict[str, Scenario] = {
     "sending": Scenario(SWEEP, waiting=(buying(),)),
     "lost": Scenario(SWEEP, waiting=(lying("place", close), buying())),
     "not bought": Scenario(SWEEP, waiting=(lying("place", close, is_early=True), buying())),
+    "sending with a reference": Scenario(SWEEP, waiting=(send_references, buying())),
+    # The second attempt, after an absence that a blind list has proven.
+    "bought before": Scenario(
+        SWEEP,
+        (send_references, lying("place", close), lying("list", be_blind, times=9), buying(), wait),
+    ),
     "settling three": Scenario(
         SWEEP, waiting=(buying(), buying("TEST_PARTIAL", 5), buying("TEST_REFUND"))
     ),

@@ -145,6 +145,9 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         if chance.random() < 0.8:
             lie_now_and_then(shop, chance)
         settings.GIFTCARDS = {**settings.GIFTCARDS, **_choose_rules(seed)}
+        references = Random(f"references {seed}").choice(["ignored", "told", "unique", "refused"])
+        for account in shop.provider.accounts.values():
+            account.references = references
         has_mixed_ids = _SWAP[0] in shop.lies
         shop.provider.account.shifted_ids = chance.random() < (0.8 if has_mixed_ids else 0.2)
         for _worker in range(workers):
@@ -184,6 +187,7 @@ def _choose_rules(seed: int) -> dict[str, Any]:
     return {
         "REVIEW_ORDER": chance.choice([None, None, "tests.explore.shop.review"]),
         "REORDER_MISSING": chance.choice([None, again]),
+        "SEND_REFERENCE": chance.random() < 0.7,
     }
 
 

@@ -24,6 +24,7 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+from giftcards.conf import conf
 from giftcards.simulator import Simulator
 from giftcards.simulator.account import LEDGER_ODDITIES, OfferChange, Order
 from giftcards.simulator.api import Request
@@ -225,6 +226,19 @@ def empty(_random: Random, _rows: list[Data]) -> list[Data]:
     return []
 
 
+def be_blind(provider: Provider, random: Random, answer: Answer) -> None:
+    """Show no rows, even for longer than an absence takes to prove, if nobody then buys twice."""
+    if provider.account.references == "unique" and conf.send_reference:
+        about_list(empty)(provider, random, answer)
+
+
+def name_otherwise(random: Random, order: Data) -> None:
+    """Tell a reference that the provider has made up, or none."""
+    order.pop("orderRef", None)
+    if random.random() < 0.5:
+        order["orderRef"] = f"OCL-{random.getrandbits(32)}"
+
+
 def lag(seconds: float) -> Lie:
     """Show the list as it was a while ago."""
 
@@ -295,6 +309,8 @@ LIES: dict[str, tuple[str, Lie, bool]] = {
     "list: the first page again": ("list", first_page, False),
     "list: another end": ("list", end_otherwise, False),
     "list: empty": ("list", about_list(empty), False),
+    "list: blind": ("list", be_blind, False),
+    "list: other references": ("list", about_orders(name_otherwise), False),
     "list: at work again": ("list", about_orders(go_back), False),
     "list: a card short": ("list", about_orders(lose_card), False),
     "price: 500": ("price", refuse(500, "INTERNAL_ERROR"), True),

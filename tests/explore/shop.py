@@ -648,6 +648,8 @@ THEMES: tuple[tuple[str, ...], ...] = (
     # Orders that are lost, and looked for in a list that is old or odd.
     ("placing: no answer, bought", "placing: silence, bought", "list: that of"),
     ("placing: no answer, bought", "placing: half", "list: rows", "list: pages", "list: empty"),
+    # Orders that the provider has, and does not show for long.
+    ("placing: no answer, bought", "placing: half", "list: blind", "list: other references"),
     # Ids that are mixed up.
     ("placing: the id", "placing: no answer, bought", "check: unknown"),
     # Processes that stop, and that come back.

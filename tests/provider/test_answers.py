@@ -233,9 +233,40 @@ class TestCards:
 
 
 class TestWords:
-    @pytest.mark.parametrize("status", ["FULFILLED", "Some_new_one"])
-    def test_a_status_is_read_as_it_was_sent(self, status: str) -> None:
-        assert order(status=status).status == status
+    @pytest.mark.parametrize(
+        ("fields", "status"),
+        [
+            ({"status": "FULFILLED"}, "FULFILLED"),
+            ({"status": "Some_new_one"}, "Some_new_one"),
+            # The words of the provider's other endpoints.
+            ({"status": "PENDING"}, "HANDLING"),
+            ({"status": "QUEUED"}, "HANDLING"),
+            ({"status": "UNKNOWN_ERROR"}, "UNKNOWN_ERROR"),
+            ({"orderStatus": "REFUNDED"}, "REFUNDED"),
+            ({"status": None, "orderStatus": "QUEUED"}, "HANDLING"),
+            ({"status": "FULFILLED", "orderStatus": "REFUNDED"}, "FULFILLED"),
+        ],
+    )
+    def test_a_status_is_read_as_it_was_sent_or_as_the_word_that_it_stands_for(
+        self, fields: Any, status: str
+    ) -> None:
+        assert read_order(fields).status == status
+
+    @pytest.mark.parametrize(
+        ("fields", "reference"),
+        [
+            ({"orderRef": "cart-1"}, "cart-1"),
+            ({"ref": "cart-1"}, "cart-1"),
+            ({"orderRef": None, "ref": "cart-1"}, "cart-1"),
+            ({"orderRef": "cart-1", "ref": "other"}, "cart-1"),
+            ({"orderRef": "cart:1"}, ""),
+            ({"orderRef": "x" * 41}, ""),
+            ({"orderRef": 7}, ""),
+            ({}, ""),
+        ],
+    )
+    def test_a_reference_is_read_if_we_may_have_sent_it(self, fields: Any, reference: str) -> None:
+        assert read_order(fields).reference == reference
 
     @pytest.mark.parametrize(
         "status", [None, "", "FULFILLED ", "FULFILLED\n", "x" * 33, 7, ["FULFILLED"]]

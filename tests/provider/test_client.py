@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from giftcards.exceptions import (
     AccessDenied,
+    AlreadyPlaced,
     NotFound,
     OutcomeUnknown,
     ProviderError,
@@ -421,7 +422,8 @@ TABLE = [
     (400, "ERR_VALIDATION", Refused, Refused),
     (403, "NO_BALANCE", Refused, Refused),
     (403, "INSUFFICIENT_BALANCE", Refused, Refused),
-    (403, "DUPLICATED-REF", Refused, Refused),
+    (403, "DUPLICATED-REF", AlreadyPlaced, AlreadyPlaced),
+    (200, "DUPLICATED_REF", AlreadyPlaced, AlreadyPlaced),
     (403, "SOMETHING_NEW", Refused, Refused),
     (404, "NOT_FOUND", Refused, NotFound),
     (404, "", Refused, NotFound),

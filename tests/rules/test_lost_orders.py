@@ -20,6 +20,7 @@ from giftcards.rules.lost_orders import (
     Adopt,
     AskPerson,
     Decision,
+    Elsewhere,
     Line,
     SentOrder,
     Survey,
@@ -52,6 +53,12 @@ def row(name: str = "R1", minutes: float | None = 0, line: Any = LINE) -> OrderA
     return answer(
         provider_id=name, product_id=product, type_id=type_id, quantity=quantity, created_at=created
     )
+
+
+def named(
+    name: str, reference: str = "", minutes: float | None = 0, line: Any = LINE
+) -> OrderAnswer:
+    return replace(row(name, minutes, line), reference=reference)
 
 
 def survey(lost: Sequence[SentOrder], *rows: OrderAnswer, **values: Any) -> Survey:
@@ -108,6 +115,58 @@ class TestAdopted:
         lost = [sent(1), sent(2, line=LINES[2])]
         found = row(line=LINES[2])
         assert plan(survey(lost, found)) == [Absent(lost[0]), Adopt(lost[1], found)]
+
+
+class TestNamed:
+    """Orders that were sent with their reference."""
+
+    OURS = sent(reference="ours", is_reference_told=True)
+
+    @pytest.mark.parametrize(
+        ("order", "rows", "decision"),
+        [
+            # Among equal rows, and whatever the time.
+            (OURS, [named("A", "x"), named("B", "ours"), named("C", "")], "adopt B"),
+            (OURS, [named("B", "ours", minutes=-300)], "adopt B"),
+            (replace(OURS, is_reference_told=False), [named("A"), named("B", "ours")], "adopt B"),
+            (replace(OURS, is_elsewhere=True), [named("A"), named("B", "ours")], "adopt B"),
+            # A row that cannot be the order, or that is there twice.
+            (OURS, [named("B", "ours", line=LINES[1])], "ask B"),
+            (OURS, [named("A", "ours"), named("B", "ours")], "ask A B"),
+            # Rows with other references.
+            (OURS, [named("A", "x"), named("B", "y")], "absent"),
+            (OURS, [named("A", "x"), named("B", "")], "adopt B"),
+            (replace(OURS, is_reference_told=False), [named("A", "x"), named("B", "y")], "ask A B"),
+            (replace(OURS, reference=""), [named("A", "x")], "adopt A"),
+            # Another account.
+            (replace(OURS, is_elsewhere=True), [named("A", "")], "elsewhere"),
+            # Bought by one of several attempts.
+            (replace(OURS, was_accepted=True), [], "wait"),
+            (replace(OURS, was_accepted=True), [named("A", "", minutes=100)], "ask A"),
+            (
+                replace(OURS, was_accepted=True, last_sent_at=at(100)),
+                [named("A", "", minutes=50)],
+                "adopt A",
+            ),
+        ],
+    )
+    def test_a_row_with_the_reference_is_the_order_and_rows_with_others_are_not(
+        self, order: SentOrder, rows: list[OrderAnswer], decision: str
+    ) -> None:
+        match plan(survey([order], *rows)):
+            case [Adopt(row=found)]:
+                assert decision == f"adopt {found.provider_id}"
+            case [AskPerson(rows=found)]:
+                assert decision == " ".join(["ask", *ids(found)])
+            case [other]:
+                assert decision == type(other).__name__.lower()
+
+    def test_an_order_that_may_be_elsewhere_is_a_rival_of_its_equals(self) -> None:
+        lost = [replace(self.OURS, is_elsewhere=True), sent(2)]
+        assert plan(survey(lost, row())) == [
+            Elsewhere(lost[0]),
+            AskPerson(lost[1], (row(),), is_soon=True),
+        ]
 
 
 class TestLeftToAPerson:

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import uuid
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.utils import timezone
 
 from giftcards.engine.following import Pulse, fan_out
-from giftcards.engine.gateway import Gateway
+from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
 from giftcards.engine.placing import send_now
+from giftcards.engine.request_budget import Purpose
 from giftcards.engine.sweep import watch
-from giftcards.exceptions import DecryptionError
+from giftcards.exceptions import AlreadyPlaced, DecryptionError, ProviderError, Refused
 from giftcards.management.base import (
     PRODUCT,
     WORKING_SETTINGS,
@@ -31,9 +34,11 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import Progress
 from giftcards.models import Card, Order, new_reference
+from giftcards.rules.identity import CLOCK_SKEW
 from giftcards.rules.money import refund_breakdown
 from giftcards.rules.states import Status
 
+T = TypeVar("T")
 TYPE = "type_001"
 # The customer's price for a card of a test type.
 _SALE_PRICE = Decimal(10_000)
@@ -59,6 +64,30 @@ SCENARIOS = (
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceTrial:
+    """The provider's behaviour towards a purchase with a reference."""
+
+    is_accepted: bool
+    is_told: bool = False
+    is_listed: bool = False
+    is_unique: bool = False
+
+    @property
+    def advice(self) -> str:
+        """The sentence that says how to set ``SEND_REFERENCE``."""
+        if not self.is_accepted:
+            return "Leave SEND_REFERENCE off: the provider accepts no references."
+        gains = {
+            "its list shows references, by which lost orders are found": self.is_listed,
+            "it refuses to sell twice for one reference": self.is_unique,
+        }
+        found = ", and ".join(gain for gain, is_given in gains.items() if is_given)
+        if not found:
+            return "Leave SEND_REFERENCE off: the provider takes no notice of references."
+        return f"Set SEND_REFERENCE to True at this provider: {found}."
+
+
+@dataclass(frozen=True, slots=True)
 class SelfTestReport:
     """The result of a scenario, which passed if there are no ``complaints``."""
 
@@ -75,6 +104,8 @@ class Command(GiftcardsCommand):
     notes = (
         "The orders are real rows, whose references begin with selftest-, and your receivers"
         " are called for them. The newest and the oldest stored card are opened as well.",
+        "If all is well, up to two more orders are bought, without rows, to see whether the"
+        " provider keeps references: see SEND_REFERENCE.",
         "Exit code 1: a scenario failed, or a stored card cannot be opened.",
     )
     examples = (
@@ -108,13 +139,23 @@ class Command(GiftcardsCommand):
                     self.say(_line(report), options)
             except ValidationError as error:
                 raise refuse(sentences(error)) from None
-        complaints = list(_complaints(reports, cards))
+            complaints = list(_complaints(reports, cards))
+            trial = None if complaints else try_reference(gateway, product)
         if options["json"]:
             scenarios = [_as_dict(report) for report in reports]
             cards = ok_or_trouble(cards)
-            self.write_json({"passed": not complaints, "cards": cards, "scenarios": scenarios})
+            self.write_json(
+                {
+                    "passed": not complaints,
+                    "cards": cards,
+                    "scenarios": scenarios,
+                    "references": trial and asdict(trial),
+                }
+            )
         if complaints:
             raise unfinished(" ".join(complaints))
+        advice = trial and trial.advice
+        self.say(advice or "References were not tried: the provider gave no answer.", options)
         self.say(f"All {len(reports)} scenarios passed.", options)
 
 
@@ -178,6 +219,47 @@ def run(
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))
+
+
+def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
+    """Buy twice with one reference, and look for it; ``None`` without a usable answer.
+
+    The type is one that delivers nothing. The list is read last, because it may lag.
+    """
+
+    def ask(call: Callable[[], T]) -> T:
+        request = partial(gateway.ask, call, Purpose.BACKGROUND, may_repeat=False)
+        return ask_when_free(gateway, request, lambda _is_paused: None)
+
+    reference = f"selftest-{uuid.uuid4().hex[:24]}"
+    place = partial(
+        gateway.client.place,
+        product_id=product_id,
+        type_id=SCENARIOS[0].type_id,
+        quantity=1,
+        reference=reference,
+    )
+    began, is_unique = timezone.now(), False
+    try:
+        try:
+            order_id = ask(place)
+        except Refused:
+            return ReferenceTrial(is_accepted=False)
+        answer = ask(partial(gateway.client.check, order_id))
+        try:
+            ask(place)
+        except AlreadyPlaced:
+            is_unique = True
+        start, end = began - CLOCK_SKEW, timezone.now() + CLOCK_SKEW
+        page = ask(partial(gateway.client.list_orders, start=start, end=end))
+    except (ProviderError, Stopped):
+        return None
+    return ReferenceTrial(
+        is_accepted=True,
+        is_told=answer.reference == reference,
+        is_listed=reference in {row.reference for row in page.items},
+        is_unique=is_unique,
+    )
 
 
 def _differences(scenario: Scenario, order: Order) -> Iterator[str]:

@@ -134,6 +134,14 @@ class Command(ConsoleCommand):
         add("--lockout", "lockout", "wrong keys until a block; 0: none", **_COUNT)
         add("--lockout-time", "lockout_time", "length of the block", **_SECONDS)
         add("--spelling", "spelling", "which path of the order check exists", choices=spellings)
+        add("--list-delay", "list_delay", "time until the list shows an order", **_SECONDS)
+        add(
+            "--references",
+            "references",
+            "what becomes of `ref` in a purchase: it is ignored, told back, told back and refused"
+            " if it is repeated (unique), or makes the purchase fail (refused)",
+            choices=["ignored", "told", "unique", "refused"],
+        )
         add("--no-list", "has_list", "do not know /v3/gift-cards/list (default: know it)", **off)
         add(
             "--unlisted-test-types",

@@ -1,0 +1,275 @@
+"""Purchases with our reference: what each kind of provider makes of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models import F
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.gateway import Gateway
+from giftcards.models import ApiKey, Order, StatusChange
+from giftcards.provider.client import Client
+from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
+from giftcards.statuses import Status
+from giftcards.watch.conditions import CONDITIONS, Standing
+from tests.builders import answer, problems
+from tests.stage import PSN, Setter, buy, history, own_key, posts, run_sweep
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_settings")]
+
+FOUND = ["PLACING", "UNCONFIRMED", "HANDLING", "FULFILLED"]
+AGAIN = ["PLACING", "UNCONFIRMED", "PENDING", "PLACING"]
+WITHOUT = ["PLACING", "PENDING", "PLACING"]
+
+
+@pytest.fixture
+def _settings(set_conf: Setter) -> None:
+    set_conf(SEND_REFERENCE=True, PROOF_OF_ABSENCE=60, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, the answers about the type SIM_LOST arrive."""
+    return lambda: monkeypatch.setitem(SPECIAL_TYPES, "SIM_LOST", Special(summary=""))
+
+
+def look(times: int = 1) -> None:
+    """Sweep, with everything due."""
+    for _ in range(times):
+        Order.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
+        run_sweep()
+
+
+def pass_time(seconds: float) -> None:
+    """Let time go by for the lost orders."""
+    passed = timedelta(seconds=seconds)
+    lost = Order.objects.filter(status=Status.UNCONFIRMED)
+    lost.update(sent_at=F("sent_at") - passed, absent_since=F("absent_since") - passed)
+
+
+def conditions() -> set[str]:
+    standing = Standing()
+    return {code for code, condition in CONDITIONS.items() if condition.judge(standing)}
+
+
+def buy_elsewhere(reference: str) -> None:
+    with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
+        client.place(product_id=PSN, type_id="SIM_LOST", quantity=2, reference=reference)
+
+
+def look_until_settled() -> None:
+    for _ in range(2):
+        look(2)
+        pass_time(70)
+    look(3)
+
+
+# The provider; the situation; the order's way; how often the order was bought, and requested.
+CASES: list[tuple[str, str, list[str], int, int]] = [
+    ("told", "", FOUND, 1, 1),
+    ("told", "others", FOUND, 1, 1),
+    ("unique", "", FOUND, 1, 1),
+    ("unique", "others", FOUND, 1, 1),
+    ("unique", "blind", [*AGAIN, "UNCONFIRMED", "HANDLING", "FULFILLED"], 1, 2),
+    ("unique", "blind, others", [*AGAIN, "UNCONFIRMED", "HANDLING", "FULFILLED"], 1, 2),
+    ("ignored", "", FOUND, 1, 1),
+    # A person decides.
+    ("ignored", "others", ["PLACING", "UNCONFIRMED"], 1, 1),
+    ("refused", "", [*WITHOUT, "UNCONFIRMED", "HANDLING", "FULFILLED"], 1, 2),
+    ("refused", "others", [*WITHOUT, "UNCONFIRMED"], 1, 2),
+]
+
+
+@pytest.mark.parametrize(("references", "situation", "way", "bought", "requested"), CASES)
+def test_an_order_whose_answer_is_lost_is_bought_once(
+    references: Any,
+    situation: str,
+    way: list[str],
+    bought: int,
+    requested: int,
+    simulator: Simulator,
+    answered: Callable[[], None],
+) -> None:
+    simulator.references = references
+    if "blind" in situation:
+        simulator.list_delay = 10**9
+    order = buy(type_id="SIM_LOST")
+    if order.status == "PENDING":
+        look()
+    answered()
+    others = 2 if "others" in situation else 0
+    for number in range(others):
+        buy_elsewhere("" if references == "refused" else f"other-{number}")
+    look_until_settled()
+    if "blind" in situation:
+        order.refresh_from_db()
+        assert [problem.code for problem in problems(order)] == ["bought_before"]
+        simulator.list_delay = 0
+        look(3)
+    order.refresh_from_db()
+    assert history(order) == way
+    assert len(simulator.orders) - others == bought
+    assert posts(simulator) - others == requested
+
+
+@pytest.mark.parametrize(
+    ("reference", "is_sendable"),
+    [("cart-1", True), ("a" * 40, True), ("a" * 41, False), ("cart:1", False), ("~!", False)],
+)
+def test_a_purchase_carries_its_reference_or_the_digest_of_it(
+    reference: str, is_sendable: bool, simulator: Simulator
+) -> None:
+    simulator.references = "told"
+    order = buy(reference=reference)
+    order.refresh_from_db()
+    [bought] = simulator.orders.values()
+    digest = hashlib.sha256(reference.encode()).hexdigest()[:40]
+    expected = reference if is_sendable else digest
+    assert (bought.reference, order.provider_reference) == (expected, expected)
+
+
+def test_no_reference_is_sent_unless_the_setting_asks_for_it(
+    simulator: Simulator, set_conf: Setter
+) -> None:
+    set_conf(SEND_REFERENCE=False)
+    simulator.references = "refused"
+    order = buy()
+    assert (order.status, order.provider_reference) == ("HANDLING", "")
+
+
+def test_a_provider_that_refuses_the_field_gets_it_once_until_the_settings_change(
+    simulator: Simulator, set_conf: Setter
+) -> None:
+    simulator.references = "refused"
+    first = buy()
+    assert (first.status, [problem.code for problem in problems(first)]) == (
+        "PENDING",
+        ["reference_unwanted"],
+    )
+    look()
+    first.refresh_from_db()
+    assert (first.status, first.provider_reference, first.problems) == ("FULFILLED", "", [])
+    assert "reference" in conditions()
+    assert buy().status == "HANDLING"
+    assert posts(simulator) == 3
+    # The setting is turned off, and on again.
+    set_conf(SEND_REFERENCE=False)
+    assert "reference" not in conditions()
+    assert buy().status == "HANDLING"
+    set_conf(SEND_REFERENCE=True)
+    assert "reference" not in conditions()
+    assert buy().status == "PENDING"
+    # Another key.
+    look()
+    assert "reference" in conditions()
+    set_conf(API_KEY="another-key")
+    assert "reference" not in conditions()
+    simulator.references = "told"
+    order = buy()
+    assert (order.status, order.provider_reference) == ("HANDLING", order.reference)
+
+
+def test_an_order_that_is_refused_with_and_without_its_reference_is_rejected(
+    simulator: Simulator,
+) -> None:
+    simulator.references = "refused"
+    order = buy(type_id="SIM_REJECT")
+    look()
+    order.refresh_from_db()
+    assert (order.status, history(order)) == ("REJECTED", [*WITHOUT, "REJECTED"])
+    assert "reference" not in conditions()
+
+
+def test_a_lost_order_is_found_by_its_reference_with_another_key_of_the_account(
+    simulator: Simulator, set_conf: Setter, answered: Callable[[], None]
+) -> None:
+    simulator.references = "told"
+    order = buy(type_id="SIM_LOST")
+    answered()
+    buy_elsewhere("other-1")
+    set_conf(API_KEY="the-key-after-a-rotation")
+    look(3)
+    order.refresh_from_db()
+    assert (order.status, posts(simulator)) == ("FULFILLED", 2)
+
+
+def test_without_its_row_another_key_proves_nothing_about_an_order_with_a_reference(
+    simulator: Simulator, set_conf: Setter
+) -> None:
+    simulator.references = "told"
+    order = buy(type_id="SIM_DROP")
+    set_conf(API_KEY="the-key-of-another-account")
+    look_until_settled()
+    order.refresh_from_db()
+    assert (order.status, order.candidates, order.absent_since) == ("UNCONFIRMED", [], None)
+    assert [problem.code for problem in problems(order)] == ["answer_lost", "other_account"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_told"),
+    [(["ours"], True), (["theirs"], False), ([""], False), (["ours", "theirs", "ours"], False)],
+)
+def test_references_are_trusted_once_the_list_has_shown_them_and_never_left_one_out(
+    rows: list[str], is_told: bool
+) -> None:
+    with Gateway() as gateway:
+        for told in rows:
+            order = Order(provider_reference="ours")
+            gateway.note_reference(order, answer(reference=told))
+    assert own_key().tells_references is is_told
+
+
+@pytest.mark.parametrize(
+    ("tells", "expected"),
+    [
+        # Rows of others are no candidates: the absence is proven, and the order is sent again.
+        (True, "FULFILLED"),
+        # The references may be made up by the provider: one of the rows may be the order.
+        (None, "UNCONFIRMED"),
+        (False, "UNCONFIRMED"),
+    ],
+)
+def test_rows_with_other_references_are_candidates_unless_references_are_trusted(
+    tells: bool | None, expected: str, simulator: Simulator, answered: Callable[[], None]
+) -> None:
+    simulator.references = "told"
+    order = buy(type_id="SIM_DROP")
+    Order.objects.update(type_id="SIM_LOST")
+    ApiKey.objects.update(tells_references=tells)
+    answered()
+    buy_elsewhere("other-1")
+    buy_elsewhere("other-2")
+    look_until_settled()
+    order.refresh_from_db()
+    assert order.status == expected
+    assert len(order.candidates) == (0 if tells else 2)
+
+
+def test_an_order_stays_sought_while_the_provider_says_that_it_was_bought(
+    simulator: Simulator, answered: Callable[[], None]
+) -> None:
+    simulator.references = "unique"
+    simulator.list_delay = 10**9
+    order = buy(type_id="SIM_LOST")
+    answered()
+    look_until_settled()
+    look(10)
+    order.refresh_from_db()
+    assert (order.status, posts(simulator), len(simulator.orders)) == ("UNCONFIRMED", 2, 1)
+    # The first attempt was made hours before the last one, and the list shows it at last.
+    hours = timedelta(hours=5)
+    first = order.changes.filter(to_status=Status.PLACING).earliest("pk")
+    StatusChange.objects.filter(pk=first.pk).update(at=first.at - hours)
+    [bought] = simulator._orders.values()
+    bought.created_at -= hours
+    simulator.list_delay = 0
+    look(3)
+    order.refresh_from_db()
+    assert (order.status, posts(simulator)) == ("FULFILLED", 2)
