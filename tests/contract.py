@@ -241,6 +241,17 @@ def _(provider: Provider) -> str:
     return f"{len(catalogue.products)} products, {catalogue.unreadable} unreadable"
 
 
+@assume("The catalogue lists as many products as it counts")
+def _(provider: Provider) -> str:
+    answer = provider.get("gift-cards/catalog")
+    listed = len(read_catalogue(answer.data).products)
+    parts = [part for part in (answer.data, answer.body, answer.body.get("meta")) if part]
+    counts = [part["totalProducts"] for part in parts if "totalProducts" in part]
+    if counts[:1] != [listed]:
+        raise Differs(f"it lists {listed}, and counts {counts[0] if counts else 'none'}")
+    return str(listed)
+
+
 @assume("A product tells the price and the stock of each type")
 def _(provider: Provider) -> str:
     types = _types(provider)
