@@ -252,7 +252,7 @@ def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
         last[change.type_id] = change
     for key, change in last.items():
         kind, old = change.type, first[key].old_value
-        if kind.price and isinstance(old, Decimal) and kind.price != old:
+        if kind.offer.price and isinstance(old, Decimal) and kind.price != old:
             before = copy(kind)
             before.price = old
             yield PriceMove(kind, change.at, old, shop_price(before), shop_price(kind))

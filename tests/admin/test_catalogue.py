@@ -146,3 +146,13 @@ def test_staff_are_told_of_prices_that_changed(
     finding = CONDITIONS["prices"].judge(Standing())
     assert (finding.sentence if finding else "") == sentence
     assert (finding.explain() if finding else "") == detail
+
+
+@pytest.mark.parametrize("why", ["", "disabled", "skipped"])
+def test_a_price_of_what_is_not_sold_any_more_has_not_moved(set_conf: Conf, why: str) -> None:
+    kind = make_offer()
+    move(kind, 480, 490)
+    Product.objects.update(is_enabled=why != "disabled", category="Gaming")
+    set_conf(CATALOGUE_SKIP=["Gaming"] if why == "skipped" else [])
+    html = look(sign_in("view_product", "view_cost"), page(kind))
+    assert ("480 DA → 490 DA" in html) == (why == "")
