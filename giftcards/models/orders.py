@@ -169,8 +169,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         ]
         # An order that is due already keeps its place in the queue.
         is_to_wait = Q(due_at=None) | Q(due_at__gt=now)
-        is_free = past("claimed_until", now, longest=LONGEST_HOLD)
-        hurried = models.When(is_to_wait & is_free, then=models.Value(now))
+        hurried = models.When(is_to_wait, then=models.Value(now))
         return self.filter(*rested, status__in=FOLLOWED).update(
             check_wanted_at=now, due_at=models.Case(hurried, default=F("due_at"))
         )
