@@ -17,7 +17,7 @@ from giftcards.engine.task_queue import follow_clock
 from giftcards.models.staff_records import end_finished
 from giftcards.privacy.person import Keeper, Role, keepers
 from giftcards.privacy.retention import REASONS, Reason, overwrite_deleted, purge_if_due
-from giftcards.watch import staff_roles
+from giftcards.rules import roles
 from giftcards.watch.conditions import CONDITIONS, Condition
 from giftcards.watch.core_conditions import CONDITIONS as OF_CORE
 
@@ -54,7 +54,7 @@ def install(plugin: Plugin) -> None:
     CONDITIONS.update({condition.code: condition for condition in plugin.conditions})
     WORK.update({work.name: work for work in plugin.work})
     REASONS.update(plugin.kept_because)
-    staff_roles.BY_APP[plugin.app] = plugin.roles
+    roles.BY_APP[plugin.app] = plugin.roles
     for role, keeper in plugin.keepers.items():
         keepers[role][plugin.app] = keeper
     for check in plugin.checks:
@@ -87,6 +87,6 @@ CORE = Plugin(
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),
     order_pages="giftcards.admin.orders.page.EXTENSION",
-    roles=staff_roles.ROLES,
+    roles=roles.ROLES,
     connect=_connect,
 )

@@ -33,8 +33,8 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.rules.problems import Problem
+from giftcards.rules.roles import ROLES
 from giftcards.statuses import ACCEPTED, SETTLED, Status
-from giftcards.watch.staff_roles import ROLES
 from tests.builders import CARDS, make_guide_order
 from tests.pages import ADD, FIND, LIST, PROVIDER_PAGE, hidden, order_page, read, sign_in
 

@@ -20,10 +20,10 @@ from giftcards.delivery.conf import Kind
 from giftcards.delivery.templatetags.giftcards_delivery import register as tags
 from giftcards.plugins import INSTALLED
 from giftcards.rules.problems import WORDINGS
+from giftcards.rules.roles import ROLES
 from giftcards.simulator import SPECIAL_TYPES, Simulator
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS
-from giftcards.watch.staff_roles import ROLES
 
 FOLDER = Path(__file__).parent
 FILE = FOLDER / "names.txt"

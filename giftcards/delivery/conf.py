@@ -27,8 +27,8 @@ from giftcards.conf import (
     text,
 )
 from giftcards.models import Order
+from giftcards.rules.roles import ROLES
 from giftcards.rules.states import STATES
-from giftcards.watch.staff_roles import ROLES
 
 
 class Kind(models.TextChoices):
@@ -115,7 +115,7 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 class StaffPerson:
     """A member of staff who gets digests.
 
-    ``role`` is a key of :data:`giftcards.watch.staff_roles.ROLES`: the name of a group. A person
+    ``role`` is a key of :data:`giftcards.rules.roles.ROLES`: the name of a group. A person
     with neither a role nor an account is told everything.
     """
 

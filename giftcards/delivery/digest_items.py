@@ -23,6 +23,7 @@ from giftcards.delivery.conf import conf
 from giftcards.delivery.models import CardLink, Delivery, LinkVisit
 from giftcards.models import Card, Order
 from giftcards.models.staff_records import REFUSED_REVEAL
+from giftcards.rules.roles import whom_to_ask
 from giftcards.rules.states import STATES, Status
 from giftcards.watch.conditions import (
     CONDITIONS,
@@ -33,7 +34,6 @@ from giftcards.watch.conditions import (
     Severity,
     Standing,
 )
-from giftcards.watch.staff_roles import whom_to_ask
 
 # The most orders that an item names.
 _NAMED = 5

@@ -42,10 +42,10 @@ from giftcards.delivery.signals import staff_news
 from giftcards.keys.secrecy import contained
 from giftcards.models import Lease, Order
 from giftcards.models.order_queries import leaves_some_out
+from giftcards.rules.roles import ROLES
 from giftcards.rules.times import LONGEST_HOLD, is_ahead
 from giftcards.text.display import one_line
 from giftcards.watch.conditions import MOST, Finding, Severity
-from giftcards.watch.staff_roles import ROLES
 
 logger = logging.getLogger(__name__)
 

@@ -63,12 +63,14 @@ _under_way: dict[str, float] = {}
 
 
 def lanes() -> list[Sequence[Work]]:
-    """Return the work in lanes: one for each piece of prompt work, and one for all other work."""
-    in_order = sorted(WORK.values(), key=lambda work: work.is_last)
-    shared = [work for work in in_order if not work.is_prompt]
-    prompt = [[work] for work in in_order if work.is_prompt]
-    last = [lane for lane in prompt if lane[0].is_last]
-    return [*prompt[: len(prompt) - len(last)], *([shared] if shared else []), *last]
+    """Return the work in lanes: one for each piece of prompt work, and one for all other work.
+
+    The lanes of prompt work that comes last are at the end.
+    """
+    prompt = [[work] for work in WORK.values() if work.is_prompt]
+    others = [work for work in WORK.values() if not work.is_prompt]
+    shared = [sorted(others, key=lambda work: work.is_last)] if others else []
+    return sorted([*prompt, *shared], key=lambda lane: lane[0].is_prompt and lane[0].is_last)
 
 
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:

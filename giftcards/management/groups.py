@@ -13,7 +13,7 @@ from django.contrib.auth.models import Group, Permission
 from django.db import IntegrityError, router, transaction
 
 from giftcards.exceptions import ConfigurationError
-from giftcards.watch.staff_roles import BY_APP, ROLES
+from giftcards.rules.roles import BY_APP, ROLES
 
 
 class Role(NamedTuple):

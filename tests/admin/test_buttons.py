@@ -13,8 +13,8 @@ from giftcards.admin.frame import extensions
 from giftcards.admin.frame.actions import OrderAction, OrderButton, Outcome, in_order, may
 from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.models import Order
+from giftcards.rules.roles import ROLES
 from giftcards.statuses import Status
-from giftcards.watch.staff_roles import ROLES
 from tests.builders import CARDS, make_guide_order
 from tests.pages import order_page, read, sign_in, text
 

@@ -22,12 +22,12 @@ from giftcards.engine.approvals import hold_for_price, hold_for_review
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.models import Desk, Order, ProviderState
 from giftcards.rules.problems import Problem
+from giftcards.rules.roles import ROLES
 from giftcards.rules.states import Kind, Status
 from giftcards.settlement import record_refund
 from giftcards.watch.conditions import CONDITIONS, Standing
 from giftcards.watch.core_conditions import CONDITIONS as CORE
 from giftcards.watch.overview import Waiting
-from giftcards.watch.staff_roles import ROLES
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
 from tests.pages import START, listed, order_page, plain, read, sign_in, text, tiles
 from tests.stage import ago, record_order, refuse_key

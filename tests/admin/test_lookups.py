@@ -20,8 +20,8 @@ from django.utils import timezone
 from giftcards.admin import OrderAdmin
 from giftcards.books.models import LedgerEntry
 from giftcards.models import CardReveal, CustomerRefund, Order
+from giftcards.rules.roles import ROLES
 from giftcards.statuses import Status
-from giftcards.watch.staff_roles import ROLES
 from tests.builders import make_guide_order
 from tests.delivery.staff import delivered, link, message, person
 from tests.pages import LIST, read, references, rows, sign_in

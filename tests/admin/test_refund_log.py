@@ -11,9 +11,9 @@ from django.test import Client
 from django.utils import timezone
 
 from giftcards.models import CustomerRefund, Order
+from giftcards.rules.roles import ROLES
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
-from giftcards.watch.staff_roles import ROLES
 from tests.builders import make_guide_order
 from tests.pages import count_queries, order_page, plain, read, rows, sign_in
 

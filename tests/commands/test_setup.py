@@ -17,7 +17,7 @@ from django.utils import translation
 from django_q.models import Schedule
 
 from giftcards.management.groups import ensure_roles, role_permissions
-from giftcards.watch.staff_roles import BY_APP, ROLES
+from giftcards.rules.roles import BY_APP, ROLES
 from tests.conftest import Call
 from tests.stage import ROOT, in_threads
 

@@ -29,9 +29,9 @@ from giftcards.models import ApiKey, Card, Order, ProviderState
 from giftcards.models.provider import configured_key
 from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.rules.problems import Problem
+from giftcards.rules.roles import ROLES
 from giftcards.statuses import Status
 from giftcards.watch.conditions import Severity
-from giftcards.watch.staff_roles import ROLES
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order, make_order
 from tests.delivery import story

@@ -13,8 +13,8 @@ from giftcards.delivery import digest_items, messages
 from giftcards.delivery.conf import KIND_OF_STATUS
 from giftcards.delivery.conf import Kind as MessageKind
 from giftcards.management.groups import role_permissions
+from giftcards.rules.roles import ROLES
 from giftcards.simulator import SPECIAL_TYPES, Simulator
-from giftcards.watch.staff_roles import ROLES
 from tests.docs.pages import PAGES, ROOT, code, every_page, page, rows, section
 
 

@@ -27,10 +27,10 @@ from giftcards.admin.frame.rows import ReadOnlyRows, order_link, sees_orders, vi
 from giftcards.admin.orders.searching import SearchForm
 from giftcards.models import Desk, Order
 from giftcards.rules.money import customer_breakdown, refund_breakdown
+from giftcards.rules.roles import whom_to_ask
 from giftcards.rules.times import begin_of, today
 from giftcards.text.display import count_text, filled, money
 from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing
-from giftcards.watch.staff_roles import whom_to_ask
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from giftcards.conf import conf
 from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, OrderQuerySet, ProviderState
 from giftcards.models.order_queries import leaves_some_out
+from giftcards.rules.roles import whom_to_ask
 from giftcards.text.display import isolated, named, zoned_moment
-from giftcards.watch.staff_roles import whom_to_ask
 
 
 def log_entries(order: Order) -> QuerySet[LogEntry]:

@@ -41,8 +41,8 @@ from giftcards.delivery.models import (
 from giftcards.delivery.queueing import address_of as find_address
 from giftcards.delivery.queueing import addresses_of, sent_to
 from giftcards.models import Order
+from giftcards.rules.roles import whom_to_ask
 from giftcards.text.display import count_text, filled, moment
-from giftcards.watch.staff_roles import whom_to_ask
 
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
 ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)

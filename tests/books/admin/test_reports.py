@@ -24,9 +24,9 @@ from giftcards.books.admin.reports import duration_text
 from giftcards.books.exports import can_write_xlsx
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order, Product
+from giftcards.rules.roles import ROLES
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from giftcards.watch.staff_roles import ROLES
 from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order, receive
 from tests.pages import (
     LIST,
