@@ -11,6 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 from django_q.models import OrmQ
 
+from giftcards import tasks
 from giftcards.engine.recording import record_answers, record_failures
 from giftcards.exceptions import NotFound
 from giftcards.fulfilment import check_soon
@@ -141,13 +142,13 @@ class TestRequests:
         )
         return order
 
-    def test_the_next_sweep_checks_a_late_order_before_its_time(self, simulator: Simulator) -> None:
+    def test_the_task_checks_a_late_order_before_its_time(self, simulator: Simulator) -> None:
         self.late(simulator)
-        run_sweep()
+        tasks.sweep()
         assert statuses() == ["DELAYED"]
         check_soon("cart-1")
-        assert simulator.requests == []
-        run_sweep()
+        assert checks(simulator) == []
+        tasks.sweep()
         assert statuses() == ["FULFILLED"]
 
     def test_an_order_that_is_still_open_is_late_for_its_pause_again(
