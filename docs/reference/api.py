@@ -18,8 +18,8 @@ _INTRO = """\
 The functions that your code calls, and what they return and raise. [The list of public names](names.md) has what
 other pages show. A function that takes `by`, the name of whoever decided, checks no permission: your code has to."""
 _ERRORS = """\
-They are in `giftcards.exceptions`. None has a code, a key or the body of an answer in its text. `ProviderError` and
-its subclasses are in logs only: the app turns them into statuses and problems."""
+They are in `giftcards.exceptions`. None has a code, a key or the body of an answer in its text. Only
+`giftcards.payments` raises a `ProviderError`, such as `Refused`: elsewhere, statuses and problems tell of them."""
 # By heading, the module and the name of functions and classes. A class stands below the function
 # that returns it; after a colon, its methods and properties.
 API: Mapping[str, tuple[str, ...]] = {
@@ -46,6 +46,12 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.catalogue check_offer",
         "giftcards.catalogue hold",
         "giftcards.catalogue release",
+    ),
+    "Payments": (
+        "giftcards.payments create_payment_link",
+        "giftcards.payments PaymentLink",
+        "giftcards.payments check_payment",
+        "giftcards.payments PaymentAnswer",
     ),
     "Refunds": (
         "giftcards.refunds refund_breakdown",

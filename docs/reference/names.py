@@ -191,7 +191,8 @@ def _parameters(node: Any) -> str:
 
 def _errors() -> Iterator[str]:
     for name, kind in vars(exceptions).items():
-        if isinstance(kind, type) and not issubclass(kind, exceptions.ProviderError):
+        is_internal = isinstance(kind, type) and issubclass(kind, exceptions.ProviderError)
+        if isinstance(kind, type) and (not is_internal or name in {"ProviderError", "Refused"}):
             yield f"giftcards.exceptions.{name}({kind.__mro__[1].__name__})"
 
 

@@ -17,10 +17,11 @@ whatever the latency.
   reserved slots to further pages, which cover up to a hundred orders each.
 - Placing may use all common slots that are not reserved. So may the query for the price of an order
   with a price ceiling. Further pages and single checks leave an eighth of these slots free; queries
-  for optional prices leave half of these slots free. Background requests (catalogue, ledger, prices
-  of held orders) use at most a tenth of all slots, and only while half of the common slots are
-  free. While the budget is busy, there are no background requests, and no queries for optional
-  prices.
+  for optional prices, and requests about payments by customers, leave half of these slots free.
+  Requests about payments may also take the slot of late orders, so that purchases cannot starve
+  them. Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all
+  slots, and only while half of the common slots are free. While the budget is busy, there are no
+  background requests, and no queries for optional prices.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Purpose(enum.Enum):
     CHECKING = enum.auto()
     CHECKING_LATE = enum.auto()
     PRICING = enum.auto()
+    # PAYING is for requests about payments by customers.
+    PAYING = enum.auto()
     BACKGROUND = enum.auto()
 
 
@@ -127,6 +130,8 @@ class Shares:
                 return [*for_late, (common, kept)]
             case Purpose.PRICING:
                 return [(common, len(common) // 2)]
+            case Purpose.PAYING:
+                return [(common, len(common) // 2), (self.late, 0)]
             case Purpose.BACKGROUND:
                 # Background requests always take the same slots, so that no minute has more of
                 # these requests.

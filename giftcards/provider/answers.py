@@ -15,7 +15,9 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
+from giftcards.conf import is_loopback
 from giftcards.keys.secrecy import CardSecret, contained
 
 JsonObject = dict[str, Any]
@@ -28,6 +30,8 @@ _REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _AT_WORK = {"PENDING": "HANDLING", "QUEUED": "HANDLING"}
 # An id that an order can be placed with.
 _ORDERABLE = re.compile(r"[!-~]{1,100}")
+# The address of a page, in ASCII and without spaces.
+_ADDRESS = re.compile(r"https?://[!-~]{1,480}")
 _STATUS = re.compile(r"[A-Za-z_]{1,32}")
 _WORD = re.compile(r"[A-Za-z_-]{1,32}")
 # A number in a text. The check is needed, because float() and Decimal() also accept exponents,
@@ -162,13 +166,41 @@ class Catalogue:
 
 
 @dataclass(frozen=True, slots=True)
+class PaymentLink:
+    """The provider's page on which a customer pays once; the link expires after 20 minutes.
+
+    ``ref`` is the provider's reference of the payment, and ``url`` the address of the page.
+    ``is_sandbox`` is ``None`` if the provider does not say whether real money moves.
+    """
+
+    ref: str
+    url: str
+    is_sandbox: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentAnswer:
+    """The state of a payment, and the figures of its transaction.
+
+    ``status`` is ``PENDING``, ``CONFIRMED``, ``FAILED`` (declined, cancelled or expired) or a new
+    word of the provider. ``amount`` is in units of ``currency``, such as ``DZD``. Without a
+    transaction, amount and ``is_sandbox`` are ``None``, and the currency is "".
+    """
+
+    status: str
+    amount: Decimal | None
+    currency: str
+    is_sandbox: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerRow:
     """A booking on the account, in dinar; a positive amount came in.
 
     ``row_id`` is the provider's id of the booking, ``type`` the provider's word for its kind (such
-    as ``ORDER``), and ``objid`` the id of what the booking is about. Texts are "" and balances
-    ``None`` if they are missing or unusable. The balances are as the provider gave them, even if
-    they contradict the amount.
+    as ``ORDER``), and ``objid`` the id of what the booking is about. The type of a payment by a
+    customer is always :data:`PAYMENT`. Texts are "" and balances ``None`` if they are missing or
+    unusable. The balances are as the provider gave them, even if they contradict the amount.
     """
 
     row_id: str
@@ -293,6 +325,10 @@ def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 _REFUNDS = "REFUND-"
+# The type of an incoming booking about a payment by a customer. The provider does not document its
+# own word, which may be that of a top-up, but every reference of a payment begins alike.
+PAYMENT = "OCPAY"
+_PAYMENT_REFS = "OCPL-"
 # The provider does not document the words of ``operation``.
 _WORDS_IN = {"IN", "CREDIT", "+"}
 _WORDS_OUT = {"OUT", "DEBIT", "-"}
@@ -320,12 +356,14 @@ def _read_booking(row: object) -> LedgerRow | None:
         return None
     before, after = fields.money("oldBalance"), fields.money("newBalance")
     direction = _direction(kind, before, after, fields.label("operation").upper())
+    amount, objid = _signed(amount, direction), fields.text("objid", IDENTIFIER.fullmatch)
+    is_payment = objid.startswith(_PAYMENT_REFS) and amount > 0
     return LedgerRow(
         row_id=fields.text("_id", IDENTIFIER.fullmatch),
-        type=kind,
-        amount=_signed(amount, direction),
+        type=PAYMENT if is_payment else kind,
+        amount=amount,
         time=time,
-        objid=fields.text("objid", IDENTIFIER.fullmatch),
+        objid=objid,
         balance_before=before,
         balance_after=after,
     )
@@ -337,7 +375,7 @@ def _usual_type(told: str) -> str:
     The provider writes some words with hyphens in one place and with underscores in another.
     """
     kind = told.upper().replace("_", "-")
-    is_known = kind in _TYPES_IN | _TYPES_OUT or kind.startswith(_REFUNDS)
+    is_known = kind in _TYPES_IN | _TYPES_OUT | {PAYMENT} or kind.startswith(_REFUNDS)
     return kind if is_known else told
 
 
@@ -381,6 +419,44 @@ def read_balance(data: JsonObject) -> Decimal:
     if balance is None:
         raise Unreadable("the answer has no usable balance")
     return balance
+
+
+def read_payment_link(data: JsonObject) -> PaymentLink:
+    link = data.get("paymentLink")
+    fields = _Fields(data)
+    ref, url = fields.text("paymentRef", IDENTIFIER.fullmatch), fields.text("paymentUrl", _is_page)
+    if not (ref and url):
+        raise Unreadable("the answer names no usable payment link")
+    return PaymentLink(ref, url, _Fields(link if isinstance(link, dict) else {}).flag("isSandbox"))
+
+
+def _is_page(url: str) -> bool:
+    """True if customers may be sent to ``url``: only the simulator's page is not encrypted."""
+    if not _ADDRESS.fullmatch(url):
+        return False
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    return bool(host) and (parts.scheme == "https" or is_loopback(host))
+
+
+def read_payment(data: JsonObject, *, asked_for: str) -> PaymentAnswer:
+    # An answer that names no payment is about the payment that was asked for.
+    if (data.get("paymentRef") or asked_for) != asked_for:
+        raise Unreadable("the answer is about another payment")
+    status = _Fields(data).text("status", _STATUS.fullmatch)
+    if not status:
+        raise Unreadable("the answer has no status of the payment")
+    told = data.get("transactionDetails")
+    details = _Fields(told if isinstance(told, dict) else {})
+    return PaymentAnswer(
+        status=status,
+        amount=details.money("amount"),
+        currency=details.text("currency", _WORD.fullmatch).upper(),
+        is_sandbox=details.flag("isSandbox"),
+    )
 
 
 def read_catalogue(data: JsonObject) -> Catalogue:
@@ -485,6 +561,10 @@ class _Fields:
     def label(self, name: str, limit: int = 100) -> str:
         value = self._data.get(name)
         return plain(value, limit) if isinstance(value, str) else ""
+
+    def flag(self, name: str) -> bool | None:
+        value = self._data.get(name)
+        return value if isinstance(value, bool) else None
 
     def whole(self, name: str) -> int | None:
         value = self._number(name)

@@ -36,6 +36,8 @@ from giftcards.provider.answers import (
     LedgerPage,
     OrderAnswer,
     OrderPage,
+    PaymentAnswer,
+    PaymentLink,
     Product,
     Unreadable,
     parse,
@@ -46,6 +48,8 @@ from giftcards.provider.answers import (
     read_ledger,
     read_order,
     read_page,
+    read_payment,
+    read_payment_link,
     read_placed,
     read_product,
 )
@@ -177,6 +181,16 @@ class Client:
         path = f"/v3/gift-cards/checkProduct/{_segment(product_id)}"
         read = partial(read_product, asked_for=product_id)
         return _unwrap(self._get(path, read, missing=NotFound))
+
+    def create_payment_link(self, link: JsonObject) -> PaymentLink:
+        """Create a link with the provider's fields for it, by a request that is sent once."""
+        path = "/v3/ocpay/createLink"
+        return _unwrap(self._post(path, link, read_payment_link, lambda: True))
+
+    def check_payment(self, ref: str) -> PaymentAnswer:
+        """Return the state of a payment by its reference."""
+        read = partial(read_payment, asked_for=ref)
+        return _unwrap(self._get(f"/v3/ocpay/checkPayment/{_segment(ref)}", read))
 
     @contained
     def _get(

@@ -16,12 +16,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 _STOCK = 100_000
 # The price of a card of a special type, in dinars.
 SPECIAL_PRICE = Decimal(490)
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+# The time in which a customer can pay.
+_LINK_LIFE = timedelta(minutes=20)
 _random = secrets.SystemRandom()
 
 
@@ -218,6 +220,21 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment by a customer, in dinars, and the link to the page on which it is made.
+
+    ``status`` is ``PENDING`` until the customer pays (``CONFIRMED``) or declines (``FAILED``), or
+    until the link expires (``FAILED``). ``told`` has the fields of the request for the link.
+    """
+
+    ref: str
+    amount: Decimal
+    created_at: datetime
+    told: Mapping[str, Any] = field(repr=False)
+    status: Literal["PENDING", "CONFIRMED", "FAILED"] = "PENDING"
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
     """A change of the balance by a signed amount, and the balance after the change; in dinars.
 
@@ -289,6 +306,7 @@ class Account:
         with self._lock:
             self._orders: dict[str, Order] = {}
             self._due: list[tuple[datetime, str]] = []  # a heap of the open orders to settle
+            self._payments: dict[str, Payment] = {}
             self._transactions: dict[str, Transaction] = {}
             self._short: set[Shortfall] = set()  # the shortfalls that an order has used up
             self._balance = Decimal(0)
@@ -305,6 +323,12 @@ class Account:
             for order in self._orders.values():
                 self._grow(order)
             return {order.id: replace(order) for order in self._orders.values()}
+
+    @property
+    def payments(self) -> dict[str, Payment]:
+        """All payments by reference, oldest first, in their current state."""
+        with self._lock:
+            return {ref: self._payment(ref) for ref in self._payments}
 
     @property
     def balance(self) -> Decimal:
@@ -357,7 +381,36 @@ class Account:
                 raise ValueError(f"Order {order_id} is settled already.")
             return replace(order)
 
+    def pay(self, ref: str, *, confirmed: bool = True) -> Payment:
+        """Pay or decline, as the customer does on the page of the link, and return the payment.
+
+        Raises :exc:`KeyError` without such a payment, and :exc:`ValueError` if it has ended.
+        """
+        with self._lock:
+            payment = self._payment(ref)
+            if payment.status != "PENDING":
+                raise ValueError(f"Payment {ref} has ended.")
+            self._settle_due()
+            status: Literal["CONFIRMED", "FAILED"] = "CONFIRMED" if confirmed else "FAILED"
+            payment = self._payments[ref] = replace(payment, status=status)
+            if confirmed:
+                self._book("DEPOSIT", payment.amount, ref, at=self._now())
+            return payment
+
     # The methods below require the lock.
+
+    def _open_payment(self, amount: Decimal, told: Mapping[str, Any]) -> Payment:
+        """Make a link for a payment of ``amount`` dinars."""
+        parts = ("".join(_random.choices(_CODE_ALPHABET, k=length)) for length in (6, 4))
+        payment = Payment(f"OCPL-{'-'.join(parts)}", amount, self._now(), told)
+        self._payments[payment.ref] = payment
+        return payment
+
+    def _payment(self, ref: str) -> Payment:
+        payment = self._payments[ref]
+        if payment.status == "PENDING" and self._now() >= payment.created_at + _LINK_LIFE:
+            payment = self._payments[ref] = replace(payment, status="FAILED")
+        return payment
 
     def _place(self, product_id: str, type_id: str, quantity: int, reference: str = "") -> Order:
         reference = self._take_reference(reference)

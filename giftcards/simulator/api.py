@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import secrets
@@ -10,6 +9,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -17,7 +17,9 @@ from functools import partial
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import parse_qs
 
+from giftcards.simulator import paying
 from giftcards.simulator.account import Account, NoAnswer, Order, Refusal, Transaction
+from giftcards.simulator.bodies import invalid, parse_object
 from giftcards.simulator.server import MAX_BODY, Call, Reply, Server
 
 _STATUSES = {
@@ -180,8 +182,10 @@ class Simulator(Account):
     def _answer(self, call: Call, request_id: str) -> Reply:
         if self.outage:
             raise Refusal("SERVICE_UNAVAILABLE", "The service is unavailable.")
+        if page := self._page_of_link(call):
+            return page
         self._check_ip_address(call.address)
-        endpoint = self._route(call)
+        endpoint = self._route(call) or self._route_payments(call)
         if endpoint is None:
             message = f"Cannot {call.method} {call.path}"
             return Reply(404, {"message": message, "error": "Not Found", "statusCode": 404})
@@ -214,6 +218,25 @@ class Simulator(Account):
                 return partial(self._check_order, order_id)
             case "GET", "v3", "gift-cards", "list" if self.has_list:
                 return partial(self._show_list, call.query)
+        return None
+
+    def _route_payments(self, call: Call) -> Callable[[], _Data] | None:
+        match call.method, *call.path.split("/")[1:]:
+            case "POST", "v3", "ocpay", "createLink":
+                return partial(self._create_link, call.body)
+            case "GET", "v3", "ocpay", "checkPayment", ref:
+                return partial(self._check_payment, ref)
+        return None
+
+    def _page_of_link(self, call: Call) -> Reply | None:
+        """Answer a customer's browser, which has no key and is not counted; else ``None``."""
+        match call.method, *call.path.split("/")[1:]:
+            case "GET", "pay", ref if ref in self._payments:
+                return Reply(200, paying.page(self._payment(ref)))
+            case "POST", "pay", ref, ("confirm" | "decline") as choice if ref in self._payments:
+                with suppress(ValueError):  # the link has expired, or the button was pressed twice
+                    self.pay(ref, confirmed=choice == "confirm")
+                return paying.way_back(self._payment(ref))
         return None
 
     # Limits.
@@ -299,6 +322,38 @@ class Simulator(Account):
                 if self.lists_test_types or not type_id.startswith("TEST_")
             ],
         }
+
+    def _create_link(self, body: bytes) -> _Data:
+        told = paying.parse(body)
+        payment = self._open_payment(told["productInfo"]["amount"], told)
+        return {
+            "paymentUrl": f"{self.url}/pay/{payment.ref}",
+            "paymentRef": payment.ref,
+            "paymentLink": {
+                **told,
+                "ref": payment.ref,
+                "isSandbox": self.key_type == "SANDBOX",
+                "time": _iso(payment.created_at),
+            },
+        }
+
+    def _check_payment(self, ref: str) -> _Data:
+        if ref not in self._payments:
+            raise Refusal("NOT_FOUND", "There is no such payment.")
+        payment = self._payment(ref)
+        answer: _Data = {
+            "status": payment.status,
+            "message": f"The payment is {payment.status}.",
+            "paymentRef": ref,
+        }
+        if payment.status == "CONFIRMED":
+            answer["transactionDetails"] = {
+                "amount": payment.amount,
+                "currency": "DZD",
+                "isSandbox": self.key_type == "SANDBOX",
+                "createdDate": _iso(payment.created_at),
+            }
+        return answer
 
     def _place_order(self, body: bytes) -> _Data:
         order = self._place(*_parse_order(body, may_have_reference=self.references != "refused"))
@@ -388,18 +443,9 @@ def _refuse(refusal: Refusal, request_id: str) -> Reply:
     return Reply(_STATUSES[refusal.code], payload, headers)
 
 
-def _invalid(details: list[str]) -> Refusal:
-    return Refusal("ERR_VALIDATION", "The request is not valid.", details=details)
-
-
 def _parse_order(body: bytes, *, may_have_reference: bool) -> tuple[str, str, int, str]:
     """Return the product id, type id, quantity and reference ("" if there is none)."""
-    try:
-        order = json.loads(body)
-    except (ValueError, RecursionError):
-        order = None
-    if not isinstance(order, dict):
-        raise _invalid(["the body must be a JSON object"])
+    order = parse_object(body)
     details = [
         f"{name} must be a text that is not empty"
         for name in ("productId", "typeId")
@@ -413,7 +459,7 @@ def _parse_order(body: bytes, *, may_have_reference: bool) -> tuple[str, str, in
     elif not isinstance(order.get("ref", ""), str):
         details.append("ref must be a text")
     if details:
-        raise _invalid(details)
+        raise invalid(details)
     return order["productId"], order["typeId"], order["quantity"], order.get("ref", "")
 
 
@@ -430,9 +476,9 @@ def _parse_page(query: str) -> tuple[int, int, datetime, datetime]:
     if not _is_count(given["pageSize"]) or int(given["pageSize"]) > 100:
         details.append("pageSize must be a whole number from 1 to 100")
     if first is None or last is None:
-        raise _invalid([*details, "from and to must be ISO 8601 times and come together"])
+        raise invalid([*details, "from and to must be ISO 8601 times and come together"])
     if details:
-        raise _invalid(details)
+        raise invalid(details)
     return int(given["page"]), int(given["pageSize"]), first, last
 
 

@@ -39,10 +39,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP response: its JSON, and headers to add to the standard headers."""
+    """An HTTP response: its JSON or its page, and headers to add to the standard headers."""
 
     status: int
-    payload: Mapping[str, Any]
+    payload: Mapping[str, Any] | str
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -156,14 +156,17 @@ class _Handler(BaseHTTPRequestHandler):
         if reply is None:
             self.close_connection = True
             return
-        content = json.dumps(reply.payload, default=_number).encode()
+        kind, text = "text/html", reply.payload
+        if not isinstance(text, str):
+            kind, text = "application/json", json.dumps(text, default=_number)
+        content = text.encode("ascii", "xmlcharrefreplace")
         # send_response() is not used: it adds the date of this machine, but the reply has its own
         # date.
         self.send_response_only(reply.status)
         self.send_header("Server", self.version_string())
         for name, value in reply.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":

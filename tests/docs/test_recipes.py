@@ -20,7 +20,7 @@ from tests.builders import CARDS, make_guide_order
 from tests.docs.pages import ROOT, blocks, page, section
 
 # The pages that build one shop, each on those before it.
-PAGES = ("plain-cart", "own-mail", "chargily", "review", "async", "webhook")
+PAGES = ("plain-cart", "own-mail", "chargily", "navio", "review", "async", "webhook")
 
 
 def write_project(folder: Path) -> None:
@@ -34,7 +34,7 @@ def write_project(folder: Path) -> None:
             with path.open("a" if named[2] else "w") as file:
                 file.write(f"\n{block}")
     (folder / "shop" / "__init__.py").touch()
-    for name in ("more", "paying"):
+    for name in ("more", "paying", "navio"):
         shutil.copy(ROOT / "tests" / "recipes" / f"{name}.py", folder / "shop" / f"test_{name}.py")
 
 
@@ -50,7 +50,7 @@ def test_the_shop_of_the_recipes_passes_its_tests(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert re.search(r"^Ran 54 tests in .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^Ran 76 tests in .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
 
 
 @pytest.mark.django_db

@@ -35,6 +35,7 @@ QUESTIONS = [
     Purpose.CHECKING,
     Purpose.CHECKING_LATE,
     Purpose.PRICING,
+    Purpose.PAYING,
 ]
 
 
@@ -153,7 +154,7 @@ class TestShares:
         assert set(numbers) <= set(parts.common)
 
     @given(st.integers(30, 2_000), INTERVALS, st.booleans())
-    def test_the_slot_for_late_orders_is_used_by_nothing_else(
+    def test_the_slot_for_late_orders_is_used_by_payments_and_nothing_else(
         self, limit: int, poll_interval: float, has_list: bool
     ) -> None:
         parts = shares(limit, poll_interval)
@@ -162,7 +163,7 @@ class TestShares:
             for purpose in Purpose
             if (parts.late, 0) in parts.pools(purpose, has_list=has_list)
         ]
-        assert users == [Purpose.CHECKING_LATE]
+        assert users == [Purpose.CHECKING_LATE, Purpose.PAYING]
 
     @pytest.mark.parametrize(
         ("limit", "purpose", "has_list", "questions", "pools"),
@@ -178,6 +179,7 @@ class TestShares:
             (40, Purpose.CHECKING_LATE, True, 1, [(10, 11, 0), (0, 0, 0), (18, 40, 2)]),
             (40, Purpose.CHECKING_LATE, False, 1, [(10, 11, 0), (0, 5, 0), (18, 40, 2)]),
             (40, Purpose.PRICING, True, 0, [(11, 40, 14)]),
+            (40, Purpose.PAYING, True, 0, [(11, 40, 14), (10, 11, 0)]),
             (40, Purpose.BACKGROUND, True, 1, [(36, 40, 0)]),
             # Single checks leave half to pages only if readings need more than is reserved: of 120
             # slots, 26 are.
@@ -214,6 +216,7 @@ class TestTaking:
             (Purpose.CHECKING_LATE, True, 26 + 1),
             (Purpose.CHECKING_LATE, False, 26 + 5 + 1),
             (Purpose.PRICING, True, 3),
+            (Purpose.PAYING, True, 15 + 1),
         ],
     )
     def test_each_purpose_gets_its_share_of_a_minute_and_no_more(
@@ -223,15 +226,16 @@ class TestTaking:
         assert free_for(Budget(), purpose, has_list=has_list) == count
         assert slots_in_use() == count
 
-    def test_the_list_and_late_orders_have_slots_left_when_placing_used_the_rest(
-        self, set_conf: Setter
+    @pytest.mark.parametrize("purpose", [Purpose.CHECKING_LATE, Purpose.PAYING])
+    def test_the_list_late_orders_and_payments_have_slots_left_when_placing_used_the_rest(
+        self, purpose: Purpose, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
         budget = Budget()
         free_for(budget, Purpose.PLACING)
         assert free_for(budget, Purpose.CHECKING) == 0
         assert free_for(budget, Purpose.LISTING) == 10
-        assert free_for(budget, Purpose.CHECKING_LATE) == 1
+        assert free_for(budget, purpose) == 1
 
     @pytest.mark.parametrize("purpose", Purpose)
     def test_with_a_limit_of_one_any_purpose_that_comes_first_gets_the_slot(

@@ -381,6 +381,23 @@ class TestBookings:
     ) -> None:
         assert booking(type="BONUS", **fields).amount == amount
 
+    @pytest.mark.parametrize(
+        ("fields", "kind"),
+        [
+            *(({"type": told}, "OCPAY") for told in ("DEPOSIT", "RECEIVE", "NAVIO", "ocpay")),
+            ({"type": "NEW", "oldBalance": 0, "newBalance": 490}, "OCPAY"),
+            # What leaves the account may be the provider's fee.
+            ({"type": "SERVICE"}, "SERVICE"),
+            ({"type": "NEW", "oldBalance": 490, "newBalance": 0}, "NEW"),
+            ({"type": "DEPOSIT", "objid": "6901616fe9e88196b4eb64b3"}, "DEPOSIT"),
+            ({"type": "DEPOSIT", "objid": None}, "DEPOSIT"),
+        ],
+    )
+    def test_what_comes_in_by_a_payment_is_known_by_its_reference_whatever_its_type(
+        self, fields: dict[str, Any], kind: str
+    ) -> None:
+        assert booking(**{"objid": "OCPL-ABC123-XY12", **fields}).type == kind
+
     def test_nothing_is_booked_without_a_sign(self) -> None:
         assert str(booking(amount=0).amount) == str(booking(amount="-0.00").amount) == "0.00"
 

@@ -38,6 +38,8 @@ from giftcards.provider.answers import (
     LedgerRow,
     OrderAnswer,
     OrderPage,
+    PaymentAnswer,
+    PaymentLink,
     Product,
     ProductType,
 )
@@ -53,6 +55,8 @@ SERIAL = "CANARY-SERIAL-2222"
 HOST = "https://provider.invalid"
 PLACE = f"{HOST}/v3/gift-cards/placeOrder"
 CHECK = f"{HOST}/v3/gift-cards/check-order/A1"
+REF = "OCPL-ABC123-XY12"
+PAY_PAGE = f"https://pay.provider.invalid/{REF}"
 OTHER_CHECK = f"{HOST}/v3/gift-cards/checkOrder/A1"
 UTC = datetime.UTC
 
@@ -96,8 +100,18 @@ def product(client: Client) -> Product:
     return client.product("p1")
 
 
+def link(client: Client) -> PaymentLink:
+    return client.create_payment_link({"productInfo": {"title": "Cart 7", "amount": 1100}})
+
+
+def payment(client: Client) -> PaymentAnswer:
+    return client.check_payment(REF)
+
+
 CALLS: dict[str, Callable[[Client], object]] = {
     "place": place,
+    "link": link,
+    "payment": payment,
     "check": check,
     "list": list_orders,
     "transactions": transactions,
@@ -285,6 +299,87 @@ class TestAnswers:
             total_results=1022,
         )
 
+    @pytest.mark.parametrize(
+        ("told", "is_sandbox"),
+        [
+            ({"paymentLink": {"isSandbox": True, "ref": REF}}, True),
+            ({"paymentLink": {"isSandbox": False}}, False),
+            ({"paymentLink": {"isSandbox": "no"}}, None),
+            ({"paymentLink": []}, None),
+            ({}, None),
+        ],
+    )
+    def test_a_payment_link_is_made_by_one_request_with_the_fields_of_the_provider(
+        self, told: dict[str, Any], is_sandbox: bool | None, client: Client, wire: Wire
+    ) -> None:
+        fields = {"productInfo": {"title": "Cart 7", "amount": 1100}}
+        wire.post(
+            f"{HOST}/v3/ocpay/createLink",
+            json={"success": True, "data": {"paymentUrl": PAY_PAGE, "paymentRef": REF, **told}},
+            match=[responses.matchers.json_params_matcher(fields)],
+        )
+        assert link(client) == PaymentLink(REF, PAY_PAGE, is_sandbox)
+        assert len(wire.calls) == 1
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"http://pay.provider.invalid/{REF}",
+            "javascript:alert(1)",
+            "//pay.provider.invalid",
+            "https://",
+            "https:///pay",
+            "https://[::1",
+            "https://pay.provider.invalid/a b",
+            "https://pay.provider.invalid/\n",
+            "https://pay.provider.invalid/" + "x" * 500,
+            7,
+            None,
+        ],
+    )
+    def test_nobody_is_sent_to_a_page_that_is_not_encrypted_or_no_page(
+        self, url: object, client: Client, answers: Answers
+    ) -> None:
+        answers({"success": True, "data": {"paymentUrl": url, "paymentRef": REF}})
+        assert type(raised(link, client)) is OutcomeUnknown
+
+    def test_the_page_of_the_simulator_need_not_be_encrypted(
+        self, client: Client, answers: Answers
+    ) -> None:
+        url = f"http://127.0.0.1:8378/pay/{REF}"
+        answers({"success": True, "data": {"paymentUrl": url, "paymentRef": REF}})
+        assert link(client) == PaymentLink(REF, url, None)
+
+    @pytest.mark.parametrize(
+        ("told", "answer"),
+        [
+            ({"status": "PENDING", "paymentRef": REF}, PaymentAnswer("PENDING", None, "", None)),
+            (
+                {
+                    "status": "CONFIRMED",
+                    "transactionDetails": {"amount": 1100, "currency": "dzd", "isSandbox": False},
+                },
+                PaymentAnswer("CONFIRMED", Decimal(1100), "DZD", False),
+            ),
+            (
+                {
+                    "status": "CONFIRMED",
+                    "transactionDetails": {"amount": "1100.5", "currency": 12, "isSandbox": 1},
+                },
+                PaymentAnswer("CONFIRMED", Decimal("1100.5"), "", None),
+            ),
+            (
+                {"status": "NEW_WORD", "transactionDetails": []},
+                PaymentAnswer("NEW_WORD", None, "", None),
+            ),
+        ],
+    )
+    def test_a_payment_is_read_as_far_as_it_is_told(
+        self, told: dict[str, Any], answer: PaymentAnswer, client: Client, wire: Wire
+    ) -> None:
+        wire.get(f"{HOST}/v3/ocpay/checkPayment/{REF}", json={"success": True, "data": told})
+        assert payment(client) == answer
+
     def test_validating_returns_type_and_scope_of_the_key(
         self, client: Client, answers: Answers
     ) -> None:
@@ -365,6 +460,15 @@ class TestAnswers:
             (product, {"productId": "p2", "types": []}, "the answer is about another product"),
             (product, {"_id": "p2", "types": []}, "the answer is about another product"),
             (product, {"productId": ["p1"], "types": []}, "the answer is about another product"),
+            (link, {"paymentUrl": PAY_PAGE}, "the answer names no usable payment link"),
+            (link, {"paymentRef": REF}, "the answer names no usable payment link"),
+            (payment, {"paymentRef": REF}, "the answer has no status of the payment"),
+            (payment, {"status": "IN DOUBT"}, "the answer has no status of the payment"),
+            (
+                payment,
+                {"status": "CONFIRMED", "paymentRef": "OCPL-OTHER1-XY12"},
+                "the answer is about another payment",
+            ),
             *((call, [], "the answer has no data") for call in CALLS.values()),
             *((call, None, "the answer has no data") for call in CALLS.values()),
         ],
@@ -936,6 +1040,12 @@ JSON = st.recursive(
 )
 ENVELOPES = {
     "place": {"orderId": "A1"},
+    "link": {"paymentUrl": PAY_PAGE, "paymentRef": REF, "paymentLink": {"isSandbox": True}},
+    "payment": {
+        "status": "CONFIRMED",
+        "paymentRef": REF,
+        "transactionDetails": {"amount": 1100, "currency": "DZD", "isSandbox": True},
+    },
     "check": FULFILLED,
     "list": {"items": [FULFILLED], "pagination": {"page": 1, "totalPages": 1}},
     "transactions": {
@@ -986,7 +1096,10 @@ class TestAnything:
         ):
             body = data.draw(bodies(name))
             wire.add(
-                "POST" if name == "place" else "GET", re.compile(".*"), body=body, status=status
+                "POST" if name in {"place", "link"} else "GET",
+                re.compile(".*"),
+                body=body,
+                status=status,
             )
             with contextlib.suppress(ProviderError):
                 CALLS[name](client)

@@ -27,6 +27,7 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memor
 # The name of Django 6.1 and later, as in the settings of the other tests.
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 SHOP_URL = "https://shop.example"
+NAVIO_SANDBOX = True
 CHARGILY_URL = "https://pay.chargily.net/test/api/v2/"
 CHARGILY_SECRET = "test_sk_CANARY"
 PROVIDER_WEBHOOK_SECRET = "CANARY-WEBHOOK"

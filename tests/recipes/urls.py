@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from django.urls import path
-from shop import async_views, urls, webhooks
+from shop import async_views, navio_urls, urls, webhooks
 
 urlpatterns = [
     *urls.urlpatterns,
+    *navio_urls.urlpatterns,
     path("buy/<int:line_pk>/", async_views.buy),
     path("provider/", webhooks.provider),
 ]

@@ -588,3 +588,102 @@ def test_reset_forgets_orders_requests_limits_and_locks() -> None:
         assert shop.simulator.balance == 1_000_000
         [deposit] = shop.get("/v3/account/transactions")["items"]
         assert deposit["type"] == "DEPOSIT"
+
+
+# Payments.
+
+LINK = {"productInfo": {"title": "<b>Cart</b> 7", "amount": 1100}}
+
+
+def open_link(shop: Shop, **more: Any) -> Any:
+    answer = shop.ask("/v3/ocpay/createLink", method="POST", json={**LINK, **more})
+    return answer.json()["data"]
+
+
+def press(shop: Shop, ref: str, button: str) -> requests.Response:
+    """Press a button of the page as a browser does, which has no key."""
+    return shop.ask(f"/pay/{ref}/{button}", method="POST", key=None, allow_redirects=False)
+
+
+def test_a_link_leads_to_a_page_on_which_the_customer_pays_once() -> None:
+    with Shop(keys=["key"]) as shop:
+        back = "https://shop.example/paid/"
+        link = open_link(shop, redirectUrl=back)
+        ref = link["paymentRef"]
+        assert re.fullmatch("OCPL-[A-Z0-9]{6}-[A-Z0-9]{4}", ref)
+        assert link["paymentUrl"] == f"{shop.simulator.url}/pay/{ref}"
+        told = {name: link["paymentLink"][name] for name in ("ref", "isSandbox", "productInfo")}
+        assert told == {"ref": ref, "isSandbox": True, **LINK}
+        page = shop.ask(f"/pay/{ref}", key=None)
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "<h1>&lt;b&gt;Cart&lt;/b&gt; 7</h1>" in page.text
+        asked = f"/v3/ocpay/checkPayment/{ref}"
+        pending = {"status": "PENDING", "message": "The payment is PENDING.", "paymentRef": ref}
+        assert shop.get(asked) == pending
+        for button in ("confirm", "confirm", "decline"):
+            answer = press(shop, ref, button)
+            assert (answer.status_code, answer.headers["Location"]) == (303, back)
+        details = shop.get(asked)["transactionDetails"]
+        del details["createdDate"]
+        assert details == {"amount": 1100, "currency": "DZD", "isSandbox": True}
+        assert "You have paid." in shop.ask(f"/pay/{ref}", key=None).text
+        booked = shown(shop)[-1]
+        assert (booked["type"], booked["amount"], booked["objid"]) == ("DEPOSIT", 1100, ref)
+        assert shop.get("/v3/account/balance") == {"balance": 1_001_100}
+
+
+def test_a_payment_that_is_declined_or_too_late_fails_and_books_nothing(shop: Shop) -> None:
+    declined, expired = (open_link(shop)["paymentRef"] for _ in range(2))
+    assert press(shop, declined, "decline").headers["Location"] == f"/pay/{declined}"
+    shop.clock.now += 20 * 60
+    assert press(shop, expired, "confirm").status_code == 303
+    assert "has failed" in shop.ask(f"/pay/{expired}", key=None).text
+    for ref in (declined, expired):
+        answer = shop.get(f"/v3/ocpay/checkPayment/{ref}")
+        assert (answer["status"], answer.keys()) == ("FAILED", {"status", "message", "paymentRef"})
+        with pytest.raises(ValueError, match=rf"^Payment {ref} has ended\.$"):
+            shop.simulator.pay(ref)
+    assert shop.simulator.balance == 1_000_000
+
+
+def test_a_payment_that_does_not_exist_is_not_found(shop: Shop) -> None:
+    assert error(shop.ask("/v3/ocpay/checkPayment/OCPL-1"))[0] == 404
+    assert shop.ask("/pay/OCPL-1", key=None).json()["statusCode"] == 404
+    with pytest.raises(KeyError):
+        shop.simulator.pay("OCPL-1")
+
+
+TITLE = "title must be a text of 1 to 200 characters"
+PRICE = "amount must be a number from 500 to 500000"
+
+
+@pytest.mark.parametrize(
+    ("body", "details"),
+    [
+        ("[]", [BODY]),
+        ("{}", [TITLE, PRICE]),
+        ('{"productInfo": []}', [TITLE, PRICE]),
+        ('{"productInfo": {"title": "", "amount": "500"}}', [TITLE, PRICE]),
+        *(
+            (f'{{"productInfo": {{"title": "t", "amount": {amount}}}}}', [PRICE])
+            for amount in ("499.99", "500000.01", "500.001", "true", "null", "NaN", "1e999")
+        ),
+        (
+            '{"productInfo": {"title": "t", "amount": 500, "description": 1}, "feeMode": "FREE",'
+            ' "successMessage": [], "redirectUrl": "https://shop.example/\\r\\n"}',
+            [
+                "description must be a text of at most 1000 characters",
+                "feeMode must be one of CUSTOMER_FEE, NO_FEE, SPLIT_FEE",
+                "successMessage must be a text of at most 500 characters",
+                "redirectUrl must be an address",
+            ],
+        ),
+    ],
+)
+def test_an_invalid_body_of_a_link_is_refused(shop: Shop, body: str, details: list[str]) -> None:
+    answer = shop.ask("/v3/ocpay/createLink", method="POST", data=body)
+    assert error(answer) == (
+        400,
+        {"code": "ERR_VALIDATION", "message": "The request is not valid.", "details": details},
+    )
+    assert shop.simulator.payments == {}

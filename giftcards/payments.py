@@ -1,0 +1,77 @@
+"""The provider's payments: customers pay into the account that buys their cards.
+
+Requests about payments share the pauses and the request budget of all other requests. Orders come
+first, but at least one request a minute is left for payments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from django.db import transaction
+
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.request_budget import Purpose
+from giftcards.exceptions import TryLater
+from giftcards.provider.answers import PaymentAnswer, PaymentLink
+from giftcards.provider.client import Client
+
+__all__ = ["PaymentAnswer", "PaymentLink", "check_payment", "create_payment_link"]
+
+T = TypeVar("T")
+
+
+def create_payment_link(
+    *,
+    title: str,
+    amount: int,
+    description: str = "",
+    fee_mode: str = "",
+    success_message: str = "",
+    redirect_url: str = "",
+) -> PaymentLink:
+    """Have the provider make a page on which a customer pays ``amount`` dinars, once.
+
+    The provider takes 500 to 500,000 dinars, and validates merchants first. ``title`` has 1 to 200
+    characters, ``description`` at most 1,000 and ``success_message`` at most 500. ``fee_mode`` is
+    ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``. The customer comes back to ``redirect_url``,
+    which proves nothing: ask :func:`check_payment`.
+
+    The call is one request, and takes at most ``REQUEST_TIMEOUT`` seconds. No money moves: without
+    an answer, make another link.
+
+    Raises :exc:`~giftcards.exceptions.ProviderError` without a link, for example because a pause or
+    the budget allows no request, and its subclass :exc:`~giftcards.exceptions.Refused` if the
+    provider makes no such link. Raises :exc:`RuntimeError` in a transaction.
+    """
+    product = {"title": title, "description": description, "amount": amount}
+    link = {
+        "productInfo": {name: value for name, value in product.items() if value},
+        "feeMode": fee_mode,
+        "successMessage": success_message,
+        "redirectUrl": redirect_url,
+    }
+    told = {name: value for name, value in link.items() if value}
+    return _ask(lambda client: client.create_payment_link(told))
+
+
+def check_payment(ref: str) -> PaymentAnswer:
+    """Ask the provider about the payment that has this reference.
+
+    Compare the amount, the currency and ``is_sandbox`` with what you expect before you place an
+    order. The call and its errors are as for :func:`create_payment_link`.
+    """
+    return _ask(lambda client: client.check_payment(ref))
+
+
+def _ask(call: Callable[[Client], T]) -> T:
+    with transaction.atomic(durable=True):
+        pass  # raises RuntimeError inside a transaction, which would wait for the answer
+    with Gateway() as gateway:
+        answer = gateway.ask(lambda: call(gateway.client), Purpose.PAYING, may_repeat=False)
+        if answer is not None:
+            return answer
+        is_paused = not gateway.is_open
+    why = "are paused" if is_paused else "about orders come first"
+    raise TryLater(f"Requests to the provider {why}.")

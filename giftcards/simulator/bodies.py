@@ -1,0 +1,23 @@
+"""The bodies of requests, and the refusal of bodies that are not valid."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from giftcards.simulator.account import Refusal
+
+
+def invalid(details: list[str]) -> Refusal:
+    return Refusal("ERR_VALIDATION", "The request is not valid.", details=details)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in ``body``; raises :exc:`Refusal` for anything else."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise invalid(["the body must be a JSON object"])
+    return parsed
