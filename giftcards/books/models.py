@@ -16,10 +16,14 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.models.fields import ExactCharField, PlainTextField
 from giftcards.models.orders import Order
+from giftcards.provider import answers
 
 # The types of the entries that are about orders of gift cards.
 CHARGE = "ORDER"
 CREDIT = "REFUND-ORDER"
+
+# The type of the entries that are about payments by customers.
+PAYMENT = answers.PAYMENT
 
 # The conditions on charges and refunds for gift cards that belong to no order here.
 CHARGED_UNKNOWN = Q(order=None, type=CHARGE)
@@ -112,7 +116,7 @@ class LedgerEntry(models.Model):
     provider_id: models.CharField[str, str] = ExactCharField(
         _("entry"), max_length=100, unique=True, editable=False
     )
-    # The type in the provider's words, such as ORDER, REFUND-ORDER and DEPOSIT.
+    # The type in the provider's words, such as ORDER, REFUND-ORDER and DEPOSIT, or PAYMENT.
     type: models.CharField[str, str] = ExactCharField(_("kind"), max_length=40, editable=False)
     # Negative for money that left the account; the sign follows from the type of the entry.
     amount = models.DecimalField(_("amount"), max_digits=14, decimal_places=2, editable=False)

@@ -150,6 +150,7 @@ FIGURES = (
     _of_ledger("opening_balance", _("Balance before"), "opening_balance"),
     _of_ledger("ledger_orders", _("Gift cards"), "orders", is_signed=True),
     _of_ledger("ledger_refunds", _("Gift cards, credited back"), "refunds", is_signed=True),
+    _of_ledger("ledger_payments", _("Payments by customers"), "payments", is_signed=True),
     _of_ledger("top_ups", _("Top-ups"), "top_ups", is_signed=True),
     _of_ledger("other_services", _("Other services"), "other_services", is_signed=True),
     _of_ledger("closing_balance", _("Balance after"), "closing_balance"),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from django.db.models import Exists, F, OuterRef, Subquery
 
 from giftcards.books.matching import GRACE, LedgerAccount, charge, refund_amount
-from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
+from giftcards.books.models import CHARGE, CREDIT, PAYMENT, LedgerEntry, LedgerState
 from giftcards.books.reports import Centimes
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
@@ -243,6 +243,8 @@ class Summary:
     # The sums of charges and of refunds for gift cards, also for orders that are unknown here.
     orders: Decimal
     refunds: Decimal
+    # The sum of payments by customers.
+    payments: Decimal
     top_ups: Decimal
     other_services: Decimal
     # Orders that settled in the period, and whose refund is not in the ledger in full.
@@ -264,7 +266,8 @@ class Summary:
     @property
     def total(self) -> Decimal:
         """The sum of all entries."""
-        return self.orders + self.refunds + self.top_ups + self.other_services
+        known = self.orders + self.refunds + self.payments
+        return known + self.top_ups + self.other_services
 
     @property
     def breaks_amount(self) -> Decimal:
@@ -316,6 +319,7 @@ def _summed_up(start: date, end: date, tally: _Tally) -> Summary:
         guessed=tally.guessed,
         orders=tally.totals["orders"],
         refunds=tally.totals["refunds"],
+        payments=tally.totals["payments"],
         top_ups=tally.totals["top_ups"],
         other_services=tally.totals["other_services"],
         promised_not_credited=Discrepancies(),
@@ -403,6 +407,7 @@ def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
 _TOTALS = {
     CHARGE: "orders",
     CREDIT: "refunds",
+    PAYMENT: "payments",
     **dict.fromkeys(("DEPOSIT", "RECEIVE", "POINT-EXCHANGE"), "top_ups"),
 }
 

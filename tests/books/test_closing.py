@@ -102,6 +102,7 @@ def test_the_figures_are_those_of_the_report_and_of_the_ledger(seed: int) -> Non
             "entries": ledger.entries,
             "ledger_orders": ledger.orders,
             "ledger_refunds": ledger.refunds,
+            "ledger_payments": ledger.payments,
             "top_ups": ledger.top_ups,
             "other_services": ledger.other_services,
             "opening_balance": ledger.opening_balance,

@@ -50,6 +50,7 @@ def test_the_command_reads_matches_and_sums_up(
         "  entries          3, 2 of them of orders (0 matched by amount and time)\n"
         "  orders           -2450.00 DZD\n"
         "  refunds          1470.00 DZD\n"
+        "  payments         0.00 DZD\n"
         "  top-ups          1000000.00 DZD\n"
         "  other services   0.00 DZD\n"
         "  opening balance  0.00 DZD\n"
@@ -77,6 +78,7 @@ def test_the_summary_can_be_had_as_json(call: Call, simulator: Simulator, today:
         "guessed": 0,
         "orders_amount": "-2450.00",
         "refunds_amount": "1470.00",
+        "payments_amount": "0.00",
         "top_ups_amount": "1000000.00",
         "other_services_amount": "0.00",
         **nothing,

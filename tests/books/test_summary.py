@@ -82,16 +82,18 @@ class TestSums:
         enter("d", "DEPOSIT", 5000, before=0, after=5000)
         enter("c", "ORDER", -2450, 1, before=5000, after=2550, order=order)
         enter("r", "REFUND-ORDER", 980, 9, before=2550, after=3530, order=order, is_guess=True)
-        enter("f", "FLEXY", "-500.10", 20, before=3530, after="3029.90")
-        enter("b", "REFUND-FLEXY", "500.10", 21, before="3029.90", after=3530)
+        enter("p", "OCPAY", 1100, 15, before=3530, after=4630, objid="OCPL-ABC123-XY12")
+        enter("f", "FLEXY", "-500.10", 20, before=4630, after="4129.90")
+        enter("b", "REFUND-FLEXY", "500.10", 21, before="4129.90", after=4630)
         assert summarise(DAY, DAY) == Summary(
             start=DAY,
             end=DAY,
-            entries=5,
+            entries=6,
             matched=2,
             guessed=1,
             orders=Decimal(-2450),
             refunds=Decimal(980),
+            payments=Decimal(1100),
             top_ups=Decimal(5000),
             other_services=Decimal(0),
             promised_not_credited=Discrepancies(),
@@ -99,7 +101,7 @@ class TestSums:
             charged_unknown=Discrepancies(),
             ordered_not_charged=Discrepancies(),
             opening_balance=Decimal(0),
-            closing_balance=Decimal(3530),
+            closing_balance=Decimal(4630),
             gap=Decimal(0),
             breaks=(),
         )

@@ -37,6 +37,7 @@ from giftcards.books.models import (
     CHARGED_UNKNOWN,
     CREDIT,
     CREDITED_UNKNOWN,
+    PAYMENT,
     LedgerEntry,
 )
 from giftcards.books.months import days_before_in_open_months
@@ -61,6 +62,7 @@ from giftcards.text.display import (
 _KINDS: Mapping[str, Any] = {
     CHARGE: _("Gift cards"),
     CREDIT: _("Gift cards, credited back"),
+    PAYMENT: _("Payment by a customer"),
     "DEPOSIT": _("Top-up of the account"),
     "WITHDRAW": _("Withdrawal"),
     "SEND": _("Sent to another account"),
@@ -334,6 +336,8 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False
+    if summary.payments:
+        yield gettext("Payments by customers"), signed_money(summary.payments), False
     yield gettext("Top-ups"), signed_money(summary.top_ups), False
     yield gettext("Other services"), signed_money(summary.other_services), False
     if summary.gap:

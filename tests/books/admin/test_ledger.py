@@ -310,6 +310,7 @@ def test_above_a_period_stands_whether_its_books_close(accountant: Client, order
         ("ORDER", Decimal(-2450), {"order": order}),
         ("FLEXY", Decimal(-500), {}),
         ("REFUND-ORDER", Decimal(980), {"order": order, "is_guess": True}),
+        ("OCPAY", Decimal(1100), {"objid": "OCPL-ABC123-XY12"}),
     ):
         balance += amount
         book(
@@ -329,10 +330,11 @@ def test_above_a_period_stands_whether_its_books_close(accountant: Client, order
             "Balance before 0 DA",
             "Gift cards −2,450 DA",
             "Gift cards, credited back +980 DA",
+            "Payments by customers +1,100 DA",
             "Top-ups +100,000 DA",
             "Other services −500 DA",
-            "Balance after 98,030 DA",
-            "Entries 4",
+            "Balance after 99,130 DA",
+            "Entries 5",
             "Of known orders 2",
             "Matched by amount and time 1",
         ],
@@ -342,12 +344,12 @@ def test_above_a_period_stands_whether_its_books_close(accountant: Client, order
         "title": "1 Dec 2026",
         "verdict": "The ledger has no entry of this period, or none has been read yet.",
         "lines": [
-            "Balance before 98,030 DA",
+            "Balance before 99,130 DA",
             "Gift cards 0 DA",
             "Gift cards, credited back 0 DA",
             "Top-ups 0 DA",
             "Other services 0 DA",
-            "Balance after 98,030 DA",
+            "Balance after 99,130 DA",
             "Entries 0",
             "Of known orders 0",
             "Matched by amount and time 0",

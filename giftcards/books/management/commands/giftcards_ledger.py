@@ -130,6 +130,7 @@ def _text(summary: Summary, reading: LedgerReading) -> str:
         f" ({summary.guessed} matched by amount and time)",
         "orders": _money(summary.orders),
         "refunds": _money(summary.refunds),
+        "payments": _money(summary.payments),
         "top-ups": _money(summary.top_ups),
         "other services": _money(summary.other_services),
         "opening balance": _money(summary.opening_balance),
@@ -182,7 +183,7 @@ def _money(amount: Decimal | None) -> str:
 
 
 def _as_dict(summary: Summary) -> dict[str, Any]:
-    amounts = ("orders", "refunds", "top_ups", "other_services")
+    amounts = ("orders", "refunds", "payments", "top_ups", "other_services")
     return {
         "from": summary.start.isoformat(),
         "to": summary.end.isoformat(),
