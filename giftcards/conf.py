@@ -400,6 +400,21 @@ def _is_from_secret_key(raw: bytes) -> bool:
     return raw in (secret[:32], hashlib.sha256(secret).digest())
 
 
+# The fewest characters of a token that nobody guesses.
+_SHORTEST_TOKEN = 20
+
+
+def _token(setting: str, value: Any) -> str:
+    """a text of 20 or more printable ASCII characters without spaces"""
+    hint = "Make one by `openssl rand -hex 32`, and give the same one to Prometheus."
+    token = text(setting, value, hint)
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise Unusable("type", f"{setting} is not usable as an HTTP header.", hint)
+    if len(token) < _SHORTEST_TOKEN:
+        raise Unusable("range", f"{setting} has less than {_SHORTEST_TOKEN} characters.", hint)
+    return Masked(token)
+
+
 def _url_name(setting: str, value: Any) -> str:
     """the name of a URL without arguments"""
     # The system checks look the URL up, once URLs are loaded.
@@ -619,6 +634,10 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         " included; and the most links to cards that they may hand out. More are refused, and"
         " `MANAGERS` are told.",
         default=30,
+    )
+    metrics_token = Setting(
+        optional(_token, None),
+        help="The token with which Prometheus is shown the metrics. Without it, nobody is.",
     )
     codes_kept_days = Setting(
         optional(number(float, 1, 36_500), None),

@@ -14,12 +14,14 @@ from giftcards.engine import outbox
 from giftcards.engine.background import WORK, MayGoOn, Work
 from giftcards.engine.clock import clock_set_back
 from giftcards.engine.task_queue import follow_clock
+from giftcards.models import OfferChange, StatusChange
 from giftcards.models.staff_records import end_finished
 from giftcards.privacy.person import Keeper, Role, keepers
 from giftcards.privacy.retention import REASONS, Reason, overwrite_deleted, purge_if_due
 from giftcards.rules import roles
 from giftcards.watch.conditions import CONDITIONS, Condition
 from giftcards.watch.core_conditions import CONDITIONS as OF_CORE
+from giftcards.watch.overview import BACKLOGS, WaitingRows, count_final_orders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class Plugin:
     app: str
     #: The conditions that monitors, digests and the start page show.
     conditions: Iterable[Condition] = ()
+    #: The rows that wait for a worker, by the names that metrics have for them.
+    backlogs: Mapping[str, WaitingRows] = field(default_factory=dict)
     #: The work that workers do in addition to following orders.
     work: Iterable[Work] = ()
     #: For each role of people in orders, the object that exports and erases the app's data.
@@ -52,6 +56,7 @@ def install(plugin: Plugin) -> None:
     """Install ``plugin``; call it from the ``ready`` method of its app."""
     INSTALLED[plugin.app] = plugin
     CONDITIONS.update({condition.code: condition for condition in plugin.conditions})
+    BACKLOGS.update(plugin.backlogs)
     WORK.update({work.name: work for work in plugin.work})
     REASONS.update(plugin.kept_because)
     roles.BY_APP[plugin.app] = plugin.roles
@@ -74,12 +79,17 @@ def _announce_offers(may_go_on: MayGoOn) -> None:
 CORE = Plugin(
     app="giftcards",
     conditions=OF_CORE,
+    backlogs={
+        "changes": lambda _now: StatusChange.objects.waiting(),
+        "offers": lambda _now: OfferChange.objects.waiting(),
+    },
     work=(
         # This work announces the changes that sweeps have not announced, and repeats failed
         # announcements. It comes last, because receivers may hang.
         Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the end of looking after finished orders", do=end_finished),
+        Work(name="the count of final orders", do=count_final_orders),
         # This work comes before the work of other apps, because that work needs these prices.
         Work(name="the prices by the shop's function", do=keep_prices),
         # This work comes last, because some product is always due: other work would get no request.

@@ -68,6 +68,8 @@ from giftcards.signals import order_settled
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from giftcards.text.search_terms import SEARCHED, terms_of
+from giftcards.watch.metrics import as_text
+from giftcards.watch.overview import count_final_orders
 from tests.books.wire import ledger_state, note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order
@@ -437,9 +439,18 @@ def test_ordering_missing_cards_again_by_rule_reads_no_whole_table(
     assert StatusChange.objects.filter(source="clock", to_status="REJECTED").exists()
 
 
+def test_a_scrape_of_the_metrics_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
+    count_final_orders(lambda: True)
+    ProviderState.objects.update(balance=10_000, balance_read_at=ago(5))
+    # The first key is the first entry of its index.
+    with no_scans(but="ORDER BY 1 ASC LIMIT 1"):
+        text = as_text()
+    assert 'giftcards_orders{status="DELAYED"} 1.0' in text
+
+
 def test_counting_what_is_held_up_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
     with no_scans():
-        assert Order.objects.count_held_up(timezone.now()) == 8
+        assert sum(late.count() for late in Order.objects.held_up(timezone.now())) == 8
         assert StatusChange.objects.waiting_since(timezone.now()).count() > 0
 
 

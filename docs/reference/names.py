@@ -86,12 +86,14 @@ _MORE = (
     "giftcards.privacy.person Traces: are_in erased",
     "giftcards.privacy.person Keeper: orders addresses describe erase",
     "giftcards.engine.background Work: name do is_prompt is_due",
-    "giftcards.plugins Plugin: app conditions work keepers kept_because order_pages roles checks"
+    "giftcards.plugins Plugin: app conditions backlogs work keepers kept_because order_pages roles checks"
     " connect",
     "giftcards.plugins install",
     "giftcards.privacy.retention Reason: condition text",
     "giftcards.tasks sweep",
     "giftcards.text.spelling international_phone",
+    "giftcards.watch.metrics GiftcardsCollector:",
+    "giftcards.watch.metrics metrics",
 )
 # Templates that a shop may replace, and where the variables of each come from: the dicts in these
 # functions, or the names themselves.

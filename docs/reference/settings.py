@@ -42,6 +42,7 @@ _SEE = {
         "PRICING": "shelf",
         "REAUTHENTICATE": "admin",
         "REFUND_DAYS": "messages",
+        "METRICS_TOKEN": "monitoring",
         "CODES_KEPT_DAYS": "keys",
     },
     "GIFTCARDS_DELIVERY": dict.fromkeys(

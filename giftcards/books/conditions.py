@@ -7,7 +7,7 @@ gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -30,7 +30,7 @@ from giftcards.engine.balance import OpenMoney, money_in_open_orders
 from giftcards.models import Order, ProviderState
 from giftcards.rules.times import begin_of, day_of, today, within
 from giftcards.text.display import day_text, money_text
-from giftcards.watch.conditions import MOST, Condition, Finding, Severity, Standing
+from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
 
 __all__ = ["OpenMoney", "lasts", "money_in_open_orders"]
 
@@ -91,8 +91,16 @@ def _lacks(order: Order) -> Decimal:
 def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
     """The sums of those charges and refunds of the last seven days that belong to no order.
 
+    Before the first reading, the result is empty.
+    """
+    return {kind: _add_up(entries) for kind, entries in _without_order(state).items()}
+
+
+def _without_order(state: LedgerState) -> Mapping[str, QuerySet[LedgerEntry]]:
+    """The entries of :func:`unknown_entries` by type.
+
     The newest entries are left out, because the shop may not have recorded their orders yet, or may
-    not know yet that these orders have settled. Before the first reading, the result is empty.
+    not know yet that these orders have settled.
     """
     read_until = state.read_until
     if read_until is None:
@@ -100,7 +108,7 @@ def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
     # The filter "the past 7 days" of the list of entries selects the same days.
     start = begin_of(day_of(read_until) - timedelta(days=DAYS - 1))
     return {
-        kind: _add_up(LedgerEntry.objects.without_order(kind, start, read_until - grace))
+        kind: LedgerEntry.objects.without_order(kind, start, read_until - grace)
         for kind, grace in ((CHARGE, GRACE), (CREDIT, UNNOTICED))
     }
 
@@ -154,8 +162,12 @@ def _are_missing(standing: Standing) -> Finding | None:
     )
 
 
-def _are_unknown(standing: Standing) -> Finding | None:
-    found = unknown_entries(standing.once(LedgerState.objects.current))
+def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
+    return list(_without_order(standing.once(LedgerState.objects.current)).values())
+
+
+def _are_unknown(*entries: QuerySet[LedgerEntry]) -> Finding | None:
+    found = dict(zip((CHARGE, CREDIT), map(_add_up, entries), strict=False))
     number = sum(one.count for one in found.values())
     if not number:
         return None
@@ -167,9 +179,12 @@ def _are_unknown(standing: Standing) -> Finding | None:
     )
 
 
-def _are_left_unknown(_standing: Standing) -> Finding | None:
+def _left_unknown(_standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
     first, last = days_before_in_open_months(today() - timedelta(days=DAYS - 1))
-    charges = LedgerEntry.objects.filter(CHARGED_UNKNOWN, within("time", first, last)).order_by()
+    return [LedgerEntry.objects.filter(CHARGED_UNKNOWN, within("time", first, last)).order_by()]
+
+
+def _are_left_unknown(charges: QuerySet[LedgerEntry]) -> Finding | None:
     amounts = [-amount for amount in charges.values_list("amount", flat=True)[: MOST + 1]]
     return Finding.of_rows(
         len(amounts),
@@ -269,7 +284,7 @@ CONDITIONS = (
         holds="in the last 7 days, the ledger has a charge or a refund of no order here.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
-        judge=_are_unknown,
+        judge=OfRows(_unknown, _are_unknown),
         headline=ngettext_lazy(
             "%(count)s entry of the provider's ledger of no order here",
             "%(count)s entries of the provider's ledger of no order here",
@@ -289,7 +304,7 @@ CONDITIONS = (
         " closed its month: this month, or one of the two before.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
-        judge=_are_left_unknown,
+        judge=OfRows(_left_unknown, _are_left_unknown),
         headline=ngettext_lazy(
             "%(count)s older charge of no order here, in a month that is not closed",
             "%(count)s older charges of no order here, in months that are not closed",

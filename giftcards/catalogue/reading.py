@@ -10,7 +10,7 @@ from datetime import timedelta
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
-from django.db.models import Max, Q
+from django.db.models import Q
 from django.utils import timezone
 
 from giftcards.catalogue.pricing import keep_prices
@@ -230,8 +230,7 @@ class _Reader:
 
 def _is_listed(within: timedelta) -> bool:
     """True if the list was read within the last period of this length."""
-    listed_at = Product.objects.aggregate(last=Max("listed_at"))["last"]
-    return is_recent(listed_at, timezone.now(), within=within)
+    return is_recent(Product.objects.last_listed_at(), timezone.now(), within=within)
 
 
 def _columns_of_product(product: ListedProduct) -> dict[str, Any]:

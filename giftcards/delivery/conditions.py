@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from django.db.models import QuerySet
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.delivery.conf import conf
 from giftcards.delivery.models import Delivery, StaffDigest
 from giftcards.text.display import moment_text
-from giftcards.watch.conditions import MOST, Condition, Finding, Severity, Standing
+from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
 
 
-def _waits(standing: Standing) -> Finding | None:
-    late = Delivery.objects.late(standing.now)
+def _late(standing: Standing) -> Sequence[QuerySet[Delivery]]:
+    return [Delivery.objects.late(standing.now)]
+
+
+def _wait(late: QuerySet[Delivery]) -> Finding | None:
     times = [
         not_before or created_at
         for created_at, not_before in late.values_list("created_at", "not_before")[: MOST + 1]
@@ -31,8 +37,11 @@ def _waits(standing: Standing) -> Finding | None:
     )
 
 
-def _is_untold(standing: Standing) -> Finding | None:
-    lately = Delivery.objects.untold_lately(standing.now)
+def _untold(standing: Standing) -> Sequence[QuerySet[Delivery]]:
+    return [Delivery.objects.untold_lately(standing.now)]
+
+
+def _are_untold(lately: QuerySet[Delivery]) -> Finding | None:
     what = "given up within the last day"
     return Finding.of_rows(
         lately.order_by()[: MOST + 1].count(),
@@ -41,9 +50,13 @@ def _is_untold(standing: Standing) -> Finding | None:
     )
 
 
-def _digests_fail(_standing: Standing) -> Finding | None:
-    # The rows are counted without an index: the table is small, with one row for each person.
-    count = StaffDigest.objects.filter(failures__gt=0).count() if conf.staff_emails else 0
+def _failing_digests(_standing: Standing) -> Sequence[QuerySet[StaffDigest]]:
+    # The rows are found without an index: the table is small, with one row for each person.
+    return [StaffDigest.objects.filter(failures__gt=0)] if conf.staff_emails else []
+
+
+def _digests_fail(*failing: QuerySet[StaffDigest]) -> Finding | None:
+    count = sum(each.count() for each in failing)
 
     def explain() -> str:
         text = ngettext(
@@ -72,7 +85,7 @@ CONDITIONS = (
         " whether the mail server answers, and whether the worker runs.",
         severity=Severity.URGENT,
         permission="giftcards.check_order",
-        judge=_waits,
+        judge=OfRows(_late, _wait),
         headline=ngettext_lazy(
             "%(count)s message to a customer could not be sent yet",
             "%(count)s messages to customers could not be sent yet",
@@ -92,7 +105,7 @@ CONDITIONS = (
         " later one makes up for it.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
-        judge=_is_untold,
+        judge=OfRows(_untold, _are_untold),
         headline=ngettext_lazy(
             "%(count)s message that a customer did not get",
             "%(count)s messages that customers did not get",
@@ -110,7 +123,7 @@ CONDITIONS = (
         holds="a digest for staff could not be sent.",
         severity=Severity.URGENT,
         permission="giftcards_delivery.view_staffdigest",
-        judge=_digests_fail,
+        judge=OfRows(_failing_digests, _digests_fail),
         headline=ngettext_lazy(
             "%(count)s person cannot be sent a digest",
             "%(count)s persons cannot be sent digests",

@@ -8,6 +8,7 @@ from giftcards.delivery import queueing
 from giftcards.delivery.checks import check_sending, check_settings
 from giftcards.delivery.conditions import CONDITIONS
 from giftcards.delivery.conf import conf
+from giftcards.delivery.models import Delivery
 from giftcards.delivery.privacy import Messages, untold
 from giftcards.delivery.tasks import MESSAGES
 from giftcards.exceptions import ConfigurationError
@@ -40,6 +41,7 @@ def _connect() -> None:
 PLUGIN = Plugin(
     app="giftcards_delivery",
     conditions=CONDITIONS,
+    backlogs={"messages": Delivery.objects.waiting},
     work=(MESSAGES,) if _writes() else (),
     keepers={role: Messages(role) for role in ROLES},
     kept_because={"untold": Reason(untold(), "with a customer who could not be told")},

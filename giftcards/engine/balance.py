@@ -151,12 +151,13 @@ def money_in_open_orders() -> OpenMoney:
     return add_up(lines, _latest_prices(lines))
 
 
-def free_balance(*, reference: str = "") -> Decimal | None:
+def free_balance(*, reference: str = "", state: ProviderState | None = None) -> Decimal | None:
     """Return the balance less the cost of unsent orders and of holds; ``None`` if it is unknown.
 
-    A hold with this ``reference`` does not count, nor do orders without a known price.
+    A hold with this ``reference`` does not count, nor do orders without a known price. ``state`` is
+    the state just read, which need not be read again.
     """
-    state = ProviderState.objects.current()
+    state = state or ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
         return None
     # Holds are added up before the orders, so that a hold that becomes an order meanwhile counts

@@ -112,6 +112,11 @@ class ProductQuerySet(models.QuerySet["Product"]):
                 changes += changes_between(kind, None, at=at)
             OfferChange.objects.bulk_create(changes)
 
+    def last_listed_at(self) -> datetime | None:
+        """The time of the last reading of the list; ``None`` if it was never read."""
+        at: datetime | None = self.aggregate(last=models.Max("listed_at"))["last"]
+        return at
+
     def on_sale(self) -> Self:
         return self.filter(_is_on_sale())
 

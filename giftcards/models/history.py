@@ -24,11 +24,15 @@ class OutboxQuerySet(models.QuerySet[E]):
 
     def waiting_since(self, moment: datetime) -> Self:
         """Changes from ``moment`` or earlier that some receiver has yet to take."""
-        return self.filter(announced_at=None, announce_at__isnull=False, at__lte=moment)
+        return self.waiting().filter(at__lte=moment)
+
+    def waiting(self) -> Self:
+        """Changes that some receiver has yet to take."""
+        return self.filter(announced_at=None, announce_at__isnull=False)
 
     def backlog(self) -> tuple[int, datetime | None]:
-        """The number, and the earliest time, of the changes that some receiver has yet to take."""
-        waiting = self.filter(announced_at=None, announce_at__isnull=False).order_by()
+        """The number of the :meth:`waiting` changes, and the earliest time of these changes."""
+        waiting = self.waiting().order_by()
         found = waiting.aggregate(count=models.Count("pk"), since=models.Min("at"))
         return found["count"], found["since"]
 

@@ -183,17 +183,16 @@ class OrderQueries(OrderSearch[Row]):
             orders += due[: most - len(orders)]
         return orders
 
-    def count_held_up(self, since: datetime) -> int:
-        """The number of orders that should have been sent, checked or searched for by ``since``.
+    def held_up(self, since: datetime) -> list[Self]:
+        """The orders that should have been sent, checked or searched for by ``since``, by status.
 
-        Orders whose next step is up to a person do not count.
+        Orders whose next step is up to a person are left out.
         """
-        late = (
+        return [
             self.open().filter((f"{state.due}__lte", since), status=status).exclude(HELD)
             for status, state in STATES.items()
             if not state.is_final
-        )
-        return sum(orders.count() for orders in late)
+        ]
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
         """Orders sent from ``start`` to ``end`` that the provider may know."""
@@ -251,6 +250,11 @@ class OrderQueries(OrderSearch[Row]):
         known = (amount * count for amount, count in found if amount is not None)
         return sum(known, start=Decimal("0.00"))
 
+    def seconds_between(self, start: str, end: str) -> list[float]:
+        """The seconds from one time of each order to another; both are names of columns."""
+        times = self.order_by().values_list(start, end)
+        return [max((later - earlier).total_seconds(), 0.0) for earlier, later in times]
+
     def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
         """For each status with open orders: how many, and when the oldest was recorded."""
         groups = self.open().order_by().values_list("status")
@@ -262,6 +266,17 @@ class OrderQueries(OrderSearch[Row]):
         """The number of orders in each status, including zeros."""
         counts = self.order_by().values_list("status").annotate(models.Count("pk"))
         return dict.fromkeys(Status.values, 0) | dict(counts)
+
+    def final_by_status(
+        self, *, after: datetime | None = None, until: datetime | None = None
+    ) -> dict[str, int]:
+        """The number of orders that became final after one moment and until another, by status."""
+        final = self.filter(settled_at__isnull=False)
+        final = final.filter(settled_at__gt=after) if after else final
+        final = final.filter(settled_at__lte=until) if until else final
+        # The column itself would lead SQLite to the index by status, from there to each row.
+        by_status = final.order_by().annotate(_status=Coalesce("status", models.Value("")))
+        return dict(by_status.values_list("_status").annotate(models.Count("pk")))
 
 
 def _lines(orders: OrderQueries[Any]) -> list[OpenLine]:

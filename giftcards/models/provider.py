@@ -279,6 +279,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         ApiKey.objects.doubt()
         return was_paused or was_refused
 
+    def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
+        """Store how many orders had become final by ``until``, by status."""
+        self.filter(pk=1).update(final_orders=dict(counts), final_orders_until=until)
+
     # The balance.
 
     def claim_balance(self) -> bool:
@@ -374,6 +378,11 @@ class ProviderState(models.Model):
     ticking_since = models.DateTimeField(null=True)
     # See chores_record.
     chores = models.JSONField(default=dict)
+
+    # How many orders had become final by a moment, by status: see
+    # giftcards.watch.overview.orders_by_status. NULL: they were not counted yet.
+    final_orders = models.JSONField(default=dict)
+    final_orders_until = models.DateTimeField(null=True)
 
     # When the last complete purge of old codes ended.
     purged_at = models.DateTimeField(null=True)

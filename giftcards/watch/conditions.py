@@ -6,19 +6,20 @@ conditions in its plugin. The conditions of the core are in :mod:`giftcards.watc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from django.db.models import QuerySet
+from django.db.models import Exists, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext
 
 from giftcards.models import Order, ProviderState
 from giftcards.models.order_queries import leaves_some_out
+from giftcards.models.scalars import read_at_once
 
 T = TypeVar("T")
 
@@ -177,8 +178,41 @@ class Condition(Alert):
         return finding.sentence if finding else ""
 
 
+@dataclass(frozen=True, slots=True)
+class OfRows:
+    """The judge of a condition that holds while there are certain rows.
+
+    ``rows`` returns querysets, and ``tell`` makes the finding of these querysets: ``None`` if all
+    of them are empty.
+    """
+
+    rows: Callable[[Standing], Sequence[QuerySet[Any]]]
+    tell: Callable[..., Finding | None]
+
+    def __call__(self, standing: Standing) -> Finding | None:
+        return self.tell(*self.rows(standing))
+
+
 #: The conditions of the core and of every other installed plugin, keyed by code.
 CONDITIONS: dict[str, Condition] = {}
+
+
+def which_hold(standing: Standing) -> dict[str, bool]:
+    """Whether each condition holds, by code; one statement looks for the rows of all conditions."""
+    wanted = [
+        (code, rows)
+        for code, condition in CONDITIONS.items()
+        if isinstance(condition.judge, OfRows)
+        for rows in condition.judge.rows(standing)
+    ]
+    found = read_at_once(Exists(rows) for _code, rows in wanted)
+    by_rows = {code for (code, _rows), is_there in zip(wanted, found, strict=True) if is_there}
+    return {
+        code: code in by_rows
+        if isinstance(condition.judge, OfRows)
+        else condition.judge(standing) is not None
+        for code, condition in CONDITIONS.items()
+    }
 
 
 def above_list(

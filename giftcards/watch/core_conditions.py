@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
+from typing import Any
 
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext, ngettext, ngettext_lazy
@@ -26,7 +28,7 @@ from giftcards.models.provider import configured_key
 from giftcards.rules.problems import Explanation
 from giftcards.rules.states import Status
 from giftcards.text.display import count_text, money_text
-from giftcards.watch.conditions import MOST, Condition, Finding, Severity, Standing
+from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
 from giftcards.watch.overview import try_keys
 
 # How long work may be due before it counts as held up. This is longer than the watchdog needs to
@@ -88,11 +90,22 @@ def _is_undone(standing: Standing) -> Finding | None:
     return Finding(sentence, since=min(ended, default=None))
 
 
-def _is_held_up(standing: Standing) -> Finding | None:
+def _held_up(standing: Standing) -> Sequence[QuerySet[Any]]:
     due_by = standing.now - PATIENCE
-    orders = Order.objects.count_held_up(due_by)
-    changes = StatusChange.objects.waiting_since(due_by).count()
-    offers = OfferChange.objects.waiting_since(due_by).count()
+    outboxes = (StatusChange.objects, OfferChange.objects)
+    return [
+        *(outbox.waiting_since(due_by) for outbox in outboxes),
+        *Order.objects.held_up(due_by),
+    ]
+
+
+def _is_held_up(
+    waiting_changes: QuerySet[StatusChange],
+    waiting_offers: QuerySet[OfferChange],
+    *waiting_orders: QuerySet[Order],
+) -> Finding | None:
+    changes, offers = waiting_changes.count(), waiting_offers.count()
+    orders = sum(each.count() for each in waiting_orders)
     held_up = [
         f"1 {noun} has waited {what}" if number == 1 else f"{number} {noun}s have waited {what}"
         for number, noun, what in (
@@ -136,22 +149,23 @@ def _do_not_open(standing: Standing) -> Finding | None:
     return Finding(" ".join(troubles)) if troubles else None
 
 
-def _orders_that(condition: Q, *, one: str, many: str) -> Callable[[Standing], Finding | None]:
-    """A function that judges the orders that fulfil ``condition``: see :meth:`Finding.of_rows`."""
-    return lambda _standing: _of_orders(Order.objects.filter(condition), one=one, many=many)
+def _orders_that(condition: Q, *, one: str, many: str) -> OfRows:
+    """A judge of the orders that fulfil ``condition``: see :meth:`Finding.of_rows`."""
+    tell = partial(_of_orders, one=one, many=many)
+    return OfRows(lambda _standing: [Order.objects.filter(condition)], tell)
 
 
 def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order]:
     return orders.filter(WITHOUT_PROBLEMS) if standing.leaves_out_problems else orders
 
 
-def _amounts(
-    condition: Q, amount: str, *, one: str, many: str
-) -> Callable[[Standing], Finding | None]:
-    """A function as from :func:`_orders_that`, which also adds up the column ``amount``."""
+def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
+    """A judge as from :func:`_orders_that`, which also adds up the column ``amount``."""
 
-    def judge(standing: Standing) -> Finding | None:
-        orders = _but_problems(Order.objects.filter(condition), standing)
+    def find(standing: Standing) -> Sequence[QuerySet[Order]]:
+        return [_but_problems(Order.objects.filter(condition), standing)]
+
+    def tell(orders: QuerySet[Order]) -> Finding | None:
         rows = list(orders.values_list("pk", "reference", amount)[: MOST + 1])
         # Python adds the amounts up, because SQLite would add binary fractions.
         total = sum((row[2] for row in rows[:MOST]), Decimal(0))
@@ -165,7 +179,7 @@ def _amounts(
         found = {key: reference for key, reference, _amount in rows}
         return Finding.of_rows(len(found), one=one, many=many, orders=found, explain=explain)
 
-    return judge
+    return OfRows(find, tell)
 
 
 def _is_low(standing: Standing) -> Finding | None:
@@ -188,8 +202,11 @@ def _is_low(standing: Standing) -> Finding | None:
     return Finding(sentence, explain=explain)
 
 
-def _have_moved(_standing: Standing) -> Finding | None:
-    changes = OfferChange.objects.filter(since_yesterday())
+def _moves(_standing: Standing) -> Sequence[QuerySet[OfferChange]]:
+    return [OfferChange.objects.filter(since_yesterday())]
+
+
+def _have_moved(changes: QuerySet[OfferChange]) -> Finding | None:
     kinds = changes.order_by().values("type").distinct()
     number = len(kinds[: MOST + 1])
 
@@ -212,8 +229,11 @@ def _have_moved(_standing: Standing) -> Finding | None:
     )
 
 
-def _is_unconfirmed(_standing: Standing) -> Finding | None:
-    orders = Order.objects.open().filter(LOST).order_by(*_BY_DUE)
+def _lost(_standing: Standing) -> Sequence[QuerySet[Order]]:
+    return [Order.objects.open().filter(LOST).order_by(*_BY_DUE)]
+
+
+def _is_unconfirmed(orders: QuerySet[Order]) -> Finding | None:
     rows = list(orders.values_list("pk", "reference", "candidates", "due_at")[: MOST + 1])
     undecided = [bool(candidates) or due_at is None for _, _, candidates, due_at in rows[:MOST]]
     number = undecided.count(True)
@@ -243,11 +263,9 @@ def _is_unconfirmed(_standing: Standing) -> Finding | None:
     )
 
 
-def _is_delayed(standing: Standing) -> Finding | None:
+def _delayed(standing: Standing) -> Sequence[QuerySet[Order]]:
     orders = Order.objects.open().filter(status=Status.DELAYED).order_by(*_BY_DUE)
-    return _of_orders(
-        _but_problems(orders, standing), one="1 order is delayed.", many="%s orders are delayed."
-    )
+    return [_but_problems(orders, standing)]
 
 
 def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | None:
@@ -357,7 +375,7 @@ CONDITIONS: Sequence[Condition] = [
         " searched for, or a change has not been taken by all your receivers.",
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
-        judge=_is_held_up,
+        judge=OfRows(_held_up, _is_held_up),
         headline=_("orders or notices wait for too long"),
         remedy=_("The provider's page says what waits, and why."),
         page=_PROVIDER,
@@ -404,7 +422,7 @@ CONDITIONS: Sequence[Condition] = [
         holds="a price of the provider has changed since yesterday.",
         severity=Severity.NOTE,
         permission="giftcards.view_cost",
-        judge=_have_moved,
+        judge=OfRows(_moves, _have_moved),
         headline=ngettext_lazy(
             "%(count)s price changed since yesterday",
             "%(count)s prices changed since yesterday",
@@ -433,7 +451,7 @@ CONDITIONS: Sequence[Condition] = [
         holds="orders are `UNCONFIRMED`, and nobody has ticked that off.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
-        judge=_is_unconfirmed,
+        judge=OfRows(_lost, _is_unconfirmed),
         headline=ngettext_lazy(
             "%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"
         ),
@@ -538,7 +556,10 @@ CONDITIONS: Sequence[Condition] = [
         holds="orders are `DELAYED`.",
         severity=Severity.NOTE,
         permission="giftcards.check_order",
-        judge=_is_delayed,
+        judge=OfRows(
+            _delayed,
+            partial(_of_orders, one="1 order is delayed.", many="%s orders are delayed."),
+        ),
         headline=ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
         remedy=_("The provider is asked again automatically. Ask each customer to wait."),
         page=_ORDERS,

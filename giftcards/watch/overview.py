@@ -7,23 +7,32 @@ more rows than are waiting.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import django
 from django.db import connections, router
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from giftcards.conf import VERSION, conf
+from giftcards.engine.background import MayGoOn
 from giftcards.engine.task_queue import Backlog, waiting_tasks
 from giftcards.exceptions import ConfigurationError
-from giftcards.models import ApiKey, Card, Order, RequestSlot, StatusChange
+from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot, StatusChange
 from giftcards.models.provider import configured_key
-from giftcards.rules.states import Status
+from giftcards.models.scalars import number_of, read_at_once
+from giftcards.rules.states import FINAL, Status
+from giftcards.rules.times import SLACK, is_recent
 
+# How often the final orders are counted anew. An order that became final longer ago than the other
+# time was committed: no process stops for so long between taking the time and its commit.
+_COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
+# The span of the orders whose times :class:`Pace` tells.
+_LATELY = timedelta(minutes=10)
 # The cards of a key are counted up to this number only, because counting reads the index.
 MANY_CARDS = 10_000
 
@@ -47,18 +56,51 @@ class Waiting:
             tasks=waiting_tasks(),
             changes=Backlog(*StatusChange.objects.all().backlog()),
             given_up=StatusChange.objects.all().given_up().count(),
-            orders={
-                status: Backlog(*found)
-                for status, found in Order.objects.all().open_by_status().items()
-            },
+            orders=open_orders(),
             needing_attention=Order.objects.all().needing_attention().count(),
         )
 
     @property
     def oldest_order(self) -> datetime | None:
         """The time at which the oldest open order was recorded; ``None`` without open orders."""
-        times = (backlog.since for backlog in self.orders.values())
-        return min((since for since in times if since is not None), default=None)
+        return oldest(self.orders)
+
+
+def open_orders() -> dict[Status, Backlog]:
+    """The open orders by status; statuses without open orders are left out."""
+    found = Order.objects.all().open_by_status()
+    return {status: Backlog(*of_status) for status, of_status in found.items()}
+
+
+def orders_by_status(state: ProviderState, open_: Mapping[Status, Backlog]) -> dict[str, int]:
+    """The number of orders in each status, including zeros; ``open_`` are the :func:`open_orders`.
+
+    To count all final orders is to read a whole index. So a worker does it once an hour, and only
+    the orders that have become final since are counted here.
+    """
+    until, counted = state.final_orders_until, state.final_orders
+    if until is not None and until > timezone.now():
+        until, counted = None, {}  # the clock was set back
+    latest = Order.objects.all().final_by_status(after=until)
+    final = {status: counted.get(status, 0) + latest.get(status, 0) for status in FINAL}
+    numbers = final | {status: backlog.number for status, backlog in open_.items()}
+    return {status.value: numbers.get(status, 0) for status in Status}
+
+
+def count_final_orders(_may_go_on: MayGoOn) -> None:
+    """Count, once an hour, the orders that had become final an hour ago."""
+    now, state = timezone.now(), ProviderState.objects.current()
+    if not is_recent(state.final_orders_until, now, within=_STALLED + _COUNTED_EVERY):
+        until = now - _STALLED
+        ProviderState.objects.note_final_orders(
+            Order.objects.all().final_by_status(until=until), until=until
+        )
+
+
+def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
+    """The time since which the first of all ``backlogs`` has waited; ``None`` if none waits."""
+    times = (backlog.since for backlog in backlogs.values())
+    return min((since for since in times if since is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +114,46 @@ class Requests:
     def read(cls) -> Self:
         now = timezone.now()
         return cls(RequestSlot.objects.filter(until__gt=now).count(), conf.requests_per_minute)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The seconds that the orders of the last ten minutes took, in ascending sequence.
+
+    ``sending`` is from recording until the provider accepted, of the orders sent in that time. An
+    order that was held counts from its release. ``storing`` is from the acceptance until the order
+    was final, of the orders that became final in that time.
+    """
+
+    sending: Sequence[float]
+    storing: Sequence[float]
+
+    @classmethod
+    def read(cls) -> Self:
+        now = timezone.now()
+        # Times that lie ahead are from before the clock was set back.
+        lately = (now - _LATELY, now + SLACK)
+        accepted = Order.objects.filter(accepted_at__isnull=False)
+        sent = accepted.filter(sent_at__range=lately)
+        settled = accepted.filter(settled_at__range=lately)
+        return cls(
+            sorted(sent.seconds_between("queued_at", "accepted_at")),
+            sorted(settled.seconds_between("accepted_at", "settled_at")),
+        )
+
+
+#: A function that returns the rows that wait at a moment.
+WaitingRows = Callable[[datetime], QuerySet[Any]]
+
+#: The rows that wait for a worker, of the core and of every other installed plugin, by name.
+BACKLOGS: dict[str, WaitingRows] = {}
+
+
+def backlogs() -> dict[str, int]:
+    """The number of rows of each backlog, by name, read by one statement."""
+    now = timezone.now()
+    numbers = read_at_once(number_of(rows(now)) for rows in BACKLOGS.values())
+    return dict(zip(BACKLOGS, numbers, strict=True))
 
 
 class KeyInUse(NamedTuple):

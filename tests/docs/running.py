@@ -25,6 +25,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import yaml
 from django.conf import settings
 from django.core import checks
 from django.core.management import CommandError, call_command
@@ -430,4 +431,5 @@ _RUNS: dict[str, Callable[[Reader, Block], None]] = {
     "nginx": read_nothing,
     "sql": read_nothing,
     "text": read_text,
+    "yaml": lambda _reader, block: yaml.safe_load(block.text),
 }

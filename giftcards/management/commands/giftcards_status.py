@@ -21,7 +21,7 @@ from giftcards.management.base import (
     status_label,
 )
 from giftcards.management.output import counted, iso
-from giftcards.models import Order, ProviderState
+from giftcards.models import ProviderState
 from giftcards.watch.conditions import CONDITIONS, Condition, Standing
 from giftcards.watch.overview import (
     KeyInUse,
@@ -30,6 +30,7 @@ from giftcards.watch.overview import (
     Waiting,
     api_keys,
     encryption_keys,
+    orders_by_status,
     try_keys,
     versions,
 )
@@ -94,7 +95,6 @@ class _Overview:
 
     def __init__(self) -> None:
         self.standing = Standing()
-        self.orders = Order.objects.count_by_status()
         # For the newest and the oldest card, the reason why the keys cannot open the card, or "".
         self.cards = self.standing.once(try_keys)
         self.state = self.standing.state
@@ -103,6 +103,7 @@ class _Overview:
         self.wrong = {code: CONDITIONS[code].sentence(self.standing) for code in _JUDGED}
         self.requests = Requests.read()
         self.waiting = Waiting.read()
+        self.orders = orders_by_status(self.state, self.waiting.orders)
         self.encryption_keys = _encryption_keys()
         self.api_keys = api_keys()
         self.next_tick = next_tick(self.state)

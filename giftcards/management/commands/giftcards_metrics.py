@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.db import Error
+
+from giftcards.management.base import GiftcardsCommand, database_failure
+
+
+class Command(GiftcardsCommand):
+    needs = ("LOW_BALANCE", "REQUESTS_PER_MINUTE")
+    help = (
+        "Print the metrics for Prometheus in the format OpenMetrics. It reads the database only,"
+        " and needs the extra metrics."
+    )
+    notes = ("Exit code 1: the database failed. Then nothing is printed.",)
+    examples = (
+        (
+            "For the textfile collector of the node exporter:",
+            "> giftcards.prom.new && mv giftcards.prom.new giftcards.prom",
+        ),
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Adds no ``--json``: the output has one format."""
+
+    def find_database(self, options: dict[str, Any]) -> None:
+        """Does nothing: reading the database is all that the command does."""
+
+    def handle(self, **options: Any) -> None:  # noqa: ARG002
+        # Imported here, because not every shop has prometheus-client.
+        from giftcards.watch.metrics import as_text
+
+        try:
+            text = as_text()
+        except Error as error:
+            raise database_failure(error, "Nothing was read.") from error
+        self.put(text, ending="")

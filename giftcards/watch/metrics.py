@@ -1,0 +1,192 @@
+"""Metrics for Prometheus: a collector, and a view that shows the metrics to who has a token.
+
+Import it only where prometheus-client is installed: ``pip install "django-giftcards[metrics]"``.
+Everything is read from the database, so every process tells the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from math import ceil
+
+from django.contrib.auth.decorators import login_not_required
+from django.db import Error, transaction
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from giftcards.conf import VERSION, conf
+from giftcards.engine.balance import free_balance
+from giftcards.engine.task_queue import waiting_tasks
+from giftcards.exceptions import ConfigurationError
+from giftcards.keys.secrecy import contained
+from giftcards.models import Product
+from giftcards.watch.conditions import Standing, which_hold
+from giftcards.watch.overview import (
+    Pace,
+    Requests,
+    backlogs,
+    oldest,
+    open_orders,
+    orders_by_status,
+)
+
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+    from prometheus_client.registry import Collector
+except ImportError:
+    raise ConfigurationError(
+        "giftcards.watch.metrics needs prometheus-client, which is not installed. Run"
+        ' `pip install "django-giftcards[metrics]"`.'
+    ) from None
+
+# The quantiles of what orders took.
+_QUANTILES = (0.5, 0.9, 0.99)
+# The values of one family by the value of its label, which is "" without a label.
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Metrics of one name. All are gauges, which each text format and each reader of it knows."""
+
+    name: str
+    help: str
+    #: The name of the label by which the metrics of the family differ, if there are several.
+    label: str = ""
+
+    def gauge(self, values: Values) -> GaugeMetricFamily:
+        gauge = GaugeMetricFamily(self.name, self.help, labels=[self.label] if self.label else [])
+        for value, number in values.items():
+            gauge.add_metric([value] if self.label else [], number)
+        return gauge
+
+
+#: The names are a contract: dashboards and alerts of shops have them.
+FAMILIES = (
+    Family("giftcards_orders", "Orders by status.", "status"),
+    Family(
+        "giftcards_oldest_open_order_seconds",
+        "Time since the oldest open order was recorded; absent without an open order.",
+    ),
+    Family(
+        "giftcards_sending_seconds",
+        "Time until the provider accepted, of the orders sent in the last ten minutes.",
+        "quantile",
+    ),
+    Family(
+        "giftcards_storing_seconds",
+        "Time from acceptance until the cards were stored, of the orders that became final in the"
+        " last ten minutes.",
+        "quantile",
+    ),
+    Family("giftcards_requests_last_minute", "Requests to the provider in the last minute."),
+    Family("giftcards_requests_limit", "The most requests in a minute, as the settings say."),
+    Family("giftcards_balance", "The balance of the account, as last read."),
+    Family("giftcards_free_balance", "The balance less what open orders and holds cost."),
+    Family("giftcards_backlog", "What waits for a worker, by what it is.", "what"),
+    Family(
+        "giftcards_catalogue_age_seconds", "Time since the catalogue was listed; absent before."
+    ),
+    Family("giftcards_condition", "1 if the condition holds, else 0.", "code"),
+    Family("giftcards_build_info", "1, for the version of django-giftcards.", "version"),
+)
+
+
+class GiftcardsCollector(Collector):
+    """A collector of the metrics, for a registry of prometheus-client; it reads at each scrape.
+
+    A metric whose value is not known is left out. If the database does not work, the scrape fails.
+    """
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """The families without values: registering the collector reads no database."""
+        return (family.gauge({}) for family in FAMILIES)
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        values = _read()
+        return [family.gauge(values[family.name]) for family in FAMILIES]
+
+
+def _read() -> dict[str, Values]:
+    standing = Standing()
+    state, requests, pace = standing.state, Requests.read(), Pace.read()
+    open_, tasks = open_orders(), waiting_tasks()
+    return {
+        "giftcards_orders": orders_by_status(state, open_),
+        "giftcards_oldest_open_order_seconds": _age(oldest(open_)),
+        "giftcards_sending_seconds": _quantiles(pace.sending),
+        "giftcards_storing_seconds": _quantiles(pace.storing),
+        "giftcards_requests_last_minute": {"": requests.used},
+        "giftcards_requests_limit": {"": requests.limit},
+        "giftcards_balance": _if_known(state.balance),
+        "giftcards_free_balance": _if_known(free_balance(state=state)),
+        "giftcards_backlog": backlogs() | ({} if tasks is None else {"tasks": tasks.number}),
+        "giftcards_catalogue_age_seconds": _age(Product.objects.all().last_listed_at()),
+        "giftcards_condition": {code: int(holds) for code, holds in which_hold(standing).items()},
+        "giftcards_build_info": {VERSION: 1},
+    }
+
+
+def _if_known(amount: Decimal | None) -> Values:
+    return {} if amount is None else {"": float(amount)}
+
+
+def _age(moment: datetime | None) -> Values:
+    # If the clock was set back, the moment lies ahead.
+    return {} if moment is None else {"": max((timezone.now() - moment).total_seconds(), 0)}
+
+
+def _quantiles(ranked: Sequence[float]) -> Values:
+    """The quantiles of ``ranked`` values, each of which is one of these; none of no values."""
+    last = len(ranked)
+    return {f"{share:g}": ranked[ceil(share * last) - 1] for share in _QUANTILES if ranked}
+
+
+def as_text() -> str:
+    """The metrics in the format OpenMetrics."""
+    registry = CollectorRegistry()
+    registry.register(GiftcardsCollector())
+    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return text.decode()
+
+
+@never_cache
+@require_safe
+@login_not_required
+@transaction.non_atomic_requests
+def metrics(request: HttpRequest) -> HttpResponse:
+    """The view of the metrics, for ``urls.py``: for requests with ``METRICS_TOKEN`` only."""
+    try:
+        if not _has_token(request):
+            # The text is for the person who sets Prometheus up.
+            text = "Send METRICS_TOKEN of the settings: Authorization: Bearer TOKEN"
+            return _plain(text, 401, {"WWW-Authenticate": "Bearer"})
+        return HttpResponse(as_text(), content_type=CONTENT_TYPE_LATEST)
+    except Error as error:
+        # The error's text is left out, because it may name the server.
+        return _plain(f"The database did not work ({type(error).__name__}).", 500)
+    except ConfigurationError as error:
+        return _plain(str(error), 500)
+
+
+@contained
+def _has_token(request: HttpRequest) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    wanted = conf.metrics_token
+    if wanted is None or scheme.lower() != "bearer":
+        return False
+    return constant_time_compare(given, wanted)
+
+
+def _plain(text: str, status: int, headers: Mapping[str, str] | None = None) -> HttpResponse:
+    answer = HttpResponse(f"{text}\n", status=status, headers=dict(headers or {}))
+    answer["Content-Type"] = "text/plain; charset=utf-8"
+    return answer
