@@ -1,7 +1,7 @@
 """The provider's payments: customers pay into the account that buys their cards.
 
-Requests about payments share the pauses and the request budget of all other requests. Orders come
-first, but at least one request a minute is left for payments.
+Requests about payments share the pauses and the request budget of all other requests. They leave
+half of the common slots of the budget to orders.
 """
 
 from __future__ import annotations

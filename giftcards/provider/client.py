@@ -254,7 +254,7 @@ class Client:
         code = self._token(error.get("code"))
         kind = failure_kind(reply, code, missing, is_enveloped=is_enveloped)
         label = code or (f"HTTP {reply.status}" if reply.status else "")
-        # The provider's message is shown only if it explains a refused order. In an answer to a
+        # The provider's message is shown only if it explains a refused POST. In an answer to a
         # GET, the message might quote a code.
         message = self._quote(error.get("message")) if kind is Refused and quotes_message else ""
         reason = REFUSAL_REASONS.get(code, "") if kind is Refused else ""

@@ -278,6 +278,13 @@ class Asking(NavioTestCase):
             self.client.get(f"/navio/{payment.cart_id}/")
         assert self.questions() == [payment.ref]
 
+    def test_a_payment_is_asked_about_although_the_clock_was_set_back(self) -> None:
+        payment = self.begun()
+        self.pass_time(hours=-2)
+        navio.catch_up()
+        navio.catch_up()
+        assert self.questions() == [payment.ref]
+
     def test_what_may_still_come_is_asked_about_hourly_for_a_day(self) -> None:
         for minutes, status, count in (
             (31, "open", 0),
