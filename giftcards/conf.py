@@ -32,9 +32,11 @@ try:
 except PackageNotFoundError:  # a checkout that is not installed
     VERSION = "unknown"
 _ONECLICKDZ = "https://api.oneclickdz.com"
-# How long one task runs the loop (seconds): short, so that a stopping cluster does not wait long.
+# The time for which one task runs the loop (seconds). A stopping cluster waits for the task, so the
+# time is short.
 LOOP_SECONDS = 40
-# Time for a task to record answers and call receivers after its last request (seconds).
+# The time that a task may need, after its last request, to record answers and call receivers
+# (seconds).
 _RECORDING_SECONDS = 10
 #: The longest time for which ``REORDER_MISSING`` orders missing cards again (hours).
 LONGEST_SEARCH = 72
@@ -661,10 +663,9 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     def longest_task(self) -> float:
         """The longest time, in seconds, that a task of the app takes.
 
-        The system checks compare ``Q_CLUSTER`` with this time. The loop's time includes the time
-        for which the watchdog waits for the lease. At the end of the loop's time, one order may be
-        half sent. Sending this order takes two more requests: the first for the price, the second
-        to place the order.
+        The system checks compare ``Q_CLUSTER`` with this time. When ``LOOP_SECONDS`` are over, the
+        task may be sending an order. Sending takes up to two more requests: one for the price, and
+        one to place the order.
         """
         return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
 

@@ -101,7 +101,7 @@ class _Rule:
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """The spans; the last span is widened so that times without the correction fit as well."""
+        """The spans. The last is widened by ``offset``, so it also contains uncorrected times."""
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
         return [*narrow, Span(widest.before + ahead, widest.after + behind)]

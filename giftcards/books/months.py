@@ -414,10 +414,10 @@ _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date) -> tuple[date, date]:
-    """The first and the last day of the time before ``day`` whose months are not closed.
+    """The first and the last of the days before ``day`` that are in open months.
 
-    This time begins at most two months before the month of ``day``. A closed month also closes all
-    months before it. If the whole time is closed, the first day is later than the last day.
+    The first day is at most two months before the month of ``day``. A closed month also closes all
+    months before it. Without any such day, the returned first day is later than the last day.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

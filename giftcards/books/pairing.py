@@ -161,9 +161,10 @@ def learn_offset(
 ) -> timedelta:
     """The offset of the bookings' clock; positive if that clock is ahead of the orders' clock.
 
-    In all right pairs, booking and order differ by about the same time; in wrong pairs, by any
-    time. So the offset is the most frequent difference in pairs of equal amounts. Pairs whose times
-    differ by more than ``within`` do not count. Without pairs, the offset is 0.
+    In correct pairs, the times of booking and order always differ by about the same amount; in
+    wrong pairs, the difference is arbitrary. So the offset is the most frequent difference in pairs
+    of equal amounts. Pairs whose times differ by more than ``within`` do not count. Without pairs,
+    the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))

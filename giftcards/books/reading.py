@@ -121,7 +121,7 @@ def read_ledger(
 _WINDOW = timedelta(days=1)
 _LONGEST_WINDOW = timedelta(days=365)
 _PAGE_SIZE = 100
-# The most passes over a window that seems to have more entries than its pages show.
+# The maximum number of passes over a window that seems to have more entries than its pages show.
 _MOST_PASSES = 3
 # The name of the lease of the process that reads.
 _LEASE = "ledger"

@@ -405,7 +405,7 @@ def _figures(row: Mapping[str, Any]) -> Figures:
 
 
 class _SecondsBetween(Func):
-    """The whole seconds between two columns, of which the first column has the later moment."""
+    """The whole seconds from the second column's moment to the first column's, which is later."""
 
     arity = 2
     arg_joiner = " - "

@@ -24,7 +24,8 @@ from giftcards.models.order_queries import batches
 from giftcards.rules.states import SETTLED
 from giftcards.rules.times import begin_of, bounds, day_of, repeated_for, within
 
-# The most entries, on each side of a moment, that are read to find the balance at that moment.
+# The maximum number of entries that are read on each side of a moment to find the balance at that
+# moment.
 NEAR = 100
 
 _ZERO = Decimal(0)
@@ -200,7 +201,7 @@ class Discrepancy:
     time: datetime
 
 
-#: The most discrepancies of a kind that are listed; all are counted.
+#: The maximum number of discrepancies of each kind in the list; all are counted.
 LISTED = 20
 
 

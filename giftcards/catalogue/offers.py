@@ -58,12 +58,12 @@ def offers() -> QuerySet[ProductType]:
 
     Each type has its cost as ``price``, and the ``shop_price`` that ``PRICING`` gives it (``None``:
     there is no rule). Its ``stock`` is the number of cards that the provider had at ``read_at``
-    (``None``: unknown). Its ``available`` is the part of the stock that can still be sold. Left out
-    are sold out types, types that ``CATALOGUE_SKIP`` or the rule takes off the shelf, and types
-    that were read too long ago.
+    (``None``: unknown). Its ``available`` is the part of the stock that can still be sold. Types
+    that are sold out, that were read too long ago, or that ``CATALOGUE_SKIP`` or the rule takes off
+    the shelf are left out.
 
-    If the rule is a function, the worker calls the function within a minute, and stores the prices.
-    The result then has only types that the function has priced at their present cost.
+    If the rule is a function, the result has only types that the function has priced at their
+    present cost. A worker calls the function within about a minute after a new cost was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())

@@ -1,4 +1,4 @@
-"""The shop's price of a card according to ``PRICING``; the margin before and after a new cost."""
+"""The shop's prices of cards according to ``PRICING``, and margins before and after a new cost."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 N = TypeVar("N", int, Any)
 
-# SQLite has no decimal numbers, so the arithmetic uses whole units. One unit is a hundredth of a
-# per cent of one centime.
+# SQLite has no decimal numbers, so the arithmetic uses whole units. One unit is 1/10,000 of a
+# centime, so that hundredths of a per cent stay whole numbers.
 _CENTIME = 10_000
 _DINAR = 100 * _CENTIME
 _CENT = Decimal("0.01")

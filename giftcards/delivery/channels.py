@@ -89,7 +89,7 @@ class Message:
 
     @property
     def phone(self) -> str:
-        """The address as a phone number in international form, E.164; "" if it is none."""
+        """The address in the international form E.164; "" if the address is no phone number."""
         return international_phone(self.address)
 
 
@@ -185,7 +185,7 @@ def make_channels() -> list[Channel]:
     return [import_string(path)() for path in conf.channels]
 
 
-#: The most seconds that an attempt may take.
+#: The longest time that an attempt may take (seconds).
 ATTEMPT_SECONDS = 60.0
 # The time that an attempt has after the process got the signal to stop (seconds).
 _STOPPING_SECONDS = 8.0

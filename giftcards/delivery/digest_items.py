@@ -35,7 +35,7 @@ from giftcards.watch.conditions import (
     Standing,
 )
 
-# The most orders that an item names.
+# The maximum number of orders that an item names.
 _NAMED = 5
 # The number of latest entries that are searched in the admin's log, which has no index by time.
 _LATEST_ENTRIES = 10_000

@@ -203,9 +203,9 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
     """A function that returns whether ``person`` has a permission at present.
 
-    A person with a role has only the permissions of the role's group. If accounts have the person's
-    address, the person has a permission only if one of these accounts is active and has the
-    permission as well.
+    A person with a role has only the permissions of the role's group. If there are user accounts
+    with the person's e-mail address, at least one of them must be active and have the permission
+    too.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts(person.address)

@@ -26,10 +26,10 @@ _PATIENCE = timedelta(minutes=5)
 _ALARM = timedelta(days=1)
 #: The number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
-#: The most reveals of a link if the settings have no limit. Nobody needs more reveals, and each
-#: reveal adds a row.
+#: The maximum number of reveals of a link if the settings have no limit. Nobody needs more reveals,
+#: and each reveal adds a row.
 MOST_REVEALS = 10_000
-#: Within this time, a reload of a page that has shown the cards is the same reveal.
+#: Within this time after a reveal, a reload of the page does not count as another reveal.
 SAME_REVEAL = timedelta(minutes=10)
 
 

@@ -172,8 +172,8 @@ def _queue(
 def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -> str:
     """The address of the customer, or of the recipient, on ``channel``; "" if there is none.
 
-    An error of the channel is raised. A failing query of the channel does not break the caller's
-    transaction.
+    Errors that the channel raises are passed on. If the error comes from a database query in the
+    channel, the caller's transaction can still be used.
     """
     find = channel.recipient_address_of if for_recipient else channel.address_of
     with transaction.atomic():
@@ -209,7 +209,7 @@ def send_again(
     is_elsewhere: bool = False,
     withdraws: bool = False,
 ) -> Delivery | None:
-    """Queue a message for a person of staff; ``None`` if the message was queued already.
+    """Queue a message at the request of staff; ``None`` if the message was queued already.
 
     ``once`` has a new value for each form, so that pressing the button twice sends one message.
     With ``withdraws``, the earlier links to the cards end now, and waiting messages that would
@@ -340,7 +340,7 @@ def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAdd
 
 
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
-    """Redirect messages about ``order`` from its addresses before ``change`` to its new addresses.
+    """Redirect messages about ``order`` from old addresses to the new ones that ``change`` gave it.
 
     Links that went to the old addresses are withdrawn, and a gift waits for its new time. This is a
     receiver of a signal. The signal is sent in the transaction of the change, which holds the lock

@@ -41,7 +41,7 @@ class Code:
         return bool(self.value)
 
 
-#: The most codes that a message or a page lists; the page offers more codes as a file.
+#: The maximum number of codes that a message or a page lists; the page offers more codes as a file.
 MOST_CODES = 100
 
 
@@ -109,7 +109,7 @@ class Visitor:
         return LinkVisit(link=link, what=what, **told, **values)
 
 
-#: The most openings of a link that are recorded; simultaneous openings may add a few more.
+#: The maximum number of recorded openings of a link; simultaneous openings may add a few more.
 MOST_OPENED = 100
 # Another opening by the same visitor within this time is not recorded.
 _SAME_OPENING = timedelta(minutes=10)

@@ -194,7 +194,7 @@ def _shown(
 
 
 def _back(request: HttpRequest) -> str:
-    """The URL of the page with the pressed button; "" for the page behind a link."""
+    """The posted URL of the page to return to; "" if there is none or it is on another site."""
     back = request.POST.get("back", "")
     return back if url_has_allowed_host_and_scheme(back, allowed_hosts=None) else ""
 

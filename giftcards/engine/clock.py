@@ -120,7 +120,7 @@ class Clock:
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """The latest reading of the clock that is surely ``length`` ago, despite steps since."""
+        """A reading of the clock at least ``length`` ago, whatever steps it has made since."""
         moment = self._check() - length
         candidates = []
         for _start, end, set_since in self._eras():
@@ -130,7 +130,7 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """Return, for each time that the clock showed ``moment``, the sum of the steps since."""
+        """Return the sum of the steps since the clock showed ``moment``, for each such time."""
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long an order that cannot be written is left alone.
+# The pause after which an order is tried again if writing it has failed.
 _POSTPONED = timedelta(seconds=30)
 
 

@@ -36,7 +36,7 @@ T = TypeVar("T")
 # with a wrong key get the IP address blocked: with more requests in flight, the block could come
 # before the first refusal is read.
 MAX_IN_FLIGHT = 3
-# The most orders checked one by one for each group of a sweep.
+# The maximum number of single checks for each group of a sweep.
 BATCH = 40
 # The usual difference of the clocks. It is tried first, because a busy account has many orders in
 # ten minutes.
@@ -50,7 +50,7 @@ _LIST_USELESS = timedelta(minutes=2)
 _FEW = 2
 # The share of the poll timeout within which an accepted order is usually listed and settled.
 _USUAL = 1 / 5
-# How long to wait for requests in flight once no more may be started (seconds).
+# The time to wait for requests in flight once no more requests may start (seconds).
 _GRACE = 3.0
 
 
@@ -66,8 +66,7 @@ class Pulse:
     beat: Callable[[], object] = lambda: None
 
 
-# Keys are purposes of the first page of the list; values are the purposes of its further pages,
-# where they differ.
+# The purpose of the list's first page, and the purpose of its further pages if that differs.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
 # The purposes of pages that wait for the request budget; other pages are skipped if the budget is
 # short.
@@ -165,7 +164,7 @@ def _listed(orders: Sequence[Order]) -> list[Order]:
 def _read_list(
     search: _Search, gateway: Gateway, pulse: Pulse, match_others: Callable[[Rows], Answers]
 ) -> Answers:
-    """Read as many pages of the list as are cheaper than single checks; yield orders with rows."""
+    """Read pages of the list while this saves requests; yield each order found, with its row."""
     for skew in (_USUAL_SKEW, CLOCK_SKEW):
         for page in search.read(gateway, pulse, skew):
             if isinstance(page, Exception):

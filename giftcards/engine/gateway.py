@@ -42,7 +42,7 @@ _LONGEST_WITHOUT_LIST = timedelta(hours=1)
 _CLOCK_ERROR = timedelta(minutes=5)
 # The provider is not away if it answered within this time.
 _LATELY = timedelta(minutes=1)
-# How often a process polls for the end of another process's key probe (seconds).
+# The interval at which a process polls for the end of another process's key probe (seconds).
 _PROBE_POLL = 0.2
 
 
@@ -105,7 +105,7 @@ class Gateway:
         self._failure: ProviderError | None = None
         # When the list was last requested; None once this time is stored.
         self._list_asked_at: datetime | None = None
-        # How many requests each reading of the list in the last minute took, not counting the first
+        # For each reading of the list in the last minute, the number of requests after the first
         # page.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
         #: The number of orders that the last attempt to send left waiting; at most 100 are counted.
@@ -458,7 +458,7 @@ class Gateway:
 
     @property
     def _list_questions(self) -> int:
-        """The most requests that a reading in the last minute took in addition to the first page.
+        """The largest number of requests after the first page in any reading of the last minute.
 
         Returns 0 if the list is not in use. The result is the maximum of a whole minute, because
         slots have to be reserved before they are needed.

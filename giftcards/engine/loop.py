@@ -159,7 +159,7 @@ class _Loop:
         return True
 
     def _do_side_work(self, gateway: Gateway) -> None:
-        """Read the balance and the prices of held orders if they are due; sweeps read neither."""
+        """Read the balance, and the prices of held orders, when each reading is due."""
         self._balance.look_after()
         if gateway.prices.look_at_held(self._has_time):
             gateway.flush()
@@ -250,7 +250,7 @@ def _time_to_work(gateway: Gateway) -> float:
 
 
 def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
-    """Seconds until the budget allows a request for ``purpose``, or for the list instead."""
+    """Seconds until the budget allows a request for ``purpose`` or, if sooner, for the list."""
     wait = gateway.wait_for(purpose)
     is_listed = purpose in {Purpose.CHECKING, Purpose.CHECKING_LATE} and gateway.is_list_read
     return min(wait, gateway.wait_for(Purpose.LISTING)) if is_listed else wait

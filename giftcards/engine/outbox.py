@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=OutboxEntry)
 
-# How long to wait for the end of a renewal of the lease (seconds).
+# The time to wait until a renewal of the lease ends (seconds).
 _GRACE = 1.0
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)

@@ -56,11 +56,10 @@ _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
 # subtracted, because the clocks of two machines may differ.
 _THIS_MOMENT = timedelta(seconds=10)
-# How long an order that ``REORDER_MISSING`` made is postponed if the cards that it repeats may have
-# come after all.
+# The delay of an order made by ``REORDER_MISSING`` if the missing cards may have come after all.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
-# How long the provider's list may take to show a new order.
+# The longest time until the provider's list shows a new order.
 _LIST_DELAY = timedelta(seconds=1)
 
 
@@ -437,10 +436,10 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
     """Move to ``target``, even if the order was taken for lost because its claim expired.
 
-    If the order was declared absent meanwhile although it may have been bought, it is claimed back
-    before another process sends it again. Returns False if another process has moved the order
-    elsewhere. In that case, ``order`` has the current status but keeps its claim, so that a further
-    move succeeds only if the row still belongs to this attempt.
+    If the order was declared absent in the meantime, but may have been bought, this claims it back
+    before another process can send it again. Returns False if another process has moved the order
+    elsewhere. In that case, the instance ``order`` gets the row's current status but keeps its old
+    claim; so a later move succeeds only if the row still has that claim.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 # price (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
-# How often all processes together look at held orders, and at how many products each time.
+# The interval at which all processes together look at held orders, and the number of products each
+# time.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
 # A price that a process requested within this time is not requested again.

@@ -49,7 +49,7 @@ _LONGEST_PAUSE = timedelta(hours=1)
 # The first and the longest pause before the next look at an order that was sent with another API
 # key. A process with the right key may search for the order, so both are short.
 _ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
-# The most pages (of 100 orders) that one search reads.
+# The maximum number of pages, each with 100 orders, that one search reads.
 _MOST_PAGES = 50
 _SOURCE = StatusChange.Source.RECOVERY
 
@@ -189,16 +189,16 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     """Read the list around the ``lost`` orders. They have to be sorted by sending time."""
-    # The order of the following queries matters, because other processes change orders meanwhile.
+    # The sequence of the queries below matters, because other processes change orders meanwhile.
     now = timezone.now()
-    # A request goes out at most some seconds after the order was claimed.
+    # The request that sends an order starts at most ``start_within`` after the claim.
     proof = timedelta(seconds=timings.start_within) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first = min(map(_first_sent_at, lost))
     last = _sent_at(lost[-1])
     # The accepted orders are queried before the list is read, because an order that is accepted
-    # during the reading may be missing from the list. If an order that was accepted before is
-    # missing, the list lags.
+    # during the reading may be missing from the list. If the list lacks an order that was accepted
+    # before the reading, the list lags.
     nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
     accepted = [
         order
@@ -436,16 +436,16 @@ def adopt(
 ) -> bool:
     """Identify the lost ``order`` with an order at the provider; False if either of them is taken.
 
-    The caller has compared the two. ``is_insisted`` means that the two differ, but a person says
-    that they are the same order: then answers may name another product and type, but no other
-    quantity.
+    The caller has compared the two. ``is_insisted`` means that a person says that they are the same
+    order although they differ. In that case, the provider's answers may name another product and
+    type, but not another quantity.
 
-    The decision is about the attempt to send that ``order`` was read with: returns False if the row
-    has another claim or status by now. Also returns False for an id that staff have released from
-    the order; but if ``source`` is staff, such an id can be adopted again.
+    Returns False if the row's claim or status has changed since ``order`` was read, because the
+    decision is about that attempt to send the order. Also returns False for an id that staff have
+    released from the order; but if ``source`` is staff, such an id can be adopted again.
     """
-    # No constraint covers aliases. Without this query, a row could be adopted under its other id as
-    # well, and be delivered twice.
+    # No constraint covers aliases. Without this query, the provider's order could be adopted twice,
+    # once under each of its ids, and be delivered twice.
     if Order.objects.known_as([provider_order_id]).exists():
         return False
     if source != StatusChange.Source.STAFF and _was_released(order, provider_order_id):

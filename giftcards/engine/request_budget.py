@@ -39,7 +39,7 @@ from giftcards.engine.clock import longest_request
 from giftcards.models import RequestSlot
 
 MINUTE = timedelta(seconds=60)
-# How many free slots a process tries before it gives up the race for a slot.
+# The number of free slots that a process tries before it gives up the race for a slot.
 _TRIED = 8
 # The budget is busy if a minute of requests, at the rate of the last 10 seconds, would need more
 # than this share of the common slots.
@@ -197,7 +197,7 @@ class Budget:
         return purpose == Purpose.PRICING or self._free(common) >= len(common) // 2
 
     def finish(self, slot: Slot) -> None:
-        """Hold the slot for another 60 seconds: by now, the provider has counted the request."""
+        """Hold the slot for 60 more seconds; the provider counted the request before this call."""
         self._hold(slot, timezone.now() + MINUTE)
 
     def give_back(self, slot: Slot) -> None:

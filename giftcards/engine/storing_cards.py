@@ -196,7 +196,7 @@ def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -
 
 @sensitive_variables()
 def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyring) -> None:
-    """Seal ``secret``, or the card's own secret, at ``position``; destroyed cards just move."""
+    """Seal ``secret``, or else the card's own secret; a destroyed card only gets the position."""
     if secret is None or (card.serial_fingerprint and not secret.serial):
         secret = None if card.is_destroyed else card.open(keyring)
     card.position = position

@@ -38,13 +38,13 @@ from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.states import FOLLOWED, URGENT, Status
 from giftcards.rules.verdict import Verdict
 
-# How many pending orders are read at a time: more than can be sent before the next read.
+# The number of pending orders that are read at a time: more than can be sent before the next read.
 _SLICE = 100
-# How long a claim lasts without renewal; a dead process blocks its orders for at most this long.
+# The duration of a claim without renewal; a dead process blocks its orders for at most this time.
 _CLAIM = timedelta(seconds=15)
 # The longest time of one round of sending before due orders are checked (seconds).
 _LONGEST_SENDING = 5.0
-# A batch is recorded at this many answers, or this long after the previous batch (seconds).
+# A batch is recorded after this number of answers, or this time after the previous batch (seconds).
 _RECORD_AT = 100
 _RECORD_AFTER = 1.0
 
@@ -258,7 +258,8 @@ class _Sweep:
         wanted = [order for order, _row, _verdict in judged.values()]
         for order in _claim(wanted, now, due_by=due_by):
             judged_as, row, verdict = judged[order.pk]
-            # An order that the claim has read anew may have changed, so its row is judged again.
+            # If ``_claim()`` read the order again, the order may have changed. The verdict may then
+            # be wrong, so the row has to be judged again.
             yield order, row, verdict if order is judged_as else None
 
 

@@ -33,7 +33,7 @@ TICK_TASK = "giftcards.tasks.tick"
 # A tick by django-q2 begins within this time after it is due, unless the workers are busy.
 _LATE = timedelta(minutes=2)
 _CONSOLATION = "The next tick, within about a minute, does the work."
-# How long a caller waits for a broker outside the database (seconds).
+# The time for which a caller waits for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
 # A successful task leaves no row, because rows are readable in the database and in the admin.
@@ -146,7 +146,7 @@ def waiting_tasks() -> Backlog | None:
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
-    """Move the next run by ``span``, the clock's step; does nothing without django-q2."""
+    """Move the next tick by ``span``, the step of the clock; does nothing without django-q2."""
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)

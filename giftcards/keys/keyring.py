@@ -117,7 +117,7 @@ class Keyring:
         return content if isinstance(content, dict) else {}
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
-        """The fingerprints for the columns, each with one per key; ``[""]`` for an empty column."""
+        """For each column, a list of fingerprints, one per key; ``[""]`` for an empty column."""
         code = normalised(secret.value)
         # If a code has fewer than eight characters, the last four would be more than half of the
         # code.

@@ -95,7 +95,7 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function``, which logs, outside the context of the current request.
+    """Call ``function`` outside the context of the request, because it writes log entries.
 
     Error collectors add the URL and the form data of the request to each log entry. On a customer's
     page, this data contains the link to the cards and the PIN.

@@ -106,7 +106,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
-        """The rows of ``orders`` that still have the claims of these instances."""
+        """Rows that are still claimed, each with the same claim as its instance in ``orders``."""
         orders = list(orders)
         return self.filter(
             pk__in=[order.pk for order in orders],

@@ -585,7 +585,7 @@ class Order(models.Model):
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # When somebody last wanted the order checked before its time.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
-    # How many attempts in a row to send, check or find the order have failed.
+    # The number of failed attempts in a row to send, check or find the order.
     failures = models.PositiveIntegerField(default=0, editable=False)
     # Both columns are for an UNCONFIRMED order only. ``absent_since`` is when a search first gave
     # evidence that the order is absent. ``candidates`` are the orders at the provider that staff
@@ -828,7 +828,7 @@ class Order(models.Model):
 
     @property
     def price_ceiling(self) -> Decimal | None:
-        """The most that one card may cost unless a person decides; ``None``: there is no limit.
+        """The highest cost of one card that needs no decision by a person; ``None``: no limit.
 
         The limit is the price that staff have approved, or else ``max_price``. Without both, it is
         the customer's payment for one card, unless ``HOLD_ABOVE_SALE_PRICE`` is off.
@@ -843,9 +843,9 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """True if the order was sent to the account of ``key``: this account's list has the order.
+        """True if the order was sent to the account of ``key``, whose list then has the order.
 
-        If the order's key or environment is unknown, that of ``key`` is assumed.
+        An unknown key or environment of the order is assumed to be that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 

@@ -20,11 +20,11 @@ from giftcards.models.fields import MONEY
 from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
-# How long a key counts as proven after the provider accepted it. This time is short, because
-# several concurrent requests fail if the key was revoked meanwhile. But this time is longer than
-# the minute between two ticks.
+# The time for which a key counts as proven after the provider accepted it. This time is short,
+# because several concurrent requests fail if the key was revoked meanwhile. But this time is longer
+# than the minute between two ticks.
 _PROOF_HOLDS = timedelta(minutes=2)
-# How old a proof may get before the next success renews it.
+# The age from which the next success renews a proof.
 _PROOF_IS_FRESH = timedelta(seconds=30)
 # The longest pause that ends automatically: 15 minutes, plus a margin for the difference between
 # the clocks of two machines.
@@ -36,14 +36,14 @@ _STILL_TOLD = timedelta(minutes=1)
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
-# Monitors are told if a chore has not ended within this time.
+# Monitors get a warning if a chore has not finished within this time.
 _CHORES_WITHIN = timedelta(hours=1)
 # Staff are told after this long without a success, if at least this many sweeps in a row failed.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
 
-# The most characters of a worker's name.
+# The maximum length of a worker's name.
 _LONGEST_NAME = 100
 
 # The values of ProviderState.Pause, worst last. A worse pause replaces a milder one.
@@ -361,8 +361,8 @@ class ProviderState(models.Model):
     list_usable_at = models.DateTimeField(null=True)
     # When the list was last requested; NULL while it is not used.
     list_read_at = models.DateTimeField(null=True)
-    # How many requests a reading of the list lately took, or would have taken, in addition to the
-    # first page.
+    # The number of requests that a recent reading of the list took, or would have taken, in
+    # addition to the first page.
     list_questions = models.PositiveIntegerField(default=0)
     # The spelling of the check path that last succeeded or is to be tried next; "" initially.
     check_path = models.CharField(max_length=20, blank=True)
@@ -505,12 +505,12 @@ class ProviderState(models.Model):
 
     @property
     def chores_ended_at(self) -> datetime | None:
-        """A time since which every chore has ended once; ``None`` if a chore never has."""
+        """The earliest time at which a chore last finished; ``None`` if some chore never did."""
         ended = self.chores_record[1].values()
         return None if None in ended else min(filter(None, ended), default=None)
 
     def overdue_chores(self, now: datetime) -> list[str]:
-        """The chores that have not ended for an hour, although workers run."""
+        """The chores that have not finished within the last hour, although workers run."""
         if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
             return []
         times = self.chores_record[1].items()
@@ -518,7 +518,7 @@ class ProviderState(models.Model):
 
     @property
     def chores_record(self) -> tuple[str, dict[str, datetime | None]]:
-        """The chore that was begun last, and when each chore last ended; ``None``: never."""
+        """The chore that began last, and the time at which each chore last finished, if ever."""
         times = sorted(self.chores.get("ended", {}).items())
         ended = {name: at and datetime.fromisoformat(at) for name, at in times}
         return self.chores.get("begun", ""), ended

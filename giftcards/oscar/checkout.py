@@ -41,8 +41,8 @@ class BasketRefused(GiftcardsError):
 def check_cards(basket: Any, *, email: str = "") -> None:
     """Check that the cards in the basket can be bought, and are not sold at a loss.
 
-    No request to the provider is made. The price of each line after all discounts counts. Raises
-    :exc:`BasketRefused`.
+    No request to the provider is made. What matters is the price of each line after all discounts.
+    Raises :exc:`BasketRefused`.
     """
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 

@@ -1,6 +1,6 @@
-"""Lines of oscar's orders with gift cards, their orders here, and the progress of their cards.
+"""Oscar's order lines with gift cards, this app's orders for them, and the progress of the cards.
 
-A line is connected with its order here by texts: the order's reference is made from the primary key
+Two texts connect a line with this app's order: the order's reference is made from the primary key
 of the line, and the order's group is the number of oscar's order.
 """
 

@@ -45,7 +45,7 @@ _BATCH = 1_000
 
 
 def follow_changes(should_continue: Callable[[], bool]) -> None:
-    """Write to the stock records what has changed on the shelf since the last run; a chore.
+    """Update the stock records with the changes on the shelf since the last run of this chore.
 
     After a change of a setting about the shelf, and once a day, all stock records are written.
     """

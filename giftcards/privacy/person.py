@@ -33,8 +33,8 @@ from giftcards.text.spelling import (
 _BATCH = 10_000
 # A text shorter than this is part of too many other texts.
 _SHORTEST = 3
-# Patterns of characters that make another address if they stand right before or right behind an
-# e-mail address. Two apostrophes may quote an address.
+# Patterns for the places right before and right behind an e-mail address. Certain characters in
+# these places would make it another address. Two apostrophes may quote an address.
 _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: The text that replaces a text with the name of an erased person.
 ERASED = "(erased)"
@@ -269,7 +269,7 @@ class Keeper(Protocol):
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:
-        """The primary keys of orders for which a row of the app names the person."""
+        """The primary keys of the orders whose rows in this app name the person."""
 
     def addresses(self, order: Order) -> Iterable[str]:
         """The e-mail addresses and phone numbers in the app's rows about ``order``."""

@@ -211,7 +211,8 @@ def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None
         opened.execute("PRAGMA secure_delete = ON").close()
 
 
-# How long the emptying of the log waits for readers (milliseconds). Nobody can write meanwhile.
+# The time for which the emptying of the log waits for readers (milliseconds). Nobody can write
+# meanwhile.
 _PATIENCE = 1_000
 
 

@@ -30,7 +30,7 @@ _BATCH = 200
 _MOST_PASSES = 3
 # The retries of a transaction that the database has rolled back, as after a deadlock.
 _MOST_DEADLOCKS = 5
-# The most cards that are named among the cards that do not open.
+# The maximum number of cards to name among those that cannot be opened.
 _NAMED = 20
 
 

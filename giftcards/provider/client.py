@@ -94,8 +94,8 @@ class Client:
         self.check_path = check_path if check_path in _CHECK_PATHS else "check-order"
         #: The spelling that answered last; "" if no spelling has answered.
         self.known_check_path = ""
-        #: How far the provider's clock is ahead of ours, judging by the ``Date`` of the last
-        #: successful GET; zero if that answer had no ``Date``.
+        #: The time by which the provider's clock is ahead of ours, judging by the ``Date`` of the
+        #: last successful GET; zero if that answer had no ``Date``.
         self.clock_difference = timedelta(0)
         self._base_url = base_url
         self._transport = Transport(base_url=base_url, api_key=api_key, timeout=timeout)
@@ -153,14 +153,20 @@ class Client:
     def list_orders(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> OrderPage:
-        """Return a page (from 1; of at most 100 rows) of the orders created in the period."""
+        """Return one page of the orders created in the period.
+
+        Pages count from 1. A page has at most 100 rows.
+        """
         path, params = "/v3/gift-cards/list", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_page, params=params, limit=_MAX_LIST_BODY))
 
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> LedgerPage:
-        """Return a page (from 1; of at most 100 rows) of the account's bookings in the period."""
+        """Return one page of the account's bookings in the period.
+
+        Pages count from 1. A page has at most 100 rows.
+        """
         path, params = "/v3/account/transactions", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
 

@@ -235,8 +235,8 @@ def _plan_unmatched(
 ) -> list[Decision]:
     """Decide about lost orders of one line that have no row, given the remaining rows.
 
-    Near the sending time, a row may be one of these orders even if it names another product and
-    type. A row of the orders' line may be one of them even if its time is hours off.
+    A row may be one of these orders if its time is near the sending time, whatever product and type
+    it names, or if it is of the same line, even if its time is hours off.
     """
     doubtful = tuple(
         row

@@ -254,7 +254,7 @@ STATES: Final[Mapping[str, State]] = {
 
 
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """The statuses that fit, always in the same order, because migrations contain the list."""
+    """The statuses whose states fit, in a fixed sequence, because migrations contain the lists."""
     return tuple(status for status in Status if fits(STATES[status]))
 
 

@@ -1,8 +1,8 @@
-"""Moments as they are stored, and days in the time zone of the site.
+"""Stored moments, and days in the time zone of the site.
 
-If a clock was set back, a moment written earlier may lie farther ahead than any moment that is
-written now. Such a moment counts as past: otherwise, after a step of an hour, a lease of seconds
-would last for an hour.
+If a clock was set back, a moment stored before may be farther ahead than any moment that is stored
+now. Such a moment counts as past. Otherwise, after a step of an hour, a lease of some seconds would
+last for an hour.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def today() -> date:
 
 
 def begin_of(day: date) -> datetime:
-    """The start of ``day`` in the time zone of the site, in its stored form.
+    """The moment at which ``day`` starts in the time zone of the site; naive without ``USE_TZ``.
 
-    If clocks change at midnight on that day, the start is one o'clock, or the first of two
-    midnights.
+    If clocks skip midnight on that day, it starts at one o'clock. If they show midnight twice, it
+    starts at the first midnight.
     """
     midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
     return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight
@@ -118,7 +118,7 @@ def bounds(first: date, last: date) -> tuple[datetime, datetime]:
 
 
 def within(field: str, first: date, last: date) -> Q:
-    """The condition that a column lies on a day from ``first`` to ``last``."""
+    """The condition that the moment in ``field`` is on a day from ``first`` to ``last``."""
     start, end = bounds(first, last)
     return Q(**{f"{field}__gte": start, f"{field}__lt": end})
 

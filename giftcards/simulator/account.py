@@ -140,7 +140,7 @@ SPECIAL_TYPES: Mapping[str, Special] = {
         name="Test: it is refused", summary="answers 400; there is no order", answer="refused"
     ),
 }
-# The oddities that the provider's ledger may have; several may be chosen together.
+# Oddities of the provider's ledger that the simulator can imitate, also several at a time.
 LEDGER_ODDITIES: Mapping[str, str] = {
     "signed": "amounts that left the account are negative",
     "unsigned": "amounts are positive, and no field but the type tells the direction",
@@ -154,8 +154,8 @@ LEDGER_ODDITIES: Mapping[str, str] = {
 }
 # The kinds of bookings that take money from the account; all others bring money in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
-# The bookings that the oddity ``foreign`` makes one after another. Together, they bring money in,
-# so that the account can afford them.
+# The bookings that the oddity ``foreign`` adds, in this sequence. Their sum is positive, so that
+# the account can afford them.
 _FOREIGN = (
     ("DEPOSIT", 5000),
     ("FLEXY", -500),

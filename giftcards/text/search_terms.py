@@ -36,7 +36,7 @@ LONGEST = 254
 # A reference with more numbers than this is random, such as a UUID: nobody searches for one of its
 # numbers.
 _MOST_NUMBERS = 5
-# The most words of a search that are read: more words would make the query too large.
+# The maximum number of words of a search that are used: more words would make the query too large.
 _MOST_WORDS = 8
 _NUMBER = re.compile(r"\d+")
 # The first character of a term that is the end of a phone number; no word begins with it.

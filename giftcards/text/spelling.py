@@ -12,7 +12,7 @@ from itertools import chain
 
 #: The code of the country whose phone numbers people write without a country code.
 COUNTRY = "213"
-#: The most digits of a phone number, including some room for codes in front of the number.
+#: The maximum number of digits in a phone number, with some room for codes before the number.
 LONGEST_NUMBER = 18
 #: A number with fewer digits (without the country code) may be part of many other texts.
 TELLING_DIGITS = 8
@@ -194,7 +194,7 @@ def is_dialled(text: str) -> bool:
 
 
 def is_phone(text: str) -> bool:
-    """True if ``text`` is written like a phone number, of this country or with a country's code."""
+    """True if ``text`` looks like a phone number of this country, or has a country code."""
     text = without_label(text)
     number = phone_digits(text)
     if not is_dialled(text) or len(number) > LONGEST_NUMBER:
@@ -203,7 +203,7 @@ def is_phone(text: str) -> bool:
 
 
 def international_phone(text: str) -> str:
-    """A phone number in its international form, E.164; "" if ``text`` is not one such number.
+    """The phone number ``text`` in the international form E.164; "" if it is not one phone number.
 
     0555 12 34 56 becomes +213555123456. Numbers of this country may have their code or not, in any
     spelling and script; a number of another country needs its code, after ``+`` or ``00``.

@@ -31,8 +31,8 @@ from giftcards.text.display import count_text, money_text
 from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
 from giftcards.watch.overview import try_keys
 
-# How long work may be due before it counts as held up. This is longer than the watchdog needs to
-# start the loop again, and longer than the pause after a failed request.
+# The time after which due work counts as held up. This is longer than the watchdog needs to start
+# the loop again, and longer than the pause after a failed request.
 PATIENCE = timedelta(minutes=5)
 # The columns of the index of the open orders.
 _BY_DUE = ("settled_at", "status", "due_at", "pk")

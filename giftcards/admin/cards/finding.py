@@ -23,12 +23,13 @@ from giftcards.admin.frame.reauthentication import take_turn
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Card
 
-# The most searches of one person in an hour: a person who searches more often is guessing.
+# The maximum number of searches by one person in an hour: a person who searches more often is
+# guessing.
 SEARCHES_PER_HOUR = 30
 # The ``object_repr`` of the entries in the admin's log.
 _SEARCHED = "Find by card code"
 _REFUSED = "Find by card code, refused"
-# The most cards that a search shows.
+# The maximum number of cards that a search shows.
 _MOST_SHOWN = 20
 
 

@@ -86,7 +86,7 @@ class RevealForm(ProofForm):
 
 _PERMISSION = may("giftcards.reveal_card")
 
-#: How long the page with a code stays (seconds).
+#: The time for which the page shows a code (seconds).
 SHOWN_FOR = 60
 
 

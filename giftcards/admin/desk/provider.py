@@ -290,7 +290,7 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
     return with_hint(problem.for_staff, problem.hint, is_shown=shows_hints)
 
 
-# The most failures of receivers that are shown.
+# The maximum number of receiver failures to show.
 _FAILURES_SHOWN = 5
 # Pauses that the shop did not cause, and that end automatically.
 _PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)

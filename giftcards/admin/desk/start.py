@@ -96,7 +96,7 @@ def _site_of(request: HttpRequest) -> AdminSite:
     return site
 
 
-# The most orders that a tile names.
+# The maximum number of orders that a tile names.
 _NAMED = 5
 
 

@@ -33,9 +33,9 @@ from giftcards.conf import conf
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.rules.times import SLACK
 
-# How long a proof holds (seconds).
+# The time for which a proof is valid (seconds).
 _HOLDS = 10 * 60
-# For this long, a password that was set without the old password is no proof.
+# The time for which a new password is no proof if it was set without the old password.
 _NEW = timedelta(hours=1)
 # The session key of the proof.
 _PROOF = "giftcards_proof"

@@ -52,13 +52,14 @@ class SortedAsOffered(ChangeList):
 class Counted:
     """A change list whose number of rows is a text of our own, such as "12 orders".
 
-    Django and the themes write the number and then the plural: in Arabic, the plural would be
-    wrong.
+    Django and the themes write the number before the model's plural name. In Arabic, the form of
+    the noun depends on the number.
     """
 
     def __init__(self, rows: ChangeList) -> None:
         self._rows = rows
-        # The theme grappelli writes a text of its own, and needs the number.
+        # The theme grappelli does not show our text. It writes its own text, for which it needs the
+        # number.
         self.result_count = rows.result_count if apps.is_installed("grappelli") else ""
 
     def __getattr__(self, name: str) -> Any:
@@ -81,8 +82,8 @@ class Counted:
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
-# The most values of one lookup: with more values, the condition would be too long for SQLite. A
-# link of a filter has only one value.
+# The maximum number of values in one lookup: with more values, the condition would be too long for
+# SQLite. A link of a filter has only one value.
 _MOST_VALUES = 100
 # The attribute of a request that caches the allowed lookups, because one URL may name a thousand
 # lookups.
@@ -276,8 +277,8 @@ def order_link(site: AdminSite, order: Order) -> str:
     return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
 
 
-# The most orders whose rows a search shows. With many more orders, MariaDB would read the whole
-# table.
+# The maximum number of orders whose rows a search shows. With many more orders, MariaDB would read
+# the whole table.
 _MOST_NAMED = 100
 
 

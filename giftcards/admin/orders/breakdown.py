@@ -95,7 +95,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """The lines on the part of ``owed`` that went to the new order ``again``, and on any rest."""
+    """Lines about the part of ``owed`` that paid for the new order ``again``, and about a rest."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))

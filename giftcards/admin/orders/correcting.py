@@ -146,7 +146,7 @@ def _has_same_address(order: Order, other: Order) -> bool:
     return is_for_same or (any(mine) and mine == theirs)
 
 
-# The most orders of a group that are compared.
+# The maximum number of orders of a group that are compared.
 _MOST_OTHERS = 20
 
 

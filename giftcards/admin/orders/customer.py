@@ -82,7 +82,7 @@ def _why_nobody(order: Order) -> str:
     return filled(text, at=moment(order.customer_erased_at))
 
 
-# The most digits that a phone number has.
+# The maximum number of digits in a phone number.
 _MOST_DIGITS = 15
 
 
@@ -112,7 +112,8 @@ def _language(code: str) -> SafeString | str:
         return bdi(code)
 
 
-# The most other orders that are counted. With more keys, MariaDB prefers a full table scan.
+# The maximum number of other orders that are counted. With more keys, MariaDB prefers a full table
+# scan.
 _MOST = 200
 
 
@@ -141,8 +142,8 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     }
 
 
-# The most earlier orders, and the most later orders, of the same customer that an order is compared
-# with.
+# An order is compared with at most this many earlier orders of the same customer, and with at most
+# this many later orders.
 _NEIGHBOURS = 20
 # The longest time between two orders that look like doubles.
 _WITHIN = timedelta(hours=1)

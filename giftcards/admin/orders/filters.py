@@ -38,9 +38,9 @@ from giftcards.rules.states import Status
 from giftcards.rules.times import read_moment
 from giftcards.text.display import isolated
 
-# The most products that a filter offers as choices.
+# The maximum number of products that a filter offers.
 OFFERED = 100
-# The most primary keys in one statement.
+# The maximum number of primary keys in one statement.
 _FEW = 1_000
 # The digits of the longest primary key.
 _LONGEST_KEY = 19

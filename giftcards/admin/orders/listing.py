@@ -58,7 +58,7 @@ COSTS = frozenset(
         "max_price",
     }
 )
-# The texts on why "Check now" leaves orders alone, each for some statuses of orders.
+# Why "Check now" skips an order: one text per group of order statuses.
 _LEFT_ALONE = (
     (
         FINAL,

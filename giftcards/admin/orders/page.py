@@ -88,7 +88,7 @@ _GIFT = (("delivery",), ("words",))
 # The problems for which an order is held. The sentences at the top of the page describe these
 # problems already.
 _HELD_FOR = {"price_above", "review_wanted"}
-# The most orders of the same group with a link on the page; the list shows the others.
+# The maximum number of links to orders of the same group on the page; the list shows all orders.
 _MOST_OF_GROUP = 20
 
 

@@ -466,7 +466,7 @@ class _Offered(NamedTuple):
     is_whole: bool
 
 
-# The most types that the form offers, and the most words of a search in the form.
+# The maximum number of types that the form offers, and of words in a search in the form.
 _OFFERED = 100
 _WORDS = 8
 _NAMES = ("name", "type_id", "product__name", "product__product_id")

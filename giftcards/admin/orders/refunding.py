@@ -379,7 +379,7 @@ def _badge_of(refund: CustomerRefund) -> SafeString:
     return badge(f"refund-{refund.state}", refund.get_state_display())
 
 
-# The most refunds that a search shows.
+# The maximum number of refunds that a search shows.
 _MOST_FOUND = 1_000
 
 

@@ -23,12 +23,12 @@ from giftcards.keys.secrecy import contained
 from giftcards.models import Order
 from giftcards.text.spelling import is_phone
 
-# The most orders that a search shows.
+# The maximum number of orders that a search shows.
 MOST_FOUND = 1_000
-# The most orders on a page that shows cards as well.
+# The maximum number of orders on a page that also shows cards.
 _MOST_LISTED = 20
-# The fewest characters of a code: the first number is for a text with letters and digits, the
-# second for a text of digits only.
+# The minimum length of a code: the first number is for a text with letters and digits, the second
+# for a text of digits only.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
 # The fewest letters of a code without digits, if the text finds no order: most names are shorter.
 _FEWEST_LETTERS = 12

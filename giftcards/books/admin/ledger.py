@@ -74,7 +74,7 @@ _KINDS: Mapping[str, Any] = {
     "ADSL": _("Internet credit"),
     "REFUND-ADSL": _("Internet credit, credited back"),
 }
-# The most types that are offered as a filter, and the most rows that a search shows.
+# The maximum number of types that a filter offers, and of rows that a search shows.
 _MOST_KINDS = 30
 _MOST_FOUND = 1_000
 _MONTHS = 12

@@ -25,11 +25,11 @@ from giftcards.text.display import day_text, isolated
 # every time zone.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The most days of a report with a row for each day, because a person has to read the rows; and the
-# most years of any report.
+# The maximum number of days in a report with a row for each day, because a person has to read the
+# rows; and the maximum number of years in any report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
-# The most products that the form names if the typed text is in several names.
+# The maximum number of products that the form lists if several names contain the typed text.
 _NAMED = 10
 
 
@@ -110,7 +110,7 @@ class ReportForm(forms.Form):
 
     @property
     def question(self) -> Question:
-        """The question in the form, which has to be valid."""
+        """The :class:`Question` that the form describes; the form has to be valid."""
         given = self.cleaned_data
         return Question(given["from"], given["to"], By(given["by"]), given["product"])
 

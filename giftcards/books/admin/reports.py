@@ -472,7 +472,7 @@ def _columns(report: Report) -> dict[str, Any]:
     }
 
 
-# The most bars of products that the chart shows. The table shows all products.
+# The maximum number of product bars in the chart. The table shows all products.
 _MOST_BARS = 8
 
 
@@ -523,7 +523,7 @@ def _short(key: date, report: Report) -> str:
 # The share of its slot that a column fills, and its largest width in percent of the box.
 _FILLED = Decimal("0.7")
 _WIDEST = Decimal(12)
-# The most columns with gaps between them: a screen has no room for more gaps.
+# The maximum number of columns with gaps between them: a screen has no room for more gaps.
 _DENSE = 90
 
 
@@ -582,7 +582,7 @@ def scale(highest: Decimal) -> list[int]:
     return [step * number for number in range(max(ceil(highest / step), 1) + 1)]
 
 
-# The most labels that fit side by side below an axis.
+# The maximum number of labels that fit side by side below an axis.
 _MOST_LABELS = 8
 
 

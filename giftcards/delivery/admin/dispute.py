@@ -32,9 +32,10 @@ from giftcards.models import CardReveal, Order
 from giftcards.rules.money import customer_breakdown
 from giftcards.text.display import bdi, filled, money, named, status_badge, zoned_moment
 
-# The most messages, the most links and the most visits that the page lists.
+# The maximum number of messages, of links and of visits that the page lists.
 _MOST = 200
-# The most codes whose ends are quoted to the provider. If there are more codes, no end is quoted.
+# The maximum number of codes whose ends are quoted to the provider. If there are more codes, no end
+# is quoted.
 _FEW = 10
 #: The languages of the texts for the provider.
 _LANGUAGES = ("fr", "ar", "en")

@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 #: The permission to have messages sent again, and to make and withdraw links.
 MAY_RESEND = may("giftcards_delivery.resend_delivery")
-# The most messages and links, counted together, that all staff may send or make for an order within
-# an hour.
+# The maximum number of messages and links, counted together, that staff can make for an order
+# within an hour.
 MOST_OF_AN_ORDER = 10
 
 

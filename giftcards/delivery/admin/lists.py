@@ -1,4 +1,4 @@
-"""The lists of messages, links and digests, and the pages of their rows."""
+"""Admin pages that list messages, links or digests, or show one of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from giftcards.delivery.models import (
 from giftcards.models import Order
 from giftcards.text.display import bdi, count_text, exact_moment, filled, labelled, moment
 
-# The most visits on the page of a link: programs may open a link any number of times.
+# The maximum number of visits on the page of a link: programs may open a link any number of times.
 _MOST_VISITS = 200
 
 

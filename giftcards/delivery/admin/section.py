@@ -1,4 +1,4 @@
-"""The section about messages and links on the page of an order, with its buttons."""
+"""Messages and links on an order's page: the section and its buttons."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from giftcards.text.display import count_text, filled, moment
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
 ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)
 
-# The most messages, and the most links, that the page of an order shows.
+# The maximum number of messages, and of links, on the page of an order.
 _MOST = 20
 # The statuses in which the last error of a message is worth showing.
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)

@@ -20,7 +20,7 @@ register.filter("money", money)
 register.filter("moment", moment)
 register.filter("day", day_text)
 
-# The most orders that the tag lists; the customer's page lists all orders.
+# The maximum number of orders that the tag lists; the customer's page lists all orders.
 _MOST_LISTED = 20
 
 

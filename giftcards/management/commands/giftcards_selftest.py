@@ -196,7 +196,8 @@ def run(
                     product_id=product_id,
                     type_id=scenario.type_id or type_id,
                     quantity=scenario.quantity,
-                    # An ordinary type may cost more than any price that is made up here.
+                    # An ordinary type gets no invented sale price, because its real cost may be
+                    # higher.
                     sale_price=_SALE_PRICE if scenario.type_id else None,
                     # The shop's receivers are called for these orders, too, and recognise the
                     # orders by this reference.

@@ -48,7 +48,7 @@ def _amount(text: str) -> Decimal:
 
 
 def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChange:
-    """The change in the words of ``--offer-change``; :exc:`ValueError` for unusable words."""
+    """Parse the arguments of ``--offer-change``; raises :exc:`ValueError` if they are unusable."""
     with suppress(ValueError, InvalidOperation):
         match what:
             case "price":
@@ -60,7 +60,7 @@ def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChang
 
 
 def _shortfall(type_id: str, quantity: str, delivered: str) -> Shortfall:
-    """The shortfall in the words of ``--shortfall``; :exc:`ValueError` for unusable words."""
+    """Parse the arguments of ``--shortfall``; raises :exc:`ValueError` if they are unusable."""
     with suppress(ValueError):
         return Shortfall(type_id, int(quantity), int(delivered))
     raise ValueError(f"--shortfall is not understood: {type_id} {quantity} {delivered}")
