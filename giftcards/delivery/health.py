@@ -1,4 +1,4 @@
-"""Checks of messages to customers, for django-health-check: see :mod:`giftcards.health`."""
+"""Checks of messages to customers, for django-health-check: see :mod:`giftcards.watch.health`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from health_check.exceptions import ServiceWarning
 
-from giftcards.health import ConditionCheck
+from giftcards.watch.health import ConditionCheck
 
 
 @dataclass
