@@ -31,6 +31,8 @@ from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FOLLOWED, Status
+from giftcards.watch.metrics import as_text
+from giftcards.watch.overview import count_final_orders
 from tests.builders import build_guide_order
 from tests.history import add_history, add_messages
 
@@ -160,6 +162,7 @@ def measure_questions(count: int) -> None:
     )
     say(f"  with {'none':>9} {'1,000':>9} {'21,000':>9}  orders open")
     figures: dict[str, list[tuple[float, int]]] = {}
+    count_final_orders(lambda: True)  # as a worker does once an hour
     for more in (0, sum(OPEN.values()), QUEUED):
         add_changes(add_open(OPEN if 0 < more < QUEUED else {Status.PENDING: more}))
         for name, question in questions(count).items():
@@ -261,6 +264,7 @@ def questions(count: int) -> dict[str, Callable[[], Any]]:
         "a digest: what happened in two hours": lambda: digest_items.recent_events(
             now - 2 * HOUR, now
         ),
+        "a scrape of the metrics": as_text,
         "renewing 100 claims": lambda: orders.still_claimed(claimed).update(claimed_until=until),
     }
 
