@@ -47,7 +47,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 N = TypeVar("N", bound=float)
 # A parser takes a setting's name, for messages, and the configured value. It returns the value to
-# use, or raises Unusable. Its docstring names the accepted values, in the words of the reference.
+# use, or raises Unusable. The reference quotes its docstring, which names the accepted values.
 Parser = Callable[[str, Any], T]
 CORRECT = "Correct it, or remove it to get the default."
 
@@ -162,7 +162,7 @@ class SettingsDict:
 
 
 def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
-    """A parser that takes ``None`` as well, and returns ``absent`` for it."""
+    """A parser that also takes ``None``, for which it returns ``absent``."""
 
     def parse_unless_none(setting: str, value: Any) -> T | U:
         return absent if value is None else parse(setting, value)
@@ -402,7 +402,7 @@ def _is_from_secret_key(raw: bytes) -> bool:
     return raw in (secret[:32], hashlib.sha256(secret).digest())
 
 
-# The fewest characters of a token that nobody guesses.
+# The minimum length of a token that nobody can guess.
 _SHORTEST_TOKEN = 20
 
 

@@ -91,9 +91,10 @@ class ProviderError(GiftcardsError):
     unreadable; never negative). ``is_worth_repeating`` is True if the same request, repeated at
     once, is likely to get an answer.
 
-    The text is English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem` with
-    ``parameters`` instead: ``reason`` (one of ``REASONS``), ``message`` (the provider's own words)
-    and ``detail`` (what failed, for developers). A missing parameter is "".
+    The text is English, for logs. Staff do not see this text. They see a
+    :class:`~giftcards.rules.problems.Problem` with ``parameters``: ``reason`` (one of ``REASONS``),
+    ``message`` (the provider's own words) and ``detail`` (what failed, for developers). A missing
+    parameter is "".
     """
 
     reason = ""

@@ -30,14 +30,14 @@ from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 #: The longest time from the sending or settling of an order to its entry. After this time, an
 #: absent entry counts as missing.
 GRACE = timedelta(minutes=15)
-#: The provider books a refund when it settles the order. The shop may notice the settlement later
-#: by this time, because its workers may stand still for a night.
+#: The provider books a refund when it settles the order. The shop may notice the settlement up to
+#: this time later, because its workers may stand still for a night.
 UNNOTICED = timedelta(hours=12)
 # The largest difference between the provider's clock and the shop's that is assumed until the
 # difference is learnt.
 SKEW = timedelta(minutes=5)
-# An order's booking may seem to be earlier by this time than the sending of the order, because the
-# learnt offset may be wrong by SKEW.
+# An order's booking may seem to be up to this time earlier than the sending of the order, because
+# the learnt offset may be wrong by SKEW.
 _EARLIER = 2 * SKEW
 
 
@@ -91,13 +91,13 @@ class _Rule:
 
     kind: str
     expect: Callable[[Order], Expected | None]
-    # The function that finds the orders whose booking is expected in a stretch of time.
+    # The function that finds the orders with a booking expected in a period.
     among: Callable[[datetime, datetime], OrderQuerySet]
     # The tolerances to try one after another. Then ``late`` is tried with the entries and orders
     # that are left over.
     spans: Sequence[Span]
     late: Span
-    # The time around an entry without an order in which guesses are dropped and made anew.
+    # Guesses within this time of an entry without an order are dropped and made anew.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
@@ -138,8 +138,8 @@ _CREDITS = _Rule(
 )
 
 
-# The function that each transaction of this module calls first: it writes, to keep the caller's
-# lease.
+# Each transaction of this module calls this function first. The function keeps the caller's lease
+# by a write.
 Hold = Callable[[], None]
 
 
@@ -169,8 +169,8 @@ class _Entry(NamedTuple):
     order_id: int | None
 
 
-# Entries without an order are matched again for this long: an order may settle, or be found, after
-# its entry was read.
+# The time for which entries without an order are matched again: an order may settle, or be found,
+# after its entry was read.
 _LOOK_BACK = timedelta(days=3)
 # The number of charges from which the offset of the provider's clock is learnt.
 _LEARNT_FROM = 500

@@ -238,7 +238,7 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
 class MonthClosing(models.Model):
     """The record that a person has closed a month, with its figures at that moment.
 
-    Nobody changes or deletes a record. If a person closes a month again, that is a new record.
+    Nobody changes or deletes a record. Closing a month again makes a new record.
     """
 
     # The first day of the month.

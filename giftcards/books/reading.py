@@ -139,8 +139,8 @@ class _Reader:
         self._on_wait = on_wait
         self._should_continue = should_continue
         self._token: str | None = None
-        # The end of a reading that begins now; if an earlier reading is continued, its end is
-        # stored.
+        # The end of the period to read, for a reading that begins now. A continued reading has its
+        # end on record.
         self._end = timezone.now()
         # The ids on earlier pages. A page without any other ids is the last page.
         self._shown: set[str] = set()

@@ -43,8 +43,8 @@ class Break:
 class Balances:
     """The balances before and after a period, and the change that its entries do not explain.
 
-    This change is the ``gap``, the sum of the ``breaks``. A balance is ``None`` if it is not known;
-    then ``gap`` is ``None`` as well, and there are no ``breaks``.
+    This change is the ``gap``, the sum of the ``breaks``. A balance is ``None`` if it is not known.
+    In that case, ``gap`` is ``None``, and there are no ``breaks``.
     """
 
     opening: Decimal | None
@@ -162,9 +162,9 @@ def _ends(moment: Sequence[Entry]) -> _Ends | None:
     """The balances before and after the entries of a moment; nobody knows which entry came first.
 
     Each balance in between ends one entry and begins another. So the first balance is the one that
-    begins more entries than it ends. If no balance does, the first and the last balance are equal,
-    but nothing shows which balance that is: the result is ``None``. If several balances do, entries
-    of the moment are missing, and both balances of the result are ``None``.
+    begins more entries than it ends. If there is no such balance, the first and the last balance
+    are equal but unknown, and the result is ``None``. If there are several, entries of the moment
+    are missing, and both balances of the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -238,7 +238,7 @@ class Summary:
     start: date
     end: date
     entries: int
-    # The number of entries that belong to an order, and how many of these orders are guessed.
+    # The number of entries that belong to an order, and the number whose order is a guess.
     matched: int
     guessed: int
     # The sums of charges and of refunds for gift cards, also for orders that are unknown here.
@@ -248,10 +248,10 @@ class Summary:
     payments: Decimal
     top_ups: Decimal
     other_services: Decimal
-    # Orders that settled in the period, and whose refund is not in the ledger in full.
+    # Orders that settled in the period, but whose full refund is not in the ledger.
     promised_not_credited: Discrepancies
-    # Refunds that belong to no order here, and the part of other refunds that exceeds what was
-    # promised.
+    # Refunds that belong to no order here, and the excess of other refunds over the promised
+    # amount.
     credited_not_promised: Discrepancies
     # Charges that belong to no order here, second charges for an order, and the part of a charge
     # that exceeds the order's price.

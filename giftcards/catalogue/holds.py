@@ -106,5 +106,5 @@ def _check_holder(line: Line, known: Quote, holder: str) -> None:
 
 
 def release(reference: str) -> None:
-    """End the hold with this reference, if there is one, for a customer who does not pay."""
+    """End the hold with this reference, if any, because the customer does not pay."""
     Hold.objects.filter(reference=reference).delete()

@@ -267,10 +267,9 @@ class Quote:
         return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
 
     def with_shop_price(self) -> Quote:
-        """This quote with the shop's price, for which a slow function of the shop may be called.
+        """This quote with the shop's price. The call of the shop's price function may be slow.
 
-        Call this method outside locks and transactions, so that nobody else waits for that
-        function.
+        Call this method outside locks and transactions, so that nobody else waits for the function.
         """
         return self if self._kind is None else replace(self, shop_price=shop_price(self._kind))
 
@@ -424,9 +423,9 @@ _UNTOLD = (
 class _Taken:
     """The cards to subtract from the stock, added up once for all types, and joined to the types.
 
-    With a subquery for each type instead, PostgreSQL may read all open orders once for each type:
-    it does so if its statistics are from a time without open orders. Django has no join to a
-    subquery; this class has the attributes and methods of Django's own joins.
+    A subquery for each type would be slow: PostgreSQL may read all open orders for each type if its
+    statistics are from a time without open orders. Django has no join to a subquery, so this class
+    has the attributes and methods of Django's own joins.
     """
 
     join_type = LOUTER

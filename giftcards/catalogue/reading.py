@@ -29,7 +29,7 @@ T = TypeVar("T")
 # An interrupted reading is resumed within this time; later, a new reading begins.
 _RESUMABLE = timedelta(hours=6)
 # Products with cards on hold, or with orders within this time, are read more often: the second
-# value says how many times in each period.
+# value is the number of readings in each period.
 _LATELY = timedelta(days=1)
 _TIMES = 4
 # Time limit for one part of the worker's reading, beyond its first request (seconds).
@@ -178,7 +178,7 @@ class _Reader:
         for product in products:
             if not self._should_continue():
                 break
-            # Another process may be reading as well.
+            # Another process may be reading the same types.
             unread = Product.objects.filter(pk=product.pk, types_read_at=product.types_read_at)
             if unread.exists():
                 self._read_types(product.product_id)

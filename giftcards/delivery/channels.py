@@ -361,7 +361,7 @@ def _is_final(code: int, text: bytes) -> bool:
 def _anymail_refusals() -> type[BaseException]:
     """The class of the error that anymail raises if the mail service refuses the recipient.
 
-    If anymail was not imported, its error cannot occur: :exc:`AddressRefused` is returned instead.
+    If anymail was not imported, its error cannot occur, and the result is :exc:`AddressRefused`.
     """
     module = sys.modules.get("anymail.exceptions")
     refusal: type[BaseException] = getattr(module, "AnymailRecipientsRefused", AddressRefused)

@@ -101,7 +101,7 @@ def _check_links() -> Iterator[CheckMessage]:
             " 'codes' or 'off'.",
             id="giftcards_delivery.E013",
         )
-    # Workers need the URLs as well, because they write the messages.
+    # Workers also need the URLs, because they write the messages.
     try:
         reverse("giftcards_delivery:cards", args=["token"])
     except (NoReverseMatch, AttributeError):

@@ -37,7 +37,7 @@ from giftcards.watch.conditions import (
 
 # The maximum number of orders that an item names.
 _NAMED = 5
-# The number of latest entries that are searched in the admin's log, which has no index by time.
+# Only this number of latest entries is searched in the admin's log, which has no index by time.
 _LATEST_ENTRIES = 10_000
 
 _ORDERS = "giftcards_order_changelist"

@@ -62,7 +62,7 @@ _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
 # The longest pause if the mail server is away while there is urgent news for a person.
 _LONGEST_IF_URGENT = timedelta(minutes=1)
-# The meanings of failures after which mails to other people would fail as well.
+# The meanings of failures that would affect mails to other people, too.
 _AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
 #: The name of the lease on the search for urgent news for people in a pause. The lease is never
 #: released early, so that the searches do not follow too closely.
@@ -86,7 +86,7 @@ class Told:
     last: list[tuple[str, int, bool]] = field(default_factory=list)
     #: The codes of the urgent items in the last attempt, whether it went out or not.
     urgent: list[str] = field(default_factory=list)
-    #: True if the last attempt failed in such a way that other mails would have failed as well.
+    #: True if the last attempt failed for a reason that affects all mails.
     is_away: bool = False
     #: True while a process is making an attempt.
     is_claimed: bool = False
@@ -262,7 +262,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 
 
 def _listed() -> dict[str, StaffPerson]:
-    """The people who get digests, keyed by address; the first of two equal addresses counts."""
+    """The people who get digests, by address. If people share an address, the first counts."""
     people: dict[str, StaffPerson] = {}
     # The receivers of the signal come first: a chat may work while mail does not.
     if any(staff_news.named_receivers(None)):
@@ -325,7 +325,7 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 
 def _newly_urgent(told: Told, situation: Situation) -> list[Item]:
-    """The urgent items that the person does not know, and that the last attempt did not have."""
+    """The urgent items that are new to the person and were not in the last attempt."""
     codes = situation.states.keys() - told.states.keys() - set(told.urgent)
     new = (Item.about(alerts()[code], situation.states[code]) for code in codes)
     return [item for item in new if item.severity == Severity.URGENT]

@@ -75,7 +75,7 @@ class Facts:
     owed: Decimal | None
     #: The paid refunds, the earliest first.
     paid_back: tuple[PaidBack, ...]
-    #: True if the missing cards were ordered again, so that they are still to come.
+    #: True if the missing cards were ordered again, and so are still to come.
     is_reordered: bool
     #: The day by which the shop has promised to pay back; ``None`` without a promise.
     promised_day: date | None = None

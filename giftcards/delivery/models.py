@@ -42,7 +42,7 @@ class DeliveryStatus(models.TextChoices):
     CANCELLED = "cancelled", _("Not needed any more")
 
 
-#: The statuses of messages that wait, and that no process is sending.
+#: The statuses of waiting messages; no process is sending these messages.
 WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
 #: The statuses of messages that are not done. Such a message is due once ``next_attempt_at`` is
 #: past. While a process is sending the message, ``next_attempt_at`` is the end of the claim: if the
@@ -131,7 +131,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Keep these messages from handing over any further link; return how many were cancelled.
+        """Keep these messages from handing over any further link; return the number cancelled.
 
         A message that is being sent at this moment may still go out, but is not retried.
         """
@@ -234,7 +234,7 @@ class Delivery(models.Model):
     # For a gift: the earliest time of the first attempt. NULL if the message was due at once.
     not_before = models.DateTimeField(_("not before"), null=True)
     claim = models.CharField(max_length=32, blank=True)
-    # True if the message must hand over no further link, so that it is not retried.
+    # True if the message must hand over no further link. It is then not retried.
     is_stopped = models.BooleanField(default=False)
     # The class and the place of the last error. The error's text is not kept, because it may quote
     # the message.
@@ -246,8 +246,8 @@ class Delivery(models.Model):
     sent_at = models.DateTimeField(_("sent"), null=True)
     # The time when the message failed; a bounce may come long after the message was sent.
     failed_at = models.DateTimeField(null=True)
-    # The name of the user who had the message sent again; "" if nobody did. It is a name, as in
-    # giftcards.Acknowledgement, because the user may be deleted.
+    # The name of the user who had the message sent again; "" if nobody did. The column has a name
+    # and no key, as in giftcards.Acknowledgement, because the user may be deleted.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     # True if the message went to another address than the customer's. Such messages count for the
@@ -346,7 +346,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw all links of ``order`` except its account's; return how many were withdrawn."""
+        """Withdraw all links of ``order`` except the account's link; return the number."""
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)

@@ -92,7 +92,7 @@ _RECORDED_WITHIN = timedelta(days=30)
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue messages about paid refunds that have no message; return how many refunds had none.
+    """Queue messages about paid refunds that have no message; return the number of such refunds.
 
     A refund has no message if the process that recorded the payment died between the commit and the
     signal. A call within two minutes after another call does nothing.
@@ -366,7 +366,7 @@ def _put_off_anew(order: Order) -> bool:
 def _move_messages(
     order: Order, before: Order, change: CustomerChange, *, for_recipient: bool
 ) -> int:
-    """Redirect the messages to the customer or the recipient; return how many were queued anew."""
+    """Redirect messages to the customer or the recipient; return the number queued anew."""
     former, present = (addresses_of(one, for_recipient=for_recipient) for one in (before, order))
     old = sent_to(order, former - present, for_recipient=for_recipient)
     again = [*old.unsent, *old.unused]

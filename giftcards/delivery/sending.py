@@ -154,8 +154,8 @@ class _Pass:
     def _values(self, delivery: Delivery) -> dict[str, Any]:
         """Send the message if it is still wanted; return the values to store in its row."""
         if delivery.unanswered >= MOST_UNANSWERED:
-            # The process of the last attempt died. The present attempt was counted as well,
-            # although it will not be made.
+            # The process of the last attempt died. The present attempt is already counted, although
+            # it will not be made.
             ended = "The process that was sending it ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}

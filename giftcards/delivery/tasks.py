@@ -41,8 +41,8 @@ _LONGEST_TASK = 100.0
 _RECORDING_SECONDS = 10.0
 # The least time that a task must have left when an attempt begins (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# For a site's only worker: for how long attempts may begin, and how much longer the last attempt
-# may take (seconds).
+# For a site's only worker: the time in which attempts may begin, and the further time that the last
+# attempt may take (seconds).
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 

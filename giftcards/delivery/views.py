@@ -321,7 +321,7 @@ def _qr(text: str) -> Masked:
 
 
 class _Drawing(Masked):
-    """Markup that this module has made, and that templates do not escape."""
+    """Markup made by this module, which templates do not escape."""
 
     __slots__ = ()
 

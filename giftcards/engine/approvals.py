@@ -156,8 +156,8 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
     """Release those orders of a product whose price was too high and has fallen far enough.
 
-    ``prices`` maps types to prices. One call releases at most 100 orders; the other orders are
-    released when the next prices come.
+    ``prices`` maps types to prices. One call releases at most 100 orders; the calls with the next
+    prices release the remaining orders.
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):

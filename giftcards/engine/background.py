@@ -47,8 +47,8 @@ class Work:
     #: A function, called every second, that returns whether prompt work is due before its next
     #: turn.
     is_due: Callable[[], bool] = lambda: False
-    #: A function that queues a task, which does the work. Where there is a queue, ticks call this
-    #: instead of ``do``.
+    #: A function that queues a task for the work. Where there is a queue, ticks call this function
+    #: in place of ``do``.
     wake: Callable[[], object] | None = None
     #: True if the work comes after all other work: such work always finds something to do, or may
     #: hang.

@@ -20,9 +20,9 @@ def backoff(
 ) -> timedelta:
     """Return the pause after the ``failures``-th failure in a row, counted from 1.
 
-    The pause is ``first`` after the first failure (and for 0), doubles with each further failure,
-    and grows no further than ``longest``. ``first`` must be positive. Then a random fraction of the
-    pause, from 0 to ``jitter`` (0.25: a quarter), is added, even to ``longest``.
+    The pause is ``first`` if ``failures`` is 0 or 1, doubles with each further failure, and grows
+    no further than ``longest``. ``first`` must be positive. A random part of the pause, at most the
+    share ``jitter``, is added, even to ``longest``.
     """
     # The doublings end where ``longest`` is exceeded, because more doublings would overflow.
     doublings = min(max(failures - 1, 0), (longest // first).bit_length())

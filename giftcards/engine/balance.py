@@ -103,7 +103,7 @@ class BalanceReader:
 
 
 def _tell_of_fall(state: ProviderState) -> None:
-    """Tell the shop that the balance is low: once, until the balance has recovered."""
+    """Tell the shop that the balance is low, but only once before the balance recovers."""
     if state.is_balance_low == (state.low_balance_since is not None):
         return
     if not state.is_balance_low:
@@ -160,7 +160,7 @@ def free_balance(*, reference: str = "", state: ProviderState | None = None) -> 
     state = state or ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
         return None
-    # Holds are added up before the orders, so that a hold that becomes an order meanwhile counts
+    # Holds are added up before the orders. If a hold becomes an order in between, it thus counts
     # twice rather than not at all.
     holds = Hold.objects.exclude(reference=reference).amount(timezone.now())
     orders = Order.objects.all()

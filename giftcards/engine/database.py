@@ -49,7 +49,7 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
 def tolerating(what: str) -> Iterator[None]:
     """Log an error of the database in this block as a failure to write ``what``, and go on.
 
-    If the connection is lost, the error is raised, because the next statement would fail as well.
+    If the connection is lost, the error is raised, because the next statement would fail too.
     """
     try:
         yield

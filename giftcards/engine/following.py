@@ -41,9 +41,9 @@ BATCH = 40
 # The usual difference of the clocks. It is tried first, because a busy account has many orders in
 # ten minutes.
 _USUAL_SKEW = timedelta(minutes=1)
-# For how long the list is not used after it failed, and for how long after it showed none of our
-# orders. Both times are shorter than the poll timeout, because some orders can only be followed
-# through the list.
+# The pauses in the use of the list: after it failed, and after it showed none of our orders. Both
+# pauses are shorter than the poll timeout, because some orders can only be followed through the
+# list.
 _LIST_FAILED = timedelta(seconds=30)
 _LIST_USELESS = timedelta(minutes=2)
 # For up to this number of orders, single checks are as cheap as a page of the list.
@@ -151,7 +151,7 @@ def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
 
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
-    """Return the orders in ``orders`` that the list should show under an id that we know."""
+    """Return those ``orders`` that the list should show under an id known to us."""
     # If the list uses other ids than single checks, we learn an order's id in the list from the
     # first single check of the order.
     ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
@@ -196,8 +196,8 @@ class _Search:
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
         usual = timezone.now() - timedelta(seconds=_USUAL * conf.poll_timeout)
         self.old = [order for order in orders if _accepted_at(order) < usual]
-        # The list may be stale: each time, the oldest order is also checked singly, to verify the
-        # list.
+        # The list may be stale. To verify the list, each search also checks the oldest order
+        # singly.
         self.to_verify = min(
             (order for order in self.old if not order.is_only_listed),
             key=_accepted_at,
@@ -230,7 +230,7 @@ class _Search:
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
-        """Tell the gateway how many requests the reading takes in addition to the first page.
+        """Tell the gateway the number of requests that the reading takes after the first page.
 
         These requests are for further pages that were read or were worth reading, and for single
         checks of the orders in ``left``.
@@ -239,7 +239,7 @@ class _Search:
             return
         further = max(self._pages_read - 1, 0) + self.pages_left
         others = len(set(left) - {self.to_verify})
-        # The room is half a page if it is unknown how many rows the last page can still take.
+        # The room on the last page counts as half a page if it is unknown.
         is_only_page = self._pages_read + self.pages_left == 1
         room = timings.page_size - self._rows_read if is_only_page else timings.page_size // 2
         gateway.note_questions(further + others, page_size=timings.page_size, room=room)
@@ -247,8 +247,8 @@ class _Search:
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
         """Return the orders in ``orders``, due by ``due_by``, that have to be checked singly.
 
-        If pages of the list were left out, orders that those pages may show are left out as well:
-        the next reading begins with those pages.
+        Orders that may be on unread pages of the list are left out, because the next reading begins
+        with these pages.
         """
         due = [order for order in orders if order.due_at and order.due_at <= due_by]
         left = [order for order in due if order.pk not in self.shown]
@@ -328,7 +328,7 @@ def read_pages(
     is read if there are more further pages than ``limit()``. If the budget is short, the next
     reading begins with the pages that were left out. Without a page count, reading ends after the
     first page without new ids, or after ``limit()`` further pages. If a page fails, its error is
-    yielded instead.
+    yielded in place of the page.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=timings.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
@@ -414,8 +414,8 @@ def fan_out(
 
     With ``is_patient``, calls wait for the request budget; otherwise, calls that the budget does
     not allow are skipped. A call whose error is worth repeating is retried once, before the other
-    calls, if the budget allows that at once. When calls have to stop, calls in flight get a few
-    seconds to end, and waiting calls are skipped.
+    calls, if the budget allows the retry at once. When calls have to stop, calls in flight get a
+    few seconds to end, and waiting calls are skipped.
     """
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")

@@ -262,7 +262,7 @@ class Gateway:
                 logger.error("A call to the provider failed: %s", type(error).__name__)
 
     def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
-        """Take a slot for a retry, as :meth:`begin` does; if there is one, release ``slot``."""
+        """Take a slot for a retry, as :meth:`begin` does; release ``slot`` if that succeeds."""
         again = self.begin(purpose)
         if again is not None:
             self.release(slot)
@@ -441,7 +441,7 @@ class Gateway:
         self._list_asked_at = timezone.now()
 
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
-        """Note how many requests a reading takes in addition to the list's first page.
+        """Note the number of requests that a reading takes after the list's first page.
 
         Orders that are about to be sent need pages of ``page_size`` rows once they have filled the
         ``room`` on the last page. While more orders wait than can be sent at once, at least a
@@ -491,9 +491,8 @@ def ask_when_free(
 
     If the gateway denies it, ``call`` returns ``None``, and is tried again. ``on_wait`` is called
     before each wait of at most a second, with True if calls are paused. Raises :exc:`Stopped` if
-    the provider refuses the API key; ``on_wait`` may raise :exc:`Stopped` as well. If the key is
-    not proven and the loop is about to make a call for an order, that call comes first, because it
-    probes the key.
+    the provider refuses the API key or if ``on_wait`` raises it. If the key is not proven and the
+    loop is about to make a call for an order, that call comes first, because it probes the key.
     """
     while True:
         while not gateway.try_open():

@@ -206,7 +206,8 @@ class _Loop:
             self._beat_at = now
             self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, timings.lease)
         if self._is_endless and now >= self._tick_at:
-            # An endless loop does the schedule's work as well: the schedule may not be running.
+            # An endless loop also does the work of the schedule, because the schedule may not be
+            # running.
             self._tick_at = now + timings.loop_tick
             begin_tick()
         return not self._is_lease_lost

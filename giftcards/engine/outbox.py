@@ -6,8 +6,8 @@ that announces holds the lease, which a thread renews while receivers run. Until
 taken a change, the receiver is not called for later changes of the same subject, which is an order
 or a type.
 
-A try is recorded as failed before the receivers are called, and corrected afterwards. So receivers
-that kill the process, or whose success cannot be recorded, are retried with back-off as well.
+A try is recorded as failed before the receivers are called, and corrected afterwards. So back-off
+also applies to receivers that kill the process, or whose success cannot be recorded.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Receiver(NamedTuple):
 def announce(
     should_continue: Callable[[], bool] = lambda: True, *, outbox: Outbox[Any] = ORDERS
 ) -> int:
-    """Announce the changes that are due; return how many have now reached every receiver.
+    """Announce the changes that are due; return the number that has now reached every receiver.
 
     ``should_continue`` is called before each change; if it returns False, announcing ends.
     """

@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
 # After this many failed reviews, or failed queries for the price, the order itself may be the
-# reason. They take more than a minute in all.
+# reason. So many failures take more than a minute.
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
 # subtracted, because the clocks of two machines may differ.
@@ -66,10 +66,10 @@ _LIST_DELAY = timedelta(seconds=1)
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    The order is held instead if a person has to look at it, if a card costs more than its ceiling,
-    or if the cards that it repeats may have come after all. The order is postponed if it cannot be
-    reviewed, or if it has a ceiling and the price is unknown. Updates ``order`` in place, unless
-    another process has changed the row.
+    The order is held, and not sent, if a person has to look at it, if a card costs more than its
+    ceiling, or if the cards that it repeats may have come after all. The order is postponed if it
+    cannot be reviewed, or if it has a ceiling and the price is unknown. Updates ``order`` in place,
+    unless another process has changed the row.
     """
     is_possible = True  # even if this order alone cannot be written
     with isolate_failures(order):
@@ -99,7 +99,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
         if price > ceiling:
             hold_for_price(order, price=price, ceiling=ceiling)
             return True
-    # The environment is read before the claim, for the same reason.
+    # The environment is also read before the claim, because reading it may take a request.
     gateway.environment()
     if order.was_sent_elsewhere(gateway.key):
         elsewhere = Problem("other_environment")
@@ -190,7 +190,7 @@ def _reference(order: Order, key: ApiKey) -> str:
 
 
 def _is_wanted(order: Order) -> bool:
-    """False if a card that the order repeats may have come after all; then the order is held."""
+    """False, after holding the order, if a card that the order repeats may have come after all."""
     if is_still_missing(order):
         return True
     hold_until(order, timezone.now() + _NEXT_LOOK)
@@ -221,7 +221,7 @@ def _passes_review(order: Order) -> bool:
 
 
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
-    """Postpone an order that has a ceiling and whose price is unknown.
+    """Postpone an order with a ceiling and an unknown price.
 
     An outage of the provider, which monitors report, is not a problem of the order. A failure that
     goes on while the provider answers other requests is a problem of the order.
@@ -399,7 +399,7 @@ def _prices(price: Decimal | None) -> dict[str, Decimal | None]:
 
 
 def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
-    """The time of an accepted order's first check: now, or with the list if that is in use."""
+    """The time of an accepted order's first check: now, or the next reading of the list in use."""
     if list_turn is None:
         return now
     if list_turn - now < _LIST_DELAY:
@@ -479,8 +479,8 @@ def send_due(
 ) -> tuple[int, int]:
     """Send ``orders``, one after the other, within the request budget.
 
-    Returns how many were accepted and how many were not. Stops when ``should_continue`` returns
-    False, when calls are paused, and after an answer that was lost.
+    Returns the number of accepted orders and the number of other orders that were tried. Stops when
+    ``should_continue`` returns False, when calls are paused, and after an answer that was lost.
     """
     accepted = failed = 0
     for order in orders:
@@ -500,7 +500,7 @@ def send_due(
 
 
 def give_up(order: Order) -> None:
-    """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has gone by now."""
+    """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has probably left."""
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
     # The move fails if somebody has held the order, or restarted its wait, since the order was
     # read.

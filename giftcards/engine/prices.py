@@ -25,8 +25,8 @@ from giftcards.rules.times import SLACK
 
 logger = logging.getLogger(__name__)
 
-# The pause before a failed query for an optional price is repeated, and the pause for a required
-# price (seconds).
+# The pause before a failed query is repeated: for an optional price, and for a required price
+# (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
 # The interval at which all processes together look at held orders, and the number of products each
@@ -157,8 +157,8 @@ class PriceList:
     def look_at_held(self, has_time: Callable[[], bool]) -> bool:
         """Release held orders whose price has fallen; False if it is not time to look yet.
 
-        Looks at one product at least, and at some more products while ``has_time()`` is True. The
-        prices of products that are being sold are requested anyway.
+        Reads the prices of one product at least, and of some more products while ``has_time()`` is
+        True. The prices of products that are being sold are requested anyway.
         """
         if time.monotonic() < self._held_due_at:
             return False
@@ -220,7 +220,7 @@ def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
-    """Return the columns of each type; if a type is listed twice, the columns of the dearer row."""
+    """Return the columns of each type. If a type is listed twice, the dearer row counts."""
     kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
     return [
         {

@@ -54,7 +54,7 @@ _Evaluate = Callable[..., "_Result"]
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """The answer about an order, the verdict on the answer, and when the order is due again.
+    """The answer about an order, the verdict on the answer, and the order's next due time.
 
     ``identifies`` is True if this is the first answer to confirm that the id is this order's.
     """
@@ -263,7 +263,7 @@ def _update(
 
 
 def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUpdate:
-    """Return an update that drops the wrong id, so that the order is searched for."""
+    """Return an update that drops the wrong id. Recovery then searches for the order."""
     problem = Problem("id_of_other", {"provider_order_id": order.provider_order_id or ""})
     values: dict[str, Any] = {
         **cleared_provider_columns(),
@@ -429,7 +429,8 @@ def _values_after_failure(
     is_theirs: bool,
 ) -> dict[str, Any]:
     # Of an order adopted from the list, only the list's id is known, and single checks may not
-    # accept that id. The first such failure is no problem: the list is used instead.
+    # accept that id. The first such failure is no problem, because the list can be used in place of
+    # single checks.
     is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
     is_news = is_only_listed and not order.is_only_listed
     problem = None if is_news else _own_problem(error)
@@ -464,7 +465,7 @@ def _own_problem(error: Exception) -> Problem | None:
 
 
 def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
-    """Return how an answer about a settled order differs from the record; usually it does not."""
+    """Return the differences between an answer about a settled order and the record."""
     if difference := find_difference(answer, order.line_at_provider):
         return [difference]
     status, quantity = Status(order.status), order.fulfilled_quantity

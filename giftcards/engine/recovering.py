@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 # The longest pause between two searches.
 _LONGEST_PAUSE = timedelta(hours=1)
 # The first and the longest pause before the next look at an order that was sent with another API
-# key. A process with the right key may search for the order, so both are short.
+# key. A process with the right key may search for the order, so both pauses are short.
 _ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
 # The maximum number of pages, each with 100 orders, that one search reads.
 _MOST_PAGES = 50
@@ -128,7 +128,7 @@ def find_orphans(listing: Listing) -> list[OrderAnswer]:
 
 
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
-    """Search for the orders in ``orders`` that are lost and due; return how many are resolved.
+    """Search for those ``orders`` that are lost and due; return the number of resolved orders.
 
     Other lost orders of about the same time are resolved along with these orders, because all of
     them may fit the same rows.
@@ -148,10 +148,10 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 
 
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
-    """Return the orders in ``lost`` that the list may show; tell staff of the other due orders.
+    """Return those ``lost`` orders that the list may show; report the other due orders to staff.
 
-    The list of another account does not prove that an order was placed, or that it was not. But an
-    order that was sent with its reference is found by that with any key of its account.
+    The list of another account proves nothing about an order. But any key of the right account
+    finds an order that was sent with its reference.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
@@ -331,7 +331,7 @@ def _as_sent(order: Order, key: ApiKey) -> SentOrder:
 
 
 def _first_sent_at(order: Order) -> datetime:
-    """When the attempt may have been made that bought the order, at the earliest."""
+    """The earliest time at which the attempt that bought the order may have been made."""
     if order.reference_answer != ReferenceAnswer.REPEATED:
         return _sent_at(order)
     attempts = order.changes.filter(to_status=Status.PLACING)
@@ -349,7 +349,7 @@ def _half_proof() -> timedelta:
 
 
 def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
-    """Carry out decisions about ``orders``, keyed by primary key; return how many are resolved."""
+    """Carry out decisions about ``orders``, keyed by primary key; return the number resolved."""
     adoptions = [decision for decision in decisions if isinstance(decision, Adopt)]
     failed = [
         adoption
@@ -434,7 +434,7 @@ def adopt(
     detail: Problem | None = None,
     is_insisted: bool = False,
 ) -> bool:
-    """Identify the lost ``order`` with an order at the provider; False if either of them is taken.
+    """Identify the lost ``order`` with an order at the provider; False if one of them is taken.
 
     The caller has compared the two. ``is_insisted`` means that a person says that they are the same
     order although they differ. In that case, the provider's answers may name another product and
@@ -493,7 +493,7 @@ def declare_absent(
     source: StatusChange.Source,
     detail: Problem | None = None,
 ) -> bool:
-    """Resend or reject the lost ``order``, as it was not placed; False if the row has moved.
+    """Resend or reject the lost ``order``, which was not placed; False if its row has changed.
 
     The decision is about the attempt that ``order`` was read with, as in :func:`adopt`.
     """
@@ -508,8 +508,8 @@ def declare_absent(
     if send_again:
         values["due_at"] = now
         if source == StatusChange.Source.STAFF:
-            # SEND_TIMEOUT starts again: staff want the order sent now, however long it has waited,
-            # and with the key in use, whatever key it was sent with.
+            # SEND_TIMEOUT starts again, because staff want the order sent now, however long it has
+            # waited. The order is sent with the key in use, whatever key it was sent with before.
             values |= {"queued_at": now, "environment": "", "sent_with": ""}
     change = order.move(
         Status.PENDING if send_again else Status.REJECTED,

@@ -47,8 +47,8 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     """Order the missing cards of a final ``order`` again; return the new order.
 
     The function is idempotent, even under concurrency: all calls return the same new order, whose
-    ``repeats`` is ``order``. If cards of the new order are missing, they can be ordered again as
-    well. The timeline of ``order`` names ``by``.
+    ``repeats`` is ``order``. If cards of the new order are missing in turn, they can be ordered
+    again too. The timeline of ``order`` names ``by``.
 
     The new order has a UUID as its reference. Product, group, metadata, customer and gift are those
     of ``order``. A card may cost at most ``max_price``, by default the ``max_price`` of ``order``.
@@ -165,7 +165,7 @@ def reorder_by_rule(order: Order) -> None:
         logger.info("Nothing of order %s is ordered again. %s", order.reference, error)
     except Exception as error:
         if transaction.get_rollback():
-            # The database has failed the caller's transaction as well.
+            # The database has also failed the caller's transaction.
             raise
         # The old order becomes final nevertheless.
         logger.error(  # noqa: TRY400 (a traceback may hold a row)

@@ -100,7 +100,7 @@ class Shares:
     def pools(
         self, purpose: Purpose, *, has_list: bool, questions: int = 0
     ) -> list[tuple[range, int]]:
-        """Return the slot ranges that a request may take, best first, and how many to leave free.
+        """Return the ranges of slots for a request, best first, each with the number to leave free.
 
         While the list is not usable (``has_list`` is False), single checks may take the slots of
         the list.

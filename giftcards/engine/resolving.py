@@ -188,7 +188,7 @@ def last_sign() -> datetime | None:
     """The time when this database was last in use before its dump, less ``FARTHEST_CLOCK``.
 
     The last use is the last tick, which only workers write, or else the recording of the oldest
-    waiting order. Returns ``None`` if there is neither.
+    waiting order. Returns ``None`` without a tick and without a waiting order.
     """
     at = ProviderState.objects.current().ticked_at
     if at is None:

@@ -126,8 +126,8 @@ class _Sweep:
             done = self._check()
             if self._should_continue():
                 recover(self._scope, self._gateway, self._pulse)
-        # The state is stored even if calls are paused, because that also records that a worker is
-        # alive.
+        # The state is stored even if calls are paused, because the write also records that a worker
+        # is alive.
         self._gateway.flush()
         if self._should_continue():
             self._mark_delayed()

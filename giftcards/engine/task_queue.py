@@ -38,7 +38,7 @@ _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
 # A successful task leaves no row, because rows are readable in the database and in the admin.
 _OPTIONS = {"save": False, "ack_failure": True}
-# The number of workers that is assumed for a queue other than that of django-q2.
+# The assumed number of workers for any queue but django-q2's.
 _ASSUMED_WORKERS = 2
 # Whether this thread is handing a task to a queue.
 _thread = threading.local()
@@ -86,7 +86,7 @@ def ensure_schedule() -> Outcome | None:
 
 
 def explain_schedule() -> Explanation:
-    """Return why the schedule does not run, and how to fix that.
+    """Return why the schedule does not run, and how to make it run.
 
     The text is "" if the schedule runs, or if django-q2 does not run the tasks.
     """
@@ -111,8 +111,8 @@ def schedule_problem() -> str:
 def next_tick(state: ProviderState) -> datetime | None:
     """The time of the schedule's next run; ``None`` if it does not run.
 
-    The schedule does not run if there was a tick after the run was due: then a loop or cron ticks
-    instead.
+    If there was a tick after the run was due, the schedule does not run: a loop or cron makes the
+    ticks.
     """
     if not conf.uses_django_q:
         return None
@@ -256,7 +256,7 @@ def _enqueue(queue: Callable[[], object]) -> None:
 def is_run_by_queueing() -> bool:
     """True in a task that runs at once inside the call that queues it, as in a queue's test mode.
 
-    Such a task must do nothing: a web request would wait for it for up to a minute.
+    Such a task must do nothing, because a web request waits for its end.
     """
     is_queueing: bool = getattr(_thread, "is_queueing", False)
     if is_queueing:

@@ -66,8 +66,8 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
     """Strip the frames and the context from an exception that leaves ``function``.
 
     The exception loses the frames inside ``function``, and the exceptions that caused it or were
-    being handled when it was raised. Exceptions that strike from outside at any moment, such as
-    :exc:`KeyboardInterrupt` or the timeout of a task, lose them as well. An exception that is not a
+    being handled when it was raised. The same happens to exceptions that strike from outside at any
+    moment, such as :exc:`KeyboardInterrupt` or the timeout of a task. An exception that is not a
     :exc:`GiftcardsError` gets a note with the lines of the lost frames.
     """
 

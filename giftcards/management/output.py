@@ -145,7 +145,7 @@ class Progress:
             self._next_at = now + _REMIND_AFTER
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """Show how much is done, as a bar on a terminal, and in a log as a line for each tenth."""
+        """Show the progress: on a terminal as a bar, and in a log as a line for each tenth."""
         share = min(done / total, 1) if total else 1
         if self._is_live:
             self.show(text, bar=f" [{'#' * int(share * _BAR):.<{_BAR}}] {int(share * 100)} %")

@@ -74,9 +74,9 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.exclude(key_fingerprint=DESTROYED)
 
     def destroy(self) -> int:
-        """Destroy the codes of these cards; return how many there were.
+        """Destroy the codes of these cards; return the number of cards.
 
-        One fingerprint is left: it recognises the same code if that code is delivered again.
+        One fingerprint of each code is left, to recognise the code if it is delivered again.
         """
         cards = self.readable().order_by()
         return cards.update(
@@ -101,7 +101,7 @@ class CardQuerySet(models.QuerySet["Card"]):
             found = rows.filter(key_fingerprint__gt=found).first()
 
     def need_of_keys(self) -> tuple[int, list[int]]:
-        """Return how many cards have a missing key, and which keys no card needs.
+        """Return the number of cards whose key is missing, and the keys that no card needs.
 
         A key is missing if it is not in the settings. The keys that no card needs are named by
         their positions in the settings, from 2; no key is named if there is no readable card.
@@ -210,7 +210,7 @@ class Card(models.Model):
 
     @contained
     def open(self, keyring: Keyring) -> CardSecret:
-        """Decrypt the card; if its order is not loaded yet, the order is read.
+        """Decrypt the card. The order of the card is read if it is not loaded yet.
 
         Raises :exc:`~giftcards.exceptions.DecryptionError`; its subclass
         :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed on purpose.

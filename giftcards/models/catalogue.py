@@ -19,12 +19,12 @@ from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, past
 from giftcards.text.spelling import folded
 
-# A product or type is gone only once answers have lacked it for this long.
+# A product or type counts as gone once answers have lacked it for this time.
 _GONE_AFTER = timedelta(hours=1)
 # Answers may arrive in the wrong order. An old answer is older than the stored answer by no more
 # than this.
 _LATE = timedelta(minutes=5)
-# Changes of offers are kept for this long, and deleted in batches of this size.
+# The time for which changes of offers are kept, and the number that is deleted at a time.
 _CHANGES_KEPT = timedelta(days=30)
 _BATCH = 500
 
@@ -185,14 +185,14 @@ class Product(models.Model):
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
     category = models.CharField(_("category"), max_length=200, blank=True, editable=False)
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
-    # True if the provider sells the product; False as well once the catalogue no longer lists the
+    # True if the provider sells the product. Becomes False once the catalogue no longer lists the
     # product.
     is_enabled = models.BooleanField(_("on sale"), default=True, editable=False)
-    # When the catalogue last listed the product, and since when the catalogue lacks the product
-    # (NULL: the product is listed).
+    # The time when the catalogue last listed the product, and the time since which the catalogue
+    # lacks the product (NULL: the product is listed).
     listed_at = models.DateTimeField(_("last listed"), editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # When the product's types were last requested, and last read; NULL: never.
+    # The times when the product's types were last requested, and last read; NULL: never.
     asked_at = models.DateTimeField(null=True, editable=False)
     types_read_at = models.DateTimeField(_("types last read"), null=True, editable=False)
 
@@ -257,8 +257,8 @@ class ProductType(models.Model):
     # NULL means unknown, for the price and for the stock.
     price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
-    # When an answer of the provider last had the type (NULL: before this was recorded), and since
-    # when answers lack the type (NULL: answers have the type).
+    # The time of the last answer with the type (NULL: before this was recorded), and the time since
+    # which answers lack the type (NULL: answers have the type).
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
     # These columns are used if PRICING is a function. In order: its last result (NULL: nothing
@@ -268,10 +268,11 @@ class ProductType(models.Model):
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # When the result of the function, or the cost that it was called with, last changed.
+    # The time when the result of the function, or the cost that it was called with, last changed.
     priced_at = models.DateTimeField(null=True, editable=False)
 
-    #: Set by :func:`giftcards.catalogue.offers`.
+    #: The stock that can still be sold. Only :func:`giftcards.catalogue.offers` sets this
+    #: attribute.
     available: int | None
     shop_price: Decimal | None
 
@@ -329,7 +330,7 @@ def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
 
 class OfferChangeQuerySet(OutboxQuerySet["OfferChange"]):
     def forget(self) -> int:
-        """Delete some of the changes that were announced more than 30 days ago; return how many."""
+        """Delete some changes that were announced over 30 days ago; return the number deleted."""
         old = self.filter(at__lt=timezone.now() - _CHANGES_KEPT, announced_at__isnull=False)
         keys = list(old.order_by("at", "pk").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
@@ -468,7 +469,7 @@ class ProductPrices(models.Model):
     product_id: models.CharField[str, str] = ExactCharField(primary_key=True, max_length=100)
     key = models.CharField(max_length=64)
     by_type = models.JSONField(default=dict)
-    # When the request for the prices was sent.
+    # The time of the request for the prices.
     asked_at = models.DateTimeField()
 
     objects = ProductPricesQuerySet.as_manager()

@@ -88,10 +88,10 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
 
 
 def _lock(key: int) -> Order:
-    """Lock the row of an order until the transaction ends; return the order, its sums recounted."""
+    """Lock the row of an order until the transaction ends; return the order with recounted sums."""
     rows = Order.objects.filter(pk=key)
-    # A write before all reads: it locks the row on every database. SQLite may fail a transaction
-    # that reads before it writes.
+    # The write comes before all reads, because it locks the row on every database, and because
+    # SQLite may fail a transaction that reads before it writes.
     rows.update(paid_back_amount=F("paid_back_amount"))
     order = rows.get()
     _count(order)

@@ -37,7 +37,7 @@ class OutboxQuerySet(models.QuerySet[E]):
         return found["count"], found["since"]
 
     def given_up(self) -> Self:
-        """Changes that some receiver failed to take, and that are no longer retried."""
+        """Changes that are no longer retried, because some receiver failed to take them."""
         return self.filter(announced_at=None, announce_at=None)
 
 

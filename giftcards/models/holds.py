@@ -18,7 +18,7 @@ from giftcards.rules.times import ahead, is_ahead
 #: The longest hold; and the limit for prolonged holds, as a multiple of the first length.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
-# A hold that has been over for this long is forgotten: its reference may then begin a new hold.
+# A hold is deleted this time after its end. Its reference can then begin a new hold.
 _REST = timedelta(hours=1)
 # Holds are deleted in batches of this size.
 _BATCH = 500
@@ -45,7 +45,7 @@ class HoldQuerySet(models.QuerySet["Hold"]):
         return self.filter(holder=_hash(holder))
 
     def forget(self) -> int:
-        """Delete some of the holds that have been over for an hour; return how many."""
+        """Delete some of the holds that have been over for an hour; return the number deleted."""
         over = self.exclude(ahead("until", timezone.now() - _REST, longest=LONGEST + _REST))
         keys = list(over.order_by("until").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
@@ -55,8 +55,8 @@ class Hold(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
     ``reference`` is the reference that the order will have. ``price`` is what a card cost when the
-    hold began, in dinars (``None``: unknown). ``left`` is how much longer the hold can still
-    become.
+    hold began, in dinars (``None``: unknown). ``left`` is the time by which the hold can still be
+    prolonged.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)

@@ -47,8 +47,8 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def lock(self, name: str) -> bool:
         """Lock the row of this name until the transaction ends; False if there is none."""
         # The lock is an update, because SQLite may fail a transaction that reads before it writes.
-        # The update writes a new value: only a changed row makes InnoDB fail a transaction whose
-        # snapshot is old.
+        # The update writes a new value, because InnoDB fails a transaction with an old snapshot
+        # only if the row has changed.
         return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:

@@ -30,8 +30,8 @@ HELD = Q(status=Status.PENDING, due_at=None)
 HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
 HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 
-# Django turns "= True" into a bare column and "= False" into NOT. SQLite uses no index for either,
-# so the conditions below have lists instead.
+# Django turns "= True" into a bare column and "= False" into NOT. SQLite uses no index for a bare
+# column or for NOT, so the conditions below compare with lists.
 
 # Orders for which customers' money was paid back, is planned to be paid back, or is still owed.
 PAID_BACK = Q(has_paid_back__in=[True])
@@ -256,7 +256,7 @@ class OrderQueries(OrderSearch[Row]):
         return [max((later - earlier).total_seconds(), 0.0) for earlier, later in times]
 
     def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
-        """For each status with open orders: how many, and when the oldest was recorded."""
+        """For each status with open orders, their number and the time of the oldest recording."""
         groups = self.open().order_by().values_list("status")
         found = groups.annotate(models.Count("pk"), models.Min("created_at"))
         counts = {status: (count, since) for status, count, since in found}

@@ -154,11 +154,11 @@ class OrderQuerySet(OrderQueries["Order"]):
         return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
-        """Make the orders that are :meth:`checkable` due now; return how many there are."""
+        """Make the :meth:`checkable` orders due now; return the number of these orders."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
-        """Make orders at the provider due now, at most once per ``interval``; return how many.
+        """Make orders at the provider due now, at most once per ``interval``; return their number.
 
         Orders are left out that were checked or wanted within ``interval``. An order that is being
         checked becomes due again after that check: see :func:`due_after_check`.
@@ -197,7 +197,7 @@ class OrderQuerySet(OrderQueries["Order"]):
     def move_all(
         self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
     ) -> int:
-        """Move the orders that have the status ``origin`` to ``target``; return how many moved.
+        """Move the orders that have the status ``origin`` to ``target``; return the number moved.
 
         One call moves at most 1,000 orders, because their keys are parameters of one statement. The
         orders must be unclaimed, because the claim is overwritten to identify the moved rows. The
@@ -513,8 +513,9 @@ class Order(models.Model):
     # The fingerprint of the API key that the order was sent with; "" until it is sent. The key
     # decides the account, and only that account's list can show what became of the order.
     sent_with = models.CharField(max_length=32, editable=False, blank=True)
-    # The environment of the account that bought this order, or that bought the order whose cards
-    # this order repeats; "" before that, or if the environment is unknown.
+    # The environment of the account that bought this order. Before the purchase, the environment of
+    # the order whose missing cards this order repeats, or "". Also "" if the environment is
+    # unknown.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
@@ -546,7 +547,7 @@ class Order(models.Model):
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     has_planned = _is_more_than_nothing("planned_amount")
     is_owing = _is_more_than_nothing("open_amount")
-    # The amount that moved to the order which repeats the missing cards; NULL: no order does.
+    # The amount that moved to the order for the missing cards; NULL: there is no such order.
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
     # True if the provider's figures agree with each other; NULL unless the order has settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
@@ -713,7 +714,7 @@ class Order(models.Model):
         return self.reference
 
     def save(self, *args: Any, **named: Any) -> None:
-        """Save the row; and the search terms as well, if a column that is searched is written."""
+        """Save the row, and its search terms if a column that is searched is written."""
         is_added, fields = self._state.adding, named.get("update_fields")
         if not (fields is None or set(SEARCHED).intersection(fields)):
             super().save(*args, **named)
@@ -811,8 +812,8 @@ class Order(models.Model):
     def was_adopted(self) -> bool:
         """True if the provider's id was found in the list, or typed by staff, and not by placing.
 
-        Such an id stands in both columns for ids. Perhaps only the list shows an order with such an
-        id.
+        An adopted id is stored in both columns for ids. Perhaps only the list shows the order by
+        this id.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 

@@ -29,10 +29,10 @@ _PROOF_IS_FRESH = timedelta(seconds=30)
 # The longest pause that ends automatically: 15 minutes, plus a margin for the difference between
 # the clocks of two machines.
 LONGEST_PAUSE = timedelta(minutes=20)
-# Staff and monitors are told of a pause for this long after its end, because a few requests may
-# succeed in the middle of an outage.
+# A pause is still reported to staff and monitors for this time after its end, because a few
+# requests may succeed in the middle of an outage.
 _STILL_TOLD = timedelta(minutes=1)
-# A process without a sign of life for this long counts as gone; two ticks take less time.
+# A process without a sign of life for this time counts as gone; two ticks take less time.
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
@@ -280,7 +280,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return was_paused or was_refused
 
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
-        """Store how many orders had become final by ``until``, by status."""
+        """Store the numbers of orders that had become final by ``until``, by status."""
         self.filter(pk=1).update(final_orders=dict(counts), final_orders_until=until)
 
     # The balance.
@@ -337,8 +337,8 @@ class ProviderState(models.Model):
     # address is blocked. A refused key pauses nothing here: see ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
-    # When the pause began; if pauses follow each other without a success, when the first of these
-    # pauses began.
+    # The time when the pause began. For a sequence of pauses without a success, the time when the
+    # first pause began.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
 
@@ -379,7 +379,7 @@ class ProviderState(models.Model):
     # See chores_record.
     chores = models.JSONField(default=dict)
 
-    # How many orders had become final by a moment, by status: see
+    # The numbers of orders that had become final by a moment, by status: see
     # giftcards.watch.overview.orders_by_status. NULL: they were not counted yet.
     final_orders = models.JSONField(default=dict)
     final_orders_until = models.DateTimeField(null=True)

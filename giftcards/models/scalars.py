@@ -1,4 +1,4 @@
-"""Scalars of several tables, such as numbers of rows, which one statement reads."""
+"""Scalars of several tables, such as numbers of rows, read by one statement."""
 
 from __future__ import annotations
 

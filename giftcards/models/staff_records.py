@@ -224,9 +224,10 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 
 
 def end_finished(should_continue: Callable[[], bool]) -> int:
-    """Forget who looked after orders about which nothing is left to do; return how many.
+    """Delete the records of who looks after orders that need nothing more; return the number.
 
-    So if the order has a problem later, a person who left long ago does not seem to look after it.
+    Otherwise, if an order had a problem later, a person who left long ago would seem to look after
+    it.
     """
     ended = 0
     owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)

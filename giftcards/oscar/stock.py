@@ -1,4 +1,4 @@
-"""Stock records of oscar that follow the shelf: prices, and how many cards can be bought."""
+"""Oscar's stock records that follow the shelf: their prices and their numbers of cards."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def _touch(sku: str) -> None:
 
 
 def follow_offers(skus: Collection[str] | None = None) -> int:
-    """Write the shelf's prices and stock to the stock records; return how many have changed.
+    """Write the shelf's prices and stock to the stock records; return the number that changed.
 
     ``skus`` selects the records, by default all. Cards that are not on the shelf cannot be bought.
-    If a record cannot be written, this is logged, and the other records are written.
+    A failure to write a record is logged, and the other records are written.
     """
     if skus is None:
         skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
@@ -198,7 +198,7 @@ def lock_stock(instance: Any, **_: Any) -> None:
 
 
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
-    """Create the products on the shelf that oscar's catalogue lacks; return how many are new.
+    """Create the products on the shelf that oscar's catalogue lacks; return their number.
 
     ``product_ids`` are the provider's ids, by default all. Types for tests are created only with
     ``with_tests``, because everybody could buy their cards.

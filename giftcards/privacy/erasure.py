@@ -150,7 +150,7 @@ def erase(
 ) -> Erasure:
     """Erase the person from ``orders``, and from the log of the admin.
 
-    Orders that may not be erased at that moment are kept. ``on_order`` is called after each order.
+    Orders that may not be erased at present are kept. ``on_order`` is called after each order.
     """
     done, traces = Erasure(), Traces(person, orders)
     # The log is erased first: if this erasure is stopped, the next erasure only finds the orders

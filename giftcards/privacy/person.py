@@ -1,6 +1,6 @@
 """Recognising a person by e-mail addresses or phone numbers; and the apps with personal data.
 
-An order has a customer, and a gift has a recipient as well: these are two persons.
+The customer and the recipient of a gift are two persons.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rotating the encryption keys: sealing every card anew under the first key, while the shop runs.
 
-All fingerprints of a card are made anew as well, so that afterwards nothing in the database belongs
-to another key. A rotation that was stopped resumes where it was.
+All fingerprints of a card are made anew, too. Afterwards, nothing in the database belongs to
+another key. A rotation that was stopped resumes where it was.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RotationTally:
 
     #: Cards that were sealed anew, or that open with the first key.
     done: int = 0
-    #: Cards that no key opens, or that the first key does not open.
+    #: Cards that the first key does not open, or that no key opens.
     failed: int = 0
     #: The reasons for the first failures: a sentence each, without secrets.
     troubles: list[str] = field(default_factory=list)

@@ -320,8 +320,7 @@ def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
 
 
 # The types of bookings that the provider documents: first the types for money that comes in, then
-# the types for money that goes out. Refunds, whose types begin with _REFUNDS, bring money in as
-# well.
+# the types for money that goes out. Refunds, whose types begin with _REFUNDS, also bring money in.
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 _REFUNDS = "REFUND-"

@@ -2,7 +2,7 @@
 
 Neither an answer of :mod:`giftcards.provider.answers` nor a
 :exc:`~giftcards.exceptions.ProviderError` carries the API key or the body of a reply. To keep key
-and body out of tracebacks as well, a failure is passed as a return value up to :func:`_unwrap`.
+and body out of tracebacks, too, a failure is passed as a return value up to :func:`_unwrap`.
 Because the error is raised there, it has no context. (The context could be a ``JSONDecodeError``,
 whose ``doc`` is the body, or an exception of requests, which has the request with the key.) The
 error's traceback also has no frame whose variables would show the key or the body. Any other
@@ -74,8 +74,8 @@ _Reader = Callable[[JsonObject], T]
 
 _MAX_LIST_BODY = 2**24  # enough for a hundred orders with all their cards
 
-# The two spellings of the path, each with the other one. The guide uses the first spelling, the
-# provider's other pages the second.
+# The two spellings of the path, each with the other spelling. The provider's guide uses the first
+# spelling; the provider's other pages use the second spelling.
 _CHECK_PATHS = {"check-order": "checkOrder", "checkOrder": "check-order"}
 
 
@@ -312,7 +312,7 @@ def _segment(identifier: str) -> str:
 
 
 def _period(start: datetime, end: datetime, page: int, page_size: int) -> dict[str, str]:
-    # The provider accepts both ends of the period or neither.
+    # The provider refuses a period with only one of its two ends.
     period = {"from": _timestamp(start), "to": _timestamp(end)}
     return {"page": str(page), "pageSize": str(page_size), **period}
 

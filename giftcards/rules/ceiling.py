@@ -1,4 +1,4 @@
-"""The price ceiling of an order: the most that one card may cost unless a person decides."""
+"""The price ceiling: the highest cost of one card that needs no decision by a person."""
 
 from __future__ import annotations
 

@@ -141,8 +141,9 @@ def plan(survey: Survey) -> list[Decision]:
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
     """Decide about the orders whose reference the list has; return the survey without these.
 
-    Orders that were perhaps sent to another account are decided about as well. The rows of the list
-    may be theirs, so those that stay lost are rivals of the other orders.
+    The result also has decisions about orders that were perhaps sent to another account. Such an
+    order stays lost, but becomes a rival of the other orders, because a row of the list may be its
+    row.
     """
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in survey.rows:

@@ -67,7 +67,7 @@ class Purchase(Enum):
 
 
 class Cards(Enum):
-    """The share of the cards that came. The provider charges these, and credits back the rest."""
+    """The share of the cards that came. The provider credits back the price of the others."""
 
     ALL = auto()
     SOME = auto()
@@ -274,8 +274,8 @@ UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
 # Statuses of open orders: first those that normally change within seconds, then the others.
 URGENT: Final = _statuses_where(lambda state: state.is_urgent)
 PATIENT: Final = _statuses_where(lambda state: not (state.is_final or state.is_urgent))
-# Statuses of orders for which the provider credits money back; and, of these, the statuses of
-# orders that cost nothing at all.
+# Statuses of orders for which the provider credits money back. Below, those of them in which an
+# order costs nothing at all.
 CREDITED: Final = _statuses_where(lambda state: state.cards in {Cards.SOME, Cards.NONE})
 UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 

@@ -16,7 +16,7 @@ from django.utils.dateparse import parse_datetime
 
 from giftcards.conf import LONGEST_SEARCH
 
-# How far the clocks of the machines that share a database may differ.
+# The largest difference between the clocks of machines that share a database.
 SLACK = timedelta(seconds=5)
 # The longest time for which a lease, or a claim on an order, is taken.
 LONGEST_HOLD = timedelta(minutes=2)
@@ -26,7 +26,7 @@ _NO_TIME = timedelta(0)
 # The first and the last day of stored moments: far years do not fit into a datetime with every
 # zone, and not into every database.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
-# The site's time zone. While a page is made, the current time zone may be the reader's instead.
+# The site's time zone. While a page is made, Django's current time zone may be that of the reader.
 _site_zone = timezone.get_default_timezone
 
 

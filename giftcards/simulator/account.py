@@ -489,7 +489,7 @@ class Account:
         return self.catalogue[product_id]
 
     def _now(self) -> datetime:
-        """The current time by ``clock``, in whole milliseconds, as in answers."""
+        """The current time by ``clock``, rounded down to milliseconds like the times in answers."""
         now = self._time_zero + timedelta(seconds=self.clock() - self._clock_zero)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 

@@ -75,7 +75,7 @@ _JOINED = re.compile(
     "|عبد|ابو|ابن|ام|ايت|ال|بن|بنت|بو|سي|سيدي|ولد"
 )
 _ARTICLE = "ال"
-# The fewest letters that must remain when a word loses its article.
+# The minimum number of letters that must remain when a word loses its article.
 _FEWEST_LETTERS = 3
 
 

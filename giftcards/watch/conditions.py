@@ -100,7 +100,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """The texts of a piece of news for staff; and which members of staff get this news.
+    """The texts of a piece of news for staff, and the people on the staff who get this news.
 
     ``headline`` is part of a sentence; it may contain ``%(count)s``.
     """
@@ -163,8 +163,8 @@ class Condition(Alert):
     stops_sales: bool = False
     #: True if cards can still be bought while the condition holds, but not for long.
     limits_sales: bool = False
-    #: True if staff see the condition above the list of orders, in the words of
-    #: ``Finding.explain``.
+    #: True if staff see the condition above the list of orders, as the text that
+    #: ``Finding.explain`` returns.
     is_above_list: bool = False
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:

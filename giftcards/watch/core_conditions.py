@@ -160,7 +160,7 @@ def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order
 
 
 def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
-    """A judge as from :func:`_orders_that`, which also adds up the column ``amount``."""
+    """A judge like those of :func:`_orders_that` that also adds up the column ``amount``."""
 
     def find(standing: Standing) -> Sequence[QuerySet[Order]]:
         return [_but_problems(Order.objects.filter(condition), standing)]

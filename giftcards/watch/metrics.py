@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: a collector, and a view that shows the metrics to who has a token.
+"""Metrics for Prometheus: a collector, and a view for requests that carry a token.
 
 Import it only where prometheus-client is installed: ``pip install "django-giftcards[metrics]"``.
-Everything is read from the database, so every process tells the same.
+Everything is read from the database, so every process reports the same values.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ except ImportError:
         ' `pip install "django-giftcards[metrics]"`.'
     ) from None
 
-# The quantiles of what orders took.
+# The quantiles of the times that orders took.
 _QUANTILES = (0.5, 0.9, 0.99)
 # The values of one family by the value of its label, which is "" without a label.
 Values = Mapping[str, float]
@@ -55,7 +55,7 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Metrics of one name. All are gauges, which each text format and each reader of it knows."""
+    """Metrics of one name. All are gauges, because every format and every reader knows gauges."""
 
     name: str
     help: str
@@ -145,7 +145,7 @@ def _age(moment: datetime | None) -> Values:
 
 
 def _quantiles(ranked: Sequence[float]) -> Values:
-    """The quantiles of ``ranked`` values, each of which is one of these; none of no values."""
+    """The quantiles of ``ranked``, each one of its values; empty if ``ranked`` is empty."""
     last = len(ranked)
     return {f"{share:g}": ranked[ceil(share * last) - 1] for share in _QUANTILES if ranked}
 
@@ -163,7 +163,7 @@ def as_text() -> str:
 @login_not_required
 @transaction.non_atomic_requests
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The view of the metrics, for ``urls.py``: for requests with ``METRICS_TOKEN`` only."""
+    """The view of the metrics, for ``urls.py``; requests need ``METRICS_TOKEN``."""
     try:
         if not _has_token(request):
             # The text is for the person who sets Prometheus up.

@@ -28,10 +28,11 @@ from giftcards.models.scalars import number_of, read_at_once
 from giftcards.rules.states import FINAL, Status
 from giftcards.rules.times import SLACK, is_recent
 
-# How often the final orders are counted anew. An order that became final longer ago than the other
-# time was committed: no process stops for so long between taking the time and its commit.
+# The interval at which the final orders are counted anew, and the longest time for which a process
+# may stop between taking the time and its commit. An order that became final longer ago was
+# certainly committed.
 _COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
-# The span of the orders whose times :class:`Pace` tells.
+# The time from which :class:`Pace` takes its orders, up to now.
 _LATELY = timedelta(minutes=10)
 # The cards of a key are counted up to this number only, because counting reads the index.
 MANY_CARDS = 10_000
@@ -44,7 +45,7 @@ class Waiting:
     #: ``None`` if the tasks are not in a queue that django-q2 keeps in the database.
     tasks: Backlog | None
     changes: Backlog
-    #: Changes that a receiver has failed to take for a day, and that are no longer retried.
+    #: Changes that are no longer retried, because a receiver has failed for a day.
     given_up: int
     orders: Mapping[Status, Backlog]
     #: Orders, open or not, with a problem that nobody has ticked off.
@@ -75,8 +76,8 @@ def open_orders() -> dict[Status, Backlog]:
 def orders_by_status(state: ProviderState, open_: Mapping[Status, Backlog]) -> dict[str, int]:
     """The number of orders in each status, including zeros; ``open_`` are the :func:`open_orders`.
 
-    To count all final orders is to read a whole index. So a worker does it once an hour, and only
-    the orders that have become final since are counted here.
+    Counting all final orders reads a whole index, so a worker counts them once an hour. Only the
+    orders that have become final since are counted here.
     """
     until, counted = state.final_orders_until, state.final_orders
     if until is not None and until > timezone.now():
@@ -120,9 +121,9 @@ class Requests:
 class Pace:
     """The seconds that the orders of the last ten minutes took, in ascending sequence.
 
-    ``sending`` is from recording until the provider accepted, of the orders sent in that time. An
-    order that was held counts from its release. ``storing`` is from the acceptance until the order
-    was final, of the orders that became final in that time.
+    ``sending`` has the times from the recording to the acceptance, for orders sent in the ten
+    minutes. An order that was held counts from its release. ``storing`` has the times from the
+    acceptance to the final status, for orders that became final in the ten minutes.
     """
 
     sending: Sequence[float]

@@ -129,7 +129,7 @@ def _newest(code: Masked) -> list[Card]:
 
 
 def _begin_search(request: HttpRequest) -> LogEntry | None:
-    """Record a search, without the code; ``None`` if the person has searched too often.
+    """Record a search, without the code; return ``None`` if the person has searched too often.
 
     The record is committed before the search, so no search goes unrecorded. The limit counts these
     records, whichever process of the site has written them.

@@ -106,7 +106,7 @@ def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verd
 
 
 def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
-    """Sentences, as HTML, on ``orders`` that wait to be sent: how many, for how much, how long."""
+    """Sentences, as HTML, on ``orders`` that wait to be sent: their number, cost and age."""
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
     # The database counts orders with equal amounts, and Python adds the amounts up: SQLite would

@@ -179,7 +179,7 @@ class OrderAction:
     """Something that staff do about an order, or about a row that belongs to an order.
 
     ``act`` does the work, in one transaction with the entry in the order's history. The function
-    may return a page instead of an outcome, and raise ``ValidationError``, :exc:`RefundError`,
+    may return a page in place of an outcome. It may raise ``ValidationError``, :exc:`RefundError`,
     :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page shows the form first. An action
     with a ``view`` of its own has no ``act``.
     """
@@ -239,7 +239,7 @@ class OrderAction:
 
 
 def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> HttpResponse:
-    """The view of an action: it checks the person, asks, acts, records, and says what was done."""
+    """The view of an action, from the check of the person to the message about the outcome."""
     attempt = begin(action, pages, request, key)
     if request.method != "POST" and action.form is None:
         return HttpResponseNotAllowed(["POST"])

@@ -89,7 +89,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return is_shown_all and self.has_view_permission(request)
 
     def may_see_costs(self, request: HttpRequest) -> bool:
-        """True if the person may see what the provider charges, and with it the shop's margin."""
+        """True if the person may see the provider's charges, and so the shop's margin."""
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:

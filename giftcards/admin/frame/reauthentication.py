@@ -46,8 +46,8 @@ def confirm(request: HttpRequest) -> HttpResponseRedirect:
 
     ``GIFTCARDS["REAUTHENTICATE"]`` names a page of the shop. Once that page has accepted the proof,
     the page's view calls this function and returns the redirect. The redirect goes to the URL in
-    the parameter ``next``. If ``next`` is missing or leads to another site, it goes to the start
-    page of the admin.
+    the parameter ``next``. If ``next`` is missing or leads to another site, the redirect goes to
+    the start page of the admin.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied

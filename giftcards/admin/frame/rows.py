@@ -67,7 +67,7 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The model's names, singular and plural: templates write our text in place of each."""
+        """The model's singular and plural name for templates, each replaced by our text."""
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
@@ -93,7 +93,7 @@ _PARAMETERS = "giftcards_parameters"
 class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     """A mixin for the admin of a model: the URL of the list may filter by ``list_filter`` only.
 
-    The list can also be sorted only by the columns that the page offers for sorting.
+    Sorting is limited to the columns that the page offers for sorting.
     """
 
     #: The mixin that is put before Django's change list class, or before that of a theme.
@@ -221,7 +221,7 @@ def column(
 
 
 def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """The orders that the person may see: the site's ``OrderAdmin``, ours or the shop's, decides.
+    """The orders that the person may see, according to the ``OrderAdmin`` of the site.
 
     Every list and every page shows only these orders, and only rows about these orders.
     """

@@ -76,7 +76,7 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
-    """The lines on refunds that are paid, refunds that are planned, and what is still owed.
+    """Lines about the paid refunds, the planned refunds, and the amount still owed.
 
     There are no lines if no refund is paid or planned.
     """
@@ -121,9 +121,9 @@ def earned(order: Order, price: Decimal) -> Decimal | None:
 
 
 def earned_in_words(amount: Decimal) -> SafeString:
-    """The sentence, as HTML, on what the shop earns on an order.
+    """The sentence, as HTML, on the shop's profit from an order.
 
-    If ``amount`` is negative, the sentence is on what the shop loses.
+    If ``amount`` is negative, the sentence is on the loss.
     """
     text = gettext("You still earn %(amount)s on this order.")
     if amount < 0:

@@ -181,7 +181,7 @@ def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order
 
 
 def _is_double(order: Order, other: Order) -> bool:
-    """True if both orders buy the same at about the same time.
+    """True if both orders buy the same cards at about the same time.
 
     An order that replaces missing cards is no double.
     """

@@ -47,7 +47,7 @@ _LONGEST_KEY = 19
 
 
 class IndexedFilter(admin.ListFilter):
-    """A filter that uses no index if the list says so: see :class:`OrderChangeList`."""
+    """A filter that the list can keep from using an index: see :class:`OrderChangeList`."""
 
     uses_index = True
 

@@ -320,7 +320,7 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
     order, names = attempt.order, new.line_names()
     last = order.price_per_card
     texts = {
-        # Breadcrumbs name the old order as well, but some themes show no breadcrumbs.
+        # Breadcrumbs also name the old order, but some themes show no breadcrumbs.
         gettext("replaces missing cards of"): order.reference,
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),

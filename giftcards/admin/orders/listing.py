@@ -97,7 +97,7 @@ _LEFT_ALONE = (
 
 
 class _MarkedOrders(OrderChangeList):
-    """A change list that marks orders whose cards were not received, with one query for a page."""
+    """A change list with marks on orders whose cards were not received; one query for each page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)

@@ -74,8 +74,7 @@ def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
 
 _COSTS = (("expected_price", "ceiling_given"), ("price_approved",))
 _DETAILS = (
-    # The page's subtitle has the reference and the status as well, but some themes show no
-    # subtitle.
+    # The page's subtitle also has the reference and the status, but some themes show no subtitle.
     ("its_reference", "its_status"),
     ("product", "type"),
     ("ordered", "its_environment"),

@@ -65,7 +65,7 @@ _UNPROVEN = "unproven"
 
 
 class CardField(forms.ChoiceField):
-    """A choice of product and type in the catalogue; ids that are not offered are valid as well."""
+    """A choice of product and type in the catalogue; ids that are not offered are valid, too."""
 
     def valid_value(self, value: Any) -> bool:
         return len(str(value).split(" ")) == 2
@@ -109,8 +109,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """
 
     card = CardField(label=_("Card"), required=False)
-    # The card and the price that the confirmation page showed. This price is the most that a card
-    # may cost, unless a maximum price was given.
+    # The card and the price that the confirmation page showed. This price is the ceiling for one
+    # card, unless a maximum price was given.
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 

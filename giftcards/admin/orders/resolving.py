@@ -169,7 +169,7 @@ class ResolveForm(forms.Form):
 
 
 class AdoptForm(forms.Form):
-    """The confirmation of a comparison; if not all facts fit, a box has to be ticked as well."""
+    """The confirmation of a comparison; if not all facts fit, a person has to tick a box."""
 
     is_sure = forms.BooleanField()
 

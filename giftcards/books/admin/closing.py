@@ -56,7 +56,7 @@ from giftcards.text.display import (
 
 # The number of finished months that the page offers.
 _MONTHS = 24
-# The value of "month" in a URL that leads to any month that has changed since its closing.
+# The value of "month" in a URL for any month that has changed since its closing.
 _CHANGED = "changed"
 _BY_NAME = {figure.name: figure for figure in FIGURES}
 _SIGNS = {StepState.DONE: "✓", StepState.TO_DO: "!", StepState.NOTHING: "–"}
@@ -127,7 +127,7 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "owing": {"refund": "owed"},
 }
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
-# Pairs of figures. If both are equal, the first figure is left out.
+# Pairs of figures. If the figures of a pair are equal, the first figure is left out.
 _BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
 # For some figures, the filters with which the ledger shows what the figure counts. Other figures
 # about the ledger link to the lists above the month's entries on the page of the ledger.
@@ -241,7 +241,7 @@ def _refusal(request: HttpRequest, month: Month) -> str:
 
 
 def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
-    """Close the month, and tell the person; return the reason if the month was not closed."""
+    """Close the month, with a message to the person; return the reason if it was not closed."""
     with transaction.atomic(using=router.db_for_write(MonthClosing)):
         closing = close_month(month, by=request.user.get_username(), note=note)
         if closing is None:
@@ -398,7 +398,7 @@ def value_text(figure: MonthFigure, value: Value) -> str:
 
 
 def _change(then: Value, now: Value) -> str:
-    """The change of a figure as HTML; "" if either value is not known."""
+    """The change of a figure as HTML; "" if ``then`` or ``now`` is not known."""
     if then is None or now is None:
         return ""
     if isinstance(then, Decimal):

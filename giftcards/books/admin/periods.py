@@ -55,7 +55,7 @@ class Question:
 
 
 class ReportForm(forms.Form):
-    """The form of a report, whose fields are in the URL: so every report has a URL."""
+    """The form of a report. Its fields are in the URL, so every report has a URL."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
     # The field is a choice. In a large catalogue, the field is a typed text: the id of a product,

@@ -305,7 +305,7 @@ def duration_text(seconds: int) -> str:
 
 
 def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
-    """The columns of the table, each with whether any amount in the column has decimals."""
+    """The columns of the table, each with True if any amount in the column has decimals."""
     sums = [report.total, *(row.figures for row in report.rows)]
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)

@@ -134,8 +134,8 @@ def _is_reached(order: Order, kind: Kind) -> bool:
 
 
 def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
-    # The details say who had the message sent again, how many attempts have an unknown outcome, and
-    # how the links of the message were used.
+    # The details: the person who had the message sent again, the number of attempts with an unknown
+    # outcome, and the use of the message's links.
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:

@@ -41,7 +41,7 @@ class Command(GiftcardsCommand):
 
 
 def _wait(reading: CatalogueReading) -> str:
-    """The text that says how far the reading is, and what it waits for."""
+    """A text about the progress of the reading and the reason for a wait."""
     what = "waiting for its share of the request budget"
     if reading.is_paused:
         what = current_pause() or "waiting"
