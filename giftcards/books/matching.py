@@ -382,9 +382,9 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """The expected bookings of orders without an entry of ``kind``.
+    """The bookings in ``expected`` whose order has no entry of ``kind``.
 
-    The entries with the primary keys in ``but`` do not count.
+    Entries whose primary key is in ``but`` are ignored.
     """
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
@@ -395,7 +395,7 @@ def _without_entry(
     return list(by_key.values())
 
 
-# Two stretches with a shorter gap between them are read in one query.
+# If the gap between two stretches of time is not longer than this, one query reads both.
 _NOT_WORTH_A_QUERY = timedelta(hours=6)
 
 

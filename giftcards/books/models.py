@@ -184,7 +184,7 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
         return self.get_or_create(pk=1)[0]
 
     def note(self, **values: Any) -> None:
-        """Store ``values`` in the single row, which exists."""
+        """Store ``values`` in the table's only row. The row has to exist already."""
         self.filter(pk=1).update(**values)
 
     def known_until(self) -> datetime | None:

@@ -291,8 +291,8 @@ class Month:
     @classmethod
     def now(cls, first: date) -> Month:
         """The month that begins on the day ``first``, summed up now."""
-        # The moment is taken before the figures are read. So if the ledger is read at the same
-        # time, the month is compared again later.
+        # Take the moment before the figures are queried. If another process reads the ledger
+        # meanwhile, that reading then counts as newer, and the month is compared again.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
         read_until = LedgerState.objects.known_until()
         return cls(first, month_figures(first), read_until, closings, read_at)

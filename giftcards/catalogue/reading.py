@@ -195,8 +195,8 @@ class _Reader:
         if catalogue.absent:
             fewer = f"The catalogue lists fewer products than it counts (by {catalogue.absent})"
             trouble = f"{fewer}: none counts as missing."
-            # An absent product may be the product of an unreadable row, so the larger number
-            # counts.
+            # A product may seem absent because its row is unreadable. Adding both numbers could
+            # count it twice, so the larger one is used.
             self.note(skipped=max(catalogue.absent, catalogue.unreadable), trouble=trouble)
         columns = map(_columns_of_product, catalogue.products)
         Product.objects.keep(columns, at=at, is_whole=not catalogue.absent)

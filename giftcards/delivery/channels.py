@@ -202,7 +202,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the time in which messages are sent, as times of :func:`time.monotonic`."""
+    """When sending messages has to stop; the times are readings of :func:`time.monotonic`."""
 
     #: The function that is called before and during each attempt. Once the function returns False,
     #: no attempt begins, and the present attempt has to end soon.

@@ -54,8 +54,8 @@ logger = logging.getLogger(__name__)
 _LONGEST = timedelta(days=1)
 # The pause between two searches for news.
 _LOOK_EVERY = timedelta(minutes=1)
-# Events that are younger than this are left to the next digest: the transaction of an earlier event
-# may still be open, and a digest that covers the later events would miss the earlier event.
+# Events that are younger than this are left to the next digest. If a digest covered them, it would
+# miss an earlier event whose transaction is still open, and no later digest would look for that.
 _LAG = timedelta(seconds=30)
 # The time after which a person is reminded of a state that still holds.
 _REMINDED_AFTER = timedelta(days=1)

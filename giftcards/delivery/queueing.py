@@ -261,8 +261,8 @@ def withdraw(
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        # The messages are stopped first. So if a process is sending a message, it has either made
-        # the link before, and the link is withdrawn here, or it makes no link any more.
+        # The messages are stopped first. A process that is sending one has then either made its
+        # link already, which is withdrawn below, or will not make one.
         messages = others.stop(order=order, kind__in=WITH_CARDS)
         return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 

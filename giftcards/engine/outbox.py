@@ -1,8 +1,8 @@
 """The outbox announces changes to the shop's receivers: at least once, in order for each subject.
 
 :mod:`giftcards.signals` says what receivers can rely on. Orders and offers have an outbox each,
-with a lease of its own, so that a slow receiver of offers holds up no news of orders. The process
-that announces holds the lease, which a thread renews while receivers run. Until a receiver has
+with a lease of its own, so that a slow receiver of offers holds up no news of orders. The
+announcing process has the lease, and a thread renews it while receivers run. Until a receiver has
 taken a change, the receiver is not called for later changes of the same subject, which is an order
 or a type.
 

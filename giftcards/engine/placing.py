@@ -346,7 +346,8 @@ def _record_failure(
     parameters, now = error.parameters, timezone.now()
     match error:
         case AccessDenied():
-            # The order is due at once, because it is sent only after the pause of all calls anyway.
+            # Due at once: all calls are paused anyway, so the order is not sent before that pause
+            # ends.
             _record_not_accepted(order, Status.PENDING, Problem("not_sent", parameters), due_at=now)
         case TryLater():
             problem, failures = Problem("not_sent", parameters), order.failures + 1

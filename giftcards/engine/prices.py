@@ -57,10 +57,10 @@ class _Prices:
 class PriceList:
     """The prices of the products that are being ordered.
 
-    ``key`` is the fingerprint of the API key: each account has prices of its own. ``read`` requests
-    a product from the provider, with one retry if its last argument is True. It returns ``None`` if
-    the request budget does not allow the request now, and raises
-    :exc:`~giftcards.exceptions.ProviderError`.
+    ``key`` is the fingerprint of the API key: each account has prices of its own. The function
+    ``read`` asks the provider for a product, and retries once if its last argument is True. It
+    returns ``None`` if the request budget allows no request now. It raises
+    :exc:`~giftcards.exceptions.ProviderError` if the request fails.
     """
 
     def __init__(
@@ -86,10 +86,11 @@ class PriceList:
     def required_price(
         self, product_id: str, type_id: str, *, asked_since: datetime | None = None
     ) -> Decimal | None:
-        """Return the price of a card, at most ``PRICE_MAX_AGE`` old; ``None`` without a slot.
+        """Return the price of a card, at most ``PRICE_MAX_AGE`` old.
 
-        The query counts as placing, so it may take any slot that placing may take. A price that
-        another process has read is good enough, because most orders of a shop have a ceiling. With
+        ``None`` if the price has to be requested and the request budget has no free slot. The query
+        counts as placing, so it may take any slot that placing may take. A price that another
+        process has read is good enough, because most orders of a shop have a ceiling. With
         ``asked_since``, only a price that was requested after that moment counts. Raises
         :exc:`ProviderError` if the price is unknown: the query failed, the price is unreadable, or
         (:exc:`NotListed`) the product does not list the type.

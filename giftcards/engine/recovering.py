@@ -252,7 +252,10 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:
-    """True if the clock was right when ``order`` was sent; otherwise its row may be elsewhere."""
+    """True if the clock was right when ``order`` was sent.
+
+    If not, the provider may list the order under another time.
+    """
     sent_at = _sent_at(order)
     is_dated = gateway.was_clock_right(sent_at)
     if not is_dated:

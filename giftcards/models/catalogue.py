@@ -305,7 +305,10 @@ class ProductType(models.Model):
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take ``columns`` of an answer requested at ``at``; ``None`` if it lacks this type."""
+        """Take over ``columns`` from an answer that was requested at ``at``.
+
+        ``columns`` is ``None`` if the answer lacks this type.
+        """
         if columns is not None:
             _take(self, columns)
             self.read_at, self.missing_since = at, None

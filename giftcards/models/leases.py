@@ -135,7 +135,10 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         return self.filter(until__lte=now)
 
     def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Shorten holds to ``longest``: a longer hold is from before the clock was set back."""
+        """Shorten to ``longest`` every hold that has more time left.
+
+        Such a hold was taken before the clock was set back.
+        """
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:

@@ -206,7 +206,10 @@ def take(order: Order, *, by: str) -> bool:
 
 
 def give_back(order: Order, *, by: str) -> bool:
-    """Record that ``by`` does not look after ``order`` any more; False if ``by`` did not."""
+    """Record that ``by`` no longer looks after ``order``.
+
+    False if ``by`` was not looking after it, or if nothing is left to do.
+    """
     return order.looked_after_by == by and _write(
         order, Problem("staff_gave_back", {"by": by}), by=by, name=""
     )

@@ -72,10 +72,9 @@ def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
 
 
 def buy_missed(should_continue: Callable[[], bool]) -> None:
-    """Buy the cards of paid lines that have no order, because a process died or failed.
+    """Buy the cards of paid lines that still have no order because a process died or failed.
 
-    Lines that have failed least often come first; each failure doubles the pause before the next
-    try.
+    Lines with the fewest failures come first; each failure doubles the pause before the next try.
     """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,

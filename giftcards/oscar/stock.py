@@ -191,8 +191,8 @@ def lock_stock(instance: Any, **_: Any) -> None:
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)
-        # There are two statements, because a single statement that reads and locks fails if it has
-        # to wait.
+        # Two statements: if one statement both read and locked the rows, it would fail whenever it
+        # had to wait.
         keys = list(of_basket.values_list("pk", flat=True))
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))
 

@@ -430,7 +430,7 @@ def read_payment_link(data: JsonObject) -> PaymentLink:
 
 
 def _is_page(url: str) -> bool:
-    """True if customers may be sent to ``url``: only the simulator's page is not encrypted."""
+    """True if customers may be sent to ``url``: an https URL, or a page of the simulator."""
     if not _ADDRESS.fullmatch(url):
         return False
     try:

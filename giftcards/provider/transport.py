@@ -217,7 +217,7 @@ def _in_time(
 
     The step runs in a thread of its own. At the deadline, its ``connection``, if not ``None``, is
     shut down and the thread is abandoned. The thread ends soon, because name resolution, connecting
-    and the TLS handshake have timeouts of their own; ``late`` is then called. Raises
+    and the TLS handshake have timeouts of their own. When it ends, it calls ``late``. Raises
     :exc:`RuntimeError` if no thread can be started.
     """
     result: Future[T] = Future()

@@ -70,9 +70,10 @@ def purchase_breakdown(
 ) -> RefundBreakdown:
     """Return the breakdown of a settled order; :exc:`ValueError` for any other status.
 
-    The refund is (quantity − fulfilled_quantity) × price_per_card for ``PARTIALLY_FILLED`` (the
-    provider's guide), 0 for ``FULFILLED`` and the whole price for ``REFUNDED``. The charge is the
-    provider's ``fulfilled_amount``; if that is missing, a refunded order was charged 0.
+    According to the provider's guide, the refund of a ``PARTIALLY_FILLED`` order is
+    (quantity − fulfilled_quantity) × price_per_card. It is 0 for ``FULFILLED`` and the whole price
+    for ``REFUNDED``. The charge is the provider's ``fulfilled_amount``; if that is missing, a
+    refunded order was charged 0.
     """
     cards = STATES[status].cards
     match cards:

@@ -49,13 +49,13 @@ class Review(models.TextChoices):
 class Kind(Enum):
     """The kinds of problems: a kind says what ends its problems."""
 
-    SENDING = auto()  # when the outcome of sending the order is known
-    SEARCH = auto()  # with the next search of the provider's list, or like SENDING
-    ANSWER = auto()  # with the provider's next answer about the order
-    LEDGER = auto()  # with a reading of the ledger that explains the problem
-    LASTING = auto()  # only when staff tick it off
-    HISTORY = auto()  # not a problem, only an entry of the timeline
-    CARE = auto()  # not a problem, only an entry about who looks after the order
+    SENDING = auto()  # ends when the outcome of sending the order is known
+    SEARCH = auto()  # ends with the next search of the provider's list, or like SENDING
+    ANSWER = auto()  # ends with the provider's next answer about the order
+    LEDGER = auto()  # ends when a reading of the ledger explains the problem
+    LASTING = auto()  # ends only when staff tick it off
+    HISTORY = auto()  # is not a problem, only an entry of the timeline
+    CARE = auto()  # is not a problem, only an entry about who looks after the order
 
 
 class Purchase(Enum):

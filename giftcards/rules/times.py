@@ -1,8 +1,8 @@
 """Stored moments, and days in the time zone of the site.
 
-If a clock was set back, a moment stored before may be farther ahead than any moment that is stored
-now. Such a moment counts as past. Otherwise, after a step of an hour, a lease of some seconds would
-last for an hour.
+A moment stored before the clock was set back may lie farther in the future than the app ever
+stores a moment. Such a moment counts as past. If it did not, setting the clock back by an hour
+would make a lease of a few seconds last an hour.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ def readings(text: str) -> list[list[Reading]]:
     """The ways to read a search for ``text``, the most literal readings first.
 
     The first readings take the text apart at spaces. One reading joins neighbouring groups of
-    digits to a phone number; another joins the parts of a name. Further readings also take the text
-    apart at every punctuation mark. A text without letters and digits has no reading.
+    digits into one phone number; another joins the parts of a name. Further readings also take the
+    text apart at every punctuation mark. A text without letters and digits has no reading.
     """
     parts = without_label(folded(text)).split()[:_MOST_WORDS]
     apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]

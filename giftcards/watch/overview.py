@@ -1,7 +1,7 @@
 """The state of the app, read from the database alone, for pages, commands and monitors.
 
-Every query uses an index. Unless the docstring of its function says otherwise, a query reads no
-more rows than are waiting.
+Every query uses an index. A query reads only the rows of work that is still waiting, unless the
+docstring of the function says otherwise.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
 
 
 def _count(key: str, *, counts_all: bool) -> tuple[int, bool]:
-    """Return the number of the key's cards, and whether there are more.
+    """Count the key's cards up to a limit; also return whether there are more than were counted.
 
     Reading the whole index takes a third of a second for a million cards.
     """

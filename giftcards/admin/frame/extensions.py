@@ -73,6 +73,6 @@ def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order])
 
 
 def called(part: str, *args: Any) -> Iterator[Any]:
-    """The results of the functions in the field ``part`` for ``args``, without empty results."""
+    """Call each function in the field ``part`` with ``args``; yield results that are not empty."""
     functions = (getattr(extension, part) for extension in _installed())
     return (found for call in functions if call and (found := call(*args)))

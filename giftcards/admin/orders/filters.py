@@ -230,9 +230,10 @@ class GroupFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
-    """The filter for the other orders of an order's customer.
+    """The filter for all orders of the customer who placed a given order.
 
-    The URL has the primary key of the order: URLs end up in logs, which must not name a customer.
+    The URL contains that order's primary key, not the customer: URLs end up in logs, which must not
+    name a customer.
     """
 
     title = _("customer")

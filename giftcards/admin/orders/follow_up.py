@@ -278,7 +278,7 @@ def _known_repetition(attempt: Attempt, new: Order) -> Outcome:
 
 
 def _first_seen(attempt: Attempt, new: Order) -> Order:
-    """The ``new`` order; the order of the attempt if the person may not see the new one."""
+    """The order to show: ``new``, or the order of the attempt if the person may not see ``new``."""
     return new if attempt.pages.may_see(attempt.request, new) else attempt.order
 
 

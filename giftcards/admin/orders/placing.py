@@ -347,7 +347,10 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """True if this person may see ``order``, or has placed it, as at a double click."""
+            """True if this person may see ``order``, or has placed it.
+
+            The person has placed it already if, for example, a double click sent the form twice.
+            """
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()

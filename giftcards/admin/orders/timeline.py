@@ -108,8 +108,7 @@ class Timeline:
         ``None`` if no reason is recorded.
         """
         moves = [(move.change.at, move.reason) for move in self._moves]
-        # A decision about a final order is no reason for the order's status, which was final
-        # before.
+        # A decision made after the order became final cannot have caused its status.
         ticks = () if self._order.is_final else self._ticks
         decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
         moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]

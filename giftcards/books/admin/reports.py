@@ -563,7 +563,10 @@ def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """The middle, in percent, of place ``number`` among ``places`` of equal width."""
+    """The middle of column ``number``, if the width is divided into ``places`` equal columns.
+
+    The value is in percent of the width.
+    """
     return (number + Decimal("0.5")) * 100 / places
 
 
