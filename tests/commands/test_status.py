@@ -521,8 +521,8 @@ class TestFailOn:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, problems, paused,"
-            " refused, worker, chores, provider, queue, keys, balance, prices, cards, unconfirmed,"
-            " price, review, owed, planned, delayed, funds,"
+            " refused, worker, chores, provider, queue, keys, reference, balance, prices, cards,"
+            " unconfirmed, price, review, owed, planned, delayed, funds,"
             " missing, unknown, unknown_charges, gap, closed_month, mail, untold, digests,"
             " separated by commas.\n",
             2,

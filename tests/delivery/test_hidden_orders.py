@@ -301,7 +301,7 @@ def test_there_are_no_files_and_no_sums_over_all_orders(boss: Client, page: str)
 # The conditions that tell of the shop, and of no order.
 OF_THE_SHOP = {
     *("paused", "refused", "worker", "provider", "queue", "keys", "balance", "prices", "cards"),
-    *("unknown", "gap", "digests", "chores", "unknown_charges"),
+    *("unknown", "gap", "digests", "chores", "unknown_charges", "reference"),
 }
 
 

@@ -18,7 +18,7 @@ class Command(GiftcardsCommand):
     examples = (
         (
             "For the textfile collector of the node exporter:",
-            "> giftcards.prom.new && mv giftcards.prom.new giftcards.prom",
+            "> shop.new && mv shop.new shop.prom",
         ),
     )
 

@@ -138,9 +138,10 @@ class Command(ConsoleCommand):
         add(
             "--references",
             "references",
-            "what becomes of `ref` in a purchase: it is ignored, told back, told back and refused"
-            " if it is repeated (unique), or makes the purchase fail (refused)",
+            "what becomes of `ref` in a purchase: it is `ignored`; it is `told` back; it is told"
+            " back, and refused if it is repeated (`unique`); or the purchase is `refused`",
             choices=["ignored", "told", "unique", "refused"],
+            metavar="WHAT",
         )
         add("--no-list", "has_list", "do not know /v3/gift-cards/list (default: know it)", **off)
         add(
