@@ -22,6 +22,7 @@ from giftcards.books.models import (
     CREDIT,
     LedgerEntry,
     LedgerState,
+    MonthClosing,
 )
 from giftcards.books.months import changed_months, days_before_in_open_months
 from giftcards.books.summary import Discrepancies, find_gap
@@ -74,7 +75,15 @@ def missing_refunds() -> dict[Order, Decimal]:
 
     Orders whose missing refund was ticked off are left out.
     """
-    orders = Order.objects.not_credited().needing_attention().order_by("-created_at", "-pk")
+    return _missing_in(_differing())
+
+
+def _differing() -> QuerySet[Order]:
+    """The orders of which some may lack a refund, latest first."""
+    return Order.objects.not_credited().needing_attention().order_by("-created_at", "-pk")
+
+
+def _missing_in(orders: QuerySet[Order]) -> dict[Order, Decimal]:
     lacking = {order: _lacks(order) for order in orders[: MOST + 1]}
     return {order: amount for order, amount in lacking.items() if amount > 0}
 
@@ -147,10 +156,14 @@ def _adding_up(amounts: Iterable[Decimal]) -> str:
     return gettext("Together %(amount)s.") % {"amount": money_text(sum(amounts, _ZERO))}
 
 
-def _are_missing(standing: Standing) -> Finding | None:
+def _may_miss(standing: Standing) -> Sequence[QuerySet[Order]]:
     # An order with a missing refund has a problem, and another tile counts all orders with
     # problems.
-    missing = {} if standing.leaves_out_problems else missing_refunds()
+    return [] if standing.leaves_out_problems else [_differing()]
+
+
+def _are_missing(*differing: QuerySet[Order]) -> Finding | None:
+    missing = {key: amount for each in differing for key, amount in _missing_in(each).items()}
     if not missing:
         return None
     return Finding(
@@ -179,8 +192,9 @@ def _are_unknown(*entries: QuerySet[LedgerEntry]) -> Finding | None:
     )
 
 
-def _left_unknown(_standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    first, last = days_before_in_open_months(today() - timedelta(days=DAYS - 1))
+def _left_unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
+    closings = standing.once(MonthClosing.objects.valid)
+    first, last = days_before_in_open_months(today() - timedelta(days=DAYS - 1), closings)
     return [LedgerEntry.objects.filter(CHARGED_UNKNOWN, within("time", first, last)).order_by()]
 
 
@@ -230,7 +244,7 @@ def _does_not_suffice(standing: Standing) -> Finding | None:
 
 
 def _have_closed_months_changed(standing: Standing) -> Finding | None:
-    months = standing.once(changed_months)
+    months = changed_months(standing.once(MonthClosing.objects.valid))
 
     def explain() -> str:
         return ", ".join(day_text(month, "F Y") for month in months)
@@ -267,7 +281,7 @@ CONDITIONS = (
         " off. Ask the provider for it.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
-        judge=_are_missing,
+        judge=OfRows(_may_miss, _are_missing, is_enough=False),
         headline=ngettext_lazy(
             "%(count)s refund that the provider has not credited back",
             "%(count)s refunds that the provider has not credited back",

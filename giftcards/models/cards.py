@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import Self
 
 from django.db import models
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, Max, Min, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -16,6 +16,7 @@ from giftcards.keys.keyring import Keyring, Place, Sealed
 from giftcards.keys.secrecy import CardSecret, Masked, contained
 from giftcards.models.fields import assign
 from giftcards.models.orders import Order
+from giftcards.models.scalars import read_beside, value_of
 
 # At most this many characters of a code are shown to people who may find or reveal codes.
 _LONGEST_TAIL = 4
@@ -87,18 +88,38 @@ class CardQuerySet(models.QuerySet["Card"]):
             tail_fingerprint="",
         )
 
-    def key_fingerprints(self) -> Iterator[str]:
-        """Yield the fingerprints of the encryption keys in use.
+    def ends(self) -> dict[str, tuple[int, int]]:
+        """The primary keys of the oldest and the newest card of each encryption key in use.
 
-        Takes one query for each key, to skip along the index: reading the whole index takes a third
-        of a second at a million cards.
+        The dict's keys are fingerprints. One query looks for cards of the keys in the settings and
+        for other keys. It reads the ends of ranges of an index: reading the whole index takes a
+        third of a second at a million cards. While there are other keys, the query is repeated.
         """
-        rows = self.order_by("key_fingerprint").values_list("key_fingerprint", flat=True)
-        found = rows.first()
-        while found is not None:
-            if found != DESTROYED:
-                yield found
-            found = rows.filter(key_fingerprint__gt=found).first()
+        keys = list(conf.keyring().key_fingerprints)
+        while True:
+            borders = sorted([*keys, DESTROYED])
+            between = [
+                Q(key_fingerprint__lt=borders[0]),
+                *(
+                    Q(key_fingerprint__gt=low, key_fingerprint__lt=high)
+                    for low, high in pairwise(borders)
+                ),
+                Q(key_fingerprint__gt=borders[-1]),
+            ]
+            of_key = {key: self.filter(key_fingerprint=key) for key in keys}
+            found = read_beside(
+                self.order_by("pk"),
+                {key: value_of(cards, Min("pk")) for key, cards in of_key.items()},
+                {key: value_of(cards, Max("pk")) for key, cards in of_key.items()},
+                {span: value_of(self.filter(span), Min("key_fingerprint")) for span in between},
+            )
+            if not found:
+                return {}
+            oldest, newest, others = found
+            new = sorted(set(filter(None, others.values())).difference(keys))
+            if not new:
+                return {key: (oldest[key], newest[key]) for key in keys if oldest[key] is not None}
+            keys += new
 
     def need_of_keys(self) -> tuple[int, list[int]]:
         """Return the number of cards whose key is missing, and the keys that no card needs.
@@ -109,7 +130,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         unusable.
         """
         configured = conf.keyring().key_fingerprints
-        used = set(self.key_fingerprints())
+        used = set(self.ends())
         lost = self.filter(key_fingerprint__in=used.difference(configured)).count()
         if not used:
             return lost, []
@@ -121,20 +142,19 @@ class CardQuerySet(models.QuerySet["Card"]):
 
         The result has the keys "newest" and "oldest". Each value is a sentence that says what is
         wrong and shows nothing of the card; "" if the card opens. The result is empty if there is
-        no card. Takes about three queries for each key in use, each for one row. Raises
+        no card. Takes a query more than :meth:`ends`. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keyring = conf.keyring()
-        cards = self.select_related("order")
-        found: list[Card] = []
-        for key in self.key_fingerprints():
-            of_key = cards.filter(key_fingerprint=key)
-            ends = (of_key.order_by("pk").first(), of_key.order_by("-pk").first())
-            found += filter(None, ends)
-        if not found:
+        ends = [key for ends in self.ends().values() for key in ends]
+        if not ends:
             return {}
-        found.sort(key=lambda card: card.pk)
-        return {"newest": found[-1].trouble(keyring), "oldest": found[0].trouble(keyring)}
+        # A card whose code has just been destroyed is no trouble.
+        wanted = self.readable().filter(pk__in={min(ends), max(ends)})
+        cards = list(wanted.select_related("order").order_by("pk"))
+        if not cards:
+            return {}
+        return {"newest": cards[-1].trouble(keyring), "oldest": cards[0].trouble(keyring)}
 
 
 class Card(models.Model):

@@ -250,10 +250,10 @@ class OrderQueries(OrderSearch[Row]):
         known = (amount * count for amount, count in found if amount is not None)
         return sum(known, start=Decimal("0.00"))
 
-    def seconds_between(self, start: str, end: str) -> list[float]:
-        """The seconds from one time of each order to another; both are names of columns."""
-        times = self.order_by().values_list(start, end)
-        return [max((later - earlier).total_seconds(), 0.0) for earlier, later in times]
+    def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
+        """Two times of each order, which are the columns ``start`` and ``end``, and ``name``."""
+        named = self.order_by().annotate(_name=models.Value(name))
+        return named.values_list(start, end, "_name")
 
     def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
         """For each status with open orders, their number and the time of the oldest recording."""

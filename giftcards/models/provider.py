@@ -10,6 +10,7 @@ from typing import Any
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.translation import get_language_bidi, gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -409,6 +410,11 @@ class ProviderState(models.Model):
         is_paused = self.is_pause_told(timezone.now())
         return str(self.get_pause_display() if is_paused else _("in service"))
 
+    @cached_property
+    def api_keys(self) -> ApiKeyQuerySet:
+        """The rows of all API keys, read once: they belong to what was read."""
+        return ApiKey.objects.all()
+
     def is_paused(self, now: datetime) -> bool:
         """True if all calls are paused, whatever their key."""
         return bool(self.pause) and is_ahead(self.paused_until, now, longest=LONGEST_PAUSE)
@@ -437,7 +443,7 @@ class ProviderState(models.Model):
 
     def is_out_of_service(self, now: datetime) -> bool:
         """True if orders cannot be sent now, and probably not in the next minutes."""
-        is_refused = ApiKey.objects.holding_up(configured_key(), now) is not None
+        is_refused = self.api_keys.holding_up(configured_key(), now) is not None
         return is_refused or self.is_paused(now) or self.is_failing(now)
 
     @property
@@ -448,7 +454,7 @@ class ProviderState(models.Model):
         process or stops another running process.
         """
         now = timezone.now()
-        if ApiKey.objects.holding_up(configured_key(), now):
+        if self.api_keys.holding_up(configured_key(), now):
             return self.Pause.ACCESS
         return self.pause if self.is_pause_told(now) else ""
 
@@ -456,7 +462,7 @@ class ProviderState(models.Model):
     def paused_since(self) -> datetime | None:
         """The time since which calls are paused; ``None`` if calls are not paused."""
         now = timezone.now()
-        refused = ApiKey.objects.holding_up(configured_key(), now)
+        refused = self.api_keys.holding_up(configured_key(), now)
         if refused:
             return refused.refused_at
         return self.paused_at if self.is_pause_told(now) else None
@@ -464,7 +470,7 @@ class ProviderState(models.Model):
     def explain_pause(self) -> Explanation:
         """Return why calls are paused, and what to do; the text is "" if calls are not paused."""
         now, own = timezone.now(), configured_key()
-        refused = ApiKey.objects.holding_up(own, now)
+        refused = self.api_keys.holding_up(own, now)
         if refused and own in {None, refused.pk}:
             text = str(self.Pause.ACCESS.label)
             remedy = _(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
-from django.db.models import Count, QuerySet, Subquery, Value
+from django.db.models import Aggregate, Count, QuerySet, Subquery, Value
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce
 
@@ -14,16 +14,30 @@ from giftcards.models.provider import ProviderState
 
 def number_of(rows: QuerySet[Any]) -> Combinable:
     """The number of ``rows`` as an expression."""
+    return Coalesce(value_of(rows, Count("*")), 0)
+
+
+def value_of(rows: QuerySet[Any], aggregate: Aggregate) -> Combinable:
+    """The ``aggregate`` over all ``rows`` as an expression."""
     together = rows.order_by().annotate(_all=Value(1)).values("_all")
-    return Coalesce(Subquery(together.annotate(_number=Count("*")).values("_number")), 0)
+    return Subquery(together.annotate(_value=aggregate).values("_value"))
 
 
-def read_at_once(scalars: Iterable[Combinable]) -> list[Any]:
-    """The values of ``scalars``, read by one statement."""
+def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
+    """The values of groups of scalars, in dicts with the same keys, all read by one statement."""
     # Django's statements have a table: this one has one row.
-    row = ProviderState.objects.filter(pk=1).values_list(*scalars)
-    values = row.first()
-    if values is None:
+    row = ProviderState.objects.filter(pk=1)
+    found = read_beside(row, *groups)
+    if not found:
         ProviderState.objects.current()
-        values = row.get()
-    return list(values)
+        found = read_beside(row, *groups)
+    return found
+
+
+def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
+    """What :func:`read_at_once` returns, read beside the first ``row``; empty without a row."""
+    values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
+    if values is None:
+        return []
+    rest = iter(values)
+    return [{key: next(rest) for key in group} for group in groups]

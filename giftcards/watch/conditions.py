@@ -19,7 +19,6 @@ from django.utils.translation import gettext
 
 from giftcards.models import Order, ProviderState
 from giftcards.models.order_queries import leaves_some_out
-from giftcards.models.scalars import read_at_once
 
 T = TypeVar("T")
 
@@ -183,11 +182,12 @@ class OfRows:
     """The judge of a condition that holds while there are certain rows.
 
     ``rows`` returns querysets, and ``tell`` makes the finding of these querysets: ``None`` if all
-    of them are empty.
+    of them are empty. If ``is_enough`` is False, ``tell`` may also return ``None`` for other rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
     tell: Callable[..., Finding | None]
+    is_enough: bool = True
 
     def __call__(self, standing: Standing) -> Finding | None:
         return self.tell(*self.rows(standing))
@@ -197,22 +197,27 @@ class OfRows:
 CONDITIONS: dict[str, Condition] = {}
 
 
-def which_hold(standing: Standing) -> dict[str, bool]:
-    """Whether each condition holds, by code; one statement looks for the rows of all conditions."""
-    wanted = [
-        (code, rows)
-        for code, condition in CONDITIONS.items()
-        if isinstance(condition.judge, OfRows)
-        for rows in condition.judge.rows(standing)
-    ]
-    found = read_at_once(Exists(rows) for _code, rows in wanted)
-    by_rows = {code for (code, _rows), is_there in zip(wanted, found, strict=True) if is_there}
+def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
+    """Whether there are rows for conditions, as expressions; the keys begin with the codes."""
     return {
-        code: code in by_rows
-        if isinstance(condition.judge, OfRows)
-        else condition.judge(standing) is not None
+        (code, number): Exists(rows)
         for code, condition in CONDITIONS.items()
+        if isinstance(condition.judge, OfRows)
+        for number, rows in enumerate(condition.judge.rows(standing))
     }
+
+
+def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
+    """Whether each condition holds, by code; ``found`` are the values of the :func:`signs`."""
+    with_rows = {code for (code, _number), is_there in found.items() if is_there}
+
+    def holds(code: str, condition: Condition) -> bool:
+        judge = condition.judge
+        if isinstance(judge, OfRows) and (judge.is_enough or code not in with_rows):
+            return code in with_rows
+        return judge(standing) is not None
+
+    return {code: holds(code, condition) for code, condition in CONDITIONS.items()}
 
 
 def above_list(

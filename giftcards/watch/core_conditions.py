@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.catalogue import price_moves, since_yesterday
 from giftcards.conf import conf
 from giftcards.engine.task_queue import explain_schedule
-from giftcards.models import ApiKey, OfferChange, Order, StatusChange
+from giftcards.models import OfferChange, Order, StatusChange
 from giftcards.models.order_queries import (
     HELD_FOR_PRICE,
     HELD_FOR_REVIEW,
@@ -121,7 +121,7 @@ def _is_held_up(
 
 
 def _has_several_keys(standing: Standing) -> Finding | None:
-    keys = ApiKey.objects.all().at_work(standing.now)
+    keys = standing.state.api_keys.at_work(standing.now)
     if len(keys) < 2:
         return None
     return Finding(
@@ -131,10 +131,10 @@ def _has_several_keys(standing: Standing) -> Finding | None:
     )
 
 
-def _are_unwanted(_standing: Standing) -> Finding | None:
-    keys = ApiKey.objects.exclude(references_unwanted_at=None)
-    since = keys.filter(pk=configured_key()).values_list("references_unwanted_at", flat=True)
-    if not (conf.send_reference and since):
+def _are_unwanted(standing: Standing) -> Finding | None:
+    own = configured_key()
+    since = [key.references_unwanted_at for key in standing.state.api_keys if key.pk == own]
+    if not (conf.send_reference and any(since)):
         return None
     return Finding(
         "The provider accepts orders only without our reference, so none is sent. Turn"

@@ -14,6 +14,7 @@ from math import ceil
 
 from django.contrib.auth.decorators import login_not_required
 from django.db import Error, transaction
+from django.db.models import Max
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
@@ -26,14 +27,15 @@ from giftcards.engine.task_queue import waiting_tasks
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.secrecy import contained
 from giftcards.models import Product
-from giftcards.watch.conditions import Standing, which_hold
+from giftcards.models.scalars import number_of, read_at_once, value_of
+from giftcards.watch.conditions import Standing, signs, which_hold
 from giftcards.watch.overview import (
     Pace,
-    Requests,
     backlogs,
     oldest,
     open_orders,
     orders_by_status,
+    taken_slots,
 )
 
 try:
@@ -117,20 +119,27 @@ class GiftcardsCollector(Collector):
 
 def _read() -> dict[str, Values]:
     standing = Standing()
-    state, requests, pace = standing.state, Requests.read(), Pace.read()
+    state, pace = standing.state, Pace.read()
     open_, tasks = open_orders(), waiting_tasks()
+    single = {
+        "requests": number_of(taken_slots()),
+        "listed_at": value_of(Product.objects.all(), Max("listed_at")),
+    }
+    numbers, waiting, found = read_at_once(single, backlogs(), signs(standing))
     return {
         "giftcards_orders": orders_by_status(state, open_),
         "giftcards_oldest_open_order_seconds": _age(oldest(open_)),
         "giftcards_sending_seconds": _quantiles(pace.sending),
         "giftcards_storing_seconds": _quantiles(pace.storing),
-        "giftcards_requests_last_minute": {"": requests.used},
-        "giftcards_requests_limit": {"": requests.limit},
+        "giftcards_requests_last_minute": {"": numbers["requests"]},
+        "giftcards_requests_limit": {"": conf.requests_per_minute},
         "giftcards_balance": _if_known(state.balance),
         "giftcards_free_balance": _if_known(free_balance(state=state)),
-        "giftcards_backlog": backlogs() | ({} if tasks is None else {"tasks": tasks.number}),
-        "giftcards_catalogue_age_seconds": _age(Product.objects.all().last_listed_at()),
-        "giftcards_condition": {code: int(holds) for code, holds in which_hold(standing).items()},
+        "giftcards_backlog": waiting | ({} if tasks is None else {"tasks": tasks.number}),
+        "giftcards_catalogue_age_seconds": _age(numbers["listed_at"]),
+        "giftcards_condition": {
+            code: int(holds) for code, holds in which_hold(standing, found).items()
+        },
         "giftcards_build_info": {VERSION: 1},
     }
 

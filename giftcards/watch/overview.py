@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 import django
 from django.db import connections, router
 from django.db.models import QuerySet
+from django.db.models.expressions import Combinable
 from django.utils import timezone
 
 from giftcards.conf import VERSION, conf
@@ -24,7 +25,7 @@ from giftcards.engine.task_queue import Backlog, waiting_tasks
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot, StatusChange
 from giftcards.models.provider import configured_key
-from giftcards.models.scalars import number_of, read_at_once
+from giftcards.models.scalars import number_of
 from giftcards.rules.states import FINAL, Status
 from giftcards.rules.times import SLACK, is_recent
 
@@ -113,8 +114,12 @@ class Requests:
 
     @classmethod
     def read(cls) -> Self:
-        now = timezone.now()
-        return cls(RequestSlot.objects.filter(until__gt=now).count(), conf.requests_per_minute)
+        return cls(taken_slots().count(), conf.requests_per_minute)
+
+
+def taken_slots() -> QuerySet[RequestSlot]:
+    """The slots of the requests of the last minute, and of the requests in flight."""
+    return RequestSlot.objects.filter(until__gt=timezone.now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +142,13 @@ class Pace:
         accepted = Order.objects.filter(accepted_at__isnull=False)
         sent = accepted.filter(sent_at__range=lately)
         settled = accepted.filter(settled_at__range=lately)
-        return cls(
-            sorted(sent.seconds_between("queued_at", "accepted_at")),
-            sorted(settled.seconds_between("accepted_at", "settled_at")),
+        spans = sent.spans("sending", "queued_at", "accepted_at").union(
+            settled.spans("storing", "accepted_at", "settled_at"), all=True
         )
+        seconds: dict[str, list[float]] = {"sending": [], "storing": []}
+        for start, end, name in spans:
+            seconds[name].append(max((end - start).total_seconds(), 0.0))
+        return cls(sorted(seconds["sending"]), sorted(seconds["storing"]))
 
 
 #: A function that returns the rows that wait at a moment.
@@ -150,11 +158,10 @@ WaitingRows = Callable[[datetime], QuerySet[Any]]
 BACKLOGS: dict[str, WaitingRows] = {}
 
 
-def backlogs() -> dict[str, int]:
-    """The number of rows of each backlog, by name, read by one statement."""
+def backlogs() -> dict[str, Combinable]:
+    """The number of rows of each backlog, by name, as expressions."""
     now = timezone.now()
-    numbers = read_at_once(number_of(rows(now)) for rows in BACKLOGS.values())
-    return dict(zip(BACKLOGS, numbers, strict=True))
+    return {name: number_of(rows(now)) for name, rows in BACKLOGS.items()}
 
 
 class KeyInUse(NamedTuple):
@@ -175,7 +182,7 @@ def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     configured = list(conf.keyring().key_fingerprints)
-    others = [key for key in Card.objects.all().key_fingerprints() if key not in configured]
+    others = sorted(Card.objects.all().ends().keys() - {*configured})
     positions = {key: number for number, key in enumerate(configured, 1)}
     return [
         KeyInUse(key, positions.get(key), *_count(key, counts_all=counts_all))

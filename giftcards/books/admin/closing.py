@@ -210,7 +210,7 @@ def _asked_for(request: HttpRequest) -> date | None:
     """The first day of the month in the URL; ``None`` without a valid month."""
     asked = request.GET.get("month", "")
     if asked in {"", _CHANGED}:
-        changed = changed_months() if asked else []
+        changed = changed_months(MonthClosing.objects.valid()) if asked else []
         return changed[0] if changed else last_finished_month()
     return month_of(asked)
 

@@ -39,6 +39,7 @@ from giftcards.books.models import (
     CREDITED_UNKNOWN,
     PAYMENT,
     LedgerEntry,
+    MonthClosing,
 )
 from giftcards.books.months import days_before_in_open_months
 from giftcards.books.reports import By, first_day, last_day
@@ -134,7 +135,9 @@ class PeriodFilter(admin.SimpleListFilter):
             return None
         day = today()
         if chosen == "open":
-            start, end = days_before_in_open_months(day - timedelta(days=6))
+            start, end = days_before_in_open_months(
+                day - timedelta(days=6), MonthClosing.objects.valid()
+            )
             return start, max(start, end)
         if chosen in {"today", "week"}:
             return (day if chosen == "today" else day - timedelta(days=6)), day
