@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from queue import Empty, SimpleQueue
+from typing import Self
 
 from django.utils import timezone
 
@@ -148,26 +149,66 @@ def money_in_open_orders() -> OpenMoney:
     Orders without a known price are left out; ``unknown`` counts these orders.
     """
     lines = Order.objects.all().open_lines()
-    return add_up(lines, _latest_prices(lines))
+    return _in_open_orders(lines, _latest_prices(lines))
 
 
-def free_balance(*, reference: str = "", state: ProviderState | None = None) -> Decimal | None:
+def _in_open_orders(
+    lines: Iterable[OpenLine], prices: Mapping[tuple[str, str], Decimal]
+) -> OpenMoney:
+    return add_up((line for line in lines if not line.is_held), prices)
+
+
+def free_balance(*, reference: str = "") -> Decimal | None:
     """Return the balance less the cost of unsent orders and of holds; ``None`` if it is unknown.
 
-    A hold with this ``reference`` does not count, nor do orders without a known price. ``state`` is
-    the state just read, which need not be read again.
+    A hold with this ``reference`` does not count, nor do orders without a known price.
     """
-    state = state or ProviderState.objects.current()
+    state = ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
         return None
-    # Holds are added up before the orders. If a hold becomes an order in between, it thus counts
-    # twice rather than not at all.
-    holds = Hold.objects.exclude(reference=reference).amount(timezone.now())
-    orders = Order.objects.all()
-    lines = orders.lines_charged_after(state.balance_read_at)
-    open_orders = add_up(lines, _latest_prices(lines)).total
-    settled = orders.charged_since(state.balance_read_at, accepted_since=state.balance_read_at)
-    return state.balance - open_orders - settled - holds
+    return Commitments.read(state, reference=reference).free
+
+
+@dataclass(frozen=True, slots=True)
+class Commitments:
+    """The open orders, the holds and the balance that has to cover them, at one moment."""
+
+    #: ``None`` if the balance is unknown; then holds and settled orders are not read.
+    balance: Decimal | None
+    lines: Sequence[OpenLine]
+    #: The latest price of each product and type in ``lines``, as :func:`add_up` needs them.
+    prices: Mapping[tuple[str, str], Decimal]
+    #: The cost of the holds, and of the settled orders that the balance does not show.
+    holds: Decimal
+    settled: Decimal
+
+    @classmethod
+    def read(cls, state: ProviderState, *, reference: str = "") -> Self:
+        """Read what counts against the balance of ``state``; a hold with ``reference`` does not."""
+        orders, read_at = Order.objects.all(), state.balance_read_at
+        holds = settled = _ZERO
+        # Holds are added up before the orders. If a hold becomes an order in between, it thus
+        # counts twice rather than not at all. The same is true of open orders that settle.
+        if read_at is not None:
+            holds = Hold.objects.exclude(reference=reference).amount(timezone.now())
+        lines = orders.open_lines(balance_read_at=read_at)
+        prices = _latest_prices(lines)
+        if read_at is not None:
+            settled = orders.charged_since(read_at, accepted_since=read_at)
+        return cls(state.balance if read_at else None, lines, prices, holds, settled)
+
+    @property
+    def in_open_orders(self) -> OpenMoney:
+        """The result of :func:`money_in_open_orders`."""
+        return _in_open_orders(self.lines, self.prices)
+
+    @property
+    def free(self) -> Decimal | None:
+        """The result of :func:`free_balance`."""
+        if self.balance is None:
+            return None
+        uncharged = (line for line in self.lines if not line.is_charged)
+        return self.balance - add_up(uncharged, self.prices).total - self.settled - self.holds
 
 
 def _latest_prices(lines: Iterable[OpenLine]) -> dict[tuple[str, str], Decimal]:

@@ -57,6 +57,10 @@ FINISHED = Q(settled_at__isnull=False, needs_attention__in=[False], planned_amou
 _NEWEST = ("-created_at", "-pk")
 
 
+def _is(condition: Q) -> models.ExpressionWrapper[Any]:
+    return models.ExpressionWrapper(condition, output_field=models.BooleanField())
+
+
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
     """Yield ``items`` in lists of 100, each for one query; the last list may be shorter."""
     iterator = iter(items)
@@ -70,14 +74,21 @@ def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
 
 
 class OpenLine(NamedTuple):
-    """Open orders of one status, product, type and price per card (``None``: unknown)."""
+    """Open orders of one status, product, type and price per card (``None``: unknown).
+
+    ``is_charged`` says whether the balance shows the cost of the orders already. ``since`` is the
+    time at which the oldest of them was recorded.
+    """
 
     status: str
     product_id: str
     type_id: str
     price: Decimal | None
+    is_held: bool
+    is_charged: bool
     orders: int
     cards: int
+    since: datetime
 
 
 class Claimed(Protocol):
@@ -226,16 +237,28 @@ class OrderQueries(OrderSearch[Row]):
         """Orders with a problem that nobody has ticked off."""
         return self.filter(NEEDING_ATTENTION)
 
-    def open_lines(self) -> list[OpenLine]:
-        """The open orders that are not held, grouped into lines; reads the open orders only."""
-        return _lines(self.open().exclude(HELD))
+    def open_lines(self, *, balance_read_at: datetime | None = None) -> list[OpenLine]:
+        """The open orders, grouped into lines; reads the open orders only.
 
-    def lines_charged_after(self, moment: datetime) -> list[OpenLine]:
-        """The open orders, held ones too, whose cost a balance of ``moment`` does not show.
-
-        These are the orders that the provider had not accepted by ``moment``.
+        A balance of ``balance_read_at`` shows the cost of the orders accepted by then.
         """
-        return _lines(self.open().filter(Q(accepted_at=None) | Q(accepted_at__gt=moment)))
+        is_charged = (
+            _is(Q(accepted_at__isnull=False, accepted_at__lte=balance_read_at))
+            if balance_read_at
+            else models.Value(value=False)
+        )
+        found = (
+            self.open()
+            .order_by()
+            .annotate(
+                price=Coalesce("price_per_card", "price_at_placing"),
+                is_held=_is(HELD),
+                is_charged=is_charged,
+            )
+            .values_list("status", "product_id", "type_id", "price", "is_held", "is_charged")
+            .annotate(models.Count("pk"), models.Sum("quantity"), models.Min("created_at"))
+        )
+        return [OpenLine(*row) for row in found]
 
     def charged_since(self, since: datetime, *, accepted_since: datetime | None = None) -> Decimal:
         """The sum of the known charges of the orders that have settled after ``since``.
@@ -255,13 +278,6 @@ class OrderQueries(OrderSearch[Row]):
         named = self.order_by().annotate(_name=models.Value(name))
         return named.values_list(start, end, "_name")
 
-    def open_by_status(self) -> dict[Status, tuple[int, datetime | None]]:
-        """For each status with open orders, their number and the time of the oldest recording."""
-        groups = self.open().order_by().values_list("status")
-        found = groups.annotate(models.Count("pk"), models.Min("created_at"))
-        counts = {status: (count, since) for status, count, since in found}
-        return {status: counts[status] for status in Status if status in counts}
-
     def count_by_status(self) -> dict[str, int]:
         """The number of orders in each status, including zeros."""
         counts = self.order_by().values_list("status").annotate(models.Count("pk"))
@@ -277,13 +293,3 @@ class OrderQueries(OrderSearch[Row]):
         # The column itself would lead SQLite to the index by status, from there to each row.
         by_status = final.order_by().annotate(_status=Coalesce("status", models.Value("")))
         return dict(by_status.values_list("_status").annotate(models.Count("pk")))
-
-
-def _lines(orders: OrderQueries[Any]) -> list[OpenLine]:
-    found = (
-        orders.order_by()
-        .annotate(price=Coalesce("price_per_card", "price_at_placing"))
-        .values_list("status", "product_id", "type_id", "price")
-        .annotate(models.Count("pk"), models.Sum("quantity"))
-    )
-    return [OpenLine(*row) for row in found]

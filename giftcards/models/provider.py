@@ -412,7 +412,7 @@ class ProviderState(models.Model):
 
     @cached_property
     def api_keys(self) -> ApiKeyQuerySet:
-        """The rows of all API keys, read once: they belong to what was read."""
+        """The rows of all API keys, read when they are first needed, and only once."""
         return ApiKey.objects.all()
 
     def is_paused(self, now: datetime) -> bool:

@@ -63,6 +63,10 @@ class Standing:
         result: T = self._read[read]
         return result
 
+    def keep(self, read: Callable[[], T], result: T) -> None:
+        """Have :meth:`once` return ``result``, which was read together with other facts."""
+        self._read[read] = result
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -182,7 +186,8 @@ class OfRows:
     """The judge of a condition that holds while there are certain rows.
 
     ``rows`` returns querysets, and ``tell`` makes the finding of these querysets: ``None`` if all
-    of them are empty. If ``is_enough`` is False, ``tell`` may also return ``None`` for other rows.
+    of them are empty. If ``is_enough`` is False, ``tell`` may return ``None`` although there are
+    rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -198,7 +203,7 @@ CONDITIONS: dict[str, Condition] = {}
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
-    """Whether there are rows for conditions, as expressions; the keys begin with the codes."""
+    """Whether there are rows for each condition, as expressions; the keys begin with the codes."""
     return {
         (code, number): Exists(rows)
         for code, condition in CONDITIONS.items()

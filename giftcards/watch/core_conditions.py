@@ -134,7 +134,7 @@ def _has_several_keys(standing: Standing) -> Finding | None:
 def _are_unwanted(standing: Standing) -> Finding | None:
     own = configured_key()
     since = [key.references_unwanted_at for key in standing.state.api_keys if key.pk == own]
-    if not (conf.send_reference and any(since)):
+    if not conf.send_reference or not any(since):
         return None
     return Finding(
         "The provider accepts orders only without our reference, so none is sent. Turn"

@@ -22,7 +22,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from giftcards.conf import VERSION, conf
-from giftcards.engine.balance import free_balance
+from giftcards.engine.balance import Commitments, money_in_open_orders
 from giftcards.engine.task_queue import waiting_tasks
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.secrecy import contained
@@ -120,7 +120,9 @@ class GiftcardsCollector(Collector):
 def _read() -> dict[str, Values]:
     standing = Standing()
     state, pace = standing.state, Pace.read()
-    open_, tasks = open_orders(), waiting_tasks()
+    account, tasks = Commitments.read(state), waiting_tasks()
+    open_ = open_orders(account.lines)
+    standing.keep(money_in_open_orders, account.in_open_orders)
     single = {
         "requests": number_of(taken_slots()),
         "listed_at": value_of(Product.objects.all(), Max("listed_at")),
@@ -134,7 +136,7 @@ def _read() -> dict[str, Values]:
         "giftcards_requests_last_minute": {"": numbers["requests"]},
         "giftcards_requests_limit": {"": conf.requests_per_minute},
         "giftcards_balance": _if_known(state.balance),
-        "giftcards_free_balance": _if_known(free_balance(state=state)),
+        "giftcards_free_balance": _if_known(account.free),
         "giftcards_backlog": waiting | ({} if tasks is None else {"tasks": tasks.number}),
         "giftcards_catalogue_age_seconds": _age(numbers["listed_at"]),
         "giftcards_condition": {

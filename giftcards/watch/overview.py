@@ -24,6 +24,7 @@ from giftcards.engine.background import MayGoOn
 from giftcards.engine.task_queue import Backlog, waiting_tasks
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot, StatusChange
+from giftcards.models.order_queries import OpenLine
 from giftcards.models.provider import configured_key
 from giftcards.models.scalars import number_of
 from giftcards.rules.states import FINAL, Status
@@ -68,10 +69,18 @@ class Waiting:
         return oldest(self.orders)
 
 
-def open_orders() -> dict[Status, Backlog]:
-    """The open orders by status; statuses without open orders are left out."""
-    found = Order.objects.all().open_by_status()
-    return {status: Backlog(*of_status) for status, of_status in found.items()}
+def open_orders(lines: Sequence[OpenLine] | None = None) -> dict[Status, Backlog]:
+    """The open orders by status; statuses without open orders are left out.
+
+    ``lines`` are the lines of all open orders, if they were read already.
+    """
+    lines = Order.objects.all().open_lines() if lines is None else lines
+    by_status = {status: [line for line in lines if line.status == status] for status in Status}
+    return {
+        status: Backlog(sum(line.orders for line in found), min(line.since for line in found))
+        for status, found in by_status.items()
+        if found
+    }
 
 
 def orders_by_status(state: ProviderState, open_: Mapping[Status, Backlog]) -> dict[str, int]:
