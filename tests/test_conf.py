@@ -120,6 +120,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "reveals_per_hour": 30,
         "refund_days": None,
         "codes_kept_days": None,
+        "metrics_token": None,
     }
     require(*conf.declared)
 
@@ -335,7 +336,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             " PRICE_MAX_AGE, REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY,"
             " CATALOGUE_SKIP, LEAST_STOCK, CARDS_PER_HOLDER, HOLDS_PER_HOLDER, PRICING,"
             " LOW_BALANCE,"
-            " REAUTHENTICATE, REFUND_DAYS, REVEALS_PER_HOUR, CODES_KEPT_DAYS.",
+            " REAUTHENTICATE, REFUND_DAYS, REVEALS_PER_HOUR, METRICS_TOKEN, CODES_KEPT_DAYS.",
         )
     ]
     require(*conf.declared)
