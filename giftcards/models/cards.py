@@ -97,30 +97,27 @@ class CardQuerySet(models.QuerySet["Card"]):
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keys = list(conf.keyring().key_fingerprints)
-        while True:
-            borders = sorted([*keys, DESTROYED])
-            between = [
-                Q(key_fingerprint__lt=borders[0]),
-                *(
-                    Q(key_fingerprint__gt=low, key_fingerprint__lt=high)
-                    for low, high in pairwise(borders)
-                ),
-                Q(key_fingerprint__gt=borders[-1]),
-            ]
-            of_key = {key: self.filter(key_fingerprint=key) for key in keys}
-            found = read_beside(
-                self.order_by("pk"),
-                {key: value_of(cards, Min("pk")) for key, cards in of_key.items()},
-                {key: value_of(cards, Max("pk")) for key, cards in of_key.items()},
-                {span: value_of(self.filter(span), Min("key_fingerprint")) for span in between},
-            )
-            if not found:
-                return {}
-            oldest, newest, others = found
-            new = sorted(set(filter(None, others.values())).difference(keys))
-            if not new:
-                return {key: (oldest[key], newest[key]) for key in keys if oldest[key] is not None}
-            keys += new
+        found, others = self._ends_of(keys)
+        while others:
+            keys += others
+            found, others = self._ends_of(keys)
+        return found
+
+    def _ends_of(self, keys: list[str]) -> tuple[dict[str, tuple[int, int]], list[str]]:
+        """The result of :meth:`ends` for ``keys``, and some other keys in use, if there are any."""
+        spans = _spans_between(sorted([*keys, DESTROYED]))
+        of_key = {key: self.filter(key_fingerprint=key) for key in keys}
+        found = read_beside(
+            self.order_by("pk"),
+            {key: value_of(cards, Min("pk")) for key, cards in of_key.items()},
+            {key: value_of(cards, Max("pk")) for key, cards in of_key.items()},
+            {span: value_of(self.filter(span), Min("key_fingerprint")) for span in spans},
+        )
+        if not found:
+            return {}, []
+        oldest, newest, others = found
+        ends = {key: (oldest[key], newest[key]) for key in keys if oldest[key] is not None}
+        return ends, sorted(set(filter(None, others.values())).difference(keys))
 
     def need_of_keys(self) -> tuple[int, list[int]]:
         """Return the number of cards whose key is missing, and the keys that no card needs.
@@ -156,6 +153,14 @@ class CardQuerySet(models.QuerySet["Card"]):
         if not cards:
             return {}
         return {"newest": cards[-1].trouble(keyring), "oldest": cards[0].trouble(keyring)}
+
+
+def _spans_between(borders: list[str]) -> list[Q]:
+    """The conditions that a fingerprint lies before, between or after the sorted ``borders``."""
+    inner = [
+        Q(key_fingerprint__gt=low, key_fingerprint__lt=high) for low, high in pairwise(borders)
+    ]
+    return [Q(key_fingerprint__lt=borders[0]), *inner, Q(key_fingerprint__gt=borders[-1])]
 
 
 class Card(models.Model):
