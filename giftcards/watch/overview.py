@@ -154,6 +154,8 @@ class Pace:
         spans = sent.spans("sending", "queued_at", "accepted_at").union(
             settled.spans("storing", "accepted_at", "settled_at"), all=True
         )
+        # Django 6.1 would order the union as the model is ordered, by a column that it lacks.
+        spans = spans.order_by()
         seconds: dict[str, list[float]] = {"sending": [], "storing": []}
         for start, end, name in spans:
             seconds[name].append(max((end - start).total_seconds(), 0.0))
