@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import responses
 from django.db import OperationalError, connection, connections
+from django.db.models import F
 from django.utils import timezone
 
 from giftcards.catalogue import read_catalogue
@@ -32,6 +33,7 @@ from giftcards.engine.sweep import Swept, sweep
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Card, Lease, Order, OrderQuerySet, ProviderState, RequestSlot
 from giftcards.simulator import Simulator
+from giftcards.statuses import Status
 from tests.builders import LINE, PRODUCT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +82,20 @@ def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
 def run_sweep(orders: OrderQuerySet | None = None, **options: Any) -> Swept:
     with Gateway() as gateway:
         return sweep(gateway, orders, **options)
+
+
+def look(times: int = 1) -> None:
+    """Sweep, with everything due."""
+    for _ in range(times):
+        Order.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
+        run_sweep()
+
+
+def pass_time(seconds: float) -> None:
+    """Let time go by for the lost orders."""
+    passed = timedelta(seconds=seconds)
+    lost = Order.objects.filter(status=Status.UNCONFIRMED)
+    lost.update(sent_at=F("sent_at") - passed, absent_since=F("absent_since") - passed)
 
 
 def fill_catalogue() -> None:

@@ -35,7 +35,7 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
 
 def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """What :func:`read_at_once` returns, read beside the first ``row``; empty without a row."""
+    """The result of :func:`read_at_once`, read with the first ``row``; empty without a row."""
     values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
     if values is None:
         return []

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection
-from django.db.models import F
 from django.utils import timezone
 
 from giftcards.conf import conf
@@ -37,6 +36,8 @@ from tests.stage import (
     history,
     in_threads,
     list_page,
+    look,
+    pass_time,
     posts,
     run_sweep,
     statuses,
@@ -52,21 +53,6 @@ SOURCE = StatusChange.Source.RECOVERY
 @pytest.fixture
 def _settings(set_conf: Setter) -> None:
     set_conf(PROOF_OF_ABSENCE=60, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
-
-
-def look(times: int = 1) -> None:
-    """Sweep, with everything due."""
-    for _ in range(times):
-        Order.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
-        run_sweep()
-
-
-def pass_time(seconds: float) -> None:
-    """Let time go by for the lost orders."""
-    passed = timedelta(seconds=seconds)
-    lost = Order.objects.filter(status=Status.UNCONFIRMED)
-    lost.update(sent_at=F("sent_at") - passed)
-    lost.filter(absent_since__isnull=False).update(absent_since=F("absent_since") - passed)
 
 
 def buy_elsewhere(type_id: str, quantity: int = 2) -> str:

@@ -8,8 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db.models import F
-from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
@@ -19,7 +17,7 @@ from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import answer, problems
-from tests.stage import PSN, Setter, buy, history, own_key, posts, run_sweep
+from tests.stage import PSN, Setter, buy, history, look, own_key, pass_time, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_settings")]
@@ -38,20 +36,6 @@ def _settings(set_conf: Setter) -> None:
 def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, the answers about the type SIM_LOST arrive."""
     return lambda: monkeypatch.setitem(SPECIAL_TYPES, "SIM_LOST", Special(summary=""))
-
-
-def look(times: int = 1) -> None:
-    """Sweep, with everything due."""
-    for _ in range(times):
-        Order.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
-        run_sweep()
-
-
-def pass_time(seconds: float) -> None:
-    """Let time go by for the lost orders."""
-    passed = timedelta(seconds=seconds)
-    lost = Order.objects.filter(status=Status.UNCONFIRMED)
-    lost.update(sent_at=F("sent_at") - passed, absent_since=F("absent_since") - passed)
 
 
 def conditions() -> set[str]:
