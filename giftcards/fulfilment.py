@@ -37,7 +37,7 @@ __all__ = [
 
 
 class OrderDetails(TypedDict, total=False):
-    """The details of an order that may be left out."""
+    """The optional details of an order."""
 
     reference: str | None
     sale_price: Decimal | int | None
@@ -84,10 +84,11 @@ def place_order(
     characters. The phone number has digits, and at most 50 characters. Texts must not have control
     characters.
 
-    With a ``recipient_email``, the order is a gift. Its cards, bought at once, go to that address
-    at ``deliver_at``: within a year, with a time zone unless ``USE_TZ`` is off. Without
-    ``deliver_at``, the cards go as soon as they come. ``gift_message`` has at most 1,000
-    characters, in lines. ``recipient_language`` is by default the customer's.
+    With a ``recipient_email``, the order is a gift. Its cards are bought at once, and go to that
+    address at ``deliver_at``. This time is within a year, with a time zone unless ``USE_TZ`` is
+    off. Without ``deliver_at``, the cards go as soon as they come. ``gift_message`` has at most
+    1,000 characters, and may have several lines. ``recipient_language`` is by default the
+    customer's.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
@@ -169,13 +170,12 @@ def change_customer(
 
     ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
     :func:`place_order`. A gift stays a gift, and no other order becomes a gift. ``by`` and
-    ``reason`` (one line, at most 200 characters) are kept with the old values. ``order`` is
-    updated in place. Messages that are not sent yet go to the new address. Links in messages that
-    were sent are withdrawn.
+    ``reason`` (one line, at most 200 characters) are kept with the old values. ``order`` is updated
+    in place. Messages that are not sent yet go to the new address. Links in messages that were sent
+    are withdrawn.
 
     If a receiver of :data:`~giftcards.signals.customer_changed` raises, the correction is rolled
-    back. Raises
-    :exc:`~django.core.exceptions.ValidationError` for invalid values, and
+    back. Raises :exc:`~django.core.exceptions.ValidationError` for invalid values, and
     :exc:`~giftcards.exceptions.CustomerConflict` if the order was corrected, or its customer or
     recipient erased, since ``order`` was read.
     """

@@ -47,7 +47,7 @@ MOST_CODES = 100
 
 @contained
 def open_codes(order: Order) -> list[Code]:
-    """The codes of all cards that count as delivered with ``order``, sorted by position.
+    """The codes of the delivered cards of ``order``, sorted by position.
 
     If a card cannot be opened, or is missing in the database, its code is empty, and an error is
     logged. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are
@@ -75,7 +75,10 @@ def open_codes(order: Order) -> list[Code]:
 
 
 def _opened(position: int, card: Card | None, keyring: Keyring) -> tuple[Code, str]:
-    """The code of a card and ""; or an empty code, and a sentence with the reason."""
+    """The code of a card, and the reason why the card cannot be opened.
+
+    The reason is "" if the card was opened; otherwise, the code is empty.
+    """
     if card is None:
         return Code(position), "It is not in the database."
     try:
@@ -138,7 +141,10 @@ def shown_at(link: CardLink, key: str) -> datetime | None:
 
 
 def is_spent(link: CardLink, key: str) -> bool:
-    """True if the page with this key has shown the cards, and a reload may not show them again."""
+    """True if the page with this key cannot show the cards any more.
+
+    A reload shows the cards again for ten minutes after the page first showed them.
+    """
     at = shown_at(link, key)
     return at is not None and not is_recent(at, timezone.now(), within=SAME_REVEAL)
 
@@ -147,8 +153,8 @@ def is_spent(link: CardLink, key: str) -> bool:
 def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> list[Code] | None:
     """Record a reveal and return the cards; ``None`` if the link has ended or is used up.
 
-    All requests of the page with this ``key`` are one reveal. The reveal is committed before the
-    cards are returned, so this function must not be called in a transaction.
+    All requests with the same ``key`` come from one page, and count as one reveal. The reveal is
+    committed before the cards are returned, so this function must not be called in a transaction.
     """
     if shown_at(link, key) is None:
         try:
@@ -205,12 +211,15 @@ def open_cards(order: Order) -> list[Code]:
         return [Code(position) for position in range(1, order.fulfilled_quantity + 1)]
 
 
-# The greatest number of reveals whose times earlier_reveals() returns.
+# The maximum length of the list that earlier_reveals() returns.
 _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """The times of the last ten reveals of ``order``, newest first, without the key ``but``."""
+    """The times of the last ten reveals of ``order``, newest first.
+
+    The reveal with the key ``but`` is left out.
+    """
     # A reveal without a key showed no card, because no card could be opened.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

@@ -1,8 +1,9 @@
-"""Sending the messages that are due: each message is claimed, sent, and its outcome recorded.
+"""Sending the messages that are due.
 
-A customer gets a message once, or several times after attempts with unknown outcome. The outcome is
+A message is claimed and sent, and then the outcome is recorded. The outcome of an attempt is
 unknown if the process died before it recorded the outcome. It is also unknown if the server got the
-message and did not answer. After :data:`MOST_UNANSWERED` unknown outcomes, the message is given up.
+message and did not answer. Such an attempt is repeated, so the customer may get the message several
+times. After :data:`MOST_UNANSWERED` unknown outcomes, the message is given up.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _PAUSES = (
 _LONGEST_PAUSE = timedelta(hours=1)
 # The pause after an attempt with unknown outcome.
 _UNANSWERED_PAUSE = timedelta(minutes=15)
-# The age at which a message is given up, but not before all pauses in _PAUSES are over.
+# The age at which a message is given up. The retries after the pauses in _PAUSES are made first.
 _GIVEN_UP_AFTER = timedelta(days=1)
 # The number of failures in a row after which a channel is left alone for the rest of the pass.
 _FAILURES_IN_A_ROW = 3
@@ -148,7 +149,7 @@ class _Pass:
                 # The message may have been stopped during the attempt.
                 stopped = Delivery.objects.filter(pk=delivery.pk, is_stopped=True)
                 status = DeliveryStatus.CANCELLED if stopped.cancel() else status
-            # Each status in which an attempt ends is the name of a field of the tally.
+            # The fields of the tally have the names of these statuses.
             self._counts[status.value] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def is_wanted(delivery: Delivery) -> bool:
 
 @contained
 def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
-    """Try to send the message; return ``None`` if the message was stopped before."""
+    """Try to send the message; return ``None`` if it was stopped or its claim was lost."""
     link: CardLink | None = None
     token: Masked | None = None
     try:

@@ -1,4 +1,4 @@
-"""The signal that brings news for staff to other places than their mail, such as a chat."""
+"""The signal with news for staff; a receiver can show the news in a chat, for example."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ _LONGEST_TASK = 100.0
 _RECORDING_SECONDS = 10.0
 # The least time that a task must have left when an attempt begins (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# For a site's only worker: the time in which attempts may begin, and the further time that the last
-# attempt may take (seconds).
+# For a site with a single worker: the seconds in which attempts may begin, and the additional
+# seconds for the last attempt.
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
@@ -75,8 +75,8 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
-    # The next task is queued only after the release: if it was queued earlier, it could find no
-    # free lease, and end. A server that is away is left alone until the next minute.
+    # The next task is queued after the release, so that it finds a free lease. A server that is
+    # away is left alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"

@@ -233,7 +233,8 @@ PLAIN_URL = "same-origin"
 def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
     """The page that a visitor sees before the cards; it shows nothing about the cards.
 
-    ``complaint`` is "", "again" (such as for a page that was too old) or "pin" (a wrong PIN).
+    ``complaint`` is "pin" after a wrong PIN, "again" if the visitor has to press the button again,
+    or "".
     """
     return _page(
         "ask",
@@ -296,7 +297,7 @@ def _language(order: Order) -> str:
 
 
 class _Row:
-    """A card as the template shows it; with a QR code if ``segno`` is installed."""
+    """The data of a card for the template, with a QR code if ``segno`` is installed."""
 
     def __init__(self, card: Code) -> None:
         self.position = card.position
@@ -431,8 +432,7 @@ def _shop() -> dict[str, str]:
 
 
 _MAIL = "giftcards.delivery.channels.Mail"
-# The kinds of messages that tell the customer how an order ended; and how an order for a gift
-# ended.
+# The kinds of messages that tell the customer how an order ended. A gift has kinds of its own.
 _ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
 _ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
 # The number of digits of the longest primary key.
@@ -441,7 +441,7 @@ _LONGEST_KEY = 18
 
 @dataclass(frozen=True, slots=True)
 class OwnedOrder:
-    """An order as a list shows it to its customer or, for a gift, to its recipient."""
+    """An entry in a list of orders, for the customer or for the recipient of a gift."""
 
     order: Order
     facts: Facts
@@ -463,11 +463,11 @@ class OwnedOrder:
         if self.facts.kind not in WITH_CARDS:
             return str(Kind(self.facts.kind).label)
         if self.is_received:
-            # To the recipient, all cards have come: only the customer is told of missing cards.
+            # The recipient is not told of missing cards, so the gift is shown as complete.
             return str(Status.FULFILLED.label)
         if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
             return gettext("In progress")
-        # The label of the kind suits a message, but not an order.
+        # The label of the status is used, because the label of the kind describes a message.
         return str(Status(self.order.status).label)
 
     @property
@@ -517,7 +517,7 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 
 
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """The entries of a list for the given orders, which ``user`` owns."""
+    """The list entries for ``orders``, which ``user`` owns."""
     listed = list(orders)
     showing = with_cards(order for order in listed if not order.is_gift)
     sent = _sent(listed)
@@ -535,7 +535,7 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """The entries of a list for the given gifts, which ``user`` has received."""
+    """The list entries for gifts that ``user`` has received."""
     listed = list(orders)
     showing = with_cards(listed)
     return [
@@ -564,5 +564,5 @@ def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """The place for :func:`links.make` if ``user`` sees, in a list, a form for ``order``."""
+    """The ``place`` for :func:`links.make`, which binds a page token to this user and order."""
     return f"account {user.pk} {order.pk}"

@@ -1,8 +1,12 @@
-"""Holding orders back for a price, for a review by a person, or for a time; and releasing them.
+"""Holding orders back, and releasing them.
 
-An order is held because a card costs more than the ceiling, because ``REVIEW_ORDER`` wants a person
-to look at the order, or because ``REORDER_MISSING`` made the order and its time has not come. A
-held order is PENDING and never due. A held order times out only if ``REORDER_MISSING`` made it.
+An order is held for one of these reasons:
+
+- A card costs more than the ceiling.
+- ``REVIEW_ORDER`` wants a person to look at the order.
+- ``REORDER_MISSING`` made the order, and the time to send the order has not come.
+
+A held order is PENDING and never due. A held order times out only if ``REORDER_MISSING`` made it.
 """
 
 from __future__ import annotations
@@ -197,10 +201,9 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
 
 
 def end_waits(orders: OrderQuerySet) -> None:
-    """Release the held orders whose time has come; give up those whose time is over.
+    """Release held orders after ``send_after``, or give them up after ``send_before``.
 
-    The time has come at ``send_after``, and is over at ``send_before``. One call handles at most
-    100 of ``orders``; the next call goes on with the rest.
+    One call handles at most 100 of ``orders``; the next call goes on with the rest.
     """
     now = timezone.now()
     for order in orders.on_hold_for_too_long(now)[:_AT_ONCE]:
@@ -233,10 +236,10 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store as the ceiling the ``price`` that a person has confirmed while placing ``order``.
+    """Store ``price`` as the ceiling of ``order``.
 
-    Call this function in the transaction that records the order, so that no worker has seen the
-    order yet.
+    A person has confirmed the price while placing the order. Call this function in the transaction
+    that records the order, so that no worker has seen the order yet.
     """
     order.approved_price = order.check_amount("approved_price", price)
     order.save(update_fields=["approved_price"])

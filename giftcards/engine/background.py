@@ -1,9 +1,9 @@
-"""The turns of background work: only this module begins work that is not about single orders.
+"""Background work: all work that is not about single orders.
 
-Work is declared once, as :class:`Work`, for every kind of worker. The end of a tick and the threads
-beside the loop both call :func:`give_turns`. Each piece of prompt work has a lane of its own, so
-that it waits for no other work. All other work shares one lane, in which only one process at a time
-gives turns.
+Only this module begins such work. Work is declared once, as :class:`Work`, for every kind of
+worker. The end of a tick and the threads beside the loop both call :func:`give_turns`. Each piece
+of prompt work has a lane of its own, so that it waits for no other work. All other work shares one
+lane, in which only one process at a time gives turns.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ MayGoOn = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A piece of background work; ``name`` is for people, such as "the messages".
+    """A piece of background work.
 
-    ``do`` gets a callback, and does due work for as long as the callback returns True. If ``do``
-    returns False, the work is left alone for some seconds.
+    ``name`` is shown to people, for example "the messages". ``do`` gets a callback, and does due
+    work for as long as the callback returns True. If ``do`` returns False, the work is left alone
+    for some seconds.
     """
 
     name: str

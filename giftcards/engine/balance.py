@@ -33,11 +33,11 @@ _ZERO = Decimal("0.00")
 
 
 class BalanceReader:
-    """A reader of the balance that works while its owner goes on with the orders.
+    """A reader that requests the balance in a thread, so that no order waits for the answer.
 
-    The reader has its own gateway, and does not store failures as outages of the provider: only
-    requests about orders decide about outages. A refused key and a rate limit stop all calls, as
-    usual.
+    The reader has its own gateway. Its failures are not stored as outages of the provider, because
+    only requests about orders decide about outages. A refused key and a rate limit stop all calls,
+    as usual.
     """
 
     def __init__(self) -> None:
@@ -178,17 +178,22 @@ class Commitments:
     lines: Sequence[OpenLine]
     #: The latest price of each product and type in ``lines``, as :func:`add_up` needs them.
     prices: Mapping[tuple[str, str], Decimal]
-    #: The cost of the holds, and of the settled orders that the balance does not show.
+    #: ``holds`` is the cost of the holds. ``settled`` is the cost of settled orders that the
+    #: balance does not show yet.
     holds: Decimal
     settled: Decimal
 
     @classmethod
     def read(cls, state: ProviderState, *, reference: str = "") -> Self:
-        """Read what counts against the balance of ``state``; a hold with ``reference`` does not."""
+        """Read the orders and the holds that count against the balance of ``state``.
+
+        A hold with this ``reference`` is left out.
+        """
         orders, read_at = Order.objects.all(), state.balance_read_at
         holds = settled = _ZERO
-        # Holds are added up before the orders. If a hold becomes an order in between, it thus
-        # counts twice rather than not at all. The same is true of open orders that settle.
+        # Holds are read before open orders, and open orders before settled orders. So a hold that
+        # becomes an order in between counts twice rather than not at all. The same is true of an
+        # order that settles in between.
         if read_at is not None:
             holds = Hold.objects.exclude(reference=reference).amount(timezone.now())
         lines = orders.open_lines(balance_read_at=read_at)

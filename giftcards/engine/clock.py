@@ -1,4 +1,4 @@
-"""Detecting steps of the wall clock, so that a wait counts only if the time has really passed.
+"""Detecting steps of the wall clock, so that a step does not count as waiting time.
 
 The times in the database are from the wall clock, which NTP or a person can change. Nobody can
 change a steady clock. So if the two clocks have not advanced equally, the wall clock has made a
@@ -87,9 +87,9 @@ def _as_seconds(moment: datetime) -> float:
 
 
 def _epoch(moment: datetime) -> datetime:
-    """Return the epoch, which is naive if ``moment`` is naive (``USE_TZ = False``).
+    """Return the epoch; it is naive if ``moment`` is naive (``USE_TZ = False``).
 
-    If both are naive, their difference jumps with daylight saving time.
+    The difference between two naive times jumps with daylight saving time.
     """
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return epoch.replace(tzinfo=None) if timezone.is_naive(moment) else epoch
@@ -97,7 +97,10 @@ def _epoch(moment: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the clock, by ``seconds`` (negative: back), when the clock showed ``before``."""
+    """A step of the wall clock by ``seconds``; negative seconds mean a step back.
+
+    ``before`` is the time that the clock showed immediately before the step.
+    """
 
     before: datetime
     seconds: float
@@ -120,7 +123,10 @@ class Clock:
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """A reading of the clock at least ``length`` ago, whatever steps it has made since."""
+        """A time that the clock showed at least ``length`` ago.
+
+        Steps of the clock since then are taken into account.
+        """
         moment = self._check() - length
         candidates = []
         for _start, end, set_since in self._eras():
@@ -130,14 +136,18 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """Return the sum of the steps since the clock showed ``moment``, for each such time."""
+        """Return the sum of the steps since the clock showed ``moment``.
+
+        If the clock has shown this time more than once, there is a sum for each occurrence.
+        """
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
-        """Yield the periods between steps, newest first: start, end, and the sum of later steps.
+        """Yield the periods between steps, newest first.
 
-        A time that the clock showed twice is in two periods. Periods also overlap by the tolerance,
-        because the time of a step is known only within the tolerance.
+        A period has a start, an end, and the sum of all later steps. A time that the clock showed
+        twice is in two periods. Periods also overlap by the tolerance, because the time of a step
+        is known only within the tolerance.
         """
         zone = timezone.now().tzinfo
         end = datetime.max.replace(tzinfo=zone)
@@ -181,7 +191,7 @@ class Clock:
         if _MACHINE in self._offsets:
             return offset - self._offsets[_MACHINE]
         swept_at = self._state.swept_at
-        # If the last sweep lies ahead, the clock was set back by at least the difference.
+        # If the last sweep lies in the future, the clock was set back by at least the difference.
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
     def _store(self, offset: float, step: Step, now: datetime) -> None:
@@ -241,10 +251,9 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
 
 
 def recall_far_future() -> None:
-    """Make orders and announcements due now if their due time is implausibly far ahead.
+    """Set implausibly late due times of orders and announcements to the current time.
 
-    A time far ahead was written before the clock was set back, and no process was running at that
-    moment.
+    The clock was set back after such a time had been written, while no process was running.
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=conf.proof_of_absence / 2))

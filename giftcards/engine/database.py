@@ -94,7 +94,7 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Call ``write`` with all ``orders`` at once, or with each alone if the database refuses that.
+    """Write all ``orders`` in one call of ``write`` or, if the database refuses this, one by one.
 
     Returns the results. An order that fails even alone is postponed.
     """

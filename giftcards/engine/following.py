@@ -56,9 +56,9 @@ _GRACE = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Callbacks that long work makes between requests.
+    """Callbacks that a long operation calls between requests.
 
-    Once ``should_continue`` returns False, no more requests are started; the results of requests in
+    Once ``should_continue`` returns False, no more requests are started. The results of requests in
     flight are still yielded.
     """
 
@@ -66,7 +66,7 @@ class Pulse:
     beat: Callable[[], object] = lambda: None
 
 
-# The purpose of the list's first page, and the purpose of its further pages if that differs.
+# The keys are purposes of the list's first page; the values are purposes of its further pages.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
 # The purposes of pages that wait for the request budget; other pages are skipped if the budget is
 # short.
@@ -138,7 +138,7 @@ def ask(
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
-    """Split ``orders`` into fresh and late orders: the list has these on different pages."""
+    """Split ``orders`` into fresh and late orders, which are on different pages of the list."""
     late = [order for order in orders if order.status == Status.DELAYED]
     return [order for order in orders if order.status != Status.DELAYED], late
 
@@ -220,26 +220,32 @@ class _Search:
         )
 
     def _count_missing(self) -> int:
-        """The number of orders without a row: to read more pages than that costs too much."""
+        """The number of orders without a row so far.
+
+        Reading more pages than this number would cost more than single checks.
+        """
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
     def pages_left(self) -> int:
-        """The number of pages worth reading that were left out because the budget was short."""
+        """The number of unread pages that are still worth reading.
+
+        These pages were left out because the budget was short.
+        """
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
-        """Tell the gateway the number of requests that the reading takes after the first page.
+        """Tell the gateway how many requests this reading takes after the first page.
 
-        These requests are for further pages that were read or were worth reading, and for single
-        checks of the orders in ``left``.
+        These requests are for further pages, including those left out, and for single checks of the
+        orders in ``left``.
         """
         if not self.has_read:
             return
         further = max(self._pages_read - 1, 0) + self.pages_left
         others = len(set(left) - {self.to_verify})
-        # The room on the last page counts as half a page if it is unknown.
+        # If the room on the last page is unknown, half a page is assumed.
         is_only_page = self._pages_read + self.pages_left == 1
         room = timings.page_size - self._rows_read if is_only_page else timings.page_size // 2
         gateway.note_questions(further + others, page_size=timings.page_size, room=room)
@@ -281,7 +287,10 @@ class _Search:
         return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
 
     def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
-        """Fill gaps in a single answer from the order's row while the order's id is unconfirmed."""
+        """Fill gaps in the answer to a single check from the order's row in the list.
+
+        Nothing is filled in once an answer has confirmed the order's id.
+        """
         row = self._unclear.get(order.pk)
         if order.identified_at or row is None or not isinstance(result, OrderAnswer):
             return result
@@ -324,11 +333,13 @@ def read_pages(
 ) -> Pages:
     """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
 
-    If the first page gives the page count, further pages are read until ``limit()`` is 0; but none
-    is read if there are more further pages than ``limit()``. If the budget is short, the next
-    reading begins with the pages that were left out. Without a page count, reading ends after the
-    first page without new ids, or after ``limit()`` further pages. If a page fails, its error is
-    yielded in place of the page.
+    ``limit()`` is the number of further pages that are worth reading. If the first page gives the
+    page count, further pages are read until ``limit()`` is 0. But if there are more further pages
+    than ``limit()``, none is read. If the budget is short, the next reading begins with the pages
+    that were left out.
+
+    Without a page count, at most ``limit()`` further pages are read. Reading ends earlier after the
+    first page without new ids. If a page fails, its error is yielded in place of the page.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=timings.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
@@ -359,7 +370,7 @@ def read_pages(
 def _read_share(
     count: int, gateway: Gateway, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield this reading's share of the further pages; note where the next reading begins."""
+    """Yield as many further pages as one reading may take; note where the next reading begins."""
     begin = gateway.next_page if gateway.next_page <= count else 2
     numbers = [*range(begin, count + 1), *range(2, begin)]
     at_most = gateway.pages_at_once()
@@ -371,7 +382,10 @@ def _read_share(
 def _read_counted(
     numbers: Sequence[int], read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Generator[OrderPage | Exception, object, Sequence[int]]:
-    """Yield pages in ``numbers`` until ``limit()`` is 0 or the budget is short; return the rest."""
+    """Yield the pages with these ``numbers``; return the numbers of the unread pages.
+
+    Reading ends when ``limit()`` is 0 or the budget is short.
+    """
     while numbers and limit():
         batch = numbers[:MAX_IN_FLIGHT]
         pages = list(read(*batch))
@@ -487,7 +501,7 @@ class _Calls(Generic[K, T]):
             self._ended.put((call, slot, error))
 
     def results(self, *, timeout: float) -> Iterator[tuple[K, T | Exception]]:
-        """Wait for a call to end or for a slot; yield key and result of a call that is over."""
+        """Wait until a call ends or a slot is free; yield key and result if a call has ended."""
         if self._has_room:
             timeout = min(timeout, max(self._gateway.wait_for(self._purpose), 0.01))
         try:

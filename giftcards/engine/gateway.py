@@ -75,14 +75,14 @@ class KeyProbe:
 
 
 class Gateway:
-    """A client with pauses, key probe and request budget enforced; a context manager.
+    """A client of the provider that enforces pauses, the key probe and the request budget.
 
-    One thread owns a gateway. Other threads may only call ``client``, between the owner's
-    :meth:`begin` and :meth:`finish` for that call.
+    A gateway is a context manager. One thread owns a gateway. Other threads may only call
+    ``client``, between the owner's :meth:`begin` and :meth:`finish` for that call.
     """
 
     def __init__(self) -> None:
-        # Without encryption keys, no call is made: the cards that it buys could not be stored.
+        # Without encryption keys, no call is made, because bought cards could not be stored.
         require("ENCRYPTION_KEYS")
         self._fingerprint = key_fingerprint(conf.api_key)
         # A refusal that is not stored yet; this process honours it already.
@@ -108,9 +108,10 @@ class Gateway:
         # For each reading of the list in the last minute, the number of requests after the first
         # page.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
-        #: The number of orders that the last attempt to send left waiting; at most 100 are counted.
+        #: The number of orders that still waited after the last round of sending; at most 100 are
+        #: counted.
         self.waiting = 0
-        #: The page with which the next reading of the list continues after the first page.
+        #: The number of the page that the next reading of the list requests after the first page.
         self.next_page = 2
 
     def __enter__(self) -> Self:
@@ -155,8 +156,8 @@ class Gateway:
         """
         self._load_state()
         if self.is_open and not self.is_proven and self._state.was_blocked:
-            # Not every proxy routes the path of this call. If the call fails and does not pause
-            # calls, the next call shows whether the block is over.
+            # Some proxies do not route the path of this call. So a failure that does not pause
+            # calls is ignored; the next call shows whether the block is over.
             with suppress(ProviderError):
                 return self._ask_about_key(Purpose.CHECKING)
         return self.is_open
@@ -441,11 +442,12 @@ class Gateway:
         self._list_asked_at = timezone.now()
 
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
-        """Note the number of requests that a reading takes after the list's first page.
+        """Note how many requests a reading of the list takes after the first page.
 
-        Orders that are about to be sent need pages of ``page_size`` rows once they have filled the
-        ``room`` on the last page. While more orders wait than can be sent at once, at least a
-        quarter of a page is counted for them, because slots come back all the time.
+        Orders that are about to be sent are counted, too. They first fill the ``room`` on the last
+        page, and then need more pages of ``page_size`` rows. Of these orders, as many count as
+        there are free slots. But at least a quarter of a page counts if so many orders wait,
+        because slots become free all the time.
         """
         coming = self.waiting
         if coming:
@@ -489,10 +491,13 @@ def ask_when_free(
 ) -> T:
     """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
 
-    If the gateway denies it, ``call`` returns ``None``, and is tried again. ``on_wait`` is called
-    before each wait of at most a second, with True if calls are paused. Raises :exc:`Stopped` if
-    the provider refuses the API key or if ``on_wait`` raises it. If the key is not proven and the
-    loop is about to make a call for an order, that call comes first, because it probes the key.
+    ``call`` returns ``None`` if the gateway denies it, and is then tried again. ``on_wait`` is
+    called before each wait, which takes at most a second. The argument of ``on_wait`` is True if
+    calls are paused.
+
+    While the key is not proven, a call that the loop is about to make for an order comes first.
+    That call probes the key. Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait``
+    may raise :exc:`Stopped`, too.
     """
     while True:
         while not gateway.try_open():

@@ -45,8 +45,8 @@ def follow(
     """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
 
     The loop ends after ``seconds``, when ``stop`` is set, when no order is urgent, or when the
-    provider refuses the key; with ``seconds=None`` only when ``stop`` is set. Returns ``None`` if
-    another process runs the loop and its lease does not expire within ``patience``.
+    provider refuses the key. With ``seconds=None``, it ends only when ``stop`` is set. Returns
+    ``None`` if another process runs the loop and its lease does not expire within ``patience``.
     """
     loop = _Loop(seconds, stop or threading.Event(), patience)
     with surviving(loop.stop, "the loop"):
@@ -105,7 +105,10 @@ def is_work_left() -> bool:
 
 
 def is_work_waiting() -> bool:
-    """True if no loop runs although an order is urgent or a change of an order is unannounced."""
+    """True if there is work for the loop, but no process runs the loop.
+
+    Work is an urgent order, or a change of an order that is due to be announced.
+    """
     if Lease.objects.is_taken(Lease.LOOP):
         return False
     return is_work_left() or StatusChange.objects.all().to_announce(timezone.now()).exists()
@@ -230,7 +233,10 @@ class _Loop:
             self._gateway.close()
 
     def close_balance(self) -> None:
-        """Wait for a requested balance; called after the lease is released, so no order waits."""
+        """Wait for a requested balance.
+
+        The lease is released before this call, so that orders do not wait for the balance.
+        """
         self._balance.close(seconds=0 if self.stop.is_set() else conf.request_timeout)
 
     def release(self) -> None:

@@ -1,10 +1,9 @@
-"""The outbox announces changes to the shop's receivers: at least once, in order for each subject.
+"""Announcing changes to the shop's receivers: at least once, and in order for each subject.
 
-:mod:`giftcards.signals` says what receivers can rely on. Orders and offers have an outbox each,
-with a lease of its own, so that a slow receiver of offers holds up no news of orders. The
-announcing process has the lease, and a thread renews it while receivers run. Until a receiver has
-taken a change, the receiver is not called for later changes of the same subject, which is an order
-or a type.
+:mod:`giftcards.signals` says what receivers can rely on. Orders and offers each have an outbox with
+its own lease, so that a slow receiver of offers holds up no news of orders. The announcing process
+has the lease, and a thread renews it while receivers run. Until a receiver has taken a change, the
+receiver is not called for later changes of the same subject, which is an order or a type.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So back-off
 also applies to receivers that kill the process, or whose success cannot be recorded.
@@ -218,10 +217,10 @@ def _announce_batch(
 
 
 def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime]) -> None:
-    """Call the receivers that ``change`` has yet to reach, and record the outcome.
+    """Call the receivers that have not taken ``change`` yet, and record the outcome.
 
-    ``held_back`` names the receivers that wait for an earlier change of the subject, each with the
-    time at which that earlier change is due.
+    ``held_back`` has the names of receivers that wait for an earlier change of the subject. The
+    values are the due times of these earlier changes.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
@@ -321,9 +320,9 @@ def next_try(
 ) -> tuple[int, datetime | None]:
     """Return the failures of a change so far, and when it is announced again (``None``: never).
 
-    Receivers that wait for earlier changes are held back: ``held_until`` is when those changes are
-    due, ``None`` if no receiver is held back. If no receiver has failed and none is held back, the
-    change is done.
+    Receivers that wait for earlier changes are held back. ``held_until`` is when these earlier
+    changes are due; it is ``None`` if no receiver is held back. If no receiver has failed and none
+    is held back, the change is done.
     """
     if not has_failed:
         # The change is due together with the earlier change, which is announced first; None if no
@@ -337,14 +336,17 @@ def next_try(
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """The receivers for which later changes of the subject wait, each with the end of the wait."""
+    """The receivers that have to take ``change`` before later changes of its subject.
+
+    Each receiver comes with the time when ``change`` is due again.
+    """
     if change.announce_at is None:
         return {}  # the change was given up
     return {receiver.name: change.announce_at for receiver in _pending_receivers(outbox, change)}
 
 
 def _pending_receivers(outbox: Outbox[E], change: E) -> list[_Receiver]:
-    """The receivers that ``change`` has yet to reach."""
+    """The receivers that have not taken ``change`` yet."""
     receivers = [
         _Receiver(f"{signal_name} {name}", call)
         for signal_name, signal in outbox.signals(change).items()

@@ -56,7 +56,7 @@ _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
 # subtracted, because the clocks of two machines may differ.
 _THIS_MOMENT = timedelta(seconds=10)
-# The delay of an order made by ``REORDER_MISSING`` if the missing cards may have come after all.
+# If missing cards may have come after all, the order that repeats these cards waits for this time.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # The longest time until the provider's list shows a new order.
@@ -66,10 +66,10 @@ _LIST_DELAY = timedelta(seconds=1)
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    The order is held, and not sent, if a person has to look at it, if a card costs more than its
-    ceiling, or if the cards that it repeats may have come after all. The order is postponed if it
-    cannot be reviewed, or if it has a ceiling and the price is unknown. Updates ``order`` in place,
-    unless another process has changed the row.
+    The order is held if a person has to look at it, or if a card costs more than the ceiling. An
+    order that repeats missing cards is held if these cards may have come after all. The order is
+    postponed if it cannot be reviewed, or if it has a ceiling and the price is unknown. Updates
+    ``order`` in place, unless another process has changed the row.
     """
     is_possible = True  # even if this order alone cannot be written
     with isolate_failures(order):
@@ -118,7 +118,7 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
     ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
-    # If a person has approved the stored price, that price always fits. So request the price anew.
+    # A stored price that a person has approved would always fit. So request the price anew.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
@@ -190,7 +190,10 @@ def _reference(order: Order, key: ApiKey) -> str:
 
 
 def _is_wanted(order: Order) -> bool:
-    """False, after holding the order, if a card that the order repeats may have come after all."""
+    """True if the order may be sent.
+
+    If it repeats missing cards that may have come after all, it is held for some minutes.
+    """
     if is_still_missing(order):
         return True
     hold_until(order, timezone.now() + _NEXT_LOOK)
@@ -223,8 +226,8 @@ def _passes_review(order: Order) -> bool:
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
     """Postpone an order with a ceiling and an unknown price.
 
-    An outage of the provider, which monitors report, is not a problem of the order. A failure that
-    goes on while the provider answers other requests is a problem of the order.
+    During an outage of the provider, the order gets no problem, because monitors report the outage.
+    If the failure goes on while the provider answers other requests, the order gets a problem.
     """
     is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
     is_away = gateway.is_outage(error) and is_patient
@@ -261,7 +264,7 @@ def _persist(record: Callable[[], None]) -> None:
 def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
     """Claim a recorded order for sending with ``key``; False if its row has changed meanwhile.
 
-    The order keeps the ``reference`` that it is sent with.
+    A ``reference`` that is sent along with the purchase is stored in the row.
 
     Must not be called in a transaction: the claim has to be committed before the request is made.
     """
@@ -400,7 +403,10 @@ def _prices(price: Decimal | None) -> dict[str, Decimal | None]:
 
 
 def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
-    """The time of an accepted order's first check: now, or the next reading of the list in use."""
+    """The time of the first check of an accepted order.
+
+    If the list is in use, this is the time of its next reading; otherwise, it is now.
+    """
     if list_turn is None:
         return now
     if list_turn - now < _LIST_DELAY:
@@ -435,12 +441,14 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 
 
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
-    """Move to ``target``, even if the order was taken for lost because its claim expired.
+    """Move ``order`` to ``target``, even if it was taken for lost because its claim expired.
 
-    If the order was declared absent in the meantime, but may have been bought, this claims it back
-    before another process can send it again. Returns False if another process has moved the order
-    elsewhere. In that case, the instance ``order`` gets the row's current status but keeps its old
-    claim; so a later move succeeds only if the row still has that claim.
+    If the order was declared absent meanwhile, another process may send it again. So if the order
+    may have been bought, this function first claims it back.
+
+    Returns False if another process has moved the order elsewhere. Then the instance ``order`` gets
+    the row's current status, but keeps its old claim. So a later move succeeds only if the row
+    still has that claim.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():
@@ -491,8 +499,8 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # With a new claim, this process tried to send the order. Without it, another process
-            # has changed the order.
+            # A new claim means that this process tried to send the order. If the claim is the same,
+            # another process has changed the order.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
             # The answers to other orders would probably be lost, too.

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 # (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
-# The interval at which all processes together look at held orders, and the number of products each
-# time.
+# Once in this interval, one of the processes reads the prices of held orders, for at most this
+# number of products.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
 # A price that a process requested within this time is not requested again.
@@ -180,7 +180,7 @@ class PriceList:
         return True
 
     def _recent(self, product_id: str) -> Mapping[str, Decimal]:
-        """Return the prices of the product's types: just read by a process, or else requested."""
+        """Return recent prices of the product's types; request them if there are none."""
         told = ProductPrices.objects.told(product_id, key=self._key, max_age=_RECENT)
         if told is not None:
             return told.prices
@@ -198,7 +198,7 @@ def _max_age(asked_since: datetime | None) -> float:
     """The maximum age of a required price in seconds; negative if it must be requested now."""
     if asked_since is None:
         return conf.price_max_age
-    # Another machine's clock may have written either time: in doubt, the price is requested again.
+    # The clocks of two machines may differ. In doubt, the price is requested again.
     since = timezone.now() - asked_since - SLACK
     return min(conf.price_max_age, since.total_seconds())
 

@@ -83,7 +83,10 @@ class _Result:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of this answer, and the end of the watch if it was the last check."""
+        """The problems of this answer.
+
+        If this was the last check, the end of the watch is one of the problems.
+        """
         if self.due_at is None and not self.verdict.settlement:
             return _WATCH_ENDED, *self.verdict.problems
         return self.verdict.problems
@@ -119,8 +122,8 @@ def _evaluate(
         verdict = evaluate_for(order, answer, is_last=is_last, was_clock_right=was_clock_right)
     if not verdict.is_ours:
         answer = replace(answer, provider_id="", cards=())
-    # An answer that names only a part of the line proves nothing, unless it has our reference,
-    # settles the order or has cards: cards are delivered only once.
+    # An answer confirms the id if it has our reference or names the whole line. An answer that
+    # settles the order or has cards is enough, too, because cards are delivered only once.
     is_named = order.provider_reference != "" and answer.reference == order.provider_reference
     is_shown = is_named or line_of(answer) == order.line or verdict.settlement or answer.cards
     identifies = order.identified_at is None and verdict.is_ours and bool(is_shown)
@@ -136,8 +139,8 @@ def record_answers(
 ) -> int:
     """Record the answers about claimed orders and release the claims; return how many settled.
 
-    A verdict in ``answers`` has to be about the very instance of the order beside it; if the row of
-    that order has changed since, the answer is judged again. ``now`` is when the orders were
+    A verdict in ``answers`` has to be about the instance of the order in the same tuple. If the row
+    of the order has changed since, the answer is judged again. ``now`` is when the orders were
     checked. For ``watched_since`` see :func:`next_check`. ``was_clock_right`` takes a time, and
     returns whether our clock agreed with the provider's clock at that time.
     """
@@ -257,7 +260,7 @@ def _update(
         "fulfilled_amount": settlement.fulfilled_amount,
         "price_per_card": settlement.price_per_card,
     }
-    # The problems that are left after the settlement, and the problems that the settlement ended.
+    # The timeline gets the problems of this answer, and the problems that the settlement has ended.
     details = history(order.problems, values["problems"], result.problems)
     return OrderUpdate(order, values, settlement.status, details)
 
@@ -298,7 +301,7 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
 
 
 def _reorder_missing(results: Iterable[_Result]) -> None:
-    """For each order that settles, order its missing cards again if ``REORDER_MISSING`` says so."""
+    """Reorder missing cards of the orders that settle, if ``REORDER_MISSING`` says so."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
         if settlement and settlement.fulfilled_quantity < order.quantity:
@@ -364,11 +367,12 @@ def record_failures(
 ) -> None:
     """Record failed checks of claimed orders, release the claims, and back off.
 
-    If the provider does not know an order sent before ``proof_ago`` (by default,
-    ``PROOF_OF_ABSENCE`` before ``now``), its id was wrong and is dropped. But the id is kept if the
-    order was sent with another API key than ``key``, the key of the check. A late order keeps its
-    regular schedule, with an earlier retry if the failure is transient. Only an error about the
-    order itself becomes its problem; an outage is kept in ``ProviderState``.
+    An order's id is dropped if the provider does not know it and the order was sent before
+    ``proof_ago``. The default is ``PROOF_OF_ABSENCE`` before ``now``. The id is kept if the order
+    was sent with another API key than ``key``, which the check used.
+
+    A late order keeps its regular schedule, with an earlier retry if the failure is transient. Only
+    an error about the order itself becomes its problem; an outage is kept in ``ProviderState``.
     """
     due_after = _due_after(now)
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
@@ -428,17 +432,16 @@ def _values_after_failure(
     pause: timedelta,
     is_theirs: bool,
 ) -> dict[str, Any]:
-    # Of an order adopted from the list, only the list's id is known, and single checks may not
-    # accept that id. The first such failure is no problem, because the list can be used in place of
-    # single checks.
+    # If an order was adopted from the list, only the list may know its id. So the first single
+    # check that does not find the id is no problem: the order is followed through the list.
     is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
     is_news = is_only_listed and not order.is_only_listed
     problem = None if is_news else _own_problem(error)
     if order.status == Status.HANDLING:
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
-        # The regular check may be an hour away, so a retry may come first. And without a regular
-        # check, there is still a retry, because an outage does not end the watch.
+        # The retry may come before the regular check, which may be an hour away. There is a retry
+        # even without a regular check, because an outage does not end the watch.
         longest = STATES[order.status].longest_retry
         due_at = min(regular or now + longest, now + pause)
     else:
@@ -452,7 +455,7 @@ def _values_after_failure(
 
 
 def _own_problem(error: Exception) -> Problem | None:
-    """The order's own problem that caused ``error``; ``None`` if the cause is not the order."""
+    """The problem that the order gets after ``error``; ``None`` if the order is not the cause."""
     match error:
         case NotFound():
             return Problem("not_known")
@@ -506,10 +509,10 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
 def record_changes(
     answers: Iterable[tuple[Order, OrderAnswer]], *, now: datetime, is_thorough: bool = False
 ) -> None:
-    """Record how ``answers`` about settled orders, given at ``now``, differ from the record.
+    """Record how ``answers`` about settled orders differ from the record.
 
-    An answer without news costs no query, unless ``is_thorough`` is True: then each card is
-    compared.
+    The answers were given at ``now``. An answer without news costs no query. With ``is_thorough``,
+    each card is compared.
     """
     for order, answer in answers:
         if is_thorough or not _is_known(order, find_differences(order, answer)):
@@ -528,7 +531,7 @@ def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
     known = [Problem.of(entry) for entry in order.problems]
     received = max((_received(problem) for problem in known), default=0)
     return all(
-        # More cards may be stored than any single answer has had.
+        # An answer may have fewer cards than are stored, so a smaller number is known, too.
         problem in known or 0 < _received(problem) <= received
         for problem in differences
     )

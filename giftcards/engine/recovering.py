@@ -166,7 +166,7 @@ def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]
 
 
 def _note_other_account(order: Order, *, pause: timedelta) -> None:
-    """Tell staff that the key at hand may not show the order, and look again after ``pause``."""
+    """Tell staff that this API key may not show the order, and search again after ``pause``."""
     columns = order.problem_columns(new=[Problem("other_account")])
     columns |= {"due_at": timezone.now() + pause, "failures": min(order.failures + 1, 20)}
     unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
@@ -196,9 +196,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first = min(map(_first_sent_at, lost))
     last = _sent_at(lost[-1])
-    # The accepted orders are queried before the list is read, because an order that is accepted
-    # during the reading may be missing from the list. If the list lacks an order that was accepted
-    # before the reading, the list lags.
+    # The accepted orders are queried before the list is read, so the list has to show all of them.
+    # If an accepted order is missing from the list, the list lags.
     nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
     accepted = [
         order
@@ -209,9 +208,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     for order in accepted:
         if row := listing.row_of(order):
             gateway.note_reference(order, row)
-    # Other orders of about the same time, whose rows may look like the rows of the lost orders, are
-    # queried after the list and before the owners of its rows. If an order takes a row in between,
-    # it is thus seen as a rival or as the owner of the row.
+    # Other orders of about the same time may have rows that look like the rows of the lost orders.
+    # These orders are queried after the list, and before the owners of its rows. So an order that
+    # takes a row in between is seen as a rival or as the owner of the row.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -220,9 +219,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     ]
     rivals = [order for order in others if not _is_row_known(order, listing)]
     rows = find_orphans(listing)
-    # The statuses are read last, because orders that another process has resolved meanwhile count
-    # as rivals. Without these orders, this process would take rows that the other process is about
-    # to adopt.
+    # The statuses are read last. Orders that another process has resolved meanwhile count as
+    # rivals, so that this process leaves their rows alone.
     unresolved = Order.objects.filter(
         pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
     )
@@ -290,7 +288,10 @@ def _read_around(
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """True if the id of the order's row is known; otherwise any row of its line may be its row."""
+    """True if the id of the order's row is known.
+
+    Otherwise, any row with the order's line may be its row.
+    """
     # An id typed by staff may be the row's id or the order id.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
@@ -303,10 +304,11 @@ def _is_unconfirmed(order: Order) -> bool:
 
 
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
-    """True if the order's id may belong to a lost order: no answer and no row proves otherwise.
+    """True if the order's id may really be the id of a lost order.
 
-    An order accepted just before the search is left out: it was sent well after any order that the
-    search can prove absent. In a busy shop, there is always an unchecked order of that kind.
+    The id is in doubt until an answer or a row confirms it. An order that was accepted just before
+    the search is not in doubt. It was sent well after the orders that the search can prove absent.
+    A busy shop always has such orders.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
@@ -334,7 +336,7 @@ def _as_sent(order: Order, key: ApiKey) -> SentOrder:
 
 
 def _first_sent_at(order: Order) -> datetime:
-    """The earliest time at which the attempt that bought the order may have been made."""
+    """The time of the first attempt that may have bought the order."""
     if order.reference_answer != ReferenceAnswer.REPEATED:
         return _sent_at(order)
     attempts = order.changes.filter(to_status=Status.PLACING)
@@ -437,15 +439,15 @@ def adopt(
     detail: Problem | None = None,
     is_insisted: bool = False,
 ) -> bool:
-    """Identify the lost ``order`` with an order at the provider; False if one of them is taken.
+    """Identify the lost ``order`` with an order at the provider; False if the id is taken.
 
-    The caller has compared the two. ``is_insisted`` means that a person says that they are the same
-    order although they differ. In that case, the provider's answers may name another product and
+    The caller has compared the two orders. ``is_insisted`` is True if they differ, but a person
+    says that they are the same order. Then the provider's answers may name another product and
     type, but not another quantity.
 
-    Returns False if the row's claim or status has changed since ``order`` was read, because the
-    decision is about that attempt to send the order. Also returns False for an id that staff have
-    released from the order; but if ``source`` is staff, such an id can be adopted again.
+    Returns False if the row's claim or status has changed since ``order`` was read. The decision
+    was about the earlier attempt to send the order. Returns False, too, if staff have released the
+    id from the order, unless ``source`` is staff.
     """
     # No constraint covers aliases. Without this query, the provider's order could be adopted twice,
     # once under each of its ids, and be delivered twice.
@@ -496,9 +498,10 @@ def declare_absent(
     source: StatusChange.Source,
     detail: Problem | None = None,
 ) -> bool:
-    """Resend or reject the lost ``order``, which was not placed; False if its row has changed.
+    """Resend or reject the lost ``order``, which was not placed.
 
-    The decision is about the attempt that ``order`` was read with, as in :func:`adopt`.
+    Returns False if the row's claim or status has changed since ``order`` was read, as in
+    :func:`adopt`. Returns False, too, if a late answer has shown that the order was accepted.
     """
     now = timezone.now()
     values: dict[str, Any] = {

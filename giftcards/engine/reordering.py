@@ -149,11 +149,11 @@ def reorder_by_rule(order: Order) -> None:
     """Order the missing cards again as ``REORDER_MISSING`` says.
 
     Call this function in the transaction that makes ``order`` final. So a receiver that is told of
-    the final status finds the complete new order, with the customer's payment, or no new order at
-    all. The new order is held until its time has come.
+    the final status finds the new order complete, or finds no new order. The customer's payment for
+    the missing cards moves to the new order. The new order is held until its time has come.
 
-    Nothing is ordered if the rule is off or used up, if nobody has said what a card may cost, or if
-    :func:`reorder_missing` would refuse to.
+    Nothing is ordered if the rule is off or used up, or if nobody has said what a card may cost.
+    Nothing is ordered either if :func:`reorder_missing` would raise :exc:`ReorderError`.
     """
     rule = conf.reorder_missing
     if rule is None:
@@ -193,7 +193,10 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
 
 
 def _times(order: Order) -> int:
-    """The number of orders that ``REORDER_MISSING`` made one after another, up to ``order``."""
+    """The number of orders that ``REORDER_MISSING`` has made for the same cards.
+
+    ``order`` is counted if the rule made it.
+    """
     times = 0
     earlier: Order | None = order
     while earlier is not None and earlier.send_before is not None:
@@ -208,9 +211,9 @@ def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
 
 
 def is_still_missing(order: Order) -> bool:
-    """False if ``REORDER_MISSING`` made ``order`` and a card that it repeats may have come.
+    """True if the cards that ``order`` repeats have certainly not come.
 
-    True for every other order.
+    Also True if ``REORDER_MISSING`` did not make ``order``.
     """
     if order.send_before is None or order.repeats is None:
         return True

@@ -6,21 +6,22 @@ answer. If the process dies, the slot is free again 60 seconds after the request
 out. So no window of 60 seconds at the provider contains more requests than there are slots,
 whatever the latency.
 
-- The first page of the list of orders has one slot per ``POLL_INTERVAL`` (at most a quarter of all
-  slots), so that a rush of purchases does not delay codes. Late orders have one slot, so that fresh
+- The first page of the list of orders has one slot per ``POLL_INTERVAL``, but at most a quarter of
+  all slots. So a rush of purchases does not delay codes. Late orders have one slot, so that fresh
   orders cannot starve them. While the list is not usable, late and fresh orders share the slots of
   the list.
-- All other slots are common. At most a quarter of the common slots is reserved for further pages of
-  the list and for single checks: as many slots as readings need in a minute in addition to the
-  first page. Once all other common slots are taken, each reading takes only its share of the
-  reserved slots. If readings need more slots than are reserved, single checks leave half of the
-  reserved slots to further pages, which cover up to a hundred orders each.
-- Placing may use all common slots that are not reserved. So may the query for the price of an order
-  with a price ceiling. Further pages and single checks leave an eighth of these slots free; queries
+- All other slots are common. Some common slots are reserved for further pages of the list and for
+  single checks. The reserve has the slots that the readings of a minute need after the first page,
+  but at most a quarter of the common slots. Once all other common slots are taken, each reading
+  takes only its share of the reserve. If the reserve is too small, single checks leave half of it
+  to further pages, which cover up to a hundred orders each.
+- Placing may use all common slots outside the reserve. So may the query for the price of an order
+  with a price ceiling. Further pages and single checks leave an eighth of these slots free. Queries
   for optional prices, and requests about payments by customers, leave half of these slots free.
   Requests about payments may also take the slot of late orders, so that purchases cannot starve
-  them. Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all
-  slots, and only while half of the common slots are free. While the budget is busy, there are no
+  them.
+- Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
+  and only while half of the common slots are free. While the budget is busy, there are no
   background requests, and no queries for optional prices.
 """
 
@@ -41,8 +42,8 @@ from giftcards.models import RequestSlot
 MINUTE = timedelta(seconds=60)
 # The number of free slots that a process tries before it gives up the race for a slot.
 _TRIED = 8
-# The budget is busy if a minute of requests, at the rate of the last 10 seconds, would need more
-# than this share of the common slots.
+# The requests of the last 10 seconds are extrapolated to a minute. The budget is busy if the result
+# is more than this share of the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
 # If the limit is below this number, no slot is reserved for late orders.
@@ -100,10 +101,11 @@ class Shares:
     def pools(
         self, purpose: Purpose, *, has_list: bool, questions: int = 0
     ) -> list[tuple[range, int]]:
-        """Return the ranges of slots for a request, best first, each with the number to leave free.
+        """Return the ranges of slots that a request may use, best range first.
 
-        While the list is not usable (``has_list`` is False), single checks may take the slots of
-        the list.
+        The number beside a range says how many of its free slots the request has to leave. While
+        the list is not usable (``has_list`` is False), single checks may take the slots of the
+        list.
         """
         wanted, common = self.split(questions)
         is_short = questions * len(self.listing) > len(wanted)
@@ -133,8 +135,8 @@ class Shares:
             case Purpose.PAYING:
                 return [(common, len(common) // 2), (self.late, 0)]
             case Purpose.BACKGROUND:
-                # Background requests always take the same slots, so that no minute has more of
-                # these requests.
+                # Background requests always take the same few slots, which limits their number per
+                # minute.
                 all_slots = len(self.listing) + len(self.late) + len(self.common)
                 return [(self.common[-max(all_slots // 10, 1) :], 0)]
 
@@ -173,7 +175,7 @@ class Budget:
         return None
 
     def pages_at_once(self, questions: int) -> int:
-        """Number of further pages that one reading may take, so that slots last for the minute."""
+        """Number of further pages that one reading may take, with slots left for later readings."""
         wanted, common = self._shares.split(questions)
         share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
         return share + max(self._free(common) - _left_free(common), 0)

@@ -187,8 +187,9 @@ def _waiting_orders() -> OrderQuerySet:
 def last_sign() -> datetime | None:
     """The time when this database was last in use before its dump, less ``FARTHEST_CLOCK``.
 
-    The last use is the last tick, which only workers write, or else the recording of the oldest
-    waiting order. Returns ``None`` without a tick and without a waiting order.
+    This is the time of the last tick, because only workers write ticks. Without a tick, it is the
+    time when the oldest waiting order was recorded. Returns ``None`` if there is no waiting order
+    either.
     """
     at = ProviderState.objects.current().ticked_at
     if at is None:
@@ -243,8 +244,8 @@ def _hold(order: Order, rows: Sequence[OrderAnswer]) -> bool:
             setattr(order, name, value)
         return is_held
     with transaction.atomic():
-        # The order moves by way of PLACING, as it did for the worker that sent it. A row that
-        # another process has claimed does not move.
+        # A pending order moves to PLACING first, because a worker has sent it. The move fails if
+        # another process has claimed the order.
         if order.status == Status.PENDING and not order.move(
             Status.PLACING, source=StatusChange.Source.RECOVERY, claim=uuid.uuid4().hex
         ):

@@ -21,7 +21,10 @@ from giftcards.provider.answers import without_repetitions
 
 
 class Arrival(NamedTuple):
-    """The cards of an order in one answer; all its cards if the answer settles the order."""
+    """The cards of an order in one answer.
+
+    If the answer settles the order, these are all cards of the order.
+    """
 
     order: Order
     cards: Sequence[CardSecret]
@@ -56,8 +59,8 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     for arrival in arrivals:
         _seal(arrival, stored[arrival.order.pk], keyring, changes)
     every = [*chain(*stored.values()), *changes.new]
-    # Moving cards first get positions out of the way, because two cards of an order may never have
-    # the same position.
+    # Cards that move get unused positions first, because two cards of an order must never have the
+    # same position.
     beyond = highest + len(every)
     for keys in batches(card.pk for card in changes.moved):
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position") + beyond)
@@ -70,9 +73,9 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
 def _have_retention_look_again(
     arrivals: Iterable[Arrival], cards: Iterable[Card], new: Iterable[Card]
 ) -> None:
-    """Make retention look again at orders with ``new`` cards that retention has finished with.
+    """Reset the state of retention for orders that get ``new`` cards late.
 
-    These orders had settled before the arrival, or have destroyed codes.
+    New cards are late if the order had settled before, or has destroyed codes.
     """
     settled = {one.order.pk for one in arrivals if one.order.settled_at and not one.settles}
     destroyed = {card.order_id for card in cards if card.is_destroyed}
@@ -121,9 +124,9 @@ def match_cards(
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
-    # A card without a serial matches any remaining card with its code. Cards with a serial are
-    # listed under the last fingerprint of their code. That fingerprint is tried last, so that an
-    # exact match under any encryption key takes precedence.
+    # A card without a serial matches any remaining card with its code. So stored cards with a
+    # serial are now also listed under the last fingerprint of their code. This fingerprint is tried
+    # last, because an exact match under any encryption key takes precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
@@ -183,8 +186,9 @@ def _recognise(
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
     """Sort the ``cards`` of an order by ``told``, the cards that its final answer names.
 
-    First come the different cards of that answer, then cards that only other answers named, then
-    repetitions: a repetition is no reason to withhold another card. Ties stay in sequence.
+    First come the different cards of that answer, then cards that only other answers named.
+    Repetitions come last, so that no other card is withheld because of them. Cards of the same rank
+    stay in sequence.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}

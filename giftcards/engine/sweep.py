@@ -135,7 +135,7 @@ class _Sweep:
         return replace(done, sent=self._sent, failed=failed, is_paused=is_paused)
 
     def _mark_delayed(self) -> None:
-        """Move orders past the poll timeout to DELAYED; they have just been checked once more."""
+        """Mark orders as DELAYED after the poll timeout; they have just been checked once more."""
         now = timezone.now()
         poll_timeout = timedelta(seconds=conf.poll_timeout)
         overdue = self._scope.overdue(now, accepted_by=self._gateway.clock.long_ago(poll_timeout))
@@ -187,7 +187,7 @@ class _Sweep:
         return pending
 
     def _beat(self) -> None:
-        """Renew the claims and send new orders, now and then during a long sweep."""
+        """Renew the claims and send new orders, at intervals during a long sweep."""
         if time.monotonic() - self._beat_at < timings.sweep_renewal:
             return
         Order.objects.still_claimed(self._claimed).update(claimed_until=timezone.now() + _CLAIM)
@@ -244,7 +244,7 @@ class _Sweep:
 
     def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
         """Claim and yield the open orders in ``rows``; compare settled orders with their rows."""
-        # The current time counts, not the start of the sweep, which may have waited for the page.
+        # The time is read anew, because the sweep may have waited for this page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
         record_changes([(order, row) for order, row in shown if order.is_settled], now=now)
@@ -316,8 +316,8 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
     Ends when the order is final, delayed, unconfirmed or held. The last sweep begins one interval
-    after the poll timeout, or later if this process was held up. The iterator also ends after any
-    sweep if calls stay paused until the time of the last sweep or longer.
+    after the poll timeout, or later if this process was held up. If calls are paused until that
+    time or longer, there are no more sweeps.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval

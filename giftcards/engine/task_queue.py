@@ -55,7 +55,7 @@ def _schedules() -> Any:
 
 
 def ensure_schedule() -> Outcome | None:
-    """Create or repair the schedule; its next run and whether it is paused stay as they are.
+    """Create or repair the schedule; its next run stays, and a paused schedule stays paused.
 
     Returns ``None`` if django-q2 does not run the tasks, so that no schedule is needed. django-q2
     has no unique constraint on names, so concurrent processes are serialised by a lock: a row of
@@ -109,10 +109,10 @@ def schedule_problem() -> str:
 
 
 def next_tick(state: ProviderState) -> datetime | None:
-    """The time of the schedule's next run; ``None`` if it does not run.
+    """The time of the schedule's next run; ``None`` if the schedule does not run.
 
-    If there was a tick after the run was due, the schedule does not run: a loop or cron makes the
-    ticks.
+    If a tick came after an overdue run, the tick was made by a loop or by cron. So the schedule
+    does not run.
     """
     if not conf.uses_django_q:
         return None
@@ -123,7 +123,7 @@ def next_tick(state: ProviderState) -> datetime | None:
 
 
 class Backlog(NamedTuple):
-    """The number of items that wait, and the time since which the first of them has waited."""
+    """The number of waiting items, and the time when the first of them began to wait."""
 
     number: int
     since: datetime | None
@@ -226,7 +226,10 @@ def _enqueue_patiently(queue: Callable[[], object]) -> None:
 
 
 def _is_broker_in_database() -> bool:
-    """True if django-q2 uses its ORM broker; the settings are read in the same order as there."""
+    """True if django-q2 uses its ORM broker.
+
+    django-q2 prefers the other brokers that are tested here, if they are configured.
+    """
     from django_q.conf import Conf
 
     return bool(Conf.ORM) and not (Conf.BROKER_CLASS or Conf.IRON_MQ or Conf.SQS)

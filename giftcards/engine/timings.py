@@ -1,4 +1,4 @@
-"""The rhythms and sizes of the engine's work that no setting governs."""
+"""Intervals, time limits and sizes of the engine's work; none of them is a setting."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Timings:
 
     # The longest interval at which the loop queries for due orders and renews its lease.
     loop_look: float = 1.0
-    # The interval at which an endless loop records that it runs; without it, the schedule records
-    # this.
+    # The interval at which an endless loop records that a worker runs. Without an endless loop, the
+    # schedule records this.
     loop_tick: float = 60.0
     # The time that each lane of work may take at the end of a tick, if orders wait for this worker.
     chores_seconds: float = 10.0
     # The interval at which turns start beside an endless loop.
     chores_every: float = 60.0
-    # ``turn_seconds``: without a sign of life for this time, work beside the loop is left behind,
-    # and other work goes on. ``turns_pause``: the pause of work that has failed. ``turns_end``: the
-    # time, beyond that of one request, for which the ending loop waits for turns.
+    # If work beside the loop gives no sign of life for this time, other work goes on without it.
     turn_seconds: float = 120.0
+    # The pause of work that has failed.
     turns_pause: float = 10.0
+    # The ending loop waits for turns for this time, in addition to the time of one request.
     turns_end: float = 10.0
 
     # A request must go out within this time after the claim began, or the order is handed back.
@@ -61,7 +61,7 @@ class Timings:
     sweep_renewal: float = 2.0
     # The shortest time of one round of sending before due orders are checked.
     shortest_sending: float = 0.3
-    # The shortest interval at which a shop can have the same order checked before its time.
+    # The shortest interval between early checks of an order, which the shop requests.
     check_soon_every: timedelta = timedelta(seconds=5)
     # The number of rows on a page of the provider's list.
     page_size: int = 100
