@@ -148,7 +148,10 @@ _OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_perm
 
 @register(TAG)
 def check_admin(**_: object) -> list[CheckMessage]:
-    """Report overridden permission methods: they change the page of an order, but not the lists."""
+    """Report admins that override a permission method for the page of an order.
+
+    Such a method decides about this page only: lists, numbers and files would still show the order.
+    """
     if not apps.is_installed("django.contrib.admin"):
         return []
     from django.contrib.admin.sites import all_sites
@@ -256,7 +259,10 @@ def known_holes() -> Iterator[Hole]:
 
 
 def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
-    """True if ``installed`` is at least the safe release of its series, or the last of ``safe``."""
+    """True if ``installed`` has none of the known holes.
+
+    It has none if it is at least the safe release of its own series, or the newest of ``safe``.
+    """
     number = get_version_tuple(installed)
     listed = [get_version_tuple(release) for release in safe]
     return number >= max(listed) or any(

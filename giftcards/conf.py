@@ -74,9 +74,9 @@ class SettingProblem:
 class Setting(Generic[T]):
     """One setting, an attribute of a :class:`SettingsDict`; its key is the name in capitals.
 
-    ``help`` is the setting's text in the reference. The default is parsed like any value. With
-    ``required``, there is no default; ``required`` is a hint on how to get a value. With
-    ``is_working``, the commands that place and follow orders refuse to start if the setting is
+    ``help`` is the setting's text in the reference. The default is parsed like any value. A setting
+    with ``required`` has no default; ``required`` is the hint on how to get a value. If
+    ``is_working``, the commands that place and follow orders refuse to start while the setting is
     unusable.
     """
 

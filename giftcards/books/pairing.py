@@ -32,7 +32,10 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The booking to expect for an order, at about the moment ``at``, not before ``earliest``."""
+    """An order that should have a booking.
+
+    The booking should come at about the moment ``at``, and never before ``earliest``.
+    """
 
     key: int
     amount: Decimal
@@ -62,11 +65,11 @@ T = TypeVar("T", Booking, Expected)
 def pair(
     bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
-    """The pairs of bookings and orders: a dict from the keys of bookings to the keys of orders.
+    """Return the pairs of bookings and orders, as a dict from booking keys to order keys.
 
-    There are as many pairs as the last and widest of ``spans`` allows. The spans are tried one
-    after another, so that near pairs come before far pairs. If this leads to fewer pairs, only the
-    widest span counts.
+    ``spans`` is sorted from the narrowest span to the widest. Narrow spans are tried first, so near
+    times are preferred. The number of pairs is always the most that the widest span allows. If
+    trying narrow spans first leads to fewer pairs, only the widest span is used.
     """
     pairs: dict[int, int] = {}
     for booked, ones in _sets(bookings, expected, spans[-1]):
@@ -102,7 +105,7 @@ def _by_amount(items: Iterable[T]) -> defaultdict[Decimal, list[T]]:
 
 
 def _overlapping(expected: Iterable[Expected], span: Span) -> list[list[Expected]]:
-    """The orders in groups, so that windows of different groups do not overlap."""
+    """Split the orders into groups; windows of different groups do not overlap."""
     groups: list[list[Expected]] = []
     end: datetime | None = None
     for one in sorted(expected, key=lambda one: (_window(one, span).first, one.key)):
@@ -133,10 +136,10 @@ def _pair_set(
 def _most_pairs(
     bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
 ) -> dict[int, int]:
-    """As many pairs as possible; ``bookings`` must be sorted by time.
+    """Return as many pairs as possible; ``bookings`` must be sorted by time.
 
-    Of the orders whose windows contain the time of a booking, the booking gets the order whose
-    window ends first.
+    A booking fits an order if its time lies in the order's window. Among the orders that fit, the
+    booking gets the one whose window ends first.
     """
     coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []

@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 class LedgerReading:
     """The result of a reading, or its progress.
 
-    ``start`` is the first day that was read. ``rows`` counts the readable rows that the provider
-    showed, ``new`` the entries that were not known, ``unreadable`` the rows without type, amount or
-    time, and ``not_shown`` the entries that the provider counts and does not show. For each day
-    that had been read before, ``changed_days`` counts the entries that are new or different now.
-    ``trouble`` is the error that ended the reading early, if any.
+    ``start`` is the first day that was read. ``rows`` is the number of rows that could be read.
+    ``new`` is the number of entries that were not known before. ``unreadable`` is the number of
+    rows without type, amount or time. ``not_shown`` is the number of entries that the provider
+    counts but does not show. For days that had been read before, ``changed_days`` has the number of
+    new or changed entries. ``trouble`` is the error that ended the reading early, if any.
     """
 
     start: date | None = None
@@ -54,7 +54,8 @@ class LedgerReading:
     changed_days: Mapping[date, int] = field(default_factory=dict)
     trouble: str = ""
     is_whole: bool = False
-    # The reason for waiting: True if calls are paused, False for the budget or the lease.
+    # True if the reading waits because calls are paused; False if it waits for the budget or the
+    # lease.
     is_paused: bool = False
 
 
@@ -99,12 +100,14 @@ def read_ledger(
     on_wait: Callable[[LedgerReading], object],
     should_continue: Callable[[], bool] = lambda: True,
 ) -> LedgerReading:
-    """Read and match the entries since the last reading, and those of the three days before it.
+    """Read the ledger's new entries, and those of the last days again; match them with orders.
 
-    With ``since``, read from that day on, even if the day was read before. While the reading waits
-    for a call, or for another process that reads, ``on_wait`` is called repeatedly; it may raise
-    :exc:`~giftcards.engine.gateway.Stopped`. After each page, ``should_continue`` is called: False
-    ends the reading early.
+    The reading starts three days before the end of the last reading. With ``since``, it starts on
+    that day instead, or earlier if earlier entries are unread.
+
+    ``on_wait`` is called repeatedly while the reading waits for a call or for another process. It
+    may raise :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue`` is called after each
+    page; False ends the reading early.
     """
     reader = _Reader(gateway, on_wait, should_continue)
     try:
@@ -116,8 +119,8 @@ def read_ledger(
     return reader.reading
 
 
-# The length of the window that is read before its entries are matched. After an empty window, the
-# next window is twice as long.
+# The length of a window. Its entries are matched once the whole window is read. After an empty
+# window, the next window is twice as long.
 _WINDOW = timedelta(days=1)
 _LONGEST_WINDOW = timedelta(days=365)
 _PAGE_SIZE = 100
@@ -142,7 +145,7 @@ class _Reader:
         # The end of the period to read, for a reading that begins now. A continued reading has its
         # end on record.
         self._end = timezone.now()
-        # The ids on earlier pages. A page without any other ids is the last page.
+        # The ids on earlier pages. If a page has no new ids, it is the last page.
         self._shown: set[str] = set()
         # The orders that have lost an entry in the present window.
         self._orders_losing_entries: set[int] = set()
@@ -295,8 +298,8 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state = LedgerState.objects.filter(pk=1)
     state.update(place={} if place is None else place.as_json())
     if read_until is not None:
-        # If days are read again, the stored end is later, and stays. But an end in the future was
-        # stored before the clock was set back, and is replaced.
+        # A later stored end stays, because days may have been read again. But an end in the future
+        # is replaced: it was stored before the clock was set back.
         state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
 
 
@@ -355,8 +358,8 @@ def _content_of(row: LedgerRow) -> str:
     return f"row-{hashlib.sha256(told.encode()).hexdigest()[:40]}"
 
 
-# The time after which a part of the nightly reading begins no further request (seconds). The first
-# request of a part is always made.
+# After this time (seconds), a part of the nightly reading begins no further request. The first
+# request is always made.
 _SECONDS = 5.0
 # The pauses after a reading that failed.
 _FIRST_PAUSE = timedelta(minutes=2)
@@ -364,10 +367,10 @@ _LONGEST_PAUSE = timedelta(hours=1)
 
 
 def read_if_due(should_continue: Callable[[], bool]) -> None:
-    """Read a part of the ledger if the nightly reading is due; the very first call plans a reading.
+    """Read a part of the ledger if the nightly reading is due.
 
-    A part is one request, followed by more requests for five seconds, while ``should_continue`` and
-    the budget allow them.
+    A part is one request, and further requests for five seconds, as long as ``should_continue`` and
+    the budget allow them. The very first call only schedules a reading for the next night.
     """
     state = LedgerState.objects.current()
     now = timezone.now()

@@ -58,16 +58,17 @@ class By(models.TextChoices):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Sums over final orders; they add up with ``+``.
+    """Sums over final orders; they can be added with ``+``.
 
-    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. An amount is the sum over the
-    orders for which it is known, as in :func:`~giftcards.refunds.refund_breakdown` and
+    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. Orders whose amount is unknown are
+    left out of the sum: see :func:`~giftcards.refunds.refund_breakdown` and
     :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
     ordered = charged + refunded.
 
-    The customers' side counts each dinar once: if missing cards were ordered again, the customer's
-    payment for these cards counts for the new order. So paid = kept + owed, and
-    owed = customer_refunded + customer_planned + open.
+    The customers' side counts each dinar once. If missing cards were ordered again, the payment for
+    these cards counts for the new order only.
+
+    So paid = kept + owed, and owed = customer_refunded + customer_planned + open.
     """
 
     orders: int = 0
@@ -83,12 +84,11 @@ class Figures:
     paid_amount: Decimal = _ZERO
     owed_amount: Decimal = _ZERO
     customer_refunded_amount: Decimal = _ZERO
-    # The sum of the planned refunds.
     customer_planned_amount: Decimal = _ZERO
     # The sum of kept minus charged, over the orders for which both amounts are known.
     margin_amount: Decimal = _ZERO
-    # The margin lost by missing cards: owed minus refunded, over the settled orders for which both
-    # amounts are known and nothing was ordered again.
+    # The margin lost by missing cards: owed minus refunded. Only settled orders count for which
+    # both amounts are known and no cards were ordered again.
     lost_margin_amount: Decimal = _ZERO
     # The number of settled orders with an unknown amount at the provider.
     unknown: int = 0
@@ -132,10 +132,11 @@ class Side(enum.Flag):
 
 
 class Column(NamedTuple):
-    """A figure of a report: the attribute of :class:`Figures`, and the figure's name for people.
+    """A figure of a report, with its name for people.
 
-    ``short`` is the heading in the command's table. A figure without ``short`` is in no table, but
-    in files and among the key figures of the page.
+    ``name`` is an attribute of :class:`Figures`. ``short`` is the heading in the command's table.
+    If ``short`` is empty, tables leave the figure out, but files and the page's key figures show
+    it.
     """
 
     name: str
@@ -233,9 +234,10 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
-    """The total of :func:`report` for a period, and the sums of ``further`` aggregates.
+    """Return the total of :func:`report` for a period, and the sums of further aggregates.
 
-    The times to settle are left out, because finding them would take as long again.
+    ``further`` maps names to aggregates. The times until orders settled are left out, because
+    finding them would take as long again.
     """
     row = settled_between(Order.objects.all(), start, end).aggregate(**_sums(), **further)
     return _figures(row), Counter({name: int(row[name] or 0) for name in further})
@@ -247,7 +249,10 @@ def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet
 
 
 def first_day(day: date, by: By) -> date:
-    """The first day of the day, the week or the month that ``day`` is in."""
+    """Return the first day of the week or month that contains ``day``.
+
+    For other values of ``by``, return ``day`` itself.
+    """
     match by:
         case By.WEEK:
             return day - timedelta(days=day.weekday())
@@ -257,15 +262,22 @@ def first_day(day: date, by: By) -> date:
 
 
 def last_day(day: date, by: By) -> date:
-    """The last day of the day, the week or the month that ``day`` is in."""
-    # Every day, week or month is over this number of days after its first day.
+    """Return the last day of the week or month that contains ``day``.
+
+    For other values of ``by``, return ``day`` itself.
+    """
+    # This number of days after the first day, the next day, week or month has always begun.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
     following = first_day(day, by) + timedelta(days=longest)
     return first_day(following, by) - timedelta(days=1)
 
 
 def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
-    """Yield, for each day, week or month, the key, and the first and last day in the period."""
+    """Divide the period into days, weeks or months; yield the key and the two ends of each.
+
+    The key is the first day of the whole week or month. The ends are the first and the last day
+    inside the period.
+    """
     while start <= end:
         last = min(last_day(start, by), end)
         yield first_day(start, by), start, last
@@ -294,10 +306,11 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 
 
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
-    """An expression for the index of the part of time in which the moment in ``column`` lies.
+    """Return an expression for the index of the part of time that contains ``column``.
 
-    The parts begin at ``begins``. The expression compares moments, because databases differ in what
-    they know of time zones. The search is binary, because a period may have hundreds of days.
+    ``begins`` has the beginnings of the parts, and ``number`` is the index of the first part. The
+    expression compares moments, because databases know different time zones. The search is binary,
+    because a period may have hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -335,7 +348,10 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
 
 
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
-    """The name of the product and, if ``key`` has a type, of the type; ids for missing names."""
+    """Return the name of the product and, if ``key`` has a type, of the type.
+
+    The id replaces a missing name.
+    """
     return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
 
 
@@ -405,7 +421,7 @@ def _figures(row: Mapping[str, Any]) -> Figures:
 
 
 class _SecondsBetween(Func):
-    """The whole seconds from the second column's moment to the first column's, which is later."""
+    """The whole seconds between two columns; the first column has the later moment."""
 
     arity = 2
     arg_joiner = " - "

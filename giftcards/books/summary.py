@@ -24,8 +24,7 @@ from giftcards.models.order_queries import batches
 from giftcards.rules.states import SETTLED
 from giftcards.rules.times import begin_of, bounds, day_of, repeated_for, within
 
-# The maximum number of entries that are read on each side of a moment to find the balance at that
-# moment.
+# To find the balance at a moment, at most this many entries before it and after it are read.
 NEAR = 100
 
 _ZERO = Decimal(0)
@@ -54,7 +53,7 @@ class Balances:
 
 
 class Entry(Protocol):
-    """The columns of an entry from which balances are found."""
+    """The part of a ledger entry that is needed to find balances."""
 
     @property
     def amount(self) -> Decimal: ...
@@ -67,14 +66,14 @@ class Entry(Protocol):
 
 
 class DayEnds:
-    """The balances at the ends of a period's days, from entries that are read once.
+    """The balances at the end of each day of a period.
 
-    :meth:`add` takes the days that have entries, oldest first. At most :data:`NEAR` entries are
-    kept on each side of the end of a day.
+    Call :meth:`add` for each day that has entries, oldest first, and then :meth:`compare`. At most
+    :data:`NEAR` entries are kept on each side of the end of a day.
     """
 
     def __init__(self, before: Sequence[Entry]) -> None:
-        """``before`` are the last entries before the period, :data:`NEAR` at most, latest first."""
+        """Begin with the last entries before the period: at most :data:`NEAR`, latest first."""
         self._last = deque(reversed(before), maxlen=NEAR)
         self._sums: dict[date, Decimal] = {}
         # The balances before the period, and at the end of each day with entries.
@@ -100,9 +99,9 @@ class DayEnds:
             following += entries[: NEAR - len(following)]
 
     def compare(self, following: Sequence[Entry]) -> Balances:
-        """The balances of the period, compared with the sums of its entries.
+        """Return the period's balances, compared with the sums of its entries.
 
-        ``following`` are the first entries after the period, :data:`NEAR` at most.
+        ``following`` has the first entries after the period, at most :data:`NEAR`.
         """
         self._follow(following)
         balances = [*self._balances]
@@ -142,7 +141,7 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """The balances before and after the first moment of ``entries`` that has certain balances."""
+    """Return the first result of :func:`_ends` for a moment of ``entries`` that is not ``None``."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
         # The last moment is left out, because it may have further entries that were not read.
@@ -151,20 +150,21 @@ def _first_ends(entries: Sequence[Entry]) -> _Ends:
 
 
 def _moment_of(entry: Entry) -> object:
-    """A key that is equal for two entries if their times do not show which entry came first.
+    """Return a key that groups entries whose sequence is unknown.
 
-    The key is the time. All times in an hour that the clock shows twice have one common key.
+    The key is the time of the entry. But all times in an hour that the clock shows twice have the
+    same key.
     """
     return (entry.time.year, "repeated") if repeated_for(entry.time) else entry.time
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """The balances before and after the entries of a moment; nobody knows which entry came first.
+    """Return the balances before and after the entries of a moment, whose sequence is unknown.
 
     Each balance in between ends one entry and begins another. So the first balance is the one that
-    begins more entries than it ends. If there is no such balance, the first and the last balance
-    are equal but unknown, and the result is ``None``. If there are several, entries of the moment
-    are missing, and both balances of the result are ``None``.
+    begins more entries than it ends. If no balance does, the first and the last balance are equal
+    but unknown, and the result is ``None``. If several balances do, entries of the moment are
+    missing, and both balances of the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -277,7 +277,11 @@ class Summary:
 
     @property
     def names_candidates(self) -> bool:
-        """True if guesses may have listed an order or entry in place of another of equal amount."""
+        """True if a discrepancy may name the wrong order or entry.
+
+        Orders or entries of equal amounts cannot be told apart, so a guess may have paired wrong
+        ones.
+        """
         unfitting = (
             self.promised_not_credited,
             self.credited_not_promised,
@@ -288,9 +292,9 @@ class Summary:
 
 
 def summarise(start: date, end: date) -> Summary:
-    """The summary of the ledger from ``start`` to ``end``, both included, as far as it was read.
+    """Return the summary of the ledger from ``start`` to ``end``, both included.
 
-    Raises :exc:`ValueError` if ``end`` is before ``start``.
+    Only entries that were read count. Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("The period ends before it starts.")
@@ -415,7 +419,7 @@ _TOTALS = {
 
 @dataclass(slots=True)
 class _Tally:
-    # Further columns to read: the prices if discrepancies are looked for, otherwise none.
+    # The prices, as a further column to read, if discrepancies are looked for; otherwise empty.
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0

@@ -20,9 +20,8 @@ from giftcards.exceptions import ReferenceConflict
 from giftcards.models import Hold, Lease, Order
 from giftcards.models.holds import LONGEST, MOST_TIMES
 
-# SQLite gives its lock to any of the transactions that wait, and fails some of them. A failed
-# transaction is tried again after a pause. The first value is the longest time of all attempts, the
-# second the pause (seconds).
+# SQLite may refuse its lock to a transaction that waits for the lock. The transaction is then tried
+# again every _PAUSE seconds, for up to _PATIENCE seconds.
 _PATIENCE = 20.0
 _PAUSE = 0.05
 
@@ -36,16 +35,16 @@ def hold(
     minutes: float = 20,
     holder: str = "",
 ) -> Hold:
-    """Hold cards for ``minutes``, up to a day, until the order with this ``reference`` is placed.
+    """Hold cards for a customer until the order with this ``reference`` is placed.
 
-    For others, the held cards count against the stock and the balance. If the reference has a hold
-    already, these cards replace its cards, and the hold lasts ``minutes`` from now. In all, a hold
-    lasts at most three times its first ``minutes``. An hour after the end of the hold, its
-    reference may be used for another hold. If the caller is in a transaction, other holds wait
-    until that transaction ends.
+    The hold ends after ``minutes``, a day at most. For other customers, the held cards count
+    against the stock and the balance. If the reference has a hold already, these cards replace its
+    cards, and the hold lasts ``minutes`` from now. In all, a hold lasts at most three times its
+    first ``minutes``. The reference can have another hold an hour after the end of its last hold.
+    If the caller is in a transaction, other holds wait until that transaction ends.
 
-    ``holder`` is a text that names who wants the cards, such as an account or an address in the
-    network. One holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
+    ``holder`` is a text that names who wants the cards, such as an account or an IP address. One
+    holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock``, ``balance``,
     ``held_too_many`` or ``held_too_long``) if the cards cannot be held. In that case, an existing

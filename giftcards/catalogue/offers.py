@@ -40,30 +40,33 @@ from giftcards.models.provider import Environment, is_test_type
 from giftcards.rules.times import is_recent
 from giftcards.text.display import count_text, duration_text, money_text
 
-# After this time, stock and price of a type are too old for a sale: a day, or four periods of
-# CATALOGUE_EVERY if these are longer; a week if the catalogue is read by hand.
+# A type's stock and price are too old for a sale after a day, or after four periods of
+# CATALOGUE_EVERY if these are longer. If the catalogue is read by hand, they are too old after a
+# week.
 _OLD = timedelta(days=1)
 _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
 # Facts are fresh up to this age (seconds).
 _FRESH = 60
-# While the provider gives no answer for one of these reasons, nothing can be bought either.
+# If there is no answer for one of these reasons, the provider cannot take an order either.
 _AWAY = {NoAnswer.PAUSED, NoAnswer.UNREACHABLE}
 # The pause between two checks whether another caller has got its answer (seconds).
 _LOOK = 0.1
 
 
 def offers() -> QuerySet[ProductType]:
-    """The types that can be sold now, each with its product, sorted by product; one query.
+    """Return the types that can be sold now, sorted by product; one query.
 
-    Each type has its cost as ``price``, and the ``shop_price`` that ``PRICING`` gives it (``None``:
-    there is no rule). Its ``stock`` is the number of cards that the provider had at ``read_at``
-    (``None``: unknown). Its ``available`` is the part of the stock that can still be sold. Types
-    that are sold out, that were read too long ago, or that ``CATALOGUE_SKIP`` or the rule takes off
-    the shelf are left out.
+    Each type comes with its product. Its ``price`` is the cost. Its ``shop_price`` is the price by
+    ``PRICING``, or ``None`` if there is no rule. Its ``stock`` is the number of cards that the
+    provider had at ``read_at``, or ``None`` if unknown. Its ``available`` is the part of the stock
+    that can still be sold.
 
-    If the rule is a function, the result has only types that the function has priced at their
-    present cost. A worker calls the function within about a minute after a new cost was read.
+    A type is left out if it is sold out, or if it was read too long ago. It is also left out if
+    ``CATALOGUE_SKIP`` or the rule takes it off the shelf.
+
+    If the rule is a function, a type appears once the function has priced it at its present cost. A
+    worker calls the function within about a minute after a new cost was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
@@ -97,11 +100,12 @@ def check_offer(
     reference: str = "",
     fresh: bool = False,
 ) -> None:
-    """Check, before the customer pays, that cards can be bought, and that the sale covers the cost.
+    """Check that cards can be bought, and that the sale covers their cost.
 
-    The customer would pay ``sale_price`` for one card, or ``sale_amount`` for all, after discounts;
-    a card may cost at most ``max_price``. A hold with this ``reference`` is the customer's own. If
-    ``fresh``, the facts are requested first, unless they are younger than a minute.
+    Call this before the customer pays. ``sale_price`` is what the customer pays for one card, or
+    ``sale_amount`` for all cards, after discounts. ``max_price`` is the highest cost of one card
+    that is accepted. ``reference`` is the reference of the customer's own hold, if any. With
+    ``fresh``, the provider is asked, unless the facts are younger than a minute.
 
     Raises :exc:`~giftcards.exceptions.NotForSale`, with the first of its codes that applies;
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have; and
@@ -227,11 +231,11 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
 class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
-    ``price`` is the cost of one card and ``stock`` the provider's stock, as the provider gave them
-    at ``read_at``. ``is_skipped`` is True if ``CATALOGUE_SKIP`` leaves the card out: the provider
-    is not asked about it. ``available`` and ``shop_price`` are as in
-    :func:`~giftcards.catalogue.offers`. ``balance`` is the balance of the account. ``no_answer``
-    says why the provider, if it was asked, has not answered.
+    ``price`` is the cost of one card, and ``stock`` is the provider's stock. The provider gave both
+    at ``read_at``. ``is_skipped`` is True if ``CATALOGUE_SKIP`` leaves the card out; then the
+    provider is not asked. ``available`` and ``shop_price`` are as in
+    :func:`~giftcards.catalogue.offers`. ``balance`` is the balance of the account. If the provider
+    was to be asked and gave no answer, ``no_answer`` is the reason.
     """
 
     names: Names
@@ -251,10 +255,10 @@ class Quote:
 
     @property
     def is_for_sale(self) -> bool:
-        """False if the card is certainly not for sale.
+        """False if the card is known not to be for sale.
 
-        This is certain if ``CATALOGUE_SKIP`` leaves the card out, and if the provider does not list
-        it, or lists it at a price of 0.
+        That is the case if ``CATALOGUE_SKIP`` leaves the card out. It is also the case if the
+        provider does not list the card, or lists the card at a price of 0.
         """
         return self.is_listed and not self.is_skipped and self.price != 0
 
@@ -363,8 +367,8 @@ class Line:
         kind = next((kind for kind in told.types if kind.type_id == self.type_id), None)
         if kind is None:
             return replace(known, price=None, read_at=None, is_listed=False)
-        # By now the prices are stored; and so is the type, if the catalogue has ever listed the
-        # product.
+        # The prices are stored by now. The type is stored, too, if the catalogue has ever listed
+        # its product.
         new = self.known()
         names = Names(told.title or new.names.product, kind.name or new.names.type)
         return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
@@ -382,7 +386,7 @@ class Line:
 
 
 def stale_after() -> timedelta:
-    """The age at which the stock and the price of a type are too old to sell by."""
+    """Return the age after which a type's stock and price are too old for a sale."""
     every = timedelta(minutes=conf.catalogue_every)
     return max(_OLD, _OLD_PERIODS * every) if every else _OLD_BY_HAND
 
@@ -390,12 +394,13 @@ def stale_after() -> timedelta:
 def with_available(
     kinds: QuerySet[ProductType], *, now: datetime, reference: str = ""
 ) -> QuerySet[ProductType]:
-    """``kinds`` with the number of cards that are ``available``: 0 or more, NULL if unknown.
+    """Annotate ``kinds`` with ``available``, the number of cards that can still be sold.
 
-    The available cards are the stock less the cards of orders that the provider had not accepted
-    when it named the stock: all cards of an open order, and the delivered cards of an order that
-    has settled since. Cards on hold are subtracted, too, except those of the hold with this
-    ``reference``. Of each type, ``LEAST_STOCK`` cards are never sold.
+    The number is 0 or more, or NULL if the stock is unknown. Cards are subtracted from the stock if
+    the provider reported the stock before it accepted their order. If the order is open, all its
+    cards are subtracted. If it has settled since, its delivered cards are subtracted. Cards on hold
+    are subtracted, too, except those of the hold with this ``reference``. ``LEAST_STOCK`` cards of
+    each type are never sold.
     """
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)
@@ -413,7 +418,7 @@ _OF_LINE = (
     " AND giftcards_producttype.product_id = giftcards_product.id"
     " AND giftcards_producttype.type_id = {table}.type_id"
 )
-# The condition that the provider had not accepted the order when it named the stock.
+# The condition that the provider reported the stock before it accepted the order.
 _UNTOLD = (
     "(giftcards_order.accepted_at IS NULL"
     " OR giftcards_order.accepted_at > giftcards_producttype.read_at)"
@@ -421,11 +426,12 @@ _UNTOLD = (
 
 
 class _Taken:
-    """The cards to subtract from the stock, added up once for all types, and joined to the types.
+    """A join of the types to the numbers of cards to subtract from their stock.
 
-    A subquery for each type would be slow: PostgreSQL may read all open orders for each type if its
-    statistics are from a time without open orders. Django has no join to a subquery, so this class
-    has the attributes and methods of Django's own joins.
+    One subquery adds up the cards for all types. A subquery for each type would be slow: PostgreSQL
+    may read all open orders for each type if its statistics are from a time without open orders.
+    Django has no join to a subquery, so this class has the attributes and methods of Django's own
+    joins.
     """
 
     join_type = LOUTER
@@ -438,7 +444,7 @@ class _Taken:
         """Join the sums to the query of ``kinds``; return the cards to subtract for each type."""
         query: Any = kinds.query
         alias = query.join(cls(query.get_initial_alias(), now, reference), reuse=set())
-        # The column of the sums is named ``stock``, too, so that it can be read like that column.
+        # The sums are in a column that is also named ``stock``, so this field can read them.
         stock = ProductType._meta.get_field("stock")  # noqa: SLF001 (documented)
         return Coalesce(Col(alias, stock), 0, output_field=IntegerField())
 
@@ -465,8 +471,8 @@ class _Taken:
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
     """Yield queries with a type's key as ``kind`` and the number of its cards as ``stock``."""
-    # A type that was read before this time is not for sale, so no order that settled before this
-    # time counts.
+    # Types that were read before this time are not for sale, so orders that settled before this
+    # time do not count.
     begin = now - stale_after()
     kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
     first = Subquery(kinds.values("read_at")[:1])

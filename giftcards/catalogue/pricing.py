@@ -1,4 +1,4 @@
-"""The shop's prices of cards according to ``PRICING``, and margins before and after a new cost."""
+"""The shop's prices according to ``PRICING``, and how a new cost changes prices and margins."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _HIGHEST = 10**11
 # than the cost.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
-# The number of types for which the function is called before their prices are stored.
+# The function is called for a batch of types of this size; then their prices are stored.
 _BATCH = 200
 
 
@@ -71,7 +71,11 @@ def shop_price(kind: ProductType) -> Decimal | None:
 
 
 def price_on_shelf(kind: ProductType) -> Decimal | None:
-    """The shop's price of the type; :func:`keep_prices` has stored it if the rule is a function."""
+    """Return the shop's price of the type, without calling the shop's function.
+
+    If the rule is a function, this is the price that :func:`keep_prices` has stored. Without a
+    stored price for the present cost, the result is ``None``.
+    """
     rule = conf.pricing
     if kind.product.is_skipped:
         return None
@@ -204,9 +208,9 @@ def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[
 
 @dataclass(frozen=True, slots=True)
 class PriceMove:
-    """A type whose cost is no longer ``old_cost``, with the shop's prices before and after.
+    """A change of a type's cost, with the shop's prices before and after.
 
-    A price is ``None`` without a rule, and if the rule takes the card off the shelf.
+    A price is ``None`` if there is no rule, or if the rule takes the card off the shelf.
     """
 
     kind: ProductType

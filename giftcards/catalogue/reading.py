@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 # An interrupted reading is resumed within this time; later, a new reading begins.
 _RESUMABLE = timedelta(hours=6)
-# Products with cards on hold, or with orders within this time, are read more often: the second
-# value is the number of readings in each period.
+# Products that were ordered within _LATELY, or have cards on hold, are read _TIMES times as often
+# as others.
 _LATELY = timedelta(days=1)
 _TIMES = 4
 # Time limit for one part of the worker's reading, beyond its first request (seconds).
@@ -54,7 +54,7 @@ class CatalogueReading:
     read: int = 0
     skipped: int = 0
     trouble: str = ""
-    # The reason for waiting: True if calls are paused, False if the request budget has no slot.
+    # True if the reading waits because calls are paused; False if the request budget has no slot.
     is_paused: bool = False
 
     @property
@@ -75,11 +75,11 @@ def read_catalogue(
 
 
 def keep_current(has_time: Callable[[], bool]) -> None:
-    """Read the due parts of the catalogue, and price the types, for some seconds.
+    """Read due parts of the catalogue, and then price the types, for some seconds.
 
-    Every ``CATALOGUE_EVERY`` minutes, the list of products is due, and then the types of each
-    product. The types of products that were ordered within a day, or are on hold, are due four
-    times as often. Old changes that were announced, and old holds, are deleted.
+    The list of products and the types of each product are due every ``CATALOGUE_EVERY`` minutes.
+    Types of products that were ordered within a day, or are on hold, are due four times as often.
+    Old holds, and old changes that were announced, are deleted.
     """
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
@@ -167,8 +167,8 @@ class _Reader:
         held = Hold.objects.current(now).values("product_id")
         wanted = Product.objects.on_sale().filter(Q(product_id__in=sold) | Q(product_id__in=held))
         selling = wanted.filter(asked_at__lt=now - every / _TIMES)
-        # Products that sell and other due products are read alternately, so that neither kind waits
-        # for the whole other kind.
+        # Products that sell and other due products take turns, so neither group waits for all of
+        # the other.
         both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))
         self._read_products(dict.fromkeys(filter(None, chain.from_iterable(both))))
 
@@ -195,8 +195,8 @@ class _Reader:
         if catalogue.absent:
             fewer = f"The catalogue lists fewer products than it counts (by {catalogue.absent})"
             trouble = f"{fewer}: none counts as missing."
-            # A product may seem absent because its row is unreadable. Adding both numbers could
-            # count it twice, so the larger one is used.
+            # An absent product may be one of the unreadable rows. The sum could count the product
+            # twice, so the larger number is used.
             self.note(skipped=max(catalogue.absent, catalogue.unreadable), trouble=trouble)
         columns = map(_columns_of_product, catalogue.products)
         Product.objects.keep(columns, at=at, is_whole=not catalogue.absent)
@@ -229,7 +229,7 @@ class _Reader:
 
 
 def _is_listed(within: timedelta) -> bool:
-    """True if the list was read within the last period of this length."""
+    """True if the list of products was read within this time."""
     return is_recent(Product.objects.last_listed_at(), timezone.now(), within=within)
 
 

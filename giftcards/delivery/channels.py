@@ -1,4 +1,4 @@
-"""Channels to customers: handing messages over to them, and the meaning of their errors.
+"""Channels that hand messages over to customers, and what their errors mean.
 
 A channel is a class with a ``name``, and with :meth:`Channel.address_of` and :meth:`Channel.send`;
 ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.
@@ -59,7 +59,7 @@ class SlowDown(Exception):
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
-        # The sequence matters: 0 for a value that is not a number.
+        # With 0.0 as first argument, max() returns 0.0 for NaN.
         self.seconds = max(0.0, float(seconds))
 
 
@@ -316,7 +316,7 @@ def _meaning(errors: Sequence[BaseException]) -> Meaning:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """``error``, then the error that caused it or was being handled, and so on."""
+    """Yield ``error``, then its cause or context, and so on down the chain."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -369,7 +369,10 @@ def _anymail_refusals() -> type[BaseException]:
 
 
 def _may_be_sent_by_smtp(error: BaseException) -> bool:
-    """True if a mail server may have taken the message: it got the message without a refusal."""
+    """True if a mail server may have taken the message.
+
+    The message may have reached the server, and the server did not refuse it.
+    """
     if isinstance(error, OutcomeUnknown):
         return True
     if isinstance(error, smtplib.SMTPDataError):
@@ -388,8 +391,7 @@ _HTTP_UNCLEAR = {500, 502, 504}
 
 def _may_be_sent_by_http(errors: Sequence[BaseException]) -> bool:
     """True if an HTTP server may have carried out the request with the message."""
-    # The innermost error counts, because anymail raises further errors of the same classes from
-    # that error.
+    # anymail wraps an error in further errors of the same classes, so the innermost error counts.
     error = next((err for err in reversed(errors) if isinstance(err, http.RequestException)), None)
     if error is None:
         return False

@@ -37,9 +37,9 @@ class Kind(models.TextChoices):
     REFUNDED = "refunded", _("Not delivered")
     DELAYED = "delayed", _("Please wait")
     PAID_BACK = "paid_back", _("Paid back")
-    #: The cards for the recipient of a gift, instead of a message of the first two kinds.
+    #: Hands the cards of a gift to its recipient; replaces messages of the first two kinds.
     GIFT = "gift", _("Gift")
-    #: The news about the cards for the customer who gave a gift.
+    #: Tells the customer who gave a gift that its cards have come.
     RECEIPT = "receipt", _("Receipt for a gift")
 
 
@@ -255,12 +255,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def orders_of(self) -> Callable[[Any], QuerySet[Order]] | None:
-        """The function that returns the orders of a user; ``None`` if nobody is shown orders."""
+        """The shop's function that returns a user's orders; ``None`` without ``OWNED_ORDERS``."""
         return None if self.owned_orders is None else import_string(self.owned_orders)
 
     @property
     def gifts_of(self) -> Callable[[Any], QuerySet[Order]] | None:
-        """The function that returns the gifts a user got; ``None`` if nobody is shown gifts."""
+        """The shop's function that returns a user's gifts; ``None`` without ``RECEIVED_GIFTS``."""
         return None if self.received_gifts is None else import_string(self.received_gifts)
 
 

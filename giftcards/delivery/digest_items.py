@@ -1,6 +1,7 @@
-"""News for staff: conditions that hold, and events. News has no codes and names no customers.
+"""News for staff: conditions that hold, and events.
 
-The queries for each kind of news use an index, and read a limited number of rows.
+News never contains codes or the names of customers. The queries for each kind of news use an index,
+and read a limited number of rows.
 """
 
 from __future__ import annotations
@@ -61,8 +62,7 @@ EVENTS: Mapping[str, Alert] = {
             remedy=_(
                 "Send the message again, to another address if need be, or call the customer."
             ),
-            # The list also has failed messages from before, but none that a later message makes up
-            # for.
+            # The list also has earlier failed messages, except those that a later message replaces.
             page="giftcards_delivery_delivery_changelist",
             query="?customers=untold",
         ),
@@ -262,8 +262,8 @@ class Situation:
     states: Mapping[str, Finding]
     #: Matters are conditions about orders: staff are told of each order once.
     matters: Mapping[str, Finding]
-    #: The reason why requests to the provider have just begun to fail; ``None`` if no request
-    #: fails, or if the failure has lasted long enough to be a state.
+    #: The reason why requests to the provider have just begun to fail. ``None`` if no request
+    #: fails, or if ``states`` already reports the failure.
     silence: Finding | None = None
 
 
@@ -297,7 +297,7 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """The items about orders that became final with cards missing: one item for each status."""
+    """Yield one item per status about orders that became final with cards missing."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
     # One status is excluded, because with a list of all other statuses, databases would not use the
     # index by time.
@@ -314,13 +314,19 @@ def _settled(since: datetime, until: datetime) -> Iterator[Item]:
 
 
 def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:
-    """The item, if any, about the orders of ``rows``; ``order`` is the lookup to a row's order."""
+    """Yield an item about the orders of ``rows``, if there are any.
+
+    ``order`` is the lookup from a row to its order.
+    """
     found = list(rows.values_list(f"{order}_id", f"{order}__reference")[: MOST + 1])
     yield from _some(code, found, has_more=len(found) > MOST)
 
 
 def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
-    """The item about refused reveals; the admin's log has one entry an hour for each person."""
+    """Yield an item with the number of refused reveals, if any.
+
+    The admin's log has at most one such entry an hour for each person.
+    """
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import LogEntry

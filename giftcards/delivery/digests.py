@@ -1,4 +1,4 @@
-"""Sending digests to staff: to each person once in ``DIGEST_MINUTES``, and urgent news at once.
+"""Digests for staff: at most one to a person in ``DIGEST_MINUTES``, but urgent news at once.
 
 Each person has a row in the database; the receivers of the signal ``staff_news`` share one row. A
 process claims the row before it sends a digest. If the process dies before it records the digest,
@@ -49,13 +49,13 @@ from giftcards.watch.conditions import MOST, Finding, Severity
 
 logger = logging.getLogger(__name__)
 
-# The greatest DIGEST_MINUTES. A next_attempt_at further ahead was written before the clock was set
-# back, and counts as past.
+# The greatest DIGEST_MINUTES. If next_attempt_at is further ahead, the clock was set back in the
+# meantime, and the row is due now.
 _LONGEST = timedelta(days=1)
 # The pause between two searches for news.
 _LOOK_EVERY = timedelta(minutes=1)
-# Events that are younger than this are left to the next digest. If a digest covered them, it would
-# miss an earlier event whose transaction is still open, and no later digest would look for that.
+# A digest covers no events that are younger than this. An earlier event may still be in an open
+# transaction, and no later digest would look for it.
 _LAG = timedelta(seconds=30)
 # The time after which a person is reminded of a state that still holds.
 _REMINDED_AFTER = timedelta(days=1)
@@ -64,8 +64,8 @@ _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 
 _LONGEST_IF_URGENT = timedelta(minutes=1)
 # The meanings of failures that would affect mails to other people, too.
 _AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
-#: The name of the lease on the search for urgent news for people in a pause. The lease is never
-#: released early, so that the searches do not follow too closely.
+#: The name of the lease that limits how often urgent news is looked for during pauses. The lease is
+#: never released early.
 LOOKED = "newly urgent"
 # The length of the lease LOOKED; it is shorter than the minute between two ticks.
 _LOOK_FOR = timedelta(seconds=45)
@@ -78,9 +78,9 @@ RECEIVERS = ""
 class Told:
     """The news that a person has got so far; kept in the column ``StaffDigest.told``."""
 
-    #: For the code of each state, the timestamp when the person was last told of the state.
+    #: Maps the code of each state to the timestamp at which the person was last told of it.
     states: dict[str, float] = field(default_factory=dict)
-    #: For the code of each condition, the primary keys of its open orders that the person knows.
+    #: Maps the code of each condition to the primary keys of orders that are no news any more.
     matters: dict[str, list[int]] = field(default_factory=dict)
     #: The items of the last digest: code, count, and whether the state had ended.
     last: list[tuple[str, int, bool]] = field(default_factory=list)
@@ -99,11 +99,11 @@ class Told:
 
 
 def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
-    """Send a digest to each person who is due and has news; return the number of sent digests.
+    """Send a digest to each person who is due and has news; return the number sent.
 
     A failed attempt is logged, shown in the admin, and repeated after a pause. ``has_mailed`` is
-    True if the mail server has just taken a mail: then people for whom the server was away are due
-    at once. If nobody gets digests, no query is made.
+    True if the mail server has just taken a mail. Then people whose last attempt failed because the
+    server was away are due at once. If nobody gets digests, no query is made.
     """
     people = _listed()
     if not people:
@@ -201,11 +201,11 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 
 
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
-    """A function that returns whether ``person`` has a permission at present.
+    """Return a function that tells whether ``person`` has a permission at present.
 
-    A person with a role has only the permissions of the role's group. If there are user accounts
-    with the person's e-mail address, at least one of them must be active and have the permission
-    too.
+    A person with a role has only the permissions of the role's group. User accounts with the
+    person's e-mail address limit these permissions further. At least one of the accounts must be
+    active and have the permission.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts(person.address)
@@ -277,7 +277,10 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 
 
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
-    """Create the row of a person, who gets later news only; ``None`` if the row exists."""
+    """Create the row of a person; return ``None`` if the row exists.
+
+    The person is told neither of earlier events nor of orders that conditions concern already.
+    """
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(
         address=address, defaults={"covers_until": situation.at, "told": asdict(told)}
@@ -410,8 +413,8 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
-    # If a mail goes out only when this process has stopped waiting, the mail is not recorded, and
-    # is sent again.
+    # A mail that goes out after this process has stopped waiting is not recorded, and is sent
+    # again.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 

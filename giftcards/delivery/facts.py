@@ -57,8 +57,7 @@ class Facts:
     """The facts of an order for its customer; amounts are ``None`` without a sale amount."""
 
     reference: str
-    #: The name by which the customer knows the order: its group, such as an invoice, or its
-    #: reference.
+    #: What the customer calls the order: its group, such as an invoice, or else its reference.
     known_as: str
     #: The names of product and denomination in the catalogue; "Gift card" and "" if unknown.
     product: str
@@ -82,7 +81,7 @@ class Facts:
 
     @property
     def pay_back_by(self) -> date | None:
-        """The promised day; ``None`` if this day is over, or nothing is to be paid back."""
+        """The promised day; ``None`` if it has passed, or if nothing is left to pay back."""
         is_due = self.payback in TO_COME and not self.is_payback_late
         return self.promised_day if is_due else None
 
@@ -223,15 +222,15 @@ def cards_of(order: Order) -> CardQuerySet:
 
     Surplus and late cards are left out, because staff decide about these cards.
     """
-    # Cards that the order's own manager returns know the order, so opening them takes no query.
+    # The order's own manager sets the order on its cards, so opening the cards takes no query.
     cards = order.cards.filter(position__lte=order.fulfilled_quantity)
     return cards.readable() if order.is_final else cards.none()
 
 
 def language_of(order: Order, *, for_recipient: bool = False) -> str:
-    """The language of messages to the customer of ``order``, by default the site's language.
+    """Return the language of messages to the customer of ``order``, or to the recipient of a gift.
 
-    With ``for_recipient``, the language of messages to the recipient, by default the customer's.
+    A recipient without a language gets the customer's. A customer without one gets the site's.
     """
     own = order.recipient_language if for_recipient else ""
     return supported_language(own or order.customer_language)

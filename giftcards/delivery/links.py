@@ -58,10 +58,10 @@ def expiry() -> datetime:
 
 @contained
 def find(token: str, *, again: str | None = None) -> CardLink | None:
-    """The link with this token; ``None`` if the link shows no cards at present, for any reason.
+    """Return the link with this token; ``None`` if it cannot show cards at present.
 
-    One reason is that the order has no cards for its customer. ``again`` is the key of a page, as
-    in :meth:`CardLinkQuerySet.usable`. Every call makes one query.
+    The result is also ``None`` if the order has no cards for its customer. ``again`` is the key of
+    a page, as in :meth:`CardLinkQuerySet.usable`. Every call makes one query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]

@@ -96,7 +96,7 @@ class MessageRow:
 
 @contained
 def compose(delivery: Delivery, token: Masked | None) -> Message:
-    """The message of ``delivery`` as it is to be sent now, in its language.
+    """Write the message of ``delivery`` in its language, from the present facts.
 
     ``token`` is the token of the message's link, if :func:`needs_link` is True. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``BASE_URL`` is missing, or
@@ -321,7 +321,7 @@ def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
 
 
 def _without_hidden_characters(content: Content) -> Content:
-    """A copy of the content; texts from outside keep only lines of visible characters."""
+    """Return a copy of the content without hidden characters in texts from outside."""
     facts, gift, refund = content.facts, content.gift, content.refund
     return replace(
         content,
@@ -358,7 +358,7 @@ def _is_kept(char: str) -> bool:
 
 
 def _tidied(text: str) -> str:
-    """The text with single blank lines only; templates leave several blank lines in a row."""
+    """Reduce several blank lines in a row, which templates leave, to one."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 
@@ -367,7 +367,7 @@ def _compact(text: str) -> str:
 
 
 def _directed(text: str) -> str:
-    """The text, after a direction mark if its first letter has the wrong direction."""
+    """Put a direction mark before the text if its first letter has the wrong direction."""
     direction = "rtl" if translation.get_language_bidi() else "ltr"
     letters = filter(None, (_DIRECTIONS.get(unicodedata.bidirectional(char)) for char in text))
     return text if next(letters, direction) == direction else _MARKS[direction] + text

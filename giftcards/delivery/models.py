@@ -52,7 +52,7 @@ OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def update(self, **values: Any) -> int:
-        """Update the rows; the ``status`` "failed" also sets ``failed_at``, by default to now."""
+        """Update the rows. With the ``status`` "failed", ``failed_at`` defaults to now."""
         if values.get("status") == DeliveryStatus.FAILED:
             values.setdefault("failed_at", timezone.now())
         return super().update(**values)
@@ -77,8 +77,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def waiting(self, now: datetime) -> Self:
         """Open messages, except messages about gifts whose time is yet to come."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
-        # Because of the second condition, databases use the index on next_attempt_at, in which few
-        # rows have a value.
+        # The second condition lets databases use the index on next_attempt_at, in which few rows
+        # have a value.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
 
     def next_due_at(self) -> datetime | None:
@@ -131,7 +131,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Keep these messages from handing over any further link; return the number cancelled.
+        """Stop these messages from handing over links; return the number of cancelled messages.
 
         A message that is being sent at this moment may still go out, but is not retried.
         """
@@ -150,22 +150,26 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
     def to(self, *, recipient: bool) -> Self:
-        """Messages for the recipients of gifts, or else messages for customers."""
+        """Messages to the recipients of gifts if ``recipient`` is True, otherwise to customers."""
         is_theirs = Q(kind__in=sorted(TO_RECIPIENT))
         return self.filter(is_theirs if recipient else ~is_theirs)
 
     def untold(self) -> Self:
-        """Failed messages without a later message, open or sent, of the same order and kind."""
+        """Failed messages that no later message of the same order and kind replaces.
+
+        The later message has to be open or sent.
+        """
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
     def unreceived(self) -> Self:
-        """The :meth:`untold` messages about cards, unless somebody got the cards in another way.
+        """The :meth:`untold` messages whose cards nobody has got in another way.
 
-        Somebody got the cards in another way if another message about the same status change was
-        sent, for example over another channel, or if a link or an account has shown the cards.
+        Somebody has got the cards if another message about the same status change was sent, for
+        example over another channel. Somebody has also got them if a link or an account has shown
+        the cards.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -181,9 +185,9 @@ def key_of(*occasion: str) -> str:
 
 
 def put_off(until: datetime | None) -> dict[str, datetime]:
-    """The column values of a message that waits until the time ``until``; empty for ``None``.
+    """Return the column values of a message that waits until a time; empty without a time.
 
-    An ``until`` in the past counts as the present time.
+    A time in the past counts as now.
     """
     if until is None:
         return {}
@@ -318,10 +322,11 @@ class Installation(models.Model):
 
 class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
-        """Links that can show cards: links that are not withdrawn, not expired and not used up.
+        """Links that can show cards: not withdrawn, not expired and not used up.
 
-        A link is used up after ``reveals`` reveals; ``None`` means :data:`MOST_REVEALS`. The page
-        whose reveal has the key ``again`` may show the cards again within :data:`SAME_REVEAL`.
+        A link is used up after ``reveals`` reveals; ``None`` means :data:`MOST_REVEALS`. ``again``
+        is the key of an earlier reveal. Within :data:`SAME_REVEAL`, its page may show the cards
+        again, even if the link is used up.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
         is_left = Q(reveals__lt=reveals or MOST_REVEALS)
@@ -341,7 +346,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def of_account(self, order: Order) -> CardLink:
         """The link for the account of the order's customer, created at the first call."""
         origin = CardLink.Origin.ACCOUNT
-        # No hash looks like this name. The column is unique, so the order gets only one such link.
+        # This name cannot equal a hash. The column is unique, so each order has only one such link.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
@@ -415,7 +420,7 @@ class LinkVisit(models.Model):
     class What(models.TextChoices):
         OPENED = "opened", _("Opened")
         REVEALED = "revealed", _("Cards shown")
-        #: The last guess of the PIN that the limit allows was wrong.
+        #: The PIN was wrong as often as the limit allows.
         LOCKED = "locked", _("Locked after wrong PINs")
 
     link = models.ForeignKey(
@@ -434,8 +439,8 @@ class LinkVisit(models.Model):
     user = models.CharField(_("user"), max_length=254, blank=True)
     # The number of cards that could not be opened.
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # A unique key for a visit that is recorded only once: for the reveal of a page, however often
-    # the page is reloaded, and for the locking of the link.
+    # A unique key for visits that are recorded only once: the locking of the link, and the reveal
+    # of a page, which may be reloaded.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
@@ -463,8 +468,8 @@ class StaffDigest(models.Model):
     covers_until = models.DateTimeField(null=True)
     # What the person has been told, as JSON of giftcards.delivery.digests.Told.
     told = models.JSONField(default=dict)
-    # The time of the next search for news, after the pause that follows a digest or a failure;
-    # while a digest is being sent, the end of the claim. NULL means at once.
+    # The time of the next search for news. After a digest or a failure, it is the end of a pause.
+    # While a digest is being sent, it is the end of the claim. NULL means at once.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
     failures = models.PositiveIntegerField(_("failed attempts"), default=0)
     error = models.TextField(_("error"), blank=True)

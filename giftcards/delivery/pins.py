@@ -75,10 +75,10 @@ def is_right(password: str, secret: str) -> bool:
 
 @contained
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
-    """True if ``password`` is ``secret``, the PIN of the link, and the link was not locked.
+    """Count a guess at the link's PIN; return True if it is right and the link is not locked.
 
-    The last wrong guess locks the link. A guess is counted as wrong before it is compared, so
-    simultaneous guesses cannot exceed the limit.
+    ``secret`` is the PIN. The last wrong guess that the limit allows locks the link. A guess is
+    counted as wrong before it is compared, so simultaneous guesses cannot exceed the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)
     left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)

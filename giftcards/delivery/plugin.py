@@ -22,9 +22,9 @@ _SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery
 
 
 def _writes() -> bool:
-    """True if the settings allow messages or digests, or if the settings are wrong.
+    """True if the settings allow messages or digests, or if the settings are unusable.
 
-    A check reports wrong settings.
+    A system check reports unusable settings.
     """
     with contextlib.suppress(ConfigurationError):
         return not conf.is_off or bool(conf.staff_emails)

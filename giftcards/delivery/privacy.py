@@ -1,4 +1,4 @@
-"""Personal data in messages and links; and orders that keep codes, as nobody got the cards."""
+"""Personal data in messages and links, and the orders whose cards nobody has received."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ class Messages:
 
 
 def untold() -> Q:
-    """The condition on orders whose cards nobody got, because the last message was given up."""
+    """Condition for orders whose cards nobody has received: no message got through."""
     return Q(Exists(Delivery.objects.all().unreceived().filter(order=OuterRef("pk"))))

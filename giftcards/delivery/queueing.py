@@ -60,9 +60,9 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 
 
 def _is_sought(order: Order) -> bool:
-    """True if another order, placed by the shop's rule, still seeks the cards of ``order``.
+    """True if ``REORDER_MISSING`` made ``order``, and its missing cards were ordered again.
 
-    The customer gets a message about that other order.
+    The customer gets a message about the later order.
     """
     return order.send_before is not None and order.reordered_amount is not None
 
@@ -253,16 +253,16 @@ class Withdrawn(NamedTuple):
 def withdraw(
     order: Order, *, by: str, but: Delivery | None = None, until: int | None = None
 ) -> Withdrawn:
-    """Withdraw the links to the cards of ``order``; ``until`` is the primary key of the last link.
+    """Withdraw the links to the cards of ``order``, and cancel messages that would bring new links.
 
-    Messages that would bring further links are cancelled, except ``but``. A message that is being
-    sent at this moment may arrive with a dead link, and is not retried.
+    ``until`` is the primary key of the last link to withdraw. The message ``but`` is not cancelled.
+    A message that is being sent at this moment may arrive with a dead link, and is not retried.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        # The messages are stopped first. A process that is sending one has then either made its
-        # link already, which is withdrawn below, or will not make one.
+        # The messages are stopped before the links are withdrawn. After that, a message that is
+        # being sent can get no link.
         messages = others.stop(order=order, kind__in=WITH_CARDS)
         return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 
@@ -271,7 +271,7 @@ def _last_paid(order: Order) -> CustomerRefund | None:
     return order.refunds.filter(state=RefundState.DONE).order_by("-executed_at", "-pk").first()
 
 
-#: The name of the lease that keeps a second task from being queued, until the first task starts.
+#: The name of the lease that prevents a second task while one waits in the queue.
 QUEUED = "queued delivery"
 _QUEUED_FOR = timedelta(seconds=20)
 
@@ -291,14 +291,14 @@ def _wake() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """The messages about an order, sent or waiting, to former addresses of one person."""
+    """Messages about an order to the old addresses of one person, whether sent or not."""
 
     order: Order
     messages: list[Delivery]
 
     @property
     def unsent(self) -> list[Delivery]:
-        """Open messages, and failed messages that no later message makes up for.
+        """Open messages, and failed messages that no later message replaces.
 
         An open message that is being sent at this moment may still arrive.
         """
@@ -340,12 +340,12 @@ def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAdd
 
 
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
-    """Redirect messages about ``order`` from old addresses to the new ones that ``change`` gave it.
+    """Send messages about ``order`` to the new addresses after a correction.
 
     Links that went to the old addresses are withdrawn, and a gift waits for its new time. This is a
-    receiver of a signal. The signal is sent in the transaction of the change, which holds the lock
-    of the order: a process that sends or queues a message finishes before this transaction, or
-    begins after it.
+    receiver of a signal, which is sent in the transaction of the change. That transaction holds the
+    lock of the order. So a process that sends or queues a message finishes before this transaction,
+    or begins after it.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
@@ -358,7 +358,7 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def _put_off_anew(order: Order) -> bool:
-    """Put the gift's message off to the new time; True if no attempt has been made yet."""
+    """Put the gift's message off to the new time; return False if no such message is queued."""
     waiting = Delivery.objects.filter(order=order, status=DeliveryStatus.QUEUED).order_by()
     return bool(waiting.to(recipient=True).update(**put_off(order.deliver_at)))
 

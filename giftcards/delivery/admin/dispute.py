@@ -1,4 +1,7 @@
-"""The proof of delivery, for codes that are said to be used: all facts about an order, no code."""
+"""The proof of delivery: a page with all facts about an order, but no code.
+
+Staff need this page if somebody says that a code was used already.
+"""
 
 from __future__ import annotations
 

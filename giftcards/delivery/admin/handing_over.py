@@ -1,9 +1,9 @@
 """Links that staff hand over themselves, the hourly limits, and the withdrawal of all links.
 
-A person who gets a link, or a message with cards, sees codes; other messages name what the customer
+Whoever gets a link, or a message with cards, sees codes. Other messages name what the customer
 bought. So within an hour, each member of staff may hand out at most ``REVEALS_PER_HOUR`` links and
-messages to other addresses than the customer's. A second limit, for each order, protects customers
-from endless messages.
+messages. Messages to the customer's address do not count. A second limit, for each order, protects
+customers from endless messages.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _too_many_of_order() -> str:
 
 
 def _too_many(request: HttpRequest) -> str:
-    """Record that a person has reached their hourly limit; return the text for this person.
+    """Record that a person has reached the hourly limit; return the text to show.
 
     The admin's log gets one entry an hour for each person. Digests report these entries.
     """
@@ -134,8 +134,8 @@ class NewLinkForm(RevealForm):
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True
     )
-    # The primary key of the link that was the newest when the form was made. Later links are not
-    # withdrawn. So after a second press of the button, the link of the first press still works.
+    # The primary key of the newest link when the form was made. Later links are not withdrawn. So
+    # if the button is pressed twice, the first link still works.
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:
@@ -202,7 +202,7 @@ def _before_link(attempt: Attempt) -> Answer | None:
 
 @sensitive_variables()
 def _make_link(attempt: Attempt) -> HttpResponse:
-    """The page that shows a new link for a minute; who made the link, and why, is recorded."""
+    """Create a link, record who made it and why, and return the page that shows it."""
     pages, request, order = attempt.pages, attempt.request, attempt.order
     given = attempt.form.cleaned_data
     done = "Made a link to the cards, to hand over."

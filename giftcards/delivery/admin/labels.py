@@ -24,7 +24,7 @@ from giftcards.delivery.models import (
 from giftcards.text.display import bdi, count_text, duration_text, filled, moment
 
 _What = LinkVisit.What
-# For each status of a message, a status of orders whose badge has the same colour.
+# The badge of a message takes its colour from the badge of an order with this status.
 _COLOURS = {
     DeliveryStatus.QUEUED: "pending",
     DeliveryStatus.SENDING: "handling",
@@ -105,7 +105,7 @@ def _age(at: datetime) -> str:
 
 
 def doubts(message: Delivery) -> str:
-    """A sentence with the number of attempts with unknown outcome; "" if this number is 0."""
+    """Return a sentence that counts the attempts with unknown outcome; "" if there are none."""
     if not message.unanswered:
         return ""
     text = ngettext(
@@ -117,7 +117,7 @@ def doubts(message: Delivery) -> str:
 
 
 def who_asked(message: Delivery) -> SafeString | str:
-    """The person who had the message sent again, and the reason; "" if there is no such person."""
+    """Return who had the message sent again, and why; "" if nobody did."""
     if not message.requested_by:
         return ""
     text = gettext("%(by)s had it sent again: %(reason)s")
@@ -152,7 +152,7 @@ def _together(said: Sequence[str]) -> str:
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
-    """The state of the link at ``now``, in words; and True if a person has to act."""
+    """Return the state of the link in words, and whether a person has to act."""
     if link.revoked_at:
         text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False

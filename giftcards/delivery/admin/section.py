@@ -78,8 +78,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
-    # If there is a message of a kind, the customer counts as told, even if the message did not go
-    # out.
+    # A message of a kind counts as telling the customer, even if it did not go out.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -161,7 +160,7 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 
 
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Sentences on the effect of a correction on messages and links at the present address."""
+    """Yield sentences on what a correction of an address does to messages and links."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -224,7 +223,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 def _not_received(
     _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
-    """A sentence on each order whose cards nobody got, because messages failed; keyed by order."""
+    """Return sentences on the orders whose cards nobody has received, keyed by primary key."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()
