@@ -24,7 +24,7 @@ from django.utils.crypto import salted_hmac
 from giftcards.exceptions import DecryptionError
 from giftcards.keys.secrecy import CardSecret, contained
 
-#: The number of last characters of a code that suffice to find its card.
+#: A card can be found by this number of characters from the end of its code.
 TAIL = 4
 
 # The version of a token's content.
@@ -38,7 +38,10 @@ def generate_key() -> str:
 
 
 class Place(NamedTuple):
-    """The place of a card: the primary key and the reference of its order; its number from 1."""
+    """The place of a card: its order, and its number in the order.
+
+    ``order`` is the primary key of the order. ``card`` counts from 1.
+    """
 
     order: int
     reference: str
@@ -60,10 +63,10 @@ class Sealed(NamedTuple):
 
 
 class Keyring:
-    """Encryption keys in order: the first key seals, and all keys open and find.
+    """Encryption keys: the first key encrypts cards, and every key decrypts and finds cards.
 
-    A keyring is cheap to make, and it holds secret keys: make a keyring for each piece of work, and
-    do not keep it.
+    A keyring holds secret keys, and is cheap to make. Make one for each piece of work, and do not
+    keep it.
     """
 
     @contained
@@ -75,7 +78,7 @@ class Keyring:
             _derived(key, b"giftcards fingerprint of the encryption key v1", length=8).hex()
             for key in keys
         )
-        # The keys that make all other fingerprints of a card.
+        # The keys for the fingerprints of a card's code and serial.
         self._fingerprint_keys = tuple(
             _derived(key, b"giftcards fingerprints v1", length=32) for key in keys
         )
@@ -133,8 +136,8 @@ class Keyring:
     def identities(self, secret: CardSecret) -> list[str]:
         """Fingerprints of exactly this card, one per key, in the order of the keys.
 
-        These fingerprints show whether a card of an answer is already stored. The card is not
-        normalised: two codes that differ only in case would be two paid cards.
+        They show whether a delivered card is already stored. The card is not normalised, because
+        two codes that differ only in case are two cards.
         """
         # The two texts are joined as JSON, so that no character in a code can shift the boundary
         # between code and serial.
@@ -161,7 +164,7 @@ class Keyring:
 
     @contained
     def _fingerprints(self, purpose: str, text: str) -> list[str]:
-        # Staff may search for anything, and a UnicodeEncodeError would contain the text.
+        # A lone surrogate must not raise a UnicodeEncodeError, which would contain the text.
         message = f"{purpose}\0{text}".encode(errors="surrogatepass")
         return [
             hmac.new(key, message, hashlib.sha256).hexdigest() for key in self._fingerprint_keys
@@ -194,18 +197,17 @@ def normalised(text: str) -> str:
 
 
 def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
-    """A key for another ``purpose``, which reveals nothing about the encryption key."""
+    """Derive a key for ``purpose``; the encryption key cannot be computed from it."""
     derive = HKDF(SHA256(), length=length, salt=None, info=purpose).derive
     return derive(base64.urlsafe_b64decode(key))
 
 
 @contained
 def key_fingerprint(api_key: str) -> str:
-    """A fingerprint of an API key, for the record of whether the provider has refused the key.
+    """A fingerprint of an API key, to record whether the provider has refused the key.
 
-    The fingerprint does not depend on the encryption keys: during a rotation, processes with
-    different encryption keys have to recognise the same API key. An API key is too long to be
-    guessed from its fingerprint.
+    The fingerprint does not depend on the encryption keys, because processes may have different
+    encryption keys during a rotation. An API key is too long to be guessed from its fingerprint.
     """
     message = api_key.encode(errors="surrogatepass")
     return hmac.new(b"giftcards api key v1", message, hashlib.sha256).hexdigest()[:32]

@@ -1,7 +1,7 @@
 """Keeping secrets out of error mails, crash reports, debuggers and rows of tasks.
 
-An error report shows the ``repr`` of every local variable in every frame that an exception has
-passed, and likewise for the exceptions that caused this exception. So a secret that is passed on is
+An error report shows every local variable of every frame that the exception has passed. It shows
+the frames of earlier exceptions that led to this exception, too. So secrets are passed on as
 :class:`Masked`, and functions that turn a secret into bytes or JSON are :func:`contained`.
 """
 
@@ -65,10 +65,10 @@ def place_of(error: BaseException) -> str:
 def contained(function: Callable[P, T]) -> Callable[P, T]:
     """Strip the frames and the context from an exception that leaves ``function``.
 
-    The exception loses the frames inside ``function``, and the exceptions that caused it or were
-    being handled when it was raised. The same happens to exceptions that strike from outside at any
-    moment, such as :exc:`KeyboardInterrupt` or the timeout of a task. An exception that is not a
-    :exc:`GiftcardsError` gets a note with the lines of the lost frames.
+    The exception loses the frames inside ``function``, its cause and its context. The same happens
+    to exceptions that can strike at any moment, such as :exc:`KeyboardInterrupt` or the timeout of
+    a task. An exception that is not a :exc:`GiftcardsError` gets a note with the lines of the lost
+    frames.
     """
 
     @wraps(function)
@@ -95,7 +95,7 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function`` outside the context of the request, because it writes log entries.
+    """Call ``function``, which writes log entries, outside the context of the request.
 
     Error collectors add the URL and the form data of the request to each log entry. On a customer's
     page, this data contains the link to the cards and the PIN.

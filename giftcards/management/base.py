@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 # The id of the product in the provider's examples, for the commands' help.
 PRODUCT = "507f1f77bcf86cd799439011"
-# The settings that placing and following orders use.
+# The settings that are used to place and follow orders.
 WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if setting.is_working)
 
 
@@ -87,7 +87,7 @@ class GiftcardsCommand(ConsoleCommand):
             self.put(text)
 
     def progress(self, options: dict[str, Any]) -> Progress:
-        """The display of what the command waits for; it is silent with ``-v0`` or ``--json``."""
+        """Return a display of what the command waits for; silent with ``-v0`` or ``--json``."""
         is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
         put = self.put if _is_for_people(options) else lambda *_args, **_options: None
         return Progress(put, is_live=is_live)
@@ -103,7 +103,7 @@ class GiftcardsCommand(ConsoleCommand):
         self.say(text, options)
 
     def show_order(self, order: Order, options: dict[str, Any]) -> None:
-        """Print ``order`` by :meth:`show`, with the customer's money and the provider's."""
+        """Print ``order`` by :meth:`show`, with what the customer paid and what the cards cost."""
         told = order_as_dict(order)
         self.show(told, "\n".join(_describe(order, told)), options)
 
@@ -173,7 +173,7 @@ def find_order(reference: str) -> Order:
 
 
 def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
-    """Add the option ``--fail-on``, with which a monitor names some of the ``known`` conditions."""
+    """Add the option ``--fail-on``, which lists conditions that make the command fail."""
     parser.add_argument(
         "--fail-on",
         metavar="CONDITIONS",
@@ -194,13 +194,13 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
 
 
 def fail_on(sentences: Iterable[str]) -> None:
-    """Raise ``CommandError`` with the ``sentences`` that say what is wrong, unless all are ""."""
+    """Raise ``CommandError`` with all ``sentences`` that are not empty, if there are any."""
     if wrong := " ".join(filter(None, sentences)):
         raise unfinished(wrong)
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """The troubles in ``found``, as ``--json`` prints them: "ok" where there is no trouble."""
+    """``found`` as ``--json`` prints it: "ok" in place of an empty text."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 

@@ -53,7 +53,7 @@ class ConsoleCommand(BaseCommand):
     """
 
     requires_system_checks = ()
-    # Paragraphs of the help after the options, such as on exit codes.
+    # Paragraphs after the options in the help, for example about exit codes.
     notes: ClassVar[Sequence[str]] = ()
     # Pairs: a comment, and the arguments that the comment explains.
     examples: ClassVar[Sequence[tuple[str, str]]] = ()

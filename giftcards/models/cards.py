@@ -18,10 +18,10 @@ from giftcards.models.fields import assign
 from giftcards.models.orders import Order
 from giftcards.models.scalars import read_beside, value_of
 
-# At most this many characters of a code are shown to people who may find or reveal codes.
+# At most this many characters of a code are shown to staff with permission to find or reveal codes.
 _LONGEST_TAIL = 4
-#: The text that replaces the key's fingerprint once the code is destroyed. The row stays: the books
-#: need it, and it recognises the same code if that is delivered again.
+#: Stands in place of the key's fingerprint once the code is destroyed. The row stays, because the
+#: books need it, and because its last fingerprint recognises a code that is delivered again.
 DESTROYED = "destroyed"
 
 
@@ -46,10 +46,13 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
     def newest_with_code(self, text: str, most: int) -> list[Card]:
-        """The newest of :meth:`with_code`, at most ``most``; fast even if all have one serial."""
+        """At most ``most`` cards from :meth:`with_code`, newest first.
+
+        The query is fast even if all cards have the same serial.
+        """
         text = Masked(text)
-        # The cards are sorted by a sum, because no index contains it. Otherwise, SQLite would scan
-        # all cards by primary key.
+        # No index contains this sum. If the cards were sorted by the primary key itself, SQLite
+        # would scan all cards in that order.
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
@@ -77,7 +80,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def destroy(self) -> int:
         """Destroy the codes of these cards; return the number of cards.
 
-        One fingerprint of each code is left, to recognise the code if it is delivered again.
+        One fingerprint of each code stays: it recognises a code that is delivered again.
         """
         cards = self.readable().order_by()
         return cards.update(
@@ -91,10 +94,11 @@ class CardQuerySet(models.QuerySet["Card"]):
     def ends(self) -> dict[str, tuple[int, int]]:
         """The primary keys of the oldest and the newest card of each encryption key in use.
 
-        The dict's keys are fingerprints. One query looks for cards of the keys in the settings, and
-        for other keys; it is repeated while it finds other keys. It reads the ends of ranges of an
-        index, because the whole index takes a third of a second at a million cards. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        The dict's keys are fingerprints of encryption keys. The query covers the keys in the
+        settings. If it finds other keys in use, it is repeated with these keys, too. It reads only
+        the ends of index ranges: the whole index takes a third of a second at a million cards.
+        Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are
+        unusable.
         """
         keys = list(conf.keyring().key_fingerprints)
         found, others = self._ends_of(keys)
@@ -104,7 +108,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         return found
 
     def _ends_of(self, keys: list[str]) -> tuple[dict[str, tuple[int, int]], list[str]]:
-        """The result of :meth:`ends` for ``keys``, and some other keys in use, if there are any."""
+        """The result of :meth:`ends` for ``keys``, and a list of some other keys in use."""
         spans = _spans_between(sorted([*keys, DESTROYED]))
         of_key = {key: self.filter(key_fingerprint=key) for key in keys}
         found = read_beside(
@@ -156,7 +160,7 @@ class CardQuerySet(models.QuerySet["Card"]):
 
 
 def _spans_between(borders: list[str]) -> list[Q]:
-    """The conditions that a fingerprint lies before, between or after the sorted ``borders``."""
+    """Conditions for fingerprints before, between and after the sorted ``borders``."""
     inner = [
         Q(key_fingerprint__gt=low, key_fingerprint__lt=high) for low, high in pairwise(borders)
     ]

@@ -21,8 +21,7 @@ from giftcards.text.spelling import folded
 
 # A product or type counts as gone once answers have lacked it for this time.
 _GONE_AFTER = timedelta(hours=1)
-# Answers may arrive in the wrong order. An old answer is older than the stored answer by no more
-# than this.
+# Answers may arrive in the wrong order, but no answer is late by more than this.
 _LATE = timedelta(minutes=5)
 # The time for which changes of offers are kept, and the number that is deleted at a time.
 _CHANGES_KEPT = timedelta(days=30)
@@ -50,10 +49,11 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def keep(
         self, listed: Iterable[Mapping[str, Any]], *, at: datetime, is_whole: bool = True
     ) -> None:
-        """Store a catalogue requested at ``at``; ``listed`` has the columns of each product.
+        """Store a catalogue that was requested at ``at``.
 
-        Products that two whole answers an hour apart do not list are no longer on sale. An empty
-        text does not replace an earlier text. An answer older than the stored one changes nothing.
+        Each item of ``listed`` has the columns of a product. A product is no longer on sale if two
+        whole answers, an hour apart, do not list it. An empty text does not replace an earlier
+        text. An answer that is older than the stored catalogue changes nothing.
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
@@ -88,10 +88,11 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def keep_types(
         self, product_id: str, types: Iterable[Mapping[str, Any]], *, at: datetime
     ) -> None:
-        """Store the types of a product, requested at ``at``; ``types`` has the columns of each.
+        """Store the types of a product, from an answer that was requested at ``at``.
 
-        Does nothing if the catalogue has never listed the product, or if a later answer is stored.
-        Types that two answers an hour apart do not list are no longer sold, and keep their names.
+        Each item of ``types`` has the columns of a type. A type is no longer sold, but keeps its
+        name, if two answers, an hour apart, do not list it. Does nothing if the catalogue has never
+        listed the product, or if a later answer is stored.
         """
         told = {columns["type_id"]: columns for columns in types}
         older = past("types_read_at", at, longest=_LATE)
@@ -133,17 +134,17 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
     def claim_reading(self, *, longest: float) -> datetime | None:
-        """Claim the request for the types of this product; ``None`` if another process has it.
+        """Claim the request for the types of this product; ``None`` if it is claimed already.
 
-        The claim lasts until the types are read, or ``longest`` seconds. A product that the
-        catalogue has never listed cannot be claimed: every process may make the request.
+        The claim lasts until the types are read, but at most ``longest`` seconds. A product that
+        the catalogue has never listed has no row to claim, so every process may make the request.
         """
         now = timezone.now()
         free = self.exclude(self._is_being_read(longest))
         return now if free.update(asked_at=now) or not self.exists() else None
 
     def unclaim_reading(self, claim: datetime) -> None:
-        """End a claim, because the request was not made."""
+        """Release a claim whose request was not made."""
         self.filter(asked_at=claim).update(asked_at=F("types_read_at"))
 
     def being_read(self, *, longest: float) -> Self:
@@ -222,7 +223,10 @@ class Product(models.Model):
         return self.is_enabled and not self.is_skipped
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take ``columns`` of a catalogue requested at ``at``; ``None``: the product is missing."""
+        """Take over the product's columns from a catalogue that was requested at ``at``.
+
+        ``columns`` is ``None`` if the catalogue lacks the product.
+        """
         if columns is not None:
             _take(self, columns)
             self.missing_since = None
@@ -261,9 +265,9 @@ class ProductType(models.Model):
     # which answers lack the type (NULL: answers have the type).
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # These columns are used if PRICING is a function. In order: its last result (NULL: nothing
-    # usable, or off the shelf), its path, the cost that it was called with, and when to call it
-    # again (NULL: it was never called).
+    # These four columns are used if PRICING is a function: its last result (NULL: unusable, or the
+    # type is not offered), its dotted path, the cost that it was called with, and the time of its
+    # next call (NULL: it was never called).
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
@@ -305,9 +309,9 @@ class ProductType(models.Model):
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over ``columns`` from an answer that was requested at ``at``.
+        """Take over the type's columns from an answer that was requested at ``at``.
 
-        ``columns`` is ``None`` if the answer lacks this type.
+        ``columns`` is ``None`` if the answer lacks the type.
         """
         if columns is not None:
             _take(self, columns)
@@ -325,7 +329,7 @@ _TOLD = ("name", "price", "stock", "read_at", "missing_since")
 
 
 def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
-    """Take the columns; an empty text does not replace an older text."""
+    """Set the columns of ``row``; an empty text does not replace an older text."""
     for name, value in columns.items():
         if value != "":
             setattr(row, name, value)
@@ -398,7 +402,10 @@ class OfferChange(OutboxEntry):
 def changes_between(
     kind: ProductType, before: Offer | None, *, at: datetime
 ) -> Iterator[OfferChange]:
-    """Yield the changes from ``before``, if a former offer is known, to the present offer."""
+    """Yield the changes from the earlier offer ``before`` to the present offer of ``kind``.
+
+    ``before`` is ``None`` if no earlier offer is known.
+    """
     what, old = OfferChange.What, before or Offer("", None, None)
     new = kind.offer
     found: dict[OfferChange.What, tuple[object, object]] = {}
@@ -464,7 +471,7 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
 
 
 class ProductPrices(models.Model):
-    """The latest prices of a product's types for the holder of an API key, for all processes.
+    """The latest prices of a product's types for one API key, shared by all processes.
 
     ``key`` is the key's fingerprint, ``by_type`` maps type ids to prices as texts.
     """

@@ -256,7 +256,7 @@ class CustomerRefund(models.Model):
 
     objects = CustomerRefundQuerySet.as_manager()
 
-    # True if the call that returned this refund has recorded or changed the refund, not only found
+    # True if the call that returned this refund has recorded or changed it; False if it only found
     # it.
     has_changed = False
 
@@ -322,7 +322,10 @@ class CustomerRefund(models.Model):
             raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
-        """Raise :exc:`RefundError` unless ``other``, of the same reference, repeats this refund."""
+        """Raise :exc:`RefundError` unless ``other`` repeats this refund.
+
+        The caller has found both under the same reference. A cancelled refund cannot be repeated.
+        """
         if self.state == RefundState.CANCELLED:
             text = gettext("The refund %(reference)s was taken back. Use a new reference.")
             raise RefundError(text, reference=self.reference)
@@ -334,7 +337,7 @@ class CustomerRefund(models.Model):
             raise RefundError(text, reference=self.reference)
 
     def read_locked(self) -> Order:
-        """Lock the order until the transaction ends, and read the row again; return the order."""
+        """Lock the order until the transaction ends, reload this refund, and return the order."""
         locked = _lock(self.order_id)
         self.refresh_from_db()
         self.order, self.has_changed = locked, False
@@ -347,7 +350,7 @@ class CustomerRefund(models.Model):
             self.change(state=RefundState.DONE, executed_at=now, executed_by=by)
 
     def change(self, **values: Any) -> None:
-        """Save new values of these columns; the order must be locked."""
+        """Save new values, given by column name. The order must be locked."""
         assign(self, values)
         self.save(update_fields=[*values])
         self.has_changed = True

@@ -1,6 +1,7 @@
-"""Model fields that behave the same on every database, and checks of what callers give.
+"""Model fields that behave the same on every database, and checks of values from callers.
 
-Migrations import this module and no other module of the package, so its names stay.
+The migrations import names from this module, and from no other module of the package. Do not rename
+these names.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.rules.times import as_given
 from giftcards.text.spelling import digits
 
-# The categories of control and format characters, of lone surrogates, and of separators of lines
-# and paragraphs. Format characters include all characters that change the direction of text.
+# Unicode categories: control and format characters, lone surrogates, line and paragraph separators.
+# Every character that changes the direction of text is a format character.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Format characters that are allowed: Persian words and composed emoji need them.
 _JOINERS = {"\u200c", "\u200d"}
@@ -178,7 +179,10 @@ def _is_storable(text: str) -> bool:
 
 
 def is_same_json(one: Any, other: Any) -> bool:
-    """True if a database may return ``other`` for a stored ``one``; ``True`` is not ``1`` here."""
+    """True if a database may return ``other`` after it stored ``one``.
+
+    ``True`` and ``1`` differ here, although Python finds them equal.
+    """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(
             is_same_json(item, other[name]) for name, item in one.items()

@@ -1,4 +1,4 @@
-"""The history of an order: acknowledgements, and status changes, which the outbox announces."""
+"""The history of an order: status changes, which the outbox announces, and acknowledgements."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class StatusChange(OutboxEntry):
     from_status = models.CharField(_("from"), max_length=20, choices=Status)
     to_status = models.CharField(_("to"), max_length=20, choices=Status)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
-    # Entries as in giftcards.rules.problems: {"code", "parameters"}, without secrets. An entry also
-    # has "ended": true if it is a problem that the move ended.
+    # Entries as in giftcards.rules.problems: {"code", "parameters"}, without secrets. A problem
+    # that the move ended also has "ended": true.
     details = models.JSONField(_("details"), default=list, blank=True)
 
     objects = StatusChangeQuerySet.as_manager()

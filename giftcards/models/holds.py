@@ -15,7 +15,7 @@ from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.orders import Order
 from giftcards.rules.times import ahead, is_ahead
 
-#: The longest hold; and the limit for prolonged holds, as a multiple of the first length.
+#: A hold begins with at most LONGEST. It can be prolonged to at most MOST_TIMES its first length.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
 # A hold is deleted this time after its end. Its reference can then begin a new hold.
@@ -55,8 +55,7 @@ class Hold(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
     ``reference`` is the reference that the order will have. ``price`` is what a card cost when the
-    hold began, in dinars (``None``: unknown). ``left`` is the time by which the hold can still be
-    prolonged.
+    hold began, in dinars (``None``: unknown). The hold can still be prolonged by ``left`` in total.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)

@@ -1,7 +1,7 @@
 """Leases on pieces of work, and the slots of the request budget.
 
-A single order has its claim in its own row: ``OrderQuerySet.claim`` claims an order to follow it,
-and :mod:`giftcards.engine.placing` claims an order to buy it.
+The claim on a single order is in the order's own row. ``OrderQuerySet.claim`` claims an order to
+follow it, and :mod:`giftcards.engine.placing` claims an order to buy it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def lock(self, name: str) -> bool:
         """Lock the row of this name until the transaction ends; False if there is none."""
         # The lock is an update, because SQLite may fail a transaction that reads before it writes.
-        # The update writes a new value, because InnoDB fails a transaction with an old snapshot
-        # only if the row has changed.
+        # The update writes a new value: a waiting transaction has an old snapshot, and InnoDB fails
+        # it only if the row has changed.
         return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:
@@ -135,18 +135,20 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         return self.filter(until__lte=now)
 
     def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Shorten to ``longest`` every hold that has more time left.
+        """Shorten holds, so that no slot is held for longer than ``longest`` after ``now``.
 
-        Such a hold was taken before the clock was set back.
+        A longer hold was taken before the clock was set back.
         """
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
         """Adapt the holds to a clock that was changed from ``before`` to ``now``.
 
-        Held slots are held for ``longest`` from ``now`` on; free slots stay free.
+        Slots that were held at ``before`` are held until ``longest`` after ``now``. Other slots are
+        free.
         """
-        # Holds that end within ``longest`` may have begun after the change of the clock: they stay.
+        # A hold that ends within ``longest`` stays: it may have begun after the change of the
+        # clock.
         self.filter(until__gt=now + longest, until__lte=before).update(until=now)
         self.filter(until__gt=before).update(until=now + longest)
 

@@ -42,13 +42,13 @@ PLANNED_LAST = PLANNED & Q(open_amount=0)
 SALE_UNKNOWN = Q(is_owing__isnull=True, settled_at__isnull=False)
 # Settled orders whose figures from the provider contradict each other.
 CONTRADICTORY = Q(is_consistent__in=[False])
-# Settled orders for which the ledger does not have what the provider promised to credit back.
+# Settled orders for which the ledger does not show the credit that the provider promised.
 NOT_CREDITED = Q(is_credited__in=[False])
 # Orders with a problem that nobody has ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
-# Orders about which something is left to do: they are open, have a problem, or money is owed or is
-# to be paid back. FINISHED is the opposite, written without a negation.
+# Orders that still need something: they are open, have a problem, or owe money to the customer.
+# Planned refunds count as owed. FINISHED is the opposite, written without a negation.
 UNFINISHED = Q(settled_at=None) | NEEDING_ATTENTION | OWING | PLANNED
 FINISHED = Q(settled_at__isnull=False, needs_attention__in=[False], planned_amount=0) & (
     Q(open_amount=None) | Q(open_amount=0)
@@ -69,7 +69,7 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
-    """True if orders may be missing from ``orders``, the orders that a person sees in the admin."""
+    """True if ``orders`` is filtered, so that it may lack some orders."""
     return bool(orders.query.where)
 
 
@@ -117,7 +117,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
-        """Rows that are still claimed, each with the same claim as its instance in ``orders``."""
+        """Rows of ``orders`` that still have the same claim as their instances."""
         orders = list(orders)
         return self.filter(
             pk__in=[order.pk for order in orders],
@@ -179,7 +179,10 @@ class OrderQueries(OrderSearch[Row]):
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
-        """Open orders due more than ``urgent`` from now, or ``others`` if the order is patient."""
+        """Open orders whose due time is too far away.
+
+        ``urgent`` is the limit for urgent orders, ``others`` is the limit for patient orders.
+        """
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
             | Q(status__in=PATIENT, due_at__gt=now + others + SLACK)
@@ -195,7 +198,7 @@ class OrderQueries(OrderSearch[Row]):
         return orders
 
     def held_up(self, since: datetime) -> list[Self]:
-        """The orders that should have been sent, checked or searched for by ``since``, by status.
+        """For each open status, the orders whose next step was due by ``since``.
 
         Orders whose next step is up to a person are left out.
         """
@@ -238,9 +241,10 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(NEEDING_ATTENTION)
 
     def open_lines(self, *, balance_read_at: datetime | None = None) -> list[OpenLine]:
-        """The open orders, grouped into lines; reads the open orders only.
+        """The open orders, grouped into lines.
 
-        A balance of ``balance_read_at`` shows the cost of the orders accepted by then.
+        The query reads open orders only. An order is charged if it was accepted no later than
+        ``balance_read_at``.
         """
         is_charged = (
             _is(Q(accepted_at__isnull=False, accepted_at__lte=balance_read_at))
@@ -261,9 +265,9 @@ class OrderQueries(OrderSearch[Row]):
         return [OpenLine(*row) for row in found]
 
     def charged_since(self, since: datetime, *, accepted_since: datetime | None = None) -> Decimal:
-        """The sum of the known charges of the orders that have settled after ``since``.
+        """The sum of the known charges of orders that settled after ``since``.
 
-        With ``accepted_since``, only orders count that the provider accepted after that moment.
+        With ``accepted_since``, orders that the provider had accepted by that moment are left out.
         """
         settled = self.filter(settled_at__gt=since).order_by()
         if accepted_since is not None:
@@ -274,7 +278,10 @@ class OrderQueries(OrderSearch[Row]):
         return sum(known, start=Decimal("0.00"))
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """Two times of each order, which are the columns ``start`` and ``end``, and ``name``."""
+        """A row for each order, for a union of queries.
+
+        The row has the times in the columns ``start`` and ``end``, and the text ``name``.
+        """
         named = self.order_by().annotate(_name=models.Value(name))
         return named.values_list(start, end, "_name")
 
@@ -286,10 +293,14 @@ class OrderQueries(OrderSearch[Row]):
     def final_by_status(
         self, *, after: datetime | None = None, until: datetime | None = None
     ) -> dict[str, int]:
-        """The number of orders that became final after one moment and until another, by status."""
+        """The number of orders that became final in a period, by status.
+
+        The period begins after ``after``, and includes ``until``; ``None`` means no limit.
+        """
         final = self.filter(settled_at__isnull=False)
         final = final.filter(settled_at__gt=after) if after else final
         final = final.filter(settled_at__lte=until) if until else final
-        # The column itself would lead SQLite to the index by status, from there to each row.
+        # If the query grouped by the column itself, SQLite would use the index by status, and look
+        # up every row.
         by_status = final.order_by().annotate(_status=Coalesce("status", models.Value("")))
         return dict(by_status.values_list("_status").annotate(models.Count("pk")))

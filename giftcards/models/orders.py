@@ -87,8 +87,7 @@ OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
 #: The columns that may be corrected. Other values that a caller gave never change.
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
-# The values that a caller gives, other than the correctable columns and the reference: first the
-# texts, then other kinds of values.
+# The columns that a caller gives, besides the reference, the metadata and the correctable columns.
 _TEXTS = ("product_id", "type_id", "group")
 _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
@@ -100,7 +99,10 @@ class OrderQuerySet(OrderQueries["Order"]):
     """Orders, and methods that change many orders at once."""
 
     def with_repetitions(self) -> OrderQuerySet:
-        """These orders, and all orders that repeat their missing cards; not for slices."""
+        """These orders, and all orders that repeat their missing cards.
+
+        Cannot be called on a slice.
+        """
         found = set(self.order_by().values_list("pk", flat=True))
         newest: Collection[int] = found
         while newest:
@@ -154,14 +156,15 @@ class OrderQuerySet(OrderQueries["Order"]):
         return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
-        """Make the :meth:`checkable` orders due now; return the number of these orders."""
+        """Set the due time of the :meth:`checkable` orders to now; return the number of orders."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
-        """Make orders at the provider due now, at most once per ``interval``; return their number.
+        """Schedule an immediate check of orders at the provider; return the number of orders.
 
-        Orders are left out that were checked or wanted within ``interval``. An order that is being
-        checked becomes due again after that check: see :func:`due_after_check`.
+        An order is left out if it was checked, or if a check of it was wanted, within ``interval``.
+        An order that is being checked becomes due again after that check: see
+        :func:`due_after_check`.
         """
         rested = [
             past(name, now - interval, longest=interval)
@@ -177,11 +180,11 @@ class OrderQuerySet(OrderQueries["Order"]):
     def claim(
         self, wanted: Sequence[Order], *, now: datetime, due_by: datetime, until: datetime
     ) -> list[Order]:
-        """Claim these orders, just read by :meth:`to_check`; return those that were free.
+        """Claim these orders, which :meth:`to_check` has just read; return those that were free.
 
         One guarded UPDATE decides the race between processes. If the provider's id of an order has
-        changed since the order was read, the order is not claimed: what is known about the old id
-        is not about this order.
+        changed since the order was read, the order is not claimed: the check would be about the old
+        id.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -225,7 +228,10 @@ class OrderQuerySet(OrderQueries["Order"]):
         return moved
 
     def write_terms(self, key: int) -> None:
-        """Write the search terms of an order anew from its values; the order's row is locked."""
+        """Write the search terms of an order anew, from its values.
+
+        The caller must have locked the row of the order.
+        """
         OrderTerm.objects.filter(order=key).delete()
         OrderTerm.objects.add_for(self.filter(pk=key).order_by().only(*SEARCHED))
 
@@ -234,9 +240,9 @@ class OrderQuerySet(OrderQueries["Order"]):
     ) -> list[StatusChange]:
         """Write new values of claimed orders; return the moves.
 
-        Orders with equal values share one guarded UPDATE, and all moves share one INSERT. Must be
-        called in a transaction, and raises :exc:`Overtaken` to roll it back if a row has changed
-        since it was read.
+        Orders with equal values share one guarded UPDATE, and all moves share one INSERT. Call this
+        method in a transaction. It raises :exc:`Overtaken`, which rolls the transaction back, if a
+        row has changed since it was read.
         """
         now = timezone.now()
         groups: dict[str, list[OrderUpdate]] = defaultdict(list)
@@ -276,7 +282,7 @@ class OrderUpdate:
 
     @property
     def guard(self) -> dict[str, Any]:
-        """Lookups that fail if somebody moved, claimed or ticked off the row since the read."""
+        """Lookups that find the row only if nobody has moved, claimed or ticked off the order."""
         return _as_read(self.order, "status", "claim", "needs_attention")
 
     def columns(self, now: datetime) -> dict[str, Any]:
@@ -290,7 +296,7 @@ class OrderUpdate:
 def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
     """The value of ``due_at`` for orders whose check began at ``checked_at``.
 
-    An order that was wanted to be checked since then is due at ``again_at``, if that is sooner.
+    If another check was wanted after that time, the order is due at ``again_at`` at the latest.
     """
     if due_at is not None and due_at <= again_at:
         return due_at
@@ -317,7 +323,10 @@ def cleared_provider_columns() -> dict[str, Any]:
 def _status_columns(
     order: Order, target: Status, values: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """The columns that follow from moving ``order``, with the new ``values``, to ``target``."""
+    """The columns that change because ``order`` moves to ``target``.
+
+    ``values`` are the other new values of the order.
+    """
     if target not in FINAL:
         return {"status": target}
     final = copy(order)
@@ -330,7 +339,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """The correctable columns of an order; or of a correction, with the earlier values."""
+    """The correctable columns of ``row``, which is an order or a correction."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -360,7 +369,7 @@ def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
 class ReferenceAnswer(models.TextChoices):
     """Answers of the provider that turn down a purchase because of its reference."""
 
-    # An earlier attempt was bought, so no search proves that the order was not bought.
+    # An earlier attempt has bought the order, even if no search finds it.
     REPEATED = "repeated"
     # The provider does not accept the field: the order is sent again without it.
     UNWANTED = "unwanted"
@@ -465,7 +474,7 @@ class Order(models.Model):
     status = models.CharField(
         _("status"), max_length=20, choices=Status, default=Status.PENDING, editable=False
     )
-    # NULL until the provider has named the order, so that the constraint can be unique.
+    # NULL, and not "", until the provider has named the order, because the column is unique.
     provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
         _("provider's order id"), max_length=100, null=True, unique=True, editable=False
     )
@@ -474,15 +483,15 @@ class Order(models.Model):
     provider_alias: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, editable=False
     )
-    # When an answer, or a person, first confirmed that the provider's id belongs to this order;
-    # NULL: so far, only the answer to placing has named the id.
+    # The first time that an answer or a person confirmed the provider's id of this order. NULL:
+    # only the answer to placing has named the id so far.
     identified_at = models.DateTimeField(null=True, editable=False)
     # True if staff insisted that the order at the provider is this order, although the provider
     # names another product or type.
     is_insisted = models.BooleanField(default=False, editable=False)
-    # The id from the answer to placing, if that id belongs to another order or to no order. The
-    # provider did accept the order, so no search proves that it was not bought. The id is kept
-    # until the order is sent again.
+    # The id from the answer to placing, if that id belongs to another order or to none. The
+    # provider did accept the order: it may have been bought even if no search finds it. The id is
+    # kept until the order is sent again.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
     )
@@ -504,18 +513,18 @@ class Order(models.Model):
     price_at_placing = models.DecimalField(
         _("price at placing"), null=True, editable=False, **MONEY
     )
-    # The highest price per card that staff have approved, instead of the given ceiling.
+    # The price per card up to which staff have approved the order, instead of the given ceiling.
     approved_price = models.DecimalField(
         _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
     )
-    # Whether a person has to look at the order before it is sent, or has done so.
+    # Whether a person has to review the order before it is sent, or has reviewed it; "": neither.
     review = models.CharField(max_length=10, choices=Review, editable=False, blank=True)
     # The fingerprint of the API key that the order was sent with; "" until it is sent. The key
     # decides the account, and only that account's list can show what became of the order.
     sent_with = models.CharField(max_length=32, editable=False, blank=True)
-    # The environment of the account that bought this order. Before the purchase, the environment of
-    # the order whose missing cards this order repeats, or "". Also "" if the environment is
-    # unknown.
+    # The environment of the account that bought this order; "" if it is unknown. Before the
+    # purchase, this is "". But an order for missing cards begins with the environment of the order
+    # that it repeats.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
@@ -584,7 +593,7 @@ class Order(models.Model):
     # When to send (PENDING), check (HANDLING, DELAYED) or find (UNCONFIRMED) the order next. NULL:
     # this is not done automatically. A PENDING order with NULL is held, see `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # When somebody last wanted the order checked before its time.
+    # When a check of the order before its time was last asked for.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
     # The number of failed attempts in a row to send, check or find the order.
     failures = models.PositiveIntegerField(default=0, editable=False)
@@ -669,8 +678,8 @@ class Order(models.Model):
                 | (~Q(status__in=FINAL) & Q(settled_at__isnull=True)),
                 name="giftcards_order_final_is_settled",
             ),
-            # The status is an accepted one exactly if the order has an id of the provider: so an
-            # order that the provider has named is never sent again.
+            # An order has a provider's id exactly if its status is an accepted one. So an order
+            # that the provider has named is never sent again.
             models.CheckConstraint(
                 condition=Q(
                     status__in=ACCEPTED, provider_order_id__isnull=False, accepted_at__isnull=False
@@ -714,7 +723,7 @@ class Order(models.Model):
         return self.reference
 
     def save(self, *args: Any, **named: Any) -> None:
-        """Save the row, and its search terms if a column that is searched is written."""
+        """Save the row; write its search terms anew if a searched column is written."""
         is_added, fields = self._state.adding, named.get("update_fields")
         if not (fields is None or set(SEARCHED).intersection(fields)):
             super().save(*args, **named)
@@ -800,7 +809,10 @@ class Order(models.Model):
 
     @property
     def line_at_provider(self) -> tuple[str, str, int]:
-        """The line that answers about the order must name; "" where any name is accepted."""
+        """The product, type and quantity that the provider's answers must name.
+
+        Product and type are "" if staff have insisted on the order: any name is accepted then.
+        """
         return ("", "", self.quantity) if self.is_insisted else self.line
 
     @property
@@ -810,10 +822,10 @@ class Order(models.Model):
 
     @property
     def was_adopted(self) -> bool:
-        """True if the provider's id was found in the list, or typed by staff, and not by placing.
+        """True if the provider's id was adopted: it came from the list or from staff.
 
-        An adopted id is stored in both columns for ids. Perhaps only the list shows the order by
-        this id.
+        An adopted id is stored in both columns for ids. A check by this id may find nothing, even
+        if the list has the order.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
@@ -844,9 +856,9 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """True if the order was sent to the account of ``key``, whose list then has the order.
+        """True if the order was sent to the account of ``key``, so that this account's list has it.
 
-        An unknown key or environment of the order is assumed to be that of ``key``.
+        If the order's key or environment is unknown, it is taken to be that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
@@ -859,13 +871,13 @@ class Order(models.Model):
         return len(environments) == 2 and "" not in environments
 
     def was_given_as(self, other: Order) -> bool:
-        """True if ``other``, a new order, has the values that a caller gave for this order.
+        """True if ``other``, a new order, was given the same values as this order.
 
-        The correctable columns of ``other`` may have the current values of this order, or the
-        values from before a correction of this order.
+        The correctable columns of ``other`` may have the present values of this order, or its
+        values from before a correction.
         """
         return (
-            # The database may have found different references equal, by its collation.
+            # The database may find different references equal, because of its collation.
             self.reference == other.reference
             and _as_read(self, *_LINE) == _as_read(other, *_LINE)
             and self._is_sold_as(other)
@@ -899,9 +911,9 @@ class Order(models.Model):
             raise ValidationError({"sale_amount": text})
 
     def check_columns(self, *, but: Collection[str] = ()) -> None:
-        """Raise ``ValidationError`` if a column that is not in ``but`` cannot have its value.
+        """Raise ``ValidationError`` if a column has a wrong value, except for the columns ``but``.
 
-        Messages and moments that are checked get their stored form.
+        Checked messages and moments are converted to their stored form.
         """
         self._check_types()
         self.clean_fields(exclude=set(but))
@@ -917,9 +929,10 @@ class Order(models.Model):
             raise ValidationError({"deliver_at": text})
 
     def corrected(self, values: Mapping[str, Any]) -> Self:
-        """A copy with some of the :data:`CORRECTABLE` columns, checked; do not save it.
+        """A checked copy of the order with new ``values``; do not save it.
 
-        Raises ``ValidationError`` if the order cannot be corrected like this.
+        The keys of ``values`` are in :data:`CORRECTABLE`. Raises ``ValidationError`` if the order
+        cannot be corrected like this.
         """
         copied = copy(self)
         assign(copied, values)
@@ -988,9 +1001,10 @@ class Order(models.Model):
     def problem_columns(
         self, *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
     ) -> dict[str, Any]:
-        """New values of the problem columns: without the kinds ``ends``, with the problems ``new``.
+        """New values of the problem columns.
 
-        A problem in ``new`` that the order already has stays as it is, ticked off or not.
+        Problems of the kinds ``ends`` are removed, and the problems ``new`` are added. A problem in
+        ``new`` that the order already has stays as it is, ticked off or not.
         """
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
@@ -1143,7 +1157,7 @@ def _among(orders: models.QuerySet[Order]) -> Q:
 
 
 # Each order in NEEDING_ATTENTION is LOST, or WITH_OTHER_PROBLEMS, or held for its price or for a
-# review. Held orders belong here, because a held order keeps its problem.
+# review. A held order is in NEEDING_ATTENTION, because it keeps its problem.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(

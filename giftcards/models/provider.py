@@ -21,11 +21,11 @@ from giftcards.models.fields import MONEY
 from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
-# The time for which a key counts as proven after the provider accepted it. This time is short,
-# because several concurrent requests fail if the key was revoked meanwhile. But this time is longer
-# than the minute between two ticks.
+# A key counts as proven for this time after the provider accepted it. The time is short, because
+# several concurrent requests fail if the key is revoked meanwhile. But it is longer than the minute
+# between two ticks.
 _PROOF_HOLDS = timedelta(minutes=2)
-# The age from which the next success renews a proof.
+# The next success does not renew a proof that is younger than this.
 _PROOF_IS_FRESH = timedelta(seconds=30)
 # The longest pause that ends automatically: 15 minutes, plus a margin for the difference between
 # the clocks of two machines.
@@ -33,7 +33,7 @@ LONGEST_PAUSE = timedelta(minutes=20)
 # A pause is still reported to staff and monitors for this time after its end, because a few
 # requests may succeed in the middle of an outage.
 _STILL_TOLD = timedelta(minutes=1)
-# A process without a sign of life for this time counts as gone; two ticks take less time.
+# A process counts as gone after this time without a sign of life. Two ticks take less time.
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
@@ -105,18 +105,21 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         known = key.tells_references
         tells = is_told if known is None else known and is_told
         if tells != known:
-            # A process that has seen a row without its reference is not contradicted.
+            # False stays: another process may have seen a row of the list without its reference.
             self.filter(pk=key.pk).exclude(tells_references=False).update(tells_references=tells)
             key.tells_references = tells
 
     def note_unwanted_references(self, key: ApiKey) -> None:
-        """Record that the provider accepts purchases with ``key`` only without a reference."""
+        """Record that purchases with ``key`` are accepted only without a reference."""
         key.references_unwanted_at = timezone.now()
         row = self.filter(pk=key.pk, references_unwanted_at=None)
         row.update(references_unwanted_at=key.references_unwanted_at)
 
     def forget_unwanted_references(self, key: ApiKey) -> None:
-        """Have references sent again with ``key``, once the settings ask for it."""
+        """Forget that purchases with ``key`` are accepted only without a reference.
+
+        The next order is sent with a reference if the settings ask for it.
+        """
         if key.references_unwanted_at is not None:
             self.filter(pk=key.pk).update(references_unwanted_at=None)
             key.references_unwanted_at = None
@@ -129,11 +132,11 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return bool(row.update(**refused, accepted_at=None))
 
     def doubt(self) -> None:
-        """Have every key probed again before several calls are made at a time."""
+        """Forget the proofs of all keys; each key is probed before calls are made in parallel."""
         self.exclude(accepted_at=None).update(accepted_at=None)
 
     def resume(self) -> bool:
-        """Have every refused key probed again; False if there is none."""
+        """Allow calls with refused keys again, after a probe; False if no key is refused."""
         return bool(self.filter(is_refused=True).update(is_refused=False))
 
     def at_work(self, now: datetime) -> list[str]:
@@ -175,11 +178,11 @@ class ApiKey(models.Model):
     refusal = models.TextField(blank=True)
     # When the key was last accepted; NULL: it has to be probed.
     accepted_at = models.DateTimeField(null=True)
-    # True if the account's list has shown the references of our orders, and never shown an order of
-    # ours with another reference or without one; NULL: no such order was listed yet.
+    # True if the account's list has shown our orders with their references. False if it has shown
+    # one of our orders with another reference, or with none. NULL: it has shown no such order yet.
     tells_references = models.BooleanField(null=True)
-    # When an order was accepted only without its reference; NULL: references are not known to be
-    # unwanted.
+    # When an order was accepted only after its reference was left out; NULL: never, as far as is
+    # known.
     references_unwanted_at = models.DateTimeField(null=True)
     # When a process last wanted to make calls and could not, because this key is refused.
     stopped_at = models.DateTimeField(null=True)
@@ -187,7 +190,7 @@ class ApiKey(models.Model):
     objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
-        # Internal: staff see it in ProviderState.explain.
+        # Staff do not see these rows, only the text of ProviderState.explain.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -281,7 +284,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return was_paused or was_refused
 
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
-        """Store the numbers of orders that had become final by ``until``, by status."""
+        """Store how many orders had become final at ``until``, for each status."""
         self.filter(pk=1).update(final_orders=dict(counts), final_orders_until=until)
 
     # The balance.
@@ -304,10 +307,11 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(spent_lately=min(amount, LARGEST_AMOUNT))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
-        """Make the balance due, because the provider says that it does not cover ``needed`` dinars.
+        """Make a reading of the balance due, after the provider has called the balance too low.
 
-        Does nothing if the known balance does not cover ``needed`` either. With ``None``, an
-        unknown amount, the balance is due in any case.
+        ``needed`` is the cost of the order in dinars. Does nothing if the known balance is too low
+        for it, too. If ``needed`` is ``None``, the cost is unknown, and the balance becomes due in
+        any case.
         """
         row = self.filter(pk=1)
         if needed is not None:
@@ -315,7 +319,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:
-        """Record that the balance of ``state`` is low; False if this is known, or outdated."""
+        """Record that the balance of ``state`` is low.
+
+        Returns False if this is recorded already, or if a newer balance is known.
+        """
         latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
 
@@ -380,8 +387,8 @@ class ProviderState(models.Model):
     # See chores_record.
     chores = models.JSONField(default=dict)
 
-    # The numbers of orders that had become final by a moment, by status: see
-    # giftcards.watch.overview.orders_by_status. NULL: they were not counted yet.
+    # The number of orders in each status that had become final at ``final_orders_until`` (NULL: not
+    # counted yet): see giftcards.watch.overview.orders_by_status.
     final_orders = models.JSONField(default=dict)
     final_orders_until = models.DateTimeField(null=True)
 

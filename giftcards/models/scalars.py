@@ -24,8 +24,11 @@ def value_of(rows: QuerySet[Any], aggregate: Aggregate) -> Combinable:
 
 
 def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """The values of groups of scalars, in dicts with the same keys, all read by one statement."""
-    # Django's statements have a table: this one has one row.
+    """The values of all scalars, read by one statement.
+
+    The result has a dict for each group, with the same keys.
+    """
+    # A statement of Django needs a table. This table has one row.
     row = ProviderState.objects.filter(pk=1)
     found = read_beside(row, *groups)
     if not found:
@@ -35,7 +38,10 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
 
 def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """The result of :func:`read_at_once`, read with the first ``row``; empty without a row."""
+    """The result of :func:`read_at_once`, selected from the first row of the queryset ``row``.
+
+    Empty if the queryset finds no row.
+    """
     values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
     if values is None:
         return []

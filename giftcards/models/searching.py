@@ -26,10 +26,10 @@ from giftcards.text.search_terms import (
 # The type of orders. The model cannot be imported here, because its module imports this module.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
-# If a search has only common words, this many of the newest orders with one word are read to look
-# for the other words.
+# A search for only common words looks at this many of the newest orders that have one of the words.
+# The other words are looked up in these orders.
 _MOST_READ = 20_000
-# A prefix with this character sorts above all texts that begin with the prefix.
+# A prefix followed by this character sorts after all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -107,11 +107,11 @@ class OrderSearch(models.QuerySet[Row]):
     def search(
         self, text: str, *, limit: int, kinds: Collection[TermKind] = frozenset(TermKind)
     ) -> Found:
-        """At most ``limit`` orders that a person may mean, the newest ones.
+        """The newest orders that have the words of ``text``, at most ``limit``.
 
-        The orders have all words of ``text``; or, if there are none, words that begin with them.
-        Only terms of the kinds in ``kinds`` count. With all kinds, orders whose provider's id
-        begins with the text are found, too.
+        If no order has all these words, an order is found if it has words that begin with them.
+        Only terms of the kinds in ``kinds`` count. With all kinds, an order is also found if its id
+        at the provider begins with ``text``.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)
@@ -128,7 +128,10 @@ class OrderSearch(models.QuerySet[Row]):
         return Found([], False, has_more)
 
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """The keys of orders whose provider's id begins with ``text``; True if both are equal."""
+        """Orders whose id at the provider begins with ``text``.
+
+        Each order is a pair: its primary key, and True if its id is equal to ``text``.
+        """
         if not text.isascii():
             return []
         # Ids of the provider may differ only in case.
@@ -176,12 +179,12 @@ class OrderSearch(models.QuerySet[Row]):
     def keys_of_customer(
         self, order: models.Model, *, most: int, before: int | None = None, after: int | None = None
     ) -> list[int]:
-        """The primary keys of at most ``most`` other orders of the customer of ``order``.
+        """The primary keys of other orders of the customer of ``order``, at most ``most``.
 
         These orders have the same e-mail address in any case, or one of the same phone numbers in
-        any spelling; a recipient of gifts is no customer. The newest orders come first. With
-        ``before``, there are only smaller keys; with ``after``, there are only larger keys, oldest
-        first. Reads a few rows, however many orders the customer has.
+        any spelling. The recipient of a gift is not its customer. The newest orders come first.
+        ``before`` limits the result to smaller keys. ``after`` limits it to larger keys, and puts
+        the oldest orders first. Reads a few rows, however many orders the customer has.
         """
         limits = {"order_id__lt": before, "order_id__gt": after}
         within = {name: key for name, key in limits.items() if key is not None}

@@ -35,7 +35,10 @@ REFUSED_REVEAL = "Reveal, refused"
 
 
 class CardReveal(models.Model):
-    """The record that a code was shown to a person; it is written first, and never changed."""
+    """The record that a code was shown to a person.
+
+    The record is written before the code is shown, and never changes.
+    """
 
     card = models.ForeignKey(
         Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
@@ -72,9 +75,10 @@ _LONGEST_NOTE = 2_000
 
 class NoteQuerySet(models.QuerySet["Note"]):
     def add(self, order: Order, text: str, *, by: str) -> Note | None:
-        """Add a note; return ``None`` if ``by`` has just written the same note, by a double click.
+        """Add a note; return ``None`` if ``by`` has written the same note within the last minute.
 
-        Raises ``ValidationError`` for a text that is empty, too long, or more than plain lines.
+        Such a repetition is a double click. Raises ``ValidationError`` if the text is empty, too
+        long, or not made of plain lines.
         """
         note = Note(order=order, text=tidied_lines(text), by=by)
         note.full_clean(exclude={"order"})
@@ -121,10 +125,10 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
     def make(
         self, order: Order, given: Mapping[str, Any], *, by: str, reason: str
     ) -> CustomerChange | None:
-        """Write the values ``given``, keyed by column; ``None`` if the row already has them.
+        """Write corrected values of an order; return ``None`` if its row already has them.
 
-        The values are those of :meth:`Order.corrected`; the instance ``order`` is not changed.
-        Raises what :func:`~giftcards.fulfilment.change_customer` raises.
+        ``given`` maps columns to values from :meth:`Order.corrected`. The instance ``order`` is not
+        changed. Raises what :func:`~giftcards.fulfilment.change_customer` raises.
         """
         change = CustomerChange(order=order, by=by, reason=reason, **correctable(order))
         change.clean_fields(exclude={"order"})
@@ -145,7 +149,7 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
 class CustomerChange(models.Model):
     """A correction of an order's customer, or of its gift.
 
-    Columns with the same names as columns of the order have the old values. A correction never
+    The columns that are named like columns of the order have the old values. A correction never
     changes, except when its customer or recipient is erased.
     """
 
@@ -227,7 +231,7 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 
 
 def end_finished(should_continue: Callable[[], bool]) -> int:
-    """Delete the records of who looks after orders that need nothing more; return the number.
+    """Record that nobody looks after finished orders any more; return the number of orders.
 
     Otherwise, if an order had a problem later, a person who left long ago would seem to look after
     it.

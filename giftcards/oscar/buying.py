@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 _MISSED_WITHIN = timedelta(days=30)
 # The pauses between two tries to place the order for a line.
 _FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = timedelta(minutes=1), timedelta(hours=1), 0.25
-# This app writes notes about an order line for its partner. The notes begin with the customer's
-# language. After a failed try, a second row has the number of tries, and the time of the next try.
+# This app writes the ``partner_line_notes`` of a line. They begin with the customer's language.
+# After a failed try, a second row has the number of tries, and the time of the next try.
 _LANGUAGE = "Language: "
 _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 

@@ -182,10 +182,10 @@ class GiftCardsCheckout:
         release_cards(self.request.basket)
 
     def get_holder(self) -> str:
-        """The holder whose holds are limited: the account, or the IP address of a guest.
+        """The holder of the cards: the account, or the IP address of a guest.
 
-        A private IP address belongs to a proxy, and would stand for all guests. So guests behind a
-        proxy have no limit.
+        A holder can hold a limited number of cards. A private IP address belongs to a proxy, and
+        would stand for all guests. So guests behind a proxy have no limit.
         """
         if self.request.user.is_authenticated:
             return f"user {self.request.user.pk}"

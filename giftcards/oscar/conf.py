@@ -14,7 +14,7 @@ _LONGEST_CODE = 128
 
 
 class LineState(StrEnum):
-    """The state of the cards of a line; by default, the line's status is named like the state."""
+    """The state of a line's cards; by default, the line's status has the same name."""
 
     ORDERED = "Ordered"
     DELAYED = "Delayed"

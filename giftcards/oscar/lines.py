@@ -141,7 +141,7 @@ def _delivered(parts: Sequence[Order]) -> int:
 
 
 def _note_refund(line: Any, parts: Sequence[Order]) -> None:
-    """Add a note about the amount still owed, unless the last note about the line has it."""
+    """Add a note about the amount still owed, unless the last note about the line says the same."""
     # An order owes nothing for cards that were ordered again: the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
     # Each note about this line ends with this name, so that the notes can be found.

@@ -35,8 +35,8 @@ _CLASS = _CATEGORY = "Gift cards"
 # the time of the chore's last run, the settings about the shelf, and the last record that was
 # written.
 _MEMORY = "oscar's stock"
-# A run also reads the changes from this time before the last run, because these changes may have
-# been committed late.
+# A run reads changes from up to this time before the last run, because they may have been committed
+# late.
 _OVERLAP = timedelta(minutes=1)
 # If the last run was longer ago than this, all records are written.
 _LONGEST = timedelta(days=1)
@@ -169,7 +169,7 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
         left = 0
     if (price, left) == (record.price, record.net_stock_level):
         return False
-    # The shelf does not count cards that oscar has allocated, because they are held or ordered.
+    # Cards that oscar has allocated are held or ordered, so the shelf has left them out already.
     record.price, record.num_in_stock, record.num_allocated = price, left, 0
     # The record is saved as an instance, so that oscar notifies customers who wait for the card.
     record.save(update_fields=["price", "num_in_stock", "num_allocated", "date_updated"])

@@ -96,9 +96,9 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Hold the orders that may be bought already.
+    """Hold the orders that may have been bought already.
 
-    This function searches for no lost order, because a search may send a lost order again.
+    This function does not search for lost orders, because a search may send a lost order again.
 
     The lease of the loop keeps the workers out. If that lease is lost, the reading ends.
     """
@@ -155,7 +155,7 @@ class _Found:
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole and not is_cut_short
         self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
-        # The references of settled orders that differ from their rows in the provider's list.
+        # The settled orders that differ from their rows in the provider's list, by reference.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
         # True if an order has no counterpart on the other side, or differs from its counterpart.
         self.has_questions = bool(self._orphans or self._left or self._changed)

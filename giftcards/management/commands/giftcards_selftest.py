@@ -46,7 +46,7 @@ _SALE_PRICE = Decimal(10_000)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """An order and its expected result; an empty ``type_id`` means a type not for tests."""
+    """An order and its expected result; an empty ``type_id`` means an ordinary type."""
 
     name: str
     type_id: str
@@ -216,16 +216,17 @@ def run(
         for seen in watch(placed, gateway):
             order = seen
             on_wait(scenario, order)
-            # The provider does not name the price, and may not do so for a long time.
+            # The provider has not named the price yet, and may take a long time to do so.
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))
 
 
 def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
-    """Buy twice with one reference, and look for it; ``None`` without a usable answer.
+    """Buy twice with one reference, and look for the reference in the provider's answers.
 
-    The type is one that delivers nothing. The list is read last, because it may lag.
+    The purchases are of a test type that delivers no cards. The list is read last, because it may
+    lag. Returns ``None`` if the provider gives no usable answer.
     """
 
     def ask(call: Callable[[], T]) -> T:

@@ -35,8 +35,8 @@ from giftcards.watch.overview import (
     versions,
 )
 
-# The conditions that the overview reports in one sentence each. About the worker and the cards, the
-# overview reports more.
+# The overview has one sentence for each of these conditions. It has more about the worker and the
+# cards.
 _JUDGED = ("chores", "queue", "keys", "balance")
 _TIMES = (
     "paused_until",
