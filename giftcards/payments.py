@@ -1,7 +1,8 @@
-"""The provider's payments: customers pay into the account that buys their cards.
+"""Payments that customers make through the provider.
 
-Requests about payments share the pauses and the request budget of all other requests. They leave
-half of the common slots of the budget to orders.
+The money goes to the shop's account, which also pays for the cards. Requests about payments share
+the pauses and the request budget of all other requests. They always leave half of the common slots
+of the budget to orders.
 """
 
 from __future__ import annotations
@@ -31,19 +32,21 @@ def create_payment_link(
     success_message: str = "",
     redirect_url: str = "",
 ) -> PaymentLink:
-    """Have the provider make a page on which a customer pays ``amount`` dinars, once.
+    """Create a link to a page of the provider on which a customer pays ``amount`` dinars once.
 
-    The provider takes 500 to 500,000 dinars, and validates merchants first. ``title`` has 1 to 200
-    characters, ``description`` at most 1,000 and ``success_message`` at most 500. ``fee_mode`` is
-    ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``. The customer comes back to ``redirect_url``,
-    which proves nothing: ask :func:`check_payment`.
+    The provider has to validate the shop first. The amount is from 500 to 500,000 dinars. ``title``
+    has 1 to 200 characters, ``description`` at most 1,000 and ``success_message`` at most 500.
+    ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``. Afterwards, the customer comes
+    back to ``redirect_url``. This does not prove that the customer has paid: call
+    :func:`check_payment`.
 
-    The call is one request, and takes at most ``REQUEST_TIMEOUT`` seconds. No money moves: without
-    an answer, make another link.
+    The call makes one request, and takes at most ``REQUEST_TIMEOUT`` seconds. It moves no money. So
+    if no answer arrives, create another link.
 
-    Raises :exc:`~giftcards.exceptions.ProviderError` without a link, for example because a pause or
-    the budget allows no request, and its subclass :exc:`~giftcards.exceptions.Refused` if the
-    provider makes no such link. Raises :exc:`RuntimeError` in a transaction.
+    Raises :exc:`~giftcards.exceptions.ProviderError` if there is no link, for example because
+    requests are paused or the budget is used up. Raises its subclass
+    :exc:`~giftcards.exceptions.Refused` if the provider refuses to make the link. Raises
+    :exc:`RuntimeError` in a transaction.
     """
     product = {"title": title, "description": description, "amount": amount}
     link = {
@@ -60,7 +63,7 @@ def check_payment(ref: str) -> PaymentAnswer:
     """Ask the provider about the payment that has this reference.
 
     Compare the amount, the currency and ``is_sandbox`` with what you expect before you place an
-    order. The call and its errors are as for :func:`create_payment_link`.
+    order. The time limit and the errors are those of :func:`create_payment_link`.
     """
     return _ask(lambda client: client.check_payment(ref))
 

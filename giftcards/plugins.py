@@ -1,4 +1,7 @@
-"""Plugins: what an app adds to ``giftcards``, declared once, installed when the app is ready."""
+"""Plugins, with which apps extend ``giftcards``.
+
+An app declares one plugin, and installs it when the app is ready.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +29,22 @@ from giftcards.watch.overview import BACKLOGS, WaitingRows, count_final_orders
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """All that an app adds; ``app`` is its label."""
+    """Everything that an app adds to ``giftcards``; ``app`` is the label of the app."""
 
     app: str
     #: The conditions that monitors, digests and the start page show.
     conditions: Iterable[Condition] = ()
-    #: The rows that wait for a worker, by the names that metrics have for them.
+    #: Functions that return the rows waiting for a worker, keyed by the name in the metrics.
     backlogs: Mapping[str, WaitingRows] = field(default_factory=dict)
     #: The work that workers do in addition to following orders.
     work: Iterable[Work] = ()
-    #: For each role of people in orders, the object that exports and erases the app's data.
+    #: The objects that export and erase the app's personal data, keyed by the person's role.
     keepers: Mapping[Role, Keeper] = field(default_factory=dict)
     #: The reasons why an old order keeps its codes; the keys are names of reasons.
     kept_because: Mapping[str, Reason] = field(default_factory=dict)
-    #: The path of an ``Extension`` of the pages of orders. It is imported with the admin.
+    #: The import path of an ``Extension`` for the pages of orders. The admin imports it.
     order_pages: str = ""
-    #: For the name of each group of staff, the codenames of its permissions in the app.
+    #: The codenames of the app's permissions for each group of staff, keyed by group name.
     roles: Mapping[str, Collection[str]] = field(default_factory=dict)
     checks: Iterable[Callable[..., list[CheckMessage]]] = ()
     #: Connects the app's receivers of signals.

@@ -1,7 +1,8 @@
-"""Charges and credits of the provider, for shops: the arithmetic is in ``rules.money``.
+"""What the provider charges for an order and credits back, for use by shops.
 
-What the shop owes a customer is :func:`giftcards.rules.money.customer_breakdown`, which shops
-import from :mod:`giftcards.settlement`.
+The arithmetic is in :mod:`giftcards.rules.money`. Its
+:func:`~giftcards.rules.money.customer_breakdown` says what the shop owes a customer; shops import
+it from :mod:`giftcards.settlement`.
 """
 
 from giftcards.rules.money import RefundBreakdown, refund_breakdown

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def promised_day(order: Order) -> date | None:
-    """Return the day by which the shop has promised that the customer has the money back.
+    """Return the day by which the shop has promised to pay the customer back.
 
     The promised day is ``REFUND_DAYS`` days after the day on which the order became final, in the
     site's time zone. The result is ``None`` while the order is open, and without ``REFUND_DAYS``.

@@ -6,10 +6,10 @@ change take more than two minutes. A receiver that raises an error affects nothi
 receiver is called again, up to 32 times within about a day. Then the change is given up, and the
 admin shows this.
 
-Give each of these receivers a ``dispatch_uid``: under this name, the app stores that the receiver
-has taken a change. Without a ``dispatch_uid``, the name is the function's module and name. After a
-rename, the function is called again for changes that some receiver has yet to take. Receivers with
-the same name are retried together.
+Give each of these receivers a ``dispatch_uid``. Under this name, the app stores which changes the
+receiver has taken. Without a ``dispatch_uid``, the name is the module and name of the function. If
+such a function is renamed, it is called again for the changes that some receiver has not taken yet.
+Receivers with the same name are retried together.
 
 The other signals are ordinary signals of Django, sent once by the process that made the change:
 ``customer_changed`` is sent before the commit, and all others after the commit. The error of a
@@ -58,7 +58,10 @@ class OutboxSignal(Signal):
 
 
 def _definition(receiver: Any) -> str:
-    """The receiver's module and qualified name: its repr() changes, and may contain secrets."""
+    """Return the receiver's module and qualified name.
+
+    The repr() of a receiver would not do, because it changes, and may contain secrets.
+    """
     while isinstance(receiver, partial):
         receiver = receiver.func
     if not hasattr(receiver, "__qualname__"):

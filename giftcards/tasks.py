@@ -49,7 +49,7 @@ def tick() -> str:
 
 
 def tick_until(stop: threading.Event) -> str:
-    """:func:`tick`, which ends early when ``stop`` is set."""
+    """Do the same as :func:`tick`, but end early when ``stop`` is set."""
     return _run(stop, patience=timings.tick_patience, is_tick=True)
 
 

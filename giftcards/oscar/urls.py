@@ -1,4 +1,7 @@
-"""The customer's page: ``path("accounts/cards/", include("giftcards.oscar.urls"))``."""
+"""The URL of the page "My cards".
+
+Include it like this: ``path("accounts/cards/", include("giftcards.oscar.urls"))``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,6 @@ from django.urls import path
 from giftcards.oscar.views import MyCardsView
 
 app_name = "giftcards_oscar"
-# Without giftcards.delivery, which shows cards, there is neither the page nor the tab to it.
+# The page and its tab need giftcards.delivery, which shows cards.
 has_cards = apps.is_installed("giftcards.delivery")
 urlpatterns = [path("", MyCardsView.as_view(), name="my_cards")] if has_cards else []

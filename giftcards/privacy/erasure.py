@@ -1,7 +1,8 @@
-"""Erasing a customer, or the recipient of gifts: the orders and the books stay, without the person.
+"""Erasing a customer, or a recipient of gifts, from their orders.
 
-Each order is erased in a transaction of its own. So an erasure that was stopped can be repeated: it
-goes on with the orders that still name the person.
+The orders and the books stay, but they no longer name the person. Each order is erased in its own
+transaction. If an erasure was stopped, the next erasure goes on with the orders that still name the
+person.
 """
 
 from __future__ import annotations
@@ -66,17 +67,17 @@ class Erasure:
     erased: list[str] = field(default_factory=list)
     #: The number of erased orders for each role of the person.
     roles: Counter[Role] = field(default_factory=Counter)
-    #: Orders that may not be erased yet, with one of the :data:`REASONS`.
+    #: Orders that must not be erased yet. The values are keys of :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
     #: References that name the person. References are never erased.
     telling: list[str] = field(default_factory=list)
 
 
 class SharedNumber(GiftcardsError):
-    """An error: orders that were found by a phone number have several e-mail addresses.
+    """Raised if the orders found by a phone number have several e-mail addresses.
 
-    An address belongs to one person, but a family may share a number. The text contains neither
-    addresses nor numbers.
+    An e-mail address belongs to one person, but a family may share a phone number. The text of the
+    error contains neither addresses nor numbers.
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
@@ -88,9 +89,9 @@ class SharedNumber(GiftcardsError):
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """Return the person's orders, and other orders that may be theirs, each oldest first.
 
-    The person is the customer of an order, or the recipient of a gift. The other orders have an
-    address or number in common with the person's orders, named the person until a correction, or
-    had a message that went to the person. Staff have to decide about these orders. Raises
+    The person is the customer of an order, or the recipient of a gift. The other orders share an
+    address or number with the person's orders, or they named the person before a correction, or a
+    message about them went to the person. Staff have to decide about the other orders. Raises
     :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
     named = _read(person.orders())
@@ -130,7 +131,10 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 
 def why_kept(order: Order, roles: Collection[Role]) -> str:
-    """The name of the reason to keep these people in ``order`` for now; "" if there is none."""
+    """Return the key in :data:`REASONS` that says why ``order`` must not be erased yet, or "".
+
+    ``roles`` are the person's roles in the order.
+    """
     if not order.is_final:
         return "open"
     if order.needs_attention:
@@ -150,7 +154,8 @@ def erase(
 ) -> Erasure:
     """Erase the person from ``orders``, and from the log of the admin.
 
-    Orders that may not be erased at present are kept. ``on_order`` is called after each order.
+    Orders that must not be erased yet are left alone: see :func:`why_kept`. ``on_order`` is called
+    after each order.
     """
     done, traces = Erasure(), Traces(person, orders)
     # The log is erased first: if this erasure is stopped, the next erasure only finds the orders
@@ -244,7 +249,11 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
 
 
 def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
-    """Erase the person from what the admin logged about the orders, and about other rows."""
+    """Erase the person from the log of the admin.
+
+    In entries about ``orders``, names are erased, too. In entries about other rows, only addresses
+    and numbers are erased.
+    """
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import LogEntry

@@ -143,7 +143,10 @@ def heading(model: type[models.Model]) -> str:
 
 
 def _readable(row: models.Model, field: Any) -> Any:
-    """A column as JSON: a choice becomes its label, an amount has its currency, a time is local."""
+    """Return the value of a column, ready for JSON.
+
+    A choice becomes its label, an amount gets its currency, and a time becomes local time.
+    """
     value = getattr(row, field.name)
     if field.choices:
         return str(getattr(row, f"get_{field.name}_display")())
@@ -190,7 +193,7 @@ def _corrections(order: Order, role: Role) -> list[Described]:
 
 
 def _whole(order: Order, names: Iterable[str], parts: dict[str, Any], role: Role) -> Described:
-    """The columns in ``names``, the ``parts`` and other apps' data, without empty values."""
+    """Return the columns ``names``, the ``parts`` and other apps' data, without empty values."""
     for keeper in keepers[role].values():
         parts |= keeper.describe(order)
     return described(order, *names) | {name: rows for name, rows in parts.items() if rows}

@@ -1,6 +1,7 @@
-"""Recognising a person by e-mail addresses or phone numbers; and the apps with personal data.
+"""Recognising a person by e-mail addresses or phone numbers.
 
-The customer and the recipient of a gift are two persons.
+The customer and the recipient of a gift are two persons. Each app with personal data has a
+:class:`Keeper`.
 """
 
 from __future__ import annotations
@@ -44,13 +45,17 @@ _OF_STAFF = {"by", "ticked_by"}
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A part that somebody has in an order; a correction has the same columns."""
+    """The role of a person in an order, and the columns that belong to this role.
+
+    Orders and their corrections have the same columns.
+    """
 
     label: str
     #: The columns with addresses and numbers.
     contacts: tuple[str, ...]
-    #: The columns with the name, and with the language.
+    #: The column with the name.
     name: str
+    #: The column with the language.
     language: str
     #: All columns that belong to the person.
     columns: tuple[str, ...]
@@ -76,17 +81,20 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person: e-mail addresses in :func:`folded` form, and numbers in :func:`dialled` form."""
+    """The e-mail addresses and phone numbers of a person.
+
+    Addresses are in the form that :func:`folded` returns, and numbers in that of :func:`dialled`.
+    """
 
     emails: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, *texts: str) -> Self:
-        """The person with these addresses and numbers, as they were typed.
+        """Return the person with these addresses and numbers, given as they were typed.
 
-        Texts that are neither addresses nor numbers are ignored. If no text is left, the result is
-        false.
+        Texts that are neither addresses nor numbers are ignored. A person without addresses and
+        numbers is falsy.
         """
         return cls._named_in(
             [text for text in texts if "@" in text or not any(map(str.isalpha, text))]
@@ -94,7 +102,7 @@ class Person:
 
     @classmethod
     def behind(cls, parts: Iterable[Part]) -> Self:
-        """The person with all addresses and numbers that these roles in orders have or had.
+        """Return the person with all addresses and numbers of ``parts``, including former ones.
 
         Unlike in :meth:`of`, there may be words around a number.
         """
@@ -169,7 +177,7 @@ def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
 
 
 def contacts(parts: Iterable[Part]) -> set[str]:
-    """The addresses and numbers of these roles, as typed, even if they were corrected later."""
+    """Return the addresses and numbers of ``parts``, as typed, including former ones."""
     return {
         text
         for order, role in parts
@@ -185,7 +193,7 @@ class Traces:
         parts = person.parts_of(orders)
         typed = contacts(parts)
         names = {getattr(row, role.name) for order, role in parts for row in _with_former(order)}
-        # Numbers count without the country code, which is not always written.
+        # Numbers are compared without the country code, because people often leave it out.
         dialled_ones = person.phones.union(*(_numbers(text) for text in typed if "@" not in text))
         self._numbers = set(map(_national, dialled_ones)) - {""}
         emails = {*person.emails, *filter(_is_email, typed)}
@@ -213,7 +221,7 @@ class Traces:
     def are_whole_in(self, text: str) -> bool:
         """True if ``text``, from any row, contains an address or number of the person.
 
-        A name does not count, because other people may have the same name. The end of an address or
+        A name does not count, because other people may have the same name. A part of an address or
         number does not count either.
         """
         return bool(self._emails.search(folded(text)) or self._dialled_in(text))
@@ -244,7 +252,7 @@ def _numbers(text: str) -> frozenset[str]:
 
 
 def _national(number: str) -> str:
-    """``number`` without the code of this country; "" for too short a number."""
+    """Return ``number`` without this country's code, or "" if too few digits are left."""
     national = number.removeprefix(COUNTRY)
     return Masked(national) if len(national) >= TELLING_DIGITS else ""
 

@@ -1,9 +1,9 @@
-"""Retention: destroying codes that were kept for long enough, and wiping what SQLite deletes.
+"""Retention: destroying old codes, and overwriting the rows that SQLite deletes.
 
 Searching for a destroyed code finds no card. The shop has to look after its backups and the files
-of its database. SQLite needs help: by default, most builds of SQLite only mark the place of a
-deleted or moved row as free. SQLite's write-ahead log also keeps old versions of the pages of the
-database file.
+of its database. By default, most builds of SQLite only mark the place of a deleted or moved row as
+free, so this module makes SQLite overwrite the place. The write-ahead log of SQLite also keeps old
+versions of pages, so this module empties the log.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _NO_CARDS = "no_cards"
 
 
 def long_settled(days: float) -> datetime:
-    """The latest ``settled_at`` that is certainly ``days`` ago, even if the clock was changed."""
+    """Return a time that is certainly at least ``days`` ago, even if the clock was changed."""
     return Clock().long_ago(timedelta(days=days))
 
 
@@ -93,7 +93,7 @@ def purge(
 
     The result does not count orders without cards. Orders with one of the :data:`REASONS` are left
     alone. With ``is_dry_run``, nothing is changed. The purge stops between batches once
-    ``should_continue`` returns False; a call with ``since=place`` resumes there.
+    ``should_continue`` returns False. To resume, pass the ``place`` of the result as ``since``.
     """
     done = Purge(place=since)
     for rows in _batches(settled_before, since):
@@ -111,7 +111,7 @@ def purge(
 
 
 def purge_if_due(should_continue: Callable[[], bool]) -> None:
-    """Purge once a day as ``CODES_KEPT_DAYS`` says, for a few seconds at a time."""
+    """Destroy codes after ``CODES_KEPT_DAYS``, once a day, for a few seconds at a time."""
     days = conf.codes_kept_days
     if days is None:
         return
@@ -150,7 +150,7 @@ def _batches(
 
 
 def _was_delivered(before: datetime) -> Q:
-    """The condition that an order is no gift, or a gift that was delivered before that time."""
+    """Return the condition that an order has no delivery time, or one earlier than ``before``."""
     return Q(deliver_at=None) | Q(deliver_at__lt=before)
 
 
@@ -186,8 +186,8 @@ def _purge_batch(
         done.cards += Card.objects.filter(order__in=chosen).readable().count()
     elif chosen or empty:
         with transaction.atomic():
-            # A write before all reads locks the orders: nobody disputes, refunds or reveals between
-            # this judgement and the destruction.
+            # Writing before reading locks the orders. So nobody can dispute, refund or reveal a
+            # card between this judgement and the destruction.
             locked = Order.objects.filter(pk__in=chosen + empty).order_by()
             locked.update(codes_destroyed_at=F("codes_destroyed_at"))
             chosen, empty, left_alone = _judge(chosen + empty, settled_before)
@@ -211,15 +211,15 @@ def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None
         opened.execute("PRAGMA secure_delete = ON").close()
 
 
-# The time for which the emptying of the log waits for readers (milliseconds). Nobody can write
-# meanwhile.
+# The longest wait for other readers of the log, in milliseconds. Nobody can write meanwhile.
 _PATIENCE = 1_000
 
 
 def empty_log(using: str) -> None:
     """Make SQLite empty its write-ahead log; log a warning if another process is using it.
 
-    Does nothing for other databases, nor within a transaction, because it needs the log.
+    For other databases, the function does nothing. It also does nothing within a transaction,
+    because the transaction needs the log.
     """
     connection = connections[using]
     if connection.vendor != "sqlite" or connection.in_atomic_block:

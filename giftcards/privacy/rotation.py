@@ -1,7 +1,7 @@
-"""Rotating the encryption keys: sealing every card anew under the first key, while the shop runs.
+"""Rotating the encryption keys: every card is sealed anew under the first key.
 
-All fingerprints of a card are made anew, too. Afterwards, nothing in the database belongs to
-another key. A rotation that was stopped resumes where it was.
+The shop can run meanwhile. All fingerprints of a card are made anew, too. Afterwards, nothing in
+the database depends on the other keys. A rotation that was stopped resumes where it was.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _BATCH = 200
 # There may be several passes, because a worker with old settings may seal cards with an old key
 # during a pass.
 _MOST_PASSES = 3
-# The retries of a transaction that the database has rolled back, as after a deadlock.
+# How often a transaction is repeated if the database rolls it back, such as after a deadlock.
 _MOST_DEADLOCKS = 5
-# The maximum number of cards to name among those that cannot be opened.
+# The maximum number of failures that a tally describes.
 _NAMED = 20
 
 
@@ -52,10 +52,11 @@ class RotationTally:
 
 
 def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) -> RotationTally:
-    """Seal every card under the first key, at most ``per_second`` of them; return the tally.
+    """Seal every card under the first key, and return the tally.
 
-    ``on_batch`` is called after each batch. If ``on_batch`` raises an error, the rotation ends, and
-    the next rotation goes on from there. Cards that no key opens are left as they are. Raises
+    ``per_second`` is the maximum number of cards in a second. ``on_batch`` is called after each
+    batch. If ``on_batch`` raises an error, the rotation ends, and the next rotation goes on from
+    there. Cards that no key opens are left as they are. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     keyring = conf.keyring()

@@ -24,11 +24,11 @@ JsonObject = dict[str, Any]
 
 # An id in the form this provider uses; safe in a URL path.
 IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
-# A reference of ours, as the provider tells it back.
+# Our reference for an order, as the provider returns it.
 _REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
-# The words that the provider's other endpoints use for an order at work.
+# The words that the provider's other endpoints use for the status HANDLING.
 _AT_WORK = {"PENDING": "HANDLING", "QUEUED": "HANDLING"}
-# An id that an order can be placed with.
+# An id of a product or type that can be ordered.
 _ORDERABLE = re.compile(r"[!-~]{1,100}")
 # The address of a page, in ASCII and without spaces.
 _ADDRESS = re.compile(r"https?://[!-~]{1,480}")
@@ -48,12 +48,12 @@ _CONTEXT = Context(prec=28)
 
 
 class Unreadable(ValueError):
-    """The answer as a whole cannot be used; the text says why without quoting it."""
+    """Raised if an answer cannot be used at all. The text says why, without quoting the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Something unusable in an answer: the code and the parameters of a problem of the order."""
+    """Something wrong in an answer, with the code and the parameters of the problem to report."""
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
@@ -65,8 +65,8 @@ class OrderAnswer:
 
     ``None`` and ``""`` mean that a field is missing or unusable. ``flaws`` reports unusable figures
     and cards, and negative numbers. Negative numbers are kept. Amounts are in dinar, to two
-    decimals. ``provider_id`` may differ from the id in the request. ``cards`` may be fewer than the
-    figures say.
+    decimals. ``provider_id`` may differ from the id in the request. There may be fewer ``cards``
+    than the figures say.
     """
 
     provider_id: str
@@ -80,7 +80,7 @@ class OrderAnswer:
     type_id: str
     created_at: datetime | None
     flaws: tuple[Flaw, ...]
-    #: What the provider calls the reference that the order was placed with.
+    #: The reference with which the order was placed, according to the provider.
     reference: str = ""
 
     @property
@@ -90,7 +90,10 @@ class OrderAnswer:
 
 @contained
 def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
-    """``cards`` without repetitions; a card without a serial repeats any card of the same code."""
+    """Return ``cards`` without repetitions.
+
+    A card without a serial is also a repetition if a card with a serial has the same code.
+    """
     cards = tuple(dict.fromkeys(cards))
     with_serial = {card.value for card in cards if card.serial}
     return tuple(card for card in cards if card.serial or card.value not in with_serial)
@@ -107,7 +110,10 @@ class OrderPage:
 
     @property
     def page_count(self) -> int | None:
-        """The number of pages, ``None`` if it is unknown; right only if this is the first page."""
+        """The number of pages; ``None`` if it is unknown.
+
+        The number is right only if this is the first page.
+        """
         if self.total_pages is not None:
             return self.total_pages
         if self.total_results is None:
@@ -144,7 +150,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class ListedProduct:
-    """A product as the catalogue lists it: without its types; texts are "" if they are missing."""
+    """A product in the catalogue, without its types. Missing texts are ""."""
 
     product_id: str
     title: str
@@ -155,9 +161,10 @@ class ListedProduct:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All products, each once. ``unreadable`` counts the rows that could not be used.
+    """All products of the provider, without repetitions.
 
-    ``absent`` is the number of products that the answer counts, but does not list.
+    ``unreadable`` is the number of rows that could not be used. ``absent`` is the number of
+    products that are in the answer's total, but not in its list.
     """
 
     products: tuple[ListedProduct, ...]
@@ -226,10 +233,11 @@ class LedgerPage:
 
 
 def parse(body: bytes) -> JsonObject:
-    """Parse ``body`` strictly as a JSON object, numbers as ``int`` and ``Decimal``.
+    """Parse ``body`` strictly as a JSON object, with numbers as ``int`` and ``Decimal``.
 
-    Raises :exc:`Unreadable` for anything else: broken UTF-8 (which would put U+FFFD into a code),
-    NaN and infinities, a key given twice, nesting or numbers too large to be meant.
+    Raises :exc:`Unreadable` for anything else. That includes NaN, infinities, a key given twice,
+    nesting that is too deep, and numbers that are too large. It also includes broken UTF-8, which
+    would put U+FFFD into a code.
     """
     try:
         value = json.loads(
@@ -269,7 +277,7 @@ def _list(data: JsonObject, name: str, kind: str) -> list[Any]:
 def read_placed(data: JsonObject) -> str:
     """Read the provider's id of an accepted order."""
     order_id = data.get("orderId")
-    # The id goes into paths, and this provider's ids are never numbers or like "../x".
+    # The id goes into paths, so "../x" is refused. This provider's ids are never numbers.
     if not isinstance(order_id, str) or not IDENTIFIER.fullmatch(order_id):
         raise Unreadable("the answer names no usable order id")
     return order_id
@@ -313,7 +321,7 @@ def read_page(data: JsonObject) -> OrderPage:
 
 
 def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
-    """The rows of a page, and the fields with the number of the page and the count of pages."""
+    """Return the rows of a page, and the fields about its pagination."""
     rows = _list(data, "items", kind)
     pagination = data.get("pagination")
     return rows, _Fields(pagination if isinstance(pagination, dict) else {})
@@ -324,8 +332,8 @@ def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 _REFUNDS = "REFUND-"
-# The type of an incoming booking about a payment by a customer. The provider does not document its
-# own word, which may be that of a top-up, but every reference of a payment begins alike.
+# Our type of an incoming booking about a payment by a customer. The provider does not document its
+# own word, which may be the same as for a top-up. But all references of payments begin alike.
 PAYMENT = "OCPAY"
 _PAYMENT_REFS = "OCPL-"
 # The provider does not document the words of ``operation``.

@@ -1,12 +1,12 @@
 """The client of the provider's API. It returns frozen dataclasses and raises typed errors.
 
 Neither an answer of :mod:`giftcards.provider.answers` nor a
-:exc:`~giftcards.exceptions.ProviderError` carries the API key or the body of a reply. To keep key
-and body out of tracebacks, too, a failure is passed as a return value up to :func:`_unwrap`.
-Because the error is raised there, it has no context. (The context could be a ``JSONDecodeError``,
-whose ``doc`` is the body, or an exception of requests, which has the request with the key.) The
-error's traceback also has no frame whose variables would show the key or the body. Any other
-exception, such as the interruption of a request, is :func:`~giftcards.keys.secrecy.contained`.
+:exc:`~giftcards.exceptions.ProviderError` contains the API key or the body of a reply. Tracebacks
+do not show them either: a failure is a return value until :func:`_unwrap` raises it. So no frame
+in the traceback has variables with the key or the body, and the error has no context. A context
+could be a ``JSONDecodeError``, whose ``doc`` is the body, or an exception of requests, which has
+the request with the key. Any other exception, such as the interruption of a request, is
+:func:`~giftcards.keys.secrecy.contained`.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ _Reader = Callable[[JsonObject], T]
 
 _MAX_LIST_BODY = 2**24  # enough for a hundred orders with all their cards
 
-# The two spellings of the path, each with the other spelling. The provider's guide uses the first
-# spelling; the provider's other pages use the second spelling.
+# The path has two spellings; each key has the other spelling as its value. The provider's guide
+# uses the first spelling, and the provider's other pages use the second.
 _CHECK_PATHS = {"check-order": "checkOrder", "checkOrder": "check-order"}
 
 
 class Client:
     """A client of the provider's API for one API key.
 
-    A call is one request, takes at most ``timeout`` seconds and raises a
-    :exc:`~giftcards.exceptions.ProviderError`. GETs may be made from several threads at once.
+    A call makes one request, and takes at most ``timeout`` seconds. If it fails, it raises a
+    :exc:`~giftcards.exceptions.ProviderError`. Several threads may make GET requests at once.
     """
 
     @contained
@@ -128,8 +128,8 @@ class Client:
         The call is not idempotent. After :exc:`OutcomeUnknown`, the order may have been placed;
         after :exc:`AlreadyPlaced`, an earlier request with this ``reference`` has placed it; after
         any other error, it was not placed. A ``reference`` of "" is not sent. ``may_send`` is
-        called when the connection stands, right before the request is written. If it returns False,
-        nothing is placed, and :exc:`Withheld` is raised.
+        called after the connection is made, right before the request is written. If it returns
+        False, nothing is placed, and :exc:`Withheld` is raised.
         """
         order = {"productId": product_id, "typeId": type_id, "quantity": quantity}
         if reference:
@@ -189,12 +189,12 @@ class Client:
         return _unwrap(self._get(path, read, missing=NotFound))
 
     def create_payment_link(self, link: JsonObject) -> PaymentLink:
-        """Create a link with the provider's fields for it, by a request that is sent once."""
+        """Create a payment link by a request that is sent once; ``link`` is the request's JSON."""
         path = "/v3/ocpay/createLink"
         return _unwrap(self._post(path, link, read_payment_link, lambda: True))
 
     def check_payment(self, ref: str) -> PaymentAnswer:
-        """Return the state of a payment by its reference."""
+        """Return the state of the payment with the reference ``ref``."""
         read = partial(read_payment, asked_for=ref)
         return _unwrap(self._get(f"/v3/ocpay/checkPayment/{_segment(ref)}", read))
 

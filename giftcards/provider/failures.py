@@ -83,9 +83,9 @@ def failure_kind(
         (code in ACCESS_CODES, AccessDenied),
         (code in _REPEATED_REFERENCE, AlreadyPlaced),
         (code == "RATE_LIMIT_EXCEEDED", RateLimited),
-        # 408 and 425 say nothing about a first copy of the request that a proxy may have sent.
+        # A proxy that answers 408 or 425 may already have sent the request to the provider.
         (status in (408, 425), OutcomeUnknown),
-        # A failure with a status of success is believed only if its code leaves no doubt.
+        # An error with a 2xx status is believed only if its code leaves no doubt.
         (family == 2 and code not in _REFUSAL_CODES, OutcomeUnknown),
         (status == 404 or (family == 2 and code == "NOT_FOUND"), missing),
     )
@@ -101,7 +101,10 @@ def attempts_left(error: JsonObject) -> str:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Return the seconds that ``Retry-After`` names, as a number or a date; ``None`` otherwise."""
+    """Return the number of seconds to wait according to the header ``Retry-After``.
+
+    The header has a number of seconds or a date. If it has neither, the result is ``None``.
+    """
     header = (header or "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):
         return float(header)

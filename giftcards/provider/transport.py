@@ -129,7 +129,7 @@ class Transport:
             if time.monotonic() >= _call.ends or isinstance(exc, requests.Timeout):
                 trouble = f"no complete answer within {self._timeout:g} s"
                 return Reply(status, headers, trouble=trouble)
-            # A retry after a 401, for example, would count as another wrong key.
+            # After a 401, for example, a retry would count as another wrong key.
             was_dropped = isinstance(exc, _DROPPED) and status in (None, 200)
             trouble = "the connection broke before the answer was complete"
             return Reply(status, headers, trouble=trouble, was_dropped=was_dropped)
@@ -143,8 +143,7 @@ class Transport:
 class _Stage(enum.Enum):
     """The progress of a call, as far as it is certain."""
 
-    # The stage before PREPARING. If the connections below are replaced, as in tests, it is the only
-    # stage.
+    # The stage before PREPARING. If tests replace the connections below, no other stage follows.
     UNKNOWN = enum.auto()
     # The request has not yet been handed to one of the connections below. So if anything fails now,
     # such as a proxy, the handshake or the file of trusted certificates, the provider has received
@@ -162,7 +161,7 @@ _call = threading.local()
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    """A mixin for urllib3's connections: no wait lasts longer than until the call's deadline.
+    """A mixin for urllib3's connections, which ends each wait at the call's deadline.
 
     urllib3's timeouts apply to one address or one receive: a server that sends a byte a second
     never exceeds them, and name resolution has no timeout. Sending is not bounded, because a
@@ -181,7 +180,7 @@ class _Connection(urllib3.connection.HTTPConnection):
         super().request(*args, **kwargs)
 
     def send(self, data: Any) -> None:
-        # Connecting, in a thread of its own, may send to a proxy: such data is no part of the
+        # The thread that connects may also send data, to a proxy. Such data is no part of the
         # request.
         if getattr(_call, "stage", None) is _Stage.SENDING and not _call.may_send():
             _call.stage = _Stage.WITHHELD
@@ -215,9 +214,9 @@ def _in_time(
 ) -> T:
     """Return ``step()``; raise :exc:`TimeoutError` at the call's deadline.
 
-    The step runs in a thread of its own. At the deadline, its ``connection``, if not ``None``, is
-    shut down and the thread is abandoned. The thread ends soon, because name resolution, connecting
-    and the TLS handshake have timeouts of their own. When it ends, it calls ``late``. Raises
+    The step runs in its own thread. At the deadline, ``connection`` is shut down, if there is one,
+    and the thread is abandoned. The thread ends soon, because name resolution, connecting and the
+    TLS handshake have their own timeouts. An abandoned thread calls ``late`` when it ends. Raises
     :exc:`RuntimeError` if no thread can be started.
     """
     result: Future[T] = Future()
@@ -302,10 +301,10 @@ class _Session(requests.Session):
         self.mount("https://", _Adapter())
 
     def merge_environment_settings(self, url: Any, *args: Any) -> Any:
-        """Use no proxy for this machine's own address: a proxy would connect to itself.
+        """Use no proxy for an address of this machine, because a proxy would connect to itself.
 
-        For other addresses, the environment's HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY
-        apply.
+        For other addresses, the environment variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
+        NO_PROXY apply.
         """
         settings = super().merge_environment_settings(url, *args)
         if is_loopback(urlsplit(url).hostname or ""):
@@ -321,7 +320,7 @@ class _Session(requests.Session):
 
 
 def _read_body(response: requests.Response, limit: int) -> bytes | None:
-    """Return the body; ``None``, without reading on, once it exceeds ``limit`` bytes."""
+    """Return the body; stop and return ``None`` as soon as it exceeds ``limit`` bytes."""
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         return None

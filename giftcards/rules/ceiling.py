@@ -1,4 +1,4 @@
-"""The price ceiling: the highest cost of one card that needs no decision by a person."""
+"""The price ceiling: if a card costs more, a person has to decide about the order."""
 
 from __future__ import annotations
 

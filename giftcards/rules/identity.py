@@ -1,8 +1,8 @@
-"""Deciding whether a provider's answer is about our order: pure, without database or requests.
+"""Deciding whether the provider's answer is about our order, without database or requests.
 
-The provider may not store our references. So if an answer names a part of the line, that part must
-be equal to the same part of the order's line. Without references, two orders of one line cannot be
-told apart.
+The provider may not store our references. So the line in the answer is compared with the order's
+line: each part that the answer names must be equal. Without references, two orders of the same line
+cannot be told apart.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from giftcards.rules.problems import Problem
 # What is bought: product, type, quantity.
 Line = tuple[str, str, int]
 
-# What a reference at the provider may consist of.
+# The form of a reference that the provider accepts.
 _SENDABLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
-# The largest usual difference between the provider's clock and ours: regular checks do not read the
-# list farther away from the time of sending.
+# The largest usual difference between the provider's clock and ours. Regular checks read only this
+# far in the list, before and after the time of sending.
 CLOCK_SKEW = timedelta(minutes=10)
-# The largest difference between the clocks that is believed: hours, because a timestamp may lack
-# its time zone.
+# The largest difference between the clocks that is believed. It is several hours, because a
+# timestamp may lack its time zone.
 FARTHEST_CLOCK = timedelta(hours=2)
 
 
 def reference_to_send(reference: str) -> str:
-    """The provider's name for an order of ours: at most 40 letters, digits, "-" and "_".
+    """Return the reference to send to the provider for an order with our ``reference``.
 
-    The name is ``reference`` itself, or else its digest: always the same, so that the provider can
-    recognise a repetition.
+    The result has at most 40 letters, digits, "-" and "_". If ``reference`` has another form, the
+    result is its digest. It is always the same, so that the provider can recognise a repetition.
     """
     if _SENDABLE.fullmatch(reference):
         return reference

@@ -1,8 +1,9 @@
-"""Deciding what became of orders whose placing answer was lost: pure, without database or clock.
+"""Deciding what became of lost orders, without database or clock.
 
-A row of the list that carries an order's reference is that order. The provider may ignore
-references; then an order is identified by its line (product, type and quantity) and its sending
-time, and orders of the same line are interchangeable.
+An order is lost if it was sent, but no usable answer arrived. A row of the provider's list that has
+the order's reference is that order. If the provider ignores references, an order is identified by
+its line (product, type and quantity) and by its sending time. Then orders of the same line are
+interchangeable.
 """
 
 from __future__ import annotations
@@ -28,16 +29,21 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 class SentOrder:
     """An order of ours that was sent.
 
-    ``absent_since`` is when a search first gave evidence that the order is absent. ``is_dated`` is
-    True if ``sent_at`` is right by the provider's clock: then the order's row is found by its time.
-    ``was_accepted`` is True if the provider placed the order, but answered with another order's id,
-    or said that it has an order with this ``reference``. In the latter case, the order may have
-    been sent several times, from ``sent_at`` to ``last_sent_at``.
+    ``absent_since`` is the time of the first search that gave evidence of the order's absence.
 
-    The order was sent with ``reference``; "" means without. ``is_reference_told`` is True if the
-    list certainly has the references of orders: then a row with another reference is another order.
-    ``is_elsewhere`` is True if the list may be another account's: then the order is identified by
-    its reference only, and its absence proves nothing.
+    ``is_dated`` is True if ``sent_at`` is right by the provider's clock. Then the order's row can
+    be found by its time.
+
+    ``was_accepted`` is True if the provider placed the order, but answered with another order's id.
+    It is also True if the provider said that it already has an order with this ``reference``. In
+    this case, the order may have been sent several times, from ``sent_at`` to ``last_sent_at``.
+
+    ``reference`` is the reference that was sent; "" if none was sent. ``is_reference_told`` is True
+    if the list certainly shows the references of orders. Then a row with another reference is
+    another order.
+
+    ``is_elsewhere`` is True if the list may belong to another account. Then only its reference
+    identifies the order, and the absence of the order proves nothing.
     """
 
     key: int
@@ -67,11 +73,11 @@ class Survey:
     doubts: Sequence[SentOrder]
     # True if every row was read.
     is_whole: bool
-    # The start of the search minus half of ``proof_of_absence``, and minus all of
-    # ``proof_of_absence``.
+    # The start of the search, minus half of ``proof_of_absence``.
     half_proof_ago: datetime
+    # The start of the search, minus ``proof_of_absence``.
     proof_ago: datetime
-    # The longest time after sending until the list shows an order.
+    # The time within which the list shows an order that was sent.
     proof_of_absence: timedelta
 
 
@@ -139,11 +145,10 @@ def plan(survey: Survey) -> list[Decision]:
 
 
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
-    """Decide about the orders whose reference the list has; return the survey without these.
+    """Decide about the orders whose references are in the list; return a survey of the others.
 
-    The result also has decisions about orders that were perhaps sent to another account. Such an
-    order stays lost, but becomes a rival of the other orders, because a row of the list may be its
-    row.
+    An order that was perhaps sent to another account gets the decision :class:`Elsewhere`. In the
+    new survey, it is a rival of the other orders, because one of the rows may belong to it.
     """
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in survey.rows:
@@ -218,7 +223,7 @@ def _pair_off(
 def _prefer_accepted(
     pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder]
 ) -> dict[SentOrder, OrderAnswer]:
-    """Move rows from orders that may not have been placed to orders that certainly were."""
+    """Move rows to accepted orders without a row, from orders that were perhaps not accepted."""
     for order in orders:
         if order.was_accepted and order not in pairs:
             others = (
@@ -234,10 +239,10 @@ def _prefer_accepted(
 def _plan_unmatched(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
-    """Decide about lost orders of one line that have no row, given the remaining rows.
+    """Decide about the lost orders of one line that have no row; ``rows`` are the rows left.
 
-    A row may be one of these orders if its time is near the sending time, whatever product and type
-    it names, or if it is of the same line, even if its time is hours off.
+    A row near the sending time may be one of these orders, even with another product or type. A row
+    of the same line may be one of them, even if its time is hours off.
     """
     doubtful = tuple(
         row
@@ -254,14 +259,14 @@ def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
     """Decide about an order that matches none of the rows."""
     # The list lags if it also lacks an accepted order sent at about the same time.
     is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
-    # Another order of about the same time may have this order's id. So may a lost order that the
-    # provider has accepted: until its own row is found, either the list hides an order, or ids are
-    # mixed up.
+    # Another order that was sent at about the same time may have this order's id. So may a lost
+    # order that was accepted: as long as its row is not found, either the list hides an order, or
+    # ids are mixed up.
     doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
     is_doubtful = order.was_accepted or _is_any_near(order, doubts, CLOCK_SKEW)
     if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):
         return Wait(order, is_evidence=False)
-    # Absence is proven late enough after the first evidence and after sending.
+    # Absence is proven once enough time has passed after sending, and after the first evidence.
     since = order.absent_since
     is_late_enough = order.sent_at <= survey.proof_ago
     if since is not None and since <= survey.half_proof_ago and is_late_enough:

@@ -233,7 +233,10 @@ class Final(Settleable, Sold, Protocol):
 
 
 def final_figures(order: Final) -> dict[str, Decimal | bool | None]:
-    """The columns to set when ``order`` becomes final; with them, the database computes sums."""
+    """Return the values of the columns that are set when ``order`` becomes final.
+
+    The database uses these columns to compute sums over orders.
+    """
     customer, provider = customer_breakdown(order), refund_breakdown(order)
     return {
         "open_amount": None if customer is None else customer.open_amount,

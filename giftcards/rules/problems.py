@@ -1,9 +1,9 @@
 """The problems of an order: for each code, what is wrong and what staff can do about it.
 
-Rows store only codes and parameters; the texts are rendered here, in the reader's language. They
-address shop staff. A ``hint`` is for developers, and shown to users who may resume calls. No
-parameter may contain a secret: a value from the provider's answers may be a parameter only if the
-parser has checked it.
+Rows store only codes and parameters. The texts are rendered here, in the reader's language. They
+are for shop staff, except a ``hint``, which is for developers. Users with the permission to resume
+calls see hints, too. A parameter must not contain a secret. So a value from the provider's answers
+can be a parameter only if the parser has checked it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Wording:
         return set(re.findall(r"%\((\w+)\)s", str(self.text))) - {"reason"}
 
 
-# The names of the parameters. A name means the same with every code. The last six are optional with
-# every code.
+# The names of the parameters and their meanings, which are the same for all codes. The last six
+# parameters are always optional.
 PARAMETERS = {
     "amount": "an amount of money, as the provider says",
     "announced": "how many cards the provider says it delivered",
@@ -77,7 +77,7 @@ PARAMETERS = {
 }
 _TECHNICAL = ("provider_code", "detail", "fault", "value", "status")
 
-#: The remedy that staff get where the hint is for a developer.
+#: The remedy for staff if only a developer can act on the hint.
 ASK_DEVELOPER = _("Ask your developer.")
 # Amounts of money, unless the parameter "field" says that they are numbers of cards.
 AMOUNTS = frozenset({"amount", "ceiling", "expected", "price"})
@@ -647,7 +647,10 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """A hash for pages, equal for equal problems, that does not reveal the parameters."""
+        """A hash by which pages recognise the problem. It does not reveal the parameters.
+
+        Equal problems have the same hash.
+        """
         # The function is imported here, because it needs settings, and the rules work without
         # settings.
         from django.utils.crypto import salted_hmac
@@ -745,7 +748,7 @@ class Problem:
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Return ``entries`` less those whose kind is in ``ends``, plus the problems in ``new``.
+    """Return ``entries`` without the kinds in ``ends``, plus the problems in ``new``.
 
     A problem in ``new`` that already has an entry keeps this entry, and with it the
     acknowledgement.

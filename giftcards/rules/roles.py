@@ -1,7 +1,7 @@
 """The roles of staff: what each role may do, and whom to ask if one's own role is not enough.
 
-An app that adds pages for staff has ``roles`` in its plugin: a mapping like :data:`ROLES`, of
-codenames of its own permissions.
+An app that adds pages for staff declares ``roles`` in its plugin. This is a mapping like
+:data:`ROLES`, but with the codenames of the app's own permissions.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from django.utils.translation import gettext
 
-#: For the name of each group, the codenames of its permissions in the app ``giftcards``. The names
-#: of groups are data of the shop's database, so they are not translated.
+#: The codenames of each group's permissions in the app ``giftcards``, keyed by the group's name.
+#: The names are data in the shop's database, so they are not translated.
 ROLES: Mapping[str, Collection[str]] = {
     # This role answers customers: "Give me my code", "What did I pay?", "Why was this refunded?",
     # "Is anybody working on it?", "I typed my address wrong".

@@ -1,6 +1,6 @@
-"""The statuses of an order, and all that the app knows of each: one table, read everywhere.
+"""The statuses of an order, and a table of everything that the app knows about each status.
 
-A new status is added in this table only: queries, reports and pages read its row.
+Queries, reports and pages read this table. So a new status is added in this table only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Review(models.TextChoices):
 
 
 class Kind(Enum):
-    """The kinds of problems: a kind says what ends its problems."""
+    """The kinds of problems. The kind of a problem says what ends the problem."""
 
     SENDING = auto()  # ends when the outcome of sending the order is known
     SEARCH = auto()  # ends with the next search of the provider's list, or like SENDING
@@ -103,27 +103,25 @@ class State:
     since: str = ""
     #: The column with the time at which the next step is due; "" if the status is final.
     due: str = ""
-    #: The pauses between checks, as pairs of a limit and a pause: the pause applies while an order
-    #: is late by less than the limit. After the last limit, ``last_pause`` applies.
+    #: The pauses between checks, as pairs of a limit and a pause. The pause applies as long as the
+    #: order is late by less than the limit. After the last limit, ``last_pause`` applies.
     pauses: tuple[tuple[timedelta, timedelta], ...] = ()
-    #: The longest pause between checks; ``None`` means ``POLL_INTERVAL``, or a status without
-    #: checks.
+    #: The longest pause between checks. ``None`` means ``POLL_INTERVAL``, if the status has checks.
     last_pause: timedelta | None = None
     #: The longest pause after failed checks.
     longest_retry: timedelta = _HOUR
-    #: The level at which the log reports that sending an order has ended in this status.
+    #: The log level of the message that sending an order has led to this status.
     log_level: int = logging.NOTSET
     #: The code of the news for the customer; "" if there is no news.
     customer_news: str = ""
-    #: The code of the news for staff about a final order that lacks cards; "" for all other
-    #: statuses.
+    #: The code of the news for staff if a final order lacks cards; "" for other statuses.
     staff_news: str = ""
-    #: The words for a move to the status without a recorded reason. These words may use
-    #: ``delivered`` and ``count``.
+    #: The sentence about a move to the status, if no reason is recorded. The sentence may have the
+    #: parameters ``delivered`` and ``count``.
     moved: Any
-    #: The words that say what is done next automatically, with ``when``; "" if nothing is done.
+    #: The sentence about the next automatic step, with the parameter ``when``; "" if there is none.
     next_step: Any = ""
-    #: English words, for commands, that say what an order waits for; "" if no command waits.
+    #: English words with which a command says what it waits for; "" if no command waits.
     waits_for: str = ""
 
     @property
@@ -132,7 +130,7 @@ class State:
 
     @property
     def is_accepted(self) -> bool:
-        """True if the provider has the order, and has named it."""
+        """True if the provider has the order, and has told us its id."""
         return self.purchase is Purchase.MADE
 
 
@@ -254,7 +252,10 @@ STATES: Final[Mapping[str, State]] = {
 
 
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """The statuses whose states fit, in a fixed sequence, because migrations contain the lists."""
+    """Return the statuses whose states fit.
+
+    The sequence is always the same, because migrations contain the lists.
+    """
     return tuple(status for status in Status if fits(STATES[status]))
 
 
@@ -274,13 +275,13 @@ UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
 # Statuses of open orders: first those that normally change within seconds, then the others.
 URGENT: Final = _statuses_where(lambda state: state.is_urgent)
 PATIENT: Final = _statuses_where(lambda state: not (state.is_final or state.is_urgent))
-# Statuses of orders for which the provider credits money back. Below, those of them in which an
-# order costs nothing at all.
+# Statuses of orders for which the provider credits money back.
 CREDITED: Final = _statuses_where(lambda state: state.cards in {Cards.SOME, Cards.NONE})
+# Statuses of orders for which the provider credits back the whole price.
 UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 
 
 def check_move(origin: str, target: Status) -> None:
-    """Raise :exc:`ValueError`, for a programming error, if the table does not allow the move."""
+    """Raise :exc:`ValueError` if the table does not allow the move; only a bug can cause this."""
     if target not in STATES[Status(origin)].moves_to:
         raise ValueError(f"An order does not move from {origin} to {target}.")

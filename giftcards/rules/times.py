@@ -1,8 +1,8 @@
 """Stored moments, and days in the time zone of the site.
 
-A moment stored before the clock was set back may lie farther in the future than the app ever
-stores a moment. Such a moment counts as past. If it did not, setting the clock back by an hour
-would make a lease of a few seconds last an hour.
+The app never stores a moment that is farther in the future than a known limit. After the clock was
+set back, a stored moment may be beyond this limit. Such a moment counts as past. Otherwise, setting
+the clock back by an hour would make a lease of a few seconds last an hour.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def as_given(moment: datetime) -> datetime:
     if not _is_storable(moment):
         raise ValueError("This is not a moment of any year that is stored.")
     if timezone.is_aware(moment):
-        # The moment is converted to UTC, because Python finds a time in a repeated hour unequal to
-        # the same time in any other zone.
+        # The moment is converted to UTC, because Python never finds a time in a repeated hour equal
+        # to a time in another zone.
         return as_stored(moment.astimezone(UTC))
     if settings.USE_TZ:
         raise ValueError("This moment has no time zone.")
@@ -80,10 +80,11 @@ def read_moment(text: str) -> datetime:
 
 
 def repeated_for(moment: datetime) -> timedelta:
-    """The length of the repeated span that ``moment`` is in: an hour in autumn; otherwise 0.
+    """Return the length of the repeated span of time that contains ``moment``, or 0.
 
-    A moment without a zone, as stored if ``USE_TZ`` is off, does not say to which of the two hours
-    it belongs. With a zone, the result is always 0.
+    When the clocks are set back in autumn, an hour is repeated. A moment without a zone, as stored
+    if ``USE_TZ`` is off, does not say to which of the two hours it belongs. For a moment with a
+    zone, the result is always 0.
     """
     if timezone.is_aware(moment):
         return _NO_TIME
@@ -105,8 +106,8 @@ def today() -> date:
 def begin_of(day: date) -> datetime:
     """The moment at which ``day`` starts in the time zone of the site; naive without ``USE_TZ``.
 
-    If clocks skip midnight on that day, it starts at one o'clock. If they show midnight twice, it
-    starts at the first midnight.
+    If clocks skip midnight on that day, the day starts at one o'clock. If they show midnight twice,
+    the day starts at the first midnight.
     """
     midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
     return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight

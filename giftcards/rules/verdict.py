@@ -22,7 +22,7 @@ from giftcards.rules.times import with_zone
 CONTRADICTING = Problem("figures_contradict")
 # If an answer has one of these problems, it is believed only after a second check of the order.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
-# Figures that an order need not have to settle, because no cards depend on them.
+# The figures without which an order can settle, because no cards depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
 
 
@@ -103,11 +103,11 @@ def evaluate_answer(
     ``sent_at`` is given while the order's id is not confirmed. ``known_price`` is the price of a
     card when the order was placed; it is used if the answer names no price.
 
-    An unreadable amount counts as unknown and does not keep the order open; the problem stays, for
-    staff. An unreadable number of cards keeps the order open, so that the number is requested
-    again; but with ``is_late``, the order settles without the number. Contradictory figures and
-    repeated cards also keep the order open, except with ``is_repeated``. ``is_repeated`` is True if
-    the previous answer was just as doubtful, or if no further answer will be requested.
+    An unreadable amount counts as unknown, and does not keep the order open. Its problem is kept
+    for staff. An unreadable number of cards keeps the order open, so that the number is requested
+    again. If ``is_late`` is True, the order settles without this number. Contradictory figures and
+    repeated cards also keep the order open, unless ``is_repeated`` is True. This means that the
+    previous answer was doubtful, too, or that no further answer will be requested.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -180,7 +180,7 @@ def _money_problems(
 
 
 def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
-    """Yield the problems that keep an order open, however late the order is."""
+    """Yield the problems that keep an order open, even if the order is late."""
     if answer.status is None:
         yield Problem("status_missing")
     elif answer.status not in {Status.HANDLING, *SETTLED}:

@@ -61,10 +61,10 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True)
 class OfferChange:
-    """A change of what is for sale: from ``after`` on, a type has another price or stock.
+    """A planned change of the price or the stock of a type.
 
-    ``after`` is in seconds since the simulator was made. A price or stock of ``None`` stays as it
-    was.
+    ``after`` is the time of the change, in seconds after the simulator was made. A price or stock
+    of ``None`` stays as it was.
     """
 
     after: float
@@ -89,7 +89,7 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """The behaviour of orders of a special type; the defaults are the behaviour of normal orders.
+    """The behaviour of orders of a special type. The defaults describe a normal order.
 
     ``name`` is the type's name in the catalogue.
     """
@@ -236,7 +236,7 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A change of the balance by a signed amount, and the balance after the change; in dinars.
+    """A change of the balance by a signed amount, and the balance afterwards, in dinars.
 
     ``objid`` is the id of what the transaction is about, such as an order. The API shows the
     transaction from ``shown_at`` on. If ``shown_at`` is ``None``, the API never shows it.
@@ -347,11 +347,11 @@ class Account:
     def book(
         self, kind: str, amount: Decimal | int, *, objid: str = "", shown_after: float | None = 0
     ) -> Transaction:
-        """Book and return a transaction that is not about an order of this account.
+        """Book a transaction that is not about an order of this account, and return it.
 
-        It depends on ``kind``, such as ``DEPOSIT`` or ``FLEXY``, whether ``amount`` leaves the
-        account. The API shows the transaction after ``shown_after`` seconds, or never if this is
-        ``None``.
+        ``kind``, such as ``DEPOSIT`` or ``FLEXY``, decides whether ``amount`` comes in or goes out.
+        The API shows the transaction after ``shown_after`` seconds. If this is ``None``, the API
+        never shows the transaction.
         """
         change = Decimal(amount)
         if not change.is_finite() or change <= 0 or change != round(change, 2):
@@ -370,7 +370,10 @@ class Account:
             self._transactions[transaction_id] = replace(entry, shown_at=None)
 
     def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
-        """Settle an open order now, with ``delivered`` cards, or with the number of its type."""
+        """Settle an open order now, with ``delivered`` cards.
+
+        By default, the type of the order decides how many cards are delivered.
+        """
         with self._lock:
             order = self._orders[order_id]
             if not order.is_settled:
@@ -384,7 +387,7 @@ class Account:
     def pay(self, ref: str, *, confirmed: bool = True) -> Payment:
         """Pay or decline, as the customer does on the page of the link, and return the payment.
 
-        Raises :exc:`KeyError` without such a payment, and :exc:`ValueError` if it has ended.
+        Raises :exc:`KeyError` if there is no such payment, and :exc:`ValueError` if it has ended.
         """
         with self._lock:
             payment = self._payment(ref)

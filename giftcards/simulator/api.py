@@ -63,7 +63,7 @@ class Simulator(Account):
 
     The documentation's page on the simulator describes the options. All options except
     ``host``, ``port``, ``ssl_context`` and ``opening_balance`` may be changed while the simulator
-    runs. A pair of seconds has the least and the greatest value.
+    runs. An option with a pair of seconds has the shortest and the longest time.
 
     With ``port=0``, :meth:`start` picks a free port and stores its number. So a simulator that is
     stopped and started again keeps its URL; it also keeps its orders.
@@ -229,7 +229,10 @@ class Simulator(Account):
         return None
 
     def _page_of_link(self, call: Call) -> Reply | None:
-        """Answer a customer's browser, which has no key and is not counted; else ``None``."""
+        """Return the reply to the browser of a customer; ``None`` for any other request.
+
+        The browser has no key, and its requests are not counted.
+        """
         match call.method, *call.path.split("/")[1:]:
             case "GET", "pay", ref if ref in self._payments:
                 return Reply(200, paying.page(self._payment(ref)))

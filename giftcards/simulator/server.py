@@ -47,7 +47,7 @@ class Reply:
 
 
 class Server(ThreadingHTTPServer):
-    """An HTTP server that listens as soon as it is made, in threads of its own.
+    """An HTTP server that listens in its own threads as soon as it is made.
 
     Raises :exc:`OSError` if the port is taken. ``respond`` returns the reply to a call; ``None``
     closes the connection without a reply.

@@ -12,7 +12,7 @@ register = template.Library()
 
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
-    """The tiles for the person of the request; empty for a person who may see no tile."""
+    """Return the tiles that the user may see; nothing if there are none."""
     # This import stands here, because Django imports this module in sites without an admin, too.
     from giftcards.admin.desk.start import show_desk
 

@@ -1,6 +1,7 @@
 """Display of statuses, amounts, dates, lengths of time and foreign text.
 
-Lengths of time have words of their own: in Arabic, Django's words have the wrong case after "in".
+Django's words for lengths of time are not used, because in Arabic they have the wrong case after
+"in".
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from giftcards.rules.times import with_zone
 
 #: The non-breaking spaces: inside amounts, and before the currency sign.
 NO_BREAKS = frozenset("\u00a0\u202f")
-# All pages show dates in the same form, and the 24-hour clock. The usual formats of the languages
-# are long, or differ only in the order of figures.
+# All pages show dates in this form, with the 24-hour clock. The usual formats of the languages are
+# long, or differ only in the sequence of day, month and year.
 _DATE = "j N Y"
 _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
@@ -49,7 +50,10 @@ def supported_language(language: str | None) -> str:
 
 
 def status_badge(status: str, *, is_received: bool = True) -> SafeString:
-    """The status as a coloured badge; another badge if the customer did not receive the cards."""
+    """The status as a coloured badge.
+
+    If ``is_received`` is False, the badge says that the customer did not receive the cards.
+    """
     if not is_received:
         return badge("unconfirmed", gettext("Not received"))
     return badge(status.lower().replace("_", "-"), Status(status).label)
@@ -73,7 +77,7 @@ def signed_money(amount: Decimal) -> str:
 
 
 def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
-    """:func:`money` without the currency, for a column of amounts whose heading names it.
+    """:func:`money` without the currency, for a column whose heading names the currency.
 
     ``has_decimals`` is the same for a whole column, so that digits stand below digits.
     """
@@ -146,7 +150,7 @@ def exact_moment(at: datetime) -> SafeString:
 
 
 def zoned_moment(at: datetime) -> SafeString:
-    """:func:`exact_moment` with the zone, as the provider may use another zone."""
+    """The same as :func:`exact_moment`, with the time zone: the provider may use another zone."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 

@@ -1,6 +1,7 @@
-"""Search terms: the words by which an order is found, and the readings of what a person types.
+"""Search terms: the words by which an order is found, and the ways to read a search.
 
-Terms and readings are made by the same rules, so that all spellings of a thing have the same terms.
+The same rules make the terms of an order and the words of a search. So all spellings of a thing
+have the same terms.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class TermKind(IntEnum):
     NAME = 7
     RECIPIENT_EMAIL = 8
     RECIPIENT_NAME = 9
-    #: The end of a phone number, from its second, third, … digit on. With these terms, any six
-    #: digits in succession are the beginning of a term.
+    #: A phone number without its first digit, or its first two, three, … digits. With these terms,
+    #: any six successive digits of a phone number are the beginning of a term.
     PHONE_PART = 10
 
 
@@ -136,7 +137,10 @@ SEARCHED = tuple(_TERMS)
 
 
 def terms_of(order: Mapping[str, str]) -> set[Term]:
-    """The terms of an order that has the values ``order``; a missing column has no terms."""
+    """Return the terms of an order; ``order`` maps its columns to their values.
+
+    A missing column has no terms.
+    """
     return {
         (kind, term[:LONGEST])
         for column, terms in _TERMS.items()
@@ -145,13 +149,16 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
 
 
 class Word(NamedTuple):
-    """A word that a person has typed: the terms that fit as a whole, and beginnings of terms."""
+    """A word of a search, with the terms that it matches.
+
+    An order has the word if one of its terms is in ``whole``, or begins with a text in ``starts``.
+    """
 
     whole: frozenset[str]
     starts: frozenset[str]
 
 
-#: The words of a text, all of which an order must have.
+#: The words of a search. An order must have all of these words.
 Reading = tuple[Word, ...]
 
 
@@ -203,7 +210,7 @@ def _word_of(part: str) -> Word | None:
         whole = {number} if shown.isdecimal() else {shown, number}
         rest = _number(number.removeprefix(COUNTRY))
         if number.startswith(COUNTRY) and (is_abroad(part) or len(rest) >= TELLING_DIGITS):
-            # Too few digits are only the beginning of a phone number, not a whole term.
+            # If few digits are left, they are only the beginning of a phone number.
             (whole if len(rest) >= TELLING_DIGITS else starts).add(rest)
         if len(dialled) >= FEWEST_DIGITS:
             starts.add(_BEFORE + dialled)

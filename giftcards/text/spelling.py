@@ -18,8 +18,8 @@ LONGEST_NUMBER = 18
 TELLING_DIGITS = 8
 #: A text with fewer digits is no phone number, and too many phone numbers contain it.
 FEWEST_DIGITS = 6
-# The digits of the shortest whole numbers: a landline number with its zero, or a mobile number
-# without its zero.
+# The number of digits in the shortest whole numbers: landline numbers with their zero, and mobile
+# numbers without their zero.
 _WHOLE_DIGITS = 9
 # The separators that people write between two numbers.
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
@@ -57,8 +57,7 @@ _SAME_LETTER = str.maketrans(
         "œ": "oe",
     }
 )
-# Letters that people leave out together with the hamza above them; and alef maksura, which becomes
-# alef.
+# Letters below a hamza are left out, together with the hamza. Alef maksura becomes alef.
 _OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
 # Names that many people write without the alef inside; an alef at the beginning stays.
 _ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
@@ -80,12 +79,12 @@ _FEWEST_LETTERS = 3
 
 
 def folded(text: str) -> str:
-    """``text`` without differences of case and spelling that do not matter, as in addresses."""
+    """Return ``text`` for comparisons, without differences of case and of Unicode variants."""
     return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
 def plain(text: str) -> str:
-    """``text`` without differences that people do not mind when they look for something.
+    """Return ``text`` without the differences that do not matter in a search.
 
     The result is in lower case, without accents, Arabic vowels, tatweel and invisible characters.
     The result has one letter for all forms of alef, of yeh, and of heh at the end of a word. Digits
@@ -161,7 +160,7 @@ def without_label(text: str) -> str:
 
 
 def is_abroad(text: str) -> bool:
-    """True if a phone number is written with the code of its country: after ``+`` or ``00``."""
+    """True if a phone number has a country code, which follows ``+`` or ``00``."""
     return bool(_IS_ABROAD.match(plain(text).replace("(", "")))
 
 
@@ -174,13 +173,13 @@ def dialled(text: str) -> str:
     number = phone_digits(text)
     if len(number) < FEWEST_DIGITS:
         return ""
-    # With a country code, nine digits may be the number of a small country.
+    # Nine digits with a "+" may be the number of a small country, including its code.
     if "+" not in text and _MOBILE.fullmatch(number):
         return COUNTRY + number
     number = number.removeprefix("00")
     # This also covers +213 (0) 555, a common way to write a number.
     rest = number.removeprefix(COUNTRY).removeprefix("0")
-    # A landline number of Algiers without its zero may begin with the digits of the country code.
+    # Landline numbers of Algiers without their zero may also begin with 213, but they are shorter.
     if number.startswith(COUNTRY) and (len(rest) >= TELLING_DIGITS or is_abroad(text)):
         return COUNTRY + rest
     if number.startswith("0"):
@@ -205,8 +204,9 @@ def is_phone(text: str) -> bool:
 def international_phone(text: str) -> str:
     """The phone number ``text`` in the international form E.164; "" if it is not one phone number.
 
-    0555 12 34 56 becomes +213555123456. Numbers of this country may have their code or not, in any
-    spelling and script; a number of another country needs its code, after ``+`` or ``00``.
+    0555 12 34 56 becomes +213555123456. Numbers of this country may be written with or without the
+    country code, in any spelling and script. A number of another country needs its country code,
+    after ``+`` or ``00``.
     """
     text = plain(without_label(text)).translate(_DASHES).strip()
     if not is_dialled(text):
@@ -220,7 +220,7 @@ def international_phone(text: str) -> str:
         # A slash may stand between two numbers.
         is_foreign = not number.startswith(COUNTRY) and "/" not in text
         return f"+{number}" if is_foreign and _FOREIGN.fullmatch(number) else ""
-    # Without its zero, a landline number may be the beginning of any other number.
+    # A landline number needs its zero: without it, the digits may begin a longer number.
     is_whole = number.startswith("0") or _MOBILE.fullmatch(number)
     found = _NATIONAL.fullmatch(number) if is_whole else None
     return f"+{COUNTRY}{found[1]}" if found else ""

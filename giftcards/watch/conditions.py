@@ -43,8 +43,8 @@ class Standing:
 
     def __init__(self, *, leaves_out_problems: bool = False) -> None:
         self.now = timezone.now()
-        #: True for the start page of a person who is shown the tile about orders with problems:
-        #: then no other tile counts these orders.
+        #: True for a start page that shows the tile about orders with problems. Then no other tile
+        #: counts these orders.
         self.leaves_out_problems = leaves_out_problems
         self._read: dict[Callable[[], Any], Any] = {}
 
@@ -70,13 +70,13 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The extent to which a condition holds.
+    """The details of a condition that holds.
 
-    ``sentence`` is for monitors: English, without secrets. ``count`` is the number of orders, or of
-    other rows, that the condition is about, at most :data:`MOST`; ``has_more`` says that there are
-    more. ``since`` is the time when the condition began, if it is known. ``orders`` maps the
-    primary keys of these orders to their references. ``explain`` returns the details for staff in
-    their language, or "".
+    ``sentence`` is for monitors: it is in English, and contains no secrets. ``count`` is the number
+    of orders, or of other rows, that the condition is about. It is at most :data:`MOST`; if there
+    are more rows, ``has_more`` is True. ``since`` is the time when the condition began, if it is
+    known. ``orders`` maps the primary keys of the orders to their references. ``explain`` returns
+    the details for staff in their language, or "".
     """
 
     sentence: str
@@ -103,7 +103,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """The texts of a piece of news for staff, and the people on the staff who get this news.
+    """A piece of news for staff: its texts, and who gets it.
 
     ``headline`` is part of a sentence; it may contain ``%(count)s``.
     """
@@ -145,11 +145,12 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition(Alert):
-    """Something that is wrong for as long as ``judge`` returns a finding.
+    """Something that is wrong as long as ``judge`` returns a finding.
 
-    ``holds`` completes "It holds if", for the reference. A condition without a ``headline`` is for
-    monitors only. ``ended`` is the text for staff once the condition does not hold any more.
-    Without ``ended``, the condition is about orders: staff are told of each order once.
+    ``holds`` is the end of a sentence in the documentation, which begins with "It holds if". A
+    condition without a ``headline`` is for monitors only. ``ended`` is the text for staff when the
+    condition no longer holds. A condition without ``ended`` is about orders, and staff are told of
+    each order once.
     """
 
     holds: str
@@ -183,11 +184,11 @@ class Condition(Alert):
 
 @dataclass(frozen=True, slots=True)
 class OfRows:
-    """The judge of a condition that holds while there are certain rows.
+    """The judge of a condition that holds only if one of several querysets has rows.
 
-    ``rows`` returns querysets, and ``tell`` makes the finding of these querysets: ``None`` if all
-    of them are empty. If ``is_enough`` is False, ``tell`` may return ``None`` although there are
-    rows.
+    ``rows`` returns the querysets. ``tell`` takes these querysets, and returns the finding, or
+    ``None`` if all of them are empty. If ``is_enough`` is False, ``tell`` may also return ``None``
+    if there are rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -203,7 +204,10 @@ CONDITIONS: dict[str, Condition] = {}
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
-    """Whether there are rows for each condition, as expressions; the keys begin with the codes."""
+    """Return a database expression for each queryset of the conditions: whether it has rows.
+
+    A key is the code of the condition, and the number of the queryset.
+    """
     return {
         (code, number): Exists(rows)
         for code, condition in CONDITIONS.items()

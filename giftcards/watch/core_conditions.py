@@ -56,7 +56,7 @@ def _is_silent(standing: Standing) -> Finding | None:
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    # The remedy of the pause is left out, because the condition has the same remedy.
+    # Only the text about the pause is shown, because the condition itself has the remedy.
     return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
 
@@ -150,7 +150,10 @@ def _do_not_open(standing: Standing) -> Finding | None:
 
 
 def _orders_that(condition: Q, *, one: str, many: str) -> OfRows:
-    """A judge of the orders that fulfil ``condition``: see :meth:`Finding.of_rows`."""
+    """Return a judge that counts the orders that fulfil ``condition``.
+
+    ``one`` and ``many`` are sentences, as for :meth:`Finding.of_rows`.
+    """
     tell = partial(_of_orders, one=one, many=many)
     return OfRows(lambda _standing: [Order.objects.filter(condition)], tell)
 
@@ -160,7 +163,10 @@ def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order
 
 
 def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
-    """A judge like those of :func:`_orders_that` that also adds up the column ``amount``."""
+    """Return a judge that counts the orders that fulfil ``condition``, and adds up an amount.
+
+    ``amount`` is the column to add up. For ``one`` and ``many``, see :meth:`Finding.of_rows`.
+    """
 
     def find(standing: Standing) -> Sequence[QuerySet[Order]]:
         return [_but_problems(Order.objects.filter(condition), standing)]

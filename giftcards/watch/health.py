@@ -28,9 +28,9 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
     failure: ClassVar[type[HealthCheckException]] = ServiceUnavailable
 
     async def run(self) -> None:
-        # This check uses the thread of the request, whose connection Django closes.
-        # django-health-check runs checks that are not async in another thread, where a broken
-        # connection would stay.
+        # This check runs in the thread of the request, because Django closes the connection of that
+        # thread. django-health-check runs other checks, which are not async, in another thread. In
+        # that thread, a broken connection would stay.
         if wrong := await sync_to_async(self._judge)():
             raise self.failure(wrong)
 
@@ -96,7 +96,7 @@ class GiftcardsApiKeys(ConditionCheck):
 
 
 class GiftcardsAttention(ConditionCheck):
-    """Checks that no order needs a person."""
+    """Checks that no order needs the attention of staff."""
 
     condition = "attention"
     failure = ServiceWarning

@@ -51,13 +51,16 @@ except ImportError:
 
 # The quantiles of the times that orders took.
 _QUANTILES = (0.5, 0.9, 0.99)
-# The values of one family by the value of its label, which is "" without a label.
+# The values of a family, keyed by the value of the label; the key is "" if there is no label.
 Values = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Metrics of one name. All are gauges, because every format and every reader knows gauges."""
+    """The metrics with one name.
+
+    All metrics are gauges, because every format and every reader knows gauges.
+    """
 
     name: str
     help: str
@@ -71,7 +74,7 @@ class Family:
         return gauge
 
 
-#: The names are a contract: dashboards and alerts of shops have them.
+#: The names must not change, because dashboards and alerts of shops use them.
 FAMILIES = (
     Family("giftcards_orders", "Orders by status.", "status"),
     Family(
@@ -103,13 +106,14 @@ FAMILIES = (
 
 
 class GiftcardsCollector(Collector):
-    """A collector of the metrics, for a registry of prometheus-client; it reads at each scrape.
+    """A collector of the metrics, for a registry of prometheus-client.
 
-    A metric whose value is not known is left out. If the database does not work, the scrape fails.
+    The values are read at each scrape. A metric whose value is not known is left out. If the
+    database does not work, the scrape fails.
     """
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """The families without values: registering the collector reads no database."""
+        """Return the families without values, so that registering does not read the database."""
         return (family.gauge({}) for family in FAMILIES)
 
     def collect(self) -> list[GaugeMetricFamily]:
@@ -156,7 +160,10 @@ def _age(moment: datetime | None) -> Values:
 
 
 def _quantiles(ranked: Sequence[float]) -> Values:
-    """The quantiles of ``ranked``, each one of its values; empty if ``ranked`` is empty."""
+    """Return the quantiles of the sorted values ``ranked``; nothing if there are no values.
+
+    Each quantile is one of these values.
+    """
     last = len(ranked)
     return {f"{share:g}": ranked[ceil(share * last) - 1] for share in _QUANTILES if ranked}
 

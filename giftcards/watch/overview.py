@@ -30,11 +30,10 @@ from giftcards.models.scalars import number_of
 from giftcards.rules.states import FINAL, Status
 from giftcards.rules.times import SLACK, is_recent
 
-# The interval at which the final orders are counted anew, and the longest time for which a process
-# may stop between taking the time and its commit. An order that became final longer ago was
-# certainly committed.
+# Final orders are counted at intervals of _COUNTED_EVERY. A count leaves out the orders that became
+# final within the last _STALLED, because a process may stop before its commit for that long.
 _COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
-# The time from which :class:`Pace` takes its orders, up to now.
+# The length of the period, up to now, in which :class:`Pace` measures orders.
 _LATELY = timedelta(minutes=10)
 # The cards of a key are counted up to this number only, because counting reads the index.
 MANY_CARDS = 10_000
@@ -70,9 +69,10 @@ class Waiting:
 
 
 def open_orders(lines: Sequence[OpenLine] | None = None) -> dict[Status, Backlog]:
-    """The open orders by status; statuses without open orders are left out.
+    """Return the number of open orders in each status, and the time of the oldest order.
 
-    ``lines`` are the lines of all open orders, if they were read already.
+    Statuses without open orders are left out. ``lines`` is the result of ``open_lines``, if the
+    caller has already read it.
     """
     lines = Order.objects.all().open_lines() if lines is None else lines
     by_status = {status: [line for line in lines if line.status == status] for status in Status}
@@ -84,10 +84,11 @@ def open_orders(lines: Sequence[OpenLine] | None = None) -> dict[Status, Backlog
 
 
 def orders_by_status(state: ProviderState, open_: Mapping[Status, Backlog]) -> dict[str, int]:
-    """The number of orders in each status, including zeros; ``open_`` are the :func:`open_orders`.
+    """Return the number of orders in each status, including zeros.
 
-    Counting all final orders reads a whole index, so a worker counts them once an hour. Only the
-    orders that have become final since are counted here.
+    ``open_`` is the result of :func:`open_orders`. Counting all final orders reads a whole index,
+    so a worker counts them once an hour. This function counts only the orders that became final
+    after that.
     """
     until, counted = state.final_orders_until, state.final_orders
     if until is not None and until > timezone.now():
@@ -99,7 +100,7 @@ def orders_by_status(state: ProviderState, open_: Mapping[Status, Backlog]) -> d
 
 
 def count_final_orders(_may_go_on: MayGoOn) -> None:
-    """Count, once an hour, the orders that had become final an hour ago."""
+    """Count the final orders once an hour, except those that became final in the last hour."""
     now, state = timezone.now(), ProviderState.objects.current()
     if not is_recent(state.final_orders_until, now, within=_STALLED + _COUNTED_EVERY):
         until = now - _STALLED
@@ -109,7 +110,7 @@ def count_final_orders(_may_go_on: MayGoOn) -> None:
 
 
 def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
-    """The time since which the first of all ``backlogs`` has waited; ``None`` if none waits."""
+    """Return the start of the longest wait in all ``backlogs``; ``None`` if nothing waits."""
     times = (backlog.since for backlog in backlogs.values())
     return min((since for since in times if since is not None), default=None)
 
@@ -133,11 +134,12 @@ def taken_slots() -> QuerySet[RequestSlot]:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The seconds that the orders of the last ten minutes took, in ascending sequence.
+    """How long orders took in the last ten minutes, in seconds, the shortest times first.
 
-    ``sending`` has the times from the recording to the acceptance, for orders sent in the ten
-    minutes. An order that was held counts from its release. ``storing`` has the times from the
-    acceptance to the final status, for orders that became final in the ten minutes.
+    ``sending`` has the times from recording an order to its acceptance, for the orders that were
+    sent in the last ten minutes. For an order that was held, the time starts with its release.
+    ``storing`` has the times from acceptance to the final status, for the orders that became final
+    in the last ten minutes.
     """
 
     sending: Sequence[float]
@@ -154,7 +156,7 @@ class Pace:
         spans = sent.spans("sending", "queued_at", "accepted_at").union(
             settled.spans("storing", "accepted_at", "settled_at"), all=True
         )
-        # Django 6.1 would order the union as the model is ordered, by a column that it lacks.
+        # Django 6.1 would sort the union by the model's ordering, whose column the union lacks.
         spans = spans.order_by()
         seconds: dict[str, list[float]] = {"sending": [], "storing": []}
         for start, end, name in spans:
@@ -170,7 +172,7 @@ BACKLOGS: dict[str, WaitingRows] = {}
 
 
 def backlogs() -> dict[str, Combinable]:
-    """The number of rows of each backlog, by name, as expressions."""
+    """Return an expression for the number of rows in each backlog, keyed by name."""
     now = timezone.now()
     return {name: number_of(rows(now)) for name, rows in BACKLOGS.items()}
 
@@ -187,9 +189,9 @@ class KeyInUse(NamedTuple):
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
-    """The encryption keys in the settings, in order, then other keys with which cards are sealed.
+    """Return the encryption keys in the settings, in order, and then other keys in use.
 
-    For each key, at most ``MANY_CARDS`` cards are counted, or all with ``counts_all``. Raises
+    At most ``MANY_CARDS`` cards of each key are counted; with ``counts_all``, all cards. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     configured = list(conf.keyring().key_fingerprints)
