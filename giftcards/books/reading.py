@@ -89,7 +89,7 @@ class Position:
         return cls(**{**stored, **times})
 
 
-#: The number of days that the next reading reads again, because some entries come late.
+#: Each reading reads this number of days again, because some entries come late.
 AGAIN = 3
 
 
@@ -326,10 +326,10 @@ def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
 
 
 def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
-    """The rows of one page as unsaved entries, each with its own ``provider_id``.
+    """Convert the rows of one page to unsaved entries, each with its own ``provider_id``.
 
-    A row without an id gets an id made from its content. Equal rows of one page are several
-    entries; a row that is repeated on another page stays one entry.
+    A row without an id gets an id made from its content. Equal rows of one page become several
+    entries. A row that is repeated on another page stays one entry.
     """
     entries: dict[str, LedgerEntry] = {}
     equal: Counter[str] = Counter()
@@ -413,7 +413,7 @@ _MINUTES = 180
 
 
 def next_night(now: datetime, minute: int) -> datetime:
-    """The next time after ``now`` that it is ``minute`` minutes past 2 a.m. in the site's zone."""
+    """Return the first time after ``now`` that is ``minute`` minutes past 2 a.m. on the site."""
     nights = (begin_of(day_of(now) + timedelta(days=number)) for number in range(2))
     moments = (night + _FROM + timedelta(minutes=minute) for night in nights)
     return next(moment for moment in moments if moment > now)

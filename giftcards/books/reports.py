@@ -87,8 +87,8 @@ class Figures:
     customer_planned_amount: Decimal = _ZERO
     # The sum of kept minus charged, over the orders for which both amounts are known.
     margin_amount: Decimal = _ZERO
-    # The margin lost by missing cards: owed minus refunded. Only settled orders count for which
-    # both amounts are known and no cards were ordered again.
+    # The margin lost by missing cards: owed minus refunded. An order counts if it is settled, both
+    # amounts are known, and no cards were ordered again.
     lost_margin_amount: Decimal = _ZERO
     # The number of settled orders with an unknown amount at the provider.
     unknown: int = 0
@@ -266,7 +266,7 @@ def last_day(day: date, by: By) -> date:
 
     For other values of ``by``, return ``day`` itself.
     """
-    # This number of days after the first day, the next day, week or month has always begun.
+    # No day, week or month is longer than this number of days.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
     following = first_day(day, by) + timedelta(days=longest)
     return first_day(following, by) - timedelta(days=1)

@@ -24,7 +24,7 @@ from giftcards.models.order_queries import batches
 from giftcards.rules.states import SETTLED
 from giftcards.rules.times import begin_of, bounds, day_of, repeated_for, within
 
-# To find the balance at a moment, at most this many entries before it and after it are read.
+# At most this many entries on each side of a moment are read to find the balance.
 NEAR = 100
 
 _ZERO = Decimal(0)
@@ -141,7 +141,7 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """Return the first result of :func:`_ends` for a moment of ``entries`` that is not ``None``."""
+    """Return the balances around the first moment for which :func:`_ends` finds a result."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
         # The last moment is left out, because it may have further entries that were not read.
@@ -162,9 +162,9 @@ def _ends(moment: Sequence[Entry]) -> _Ends | None:
     """Return the balances before and after the entries of a moment, whose sequence is unknown.
 
     Each balance in between ends one entry and begins another. So the first balance is the one that
-    begins more entries than it ends. If no balance does, the first and the last balance are equal
-    but unknown, and the result is ``None``. If several balances do, entries of the moment are
-    missing, and both balances of the result are ``None``.
+    begins more entries than it ends. If there is no such balance, the first and the last balance
+    are equal but unknown, and the result is ``None``. If there are several such balances, entries
+    of the moment are missing, and both balances of the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -419,7 +419,7 @@ _TOTALS = {
 
 @dataclass(slots=True)
 class _Tally:
-    # The prices, as a further column to read, if discrepancies are looked for; otherwise empty.
+    # Further columns to read: the prices, or nothing if no discrepancies are looked for.
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0

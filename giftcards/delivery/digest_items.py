@@ -297,7 +297,7 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """Yield one item per status about orders that became final with cards missing."""
+    """Yield the news about orders that became final with cards missing: one item per status."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
     # One status is excluded, because with a list of all other statuses, databases would not use the
     # index by time.

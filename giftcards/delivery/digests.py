@@ -279,7 +279,7 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
     """Create the row of a person; return ``None`` if the row exists.
 
-    The person is told neither of earlier events nor of orders that conditions concern already.
+    The person is not told of earlier events. Orders that a condition concerns now count as known.
     """
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(

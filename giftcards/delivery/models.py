@@ -185,7 +185,7 @@ def key_of(*occasion: str) -> str:
 
 
 def put_off(until: datetime | None) -> dict[str, datetime]:
-    """Return the column values of a message that waits until a time; empty without a time.
+    """Return the column values that make a message wait; empty if ``until`` is ``None``.
 
     A time in the past counts as now.
     """

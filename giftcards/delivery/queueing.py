@@ -261,8 +261,8 @@ def withdraw(
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        # The messages are stopped before the links are withdrawn. After that, a message that is
-        # being sent can get no link.
+        # Messages are stopped before links are withdrawn. A stopped message gets no new link, even
+        # if it is being sent at this moment.
         messages = others.stop(order=order, kind__in=WITH_CARDS)
         return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 
