@@ -8,10 +8,10 @@ gone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
-from django.db.models import QuerySet
+from django.db.models import Max, Q, QuerySet
 from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -24,11 +24,12 @@ from giftcards.books.models import (
     LedgerState,
     MonthClosing,
 )
-from giftcards.books.months import changed_months, days_before_in_open_months
+from giftcards.books.months import days_before_in_open_months
 from giftcards.books.summary import Discrepancies, find_gap
 from giftcards.conf import conf
 from giftcards.engine.balance import OpenMoney, money_in_open_orders
 from giftcards.models import Order, ProviderState
+from giftcards.models.scalars import read_at_once, value_of
 from giftcards.rules.times import begin_of, day_of, today, within
 from giftcards.text.display import day_text, money_text
 from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
@@ -97,29 +98,34 @@ def _lacks(order: Order) -> Decimal:
     return sum(amounts, _ZERO)
 
 
-def unknown_entries(state: LedgerState) -> Mapping[str, Discrepancies]:
-    """The sums of those charges and refunds of the last seven days that belong to no order.
+def _read_and_closed() -> tuple[datetime | None, date | None]:
+    """The end of what was read of the ledger, and the last closed month; ``None`` if there is none.
 
-    Before the first reading, the result is empty.
+    Both are read by one statement.
     """
-    return {kind: _add_up(entries) for kind, entries in _without_order(state).items()}
+    ends = {
+        "read_until": value_of(LedgerState.objects.all(), Max("read_until")),
+        "closed": value_of(MonthClosing.objects.all(), Max("month")),
+    }
+    [found] = read_at_once(ends)
+    return found["read_until"], found["closed"]
 
 
-def _without_order(state: LedgerState) -> Mapping[str, QuerySet[LedgerEntry]]:
-    """The entries of :func:`unknown_entries` by type.
+def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
+    """The charges, and the refunds, of the last seven days that belong to no order.
 
     The newest entries are left out, because the shop may not have recorded their orders yet, or may
-    not know yet that these orders have settled.
+    not know yet that these orders have settled. Before the first reading, there are none.
     """
-    read_until = state.read_until
+    read_until, _closed = standing.once(_read_and_closed)
     if read_until is None:
-        return {}
+        return []
     # The filter "the past 7 days" of the list of entries selects the same days.
     start = begin_of(day_of(read_until) - timedelta(days=DAYS - 1))
-    return {
-        kind: LedgerEntry.objects.without_order(kind, start, read_until - grace)
+    return [
+        LedgerEntry.objects.without_order(kind, start, read_until - grace)
         for kind, grace in ((CHARGE, GRACE), (CREDIT, UNNOTICED))
-    }
+    ]
 
 
 def _add_up(entries: QuerySet[LedgerEntry]) -> Discrepancies:
@@ -138,7 +144,7 @@ def missing_sentence(count: int, amount: Decimal) -> str:
 
 
 def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
-    """The sentence for monitors about ``found``, the result of :func:`unknown_entries`."""
+    """The sentence for monitors about the charges and refunds ``found``, by type."""
     nouns = {CHARGE: "charge", CREDIT: "refund"}
     sentences = (
         _sentence(nouns[kind], "of no order here", one.count, one.amount)
@@ -175,10 +181,6 @@ def _are_missing(*differing: QuerySet[Order]) -> Finding | None:
     )
 
 
-def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    return list(_without_order(standing.once(LedgerState.objects.current)).values())
-
-
 def _are_unknown(*entries: QuerySet[LedgerEntry]) -> Finding | None:
     found = dict(zip((CHARGE, CREDIT), map(_add_up, entries), strict=False))
     number = sum(one.count for one in found.values())
@@ -193,8 +195,8 @@ def _are_unknown(*entries: QuerySet[LedgerEntry]) -> Finding | None:
 
 
 def _left_unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    closings = standing.once(MonthClosing.objects.valid)
-    first, last = days_before_in_open_months(today() - timedelta(days=DAYS - 1), closings)
+    _read_until, closed = standing.once(_read_and_closed)
+    first, last = days_before_in_open_months(today() - timedelta(days=DAYS - 1), closed)
     return [LedgerEntry.objects.filter(CHARGED_UNKNOWN, within("time", first, last)).order_by()]
 
 
@@ -208,18 +210,23 @@ def _are_left_unknown(charges: QuerySet[LedgerEntry]) -> Finding | None:
     )
 
 
-def _has_gap(standing: Standing) -> Finding | None:
-    state = standing.once(LedgerState.objects.current)
-    if not (state.gap or state.breaks):
+def _gaps(_standing: Standing) -> Sequence[QuerySet[LedgerState]]:
+    return [LedgerState.objects.filter(Q(gap__lt=0) | Q(gap__gt=0) | Q(breaks__gt=0))]
+
+
+def _has_gap(states: QuerySet[LedgerState]) -> Finding | None:
+    gaps = states.values_list("gap", flat=True)[:1]
+    if not gaps:
         return None
+    [gap] = gaps
 
     def explain() -> str:
-        if not state.gap:
+        if not gap:
             return gettext("Entries are missing that make up for each other.")
         text = gettext("It has changed by %(amount)s without an entry.")
-        return text % {"amount": money_text(state.gap)}
+        return text % {"amount": money_text(gap)}
 
-    return Finding(gap_sentence(state.gap), explain=explain)
+    return Finding(gap_sentence(gap), explain=explain)
 
 
 def _does_not_suffice(standing: Standing) -> Finding | None:
@@ -243,8 +250,12 @@ def _does_not_suffice(standing: Standing) -> Finding | None:
     return Finding(sentence, explain=explain)
 
 
-def _have_closed_months_changed(standing: Standing) -> Finding | None:
-    months = changed_months(standing.once(MonthClosing.objects.valid))
+def _changed(_standing: Standing) -> Sequence[QuerySet[MonthClosing]]:
+    return [MonthClosing.objects.changed()]
+
+
+def _have_closed_months_changed(closings: QuerySet[MonthClosing]) -> Finding | None:
+    months = closings.values_list("month", flat=True)
 
     def explain() -> str:
         return ", ".join(day_text(month, "F Y") for month in months)
@@ -335,7 +346,7 @@ CONDITIONS = (
         holds="the ledger of the last 7 days does not explain the balance.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
-        judge=_has_gap,
+        judge=OfRows(_gaps, _has_gap),
         headline=_("the provider's ledger does not explain the balance"),
         remedy=_(
             "Look in the ledger where the balance changed without an entry, and ask the provider."
@@ -350,7 +361,7 @@ CONDITIONS = (
         " last. Close it again.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
-        judge=_have_closed_months_changed,
+        judge=OfRows(_changed, _have_closed_months_changed),
         headline=ngettext_lazy(
             "%(count)s closed month has changed", "%(count)s closed months have changed", "count"
         ),

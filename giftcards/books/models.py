@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Self
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, Max, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -227,12 +227,19 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
         """The closings of the month with the first day ``month``, the valid closing first."""
         return self.filter(month=month).order_by("-number")
 
-    def valid(self) -> list[MonthClosing]:
+    def valid(self) -> Self:
         """The valid closing of each closed month, latest month first; a year has at most twelve."""
-        latest: dict[date, MonthClosing] = {}
-        for closing in self.order_by("-month", "-number"):
-            latest.setdefault(closing.month, closing)
-        return list(latest.values())
+        later = MonthClosing.objects.filter(month=OuterRef("month"), number__gt=OuterRef("number"))
+        return self.exclude(Exists(later)).order_by("-month")
+
+    def changed(self) -> Self:
+        """The valid closings whose figures differed when they were last compared."""
+        return self.valid().filter(has_changed=True)
+
+    def last_month(self) -> date | None:
+        """The first day of the last closed month; ``None`` if no month is closed."""
+        last: date | None = self.aggregate(last=Max("month"))["last"]
+        return last
 
 
 class MonthClosing(models.Model):

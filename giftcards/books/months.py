@@ -7,7 +7,7 @@ the month's present figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -413,21 +413,17 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
 _MONTHS_LEFT_OPEN = 3
 
 
-def days_before_in_open_months(day: date, closings: Sequence[MonthClosing]) -> tuple[date, date]:
+def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
     """The first and the last of the days before ``day`` that are in open months.
 
-    ``closings`` are the valid closings, latest month first. The first day is at most two months
-    before the month of ``day``. A closed month also closes all months before it. Without any such
-    day, the returned first day is later than the last day.
+    ``closed`` is the first day of the last closed month, if there is one. It also closes all months
+    before it. The first day of the result is at most two months before the month of ``day``.
+    Without any such day, the returned first day is later than the last day.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:
         months.append(first_day(months[-1] - timedelta(days=1), By.MONTH))
-    closed = [closing.month for closing in closings[:1]]
-    ends = [last_day(month, By.MONTH) + timedelta(days=1) for month in closed]
-    return max([months[-1], *ends]), day - timedelta(days=1)
-
-
-def changed_months(closings: Iterable[MonthClosing]) -> list[date]:
-    """The months of those ``closings`` whose figures differed when they were last compared."""
-    return [closing.month for closing in closings if closing.has_changed]
+    first = months[-1]
+    if closed is not None:
+        first = max(first, last_day(closed, By.MONTH) + timedelta(days=1))
+    return first, day - timedelta(days=1)

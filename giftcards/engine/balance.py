@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from queue import Empty, SimpleQueue
-from typing import Self
+from typing import Any, Self
 
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.request_budget import Purpose, Slot
 from giftcards.models import Hold, Order, ProductPrices, ProviderState
-from giftcards.models.order_queries import OpenLine
+from giftcards.models.lines import Kind, Line, by_kind, read_lines
 from giftcards.provider.client import Client
 from giftcards.rules.states import Status
 from giftcards.signals import balance_low
@@ -99,7 +100,8 @@ class BalanceReader:
         self._gateway.finish(slot, None)
         ProviderState.objects.keep_balance(answer, asked_at=asked_at)
         since = timezone.now() - timedelta(hours=24)
-        ProviderState.objects.note_spending(Order.objects.all().charged_since(since))
+        settled = Order.objects.all().settled_lines(since)
+        ProviderState.objects.note_spending(known_cost(read_lines(settled)))
         return True
 
 
@@ -148,13 +150,11 @@ def money_in_open_orders() -> OpenMoney:
 
     Orders without a known price are left out; ``unknown`` counts these orders.
     """
-    lines = Order.objects.all().open_lines()
+    lines = read_lines(Order.objects.all().open_lines())
     return _in_open_orders(lines, _latest_prices(lines))
 
 
-def _in_open_orders(
-    lines: Iterable[OpenLine], prices: Mapping[tuple[str, str], Decimal]
-) -> OpenMoney:
+def _in_open_orders(lines: Iterable[Line], prices: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     return add_up((line for line in lines if not line.is_held), prices)
 
 
@@ -175,48 +175,51 @@ class Commitments:
 
     #: ``None`` if the balance is unknown; then holds and settled orders are not read.
     balance: Decimal | None
-    lines: Sequence[OpenLine]
-    #: The latest price of each product and type in ``lines``, as :func:`add_up` needs them.
+    #: The lines by kind: of open orders, of holds, and of settled orders that the balance does not
+    #: show.
+    lines: Mapping[str, Sequence[Line]]
+    #: The latest price of each product and type of open orders, as :func:`add_up` needs them.
     prices: Mapping[tuple[str, str], Decimal]
-    #: ``holds`` is the cost of the holds. ``settled`` is the cost of settled orders that the
-    #: balance does not show yet.
-    holds: Decimal
-    settled: Decimal
 
     @classmethod
-    def read(cls, state: ProviderState, *, reference: str = "") -> Self:
+    def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
         """Read the orders and the holds that count against the balance of ``state``.
 
-        A hold with this ``reference`` is left out.
+        A hold with this ``reference`` is left out. The lines ``beside`` are read by the same
+        statement.
         """
-        orders, read_at = Order.objects.all(), state.balance_read_at
-        holds = settled = _ZERO
-        # Holds are read before open orders, and open orders before settled orders. So a hold that
-        # becomes an order in between counts twice rather than not at all. The same is true of an
-        # order that settles in between.
+        orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:
-            holds = Hold.objects.exclude(reference=reference).amount(timezone.now())
-        lines = orders.open_lines(balance_read_at=read_at)
-        prices = _latest_prices(lines)
-        if read_at is not None:
-            settled = orders.charged_since(read_at, accepted_since=read_at)
-        return cls(state.balance if read_at else None, lines, prices, holds, settled)
+            parts += [
+                Hold.objects.exclude(reference=reference).lines(timezone.now()),
+                orders.settled_lines(read_at, accepted_since=read_at),
+            ]
+        lines = by_kind(read_lines(orders.open_lines(balance_read_at=read_at), *parts))
+        balance = None if read_at is None else state.balance
+        return cls(balance, lines, _latest_prices(lines[Kind.OPEN]))
 
     @property
     def in_open_orders(self) -> OpenMoney:
         """The result of :func:`money_in_open_orders`."""
-        return _in_open_orders(self.lines, self.prices)
+        return _in_open_orders(self.lines[Kind.OPEN], self.prices)
 
     @property
     def free(self) -> Decimal | None:
         """The result of :func:`free_balance`."""
         if self.balance is None:
             return None
-        uncharged = (line for line in self.lines if not line.is_charged)
-        return self.balance - add_up(uncharged, self.prices).total - self.settled - self.holds
+        uncharged = (line for line in self.lines[Kind.OPEN] if not line.is_charged)
+        others = known_cost([*self.lines[Kind.SETTLED], *self.lines[Kind.HOLD]])
+        return self.balance - add_up(uncharged, self.prices).total - others
 
 
-def _latest_prices(lines: Iterable[OpenLine]) -> dict[tuple[str, str], Decimal]:
+def known_cost(lines: Iterable[Line]) -> Decimal:
+    """The cost of ``lines``, as far as their prices are known."""
+    # The amounts are added up in Python, because SQLite would compute with binary fractions.
+    return sum((line.cards * line.price for line in lines if line.price is not None), start=_ZERO)
+
+
+def _latest_prices(lines: Iterable[Line]) -> dict[tuple[str, str], Decimal]:
     """The latest price of each product and type in ``lines``, as :func:`add_up` needs them."""
     wanted = {
         line.product_id for line in lines if line.price is None or line.status == Status.PENDING
@@ -228,7 +231,7 @@ def _latest_prices(lines: Iterable[OpenLine]) -> dict[tuple[str, str], Decimal]:
     }
 
 
-def add_up(lines: Iterable[OpenLine], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
+def add_up(lines: Iterable[Line], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     """Add up the cost of ``lines``.
 
     ``told`` maps product and type to the latest price from the provider. An unsent order will be
@@ -243,7 +246,7 @@ def add_up(lines: Iterable[OpenLine], told: Mapping[tuple[str, str], Decimal]) -
         known = (latest, line.price) if is_unsent else (line.price, latest)
         price = next((price for price in known if price is not None), None)
         if price is None:
-            unknown += line.orders
+            unknown += line.number
         elif is_unsent:
             unsent += line.cards * price
         else:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.db import connections, router, transaction
-from django.db.models import Count, F, Min
+from django.db.models import Count, F, Min, QuerySet
 from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext
@@ -130,6 +130,15 @@ class Backlog(NamedTuple):
 
 
 def waiting_tasks() -> Backlog | None:
+    """The backlog of :func:`tasks_in_queue`."""
+    waiting = tasks_in_queue()
+    if waiting is None:
+        return None
+    found = waiting.aggregate(count=Count("pk"), since=Min("lock"))
+    return Backlog(found["count"], found["since"])
+
+
+def tasks_in_queue() -> QuerySet[Any] | None:
     """The tasks that no worker has taken, even those of other apps: they delay our tasks.
 
     Returns ``None`` if the tasks are not in a queue that django-q2 keeps in the database.
@@ -138,11 +147,9 @@ def waiting_tasks() -> Backlog | None:
         return None
     from django_q.conf import Conf
 
-    queue = apps.get_model("django_q", "OrmQ").objects.using(Conf.ORM)
+    queue: QuerySet[Any] = apps.get_model("django_q", "OrmQ").objects.using(Conf.ORM)
     # Once a worker takes a task, the task is locked until it counts as lost.
-    waiting = queue.filter(key=Conf.CLUSTER_NAME, lock__lte=timezone.now())
-    found = waiting.aggregate(count=Count("pk"), since=Min("lock"))
-    return Backlog(found["count"], found["since"])
+    return queue.filter(key=Conf.CLUSTER_NAME, lock__lte=timezone.now())
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 from django.db import models
 from django.db.models import Exists, F, Max, Min, OuterRef, Q
+from django.db.models.expressions import Combinable
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -23,6 +25,8 @@ _LONGEST_TAIL = 4
 #: Stands in place of the key's fingerprint once the code is destroyed. The row stays, because the
 #: books need it, and because its last fingerprint recognises a code that is delivered again.
 DESTROYED = "destroyed"
+# What is found at the ends: the "oldest" or "newest" card of a key, or an "other" key.
+End = tuple[str, str]
 
 
 def _by_value(text: str) -> Q:
@@ -91,37 +95,44 @@ class CardQuerySet(models.QuerySet["Card"]):
             tail_fingerprint="",
         )
 
-    def ends(self) -> dict[str, tuple[int, int]]:
+    def ends(self, found: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
         """The primary keys of the oldest and the newest card of each encryption key in use.
 
         The dict's keys are fingerprints of encryption keys. The query covers the keys in the
-        settings. If it finds other keys in use, it is repeated with these keys, too. It reads only
-        the ends of index ranges: the whole index takes a third of a second at a million cards.
-        Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are
-        unusable.
+        settings. If it finds other keys in use, it is repeated with these keys, too. ``found`` has
+        the values of :meth:`scalars_of_ends` if they were read already. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keys = list(conf.keyring().key_fingerprints)
-        found, others = self._ends_of(keys)
-        while others:
-            keys += others
-            found, others = self._ends_of(keys)
-        return found
+        if found is None:
+            found = self._look_for_ends(keys)
+        while others := _other_keys(found).difference(keys):
+            keys += sorted(others)
+            found = self._look_for_ends(keys)
+        oldest = {key: found.get(("oldest", key)) for key in keys}
+        return {key: (pk, found["newest", key]) for key, pk in oldest.items() if pk is not None}
 
-    def _ends_of(self, keys: list[str]) -> tuple[dict[str, tuple[int, int]], list[str]]:
-        """The result of :meth:`ends` for ``keys``, and a list of some other keys in use."""
-        spans = _spans_between(sorted([*keys, DESTROYED]))
-        of_key = {key: self.filter(key_fingerprint=key) for key in keys}
-        found = read_beside(
-            self.order_by("pk"),
-            {key: value_of(cards, Min("pk")) for key, cards in of_key.items()},
-            {key: value_of(cards, Max("pk")) for key, cards in of_key.items()},
-            {span: value_of(self.filter(span), Min("key_fingerprint")) for span in spans},
-        )
-        if not found:
-            return {}, []
-        oldest, newest, others = found
-        ends = {key: (oldest[key], newest[key]) for key in keys if oldest[key] is not None}
-        return ends, sorted(set(filter(None, others.values())).difference(keys))
+    def _look_for_ends(self, keys: list[str]) -> Mapping[End, Any]:
+        found = read_beside(self.order_by("pk"), self.scalars_of_ends(keys))
+        return found[0] if found else {}
+
+    def scalars_of_ends(self, keys: Iterable[str] | None = None) -> dict[End, Combinable]:
+        """The values that :meth:`ends` needs, as expressions; ``keys`` default to the settings.
+
+        The expressions also look for other keys. They read only the ends of index ranges: the whole
+        index takes a third of a second at a million cards.
+        """
+        if keys is None:
+            keys = conf.keyring().key_fingerprints
+        scalars: dict[End, Combinable] = {}
+        for key in keys:
+            cards = self.filter(key_fingerprint=key)
+            scalars["oldest", key] = value_of(cards, Min("pk"))
+            scalars["newest", key] = value_of(cards, Max("pk"))
+        for number, span in enumerate(_spans_between(sorted([*keys, DESTROYED]))):
+            others = value_of(self.filter(span), Min("key_fingerprint"))
+            scalars["other", str(number)] = others
+        return scalars
 
     def need_of_keys(self) -> tuple[int, list[int]]:
         """Return the number of cards whose key is missing, and the keys that no card needs.
@@ -139,16 +150,16 @@ class CardQuerySet(models.QuerySet["Card"]):
         old = enumerate(configured[1:], 2)
         return lost, [position for position, key in old if key not in used]
 
-    def try_keys(self) -> dict[str, str]:
+    def try_keys(self, found: Mapping[End, Any] | None = None) -> dict[str, str]:
         """Open the newest and the oldest card, to see whether the encryption keys still fit.
 
         The result has the keys "newest" and "oldest". Each value is a sentence that says what is
         wrong and shows nothing of the card; "" if the card opens. The result is empty if there is
-        no card. Takes a query more than :meth:`ends`. Raises
+        no card. Takes a query more than :meth:`ends`, and likewise ``found``. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keyring = conf.keyring()
-        ends = [key for ends in self.ends().values() for key in ends]
+        ends = [key for ends in self.ends(found).values() for key in ends]
         if not ends:
             return {}
         # A card whose code has just been destroyed is no trouble.
@@ -157,6 +168,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         if not cards:
             return {}
         return {"newest": cards[-1].trouble(keyring), "oldest": cards[0].trouble(keyring)}
+
+
+def _other_keys(found: Mapping[End, Any]) -> set[str]:
+    return {key for (what, _name), key in found.items() if what == "other" and key is not None}
 
 
 def _spans_between(borders: list[str]) -> list[Q]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Self
+from typing import Any, Self
 
 from django.db import models
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from giftcards.models.fields import MONEY, ExactCharField
+from giftcards.models.lines import Kind, lines_of
 from giftcards.models.orders import Order
 from giftcards.rules.times import ahead, is_ahead
 
@@ -34,12 +34,10 @@ class HoldQuerySet(models.QuerySet["Hold"]):
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
-    def amount(self, now: datetime) -> Decimal:
-        """The cost of the cards of the current holds, as far as their prices are known."""
-        held = self.current(now).values_list("price", "quantity")
-        # The amounts are added up here, because SQLite would compute with binary fractions.
-        known = (price * quantity for price, quantity in held if price is not None)
-        return sum(known, start=Decimal("0.00"))
+    def lines(self, now: datetime) -> models.QuerySet[Any, Any]:
+        """The lines of the current holds, by price."""
+        held, cards = self.current(now), F("quantity")
+        return lines_of(Kind.HOLD, held, since="until", cards=cards, price=None)
 
     def of_holder(self, holder: str) -> Self:
         return self.filter(holder=_hash(holder))

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
-from decimal import Decimal
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Coalesce
 
+from giftcards.models.lines import Kind, lines_of
 from giftcards.models.searching import OrderSearch, Row
 from giftcards.rules.states import PATIENT, STATES, UNBOUGHT, URGENT, Review, Status
 from giftcards.rules.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
@@ -71,24 +71,6 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
     """True if ``orders`` is filtered, so that it may lack some orders."""
     return bool(orders.query.where)
-
-
-class OpenLine(NamedTuple):
-    """Open orders of one status, product, type and price per card (``None``: unknown).
-
-    ``is_charged`` says whether the balance shows the cost of the orders already. ``since`` is the
-    time at which the oldest of them was recorded.
-    """
-
-    status: str
-    product_id: str
-    type_id: str
-    price: Decimal | None
-    is_held: bool
-    is_charged: bool
-    orders: int
-    cards: int
-    since: datetime
 
 
 class Claimed(Protocol):
@@ -240,8 +222,8 @@ class OrderQueries(OrderSearch[Row]):
         """Orders with a problem that nobody has ticked off."""
         return self.filter(NEEDING_ATTENTION)
 
-    def open_lines(self, *, balance_read_at: datetime | None = None) -> list[OpenLine]:
-        """The open orders, grouped into lines.
+    def open_lines(self, *, balance_read_at: datetime | None = None) -> models.QuerySet[Any, Any]:
+        """The lines of the open orders.
 
         The query reads open orders only. An order is charged if it was accepted no later than
         ``balance_read_at``.
@@ -251,31 +233,31 @@ class OrderQueries(OrderSearch[Row]):
             if balance_read_at
             else models.Value(value=False)
         )
-        found = (
-            self.open()
-            .order_by()
-            .annotate(
-                price=Coalesce("price_per_card", "price_at_placing"),
-                is_held=_is(HELD),
-                is_charged=is_charged,
-            )
-            .values_list("status", "product_id", "type_id", "price", "is_held", "is_charged")
-            .annotate(models.Count("pk"), models.Sum("quantity"), models.Min("created_at"))
+        return lines_of(
+            Kind.OPEN,
+            self.open(),
+            since="created_at",
+            cards=models.F("quantity"),
+            status=None,
+            product_id=None,
+            type_id=None,
+            price=Coalesce("price_per_card", "price_at_placing"),
+            is_held=_is(HELD),
+            is_charged=is_charged,
         )
-        return [OpenLine(*row) for row in found]
 
-    def charged_since(self, since: datetime, *, accepted_since: datetime | None = None) -> Decimal:
-        """The sum of the known charges of orders that settled after ``since``.
+    def settled_lines(
+        self, since: datetime, *, accepted_since: datetime | None = None
+    ) -> models.QuerySet[Any, Any]:
+        """The lines of orders that settled after ``since``, by what an order cost.
 
         With ``accepted_since``, orders that the provider had accepted by that moment are left out.
         """
-        settled = self.filter(settled_at__gt=since).order_by()
+        settled = self.filter(settled_at__gt=since)
         if accepted_since is not None:
             settled = settled.filter(accepted_at__gt=accepted_since)
-        found = settled.values_list("fulfilled_amount").annotate(models.Count("pk"))
-        # The amounts are added up here, because SQLite would compute with binary fractions.
-        known = (amount * count for amount, count in found if amount is not None)
-        return sum(known, start=Decimal("0.00"))
+        price = models.F("fulfilled_amount")
+        return lines_of(Kind.SETTLED, settled, since="settled_at", price=price)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
         """A row for each order, for a union of queries.
@@ -290,10 +272,10 @@ class OrderQueries(OrderSearch[Row]):
         counts = self.order_by().values_list("status").annotate(models.Count("pk"))
         return dict.fromkeys(Status.values, 0) | dict(counts)
 
-    def final_by_status(
+    def final_lines(
         self, *, after: datetime | None = None, until: datetime | None = None
-    ) -> dict[str, int]:
-        """The number of orders that became final in a period, by status.
+    ) -> models.QuerySet[Any, Any]:
+        """The lines of orders that became final in a period, by status.
 
         The period begins after ``after``, and includes ``until``; ``None`` means no limit.
         """
@@ -302,5 +284,5 @@ class OrderQueries(OrderSearch[Row]):
         final = final.filter(settled_at__lte=until) if until else final
         # If the query grouped by the column itself, SQLite would use the index by status, and look
         # up every row.
-        by_status = final.order_by().annotate(_status=Coalesce("status", models.Value("")))
-        return dict(by_status.values_list("_status").annotate(models.Count("pk")))
+        status = Coalesce("status", models.Value(""))
+        return lines_of(Kind.FINAL, final, since="settled_at", status=status)

@@ -14,7 +14,8 @@ from math import ceil
 
 from django.contrib.auth.decorators import login_not_required
 from django.db import Error, transaction
-from django.db.models import Max
+from django.db.models import Max, Value
+from django.db.models.expressions import Combinable
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
@@ -23,19 +24,22 @@ from django.views.decorators.http import require_safe
 
 from giftcards.conf import VERSION, conf
 from giftcards.engine.balance import Commitments, money_in_open_orders
-from giftcards.engine.task_queue import waiting_tasks
+from giftcards.engine.task_queue import tasks_in_queue
 from giftcards.exceptions import ConfigurationError
 from giftcards.keys.secrecy import contained
-from giftcards.models import Product
+from giftcards.models import Product, ProviderState
+from giftcards.models.lines import Kind
 from giftcards.models.scalars import number_of, read_at_once, value_of
 from giftcards.watch.conditions import Standing, signs, which_hold
 from giftcards.watch.overview import (
+    FinalOrders,
     Pace,
     backlogs,
+    ends_of_cards,
     oldest,
     open_orders,
-    orders_by_status,
     taken_slots,
+    try_keys,
 )
 
 try:
@@ -124,30 +128,43 @@ class GiftcardsCollector(Collector):
 def _read() -> dict[str, Values]:
     standing = Standing()
     state, pace = standing.state, Pace.read()
-    account, tasks = Commitments.read(state), waiting_tasks()
-    open_ = open_orders(account.lines)
+    final = FinalOrders.counted(state)
+    account = Commitments.read(state, final.later())
+    lines = account.lines
     standing.keep(money_in_open_orders, account.in_open_orders)
     single = {
         "requests": number_of(taken_slots()),
         "listed_at": value_of(Product.objects.all(), Max("listed_at")),
     }
-    numbers, waiting, found = read_at_once(single, backlogs(), signs(standing))
+    numbers, waiting, found, ends = read_at_once(
+        single, backlogs() | _tasks(), signs(standing), ends_of_cards()
+    )
+    standing.keep(try_keys, try_keys(ends))
     return {
-        "giftcards_orders": orders_by_status(state, open_),
-        "giftcards_oldest_open_order_seconds": _age(oldest(open_)),
+        "giftcards_orders": final.with_others([*lines[Kind.OPEN], *lines[Kind.FINAL]]),
+        "giftcards_oldest_open_order_seconds": _age(oldest(open_orders(lines[Kind.OPEN]))),
         "giftcards_sending_seconds": _quantiles(pace.sending),
         "giftcards_storing_seconds": _quantiles(pace.storing),
         "giftcards_requests_last_minute": {"": numbers["requests"]},
         "giftcards_requests_limit": {"": conf.requests_per_minute},
         "giftcards_balance": _if_known(state.balance),
         "giftcards_free_balance": _if_known(account.free),
-        "giftcards_backlog": waiting | ({} if tasks is None else {"tasks": tasks.number}),
+        "giftcards_backlog": waiting,
         "giftcards_catalogue_age_seconds": _age(numbers["listed_at"]),
         "giftcards_condition": {
             code: int(holds) for code, holds in which_hold(standing, found).items()
         },
         "giftcards_build_info": {VERSION: 1},
     }
+
+
+def _tasks() -> dict[str, Combinable]:
+    """The number of tasks in the queue; counted apart if the queue is in another database."""
+    tasks = tasks_in_queue()
+    if tasks is None:
+        return {}
+    is_apart = tasks.db != ProviderState.objects.all().db
+    return {"tasks": Value(tasks.count()) if is_apart else number_of(tasks)}
 
 
 def _if_known(amount: Decimal | None) -> Values:

@@ -7,7 +7,8 @@ docstring of the function says otherwise.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -24,10 +25,11 @@ from giftcards.engine.background import MayGoOn
 from giftcards.engine.task_queue import Backlog, waiting_tasks
 from giftcards.exceptions import ConfigurationError
 from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot, StatusChange
-from giftcards.models.order_queries import OpenLine
+from giftcards.models.cards import End
+from giftcards.models.lines import Line, read_lines
 from giftcards.models.provider import configured_key
 from giftcards.models.scalars import number_of
-from giftcards.rules.states import FINAL, Status
+from giftcards.rules.states import Status
 from giftcards.rules.times import SLACK, is_recent
 
 # Final orders are counted at intervals of _COUNTED_EVERY. A count leaves out the orders that became
@@ -68,35 +70,57 @@ class Waiting:
         return oldest(self.orders)
 
 
-def open_orders(lines: Sequence[OpenLine] | None = None) -> dict[Status, Backlog]:
+def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
     """Return the number of open orders in each status, and the time of the oldest order.
 
     Statuses without open orders are left out. ``lines`` is the result of ``open_lines``, if the
     caller has already read it.
     """
-    lines = Order.objects.all().open_lines() if lines is None else lines
-    by_status = {status: [line for line in lines if line.status == status] for status in Status}
+    lines = read_lines(Order.objects.all().open_lines()) if lines is None else lines
+    by_status: dict[Status, list[Line]] = {status: [] for status in Status}
+    for line in lines:
+        by_status[Status(line.status)].append(line)
     return {
-        status: Backlog(sum(line.orders for line in found), min(line.since for line in found))
+        status: Backlog(sum(line.number for line in found), min(line.since for line in found))
         for status, found in by_status.items()
         if found
     }
 
 
-def orders_by_status(state: ProviderState, open_: Mapping[Status, Backlog]) -> dict[str, int]:
-    """Return the number of orders in each status, including zeros.
+@dataclass(frozen=True, slots=True)
+class FinalOrders:
+    """The numbers of final orders by status, as a worker counted them.
 
-    ``open_`` is the result of :func:`open_orders`. Counting all final orders reads a whole index,
-    so a worker counts them once an hour. This function counts only the orders that became final
-    after that.
+    Counting all final orders reads a whole index, so a worker counts them once an hour. Only the
+    orders that became final after ``until`` are counted at each reading.
     """
-    until, counted = state.final_orders_until, state.final_orders
-    if until is not None and until > timezone.now():
-        until, counted = None, {}  # the clock was set back
-    latest = Order.objects.all().final_by_status(after=until)
-    final = {status: counted.get(status, 0) + latest.get(status, 0) for status in FINAL}
-    numbers = final | {status: backlog.number for status, backlog in open_.items()}
-    return {status.value: numbers.get(status, 0) for status in Status}
+
+    numbers: Mapping[str, int]
+    until: datetime | None
+
+    @classmethod
+    def counted(cls, state: ProviderState) -> Self:
+        until = state.final_orders_until
+        if until is not None and until > timezone.now():
+            return cls({}, None)  # the clock was set back
+        return cls(state.final_orders, until)
+
+    def later(self) -> QuerySet[Any, Any]:
+        """The lines of the final orders that are not counted yet."""
+        return Order.objects.all().final_lines(after=self.until)
+
+    def with_others(self, lines: Iterable[Line]) -> dict[str, int]:
+        """The number of orders in each status; ``lines`` are of open orders and :meth:`later`."""
+        numbers = Counter(self.numbers)
+        for line in lines:
+            numbers[line.status] += line.number
+        return {status.value: numbers[status] for status in Status}
+
+
+def orders_by_status(state: ProviderState) -> dict[str, int]:
+    """The number of orders in each status, including zeros."""
+    final = FinalOrders.counted(state)
+    return final.with_others(read_lines(Order.objects.all().open_lines(), final.later()))
 
 
 def count_final_orders(_may_go_on: MayGoOn) -> None:
@@ -104,9 +128,9 @@ def count_final_orders(_may_go_on: MayGoOn) -> None:
     now, state = timezone.now(), ProviderState.objects.current()
     if not is_recent(state.final_orders_until, now, within=_STALLED + _COUNTED_EVERY):
         until = now - _STALLED
-        ProviderState.objects.note_final_orders(
-            Order.objects.all().final_by_status(until=until), until=until
-        )
+        lines = read_lines(Order.objects.all().final_lines(until=until))
+        numbers = {line.status: line.number for line in lines}
+        ProviderState.objects.note_final_orders(numbers, until=until)
 
 
 def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
@@ -252,9 +276,20 @@ def _version_of(package: str) -> str:
         return "?"
 
 
-def try_keys() -> dict[str, str]:
-    """Try to open the newest and the oldest card; return what is wrong with each, or ""."""
+def ends_of_cards() -> dict[End, Combinable]:
+    """What :func:`try_keys` needs to know first; empty if the encryption keys are unusable."""
     try:
-        return Card.objects.all().try_keys()
+        return Card.objects.all().scalars_of_ends()
+    except ConfigurationError:
+        return {}
+
+
+def try_keys(found: Mapping[End, Any] | None = None) -> dict[str, str]:
+    """Try to open the newest and the oldest card; return what is wrong with each, or "".
+
+    ``found`` are the values of :func:`ends_of_cards`, if they were read already.
+    """
+    try:
+        return Card.objects.all().try_keys(found)
     except ConfigurationError as error:
         return dict.fromkeys(("newest", "oldest"), str(error))

@@ -218,7 +218,7 @@ def test_the_months_that_are_not_closed_are_the_last_three_at_most(
 ) -> None:
     for month in closed:
         MonthClosing.objects.create(month=month, number=1, closed_by="amina", figures={})
-    found = days_before_in_open_months(date(2026, 11, 24), MonthClosing.objects.valid())
+    found = days_before_in_open_months(date(2026, 11, 24), MonthClosing.objects.last_month())
     assert found == (first, date(2026, 11, 23))
 
 

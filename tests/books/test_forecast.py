@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from giftcards.books.conditions import OpenMoney, lasts, money_in_open_orders
 from giftcards.engine.balance import add_up
 from giftcards.models import ProductPrices, ProviderState
-from giftcards.models.order_queries import OpenLine
+from giftcards.models.lines import Kind, Line
 from giftcards.statuses import FINAL, Status
 from tests.builders import PRODUCT, TYPE, make_guide_order, make_order
 from tests.stage import ago
@@ -85,19 +85,20 @@ def test_how_long_it_lasts_is_the_balance_by_what_was_spent_in_a_day(
 
 LINES = st.lists(
     st.builds(
-        OpenLine,
+        Line,
+        kind=st.just(Kind.OPEN),
         status=st.sampled_from([status for status in Status if status not in FINAL]),
         product_id=st.sampled_from("ab"),
         type_id=st.just("t"),
         price=st.none() | AMOUNTS,
-        orders=st.integers(1, 10**6),
+        number=st.integers(1, 10**6),
         cards=st.integers(1, 10**6),
     )
 )
 
 
 @given(lines=LINES, price=AMOUNTS)
-def test_every_order_is_in_exactly_one_of_the_sums(lines: list[OpenLine], price: Decimal) -> None:
+def test_every_order_is_in_exactly_one_of_the_sums(lines: list[Line], price: Decimal) -> None:
     told = {("a", "t"): price}
     whole = add_up(lines, told)
     parts = [add_up([line], told) for line in lines]

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from giftcards.models import Order, ProviderState
 from giftcards.statuses import Status
-from giftcards.watch.overview import count_final_orders, open_orders, orders_by_status
+from giftcards.watch.overview import count_final_orders, orders_by_status
 from tests.builders import make_guide_order, make_order
 from tests.stage import ago
 
@@ -31,7 +31,7 @@ EXPECTED = {
 
 
 def count() -> dict[str, int]:
-    return orders_by_status(ProviderState.objects.current(), open_orders())
+    return orders_by_status(ProviderState.objects.current())
 
 
 def work() -> None:

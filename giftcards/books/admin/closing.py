@@ -39,7 +39,6 @@ from giftcards.books.months import (
     Value,
     as_read,
     as_stored,
-    changed_months,
     close_month,
     last_finished_month,
 )
@@ -210,8 +209,8 @@ def _asked_for(request: HttpRequest) -> date | None:
     """The first day of the month in the URL; ``None`` without a valid month."""
     asked = request.GET.get("month", "")
     if asked in {"", _CHANGED}:
-        changed = changed_months(MonthClosing.objects.valid()) if asked else []
-        return changed[0] if changed else last_finished_month()
+        changed = MonthClosing.objects.changed().first() if asked else None
+        return changed.month if changed else last_finished_month()
     return month_of(asked)
 
 

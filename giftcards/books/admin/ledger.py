@@ -135,9 +135,8 @@ class PeriodFilter(admin.SimpleListFilter):
             return None
         day = today()
         if chosen == "open":
-            start, end = days_before_in_open_months(
-                day - timedelta(days=6), MonthClosing.objects.valid()
-            )
+            closed = MonthClosing.objects.last_month()
+            start, end = days_before_in_open_months(day - timedelta(days=6), closed)
             return start, max(start, end)
         if chosen in {"today", "week"}:
             return (day if chosen == "today" else day - timedelta(days=6)), day

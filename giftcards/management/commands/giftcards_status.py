@@ -103,7 +103,7 @@ class _Overview:
         self.wrong = {code: CONDITIONS[code].sentence(self.standing) for code in _JUDGED}
         self.requests = Requests.read()
         self.waiting = Waiting.read()
-        self.orders = orders_by_status(self.state, self.waiting.orders)
+        self.orders = orders_by_status(self.state)
         self.encryption_keys = _encryption_keys()
         self.api_keys = api_keys()
         self.next_tick = next_tick(self.state)

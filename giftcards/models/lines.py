@@ -1,0 +1,93 @@
+"""Orders and holds that the database counts and adds up, several kinds of them by one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from django.db.models import Count, DecimalField, F, Min, QuerySet, Sum, Value
+from django.db.models.expressions import Combinable
+
+_NAMES = ("status", "product_id", "type_id", "price", "is_held", "is_charged")
+
+
+class Kind(StrEnum):
+    #: Open orders, by all columns.
+    OPEN = "open"
+    #: Final orders, by status.
+    FINAL = "final"
+    #: Settled orders, by the amount that an order cost.
+    SETTLED = "settled"
+    #: Holds, by the price of a card.
+    HOLD = "hold"
+
+
+class Line(NamedTuple):
+    """The orders, or the holds, of one kind that have the same values in some columns.
+
+    ``price`` is the price per card (``None``: unknown). ``is_charged`` says whether the balance
+    shows the cost already. ``since`` is the first time that any of the rows has.
+    """
+
+    kind: str
+    status: str
+    product_id: str
+    type_id: str
+    price: Decimal | None
+    is_held: bool
+    is_charged: bool
+    number: int
+    cards: int
+    since: datetime
+
+
+def lines_of(
+    kind: Kind,
+    rows: QuerySet[Any],
+    *,
+    since: str,
+    cards: Combinable | None = None,
+    **columns: Combinable | None,
+) -> QuerySet[Any, Any]:
+    """The lines of ``rows`` as a queryset for :func:`read_lines`.
+
+    ``since`` names the column of the time, and ``cards`` is the number of cards of a row, 1 by
+    default. The lines differ in ``columns`` only; ``None`` stands for the column of that name.
+    """
+    empty: dict[str, Any] = {
+        "price": Value(None, DecimalField()),
+        "is_held": Value(value=False),
+        "is_charged": Value(value=False),
+    }
+    given = {
+        f"_{name}": (columns[name] or F(name)) if name in columns else empty.get(name, Value(""))
+        for name in _NAMES
+    }
+    named = rows.order_by().annotate(_kind=Value(kind.value), **given)
+    counted = {"_number": Count("pk"), "_cards": Sum(cards) if cards else Count("pk")}
+    lines: QuerySet[Any, Any] = named.values_list("_kind", *given).annotate(
+        **counted, _since=Min(since)
+    )
+    return lines
+
+
+def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
+    """The lines of several kinds, read by one statement and so all as of one moment.
+
+    An order that settles meanwhile is thus in one kind only, and so is a hold whose order is being
+    recorded.
+    """
+    # Django 6.1 would order the union as the model is ordered, by a column that it lacks.
+    found = first.union(*others, all=True).order_by() if others else first
+    return [Line(*row) for row in found]
+
+
+def by_kind(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """The ``lines`` of each kind."""
+    found: dict[str, list[Line]] = {kind: [] for kind in Kind}
+    for line in lines:
+        found[line.kind].append(line)
+    return found
