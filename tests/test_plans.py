@@ -399,6 +399,7 @@ def test_resolving_a_lost_order_reads_no_whole_table(open_orders: dict[Status, O
         assert adopt(open_orders[Status.UNCONFIRMED], "new-id", source=SOURCE)
         assert declare_absent(other, send_again=True, source=SOURCE)
         list(Order.objects.owners(f"id-{number}" for number in range(5)))
+        list(Order.objects.sent_as(f"cart-{number}" for number in range(5)))
 
 
 def test_passing_over_held_orders_reads_no_whole_table(simulator: Simulator) -> None:

@@ -109,7 +109,7 @@ def ask(
     due_by: datetime,
     gateway: Gateway,
     pulse: Pulse,
-    match_others: Callable[[Rows], Answers],
+    match_others: Callable[[Rows, Rows], Answers],
 ) -> Iterator[tuple[Order, OrderAnswer | Exception, Verdict | None]]:
     """Check ``orders``, fresh ones first; yield each order with its answer or its error.
 
@@ -162,7 +162,7 @@ def _listed(orders: Sequence[Order]) -> list[Order]:
 
 
 def _read_list(
-    search: _Search, gateway: Gateway, pulse: Pulse, match_others: Callable[[Rows], Answers]
+    search: _Search, gateway: Gateway, pulse: Pulse, match_others: Callable[[Rows, Rows], Answers]
 ) -> Answers:
     """Read pages of the list while this saves requests; yield each order found, with its row."""
     for skew in (_USUAL_SKEW, CLOCK_SKEW):
@@ -172,7 +172,7 @@ def _read_list(
                 gateway.give_up_list(_pause_after(page))
                 return
             yield from search.match(page, gateway)
-            yield from match_others(search.find_others(page))
+            yield from match_others(search.find_others(page), page.items)
         if search.has_match or search.pages_left or not search.has_read:
             return
     # New orders may appear in the list later. Old orders should be there, unless the list uses ids

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,14 +18,15 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import isolate_failures
-from giftcards.engine.following import Pulse, read_pages
+from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose
+from giftcards.engine.listing import Listing, find_orphans, read_listing
+from giftcards.engine.repetitions import note_repetitions
 from giftcards.engine.timings import timings
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
 from giftcards.models.orders import ReferenceAnswer
-from giftcards.provider.answers import OrderAnswer, OrderPage
-from giftcards.rules.identity import CLOCK_SKEW, FARTHEST_CLOCK, find_difference, line_of
+from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.identity import CLOCK_SKEW, FARTHEST_CLOCK, line_of
 from giftcards.rules.lost_orders import (
     Absent,
     Adopt,
@@ -49,82 +50,7 @@ _LONGEST_PAUSE = timedelta(hours=1)
 # The first and the longest pause before the next look at an order that was sent with another API
 # key. A process with the right key may search for the order, so both pauses are short.
 _ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
-# The maximum number of pages, each with 100 orders, that one search reads.
-_MOST_PAGES = 50
 _SOURCE = StatusChange.Source.RECOVERY
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The rows of the provider's list in a span of time; the keys are ids.
-
-    ``is_whole`` is True if no row is missing, and each row has an id and a creation time.
-    """
-
-    rows: Mapping[str, OrderAnswer]
-    is_whole: bool
-
-    @property
-    def has_failed(self) -> bool:
-        return not (self.rows or self.is_whole)
-
-    def row_of(self, order: Order) -> OrderAnswer | None:
-        """The row that has an id of ``order`` and fits its line; ``None`` if there is none."""
-        named = (self.rows.get(name) for name in order.names)
-        line = order.line_at_provider
-        return next((row for row in named if row and not find_difference(row, line)), None)
-
-
-def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: datetime) -> Listing:
-    """Read every page of the list of orders created from ``start`` to ``end``."""
-    purpose = Purpose.SEARCHING
-    answers = list(
-        read_pages(gateway, pulse, purpose, start=start, end=end, limit=lambda: _MOST_PAGES)
-    )
-    pages = [answer for answer in answers if isinstance(answer, OrderPage)]
-    rows: dict[str, OrderAnswer] = {}
-    has_new_rows = True
-    for page in pages:
-        by_id = {row.provider_id: row for row in page.items if row.provider_id}
-        has_new_rows = not by_id.keys() <= rows.keys()
-        rows |= by_id
-    # A row without an id or a time could be any order.
-    is_identifiable = not any(page.flaws for page in pages) and all(
-        row.provider_id and row.created_at for page in pages for row in page.items
-    )
-    is_read = len(pages) == len(answers) and is_identifiable
-    return Listing(rows, is_read and _is_complete(pages, len(rows), has_new_rows=has_new_rows))
-
-
-def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
-    """True if no page is missing from ``pages``.
-
-    ``has_new_rows`` is True if the last page has rows that no other page has.
-    """
-    if not pages:
-        return False
-    count = pages[0].page_count
-    if count is None:
-        return rows > 0 and not has_new_rows
-    # Rows are counted, too: the provider may have sent one page twice and omitted another.
-    return len(pages) >= max(count, *(page.total_pages or 0 for page in pages)) and rows >= max(
-        page.total_results or 0 for page in pages
-    )
-
-
-def find_orphans(listing: Listing) -> list[OrderAnswer]:
-    """The rows that belong to no order of ours, oldest first.
-
-    A row that has an order's id but another line does not belong to that order.
-    """
-    owned = {
-        row.provider_id
-        for order in Order.objects.owners(listing.rows)
-        if (row := listing.row_of(order))
-    }
-    orphans = [row for name, row in listing.rows.items() if name not in owned]
-    now = with_zone(timezone.now())
-    return sorted(orphans, key=lambda row: (row.created_at or now, row.provider_id))
 
 
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
@@ -219,6 +145,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     ]
     rivals = [order for order in others if not _is_row_known(order, listing)]
     rows = find_orphans(listing)
+    # A row with the reference of another order is not one of the lost orders.
+    named = note_repetitions(rows, listing, gateway.key)
+    rows = [row for row in rows if named.get(row.provider_id, lost[0]) in lost]
     # The statuses are read last. Orders that another process has resolved meanwhile count as
     # rivals, so that this process leaves their rows alone.
     unresolved = Order.objects.filter(
@@ -357,9 +286,7 @@ def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
     """Carry out decisions about ``orders``, keyed by primary key; return the number resolved."""
     adoptions = [decision for decision in decisions if isinstance(decision, Adopt)]
     failed = [
-        adoption
-        for adoption in adoptions
-        if not adopt(orders[adoption.order.key], adoption.row.provider_id, source=_SOURCE)
+        adoption for adoption in adoptions if not _adopt(orders[adoption.order.key], adoption)
     ]
     resolved = len(adoptions) - len(failed)
     rest = [decision for decision in decisions if not isinstance(decision, Adopt)]
@@ -378,6 +305,11 @@ def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
                 )
                 _note_other_account(order, pause=pause)
     return resolved
+
+
+def _adopt(order: Order, adoption: Adopt) -> bool:
+    repeated = [row.provider_id for row in adoption.repeated]
+    return adopt(order, adoption.row.provider_id, source=_SOURCE, repeated=repeated)
 
 
 def _ask_person(order: Order, rows: Sequence[OrderAnswer], *, is_soon: bool) -> None:
@@ -437,13 +369,14 @@ def adopt(
     *,
     source: StatusChange.Source,
     detail: Problem | None = None,
+    repeated: Iterable[str] = (),
     is_insisted: bool = False,
 ) -> bool:
     """Identify the lost ``order`` with an order at the provider; False if the id is taken.
 
     The caller has compared the two orders. ``is_insisted`` is True if they differ, but a person
     says that they are the same order. Then the provider's answers may name another product and
-    type, but not another quantity.
+    type, but not another quantity. ``repeated`` are the ids of further purchases of the order.
 
     Returns False if the row's claim or status has changed since ``order`` was read. The decision
     was about the earlier attempt to send the order. Returns False, too, if staff have released the
@@ -456,11 +389,13 @@ def adopt(
     if source != StatusChange.Source.STAFF and _was_released(order, provider_order_id):
         return False
     now = timezone.now()
+    found = detail or Problem("found", {"provider_order_id": provider_order_id})
+    others = [Problem("bought_twice", {"provider_order_id": other}) for other in repeated]
     try:
         change = order.move(
             Status.HANDLING,
             source=source,
-            details=[detail or Problem("found", {"provider_order_id": provider_order_id})],
+            details=[found, *others],
             provider_order_id=provider_order_id,
             provider_alias=provider_order_id,
             accepted_at=now,
@@ -475,6 +410,8 @@ def adopt(
         return False
     if change:
         logger.info("Order %s was found at the provider: %s.", order.reference, provider_order_id)
+        for problem in others:
+            logger.error("Order %s is %s. %s", order.reference, order.status, problem)
     return change is not None
 
 

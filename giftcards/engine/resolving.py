@@ -4,7 +4,8 @@ The decisions themselves are in :mod:`giftcards.engine.recovering`.
 
 After a restore from a dump, orders that wait in the database may have been bought since the dump.
 An order in the provider's list may be one of these orders, or an order that was placed after the
-dump and is unknown here. So each waiting order that is like an order in the list is held.
+dump and is unknown here. So each waiting order that is like an order in the list is held, unless
+their references say what is what.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ from __future__ import annotations
 import enum
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Min
 from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.recovering import describe_row
+from giftcards.engine.recovering import adopt, describe_row
+from giftcards.engine.repetitions import by_reference
 from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
-from giftcards.models import Order, OrderQuerySet, ProviderState, StatusChange
+from giftcards.models import ApiKey, Order, OrderQuerySet, ProviderState, StatusChange
 from giftcards.models.orders import cleared_provider_columns
 from giftcards.provider.answers import OrderAnswer
-from giftcards.rules.identity import FARTHEST_CLOCK, find_difference
+from giftcards.rules.identity import FARTHEST_CLOCK, find_difference, reference_to_send
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import FOLLOWED, UNACCEPTED, Kind, Status
 from giftcards.rules.times import with_zone
@@ -197,34 +200,76 @@ def last_sign() -> datetime | None:
     return at and with_zone(at) - FARTHEST_CLOCK
 
 
-def hold_bought(
-    rows: Sequence[OrderAnswer], *, should_continue: Callable[[], bool] = lambda: True
-) -> list[Order]:
-    """Hold each waiting order that may be one of ``rows``; return the held orders.
+class Bought(NamedTuple):
+    """The waiting orders that were bought already: those adopted, and those that may have been."""
 
-    ``rows`` belong to no order here, and are sorted, oldest first. Held orders are ``UNCONFIRMED``,
-    and neither sent nor searched for automatically: a person decides what became of each order.
-    Ends once ``should_continue`` returns False.
+    adopted: list[Order]
+    held: list[Order]
+
+
+def find_bought(
+    rows: Sequence[OrderAnswer],
+    key: ApiKey,
+    *,
+    should_continue: Callable[[], bool] = lambda: True,
+) -> Bought:
+    """Adopt each waiting order whose reference ``rows`` have; hold those that may be one of them.
+
+    ``rows`` belong to no order here, are sorted, oldest first, and are what ``key`` shows. Held
+    orders are ``UNCONFIRMED``, and neither sent nor searched for automatically: a person decides
+    what became of each order. Ends once ``should_continue`` returns False.
     """
-    held = []
-    for order in list(_waiting_orders().order_by("pk")):
-        if not should_continue():
-            break
-        found = [row for row in rows if _may_be(row, order)]
-        if found and _hold(order, found):
-            logger.warning("Order %s is held. %s", order.reference, order.open_problems[-1])
-            held.append(order)
-    return held
+
+    def waiting() -> Iterator[Order]:
+        """The orders that have not been adopted."""
+        return takewhile(lambda _order: should_continue(), _waiting_orders().order_by("pk"))
+
+    named = by_reference(rows)
+    adopted = [order for order in waiting() if _adopt_named(order, named)]
+    taken = {order.provider_reference for order in adopted}
+    left = [row for row in rows if row.reference not in taken]
+    return Bought(adopted, [order for order in waiting() if _hold_alike(order, left, key)])
 
 
-def _may_be(row: OrderAnswer, order: Order) -> bool:
+def _reference(order: Order) -> str:
+    """The reference that ``order`` was sent with, or would be sent with."""
+    return order.provider_reference or reference_to_send(order.reference)
+
+
+def _adopt_named(order: Order, named: Mapping[str, Sequence[OrderAnswer]]) -> bool:
+    """Adopt the first row with the order's reference; False if there is none, or that fails."""
+    rows = named.get(_reference(order), ())
+    rows = [row for row in rows if find_difference(row, order.line) is None]
+    if not rows:
+        return False
+    first, *repeated = rows
+    return _hold(order, rows, provider_reference=first.reference) and adopt(
+        order,
+        first.provider_id,
+        source=StatusChange.Source.RECOVERY,
+        repeated=[row.provider_id for row in repeated],
+    )
+
+
+def _hold_alike(order: Order, rows: Sequence[OrderAnswer], key: ApiKey) -> bool:
+    """Hold the order if it may be one of ``rows``."""
+    found = [row for row in rows if _may_be(row, order, key)]
+    is_held = bool(found) and _hold(order, found)
+    if is_held:
+        logger.warning("Order %s is held. %s", order.reference, order.open_problems[-1])
+    return is_held
+
+
+def _may_be(row: OrderAnswer, order: Order, key: ApiKey) -> bool:
     """True if the row fits the order's line and was not made before the order was recorded."""
+    if key.tells_references and row.reference not in {"", _reference(order)}:
+        return False
     earliest = with_zone(order.created_at) - FARTHEST_CLOCK
     is_later = row.created_at is None or row.created_at >= earliest
     return is_later and find_difference(row, order.line) is None
 
 
-def _hold(order: Order, rows: Sequence[OrderAnswer]) -> bool:
+def _hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
     """Hold the order; False if another process has moved it since it was read."""
     problem = Problem("restored", {"count": len(rows)})
     values: dict[str, Any] = {
@@ -235,6 +280,7 @@ def _hold(order: Order, rows: Sequence[OrderAnswer]) -> bool:
         # for.
         "sent_at": None,
         "due_at": None,
+        **others,
     }
     if order.status == Status.UNCONFIRMED:
         values |= order.problem_columns(ends={Kind.SENDING, Kind.SEARCH}, new=[problem])

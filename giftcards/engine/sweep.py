@@ -28,9 +28,11 @@ from giftcards.engine.following import (
     is_list_worthwhile,
 )
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.listing import Listing, find_orphans
 from giftcards.engine.placing import give_up, mark_unconfirmed, send_due
 from giftcards.engine.recording import find_owners, record_answers, record_changes, record_failures
 from giftcards.engine.recovering import recover
+from giftcards.engine.repetitions import note_repetitions
 from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.models import Order, OrderQuerySet, StatusChange
@@ -242,11 +244,18 @@ class _Sweep:
             fresh.update(claimed_until=None, due_at=turn)
         claimed.update(claimed_until=None)
 
-    def _match_others(self, rows: Rows, *, due_by: datetime, but: Collection[int]) -> Answers:
-        """Claim and yield the open orders in ``rows``; compare settled orders with their rows."""
+    def _match_others(
+        self, rows: Rows, page: Rows, *, due_by: datetime, but: Collection[int]
+    ) -> Answers:
+        """Claim and yield the open orders in ``rows``; compare settled orders with their rows.
+
+        ``rows`` are the rows of ``page`` that are about no order claimed before.
+        """
         # The time is read anew, because the sweep may have waited for this page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
+        known = {row.provider_id for _order, row in shown}
+        self._note_repetitions([row for row in rows if row.provider_id not in known], page)
         record_changes([(order, row) for order, row in shown if order.is_settled], now=now)
         judged = {
             order.pk: (order, row, verdict)
@@ -261,6 +270,15 @@ class _Sweep:
             # If ``_claim()`` read the order again, the order may have changed. The verdict may then
             # be wrong, so the row has to be judged again.
             yield order, row, verdict if order is judged_as else None
+
+    def _note_repetitions(self, rows: Rows, page: Rows) -> None:
+        """Note which ``rows``, of ``page``, are further purchases of an order."""
+        if not any(row.reference for row in rows):
+            return
+        listing = Listing({row.provider_id: row for row in page}, is_whole=False)
+        unknown = Listing({row.provider_id: row for row in rows}, is_whole=False)
+        with tolerating("The purchases with references"):
+            note_repetitions(find_orphans(unknown), listing, self._gateway.key)
 
 
 def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[Order]:

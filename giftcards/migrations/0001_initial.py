@@ -459,6 +459,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='order',
+            index=models.Index(fields=['provider_reference'], name='giftcards_order_sent_as'),
+        ),
+        migrations.AddIndex(
+            model_name='order',
             index=models.Index(fields=['-created_at', '-id'], name='giftcards_order_newest'),
         ),
         migrations.AddIndex(

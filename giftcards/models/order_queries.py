@@ -214,6 +214,12 @@ class OrderQueries(OrderSearch[Row]):
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
 
+    def sent_as(self, references: Iterable[str]) -> Self:
+        """Orders that were sent to the provider with one of ``references``: at most 200."""
+        # Most orders may have no reference: see known_as.
+        named = Q(provider_reference__gt="", provider_reference__in=set(references) - {""})
+        return self.filter(named).order_by()
+
     def not_credited(self) -> Self:
         """Settled orders whose refund in the ledger differs from what the provider promised."""
         return self.filter(NOT_CREDITED)

@@ -639,10 +639,11 @@ class Order(models.Model):
                 fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
                 name="giftcards_order_kept",
             ),
-            # These two indexes serve recovery, which looks for the orders that fit a row of the
+            # These indexes serve recovery, which looks for the orders that fit a row of the
             # provider's list.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
+            models.Index(fields=("provider_reference",), name="giftcards_order_sent_as"),
             # These serve the admin's list, with and without each of its filters, and counting by
             # status. The search uses the indexes of OrderTerm.
             _newest("newest"),

@@ -83,10 +83,14 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """The decision that ``row`` is the order."""
+    """The decision that ``row`` is the order.
+
+    The rows in ``repeated`` are further purchases of the order, as their references show.
+    """
 
     order: SentOrder
     row: OrderAnswer
+    repeated: tuple[OrderAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +140,16 @@ def plan(survey: Survey) -> list[Decision]:
     for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
         by_line[order.line].append(order)
     # Undated rows come last: they match any time, and are paired with the orders that are left.
-    rows = sorted(survey.rows, key=lambda row: (row.created_at or _LAST, row.provider_id))
+    rows = sorted(survey.rows, key=_by_age)
     for line, orders in by_line.items():
         # A row with the line of other lost orders belongs to those orders.
         others = by_line.keys() - {line}
         decisions += _plan_line(orders, [row for row in rows if line_of(row) not in others], survey)
     return decisions
+
+
+def _by_age(row: OrderAnswer) -> tuple[datetime, str]:
+    return row.created_at or _LAST, row.provider_id
 
 
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
@@ -157,8 +165,9 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
     left, rivals = [], list(survey.rivals)
     for order in survey.lost:
         rows = named.pop(order.reference, []) if order.reference else []
-        if len(rows) == 1 and find_difference(rows[0], order.line) is None:
-            decisions.append(Adopt(order, rows[0]))
+        if rows and all(find_difference(row, order.line) is None for row in rows):
+            first, *repeated = sorted(rows, key=_by_age)
+            decisions.append(Adopt(order, first, tuple(repeated)))
         elif rows:
             decisions.append(AskPerson(order, tuple(rows)))
         elif order.is_elsewhere:

@@ -453,6 +453,15 @@ WORDINGS: Mapping[str, Wording] = {
             " provider's dashboard, ask its support, then tick this off."
         ),
     ),
+    "bought_twice": Wording(
+        Kind.LASTING,
+        _("The order was bought twice: the provider also has it as %(provider_order_id)s."),
+        _(
+            "The cards of that purchase do not arrive here. Look at it in the provider's dashboard,"
+            " ask its support to pay it back, then tick this off."
+        ),
+        _("It carries this order's reference."),
+    ),
     "disputed": Wording(
         Kind.LASTING,
         _("%(by)s noted that the customer complains about a code. Cards: %(positions)s."),
@@ -600,6 +609,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     ),
     (_("more cards than expected"), ("surplus_cards", "late_cards")),
     (_("bought after all"), ("accepted_after_all",)),
+    (_("bought twice"), ("bought_twice",)),
     (_("customer complains"), ("disputed",)),
     (_("credit is missing"), ("credit_differs",)),
 )

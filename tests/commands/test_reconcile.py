@@ -62,6 +62,8 @@ def test_reconcile_reports_orphans_without_their_codes(call: Call, simulator: Si
     assert not any(card.value in out or card.serial in out for card in order.cards)
     assert "Not every order is explained." in err
     assert code == 1
+    [orphan] = json.loads(call("giftcards_reconcile", "--json").out)["orphans"]
+    assert (orphan["id"], orphan["order"]) == (bought, "")
 
 
 def test_reconcile_explains_no_order_if_there_is_no_list(call: Call, simulator: Simulator) -> None:

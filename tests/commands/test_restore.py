@@ -18,7 +18,8 @@ from giftcards.engine.loop import begin_tick, follow
 from giftcards.engine.recovering import declare_absent
 from giftcards.engine.resolving import Fit, compare, overall, release
 from giftcards.engine.sweep import check_now
-from giftcards.models import Lease, Order, StatusChange
+from giftcards.models import ApiKey, Lease, Order, StatusChange
+from giftcards.rules.problems import Problem
 from giftcards.rules.times import with_zone
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -93,12 +94,13 @@ class TestHolding:
             work()
         assert posts(simulator) == 2
         out, err, code = call("giftcards_reconcile", "--after-restore")
-        first, *orphans = out.splitlines()[2:5]
-        assert out.splitlines()[:2] == [
+        lines, orphans = out.splitlines()[:4], out.splitlines()[4:6]
+        assert lines == [
             "1 order held for a person, because the provider may have bought them already.",
             "  bought",
+            "0 orders found by the reference.",
+            "1 order still to be sent.",
         ]
-        assert first == "1 order still to be sent."
         assert orphans[0].startswith("2 orders at the provider since ")
         assert (err, code) == ("Not every order is explained.\n", 1)
         assert state(bought) == HELD
@@ -211,6 +213,68 @@ class TestHolding:
             "changed": [],
         }
         assert code == 0
+
+
+class TestReferences:
+    @pytest.fixture(autouse=True)
+    def sent(self, simulator: Simulator, set_conf: Callable[..., None]) -> None:
+        set_conf(SEND_REFERENCE=True)
+        simulator.references = "told"
+
+    @pytest.mark.parametrize("tells", [True, None])
+    @pytest.mark.parametrize("status", [Status.PENDING, Status.UNCONFIRMED])
+    def test_equal_orders_with_a_row_of_their_reference_are_adopted_at_once(
+        self, call: Call, simulator: Simulator, status: Status, tells: bool | None
+    ) -> None:
+        with Gateway() as gateway:
+            ApiKey.objects.filter(pk=gateway.key.pk).update(tells_references=tells)
+        orders = [record_order(**LINE, reference=name) for name in ("cart-1", "cart:2")]
+        if status == Status.UNCONFIRMED:
+            sent = {"sent_at": ago(60), "due_at": ago(1), "provider_reference": "cart-1"}
+            Order.objects.filter(pk=orders[0].pk).update(status=status, **sent)
+        with restored():
+            Order.objects.update(status=Status.PENDING, due_at=ago(1))
+            work()
+        waiting = record_order(**LINE, reference="cart-3")
+        found, code = after_restore(call)
+        assert (found["held"], found["explained"], found["orphans"], code) == ([], 2, [], 0)
+        for order, bought in zip(orders, simulator.orders.values(), strict=True):
+            order.refresh_from_db()
+            assert (order.provider_order_id, order.provider_reference, problems(order)) == (
+                bought.id,
+                bought.reference,
+                [],
+            )
+        work()
+        assert {state(order) for order in (*orders, waiting)} == {(Status.FULFILLED, 0)}
+        assert posts(simulator) == 3
+
+    @pytest.mark.parametrize(("tells", "held"), [(True, []), (None, ["here"]), (False, ["here"])])
+    def test_rows_with_other_references_hold_nothing_once_references_are_trusted(
+        self, call: Call, simulator: Simulator, tells: bool | None, held: list[str]
+    ) -> None:
+        with Gateway() as gateway:
+            ApiKey.objects.filter(pk=gateway.key.pk).update(tells_references=tells)
+        with restored():
+            record_order(**LINE, reference="placed-after-the-dump")
+            work()
+        record_order(**LINE, reference="here")
+        assert after_restore(call)[0]["held"] == held
+
+    def test_of_two_purchases_with_one_reference_the_second_is_told(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        order = record_order(**LINE, reference="cart-1")
+        for _time in range(2):
+            with restored():
+                work()
+        first, second = simulator.orders
+        found, code = after_restore(call)
+        [orphan] = found["orphans"]
+        assert (orphan["id"], orphan["order"], code) == (second, "cart-1", 1)
+        order.refresh_from_db()
+        assert order.provider_order_id == first
+        assert problems(order) == [Problem("bought_twice", {"provider_order_id": second})]
 
 
 class TestDeciding:

@@ -14,7 +14,8 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.recovering import adopt, declare_absent, find_orphans, read_listing, recover
+from giftcards.engine.listing import find_orphans, read_listing
+from giftcards.engine.recovering import adopt, declare_absent, recover
 from giftcards.exceptions import OutcomeUnknown
 from giftcards.models import Card, Order, ProviderState, StatusChange
 from giftcards.provider.client import Client

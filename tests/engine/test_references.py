@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.recovering import declare_absent
 from giftcards.models import ApiKey, Order, StatusChange
 from giftcards.provider.client import Client
+from giftcards.rules.problems import Problem
 from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
@@ -46,6 +51,39 @@ def conditions() -> set[str]:
 def buy_elsewhere(reference: str) -> None:
     with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
         client.place(product_id=PSN, type_id="SIM_LOST", quantity=2, reference=reference)
+
+
+def buy_twice(simulator: Simulator, answered: Callable[[], None]) -> tuple[Order, str, str]:
+    """An order that was sent again because the list was blind, and the ids of both purchases."""
+    simulator.references = "told"
+    simulator.list_delay = 10**9
+    order = buy(type_id="SIM_LOST", reference="cart-1")
+    answered()
+    look_until_settled()
+    order.refresh_from_db()
+    assert (order.status, order.problems) == ("FULFILLED", [])
+    simulator.list_delay = 0
+    first, second = simulator.orders
+    assert order.provider_order_id == second
+    return order, first, second
+
+
+def compare_with_list() -> None:
+    with suppress(CommandError):
+        call_command("giftcards_reconcile", verbosity=0)
+
+
+def search_for_another() -> None:
+    lost = buy(type_id="SIM_ERROR")
+    look(3)
+    lost.refresh_from_db()
+    assert lost.status == "FULFILLED"
+
+
+def follow_others() -> None:
+    for _order in range(4):
+        buy(quantity=3)
+    look(3)
 
 
 def look_until_settled() -> None:
@@ -101,6 +139,102 @@ def test_an_order_whose_answer_is_lost_is_bought_once(
     assert history(order) == way
     assert len(simulator.orders) - others == bought
     assert posts(simulator) - others == requested
+
+
+@pytest.mark.parametrize("look_at_list", [compare_with_list, search_for_another, follow_others])
+def test_a_second_purchase_is_told_whoever_reads_the_list_however_late(
+    look_at_list: Callable[[], None], simulator: Simulator, answered: Callable[[], None]
+) -> None:
+    order, first, _second = buy_twice(simulator, answered)
+    twice = Problem("bought_twice", {"provider_order_id": first})
+    for _time in range(2):
+        look_at_list()
+        order.refresh_from_db()
+        assert (order.status, problems(order)) == ("FULFILLED", [twice])
+    assert order.tick_off(twice, by="amina")
+    look_at_list()
+    order.refresh_from_db()
+    assert not order.needs_attention
+
+
+def test_of_two_rows_with_a_lost_orders_reference_the_first_is_adopted_and_the_other_told(
+    simulator: Simulator,
+) -> None:
+    simulator.references = "told"
+    simulator.list_delay = 10**9
+    order = buy(type_id="SIM_LOST")
+    look_until_settled()
+    simulator.list_delay = 0
+    look(3)
+    order.refresh_from_db()
+    first, second = simulator.orders
+    assert (order.status, order.provider_order_id) == ("FULFILLED", first)
+    assert problems(order) == [Problem("bought_twice", {"provider_order_id": second})]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_an_order_that_waits_to_be_sent_again_is_not_once_the_list_shows_its_reference(
+    simulator: Simulator, answered: Callable[[], None], is_held: bool
+) -> None:
+    simulator.references = "told"
+    order = buy(type_id="SIM_LOST")
+    answered()
+    assert declare_absent(order, send_again=True, source=StatusChange.Source.RECOVERY)
+    Order.objects.update(due_at=None if is_held else timezone.now() + timedelta(hours=1))
+    compare_with_list()
+    order.refresh_from_db()
+    assert [problem.code for problem in problems(order)] == ["bought_before"]
+    look(3)
+    order.refresh_from_db()
+    assert (order.status, posts(simulator), problems(order)) == ("FULFILLED", 1, [])
+
+
+def test_an_order_that_staff_had_rejected_is_told_once_the_list_shows_its_reference(
+    simulator: Simulator,
+) -> None:
+    simulator.references = "told"
+    simulator.list_delay = 10**9
+    order = buy(type_id="SIM_LOST")
+    assert declare_absent(order, send_again=False, source=StatusChange.Source.STAFF)
+    simulator.list_delay = 0
+    compare_with_list()
+    order.refresh_from_db()
+    [bought] = simulator.orders
+    expected = [Problem("accepted_after_all", {"provider_order_id": bought})]
+    assert (order.status, problems(order)) == ("REJECTED", expected)
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_a_list_with_ids_of_its_own_shows_no_second_purchase(
+    simulator: Simulator, is_checked: bool
+) -> None:
+    simulator.references = "told"
+    simulator.shifted_ids = True
+    order = buy()
+    if is_checked:
+        look()
+    compare_with_list()
+    order.refresh_from_db()
+    assert order.problems == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"quantity": 1, "fulfilled_quantity": 1},
+        {"provider_reference": "another"},
+        {"environment": "PRODUCTION"},
+    ],
+    ids=str,
+)
+def test_a_row_of_another_order_is_no_second_purchase(
+    values: dict[str, Any], simulator: Simulator, answered: Callable[[], None]
+) -> None:
+    order, _first, _second = buy_twice(simulator, answered)
+    Order.objects.update(**values)
+    compare_with_list()
+    order.refresh_from_db()
+    assert "bought_twice" not in [problem.code for problem in problems(order)]
 
 
 @pytest.mark.parametrize(

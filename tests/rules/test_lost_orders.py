@@ -130,9 +130,13 @@ class TestNamed:
             (OURS, [named("B", "ours", minutes=-300)], "adopt B"),
             (replace(OURS, is_reference_told=False), [named("A"), named("B", "ours")], "adopt B"),
             (replace(OURS, is_elsewhere=True), [named("A"), named("B", "ours")], "adopt B"),
-            # A row that cannot be the order, or that is there twice.
+            # A row that cannot be the order.
             (OURS, [named("B", "ours", line=LINES[1])], "ask B"),
-            (OURS, [named("A", "ours"), named("B", "ours")], "ask A B"),
+            (OURS, [named("A", "ours"), named("B", "ours", line=LINES[1])], "ask A B"),
+            # Bought several times: the first is the order.
+            (OURS, [named("A", "ours", minutes=5), named("B", "ours")], "adopt B A"),
+            (OURS, [named("A", "ours", minutes=None), named("B", "ours")], "adopt B A"),
+            (OURS, [named(name, "ours") for name in "CAB"], "adopt A B C"),
             # Rows with other references.
             (OURS, [named("A", "x"), named("B", "y")], "absent"),
             (OURS, [named("A", "x"), named("B", "")], "adopt B"),
@@ -154,8 +158,8 @@ class TestNamed:
         self, order: SentOrder, rows: list[OrderAnswer], decision: str
     ) -> None:
         match plan(survey([order], *rows)):
-            case [Adopt(row=found)]:
-                assert decision == f"adopt {found.provider_id}"
+            case [Adopt(row=first, repeated=others)]:
+                assert decision == " ".join(["adopt", *ids([first, *others])])
             case [AskPerson(rows=found)]:
                 assert decision == " ".join(["ask", *ids(found)])
             case [other]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime, time, timedelta
 from functools import partial
 from typing import Any
@@ -11,9 +11,11 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.listing import Listing, find_orphans, read_listing
 from giftcards.engine.recording import compare_rows
-from giftcards.engine.recovering import Listing, describe_row, find_orphans, read_listing
-from giftcards.engine.resolving import hold_bought, last_sign
+from giftcards.engine.recovering import describe_row
+from giftcards.engine.repetitions import note_repetitions
+from giftcards.engine.resolving import Bought, find_bought, last_sign
 from giftcards.engine.sweep import sweep
 from giftcards.engine.timings import timings
 from giftcards.management.base import (
@@ -24,7 +26,7 @@ from giftcards.management.base import (
     unfinished,
 )
 from giftcards.management.output import Progress, counted, iso
-from giftcards.models import Lease, Order, OrderQuerySet, ProviderState
+from giftcards.models import ApiKey, Lease, Order, OrderQuerySet, ProviderState
 from giftcards.rules.identity import CLOCK_SKEW
 from giftcards.rules.states import Status
 
@@ -92,7 +94,7 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
-    return _Found(start, listing, explained=before - _lost().count())
+    return _Found(start, listing, gateway.key, explained=before - _lost().count())
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
@@ -113,11 +115,11 @@ def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None)
     try:
         listing = _read(gateway, Pulse(keep, _beat(progress)), since=start)
         rows = find_orphans(listing) if listing else []
-        held = hold_bought(rows, should_continue=keep)
+        bought = find_bought(rows, gateway.key, should_continue=keep)
         is_over = not keep()
     finally:
         Lease.objects.release(Lease.LOOP, token)
-    return _Found(start, listing, held=held, is_cut_short=is_over)
+    return _Found(start, listing, gateway.key, bought=bought, is_cut_short=is_over)
 
 
 def _lost() -> OrderQuerySet:
@@ -138,23 +140,25 @@ def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
 
 
 class _Found:
-    """The result of the command; ``held`` are the orders that were held after a restore."""
+    """The result of the command; ``bought`` is what was found out after a restore."""
 
     def __init__(
         self,
         since: datetime,
         listing: Listing | None,
+        key: ApiKey,
         *,
         explained: int = 0,
-        held: Sequence[Order] | None = None,
+        bought: Bought | None = None,
         is_cut_short: bool = False,
     ) -> None:
-        self._explained, self._left, self._since = explained, _lost().count(), since
-        self._held = held
+        self._explained = len(bought.adopted) if bought else explained
+        self._left, self._since = _lost().count(), since
+        self._held = bought.held if bought else None
         self._waiting = Order.objects.open().filter(status=Status.PENDING).count()
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole and not is_cut_short
-        self._orphans = [describe_row(row) for row in find_orphans(listing)] if listing else []
+        self._orphans = list(_describe_orphans(listing, key)) if listing else []
         # The settled orders that differ from their rows in the provider's list, by reference.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
         # True if an order has no counterpart on the other side, or differs from its counterpart.
@@ -185,7 +189,7 @@ class _Found:
             lines += [f"{nobodys}. There may be more: the list was not read whole."]
         else:
             lines += [f"{nobodys}."]
-        lines += ["  " + "  ".join(map(str, row.values())) for row in self._orphans]
+        lines += ["  " + "  ".join(map(str, row.values())).rstrip() for row in self._orphans]
         if self._is_read:
             count = len(self._changed)
             are, need = ("is", "needs") if count == 1 else ("are", "need")
@@ -201,8 +205,18 @@ class _Found:
         return [
             f"{held} held for a person, because the provider may have bought them already.",
             *(f"  {order.reference}" for order in self._held),
+            f"{counted(self._explained, 'order')} found by the reference.",
             f"{waiting} still to be sent.",
         ]
+
+
+def _describe_orphans(listing: Listing, key: ApiKey) -> Iterator[dict[str, Any]]:
+    """Describe the rows that no order has, each with the order that was bought again as this."""
+    orphans = find_orphans(listing)
+    repeated = note_repetitions(orphans, listing, key)
+    for row in orphans:
+        order = repeated.get(row.provider_id)
+        yield {**describe_row(row), "order": order.reference if order else ""}
 
 
 def _why_not_all(began: datetime) -> str:

@@ -1,0 +1,118 @@
+"""Purchases that the provider has besides the order that they were made for.
+
+A provider may tell references, but not refuse repeated ones. If its list is blind for longer than
+the proof of absence takes, it buys an order a second time. Each row that carries an order's
+reference is a purchase of that order, whether or not the order has the row's id.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from django.db import transaction
+from django.utils import timezone
+
+from giftcards.engine.listing import Listing
+from giftcards.models import ApiKey, Order, StatusChange
+from giftcards.models.order_queries import batches
+from giftcards.models.orders import ReferenceAnswer
+from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.identity import find_difference
+from giftcards.rules.problems import Problem
+from giftcards.rules.states import ACCEPTED, Status
+
+logger = logging.getLogger(__name__)
+
+
+def note_repetitions(
+    rows: Iterable[OrderAnswer], listing: Listing, key: ApiKey
+) -> Mapping[str, Order]:
+    """Tell staff about those of ``rows`` that are purchases of an order with another id.
+
+    ``rows`` are rows of ``listing``, the list that ``key`` shows. The result maps the id of each
+    such row to its order. An order that waits to be sent again is not sent, but searched for.
+    """
+    named = by_reference(rows)
+    found: dict[str, Order] = {}
+    for batch in batches(named):
+        for order in Order.objects.sent_as(batch):
+            repeated = [row for row in named[order.provider_reference] if _is_other(row, order)]
+            if repeated and not order.was_sent_elsewhere(key):
+                found |= {row.provider_id: order for row in repeated}
+                _note(order, repeated, listing)
+    return found
+
+
+def by_reference(rows: Iterable[OrderAnswer]) -> dict[str, list[OrderAnswer]]:
+    """Group those of ``rows`` that have an id and a reference."""
+    named: dict[str, list[OrderAnswer]] = defaultdict(list)
+    for row in rows:
+        if row.reference and row.provider_id:
+            named[row.reference].append(row)
+    return named
+
+
+def _is_other(row: OrderAnswer, order: Order) -> bool:
+    """True if the row fits the order's line, and has none of its ids."""
+    is_own = row.provider_id in order.names
+    return not is_own and find_difference(row, order.line) is None
+
+
+def _note(order: Order, rows: Sequence[OrderAnswer], listing: Listing) -> None:
+    if order.status in ACCEPTED:
+        # Before the first answer, the list may show the order's own row with another id.
+        if _is_known_there(order, listing):
+            _tell(order, [_problem("bought_twice", row) for row in rows])
+    elif order.status == Status.REJECTED:
+        _tell(order, [_problem("accepted_after_all", row) for row in rows])
+    elif order.status == Status.PENDING:
+        _search_again(order)
+
+
+def _is_known_there(order: Order, listing: Listing) -> bool:
+    """True if the provider certainly has the order with one of its known ids."""
+    own = listing.row_of(order)
+    is_listed = own is not None and own.reference == order.provider_reference
+    return is_listed or (order.checked_at is not None and order.identified_at is not None)
+
+
+def _problem(code: str, row: OrderAnswer) -> Problem:
+    return Problem(code, {"provider_order_id": row.provider_id})
+
+
+def _tell(order: Order, problems: Sequence[Problem]) -> None:
+    if all(problem in map(Problem.of, order.problems) for problem in problems):
+        return
+    with transaction.atomic():
+        order.lock()
+        order.refresh_from_db(fields=["problems"])
+        known = [Problem.of(entry) for entry in order.problems]
+        columns = order.problem_columns(new=problems)
+        Order.objects.filter(pk=order.pk).update(**columns)
+    for problem in problems:
+        if problem not in known:
+            logger.error("Order %s is %s. %s", order.reference, order.status, problem)
+
+
+def _search_again(order: Order) -> None:
+    """Search for an order that was taken for absent, unless another process sends it already."""
+    problem = Problem("bought_before")
+    with transaction.atomic():
+        # The order moves by way of PLACING, as it did for the worker that sent it.
+        claimed = order.move(
+            Status.PLACING, source=StatusChange.Source.RECOVERY, claim=uuid.uuid4().hex
+        )
+        if claimed is None:
+            return
+        order.move(
+            Status.UNCONFIRMED,
+            source=StatusChange.Source.RECOVERY,
+            details=[problem],
+            reference_answer=ReferenceAnswer.REPEATED,
+            due_at=timezone.now(),
+            failures=0,
+        )
+    logger.warning("Order %s is UNCONFIRMED. %s", order.reference, problem)
