@@ -54,7 +54,7 @@ def lasts(state: ProviderState) -> timedelta | None:
     return timedelta(days=min(days, _MOST_DAYS))
 
 
-# Some conditions cannot be ticked off. They are about this number of days, and then end
+# Some conditions cannot be ticked off. They look back only this number of days, so that they end
 # automatically.
 DAYS = 7
 
@@ -80,7 +80,7 @@ def missing_refunds() -> dict[Order, Decimal]:
 
 
 def _differing() -> QuerySet[Order]:
-    """The orders of which some may lack a refund, latest first."""
+    """Return the orders whose wrong or missing refund needs attention, latest first."""
     return Order.objects.not_credited().needing_attention().order_by("-created_at", "-pk")
 
 

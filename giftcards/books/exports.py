@@ -58,9 +58,9 @@ _LABELS = {column.name: column.label for column in COLUMNS}
 
 
 def _figure(name: str, path: str) -> _Column:
-    """A column with the heading of the figure ``name``, and with cells from the attribute ``path``.
+    """Return a column headed like the figure ``name``, with cells from the attribute ``path``.
 
-    In a row about an order, the cell is what the order adds to the figure of a report.
+    In the row of an order, the cell is what the order adds to the figure of a report.
     """
     return _Column(_LABELS[name], attrgetter(path))
 
@@ -111,8 +111,8 @@ def order_rows(
 ) -> Iterator[Cells]:
     """Return the headings, then a row for each order that became final from ``start`` to ``end``.
 
-    The rows are about the orders of :func:`~giftcards.books.reports.report`, whose sums are the
-    sums of the columns here. ``shows_contacts`` adds the customers' addresses and phone numbers.
+    :func:`~giftcards.books.reports.report` is about the same orders, and its sums are the sums of
+    the columns here. ``shows_contacts`` adds the customers' addresses and phone numbers.
     ``shows_costs`` and the language work as in :func:`report_rows`.
     """
     columns = [

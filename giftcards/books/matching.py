@@ -1,8 +1,9 @@
-"""Matching entries of the ledger with orders, from which bookings are expected.
+"""Matching entries of the ledger with orders.
 
-An entry that names an order of the shop belongs to that order. Other entries are paired with orders
-by amount and time; these pairs are guesses. Matching may be repeated at any time: an entry that
-names the order replaces a guess, and so does a better guess.
+An entry that names an order of the shop belongs to that order. Other entries are paired by amount
+and time with the charges and refunds that are expected for orders. These pairs are guesses.
+Matching may be repeated at any time. Then, an entry that names the order replaces a guess, and so
+does a better guess.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ GRACE = timedelta(minutes=15)
 #: The provider books a refund when it settles the order. The shop may notice the settlement up to
 #: this time later, because its workers may stand still for a night.
 UNNOTICED = timedelta(hours=12)
-# The largest difference between the provider's clock and the shop's that is assumed until the
-# difference is learnt.
+# The assumed maximum difference between the provider's clock and the shop's. The real difference is
+# learnt later.
 SKEW = timedelta(minutes=5)
-# An order's booking may seem to be up to this time earlier than the sending of the order, because
-# the learnt offset may be wrong by SKEW.
+# A booking may seem to be earlier than the sending of its order, but by no more than this. The
+# cause is that the learnt offset may be wrong by SKEW.
 _EARLIER = 2 * SKEW
 
 
@@ -91,17 +92,20 @@ class _Rule:
 
     kind: str
     expect: Callable[[Order], Expected | None]
-    # The function that finds the orders with a booking expected in a period.
+    # A function that returns the orders that should have a booking between two moments.
     among: Callable[[datetime, datetime], OrderQuerySet]
     # The tolerances to try one after another. Then ``late`` is tried with the entries and orders
     # that are left over.
     spans: Sequence[Span]
     late: Span
-    # Guesses within this time of an entry without an order are dropped and made anew.
+    # If a guess is this near to an entry without an order, the guess is dropped and made anew.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """The spans. The last is widened by ``offset``, so it also contains uncorrected times."""
+        """Return the tolerances, the widest of them extended by ``offset``.
+
+        So a booking also fits if its time needed no correction.
+        """
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
         return [*narrow, Span(widest.before + ahead, widest.after + behind)]
@@ -138,20 +142,22 @@ _CREDITS = _Rule(
 )
 
 
-# Each transaction of this module calls this function first. The function keeps the caller's lease
-# by a write.
+# A function that each transaction of this module calls first, to keep the caller's lease. It writes
+# to the database.
 Hold = Callable[[], None]
 
 
 def match(
     start: datetime, end: datetime, *, hold: Hold, orders_losing_entries: Iterable[int] = ()
 ) -> None:
-    """Find orders for entries from ``start`` to ``end``, and for older entries without an order.
+    """Find orders for the ledger's entries from ``start`` to ``end``.
 
-    Entries without an order are tried again for 3 days. After the matching, ``Order.is_credited``
-    and the ledger problems are updated: for orders that got or lost a refund entry, for
-    ``orders_losing_entries``, for orders that settled in the period, and for orders that lack their
-    refund. The ledger must have been read at least until ``end``.
+    Earlier entries without an order are tried again for 3 days. The ledger must have been read at
+    least until ``end``.
+
+    After the matching, ``Order.is_credited`` and the ledger problems are updated. This concerns
+    orders that got or lost a refund entry, ``orders_losing_entries``, orders that settled in the
+    period, and orders that lack their refund.
     """
     matching = _Matching(start - _LOOK_BACK, end, hold, orders_losing_entries)
     matching.by_name()
@@ -222,7 +228,10 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """The entries to pair: entries without an order, and guesses near them of equal amounts."""
+        """Return the entries to pair: entries without an order, and some guesses.
+
+        A guess is made anew if it is near to an entry without an order that has the same amount.
+        """
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -277,7 +286,10 @@ class _Matching:
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
     def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """The expected bookings that may be among ``bookings``, judging by amounts and times."""
+        """Return the expected bookings that may be among ``bookings``.
+
+        Each has the amount of a booking, at about the same time.
+        """
         amounts = {booking.amount for booking in bookings}
         expected = (
             rule.expect(order)
@@ -363,7 +375,7 @@ def _difference(order: Order, credited: Decimal) -> Problem:
 def _within_price(
     named: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
 ) -> list[tuple[int, Order, Decimal]]:
-    """The entries of ``named`` that can be charges of the orders that they name.
+    """Leave out the entries of ``named`` that exceed the price of their order.
 
     The first charge of an order is kept, whatever its amount. A further charge is kept if the
     charges together are within the price of the order, or if this price is unknown. ``charged``

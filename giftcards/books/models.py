@@ -49,8 +49,8 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
         """Upsert at most 100 entries by ``provider_id``, which must be different for each entry.
 
-        If the type, the amount or the ``objid`` of an entry changes, the entry loses its order:
-        whether that order was credited is unknown then.
+        If the type, the amount or the ``objid`` of an entry changes, the entry loses its order. It
+        is then unknown whether that order was credited.
         """
         told = {entry.provider_id: entry for entry in entries}
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
@@ -105,7 +105,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         self.filter(order=None).bulk_update(entries, ["order", "is_guess"])
 
     def drop_guesses(self) -> None:
-        """Detach entries from the orders that were guessed; orders that were named stay."""
+        """Detach the entries whose order is a guess; other entries keep their order."""
         self.filter(is_guess=True).update(order=None, is_guess=False)
 
 
@@ -158,7 +158,7 @@ class LedgerEntry(models.Model):
         indexes = (
             models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
             models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
-            # This index serves to find the entries without an order. There are few if only this
+            # This index finds the entries without an order. There are few such entries if only this
             # shop uses the account.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),

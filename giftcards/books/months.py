@@ -39,11 +39,11 @@ Value = int | Decimal | None
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """The sums over the orders of a month and over its ledger, from which its figures are read."""
+    """The sums from which the figures of a month are computed."""
 
     orders: Figures
-    # The number of the month's orders for each condition; and, as "reordered", the customers' money
-    # that went to new orders for missing cards (centimes).
+    # The number of the month's orders for each condition. The key "reordered" has an amount
+    # instead: the customers' money that went to new orders for missing cards (centimes).
     further: Mapping[str, int]
     # The number of the month's entries for each condition.
     unknown: Mapping[str, int]
@@ -180,8 +180,8 @@ FIGURES = (
     _counted("owing", _("Orders with money still owed")),
 )
 
-# The conditions with which the steps count the orders that became final in the month, and the
-# entries of the month. The steps link to lists whose filters have the same conditions.
+# The conditions with which the steps count orders that became final in the month, and entries of
+# the month. The filters of the lists to which the steps link have the same conditions.
 _OF_ORDERS: Mapping[str, Q] = {
     "not_credited": NOT_CREDITED,
     "planned": PLANNED,
@@ -228,7 +228,10 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
-    """The figures in ``stored``, a result of :func:`as_stored`; figures added since are missing."""
+    """Return the figures in ``stored``, a result of :func:`as_stored`.
+
+    A figure that the app did not have at that time is missing.
+    """
     return {
         name: Decimal(value) if isinstance(value, str) else value for name, value in stored.items()
     }
@@ -392,16 +395,17 @@ CHECKED = 3
 
 
 def check_closed_month(_should_continue: Callable[[], bool]) -> None:
-    """Compare one of the latest three closed months with its record; a chore.
+    """Compare a closed month with its record, if a comparison is due; a chore.
 
-    A call compares one month. After each reading of the ledger, each of the months is compared
-    once.
+    A call compares at most one month. After each reading of the ledger, each of the latest three
+    closed months is compared once.
     """
     now, read_until = timezone.now(), LedgerState.objects.known_until()
     if read_until is None:
         return
     for closing in MonthClosing.objects.valid()[:CHECKED]:
-        # A comparison in the future was made before the clock was set back.
+        # If ``checked_at`` is in the future, the clock was set back. Then the month is compared
+        # again.
         if not read_until <= closing.checked_at <= now:
             has_changed = bool(differences(closing, fixed_figures(closing.month)))
             row = MonthClosing.objects.filter(pk=closing.pk)
@@ -414,11 +418,11 @@ _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
-    """The first and the last of the days before ``day`` that are in open months.
+    """Return the first and the last day of the period before ``day`` that is in open months.
 
-    ``closed`` is the first day of the last closed month, if there is one. It also closes all months
-    before it. The first day of the result is at most two months before the month of ``day``.
-    Without any such day, the returned first day is later than the last day.
+    ``closed`` is the first day of the last closed month, if there is one. A closed month also
+    closes all months before it. The period begins at most two months before the month of ``day``.
+    If the period is empty, the first day is later than the last day.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

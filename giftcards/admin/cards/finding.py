@@ -1,4 +1,4 @@
-"""Finding a card by its code, its serial or the end of its code, with a trace and a limit."""
+"""Finding cards by code or serial. Searches are recorded and limited."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST_SHOWN = 20
 
 
 class UnrepeatedInput(forms.PasswordInput):
-    """A text input that, like a password input, is never rendered with its value."""
+    """A text input that is rendered without its value, like a password input."""
 
     input_type = "text"
 
@@ -83,10 +83,10 @@ def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
-    """The cards with the code in the field "secret" of ``form``, as the context of a page.
+    """Search for the cards with the typed code; return the context of a page.
 
-    If the person has searched too often, ``form`` gets an error, and the context has the page's
-    HTTP status.
+    If the person has searched too often, ``form`` gets an error, and the context has the HTTP
+    status.
     """
     trace = _begin_search(request)
     if trace is None:
@@ -110,16 +110,17 @@ def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str
 
 
 def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Card]:
-    """The ``cards`` whose orders the shop does not hide from the person."""
+    """Leave out the ``cards`` whose orders are hidden from the person."""
     orders = pages.get_queryset(request).filter(pk__in={card.order_id for card in cards})
     keys = set(orders.values_list("pk", flat=True))
     return [card for card in cards if card.order_id in keys]
 
 
 def _newest(code: Masked) -> list[Card]:
-    """The cards with this code, this serial or these last characters, newest first.
+    """Return the cards with this code, this serial or these last characters, newest first.
 
-    If there are more such cards than ``_MOST_SHOWN``, at least ``_MOST_SHOWN + 1`` are returned.
+    Some cards may be missing if there are more than ``_MOST_SHOWN``. But then, more than
+    ``_MOST_SHOWN`` cards are returned.
     """
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
@@ -134,8 +135,8 @@ def _begin_search(request: HttpRequest) -> LogEntry | None:
     The record is committed before the search, so no search goes unrecorded. The limit counts these
     records, whichever process of the site has written them.
     """
-    # The type is read before the transaction begins: in SQLite, a transaction that reads before it
-    # writes may fail.
+    # The content type is read before the transaction begins: in SQLite, a transaction that reads
+    # before it writes may fail.
     kind = ContentType.objects.get_for_model(Card)
     with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
         take_turn(request)
@@ -164,9 +165,9 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     return None
 
 
-# These decorators are put round the permission check, too: the query of that check may fail, and
-# the report on the failure must hide the code. Even with ATOMIC_REQUESTS, the record is committed
-# before the search: a search counts even if the search fails, or has not ended yet.
+# These decorators wrap the permission check, too. If a query of that check fails, the error report
+# must not show the code. The record of a search is committed before the search, even with
+# ATOMIC_REQUESTS. So a search counts even if it fails, or has not ended yet.
 HIDING = (
     sensitive_post_parameters(),
     transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),

@@ -1,4 +1,7 @@
-"""Revealing a code: one card at a time, after a proof of identity, and with a log entry."""
+"""The page that reveals the code of a card, after a proof of identity.
+
+A code is only shown once the reveal is recorded.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,9 @@ logger = logging.getLogger(__name__)
 
 
 class ProofForm(forms.Form):
-    """The proof of who the person is: their password, or no field at all if no password is needed.
+    """A form that asks for the person's password, as a proof of who they are.
 
-    No password is needed if the person gave the proof in the last ten minutes, or if the shop has a
+    The form has no field if the person gave the proof in the last ten minutes, or if the shop has a
     page of its own for the proof.
     """
 
@@ -72,7 +75,7 @@ class ProofForm(forms.Form):
 
 
 class RevealForm(ProofForm):
-    """The reason for a reveal, and the proof of who reveals."""
+    """A form that asks for the reason for a reveal, and for the proof of who reveals."""
 
     reason = forms.CharField(
         label=_("Reason"),
@@ -190,8 +193,8 @@ def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpR
             order_page=order_page,
         )
     )
-    # With "no-referrer", browsers hide the origin of forms on this page, such as the form for
-    # logging out, and Django refuses a form without its origin.
+    # With "no-referrer", browsers do not name the origin of forms on this page, such as the form
+    # for logging out. Django refuses such forms.
     response["Referrer-Policy"] = "same-origin"
     if shown.secret is not None:
         # This header makes browsers without JavaScript leave the page; in other browsers, a script
@@ -202,7 +205,10 @@ def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpR
 
 @contained
 def rendered(response: HttpResponse) -> HttpResponse:
-    """Render ``response`` inside this function, so that no error report shows parts of the page."""
+    """Render ``response`` in this function, where an exception loses its frames.
+
+    So no error report shows parts of the page.
+    """
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
@@ -296,7 +302,7 @@ def _refused() -> Shown:
 
 
 def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
-    """Log a refusal and mail the managers, once an hour for each person: a script may try often."""
+    """Log a refusal and mail the managers, at most once an hour for each person."""
     kind = ContentType.objects.get_for_model(Card)
     about = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
     if LogEntry.objects.filter(**about, action_time__gt=_an_hour_ago()).exists():
@@ -331,9 +337,9 @@ REVEAL = Page(
     "card_reveal",
     "cards/<int:key>/reveal/",
     _reveal_view,
-    # These decorators are put round the permission check, too: the query of that check may fail,
-    # and the report on the failure must hide the form. Even with ATOMIC_REQUESTS, the record is
-    # committed before the code is shown.
+    # These decorators wrap the permission check, too. If a query of that check fails, the error
+    # report must not show the form. Even with ATOMIC_REQUESTS, the record is committed before the
+    # code is shown.
     (
         sensitive_post_parameters(),
         transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),

@@ -85,7 +85,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
 
 class MovedFilter(admin.SimpleListFilter):
-    """A filter for products of which any type has changed its price since yesterday."""
+    """A filter for products with a type whose price has changed since yesterday."""
 
     title = _("price")
     parameter_name = "price"
@@ -178,7 +178,10 @@ def _cards(count: int | None) -> str:
 
 
 def _told(move: PriceMove) -> str:
-    """A sentence, as HTML, on a type's new cost and, if there is a pricing rule, new margin."""
+    """Return a sentence, as HTML, on the new cost of a type.
+
+    If there is a pricing rule, another sentence is on the new margin.
+    """
     text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
     names = {"type": bdi(move.kind), "date": moment(move.at)}
     told = filled(text, old=money(move.old_cost), new=money(move.cost), **names)

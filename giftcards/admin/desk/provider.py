@@ -66,7 +66,7 @@ from giftcards.watch.overview import versions as running_versions
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer, as HTML, whether gift cards can be sold now."""
+    """Whether gift cards can be sold now, with sentences in HTML."""
 
     is_yes: bool
     #: The answer in a sentence; a "no" says why and since when.
@@ -87,8 +87,8 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
 
 
 def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
-    # A condition without a headline has the same cause as the condition "refused", and takes its
-    # headline.
+    # A condition without a headline has the same cause as "refused", so the headline of "refused"
+    # is shown.
     why = condition.headline or CONDITIONS["refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
@@ -109,8 +109,8 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
     """Sentences, as HTML, on ``orders`` that wait to be sent: their number, cost and age."""
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
-    # The database counts orders with equal amounts, and Python adds the amounts up: SQLite would
-    # add binary fractions.
+    # SQLite would add the amounts as binary fractions. So the database counts orders with equal
+    # amounts, and Python adds the amounts up.
     lines = waiting.values_list("quantity", "sale_price", "sale_amount")
     found = list(lines.annotate(Count("pk"), Min("queued_at")))
     number, paid = 0, Decimal(0)
@@ -173,7 +173,7 @@ class Fact:
 class Section:
     """A part of the page: facts, or a table in which each row is about one thing."""
 
-    #: The anchor of the section, after ``giftcards-``.
+    #: The anchor of the section, without its prefix ``giftcards-``.
     name: str
     title: Any
     facts: Sequence[Fact] = ()
@@ -187,7 +187,7 @@ class Section:
 
     @property
     def rows(self) -> list[list[tuple[Any, Any]]]:
-        """The rows of the table: pairs of heading and cell, which narrow pages show together."""
+        """The rows of the table. Each cell has its heading, because narrow pages show both."""
         return [list(zip(self.columns, row, strict=True)) for row in self.cells]
 
 
@@ -299,7 +299,7 @@ _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 
 def _failure(text: str, *, shows_costs: bool) -> str:
-    """The text of a failure; without ``shows_costs``, it is hidden if it may name an amount."""
+    """Return ``text``, unless it may name an amount, and the person may not see costs."""
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
         return text
     return gettext("The text is not shown, because it may name an amount.")
@@ -314,9 +314,10 @@ def failures(
     shows_costs: bool,
     shows_hints: bool,
 ) -> Section:
-    """The last failures of requests, of API keys, and of telling the shop about ``changes``.
+    """Return the section with the last failures of requests, API keys and receivers.
 
-    Without ``shows_hints``, the texts that the provider or a program wrote are left out.
+    A failure of a receiver is only shown if it is about one of ``changes``. Without
+    ``shows_hints``, the texts that the provider or a program wrote are left out.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
     # A refusal needs a person; an outage ends without one.
@@ -348,11 +349,10 @@ def failures(
 
 
 def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
-    """The encryption keys, each with its number of cards, and whether sample cards can be opened.
+    """Return the section on the encryption keys, and on the opening of cards.
 
-    The samples are the newest and the oldest card.
-
-    With ``shows_hints``, developers read which card cannot be opened, and why.
+    The newest and the oldest card are opened as a test. With ``shows_hints``, the section says
+    which card cannot be opened, and why.
     """
     try:
         keys = encryption_keys(counts_all=counts_all)
@@ -448,7 +448,7 @@ def _backlog(backlog: Backlog | None) -> str:
 
 
 def since(at: datetime | None) -> str:
-    """The local time ``at``, and how long ago or ahead it is, as HTML; "never" for ``None``."""
+    """Format a time as HTML, with how long ago or ahead it is; "never" for ``None``."""
     if at is None:
         return gettext("never")
     return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))
@@ -476,8 +476,8 @@ def _state_token(state: ProviderState) -> str:
     """A hash that the button "resume" sends; the hash changes with the pause or the refusal."""
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
-        # Each failed request of an outage begins another pause. The hash leaves out the end of a
-        # pause in an outage, so that the button works during the whole outage.
+        # In an outage, each failed request begins another pause. So the hash leaves out the end of
+        # such a pause: the button has to work during the whole outage.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
         seen += [state.pause, None if is_outage else str(state.paused_until)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")

@@ -89,7 +89,7 @@ def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 
 
 def _site_of(request: HttpRequest) -> AdminSite:
-    """The admin site whose page ``request`` asks for; the default site for any other page."""
+    """Return the admin site of the requested page, or else the default site."""
     view: Any = request.resolver_match and request.resolver_match.func
     # Two sites may share a name, so the name in the URL does not identify the site.
     site: AdminSite = getattr(view, "admin_site", admin.site)
@@ -173,11 +173,15 @@ _FIGURES = (
 
 
 def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
-    """Cards delivered, sales and margin of the orders that have become final since a moment.
+    """Return the cards delivered, the sales and the margin since a moment.
+
+    They are sums over the orders that have become final since then.
 
     An order whose sales are unknown is left out of the sales; an order whose margin is unknown is
-    left out of the margin. The database counts orders with equal figures, and Python adds the
-    figures up: SQLite would add binary fractions.
+    left out of the margin.
+
+    SQLite would add the figures as binary fractions. So the database counts orders with equal
+    figures, and Python adds the figures up.
     """
     final = Order.objects.filter(settled_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)

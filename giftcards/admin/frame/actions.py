@@ -1,4 +1,4 @@
-"""Staff actions about orders, as data: the button, the page, what is done, and what is said."""
+"""The actions of staff on orders, described as data: button, page, work and message."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Permission = Callable[[Pages, HttpRequest], bool]
 
 
 def may(*permissions: str) -> Permission:
-    """A function that returns whether a person has all ``permissions``.
+    """Return a :data:`Permission` for people who have all ``permissions``.
 
     A permission is written like ``giftcards.check_order``.
     """
@@ -89,7 +89,7 @@ class Attempt:
         return make_token is None or constant_time_compare(posted, make_token(self.order))
 
     def page(self, template: str = "", **context: Any) -> HttpResponse:
-        """The page of the action, or another page with this ``template``."""
+        """Render the page of the action, or another page if ``template`` is given."""
         action = self.action
         return self.pages.render_page(
             self.request,
@@ -107,12 +107,12 @@ class Attempt:
 
 
 class Outcome(NamedTuple):
-    """The end of an attempt, after which the person sees the order.
+    """The result of an attempt; the person is then sent to the page of the order.
 
-    ``says`` is one text for the person, or several texts. ``log`` is the entry in the order's
-    history, "" if nothing was done. Everybody who may see the order can read the log, so the entry
-    names no customer and no amount. With ``wakes``, a worker is woken. ``shows`` is the order to
-    show, if it is not the order of the attempt.
+    ``says`` is a text for the person, or a tuple of texts. ``log`` is the entry in the order's
+    history; "" means that nothing was done. Everybody who may see the order can read the log, so
+    the entry names no customer and no amount. If ``wakes`` is True, a worker is woken. ``shows`` is
+    the order whose page is shown, if it is not the order of the attempt.
     """
 
     says: Any
@@ -133,7 +133,10 @@ Answer = Outcome | HttpResponse
 
 
 class Refused(Exception):
-    """The action did nothing; ``explain`` says why, once the transaction is rolled back."""
+    """Raised by an action that refuses to do anything.
+
+    ``explain`` returns the reason. It is called after the transaction is rolled back.
+    """
 
     def __init__(self, explain: Callable[[], str]) -> None:
         super().__init__()
@@ -157,7 +160,10 @@ class OrderButton(NamedTuple):
 
 
 def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
-    """The buttons in the order of the page: minor buttons last, final buttons after others."""
+    """Sort the buttons as the page shows them.
+
+    Minor buttons follow all other buttons. In each of these two groups, final buttons come last.
+    """
     return sorted(found, key=lambda button: (button.is_minor, button.is_final))
 
 
@@ -178,10 +184,10 @@ class Page(NamedTuple):
 class OrderAction:
     """Something that staff do about an order, or about a row that belongs to an order.
 
-    ``act`` does the work, in one transaction with the entry in the order's history. The function
-    may return a page in place of an outcome. It may raise ``ValidationError``, :exc:`RefundError`,
-    :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page shows the form first. An action
-    with a ``view`` of its own has no ``act``.
+    ``act`` does the work. The entry in the order's history is written in the same transaction. The
+    function may return a page in place of an outcome. It may raise ``ValidationError``,
+    :exc:`RefundError`, :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page shows the
+    form first. An action with a ``view`` of its own has no ``act``.
     """
 
     #: The name of the URL, after ``admin:giftcards_``.
@@ -239,7 +245,7 @@ class OrderAction:
 
 
 def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> HttpResponse:
-    """The view of an action, from the check of the person to the message about the outcome."""
+    """Run an action: check the person, do the work, and return the response."""
     attempt = begin(action, pages, request, key)
     if request.method != "POST" and action.form is None:
         return HttpResponseNotAllowed(["POST"])
@@ -288,12 +294,15 @@ def _act(attempt: Attempt) -> Answer:
 
 
 def in_words(part: Any) -> str:
-    """A part of a :exc:`RefundError` as staff read it: an amount, or a reference."""
+    """Format a part of a :exc:`RefundError` for staff: an amount, or a reference."""
     return isolated(part) if isinstance(part, str) else money_text(part)
 
 
 def end(attempt: Attempt, answer: Answer) -> HttpResponse:
-    """The response: ``answer`` if it is a page; after an outcome, a message and a redirect."""
+    """Return the response to an attempt.
+
+    If ``answer`` is an outcome, the person sees its messages on the page of the order.
+    """
     if not isinstance(answer, Outcome):
         return answer
     texts = answer.says if isinstance(answer.says, tuple) else (answer.says,)

@@ -22,13 +22,13 @@ Html = SafeString | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """The additions of one app to the pages of orders; the app's plugin names them.
+    """What one app adds to the pages of orders. The app's plugin has the path of this object.
 
     Each function gets the ``OrderAdmin`` and the request, and checks what the person may see.
 
-    The HTML for the page of an order is put inside that page's form, so the HTML must not hold
-    another form. A button in the HTML names the form ``giftcards-act`` and the ``formaction`` of
-    the button.
+    The HTML for the page of an order is put inside that page's form, so the HTML must not contain
+    another form. A button in the HTML has the attributes ``form="giftcards-act"`` and
+    ``formaction``.
     """
 
     actions: tuple[OrderAction, ...] = ()
@@ -41,10 +41,11 @@ class Extension:
     money: Callable[[Pages, HttpRequest, Order], Html] | None = None
     #: Sentences, as HTML, on the consequences of correcting the customer of an order.
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
-    #: HTML above the list of orders; "" to show nothing.
+    #: Sentences, as HTML, that say what happens if staff correct the customer of an order.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
-    #: Sentences, as HTML, for each order whose cards did not reach their recipient: that this
-    #: happened, and what to do. The keys are primary keys of orders.
+    #: A function that finds the orders whose cards did not reach their recipient. The keys of its
+    #: result are the primary keys of these orders. The values are sentences, as HTML, on what
+    #: happened and what to do.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
@@ -62,9 +63,9 @@ def items(part: str) -> Iterator[Any]:
 
 
 def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order]) -> None:
-    """Store on each of the ``orders`` what the extensions say about cards that were not received.
+    """Let the extensions say which of the ``orders`` have cards that were not received.
 
-    The function ``rows.not_received`` reads the stored text.
+    Their text is stored on the order, for the function ``rows.not_received``.
     """
     for found in called("not_received", pages, request, orders):
         for order in orders:

@@ -1,4 +1,4 @@
-"""Fields of forms for staff, and tokens that reveal a form as outdated."""
+"""Form fields for staff, and tokens that show whether a form is outdated."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from giftcards.models import Order
 from giftcards.rules.states import Status
 from giftcards.text.display import read_amount
 
-#: The text of the choice that sets no language, for each column with a language.
+#: The text of the choice "no language", for each column with a language.
 NO_LANGUAGE = {
     "customer_language": _("The language of the site"),
     "recipient_language": _("That of the customer"),
 }
-#: The widget for a few lines of text, in either direction.
+#: The widget for a few lines of text. The browser detects the direction of the text.
 WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
@@ -72,8 +72,8 @@ def state_token(order: Order) -> str:
     back and planned to be paid back. A form that is posted late must not decide about another
     attempt.
     """
-    # In any other status, a check of the order may hold the claim. A check does not make the form
-    # outdated, because it changes nothing that staff decide about.
+    # In any other status, the claim may belong to a check of the order. A check changes nothing
+    # that staff decide about, so it must not make the form outdated.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
     # While a form is open, a held order may be approved, and then be held again for the same

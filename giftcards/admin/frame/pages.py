@@ -1,4 +1,4 @@
-"""The base of the order pages that Django does not have: their URLs, frame and permissions."""
+"""The base class of our own pages about orders, with their URLs, frame and permissions."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def recorded(order: Order) -> str:
 
 
 def facts(order: Order) -> list[tuple[str, object]]:
-    """The facts to compare with the provider: reference, line and, if known, time of sending."""
+    """The facts about ``order`` that staff compare with the provider's facts."""
     values = {"reference": order.reference, **line(order)}
     if order.sent_at is None:
         del values["sent_at"]

@@ -35,7 +35,7 @@ from giftcards.rules.times import SLACK
 
 # The time for which a proof is valid (seconds).
 _HOLDS = 10 * 60
-# The time for which a new password is no proof if it was set without the old password.
+# For this time, a password that was set without the old password is no proof.
 _NEW = timedelta(hours=1)
 # The session key of the proof.
 _PROOF = "giftcards_proof"
@@ -104,8 +104,8 @@ def _is_right(request: HttpRequest, password: str) -> bool:
     stored = request.session.get(HASH_SESSION_KEY, "")
     has_hash = hasattr(user, "get_session_auth_hash")
     if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
-        # The check may have hashed the password anew, as it does after a change of Django's
-        # hashers. Without this call, the session, which has the old hash, would be signed out.
+        # The check may have hashed the password anew, because the site's hashers have changed. The
+        # session still has the old hash, so without this call, the person would be signed out.
         update_session_auth_hash(request, user)
     return True
 
@@ -113,9 +113,9 @@ def _is_right(request: HttpRequest, password: str) -> bool:
 def _has_new_password(user: Any) -> bool:
     """True if the password was set within the last hour, without the old password.
 
-    On the admin's pages of users, a password can be set without the old password. So anybody at the
-    unlocked screen of a manager of users can set any password, even the manager's own. The admin's
-    log records the change.
+    On the admin's pages of users, a manager can set any password without the old password. Anybody
+    at the manager's unlocked screen can do the same, even with the manager's own password. The
+    admin's log records the change.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
     lately = LogEntry.objects.filter(
@@ -135,7 +135,7 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
 
 
 def _is_automatic(request: HttpRequest) -> bool:
-    """True if the person may have done nothing for this login.
+    """True if this login may have happened without any action of the person.
 
     A middleware signs in, on any request, the user whom the web server names. A single sign-on
     answers with a GET. It requests nothing from a person who is still signed in at the identity

@@ -1,4 +1,4 @@
-"""The base of lists in the admin: read-only rows, few queries, only orders a person may see."""
+"""Base classes of lists in the admin: read-only rows, and only orders that a person may see."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from giftcards.text.search_terms import NAMING
 class SortedAsOffered(ChangeList):
     """A change list that can only be sorted by the columns that it offers for sorting.
 
-    With Django's own class, a URL may name any other column, too.
+    In Django's own class, the URL may name any column.
     """
 
     def get_ordering_field(self, field_name: Any) -> Any:
@@ -45,7 +45,7 @@ class SortedAsOffered(ChangeList):
 
     @property
     def counted(self) -> Counted:
-        """This list, with its number of rows in words, for the template below the list."""
+        """The list for the template that shows the number of rows in words."""
         return Counted(self)
 
 
@@ -67,12 +67,12 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The model's singular and plural name for templates, each replaced by our text."""
+        """The model's names for templates: both are replaced by our text."""
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
     def text(self) -> str:
-        """The number of rows, and what the rows are."""
+        """The number of rows with its noun, such as "12 orders"."""
         rows: Any = self._rows
         return str(rows.model_admin.counted % {"count": rows.result_count})
 
@@ -115,9 +115,9 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
         return known[self]
 
     def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
-        """The parameters in a URL that the filter ``each`` reads.
+        """Return the URL parameters that a filter reads; ``each`` is an item of ``list_filter``.
 
-        The filter is made in the same way as Django makes it.
+        The filter is created in the same way as Django creates it.
         """
         if isinstance(each, type) and issubclass(each, SimpleListFilter):
             # __init__ is not called, because it may make queries for the choices of the filter,
@@ -283,7 +283,10 @@ _MOST_NAMED = 100
 
 
 def orders_named(text: str) -> Found:
-    """The newest orders whose reference, or a number in it, is ``text`` or begins with ``text``."""
+    """Return the newest orders with a reference that matches ``text``.
+
+    A reference matches if the reference, or a number in it, begins with ``text``.
+    """
     return Order.objects.search(text, limit=_MOST_NAMED, kinds=NAMING)
 
 

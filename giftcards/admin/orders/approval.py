@@ -1,4 +1,4 @@
-"""Approving or rejecting an order that is held for its price, for a review, or for a time."""
+"""Deciding about orders that are held for a price or a review, or that wait."""
 
 from __future__ import annotations
 

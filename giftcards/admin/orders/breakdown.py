@@ -1,4 +1,4 @@
-"""Tables of an order's money, on the provider's and the customer's side; the bar of its cards."""
+"""The breakdown of an order's money, and the bar that shows its cards."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def provider_lines(order: Order) -> list[BreakdownLine]:
 
 
 def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
-    """The table of what the customer paid, and how much is kept, owed and paid back.
+    """Return the table of the customer's payment: the amounts kept, owed and paid back.
 
     The table is empty while ``order`` is open, or if it has no sale amount. ``again`` is the new
-    order for the missing cards; the amount owed for these cards went to that order.
+    order for the missing cards. The amount owed for these cards went to that order.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -95,7 +95,10 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """Lines about the part of ``owed`` that paid for the new order ``again``, and about a rest."""
+    """Yield lines on the money that went to the new order ``again``.
+
+    If a part of ``owed`` remains, a line shows this part.
+    """
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
@@ -115,7 +118,10 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
 
 
 def earned(order: Order, price: Decimal) -> Decimal | None:
-    """The margin if each card comes and costs ``price``; ``None`` if the sale amount is unknown."""
+    """The margin if all cards come, and each costs ``price``.
+
+    It is ``None`` if the sale amount is unknown.
+    """
     paid = paid_amount(order)
     return None if paid is None else paid - price * order.quantity
 

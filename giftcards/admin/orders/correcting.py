@@ -31,10 +31,10 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 
 
 class CorrectionForm(RevealForm):
-    """The corrected details, a reason, and the proof of who the member of staff is.
+    """A form with the corrected details, a reason, and a proof of identity.
 
-    The proof is needed because the person at the new address gets cards. The proof is needed in
-    every status of the order: cards may still come, or be ordered again.
+    The proof is needed because the person at the new address gets cards. It is needed in every
+    status of the order: cards may still come, or may be ordered again.
     """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
@@ -156,7 +156,7 @@ def _details(order: Order) -> dict[str, Any]:
 
 
 def _fingerprint(order: Order) -> str:
-    """A hash of the details: it changes with each correction, and the form carries it."""
+    """Return a hash of the details, for the token of the form. Each correction changes the hash."""
     return token("customer", [order.pk, *map(str, _details(order).values())])
 
 

@@ -1,7 +1,6 @@
-"""The people of an order; and other orders of the same customer, such as a possible double.
+"""The people of an order, and other orders of the same customer, such as possible doubles.
 
-Only orders that the member of staff may see count, and no more rows are read than a page has room
-for.
+Only orders that the member of staff may see are counted. The number of rows read is limited.
 """
 
 from __future__ import annotations

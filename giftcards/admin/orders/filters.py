@@ -47,7 +47,7 @@ _LONGEST_KEY = 19
 
 
 class IndexedFilter(admin.ListFilter):
-    """A filter that the list can keep from using an index: see :class:`OrderChangeList`."""
+    """A filter that uses an index unless the list forbids it: see :class:`OrderChangeList`."""
 
     uses_index = True
 
@@ -69,7 +69,10 @@ class IndexedFilter(admin.ListFilter):
 
 
 class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter with a text and a condition for each choice; other values filter nothing."""
+    """A filter with fixed choices, each with a text and a condition.
+
+    An unknown choice in the URL has no effect.
+    """
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
     #: The choices that are not offered, because only a tile of the start page leads to them.
@@ -103,7 +106,11 @@ class AttentionFilter(ConditionFilter):
 
 
 class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for the person's unfinished orders, or for orders to do that nobody has taken."""
+    """A filter by the person who looks after an order.
+
+    The choice "me" finds the person's unfinished orders. The choice "nobody" finds orders that need
+    attention, and that nobody has taken.
+    """
 
     title = _("looked after")
     parameter_name = "looked_after"
@@ -129,10 +136,10 @@ class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 def _narrowed(first: Q, rest: Q) -> Q:
-    """The condition ``first & rest``; an index finds the orders that fulfil ``first``.
+    """Return the condition ``first & rest``.
 
-    These orders are looked up here, because SQLite may read the whole table for a condition on
-    several columns.
+    If ``first`` finds few orders, their primary keys replace it. For conditions on several columns,
+    SQLite may read the whole table.
     """
     keys = Order.objects.filter(first).order_by().values_list("pk", flat=True)[: _FEW + 1]
     found = list(keys)
@@ -324,12 +331,11 @@ def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
 
 
 class OrderChangeList(SortedAsOffered):
-    """A mixin for the change list: an index finds the first orders, whichever filters are set.
+    """A mixin that keeps the list of orders fast, whichever filters are set.
 
-    A database may choose the worse of several indexes, and read a large part of the table. So the
-    orders of each filter are first looked up alone. If a filter finds few orders, the list is
-    limited to their primary keys, and then no filter uses an index. A search always gives primary
-    keys.
+    If a query has several filters, a database may choose a bad index, and read a large part of the
+    table. So each filter is first tried alone. If a filter finds few orders, the list is limited to
+    their primary keys, and then no filter uses an index. A search always finds primary keys.
     """
 
     _CREATED = ("created_at", "pk")
@@ -338,7 +344,7 @@ class OrderChangeList(SortedAsOffered):
     _SETTLED = ("settled_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
-    #: The searched text as it stands in the URL: sealed.
+    #: The text of the search, sealed as in the URL.
     sealed_query = ""
 
     def without_search_box(self) -> str:
@@ -383,10 +389,10 @@ class OrderChangeList(SortedAsOffered):
         return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        """The sorting, for which there is an index: newest or oldest orders first.
+        """Return an ordering for which there is an index: newest or oldest orders first.
 
-        Orders that are filtered by the settled date are sorted by that date. Finding all orders of
-        a year and sorting them by age would take seconds.
+        If the list is filtered by the settled date, it is sorted by that date. To sort all orders
+        of a year by age instead would take seconds.
         """
         ordering: list[Any] = super().get_ordering(request, queryset)
         columns = self._SETTLED if self._is_by_settled else self._CREATED

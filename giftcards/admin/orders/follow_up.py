@@ -1,4 +1,4 @@
-"""The smaller actions: check, tick off, dispute, note, and order missing cards again."""
+"""Smaller actions: checks, ticks, disputes, notes, and new orders for missing cards."""
 
 from __future__ import annotations
 
@@ -213,7 +213,10 @@ class NoteForm(forms.Form):
 
 
 def may_note(pages: Pages, request: HttpRequest) -> bool:
-    """True if the person may write notes, that is, may check, resolve or add orders."""
+    """True if the person may write notes.
+
+    This needs the permission to check, resolve or add orders.
+    """
     may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
     return any(may_decide) or pages.has_add_permission(request)
 
@@ -343,7 +346,7 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
 
 
 def _obstacle(order: Order) -> str:
-    """The obstacle to ordering missing cards of ``order`` again; "" if there is none."""
+    """Return the reason why the missing cards cannot be ordered again; "" if they can."""
     try:
         check_reorderable(order)
     except ReorderError as error:

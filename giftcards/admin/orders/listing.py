@@ -279,7 +279,10 @@ class OrderList(LongList, OrderPages):
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
-    """The reasons why "Check now" checks only ``due`` of the ``selected`` orders."""
+    """Return the reasons why "Check now" skips some of the ``selected`` orders.
+
+    ``due`` is the number of orders that are checked.
+    """
     counts = dict(selected.values_list("status").annotate(Count("pk")))
     reasons = []
     for statuses, text in _LEFT_ALONE:
@@ -292,7 +295,7 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
 
 
 def _mark(whole: str, in_short: str) -> SafeString:
-    """A sign for something to do: the words ``in_short``, with the text ``whole`` as a tooltip."""
+    """Return a warning sign with a short text; the tooltip shows the whole text."""
     mark = (
         '<span class="giftcards-mark" title="{}">'
         '<span role="img" aria-label="{}">⚠</span> {}</span>'

@@ -156,9 +156,9 @@ class OrderPage(OrderPages):
             repeats=repeats,
             repeated_by=repeated_by,
         )
-        # A subclass may hide the new order for missing cards from this person. Nevertheless, the
-        # payment for these cards went to the new order, and is not owed for this order. A query is
-        # made only if there is a new order.
+        # The payment for the missing cards went to the new order, and is not owed for this order.
+        # This holds even if a subclass hides the new order from this person. So the new order is
+        # read here; there is a query only if such an order exists.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         if again is None and order.reordered_amount is not None:
             again = repetition(order)

@@ -114,7 +114,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 
-    #: The order that was placed, or the existing order with the values of an unconfirmed form.
+    #: The order that the confirmed form has placed. For an unconfirmed form, an existing order with
+    #: the same values.
     placed: Order | None = None
     #: The choices of the field ``card``, which the page sets.
     cards: Sequence[Any] = ()

@@ -164,8 +164,8 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
     if data is not None:
         return RefundForm(attempt.order, data)
-    # This is the reference of a payment without a number. The reference is unique, so a double
-    # click records only one refund.
+    # Suggest a reference, because a payment may have no number of its own. A reference is unique,
+    # so a double click records only one refund.
     reference = f"R-{uuid.uuid4().hex[:12].upper()}"
     initial = {"amount": attempt.order.open_amount, "reference": reference}
     return RefundForm(attempt.order, initial=initial)

@@ -84,7 +84,10 @@ def _candidate(order: Order, row: dict[str, Any]) -> str:
 
 
 def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
-    """Product and type in the provider's row, with name and id; "" for what the row leaves out."""
+    """Return the product and the type in the provider's row, each with name and id.
+
+    A value is "" if the row leaves it out.
+    """
     product, kind = row["product"] or "", row["type"] or ""
     is_same = (product, kind) == (order.product_id, order.type_id)
     names = order.line_names() if is_same else Product.objects.names(product, kind)
@@ -289,9 +292,9 @@ def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
 
 
 def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
-    """The page that compares the facts at the provider about an order with the facts that we sent.
+    """Return the page that compares our order with an order of the provider.
 
-    The page carries the facts, signed, so that a person confirms the facts that were shown.
+    The page contains the facts in signed form, so that a person confirms exactly the facts shown.
     """
     return attempt.page(
         "adopt",

@@ -30,7 +30,8 @@ _MOST_LISTED = 20
 # The minimum length of a code: the first number is for a text with letters and digits, the second
 # for a text of digits only.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
-# The minimum length of a code without digits, if the text finds no order: most names are shorter.
+# The minimum length of a code without digits. It is high, because most names are shorter. A text
+# that has found orders is not taken for such a code.
 _FEWEST_LETTERS = 12
 # A code that is written in groups of capitals, such as ABCD-EFGH.
 _GROUPS = re.compile(r"[A-Z]{3,}([-\s][A-Z]{3,})+")

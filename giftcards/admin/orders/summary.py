@@ -32,12 +32,13 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 
 @dataclass(frozen=True, slots=True)
 class SummaryInput:
-    """An order, and all else that the sentences need; each text is HTML, or "" for no text.
+    """An order, and everything else from which the sentences are made.
 
-    ``reason`` is the reason for the last change of status, if the timeline has a reason.
-    ``was_repeated`` is True if the missing cards were ordered again. ``repeated_by`` names the new
-    order, if the person may see it. ``standstill`` says why nothing is done automatically at
-    present. ``not_received`` says that the cards did not reach their recipient.
+    Each text is HTML, or "" for no text. ``reason`` is the reason for the last change of status, if
+    the timeline has a reason. ``was_repeated`` is True if the missing cards were ordered again.
+    ``repeated_by`` names the new order, if the person may see it. ``standstill`` says why nothing
+    is done automatically at present. ``not_received`` says that the cards did not reach their
+    recipient.
     """
 
     order: Order
@@ -193,7 +194,10 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
 
 
 def _paid(order: Order) -> Iterator[str]:
-    """The customer's payment for an open order; a final order's breakdown has the payment."""
+    """Yield the sentence on the customer's payment, only for an open order.
+
+    On the page of a final order, the breakdown shows the payment.
+    """
     paid = paid_amount(order)
     if paid is not None and not order.is_final:
         amount = worked_out(order.quantity, order.sale_price, paid)
@@ -233,7 +237,10 @@ def _delivered(order: Order) -> str:
 
 
 def _brought(order: Order) -> str:
-    """The delivery by the provider, for an order whose cards did not reach their recipient."""
+    """Return the sentence on how many cards the provider delivered.
+
+    It is for an order whose cards did not reach their recipient.
+    """
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
     text = ngettext(
         "The provider delivered %(delivered)s of %(count)s card on %(at)s.",

@@ -55,14 +55,14 @@ from giftcards.text.display import (
 
 # The number of finished months that the page offers.
 _MONTHS = 24
-# The value of "month" in a URL for any month that has changed since its closing.
+# The value of the parameter "month" that finds all months that have changed since their closing.
 _CHANGED = "changed"
 _BY_NAME = {figure.name: figure for figure in FIGURES}
 _SIGNS = {StepState.DONE: "✓", StepState.TO_DO: "!", StepState.NOTHING: "–"}
 
 
 class _Text(NamedTuple):
-    """The texts about a step; ``counts`` are the figures to whose rows the step links."""
+    """The texts about a step. ``counts`` are the names of the figures that the step shows."""
 
     title: Any
     done: Any
@@ -116,7 +116,8 @@ _TEXTS: Mapping[str, _Text] = {
         ("owing",),
     ),
 }
-# Keys are figures that are counts; values are the figures with the amounts to show beside them.
+# Some counts are shown with an amount beside them: each key is a count, and its value is the
+# amount.
 _AMOUNTS = {"breaks": "gap", "planned": "customer_planned_amount", "owing": "open_amount"}
 # For each figure, the filters with which the list of orders shows what the figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
@@ -128,8 +129,8 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
 # Pairs of figures. If the figures of a pair are equal, the first figure is left out.
 _BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
-# For some figures, the filters with which the ledger shows what the figure counts. Other figures
-# about the ledger link to the lists above the month's entries on the page of the ledger.
+# For some figures, the filters with which the ledger shows what the figure counts. Each other
+# figure about the ledger links to its list on the page of the ledger.
 _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
     "charged_unknown": {"order": "charged"},
     "credited_unknown": {"order": "credited"},
@@ -329,7 +330,10 @@ def _sentence(step: Step, month: Month) -> str:
 def _rows(
     pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """The count of a step: label, number, amount, and the URL of the page that lists the rows."""
+    """Yield the counts that a step shows, each with a link to the counted rows.
+
+    Counts of 0 are left out.
+    """
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)
         if not number or (lesser and number == month.figures[lesser]):
@@ -345,7 +349,10 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """The URL of the list with exactly what a figure counts; "" if the list is forbidden."""
+    """Return the URL of the list that shows what a figure counts.
+
+    It is "" if the person may not see the list.
+    """
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])
@@ -362,7 +369,10 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
-    """The figures of each part except the steps, each with its label, and its value as HTML."""
+    """Yield each part with its figures: a title, and pairs of label and value, as HTML.
+
+    The counts of the steps are left out.
+    """
     # If no cards were ordered again, these figures equal other figures, and are left out.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:

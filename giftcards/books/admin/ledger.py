@@ -1,4 +1,4 @@
-"""The list of the provider's ledger, as far as it was read, and the sums of a period.
+"""The page of the provider's ledger: the entries read so far, and the sums of a period.
 
 The ledger shows what the provider charges, so only people who may see costs may see this page.
 """
@@ -307,7 +307,10 @@ def _kind_text(kind: str) -> str:
 
 
 def _known_kinds() -> Iterator[str]:
-    """Yield the types of entries in the ledger; one step in an index finds each type."""
+    """Yield the types of the entries in the ledger.
+
+    The query for each type reads one row of an index.
+    """
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:
@@ -347,7 +350,7 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
     yield gettext("Balance after"), money(summary.closing_balance), True
 
 
-# The function that returns the name of the order or entry of a discrepancy as HTML.
+# A function that returns, as HTML, the name of a discrepancy's order or entry.
 _Name = Callable[[Discrepancy], str]
 
 

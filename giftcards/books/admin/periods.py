@@ -21,8 +21,8 @@ from giftcards.models import Product
 from giftcards.rules.times import today
 from giftcards.text.display import day_text, isolated
 
-# The first day of any report: no shop sold cards before 2000, and very early times do not exist in
-# every time zone.
+# The first day that a report may have. No shop sold cards before 2000, and some time zones cannot
+# express very early times.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
 # The maximum number of days in a report with a row for each day, because a person has to read the
@@ -58,8 +58,8 @@ class ReportForm(forms.Form):
     """The form of a report. Its fields are in the URL, so every report has a URL."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
-    # The field is a choice. In a large catalogue, the field is a typed text: the id of a product,
-    # or a part of its name.
+    # This field offers a choice of products. In a large catalogue, the person types the id of a
+    # product, or a part of its name.
     product = forms.CharField(label=_("Product"), required=False, max_length=200)
     # "from" is a keyword of Python, so ``__init__`` adds the field.
     field_order = ("from", "to", "by", "product")

@@ -335,7 +335,10 @@ def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """The question about the orders of ``row``; ``None`` if no filter finds these orders."""
+    """Return the question for the orders of ``row`` alone.
+
+    It is ``None`` if no filter of the list finds these orders.
+    """
     if isinstance(row.key, tuple):
         product_id, type_id = row.key
         if type_id:
@@ -520,7 +523,7 @@ def _short(key: date, report: Report) -> str:
     return day_text(key, "N" if report.start.year == report.end.year else "m/Y")
 
 
-# The share of its slot that a column fills, and its largest width in percent of the box.
+# A column fills this share of its slot. Its width is at most _WIDEST percent of the chart.
 _FILLED = Decimal("0.7")
 _WIDEST = Decimal(12)
 # The maximum number of columns with gaps between them: a screen has no room for more gaps.
@@ -595,7 +598,10 @@ def labelled(places: int) -> range:
 
 
 def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
-    """The share in percent, rounded here, so that differences of shares stay inside the box."""
+    """Return the share of ``value`` in ``whole`` in percent, with three decimals.
+
+    Lengths are differences of these rounded shares, so that parts never add up to more than 100 %.
+    """
     return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
 
 
