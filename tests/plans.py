@@ -72,7 +72,8 @@ def _scans_of_postgresql(cursor: Any, tables: list[str]) -> list[str]:
         is_whole = node["Node Type"] in {"Seq Scan", "Index Scan", "Index Only Scan"}
         # How it reads a small table that is joined, such as the users, depends on its statistics.
         if is_whole and "Index Cond" not in node and node["Relation Name"] in tables:
-            scans.append(f"{node['Node Type']} {node.get('Index Name', '')}".strip())
+            read = (node["Node Type"], node["Relation Name"], node.get("Index Name", ""))
+            scans.append(" ".join(read).strip())
     return scans
 
 
@@ -80,7 +81,7 @@ def _scans_of_mysql(cursor: Any, _tables: list[str]) -> list[str]:
     columns = [column[0] for column in cursor.description]
     rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
     return [
-        f"{row['type']} {row['key'] or ''}".strip()
+        f"{row['type']} {row['table']} {row['key'] or ''}".strip()
         for row in rows
         if not str(row["table"]).startswith("<")
         and (row["type"] in {"ALL", "index"} or int(row["rows"] or 0) > MANY)

@@ -54,6 +54,7 @@ from giftcards.models import (
     Note,
     Order,
     OrderTerm,
+    Product,
     ProviderState,
     StatusChange,
 )
@@ -391,6 +392,23 @@ def test_offers_and_holds_read_no_whole_table_of_orders(
         hold(reference="cart-1", **line)
         place_order(reference="cart-1", **line)
         keep_current(lambda: True)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"shelf": "yes"}, {"shelf": "no"}], ids=_label)
+def test_the_pages_of_products_read_no_whole_table_of_orders(
+    boss: Client, open_orders: dict[Status, Order], simulator: Simulator, chosen: dict[str, str]
+) -> None:
+    fill_catalogue()
+    product = Product.objects.get(product_id=LINE["product_id"])
+    if connection.vendor == "postgresql":
+        # See above.
+        connection.cursor().execute("SET LOCAL enable_seqscan = off")
+    with explained() as statements:
+        read(boss.get("/admin/giftcards/product/", chosen))
+        read(boss.get(f"/admin/giftcards/product/{product.pk}/change/"))
+    # The products and their types are read as a whole: that is the list.
+    read_whole = [scan for one in scans(statements) for scan in one.scans]
+    assert [scan for scan in read_whole if "giftcards_order" in scan] == []
 
 
 def test_resolving_a_lost_order_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:

@@ -4,6 +4,7 @@ from giftcards.catalogue.holds import hold, release
 from giftcards.catalogue.offers import (
     Quote,
     check_offer,
+    is_on_shelf,
     offers,
     quote,
     stale_after,
@@ -26,6 +27,7 @@ __all__ = [
     "check_offer",
     "counts",
     "hold",
+    "is_on_shelf",
     "keep_current",
     "keep_prices",
     "offers",

@@ -74,6 +74,14 @@ def offers() -> QuerySet[ProductType]:
     return priced(kinds.filter(Q(stock=None) | Q(available__gt=0)))
 
 
+def is_on_shelf(column: str = "pk") -> Q:
+    """The condition that a type is among :func:`offers`.
+
+    With the column "product", it is the condition that any type of a product is.
+    """
+    return Q(pk__in=offers().order_by().values(column))
+
+
 def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
     """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
 

@@ -287,7 +287,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(blank=True, editable=False, max_length=200, verbose_name='name')),
                 ('category', models.CharField(blank=True, editable=False, max_length=200, verbose_name='category')),
                 ('region', models.CharField(blank=True, editable=False, max_length=100, verbose_name='region')),
-                ('is_enabled', models.BooleanField(default=True, editable=False, verbose_name='on sale')),
+                ('is_enabled', models.BooleanField(default=True, editable=False, verbose_name='sold by the provider')),
                 ('listed_at', models.DateTimeField(editable=False, verbose_name='last listed')),
                 ('missing_since', models.DateTimeField(editable=False, null=True)),
                 ('asked_at', models.DateTimeField(editable=False, null=True)),

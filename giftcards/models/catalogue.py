@@ -188,7 +188,7 @@ class Product(models.Model):
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
     # True if the provider sells the product. Becomes False once the catalogue no longer lists the
     # product.
-    is_enabled = models.BooleanField(_("on sale"), default=True, editable=False)
+    is_enabled = models.BooleanField(_("sold by the provider"), default=True, editable=False)
     # The time when the catalogue last listed the product, and the time since which the catalogue
     # lacks the product (NULL: the product is listed).
     listed_at = models.DateTimeField(_("last listed"), editable=False)
@@ -196,6 +196,9 @@ class Product(models.Model):
     # The times when the product's types were last requested, and last read; NULL: never.
     asked_at = models.DateTimeField(null=True, editable=False)
     types_read_at = models.DateTimeField(_("types last read"), null=True, editable=False)
+
+    #: True if any type is among the offers. Only the admin sets this attribute.
+    is_on_shelf: bool
 
     objects = ProductQuerySet.as_manager()
 
@@ -279,6 +282,8 @@ class ProductType(models.Model):
     #: attribute.
     available: int | None
     shop_price: Decimal | None
+    #: True if the type is among the offers. Only the admin sets this attribute.
+    is_on_shelf: bool
 
     objects = ProductTypeQuerySet.as_manager()
 

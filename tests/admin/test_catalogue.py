@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -11,11 +12,13 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from giftcards.catalogue import offers
 from giftcards.models import OfferChange, Product, ProductType
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import make_offer, make_order
 from tests.pages import plain, read, sign_in, text
+from tests.stage import ago
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -73,18 +76,49 @@ def test_the_cards_that_are_left_are_shown_beside_the_stock() -> None:
     assert "1,232" in html
 
 
-@pytest.mark.parametrize("is_skipped", [False, True])
-def test_a_product_whose_category_is_skipped_is_not_on_sale(
-    set_conf: Conf, is_skipped: bool
+# For each reason: the settings, the product, the type, and whether it is on the shelf.
+SHELF: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]] = {
+    "in stock": ({}, {}, {}, True),
+    "stock unknown": ({"LEAST_STOCK": 9}, {}, {"stock": None}, True),
+    "another category skipped": ({"CATALOGUE_SKIP": ["Music"]}, {}, {}, True),
+    "more than is to be left": ({"LEAST_STOCK": 9}, {}, {"stock": 10}, True),
+    "priced by the rule": ({"PRICING": RULE}, {}, {}, True),
+    "disabled": ({}, {"is_enabled": False}, {}, False),
+    "category skipped": ({"CATALOGUE_SKIP": ["gaming"]}, {}, {}, False),
+    "no more than is to be left": ({"LEAST_STOCK": 10}, {}, {"stock": 10}, False),
+    "sold out": ({}, {}, {"stock": 0}, False),
+    "without a price": ({}, {}, {"price": None}, False),
+    "read long ago": ({}, {}, {"read_at": ago(8 * 24 * 3600)}, False),
+    "taken off by the rule": ({"PRICING": {**RULE, "least_margin": 400}}, {}, {}, False),
+    "not priced yet": ({"PRICING": f"{__name__}.fail"}, {}, {}, False),
+}
+
+
+@pytest.mark.parametrize(("conf", "product", "values", "is_on_shelf"), SHELF.values(), ids=SHELF)
+def test_the_list_its_filter_and_the_page_agree_with_the_shelf(
+    set_conf: Conf,
+    conf: dict[str, Any],
+    product: dict[str, Any],
+    values: dict[str, Any],
+    is_on_shelf: bool,
 ) -> None:
-    kind = make_offer()
-    Product.objects.update(category="Gaming")
-    set_conf(CATALOGUE_SKIP=["gaming"] if is_skipped else [], PRICING=RULE)
+    set_conf(**conf)
+    kind = make_offer(**values)
+    Product.objects.update(**{"name": "PlayStation", "category": "Gaming", **product})
     staff = sign_in("view_product")
+    assert offers().exists() == is_on_shelf
+    for choice, is_listed in (("yes", is_on_shelf), ("no", not is_on_shelf)):
+        assert ("PlayStation" in look(staff, f"{LIST}?shelf={choice}")) == is_listed
     for address in (LIST, page(kind)):
-        html = read(staff.get(address))
-        assert ("icon-no" in html, "icon-yes" in html) == (is_skipped, not is_skipped)
-    assert ("off the shelf" in look(staff, page(kind))) == is_skipped
+        column = re.findall(r"field-on_shelf.*?icon-(yes|no)", read(staff.get(address)), re.DOTALL)
+        assert set(column) == {"yes" if is_on_shelf else "no"}
+
+
+def test_a_product_with_one_type_on_the_shelf_is_there(set_conf: Conf) -> None:
+    make_offer("type_001", stock=0)
+    kind = make_offer("type_002")
+    html = read(sign_in("view_product").get(page(kind)))
+    assert re.findall(r"field-on_shelf.*?icon-(yes|no)", html, re.DOTALL) == ["yes", "no", "yes"]
 
 
 def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin(set_conf: Conf) -> None:

@@ -40,7 +40,7 @@ ASKED = {
     },
     "customerrefund": {"state__exact", "state__isnull", "created_at__gte", "created_at__lt"},
     "cardreveal": set(),
-    "product": {"is_enabled__exact", "is_enabled__isnull", "category", "category__isnull"},
+    "product": {"shelf", "category", "category__isnull"},
     "ledgerentry": {"period", "type", "order"},
     "providerstate": set(),
     "delivery": {

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.django_db
 Wire = responses.RequestsMock
 CATALOG = f"{PROVIDER}/v3/gift-cards/catalog"
 STEAM = "507f1f77bcf86cd799439012"
+MOBILIS = "507f1f77bcf86cd799439013"
 
 
 @pytest.fixture(autouse=True)
@@ -75,14 +76,19 @@ class TestReading:
     def test_a_reading_keeps_products_types_prices_and_stock(self, simulator: Simulator) -> None:
         assert run() == CatalogueReading(total=2, read=2)
         assert paths(simulator) == ["catalog", PSN, STEAM]
-        assert known() == [(PSN, "PlayStation Network", True), (STEAM, "Steam", True)]
+        assert known() == [
+            (PSN, "PlayStation Network", True),
+            (STEAM, "Steam", True),
+            # The settings of the tests skip its category.
+            (MOBILIS, "Mobilis", True),
+        ]
         product = Product.objects.get(product_id=PSN)
         assert (product.category, product.region) == ("Gaming", "DZ")
         assert types()["type_001"] == ("PSN 500 DA", Decimal("490.00"), 100_000)
         assert types()["type_003"] == ("PSN 2000 DA", Decimal("1960.00"), 0)
         assert types(STEAM)["type_101"] == ("Steam 5 USD", Decimal("1250.50"), 100_000)
         assert catalogue.counts() == {
-            "products": 2,
+            "products": 3,
             "on_sale": 2,
             "types": 2 + 1 + 2 * 9,
             "types_for_sale": 2 + 1 + 2 * 9,
@@ -112,7 +118,12 @@ class TestReading:
         )
         ProductType.objects.update(missing_since=F("missing_since") - hour)
         assert run().is_whole
-        assert known() == [(PSN, "PSN", True), (STEAM, "Steam", False), ("xbox", "Xbox", True)]
+        assert known() == [
+            (PSN, "PSN", True),
+            (STEAM, "Steam", False),
+            (MOBILIS, "Mobilis", False),
+            ("xbox", "Xbox", True),
+        ]
         assert types()["type_001"] == ("PSN 500", Decimal(980), 7)
         # Not sold any more, but orders were placed for it.
         assert types()["type_003"] == ("PSN 2000 DA", None, 0)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 def test_the_command_reads_the_catalogue_and_counts_it(call: Call, simulator: Simulator) -> None:
     assert call("giftcards_catalogue") == (
         "2 products read, 0 skipped, 0 still to read.\n"
-        "The catalogue has 2 products, 2 on sale, and 21 types, 21 for sale.\n",
+        "The catalogue has 3 products, 2 on sale, and 21 types, 21 for sale.\n",
         "",
         0,
     )
@@ -32,7 +32,7 @@ def test_the_command_reads_the_catalogue_and_counts_it(call: Call, simulator: Si
 def test_the_counts_can_be_had_as_json(call: Call, simulator: Simulator) -> None:
     out, err, code = call("giftcards_catalogue", "--json")
     assert json.loads(out) == {
-        "products": 2,
+        "products": 3,
         "on_sale": 2,
         "types": 21,
         "types_for_sale": 21,
@@ -62,7 +62,7 @@ def test_a_provider_that_is_away_fails_the_run_and_leaves_the_catalogue(
     call("giftcards_catalogue")
     simulator.outage = True
     out, err, code = call("giftcards_catalogue")
-    assert out.startswith("0 products read, 0 skipped, 0 still to read.\nThe catalogue has 2 ")
+    assert out.startswith("0 products read, 0 skipped, 0 still to read.\nThe catalogue has 3 ")
     assert "SERVICE_UNAVAILABLE" in err
     assert code == 1
 

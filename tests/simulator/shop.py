@@ -12,6 +12,7 @@ from giftcards.simulator import Order, Simulator
 
 PSN = "507f1f77bcf86cd799439011"
 STEAM = "507f1f77bcf86cd799439012"
+MOBILIS = "507f1f77bcf86cd799439013"
 LOST = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 

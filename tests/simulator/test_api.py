@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from giftcards.simulator import SPECIAL_TYPES, Denomination, Product, Request, Simulator
-from tests.simulator.shop import PSN, STEAM, Shop, error, is_id
+from tests.simulator.shop import MOBILIS, PSN, STEAM, Shop, error, is_id
 
 # Envelope, account, catalogue.
 
@@ -70,7 +70,13 @@ def test_the_catalogue_lists_products_by_category(shop: Shop) -> None:
                     {"id": PSN, "title": "PlayStation Network", "enabled": True, "region": "DZ"},
                     {"id": STEAM, "title": "Steam", "enabled": True, "region": "GLOBAL"},
                 ],
-            }
+            },
+            {
+                "title": "Mobile & Internet",
+                "products": [
+                    {"id": MOBILIS, "title": "Mobilis", "enabled": True, "region": "DZ"},
+                ],
+            },
         ]
     }
 

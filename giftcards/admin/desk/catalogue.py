@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -22,6 +22,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.admin.frame.rows import ReadOnly, ReadOnlyRows, column
 from giftcards.catalogue import (
     PriceMove,
+    is_on_shelf,
     price_moves,
     price_on_shelf,
     since_yesterday,
@@ -38,7 +39,16 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     """The types of a product, without costs and margins for people who may not see costs."""
 
     model = ProductType
-    readonly_fields = ("title", "cost", "price_in_shop", "margin", "cards", "left", "read")
+    readonly_fields = (
+        "title",
+        "cost",
+        "price_in_shop",
+        "margin",
+        "cards",
+        "left",
+        "on_shelf",
+        "read",
+    )
     extra = 0
 
     title = column(ProductType, "type_id", lambda kind, key: named(kind.name, key))
@@ -55,7 +65,8 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ProductType]:
         kinds = super().get_queryset(request).select_related("product")
-        return with_available(kinds, now=timezone.now())
+        kinds = with_available(kinds, now=timezone.now())
+        return kinds.annotate(is_on_shelf=is_on_shelf())  # type: ignore[no-redef]
 
     @admin.display(description=_("price per card"))
     def cost(self, kind: ProductType) -> str:
@@ -83,6 +94,25 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     def left(self, kind: ProductType) -> str:
         return _cards(kind.available)
 
+    @admin.display(description=_("on the shelf"), boolean=True)
+    def on_shelf(self, kind: ProductType) -> bool:
+        return kind.is_on_shelf
+
+
+class ShelfFilter(admin.SimpleListFilter):
+    """A filter for products of which customers can buy any type now, or none."""
+
+    title = _("on the shelf")
+    parameter_name = "shelf"
+
+    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
+        return [("yes", _("Yes")), ("no", _("No"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Product]) -> QuerySet[Product]:
+        if self.value() not in {"yes", "no"}:
+            return queryset
+        return queryset.filter(Q(("is_on_shelf", self.value() == "yes")))
+
 
 class MovedFilter(admin.SimpleListFilter):
     """A filter for products with a type whose price has changed since yesterday."""
@@ -102,15 +132,16 @@ class MovedFilter(admin.SimpleListFilter):
 
 @admin.register(Product)
 class ProductAdmin(ReadOnlyRows):
-    list_display = ("title", "category", "region", "sold", "read", "orders")
-    list_filter = ("is_enabled", MovedFilter, "category")
+    list_display = ("title", "category", "region", "on_shelf", "read", "orders")
+    list_filter = (ShelfFilter, MovedFilter, "category")
     search_fields = ("name", "product_id")
     readonly_fields = (
         "title",
         "identifier",
         "category",
         "region",
-        "sold",
+        "on_shelf",
+        "is_enabled",
         "listed",
         "read",
         "orders",
@@ -121,6 +152,10 @@ class ProductAdmin(ReadOnlyRows):
 
     listed = column(Product, "listed_at", lambda _product, at: moment(at))
     identifier = column(Product, "product_id")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Product]:
+        products: QuerySet[Product] = super().get_queryset(request)
+        return products.annotate(is_on_shelf=is_on_shelf("product"))  # type: ignore[no-redef]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
@@ -137,9 +172,9 @@ class ProductAdmin(ReadOnlyRows):
         names = super().get_list_display(request)
         return [name for name in names if name != "orders" or _may_see_orders(request)]
 
-    @admin.display(description=_("on sale"), ordering="is_enabled", boolean=True)
-    def sold(self, product: Product) -> bool:
-        return product.is_on_sale
+    @admin.display(description=_("on the shelf"), boolean=True)
+    def on_shelf(self, product: Product) -> bool:
+        return product.is_on_shelf
 
     @admin.display(description=_("orders"))
     def orders(self, product: Product) -> str:
