@@ -6,7 +6,7 @@ ENV UV_COMPILE_BYTECODE=1 \
 WORKDIR /source
 COPY . .
 RUN python -m pip install --no-cache-dir uv==0.13.9 \
-    && uv sync --locked --no-default-groups --group container --extra q2 --no-editable
+    && uv sync --locked --no-default-groups --group container --extra q2 --extra metrics --no-editable
 # No secret is needed for it, but the settings ask for some.
 RUN DJANGO_SECRET_KEY=none GIFTCARDS_API_KEY=none GIFTCARDS_ENCRYPTION_KEYS=none EXAMPLE_DIR=/tmp/none \
     /venv/bin/python manage.py collectstatic --no-input --settings example_project.container

@@ -164,6 +164,11 @@ Q_CLUSTER = {
     "label": "Tasks",
 }
 
+# Who knows it reads the balance at /metrics. Without a token, nobody does.
+METRICS_TOKEN = os.environ.get("GIFTCARDS_METRICS_TOKEN")
+if METRICS_TOKEN is None and USES_SIMULATOR:
+    METRICS_TOKEN = _local_secret("metrics-token", secrets.token_hex(32))
+
 GIFTCARDS = {
     "API_KEY": _secret("GIFTCARDS_API_KEY", "api-key", f"for-the-simulator-{secrets.token_hex(8)}"),
     "BASE_URL": BASE_URL,
@@ -185,6 +190,7 @@ GIFTCARDS = {
         for title in os.environ.get("GIFTCARDS_CATALOGUE_SKIP", "Mobile & Internet").split(",")
         if title.strip()
     ],
+    "METRICS_TOKEN": METRICS_TOKEN or None,
     "LEAST_STOCK": int(os.environ.get("GIFTCARDS_LEAST_STOCK", "0")),
     # The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
     "PRICING": {"margin_percent": 12, "round_to": 10},

@@ -1,6 +1,8 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from giftcards.watch.metrics import metrics
+
 # What waits for staff, on top of the first page of the admin.
 admin.site.index_template = "admin/giftcards/index.html"
 
@@ -8,6 +10,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/", include("example_project.api.urls")),
     path("cards/", include("giftcards.delivery.urls")),
+    path("metrics", metrics),
     path("language/", include("django.conf.urls.i18n")),
     path("", include("example_project.storefront.urls")),
 ]

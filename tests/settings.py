@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("DATABASE_URL", "sqlite://:memory:")
 os.environ["DJANGO_SECRET_KEY"] = "tests-only"
+os.environ["GIFTCARDS_METRICS_TOKEN"] = ""
 os.environ["GIFTCARDS_API_KEY"] = "CANARY-KEY-7f3a9c"
 os.environ["GIFTCARDS_BASE_URL"] = "http://127.0.0.1:9"
 # Only tests of the request budget wait for it.

@@ -130,7 +130,9 @@ def test_a_demo_after_a_killed_one_starts_afresh_and_a_third_is_refused(
     assert demo.process.poll() is None
 
 
-def test_the_site_of_the_demo_shows_its_pages_without_debug(start: Callable[..., Demo]) -> None:
+def test_the_site_of_the_demo_shows_its_pages_without_debug(
+    start: Callable[..., Demo], tmp_path: Path
+) -> None:
     demo = start()
     demo.wait_until(lambda: "password" in demo.output)
     found = re.search(r"http://127.0.0.1:\d+/", demo.output)
@@ -139,6 +141,12 @@ def test_the_site_of_the_demo_shows_its_pages_without_debug(start: Callable[...,
     style = requests.get(f"{found[0]}static/admin/css/base.css", timeout=10)
     assert style.headers["Content-Type"].startswith("text/css")
     assert f"    {found[0]}mailbox/ " in demo.output
+    token = (tmp_path / "files" / "metrics-token").read_text()
+    metrics = requests.get(
+        f"{found[0]}metrics", headers={"Authorization": f"Bearer {token}"}, timeout=10
+    )
+    assert 'giftcards_orders{status="PENDING"}' in metrics.text
+    assert requests.get(f"{found[0]}metrics", timeout=10).status_code == 401
     shelf = requests.get(found[0], timeout=10)
     assert (shelf.status_code, shelf.text.count('href="/buy/')) == (200, 7)
     style = requests.get(f"{found[0]}static/storefront/shop.css", timeout=10)

@@ -102,7 +102,7 @@ def test_files_of_the_example_are_readable_by_their_owner_only(load: Load, tmp_p
     load()
     folder = tmp_path / "files"
     files = [tmp_path / "shop.sqlite3", *(path for path in folder.iterdir() if path.is_file())]
-    assert len(files) == 4
+    assert len(files) == 5
     assert {permissions(path) for path in files} == {0o600}
     assert {permissions(path) for path in (folder, folder / "mails")} == {0o700}
 
