@@ -1,7 +1,8 @@
 """What the app takes for granted about the provider's API, tried at the provider: `make contract`.
 
-With a sandbox key in ``GIFTCARDS_API_KEY``, the provider's sandbox is asked, and up to seven orders
-are placed there, which costs nothing; other keys are refused. Without one, the simulator is asked.
+With a sandbox key in ``GIFTCARDS_API_KEY``, the provider's sandbox is asked. Up to seven orders are
+placed there, and a link for a payment is made that nobody uses, which costs nothing; other keys are
+refused. Without a key, the simulator is asked.
 
 Each assumption is a line: "holds" with what was seen, "differs", or "not tried" with the reason.
 Requests go out a second apart. With ``--limit``, so many follow at once that the limit of requests
@@ -34,6 +35,8 @@ from giftcards.provider.answers import (
     read_ledger,
     read_order,
     read_page,
+    read_payment,
+    read_payment_link,
     read_placed,
     read_product,
 )
@@ -47,6 +50,9 @@ FINAL = ("FULFILLED", "PARTIALLY_FILLED", "REFUNDED")
 LISTED_WITHIN, SETTLED_WITHIN = 60.0, 300.0
 # The lead that two clocks may have over each other.
 CLOCK_SKEW = timedelta(minutes=10)
+# The least amount of a payment by a customer, and the beginning of every reference of a payment, by
+# which the ledger's entries are known.
+_LEAST_PAYMENT, _PAYMENT_REFS = 500, "OCPL-"
 # More requests than any limit that is known.
 _ABOVE_LIMIT = 150
 
@@ -122,6 +128,11 @@ class Provider:
         if reference:
             order["ref"] = reference
         return self._ask("POST", "gift-cards/placeOrder", json=order)
+
+    def create_link(self, title: str, amount: int) -> Reply:
+        """Ask for a page on which a customer could pay; nobody opens it."""
+        product = {"title": title, "amount": amount}
+        return self._ask("POST", "ocpay/createLink", json={"productInfo": product})
 
     def _ask(self, method: str, path: str, *, key: str | None = None, **more: Any) -> Reply:
         time.sleep(self.pause)
@@ -452,6 +463,23 @@ def _(provider: Provider) -> str:
     if any(row.balance_after is None for row in rows):
         raise Differs("a balance is missing")
     return f"{len(rows)} bookings"
+
+
+@assume("A link for a payment has a reference, and is open at first")
+def _(provider: Provider) -> str:
+    reply = provider.create_link(f"contract-{uuid.uuid4().hex[:24]}", _LEAST_PAYMENT)
+    if reply.status in {400, 402, 403, 404} and reply.code not in {"", "ERR_VALIDATION"}:
+        raise NotTried(f"the sandbox refuses payments ({reply})")
+    link = read_payment_link(reply.data)
+    if link.is_sandbox is False:
+        raise Differs("the link is for real money")
+    if not link.ref.startswith(_PAYMENT_REFS):
+        raise Differs(f"the reference does not begin with {_PAYMENT_REFS}")
+    told = provider.get(f"ocpay/checkPayment/{link.ref}").data
+    status = read_payment(told, asked_for=link.ref).status
+    if status != "PENDING":
+        raise Differs(f"it is {status}")
+    return f"{status}, {'of the sandbox' if link.is_sandbox else 'of the sandbox or not'}"
 
 
 @assume("Above the limit, the answer is 429")

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from typing import Any
 
 import pytest
+import responses
 
 from giftcards.simulator import Simulator
 from tests.contract import ASSUMPTIONS, Provider, main, refusal, try_all
@@ -36,11 +37,90 @@ DIFFERENT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+CREATE, CHECK = "POST createLink", "GET checkPayment/OCPL-ABC123-XY12"
+
+
+def created(**changes: Any) -> tuple[int, dict[str, Any]]:
+    data = {
+        "paymentUrl": "https://pay.example/1",
+        "paymentRef": "OCPL-ABC123-XY12",
+        "paymentLink": {"isSandbox": True},
+    }
+    return 200, {"success": True, "data": data | changes}
+
+
+def checked(status: str) -> tuple[int, dict[str, Any]]:
+    return 200, {"success": True, "data": {"status": status}}
+
+
+def refused(status: int, code: str) -> tuple[int, dict[str, Any]]:
+    return status, {"success": False, "error": {"code": code, "message": "No."}}
+
+
+# For each sandbox: its answers about payments, and the line that they lead to.
+PAYMENTS: dict[str, tuple[dict[str, tuple[int, dict[str, Any]]], str, str]] = {
+    "says so": (
+        {CREATE: created(), CHECK: checked("PENDING")},
+        "holds",
+        "PENDING, of the sandbox",
+    ),
+    "does not say whose link it is": (
+        {CREATE: created(paymentLink=None), CHECK: checked("PENDING")},
+        "holds",
+        "PENDING, of the sandbox or not",
+    ),
+    "refuses payments": (
+        {CREATE: refused(403, "MERCHANT_NOT_VALIDATED")},
+        "not tried",
+        "the sandbox refuses payments (403 MERCHANT_NOT_VALIDATED)",
+    ),
+    "knows no payments": (
+        {CREATE: refused(404, "NOT_FOUND")},
+        "not tried",
+        "the sandbox refuses payments (404 NOT_FOUND)",
+    ),
+    "has another path": (
+        {CREATE: (404, {"message": "Cannot POST", "statusCode": 404})},
+        "differs",
+        "answered with 404 without a code",
+    ),
+    "wants other fields": (
+        {CREATE: refused(400, "ERR_VALIDATION")},
+        "differs",
+        "answered with 400 ERR_VALIDATION",
+    ),
+    "names no page": (
+        {CREATE: created(paymentUrl="")},
+        "differs",
+        "the answer names no usable payment link",
+    ),
+    "takes real money": (
+        {CREATE: created(paymentLink={"isSandbox": False})},
+        "differs",
+        "the link is for real money",
+    ),
+    "has other references": (
+        {CREATE: created(paymentRef="PAY-1")},
+        "differs",
+        "the reference does not begin with OCPL-",
+    ),
+    "confirms at once": (
+        {CREATE: created(), CHECK: checked("CONFIRMED")},
+        "differs",
+        "it is CONFIRMED",
+    ),
+}
+
+
+def try_at(simulator: Simulator) -> dict[str, str]:
+    provider = Provider(simulator.url, "simulated", pause=0, listed_within=0, is_simulator=True)
+    return {sentence: word for word, sentence in try_all(provider)}
+
+
 def tried(**options: Any) -> dict[str, str]:
     """The words by their sentences, of a simulator that settles at once."""
     with Simulator(delay=(0, 0), keys=["simulated"], **options) as simulator:
-        provider = Provider(simulator.url, "simulated", pause=0, listed_within=0, is_simulator=True)
-        return {sentence: word for word, sentence in try_all(provider)}
+        return try_at(simulator)
 
 
 @pytest.mark.parametrize(("options", "sentences"), DIFFERENT.values(), ids=DIFFERENT)
@@ -52,6 +132,34 @@ def test_exactly_what_the_provider_does_otherwise_differs(
     different = [sentence for sentence, word in results.items() if word == "differs"]
     for found, expected in zip_longest(different, sentences, fillvalue="nothing"):
         assert found.startswith(expected)
+
+
+@pytest.mark.parametrize(("answers", "word", "detail"), PAYMENTS.values(), ids=PAYMENTS)
+def test_what_a_sandbox_says_of_payments_is_one_line_beside_the_rest(
+    answers: dict[str, tuple[int, dict[str, Any]]], word: str, detail: str
+) -> None:
+    with (
+        Simulator(delay=(0, 0), keys=["simulated"]) as simulator,
+        responses.RequestsMock() as wire,
+    ):
+        wire.add_passthru(simulator.url)
+        for request, (status, body) in answers.items():
+            method, path = request.split()
+            wire.add(method, f"{simulator.url}/v3/ocpay/{path}", status=status, json=body)
+        results = try_at(simulator)
+    sentence = f"A link for a payment has a reference, and is open at first: {detail}."
+    assert results.pop(sentence) == word
+    assert "differs" not in results.values()
+    assert simulator.payments == {}
+
+
+def test_one_payment_of_the_least_amount_is_asked_for_and_never_made() -> None:
+    with Simulator(delay=(0, 0), keys=["simulated"]) as simulator:
+        assert "differs" not in try_at(simulator).values()
+        [payment] = simulator.payments.values()
+        asked = [request for request in simulator.requests if "ocpay" in request.path]
+    assert (payment.amount, payment.status) == (500, "PENDING")
+    assert len(asked) == 2
 
 
 def test_a_key_that_is_not_for_the_sandbox_is_refused() -> None:
