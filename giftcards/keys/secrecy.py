@@ -53,8 +53,7 @@ class CardSecret:
 def place_of(error: BaseException) -> str:
     """The file and line that raised ``error``; "" if it was never raised.
 
-    If the text of an error may hold a secret, only the class and the place of the error can be
-    shown.
+    Logs and rows name this place instead of the error's text, because the text may hold a secret.
     """
     place = ""
     for frame, line in walk_tb(error.__traceback__):

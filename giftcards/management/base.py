@@ -73,7 +73,7 @@ class GiftcardsCommand(ConsoleCommand):
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
         """Read a row of each table of the core and of the command's own app.
 
-        So a database that is missing or not migrated fails before any work begins.
+        If the database is missing or not migrated, this fails before any work begins.
         """
         core = apps.get_app_config("giftcards")
         own = apps.get_containing_app_config(type(self).__module__) or core
@@ -125,17 +125,17 @@ def _why_no_database(error: Error) -> str:
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:
-    """The error if the database failed after the command had begun its work."""
+    """A ``CommandError`` with exit code 1: the database failed after the work had begun."""
     return unfinished(f"The database failed ({type(error).__name__}). {what_now}")
 
 
 def unfinished(reason: str) -> CommandError:
-    """The error if the work failed, or did not end."""
+    """A ``CommandError`` with exit code 1: the work failed, or did not end."""
     return CommandError(reason, returncode=UNFINISHED)
 
 
 def refuse(reason: str) -> CommandError:
-    """The error if the user made a mistake, before any work has begun."""
+    """A ``CommandError`` with exit code 2: the command cannot start, and nothing has happened."""
     return CommandError(reason, returncode=COULD_NOT_START)
 
 
@@ -315,7 +315,7 @@ def standing(order: Order) -> str:
 
 
 def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
-    """``order`` as lines for a terminal, made from ``told``: the values that ``--json`` prints."""
+    """``order`` as lines for a terminal; ``told`` has the values that ``--json`` prints."""
     yield f"Order {order.reference}"
     yield f"  status      {status_label(order.status)}"
     yield f"  provider    {order.provider_order_id or 'has not named it'}"

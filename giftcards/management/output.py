@@ -81,7 +81,7 @@ class ConsoleCommand(BaseCommand):
             raise SystemExit(UNFINISHED) from None
 
     def put(self, text: str, *, ending: str = "\n") -> None:
-        """Print ``text`` at once, also into a pipe; :exc:`OutputClosed` if nobody reads it."""
+        """Print ``text`` at once; raise :exc:`OutputClosed` if the output is a closed pipe."""
         try:
             self.stdout.write(text, ending=ending)
             self.stdout.flush()
@@ -121,10 +121,10 @@ class Progress:
         unless_short: bool = False,
         bar: str = "",
     ) -> None:
-        """Show ``text``; with ``unless_short``, only a longer wait is shown in a log.
+        """Show ``text``; with ``unless_short``, a log shows it only after some seconds.
 
         ``since`` is the start of the wait, by default the time of the first call with this
-        ``text``. ``bar`` is shown after ``text`` on a terminal, and never cut off.
+        ``text``. On a terminal, ``bar`` is shown after ``text``, and is never cut off.
         """
         now = time.monotonic()
         if text != self._text:

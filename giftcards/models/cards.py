@@ -98,9 +98,9 @@ class CardQuerySet(models.QuerySet["Card"]):
     def ends(self, found: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
         """The primary keys of the oldest and the newest card of each encryption key in use.
 
-        The dict's keys are fingerprints of encryption keys. The query covers the keys in the
-        settings. If it finds other keys in use, it is repeated with these keys, too. ``found`` has
-        the values of :meth:`scalars_of_ends` if they were read already. Raises
+        The result maps fingerprints of encryption keys to pairs of primary keys. It has all keys in
+        use, even keys that are not in the settings. ``found`` saves a query if the values of
+        :meth:`scalars_of_ends` were read already. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keys = list(conf.keyring().key_fingerprints)
@@ -117,10 +117,11 @@ class CardQuerySet(models.QuerySet["Card"]):
         return found[0] if found else {}
 
     def scalars_of_ends(self, keys: Iterable[str] | None = None) -> dict[End, Combinable]:
-        """The values that :meth:`ends` needs, as expressions; ``keys`` default to the settings.
+        """Expressions for the values that :meth:`ends` needs.
 
-        The expressions also look for other keys. They read only the ends of index ranges: the whole
-        index takes a third of a second at a million cards.
+        ``keys`` are fingerprints of encryption keys, by default of the keys in the settings. The
+        expressions also find other keys in use. They read only the ends of index ranges, because
+        the whole index takes a third of a second at a million cards.
         """
         if keys is None:
             keys = conf.keyring().key_fingerprints
@@ -137,10 +138,10 @@ class CardQuerySet(models.QuerySet["Card"]):
     def need_of_keys(self) -> tuple[int, list[int]]:
         """Return the number of cards whose key is missing, and the keys that no card needs.
 
-        A key is missing if it is not in the settings. The keys that no card needs are named by
-        their positions in the settings, from 2; no key is named if there is no readable card.
-        Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are
-        unusable.
+        A key is missing if it is not in the settings. The second value is a list of positions in
+        the settings, from 2, because the first key is always needed. If there is no readable card,
+        the list is empty. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the
+        settings are unusable.
         """
         configured = conf.keyring().key_fingerprints
         used = set(self.ends())
@@ -155,7 +156,7 @@ class CardQuerySet(models.QuerySet["Card"]):
 
         The result has the keys "newest" and "oldest". Each value is a sentence that says what is
         wrong and shows nothing of the card; "" if the card opens. The result is empty if there is
-        no card. Takes a query more than :meth:`ends`, and likewise ``found``. Raises
+        no card. ``found`` is passed to :meth:`ends`. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keyring = conf.keyring()

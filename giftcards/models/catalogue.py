@@ -90,9 +90,9 @@ class ProductQuerySet(models.QuerySet["Product"]):
     ) -> None:
         """Store the types of a product, from an answer that was requested at ``at``.
 
-        Each item of ``types`` has the columns of a type. A type is no longer sold, but keeps its
-        name, if two answers, an hour apart, do not list it. Does nothing if the catalogue has never
-        listed the product, or if a later answer is stored.
+        Each item of ``types`` has the columns of a type. A type is no longer for sale if two
+        answers, an hour apart, do not list it. Its name is kept. Does nothing if the catalogue has
+        never listed the product, or if a later answer is stored.
         """
         told = {columns["type_id"]: columns for columns in types}
         older = past("types_read_at", at, longest=_LATE)
@@ -349,12 +349,15 @@ class OfferChangeQuerySet(OutboxQuerySet["OfferChange"]):
 
 
 class OfferChange(OutboxEntry):
-    """A change of what the provider offers, as noticed by a reading at ``at``.
+    """A change of what the provider offers, noticed by the reading at ``at``.
 
-    If a type is new, gone, back or has another price, ``old_value`` and ``new_value`` are prices of
-    a card in dinars (``None``: not for sale). Otherwise they are numbers of cards in stock
-    (``None``: unknown), or the names of product and type. Changes of a type that is not for sale
-    are not recorded.
+    ``old_value`` and ``new_value`` depend on ``what``:
+
+    * ``STOCK``: numbers of cards in stock (``None``: unknown);
+    * ``NAME``: names of product and type;
+    * otherwise: prices of a card in dinars (``None``: not for sale).
+
+    While a type is not for sale, its changes are not recorded.
     """
 
     class What(models.TextChoices):
@@ -478,7 +481,7 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
 class ProductPrices(models.Model):
     """The latest prices of a product's types for one API key, shared by all processes.
 
-    ``key`` is the key's fingerprint, ``by_type`` maps type ids to prices as texts.
+    ``key`` is the fingerprint of the API key. ``by_type`` maps type ids to prices as texts.
     """
 
     product_id: models.CharField[str, str] = ExactCharField(primary_key=True, max_length=100)

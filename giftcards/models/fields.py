@@ -88,7 +88,7 @@ def plain_lines(text: str) -> None:
 
 
 class PlainTextField(models.TextField):  # type: ignore[type-arg]
-    """Text of several :func:`plain_lines`, of at most ``max_length`` characters."""
+    """A field for text of several :func:`plain_lines`; validation checks ``max_length``, too."""
 
     @cached_property
     def validators(self) -> Any:
@@ -134,10 +134,15 @@ def new_reference() -> str:
 
 
 def complaint_about_metadata(value: Any) -> str:
-    """Say why ``value`` cannot be an order's metadata; "" if it can be.
+    """Return why ``value`` cannot be an order's metadata; "" if it can be.
 
-    Metadata is a dict that every database returns as it was stored: JSON values with texts as keys,
-    whole numbers of 64 bits, no NaN or infinity, at most 8 levels, and at most 4,096 bytes as JSON.
+    Metadata is a dict that every database returns as it was stored:
+
+    * Keys are texts.
+    * Values are texts, numbers, True, False, None, lists and dicts.
+    * Whole numbers fit into 64 bits, and no number is NaN or infinity.
+    * Values are nested at most 8 levels deep.
+    * The JSON has at most 4,096 bytes.
     """
     if type(value) is not dict:
         return gettext("This must be a dict.")

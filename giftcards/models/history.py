@@ -23,11 +23,11 @@ class OutboxQuerySet(models.QuerySet[E]):
         return due.order_by("announced_at", "announce_at", "pk")
 
     def waiting_since(self, moment: datetime) -> Self:
-        """Changes from ``moment`` or earlier that some receiver has yet to take."""
+        """The :meth:`waiting` changes that were made at ``moment`` or earlier."""
         return self.waiting().filter(at__lte=moment)
 
     def waiting(self) -> Self:
-        """Changes that some receiver has yet to take."""
+        """Changes that are still to be announced to some receiver."""
         return self.filter(announced_at=None, announce_at__isnull=False)
 
     def backlog(self) -> tuple[int, datetime | None]:
@@ -103,9 +103,9 @@ class StatusChange(OutboxEntry):
 
 
 class Acknowledgement(models.Model):
-    """A problem that staff have ticked off, or another decision that does not change the status.
+    """A decision about an order that leaves its status as it is, such as ticking off a problem.
 
-    ``by`` is "" if nobody decided, and the order went on automatically. No receiver is called.
+    ``by`` is "" if the order went on automatically, without a person. No receiver is called.
     """
 
     order = models.ForeignKey(

@@ -127,7 +127,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
             surplus.delete()
 
     def among(self, numbers: range) -> Self:
-        """The slots with these numbers, earliest free first."""
+        """The slots with these numbers, sorted by the time at which they become free."""
         span = self.filter(number__gte=numbers.start, number__lt=numbers.stop)
         return span.order_by("until", "number")
 
@@ -142,10 +142,10 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
-        """Adapt the holds to a clock that was changed from ``before`` to ``now``.
+        """Adapt the holds after the clock was changed from ``before`` to ``now``.
 
-        Slots that were held at ``before`` are held until ``longest`` after ``now``. Other slots are
-        free.
+        A slot that was held at ``before`` stays held until ``longest`` after ``now``. Other slots
+        become free, except slots that may have been taken after the change.
         """
         # A hold that ends within ``longest`` stays: it may have begun after the change of the
         # clock.

@@ -1,4 +1,4 @@
-"""Orders and holds that the database counts and adds up, several kinds of them by one statement."""
+"""Numbers and sums of orders and holds, computed by the database in one statement."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ class Kind(StrEnum):
 
 
 class Line(NamedTuple):
-    """The orders, or the holds, of one kind that have the same values in some columns.
+    """A group of orders or holds: ``number`` rows with ``cards`` cards in total.
 
-    ``price`` is the price per card (``None``: unknown). ``is_charged`` says whether the balance
-    shows the cost already. ``since`` is the first time that any of the rows has.
+    All rows of the group have the same values in the other columns. ``price`` is the price per
+    card (``None``: unknown). Only for settled orders, ``price`` is the cost of an order.
+    ``is_charged`` says whether the balance already includes the cost. ``since`` is the earliest
+    time of the rows.
     """
 
     kind: str
@@ -52,10 +54,11 @@ def lines_of(
     cards: Combinable | None = None,
     **columns: Combinable | None,
 ) -> QuerySet[Any, Any]:
-    """The lines of ``rows`` as a queryset for :func:`read_lines`.
+    """Group ``rows`` into lines; return a queryset for :func:`read_lines`.
 
-    ``since`` names the column of the time, and ``cards`` is the number of cards of a row, 1 by
-    default. The lines differ in ``columns`` only; ``None`` stands for the column of that name.
+    Rows with the same values of ``columns`` form one line. Each of ``columns`` is an expression;
+    ``None`` means the column of the same name. ``since`` is the name of the column with the time.
+    ``cards`` is an expression for a row's number of cards, by default 1.
     """
     empty: dict[str, Any] = {
         "price": Value(None, DecimalField()),
@@ -75,10 +78,9 @@ def lines_of(
 
 
 def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
-    """The lines of several kinds, read by one statement and so all as of one moment.
+    """The lines of several kinds, read by one statement.
 
-    An order that settles meanwhile is thus in one kind only, and so is a hold whose order is being
-    recorded.
+    So an order that settles meanwhile is counted once. A hold and its order are never both counted.
     """
     # Django 6.1 would order the union as the model is ordered, by a column that it lacks.
     found = first.union(*others, all=True).order_by() if others else first

@@ -99,7 +99,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
-        """Rows of ``orders`` that still have the same claim as their instances."""
+        """Those of ``orders`` that still have the same claim in the database."""
         orders = list(orders)
         return self.filter(
             pk__in=[order.pk for order in orders],
@@ -114,7 +114,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
-        """The due time of the first unclaimed order in ``statuses``; ``None`` without any."""
+        """The earliest due time of unclaimed orders in ``statuses``; ``None`` if there are none."""
         # There is one query per status, because the index yields the first row of a single status
         # only.
         times = (
@@ -171,7 +171,7 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
-        """At most ``limit`` accepted orders due by ``due_by``, late orders last."""
+        """At most ``limit`` accepted orders that are due by ``due_by``, delayed orders last."""
         orders: list[Row] = []
         # A tenth is kept for late orders: thousands of fresh orders must not starve them.
         for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
@@ -231,8 +231,7 @@ class OrderQueries(OrderSearch[Row]):
     def open_lines(self, *, balance_read_at: datetime | None = None) -> models.QuerySet[Any, Any]:
         """The lines of the open orders.
 
-        The query reads open orders only. An order is charged if it was accepted no later than
-        ``balance_read_at``.
+        An order counts as charged if it was accepted at ``balance_read_at`` or earlier.
         """
         is_charged = (
             _is(Q(accepted_at__isnull=False, accepted_at__lte=balance_read_at))
@@ -255,9 +254,9 @@ class OrderQueries(OrderSearch[Row]):
     def settled_lines(
         self, since: datetime, *, accepted_since: datetime | None = None
     ) -> models.QuerySet[Any, Any]:
-        """The lines of orders that settled after ``since``, by what an order cost.
+        """The lines of orders that settled after ``since``, grouped by the cost of an order.
 
-        With ``accepted_since``, orders that the provider had accepted by that moment are left out.
+        ``accepted_since`` leaves out orders that were accepted at that time or earlier.
         """
         settled = self.filter(settled_at__gt=since)
         if accepted_since is not None:
@@ -266,9 +265,9 @@ class OrderQueries(OrderSearch[Row]):
         return lines_of(Kind.SETTLED, settled, since="settled_at", price=price)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """A row for each order, for a union of queries.
+        """Rows for a union of queries; each row has two times of an order, and ``name``.
 
-        The row has the times in the columns ``start`` and ``end``, and the text ``name``.
+        ``start`` and ``end`` name the columns of the times.
         """
         named = self.order_by().annotate(_name=models.Value(name))
         return named.values_list(start, end, "_name")

@@ -273,7 +273,10 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OrderUpdate:
-    """New ``values`` of a claimed order; with a ``target``, also a move and its ``details``."""
+    """New ``values`` of a claimed order.
+
+    If ``target`` is given, the order also moves to this status. ``details`` belong to the move.
+    """
 
     order: Order
     values: Mapping[str, Any]
@@ -763,7 +766,7 @@ class Order(models.Model):
 
     @property
     def is_put_off(self) -> bool:
-        """True if the order is a gift whose recipient is not to be told of it yet."""
+        """True if the order is a gift whose ``deliver_at`` is in the future."""
         return self.deliver_at is not None and self.deliver_at > timezone.now()
 
     @property
@@ -857,9 +860,10 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """True if the order was sent to the account of ``key``, so that this account's list has it.
+        """True if the order was sent with ``key``, in the environment of ``key``.
 
-        If the order's key or environment is unknown, it is taken to be that of ``key``.
+        The list of this key's account has the order then. An unknown key of the order counts as
+        ``key``. An unknown environment counts as the environment of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
@@ -872,10 +876,9 @@ class Order(models.Model):
         return len(environments) == 2 and "" not in environments
 
     def was_given_as(self, other: Order) -> bool:
-        """True if ``other``, a new order, was given the same values as this order.
+        """True if ``other``, a new order, has the values with which this order was placed.
 
-        The correctable columns of ``other`` may have the present values of this order, or its
-        values from before a correction.
+        If this order was corrected later, the corrected values are accepted, too.
         """
         return (
             # The database may find different references equal, because of its collation.
@@ -912,9 +915,10 @@ class Order(models.Model):
             raise ValidationError({"sale_amount": text})
 
     def check_columns(self, *, but: Collection[str] = ()) -> None:
-        """Raise ``ValidationError`` if a column has a wrong value, except for the columns ``but``.
+        """Raise ``ValidationError`` if a column has a wrong value.
 
-        Checked messages and moments are converted to their stored form.
+        The columns in ``but`` are not checked. Checked messages and moments are converted to their
+        stored form.
         """
         self._check_types()
         self.clean_fields(exclude=set(but))
@@ -1089,7 +1093,7 @@ class Order(models.Model):
         return {int(position) for text in texts for position in text.split(",") if position}
 
     def may_be_claimed(self, now: datetime, *, due_by: datetime) -> bool:
-        """True if the order is checked regularly, due by ``due_by``, and unclaimed at ``now``."""
+        """True if the order may be claimed at ``now`` for a check that is due by ``due_by``."""
         is_claimed = is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
         is_due = self.due_at is not None and self.due_at <= due_by
         return self.status in FOLLOWED and not is_claimed and is_due

@@ -307,11 +307,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(spent_lately=min(amount, LARGEST_AMOUNT))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
-        """Make a reading of the balance due, after the provider has called the balance too low.
+        """Schedule an immediate reading of the balance, because the provider called it too low.
 
-        ``needed`` is the cost of the order in dinars. Does nothing if the known balance is too low
-        for it, too. If ``needed`` is ``None``, the cost is unknown, and the balance becomes due in
-        any case.
+        ``needed`` is the cost of the order in dinars, or ``None`` if the cost is unknown. Does
+        nothing if the known balance is lower than ``needed``: the provider is right then.
         """
         row = self.filter(pk=1)
         if needed is not None:
@@ -441,7 +440,10 @@ class ProviderState(models.Model):
         return not has_succeeded and self.is_paused(now - _AT_WORK)
 
     def is_pause_told(self, now: datetime) -> bool:
-        """True during a pause, and for a minute after its end unless a person ended it."""
+        """True during a pause, and for a minute after its end.
+
+        If a person ends the pause, the result is False at once.
+        """
         return self.is_paused(now) or self.is_paused(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
@@ -457,8 +459,8 @@ class ProviderState(models.Model):
     def paused_because(self) -> str:
         """The reason why calls are paused, a :class:`Pause`; "" if calls are not paused.
 
-        A pause counts until a minute after its end. A refused key counts if it is the key of this
-        process or stops another running process.
+        A pause still counts for a minute after its end. A refused key counts if this process has
+        the key, or if another running process is stopped by it.
         """
         now = timezone.now()
         if self.api_keys.holding_up(configured_key(), now):

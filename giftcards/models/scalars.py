@@ -38,9 +38,9 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
 
 def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """The result of :func:`read_at_once`, selected from the first row of the queryset ``row``.
+    """Read scalars like :func:`read_at_once`, in a query on the queryset ``row``.
 
-    Empty if the queryset finds no row.
+    The query uses the first row. If there is no row, the result is empty.
     """
     values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
     if values is None:

@@ -179,12 +179,15 @@ class OrderSearch(models.QuerySet[Row]):
     def keys_of_customer(
         self, order: models.Model, *, most: int, before: int | None = None, after: int | None = None
     ) -> list[int]:
-        """The primary keys of other orders of the customer of ``order``, at most ``most``.
+        """The primary keys of at most ``most`` other orders by the customer of ``order``.
 
-        These orders have the same e-mail address in any case, or one of the same phone numbers in
-        any spelling. The recipient of a gift is not its customer. The newest orders come first.
-        ``before`` limits the result to smaller keys. ``after`` limits it to larger keys, and puts
-        the oldest orders first. Reads a few rows, however many orders the customer has.
+        Orders have the same customer if they have the same e-mail address, or a phone number in
+        common. Upper and lower case, and the spelling of numbers, do not matter. The recipient of a
+        gift is not its customer.
+
+        The newest orders come first. ``before`` limits the result to smaller keys. ``after`` limits
+        it to larger keys, and puts the oldest orders first. Reads a few rows, however many orders
+        the customer has.
         """
         limits = {"order_id__lt": before, "order_id__gt": after}
         within = {name: key for name, key in limits.items() if key is not None}

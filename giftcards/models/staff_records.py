@@ -233,8 +233,7 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 def end_finished(should_continue: Callable[[], bool]) -> int:
     """Record that nobody looks after finished orders any more; return the number of orders.
 
-    Otherwise, if an order had a problem later, a person who left long ago would seem to look after
-    it.
+    Otherwise, an order with a problem years later would still belong to the same person.
     """
     ended = 0
     owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)

@@ -126,7 +126,7 @@ def _check(line: Any, *, email: str, fresh: bool) -> None:
 
 
 def _paid_amount(line: Any) -> Decimal:
-    """The amount that the customer pays for the line, as it will stand in oscar's order."""
+    """The amount that the customer pays for the line; oscar's order will have the same amount."""
     price = line.purchase_info.price
     if not price.exists or price.currency != core.currency:
         raise NotForSale(

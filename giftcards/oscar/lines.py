@@ -60,7 +60,10 @@ def reference_of(line: Any) -> str:
 
 
 def line_of(order: Order) -> Any | None:
-    """The line that ``order`` belongs to, directly or as a new order for missing cards."""
+    """The line whose cards ``order`` buys; ``None`` if there is no such line.
+
+    ``order`` may be the order for the line, or a new order for its missing cards.
+    """
     found = _REFERENCE.fullmatch(order.original.reference)
     return found and card_lines(pk=int(found[1]), order__number=order.group).first()
 

@@ -112,7 +112,7 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_hold(instance: Hold, **_: Any) -> None:
-    """Make the next run write the stock record of the card that a deleted hold was for."""
+    """When a hold is deleted, mark the card's stock record for the next run of the chore."""
     sku = sku_of(instance.product_id, instance.type_id)
     # The record is updated after the commit, so that no transaction waits for the record's lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)

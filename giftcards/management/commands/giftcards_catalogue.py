@@ -41,7 +41,7 @@ class Command(GiftcardsCommand):
 
 
 def _wait(reading: CatalogueReading) -> str:
-    """The progress of the reading, and the reason why it waits, as a text."""
+    """A text with the progress of the reading, and the reason for the wait."""
     what = "waiting for its share of the request budget"
     if reading.is_paused:
         what = current_pause() or "waiting"

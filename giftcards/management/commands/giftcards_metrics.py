@@ -26,7 +26,7 @@ class Command(GiftcardsCommand):
         """Adds no ``--json``: the output has one format."""
 
     def find_database(self, options: dict[str, Any]) -> None:
-        """Does nothing: reading the database is all that the command does."""
+        """Does nothing: ``handle`` reads the database, and reports a failure itself."""
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
         # Imported here, because not every shop has prometheus-client.

@@ -120,7 +120,7 @@ class Command(GiftcardsCommand):
 
 
 def _follow(order: Order, gateway: Gateway, progress: Progress, *, wait: bool) -> Order:
-    """Send ``order`` and, with ``wait``, follow it; return the order in its latest state."""
+    """Send ``order``, and follow it if ``wait`` is True; return its latest state."""
     order = send_now(order, gateway, on_wait=lambda seen: _show(seen, progress, unless_short=True))
     if wait:
         _show(order, progress)

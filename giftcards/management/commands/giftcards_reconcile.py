@@ -98,11 +98,12 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Hold the orders that may have been bought already.
+    """Hold the orders that the provider may have bought already.
 
     This function does not search for lost orders, because a search may send a lost order again.
 
-    The lease of the loop keeps the workers out. If that lease is lost, the reading ends.
+    The function takes the lease of the loop, so that no worker runs. If the lease is lost, the
+    reading of the provider's list ends early.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
     token = Lease.objects.take(Lease.LOOP, timings.lease)
@@ -131,7 +132,7 @@ def _beat(progress: Progress) -> Callable[[], None]:
 
 
 def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
-    """The provider's list of orders from ``since`` on; ``None`` if no page of it could be read."""
+    """The provider's list of orders from ``since`` on; ``None`` if no row of it could be read."""
     if not gateway.try_open():
         return None
     listing = read_listing(gateway, pulse, start=since, end=timezone.now() + CLOCK_SKEW)
@@ -140,7 +141,7 @@ def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
 
 
 class _Found:
-    """The result of the command; ``bought`` is what was found out after a restore."""
+    """The result of the command; ``bought`` is given with ``--after-restore`` only."""
 
     def __init__(
         self,
@@ -211,7 +212,11 @@ class _Found:
 
 
 def _describe_orphans(listing: Listing, key: ApiKey) -> Iterator[dict[str, Any]]:
-    """Describe the rows that no order has, each with the order that was bought again as this."""
+    """Describe the rows of the list that belong to no order.
+
+    If a row is a second purchase of an order, "order" is the reference of this order. Otherwise
+    "order" is "".
+    """
     orphans = find_orphans(listing)
     repeated = note_repetitions(orphans, listing, key)
     for row in orphans:

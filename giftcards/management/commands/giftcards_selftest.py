@@ -89,7 +89,7 @@ class ReferenceTrial:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestReport:
-    """The result of a scenario, which passed if there are no ``complaints``."""
+    """The result of a scenario; the scenario passed if ``complaints`` is empty."""
 
     scenario: Scenario
     order: Order
@@ -289,7 +289,7 @@ def _differences(scenario: Scenario, order: Order) -> Iterator[str]:
 
 
 def _complaints(reports: Sequence[SelfTestReport], cards: Mapping[str, str]) -> Iterator[str]:
-    """The sentences on what is wrong with the scenarios and with the cards."""
+    """Sentences about failed scenarios, and about cards that cannot be opened."""
     failed = [report.scenario.name for report in reports if report.complaints]
     if failed:
         yield f"{len(failed)} of {len(reports)} scenarios failed: {', '.join(failed)}."
