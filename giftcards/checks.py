@@ -193,7 +193,7 @@ def check_functions(**_: object) -> list[CheckMessage]:
 
 
 def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # noqa: A002
-    """Report a ``path`` at which nothing can be imported, or nothing can be called."""
+    """Report ``path`` if the object at it cannot be imported or called."""
     if callable(find(path)):
         return []
     return [
@@ -259,9 +259,10 @@ def known_holes() -> Iterator[Hole]:
 
 
 def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
-    """True if ``installed`` has none of the known holes.
+    """True if the release ``installed`` has no known security hole.
 
-    It has none if it is at least the safe release of its own series, or the newest of ``safe``.
+    ``safe`` has the first safe release of each series. Releases of a series that is not in ``safe``
+    are safe only if they are newer than all releases in ``safe``.
     """
     number = get_version_tuple(installed)
     listed = [get_version_tuple(release) for release in safe]
@@ -272,7 +273,7 @@ def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
 
 @register(TAG)
 def check_passwords(**_: object) -> list[CheckMessage]:
-    """Warn if the web server signs staff in: to reveal codes, staff need passwords."""
+    """Warn if the web server signs staff in, because staff need passwords to reveal codes."""
     try:
         if conf.reauthenticate is not None:
             return []
@@ -359,10 +360,10 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
 
 
 def _is_migrating() -> bool:
-    """True if ``migrate`` runs the checks, as it does before its work.
+    """True if the checks are run by ``migrate``.
 
-    An error would stop ``migrate``, and a lost code is no reason to stop it. The call stack is
-    searched, because the arguments of a check do not name the command that runs the check.
+    An error would stop ``migrate``, and a lost code is no reason to stop it. The function searches
+    the call stack, because Django does not tell a check which command runs it.
     """
     from django.core.management.commands.migrate import Command
 

@@ -663,9 +663,9 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     def longest_task(self) -> float:
         """The longest time, in seconds, that a task of the app takes.
 
-        The system checks compare ``Q_CLUSTER`` with this time. When ``LOOP_SECONDS`` are over, the
-        task may be sending an order. Sending takes up to two more requests: one for the price, and
-        one to place the order.
+        The system checks compare ``Q_CLUSTER`` with this time. A task may begin to send an order
+        just before the end of ``LOOP_SECONDS``. Sending takes up to two requests: one for the
+        price, and one to place the order.
         """
         return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
 

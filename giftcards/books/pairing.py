@@ -67,9 +67,9 @@ def pair(
 ) -> dict[int, int]:
     """Return the pairs of bookings and orders, as a dict from booking keys to order keys.
 
-    ``spans`` is sorted from the narrowest span to the widest. Narrow spans are tried first, so near
-    times are preferred. The number of pairs is always the most that the widest span allows. If
-    trying narrow spans first leads to fewer pairs, only the widest span is used.
+    ``spans`` is sorted from the narrowest span to the widest. Narrow spans are tried first, so that
+    bookings are paired with orders of nearly the same time. If this leads to fewer pairs than the
+    widest span alone, only the widest span is used.
     """
     pairs: dict[int, int] = {}
     for booked, ones in _sets(bookings, expected, spans[-1]):
@@ -184,7 +184,7 @@ def learn_offset(
 def _densest(differences: Sequence[timedelta]) -> timedelta:
     """The middle of the densest cluster of ``differences``, which are sorted.
 
-    If several clusters are equally dense, the middle nearest to 0 counts.
+    If several clusters are equally dense, return the middle that is nearest to 0.
     """
     best, most = timedelta(0), 0
     for position, least in enumerate(differences):

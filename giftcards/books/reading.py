@@ -1,8 +1,8 @@
-"""Reading the provider's ledger: a day at a time, oldest first, automatically each night.
+"""Reading the provider's ledger each night, one day at a time, oldest first.
 
-The position of a reading is stored with each page, in the transaction that stores the page's
-entries. So a reading that was killed goes on at its next page, and no entry is lost or counted
-twice. Only one process reads at a time: the process that holds a lease.
+The entries of a page and the position of the reading are stored in the same transaction. So a
+reading that was killed can be continued at the next page, and no entry is lost or counted twice. A
+lease makes sure that only one process reads at a time.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class LedgerReading:
     ``start`` is the first day that was read. ``rows`` is the number of rows that could be read.
     ``new`` is the number of entries that were not known before. ``unreadable`` is the number of
     rows without type, amount or time. ``not_shown`` is the number of entries that the provider
-    counts but does not show. For days that had been read before, ``changed_days`` has the number of
-    new or changed entries. ``trouble`` is the error that ended the reading early, if any.
+    counts but does not show. ``changed_days`` maps days that had been read before to the number of
+    their new or changed entries. ``trouble`` is the error that ended the reading early, if any.
     """
 
     start: date | None = None
@@ -100,14 +100,14 @@ def read_ledger(
     on_wait: Callable[[LedgerReading], object],
     should_continue: Callable[[], bool] = lambda: True,
 ) -> LedgerReading:
-    """Read the ledger's new entries, and those of the last days again; match them with orders.
+    """Read new entries of the ledger, and match them with orders.
 
-    The reading starts three days before the end of the last reading. With ``since``, it starts on
-    that day instead, or earlier if earlier entries are unread.
+    The reading starts three days before the end of the last reading, because some entries come
+    late. With ``since``, it starts on that day instead, or earlier if earlier entries are unread.
 
-    ``on_wait`` is called repeatedly while the reading waits for a call or for another process. It
-    may raise :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue`` is called after each
-    page; False ends the reading early.
+    ``on_wait`` is called repeatedly while the reading waits for permission to make a request, or
+    for another process to finish. It may raise :exc:`~giftcards.engine.gateway.Stopped`.
+    ``should_continue`` is called after each page. If it returns False, the reading ends early.
     """
     reader = _Reader(gateway, on_wait, should_continue)
     try:
@@ -314,10 +314,10 @@ def _is_last(page: LedgerPage, number: int) -> bool:
 
 
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
-    """The number of entries that the provider counts but has not shown; 0 if it gives no count.
+    """The number of entries that the provider counts but has not shown.
 
-    The provider may count and show entries outside the window, for example because it returns whole
-    days.
+    The number is 0 if the provider gives no count. The provider may also count and show entries
+    outside the window, for example because it returns whole days.
     """
     if page.total_results is None:
         return 0
@@ -369,8 +369,9 @@ _LONGEST_PAUSE = timedelta(hours=1)
 def read_if_due(should_continue: Callable[[], bool]) -> None:
     """Read a part of the ledger if the nightly reading is due.
 
-    A part is one request, and further requests for five seconds, as long as ``should_continue`` and
-    the budget allow them. The very first call only schedules a reading for the next night.
+    The part ends after five seconds, or earlier if the request budget allows no more requests. It
+    also ends if ``should_continue`` returns False after a request. The very first call of this
+    function only schedules a reading for the next night.
     """
     state = LedgerState.objects.current()
     now = timezone.now()

@@ -152,19 +152,22 @@ def _first_ends(entries: Sequence[Entry]) -> _Ends:
 def _moment_of(entry: Entry) -> object:
     """Return a key that groups entries whose sequence is unknown.
 
-    The key is the time of the entry. But all times in an hour that the clock shows twice have the
-    same key.
+    The key is the time of the entry. When clocks are set back, an hour is repeated. All entries in
+    such an hour have the same key.
     """
     return (entry.time.year, "repeated") if repeated_for(entry.time) else entry.time
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """Return the balances before and after the entries of a moment, whose sequence is unknown.
+    """Return the balances before and after all entries of a moment.
 
-    Each balance in between ends one entry and begins another. So the first balance is the one that
-    begins more entries than it ends. If there is no such balance, the first and the last balance
-    are equal but unknown, and the result is ``None``. If there are several such balances, entries
-    of the moment are missing, and both balances of the result are ``None``.
+    The sequence of the entries is unknown. Each balance in between is the end of one entry and the
+    beginning of another. So the first balance is the only one that is more often a beginning than
+    an end.
+
+    If there is no such balance, return ``None``: the first balance equals the last one, but it is
+    unknown which of the balances it is. If there are several such balances, entries are missing,
+    and both balances of the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -218,7 +221,7 @@ class Discrepancies:
         return tuple(item.reference for item in self.first)
 
     def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
-        """These discrepancies together with ``items``, however many there are."""
+        """Return the discrepancies with ``items`` added; the list stays limited to 20."""
         count, amount, first = self.count, self.amount, list(self.first)
         for item in items:
             count += 1
@@ -279,8 +282,7 @@ class Summary:
     def names_candidates(self) -> bool:
         """True if a discrepancy may name the wrong order or entry.
 
-        Orders or entries of equal amounts cannot be told apart, so a guess may have paired wrong
-        ones.
+        If amounts are equal, the pairing of entries and orders is a guess, which may be wrong.
         """
         unfitting = (
             self.promised_not_credited,
@@ -489,7 +491,7 @@ def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
 
 
 def _ordered_not_charged(start: date, end: date) -> Iterator[Discrepancy]:
-    """The orders that were sent in the period and never charged, as far as the ledger was read."""
+    """The orders that were sent in the period, but have no charge among the entries read."""
     read_until = LedgerState.objects.known_until()
     first = LedgerEntry.objects.order_by("time", "pk").first()
     if read_until is None or first is None:

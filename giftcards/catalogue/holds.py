@@ -37,11 +37,14 @@ def hold(
 ) -> Hold:
     """Hold cards for a customer until the order with this ``reference`` is placed.
 
-    The hold ends after ``minutes``, a day at most. For other customers, the held cards count
-    against the stock and the balance. If the reference has a hold already, these cards replace its
-    cards, and the hold lasts ``minutes`` from now. In all, a hold lasts at most three times its
-    first ``minutes``. The reference can have another hold an hour after the end of its last hold.
-    If the caller is in a transaction, other holds wait until that transaction ends.
+    The hold ends after ``minutes``, which is a day at most. Until then, other customers can buy
+    only what the held cards leave of the stock and of the balance.
+
+    If the reference already has a hold, the new cards replace the cards in it, and the hold lasts
+    ``minutes`` from now. A hold can be prolonged to three times its first ``minutes`` in total. An
+    hour after a hold has ended, its reference can have a new hold.
+
+    If the caller is in a transaction, other calls of this function wait until the transaction ends.
 
     ``holder`` is a text that names who wants the cards, such as an account or an IP address. One
     holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
@@ -93,7 +96,7 @@ def _hold(line: Line, length: timedelta, holder: str) -> Hold:
 
 
 def _check_holder(line: Line, known: Quote, holder: str) -> None:
-    """Raise :exc:`NotForSale` if the holder would have more cards or holds than a holder may."""
+    """Raise :exc:`NotForSale` if ``line`` takes the holder over the limit of cards or of holds."""
     if not holder:
         return
     others = Hold.objects.current(timezone.now()).exclude(reference=line.reference)

@@ -75,9 +75,9 @@ def offers() -> QuerySet[ProductType]:
 
 
 def is_on_shelf(column: str = "pk") -> Q:
-    """The condition that a type is among :func:`offers`.
+    """Condition for types that are among :func:`offers`.
 
-    With the column "product", it is the condition that any type of a product is.
+    With the column "product", it is a condition for products that have such a type.
     """
     return Q(pk__in=offers().order_by().values(column))
 
@@ -115,9 +115,9 @@ def check_offer(
     that is accepted. ``reference`` is the reference of the customer's own hold, if any. With
     ``fresh``, the provider is asked, unless the facts are younger than a minute.
 
-    Raises :exc:`~giftcards.exceptions.NotForSale`, with the first of its codes that applies;
-    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have; and
-    :exc:`RuntimeError` in a transaction, if ``fresh``.
+    Raises :exc:`~giftcards.exceptions.NotForSale` with the code of the first problem, if there is a
+    problem. Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot
+    have. With ``fresh``, raises :exc:`RuntimeError` in a transaction.
     """
     line = Line(product_id, type_id, quantity, reference)
     line.check_values()
@@ -129,7 +129,7 @@ def check_offer(
 
 
 def check_stock(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if nobody sells the cards, or if too few of them are left."""
+    """Raise :exc:`NotForSale` if the card is not sold at all, or if too few cards are left."""
     if known.is_skipped:
         text = gettext("Your settings leave out this card's category.")
         raise refusal("delisted", known, text)
@@ -279,9 +279,10 @@ class Quote:
         return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
 
     def with_shop_price(self) -> Quote:
-        """This quote with the shop's price. The call of the shop's price function may be slow.
+        """Return this quote with the shop's price.
 
-        Call this method outside locks and transactions, so that nobody else waits for the function.
+        Call this method outside locks and transactions: it may call the shop's price function,
+        which may be slow.
         """
         return self if self._kind is None else replace(self, shop_price=shop_price(self._kind))
 
@@ -404,11 +405,13 @@ def with_available(
 ) -> QuerySet[ProductType]:
     """Annotate ``kinds`` with ``available``, the number of cards that can still be sold.
 
-    The number is 0 or more, or NULL if the stock is unknown. Cards are subtracted from the stock if
-    the provider reported the stock before it accepted their order. If the order is open, all its
-    cards are subtracted. If it has settled since, its delivered cards are subtracted. Cards on hold
-    are subtracted, too, except those of the hold with this ``reference``. ``LEAST_STOCK`` cards of
-    each type are never sold.
+    The number is 0 or more, or NULL if the stock is unknown. It is the stock that the provider
+    reported, minus these cards:
+
+    * all cards of open orders, and the delivered cards of settled orders, unless the provider had
+      accepted the order before it reported the stock;
+    * cards on hold, except those of the hold with this ``reference``;
+    * ``LEAST_STOCK`` cards of each type, which are never sold.
     """
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)
@@ -434,11 +437,11 @@ _UNTOLD = (
 
 
 class _Taken:
-    """A join of the types to the numbers of cards to subtract from their stock.
+    """A join of each type to the number of cards that are subtracted from its stock.
 
     One subquery adds up the cards for all types. A subquery for each type would be slow: PostgreSQL
     may read all open orders for each type if its statistics are from a time without open orders.
-    Django has no join to a subquery, so this class has the attributes and methods of Django's own
+    Django cannot join a subquery, so this class has the attributes and methods of Django's own
     joins.
     """
 
@@ -478,7 +481,10 @@ class _Taken:
 
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
-    """Yield queries with a type's key as ``kind`` and the number of its cards as ``stock``."""
+    """Yield queries for the cards to subtract.
+
+    In each row, ``kind`` is the key of a type, and ``stock`` is a number of cards.
+    """
     # Types that were read before this time are not for sale, so orders that settled before this
     # time do not count.
     begin = now - stale_after()

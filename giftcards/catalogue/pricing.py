@@ -57,9 +57,11 @@ _BATCH = 200
 def shop_price(kind: ProductType) -> Decimal | None:
     """The shop's price of one card of the type, in dinars, at its present cost.
 
-    ``None`` if there is no rule, if the cost is unknown, or if the card is off the shelf: it would
-    earn too little, or the shop's function has failed. Do not call this in a transaction: it may
-    call the shop's function.
+    The price is ``None`` if there is no rule, or if the cost is unknown. It is also ``None`` if the
+    card is off the shelf, for example because it would earn too little, or because the shop's
+    function has failed.
+
+    Do not call this in a transaction, because it may call the shop's function.
     """
     rule, cost = conf.pricing, kind.price
     if rule is None or not cost or cost > _DEAREST:
@@ -86,10 +88,10 @@ def price_on_shelf(kind: ProductType) -> Decimal | None:
 
 
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
-    """Call the shop's function for the prices of types, and store the prices; for the tick.
+    """Get the prices of types from the shop's function, and store them; called by the tick.
 
-    The function is called for types with a new cost first, and then for all other types, because
-    its result may depend on more than the cost. Does nothing if the rule is no function.
+    Types with a new cost come first. Other types follow, because the function's result may depend
+    on more than the cost. Does nothing if the rule is not a function.
     """
     rule = conf.pricing
     if not isinstance(rule, str):
@@ -168,7 +170,7 @@ def _find_fault(answer: object, *, seconds: float) -> str:
 
 
 def _units(centimes: N, margin: Margin) -> N:
-    """The price, in whole units, of a card that costs ``centimes``, a number or an expression."""
+    """The price of a card in whole units; ``centimes`` is its cost, as a number or expression."""
     exact = centimes * int(_CENTIME + margin.margin_percent * 100)
     exact = exact + int(margin.margin_fixed * _DINAR)
     step = margin.round_to * _DINAR or _CENTIME

@@ -79,7 +79,7 @@ def keep_current(has_time: Callable[[], bool]) -> None:
 
     The list of products and the types of each product are due every ``CATALOGUE_EVERY`` minutes.
     Types of products that were ordered within a day, or are on hold, are due four times as often.
-    Old holds, and old changes that were announced, are deleted.
+    Old holds are deleted. Old changes of the catalogue are deleted if they were announced.
     """
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):

@@ -45,16 +45,16 @@ class AddressRefused(Exception):
 class OutcomeUnknown(Exception):
     """Nobody knows whether the message went out.
 
-    The message is retried after a quarter of an hour, and given up after six attempts with unknown
-    outcome.
+    The message is sent again after a quarter of an hour. After six attempts with unknown outcome,
+    it is given up.
     """
 
 
 class SlowDown(Exception):
     """The service has refused the message for now, and has asked for a pause of ``seconds``.
 
-    The next attempt comes after that pause, or after the usual pause if that is longer; a pause of
-    more than an hour counts as an hour.
+    The next attempt comes after this pause, or after the usual pause if the usual pause is longer.
+    The service cannot ask for more than an hour: a longer pause counts as an hour.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -111,12 +111,11 @@ class Channel:
         """Hand ``message`` over; return its id at the service, if the service gives one.
 
         Raises :exc:`AddressRefused` if a retry is useless, and :exc:`OutcomeUnknown` if the message
-        may have gone out nevertheless. After any other error, the method is called again later;
-        :exc:`SlowDown` says after how many seconds.
+        may have gone out nevertheless. After any other error, the method is called again later.
+        Raise :exc:`SlowDown` to set the number of seconds until then.
 
-        Set a timeout of 20 s or less on anything that may hang. After a minute, or sooner if the
-        worker stops or its time is over, nobody waits for the attempt any more: its outcome counts
-        as unknown.
+        Set a timeout of 20 s or less on anything that may hang. The app waits a minute for an
+        attempt, or less if the worker has to stop. After that, the outcome counts as unknown.
 
         The method is called in a thread of its own, with the message's language active.
         """
@@ -174,7 +173,10 @@ def _one_line(text: str) -> str:
 
 
 def _message_id(message: Message, from_email: str) -> str:
-    """The Message-ID, the same for each attempt at a message, so that servers drop repetitions."""
+    """The Message-ID of the mail.
+
+    All attempts to send a message have the same Message-ID, so that servers can drop repetitions.
+    """
     domain = parseaddr(from_email)[1].rpartition("@")[2]
     domain = punycode(domain or urlsplit(conf.base_url).hostname or "localhost")
     return f"<{message.id}@{domain}>" if message.id else make_msgid(domain=domain)
@@ -202,7 +204,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When sending messages has to stop; the times are readings of :func:`time.monotonic`."""
+    """Limits on the time for sending messages; times are values of :func:`time.monotonic`."""
 
     #: The function that is called before and during each attempt. Once the function returns False,
     #: no attempt begins, and the present attempt has to end soon.
@@ -219,11 +221,11 @@ class Limits:
 def hand_over(
     send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
 ) -> Sent | Failure:
-    """Call ``send``, which hands a message over, in a thread of its own; return the outcome.
+    """Call ``send`` in a thread of its own to hand a message over; return the outcome.
 
-    After :data:`ATTEMPT_SECONDS`, or at the limits, the outcome is a failure with
-    ``Meaning.UNANSWERED``. The thread goes on: if the message goes out after all, the thread calls
-    ``late``.
+    If the thread has not finished after :data:`ATTEMPT_SECONDS`, or when ``limits`` are reached,
+    the outcome is a failure with ``Meaning.UNANSWERED``. The thread goes on. If the message goes
+    out after all, the thread calls ``late``.
     """
     end: Future[Sent | Failure] = Future()
     # A daemon thread does not keep the process from ending.
@@ -276,8 +278,9 @@ class Meaning(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The failure of an attempt; ``error`` names class and place of an error, never its text.
+    """The failure of an attempt.
 
+    ``error`` is the class of the error and its place in the code, without the text of the error.
     ``pause`` is the pause in seconds that the service has asked for.
     """
 
@@ -297,7 +300,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def describe(error: BaseException) -> str:
-    """The class of ``error``, the codes of the server's replies, if any, and the place."""
+    """Describe ``error`` by its class, the codes of the server's replies, and its place in code."""
     numbers: list[object] = [code for code, _ in sorted(_replies(error))]
     status = _http_status(error)
     if status is not None:

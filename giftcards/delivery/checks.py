@@ -131,7 +131,7 @@ def _check_host() -> Iterator[CheckMessage]:
 
 
 def _check_days() -> Iterator[CheckMessage]:
-    """Check that codes are kept for as long as links to cards are said to work."""
+    """Check that codes are not destroyed before the links to them expire."""
     kept, link = core.codes_kept_days, conf.link_days
     # The mode does not matter: in every mode, staff hand over links, and messages with many cards
     # have a link.

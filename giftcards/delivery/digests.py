@@ -1,4 +1,6 @@
-"""Digests for staff: at most one to a person in ``DIGEST_MINUTES``, but urgent news at once.
+"""Digests for staff.
+
+A person gets at most one digest in ``DIGEST_MINUTES``. Urgent news does not wait for this period.
 
 Each person has a row in the database; the receivers of the signal ``staff_news`` share one row. A
 process claims the row before it sends a digest. If the process dies before it records the digest,
@@ -102,8 +104,8 @@ def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
     """Send a digest to each person who is due and has news; return the number sent.
 
     A failed attempt is logged, shown in the admin, and repeated after a pause. ``has_mailed`` is
-    True if the mail server has just taken a mail. Then people whose last attempt failed because the
-    server was away are due at once. If nobody gets digests, no query is made.
+    True if the mail server has just taken a mail. In that case, there is no pause after an attempt
+    that failed because the server was away. If nobody gets digests, no query is made.
     """
     people = _listed()
     if not people:
@@ -203,9 +205,8 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
     """Return a function that tells whether ``person`` has a permission at present.
 
-    A person with a role has only the permissions of the role's group. User accounts with the
-    person's e-mail address limit these permissions further. At least one of the accounts must be
-    active and have the permission.
+    A person with a role has only the permissions of the role's group. If user accounts have the
+    person's e-mail address, at least one of them must also be active and have the permission.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts(person.address)
@@ -220,7 +221,7 @@ def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
 
 
 def _permissions_of_role(name: str) -> set[str]:
-    """The permissions of the group ``name``; before the group exists, those of the role."""
+    """The permissions of the group ``name``, or of the role if the group does not exist yet."""
     if not Group.objects.filter(name=name).exists():
         return {f"giftcards.{codename}" for codename in ROLES[name]}
     of_group = Permission.objects.filter(group__name=name)
@@ -237,10 +238,10 @@ def _accounts(address: str) -> list[Any]:
 
 
 def orders_of(person: StaffPerson) -> QuerySet[Order]:
-    """The orders that ``person`` may be told of: those that the person's accounts may see.
+    """The orders that digests for ``person`` may name.
 
-    The person's accounts are the active accounts with the person's address. A person without an
-    account may be told of all orders.
+    The person's accounts are the active accounts with the person's address. Digests may name the
+    orders that these accounts may see. Digests for a person without an account may name all orders.
     """
     accounts = [user for user in _accounts(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
@@ -279,7 +280,8 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
     """Create the row of a person; return ``None`` if the row exists.
 
-    The person is not told of earlier events. Orders that a condition concerns now count as known.
+    Earlier events are not news to this person, and neither are orders that a condition already
+    concerns.
     """
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(

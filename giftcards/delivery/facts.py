@@ -230,7 +230,8 @@ def cards_of(order: Order) -> CardQuerySet:
 def language_of(order: Order, *, for_recipient: bool = False) -> str:
     """Return the language of messages to the customer of ``order``, or to the recipient of a gift.
 
-    A recipient without a language gets the customer's. A customer without one gets the site's.
+    The default for a recipient is the customer's language. The default for a customer is the site's
+    language.
     """
     own = order.recipient_language if for_recipient else ""
     return supported_language(own or order.customer_language)

@@ -1,7 +1,8 @@
 """Links to cards, and page tokens: proofs that a form was sent from the page behind a link.
 
-Page tokens replace Django's CSRF token, which needs a cookie. But browsers inside chat programs may
-have no cookies, and two links that are open at once would share the token.
+Page tokens replace Django's CSRF token, for two reasons. Django's token needs a cookie, and
+browsers inside chat programs may have no cookies. And two links that are open at the same time
+would share Django's token.
 """
 
 from __future__ import annotations
@@ -102,8 +103,9 @@ def make(place: str) -> tuple[str, str]:
 def read(token: str, place: str, *, quickest: float) -> str | None:
     """The key that :func:`make` gave the page; ``None`` if the token cannot be trusted.
 
-    A token cannot be trusted if it is forged, if it is for another place, or if it was made more
-    than an hour or less than ``quickest`` seconds ago. Another host's clock may be a second ahead.
+    A token cannot be trusted if it is forged, or if it is for another place. It also cannot be
+    trusted if it is older than an hour, or younger than ``quickest`` seconds. A token from another
+    host counts as a second older, because that host's clock may be ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)

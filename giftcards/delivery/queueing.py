@@ -46,7 +46,10 @@ logger = logging.getLogger(__name__)
 
 
 def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue the messages about a status change, each message once; a receiver of a signal."""
+    """Queue the messages about a status change, as a receiver of a signal.
+
+    If the signal is sent again for the same change, no message is queued twice.
+    """
     if change.at < Installation.begin():
         return
     if change.to_status in FINAL:
@@ -60,7 +63,7 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 
 
 def _is_sought(order: Order) -> bool:
-    """True if ``REORDER_MISSING`` made ``order``, and its missing cards were ordered again.
+    """True if ``REORDER_MISSING`` created ``order``, and its missing cards were ordered once more.
 
     The customer gets a message about the later order.
     """
@@ -68,7 +71,7 @@ def _is_sought(order: Order) -> bool:
 
 
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
-    """Queue messages about a paid refund, or cancel messages about a refund that was taken back.
+    """Queue messages about a paid refund; cancel messages about a refund that was taken back.
 
     Return True if any message is new. This function is a receiver of a signal.
     """
@@ -172,8 +175,8 @@ def _queue(
 def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -> str:
     """The address of the customer, or of the recipient, on ``channel``; "" if there is none.
 
-    Errors that the channel raises are passed on. If the error comes from a database query in the
-    channel, the caller's transaction can still be used.
+    Errors that the channel raises are passed on. The caller's transaction can still be used after
+    an error, even if a database query of the channel has failed.
     """
     find = channel.recipient_address_of if for_recipient else channel.address_of
     with transaction.atomic():
@@ -358,7 +361,7 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def _put_off_anew(order: Order) -> bool:
-    """Put the gift's message off to the new time; return False if no such message is queued."""
+    """Postpone the gift's message to the new time; return False if no such message is queued."""
     waiting = Delivery.objects.filter(order=order, status=DeliveryStatus.QUEUED).order_by()
     return bool(waiting.to(recipient=True).update(**put_off(order.deliver_at)))
 

@@ -151,7 +151,7 @@ def is_spent(link: CardLink, key: str) -> bool:
 
 @contained
 def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> list[Code] | None:
-    """Record a reveal and return the cards; ``None`` if the link has ended or is used up.
+    """Record a reveal and return the cards; return ``None`` if the link cannot be used any more.
 
     All requests with the same ``key`` come from one page, and count as one reveal. The reveal is
     committed before the cards are returned, so this function must not be called in a transaction.

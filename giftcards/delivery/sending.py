@@ -101,10 +101,10 @@ class SendingTally:
 def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, longest due first, within ``limits``.
 
-    If the server of a channel fails three times in a row, the channel is left alone, and its other
-    messages stay due. The pass counts as cut short if a channel was left alone. It also counts as
-    cut short if the time ran out while a server was failing. Processes that send at the
-    same time share the messages.
+    If the server of a channel fails three times in a row, the pass skips the other messages of the
+    channel, and they stay due. The pass counts as cut short if it skipped a channel, or if its time
+    ran out while a server was failing. If several processes call this function at the same time,
+    they share the messages.
     """
     return _Pass(limits).run()
 

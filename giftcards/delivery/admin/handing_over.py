@@ -92,7 +92,7 @@ def _too_many_of_order() -> str:
 def _too_many(request: HttpRequest) -> str:
     """Record that a person has reached the hourly limit; return the text to show.
 
-    The admin's log gets one entry an hour for each person. Digests report these entries.
+    The admin's log gets at most one entry an hour for each person. Digests report these entries.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)

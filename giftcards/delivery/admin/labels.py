@@ -41,7 +41,7 @@ def language_choices() -> list[tuple[str, str]]:
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """At most ``most`` of the rows, newest first; and whether there are further rows."""
+    """Return the newest rows, limited to ``most``, and whether there are further rows."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
@@ -125,7 +125,10 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 
 def use_in_words(links: Sequence[Any]) -> SafeString | str:
-    """A sentence on the openings and uses of links: their number and the last time."""
+    """Say in a sentence how often links were opened and cards were shown.
+
+    The sentence includes the time of the last use.
+    """
     opened = sum(link.times_opened for link in links)
     shown = sum(link.times_shown for link in links)
     if not (opened or shown):
@@ -168,7 +171,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """The origin of the link; for a link that staff made, with the name of the person."""
+    """The origin of the link; if a member of staff made the link, with that person's name."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Made by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))
