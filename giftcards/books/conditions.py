@@ -72,9 +72,9 @@ def note_books(read_until: datetime) -> None:
 
 
 def missing_refunds() -> dict[Order, Decimal]:
-    """The missing amount for each order that lacks a refund: at most 1,001 orders, latest first.
+    """Return the orders that lack a refund, each with the missing amount, latest first.
 
-    Orders whose missing refund was ticked off are left out.
+    At most 1,001 orders are read. Orders whose missing refund was ticked off are left out.
     """
     return _missing_in(_differing())
 
@@ -99,9 +99,9 @@ def _lacks(order: Order) -> Decimal:
 
 
 def _read_and_closed() -> tuple[datetime | None, date | None]:
-    """The end of what was read of the ledger, and the last closed month; ``None`` if there is none.
+    """Return the time until which the ledger was read, and the last closed month.
 
-    Both are read by one statement.
+    Each is ``None`` if there is none. One statement reads both.
     """
     ends = {
         "read_until": value_of(LedgerState.objects.all(), Max("read_until")),
@@ -112,10 +112,11 @@ def _read_and_closed() -> tuple[datetime | None, date | None]:
 
 
 def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    """The charges, and the refunds, of the last seven days that belong to no order.
+    """Return the charges that belong to no order, and the refunds that belong to no order.
 
-    The newest entries are left out, because the shop may not have recorded their orders yet, or may
-    not know yet that these orders have settled. Before the first reading, there are none.
+    Each is a queryset over the last seven days. The newest entries are left out: the shop may not
+    have recorded their orders yet, or may not know yet that these orders have settled. Before the
+    first reading of the ledger, the result is empty.
     """
     read_until, _closed = standing.once(_read_and_closed)
     if read_until is None:
@@ -144,7 +145,10 @@ def missing_sentence(count: int, amount: Decimal) -> str:
 
 
 def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
-    """The sentence for monitors about the charges and refunds ``found``, by type."""
+    """Return the sentences for monitors about charges and refunds that belong to no order.
+
+    ``found`` maps the type of the entries to their number and amount.
+    """
     nouns = {CHARGE: "charge", CREDIT: "refund"}
     sentences = (
         _sentence(nouns[kind], "of no order here", one.count, one.amount)

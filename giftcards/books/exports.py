@@ -58,9 +58,10 @@ _LABELS = {column.name: column.label for column in COLUMNS}
 
 
 def _figure(name: str, path: str) -> _Column:
-    """Return a column headed like the figure ``name``, with cells from the attribute ``path``.
+    """Return a column for the figure ``name``.
 
-    In the row of an order, the cell is what the order adds to the figure of a report.
+    The cells have the attribute ``path`` of the report's rows, or of orders. The cell of an order
+    is what this order adds to the figure.
     """
     return _Column(_LABELS[name], attrgetter(path))
 
@@ -111,8 +112,8 @@ def order_rows(
 ) -> Iterator[Cells]:
     """Return the headings, then a row for each order that became final from ``start`` to ``end``.
 
-    :func:`~giftcards.books.reports.report` is about the same orders, and its sums are the sums of
-    the columns here. ``shows_contacts`` adds the customers' addresses and phone numbers.
+    :func:`~giftcards.books.reports.report` covers the same orders, and its figures are the sums of
+    these columns. ``shows_contacts`` adds the customers' addresses and phone numbers.
     ``shows_costs`` and the language work as in :func:`report_rows`.
     """
     columns = [

@@ -2,8 +2,8 @@
 
 An entry that names an order of the shop belongs to that order. Other entries are paired by amount
 and time with the charges and refunds that are expected for orders. These pairs are guesses.
-Matching may be repeated at any time. Then, an entry that names the order replaces a guess, and so
-does a better guess.
+Matching may be repeated at any time. A guess is replaced if an entry appears that names the order,
+or if a better guess is found.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def ordered_amount(order: Order) -> Decimal | None:
 
 
 def refund_amount(order: Order) -> Decimal | None:
-    """The refund that the provider promised for ``order``, which may be 0.
+    """Return the refund that the provider promised for ``order``; it may be 0.
 
-    The refund is ``None`` if the order has not settled, or if the amount is not known.
+    The result is ``None`` if the order has not settled, or if the amount is not known.
     """
     breakdown = refund_breakdown(order)
     return breakdown.refunded_amount if breakdown else None
@@ -102,9 +102,10 @@ class _Rule:
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """Return the tolerances, the widest of them extended by ``offset``.
+        """Return the tolerances for times that were corrected by ``offset``.
 
-        So a booking also fits if its time needed no correction.
+        The widest tolerance grows by ``offset``. So an entry also fits if its time needed no
+        correction.
         """
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
@@ -152,12 +153,14 @@ def match(
 ) -> None:
     """Find orders for the ledger's entries from ``start`` to ``end``.
 
-    Earlier entries without an order are tried again for 3 days. The ledger must have been read at
-    least until ``end``.
+    Entries of the 3 days before ``start`` are tried again if they have no order. The ledger must
+    have been read at least until ``end``.
 
-    After the matching, ``Order.is_credited`` and the ledger problems are updated. This concerns
-    orders that got or lost a refund entry, ``orders_losing_entries``, orders that settled in the
-    period, and orders that lack their refund.
+    After the matching, ``Order.is_credited`` and the ledger problems are updated for these orders:
+
+    * orders that got or lost a refund entry, and ``orders_losing_entries``
+    * orders that settled in the period
+    * orders that lack their refund
     """
     matching = _Matching(start - _LOOK_BACK, end, hold, orders_losing_entries)
     matching.by_name()
@@ -230,7 +233,7 @@ class _Matching:
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
         """Return the entries to pair: entries without an order, and some guesses.
 
-        A guess is made anew if it is near to an entry without an order that has the same amount.
+        A guess is made anew if an entry without an order has the same amount and a similar time.
         """
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
@@ -286,9 +289,9 @@ class _Matching:
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
     def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """Return the expected bookings that may be among ``bookings``.
+        """Return the expected bookings that could match one of the ``bookings``.
 
-        Each has the amount of a booking, at about the same time.
+        Both bookings have the same amount, and about the same time.
         """
         amounts = {booking.amount for booking in bookings}
         expected = (

@@ -74,9 +74,9 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
 
     def names_orders(self, start: datetime, end: datetime) -> bool:
-        """True if any entries from ``start`` to ``end`` name orders of this shop.
+        """True if any entry from ``start`` to ``end`` names an order of this shop.
 
-        If so, an entry that names an unknown order is not about an order of this shop.
+        In that case, an entry that names an unknown order belongs to another shop of the account.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
         # The entries are sorted by time, so that PostgreSQL uses the index of times, and does not
@@ -228,7 +228,10 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
         return self.filter(month=month).order_by("-number")
 
     def valid(self) -> Self:
-        """The valid closing of each closed month, latest month first; a year has at most twelve."""
+        """The valid closing of each closed month, latest month first.
+
+        There are at most twelve in a year.
+        """
         later = MonthClosing.objects.filter(month=OuterRef("month"), number__gt=OuterRef("number"))
         return self.exclude(Exists(later)).order_by("-month")
 

@@ -1,8 +1,8 @@
 """The figures of a month, the steps before its closing, and the record of the closing.
 
-A person closes a month once it is over, and its figures are recorded. Some of these figures must
-not change any more. So the page, and each reading of the ledger, compare the recorded figures with
-the month's present figures.
+A person closes a month after its end. The closing records the figures of the month. Some of these
+figures must not change any more. So the page, and each reading of the ledger, compare the recorded
+figures with the present figures.
 """
 
 from __future__ import annotations
@@ -195,10 +195,10 @@ _REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 
 
 def month_figures(month: date) -> dict[str, Value]:
-    """The figures of the month that begins on the day ``month``; the keys are their names.
+    """Return the figures of a month, keyed by name.
 
-    Reads every entry of the month, and the orders of these entries. The database sums up the orders
-    of the month.
+    ``month`` is the first day of the month. The function reads every entry of the month, and the
+    orders of these entries. The database sums up the orders of the month.
     """
     last = last_day(month, By.MONTH)
     counts = {name: Count("pk", filter=wanted) for name, wanted in _OF_ORDERS.items()}
@@ -212,7 +212,7 @@ def month_figures(month: date) -> dict[str, Value]:
 
 
 def fixed_figures(month: date) -> dict[str, Value]:
-    """The figures of :func:`month_figures` that must not change, read in half the time."""
+    """Return only the fixed figures of :func:`month_figures`, in half the time."""
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
     facts = _Facts(orders, further, {}, sums_and_balances(month, last))
@@ -238,7 +238,10 @@ def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
 
 
 class Difference(NamedTuple):
-    """A fixed figure that has changed since the closing; ``None`` stands for an unknown value."""
+    """A fixed figure that has changed since the closing.
+
+    ``then`` or ``now`` is ``None`` if the value is unknown.
+    """
 
     figure: MonthFigure
     then: Value
@@ -310,7 +313,7 @@ class Month:
 
     @property
     def is_read(self) -> bool:
-        """True if the ledger was read at least until :data:`GRACE` after the end of the month."""
+        """True if the ledger was read for the whole month, and for :data:`GRACE` after its end."""
         _start, end = bounds(self.first, self.last)
         return self.read_until is not None and self.read_until >= end + GRACE
 
@@ -359,9 +362,10 @@ def last_finished_month() -> date:
 def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None:
     """Record that the person ``by`` has closed ``month`` with its present figures.
 
-    Returns ``None``, and records nothing, if somebody has closed the month meanwhile.
-    Raises :exc:`ValueError` if the month is not over, or if a step is to do and no ``note`` says
-    why; and :exc:`~django.core.exceptions.ValidationError` for texts that cannot be recorded.
+    Returns ``None``, and records nothing, if somebody else has just closed the month.
+
+    Raises :exc:`ValueError` if the month is not over, or if a step is still to do and ``note`` is
+    empty. Raises :exc:`~django.core.exceptions.ValidationError` if a text cannot be recorded.
     """
     note = tidied_lines(note)
     if not month.is_over:
@@ -395,10 +399,10 @@ CHECKED = 3
 
 
 def check_closed_month(_should_continue: Callable[[], bool]) -> None:
-    """Compare a closed month with its record, if a comparison is due; a chore.
+    """Compare one closed month with its record, if a comparison is due.
 
-    A call compares at most one month. After each reading of the ledger, each of the latest three
-    closed months is compared once.
+    This is a chore. After each reading of the ledger, each of the latest three closed months is
+    compared once.
     """
     now, read_until = timezone.now(), LedgerState.objects.known_until()
     if read_until is None:
@@ -418,11 +422,11 @@ _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
-    """Return the first and the last day of the period before ``day`` that is in open months.
+    """Return the first and the last of the days before ``day`` that are in open months.
 
-    ``closed`` is the first day of the last closed month, if there is one. A closed month also
-    closes all months before it. The period begins at most two months before the month of ``day``.
-    If the period is empty, the first day is later than the last day.
+    ``closed`` is the first day of the last closed month, or ``None``. The months before that month
+    count as closed, too. The period begins at most two months before the month of ``day``. If there
+    are no such days, the first day is later than the last day.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

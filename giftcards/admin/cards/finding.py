@@ -61,9 +61,10 @@ class FindCardForm(forms.Form):
 
 @receiver(got_request_exception, dispatch_uid="giftcards.hide_typed_secret")
 def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
-    """Keep codes and passwords out of Django's error mail, even if a middleware has failed.
+    """Keep posted codes and passwords out of Django's error mail.
 
-    ``sensitive_post_parameters`` does the same, but only once the view runs.
+    ``sensitive_post_parameters`` protects a request only after its view has started. This function
+    also protects a request that fails in a middleware.
     """
     paths = (f"/{FindCardForm.path}", f"/{FindCardForm.path_of_search}", "/reveal/")
     if getattr(request, "path_info", "").endswith(paths):
@@ -83,10 +84,10 @@ def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
-    """Search for the cards with the typed code; return the context of a page.
+    """Search for the cards with the typed code, and return the context of the page.
 
-    If the person has searched too often, ``form`` gets an error, and the context has the HTTP
-    status.
+    If the person has searched too often, nothing is searched: ``form`` gets an error, and the
+    context contains the HTTP status 429.
     """
     trace = _begin_search(request)
     if trace is None:
@@ -117,10 +118,10 @@ def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Car
 
 
 def _newest(code: Masked) -> list[Card]:
-    """Return the cards with this code, this serial or these last characters, newest first.
+    """Return the cards whose code, serial or last characters match ``code``, newest first.
 
-    Some cards may be missing if there are more than ``_MOST_SHOWN``. But then, more than
-    ``_MOST_SHOWN`` cards are returned.
+    If more than ``_MOST_SHOWN`` cards match, some may be missing from the result. The result still
+    has more than ``_MOST_SHOWN`` cards, so the page can say that there are more.
     """
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
@@ -132,8 +133,8 @@ def _newest(code: Masked) -> list[Card]:
 def _begin_search(request: HttpRequest) -> LogEntry | None:
     """Record a search, without the code; return ``None`` if the person has searched too often.
 
-    The record is committed before the search, so no search goes unrecorded. The limit counts these
-    records, whichever process of the site has written them.
+    The record is committed before the search, so no search goes unrecorded. The limit counts the
+    records in the database, so all processes of the site share the limit.
     """
     # The content type is read before the transaction begins: in SQLite, a transaction that reads
     # before it writes may fail.

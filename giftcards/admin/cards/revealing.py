@@ -205,9 +205,9 @@ def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpR
 
 @contained
 def rendered(response: HttpResponse) -> HttpResponse:
-    """Render ``response`` in this function, where an exception loses its frames.
+    """Render ``response`` so that no error report shows parts of the page.
 
-    So no error report shows parts of the page.
+    If the rendering fails, ``contained`` removes the frames that hold parts of the page.
     """
     return response.render() if isinstance(response, TemplateResponse) else response
 
@@ -235,7 +235,10 @@ def _opened(card: Card) -> Shown:
 
 
 def _record(request: HttpRequest, card: Card, reason: str) -> bool:
-    """Record who reveals the card; beyond the hourly limit, record nothing and return False."""
+    """Record who reveals the card, and return True.
+
+    If the hourly limit is exceeded, record no reveal and return False.
+    """
     take_turn(request)
     person: Any = request.user.pk
     address = ip_address(request)
@@ -252,14 +255,20 @@ class TooManyReveals(Exception):
 
 
 def count(request: HttpRequest) -> None:
-    """Raise :exc:`TooManyReveals` if the correction that was just made exceeds the limit."""
+    """Check the hourly limit after a correction was recorded.
+
+    Raises :exc:`TooManyReveals` if this correction exceeds the limit.
+    """
     take_turn(request)
     if not _is_within_limit(request):
         raise TooManyReveals
 
 
 def refuse(request: HttpRequest, order: Order) -> str:
-    """Report a refusal after :exc:`TooManyReveals`, and return the message for the person."""
+    """Log a refused correction, mail the managers, and return the message for the person.
+
+    Views call this function after :exc:`TooManyReveals`.
+    """
     _tell_of_refusal(request, order)
     return _refused().trouble
 

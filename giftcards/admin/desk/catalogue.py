@@ -100,7 +100,10 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
 
 class ShelfFilter(admin.SimpleListFilter):
-    """A filter for products of which customers can buy any type now, or none."""
+    """A filter for products that are on the shelf, or that are not.
+
+    A product is on the shelf if customers can buy at least one of its types now.
+    """
 
     title = _("on the shelf")
     parameter_name = "shelf"
@@ -213,9 +216,9 @@ def _cards(count: int | None) -> str:
 
 
 def _told(move: PriceMove) -> str:
-    """Return a sentence, as HTML, on the new cost of a type.
+    """Return a sentence, as HTML, about the old and the new cost of a type.
 
-    If there is a pricing rule, another sentence is on the new margin.
+    If the shop has a pricing rule, a second sentence is about the old and the new margin.
     """
     text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
     names = {"type": bdi(move.kind), "date": moment(move.at)}

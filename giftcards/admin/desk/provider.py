@@ -106,7 +106,11 @@ def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verd
 
 
 def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
-    """Sentences, as HTML, on ``orders`` that wait to be sent: their number, cost and age."""
+    """Yield sentences, as HTML, about the ``orders`` that still have to be sent.
+
+    The sentences say how many orders wait, what customers paid for them, and how long they are
+    kept.
+    """
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
     # SQLite would add the amounts as binary fractions. So the database counts orders with equal
@@ -187,7 +191,10 @@ class Section:
 
     @property
     def rows(self) -> list[list[tuple[Any, Any]]]:
-        """The rows of the table. Each cell has its heading, because narrow pages show both."""
+        """The rows of the table; each cell is a pair of heading and value.
+
+        Narrow pages show the heading beside each value.
+        """
         return [list(zip(self.columns, row, strict=True)) for row in self.cells]
 
 
@@ -299,7 +306,10 @@ _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 
 def _failure(text: str, *, shows_costs: bool) -> str:
-    """Return ``text``, unless it may name an amount, and the person may not see costs."""
+    """Return ``text`` if the person may read it, or else a notice.
+
+    A text with digits may contain an amount. Such a text is only for people who may see costs.
+    """
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
         return text
     return gettext("The text is not shown, because it may name an amount.")
@@ -349,10 +359,10 @@ def failures(
 
 
 def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
-    """Return the section on the encryption keys, and on the opening of cards.
+    """Return the section on the encryption keys.
 
-    The newest and the oldest card are opened as a test. With ``shows_hints``, the section says
-    which card cannot be opened, and why.
+    To test the keys, the newest and the oldest card are opened. With ``shows_hints``, the section
+    says which card cannot be opened, and why.
     """
     try:
         keys = encryption_keys(counts_all=counts_all)
@@ -473,7 +483,11 @@ _RESUMING = {
 
 
 def _state_token(state: ProviderState) -> str:
-    """A hash that the button "resume" sends; the hash changes with the pause or the refusal."""
+    """A hash of the current pause and of the refused API keys.
+
+    The button "resume" posts the hash. If the hash has changed since the page was shown, the button
+    does nothing.
+    """
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
         # In an outage, each failed request begins another pause. So the hash leaves out the end of

@@ -173,15 +173,13 @@ _FIGURES = (
 
 
 def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
-    """Return the cards delivered, the sales and the margin since a moment.
+    """Return the number of cards delivered, the sales and the margin since a moment.
 
-    They are sums over the orders that have become final since then.
+    The sums cover the orders that have become final since then. An order of unknown sales adds
+    nothing to the sales. An order of unknown margin adds nothing to the margin.
 
-    An order whose sales are unknown is left out of the sales; an order whose margin is unknown is
-    left out of the margin.
-
-    SQLite would add the figures as binary fractions. So the database counts orders with equal
-    figures, and Python adds the figures up.
+    SQLite would add amounts as binary fractions. So the query only counts the orders with equal
+    figures, and Python computes the sums.
     """
     final = Order.objects.filter(settled_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)

@@ -1,4 +1,7 @@
-"""The actions of staff on orders, described as data: button, page, work and message."""
+"""The actions that staff can take on orders.
+
+Each action is described as data: its button, its page, its work and its message.
+"""
 
 from __future__ import annotations
 
@@ -168,10 +171,11 @@ def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
 
 
 class Page(NamedTuple):
-    """A page below the list of orders: ``view(pages, request, **values)``.
+    """A page below the list of orders.
 
-    The view has to check what the person may do. The name of the URL is ``admin:giftcards_``
-    followed by ``name``. The ``decorators`` are put round the admin's own checks.
+    ``view`` is called as ``view(pages, request, **values)``, and has to check what the person may
+    do. The name of the URL is ``admin:giftcards_`` followed by ``name``. The ``decorators`` are
+    applied to the view after ``AdminSite.admin_view`` has wrapped it.
     """
 
     name: str
@@ -254,7 +258,11 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 
 
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
-    """Return the attempt; ``PermissionDenied`` if the order is hidden or the action forbidden."""
+    """Return the :class:`Attempt` to use ``action``.
+
+    Raises ``PermissionDenied`` if the person may not see the order, or may not use the action. A
+    row that does not exist is refused in the same way.
+    """
     row = None
     if action.of is not None:
         row = action.of._default_manager.filter(pk=key).first()  # noqa: SLF001

@@ -22,12 +22,14 @@ Html = SafeString | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """What one app adds to the pages of orders. The app's plugin has the path of this object.
+    """The additions of one app to the pages of orders.
 
-    Each function gets the ``OrderAdmin`` and the request, and checks what the person may see.
+    The app's plugin names this object by its dotted path.
 
-    The HTML for the page of an order is put inside that page's form, so the HTML must not contain
-    another form. A button in the HTML has the attributes ``form="giftcards-act"`` and
+    Each function gets the ``OrderAdmin`` and the request, and has to check what the person may see.
+
+    The HTML for the page of an order is placed inside that page's form. So the HTML must not
+    contain another form. A button in the HTML needs the attributes ``form="giftcards-act"`` and
     ``formaction``.
     """
 
@@ -39,9 +41,9 @@ class Extension:
     section: Callable[[Pages, HttpRequest, Order], Html] | None = None
     #: HTML at the end of the section with the refund breakdown; "" to show nothing.
     money: Callable[[Pages, HttpRequest, Order], Html] | None = None
-    #: Sentences, as HTML, on the consequences of correcting the customer of an order.
-    consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: Sentences, as HTML, that say what happens if staff correct the customer of an order.
+    consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
+    #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
     #: A function that finds the orders whose cards did not reach their recipient. The keys of its
     #: result are the primary keys of these orders. The values are sentences, as HTML, on what
@@ -58,14 +60,14 @@ def _installed() -> list[Extension]:
 
 
 def items(part: str) -> Iterator[Any]:
-    """The items that all extensions have in the field ``part``."""
+    """Yield the items of the field ``part`` of each extension."""
     return (item for extension in _installed() for item in getattr(extension, part))
 
 
 def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order]) -> None:
-    """Let the extensions say which of the ``orders`` have cards that were not received.
+    """Ask the extensions which of the ``orders`` have cards that were not received.
 
-    Their text is stored on the order, for the function ``rows.not_received``.
+    The answer is stored on the order, where ``rows.not_received`` reads it.
     """
     for found in called("not_received", pages, request, orders):
         for order in orders:

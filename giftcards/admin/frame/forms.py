@@ -26,7 +26,10 @@ WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
 class AmountField(forms.DecimalField):
-    """A field for an amount as people write it: see :func:`~giftcards.text.display.read_amount`."""
+    """A field for an amount that a person types.
+
+    :func:`~giftcards.text.display.read_amount` says which notations are accepted.
+    """
 
     default_error_messages: ClassVar = {
         "invalid": _("Write the amount like 550 or 549.90: digits from 0 to 9, and a point.")
@@ -42,7 +45,7 @@ class AmountField(forms.DecimalField):
 
 
 class MomentField(forms.DateTimeField):
-    """A field for a date and a time, with the control of the browser."""
+    """A field for a date and a time, with the browser's own date picker."""
 
     # Without seconds, saving an unchanged form would change the moment.
     widget = forms.DateTimeInput(
@@ -51,7 +54,10 @@ class MomentField(forms.DateTimeField):
 
 
 def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
-    """The choices of a language: ``empty``, the codes ``others``, and the site's languages."""
+    """Return the choices of a field for a language.
+
+    The choices are ``empty`` for no language, then the codes ``others`` and the site's languages.
+    """
     known = {code: gettext(str(name)) for code, name in settings.LANGUAGES}
     return [("", empty), *({code: code for code in others if code} | known).items()]
 
@@ -63,14 +69,17 @@ def token(purpose: str, seen: list[Any]) -> str:
 
 
 def state_token(order: Order) -> str:
-    """A hash of the state of ``order``.
+    """Return a hash of the parts of ``order`` that staff decide about.
 
-    A form carries the hash, and is outdated once the hash changes.
+    A form carries the hash. If the hash has changed when the form is posted, the form is outdated.
+    So a form that is posted late cannot decide about another attempt.
 
-    The state is the attempt to send the order, the order's status, the order's id at the provider,
-    the candidates that staff were offered, the reason why the order is held, and the amounts paid
-    back and planned to be paid back. A form that is posted late must not decide about another
-    attempt.
+    The hash covers:
+
+    * the attempt to send the order, and the order's status
+    * the order's id at the provider, and the candidates that staff were offered
+    * the reason why the order is held
+    * the amount paid back, and the amount planned to be paid back
     """
     # In any other status, the claim may belong to a check of the order. A check changes nothing
     # that staff decide about, so it must not make the form outdated.

@@ -84,12 +84,15 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.check_order")
 
     def has_report_permission(self, request: HttpRequest) -> bool:
-        """True if the person may see sums over all orders: no order is hidden from this person."""
+        """True if the person may see sums over all orders.
+
+        This needs the permission to see orders, and no order may be hidden from the person.
+        """
         is_shown_all = not leaves_some_out(self.get_queryset(request))
         return is_shown_all and self.has_view_permission(request)
 
     def may_see_costs(self, request: HttpRequest) -> bool:
-        """True if the person may see the provider's charges, and so the shop's margin."""
+        """True if the person may see what the provider charges, and therefore the shop's margin."""
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:
@@ -125,10 +128,10 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return TemplateResponse(request, template, {**frame, **context}, status=status)
 
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
-        """Have the checkable ``orders`` checked soon, and return their number.
+        """Schedule an early check of the ``orders`` that can be checked; return their number.
 
-        Each of these checks leaves a trace. An order that is due already, as at the second request
-        of a double click, gets no further check.
+        The history of each order records who asked. An order that is already due gets no further
+        check and no further record. So a double click asks only once.
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):

@@ -113,8 +113,8 @@ def _is_right(request: HttpRequest, password: str) -> bool:
 def _has_new_password(user: Any) -> bool:
     """True if the password was set within the last hour, without the old password.
 
-    On the admin's pages of users, a manager can set any password without the old password. Anybody
-    at the manager's unlocked screen can do the same, even with the manager's own password. The
+    On the admin's pages of users, a manager can set any password without knowing the old one.
+    Anybody at a manager's unlocked screen can do this, even for the manager's own account. The
     admin's log records the change.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
@@ -137,9 +137,11 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
 def _is_automatic(request: HttpRequest) -> bool:
     """True if this login may have happened without any action of the person.
 
-    A middleware signs in, on any request, the user whom the web server names. A single sign-on
-    answers with a GET. It requests nothing from a person who is still signed in at the identity
-    provider.
+    There are two such kinds of login:
+
+    * A middleware logs in the user whom the web server names, on any request.
+    * A single sign-on logs in with a GET request. A person who is still signed in at the identity
+      provider has to type nothing.
     """
     backend = load_backend(request.session[BACKEND_SESSION_KEY])
     return request.method in {"GET", "HEAD", "OPTIONS"} or isinstance(backend, RemoteUserBackend)

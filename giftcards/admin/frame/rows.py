@@ -45,7 +45,7 @@ class SortedAsOffered(ChangeList):
 
     @property
     def counted(self) -> Counted:
-        """The list for the template that shows the number of rows in words."""
+        """This list for the pagination template, with the number of rows as a text."""
         return Counted(self)
 
 
@@ -67,7 +67,7 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The model's names for templates: both are replaced by our text."""
+        """The names of the model for templates; both names are replaced by :attr:`text`."""
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
@@ -78,7 +78,7 @@ class Counted:
 
     @property
     def noun(self) -> str:
-        """Our text without the number."""
+        """The noun in :attr:`text`, without the number."""
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
@@ -167,7 +167,10 @@ class LimitedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class LongList(OnlyFilters):
-    """A mixin for lists of any length, 50 rows a page: no query counts a million rows."""
+    """A mixin for lists that may have millions of rows.
+
+    A page shows 50 rows, and no query counts all rows.
+    """
 
     paginator = LimitedPaginator
     show_full_result_count = False
@@ -264,7 +267,10 @@ def order_badge(order: Order) -> SafeString:
 
 
 def orders_shown_to(user: Any) -> QuerySet[Order]:
-    """The orders that ``user`` may see in the admin; for a digest, which has no request."""
+    """Return the orders that ``user`` may see in the admin.
+
+    Digests use this function, because they have no request.
+    """
     sites = [site for site in (admin.site, *all_sites) if site.is_registered(Order)]
     request = HttpRequest()
     request.user = user
@@ -341,7 +347,10 @@ SEES_HINTS = "giftcards.resume_provider"
 
 
 def for_developer(hint: object) -> SafeString:
-    """``hint`` as HTML that a click opens; "" without a hint. A plain text is escaped."""
+    """Return ``hint`` as HTML that is collapsed until a click, or "" without a hint.
+
+    A plain text is escaped.
+    """
     context = {"hint": bdi(hint) if hint else ""}
     return SafeString(render_to_string("admin/giftcards/for_developer.html", context).strip())
 

@@ -1,4 +1,4 @@
-"""Deciding about orders that are held for a price or a review, or that wait."""
+"""Decisions about orders that are held, or that wait."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ from giftcards.text.display import bdi, filled, moment, money
 
 
 class HeldForm(forms.Form):
-    """The decision whether to buy a held order; ``buying`` is the text of the choice to buy."""
+    """A form that asks whether to buy an order that is held, or that waits.
+
+    ``buying`` is the label of the choice to buy the order.
+    """
 
     APPROVE = "approve"
     REJECT = "reject"

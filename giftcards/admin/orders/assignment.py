@@ -1,4 +1,4 @@
-"""Looking after an order: a person takes the order, gives it back, or replaces a colleague."""
+"""Assigning orders: a person takes an order, gives it back, or takes it from a colleague."""
 
 from __future__ import annotations
 

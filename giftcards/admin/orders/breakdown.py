@@ -46,8 +46,9 @@ def provider_lines(order: Order) -> list[BreakdownLine]:
 def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
     """Return the table of the customer's payment: the amounts kept, owed and paid back.
 
-    The table is empty while ``order`` is open, or if it has no sale amount. ``again`` is the new
-    order for the missing cards. The amount owed for these cards went to that order.
+    The table is empty while ``order`` is open, and for an order without a sale amount. If the
+    missing cards were ordered again, ``again`` is the new order. The amount owed for these cards
+    then pays for the new order.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:

@@ -33,8 +33,8 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 class CorrectionForm(RevealForm):
     """A form with the corrected details, a reason, and a proof of identity.
 
-    The proof is needed because the person at the new address gets cards. It is needed in every
-    status of the order: cards may still come, or may be ordered again.
+    The proof is needed because cards are sent to the new address. It is needed in every status of
+    the order, because cards may still come, or may be ordered again.
     """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
@@ -128,7 +128,11 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _others_with_same_address(attempt: Attempt) -> list[Order]:
-    """Other orders with the same address: in the same group, or for the same missing cards."""
+    """Return the related orders that have the same address.
+
+    An order is related if it belongs to the same group. It is also related if one of the two orders
+    replaces missing cards of the other.
+    """
     order = attempt.order
     about = attempt.pages.get_queryset(attempt.request).exclude(pk=order.pk)
     found = list(about.filter(repeats=order.pk))

@@ -86,7 +86,10 @@ _MOST_DIGITS = 15
 
 
 def _phone(text: str) -> SafeString | str:
-    """A link that dials the number; the text alone if it is not exactly one number."""
+    """Return a link that dials the number in ``text``.
+
+    If ``text`` is not exactly one phone number, it is returned without a link.
+    """
     if not text:
         return ""
     shown = format_html('<bdi dir="ltr">{}</bdi>', text)

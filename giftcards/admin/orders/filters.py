@@ -47,7 +47,7 @@ _LONGEST_KEY = 19
 
 
 class IndexedFilter(admin.ListFilter):
-    """A filter that uses an index unless the list forbids it: see :class:`OrderChangeList`."""
+    """A filter that uses an index, unless :class:`OrderChangeList` turns this off."""
 
     uses_index = True
 
@@ -138,8 +138,8 @@ class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
 def _narrowed(first: Q, rest: Q) -> Q:
     """Return the condition ``first & rest``.
 
-    If ``first`` finds few orders, their primary keys replace it. For conditions on several columns,
-    SQLite may read the whole table.
+    If ``first`` matches few orders, it is replaced by their primary keys. Otherwise, SQLite might
+    read the whole table, because the condition is about several columns.
     """
     keys = Order.objects.filter(first).order_by().values_list("pk", flat=True)[: _FEW + 1]
     found = list(keys)
@@ -305,8 +305,8 @@ class SettledFilter(DateFilter):
 def show_filters(response: HttpResponse) -> HttpResponse:
     """Add the filters to the context of a list's page, as ``shown_filters``.
 
-    A theme that has a template of its own shows the filters in a place of its own, so its page is
-    left alone.
+    If a theme has its own template for lists, nothing is added, because that template shows the
+    filters.
     """
     page: Any = get_template("admin/change_list.html")
     is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
@@ -334,8 +334,9 @@ class OrderChangeList(SortedAsOffered):
     """A mixin that keeps the list of orders fast, whichever filters are set.
 
     If a query has several filters, a database may choose a bad index, and read a large part of the
-    table. So each filter is first tried alone. If a filter finds few orders, the list is limited to
-    their primary keys, and then no filter uses an index. A search always finds primary keys.
+    table. So each filter is first tried alone. If one of them finds few orders, the list is limited
+    to the primary keys of these orders. Then no filter uses an index. A search also limits the list
+    to primary keys.
     """
 
     _CREATED = ("created_at", "pk")
@@ -367,9 +368,9 @@ class OrderChangeList(SortedAsOffered):
         return answer
 
     def _keys_if_few(self, request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
-        """The primary keys of the orders that all narrow filters find.
+        """Return the primary keys of the orders that match all narrow filters.
 
-        A filter is narrow if it finds at most ``_FEW`` orders. Without a narrow filter, the result
+        A filter is narrow if it finds at most ``_FEW`` orders. If no filter is narrow, the result
         is ``None``.
         """
         rows = self.model._default_manager.order_by().values_list("pk", flat=True)  # noqa: SLF001

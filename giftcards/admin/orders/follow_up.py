@@ -215,7 +215,7 @@ class NoteForm(forms.Form):
 def may_note(pages: Pages, request: HttpRequest) -> bool:
     """True if the person may write notes.
 
-    This needs the permission to check, resolve or add orders.
+    One of the permissions to check, resolve or add orders is enough.
     """
     may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
     return any(may_decide) or pages.has_add_permission(request)
@@ -246,11 +246,10 @@ NOTE = OrderAction(
 
 
 def decided(decision: Problem | None, log: str = "") -> Outcome:
-    """The outcome after a ``decision``; the timeline shows the decision.
+    """Return the outcome after a ``decision`` of staff.
 
-    A ``decision`` of ``None`` means that the person decided too late.
-
-    ``log`` is the entry in the order's history, by default the decision's own text.
+    ``decision`` is ``None`` if the person decided too late. ``log`` is the entry in the order's
+    history, by default ``decision.discreet``. The timeline shows the decision itself.
     """
     if decision is None:
         return LATE

@@ -97,7 +97,10 @@ _LEFT_ALONE = (
 
 
 class _MarkedOrders(OrderChangeList):
-    """A change list with marks on orders whose cards were not received; one query for each page."""
+    """A change list that marks the orders whose cards were not received.
+
+    The marks need one query for each page.
+    """
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)

@@ -226,7 +226,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         return False
 
     def validate_unique(self) -> None:
-        """Check nothing, because the second request of a double click is no error."""
+        """Do nothing: the second request of a double click must not be an error."""
 
 
 # A price or balance that is younger than this is shown without its age.
@@ -350,7 +350,7 @@ class PlacingPage(OrderPages):
         def is_known(_form: OrderForm, order: Order) -> bool:
             """True if this person may see ``order``, or has placed it.
 
-            The person has placed it already if, for example, a double click sent the form twice.
+            After a double click, the second request finds the order that the first request placed.
             """
             return (
                 self.may_see(request, order)
@@ -462,8 +462,8 @@ class _Offered(NamedTuple):
     """The types of the catalogue that the form offers.
 
     If there are few types, all are offered, and ``is_whole`` is true. If there are many, the form
-    offers the chosen type, and the types whose names or ids have every word in the parameter
-    "find".
+    offers the chosen type and the types that match the parameter "find". A type matches if each
+    word of "find" is in its names or ids.
     """
 
     kinds: list[ProductType]
@@ -561,10 +561,10 @@ def _shown(value: object) -> str:
 
 
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
-    """The warnings that the person should read before buying.
+    """Yield the warnings that the person should read before buying.
 
-    People who may not see costs get no warning about price and balance: they could find the amount
-    by trying at which quantity the warning appears.
+    People who may not see costs get no warning about price and balance. Otherwise, they could try
+    several quantities, and so find out the amounts.
     """
     if known.no_answer in _NO_ANSWER:
         yield str(_NO_ANSWER[known.no_answer])

@@ -385,7 +385,10 @@ _MOST_FOUND = 1_000
 
 @admin.register(CustomerRefund)
 class CustomerRefundAdmin(OrderRows):
-    """The list of refunds to customers, latest first; the orders' pages record refunds."""
+    """The list of refunds to customers, latest first.
+
+    Staff record refunds on the pages of orders.
+    """
 
     list_display = (
         "when",

@@ -125,7 +125,10 @@ def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object
 
 
 class ResolveForm(forms.Form):
-    """The decision about a lost order: the provider's answer to the purchase never came."""
+    """A form for the decision about a lost order.
+
+    An order is lost if the provider's answer to the purchase never came.
+    """
 
     ADOPT_OTHER = "adopt-other"
     SEND_AGAIN = "send-again"
@@ -153,7 +156,10 @@ class ResolveForm(forms.Form):
         ]
 
     def clean_provider_order_id(self) -> str:
-        """The typed id, checked as the client checks ids; "" if the outcome needs no id."""
+        """Return the typed id; "" if the chosen outcome needs no id.
+
+        The id must match the pattern that the client uses for ids.
+        """
         if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
             return ""
         typed: str = (self.cleaned_data["provider_order_id"] or "").strip()
@@ -172,7 +178,10 @@ class ResolveForm(forms.Form):
 
 
 class AdoptForm(forms.Form):
-    """The confirmation of a comparison; if not all facts fit, a person has to tick a box."""
+    """The confirmation of a comparison.
+
+    Unless all facts fit, the person has to tick a box.
+    """
 
     is_sure = forms.BooleanField()
 
@@ -245,7 +254,10 @@ def _decide(attempt: Attempt) -> Answer | None:
 
 
 def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
-    """Request the order with this id, and compare it; ``None``, and a message, if that fails."""
+    """Request the provider's order with this id, and return the page that compares it.
+
+    If there is nothing to compare, the person gets a message, and the result is ``None``.
+    """
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
         return None

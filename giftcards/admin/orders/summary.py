@@ -1,6 +1,7 @@
 """The sentences at the top of an order's page: what happened, what is next, what is in the way.
 
-:func:`summarise` makes no query; :func:`why_at_a_standstill` makes queries for its input.
+:func:`summarise` makes no queries. A part of its input comes from :func:`why_at_a_standstill`,
+which does make queries.
 """
 
 from __future__ import annotations
@@ -237,9 +238,9 @@ def _delivered(order: Order) -> str:
 
 
 def _brought(order: Order) -> str:
-    """Return the sentence on how many cards the provider delivered.
+    """Return the sentence that says how many cards the provider delivered.
 
-    It is for an order whose cards did not reach their recipient.
+    The page shows this sentence if the cards did not reach their recipient.
     """
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
     text = ngettext(
@@ -324,10 +325,10 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
 
 
 def why_at_a_standstill(order: Order) -> str:
-    """The reason, as HTML, why automatic work on ``order`` is stopped; "" if the work goes on.
+    """Return the reason, as HTML, why automatic work on ``order`` is stopped.
 
-    Work on an order that waits for a person does not count as stopped: no query is made for that
-    order.
+    If the work goes on, the result is "". The result is also "", without a query, if the order
+    waits for a person.
     """
     if order.is_final or order.due_at is None or order.status == Status.PLACING:
         return ""

@@ -103,7 +103,7 @@ class Timeline:
 
     @property
     def reason(self) -> Problem | None:
-        """The last recorded reason why the status changed, or why work went on.
+        """The last recorded reason for a new status, or for continuing the work on the order.
 
         ``None`` if no reason is recorded.
         """

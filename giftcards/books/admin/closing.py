@@ -229,7 +229,10 @@ def _may_be_closed(month: Month) -> bool:
 
 
 def _refusal(request: HttpRequest, month: Month) -> str:
-    """The reason not to close the month; "" if the month is as the person saw it."""
+    """Return the reason why the month cannot be closed now; "" if it can be closed.
+
+    A month can be closed if it is over, and has not changed since the person saw it.
+    """
     if not month.is_over:
         return gettext("The month is not over yet. Nothing was closed.")
     if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
@@ -241,7 +244,10 @@ def _refusal(request: HttpRequest, month: Month) -> str:
 
 
 def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
-    """Close the month, with a message to the person; return the reason if it was not closed."""
+    """Close the month, and show a message to the person.
+
+    Returns the reason if the month was not closed, or else "".
+    """
     with transaction.atomic(using=router.db_for_write(MonthClosing)):
         closing = close_month(month, by=request.user.get_username(), note=note)
         if closing is None:

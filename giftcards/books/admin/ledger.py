@@ -229,10 +229,10 @@ class LedgerEntryAdmin(OrderRows):
         return pages.url_of("close_month") + query
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
-        """The summary of a period as template context, if the list is filtered by the period only.
+        """Return the summary of the chosen period, as template context.
 
-        The summary reads every entry of the period. People from whom orders are hidden see no
-        summary.
+        The context is empty unless the period is the only filter. It is also empty for people from
+        whom orders are hidden. The summary reads every entry of the period.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None
@@ -337,7 +337,10 @@ def _verdict(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
-    """Yield lines: label, amount as HTML, and True for a balance, but False for a change."""
+    """Yield the lines of the summary: label, amount as HTML, and whether the amount is a balance.
+
+    The other amounts are changes of the balance.
+    """
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False

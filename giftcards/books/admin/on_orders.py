@@ -81,7 +81,10 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """The note on money in open orders: the part in unsent orders, and orders of unknown price."""
+    """Return the note on the money in open orders, as HTML.
+
+    The note says which part is in unsent orders, and how many orders have an unknown price.
+    """
     texts = []
     if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")
@@ -100,7 +103,11 @@ def _in_words(span: timedelta) -> str:
 
 
 def bookings(_pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The ledger entries about ``order``, oldest first, and its missing refund, as HTML."""
+    """Return the ledger entries about ``order`` as HTML, oldest first.
+
+    If the order lacks its refund, the promised and the credited amount are shown, too. People who
+    may not see costs get "".
+    """
     if not request.user.has_perm("giftcards.view_cost"):
         return ""
     entries = list(order.ledger_entries.order_by("time", "pk"))

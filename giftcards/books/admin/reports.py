@@ -212,7 +212,10 @@ class ReportFact(NamedTuple):
 
 
 def list_url(order_list: str, question: Question, **filters: str) -> str:
-    """The URL of the list of orders, limited to ``question`` and by ``filters``."""
+    """Return the URL of the list of orders, for the period and the product of ``question``.
+
+    ``filters`` are further filters of the list.
+    """
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
     period = {"settled_at__gte": str(start), "settled_at__lt": str(end)}
@@ -222,7 +225,10 @@ def list_url(order_list: str, question: Question, **filters: str) -> str:
 def _groups(
     report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
 ) -> Iterator[tuple[str, list[ReportFact]]]:
-    """Groups of key figures, each with a title; ``open_orders`` is ``None`` to hide costs."""
+    """Yield groups of key figures, each with a title.
+
+    If ``open_orders`` is ``None``, the groups that show costs are left out.
+    """
     facts = partial(_facts, report.total, question, order_list)
     yield gettext("Orders and cards"), [*facts(Side.CARDS), *_shares(report)]
     if open_orders is not None:
@@ -401,7 +407,10 @@ def _left_out(column: Column, figures: Figures) -> str:
 
 
 class Series(NamedTuple):
-    """The parts of one colour in a chart; no value is below 0."""
+    """A series of values in a chart, drawn in one colour.
+
+    ``value`` computes a value from figures. The value is never negative.
+    """
 
     label: Any
     value: Callable[[Figures], Decimal]
@@ -557,7 +566,10 @@ def _total(row: Sequence[Decimal]) -> Decimal:
 
 
 def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
-    """Yield, for each value above 0, its index, and where its part begins and ends in percent."""
+    """Yield the parts of a bar, one for each value above 0.
+
+    Each part has the index of its value, its begin and its end. Begin and end are in percent.
+    """
     end = Decimal(0)
     for series, value in enumerate(row):
         start, end = end, end + value
