@@ -458,7 +458,7 @@ def _backlog(backlog: Backlog | None) -> str:
 
 
 def since(at: datetime | None) -> str:
-    """Format a time as HTML, with how long ago or ahead it is; "never" for ``None``."""
+    """Return a time as HTML, with its distance from now; "never" for ``None``."""
     if at is None:
         return gettext("never")
     return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))
@@ -632,7 +632,10 @@ class ProviderStateAdmin(ReadOnlyRows):
         return self._to_page()
 
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
-        """End the pause, and log it; False if no pause is left, as after a double click."""
+        """End the pause, and log that; return False if there was no pause.
+
+        A double click resumes only once: the second request finds no pause.
+        """
         with transaction.atomic():
             # One transaction ends the pause and writes the log entry, so that requests never go on
             # without a log entry.

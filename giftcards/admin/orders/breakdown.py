@@ -109,7 +109,10 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
-    """The line with the margin: the kept amount less the cost; no line if either is unknown."""
+    """Yield the line with the margin: the kept amount minus the cost.
+
+    If one of these amounts is unknown, there is no line.
+    """
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return
@@ -128,9 +131,9 @@ def earned(order: Order, price: Decimal) -> Decimal | None:
 
 
 def earned_in_words(amount: Decimal) -> SafeString:
-    """The sentence, as HTML, on the shop's profit from an order.
+    """Return the sentence, as HTML, about the shop's profit from an order.
 
-    If ``amount`` is negative, the sentence is on the loss.
+    If ``amount`` is negative, it is a loss.
     """
     text = gettext("You still earn %(amount)s on this order.")
     if amount < 0:

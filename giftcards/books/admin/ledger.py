@@ -301,7 +301,10 @@ class LedgerEntryAdmin(OrderRows):
 
 
 def _kind_text(kind: str) -> str:
-    """A type of entry in plain text: the shop's words, if there are any, and the provider's."""
+    """Return the type of an entry in plain text.
+
+    The text is the provider's word, after the shop's own words if there are any.
+    """
     words = _KINDS.get(kind)
     return isolated(kind) if words is None else f"{words} {isolated(kind)}"
 

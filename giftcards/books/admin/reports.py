@@ -489,7 +489,10 @@ _MOST_BARS = 8
 
 
 def _bars(report: Report) -> dict[str, Any]:
-    """The chart with bars of the best-selling products or types; ``others`` counts the others."""
+    """The chart with bars of the best-selling products or types.
+
+    ``others`` is the number of products or types with sales that get no bar.
+    """
     sized = [(_total(_values(row.figures)), row) for row in report.rows]
     ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
     shown = ranked[:_MOST_BARS]
