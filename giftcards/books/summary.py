@@ -282,7 +282,7 @@ class Summary:
     def names_candidates(self) -> bool:
         """True if a discrepancy may name the wrong order or entry.
 
-        If amounts are equal, the pairing of entries and orders is a guess, which may be wrong.
+        A guess cannot tell orders or entries of equal amounts apart, so it may pair the wrong ones.
         """
         unfitting = (
             self.promised_not_credited,

@@ -115,7 +115,8 @@ class Channel:
         Raise :exc:`SlowDown` to set the number of seconds until then.
 
         Set a timeout of 20 s or less on anything that may hang. The app waits a minute for an
-        attempt, or less if the worker has to stop. After that, the outcome counts as unknown.
+        attempt, or less if the worker has to stop or has no time left. After that, the outcome
+        counts as unknown.
 
         The method is called in a thread of its own, with the message's language active.
         """
