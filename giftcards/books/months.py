@@ -355,7 +355,7 @@ def _state(*, is_done: bool, is_needed: bool = True) -> StepState:
 
 
 def last_finished_month() -> date:
-    """The first day of the last month that is over."""
+    """The first day of the latest month that has ended."""
     return (today().replace(day=1) - timedelta(days=1)).replace(day=1)
 
 

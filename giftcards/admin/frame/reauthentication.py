@@ -158,7 +158,10 @@ def _holder(request: HttpRequest, user: Any) -> list[str]:
 
 
 def url_of_proof(*, back_to: str) -> str:
-    """The URL of the shop's own page for the proof; after the proof, it leads to ``back_to``."""
+    """Return the URL of the shop's own page for the proof.
+
+    After the proof, that page sends the person to ``back_to``.
+    """
     return reverse(conf.reauthenticate, query={"next": back_to})
 
 

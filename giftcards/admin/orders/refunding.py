@@ -143,7 +143,10 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def is_known(self) -> bool:
-        """True if the refund is recorded already, as at the second request of a double click."""
+        """True if the refund is already recorded.
+
+        This is usual for the second request of a double click.
+        """
         given = self.data.get("reference", "").strip()
         return self._order.refunds.filter(reference=given).exists()
 
