@@ -85,11 +85,13 @@ class CodeDestroyed(DecryptionError):
 class ProviderError(GiftcardsError):
     """A call to the provider failed. What the caller does next depends on the subclass.
 
-    ``status`` is the HTTP status (``None``: there was no answer), ``code`` the provider's own error
-    code (``""``: none or unreadable), ``request_id`` the provider's name for the request (``""``:
-    none), ``retry_after`` the pause in seconds that the provider asked for (``None``: none or
-    unreadable; never negative). ``is_worth_repeating`` is True if the same request, repeated at
-    once, is likely to get an answer.
+    - ``status`` is the HTTP status; ``None`` if there was no answer.
+    - ``code`` is the provider's own error code; ``""`` if there is none or it is unreadable.
+    - ``request_id`` is the provider's name for the request; ``""`` if there is none.
+    - ``retry_after`` is the pause in seconds that the provider asked for, never negative; ``None``
+      if there is none or it is unreadable.
+    - ``is_worth_repeating`` is True if the same request, repeated at once, is likely to get an
+      answer.
 
     The text is English, for logs. Staff do not see this text. They see a
     :class:`~giftcards.rules.problems.Problem` with ``parameters``: ``reason`` (one of ``REASONS``),

@@ -1,4 +1,4 @@
-"""The functions with which a shop buys cards, corrects customers and decides about held orders."""
+"""Functions for a shop: buying cards, correcting customers, and deciding about held orders."""
 
 from __future__ import annotations
 
@@ -75,8 +75,10 @@ def place_order(
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
     ``sale_price`` for one card, or ``sale_amount`` for all; if both are given, they have to agree.
-    One card may cost the shop at most ``max_price``. Unless ``HOLD_ABOVE_SALE_PRICE`` is off, the
-    default is what the customer pays for one card. An order above its ceiling waits for a person.
+
+    ``max_price`` is the most that one card may cost the shop. Without it, the limit is what the
+    customer pays for one card. If ``HOLD_ABOVE_SALE_PRICE`` is off, there is no such limit. If a
+    card costs more than the limit, the order waits for a person.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
     Customers read the group in place of the reference. ``metadata`` is a dict for the shop's own
@@ -211,8 +213,8 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     the order's timeline, ``by`` names the person who stated the amount. ``order`` is updated in
     place. A second call of :func:`place_order` without a sale amount still returns this order.
 
-    Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, has another sale amount, or
-    its missing cards were ordered again. Raises
+    Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, if it has another sale
+    amount, or if its missing cards were ordered again. Raises
     :exc:`~django.core.exceptions.ValidationError` for an amount below 0 or with more than two
     decimals, and for an empty name.
     """

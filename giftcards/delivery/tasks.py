@@ -1,8 +1,8 @@
 """The task that sends messages; like all tasks here, it returns counts and never raises.
 
-A mail server that hangs must delay nothing but mail. So messages leave at least two workers free,
-or occupy a single worker if there are no more than two. A site's only worker spends a few seconds
-at a time on messages.
+A mail server that hangs must delay nothing but mail. So a site with three or more workers always
+has at least two workers that send no messages. With two workers, one of them at a time sends
+messages. A site's only worker spends a few seconds at a time on messages.
 """
 
 from __future__ import annotations

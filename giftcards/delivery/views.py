@@ -103,10 +103,10 @@ def _page_of(listed: QuerySet[Order], request: HttpRequest, parameter: str) -> P
 
 
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
-    """The result of ``answer()``; after an error, a page that does not show the secret URL.
+    """Return ``answer()``; after an error, return a page that does not show the secret URL.
 
-    Of the error, only class and lines are logged, because its text could contain a code. With
-    ``DEBUG``, the error is raised.
+    The text of the error is not logged, because it could contain a code; its class and lines are
+    logged. With ``DEBUG``, the error is raised.
     """
     try:
         return answer()
@@ -332,7 +332,7 @@ class _Drawing(Masked):
 
 @contained
 def file_of(order: Order, shown: list[Code]) -> HttpResponse:
-    """The cards as a text file; the line of a card has its number, its code and its serial."""
+    """The cards as a text file, with one line per card: its number, its code and its serial."""
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(_language(order)):
         context = {**_shop(), "facts": _facts(order)}
@@ -351,7 +351,7 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """The page of a link that shows no cards: identical to the last byte, whatever the reason.
+    """The page of a link that shows no cards: the same bytes, whatever the reason.
 
     So the page is in the language of the visitor, not in the language of an order. The page quotes
     nothing from the request, so a fixed nonce is enough.
@@ -491,7 +491,7 @@ def orders_of(user: Any) -> QuerySet[Order]:
 def gifts_of(user: Any) -> QuerySet[Order]:
     """The gifts that ``user`` has received, newest first; no gifts if nobody is logged in.
 
-    Gifts whose cards are yet to come, or whose time is yet to come, are left out.
+    A gift is left out until its cards have come and its ``deliver_at`` has passed.
     """
     is_time = Q(deliver_at=None) | Q(deliver_at__lte=timezone.now())
     come = {"settled_at__isnull": False, "fulfilled_quantity__gt": 0}

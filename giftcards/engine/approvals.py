@@ -116,17 +116,18 @@ def held_objection(order: Order) -> str | None:
 
 
 def _held_for(order: Order, code: str) -> Problem | None:
-    """Return the problem with this code for which ``order`` is held; ``None`` if there is none."""
+    """Return the order's problem with this code; ``None`` if the order is not held for it."""
     problems = map(Problem.of, order.problems if order.is_held else ())
     return next((problem for problem in problems if problem.code == code), None)
 
 
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
-    """Let an order that is held for its price be sent, at ``price`` per card at most.
+    """Approve a price per card for an order that is held for its price.
 
-    Returns the recorded decision, which names ``by``; ``None`` if the order is not held for its
-    price any more. If a card costs more than ``price`` when the order is to be sent, the order is
-    held again. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
+    The order is sent if a card then costs at most ``price``; otherwise, it is held again. Returns
+    the recorded decision, which names ``by``. Returns ``None``, and changes nothing, if the order
+    is not held for its price any more. Raises ``ValidationError`` if ``price`` is below 0 or has
+    more than two decimals.
     """
     approved, above = order.check_amount("approved_price", price), _held_for(order, "price_above")
     if above is None:
@@ -141,10 +142,10 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 
 
 def approve_review(order: Order, *, by: str) -> Problem | None:
-    """Let an order that is held for review be sent; the order is not reviewed again.
+    """Approve an order that is held for review; it is sent without another review.
 
-    Returns the recorded decision, which names ``by``; ``None`` if the order is not held for review
-    any more. The order can still be held for its price.
+    The order can still be held for its price. Returns the recorded decision, which names ``by``.
+    Returns ``None``, and changes nothing, if the order is not held for review any more.
     """
     wanted = _held_for(order, "review_wanted")
     if wanted is None:
@@ -158,7 +159,7 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release those orders of a product whose price was too high and has fallen far enough.
+    """Release the product's orders that were held for their price and now cost little enough.
 
     ``prices`` maps types to prices. One call releases at most 100 orders; the calls with the next
     prices release the remaining orders.
@@ -186,7 +187,7 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
 
 
 def send_at_once(order: Order, *, by: str) -> Problem | None:
-    """Let an order that waits for its time be sent now; return the recorded decision.
+    """End the wait of an order, so that it is sent now; return the recorded decision.
 
     Returns ``None``, and changes nothing, if the order does not wait any more. In the timeline,
     ``by`` names the person who decided.
@@ -246,9 +247,10 @@ def confirm_price(order: Order, price: Decimal) -> None:
 
 
 def reject_held(order: Order, *, by: str) -> Problem | None:
-    """Reject a held order, for which nothing was bought; return the recorded decision.
+    """Reject a held order; return the recorded decision.
 
-    Returns ``None`` if the order is not held any more.
+    Nothing was bought for a held order. Returns ``None``, and changes nothing, if the order is not
+    held any more.
     """
     if not order.is_held:
         return None

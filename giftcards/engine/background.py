@@ -1,9 +1,10 @@
 """Background work: all work that is not about single orders.
 
 Only this module begins such work. Work is declared once, as :class:`Work`, for every kind of
-worker. The end of a tick and the threads beside the loop both call :func:`give_turns`. Each piece
-of prompt work has a lane of its own, so that it waits for no other work. All other work shares one
-lane, in which only one process at a time gives turns.
+worker. The end of a tick and the threads beside the loop both call :func:`give_turns`.
+
+Each piece of prompt work has a lane of its own, so that it waits for no other work. All other work
+shares one lane. In the shared lane, only one process at a time gives turns.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Work:
     """A piece of background work.
 
     ``name`` is shown to people, for example "the messages". ``do`` gets a callback, and does due
-    work for as long as the callback returns True. If ``do`` returns False, the work is left alone
+    work for as long as the callback returns True. If ``do`` returns False, it is not called again
     for some seconds.
     """
 
@@ -66,7 +67,7 @@ _under_way: dict[str, float] = {}
 def lanes() -> list[Sequence[Work]]:
     """Return the work in lanes: one for each piece of prompt work, and one for all other work.
 
-    The lanes of prompt work that comes last are at the end.
+    If a piece of prompt work has ``is_last``, its lane comes after all other lanes.
     """
     prompt = [[work] for work in WORK.values() if work.is_prompt]
     others = [work for work in WORK.values() if not work.is_prompt]
@@ -77,9 +78,9 @@ def lanes() -> list[Sequence[Work]]:
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
     """Give each piece of work in ``lane`` its turn; False if the lane has to be left alone for now.
 
-    Once ``has_time`` returns False, or ``stop`` is set, no further piece is begun. The next call
-    begins with the piece after the last piece begun, even if that piece has killed its process. So
-    each piece gets its turn.
+    No further piece is begun once ``has_time`` returns False or ``stop`` is set. The next call goes
+    on with the piece that follows, even if the last piece has killed its process. So each piece
+    gets its turn.
     """
 
     def may_go_on() -> bool:
@@ -158,8 +159,8 @@ def beside(stop: threading.Event) -> Iterator[None]:
 def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
     """Give turns once a minute, and whenever the work of ``lane`` is due, until ``stop`` is set.
 
-    A piece of work without a sign of life for two minutes is left behind, and the other pieces go
-    on.
+    If a piece of work gives no sign of life for two minutes, its thread is abandoned, and the other
+    pieces go on.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + timings.chores_every

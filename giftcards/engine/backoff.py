@@ -1,4 +1,4 @@
-"""Pauses after failures: back-off for retries, after an outage, and after too many requests."""
+"""Pauses after failures, outages and rate limits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 def backoff(
     failures: int, *, first: timedelta, longest: timedelta, jitter: float = 0.0
 ) -> timedelta:
-    """Return the pause after the ``failures``-th failure in a row, counted from 1.
+    """Return the pause after ``failures`` failures in a row.
 
-    The pause is ``first`` if ``failures`` is 0 or 1, doubles with each further failure, and grows
-    no further than ``longest``. ``first`` must be positive. A random part of the pause, at most the
-    share ``jitter``, is added, even to ``longest``.
+    The pause is ``first`` after one failure, and doubles with each further failure, up to
+    ``longest``. Then a random part is added, at most the pause times ``jitter``, even if the result
+    exceeds ``longest``. ``first`` must be positive. If ``failures`` is 0, it counts as 1.
     """
     # The doublings end where ``longest`` is exceeded, because more doublings would overflow.
     doublings = min(max(failures - 1, 0), (longest // first).bit_length())
@@ -36,7 +36,7 @@ def pause_after_outage(outages: int) -> timedelta:
 
 
 def pause_after_limit(retry_after: float | None) -> timedelta:
-    """Return the pause after a 429: ``retry_after`` seconds, within bounds, or else a minute."""
+    """Return the pause after a 429: ``retry_after`` seconds within bounds; by default, a minute."""
     if retry_after is None:
         return _LIMIT_PAUSE
     asked = min(timedelta(seconds=retry_after), _LONGEST_RETRY_AFTER)

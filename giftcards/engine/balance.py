@@ -1,8 +1,8 @@
-"""Reading the account's balance, telling the shop when it is low, and computing its free part.
+"""Reading the account's balance, warning the shop when it is low, and computing how much is free.
 
-One process reads the balance, at most every five minutes, or sooner if the provider refused an
-order for lack of money. The request uses a slot of the budget that nothing else needs. The cost of
-open orders and holds is computed from indexes of the database alone.
+One process reads the balance, at most every five minutes. After the provider has refused an order
+for lack of money, the process reads it sooner. Most other requests take precedence over this
+request. The cost of open orders and holds is computed from indexes of the database alone.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ class Commitments:
     def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
         """Read the orders and the holds that count against the balance of ``state``.
 
-        A hold with this ``reference`` is left out. The lines ``beside`` are read by the same
-        statement.
+        A hold with this ``reference`` is left out. The queries ``beside`` select further lines,
+        which are read by the same statement.
         """
         orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:

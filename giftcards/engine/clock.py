@@ -63,9 +63,10 @@ except OSError:
 
 
 def steady_time() -> float:
-    """Return the seconds of a clock that nobody can change and all the machine's processes share.
+    """Return the seconds of the machine's steady clock.
 
-    On Linux, the clock also counts the time for which the machine was suspended.
+    Nobody can change this clock, and all processes of the machine share it. On Linux, it also
+    counts the time for which the machine was suspended.
     """
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
@@ -253,7 +254,7 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
 def recall_far_future() -> None:
     """Set implausibly late due times of orders and announcements to the current time.
 
-    The clock was set back after such a time had been written, while no process was running.
+    Such times remain if the clock was set back while no process was running.
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=conf.proof_of_absence / 2))

@@ -111,12 +111,14 @@ def ask(
     pulse: Pulse,
     match_others: Callable[[Rows, Rows], Answers],
 ) -> Iterator[tuple[Order, OrderAnswer | Exception, Verdict | None]]:
-    """Check ``orders``, fresh ones first; yield each order with its answer or its error.
+    """Check ``orders``, fresh ones first; yield each order with its answer or error, and a verdict.
 
-    A row of the list comes with its verdict. Orders that are not due by ``due_by`` are only yielded
-    if the list happens to show them. Orders that are not yielded were not checked: calls were
-    paused, the budget ran out, or the batch was full. ``match_others`` gets the rows of each page
-    that are about none of ``orders``, and returns answers, which are yielded, too.
+    The verdict is ``None`` if the answer is not a row of the list. An order that is not due by
+    ``due_by`` is yielded only if the list happens to show it. An order that is not yielded was not
+    checked: calls were paused, the budget ran out, or the batch was full.
+
+    ``match_others`` gets the rows of each page that belong to none of ``orders``. The answers that
+    it returns are yielded, too.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -251,7 +253,7 @@ class _Search:
         gateway.note_questions(further + others, page_size=timings.page_size, room=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
-        """Return the orders in ``orders``, due by ``due_by``, that have to be checked singly.
+        """Return those ``orders`` that are due by ``due_by`` and have to be checked singly.
 
         Orders that may be on unread pages of the list are left out, because the next reading begins
         with these pages.
@@ -305,9 +307,9 @@ class _Search:
 def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> Verdict | None:
     """The verdict on ``row``; ``None`` if a single check is needed.
 
-    No single check is needed if the row settles the order, or credibly shows the order as open. The
-    options of :func:`evaluate_for` would not change such a verdict, because they only make verdicts
-    more lenient.
+    No single check is needed if the row settles the order, or credibly shows the order as open.
+    :func:`evaluate_for` is called without options. They only make verdicts more lenient, so they
+    would not change such a verdict.
     """
     verdict = evaluate_for(order, row)
     # A row that shows a late order as open is not trusted: a stale list would keep the order late.
@@ -333,13 +335,15 @@ def read_pages(
 ) -> Pages:
     """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
 
-    ``limit()`` is the number of further pages that are worth reading. If the first page gives the
-    page count, further pages are read until ``limit()`` is 0. But if there are more further pages
-    than ``limit()``, none is read. If the budget is short, the next reading begins with the pages
-    that were left out.
+    ``limit()`` is the number of further pages that are worth reading:
 
-    Without a page count, at most ``limit()`` further pages are read. Reading ends earlier after the
-    first page without new ids. If a page fails, its error is yielded in place of the page.
+    - If the first page gives the page count, further pages are read only if ``limit()`` covers all
+      of them. Reading ends when ``limit()`` has fallen to 0, or when the budget is short. In the
+      latter case, the next reading begins with the pages that were left out.
+    - If there is no page count, at most ``limit()`` further pages are read. Reading ends earlier
+      after the first page without new ids.
+
+    If a page fails, its error is yielded in place of the page.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=timings.page_size)
     further = _OF_FURTHER.get(purpose, purpose)

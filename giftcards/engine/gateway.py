@@ -263,7 +263,7 @@ class Gateway:
                 logger.error("A call to the provider failed: %s", type(error).__name__)
 
     def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
-        """Take a slot for a retry, as :meth:`begin` does; release ``slot`` if that succeeds."""
+        """Take a slot for a retry, as :meth:`begin` does; if there is one, release ``slot``."""
         again = self.begin(purpose)
         if again is not None:
             self.release(slot)
@@ -404,7 +404,7 @@ class Gateway:
         return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
-        """True if our clock agreed with the provider's clock when ours showed ``moment``.
+        """True if our clock agreed with the provider's clock at ``moment``, a time of our clock.
 
         This is known from the ``Date`` of the provider's last answer, and from the steps of our
         clock since ``moment``.
@@ -444,10 +444,12 @@ class Gateway:
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
         """Note how many requests a reading of the list takes after the first page.
 
-        Orders that are about to be sent are counted, too. They first fill the ``room`` on the last
-        page, and then need more pages of ``page_size`` rows. Of these orders, as many count as
-        there are free slots. But at least a quarter of a page counts if so many orders wait,
-        because slots become free all the time.
+        The present reading takes ``count`` requests. The next readings also have to show the orders
+        that now wait to be sent. These orders first fill the ``room`` on the last page. Then they
+        need more pages of ``page_size`` rows.
+
+        Waiting orders count only up to the number of free slots. If few slots are free, they count
+        up to a quarter of a page, because slots become free all the time.
         """
         coming = self.waiting
         if coming:
@@ -462,7 +464,7 @@ class Gateway:
     def _list_questions(self) -> int:
         """The largest number of requests after the first page in any reading of the last minute.
 
-        Returns 0 if the list is not in use. The result is the maximum of a whole minute, because
+        Returns 0 if the list is not in use. The numbers of a whole minute are compared, because
         slots have to be reserved before they are needed.
         """
         if not self.is_list_read:
@@ -491,13 +493,13 @@ def ask_when_free(
 ) -> T:
     """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
 
-    ``call`` returns ``None`` if the gateway denies it, and is then tried again. ``on_wait`` is
-    called before each wait, which takes at most a second. The argument of ``on_wait`` is True if
+    If the gateway denies the call, ``call`` returns ``None`` and is tried again later. ``on_wait``
+    is called before each wait, which takes at most a second. The argument of ``on_wait`` is True if
     calls are paused.
 
-    While the key is not proven, a call that the loop is about to make for an order comes first.
-    That call probes the key. Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait``
-    may raise :exc:`Stopped`, too.
+    While the key is not proven, the loop's next call for an order comes first, and probes the key.
+    Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` may raise :exc:`Stopped`,
+    too.
     """
     while True:
         while not gateway.try_open():

@@ -162,7 +162,7 @@ class _Loop:
         return True
 
     def _do_side_work(self, gateway: Gateway) -> None:
-        """Read the balance, and the prices of held orders, when each reading is due."""
+        """Read the balance if it is due, and the prices of held orders if they are due."""
         self._balance.look_after()
         if gateway.prices.look_at_held(self._has_time):
             gateway.flush()
@@ -216,7 +216,7 @@ class _Loop:
         return not self._is_lease_lost
 
     def _wait_for_work(self, gateway: Gateway, *, is_idle: bool) -> None:
-        """Wait until an order is due and the budget allows its request, or for one interval."""
+        """Wait at most one interval until an order is due and the budget allows its request."""
         began = time.monotonic()
         latest = began + conf.poll_interval
         earliest = began + (_IDLE_PAUSE if is_idle else 0)
@@ -257,7 +257,10 @@ def _time_to_work(gateway: Gateway) -> float:
 
 
 def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
-    """Seconds until the budget allows a request for ``purpose`` or, if sooner, for the list."""
+    """Seconds until the budget allows a request for ``purpose``.
+
+    While the list is in use, a free slot for the list is enough for a check.
+    """
     wait = gateway.wait_for(purpose)
     is_listed = purpose in {Purpose.CHECKING, Purpose.CHECKING_LATE} and gateway.is_list_read
     return min(wait, gateway.wait_for(Purpose.LISTING)) if is_listed else wait

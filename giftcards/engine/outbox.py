@@ -1,12 +1,14 @@
 """Announcing changes to the shop's receivers: at least once, and in order for each subject.
 
 :mod:`giftcards.signals` says what receivers can rely on. Orders and offers each have an outbox with
-its own lease, so that a slow receiver of offers holds up no news of orders. The announcing process
-has the lease, and a thread renews it while receivers run. Until a receiver has taken a change, the
-receiver is not called for later changes of the same subject, which is an order or a type.
+its own lease, so that a slow receiver of offers does not delay news of orders. The process that
+announces changes has the lease, and a thread renews the lease while receivers run.
+
+The subject of a change is an order or a type. A receiver that has not taken a change yet is not
+called for later changes of the same subject.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So back-off
-also applies to receivers that kill the process, or whose success cannot be recorded.
+also applies if a receiver kills the process, or if its success cannot be recorded.
 """
 
 from __future__ import annotations
@@ -156,7 +158,10 @@ class _LeaseKeeper:
         self._thread.start()
 
     def keep(self) -> bool:
-        """Begin the next change, and renew the lease if due; False if another process took it."""
+        """Begin the next change, and renew the lease if that is due.
+
+        Returns False if another process has taken the lease.
+        """
         self._began = time.monotonic()
         if self._began - self._kept < timings.announcing_renewal:
             return True
@@ -272,10 +277,11 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
 
 @contained
 def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
-    """Call a receiver; return its failure ("": none), and an interruption to raise, if any.
+    """Call a receiver; return its failure, and the interruption that has to be raised.
 
-    The exception itself is not returned: later exceptions would refer to it, and its message may
-    hold a code.
+    The failure is "" if the receiver succeeded. The interruption is ``None`` unless the receiver
+    has raised one, for example ``SystemExit``. A copy is returned, because later exceptions would
+    refer to the original, and the message of the original may hold a code.
     """
     try:
         receiver.call(**arguments)
@@ -320,9 +326,9 @@ def next_try(
 ) -> tuple[int, datetime | None]:
     """Return the failures of a change so far, and when it is announced again (``None``: never).
 
-    Receivers that wait for earlier changes are held back. ``held_until`` is when these earlier
-    changes are due; it is ``None`` if no receiver is held back. If no receiver has failed and none
-    is held back, the change is done.
+    A receiver that waits for an earlier change is held back. ``held_until`` is when the earlier
+    change is due; it is ``None`` if no receiver is held back. The change is done if no receiver has
+    failed and none is held back.
     """
     if not has_failed:
         # The change is due together with the earlier change, which is announced first; None if no

@@ -66,10 +66,13 @@ _LIST_DELAY = timedelta(seconds=1)
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    The order is held if a person has to look at it, or if a card costs more than the ceiling. An
-    order that repeats missing cards is held if these cards may have come after all. The order is
-    postponed if it cannot be reviewed, or if it has a ceiling and the price is unknown. Updates
-    ``order`` in place, unless another process has changed the row.
+    The order may be held or postponed instead:
+
+    - It is held if a person has to look at it, or if a card costs more than the ceiling.
+    - It is held if it replaces missing cards, and these cards may have come after all.
+    - It is postponed if it cannot be reviewed, or if it has a ceiling and the price is unknown.
+
+    Updates ``order`` in place, unless another process has changed the row.
     """
     is_possible = True  # even if this order alone cannot be written
     with isolate_failures(order):
@@ -113,7 +116,10 @@ def _send(order: Order, gateway: Gateway) -> bool:
 
 
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
-    """The price of a card; ``None`` if it cannot be requested now, or is unknown and optional."""
+    """The price of a card; ``None`` if it cannot be requested now.
+
+    Also ``None`` if the price is unknown and the order has no ceiling.
+    """
     ceiling = order.price_ceiling
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
@@ -192,7 +198,7 @@ def _reference(order: Order, key: ApiKey) -> str:
 def _is_wanted(order: Order) -> bool:
     """True if the order may be sent.
 
-    If it repeats missing cards that may have come after all, it is held for some minutes.
+    If the order replaces missing cards that may have come after all, it is held for some minutes.
     """
     if is_still_missing(order):
         return True
@@ -443,8 +449,8 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
     """Move ``order`` to ``target``, even if it was taken for lost because its claim expired.
 
-    If the order was declared absent meanwhile, another process may send it again. So if the order
-    may have been bought, this function first claims it back.
+    Another process may send the order again if the order was declared absent meanwhile. So an order
+    that may have been bought is first claimed back.
 
     Returns False if another process has moved the order elsewhere. Then the instance ``order`` gets
     the row's current status, but keeps its old claim. So a later move succeeds only if the row

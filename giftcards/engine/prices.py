@@ -88,12 +88,13 @@ class PriceList:
     ) -> Decimal | None:
         """Return the price of a card, at most ``PRICE_MAX_AGE`` old.
 
-        ``None`` if the price has to be requested and the request budget has no free slot. The query
-        counts as placing, so it may take any slot that placing may take. A price that another
-        process has read is good enough, because most orders of a shop have a ceiling. With
-        ``asked_since``, only a price that was requested after that moment counts. Raises
-        :exc:`ProviderError` if the price is unknown: the query failed, the price is unreadable, or
-        (:exc:`NotListed`) the product does not list the type.
+        Returns ``None`` if the price has to be requested and the request budget has no free slot.
+        The request may take any slot that placing may take. A price that another process has read
+        is used, too, because most orders of a shop have a ceiling. With ``asked_since``, only a
+        price that was requested after that moment counts.
+
+        Raises :exc:`ProviderError` if the price is unknown, because the request failed or the price
+        is unreadable. Raises :exc:`NotListed` if the product does not list the type.
         """
         prices = self._cache.get(product_id)
         is_told = prices is not None and type_id in prices.by_type
@@ -141,7 +142,7 @@ class PriceList:
     ) -> ToldProduct | None:
         """Request a product; store its prices for all processes, and its types in the catalogue.
 
-        If the provider does not know the product, that is stored, too: as a product without types.
+        If the provider does not know the product, the product is stored without types.
         """
         now = timezone.now()
         try:
@@ -195,7 +196,7 @@ def _no_price(prices: _Prices, type_id: str) -> ProviderError:
 
 
 def _max_age(asked_since: datetime | None) -> float:
-    """The maximum age of a required price in seconds; negative if it must be requested now."""
+    """The maximum age of a required price, in seconds; if negative, the price must be requested."""
     if asked_since is None:
         return conf.price_max_age
     # The clocks of two machines may differ. In doubt, the price is requested again.

@@ -56,7 +56,7 @@ _Evaluate = Callable[..., "_Result"]
 class _Result:
     """The answer about an order, the verdict on the answer, and the order's next due time.
 
-    ``identifies`` is True if this is the first answer to confirm that the id is this order's.
+    ``identifies`` is True if this answer is the first to confirm that the order has the right id.
     """
 
     order: Order
@@ -83,10 +83,7 @@ class _Result:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of this answer.
-
-        If this was the last check, the end of the watch is one of the problems.
-        """
+        """The problems of this answer; after the last check, also the end of the watch."""
         if self.due_at is None and not self.verdict.settlement:
             return _WATCH_ENDED, *self.verdict.problems
         return self.verdict.problems
@@ -137,12 +134,14 @@ def record_answers(
     watched_since: datetime | None = None,
     was_clock_right: Callable[[datetime], bool] = lambda _moment: True,
 ) -> int:
-    """Record the answers about claimed orders and release the claims; return how many settled.
+    """Record the answers about claimed orders, and release the claims.
 
-    A verdict in ``answers`` has to be about the instance of the order in the same tuple. If the row
-    of the order has changed since, the answer is judged again. ``now`` is when the orders were
-    checked. For ``watched_since`` see :func:`next_check`. ``was_clock_right`` takes a time, and
-    returns whether our clock agreed with the provider's clock at that time.
+    Returns the number of orders that settled. ``now`` is when the orders were checked. For
+    ``watched_since`` see :func:`next_check`. ``was_clock_right`` takes a time, and returns whether
+    our clock agreed with the provider's clock at that time.
+
+    If an answer comes with a verdict, the verdict must be about the same ``Order`` instance. If the
+    order's row has changed since, the answer is judged again.
     """
     options: dict[str, Any] = {
         "now": now,
@@ -199,9 +198,9 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
 
 @sensitive_variables()
 def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
-    """Yield the results; an answer with the id of another order loses its content.
+    """Yield the results, but drop the content of each answer that has the id of another order.
 
-    Otherwise the same cards would be handed out for two orders.
+    Otherwise the same cards would be delivered for two orders.
     """
     new_ids = {result.alias for result in results if result.alias != result.order.provider_alias}
     owners: dict[str, str] = {}
@@ -280,7 +279,7 @@ def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUp
 
 
 def _arrivals(results: Iterable[_Result]) -> Iterator[Arrival]:
-    """Yield the cards of each answer that has cards or settles its order."""
+    """Yield an arrival of cards for each answer that has cards or settles its order."""
     for result in results:
         answer, settles = result.answer, result.verdict.settlement is not None
         if answer.cards or settles:
@@ -368,11 +367,12 @@ def record_failures(
     """Record failed checks of claimed orders, release the claims, and back off.
 
     An order's id is dropped if the provider does not know it and the order was sent before
-    ``proof_ago``. The default is ``PROOF_OF_ABSENCE`` before ``now``. The id is kept if the order
-    was sent with another API key than ``key``, which the check used.
+    ``proof_ago``. By default, ``proof_ago`` is ``PROOF_OF_ABSENCE`` before ``now``. ``key`` is the
+    API key of the checks. An order that was sent with another API key keeps its id.
 
-    A late order keeps its regular schedule, with an earlier retry if the failure is transient. Only
-    an error about the order itself becomes its problem; an outage is kept in ``ProviderState``.
+    A late order keeps its regular schedule, but it is checked earlier if the failure is transient.
+    Only an error about the order itself becomes its problem. An outage is kept in
+    ``ProviderState``.
     """
     due_after = _due_after(now)
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
@@ -399,7 +399,8 @@ def record_failures(
 def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
     """True if ``error`` shows that the id in the answer to placing was never valid.
 
-    The id of an adopted order is not refuted: perhaps only the list knows this id.
+    The id of an adopted order comes from the list, and single checks may not find it. So it is
+    never refuted.
     """
     was_seen = order.identified_at is not None or order.checked_at is not None
     is_old = order.sent_at is not None and order.sent_at <= proof_ago
@@ -468,7 +469,7 @@ def _own_problem(error: Exception) -> Problem | None:
 
 
 def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
-    """Return the differences between an answer about a settled order and the record."""
+    """Return how an answer about a settled order differs from the order's record."""
     if difference := find_difference(answer, order.line_at_provider):
         return [difference]
     status, quantity = Status(order.status), order.fulfilled_quantity

@@ -76,8 +76,8 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
     """Return those ``lost`` orders that the list may show; report the other due orders to staff.
 
-    The list of another account proves nothing about an order. But any key of the right account
-    finds an order that was sent with its reference.
+    The list of another account proves nothing about an order. But if an order was sent with its
+    reference, any key of the right account can find it.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
@@ -92,7 +92,7 @@ def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]
 
 
 def _note_other_account(order: Order, *, pause: timedelta) -> None:
-    """Tell staff that this API key may not show the order, and search again after ``pause``."""
+    """Tell staff that the order may belong to another account; search again after ``pause``."""
     columns = order.problem_columns(new=[Problem("other_account")])
     columns |= {"due_at": timezone.now() + pause, "failures": min(order.failures + 1, 20)}
     unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
@@ -102,8 +102,8 @@ def _note_other_account(order: Order, *, pause: timedelta) -> None:
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
     """Split ``lost`` into groups so that no row of the list can belong to orders of two groups.
 
-    ``lost`` is sorted by sending time. Because of the groups, an order that stays unresolved for
-    weeks does not stretch the period of the list that is read for other orders.
+    ``lost`` is sorted by sending time. The list is read for each group. Without groups, one
+    unresolved order from weeks ago would extend the reading to weeks.
     """
     groups: list[list[Order]] = []
     for order in lost:
@@ -203,8 +203,8 @@ def _read_around(
 ) -> Listing:
     """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
 
-    A margin of minutes is enough if the list then shows one of our ``accepted`` orders, because
-    that proves our clock right.
+    The margin is a few minutes at first. It is enough if the list shows one of our ``accepted``
+    orders, which proves that the clocks agree. Otherwise, the list is read with a larger margin.
     """
 
     if accepted:
@@ -217,9 +217,9 @@ def _read_around(
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """True if the id of the order's row is known.
+    """True if we know which row of the list belongs to the order.
 
-    Otherwise, any row with the order's line may be its row.
+    Otherwise, any row with the order's line may belong to it.
     """
     # An id typed by staff may be the row's id or the order id.
     has_alias = bool(order.provider_alias) and not order.was_adopted
@@ -233,11 +233,11 @@ def _is_unconfirmed(order: Order) -> bool:
 
 
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
-    """True if the order's id may really be the id of a lost order.
+    """True if the order may have the id of a lost order.
 
-    The id is in doubt until an answer or a row confirms it. An order that was accepted just before
-    the search is not in doubt. It was sent well after the orders that the search can prove absent.
-    A busy shop always has such orders.
+    The id is in doubt until an answer or a row confirms it. But the id of an order that was
+    accepted recently is not in doubt. That order was sent well after the orders that the search can
+    prove absent. A busy shop always has such orders.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
@@ -378,9 +378,9 @@ def adopt(
     says that they are the same order. Then the provider's answers may name another product and
     type, but not another quantity. ``repeated`` are the ids of further purchases of the order.
 
-    Returns False if the row's claim or status has changed since ``order`` was read. The decision
-    was about the earlier attempt to send the order. Returns False, too, if staff have released the
-    id from the order, unless ``source`` is staff.
+    Returns False, too, if the row's claim or status has changed since ``order`` was read. In that
+    case, the decision is out of date. Unless ``source`` is staff, also returns False if staff have
+    released this id from the order.
     """
     # No constraint covers aliases. Without this query, the provider's order could be adopted twice,
     # once under each of its ids, and be delivered twice.

@@ -148,12 +148,17 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
 def reorder_by_rule(order: Order) -> None:
     """Order the missing cards again as ``REORDER_MISSING`` says.
 
-    Call this function in the transaction that makes ``order`` final. So a receiver that is told of
-    the final status finds the new order complete, or finds no new order. The customer's payment for
-    the missing cards moves to the new order. The new order is held until its time has come.
+    The customer's payment for the missing cards moves to the new order. The new order is held until
+    its time has come.
 
-    Nothing is ordered if the rule is off or used up, or if nobody has said what a card may cost.
-    Nothing is ordered either if :func:`reorder_missing` would raise :exc:`ReorderError`.
+    Call this function in the transaction that makes ``order`` final. So a receiver that is told of
+    the final status never finds an incomplete new order.
+
+    Nothing is ordered in these cases:
+
+    - The rule is off, or has no orders or no time left.
+    - The new order has no price ceiling, and no price of the old order is known.
+    - :func:`reorder_missing` would raise :exc:`ReorderError`.
     """
     rule = conf.reorder_missing
     if rule is None:
@@ -205,7 +210,7 @@ def _times(order: Order) -> int:
 
 
 def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
-    """Return the pause before the next order, if ``turns`` orders share the time ``left``."""
+    """Return the pause before the next order; ``turns`` orders share the time ``left``."""
     pause = left / (turns + 1)
     return min(pause, _FIRST_PAUSE) if is_first else pause
 

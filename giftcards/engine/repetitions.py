@@ -1,8 +1,9 @@
-"""Purchases that the provider has besides the order that they were made for.
+"""Finding orders that the provider has bought twice.
 
-A provider may tell references, but not refuse repeated ones. If its list is blind for longer than
-the proof of absence takes, it buys an order a second time. Each row that carries an order's
-reference is a purchase of that order, whether or not the order has the row's id.
+Some providers return our references, but do not refuse a reference that was used before. If such a
+provider's list lags for longer than the proof of absence takes, an order is wrongly taken for
+absent and bought again. Each row that carries an order's reference is a purchase of that order,
+even if the row has another id.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ logger = logging.getLogger(__name__)
 def note_repetitions(
     rows: Iterable[OrderAnswer], listing: Listing, key: ApiKey
 ) -> Mapping[str, Order]:
-    """Tell staff about those of ``rows`` that are purchases of an order with another id.
+    """Find rows that are a second purchase of an order; tell staff about them.
 
-    ``rows`` are rows of ``listing``, the list that ``key`` shows. The result maps the id of each
-    such row to its order. An order that waits to be sent again is not sent, but searched for.
+    Such a row has the order's reference, but an id that the order does not have. ``rows`` are rows
+    of ``listing``, the list that ``key`` shows. The result maps the id of each such row to its
+    order. If the order waits to be sent again, it is not sent: recovery searches for it.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}

@@ -10,11 +10,11 @@ whatever the latency.
   all slots. So a rush of purchases does not delay codes. Late orders have one slot, so that fresh
   orders cannot starve them. While the list is not usable, late and fresh orders share the slots of
   the list.
-- All other slots are common. Some common slots are reserved for further pages of the list and for
-  single checks. The reserve has the slots that the readings of a minute need after the first page,
-  but at most a quarter of the common slots. Once all other common slots are taken, each reading
-  takes only its share of the reserve. If the reserve is too small, single checks leave half of it
-  to further pages, which cover up to a hundred orders each.
+- All other slots are common. Some common slots are reserved for requests that follow the first
+  page: for further pages, and for single checks. The reserve has the slots that the readings of a
+  minute need, but at most a quarter of the common slots. Once all other common slots are taken,
+  each reading takes only its share of the reserve. If the reserve is too small, single checks leave
+  half of it to further pages, because a page covers up to a hundred orders.
 - Placing may use all common slots outside the reserve. So may the query for the price of an order
   with a price ceiling. Further pages and single checks leave an eighth of these slots free. Queries
   for optional prices, and requests about payments by customers, leave half of these slots free.
@@ -175,7 +175,7 @@ class Budget:
         return None
 
     def pages_at_once(self, questions: int) -> int:
-        """Number of further pages that one reading may take, with slots left for later readings."""
+        """Number of further pages that one reading may take; slots of later readings stay free."""
         wanted, common = self._shares.split(questions)
         share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
         return share + max(self._free(common) - _left_free(common), 0)
@@ -189,7 +189,7 @@ class Budget:
         return RequestSlot.objects.among(numbers).free(timezone.now()).count()
 
     def _has_room(self, purpose: Purpose, now: datetime) -> bool:
-        """True if ``purpose`` may take a slot now: requests that can wait give way to others."""
+        """False if ``purpose`` can wait and the budget is too busy for it at present."""
         if purpose not in {Purpose.PRICING, Purpose.BACKGROUND}:
             return True
         common = self._shares.common
@@ -199,7 +199,7 @@ class Budget:
         return purpose == Purpose.PRICING or self._free(common) >= len(common) // 2
 
     def finish(self, slot: Slot) -> None:
-        """Hold the slot for 60 more seconds; the provider counted the request before this call."""
+        """Hold the slot for 60 more seconds: the provider may have counted the request just now."""
         self._hold(slot, timezone.now() + MINUTE)
 
     def give_back(self, slot: Slot) -> None:

@@ -2,10 +2,10 @@
 
 The decisions themselves are in :mod:`giftcards.engine.recovering`.
 
-After a restore from a dump, orders that wait in the database may have been bought since the dump.
-An order in the provider's list may be one of these orders, or an order that was placed after the
-dump and is unknown here. So each waiting order that is like an order in the list is held, unless
-their references say what is what.
+After a restore from a dump, an order that waits in the database may have been bought since the
+dump. Then the provider's list shows it. But the list also shows orders that were placed after the
+dump and are unknown here. So a waiting order is held if it is like an order in the list, unless
+references show whether the two are the same order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Row = Mapping[str, Any]
 
 
 class NoAnswer(enum.Enum):
-    """The reason why the provider has not said which order has an id."""
+    """The reason why an order could not be looked up at the provider."""
 
     NOT_FOUND = enum.auto()
     # Calls are paused, because of an earlier answer or of the present answer.
@@ -142,11 +142,16 @@ def may_release(order: Order) -> bool:
 
 
 def release(order: Order, *, by: str) -> bool:
-    """Undo the identification of ``order``: the order is lost, and its id is free.
+    """Undo the identification of ``order``; the order is lost again, and its id is free.
 
-    Returns False, and changes nothing, if the order has settled or moved, if cards have come, or if
-    its id is from the answer to sending it. The order is searched for again. Recovery does not
-    adopt the released id for this order, but asks a person.
+    Recovery searches for the order again. If it finds the released id, it does not adopt this id,
+    but asks a person.
+
+    Returns False, and changes nothing, in these cases:
+
+    - The order has settled or moved.
+    - Cards have come.
+    - The id came in the answer to sending the order.
     """
     if not may_release(order):
         return False
@@ -188,7 +193,7 @@ def _waiting_orders() -> OrderQuerySet:
 
 
 def last_sign() -> datetime | None:
-    """The time when this database was last in use before its dump, less ``FARTHEST_CLOCK``.
+    """Return when this database was last in use before its dump, less ``FARTHEST_CLOCK``.
 
     This is the time of the last tick, because only workers write ticks. Without a tick, it is the
     time when the oldest waiting order was recorded. Returns ``None`` if there is no waiting order
@@ -201,7 +206,7 @@ def last_sign() -> datetime | None:
 
 
 class Bought(NamedTuple):
-    """The waiting orders that were bought already: those adopted, and those that may have been."""
+    """Waiting orders that were bought already: certainly (``adopted``) or possibly (``held``)."""
 
     adopted: list[Order]
     held: list[Order]
@@ -213,11 +218,14 @@ def find_bought(
     *,
     should_continue: Callable[[], bool] = lambda: True,
 ) -> Bought:
-    """Adopt each waiting order whose reference ``rows`` have; hold those that may be one of them.
+    """Find waiting orders that were bought already; adopt or hold them.
 
-    ``rows`` belong to no order here, are sorted, oldest first, and are what ``key`` shows. Held
-    orders are ``UNCONFIRMED``, and neither sent nor searched for automatically: a person decides
-    what became of each order. Ends once ``should_continue`` returns False.
+    An order is adopted if one of ``rows`` has its reference. An order is held if it may be one of
+    the other rows. ``rows`` belong to no order here. They are sorted, oldest first, and come from
+    the list that ``key`` shows.
+
+    Held orders are ``UNCONFIRMED``, and neither sent nor searched for automatically: a person
+    decides what became of each order. Ends once ``should_continue`` returns False.
     """
 
     def waiting() -> Iterator[Order]:
@@ -237,7 +245,7 @@ def _reference(order: Order) -> str:
 
 
 def _adopt_named(order: Order, named: Mapping[str, Sequence[OrderAnswer]]) -> bool:
-    """Adopt the first row with the order's reference; False if there is none, or that fails."""
+    """Adopt the first row with the order's reference; False if no row has it or adopting fails."""
     rows = named.get(_reference(order), ())
     rows = [row for row in rows if find_difference(row, order.line) is None]
     if not rows:

@@ -32,7 +32,7 @@ class Arrival(NamedTuple):
 
 
 class _Changes(NamedTuple):
-    """Rows of cards: rows to insert, rows to update, and those updated rows that move."""
+    """Rows to insert and rows to update; ``moved`` rows are updated, and get a new position."""
 
     new: list[Card]
     changed: list[Card]
@@ -97,9 +97,9 @@ def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
 class Fingerprints(NamedTuple):
     """Fingerprints of a card: with its serial (``exact``), and of its code alone (``code``).
 
-    The two are equal if the card has no serial. A card of an answer has both fingerprints for each
-    encryption key. A stored card has a single ``exact`` fingerprint; its ``code`` is ``[""]`` if it
-    is unknown.
+    The two are equal if the card has no serial. For a card in an answer, each of them has one
+    fingerprint per encryption key. For a stored card, ``exact`` has a single fingerprint, and
+    ``code`` is ``[""]`` if it is unknown.
     """
 
     exact: Sequence[str]
@@ -115,9 +115,9 @@ def match_cards(
 ) -> list[int | None]:
     """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
-    Both are multisets: a code that is twice in one answer is two cards, and a repeated answer has
-    no new card, even if its cards are in another sequence. A card without a serial matches any card
-    with its code, because the provider may add serials later and omit them again.
+    Both are multisets. If a code is twice in one answer, it belongs to two cards. If an answer is
+    repeated, none of its cards is new, whatever their sequence. A card without a serial matches any
+    card with its code, because the provider may add serials later and omit them again.
     """
     # The stored cards without a match so far; the keys are fingerprints.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
@@ -172,7 +172,7 @@ def _among(cards: Iterable[Card], ids: Collection[int]) -> list[Card]:
 def _recognise(
     arrival: Arrival, stored: Sequence[Card], keyring: Keyring
 ) -> list[tuple[Card, CardSecret]]:
-    """Pair the cards that the answer names with their rows; new rows have no position yet."""
+    """Pair each secret of the answer with its row; a new row has no position yet."""
     secrets = _without_destroyed(arrival.cards, stored, keyring)
     readable = [card for card in stored if not card.is_destroyed]
     matches = _match_stored(secrets, readable, keyring)
@@ -184,11 +184,11 @@ def _recognise(
 
 @sensitive_variables()
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
-    """Sort the ``cards`` of an order by ``told``, the cards that its final answer names.
+    """Sort the ``cards`` of an order; ``told`` are the cards that its final answer names.
 
-    First come the different cards of that answer, then cards that only other answers named.
-    Repetitions come last, so that no other card is withheld because of them. Cards of the same rank
-    stay in sequence.
+    First come the different cards of the final answer, then cards that only other answers named.
+    Repetitions come last, so that no other card is withheld because of them. Otherwise, the
+    sequence of the cards stays as it is.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}

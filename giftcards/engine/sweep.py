@@ -249,7 +249,7 @@ class _Sweep:
     ) -> Answers:
         """Claim and yield the open orders in ``rows``; compare settled orders with their rows.
 
-        ``rows`` are the rows of ``page`` that are about no order claimed before.
+        ``rows`` are the rows of ``page``, without those of orders that are claimed already.
         """
         # The time is read anew, because the sweep may have waited for this page.
         now = timezone.now()
@@ -272,7 +272,7 @@ class _Sweep:
             yield order, row, verdict if order is judged_as else None
 
     def _note_repetitions(self, rows: Rows, page: Rows) -> None:
-        """Note which ``rows``, of ``page``, are further purchases of an order."""
+        """Note the second purchases of orders in ``rows``; ``page`` has all rows of the page."""
         if not any(row.reference for row in rows):
             return
         listing = Listing({row.provider_id: row for row in page}, is_whole=False)
@@ -333,9 +333,8 @@ def check_settled(order: Order, gateway: Gateway) -> bool:
 def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
-    Ends when the order is final, delayed, unconfirmed or held. The last sweep begins one interval
-    after the poll timeout, or later if this process was held up. If calls are paused until that
-    time or longer, there are no more sweeps.
+    Ends when the order is final, delayed, unconfirmed or held. Otherwise, the last sweep begins one
+    interval after the poll timeout. Ends earlier if calls are paused until that time or longer.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval

@@ -111,8 +111,8 @@ def schedule_problem() -> str:
 def next_tick(state: ProviderState) -> datetime | None:
     """The time of the schedule's next run; ``None`` if the schedule does not run.
 
-    If a tick came after an overdue run, the tick was made by a loop or by cron. So the schedule
-    does not run.
+    If a tick has come although a run is overdue, a loop or cron has made that tick. This means that
+    the schedule does not run.
     """
     if not conf.uses_django_q:
         return None
@@ -190,7 +190,7 @@ def queue_once(path: str, *, lease: str, span: timedelta) -> None:
 
 
 def has_queue() -> bool:
-    """True if tasks can be queued: without a queue, ``giftcards_poll`` follows the orders."""
+    """True if tasks can be queued; otherwise, ``giftcards_poll`` follows the orders."""
     return conf.queue_task is not None or conf.uses_django_q
 
 
@@ -235,7 +235,7 @@ def _enqueue_patiently(queue: Callable[[], object]) -> None:
 def _is_broker_in_database() -> bool:
     """True if django-q2 uses its ORM broker.
 
-    django-q2 prefers the other brokers that are tested here, if they are configured.
+    If another broker is configured, django-q2 prefers it to the ORM broker.
     """
     from django_q.conf import Conf
 
@@ -264,7 +264,7 @@ def _enqueue(queue: Callable[[], object]) -> None:
 
 
 def is_run_by_queueing() -> bool:
-    """True in a task that runs at once inside the call that queues it, as in a queue's test mode.
+    """True if this task runs inside the call that should only queue it, as in a queue's test mode.
 
     Such a task must do nothing, because a web request waits for its end.
     """
@@ -278,11 +278,12 @@ def is_run_by_queueing() -> bool:
 
 
 def cluster_stop() -> threading.Event | None:
-    """The event that django-q2 sets to stop the cluster, so that the loop can end at once.
+    """The event that django-q2 sets to stop the cluster; ``None`` outside of a worker.
 
-    django-q2 does not pass the event to tasks. But its Sentinel, which holds the event, forks the
-    workers, so a method of the Sentinel is on a worker's stack. ``None`` outside of a worker: then
-    a task ends when its time is over.
+    With this event, the loop can end at once. Without it, a task ends when its time limit is over.
+
+    django-q2 does not pass the event to tasks. But its Sentinel has the event, and forks the
+    workers. So a method of the Sentinel is on the stack of each worker.
     """
     # The Sentinel is not imported, because its module is loaded already in a worker.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)
