@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import F, ProtectedError
-from django.utils import translation
+from django.utils import timezone, translation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,14 @@ from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import RefundError, ReorderError
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import CustomerRefund, Order
-from giftcards.settlement import cancel_refund, complete_refund, customer_breakdown, record_refund
+from giftcards.settlement import (
+    cancel_refund,
+    complete_refund,
+    customer_breakdown,
+    is_past,
+    promised_day,
+    record_refund,
+)
 from giftcards.signals import customer_refund_changed
 from giftcards.statuses import FINAL, Status
 from tests.builders import CARDS, make_guide_order
@@ -35,6 +43,41 @@ REORDERED = (
     "The missing cards were ordered again: what the customer paid for them went to the new order."
 )
 NOTHING_LEFT = "Nothing is left to be paid back for this order."
+
+
+# In the time zone of the site, this is the first of April.
+LATE = datetime(2026, 3, 31, 23, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("zone", ["Etc/GMT+12", "UTC", "Pacific/Kiritimati"])
+class TestPromise:
+    """Whatever the time zone of the visitor, the days are those of the site."""
+
+    @pytest.mark.parametrize(
+        ("days", "settled_at", "expected"),
+        [
+            (7, LATE, date(2026, 4, 8)),
+            (1, LATE, date(2026, 4, 2)),
+            (7, None, None),
+            (None, LATE, None),
+        ],
+    )
+    def test_the_money_is_promised_some_days_after_the_order_became_final(
+        self,
+        settings: Any,
+        zone: str,
+        days: int | None,
+        settled_at: datetime | None,
+        expected: date | None,
+    ) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": days}
+        with timezone.override(zone):
+            assert promised_day(Order(settled_at=settled_at)) == expected
+
+    def test_a_day_is_past_when_the_next_has_begun(self, zone: str) -> None:
+        today = timezone.localdate(timezone=timezone.get_default_timezone())
+        with timezone.override(zone):
+            assert [is_past(today - timedelta(days=1)), is_past(today)] == [True, False]
 
 
 def sold(**values: Any) -> Order:
