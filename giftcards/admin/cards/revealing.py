@@ -267,7 +267,7 @@ def count(request: HttpRequest) -> None:
 def refuse(request: HttpRequest, order: Order) -> str:
     """Log a refused correction, mail the managers, and return the message for the person.
 
-    Views call this function after :exc:`TooManyReveals`.
+    Call this function after :exc:`TooManyReveals`, once the transaction is rolled back.
     """
     _tell_of_refusal(request, order)
     return _refused().trouble

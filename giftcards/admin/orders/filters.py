@@ -138,8 +138,8 @@ class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
 def _narrowed(first: Q, rest: Q) -> Q:
     """Return the condition ``first & rest``.
 
-    If ``first`` matches few orders, it is replaced by their primary keys. Otherwise, SQLite might
-    read the whole table, because the condition is about several columns.
+    If ``first`` matches few orders, it is replaced by their primary keys. This keeps SQLite from
+    reading the whole table, as SQLite may do for conditions on several columns.
     """
     keys = Order.objects.filter(first).order_by().values_list("pk", flat=True)[: _FEW + 1]
     found = list(keys)
