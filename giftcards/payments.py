@@ -13,10 +13,10 @@ from typing import TypeVar
 from django.db import transaction
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import TryLater
 from giftcards.provider.answers import PaymentAnswer, PaymentLink
 from giftcards.provider.client import Client
+from giftcards.rules.purposes import Purpose
 
 __all__ = ["PaymentAnswer", "PaymentLink", "check_payment", "create_payment_link"]
 

@@ -24,12 +24,12 @@ from giftcards.books.matching import match
 from giftcards.books.models import Kept, LedgerEntry, LedgerState
 from giftcards.engine.backoff import backoff
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
-from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ProviderError
 from giftcards.models import Lease, Order
 from giftcards.models.provider import configured_key
 from giftcards.provider.answers import LedgerPage, LedgerRow
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import LONGEST_HOLD, as_stored, begin_of, day_of, is_ahead, with_zone
 
 logger = logging.getLogger(__name__)

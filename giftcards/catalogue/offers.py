@@ -22,7 +22,6 @@ from giftcards.catalogue.pricing import priced, shop_price
 from giftcards.conf import conf
 from giftcards.engine.balance import free_balance
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose
 from giftcards.engine.resolving import NoAnswer
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ConfigurationError, NotForSale, NotFound, ProviderError
@@ -37,6 +36,7 @@ from giftcards.models import (
 )
 from giftcards.models.catalogue import Names
 from giftcards.models.provider import Environment, is_test_type
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import is_recent
 from giftcards.text.display import count_text, duration_text, money_text
 

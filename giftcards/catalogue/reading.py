@@ -16,10 +16,10 @@ from django.utils import timezone
 from giftcards.catalogue.pricing import keep_prices
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
-from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import ProviderError, Refused
 from giftcards.models import Hold, Lease, OfferChange, Order, Product, ProductType
 from giftcards.provider.answers import ListedProduct
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import LONGEST_HOLD, is_recent
 
 logger = logging.getLogger(__name__)

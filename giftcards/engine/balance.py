@@ -21,10 +21,11 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose, Slot
+from giftcards.engine.request_budget import Slot
 from giftcards.models import Hold, Order, ProductPrices, ProviderState
 from giftcards.models.lines import Kind, Line, by_kind, read_lines
 from giftcards.provider.client import Client
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import Status
 from giftcards.signals import balance_low
 

@@ -20,12 +20,13 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose, Slot
+from giftcards.engine.request_budget import Slot
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer, OrderPage
 from giftcards.rules.identity import CLOCK_SKEW
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import STATES, Status
 from giftcards.rules.verdict import Verdict, evaluate_for
 

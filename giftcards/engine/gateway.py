@@ -22,13 +22,14 @@ from giftcards.conf import conf, require
 from giftcards.engine.backoff import pause_after_limit, pause_after_outage
 from giftcards.engine.clock import Clock, recall_far_future
 from giftcards.engine.prices import PriceList
-from giftcards.engine.request_budget import Budget, Purpose, Slot
+from giftcards.engine.request_budget import Budget, Slot
 from giftcards.engine.timings import timings
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Lease, Order, ProviderState
 from giftcards.provider.answers import KeyInfo, OrderAnswer, Product
 from giftcards.provider.client import Client
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
 
 logger = logging.getLogger(__name__)

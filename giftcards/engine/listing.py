@@ -10,10 +10,10 @@ from django.utils import timezone
 
 from giftcards.engine.following import Pulse, read_pages
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer, OrderPage
 from giftcards.rules.identity import find_difference
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import with_zone
 
 # The maximum number of pages, each with 100 orders, that one search reads.

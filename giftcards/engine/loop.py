@@ -17,23 +17,16 @@ from giftcards.conf import conf
 from giftcards.engine.balance import BalanceReader
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.timings import timings
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
-from giftcards.rules.states import Status
+from giftcards.rules.purposes import Purpose
+from giftcards.rules.states import STATES, Status
 
 logger = logging.getLogger(__name__)
 
 # The shortest pause after a sweep that did nothing (seconds).
 _IDLE_PAUSE = 0.25
-# For each status, the purpose of the next request for an order.
-_REQUESTS = {
-    Status.PENDING: Purpose.PLACING,
-    Status.HANDLING: Purpose.CHECKING,
-    Status.DELAYED: Purpose.CHECKING_LATE,
-    Status.UNCONFIRMED: Purpose.SEARCHING,
-}
 
 
 def follow(
@@ -249,10 +242,10 @@ def _time_to_work(gateway: Gateway) -> float:
     """Seconds until an order is due and the budget allows its request; at most one interval."""
     now = timezone.now()
     waits = [conf.poll_interval]
-    for status, purpose in _REQUESTS.items():
-        due_at = Order.objects.next_due_at([status], now)
-        if due_at is not None:
-            waits.append(max((due_at - now).total_seconds(), _time_to_slot(purpose, gateway)))
+    for status, state in STATES.items():
+        if state.request and (due_at := Order.objects.next_due_at([Status(status)], now)):
+            slot = _time_to_slot(state.request, gateway)
+            waits.append(max((due_at - now).total_seconds(), slot))
     return min(waits)
 
 

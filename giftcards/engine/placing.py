@@ -27,7 +27,7 @@ from giftcards.engine.clock import steady_time
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.reordering import is_still_missing, reorder_by_rule
-from giftcards.engine.request_budget import Purpose, Slot
+from giftcards.engine.request_budget import Slot
 from giftcards.engine.timings import timings
 from giftcards.exceptions import (
     AccessDenied,
@@ -43,6 +43,7 @@ from giftcards.models.orders import ReferenceAnswer, cleared_provider_columns
 from giftcards.models.provider import Environment, is_test_type
 from giftcards.rules.identity import reference_to_send
 from giftcards.rules.problems import Problem
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import STATES, Status
 
 logger = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.approvals import release_fallen
 from giftcards.engine.database import tolerating
-from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
 from giftcards.models import Lease, Order, Product, ProductPrices
 from giftcards.provider.answers import Product as ToldProduct
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import SLACK
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,6 @@ whatever the latency.
 
 from __future__ import annotations
 
-import enum
 import math
 import random
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.clock import longest_request
 from giftcards.models import RequestSlot
+from giftcards.rules.purposes import Purpose
 
 MINUTE = timedelta(seconds=60)
 # The number of free slots that a process tries before it gives up the race for a slot.
@@ -48,23 +48,6 @@ _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
 # If the limit is below this number, no slot is reserved for late orders.
 _LEAST_FOR_LATE = 30
-
-
-class Purpose(enum.Enum):
-    """The purpose of a request: it decides which slots the request may take."""
-
-    PLACING = enum.auto()
-    # LISTING is for the first page of the list, PAGES is for further pages, and SEARCHING is for
-    # any page that is read to find lost orders.
-    LISTING = enum.auto()
-    PAGES = enum.auto()
-    SEARCHING = enum.auto()
-    CHECKING = enum.auto()
-    CHECKING_LATE = enum.auto()
-    PRICING = enum.auto()
-    # PAYING is for requests about payments by customers.
-    PAYING = enum.auto()
-    BACKGROUND = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)

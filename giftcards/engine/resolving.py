@@ -25,7 +25,6 @@ from django.utils import timezone
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recovering import adopt, describe_row
 from giftcards.engine.repetitions import by_reference
-from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import ApiKey, Order, OrderQuerySet, ProviderState, StatusChange
@@ -33,6 +32,7 @@ from giftcards.models.orders import cleared_provider_columns
 from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.identity import FARTHEST_CLOCK, find_difference, reference_to_send
 from giftcards.rules.problems import Problem
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import FOLLOWED, UNACCEPTED, Kind, Status
 from giftcards.rules.times import with_zone
 

@@ -33,10 +33,10 @@ from giftcards.engine.placing import give_up, mark_unconfirmed, send_due
 from giftcards.engine.recording import find_owners, record_answers, record_changes, record_failures
 from giftcards.engine.recovering import recover
 from giftcards.engine.repetitions import note_repetitions
-from giftcards.engine.request_budget import Purpose
 from giftcards.engine.timings import timings
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import FOLLOWED, URGENT, Status
 from giftcards.rules.verdict import Verdict
 

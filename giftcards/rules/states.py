@@ -1,6 +1,7 @@
-"""The statuses of an order, and a table of everything that the app knows about each status.
+"""The statuses of an order, and one table of the facts about each status.
 
-Queries, reports and pages read this table. So a new status is added in this table only.
+Queries, reports and pages read this table: no other module has a list by status. Only the code of a
+step, such as sending or the summary of one order, names the statuses between which it chooses.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, Final
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
+
+from giftcards.rules.purposes import Purpose
 
 
 class Status(models.TextChoices):
@@ -103,6 +106,8 @@ class State:
     since: str = ""
     #: The column with the time at which the next step is due; "" if the status is final.
     due: str = ""
+    #: The purpose of the next request about an order; ``None`` if the status leads to no request.
+    request: Purpose | None = None
     #: The pauses between checks, as pairs of a limit and a pause. The pause applies as long as the
     #: order is late by less than the limit. After the last limit, ``last_pause`` applies.
     pauses: tuple[tuple[timedelta, timedelta], ...] = ()
@@ -121,6 +126,9 @@ class State:
     moved: Any
     #: The sentence about the next automatic step, with the parameter ``when``; "" if there is none.
     next_step: Any = ""
+    #: The sentence about orders that a person wants to check, and that are not checked now. The
+    #: sentence has the parameter ``count``.
+    not_checked: Any
     #: English words with which a command says what it waits for; "" if no command waits.
     waits_for: str = ""
 
@@ -135,6 +143,21 @@ class State:
 
 
 _CHECKED_AGAIN = _("It is checked again automatically %(when)s.")
+_UNSENT = ngettext_lazy(
+    "%(count)d order is left alone: it has not been sent yet.",
+    "%(count)d orders are left alone: they have not been sent yet.",
+    "count",
+)
+_JUST_CHECKED = ngettext_lazy(
+    "%(count)d order is left alone: it was just checked.",
+    "%(count)d orders are left alone: they were just checked.",
+    "count",
+)
+_OVER = ngettext_lazy(
+    "%(count)d order is left alone: it is final.",
+    "%(count)d orders are left alone: they are final.",
+    "count",
+)
 
 STATES: Final[Mapping[str, State]] = {
     Status.PENDING: State(
@@ -147,9 +170,11 @@ STATES: Final[Mapping[str, State]] = {
         # The column is not `due_at`, because an order whose sending fails again and again is due
         # later each time.
         due="queued_at",
+        request=Purpose.PLACING,
         log_level=logging.INFO,
         moved=_("The order was not bought. It is sent automatically."),
         next_step=_("It is sent automatically %(when)s."),
+        not_checked=_UNSENT,
         waits_for="waiting until it may be sent",
     ),
     Status.PLACING: State(
@@ -160,6 +185,7 @@ STATES: Final[Mapping[str, State]] = {
         since="sent_at",
         due="claimed_until",
         moved=_("The order was sent."),
+        not_checked=_UNSENT,
         waits_for="another process is sending it",
     ),
     Status.UNCONFIRMED: State(
@@ -168,9 +194,16 @@ STATES: Final[Mapping[str, State]] = {
         # The move also ends problems of answers, because these answers were about another order.
         ends=(Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
         due="due_at",
+        request=Purpose.SEARCHING,
         log_level=logging.ERROR,
         moved=_("It is not known whether the order was bought."),
         next_step=_("It is looked for at the provider automatically %(when)s."),
+        not_checked=ngettext_lazy(
+            "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
+            "%(count)d orders are left alone: they are unconfirmed, and are looked for"
+            " automatically.",
+            "count",
+        ),
     ),
     Status.REJECTED: State(
         purchase=Purchase.NONE,
@@ -179,6 +212,7 @@ STATES: Final[Mapping[str, State]] = {
         customer_news="refunded",
         staff_news="rejected",
         moved=_("The order was rejected."),
+        not_checked=_OVER,
     ),
     Status.HANDLING: State(
         purchase=Purchase.MADE,
@@ -194,9 +228,11 @@ STATES: Final[Mapping[str, State]] = {
         is_urgent=True,
         since="accepted_at",
         due="due_at",
+        request=Purpose.CHECKING,
         longest_retry=timedelta(seconds=30),
         moved=_("The provider accepted the order."),
         next_step=_CHECKED_AGAIN,
+        not_checked=_JUST_CHECKED,
         waits_for="waiting for the provider",
     ),
     Status.DELAYED: State(
@@ -208,6 +244,7 @@ STATES: Final[Mapping[str, State]] = {
             Status.REFUNDED,
         ),
         due="due_at",
+        request=Purpose.CHECKING_LATE,
         # So checks are made 1, 2, 5 and 15 minutes after the poll timeout, and then every hour.
         pauses=(
             (1 * _MINUTE, 1 * _MINUTE),
@@ -219,6 +256,7 @@ STATES: Final[Mapping[str, State]] = {
         customer_news="delayed",
         moved=_("The provider takes longer than usual."),
         next_step=_CHECKED_AGAIN,
+        not_checked=_JUST_CHECKED,
     ),
     Status.FULFILLED: State(
         purchase=Purchase.MADE,
@@ -229,6 +267,7 @@ STATES: Final[Mapping[str, State]] = {
             "The provider delivered all %(count)s cards.",
             "count",
         ),
+        not_checked=_OVER,
     ),
     Status.PARTIALLY_FILLED: State(
         purchase=Purchase.MADE,
@@ -240,6 +279,7 @@ STATES: Final[Mapping[str, State]] = {
             "The provider delivered %(delivered)s of %(count)s cards, and credited back the rest.",
             "count",
         ),
+        not_checked=_OVER,
     ),
     Status.REFUNDED: State(
         purchase=Purchase.MADE,
@@ -247,6 +287,7 @@ STATES: Final[Mapping[str, State]] = {
         customer_news="refunded",
         staff_news="refunded",
         moved=_("The provider delivered no card, and credited back the price."),
+        not_checked=_OVER,
     ),
 }
 

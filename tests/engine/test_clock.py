@@ -19,11 +19,12 @@ from giftcards.engine.clock import Clock
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.placing import send_now
-from giftcards.engine.request_budget import Budget, Purpose
+from giftcards.engine.request_budget import Budget
 from giftcards.engine.sweep import check_now, sweep, time_to_check, watch
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProviderState, RequestSlot, StatusChange
+from giftcards.rules.purposes import Purpose
 from giftcards.signals import order_status_changed
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status

@@ -20,11 +20,12 @@ from responses import matchers
 
 from giftcards.engine.following import BATCH, Pulse, fan_out
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose, Shares
+from giftcards.engine.request_budget import Shares
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError
 from giftcards.models import ApiKey, Card, Order, ProviderState, RequestSlot
 from giftcards.rules.problems import Problem
+from giftcards.rules.purposes import Purpose
 from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
 from tests.builders import make_order, problems

@@ -15,7 +15,6 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import (
     AccessDenied,
     ConfigurationError,
@@ -28,6 +27,7 @@ from giftcards.exceptions import (
 )
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ProviderState
+from giftcards.rules.purposes import Purpose
 from giftcards.simulator import Simulator
 from tests.builders import make_order
 from tests.stage import (

@@ -15,10 +15,10 @@ from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.prices import PriceList
-from giftcards.engine.request_budget import Purpose
 from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, ProviderError, RateLimited
 from giftcards.models import ProductPrices, RequestSlot
 from giftcards.provider.answers import Product, ProductType
+from giftcards.rules.purposes import Purpose
 from giftcards.simulator import Simulator
 from tests.stage import PRICES, PROVIDER, PSN, ago, refill_budget, spend_budget
 

@@ -13,10 +13,11 @@ from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway, KeyProbe
 from giftcards.engine.placing import send_now
-from giftcards.engine.request_budget import Purpose, Slot
+from giftcards.engine.request_budget import Slot
 from giftcards.exceptions import AccessDenied, OutcomeUnknown, ProviderError, RateLimited, Refused
 from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, Lease, ProviderState
+from giftcards.rules.purposes import Purpose
 from giftcards.simulator import Request, Simulator
 from tests.stage import (
     LINE,

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from giftcards.conf import conf
-from giftcards.engine.request_budget import Budget, Purpose, Shares, Slot
+from giftcards.engine.request_budget import Budget, Shares, Slot
 from giftcards.models import RequestSlot
+from giftcards.rules.purposes import Purpose
 from tests.laws import examples
 from tests.stage import Setter, in_threads, slots_in_use, spend_budget
 

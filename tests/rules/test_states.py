@@ -8,6 +8,7 @@ import pytest
 from django.utils import translation
 
 from giftcards import statuses
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import (
     ACCEPTED,
     CREDITED,
@@ -28,19 +29,27 @@ from giftcards.rules.states import (
 
 SENDING, SEARCH, ANSWER = Kind.SENDING, Kind.SEARCH, Kind.ANSWER
 
-# The moves from each status, the problems that a move to it ends, whom it is told to, and how a
-# purchase that ends there is logged.
+# The moves from each status, the problems that a move to it ends, whom it is told to, how a
+# purchase that ends there is logged, and what the next request is for.
 TABLE = {
-    "PENDING": ("PLACING REJECTED", {SENDING, SEARCH}, "", "", logging.INFO),
-    "PLACING": ("PENDING UNCONFIRMED REJECTED HANDLING", set(), "", "", logging.NOTSET),
-    "UNCONFIRMED": ("PENDING REJECTED HANDLING", {SENDING, SEARCH, ANSWER}, "", "", logging.ERROR),
-    "REJECTED": ("", {SENDING, SEARCH}, "refunded", "rejected", logging.WARNING),
+    "PENDING": ("PLACING REJECTED", {SENDING, SEARCH}, "", "", logging.INFO, Purpose.PLACING),
+    "PLACING": ("PENDING UNCONFIRMED REJECTED HANDLING", set(), "", "", logging.NOTSET, None),
+    "UNCONFIRMED": (
+        "PENDING REJECTED HANDLING",
+        {SENDING, SEARCH, ANSWER},
+        "",
+        "",
+        logging.ERROR,
+        Purpose.SEARCHING,
+    ),
+    "REJECTED": ("", {SENDING, SEARCH}, "refunded", "rejected", logging.WARNING, None),
     "HANDLING": (
         "UNCONFIRMED DELAYED FULFILLED PARTIALLY_FILLED REFUNDED",
         {SENDING, SEARCH},
         "",
         "",
         logging.NOTSET,
+        Purpose.CHECKING,
     ),
     "DELAYED": (
         "UNCONFIRMED FULFILLED PARTIALLY_FILLED REFUNDED",
@@ -48,22 +57,23 @@ TABLE = {
         "delayed",
         "",
         logging.NOTSET,
+        Purpose.CHECKING_LATE,
     ),
-    "FULFILLED": ("", {SENDING, SEARCH}, "delivered", "", logging.NOTSET),
-    "PARTIALLY_FILLED": ("", {SENDING, SEARCH}, "partly_delivered", "partly", logging.NOTSET),
-    "REFUNDED": ("", {SENDING, SEARCH}, "refunded", "refunded", logging.NOTSET),
+    "FULFILLED": ("", {SENDING, SEARCH}, "delivered", "", logging.NOTSET, None),
+    "PARTIALLY_FILLED": ("", {SENDING, SEARCH}, "partly_delivered", "partly", logging.NOTSET, None),
+    "REFUNDED": ("", {SENDING, SEARCH}, "refunded", "refunded", logging.NOTSET, None),
 }
 
 
 @pytest.mark.parametrize("status", Status)
 def test_a_status_has_the_facts_of_the_table(status: Status) -> None:
-    moves_to, ends, customer_news, staff_news, log_level = TABLE[status]
+    moves_to, ends, customer_news, staff_news, log_level, request = TABLE[status]
     state = STATES[status]
     assert state.moves_to == tuple(moves_to.split())
     assert state.is_final is (not moves_to)
     assert set(state.ends) == ends
     assert (state.customer_news, state.staff_news) == (customer_news, staff_news)
-    assert state.log_level == log_level
+    assert (state.log_level, state.request) == (log_level, request)
 
 
 # Constraints in migrations have the groups in this order.

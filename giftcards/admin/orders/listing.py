@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from django.contrib import admin, messages
@@ -34,7 +35,7 @@ from giftcards.admin.orders.filters import (
 from giftcards.admin.orders.searching import MOST_FOUND, SearchForm
 from giftcards.models import Order, OrderQuerySet
 from giftcards.rules.money import CustomerBreakdown, customer_breakdown, refund_breakdown
-from giftcards.rules.states import FINAL, FOLLOWED, Status
+from giftcards.rules.states import STATES, Status
 from giftcards.text.display import (
     bdi,
     distance_text,
@@ -57,42 +58,6 @@ COSTS = frozenset(
         "approved_price",
         "max_price",
     }
-)
-# Why "Check now" skips an order: one text per group of order statuses.
-_LEFT_ALONE = (
-    (
-        FINAL,
-        ngettext_lazy(
-            "%(count)d order is left alone: it is final.",
-            "%(count)d orders are left alone: they are final.",
-            "count",
-        ),
-    ),
-    (
-        (Status.PENDING, Status.PLACING),
-        ngettext_lazy(
-            "%(count)d order is left alone: it has not been sent yet.",
-            "%(count)d orders are left alone: they have not been sent yet.",
-            "count",
-        ),
-    ),
-    (
-        (Status.UNCONFIRMED,),
-        ngettext_lazy(
-            "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
-            "%(count)d orders are left alone: they are unconfirmed, and are looked for"
-            " automatically.",
-            "count",
-        ),
-    ),
-    (
-        FOLLOWED,
-        ngettext_lazy(
-            "%(count)d order is left alone: it was just checked.",
-            "%(count)d orders are left alone: they were just checked.",
-            "count",
-        ),
-    ),
 )
 
 
@@ -286,15 +251,14 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
 
     ``due`` is the number of orders that are checked.
     """
-    counts = dict(selected.values_list("status").annotate(Count("pk")))
-    reasons = []
-    for statuses, text in _LEFT_ALONE:
-        count = sum(counts.get(status, 0) for status in statuses)
-        if statuses is FOLLOWED:
-            count -= due
-        if count > 0:
-            reasons.append(str(text % {"count": count}))
-    return reasons
+    # Lazy plural texts without a number are equal to each other, so they are known by their ids.
+    texts = {id(state.not_checked): state.not_checked for state in STATES.values()}
+    counts: Counter[int] = Counter()
+    for status, count in selected.values_list("status").annotate(Count("pk")):
+        counts[id(STATES[status].not_checked)] += count
+    # The orders that are checked are accepted and open.
+    counts[id(STATES[Status.HANDLING].not_checked)] -= due
+    return [str(text % {"count": counts[key]}) for key, text in texts.items() if counts[key] > 0]
 
 
 def _mark(whole: str, in_short: str) -> SafeString:

@@ -15,7 +15,6 @@ from django.utils import timezone
 from giftcards.engine.following import Pulse, fan_out
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
 from giftcards.engine.placing import send_now
-from giftcards.engine.request_budget import Purpose
 from giftcards.engine.sweep import watch
 from giftcards.exceptions import AlreadyPlaced, DecryptionError, ProviderError, Refused
 from giftcards.management.base import (
@@ -36,6 +35,7 @@ from giftcards.management.output import Progress
 from giftcards.models import Card, Order, new_reference
 from giftcards.rules.identity import CLOCK_SKEW
 from giftcards.rules.money import refund_breakdown
+from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import Status
 
 T = TypeVar("T")
