@@ -32,20 +32,21 @@ def create_payment_link(
     success_message: str = "",
     redirect_url: str = "",
 ) -> PaymentLink:
-    """Create a link to a page of the provider on which a customer pays ``amount`` dinars once.
+    """Create a link with which a customer can make one payment of ``amount`` dinars.
 
-    The provider has to validate the shop first. The amount is from 500 to 500,000 dinars. ``title``
-    has 1 to 200 characters, ``description`` at most 1,000 and ``success_message`` at most 500.
-    ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``. Afterwards, the customer comes
-    back to ``redirect_url``. This does not prove that the customer has paid: call
-    :func:`check_payment`.
+    The link opens a page of the provider, which has to validate the shop first. ``amount`` is from
+    500 to 500,000 dinars. ``title`` has 1 to 200 characters, ``description`` at most 1,000 and
+    ``success_message`` at most 500. ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``.
 
-    The call makes one request, and takes at most ``REQUEST_TIMEOUT`` seconds. It moves no money. So
-    if no answer arrives, create another link.
+    Afterwards, the customer comes back to ``redirect_url``. This does not prove that the customer
+    has paid. To find out, call :func:`check_payment`.
 
-    Raises :exc:`~giftcards.exceptions.ProviderError` if there is no link, for example because
+    The call makes one request, and takes at most ``REQUEST_TIMEOUT`` seconds. It moves no money. If
+    no answer arrives, it is safe to create another link.
+
+    Raises :exc:`~giftcards.exceptions.ProviderError` if no link was created, for example because
     requests are paused or the budget is used up. Raises its subclass
-    :exc:`~giftcards.exceptions.Refused` if the provider refuses to make the link. Raises
+    :exc:`~giftcards.exceptions.Refused` if the provider refuses to create the link. Raises
     :exc:`RuntimeError` in a transaction.
     """
     product = {"title": title, "description": description, "amount": amount}

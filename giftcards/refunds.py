@@ -1,8 +1,8 @@
-"""What the provider charges for an order and credits back, for use by shops.
+"""The provider's charges and refunds for orders.
 
-The arithmetic is in :mod:`giftcards.rules.money`. Its
-:func:`~giftcards.rules.money.customer_breakdown` says what the shop owes a customer; shops import
-it from :mod:`giftcards.settlement`.
+Shops import this module. The arithmetic is in :mod:`giftcards.rules.money`. For what the shop owes
+a customer, import :func:`~giftcards.rules.money.customer_breakdown` from
+:mod:`giftcards.settlement`.
 """
 
 from giftcards.rules.money import RefundBreakdown, refund_breakdown

@@ -64,16 +64,17 @@ def record_refund(
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
     The function moves no money. ``reference`` names the payment; it is unique for the order. A
-    second call with the same ``reference``, amount and method returns the existing refund. With
-    ``is_paid=False``, the refund is only planned, and its amount is reserved.
-    :func:`complete_refund`, or a second call with ``is_paid=True``, makes it a paid refund.
+    second call with the same ``reference``, amount and method returns the existing refund.
     ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are brought up to
     date.
 
-    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount`` (what is
-    owed, less the paid and the planned refunds), if nothing can be owed, or if the reference names
-    another refund of the order. Raises :exc:`~django.core.exceptions.ValidationError` for invalid
-    values.
+    With ``is_paid=False``, the refund is only planned, and its amount is reserved. To record the
+    payment later, call :func:`complete_refund`, or this function again with ``is_paid=True``.
+
+    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount``, which is
+    what is owed less the paid and the planned refunds. Raises the same error if nothing can be paid
+    back, or if the reference names another refund of the order. Raises
+    :exc:`~django.core.exceptions.ValidationError` for invalid values.
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """

@@ -1,19 +1,21 @@
 """The signals to which a shop connects its receivers.
 
-The first three are sent after the commit, at least once and in order. A receiver has to be
-idempotent: it may be called twice for a change, and by two processes at once if the receivers of a
-change take more than two minutes. A receiver that raises an error affects nothing else. The
-receiver is called again, up to 32 times within about a day. Then the change is given up, and the
-admin shows this.
+``order_status_changed``, ``order_settled`` and ``offer_changed`` are sent after the commit, at
+least once and in order. Their receivers have to be idempotent, because a receiver may be called
+twice for a change. If the receivers of a change take more than two minutes, two processes may even
+call a receiver at the same time.
 
-Give each of these receivers a ``dispatch_uid``. Under this name, the app stores which changes the
-receiver has taken. Without a ``dispatch_uid``, the name is the module and name of the function. If
-such a function is renamed, it is called again for the changes that some receiver has not taken yet.
-Receivers with the same name are retried together.
+If one of these receivers raises an error, nothing else is affected. The receiver is called again,
+up to 32 times within about a day. Then the change is given up, and the admin shows this.
 
-The other signals are ordinary signals of Django, sent once by the process that made the change:
-``customer_changed`` is sent before the commit, and all others after the commit. The error of a
-receiver is logged.
+Give each of these receivers a ``dispatch_uid`` as its name. The app stores under this name which
+changes the receiver has taken. Receivers with the same name are retried together. Without a
+``dispatch_uid``, the name is the module and name of the function. If you rename such a function, it
+is called again for each change that another receiver has not taken yet.
+
+The other signals are ordinary signals of Django. The process that made the change sends them once.
+``customer_changed`` is sent before the commit, and an error of a receiver rolls the correction
+back. All others are sent after the commit, and an error of a receiver is only logged.
 
 ``sender`` is the class of the model that a signal is about, or ``None``.
 """

@@ -39,10 +39,10 @@ def sweep() -> str:
 
 
 def tick() -> str:
-    """Do the watchdog's work: run the loop if no process does, and then all other work.
+    """Do the watchdog's work: run the loop if no process does, then do all other work.
 
-    Call :func:`tick` once a minute. The task follows the orders for up to 40 seconds, and then does
-    the other work that is due, such as the daily work. This other work gets at least some seconds,
+    Call :func:`tick` once a minute. The task follows the orders for up to 40 seconds. Then it does
+    the other work that is due, such as the daily work. The other work gets at least some seconds,
     even if orders are still open. The task raises no error, and returns counts as a text.
     """
     return tick_until(_stop())
@@ -84,7 +84,7 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
 
 
 def _do_other_work(stop: threading.Event, ends_at: float) -> None:
-    """Give all other work its turn until ``ends_at``, or have the queue do it."""
+    """Do all other work until ``ends_at``, or wake the queue to do it."""
     for lane in background.lanes():
         wake = lane[0].wake
         if wake is not None and has_queue():

@@ -1,8 +1,8 @@
-"""Erasing a customer, or a recipient of gifts, from their orders.
+"""Erasing a person from orders. The person is a customer or a recipient of gifts.
 
 The orders and the books stay, but they no longer name the person. Each order is erased in its own
-transaction. If an erasure was stopped, the next erasure goes on with the orders that still name the
-person.
+transaction. An erasure that was stopped can be started again. It continues with the orders that
+still name the person.
 """
 
 from __future__ import annotations
@@ -87,12 +87,18 @@ class SharedNumber(GiftcardsError):
 
 
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
-    """Return the person's orders, and other orders that may be theirs, each oldest first.
+    """Return the person's orders and the doubtful orders, both lists with the oldest order first.
 
-    The person is the customer of an order, or the recipient of a gift. The other orders share an
-    address or number with the person's orders, or they named the person before a correction, or a
-    message about them went to the person. Staff have to decide about the other orders. Raises
-    :exc:`SharedNumber` if the person's orders have several e-mail addresses.
+    In the person's orders, the person is the customer, or the recipient of a gift. An order that
+    names nobody counts, too, if all messages about it went to the person.
+
+    Staff have to decide about the doubtful orders. An order is doubtful for one of these reasons:
+
+    - The order has an address or number in common with the person's orders.
+    - The order named the person before a correction.
+    - A message about the order went to the person.
+
+    Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
     named = _read(person.orders())
     _check_not_shared(person, named)
@@ -131,7 +137,7 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 
 def why_kept(order: Order, roles: Collection[Role]) -> str:
-    """Return the key in :data:`REASONS` that says why ``order`` must not be erased yet, or "".
+    """Return why ``order`` must not be erased yet, as a key of :data:`REASONS`; "" for no reason.
 
     ``roles`` are the person's roles in the order.
     """

@@ -85,9 +85,10 @@ _REFUND = (
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     """Everything kept about ``person`` in ``orders``, as JSON with headings in ``language``.
 
-    By default, ``language`` is the person's language in the last order that has one, or else the
-    site's language. The result has no codes, no amounts that the provider charges, no names of
-    staff, and nothing about the other person of a gift.
+    By default, the headings are in the person's language. It is read from the last order that has a
+    language for the person. Without such an order, the site's language is used. The result has no
+    codes, no amounts that the provider charges, no names of staff, and nothing about the other
+    person of a gift.
     """
     parts = person.parts_of(orders)
     given = (getattr(order, role.language) for order, role in reversed(parts))
@@ -188,7 +189,7 @@ def _describe_gift(order: Order) -> Described:
 
 
 def _corrections(order: Order, role: Role) -> list[Described]:
-    """The corrections, each with the details that the person in this role had before."""
+    """The corrections of the person's details, each with the details before the correction."""
     return several(order.customer_changes.order_by("pk"), "at", *role.columns, "reason")
 
 

@@ -91,7 +91,7 @@ class Person:
 
     @classmethod
     def of(cls, *texts: str) -> Self:
-        """Return the person with these addresses and numbers, given as they were typed.
+        """Return the person with these addresses and numbers, in any spelling.
 
         Texts that are neither addresses nor numbers are ignored. A person without addresses and
         numbers is falsy.
@@ -104,7 +104,7 @@ class Person:
     def behind(cls, parts: Iterable[Part]) -> Self:
         """Return the person with all addresses and numbers of ``parts``, including former ones.
 
-        Unlike in :meth:`of`, there may be words around a number.
+        Texts with words around a number are read, too. :meth:`of` ignores such texts.
         """
         return cls._named_in(contacts(parts))
 
@@ -177,7 +177,10 @@ def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
 
 
 def contacts(parts: Iterable[Part]) -> set[str]:
-    """Return the addresses and numbers of ``parts``, as typed, including former ones."""
+    """Return the addresses and numbers in ``parts``, spelled as they were typed.
+
+    The result includes addresses and numbers that were corrected since.
+    """
     return {
         text
         for order, role in parts
@@ -213,16 +216,19 @@ class Traces:
         return "<traces of a person>"
 
     def are_in(self, text: str) -> bool:
-        """True if ``text``, from a row about the person, contains one of these traces."""
+        """True if ``text`` contains one of these traces.
+
+        Use this method only for rows about the person: elsewhere, a name may be another person's.
+        """
         number = digits(text)
         is_called = any(known in number for known in self._numbers)
         return is_called or bool(self._pattern.search(folded(text)))
 
     def are_whole_in(self, text: str) -> bool:
-        """True if ``text``, from any row, contains an address or number of the person.
+        """True if ``text`` contains a whole address or number of the person.
 
-        A name does not count, because other people may have the same name. A part of an address or
-        number does not count either.
+        This method is safe for any row. It ignores names, because other people may have the same
+        name.
         """
         return bool(self._emails.search(folded(text)) or self._dialled_in(text))
 
@@ -230,7 +236,7 @@ class Traces:
         return not self._numbers.isdisjoint(map(_national, numbers_among_words(text)))
 
     def erased(self, value: Any) -> Any:
-        """The JSON ``value``, with :data:`ERASED` for each text that contains one of these traces.
+        """Return the JSON ``value`` with :data:`ERASED` for each text that contains a trace.
 
         Names of staff, under the keys "by" and "ticked_by", stay.
         """
@@ -277,7 +283,7 @@ class Keeper(Protocol):
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:
-        """The primary keys of the orders whose rows in this app name the person."""
+        """The primary keys of the orders about which this app has a row that names the person."""
 
     def addresses(self, order: Order) -> Iterable[str]:
         """The e-mail addresses and phone numbers in the app's rows about ``order``."""

@@ -1,9 +1,11 @@
 """Retention: destroying old codes, and overwriting the rows that SQLite deletes.
 
-Searching for a destroyed code finds no card. The shop has to look after its backups and the files
-of its database. By default, most builds of SQLite only mark the place of a deleted or moved row as
-free, so this module makes SQLite overwrite the place. The write-ahead log of SQLite also keeps old
-versions of pages, so this module empties the log.
+A search for a destroyed code finds no card. Codes may remain in backups, and in the files of other
+databases than SQLite. The shop has to take care of these.
+
+By default, most builds of SQLite do not overwrite a deleted or moved row. They only mark its place
+as free. So this module makes SQLite overwrite the place. The write-ahead log of SQLite also keeps
+old versions of pages, so this module empties the log.
 """
 
 from __future__ import annotations
@@ -111,7 +113,11 @@ def purge(
 
 
 def purge_if_due(should_continue: Callable[[], bool]) -> None:
-    """Destroy codes after ``CODES_KEPT_DAYS``, once a day, for a few seconds at a time."""
+    """Destroy the codes of orders that settled more than ``CODES_KEPT_DAYS`` ago.
+
+    A purge is due once a day. A call takes a few seconds at most. The next call resumes an
+    unfinished purge.
+    """
     days = conf.codes_kept_days
     if days is None:
         return
@@ -150,14 +156,14 @@ def _batches(
 
 
 def _was_delivered(before: datetime) -> Q:
-    """Return the condition that an order has no delivery time, or one earlier than ``before``."""
+    """Return the condition that ``deliver_at`` is empty or earlier than ``before``."""
     return Q(deliver_at=None) | Q(deliver_at__lt=before)
 
 
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the orders to purge, those without cards, and the number left for each reason."""
+    """Return the orders to purge, the orders without cards, and how many to leave, by reason."""
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(_was_delivered(settled_before), pk__in=keys)

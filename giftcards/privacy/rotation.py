@@ -115,7 +115,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Call ``seal``; repeat the call after a rollback, because the shop writes at the same time."""
+    """Call ``seal``, and call it again if a deadlock with the running shop rolls it back."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()

@@ -1,7 +1,7 @@
-"""Parsing the provider's answers: strict JSON, typed fields, frozen dataclasses. No I/O.
+"""Strict parsing of the provider's answers into frozen dataclasses, without I/O.
 
-The parameters of a flaw, and the text of an :exc:`Unreadable`, name fields and show short
-numbers. They never quote anything else, because any string in an answer may be a card's code.
+Any string in an answer may be a card's code. So a flaw, and the text of an :exc:`Unreadable`,
+contain only names of fields and short numbers from the answer. They quote nothing else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Something wrong in an answer, with the code and the parameters of the problem to report."""
+    """Something wrong in an answer, described by the code and the parameters of a problem."""
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
@@ -189,9 +189,9 @@ class PaymentLink:
 class PaymentAnswer:
     """The state of a payment, and the figures of its transaction.
 
-    ``status`` is ``PENDING``, ``CONFIRMED``, ``FAILED`` (declined, cancelled or expired) or a new
-    word of the provider. ``amount`` is in units of ``currency``, such as ``DZD``. Without a
-    transaction, amount and ``is_sandbox`` are ``None``, and the currency is "".
+    ``status`` is ``PENDING``, ``CONFIRMED`` or ``FAILED`` (declined, cancelled or expired). The
+    provider may add other words. ``amount`` is in units of ``currency``, such as ``DZD``. Without a
+    transaction, ``amount`` and ``is_sandbox`` are ``None``, and ``currency`` is "".
     """
 
     status: str
@@ -204,10 +204,12 @@ class PaymentAnswer:
 class LedgerRow:
     """A booking on the account, in dinar; a positive amount came in.
 
-    ``row_id`` is the provider's id of the booking, ``type`` the provider's word for its kind (such
-    as ``ORDER``), and ``objid`` the id of what the booking is about. The type of a payment by a
-    customer is always :data:`PAYMENT`. Texts are "" and balances ``None`` if they are missing or
-    unusable. The balances are as the provider gave them, even if they contradict the amount.
+    ``row_id`` is the provider's id of the booking. ``type`` is the kind of booking in the
+    provider's words, such as ``ORDER``; for a customer's payment, it is always :data:`PAYMENT`.
+    ``objid`` is the id of what was booked, such as an order.
+
+    A missing or unusable text is "", and a missing or unusable balance is ``None``. The balances
+    are as the provider gave them, even if they contradict the amount.
     """
 
     row_id: str
@@ -552,9 +554,10 @@ def _is_plain(text: str) -> bool:
 
 
 class _Fields:
-    """Reads the fields of a JSON object; an unusable field is ``None``, or ``""`` if it is a text.
+    """Reads the fields of a JSON object.
 
-    ``flaws`` collects what is wrong with the numbers and cards that the object has.
+    An unusable text is read as ``""``, and any other unusable value as ``None``. ``flaws`` collects
+    the unusable or negative numbers, and the unusable cards.
     """
 
     def __init__(self, data: JsonObject) -> None:
@@ -656,7 +659,7 @@ def _shown(number: Decimal | None) -> dict[str, str]:
 
 
 def _secret(value: object) -> str | None:
-    """Return a code or serial exactly as it was sent; ``None`` if that is impossible."""
+    """Return a code or serial exactly as the provider sent it; ``None`` if it is unusable."""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         text = str(value)
         return None if "E" in text else text  # the provider did not write the exponent; Decimal did

@@ -1,12 +1,17 @@
 """The client of the provider's API. It returns frozen dataclasses and raises typed errors.
 
-Neither an answer of :mod:`giftcards.provider.answers` nor a
-:exc:`~giftcards.exceptions.ProviderError` contains the API key or the body of a reply. Tracebacks
-do not show them either: a failure is a return value until :func:`_unwrap` raises it. So no frame
-in the traceback has variables with the key or the body, and the error has no context. A context
-could be a ``JSONDecodeError``, whose ``doc`` is the body, or an exception of requests, which has
-the request with the key. Any other exception, such as the interruption of a request, is
-:func:`~giftcards.keys.secrecy.contained`.
+The API key and the bodies of replies are secret. So neither an answer of
+:mod:`giftcards.provider.answers` nor a :exc:`~giftcards.exceptions.ProviderError` contains them.
+
+Tracebacks do not show them either. A failure is a return value until :func:`_unwrap` raises it. So
+no frame of the traceback has a variable with the key or the body. The error has no context, because
+the context might be one of these exceptions:
+
+- a ``JSONDecodeError``, whose ``doc`` is the body;
+- an exception of requests, which has the request with the key.
+
+Other exceptions may also end a call, such as a :exc:`KeyboardInterrupt`. The decorator
+:func:`~giftcards.keys.secrecy.contained` removes their frames and context.
 """
 
 from __future__ import annotations

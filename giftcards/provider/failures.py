@@ -1,4 +1,4 @@
-"""Failed replies: whether the provider may have acted on the request, and what its codes mean."""
+"""The meaning of failed replies, above all whether the provider may have acted on the request."""
 
 from __future__ import annotations
 

@@ -39,11 +39,12 @@ _CONNECT_TIMEOUT = 5.0
 class Reply:
     """The outcome of one request.
 
-    ``status`` is ``None`` if no response arrived, and ``body`` is ``None`` if the body did not
-    arrive completely; ``trouble`` then says why. ``is_unsent`` is True if the provider provably
-    received no byte of the request. ``is_withheld`` is True if the end of the request was not sent,
-    because the caller no longer allowed it. ``was_dropped`` is True if the connection broke, as an
-    idle connection may.
+    - ``status`` is ``None`` if no response arrived.
+    - ``body`` is ``None`` if no body arrived, or only a part of it.
+    - ``trouble`` says why there is no status or no body.
+    - ``is_unsent`` is True if the provider provably received no byte of the request.
+    - ``is_withheld`` is True if the caller stopped the request before its end was sent.
+    - ``was_dropped`` is True if the connection broke, as often happens to idle connections.
     """
 
     status: int | None
@@ -81,7 +82,7 @@ class Transport:
         return self._exchange(self._session, "GET", path, params=params, limit=limit)
 
     def post(self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool]) -> Reply:
-        """Make a POST request once, on a new connection: an old one may break during the call.
+        """Make a POST request once, on a new connection, because an idle connection may break.
 
         ``may_send`` is called right before each part of the request is written to the socket. Once
         it returns False, the rest of the request is withheld. The body is the last part.
@@ -101,7 +102,7 @@ class Transport:
         limit: int = MAX_BODY,
         may_send: Callable[[], bool] = lambda: True,
     ) -> Reply:
-        """Send one request, without retries, and read as much of the response as comes in time."""
+        """Send one request, without retries, and read the response until the call's deadline."""
         status: int | None = None
         headers: Mapping[str, str] = {}
         _call.ends = time.monotonic() + self._timeout
@@ -141,7 +142,7 @@ class Transport:
 
 
 class _Stage(enum.Enum):
-    """The progress of a call, as far as it is certain."""
+    """The last stage that a call has certainly reached."""
 
     # The stage before PREPARING. If tests replace the connections below, no other stage follows.
     UNKNOWN = enum.auto()

@@ -18,10 +18,14 @@ def price_ceiling(
 ) -> Decimal | None:
     """Return the ceiling for one card; ``None`` if there is none.
 
-    The ceiling is ``approved``, the price that staff approved, or else ``given``, the price that
-    the shop set. If neither is known and ``is_sale_price_limit`` is True, the ceiling is the
-    customer's payment for one card: a sale amount is divided by the quantity, and rounded down to
-    two decimals.
+    The ceiling is the first of these prices that is known:
+
+    - ``approved``, the price that staff approved;
+    - ``given``, the price that the shop set;
+    - the customer's payment for one card, if ``is_sale_price_limit`` is True.
+
+    The payment for one card is ``sale_price``. If that is unknown, it is ``sale_amount`` divided by
+    the quantity, rounded down to two decimals.
     """
     if approved is not None:
         return approved

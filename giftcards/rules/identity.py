@@ -29,10 +29,11 @@ FARTHEST_CLOCK = timedelta(hours=2)
 
 
 def reference_to_send(reference: str) -> str:
-    """Return the reference to send to the provider for an order with our ``reference``.
+    """Return the reference that is sent to the provider for our ``reference``.
 
-    The result has at most 40 letters, digits, "-" and "_". If ``reference`` has another form, the
-    result is its digest. It is always the same, so that the provider can recognise a repetition.
+    The provider accepts at most 40 letters, digits, "-" and "_". A ``reference`` in another form is
+    replaced by its digest. The same ``reference`` always gives the same result, so that the
+    provider can recognise a repetition.
     """
     if _SENDABLE.fullmatch(reference):
         return reference
@@ -47,7 +48,7 @@ def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
 def find_difference(
     answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
 ) -> Problem | None:
-    """Return what shows that ``answer`` is about another order; ``None`` if nothing does.
+    """Return a problem if ``answer`` is about another order; ``None`` if it may be about ours.
 
     A part of ``line`` that is "" fits anything. ``sent_at`` is given while the order's id is not
     confirmed. Then the provider must have created the order within ``FARTHEST_CLOCK`` of

@@ -1,9 +1,10 @@
 """Deciding what became of lost orders, without database or clock.
 
-An order is lost if it was sent, but no usable answer arrived. A row of the provider's list that has
-the order's reference is that order. If the provider ignores references, an order is identified by
-its line (product, type and quantity) and by its sending time. Then orders of the same line are
-interchangeable.
+An order is lost if it was sent, but no usable answer arrived. The provider's list of orders shows
+what became of it. If a row of the list has the order's reference, this row is the order.
+
+If the provider ignores references, an order is identified by its line (product, type and quantity)
+and by its sending time. Then orders of the same line are interchangeable.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class SentOrder:
     if the list certainly shows the references of orders. Then a row with another reference is
     another order.
 
-    ``is_elsewhere`` is True if the list may belong to another account. Then only its reference
-    identifies the order, and the absence of the order proves nothing.
+    ``is_elsewhere`` is True if the list may belong to another account. Then the order's row is
+    known only by its reference, and the lack of a row proves nothing.
     """
 
     key: int
@@ -85,7 +86,7 @@ class Survey:
 class Adopt:
     """The decision that ``row`` is the order.
 
-    The rows in ``repeated`` are further purchases of the order, as their references show.
+    ``repeated`` has the other rows with the order's reference. Each of them is a further purchase.
     """
 
     order: SentOrder
@@ -125,7 +126,7 @@ class AskPerson:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """The decision that the list, perhaps of another account, says nothing about the order."""
+    """The decision that nothing is known, because the order may belong to another account."""
 
     order: SentOrder
 
@@ -155,8 +156,8 @@ def _by_age(row: OrderAnswer) -> tuple[datetime, str]:
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
     """Decide about the orders whose references are in the list; return a survey of the others.
 
-    An order that was perhaps sent to another account gets the decision :class:`Elsewhere`. In the
-    new survey, it is a rival of the other orders, because one of the rows may belong to it.
+    If an order was perhaps sent to another account, the decision is :class:`Elsewhere`. The new
+    survey has this order among the rivals, because one of the rows may belong to it.
     """
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in survey.rows:
@@ -180,7 +181,7 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Return ``decisions``, corrected because the adoptions in ``failed`` could not be made.
+    """Return all decisions, with questions to staff for the lines of the ``failed`` adoptions.
 
     A row that could not be adopted may be any order of its line. So staff are asked about all
     orders of that line, and none of these is declared absent.
@@ -217,7 +218,7 @@ def _plan_line(
 def _pair_off(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer]
 ) -> dict[SentOrder, OrderAnswer]:
-    """Pair each row with the first order that the row fits and that has no row yet.
+    """Pair each row with the earliest fitting order that has no row yet.
 
     This greedy matching is maximal, because orders and rows are sorted by time.
     """
@@ -232,7 +233,7 @@ def _pair_off(
 def _prefer_accepted(
     pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder]
 ) -> dict[SentOrder, OrderAnswer]:
-    """Move rows to accepted orders without a row, from orders that were perhaps not accepted."""
+    """Give the rows of other orders to accepted orders that have no row."""
     for order in orders:
         if order.was_accepted and order not in pairs:
             others = (
@@ -248,10 +249,10 @@ def _prefer_accepted(
 def _plan_unmatched(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
-    """Decide about the lost orders of one line that have no row; ``rows`` are the rows left.
+    """Decide about the lost orders of one line that have no row; ``rows`` are the unpaired rows.
 
-    A row near the sending time may be one of these orders, even with another product or type. A row
-    of the same line may be one of them, even if its time is hours off.
+    A row near the sending time may be one of these orders, even if its product or type differs. A
+    row of the same line may be one of these orders, even if its time is hours off.
     """
     doubtful = tuple(
         row

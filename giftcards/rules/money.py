@@ -1,7 +1,8 @@
-"""Both sides of an order's money: pure and exact arithmetic, on plain numbers.
+"""Exact arithmetic for both sides of an order's money, on plain numbers.
 
-The provider charges the cards that came, and credits back the rest. The customer has paid the shop
-for all cards, and is owed the payment for the cards that did not come.
+The provider charges for the cards that came, and credits back the price of the others. The customer
+has paid the shop for all cards. The shop owes the customer the payment for the cards that did not
+come.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def purchase_breakdown(
 def _adds_up(
     fulfilled_quantity: int, price_per_card: Decimal | None, charged: Decimal | None
 ) -> bool:
-    """True if the charge equals the price of the delivered cards, or if charge or price is unknown.
+    """True if the charge equals the price of the delivered cards, as far as both are known.
 
     If the quantities agree, this is equivalent to ordered = charged + refunded.
     """
@@ -131,10 +132,10 @@ def _adds_up(
 class CustomerBreakdown:
     """The parts of what the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
 
-    ``paid_amount`` is ``kept_amount``, for the delivered cards, plus ``owed_amount``, for the
-    missing cards. Of ``owed_amount``, ``refunded_amount`` was paid back, and a refund of
-    ``planned_amount`` is planned. The rest is ``open_amount``; it is 0 if missing cards were
-    ordered again.
+    ``kept_amount`` is for the delivered cards, and ``owed_amount`` is for the missing cards. Their
+    sum is ``paid_amount``. ``refunded_amount`` was already paid back, and ``planned_amount`` is
+    still to be paid back. ``open_amount`` is the rest of ``owed_amount``. It is 0 if the missing
+    cards were ordered again.
     """
 
     paid_amount: Decimal
@@ -181,10 +182,9 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
 
 
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
-    """The customer's payment for ``quantity`` missing cards of the order.
+    """The customer's payment for ``quantity`` missing cards; ``None`` if the payment is unknown.
 
-    The amount is what ``owed_amount`` would be if all other cards had been delivered; ``None`` if
-    the shop has not said what was paid.
+    The result is the ``owed_amount`` of an order from which exactly ``quantity`` cards are missing.
     """
     paid = paid_amount(order)
     if paid is None:

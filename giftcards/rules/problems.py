@@ -712,9 +712,9 @@ class Problem:
     ) -> Explanation:
         """Render the texts in the active language.
 
-        ``show`` is applied to each parameter, ``own`` to the text around them: on a page, ``show``
-        isolates text directions, and ``own`` escapes HTML. Without ``shows_costs``, no text shows
-        what the provider charges.
+        ``show`` is applied to each parameter, and ``own`` to the text around the parameters. On a
+        page, ``show`` isolates text directions, and ``own`` escapes HTML. If ``shows_costs`` is
+        False, no text shows what the provider charges.
         """
         wording = WORDINGS.get(self.code)
         if wording is None or not self.parameters.keys() >= wording.parameters:
@@ -758,10 +758,9 @@ class Problem:
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Return ``entries`` without the kinds in ``ends``, plus the problems in ``new``.
+    """Return ``entries`` without the kinds in ``ends``, but with all problems in ``new``.
 
-    A problem in ``new`` that already has an entry keeps this entry, and with it the
-    acknowledgement.
+    If a problem in ``new`` already has an entry, this entry stays, with its acknowledgement.
     """
     new = list(dict.fromkeys(new))
     kept = [

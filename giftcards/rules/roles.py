@@ -56,10 +56,10 @@ BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 
 
 def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
-    """A sentence that names the roles with all ``permissions``; "" for a person who has them all.
+    """Return a sentence that says whom to ask for ``permissions``; "" if the person has them all.
 
-    A permission is written like ``giftcards.add_order``; ``may`` returns whether the person has a
-    permission.
+    The sentence names the roles that have all these permissions. ``may`` returns whether the person
+    has a permission, written like ``giftcards.add_order``.
     """
     if all(map(may, permissions)):
         return ""

@@ -62,7 +62,7 @@ class Kind(Enum):
 
 
 class Purchase(Enum):
-    """The shop's knowledge of whether the provider has the order."""
+    """Whether the provider has the order, as far as the shop knows."""
 
     NONE = auto()
     UNKNOWN = auto()
@@ -295,7 +295,7 @@ STATES: Final[Mapping[str, State]] = {
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
     """Return the statuses whose states fit.
 
-    The sequence is always the same, because migrations contain the lists.
+    The sequence must not change between calls, because migrations contain these tuples.
     """
     return tuple(status for status in Status if fits(STATES[status]))
 

@@ -1,8 +1,9 @@
 """Stored moments, and days in the time zone of the site.
 
-The app never stores a moment that is farther in the future than a known limit. After the clock was
-set back, a stored moment may be beyond this limit. Such a moment counts as past. Otherwise, setting
-the clock back by an hour would make a lease of a few seconds last an hour.
+A stored moment may be in the future, such as the end of a lease. When it is stored, it is at most a
+known limit away. If it is farther away later, the clock was set back, and the moment counts as
+past. Otherwise, a lease of a few seconds would last an hour after the clock was set back by an
+hour.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _site_zone = timezone.get_default_timezone
 
 
 def with_zone(moment: datetime) -> datetime:
-    """``moment`` with a zone, comparable with the provider's times even if ``USE_TZ`` is off."""
+    """Return ``moment`` with a zone, so that it can be compared with the provider's times."""
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
 
 
@@ -41,7 +42,7 @@ def as_stored(moment: datetime) -> datetime:
 
 
 def local(moment: datetime) -> datetime:
-    """``moment`` as the clocks of the site's time zone show it, without a zone."""
+    """The local time of ``moment`` in the time zone of the site, as a naive datetime."""
     return moment if timezone.is_naive(moment) else timezone.make_naive(moment, _site_zone())
 
 
@@ -114,7 +115,7 @@ def begin_of(day: date) -> datetime:
 
 
 def bounds(first: date, last: date) -> tuple[datetime, datetime]:
-    """The start of ``first``, and of the day after ``last``, in their stored form."""
+    """The start of ``first`` and the start of the day after ``last``, in their stored form."""
     return begin_of(first), begin_of(min(last, _LAST_DAY) + timedelta(days=1))
 
 

@@ -100,14 +100,19 @@ def evaluate_answer(
 ) -> Verdict:
     """Evaluate ``answer`` for an order of ``line``.
 
-    ``sent_at`` is given while the order's id is not confirmed. ``known_price`` is the price of a
-    card when the order was placed; it is used if the answer names no price.
+    ``known_price`` is the price of a card when the order was placed. It is used if the answer names
+    no price. ``sent_at`` is given while the order's id is not confirmed.
 
-    An unreadable amount counts as unknown, and does not keep the order open. Its problem is kept
-    for staff. An unreadable number of cards keeps the order open, so that the number is requested
-    again. If ``is_late`` is True, the order settles without this number. Contradictory figures and
-    repeated cards also keep the order open, unless ``is_repeated`` is True. This means that the
-    previous answer was doubtful, too, or that no further answer will be requested.
+    Figures in doubt may keep the order open, so that they are requested again:
+
+    - An unreadable amount does not keep the order open. It counts as unknown, and staff see a
+      problem.
+    - An unreadable number of cards keeps the order open. If ``is_late`` is True, the order settles
+      without this number, unless it is partially filled.
+    - Contradictory figures and repeated cards keep the order open, unless ``is_repeated`` is True.
+
+    ``is_repeated`` is True if the previous answer was doubtful, too. It is also True if no further
+    answer will be requested.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -208,9 +213,9 @@ def _has_negative(answer: OrderAnswer) -> bool:
 
 
 def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> Iterator[Problem]:
-    """Yield how a final ``answer`` about a settled order differs from ``record``.
+    """Yield a problem for each difference between a final ``answer`` and the settled ``record``.
 
-    A figure that the answer lacks, or that is negative, is no difference.
+    A figure that is missing or negative in the answer is not compared.
     """
     if answer.status not in SETTLED:
         return

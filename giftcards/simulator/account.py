@@ -199,11 +199,11 @@ class Card:
 class Order:
     """An order in the ledger. ``charged + refunded == quantity * price`` always holds.
 
-    ``price`` is the price of one card; amounts are in dinars. ``charged`` is the whole price until
-    the order settles, as on the provider's account. Then ``charged`` is the part that was not
-    refunded. ``settle_at`` is ``None`` if the order never settles. ``cards`` has the cards that
-    were delivered so far. ``reference`` is "" if the order has none, or if the account ignores
-    references.
+    ``price`` is the price of one card; amounts are in dinars. ``charged`` is the whole price while
+    the order is open, as on the provider's account. When the order settles, the refund is
+    subtracted from ``charged``. ``settle_at`` is ``None`` if the order never settles. ``cards`` has
+    the cards that were delivered so far. ``reference`` is "" if the order has none, or if the
+    account ignores references.
     """
 
     id: str
@@ -228,10 +228,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """A payment by a customer, in dinars, and the link to the page on which it is made.
+    """A customer's payment in dinars, and the link to the page where the customer pays.
 
-    ``status`` is ``PENDING`` until the customer pays (``CONFIRMED``) or declines (``FAILED``), or
-    until the link expires (``FAILED``). ``told`` has the fields of the request for the link.
+    ``status`` is ``PENDING`` at first. It becomes ``CONFIRMED`` if the customer pays, and
+    ``FAILED`` if the customer declines or the link expires. ``told`` has the fields of the request
+    for the link.
     """
 
     ref: str

@@ -61,16 +61,16 @@ class Request:
 class Simulator(Account):
     """The simulated provider; a context manager. Raises :exc:`ValueError` for invalid options.
 
-    The documentation's page on the simulator describes the options. All options except
-    ``host``, ``port``, ``ssl_context`` and ``opening_balance`` may be changed while the simulator
-    runs. An option with a pair of seconds has the shortest and the longest time.
+    The documentation's page on the simulator describes the options. All options except ``host``,
+    ``port``, ``ssl_context`` and ``opening_balance`` may be changed while the simulator runs. If an
+    option is a pair of seconds, these are the shortest and the longest time.
 
-    With ``port=0``, :meth:`start` picks a free port and stores its number. So a simulator that is
-    stopped and started again keeps its URL; it also keeps its orders.
+    With ``port=0``, :meth:`start` picks a free port and stores its number. So the simulator keeps
+    its URL if it is stopped and started again. It also keeps its orders.
 
-    All times but ``latency`` follow ``clock``. A random part of ``latency`` passes before the
-    request is counted, and the rest passes afterwards. ``on_request`` is called in the
-    thread that answers.
+    All times except ``latency`` follow ``clock``. A random part of ``latency`` passes before the
+    request is counted, and the rest passes afterwards. ``on_request`` is called in the thread that
+    answers.
     """
 
     host: str = "127.0.0.1"

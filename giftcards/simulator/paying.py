@@ -1,4 +1,4 @@
-"""Links for payments by customers: their requests, and the page on which a customer pays."""
+"""Payment links: the requests for them, and the page where a customer pays."""
 
 from __future__ import annotations
 

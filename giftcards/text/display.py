@@ -36,7 +36,8 @@ def read_amount(text: str) -> Decimal | None:
     """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
 
     Exponents, underscores, infinity and digits of other scripts are invalid, although Python
-    accepts all of these. Among digits of another script, a reader may misread the decimal mark.
+    accepts all of these. Digits of other scripts are invalid because their decimal mark is easy to
+    misread.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
@@ -150,7 +151,7 @@ def exact_moment(at: datetime) -> SafeString:
 
 
 def zoned_moment(at: datetime) -> SafeString:
-    """The same as :func:`exact_moment`, with the time zone: the provider may use another zone."""
+    """Like :func:`exact_moment`, with the time zone, because the provider may use another zone."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 
@@ -235,9 +236,9 @@ def share_text(share: Decimal) -> str:
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
-    """The amount for the active language, with ``decimals`` unless the amount is whole.
+    """Format the amount for the active language, with ``decimals`` decimals.
 
-    With ``has_decimals``, whole amounts have decimals, too.
+    A whole amount gets no decimals, unless ``has_decimals`` is True.
     """
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
@@ -268,7 +269,7 @@ def lines(text: str) -> SafeString:
 
 
 def labelled(label: str, figure: str) -> SafeString:
-    """``figure`` after ``label``; pages show the label only where the column has no heading."""
+    """``figure`` after ``label``, as HTML. The label is hidden where the column has a heading."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 

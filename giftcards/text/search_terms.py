@@ -163,11 +163,11 @@ Reading = tuple[Word, ...]
 
 
 def readings(text: str) -> list[list[Reading]]:
-    """The ways to read a search for ``text``, the most literal readings first.
+    """Return the ways to read a search for ``text``, in up to two lists, the most literal first.
 
-    The first readings take the text apart at spaces. One reading joins neighbouring groups of
-    digits into one phone number; another joins the parts of a name. Further readings also take the
-    text apart at every punctuation mark. A text without letters and digits has no reading.
+    For the first list, the text is split at spaces only. One reading joins neighbouring groups of
+    digits into one phone number; another joins the parts of a name. For the second list, the text
+    is also split at punctuation marks. A text without letters and digits has no reading.
     """
     parts = without_label(folded(text)).split()[:_MOST_WORDS]
     apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]

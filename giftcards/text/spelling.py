@@ -107,10 +107,13 @@ def _plain_sign(sign: str) -> str:
 
 
 def respelled(text: str) -> str:
-    """The result of :func:`plain`, with Arabic names in another common spelling.
+    """The result of :func:`plain`, with a single spelling for each Arabic name.
 
-    The result has no letter below a hamza, has alef for alef maksura, and lacks the alef that many
-    people leave out: مسؤول and مسئول are the same, and so are رضى and رضا, رحمان and رحمن.
+    These spellings become the same:
+
+    - with and without the letter below a hamza: مسؤول and مسئول;
+    - with alef and with alef maksura: رضا and رضى;
+    - with and without the alef that many people leave out: رحمان and رحمن.
     """
     spelled = plain(unicodedata.normalize("NFKC", text).translate(_OTHER_LETTER))
     return _ALEF_LEFT_OUT.sub(lambda name: name[0][0] + name[0][1:].replace("ا", ""), spelled)
@@ -127,9 +130,10 @@ def words(text: str) -> list[str]:
 
 
 def joined(name: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """The words of ``name``, some joined into one, each with the number of words it replaces.
+    """Yield each word of ``name``; words such as "ben" are joined to the words after them.
 
-    For ``("karim", "ben", "ali")``, the result is ``(1, "karim"), (2, "benali"), (1, "ali")``.
+    Each result is a pair: the number of words that were joined, and the joined word. For
+    ``("karim", "ben", "ali")``, the results are ``(1, "karim"), (2, "benali"), (1, "ali")``.
     """
     for start in range(len(name)):
         end = start
@@ -188,7 +192,7 @@ def dialled(text: str) -> str:
 
 
 def is_dialled(text: str) -> bool:
-    """True if ``text`` has nothing but digits, and signs that people write between them."""
+    """True if ``text`` has only digits, and signs that are usual in phone numbers."""
     return bool(_DIALLED.fullmatch(plain(text)))
 
 

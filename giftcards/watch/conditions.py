@@ -1,7 +1,8 @@
-"""Conditions that monitors, commands, pages and digests report, all from the same list.
+"""The conditions that monitors, commands, pages and digests report.
 
-Each condition is judged from the database alone, with the help of an index. Each app declares its
-conditions in its plugin. The conditions of the core are in :mod:`giftcards.watch.core_conditions`.
+All of them use the same list of conditions. Each condition is judged from the database alone, with
+the help of an index. Each app declares its conditions in its plugin. The conditions of the core are
+in :mod:`giftcards.watch.core_conditions`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Standing:
         return result
 
     def keep(self, read: Callable[[], T], result: T) -> None:
-        """Have :meth:`once` return ``result``, which was read together with other facts."""
+        """Store ``result``, so that :meth:`once` returns it without calling ``read``."""
         self._read[read] = result
 
 
@@ -147,10 +148,9 @@ class Alert:
 class Condition(Alert):
     """Something that is wrong as long as ``judge`` returns a finding.
 
-    ``holds`` is the end of a sentence in the documentation, which begins with "It holds if". A
-    condition without a ``headline`` is for monitors only. ``ended`` is the text for staff when the
-    condition no longer holds. A condition without ``ended`` is about orders, and staff are told of
-    each order once.
+    ``holds`` completes a sentence of the documentation that begins with "It holds if". A condition
+    without a ``headline`` is for monitors only. ``ended`` tells staff that the condition no longer
+    holds. A condition without ``ended`` is about orders, and staff are told of each order once.
     """
 
     holds: str
@@ -184,11 +184,11 @@ class Condition(Alert):
 
 @dataclass(frozen=True, slots=True)
 class OfRows:
-    """The judge of a condition that holds only if one of several querysets has rows.
+    """The judge of a condition that can hold only if one of several querysets has rows.
 
-    ``rows`` returns the querysets. ``tell`` takes these querysets, and returns the finding, or
-    ``None`` if all of them are empty. If ``is_enough`` is False, ``tell`` may also return ``None``
-    if there are rows.
+    ``rows`` returns the querysets. ``tell`` takes these querysets and returns the finding. If all
+    querysets are empty, ``tell`` returns ``None``. If ``is_enough`` is False, ``tell`` may return
+    ``None`` even if there are rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -204,9 +204,9 @@ CONDITIONS: dict[str, Condition] = {}
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
-    """Return a database expression for each queryset of the conditions: whether it has rows.
+    """Return database expressions that say which querysets of the conditions have rows.
 
-    A key is the code of the condition, and the number of the queryset.
+    A key is the code of a condition, and the number of one of its querysets.
     """
     return {
         (code, number): Exists(rows)
@@ -217,7 +217,10 @@ def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
 
 
 def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
-    """Whether each condition holds, by code; ``found`` are the values of the :func:`signs`."""
+    """Return whether each condition holds, keyed by code.
+
+    ``found`` has the values of the expressions that :func:`signs` returns.
+    """
     with_rows = {code for (code, _number), is_there in found.items() if is_there}
 
     def holds(code: str, condition: Condition) -> bool:

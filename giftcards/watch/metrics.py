@@ -61,9 +61,9 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The metrics with one name.
+    """A family of metrics: all metrics that have the same name.
 
-    All metrics are gauges, because every format and every reader knows gauges.
+    The metrics are gauges, because every format and every reader knows gauges.
     """
 
     name: str
@@ -159,7 +159,10 @@ def _read() -> dict[str, Values]:
 
 
 def _tasks() -> dict[str, Combinable]:
-    """The number of tasks in the queue; counted apart if the queue is in another database."""
+    """The number of tasks in the queue, as an expression.
+
+    A queue in another database is counted immediately, with a query of its own.
+    """
     tasks = tasks_in_queue()
     if tasks is None:
         return {}

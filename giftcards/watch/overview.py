@@ -89,10 +89,10 @@ def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
 
 @dataclass(frozen=True, slots=True)
 class FinalOrders:
-    """The numbers of final orders by status, as a worker counted them.
+    """The number of final orders in each status, as last counted by a worker.
 
-    Counting all final orders reads a whole index, so a worker counts them once an hour. Only the
-    orders that became final after ``until`` are counted at each reading.
+    Counting all final orders reads a whole index, so a worker counts them only once an hour. Each
+    reading counts only the orders that became final after ``until``, and adds their number.
     """
 
     numbers: Mapping[str, int]
@@ -110,7 +110,10 @@ class FinalOrders:
         return Order.objects.all().final_lines(after=self.until)
 
     def with_others(self, lines: Iterable[Line]) -> dict[str, int]:
-        """The number of orders in each status; ``lines`` are of open orders and :meth:`later`."""
+        """The number of orders in each status, including open orders.
+
+        ``lines`` are the lines of the open orders and of :meth:`later`.
+        """
         numbers = Counter(self.numbers)
         for line in lines:
             numbers[line.status] += line.number
@@ -134,7 +137,7 @@ def count_final_orders(_may_go_on: MayGoOn) -> None:
 
 
 def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
-    """Return the start of the longest wait in all ``backlogs``; ``None`` if nothing waits."""
+    """Return when the longest wait in any backlog began; ``None`` if nothing waits."""
     times = (backlog.since for backlog in backlogs.values())
     return min((since for since in times if since is not None), default=None)
 
@@ -277,7 +280,7 @@ def _version_of(package: str) -> str:
 
 
 def ends_of_cards() -> dict[End, Combinable]:
-    """What :func:`try_keys` needs to know first; empty if the encryption keys are unusable."""
+    """The expressions that :func:`try_keys` needs; empty if the encryption keys are unusable."""
     try:
         return Card.objects.all().scalars_of_ends()
     except ConfigurationError:
@@ -285,9 +288,9 @@ def ends_of_cards() -> dict[End, Combinable]:
 
 
 def try_keys(found: Mapping[End, Any] | None = None) -> dict[str, str]:
-    """Try to open the newest and the oldest card; return what is wrong with each, or "".
+    """Try to open the newest and the oldest card; return what is wrong with each card, or "".
 
-    ``found`` are the values of :func:`ends_of_cards`, if they were read already.
+    ``found`` has the values of the expressions in :func:`ends_of_cards`, if they were read already.
     """
     try:
         return Card.objects.all().try_keys(found)
