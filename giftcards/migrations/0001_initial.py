@@ -288,7 +288,7 @@ class Migration(migrations.Migration):
                 ('category', models.CharField(blank=True, editable=False, max_length=200, verbose_name='category')),
                 ('region', models.CharField(blank=True, editable=False, max_length=100, verbose_name='region')),
                 ('is_enabled', models.BooleanField(default=True, editable=False, verbose_name='sold by the provider')),
-                ('listed_at', models.DateTimeField(editable=False, verbose_name='last listed')),
+                ('listed_at', models.DateTimeField(db_index=True, editable=False, verbose_name='last listed')),
                 ('missing_since', models.DateTimeField(editable=False, null=True)),
                 ('asked_at', models.DateTimeField(editable=False, null=True)),
                 ('types_read_at', models.DateTimeField(editable=False, null=True, verbose_name='types last read')),

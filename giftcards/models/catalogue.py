@@ -191,7 +191,7 @@ class Product(models.Model):
     is_enabled = models.BooleanField(_("sold by the provider"), default=True, editable=False)
     # The time when the catalogue last listed the product, and the time since which the catalogue
     # lacks the product (NULL: the product is listed).
-    listed_at = models.DateTimeField(_("last listed"), editable=False)
+    listed_at = models.DateTimeField(_("last listed"), editable=False, db_index=True)
     missing_since = models.DateTimeField(null=True, editable=False)
     # The times when the product's types were last requested, and last read; NULL: never.
     asked_at = models.DateTimeField(null=True, editable=False)
