@@ -74,7 +74,7 @@ def _serve(connection: Connection, products: int, delay: Seconds, latency: Secon
         delay=delay,
         latency=latency,
         rate_limit=0,
-        opening_balance=Decimal(10**12),
+        opening_balance=Decimal(10**9),
         clock=time.time,
     )
     with simulator, contextlib.suppress(EOFError, KeyboardInterrupt):
