@@ -111,7 +111,7 @@ class Migration(migrations.Migration):
                 ('identified_at', models.DateTimeField(editable=False, null=True)),
                 ('is_insisted', models.BooleanField(default=False, editable=False)),
                 ('answered_id', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=100)),
-                ('provider_reference', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=40)),
+                ('provider_reference', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=40, verbose_name='reference at the provider')),
                 ('reference_answer', models.CharField(blank=True, choices=[('repeated', 'Repeated'), ('unwanted', 'Unwanted')], editable=False, max_length=10)),
                 ('is_only_listed', models.BooleanField(default=False, editable=False)),
                 ('fulfilled_quantity', models.PositiveIntegerField(default=0, editable=False, verbose_name='delivered')),

@@ -501,7 +501,7 @@ class Order(models.Model):
     # The reference that the provider got with the purchase, the same at each attempt; "" if it got
     # none.
     provider_reference: models.CharField[str, str] = ExactCharField(
-        max_length=40, editable=False, blank=True
+        _("reference at the provider"), max_length=40, editable=False, blank=True
     )
     # What the provider said of that reference instead of accepting the order.
     reference_answer = models.CharField(

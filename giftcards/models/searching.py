@@ -111,7 +111,7 @@ class OrderSearch(models.QuerySet[Row]):
 
         If no order has all these words, an order is found if it has words that begin with them.
         Only terms of the kinds in ``kinds`` count. With all kinds, an order is also found if its id
-        at the provider begins with ``text``.
+        or its reference at the provider begins with ``text``.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)
@@ -128,17 +128,20 @@ class OrderSearch(models.QuerySet[Row]):
         return Found([], False, has_more)
 
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """Orders whose id at the provider begins with ``text``.
+        """Orders whose id or reference at the provider begins with ``text``.
 
-        Each order is a pair: its primary key, and True if its id is equal to ``text``.
+        Each is a pair: the order's primary key, and True if the id or reference equals ``text``.
         """
         if not text.isascii():
             return []
         # Ids of the provider may differ only in case.
         names = sorted({text, text.lower(), text.upper()})
-        found = self.filter(starting_with("provider_order_id", names)).order_by()
-        rows = found.values_list("pk", "provider_order_id")[:limit]
-        return [(key, name in names) for key, name in rows]
+        named: list[tuple[int, bool]] = []
+        for column in ("provider_order_id", "provider_reference"):
+            found = self.filter(starting_with(column, names)).order_by()
+            rows = found.values_list("pk", column)[:limit]
+            named += [(key, name in names) for key, name in rows]
+        return named
 
     def _with_all(
         self, terms: OrderTermQuerySet, reading: Reading, *, is_whole: bool, most: int

@@ -106,6 +106,7 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
         "web-1042",
         PARTIAL,
         provider_order_id="6901616fe9e88196b4eb64b2",
+        provider_reference="web-1042",
         customer_email="customer@example.com",
         customer_language="ar",
         product_name="PSN 20 $",
@@ -127,6 +128,7 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
         "Sale price": "550 DA",
         "Highest price": "500 DA",
         "Provider's order id": "6901616fe9e88196b4eb64b2",
+        "Reference at the provider": "web-1042",
         "Metadata": "cart: 7note: gift",
     }
     assert re.fullmatch(

@@ -49,7 +49,12 @@ def section(html: str, name: str) -> str:
 
 def whole() -> Order:
     """An order about which there is something of everything."""
-    order = delivered(sale_amount=1_300, product_name="Big <b>Game</b>", customer_name="Lina")
+    order = delivered(
+        sale_amount=1_300,
+        product_name="Big <b>Game</b>",
+        customer_name="Lina",
+        provider_reference="sent-as-1042",
+    )
     sent = message(order, status="sent", sent_at=timezone.now(), attempts=2)
     message(order, requested_by="karim", reason="New address", address="lina@other.example")
     one, _token = link(order, delivery=sent)
@@ -67,6 +72,7 @@ def test_everything_that_is_known_stands_on_one_page() -> None:
     for fact in ("web-1042", "Big <b>Game</b>", "2 of 2", "1,300 DA", "Lina", EMAIL):
         assert fact in shown, fact
     assert f"Provider's order id {order.provider_order_id}" in shown
+    assert "Reference at the provider sent-as-1042" in shown
     sent = section(html, "messages")
     assert "karim had it sent again: New address" in sent
     assert "lina@other.example" in sent

@@ -624,6 +624,9 @@ class TestQuestions:
         whole = make_guide_order(provider_order_id="web-10")
         assert set(Order.objects.search("web-10", limit=9).keys) == {ten.pk, whole.pk}
         assert Order.objects.search("web-1@", limit=9).keys == [ten.pk]
+        sent = make_guide_order(provider_reference="0123abcd")
+        assert Order.objects.search("0123abcd", limit=9) == ([sent.pk], True, False)
+        assert Order.objects.search("0123A", limit=9) == ([sent.pk], False, False)
         assert len(Order.objects.search("web", limit=2).keys) == 2
         assert Order.objects.search("eb-1", limit=9).keys == []
 

@@ -81,6 +81,7 @@ _DETAILS = (
     ("sale", "sale_total"),
     *_COSTS,
     ("provider_id", "last_checked"),
+    ("reference_there",),
     ("in_group", "metadata_given"),
 )
 _GIFT = (("delivery",), ("words",))
@@ -108,6 +109,7 @@ class OrderPage(OrderPages):
     ceiling_given = column(Order, "max_price")
     price_approved = column(Order, "approved_price")
     provider_id = column(Order, "provider_order_id")
+    reference_there = column(Order, "provider_reference")
     last_checked = column(Order, "checked_at", lambda _order, at: moment(at))
     in_group = column(Order, "group")
     metadata_given = column(Order, "metadata", _metadata)

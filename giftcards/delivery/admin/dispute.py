@@ -127,6 +127,7 @@ def _at_provider(order: Order) -> list[tuple[str, object]]:
     return _known(
         [
             (gettext("provider's order id"), order.provider_order_id),
+            (gettext("reference at the provider"), order.provider_reference),
             (gettext("environment"), order.get_environment_display()),
             (gettext("sent"), _when(order.sent_at)),
             (gettext("accepted"), _when(order.accepted_at)),
