@@ -41,6 +41,9 @@ from tests.explore.simulation import Trouble
 # No scenario takes longer to prepare, and none to be carried out (seconds of its clock).
 _PREPARED, _DONE = 60.0, 200.0
 _MOST_STEPS = 1_000
+# When the provider settles an order (seconds): it is checked twice before that, and once after.
+# Later, the same statements would only come more often.
+_SETTLED = 7.0
 
 Step = Callable[[Shop], object]
 
@@ -169,6 +172,7 @@ def die(name: str, step: int) -> Report:
     scenario, report = SCENARIOS[name], Report(step, None)
     with open_shop(name, connection.vendor) as shop:
         history = shop.simulation
+        shop.provider.account.delay = (_SETTLED, _SETTLED)
         if scenario.needs:
             worker = shop.start_worker()
             _prepare(shop, scenario.needs)
