@@ -14,7 +14,7 @@ from django.utils import timezone
 from giftcards.engine.approvals import approve_price, approve_review, reject_held
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.models import CustomerChange, Order, customer_refunds, new_reference
 from giftcards.models.fields import assign
 from giftcards.signals import customer_changed
@@ -147,7 +147,7 @@ def check_soon(reference: str) -> bool:
     if the order was checked, or this function was called for it, within the last five seconds.
     """
     wanted = Order.objects.filter(reference=reference)
-    if not wanted.want_check(now=timezone.now(), interval=timings.check_soon_every):
+    if not wanted.want_check(now=timezone.now(), interval=tuning.check_soon_every):
         return False
     wake_worker()
     return True

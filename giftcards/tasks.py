@@ -25,7 +25,7 @@ from giftcards.engine.task_queue import (
     is_run_by_queueing,
     queue_task,
 )
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import GiftcardsError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def tick() -> str:
 
 def tick_until(stop: threading.Event) -> str:
     """Do the same as :func:`tick`, but end early when ``stop`` is set."""
-    return _run(stop, patience=timings.tick_patience, is_tick=True)
+    return _run(stop, patience=tuning.tick_patience, is_tick=True)
 
 
 def _stop() -> threading.Event:
@@ -64,7 +64,7 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
     try:
         if is_tick:
             begin_tick()
-        done = follow(seconds=timings.task_seconds, stop=stop, patience=patience)
+        done = follow(seconds=tuning.task_seconds, stop=stop, patience=patience)
         # This step comes after the release of the lease, because an order that was placed while the
         # lease was held has queued no run.
         if done is not None and is_work_left():
@@ -96,7 +96,7 @@ def _do_other_work(stop: threading.Event, ends_at: float) -> None:
 
 def _limit(ends_at: float) -> Callable[[], bool]:
     """A callback that returns False from ``ends_at`` on, or earlier if an order waits."""
-    share_ends_at = time.monotonic() + timings.chores_seconds
+    share_ends_at = time.monotonic() + tuning.chores_seconds
 
     def has_time() -> bool:
         now = time.monotonic()

@@ -16,7 +16,7 @@ import pytest
 import responses
 from django.db import connection
 
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from tests.fakes.sockets import Server, pass_on
 from tests.stage import PRICES, PROVIDER, PSN, ROOT, sharing_database, stop, unused_port
 from tests.wall import Wall
@@ -33,11 +33,11 @@ def wire(settings: Any) -> Iterator[responses.RequestsMock]:
 
 @pytest.fixture
 def shorten(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Shorten some of the engine's timings, for a test that would wait for them otherwise."""
+    """Shorten pauses and limits of the engine, for a test that would wait for them otherwise."""
 
     def change(**values: Any) -> None:
         for name, value in values.items():
-            monkeypatch.setattr(timings, name, value)
+            monkeypatch.setattr(tuning, name, value)
 
     return change
 

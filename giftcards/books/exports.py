@@ -23,7 +23,7 @@ from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.books.reports import COLUMNS, By, Report, settled_between
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.models import Order
 from giftcards.models.provider import Environment
 from giftcards.rules.money import customer_breakdown, refund_breakdown
@@ -191,16 +191,16 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
     # The rows are sorted by the columns of the index; ``due_at`` of a final order is always NULL.
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
-    batch = list(rows[: timings.file_batch])
+    batch = list(rows[: tuning.file_batch])
     yield from batch
-    while len(batch) == timings.file_batch:
+    while len(batch) == tuning.file_batch:
         last = batch[-1]
         after = (
             Q(settled_at__gt=last.settled_at)
             | Q(status__gt=last.status)
             | Q(status=last.status, pk__gt=last.pk)
         )
-        batch = list(rows.filter(after, settled_at__gte=last.settled_at)[: timings.file_batch])
+        batch = list(rows.filter(after, settled_at__gte=last.settled_at)[: tuning.file_batch])
         yield from batch
 
 
@@ -293,7 +293,7 @@ def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
     headings = next(unread, ())
     sheet = _new_sheet(book, headings)
     for number, row in enumerate(unread, 1):
-        if number % timings.sheet_rows == 0:
+        if number % tuning.sheet_rows == 0:
             sheet = _new_sheet(book, headings)
         sheet.append([_as_cell(sheet, cell) for cell in row])
     book.save(file)

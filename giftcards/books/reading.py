@@ -24,7 +24,7 @@ from giftcards.books.matching import match
 from giftcards.books.models import Kept, LedgerEntry, LedgerState
 from giftcards.engine.backoff import backoff
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ProviderError
 from giftcards.models import Lease, Order
 from giftcards.models.provider import configured_key
@@ -169,7 +169,7 @@ class _Reader:
     def _take_lease(self) -> None:
         while (token := Lease.objects.take(_LEASE, LONGEST_HOLD)) is None:
             self._wait(is_paused=False)
-            time.sleep(timings.lease_poll)
+            time.sleep(tuning.lease_poll)
         self._token = token
         self._end = timezone.now()
 

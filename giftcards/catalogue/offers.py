@@ -23,7 +23,7 @@ from giftcards.conf import conf
 from giftcards.engine.balance import free_balance
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.resolving import NoAnswer
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ConfigurationError, NotForSale, NotFound, ProviderError
 from giftcards.models import (
     Hold,
@@ -384,10 +384,10 @@ class Line:
 
     def _answer_to_other(self, known: Quote) -> Quote:
         """Wait until another process has the provider's answer, and return the quote then."""
-        ends_at = time.monotonic() + timings.quote_patience
+        ends_at = time.monotonic() + tuning.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
         # Nobody waits for an answer that has taken longer than this already.
-        asked = products.being_read(longest=timings.quote_patience)
+        asked = products.being_read(longest=tuning.quote_patience)
         while asked.exists() and time.monotonic() < ends_at:
             time.sleep(_LOOK)
         new = self.known()

@@ -27,7 +27,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from giftcards.conf import Margin, conf
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.keys.secrecy import place_of
 from giftcards.models import OfferChange, ProductType
 from giftcards.models.fields import MONEY
@@ -158,8 +158,8 @@ def _find_fault(answer: object, *, seconds: float) -> str:
 
     ``seconds`` is the time that the function took for the answer.
     """
-    if seconds > timings.pricing_slow:
-        return f"took longer than {timings.pricing_slow:.0f} seconds"
+    if seconds > tuning.pricing_slow:
+        return f"took longer than {tuning.pricing_slow:.0f} seconds"
     if answer is None:
         return ""
     if isinstance(answer, bool) or not isinstance(answer, int | Decimal):

@@ -24,7 +24,7 @@ from giftcards.delivery.queueing import QUEUED, tell_of_lost_refunds, wake
 from giftcards.delivery.sending import SendingTally, send_due
 from giftcards.engine.background import Work
 from giftcards.engine.task_queue import cluster_stop, is_run_by_queueing, workers
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import GiftcardsError
 from giftcards.management.output import counted
 from giftcards.models import Lease
@@ -104,7 +104,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
     """Send the messages that are due now and, if the worker may wait, those that are due soon."""
-    wait_until = time.monotonic() + timings.task_wait
+    wait_until = time.monotonic() + tuning.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):
         done += send_due(limits)
@@ -123,7 +123,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
         if time.monotonic() + seconds > until:
             return False
         # A new message may be queued meanwhile, so the loop queries the next message again.
-        stop.wait(min(seconds, timings.task_poll))
+        stop.wait(min(seconds, tuning.task_poll))
     return False
 
 

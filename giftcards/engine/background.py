@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.database import surviving
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import Lease, ProviderState
 from giftcards.rules.times import LONGEST_HOLD
@@ -151,7 +151,7 @@ def beside(stop: threading.Event) -> Iterator[None]:
     finally:
         stop.set()
         # Work that hangs is left behind, with its thread.
-        ends_at = time.monotonic() + conf.request_timeout + timings.turns_end
+        ends_at = time.monotonic() + conf.request_timeout + tuning.turns_end
         for thread in threads:
             thread.join(max(0, ends_at - time.monotonic()))
 
@@ -163,16 +163,16 @@ def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
     pieces go on.
     """
     while not stop.is_set():
-        ends_at = time.monotonic() + timings.chores_every
+        ends_at = time.monotonic() + tuning.chores_every
         is_fine: list[bool] = []
         turn = _start(_give_turns, lane, stop, is_fine)
         if not _ends(turn, lane):
             names = ", ".join(work.name for work in lane if work.name in _under_way)
             logger.error(
-                "No sign of life for %g s: %s", timings.turn_seconds, names or "nothing was begun"
+                "No sign of life for %g s: %s", tuning.turn_seconds, names or "nothing was begun"
             )
         if not any(is_fine):
-            stop.wait(timings.turns_pause)
+            stop.wait(tuning.turns_pause)
         _wait(lane, stop, ends_at)
 
 
@@ -181,7 +181,7 @@ def _ends(turn: threading.Thread, lane: Sequence[Work]) -> bool:
     began = time.monotonic()
     while turn.is_alive():
         last_sign = max([began, *(_under_way.get(work.name, began) for work in lane)])
-        left = last_sign + timings.turn_seconds - time.monotonic()
+        left = last_sign + tuning.turn_seconds - time.monotonic()
         if left <= 0:
             return False
         turn.join(left)
@@ -201,7 +201,7 @@ def _wait(lane: Sequence[Work], stop: threading.Event, ends_at: float) -> None:
             with surviving(stop, lane[0].name):
                 if any(work.is_due() for work in lane):
                     return
-            left = min(left, timings.task_poll)
+            left = min(left, tuning.task_poll)
         stop.wait(left)
 
 

@@ -18,7 +18,7 @@ from django.db import Error, close_old_connections, connections, router, transac
 from django.db.models import F
 from django.utils import timezone
 
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.models import Order, ProviderState
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,10 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
             "The database failed %s, which pauses for %g s: %s",
             what,
-            timings.database_pause,
+            tuning.database_pause,
             type(error).__name__,
         )
-        stop.wait(timings.database_pause)
+        stop.wait(tuning.database_pause)
         close_old_connections()
 
 
@@ -90,7 +90,7 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
         # This write raises an error if the database refuses every write, for example because it is
         # read-only.
         ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
-        time.sleep(timings.database_pause / 2)
+        time.sleep(tuning.database_pause / 2)
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:

@@ -21,7 +21,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.request_budget import Slot
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer, OrderPage
@@ -250,8 +250,8 @@ class _Search:
         others = len(set(left) - {self.to_verify})
         # If the room on the last page is unknown, half a page is assumed.
         is_only_page = self._pages_read + self.pages_left == 1
-        room = timings.page_size - self._rows_read if is_only_page else timings.page_size // 2
-        gateway.note_questions(further + others, page_size=timings.page_size, room=room)
+        room = tuning.page_size - self._rows_read if is_only_page else tuning.page_size // 2
+        gateway.note_questions(further + others, page_size=tuning.page_size, room=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
         """Return those ``orders`` that are due by ``due_by`` and have to be checked singly.
@@ -346,7 +346,7 @@ def read_pages(
 
     If a page fails, its error is yielded in place of the page.
     """
-    call = partial(gateway.client.list_orders, start=start, end=end, page_size=timings.page_size)
+    call = partial(gateway.client.list_orders, start=start, end=end, page_size=tuning.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
 
     def read(*numbers: int) -> Pages:
@@ -446,7 +446,7 @@ def fan_out(
         calls.start()
         if not (is_patient or calls.running):
             return
-        yield from calls.results(timeout=min(timings.polling_pulse, ends_at - time.monotonic()))
+        yield from calls.results(timeout=min(tuning.polling_pulse, ends_at - time.monotonic()))
 
 
 @dataclass(slots=True)

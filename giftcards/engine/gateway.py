@@ -21,9 +21,9 @@ from django.utils import timezone
 from giftcards.conf import conf, require
 from giftcards.engine.backoff import pause_after_limit, pause_after_outage
 from giftcards.engine.clock import Clock, recall_far_future
-from giftcards.engine.prices import PriceList
+from giftcards.engine.price_cache import PriceCache
 from giftcards.engine.request_budget import Budget, Slot
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Lease, Order, ProviderState
@@ -101,7 +101,7 @@ class Gateway:
             timeout=conf.request_timeout,
             check_path=self._state.check_path or "check-order",
         )
-        self.prices = PriceList(self._read_product, key=self._fingerprint)
+        self.prices = PriceCache(self._read_product, key=self._fingerprint)
         self._has_succeeded = False
         self._failure: ProviderError | None = None
         # When the list was last requested; None once this time is stored.
@@ -507,7 +507,7 @@ def ask_when_free(
             if not gateway.reopens_by_itself():
                 raise Stopped("The provider refuses the API key.")
             on_wait(True)
-            time.sleep(timings.background_wait)
+            time.sleep(tuning.background_wait)
         try:
             answer = _try(gateway, call)
         except (AccessDenied, RateLimited):
@@ -518,7 +518,7 @@ def ask_when_free(
         if gateway.is_open:
             on_wait(False)
             wait = max(gateway.wait_for(Purpose.BACKGROUND), _SHORTEST_WAIT)
-            time.sleep(min(wait, timings.background_wait))
+            time.sleep(min(wait, tuning.background_wait))
 
 
 def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:

@@ -18,7 +18,7 @@ from giftcards.engine.balance import BalanceReader
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import Swept, sweep
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import STATES, Status
@@ -149,7 +149,7 @@ class _Loop:
             # The loop waits for one interval without the lease, so that a process with another API
             # key can take the lease.
             self.release()
-            self.stop.wait(max(conf.poll_interval, timings.loop_look))
+            self.stop.wait(max(conf.poll_interval, tuning.loop_look))
         else:
             self._wait_for_work(self._gateway, is_idle=not (swept.sent or swept.checked))
         return True
@@ -170,13 +170,13 @@ class _Loop:
         expiry = self._held_until()
         while True:
             self._beat_at = time.monotonic()
-            self._token = Lease.objects.take(Lease.LOOP, timings.lease)
+            self._token = Lease.objects.take(Lease.LOOP, tuning.lease)
             if self._token:
                 break
             # A changed expiry means that the holder is alive.
             if self._held_until() != expiry or self._beat_at >= give_up_at:
                 return False
-            if self.stop.wait(timings.loop_look):
+            if self.stop.wait(tuning.loop_look):
                 return False
         # From now on, this run sends new orders, so the lease of a queued run is not needed.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
@@ -198,13 +198,13 @@ class _Loop:
         # holds the key probe.
         self._balance.take_answer()
         now = time.monotonic()
-        if now - self._beat_at >= timings.loop_look and self._token:
+        if now - self._beat_at >= tuning.loop_look and self._token:
             self._beat_at = now
-            self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, timings.lease)
+            self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, tuning.lease)
         if self._is_endless and now >= self._tick_at:
             # An endless loop also does the work of the schedule, because the schedule may not be
             # running.
-            self._tick_at = now + timings.loop_tick
+            self._tick_at = now + tuning.loop_tick
             begin_tick()
         return not self._is_lease_lost
 
@@ -214,12 +214,12 @@ class _Loop:
         latest = began + conf.poll_interval
         earliest = began + (_IDLE_PAUSE if is_idle else 0)
         while self.should_continue():
-            wait = _time_to_work(gateway) if gateway.is_open else timings.loop_look
+            wait = _time_to_work(gateway) if gateway.is_open else tuning.loop_look
             now = time.monotonic()
             left = min(max(wait, earliest - now), latest - now)
             if left <= 0:
                 return
-            self.stop.wait(min(left, timings.loop_look))
+            self.stop.wait(min(left, tuning.loop_look))
 
     def close_gateway(self) -> None:
         if self._gateway is not None:

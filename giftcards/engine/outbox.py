@@ -28,7 +28,7 @@ from django.utils import timezone
 
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import tolerating
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Lease, OfferChange, Order, ProductType, StatusChange
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
@@ -128,7 +128,7 @@ def announce(
     # The changes that the database refuses to write.
     refused: set[int] = set()
     while should_continue() and _due(outbox, refused).exists():
-        token = Lease.objects.take(outbox.lease, timings.lease)
+        token = Lease.objects.take(outbox.lease, tuning.lease)
         if token is None:
             break
         known = len(refused)
@@ -163,10 +163,10 @@ class _LeaseKeeper:
         Returns False if another process has taken the lease.
         """
         self._began = time.monotonic()
-        if self._began - self._kept < timings.announcing_renewal:
+        if self._began - self._kept < tuning.announcing_renewal:
             return True
         self._kept = self._began
-        return Lease.objects.keep(self._name, self._token, timings.lease)
+        return Lease.objects.keep(self._name, self._token, tuning.lease)
 
     def close(self) -> None:
         self._is_over.set()
@@ -177,11 +177,11 @@ class _LeaseKeeper:
 
     def _renew(self) -> None:
         try:
-            while not self._is_over.wait(timings.announcing_renewal):
-                if time.monotonic() - self._began >= timings.announcing_longest:
+            while not self._is_over.wait(tuning.announcing_renewal):
+                if time.monotonic() - self._began >= tuning.announcing_longest:
                     continue
                 try:
-                    Lease.objects.keep(self._name, self._token, timings.lease)
+                    Lease.objects.keep(self._name, self._token, tuning.lease)
                 except Error:
                     # The next renewal may succeed before the lease expires.
                     close_old_connections()
@@ -200,7 +200,7 @@ def _announce_batch(
     should_continue: Callable[[], bool],
 ) -> int:
     """Announce the first due changes; add to ``refused`` the changes that cannot be written."""
-    due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[: timings.announcing_batch])
+    due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[: tuning.announcing_batch])
     # The query includes changes that are not due yet, because they hold back later changes of their
     # subjects.
     of_these = {f"{outbox.subject}__in": set(due.values())}

@@ -28,7 +28,7 @@ from giftcards.engine.database import isolate_failures
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.reordering import is_still_missing, reorder_by_rule
 from giftcards.engine.request_budget import Slot
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import (
     AccessDenied,
     AlreadyPlaced,
@@ -144,7 +144,7 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
     """Claim an order, make the request unless it is too late, and record the outcome."""
     # The clock is read before the claim: the commit of the claim may return minutes later, when the
     # order has been declared lost and sent again. In that case, the request is not made.
-    start_by = steady_time() + timings.start_within
+    start_by = steady_time() + tuning.start_within
     is_claimed = False
     try:
         reference = _reference(order, gateway.key)
@@ -255,7 +255,7 @@ def _persist(record: Callable[[], None]) -> None:
     If the database fails for too long, the error is raised. Then the claim expires, and the order
     is recovered from the provider's list.
     """
-    patience = time.monotonic() + timings.database_patience
+    patience = time.monotonic() + tuning.database_patience
     while True:
         try:
             return record()
@@ -292,7 +292,7 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
 
 def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
     # The claim lasts longer than the request and the recording of its outcome can take.
-    seconds = timings.start_within + conf.request_timeout + timings.database_patience
+    seconds = tuning.start_within + conf.request_timeout + tuning.database_patience
     lease = timedelta(seconds=seconds)
     with transaction.atomic(durable=True):
         change = order.move(

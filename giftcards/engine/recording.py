@@ -28,7 +28,7 @@ from giftcards.engine.database import isolate_failures, write_together
 from giftcards.engine.following import next_check
 from giftcards.engine.reordering import reorder_by_rule
 from giftcards.engine.storing_cards import Arrival, store_cards
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import NotFound, ProviderError, Refused
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
 from giftcards.models.orders import (
@@ -229,7 +229,7 @@ def _update_claimed(values: dict[str, Any], orders: Sequence[Order]) -> int:
 
 def _due_after(checked_at: datetime) -> Callable[[datetime | None], Any]:
     """:func:`due_after_check` for checks that began at ``checked_at`` and are recorded now."""
-    again_at = timezone.now() + timings.check_soon_every
+    again_at = timezone.now() + tuning.check_soon_every
     return partial(due_after_check, checked_at=checked_at, again_at=again_at)
 
 

@@ -22,7 +22,7 @@ from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.listing import Listing, find_orphans, read_listing
 from giftcards.engine.repetitions import note_repetitions
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
 from giftcards.models.orders import ReferenceAnswer
 from giftcards.provider.answers import OrderAnswer
@@ -118,7 +118,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     # The sequence of the queries below matters, because other processes change orders meanwhile.
     now = timezone.now()
     # The request that sends an order starts at most ``start_within`` after the claim.
-    proof = timedelta(seconds=timings.start_within) + 2 * _half_proof()
+    proof = timedelta(seconds=tuning.start_within) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first = min(map(_first_sent_at, lost))
     last = _sent_at(lost[-1])

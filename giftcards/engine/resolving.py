@@ -25,7 +25,7 @@ from django.utils import timezone
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recovering import adopt, describe_row
 from giftcards.engine.repetitions import by_reference
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import ApiKey, Order, OrderQuerySet, ProviderState, StatusChange
 from giftcards.models.orders import cleared_provider_columns
@@ -281,7 +281,7 @@ def _hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
     """Hold the order; False if another process has moved it since it was read."""
     problem = Problem("restored", {"count": len(rows)})
     values: dict[str, Any] = {
-        "candidates": [describe_row(row) for row in rows[: timings.candidates]],
+        "candidates": [describe_row(row) for row in rows[: tuning.candidates]],
         "absent_since": None,
         "failures": 0,
         # The order was sent after the dump; nobody knows when. Without a time, it is never searched

@@ -33,7 +33,7 @@ from giftcards.engine.placing import give_up, mark_unconfirmed, send_due
 from giftcards.engine.recording import find_owners, record_answers, record_changes, record_failures
 from giftcards.engine.recovering import recover
 from giftcards.engine.repetitions import note_repetitions
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.purposes import Purpose
@@ -166,7 +166,7 @@ class _Sweep:
         seconds = _LONGEST_SENDING
         if next_check := self._scope.next_due_at(FOLLOWED, now):
             seconds = min(seconds, (next_check - now).total_seconds())
-        ends_at = began + max(seconds, timings.shortest_sending)
+        ends_at = began + max(seconds, tuning.shortest_sending)
 
         def should_continue() -> bool:
             return self._should_continue() and time.monotonic() < ends_at
@@ -190,7 +190,7 @@ class _Sweep:
 
     def _beat(self) -> None:
         """Renew the claims and send new orders, at intervals during a long sweep."""
-        if time.monotonic() - self._beat_at < timings.sweep_renewal:
+        if time.monotonic() - self._beat_at < tuning.sweep_renewal:
             return
         Order.objects.still_claimed(self._claimed).update(claimed_until=timezone.now() + _CLAIM)
         # try_open() also notices a pause that another process has started.
@@ -203,7 +203,7 @@ class _Sweep:
         now = timezone.now()
         # Orders due soon share the list's pages at no extra cost, and are then due together.
         soon = now + timedelta(seconds=conf.poll_interval)
-        wanted = self._scope.to_check(now=now, due_by=soon, limit=timings.sweep_orders)
+        wanted = self._scope.to_check(now=now, due_by=soon, limit=tuning.sweep_orders)
         due = [order for order in wanted if order.due_at and order.due_at <= now]
         if not (due and self._gateway.is_open and self._should_continue()):
             return Swept(postponed=len(due))

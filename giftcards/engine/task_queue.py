@@ -22,7 +22,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext
 
 from giftcards.conf import conf
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.models import Lease, ProviderState
 from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 
@@ -180,7 +180,7 @@ def wake_worker() -> None:
 
 def _wake() -> None:
     if not Lease.objects.is_taken(Lease.LOOP):
-        queue_once(SWEEP_TASK, lease=Lease.QUEUED_SWEEP, span=timings.lease)
+        queue_once(SWEEP_TASK, lease=Lease.QUEUED_SWEEP, span=tuning.lease)
 
 
 def queue_once(path: str, *, lease: str, span: timedelta) -> None:

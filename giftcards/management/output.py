@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
 from django.utils import timezone
 
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 
 UNFINISHED = 1
 COULD_NOT_START = 2
@@ -130,7 +130,7 @@ class Progress:
         if text != self._text:
             self.end()
             self._text, self._since = text, since or timezone.now()
-            self._next_at = now + (timings.short_wait - self._seconds() if unless_short else 0)
+            self._next_at = now + (tuning.short_wait - self._seconds() if unless_short else 0)
         elif since is not None:
             self._since = since
         if self._is_live:

@@ -20,9 +20,9 @@ class CrashConfig(AppConfig):
         if step := os.environ.get("CRASH_AT"):
             die_at(step, signal.Signals(int(os.environ.get("CRASH_SIGNAL", signal.SIGKILL))))
         if seconds := os.environ.get("CRASH_START_WITHIN"):
-            from giftcards.engine.timings import timings
+            from giftcards.engine.tuning import tuning
 
-            timings.start_within = float(seconds)
+            tuning.start_within = float(seconds)
         if told := os.environ.get("CRASH_TOLD"):
             write_down(Path(told))
 

@@ -20,7 +20,7 @@ from giftcards.engine import loop
 from giftcards.engine.loop import follow
 from giftcards.engine.request_budget import Shares
 from giftcards.engine.sweep import Swept, sweep
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.keys.keyring import generate_key
 from giftcards.models import ApiKey, Lease, Order, ProviderState, RequestSlot
 from giftcards.simulator import Request, Simulator
@@ -442,7 +442,7 @@ def _follow_until(stop: threading.Event) -> None:
 
 
 def _take_over() -> None:
-    hold_lease(Lease.LOOP, until=timezone.now() + timings.lease)
+    hold_lease(Lease.LOOP, until=timezone.now() + tuning.lease)
 
 
 def _after(count: int, work: Callable[[], object]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from giftcards.engine.recovering import describe_row
 from giftcards.engine.repetitions import note_repetitions
 from giftcards.engine.resolving import Bought, find_bought, last_sign
 from giftcards.engine.sweep import sweep
-from giftcards.engine.timings import timings
+from giftcards.engine.tuning import tuning
 from giftcards.management.base import (
     WORKING_SETTINGS,
     GiftcardsCommand,
@@ -106,13 +106,13 @@ def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None)
     reading of the provider's list ends early.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
-    token = Lease.objects.take(Lease.LOOP, timings.lease)
+    token = Lease.objects.take(Lease.LOOP, tuning.lease)
     if token is None:
         raise refuse(
             "A worker is running, or was until some seconds ago. Stop every worker, and run this"
             " before you start one again: what is not held yet may be bought twice."
         )
-    keep = partial(Lease.objects.keep, Lease.LOOP, token, timings.lease)
+    keep = partial(Lease.objects.keep, Lease.LOOP, token, tuning.lease)
     try:
         listing = _read(gateway, Pulse(keep, _beat(progress)), since=start)
         rows = find_orphans(listing) if listing else []

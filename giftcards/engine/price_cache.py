@@ -54,7 +54,7 @@ class _Prices:
         return time.monotonic() - self.asked_at
 
 
-class PriceList:
+class PriceCache:
     """The prices of the products that are being ordered.
 
     ``key`` is the fingerprint of the API key: each account has prices of its own. The function

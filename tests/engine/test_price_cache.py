@@ -14,7 +14,7 @@ import responses
 from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.prices import PriceList
+from giftcards.engine.price_cache import PriceCache
 from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, ProviderError, RateLimited
 from giftcards.models import ProductPrices, RequestSlot
 from giftcards.provider.answers import Product, ProductType
@@ -32,7 +32,7 @@ URL = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
 def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Let time go by for the price list."""
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
-    monkeypatch.setattr("giftcards.engine.prices.time", clock)
+    monkeypatch.setattr("giftcards.engine.price_cache.time", clock)
 
     def advance(seconds: float) -> None:
         clock.now += seconds
@@ -146,7 +146,7 @@ class TestBudget:
 class TestCallsHaveToStop:
     """Then nothing else may be asked either, and whoever wanted the price is told."""
 
-    @pytest.mark.parametrize("read", [PriceList.price, PriceList.required_price])
+    @pytest.mark.parametrize("read", [PriceCache.price, PriceCache.required_price])
     def test_a_price_request_with_a_wrong_key_closes_the_gateway(
         self, read: Callable[..., object], simulator: Simulator
     ) -> None:
@@ -198,7 +198,7 @@ class TestRequired:
             kind = ProductType("type_001", "", Decimal(490), stock=None)
             return Product("", (kind,))
 
-        prices = PriceList(read, key="k")
+        prices = PriceCache(read, key="k")
         for seconds, made in [(0, 1), (499, 1), (1, 2)]:
             pass_time(seconds)
             ProductPrices.objects.all().delete()
@@ -314,7 +314,7 @@ class TestShared:
     def test_a_price_asked_for_by_either_method_serves_the_other(
         self, simulator: Simulator
     ) -> None:
-        for read in (PriceList.price, PriceList.required_price):
+        for read in (PriceCache.price, PriceCache.required_price):
             with Gateway() as gateway:
                 assert read(gateway.prices, PSN, "type_003") == Decimal(1960)
         assert len(simulator.requests) == 1

@@ -9,7 +9,7 @@ from giftcards.conf import LOOP_SECONDS
 
 
 @dataclass(slots=True)
-class Timings:
+class Tuning:
     """The values that tests shorten, read whenever they are needed; spans in seconds."""
 
     # The lease of the process that runs the loop, or that announces: after a crash, another process
@@ -96,4 +96,4 @@ class Timings:
     short_wait: float = 2.0
 
 
-timings = Timings()
+tuning = Tuning()
