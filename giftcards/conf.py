@@ -188,7 +188,10 @@ def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
 
 
 def text(setting: str, value: Any, hint: str) -> str:
-    """The value, if it is a text. The complaint leaves out the value, which may be secret."""
+    """Return ``value`` if it is a text.
+
+    Otherwise raises an error that does not show the value, because it may be secret.
+    """
     if isinstance(value, str):
         return value
     raise Unusable("type", f"{setting} must be a text.", hint)

@@ -116,7 +116,7 @@ class LedgerEntry(models.Model):
     provider_id: models.CharField[str, str] = ExactCharField(
         _("entry"), max_length=100, unique=True, editable=False
     )
-    # The type in the provider's words, such as ORDER, REFUND-ORDER and DEPOSIT, or PAYMENT.
+    # The type in the provider's words: ORDER, REFUND-ORDER, DEPOSIT, PAYMENT or another.
     type: models.CharField[str, str] = ExactCharField(_("kind"), max_length=40, editable=False)
     # Negative for money that left the account; the sign follows from the type of the entry.
     amount = models.DecimalField(_("amount"), max_digits=14, decimal_places=2, editable=False)

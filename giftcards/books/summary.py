@@ -210,7 +210,7 @@ LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Discrepancies:
-    """The number and sum of discrepancies; ``first`` lists at most 20, mostly oldest first."""
+    """The number and sum of discrepancies; ``first`` has at most 20 of them."""
 
     count: int = 0
     amount: Decimal = _ZERO

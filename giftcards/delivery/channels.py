@@ -351,7 +351,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 # The codes of replies that complain about the sender's login, not about the address.
 _LOGIN_REPLIES = range(530, 540)
-# The second parts of "enhanced" codes such as 5.7.1 that stand for mail system, network and policy.
+# In an "enhanced" code such as 5.7.1, these second parts mean mail system, network and policy.
 _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
 
 

@@ -39,7 +39,7 @@ class Kind(models.TextChoices):
     PAID_BACK = "paid_back", _("Paid back")
     #: Hands the cards of a gift to its recipient; replaces messages of the first two kinds.
     GIFT = "gift", _("Gift")
-    #: Tells the customer who gave a gift that its cards have come.
+    #: Tells the giver of a gift that the cards have come.
     RECEIPT = "receipt", _("Receipt for a gift")
 
 

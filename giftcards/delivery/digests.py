@@ -164,7 +164,10 @@ class _Round:
         return bool(self._for(person, urgent))
 
     def _for(self, person: StaffPerson, new: list[Item]) -> list[Item]:
-        """The items in ``new`` that ``person`` may be told of, without orders hidden from them."""
+        """Return the items in ``new`` that ``person`` may be told of.
+
+        Orders that are hidden from ``person`` are taken out of the items.
+        """
         may = permissions_of(person) if new else bool
         allowed = (item for item in new if may(item.alert.permission))
         parts = (item.visible_part(self._orders_of(person)) for item in allowed)
@@ -280,8 +283,8 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
     """Create the row of a person; return ``None`` if the row exists.
 
-    Earlier events are not news to this person, and neither are orders that a condition already
-    concerns.
+    Events before this moment will not be told to the person. Orders that are concerned by a
+    condition at this moment will not be told, either.
     """
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(

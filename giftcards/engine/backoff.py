@@ -21,8 +21,8 @@ def backoff(
     """Return the pause after ``failures`` failures in a row.
 
     The pause is ``first`` after one failure, and doubles with each further failure, up to
-    ``longest``. Then a random part is added, at most the pause times ``jitter``, even if the result
-    exceeds ``longest``. ``first`` must be positive. If ``failures`` is 0, it counts as 1.
+    ``longest``. Then a random part of at most ``jitter * pause`` is added, even if the sum exceeds
+    ``longest``. ``first`` must be positive. If ``failures`` is 0, it counts as 1.
     """
     # The doublings end where ``longest`` is exceeded, because more doublings would overflow.
     doublings = min(max(failures - 1, 0), (longest // first).bit_length())

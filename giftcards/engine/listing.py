@@ -1,4 +1,4 @@
-"""Readings of the provider's list, and the orders of ours that its rows belong to."""
+"""Reading the provider's list of orders, and finding rows that belong to no order here."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=OutboxEntry)
 
-# The time to wait until a renewal of the lease ends (seconds).
+# The maximum time to wait for a renewal of the lease that is under way (seconds).
 _GRACE = 1.0
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)

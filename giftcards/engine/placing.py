@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 # The first and the longest pause before an order that could not be sent is tried again.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# After this many failed reviews, or failed queries for the price, the order itself may be the
-# reason. So many failures take more than a minute.
+# After four failed reviews or failed requests for the price, which take more than a minute, the
+# order itself may be the reason.
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time can hold an order. A part of this time is
 # subtracted, because the clocks of two machines may differ.
@@ -125,7 +125,8 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
     ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
-    # A stored price that a person has approved would always fit. So request the price anew.
+    # If a person has approved the stored price, it never exceeds the ceiling. So the
+    # price is requested anew.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price

@@ -83,7 +83,10 @@ class _Result:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of this answer; after the last check, also the end of the watch."""
+        """The problems of this answer.
+
+        After the last check, one more problem says that the order is not checked any more.
+        """
         if self.due_at is None and not self.verdict.settlement:
             return _WATCH_ENDED, *self.verdict.problems
         return self.verdict.problems

@@ -100,10 +100,10 @@ def _note_other_account(order: Order, *, pause: timedelta) -> None:
 
 
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
-    """Split ``lost`` into groups so that no row of the list can belong to orders of two groups.
+    """Split ``lost``, sorted by sending time, into groups of orders sent at about the same time.
 
-    ``lost`` is sorted by sending time. The list is read for each group. Without groups, one
-    unresolved order from weeks ago would extend the reading to weeks.
+    The provider's list is read once for each group, for the times of its orders only. No row can
+    belong to orders of two groups.
     """
     groups: list[list[Order]] = []
     for order in lost:

@@ -333,8 +333,8 @@ def check_settled(order: Order, gateway: Gateway) -> bool:
 def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
-    Ends when the order is final, delayed, unconfirmed or held. Otherwise, the last sweep begins one
-    interval after the poll timeout. Ends earlier if calls are paused until that time or longer.
+    The watch ends when the order is final, delayed, unconfirmed or held. It ends at the latest one
+    interval after the poll timeout. It ends at once if calls are paused for longer than that.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval

@@ -153,7 +153,10 @@ def tasks_in_queue() -> QuerySet[Any] | None:
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
-    """Move the next tick by ``span``, the step of the clock; does nothing without django-q2."""
+    """Move the next tick by ``span`` after the clock was set by ``span``.
+
+    Does nothing without django-q2.
+    """
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)

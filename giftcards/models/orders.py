@@ -781,7 +781,10 @@ class Order(models.Model):
 
     @property
     def original(self) -> Order:
-        """The order that the shop placed: this order, or the first order whose cards it repeats."""
+        """The order that the shop placed first.
+
+        This is the order itself, unless it repeats missing cards of an earlier order.
+        """
         order: Order = self
         while order.repeats:
             order = order.repeats
@@ -862,8 +865,8 @@ class Order(models.Model):
     def was_sent_with(self, key: ApiKey) -> bool:
         """True if the order was sent with ``key``, in the environment of ``key``.
 
-        The list of this key's account has the order then. An unknown key of the order counts as
-        ``key``. An unknown environment counts as the environment of ``key``.
+        In that case, the list that the provider shows to ``key`` contains the order. If the key or
+        the environment of the order is unknown, it counts as that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 

@@ -54,8 +54,8 @@ def as_given(moment: datetime) -> datetime:
     if not _is_storable(moment):
         raise ValueError("This is not a moment of any year that is stored.")
     if timezone.is_aware(moment):
-        # The moment is converted to UTC, because Python never finds a time in a repeated hour equal
-        # to a time in another zone.
+        # The moment is converted to UTC. In Python, a time in a repeated hour never equals a time
+        # in another zone.
         return as_stored(moment.astimezone(UTC))
     if settings.USE_TZ:
         raise ValueError("This moment has no time zone.")

@@ -177,7 +177,7 @@ def dialled(text: str) -> str:
     number = phone_digits(text)
     if len(number) < FEWEST_DIGITS:
         return ""
-    # Nine digits with a "+" may be the number of a small country, including its code.
+    # Nine digits after a "+" may be a whole phone number of a small country.
     if "+" not in text and _MOBILE.fullmatch(number):
         return COUNTRY + number
     number = number.removeprefix("00")

@@ -615,7 +615,7 @@ def labelled(places: int) -> range:
 def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
     """Return the share of ``value`` in ``whole`` in percent, with three decimals.
 
-    Lengths are differences of these rounded shares, so that parts never add up to more than 100 %.
+    The length of a bar is the difference of two such shares, so bars never exceed 100 % together.
     """
     return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
 
