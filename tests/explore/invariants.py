@@ -19,6 +19,7 @@ from giftcards.books.months import differences, month_figures
 from giftcards.books.reports import By, last_day
 from giftcards.conf import conf
 from giftcards.delivery.models import OPEN, Delivery, DeliveryStatus
+from giftcards.engine.timings import timings
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order, StatusChange
 from giftcards.refunds import refund_breakdown
@@ -28,7 +29,7 @@ from giftcards.simulator.account import Order as Bought
 from giftcards.statuses import FINAL, SETTLED, Review, Status
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.explore.provider import SCARCE, STOCK
-from tests.explore.shop import TOKEN, Shop, objects_to
+from tests.explore.shop import TOKEN, Refreshed, Shop, objects_to
 from tests.explore.simulation import EPOCH
 from tests.leaks import raw_database, traces
 
@@ -39,6 +40,8 @@ _ON_THEIR_WAY = 2
 _SHORT = 8
 # What a new worker needs to look at everything.
 _LEEWAY = timedelta(minutes=3)
+# What a press on "Refresh" takes at most if nothing holds it up (seconds).
+_AT_ONCE = 0.5
 # What an order may lose to another one, in whichever turn workers come to them.
 _A_WHILE = timedelta(seconds=20)
 
@@ -293,6 +296,26 @@ def the_limit_of_requests_is_kept(shop: Shop) -> Iterator[str]:
             yield f"{len(early)} requests came before {ends:.1f} s, as if nobody had said to wait"
 
 
+def no_order_is_wanted_checked_more_often_than_it_may(shop: Shop) -> Iterator[str]:
+    """However often customers press "Refresh", an order gets a check for it once in five seconds.
+
+    A press that was held up does not count.
+    """
+    if shop.is_clock_set:
+        return
+    seconds = timings.check_soon_every.total_seconds()
+    presses: dict[str, list[Refreshed]] = defaultdict(list)
+    for each in shop.refreshed:
+        if each.ended - each.began < _AT_ONCE:
+            presses[each.reference].append(each)
+    for reference, some in presses.items():
+        some.sort(key=lambda each: each.began)
+        for one, other in itertools.pairwise(some):
+            if other.began - one.began < seconds - _AT_ONCE:
+                apart = other.began - one.began
+                yield f"{reference} was wanted checked twice within {apart:.1f} s"
+
+
 def each_change_is_announced_in_order(shop: Shop) -> Iterator[str]:
     """The shop was told of every change of an order, the first time in the order they happened."""
     if count := StatusChange.objects.filter(announced_at=None).count():
@@ -430,6 +453,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     what_the_rule_objects_to_is_approved_before_it_is_bought,
     no_card_is_bought_above_its_ceiling,
     the_limit_of_requests_is_kept,
+    no_order_is_wanted_checked_more_often_than_it_may,
     each_change_is_announced_in_order,
     statuses_follow_one_way,
     nothing_is_open_that_nobody_looks_at,

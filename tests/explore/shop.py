@@ -41,6 +41,7 @@ from giftcards.fulfilment import (
     approve_price,
     approve_review,
     change_customer,
+    check_soon,
     place_order,
     reject_held,
     reorder_missing,
@@ -49,7 +50,7 @@ from giftcards.models import Card, CustomerRefund, Order
 from giftcards.privacy.retention import purge
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
 from giftcards.signals import order_status_changed
-from giftcards.statuses import FINAL, Status
+from giftcards.statuses import FINAL, FOLLOWED, Status
 from tests.builders import PRODUCT
 from tests.explore.provider import LIES, SCARCE, Provider, Spell
 from tests.explore.simulation import Process, Simulation, Trouble
@@ -107,6 +108,15 @@ class Held:
     is_ordered: bool = False
 
 
+@dataclass(frozen=True)
+class Refreshed:
+    """A press on "Refresh" that has an order checked, from ``began`` to ``ended``."""
+
+    reference: str
+    began: float
+    ended: float
+
+
 @dataclass(eq=False)
 class Shop:
     """A shop beside its provider, and everything that people outside of it have seen."""
@@ -136,6 +146,7 @@ class Shop:
     #: When the gifts that were bought are to be delivered, by reference.
     gifts: dict[str, datetime] = field(default_factory=dict)
     holds: list[Held] = field(default_factory=list)
+    refreshed: list[Refreshed] = field(default_factory=list)
     #: The factors of the provider's prices, and since when.
     factors: list[tuple[datetime, Decimal]] = field(default_factory=list)
     #: How often a worker looks for tasks (seconds).
@@ -290,6 +301,19 @@ def end_holds(shop: Shop, reference: str, moment: float) -> None:
     for each in shop.holds:
         if each.reference == reference:
             each.until = min(each.until, moment)
+
+
+def refresh(shop: Shop, random: Random) -> None:
+    """A customer who waits for cards presses "Refresh", perhaps again and again."""
+    order = pick(random, status__in=FOLLOWED)
+    if order is None:
+        return
+    for _time in range(random.choice([1, 3, 5])):
+        began = shop.simulation.now
+        if check_soon(order.reference):
+            pressed = Refreshed(order.reference, began, shop.simulation.now)
+            shop.refreshed.append(pressed)
+        shop.simulation.pause("waits", random.choice([0, 0.5, 3, 6]))
 
 
 def close_last_month(shop: Shop, random: Random) -> None:
@@ -477,6 +501,7 @@ class _Output:
 ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "buy": (12, buy),
     "hold and pay": (3, hold_and_pay),
+    "refresh": (4, refresh),
     "pay back": (4, pay_back),
     "finish a refund": (2, finish_refund),
     "order again": (3, order_again),
@@ -666,6 +691,8 @@ THEMES: tuple[tuple[str, ...], ...] = (
     ("hold and pay", "halt", "late commit"),
     # A month that is closed while its orders and entries still come.
     ("close the month", "read the ledger", "pay back", "settle oddly", "refund with", "ledger:"),
+    # Customers who cannot wait, and a provider that answers late or not.
+    ("refresh", "check:", "slow down", "small pages", "halt"),
     # What things cost.
     ("move a price", "decide", "price:", "ledger:", "odd books", "read the ledger"),
 )
