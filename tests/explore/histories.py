@@ -42,6 +42,7 @@ from tests.explore.shop import (
     LINES,
     OTHER_KEY,
     THEMES,
+    UNSEEN,
     Shop,
     lie_now_and_then,
     use_key,
@@ -54,6 +55,8 @@ _BUSY, _LENGTH, _QUIET, _HOPE = 150.0, 330.0, 5_400.0, 1_200.0
 _OTHER_KEY = 300.0
 # Both together show one order in the place of another, and nobody could tell.
 _SWAP = ("placing: the id of another", "check: the answer about another")
+# What providers may do with references.
+_WAYS = ["ignored", "told", "unique", "refused"]
 # The most a history may take (real seconds).
 _PATIENCE = 300.0
 # How often, at most, a history is made shorter.
@@ -142,10 +145,14 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         chance = Random(f"shop {seed}")
         shop.lines = chance.sample(LINES, chance.randint(1, 3))
         shop.lies = _choose_lies(chance, _choose_theme(seed))
-        if chance.random() < 0.8:
+        is_unseen = _choose_theme(seed) == UNSEEN
+        if is_unseen:
+            lie_now_and_then(shop, chance, odds=(0.5, 1, 1))
+        elif chance.random() < 0.8:
             lie_now_and_then(shop, chance)
         settings.GIFTCARDS = {**settings.GIFTCARDS, **_choose_rules(seed)}
-        references = Random(f"references {seed}").choice(["ignored", "told", "unique", "refused"])
+        ways = ["unique", "unique", "told"] if is_unseen else _WAYS
+        references = Random(f"references {seed}").choice(ways)
         for account in shop.provider.accounts.values():
             account.references = references
         has_mixed_ids = _SWAP[0] in shop.lies
@@ -187,7 +194,7 @@ def _choose_rules(seed: int) -> dict[str, Any]:
     return {
         "REVIEW_ORDER": chance.choice([None, None, "tests.explore.shop.review"]),
         "REORDER_MISSING": chance.choice([None, again]),
-        "SEND_REFERENCE": chance.random() < 0.7,
+        "SEND_REFERENCE": chance.random() < 0.7 or _choose_theme(seed) == UNSEEN,
     }
 
 

@@ -529,13 +529,13 @@ def lie(shop: Shop, random: Random) -> None:
         cast(shop, random.choice(shop.lies), random, times, lasts)
 
 
-def lie_now_and_then(shop: Shop, random: Random) -> None:
-    """Each of the lies may be told at any time."""
+def lie_now_and_then(shop: Shop, random: Random, *, odds: Sequence[float] = (0.2, 0.5, 1)) -> None:
+    """Each of the lies may be told at any time, with one of ``odds``."""
     for name in shop.lies:
         _step, _lie, is_early = LIES[name]
         # Who fails each time sells nothing.
-        odds = 0.2 if is_early else random.choice([0.2, 0.5, 1])
-        cast(shop, name, random, sys.maxsize, math.inf, odds=odds)
+        chosen = 0.2 if is_early else random.choice(odds)
+        cast(shop, name, random, sys.maxsize, math.inf, odds=chosen)
 
 
 def cast(
@@ -668,13 +668,15 @@ EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "receivers fail": (1, fail_receivers),
 }
 
+#: Orders that the provider has, and does not show for long.
+UNSEEN = ("placing: no answer, bought", "placing: half", "list: blind", "list: other references")
 #: How lies and events begin that belong together.
 THEMES: tuple[tuple[str, ...], ...] = (
     # Orders that are lost, and looked for in a list that is old or odd.
     ("placing: no answer, bought", "placing: silence, bought", "list: that of"),
     ("placing: no answer, bought", "placing: half", "list: rows", "list: pages", "list: empty"),
-    # Orders that the provider has, and does not show for long.
-    ("placing: no answer, bought", "placing: half", "list: blind", "list: other references"),
+    # Twice: what goes wrong takes an order that is lost, and no other of its time that is not.
+    *(UNSEEN, UNSEEN),
     # Ids that are mixed up.
     ("placing: the id", "placing: no answer, bought", "check: unknown"),
     # Processes that stop, and that come back.
