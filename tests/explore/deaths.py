@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from django.conf import settings
 from django.db import connection
@@ -104,27 +104,37 @@ def wait(_shop: Shop) -> None:
     """Let the time go by that each step takes."""
 
 
-def send_references(shop: Shop) -> None:
-    """From now on, the provider gets our references, and refuses repeated ones."""
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "SEND_REFERENCE": True}
-    shop.provider.account.references = "unique"
+def sending_references(provider: Literal["told", "unique"]) -> Step:
+    """From now on, the provider gets our references, and tells them or refuses repeated ones."""
+
+    def begin(shop: Shop) -> None:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "SEND_REFERENCE": True}
+        shop.provider.account.references = provider
+
+    return begin
 
 
 SWEEP, TICK, DELIVER = map(
     task, ("giftcards.tasks.sweep", "giftcards.tasks.tick", "giftcards.delivery.tasks.deliver")
 )
 
+
+def again_with_references(provider: Literal["told", "unique"]) -> Scenario:
+    """The second attempt to buy, after an absence that a blind list has proven."""
+    lies = lying("place", close), lying("list", be_blind, times=9)
+    needs = sending_references(provider), *lies, buying(), wait
+    # Without a worker, until the second look is due.
+    return Scenario(SWEEP, needs, waiting=(wait,))
+
+
 SCENARIOS: dict[str, Scenario] = {
     "placing": Scenario(buying()),
     "sending": Scenario(SWEEP, waiting=(buying(),)),
     "lost": Scenario(SWEEP, waiting=(lying("place", close), buying())),
     "not bought": Scenario(SWEEP, waiting=(lying("place", close, is_early=True), buying())),
-    "sending with a reference": Scenario(SWEEP, waiting=(send_references, buying())),
-    # The second attempt, after an absence that a blind list has proven.
-    "bought before": Scenario(
-        SWEEP,
-        (send_references, lying("place", close), lying("list", be_blind, times=9), buying(), wait),
-    ),
+    "sending with a reference": Scenario(SWEEP, waiting=(sending_references("unique"), buying())),
+    "bought before": again_with_references("unique"),
+    "bought twice": again_with_references("told"),
     "settling three": Scenario(
         SWEEP, waiting=(buying(), buying("TEST_PARTIAL", 5), buying("TEST_REFUND"))
     ),

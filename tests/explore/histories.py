@@ -11,7 +11,7 @@ import random
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.utils import timezone
 from django_q.models import OrmQ
@@ -250,6 +250,8 @@ def settle(shop: Shop) -> None:
     for key in others:
         if shop.provider.accounts[key].orders:
             use_key(shop, key)
+            # The next search for such an order may be later than that.
+            history.start("comparison", partial(_compare_list, shop))
             _run_until_settled(shop, _OTHER_KEY)
     use_key(shop, first)
     shop.well_since = shop.provider.account._now()
@@ -264,10 +266,16 @@ def settle(shop: Shop) -> None:
 
 
 def _close_books(shop: Shop) -> None:
-    """Read the ledger and look at closed months, as each night."""
+    """Compare the list, read the ledger and look at closed months, as each night."""
+    _compare_list(shop)
     people.read_ledger(shop, shop.simulation.random)
     for _month in range(CHECKED):
         check_closed_month(lambda: True)
+
+
+def _compare_list(shop: Shop) -> None:
+    with suppress(CommandError):
+        people.run(shop, "giftcards_reconcile")
 
 
 def _run_until_settled(shop: Shop, seconds: float) -> None:

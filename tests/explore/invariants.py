@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from giftcards.engine.timings import timings
+
 from giftcards.books.models import MonthClosing
 from giftcards.books.months import differences, month_figures
 from giftcards.books.reports import By, last_day
 from giftcards.conf import conf
 from giftcards.delivery.models import OPEN, Delivery, DeliveryStatus
-from giftcards.engine.timings import timings
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order, StatusChange
 from giftcards.refunds import refund_breakdown
+from giftcards.rules.problems import Problem
 from giftcards.rules.times import within
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator.account import Order as Bought
@@ -65,15 +67,37 @@ def bought_once_or_never(shop: Shop) -> Iterator[str]:
             yield f"{references} share the provider's order {name}"
     shown = [row["id"] for order in Order.objects.all() for row in order.candidates]
     offered = {known.id for name in shown if (known := shop.provider.find(name))}
-    for name in sorted(theirs.keys() - owners.keys() - offered):
+    repeated = {name for order in Order.objects.all() for name in _told_as_repeated(shop, order)}
+    for name in sorted(theirs.keys() - owners.keys() - offered - repeated):
         line = (theirs[name].type, theirs[name].quantity)
         sought[line] -= 1
         if sought[line] < 0:
             yield f"the provider's order {name} ({theirs[name].type}) is nobody's"
     lines = Counter(Order.objects.values_list("type_id", "quantity"))
-    bought = Counter((each.type, each.quantity) for each in theirs.values())
+    bought = Counter(
+        (each.type, each.quantity) for name, each in theirs.items() if name not in repeated
+    )
     for line, count in (bought - lines).items():
         yield f"{count} more of {line} were bought than ordered"
+
+
+def what_was_bought_twice_is_told(shop: Shop) -> Iterator[str]:
+    """Staff are told of each further purchase with the reference of an order, and of no other."""
+    account = shop.provider.account.orders
+    owned = {known.id for order, known in _pairs(shop)}
+    for order in Order.objects.filter(status__in=SETTLED).exclude(provider_reference=""):
+        own = shop.provider.find(order.provider_order_id)
+        told = _told_as_repeated(shop, order)
+        further = {
+            each.id
+            for each in account.values()
+            if each.reference == order.provider_reference and each is not own
+        }
+        if told - further:
+            yield f"{order} is said to be bought as {told - further}, too, which is wrong"
+        is_of_account = own is not None and own.id in account
+        if is_of_account and further - told - owned:
+            yield f"{order} was bought as {further - told - owned}, too, and nobody is told"
 
 
 def every_paid_card_is_stored_and_opens(shop: Shop) -> Iterator[str]:
@@ -439,6 +463,7 @@ def no_secret_is_outside_its_place(shop: Shop) -> Iterator[str]:
 
 INVARIANTS: tuple[Invariant, ...] = (
     bought_once_or_never,
+    what_was_bought_twice_is_told,
     every_paid_card_is_stored_and_opens,
     disputed_codes_are_kept,
     sums_are_equal_on_both_sides,
@@ -481,6 +506,17 @@ def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
         theirs = shop.provider.find(order.provider_order_id)
         if theirs is not None and not _has_wrong_id(order):
             yield order, theirs
+
+
+def _told_as_repeated(shop: Shop, order: Order) -> set[str]:
+    """The provider's orders that staff are told, or were, to be further purchases of the order."""
+    problems = [Problem.of(entry) for entry in order.problems]
+    names = [
+        str(problem.parameters["provider_order_id"])
+        for problem in problems
+        if problem.code == "bought_twice"
+    ]
+    return {known.id for name in names if (known := shop.provider.find(name))}
 
 
 def _first_claims() -> dict[int, datetime]:

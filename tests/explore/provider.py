@@ -226,10 +226,14 @@ def empty(_random: Random, _rows: list[Data]) -> list[Data]:
     return []
 
 
-def be_blind(provider: Provider, random: Random, answer: Answer) -> None:
-    """Show no rows, even for longer than an absence takes to prove, if nobody then buys twice."""
-    if provider.account.references == "unique" and conf.send_reference:
-        about_list(empty)(provider, random, answer)
+def be_blind(provider: Provider, _random: Random, answer: Answer) -> None:
+    """Show no rows, even for longer than an absence takes to prove, if references tell of it."""
+    if provider.account.references in {"told", "unique"} and conf.send_reference:
+        data = deepcopy(answer.data)
+        if data is not None:
+            # Nobody would believe a list that counts rows without showing them.
+            pages = data["pagination"] | {"totalResults": 0, "totalPages": 0}
+            answer.say(data | {"items": [], "pagination": pages})
 
 
 def name_otherwise(random: Random, order: Data) -> None:
