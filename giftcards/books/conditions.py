@@ -81,7 +81,11 @@ def missing_refunds() -> dict[Order, Decimal]:
 
 def _differing() -> QuerySet[Order]:
     """Return the orders whose wrong or missing refund needs attention, latest first."""
-    return Order.objects.not_credited().needing_attention().order_by("-created_at", "-pk")
+    # If a query asked for both columns of the same row, SQLite would read the whole table where no
+    # order needs attention. If it asked for one of them, PostgreSQL would where all refunds came.
+    not_credited = Order.objects.not_credited().order_by().values("pk")
+    orders = Order.objects.needing_attention().filter(pk__in=not_credited)
+    return orders.order_by("-created_at", "-pk")
 
 
 def _missing_in(orders: QuerySet[Order]) -> dict[Order, Decimal]:
