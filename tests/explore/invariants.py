@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from giftcards.engine.timings import timings
-
 from giftcards.books.models import MonthClosing
 from giftcards.books.months import differences, month_figures
 from giftcards.books.reports import By, last_day
 from giftcards.conf import conf
 from giftcards.delivery.models import OPEN, Delivery, DeliveryStatus
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order, StatusChange
 from giftcards.refunds import refund_breakdown
@@ -327,7 +326,7 @@ def no_order_is_wanted_checked_more_often_than_it_may(shop: Shop) -> Iterator[st
     """
     if shop.is_clock_set:
         return
-    seconds = timings.check_soon_every.total_seconds()
+    seconds = tuning.check_soon_every.total_seconds()
     presses: dict[str, list[Refreshed]] = defaultdict(list)
     for each in shop.refreshed:
         if each.ended - each.began < _AT_ONCE:
