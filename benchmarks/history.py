@@ -79,6 +79,9 @@ class PlainChanges(admin.TabularInline):  # type: ignore[type-arg]
 class PlainAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """The obvious admin, with the same columns, filters and searches; and a page of an order."""
 
+    # Otherwise, these would be the app's templates, with its search.
+    change_list_template = "admin/change_list.html"
+    change_form_template = "admin/change_form.html"
     inlines = (PlainCards, PlainChanges)
 
     list_display = (
