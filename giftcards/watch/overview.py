@@ -161,7 +161,7 @@ def taken_slots() -> QuerySet[RequestSlot]:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long orders took in the last ten minutes, in seconds, the shortest times first.
+    """The times that orders took in the last ten minutes, in seconds, shortest first.
 
     ``sending`` has the times from recording an order to its acceptance, for the orders that were
     sent in the last ten minutes. For an order that was held, the time starts with its release.
