@@ -1,8 +1,8 @@
 """Keys, sealing and fingerprints: the only module that imports ``cryptography``.
 
-A card is sealed as one Fernet token. Fernet does not bind a token to a row: whoever can write to
-the database could copy the token into another row. So the sealed text names the place of its card,
-and :meth:`Keyring.open` compares the place and the fingerprints with those of the row.
+A card is sealed as one Fernet token, which is not bound to a row: whoever can write to the database
+could copy it into another. So the sealed text names the place of its card, and :meth:`Keyring.open`
+compares place and fingerprints with the row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from django.utils.crypto import salted_hmac
 from giftcards.exceptions import DecryptionError
 from giftcards.keys.secrecy import CardSecret, contained
 
-#: A card can be found by this number of characters from the end of its code.
+#: The number of last characters of a code by which its card can be found.
 TAIL = 4
 
 # The version of a token's content.
@@ -40,7 +40,7 @@ def generate_key() -> str:
 class Place(NamedTuple):
     """The place of a card: its order, and its number in the order.
 
-    ``order`` is the primary key of the order. ``card`` counts from 1.
+    ``order`` is a primary key. ``card`` counts from 1.
     """
 
     order: int
@@ -49,14 +49,13 @@ class Place(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """The stored form of a card. The fields are named like the columns of its row."""
+    """The stored form of a card; the fields are named like the columns of its row."""
 
     #: The token, printable ASCII.
     sealed: str
     #: The fingerprint of the whole card.
     identity: str
-    #: The fingerprints for searching. "" means that there is no serial, or that the code is too
-    #: short to have a fingerprint of its last characters.
+    #: The fingerprints for searching; "" without a serial, or for a code too short for a tail.
     value_fingerprint: str
     serial_fingerprint: str
     tail_fingerprint: str
@@ -65,20 +64,18 @@ class Sealed(NamedTuple):
 class Keyring:
     """Encryption keys: the first key encrypts cards, and every key decrypts and finds cards.
 
-    A keyring holds secret keys, and is cheap to make. Make one for each piece of work, and do not
-    keep it.
+    A keyring holds secret keys and is cheap: make one for each piece of work, and do not keep it.
     """
 
     @contained
     def __init__(self, keys: Sequence[str]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        #: The fingerprints of the keys; the row of a card names its encryption key by such a
-        #: fingerprint.
+        #: The fingerprints of the keys, by which the row of a card names its encryption key.
         self.key_fingerprints = tuple(
             _derived(key, b"giftcards fingerprint of the encryption key v1", length=8).hex()
             for key in keys
         )
-        # The keys for the fingerprints of a card's code and serial.
+        # The keys for the fingerprints of codes and serials.
         self._fingerprint_keys = tuple(
             _derived(key, b"giftcards fingerprints v1", length=32) for key in keys
         )
@@ -95,8 +92,8 @@ class Keyring:
     def open(self, row: Sealed, *, place: Place) -> CardSecret:
         """Decrypt a card that :meth:`seal` has encrypted.
 
-        Raises :exc:`DecryptionError` if no key opens the token, if the token is damaged or was
-        sealed for another place, or if the fingerprints belong to another card.
+        Raises :exc:`DecryptionError` if no key opens the token, if the token is damaged or sealed
+        for another place, or if the fingerprints are another card's.
         """
         content = self._decrypt(row.sealed)
         if trouble := _mismatch(content, place):
@@ -115,15 +112,14 @@ class Keyring:
         try:
             content = json.loads(self._fernet.decrypt(token))
         except (InvalidToken, TypeError, ValueError):
-            # TypeError: the token is no text. ValueError: the token is not ASCII, or holds no card.
+            # TypeError: the token is no text. ValueError: it is not ASCII, or holds no card.
             return {}
         return content if isinstance(content, dict) else {}
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
-        """For each column, a list of fingerprints, one per key; ``[""]`` for an empty column."""
+        """The fingerprints for each column, one per key; ``[""]`` for an empty column."""
         code = normalised(secret.value)
-        # If a code has fewer than eight characters, the last four would be more than half of the
-        # code.
+        # In a shorter code, the last four characters would be more than half of the code.
         has_tail = len(code) >= 2 * TAIL
         return (
             self.identities(secret),
@@ -136,26 +132,25 @@ class Keyring:
     def identities(self, secret: CardSecret) -> list[str]:
         """Fingerprints of exactly this card, one per key, in the order of the keys.
 
-        They show whether a delivered card is already stored. The card is not normalised, because
-        two codes that differ only in case are two cards.
+        They show whether a delivered card is already stored. Two codes that differ only in case are
+        two cards, so nothing is normalised.
         """
-        # The two texts are joined as JSON, so that no character in a code can shift the boundary
-        # between code and serial.
+        # JSON, so that no character in a code can shift the boundary between code and serial.
         return self._fingerprints("card", json.dumps([secret.value, secret.serial]))
 
     @contained
     def value_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints of a full code, one per key, for finding its card."""
+        """Fingerprints of a full code, one per key."""
         return self._fingerprints("value", normalised(text))
 
     @contained
     def serial_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints of a full serial, one per key, for finding its card."""
+        """Fingerprints of a full serial, one per key."""
         return self._fingerprints("serial", normalised(text))
 
     @contained
     def tail_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints of the last characters of a code, one per key, for finding its card.
+        """Fingerprints of the last characters of a code, one per key.
 
         Empty unless the normalised ``text`` has exactly :data:`TAIL` characters.
         """
@@ -172,7 +167,7 @@ class Keyring:
 
 
 def _mismatch(content: dict[str, Any], place: Place) -> str:
-    """Return why ``content`` does not belong to the card at ``place``; "" if it does belong."""
+    """Return why ``content`` is not that of the card at ``place``; "" if it is."""
     if content.get("format", _FORMAT) != _FORMAT:
         return "another version of this app has sealed it"
     if {name: type(content.get(name)) for name in _CONTENT} != _CONTENT:
@@ -185,13 +180,13 @@ def _mismatch(content: dict[str, Any], place: Place) -> str:
 
 
 def normalised(text: str) -> str:
-    """Reduce ``text`` to a form that is the same however a person types the code.
+    """Reduce ``text`` to a form that does not depend on how a person types the code.
 
     Case, spaces and dashes are dropped. Digits of every script become ASCII digits, because a
-    keyboard may write ٣ or ۳ for 3. Letters and digits of full width become ASCII, too.
+    keyboard may write ٣ or ۳ for 3. Characters of full width become ASCII, too.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
-    # A code of punctuation only is kept as it is: otherwise all such codes would be equal.
+    # A code of punctuation only stays as it is: otherwise, all such codes would be equal.
     signs = (str(unicodedata.decimal(sign, sign)) for sign in plain if sign.isalnum())
     return "".join(signs) or text.strip()
 
@@ -204,22 +199,22 @@ def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
 
 @contained
 def key_fingerprint(api_key: str) -> str:
-    """A fingerprint of an API key, to record whether the provider has refused the key.
+    """A fingerprint of an API key, to record that the provider has refused the key.
 
-    The fingerprint does not depend on the encryption keys, because processes may have different
-    encryption keys during a rotation. An API key is too long to be guessed from its fingerprint.
+    It does not use the encryption keys, which processes may not share during a rotation. An API key
+    is too long to be guessed from its fingerprint.
     """
     message = api_key.encode(errors="surrogatepass")
     return hmac.new(b"giftcards api key v1", message, hashlib.sha256).hexdigest()[:32]
 
 
 def sealed(text: str) -> str:
-    """``text``, encrypted so that only this site can read it."""
+    """Return ``text``, encrypted with a key that is derived from ``SECRET_KEY``."""
     return _box().encrypt(text.encode()).decode()
 
 
 def unsealed(text: str) -> str:
-    """The text that was :func:`sealed`; other texts stay as they are."""
+    """Return the text that was :func:`sealed`; any other text stays as it is."""
     try:
         return _box().decrypt(text.encode(errors="replace")).decode()
     except InvalidToken:

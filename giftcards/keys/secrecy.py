@@ -1,8 +1,8 @@
 """Keeping secrets out of error mails, crash reports, debuggers and rows of tasks.
 
-An error report shows every local variable of every frame that the exception has passed. It shows
-the frames of earlier exceptions that led to this exception, too. So secrets are passed on as
-:class:`Masked`, and functions that turn a secret into bytes or JSON are :func:`contained`.
+An error report shows the local variables of every frame that an exception, or an earlier exception
+that led to it, has passed. So secrets are :class:`Masked`, and functions that turn a secret into
+bytes or JSON are :func:`contained`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ T = TypeVar("T")
 class Masked(str):
     """A text whose ``repr`` does not show the text.
 
-    Texts that are made from a masked text, such as a slice or the result of :meth:`str.upper`, are
-    ordinary texts.
+    Texts made from it, such as a slice or the result of :meth:`str.upper`, are ordinary texts.
     """
 
     __slots__ = ()
@@ -36,10 +35,9 @@ class Masked(str):
 
 @dataclass(frozen=True, slots=True)
 class CardSecret:
-    """A delivered card: ``value`` is the code that the customer enters, ``serial`` is the serial.
+    """A delivered card: ``value`` is the code that the customer enters, ``serial`` may be "".
 
-    Code and serial are secret. The ``repr`` of the card leaves them out, and both texts are masked.
-    ``serial`` is ``""`` if the provider gave none.
+    Both are secret: they are masked, and the ``repr`` of the card leaves them out.
     """
 
     value: str = field(repr=False)
@@ -53,7 +51,7 @@ class CardSecret:
 def place_of(error: BaseException) -> str:
     """The file and line that raised ``error``; "" if it was never raised.
 
-    Logs and rows name this place instead of the error's text, because the text may hold a secret.
+    Logs and rows name this place, not the error's text, which may hold a secret.
     """
     place = ""
     for frame, line in walk_tb(error.__traceback__):
@@ -62,11 +60,10 @@ def place_of(error: BaseException) -> str:
 
 
 def contained(function: Callable[P, T]) -> Callable[P, T]:
-    """Strip the frames and the context from an exception that leaves ``function``.
+    """Strip the frames, the cause and the context from an exception that leaves ``function``.
 
-    The exception loses the frames inside ``function``, its cause and its context. The same happens
-    to exceptions that can strike at any moment, such as :exc:`KeyboardInterrupt` or the timeout of
-    a task. An exception that is not a :exc:`GiftcardsError` gets a note with the lines of the lost
+    This includes exceptions that strike at any moment, such as :exc:`KeyboardInterrupt` or a task's
+    timeout. An exception that is not a :exc:`GiftcardsError` gets a note with the lines of the lost
     frames.
     """
 
@@ -74,21 +71,19 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
     def contain(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        # This handler calls no function: another exception could strike inside that function, and
-        # keep this exception as its context.
+        # No function is called here: an exception inside it would keep this one as its context.
         except BaseException as error:  # noqa: BLE001 (raised below)
             del args, kwargs
             raised, trace = error, error.__traceback__
             error.__cause__ = error.__context__ = error.__traceback__ = None
         try:
-            # The exception is raised outside the handler, because inside the handler it would get
-            # its frames back.
+            # Raised outside the handler: inside, the exception would get its frames back.
             if not (isinstance(raised, GiftcardsError) or hasattr(raised, "__notes__")):
                 raised.add_note(_lines(trace))
             trace = None
             raise raised
         finally:
-            del raised  # the traceback of ``raised`` refers to this frame
+            del raised  # its traceback refers to this frame
 
     return contain
 
@@ -96,8 +91,8 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call ``function``, which writes log entries, outside the context of the request.
 
-    Error collectors add the URL and the form data of the request to each log entry. On a customer's
-    page, this data contains the link to the cards and the PIN.
+    Error collectors add the request's URL and form data to each log entry. On a customer's page,
+    these contain the link to the cards and the PIN.
     """
     return Context().run(function, *args, **kwargs)
 

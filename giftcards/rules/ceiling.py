@@ -1,4 +1,4 @@
-"""The price ceiling: if a card costs more, a person has to decide about the order."""
+"""The price ceiling: a person decides about an order if a card costs more."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def price_ceiling(
 ) -> Decimal | None:
     """Return the ceiling for one card; ``None`` if there is none.
 
-    The ceiling is the first of these prices that is known:
+    The ceiling is the first known price of these:
 
-    - ``approved``, the price that staff approved;
-    - ``given``, the price that the shop set;
+    - ``approved``, which staff approved;
+    - ``given``, which the shop set;
     - the customer's payment for one card, if ``is_sale_price_limit`` is True.
 
-    The payment for one card is ``sale_price``. If that is unknown, it is ``sale_amount`` divided by
-    the quantity, rounded down to two decimals.
+    The payment for one card is ``sale_price``, or else ``sale_amount`` divided by ``quantity`` and
+    rounded down to two decimals.
     """
     if approved is not None:
         return approved
@@ -35,5 +35,5 @@ def price_ceiling(
         return None
     if sale_price is not None or sale_amount is None:
         return sale_price
-    # An order that was just recorded may hold whole numbers, as the shop gave them.
+    # A new order may hold whole numbers, as the shop gave them.
     return (Decimal(sale_amount) / quantity).quantize(_CENTIME, ROUND_DOWN)

@@ -1,8 +1,7 @@
-"""Deciding whether the provider's answer is about our order, without database or requests.
+"""Deciding whether an answer of the provider is about our order, without database or requests.
 
-The provider may not store our references. So the line in the answer is compared with the order's
-line: each part that the answer names must be equal. Without references, two orders of the same line
-cannot be told apart.
+The provider may not store our references, so the order's line is compared. Without references, two
+orders of the same line look alike.
 """
 
 from __future__ import annotations
@@ -17,23 +16,22 @@ from giftcards.rules.problems import Problem
 # What is bought: product, type, quantity.
 Line = tuple[str, str, int]
 
-# The form of a reference that the provider accepts.
+# A reference that the provider accepts.
 _SENDABLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 # The largest usual difference between the provider's clock and ours. Regular checks read only this
 # far in the list, before and after the time of sending.
 CLOCK_SKEW = timedelta(minutes=10)
-# The largest difference between the clocks that is believed. It is several hours, because a
-# timestamp may lack its time zone.
+# The largest difference between the clocks that is believed. It is this large, because a timestamp
+# may lack its time zone.
 FARTHEST_CLOCK = timedelta(hours=2)
 
 
 def reference_to_send(reference: str) -> str:
     """Return the reference that is sent to the provider for our ``reference``.
 
-    The provider accepts at most 40 letters, digits, "-" and "_". A ``reference`` in another form is
-    replaced by its digest. The same ``reference`` always gives the same result, so that the
-    provider can recognise a repetition.
+    The provider accepts at most 40 letters, digits, "-" and "_". Any other text is replaced by its
+    digest. Equal texts have equal digests, so the provider can recognise a repetition.
     """
     if _SENDABLE.fullmatch(reference):
         return reference
@@ -41,7 +39,7 @@ def reference_to_send(reference: str) -> str:
 
 
 def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
-    """The line that the answer names; "" or ``None`` for a part that is missing."""
+    """The line that the answer names; "" or ``None`` for a missing part."""
     return answer.product_id, answer.type_id, answer.quantity
 
 
@@ -51,7 +49,7 @@ def find_difference(
     """Return a problem if ``answer`` is about another order; ``None`` if it may be about ours.
 
     A part of ``line`` that is "" fits anything. ``sent_at`` is given while the order's id is not
-    confirmed. Then the provider must have created the order within ``FARTHEST_CLOCK`` of
+    confirmed: the provider must have created the order within ``FARTHEST_CLOCK`` of
     ``sent_at``.
     """
     product_id, type_id, quantity = line

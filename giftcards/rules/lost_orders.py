@@ -1,10 +1,10 @@
 """Deciding what became of lost orders, without database or clock.
 
-An order is lost if it was sent, but no usable answer arrived. The provider's list of orders shows
-what became of it. If a row of the list has the order's reference, this row is the order.
+A lost order was sent, but no usable answer arrived. The provider's list of orders shows what became
+of it. A row with the order's reference is the order.
 
-If the provider ignores references, an order is identified by its line (product, type and quantity)
-and by its sending time. Then orders of the same line are interchangeable.
+If the provider ignores references, line (product, type and quantity) and sending time identify an
+order. Then orders of the same line are interchangeable.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ class SentOrder:
 
     ``absent_since`` is the time of the first search that gave evidence of the order's absence.
 
-    ``is_dated`` is True if ``sent_at`` is right by the provider's clock. Then the order's row can
-    be found by its time.
+    ``is_dated`` is True if ``sent_at`` is right by the provider's clock. Then the time can identify
+    the order's row.
 
-    ``was_accepted`` is True if the provider placed the order, but answered with another order's id.
-    It is also True if the provider said that it already has an order with this ``reference``. In
-    this case, the order may have been sent several times, from ``sent_at`` to ``last_sent_at``.
+    ``was_accepted`` is True if the provider answered with another order's id, or said that it
+    already has this ``reference``. In the second case, the order may have been sent several times,
+    from ``sent_at`` to ``last_sent_at``.
 
     ``reference`` is the reference that was sent; "" if none was sent. ``is_reference_told`` is True
-    if the list certainly shows the references of orders. Then a row with another reference is
-    another order.
+    if the list certainly shows references. Then a row with another reference is another order.
 
-    ``is_elsewhere`` is True if the list may belong to another account. Then the order's row is
-    known only by its reference, and the lack of a row proves nothing.
+    ``is_elsewhere`` is True if the list may belong to another account. Then only a reference
+    identifies the order's row, and the lack of a row proves nothing.
     """
 
     key: int
@@ -61,16 +60,16 @@ class SentOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The result of one search of the provider's list for some lost orders."""
+    """The result of one search of the provider's list."""
 
     lost: Sequence[SentOrder]
-    # The rows that no order owns, with unique ids.
+    # Rows that no order owns, with unique ids.
     rows: Sequence[OrderAnswer]
     # Other orders that may own one of the rows.
     rivals: Sequence[SentOrder]
     # Accepted orders that are missing from the list.
     unseen: Sequence[SentOrder]
-    # Accepted orders whose id may belong to a lost order.
+    # Accepted orders whose id may be a lost order's.
     doubts: Sequence[SentOrder]
     # True if every row was read.
     is_whole: bool
@@ -86,7 +85,7 @@ class Survey:
 class Adopt:
     """The decision that ``row`` is the order.
 
-    ``repeated`` has the other rows with the order's reference. Each of them is a further purchase.
+    ``repeated`` has the other rows with the order's reference: each is a further purchase.
     """
 
     order: SentOrder
@@ -103,10 +102,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The decision to search again.
-
-    ``is_evidence`` is True if this search counts towards the proof of absence.
-    """
+    """The decision to search again; ``is_evidence`` if this one is evidence of absence."""
 
     order: SentOrder
     is_evidence: bool
@@ -114,7 +110,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class AskPerson:
-    """The decision to ask staff which of ``rows`` is the order, or whether none of them is.
+    """The decision to ask staff which of ``rows``, if any, is the order.
 
     ``is_soon`` is True if the next search is likely to decide.
     """
@@ -135,12 +131,12 @@ Decision = Adopt | Absent | Wait | AskPerson | Elsewhere
 
 
 def plan(survey: Survey) -> list[Decision]:
-    """Return one decision per lost order; the items of the survey need not be sorted."""
+    """Return one decision per lost order."""
     decisions, survey = _plan_named(survey)
     by_line: dict[Line, list[SentOrder]] = defaultdict(list)
     for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
         by_line[order.line].append(order)
-    # Undated rows come last: they match any time, and are paired with the orders that are left.
+    # Undated rows come last: they match any time, so they get the orders that are left.
     rows = sorted(survey.rows, key=_by_age)
     for line, orders in by_line.items():
         # A row with the line of other lost orders belongs to those orders.
@@ -154,10 +150,9 @@ def _by_age(row: OrderAnswer) -> tuple[datetime, str]:
 
 
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
-    """Decide about the orders whose references are in the list; return a survey of the others.
+    """Decide by reference; return these decisions, and a survey of the other orders.
 
-    If an order was perhaps sent to another account, the decision is :class:`Elsewhere`. The new
-    survey has this order among the rivals, because one of the rows may belong to it.
+    An order that may be in another account becomes a rival, because a row may belong to it.
     """
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in survey.rows:
@@ -181,10 +176,10 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Return all decisions, with questions to staff for the lines of the ``failed`` adoptions.
+    """Return all decisions, but ask staff about every line that has a ``failed`` adoption.
 
-    A row that could not be adopted may be any order of its line. So staff are asked about all
-    orders of that line, and none of these is declared absent.
+    A row that could not be adopted may be any order of its line. So none of these orders is
+    declared absent.
     """
     rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)
     for adoption in failed:
@@ -203,12 +198,12 @@ def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> 
 def _plan_line(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
-    """Decide about lost orders of one line; orders and rows are sorted by time."""
+    """Decide about the lost orders of one line; orders and rows are sorted by time."""
     exact = tuple(row for row in rows if _matches_any(row, orders, CLOCK_SKEW))
     is_contested = any(_matches_any(row, survey.rivals, CLOCK_SKEW) for row in exact)
     pairs = _pair_off(orders, exact)
     if is_contested or len(pairs) < len(exact):
-        # At least one row belongs to another order. If that order is ours, its row is known soon.
+        # A row belongs to another order. If that order is ours, its own row is known soon.
         return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
     unmatched = [order for order in orders if order not in pairs]
     inexact = [row for row in rows if row not in exact]
@@ -220,7 +215,7 @@ def _pair_off(
 ) -> dict[SentOrder, OrderAnswer]:
     """Pair each row with the earliest fitting order that has no row yet.
 
-    This greedy matching is maximal, because orders and rows are sorted by time.
+    The matching is maximal, because orders and rows are sorted by time.
     """
     pairs: dict[SentOrder, OrderAnswer] = {}
     for row in rows:
@@ -249,10 +244,10 @@ def _prefer_accepted(
 def _plan_unmatched(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
-    """Decide about the lost orders of one line that have no row; ``rows`` are the unpaired rows.
+    """Decide about lost orders of one line without a row; ``rows`` are the unpaired rows.
 
-    A row near the sending time may be one of these orders, even if its product or type differs. A
-    row of the same line may be one of these orders, even if its time is hours off.
+    A row near the sending time may be such an order, even if its product or type differs. So may a
+    row of the same line, even if its time is hours off.
     """
     doubtful = tuple(
         row
@@ -266,17 +261,15 @@ def _plan_unmatched(
 
 
 def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
-    """Decide about an order that matches none of the rows."""
-    # The list lags if it also lacks an accepted order sent at about the same time.
+    # The list lags if it also lacks an accepted order of about the same time.
     is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
-    # Another order that was sent at about the same time may have this order's id. So may a lost
-    # order that was accepted: as long as its row is not found, either the list hides an order, or
-    # ids are mixed up.
+    # An order that was sent at about the same time may have this order's id. So may an accepted
+    # lost order: while its row is missing, the list hides an order, or ids are mixed up.
     doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
     is_doubtful = order.was_accepted or _is_any_near(order, doubts, CLOCK_SKEW)
     if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):
         return Wait(order, is_evidence=False)
-    # Absence is proven once enough time has passed after sending, and after the first evidence.
+    # Enough time has to pass after sending, and after the first evidence.
     since = order.absent_since
     is_late_enough = order.sent_at <= survey.proof_ago
     if since is not None and since <= survey.half_proof_ago and is_late_enough:

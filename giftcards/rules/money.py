@@ -1,8 +1,7 @@
 """Exact arithmetic for both sides of an order's money, on plain numbers.
 
-The provider charges for the cards that came, and credits back the price of the others. The customer
-has paid the shop for all cards. The shop owes the customer the payment for the cards that did not
-come.
+The provider charges for the cards that came, and credits back the rest. The customer paid for all
+cards, so the shop owes the payment for the cards that did not come.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ class RefundBreakdown:
     """The amounts that the provider charged and refunded for a settled order.
 
     Amounts are in ``GIFTCARDS["CURRENCY"]``; ``None`` means unknown, not 0. ``is_consistent`` is
-    False if the provider's figures contradict each other or are negative; a missing figure is not
-    a contradiction.
+    False if the provider's figures are negative or contradict each other. A missing figure is no
+    contradiction.
     """
 
     ordered_amount: Decimal | None
@@ -48,7 +47,7 @@ class Settleable(Protocol):
 def refund_breakdown(order: Settleable) -> RefundBreakdown | None:
     """Return the breakdown of ``order``; ``None`` unless the provider has settled it.
 
-    An open order has no final figures yet. For a rejected order, no money has moved.
+    An open order has no final figures yet. A rejected order has moved no money.
     """
     if order.status not in SETTLED:
         return None
@@ -71,10 +70,9 @@ def purchase_breakdown(
 ) -> RefundBreakdown:
     """Return the breakdown of a settled order; :exc:`ValueError` for any other status.
 
-    According to the provider's guide, the refund of a ``PARTIALLY_FILLED`` order is
-    (quantity − fulfilled_quantity) × price_per_card. It is 0 for ``FULFILLED`` and the whole price
-    for ``REFUNDED``. The charge is the provider's ``fulfilled_amount``; if that is missing, a
-    refunded order was charged 0.
+    By the provider's guide, the refund of a ``PARTIALLY_FILLED`` order is (quantity −
+    fulfilled_quantity) × price_per_card. It is 0 for ``FULFILLED`` and the whole price for
+    ``REFUNDED``. A refunded order without ``fulfilled_amount`` was charged 0.
     """
     cards = STATES[status].cards
     match cards:
@@ -111,10 +109,7 @@ def purchase_breakdown(
 def _adds_up(
     fulfilled_quantity: int, price_per_card: Decimal | None, charged: Decimal | None
 ) -> bool:
-    """True if the charge equals the price of the delivered cards, as far as both are known.
-
-    If the quantities agree, this is equivalent to ordered = charged + refunded.
-    """
+    """True if the charge is the price of the delivered cards, as far as both are known."""
     if any(amount is not None and amount < 0 for amount in (price_per_card, charged)):
         return False
     if charged is None:
@@ -130,12 +125,12 @@ def _adds_up(
 
 @dataclass(frozen=True, slots=True)
 class CustomerBreakdown:
-    """The parts of what the customer paid for a final order, in ``GIFTCARDS["CURRENCY"]``.
+    """The parts of the customer's payment for a final order, in ``GIFTCARDS["CURRENCY"]``.
 
-    ``kept_amount`` is for the delivered cards, and ``owed_amount`` is for the missing cards. Their
-    sum is ``paid_amount``. ``refunded_amount`` was already paid back, and ``planned_amount`` is
-    still to be paid back. ``open_amount`` is the rest of ``owed_amount``. It is 0 if the missing
-    cards were ordered again.
+    ``paid_amount`` is the sum of ``kept_amount`` (for delivered cards) and ``owed_amount`` (for
+    missing cards). ``refunded_amount`` was already paid back, and ``planned_amount`` is still to be
+    paid back. ``open_amount`` is the rest of ``owed_amount``; 0 if the missing cards were ordered
+    again.
     """
 
     paid_amount: Decimal
@@ -165,9 +160,9 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     For a rejected order, the whole payment is owed. Cards that come after the order has settled
     change nothing.
 
-    If the missing cards are ordered again, the customer's payment for them moves to the new order,
-    and ``open_amount`` becomes 0. So sums over orders subtract
-    :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and ``owed_amount``.
+    If the missing cards are ordered again, their payment moves to the new order. So sums over
+    orders subtract :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and
+    ``owed_amount``.
     """
     paid = paid_amount(order)
     if paid is None or order.status not in FINAL:
@@ -184,7 +179,7 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
     """The customer's payment for ``quantity`` missing cards; ``None`` if the payment is unknown.
 
-    The result is the ``owed_amount`` of an order from which exactly ``quantity`` cards are missing.
+    It is rounded like ``owed_amount``.
     """
     paid = paid_amount(order)
     if paid is None:
@@ -196,7 +191,7 @@ def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
 
 def paid_amount(order: Sold) -> Decimal | None:
     """The customer's payment for all the cards; ``None`` if it is unknown."""
-    # An order that was just recorded may hold whole numbers, as the shop gave them.
+    # A new order may hold whole numbers, as the shop gave them.
     if order.sale_amount is not None:
         return Decimal(order.sale_amount)
     return None if order.sale_price is None else Decimal(order.sale_price) * order.quantity
@@ -207,9 +202,9 @@ def payment_breakdown(
 ) -> CustomerBreakdown:
     """Split ``paid`` by the share of the cards that were delivered.
 
-    The kept amount is rounded half up to two decimals. The rest is owed, so that nothing is lost.
-    Raises :exc:`ValueError` unless ``paid`` is at least 0, ``quantity`` at least 1, and
-    ``fulfilled_quantity`` between 0 and ``quantity``.
+    The kept amount is rounded half up to two decimals, and the rest is owed. Raises
+    :exc:`ValueError` unless ``paid`` ≥ 0, ``quantity`` ≥ 1, and ``fulfilled_quantity`` is between 0
+    and ``quantity``.
     """
     if paid < 0 or quantity < 1 or not 0 <= fulfilled_quantity <= quantity:
         raise ValueError("These figures are not those of an order.")
@@ -235,7 +230,7 @@ class Final(Settleable, Sold, Protocol):
 def final_figures(order: Final) -> dict[str, Decimal | bool | None]:
     """Return the values of the columns that are set when ``order`` becomes final.
 
-    The database uses these columns to compute sums over orders.
+    Sums over orders in the database use these columns.
     """
     customer, provider = customer_breakdown(order), refund_breakdown(order)
     return {

@@ -1,9 +1,8 @@
 """The problems of an order: for each code, what is wrong and what staff can do about it.
 
-Rows store only codes and parameters. The texts are rendered here, in the reader's language. They
-are for shop staff, except a ``hint``, which is for developers. Users with the permission to resume
-calls see hints, too. A parameter must not contain a secret. So a value from the provider's answers
-can be a parameter only if the parser has checked it.
+Rows store only codes and parameters; the texts are rendered in the reader's language. A ``hint`` is
+for developers, and for users who may resume calls. A parameter must not contain a secret: a value
+from the provider has to be checked by the parser.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ Entry = dict[str, Any]
 class Wording:
     """The texts of a code.
 
-    If ``text`` names amounts that the provider charges, ``discreet`` replaces it for readers who
-    may not see such amounts.
+    ``discreet`` replaces a ``text`` that names the provider's charges, for readers who may not see
+    these.
     """
 
     kind: Kind
@@ -38,12 +37,11 @@ class Wording:
 
     @property
     def parameters(self) -> set[str]:
-        """The names of the parameters that the text requires."""
+        """The parameters that the text requires."""
         return set(re.findall(r"%\((\w+)\)s", str(self.text))) - {"reason"}
 
 
-# The names of the parameters and their meanings, which are the same for all codes. The last six
-# parameters are always optional.
+# The meanings of the parameters, the same for all codes. The last six are always optional.
 PARAMETERS = {
     "amount": "an amount of money, as the provider says",
     "announced": "how many cards the provider says it delivered",
@@ -551,7 +549,7 @@ WORDINGS: Mapping[str, Wording] = {
 }
 
 
-# The problems in a few words, for lists; each text is for several codes.
+# Texts for lists, each for several codes.
 _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (
         _("not sent yet"),
@@ -630,7 +628,7 @@ class Explanation(NamedTuple):
 
     @property
     def for_developers(self) -> str:
-        """The text, the hint and the remedy, without the advice to ask a developer."""
+        """The text, the hint and the remedy, without advice to ask a developer."""
         remedy = "" if self.remedy == str(ASK_DEVELOPER) else self.remedy
         return " ".join(filter(None, (self.text, self.hint, remedy)))
 
@@ -657,12 +655,11 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """A hash by which pages recognise the problem. It does not reveal the parameters.
+        """A hash by which pages recognise the problem, without revealing the parameters.
 
         Equal problems have the same hash.
         """
-        # The function is imported here, because it needs settings, and the rules work without
-        # settings.
+        # This import needs settings, and the rules work without settings.
         from django.utils.crypto import salted_hmac
 
         text = json.dumps(self.as_dict(), sort_keys=True)
@@ -680,7 +677,7 @@ class Problem:
 
     @property
     def in_short(self) -> str:
-        """The problem in a few words of the active language, without a parameter."""
+        """The problem in a few words of the active language."""
         return str(IN_SHORT.get(self.code, _("needs a look")))
 
     @property
@@ -699,7 +696,7 @@ class Problem:
 
     @property
     def discreet(self) -> str:
-        """The English text without the provider's charges, for readers who may not see these."""
+        """The English text without the provider's charges, for readers who may not see them."""
         with override(None):
             return self.explain(shows_costs=False).text
 
@@ -712,9 +709,9 @@ class Problem:
     ) -> Explanation:
         """Render the texts in the active language.
 
-        ``show`` is applied to each parameter, and ``own`` to the text around the parameters. On a
-        page, ``show`` isolates text directions, and ``own`` escapes HTML. If ``shows_costs`` is
-        False, no text shows what the provider charges.
+        ``show`` is applied to each parameter, and ``own`` to the text around it. On a page,
+        ``show`` isolates text directions, and ``own`` escapes HTML. Unless ``shows_costs``, no text
+        has the provider's charges.
         """
         wording = WORDINGS.get(self.code)
         if wording is None or not self.parameters.keys() >= wording.parameters:
@@ -737,7 +734,7 @@ class Problem:
         return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
 
     def said(self, show: Callable[[object], str] = str, own: Callable[[str], str] = str) -> str:
-        """The provider's message, word for word; "" without a message. See :meth:`explain`."""
+        """The provider's message, verbatim; "" without a message. See :meth:`explain`."""
         if "message" not in self.parameters:
             return ""
         text = own(gettext("The provider's own words: “%(message)s”"))
@@ -751,7 +748,7 @@ class Problem:
         )
 
     def _may_tell_amount(self, name: str) -> bool:
-        """True if the parameter has digits, so that it may name a price."""
+        """True if the parameter has digits, and so may name a price."""
         return any(map(str.isdigit, str(self.parameters.get(name, ""))))
 
 
@@ -760,7 +757,7 @@ def revise(
 ) -> list[Entry]:
     """Return ``entries`` without the kinds in ``ends``, but with all problems in ``new``.
 
-    If a problem in ``new`` already has an entry, this entry stays, with its acknowledgement.
+    The entry of a problem that is already known stays, with its acknowledgement.
     """
     new = list(dict.fromkeys(new))
     kept = [
@@ -775,7 +772,7 @@ def revise(
 def history(
     before: Iterable[Entry], after: Iterable[Entry], details: Iterable[Problem]
 ) -> list[Entry]:
-    """The entries for a status change: its ``details``, then the problems that the change ended."""
+    """The entries for a status change: its ``details``, then the problems that it ended."""
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]
     ended = [problem for problem in map(Problem.of, before) if problem not in remaining + current]

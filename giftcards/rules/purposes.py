@@ -6,17 +6,17 @@ from enum import Enum, auto
 
 
 class Purpose(Enum):
-    """The purpose of a request: it decides which slots of the budget the request may take."""
+    """The purpose of a request, which decides the budget slots that it may take."""
 
     PLACING = auto()
-    # LISTING is for the first page of the list, PAGES is for further pages, and SEARCHING is for
-    # any page that is read to find lost orders.
+    # LISTING is the first page of the list, PAGES are further pages, and SEARCHING is any page that
+    # is read for lost orders.
     LISTING = auto()
     PAGES = auto()
     SEARCHING = auto()
     CHECKING = auto()
     CHECKING_LATE = auto()
     PRICING = auto()
-    # PAYING is for requests about payments by customers.
+    # Payments by customers.
     PAYING = auto()
     BACKGROUND = auto()

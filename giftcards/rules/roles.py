@@ -1,7 +1,6 @@
-"""The roles of staff: what each role may do, and whom to ask if one's own role is not enough.
+"""The roles of staff: what each role may do, and whom to ask for more.
 
-An app that adds pages for staff declares ``roles`` in its plugin. This is a mapping like
-:data:`ROLES`, but with the codenames of the app's own permissions.
+Another app declares ``roles`` in its plugin: a mapping like :data:`ROLES`, with its own codenames.
 """
 
 from __future__ import annotations
@@ -10,11 +9,10 @@ from collections.abc import Callable, Collection, Mapping
 
 from django.utils.translation import gettext
 
-#: The codenames of each group's permissions in the app ``giftcards``, keyed by the group's name.
-#: The names are data in the shop's database, so they are not translated.
+#: The codenames of each group's permissions in the app ``giftcards``, by the group's name. Groups
+#: are rows of the shop's database, so their names are not translated.
 ROLES: Mapping[str, Collection[str]] = {
-    # This role answers customers: "Give me my code", "What did I pay?", "Why was this refunded?",
-    # "Is anybody working on it?", "I typed my address wrong".
+    # Answers customers: "Give me my code", "What did I pay?", "I typed my address wrong".
     "Gift card support": (
         "view_order",
         "check_order",
@@ -22,7 +20,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "find_card",
         "reveal_card",
     ),
-    # This role may do everything that staff can do. Nobody can edit or delete an order.
+    # Does everything that staff can do. Nobody can edit or delete an order.
     "Gift card manager": (
         "view_order",
         "add_order",
@@ -41,7 +39,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "view_providerstate",
         "resume_provider",
     ),
-    # This role may see and pay money, but it sees no codes.
+    # Sees and pays money, but sees no codes.
     "Gift card accountant": (
         "view_order",
         "view_cost",
@@ -51,15 +49,15 @@ ROLES: Mapping[str, Collection[str]] = {
     ),
 }
 
-#: The roles of each installed app; the keys are labels of apps.
+#: The roles of each installed app, by the app's label.
 BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 
 
 def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
     """Return a sentence that says whom to ask for ``permissions``; "" if the person has them all.
 
-    The sentence names the roles that have all these permissions. ``may`` returns whether the person
-    has a permission, written like ``giftcards.add_order``.
+    The sentence names the roles with all these permissions. ``may`` tells whether the person has a
+    permission, such as ``giftcards.add_order``.
     """
     if all(map(may, permissions)):
         return ""

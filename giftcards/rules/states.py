@@ -1,7 +1,7 @@
 """The statuses of an order, and one table of the facts about each status.
 
-Queries, reports and pages read this table: no other module has a list by status. Only the code of a
-step, such as sending or the summary of one order, names the statuses between which it chooses.
+No other module lists statuses: queries, reports and pages read this table. Only the code of a
+single step, such as sending, names the statuses between which it chooses.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from giftcards.rules.purposes import Purpose
 
 
 class Status(models.TextChoices):
-    # The order is recorded, and not sent.
+    # Recorded, and not sent.
     PENDING = "PENDING", _("Waiting to be sent")
-    # A process has claimed the order, and may have made the request.
+    # Claimed by a process, which may have made the request.
     PLACING = "PLACING", _("Being sent")
-    # The request was made, but no usable answer arrived: money may have been spent.
+    # Sent, but no usable answer arrived: money may have been spent.
     UNCONFIRMED = "UNCONFIRMED", _("Unconfirmed")
-    # The order was refused by the provider or rejected here; no money has moved.
+    # Refused by the provider or rejected here; no money has moved.
     REJECTED = "REJECTED", _("Rejected")
-    # The provider has accepted the order.
+    # Accepted by the provider.
     HANDLING = "HANDLING", _("In progress")
-    # The order was accepted, but has not settled within POLL_TIMEOUT. That is no failure: checks go
-    # on, but less often.
+    # Accepted, but not settled within POLL_TIMEOUT. That is no failure: checks go on, but less
+    # often.
     DELAYED = "DELAYED", _("Delayed")
     FULFILLED = "FULFILLED", _("Delivered")
     PARTIALLY_FILLED = "PARTIALLY_FILLED", _("Partly delivered")
@@ -40,17 +40,16 @@ class Status(models.TextChoices):
 
 
 class Review(models.TextChoices):
-    """The state of the review of an order by a person; "" if no review was requested."""
+    """The state of a person's review of the order; "" if no review was requested."""
 
-    # REVIEW_ORDER has requested a review. An order that staff reject after a review keeps this
-    # value.
+    # REVIEW_ORDER has requested a review. An order keeps this value if staff then reject it.
     WANTED = "wanted"
-    # Staff have approved the order; or the order repeats an order that staff did not reject.
+    # Staff have approved the order, or it repeats an order that staff did not reject.
     APPROVED = "approved"
 
 
 class Kind(Enum):
-    """The kinds of problems. The kind of a problem says what ends the problem."""
+    """The kinds of problems: the kind says what ends a problem."""
 
     SENDING = auto()  # ends when the outcome of sending the order is known
     SEARCH = auto()  # ends with the next search of the provider's list, or like SENDING
@@ -62,7 +61,7 @@ class Kind(Enum):
 
 
 class Purchase(Enum):
-    """Whether the provider has the order, as far as the shop knows."""
+    """The purchase at the provider, as far as the shop knows."""
 
     NONE = auto()
     UNKNOWN = auto()
@@ -70,7 +69,7 @@ class Purchase(Enum):
 
 
 class Cards(Enum):
-    """The share of the cards that came. The provider credits back the price of the others."""
+    """The share of the cards that came; the provider credits back the price of the others."""
 
     ALL = auto()
     SOME = auto()
@@ -94,7 +93,7 @@ class State:
     """The facts about one status, except its name."""
 
     purchase: Purchase
-    #: The statuses that an order may move to; none if the status is final.
+    #: The statuses that an order may move to; none for a final status.
     moves_to: tuple[Status, ...] = ()
     #: The share of the cards that came; ``None`` unless the provider has settled the order.
     cards: Cards | None = None
@@ -102,34 +101,33 @@ class State:
     is_urgent: bool = False
     #: The kinds of problems that a move to the status ends.
     ends: tuple[Kind, ...] = (Kind.SENDING, Kind.SEARCH)
-    #: The column with the time at which the order got the status; "" where nothing needs this time.
+    #: The column with the time at which the order got the status; "" where nothing needs it.
     since: str = ""
-    #: The column with the time at which the next step is due; "" if the status is final.
+    #: The column with the time of the next step; "" for a final status.
     due: str = ""
-    #: The purpose of the next request about an order; ``None`` if the status leads to no request.
+    #: The purpose of the next request; ``None`` if the status leads to no request.
     request: Purpose | None = None
-    #: The pauses between checks, as pairs of a limit and a pause. The pause applies as long as the
-    #: order is late by less than the limit. After the last limit, ``last_pause`` applies.
+    #: Pairs of a limit and a pause between checks. A pause applies while the order is late by less
+    #: than the limit. After the last limit, ``last_pause`` applies.
     pauses: tuple[tuple[timedelta, timedelta], ...] = ()
     #: The longest pause between checks. ``None`` means ``POLL_INTERVAL``, if the status has checks.
     last_pause: timedelta | None = None
     #: The longest pause after failed checks.
     longest_retry: timedelta = _HOUR
-    #: The log level of the message that sending an order has led to this status.
+    #: The log level for an order that got this status by being sent.
     log_level: int = logging.NOTSET
-    #: The code of the news for the customer; "" if there is no news.
+    #: The code of the customer's news; "" for no news.
     customer_news: str = ""
-    #: The code of the news for staff if a final order lacks cards; "" for other statuses.
+    #: The code of the staff's news about a final order that lacks cards; "" for other statuses.
     staff_news: str = ""
-    #: The sentence about a move to the status, if no reason is recorded. The sentence may have the
-    #: parameters ``delivered`` and ``count``.
+    #: The sentence about a move without a recorded reason; parameters ``delivered``, ``count``.
     moved: Any
-    #: The sentence about the next automatic step, with the parameter ``when``; "" if there is none.
+    #: The sentence about the next automatic step, with the parameter ``when``; "" for none.
     next_step: Any = ""
-    #: The sentence about orders that a person wants to check, and that are not checked now. The
-    #: sentence has the parameter ``count``.
+    #: The sentence about orders that a person wants to check, but that are not checked now. Its
+    #: parameter is ``count``.
     not_checked: Any
-    #: English words with which a command says what it waits for; "" if no command waits.
+    #: The English words in which a command says what it waits for; "" if no command waits.
     waits_for: str = ""
 
     @property
@@ -138,7 +136,7 @@ class State:
 
     @property
     def is_accepted(self) -> bool:
-        """True if the provider has the order, and has told us its id."""
+        """True if the provider has the order, and has told its id."""
         return self.purchase is Purchase.MADE
 
 
@@ -162,13 +160,11 @@ _OVER = ngettext_lazy(
 STATES: Final[Mapping[str, State]] = {
     Status.PENDING: State(
         purchase=Purchase.NONE,
-        # The move to REJECTED means that the order was given up, or rejected by staff, and was not
-        # bought.
+        # REJECTED: the order was given up or rejected by staff, and was not bought.
         moves_to=(Status.PLACING, Status.REJECTED),
         is_urgent=True,
         since="queued_at",
-        # The column is not `due_at`, because an order whose sending fails again and again is due
-        # later each time.
+        # Not `due_at`, which moves later with each failure to send.
         due="queued_at",
         request=Purpose.PLACING,
         log_level=logging.INFO,
@@ -191,7 +187,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.UNCONFIRMED: State(
         purchase=Purchase.UNKNOWN,
         moves_to=(Status.PENDING, Status.REJECTED, Status.HANDLING),
-        # The move also ends problems of answers, because these answers were about another order.
+        # Problems of answers end too, because those answers were about another order.
         ends=(Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
         due="due_at",
         request=Purpose.SEARCHING,
@@ -208,7 +204,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.REJECTED: State(
         purchase=Purchase.NONE,
         log_level=logging.WARNING,
-        # To the customer, a rejected order is like a refunded order: no card came.
+        # To the customer, no card came: a rejected order is like a refunded one.
         customer_news="refunded",
         staff_news="rejected",
         moved=_("The order was rejected."),
@@ -217,8 +213,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.HANDLING: State(
         purchase=Purchase.MADE,
         moves_to=(
-            # The move to UNCONFIRMED means that the order was matched with a wrong order at the
-            # provider.
+            # UNCONFIRMED: the order was matched with a wrong order at the provider.
             Status.UNCONFIRMED,
             Status.DELAYED,
             Status.FULFILLED,
@@ -245,7 +240,7 @@ STATES: Final[Mapping[str, State]] = {
         ),
         due="due_at",
         request=Purpose.CHECKING_LATE,
-        # So checks are made 1, 2, 5 and 15 minutes after the poll timeout, and then every hour.
+        # Checks are 1, 2, 5 and 15 minutes after the poll timeout, then hourly.
         pauses=(
             (1 * _MINUTE, 1 * _MINUTE),
             (2 * _MINUTE, 1 * _MINUTE),
@@ -295,34 +290,33 @@ STATES: Final[Mapping[str, State]] = {
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
     """Return the statuses whose states fit.
 
-    The sequence must not change between calls, because migrations contain these tuples.
+    Their sequence must not change between calls, because migrations contain these tuples.
     """
     return tuple(status for status in Status if fits(STATES[status]))
 
 
-# Statuses that no order leaves.
 FINAL: Final = _statuses_where(lambda state: state.is_final)
 # The provider's final statuses: cards and money are settled.
 SETTLED: Final = _statuses_where(lambda state: state.is_final and state.is_accepted)
-# Statuses of accepted orders that are still open: these orders are checked regularly.
+# Accepted orders that are still open, and checked regularly.
 FOLLOWED: Final = _statuses_where(lambda state: not state.is_final and state.is_accepted)
-# Statuses of orders that have an id of the provider.
+# Orders that have an id of the provider.
 ACCEPTED: Final = _statuses_where(lambda state: state.is_accepted)
-# Statuses of open orders that are not accepted. A worker sends these orders, or sends them again
-# once they are proven absent.
+# Open orders that are not accepted. A worker sends them, or sends them again once they are proven
+# absent.
 UNACCEPTED: Final = _statuses_where(lambda state: not (state.is_final or state.is_accepted))
-# Statuses of orders that the provider certainly does not have.
+# Orders that the provider certainly does not have.
 UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
-# Statuses of open orders: first those that normally change within seconds, then the others.
+# Open orders: first those that normally change within seconds, then the others.
 URGENT: Final = _statuses_where(lambda state: state.is_urgent)
 PATIENT: Final = _statuses_where(lambda state: not (state.is_final or state.is_urgent))
-# Statuses of orders for which the provider credits money back.
+# Orders for which the provider credits money back.
 CREDITED: Final = _statuses_where(lambda state: state.cards in {Cards.SOME, Cards.NONE})
-# Statuses of orders for which the provider credits back the whole price.
+# Orders for which the provider credits back the whole price.
 UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 
 
 def check_move(origin: str, target: Status) -> None:
-    """Raise :exc:`ValueError` if the table does not allow the move; only a bug can cause this."""
+    """Raise :exc:`ValueError` if the table does not allow the move, which only a bug causes."""
     if target not in STATES[Status(origin)].moves_to:
         raise ValueError(f"An order does not move from {origin} to {target}.")

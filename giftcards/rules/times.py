@@ -1,9 +1,8 @@
 """Stored moments, and days in the time zone of the site.
 
-A stored moment may be in the future, such as the end of a lease. When it is stored, it is at most a
-known limit away. If it is farther away later, the clock was set back, and the moment counts as
-past. Otherwise, a lease of a few seconds would last an hour after the clock was set back by an
-hour.
+A stored moment in the future, such as the end of a lease, is at most a known limit away. One that
+is farther away shows that the clock was set back, and counts as past. Otherwise, a lease of seconds
+could last an hour.
 """
 
 from __future__ import annotations
@@ -19,15 +18,14 @@ from giftcards.conf import LONGEST_SEARCH
 
 # The largest difference between the clocks of machines that share a database.
 SLACK = timedelta(seconds=5)
-# The longest time for which a lease, or a claim on an order, is taken.
+# The longest lease, and the longest claim on an order.
 LONGEST_HOLD = timedelta(minutes=2)
-# The longest time for which an order that ``REORDER_MISSING`` made is held.
+# The longest time for which an order of ``REORDER_MISSING`` is held.
 LONGEST_WAIT = timedelta(hours=LONGEST_SEARCH)
 _NO_TIME = timedelta(0)
-# The first and the last day of stored moments: far years do not fit into a datetime with every
-# zone, and not into every database.
+# Far years do not fit into a datetime with every zone, nor into every database.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
-# The site's time zone. While a page is made, Django's current time zone may be that of the reader.
+# Not Django's current time zone, which may be the reader's while a page is made.
 _site_zone = timezone.get_default_timezone
 
 
@@ -42,20 +40,19 @@ def as_stored(moment: datetime) -> datetime:
 
 
 def local(moment: datetime) -> datetime:
-    """The local time of ``moment`` in the time zone of the site, as a naive datetime."""
+    """Return ``moment`` as a naive datetime in the time zone of the site."""
     return moment if timezone.is_naive(moment) else timezone.make_naive(moment, _site_zone())
 
 
 def as_given(moment: datetime) -> datetime:
     """Convert a time from a caller, in any time zone, to its stored form.
 
-    Raises ``ValueError`` if the year is too far away, or if ``USE_TZ`` is on and there is no zone.
+    Raises ``ValueError`` for a year too far away, or for a missing zone if ``USE_TZ`` is on.
     """
     if not _is_storable(moment):
         raise ValueError("This is not a moment of any year that is stored.")
     if timezone.is_aware(moment):
-        # The moment is converted to UTC. In Python, a time in a repeated hour never equals a time
-        # in another zone.
+        # UTC, because in Python a time in a repeated hour never equals a time in another zone.
         return as_stored(moment.astimezone(UTC))
     if settings.USE_TZ:
         raise ValueError("This moment has no time zone.")
@@ -69,7 +66,7 @@ def _is_storable(moment: datetime) -> bool:
 def read_moment(text: str) -> datetime:
     """Parse ``text`` as a moment in its stored form; the default zone is the site's.
 
-    Raises ``ValueError`` if ``text`` is not a moment, or if the year is too far away.
+    Raises ``ValueError`` if ``text`` is not a moment, or its year is too far away.
     """
     moment = parse_datetime(text)
     if moment is None or not _is_storable(moment):
@@ -83,9 +80,8 @@ def read_moment(text: str) -> datetime:
 def repeated_for(moment: datetime) -> timedelta:
     """Return the length of the repeated span of time that contains ``moment``, or 0.
 
-    When the clocks are set back in autumn, an hour is repeated. A moment without a zone, as stored
-    if ``USE_TZ`` is off, does not say to which of the two hours it belongs. For a moment with a
-    zone, the result is always 0.
+    When clocks are set back in autumn, an hour is repeated. A naive moment, as stored if ``USE_TZ``
+    is off, does not tell which of the two hours is meant. The result is 0 for an aware moment.
     """
     if timezone.is_aware(moment):
         return _NO_TIME
@@ -100,22 +96,21 @@ def day_of(moment: datetime) -> date:
 
 
 def today() -> date:
-    """The current day in the time zone of the site, not in that of a page's reader."""
+    """The current day in the time zone of the site, not in the reader's."""
     return day_of(timezone.now())
 
 
 def begin_of(day: date) -> datetime:
     """The moment at which ``day`` starts in the time zone of the site; naive without ``USE_TZ``.
 
-    If clocks skip midnight on that day, the day starts at one o'clock. If they show midnight twice,
-    the day starts at the first midnight.
+    A day without midnight starts at one o'clock. A day with two midnights starts at the first.
     """
     midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
     return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight
 
 
 def bounds(first: date, last: date) -> tuple[datetime, datetime]:
-    """The start of ``first`` and the start of the day after ``last``, in their stored form."""
+    """The start of ``first``, and the start of the day after ``last``, in their stored form."""
     return begin_of(first), begin_of(min(last, _LAST_DAY) + timedelta(days=1))
 
 
@@ -126,7 +121,7 @@ def within(field: str, first: date, last: date) -> Q:
 
 
 def is_ahead(moment: datetime | None, now: datetime, *, longest: timedelta) -> bool:
-    """True if ``moment`` is yet to come, but by no more than ``longest``; False for ``None``."""
+    """True if ``moment`` is ahead of ``now``, by at most ``longest``; False for ``None``."""
     return moment is not None and now < moment <= now + longest + SLACK
 
 

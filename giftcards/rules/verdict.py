@@ -1,7 +1,6 @@
-"""Judging the provider's answer about an order: pure, without database or requests.
+"""Judging the provider's answer about an order, without database or requests.
 
-An order settles only by a complete answer. Otherwise, the order stays open, and its problems say
-why.
+Only a complete answer settles an order. Otherwise it stays open, and its problems say why.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from giftcards.rules.states import SETTLED, STATES, UNCHARGED, Cards, Status
 from giftcards.rules.times import with_zone
 
 CONTRADICTING = Problem("figures_contradict")
-# If an answer has one of these problems, it is believed only after a second check of the order.
+# An answer with one of these problems is believed only after a second check.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
-# The figures without which an order can settle, because no cards depend on them.
+# An order can settle without these figures, because no cards depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
 
 
@@ -57,7 +56,7 @@ class Accepted(Protocol):
 class Verdict:
     """The evaluation of an answer; ``settlement`` is ``None`` if the order stays open.
 
-    If ``is_ours`` is False, the answer is about another order, and nothing in it may be used.
+    If ``is_ours`` is False, the answer is about another order: use nothing in it.
     """
 
     settlement: Settlement | None
@@ -74,8 +73,8 @@ def evaluate_for(
 ) -> Verdict:
     """Evaluate ``answer`` about an accepted order.
 
-    ``is_last`` is True if no further check is scheduled. If the clock was wrong when the order was
-    sent, the time of sending is not compared with the answer.
+    ``is_last`` is True if no further check is scheduled. The time of sending is compared only if
+    the clock was right then.
     """
     sent_at = order.sent_at
     is_comparable = sent_at and not order.identified_at and was_clock_right(sent_at)
@@ -100,19 +99,19 @@ def evaluate_answer(
 ) -> Verdict:
     """Evaluate ``answer`` for an order of ``line``.
 
-    ``known_price`` is the price of a card when the order was placed. It is used if the answer names
-    no price. ``sent_at`` is given while the order's id is not confirmed.
+    ``known_price`` is the price of a card when the order was placed, for an answer without a price.
+    ``sent_at`` is given while the order's id is not confirmed.
 
-    Figures in doubt may keep the order open, so that they are requested again:
+    An order with doubtful figures may stay open, so that they are requested again:
 
     - An unreadable amount does not keep the order open. It counts as unknown, and staff see a
       problem.
-    - An unreadable number of cards keeps the order open. If ``is_late`` is True, the order settles
-      without this number, unless it is partially filled.
-    - Contradictory figures and repeated cards keep the order open, unless ``is_repeated`` is True.
+    - An unreadable number of cards keeps the order open. If ``is_late``, the order settles without
+      it, unless it is partially filled.
+    - Contradictory figures and repeated cards keep the order open, unless ``is_repeated``.
 
-    ``is_repeated`` is True if the previous answer was doubtful, too. It is also True if no further
-    answer will be requested.
+    ``is_repeated`` is True if the previous answer was doubtful, too, or if no other answer will be
+    requested.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -138,7 +137,7 @@ def evaluate_answer(
     is_partial = answer.status == Status.PARTIALLY_FILLED
     is_uncounted = is_partial and answer.fulfilled_quantity is None
     if is_uncounted and (is_doubtful or not is_consistent):
-        # Without a number of cards, settling now would lose cards that are unreadable or missing.
+        # Settling without a number of cards would lose unreadable or missing cards.
         return Verdict(None, (*problems, Problem("delivered_unknown", {"ordered": quantity})))
     if is_doubtful and not is_late:
         return Verdict(None, problems)
@@ -158,7 +157,7 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
 
 
 def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
-    """The price of a card in the answer or, if the answer names no price, ``known_price``."""
+    """The answer's price of a card, ``None`` if unreadable; ``known_price`` if there is none."""
     unread = [each.parameters["field"] for each in answer.flaws if _is_unread_amount(each)]
     is_told = answer.price_per_card is not None or "price_per_card" in unread
     return answer.price_per_card if is_told else known_price
@@ -171,21 +170,20 @@ def _is_unread_amount(found: Problem | Flaw) -> bool:
 def _money_problems(
     settlement: Settlement, problems: Sequence[Problem], known_price: Decimal | None
 ) -> Iterator[Problem]:
-    """Yield, for staff, the problems with the price and the charge of a settled order."""
     price = settlement.price_per_card
     if price is not None and known_price not in {None, price}:
         yield Problem("price_changed", {"amount": f"{price:.2f}", "expected": f"{known_price:.2f}"})
     named = {problem.parameters.get("field") for problem in problems}
     if price is None and "price_per_card" not in named:
         yield Problem("figure_unknown", {"field": "price_per_card"})
-    # Nothing is charged for a refunded order, whether the answer says so or not.
+    # Nothing is charged for a refunded order, even if the answer does not say so.
     is_charged = settlement.status not in UNCHARGED
     if is_charged and settlement.fulfilled_amount is None and "fulfilled_amount" not in named:
         yield Problem("figure_unknown", {"field": "fulfilled_amount"})
 
 
 def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
-    """Yield the problems that keep an order open, even if the order is late."""
+    """Yield the problems that keep even a late order open."""
     if answer.status is None:
         yield Problem("status_missing")
     elif answer.status not in {Status.HANDLING, *SETTLED}:
@@ -196,13 +194,12 @@ def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
 
 
 def _delivered(answer: OrderAnswer) -> int:
-    """The number of delivered cards: the answer's figure or else its count of cards."""
+    """The answer's number of delivered cards, or else its count of cards."""
     figure = answer.fulfilled_quantity
     return len(answer.cards) if figure is None else figure
 
 
 def _is_whole(answer: OrderAnswer, cards: Cards, quantity: int) -> bool:
-    """True if the number of cards in a final answer agrees with its status and its figures."""
     delivered = _delivered(answer)
     return cards.fits(delivered, quantity) and len(answer.cards) == delivered
 
@@ -213,7 +210,7 @@ def _has_negative(answer: OrderAnswer) -> bool:
 
 
 def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> Iterator[Problem]:
-    """Yield a problem for each difference between a final ``answer`` and the settled ``record``.
+    """Yield the differences between a final ``answer`` and the settled ``record``.
 
     A figure that is missing or negative in the answer is not compared.
     """
