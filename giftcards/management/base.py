@@ -1,4 +1,4 @@
-"""The base of all commands: ``--json``, checks before a command starts, and orders as text."""
+"""The base of the commands: ``--json``, checks before the start, and orders as text."""
 
 from __future__ import annotations
 
@@ -31,19 +31,17 @@ from giftcards.text.display import read_amount
 
 T = TypeVar("T")
 
-# The id of the product in the provider's examples, for the commands' help.
+# A product in the provider's examples.
 PRODUCT = "507f1f77bcf86cd799439011"
-# The settings that are used to place and follow orders.
+# The settings that placing and following orders need.
 WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if setting.is_working)
 
 
 class GiftcardsCommand(ConsoleCommand):
     """A command with exit code 0 if done, 1 if failed or unfinished, 2 if it could not start.
 
-    ``needs`` names the settings without which the command cannot work. The command checks these
-    settings itself, and reports a wrong setting in one sentence; the system checks do not run. The
-    database is checked before any work begins, so that exit code 2 always means that nothing has
-    happened.
+    ``needs`` names the settings that the command checks before it starts; no system checks run. It
+    also tries the database first, so exit code 2 always means that nothing has happened.
     """
 
     needs: ClassVar[Sequence[str]] = ()
@@ -73,7 +71,7 @@ class GiftcardsCommand(ConsoleCommand):
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
         """Read a row of each table of the core and of the command's own app.
 
-        If the database is missing or not migrated, this fails before any work begins.
+        This fails before any work if the database is missing or not migrated.
         """
         core = apps.get_app_config("giftcards")
         own = apps.get_containing_app_config(type(self).__module__) or core
@@ -82,12 +80,12 @@ class GiftcardsCommand(ConsoleCommand):
                 model._default_manager.order_by("pk").first()  # noqa: SLF001
 
     def say(self, text: str, options: dict[str, Any]) -> None:
-        """Print ``text``, which is for people, unless ``-v0`` or ``--json`` was given."""
+        """Print ``text`` for people: not with ``-v0`` or ``--json``."""
         if _is_for_people(options):
             self.put(text)
 
     def progress(self, options: dict[str, Any]) -> Progress:
-        """Return a display of what the command waits for; silent with ``-v0`` or ``--json``."""
+        """Return a display of the progress; it is silent with ``-v0`` or ``--json``."""
         is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
         put = self.put if _is_for_people(options) else lambda *_args, **_options: None
         return Progress(put, is_live=is_live)
@@ -97,13 +95,13 @@ class GiftcardsCommand(ConsoleCommand):
         self.put(json.dumps(result, indent=2, default=_as_json))
 
     def show(self, result: Any, text: str, options: dict[str, Any]) -> None:
-        """Print ``result`` as JSON with ``--json``, or else ``text``, which is for people."""
+        """Print ``result`` as JSON with ``--json``, or else ``text``."""
         if options["json"]:
             self.write_json(result)
         self.say(text, options)
 
     def show_order(self, order: Order, options: dict[str, Any]) -> None:
-        """Print ``order`` by :meth:`show`, with what the customer paid and what the cards cost."""
+        """Print ``order`` with what the customer paid and what the cards cost."""
         told = order_as_dict(order)
         self.show(told, "\n".join(_describe(order, told)), options)
 
@@ -125,22 +123,22 @@ def _why_no_database(error: Error) -> str:
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:
-    """A ``CommandError`` with exit code 1: the database failed after the work had begun."""
+    """Return an error with exit code 1: the database failed after the work had begun."""
     return unfinished(f"The database failed ({type(error).__name__}). {what_now}")
 
 
 def unfinished(reason: str) -> CommandError:
-    """A ``CommandError`` with exit code 1: the work failed, or did not end."""
+    """Return an error with exit code 1: the work failed, or did not end."""
     return CommandError(reason, returncode=UNFINISHED)
 
 
 def refuse(reason: str) -> CommandError:
-    """A ``CommandError`` with exit code 2: the command cannot start, and nothing has happened."""
+    """Return an error with exit code 2: the command cannot start, and nothing has happened."""
     return CommandError(reason, returncode=COULD_NOT_START)
 
 
 def sentences(error: ValidationError | GiftcardsError) -> str:
-    """The text of ``error`` in one line of English, with the names of the wrong arguments."""
+    """Return the text of ``error`` in one line of English, with the names of wrong arguments."""
     with translation.override(None):
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
             return " ".join(
@@ -152,13 +150,13 @@ def sentences(error: ValidationError | GiftcardsError) -> str:
 
 
 def current_pause() -> str:
-    """The reason, in English, why calls to the provider are paused; "" if they are not paused."""
+    """Return the English reason why calls to the provider are paused; "" if they are not."""
     with translation.override(None):
         return ProviderState.objects.current().why_paused()
 
 
 def provider_state() -> str:
-    """The state of calls to the provider, in English: "in service", or why calls are paused."""
+    """Return "In service.", or the English reason why calls to the provider are paused."""
     return current_pause() or "In service."
 
 
@@ -173,7 +171,7 @@ def find_order(reference: str) -> Order:
 
 
 def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
-    """Add the option ``--fail-on``, which lists conditions that make the command fail."""
+    """Add ``--fail-on``, which names conditions that make the command fail."""
     parser.add_argument(
         "--fail-on",
         metavar="CONDITIONS",
@@ -183,7 +181,7 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
 
 
 def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
-    """The ``known`` conditions that ``--fail-on`` names, in the order of ``known``."""
+    """Return the ``known`` conditions that ``--fail-on`` names; exit with 2 if one is unknown."""
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise refuse(
@@ -194,18 +192,18 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
 
 
 def fail_on(sentences: Iterable[str]) -> None:
-    """Raise ``CommandError`` with all ``sentences`` that are not empty, if there are any."""
+    """Raise a ``CommandError`` with the non-empty ``sentences``, if there are any."""
     if wrong := " ".join(filter(None, sentences)):
         raise unfinished(wrong)
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """``found`` as ``--json`` prints it: "ok" in place of an empty text."""
+    """Return ``found`` for ``--json``, with "ok" for an empty text."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
 def typed_day(name: str, text: str | None) -> date | None:
-    """The day that was typed for the option ``name``; ``None`` if no day was typed."""
+    """Return the day typed for the option ``name``; ``None`` if none was typed."""
     if text is None:
         return None
     try:
@@ -215,7 +213,7 @@ def typed_day(name: str, text: str | None) -> date | None:
 
 
 def typed_amount(name: str, text: str) -> Decimal:
-    """The amount that was typed for the argument ``name``."""
+    """Return the amount typed for the argument ``name``."""
     amount = read_amount(text)
     if amount is None:
         raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.")
@@ -223,7 +221,7 @@ def typed_amount(name: str, text: str) -> Decimal:
 
 
 def order_as_dict(order: Order) -> dict[str, Any]:
-    """The order for ``--json``."""
+    """Return the order for ``--json``."""
     breakdown = refund_breakdown(order)
     return {
         "reference": order.reference,
@@ -249,19 +247,19 @@ def order_as_dict(order: Order) -> dict[str, Any]:
 def _problem_as_dict(entry: Entry) -> dict[str, Any]:
     ticked = {}
     if "ticked_at" in entry:
-        # The text is parsed, because it has no time zone if USE_TZ is off.
+        # The stored text has no time zone if USE_TZ is off.
         ticked = {"ticked_at": datetime.fromisoformat(entry["ticked_at"])}
     return {**entry, **ticked, "text": str(Problem.of(entry))}
 
 
 def customer_as_dict(order: Order) -> dict[str, Decimal] | None:
-    """The customer's amounts for ``--json``; ``None`` if the amounts are not known."""
+    """Return the customer's amounts for ``--json``; ``None`` if they are not known."""
     breakdown = customer_breakdown(order)
     return None if breakdown is None else asdict(breakdown)
 
 
 def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
-    """A refund to the customer for ``--json``."""
+    """Return a refund to the customer for ``--json``."""
     return {
         "reference": refund.reference,
         "amount": refund.amount,
@@ -280,7 +278,7 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 
 
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
-    """The customer's money as lines for a terminal; no lines if the amounts are not known.
+    """Yield the customer's money as lines for a terminal; none if the amounts are not known.
 
     ``customer`` is the result of :func:`customer_as_dict`.
     """
@@ -304,18 +302,18 @@ def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> I
 
 
 def status_label(status: str) -> str:
-    """The status in English words, such as "Partly delivered"."""
+    """Return the status in English, such as "Partly delivered"."""
     with translation.override(None):
         return str(Status(status).label)
 
 
 def standing(order: Order) -> str:
-    """A sentence with the reference and the status of ``order``."""
+    """Return a sentence with the reference and the status of ``order``."""
     return f"The order {order.reference} is {status_label(order.status).lower()}."
 
 
 def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
-    """``order`` as lines for a terminal; ``told`` has the values that ``--json`` prints."""
+    """Yield ``order`` as lines; ``told`` is the result of :func:`order_as_dict`."""
     yield f"Order {order.reference}"
     yield f"  status      {status_label(order.status)}"
     yield f"  provider    {order.provider_order_id or 'has not named it'}"
@@ -343,7 +341,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """The event that ``order`` waits for, and since when; ``None`` if it does not wait.
+    """Return what ``order`` waits for, and since when; ``None`` if it does not wait.
 
     The text is the end of a sentence.
     """
@@ -354,7 +352,7 @@ def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
 
 
 def reason(order: Order) -> str:
-    """The reason for the status of ``order``: open problems, or else the last status change."""
+    """Return the open problems of ``order`` in English, or else its last status change."""
     if order.open_problems:
         return " ".join(map(str, order.open_problems))
     last = order.changes.last()

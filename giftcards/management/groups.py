@@ -1,7 +1,7 @@
 """The groups of staff that ``giftcards_setup`` creates: one for each role.
 
-A group is created once, and then belongs to the shop: permissions that the shop adds stay, and
-permissions that the shop removes come back only by a repair.
+A group is created once and then belongs to the shop. Permissions that the shop adds stay; those
+that it removes come back only by a repair.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from giftcards.rules.roles import BY_APP, ROLES
 
 
 class Role(NamedTuple):
-    """The result of ``giftcards_setup`` for a role: what was done to the role's group."""
+    """The outcome of ``giftcards_setup`` for the group of one role."""
 
     name: str
     #: "created", "repaired" or "in place".
     outcome: str
-    #: The codenames of the role's permissions that the group lacks.
+    #: The codenames of the permissions that the group lacks.
     missing: Collection[str] = ()
 
 
-#: What identifies a permission: the label of its app, and its codename.
+#: The app label and the codename of a permission.
 _Key = tuple[str, str]
 
 
@@ -36,7 +36,7 @@ def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False
 
 
 def role_permissions() -> dict[_Key, Permission]:
-    """The permissions of all roles; the keys are pairs of app label and codename."""
+    """Return the permissions of all roles; raise ``ConfigurationError`` if one does not exist."""
     wanted = {key for name in ROLES for key in _wanted(name)}
     found = Permission.objects.select_related("content_type").filter(
         content_type__app_label__in={label for label, _codename in wanted},
@@ -53,7 +53,6 @@ def role_permissions() -> dict[_Key, Permission]:
 
 
 def _wanted(name: str) -> list[_Key]:
-    """The keys of a role's permissions: first those of the core, then those of optional apps."""
     return [
         (label, codename) for label, roles in BY_APP.items() for codename in roles.get(name, ())
     ]
@@ -64,8 +63,7 @@ def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) 
     group = Group.objects.filter(name=name).first()
     if group is None:
         try:
-            # One transaction creates the group with all its permissions, because later runs leave
-            # an existing group as it is.
+            # Later runs leave an existing group as it is, so one transaction makes it whole.
             with transaction.atomic(using=router.db_for_write(Group)):
                 Group.objects.create(name=name).permissions.add(*wanted)
         except IntegrityError:

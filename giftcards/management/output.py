@@ -1,6 +1,6 @@
-"""The output of the commands: help with examples, progress, times, and closed pipes.
+"""The output of the commands: help with examples, progress, times and closed pipes.
 
-This module imports nothing of the app: the simulator's command needs no settings and no database.
+This module imports no model and no setting, because the simulator's command needs neither.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from giftcards.engine.tuning import tuning
 UNFINISHED = 1
 COULD_NOT_START = 2
 
-# The interval at which a log repeats an unchanged line (seconds).
+# Seconds after which a log repeats an unchanged line.
 _REMIND_AFTER = 60.0
-# The width of a bar (characters).
+# Characters.
 _BAR = 20
 
 
 class OutputClosed(Exception):
-    """The output was closed by its reader: ``head``, for example, ends after ten lines."""
+    """The reader has closed the output: ``head``, for example, after ten lines."""
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """Django's help formatter with notes as paragraphs, and with examples that keep their lines."""
+    """Django's help formatter, which keeps paragraphs and the lines of the examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         *notes, last = text.split("\n\n")
@@ -47,15 +47,15 @@ class _HelpFormatter(DjangoHelpFormatter):
 
 
 class ConsoleCommand(BaseCommand):
-    """A command that has notes and examples in its help.
+    """A command with notes and examples in its help.
 
-    The command ends quietly if its output is closed.
+    The command ends with exit code 1 and no traceback if its output is closed.
     """
 
     requires_system_checks = ()
-    # Paragraphs after the options in the help, for example about exit codes.
+    # Paragraphs below the options in the help.
     notes: ClassVar[Sequence[str]] = ()
-    # Pairs: a comment, and the arguments that the comment explains.
+    # Pairs of a comment and the arguments that it explains.
     examples: ClassVar[Sequence[tuple[str, str]]] = ()
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -74,14 +74,13 @@ class ConsoleCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except OutputClosed:
-            # Otherwise, Python would try to write the rest of the output at exit, and report an
-            # error.
+            # Otherwise Python would write the rest at exit, and report an error.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise SystemExit(UNFINISHED) from None
 
     def put(self, text: str, *, ending: str = "\n") -> None:
-        """Print ``text`` at once; raise :exc:`OutputClosed` if the output is a closed pipe."""
+        """Print ``text`` at once; raise :exc:`OutputClosed` if the pipe is closed."""
         try:
             self.stdout.write(text, ending=ending)
             self.stdout.flush()
@@ -92,18 +91,18 @@ class ConsoleCommand(BaseCommand):
 class Progress:
     """A context manager that shows what a command waits for, and since when.
 
-    On a terminal, one line is redrawn. In a log, a line is printed whenever the text changes, and
-    once a minute while the text stays the same.
+    A terminal shows one line, which is redrawn. A log gets a line whenever the text changes, and
+    once a minute while it does not.
     """
 
     def __init__(self, put: Callable[..., object], *, is_live: bool) -> None:
         self._put = put
         self._is_live = is_live
         self._text = self._result = ""
-        # The time of the next line in a log (monotonic).
+        # The time of the log's next line (monotonic).
         self._next_at = 0.0
         self._since = timezone.now()
-        # The line at the cursor, which will be redrawn; "" if no line is at the cursor.
+        # The line at the cursor, to be redrawn; "" if there is none.
         self._drawn = ""
 
     def __enter__(self) -> Self:
@@ -123,8 +122,8 @@ class Progress:
     ) -> None:
         """Show ``text``; with ``unless_short``, a log shows it only after some seconds.
 
-        ``since`` is the start of the wait, by default the time of the first call with this
-        ``text``. On a terminal, ``bar`` is shown after ``text``, and is never cut off.
+        The wait began at ``since``, by default at the first call with this ``text``. A terminal
+        shows ``bar`` after ``text``, and never cuts it off.
         """
         now = time.monotonic()
         if text != self._text:
@@ -134,8 +133,8 @@ class Progress:
         elif since is not None:
             self._since = since
         if self._is_live:
-            # The cursor stays at the start of the line, so that a line of a log on the same
-            # terminal replaces this text.
+            # The cursor stays at the start, so that a log on the same terminal overwrites this
+            # line.
             line = self._line(bar, shutil.get_terminal_size().columns - 1)
             if line != self._drawn:
                 self._put(f"\r{line}\x1b[K\r", ending="")
@@ -145,7 +144,7 @@ class Progress:
             self._next_at = now + _REMIND_AFTER
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """Show the progress: on a terminal as a bar, and in a log as a line for each tenth."""
+        """Show the progress: as a bar on a terminal, as a line for each tenth in a log."""
         share = min(done / total, 1) if total else 1
         if self._is_live:
             self.show(text, bar=f" [{'#' * int(share * _BAR):.<{_BAR}}] {int(share * 100)} %")
@@ -153,7 +152,7 @@ class Progress:
             self.show(f"{text}: {int(share * 10) * 10} %")
 
     def end(self, text: str = "") -> None:
-        """End the wait; ``text``, if any, is printed once, and says how the wait ended."""
+        """End the wait, and print ``text``, if any, as its result."""
         if self._drawn:
             self._put("")
         self._drawn = self._text = ""
@@ -165,7 +164,6 @@ class Progress:
         return max((timezone.now() - self._since).total_seconds(), 0)
 
     def _line(self, bar: str = "", width: int | None = None) -> str:
-        """The present line; a text that does not fit into ``width`` characters is cut off."""
         how_long = f" (since {clock_time(self._since)}, {duration(self._seconds())})"
         rest = bar + how_long
         room = None if width is None else max(width - len(rest), 0)
@@ -173,12 +171,12 @@ class Progress:
 
 
 def set_by_signals() -> threading.Event:
-    """An event that Ctrl-C and SIGTERM set from now on, instead of ending the process."""
+    """Return an event that Ctrl-C and SIGTERM set, instead of ending the process."""
     stop = threading.Event()
 
     def end(*_args: object) -> None:
-        # Another thread sets the event: the main thread may be in `stop.wait()`, and hold the lock
-        # that set() needs.
+        # The main thread may be in `stop.wait()` and hold the lock that set() needs, so another
+        # thread sets the event.
         threading.Thread(target=stop.set).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -187,7 +185,7 @@ def set_by_signals() -> threading.Event:
 
 
 def clock_time(moment: datetime) -> str:
-    """``moment`` in the site's time zone: the time, and the date unless it is today."""
+    """Return the time of ``moment`` in the site's time zone, with the date unless it is today."""
     now = timezone.now()
     if timezone.is_aware(moment):
         moment, now = timezone.localtime(moment), timezone.localtime(now)
@@ -196,7 +194,7 @@ def clock_time(moment: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` in words, such as ``39 s``, ``2 min 5 s`` or ``3 h 10 min``."""
+    """Return ``seconds`` in words, such as ``39 s``, ``2 min 5 s`` or ``3 h 10 min``."""
     minutes, rest = divmod(int(seconds), 60)
     if minutes < 1:
         return f"{rest} s"
@@ -205,12 +203,12 @@ def duration(seconds: float) -> str:
 
 
 def iso(moment: datetime | None) -> str | None:
-    """``moment`` in ISO 8601 with a time zone, even if ``USE_TZ`` is off."""
+    """Return ``moment`` in ISO 8601 with a time zone, even if ``USE_TZ`` is off."""
     if moment is None:
         return None
     return (moment if timezone.is_aware(moment) else timezone.make_aware(moment)).isoformat()
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """``number`` and ``noun``, such as ``1 order`` or ``2 orders``."""
+    """Return ``number`` and ``noun``, such as ``1 order`` or ``2 orders``."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

@@ -41,7 +41,6 @@ class Command(GiftcardsCommand):
 
 
 def _wait(reading: CatalogueReading) -> str:
-    """A text with the progress of the reading, and the reason for the wait."""
     what = "waiting for its share of the request budget"
     if reading.is_paused:
         what = current_pause() or "waiting"

@@ -17,7 +17,7 @@ from giftcards.privacy.erasure import REASONS, Erasure, SharedNumber, erase, fin
 from giftcards.privacy.export import describe, write_new
 from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person
 
-# The maximum number of references that a message lists.
+# The most references that a message lists.
 _NAMED = 20
 
 
@@ -101,8 +101,8 @@ class Command(GiftcardsCommand):
         if options["erase"]:
             reasons = ((order, why_kept(order, person.roles_in(order))) for order in orders)
             done.kept = {order.reference: reason for order, reason in reasons if reason}
-        # If an order is kept, the command has to be run again. So no file is written, because the
-        # next run would refuse an existing file.
+        # If an order is kept, the command has to run again. That run would refuse a file that is
+        # there, so this run writes none.
         if orders and not done.kept:
             done = self._do(person, orders, options)
         if options["json"]:
@@ -121,7 +121,6 @@ class Command(GiftcardsCommand):
             raise unfinished(_why_unfinished(done))
 
     def _do(self, person: Person, orders: Sequence[Order], options: dict[str, Any]) -> Erasure:
-        """Export and erase the data of ``person``, as the options say."""
         if options["dry_run"]:
             self._foretell(orders, options)
             return Erasure()
@@ -133,8 +132,7 @@ class Command(GiftcardsCommand):
 
     def _foretell(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
         path = options["export"]
-        # lexists() also finds a symbolic link that leads nowhere: no file could be made in its
-        # place.
+        # lexists() also finds a dangling symbolic link, where no file could be made.
         if path and os.path.lexists(path):
             raise _in_the_way(path)
         number = counted(len(orders), "order")
@@ -154,7 +152,6 @@ class Command(GiftcardsCommand):
         self.say(f"Written to {path}, which only you may read. Hand it over safely.", options)
 
     def _ask(self, person: Person, options: dict[str, Any]) -> None:
-        """Ask the user at the terminal to confirm, unless ``--yes`` was given."""
         if options["yes"]:
             return
         if options["json"] or not sys.stdin.isatty():

@@ -23,13 +23,13 @@ class Command(GiftcardsCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Adds no ``--json``: the output has one format."""
+        """Add no ``--json``: the output has one format."""
 
     def find_database(self, options: dict[str, Any]) -> None:
-        """Does nothing: ``handle`` reads the database, and reports a failure itself."""
+        """Do nothing: ``handle`` reads the database, and reports a failure itself."""
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
-        # Imported here, because not every shop has prometheus-client.
+        # Not every shop has prometheus-client.
         from giftcards.watch.metrics import as_text
 
         try:

@@ -95,7 +95,7 @@ class Command(GiftcardsCommand):
         try:
             self._send(order, options)
         except Error as error:
-            # The message must not sound as if nothing had happened: the person would buy the cards
+            # The message must not sound as if nothing had happened: people would buy the cards
             # again.
             raise database_failure(
                 error,
@@ -109,7 +109,7 @@ class Command(GiftcardsCommand):
             with Gateway() as gateway, self.progress(options) as progress:
                 order = _follow(order, gateway, progress, wait=options["wait"])
         except (OutputClosed, KeyboardInterrupt):
-            # Nobody reads the output any more, but work on the order goes on.
+            # Nobody reads the output any more, but a worker goes on with the order.
             wake_worker()
             raise
         if not (order.is_final or order.is_held):
@@ -120,7 +120,7 @@ class Command(GiftcardsCommand):
 
 
 def _follow(order: Order, gateway: Gateway, progress: Progress, *, wait: bool) -> Order:
-    """Send ``order``, and follow it if ``wait`` is True; return its latest state."""
+    """Send ``order``, follow it if ``wait`` is True, and return its latest state."""
     order = send_now(order, gateway, on_wait=lambda seen: _show(seen, progress, unless_short=True))
     if wait:
         _show(order, progress)
@@ -153,8 +153,7 @@ def _amount(name: str, options: dict[str, Any]) -> Decimal | None:
 
 
 def _why_unfinished(order: Order) -> str:
-    # An order that was never sent has no reason of its own to wait, but the provider's state may be
-    # the reason.
+    # An order that was never sent may wait because calls to the provider are paused.
     has_reason = order.open_problems or order.changes.exists()
     why = reason(order) if has_reason else provider_state()
     return f"{standing(order)} {why}".strip()

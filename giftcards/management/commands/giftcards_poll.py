@@ -25,7 +25,7 @@ from giftcards.management.output import set_by_signals
 from giftcards.models import Order, ProviderState
 from giftcards.tasks import FAILED, tick_until
 
-# The pause between attempts to reach a database that is down (seconds).
+# Seconds between attempts to reach a database that is down.
 _PAUSE = 1.0
 
 
@@ -75,10 +75,7 @@ class Command(GiftcardsCommand):
         )
 
     def find_database(self, options: dict[str, Any]) -> None:
-        """With ``--loop``, wait for a database that is down, as the loop itself does.
-
-        If the database is up but not migrated, that is an error.
-        """
+        """With ``--loop``, wait for a database that is down; fail if it is not migrated."""
         if not options["loop"]:
             super().find_database(options)
             return
@@ -100,7 +97,7 @@ class Command(GiftcardsCommand):
         if sum([options["loop"], options["tick"], reference is not None]) > 1:
             raise refuse("Use only one of --loop, --tick and --reference.")
         if options["loop"] and self._stop.is_set():
-            # The user stopped the command while it waited for the database.
+            # The command was stopped while it waited for the database.
             return
         order = None if reference is None else find_order(reference)
         if options["resume"]:
@@ -148,7 +145,7 @@ class Command(GiftcardsCommand):
             while not stop.is_set():
                 done = follow(seconds=None, stop=stop)
                 if done is None:
-                    # Another process runs the loop; this process takes over if that process stops.
+                    # Another process runs the loop; this one takes over when that one stops.
                     stop.wait(1)
                 else:
                     self.say(f"{done}.", options)
@@ -161,7 +158,6 @@ class Command(GiftcardsCommand):
 
 
 def _trouble(done: Swept) -> str:
-    """The reason why a sweep left orders unchecked: the pause, or else the last failure."""
     if done.is_paused:
         return current_pause()
     return f"Not everything worked. {ProviderState.objects.current().failure}".strip()

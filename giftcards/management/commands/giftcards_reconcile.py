@@ -89,8 +89,7 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
             progress.show(text, unless_short=True)
             return True
 
-        # Lost orders are checked now, even if their check is due later. Orders that wait for a
-        # person have no due time, and go on waiting.
+        # Lost orders are checked now, unless they wait for a person (no due time).
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
@@ -100,10 +99,8 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
     """Hold the orders that the provider may have bought already.
 
-    This function does not search for lost orders, because a search may send a lost order again.
-
-    The function takes the lease of the loop, so that no worker runs. If the lease is lost, the
-    reading of the provider's list ends early.
+    It does not search for lost orders, because a search may send one again. The lease of the loop
+    keeps workers out. If the lease is lost, the reading of the list ends early.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
     token = Lease.objects.take(Lease.LOOP, tuning.lease)
@@ -132,7 +129,7 @@ def _beat(progress: Progress) -> Callable[[], None]:
 
 
 def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
-    """The provider's list of orders from ``since`` on; ``None`` if no row of it could be read."""
+    """Read the provider's list from ``since`` on; ``None`` if no row could be read."""
     if not gateway.try_open():
         return None
     listing = read_listing(gateway, pulse, start=since, end=timezone.now() + CLOCK_SKEW)
@@ -160,9 +157,9 @@ class _Found:
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole and not is_cut_short
         self._orphans = list(_describe_orphans(listing, key)) if listing else []
-        # The settled orders that differ from their rows in the provider's list, by reference.
+        # The references of settled orders that differ from the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
-        # True if an order has no counterpart on the other side, or differs from its counterpart.
+        # True if an order is missing on one side, or differs.
         self.has_questions = bool(self._orphans or self._left or self._changed)
 
     def as_dict(self) -> dict[str, Any]:
@@ -184,7 +181,7 @@ class _Found:
         are, orders = "is" if count == 1 else "are", counted(count, "order")
         nobodys = f"{orders} at the provider since {iso(self._since)} {are} nobody's here"
         if not self._is_read:
-            # The list was not read, so "0 orders" would be wrong.
+            # "0 orders" would be wrong.
             lines += ["The provider's list could not be read: it may have orders unknown here."]
         elif not self.is_whole:
             lines += [f"{nobodys}. There may be more: the list was not read whole."]
@@ -214,8 +211,7 @@ class _Found:
 def _describe_orphans(listing: Listing, key: ApiKey) -> Iterator[dict[str, Any]]:
     """Describe the rows of the list that belong to no order.
 
-    If a row is a second purchase of an order, "order" is the reference of this order. Otherwise
-    "order" is "".
+    "order" is the reference of the order that a row buys a second time, or "".
     """
     orphans = find_orphans(listing)
     repeated = note_repetitions(orphans, listing, key)
@@ -225,7 +221,7 @@ def _describe_orphans(listing: Listing, key: ApiKey) -> Iterator[dict[str, Any]]
 
 
 def _why_not_all(began: datetime) -> str:
-    """The present pause, or else the last failure since ``began``; "" if there is neither."""
+    """Return the present pause, or else the last failure since ``began``, or ""."""
     if pause := current_pause():
         return pause
     state = ProviderState.objects.current()

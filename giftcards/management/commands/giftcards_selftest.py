@@ -55,7 +55,7 @@ class Scenario:
     delivered: int
 
 
-# The quantities come from the provider's guide; TEST_PARTIAL delivers half of the cards.
+# The quantities are those of the provider's guide; TEST_PARTIAL delivers half of the cards.
 SCENARIOS = (
     Scenario("refund", "TEST_REFUND", 2, Status.REFUNDED, 0),
     Scenario("partial delivery", "TEST_PARTIAL", 4, Status.PARTIALLY_FILLED, 2),
@@ -74,7 +74,7 @@ class ReferenceTrial:
 
     @property
     def advice(self) -> str:
-        """The sentence that says how to set ``SEND_REFERENCE``."""
+        """A sentence that says how to set ``SEND_REFERENCE``."""
         if not self.is_accepted:
             return "Leave SEND_REFERENCE off: the provider accepts no references."
         gains = {
@@ -89,7 +89,7 @@ class ReferenceTrial:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestReport:
-    """The result of a scenario; the scenario passed if ``complaints`` is empty."""
+    """The result of a scenario, which has passed if ``complaints`` is empty."""
 
     scenario: Scenario
     order: Order
@@ -124,7 +124,7 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # The stored cards are tried here, before the scenarios add cards.
+        # Before the scenarios add cards.
         cards = Card.objects.all().try_keys()
         reports = []
         with Gateway() as gateway, self.progress(options) as progress:
@@ -160,13 +160,13 @@ class Command(GiftcardsCommand):
 
 
 def why_not(gateway: Gateway) -> str:
-    """A sentence that says why the scenarios must not run with this key; "" if they may run."""
+    """Return a sentence that says why the scenarios must not run with this key, or ""."""
     if not gateway.try_open():
         return provider_state()
     question = [("key", gateway.client.validate)]
     answers = [answer for _name, answer in fan_out(question, gateway, Pulse())]
     if not answers:
-        # The provider has refused the key to another process in the meantime.
+        # The provider has just refused the key to another process.
         return provider_state()
     [key] = answers
     if isinstance(key, Exception):
@@ -187,7 +187,7 @@ def run(
 ) -> Iterator[SelfTestReport]:
     """Yield a report for each scenario; all orders are placed first, and settle in parallel.
 
-    While an order has not settled, ``on_wait`` is called from time to time.
+    ``on_wait`` is called from time to time while an order has not settled.
     """
     with transaction.atomic():
         orders = [
@@ -196,11 +196,9 @@ def run(
                     product_id=product_id,
                     type_id=scenario.type_id or type_id,
                     quantity=scenario.quantity,
-                    # An ordinary type gets no invented sale price, because its real cost may be
-                    # higher.
+                    # An ordinary type may cost more than any invented sale price.
                     sale_price=_SALE_PRICE if scenario.type_id else None,
-                    # The shop's receivers are called for these orders, too, and recognise the
-                    # orders by this reference.
+                    # The shop's receivers recognise these orders by the reference.
                     reference=f"selftest-{new_reference()}",
                 )
             )
@@ -216,17 +214,17 @@ def run(
         for seen in watch(placed, gateway):
             order = seen
             on_wait(scenario, order)
-            # The provider has not named the price yet, and may take a long time to do so.
+            # The provider may take long to name the price.
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))
 
 
 def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
-    """Buy twice with one reference, and look for the reference in the provider's answers.
+    """Buy twice with one reference, and look for it in the provider's answers.
 
-    The purchases are of a test type that delivers no cards. The list is read last, because it may
-    lag. Returns ``None`` if the provider gives no usable answer.
+    The test type delivers no cards. The list is read last, because it may lag. Returns ``None`` if
+    the provider gives no usable answer.
     """
 
     def ask(call: Callable[[], T]) -> T:
@@ -289,7 +287,6 @@ def _differences(scenario: Scenario, order: Order) -> Iterator[str]:
 
 
 def _complaints(reports: Sequence[SelfTestReport], cards: Mapping[str, str]) -> Iterator[str]:
-    """Sentences about failed scenarios, and about cards that cannot be opened."""
     failed = [report.scenario.name for report in reports if report.complaints]
     if failed:
         yield f"{len(failed)} of {len(reports)} scenarios failed: {', '.join(failed)}."

@@ -33,8 +33,7 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # This step comes first, because it raises an error if a permission is missing: at that
-        # point, nothing has been changed yet.
+        # This raises if a permission is missing, so it comes before any change.
         permissions = role_permissions()
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])

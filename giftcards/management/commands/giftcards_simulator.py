@@ -48,7 +48,6 @@ def _amount(text: str) -> Decimal:
 
 
 def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChange:
-    """Parse the arguments of ``--offer-change``; raises :exc:`ValueError` if they are unusable."""
     with suppress(ValueError, InvalidOperation):
         match what:
             case "price":
@@ -60,14 +59,13 @@ def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChang
 
 
 def _shortfall(type_id: str, quantity: str, delivered: str) -> Shortfall:
-    """Parse the arguments of ``--shortfall``; raises :exc:`ValueError` if they are unusable."""
     with suppress(ValueError):
         return Shortfall(type_id, int(quantity), int(delivered))
     raise ValueError(f"--shortfall is not understood: {type_id} {quantity} {delivered}")
 
 
 def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -> None:
-    """Add the option that sets the attribute ``name`` of the simulator, with its default."""
+    """Add the option that sets the simulator's attribute ``name``."""
     if "(default: " not in text:
         text += " (default: %(default)s)"
     parser.add_argument(flag, dest=name, help=text, **{"default": _DEFAULTS.get(name), **more})
@@ -174,8 +172,7 @@ class Command(ConsoleCommand):
 
     def handle(self, *, verbosity: int, **options: Any) -> None:
         self._output_closed = threading.Event()
-        # SIGINT gets its usual handler again, because a shell makes a background command ignore
-        # SIGINT.
+        # A shell makes a background command ignore SIGINT, so SIGINT gets its usual handler back.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
@@ -214,12 +211,11 @@ class Command(ConsoleCommand):
         )
 
     def _log(self, request: Request) -> None:
-        # A path comes from outside, and its control characters could manipulate the terminal.
+        # A path comes from outside; its control characters could manipulate the terminal.
         path = "".join(c if c.isprintable() else "?" for c in request.path)
         status = request.status or "closed"
         try:
             self.put(f"{time.strftime('%H:%M:%S')} {request.method} {path} {status}")
         except OutputClosed:
-            # This code runs in the thread of a request, and only the main thread can end the
-            # command.
+            # This is the thread of a request; only the main thread can end the command.
             self._output_closed.set()

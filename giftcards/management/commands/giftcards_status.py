@@ -35,8 +35,7 @@ from giftcards.watch.overview import (
     versions,
 )
 
-# The overview has one sentence for each of these conditions. It has more about the worker and the
-# cards.
+# The overview tells these by one sentence each, and more of the worker and the cards.
 _JUDGED = ("chores", "queue", "keys", "balance")
 _TIMES = (
     "paused_until",
@@ -75,7 +74,7 @@ class Command(GiftcardsCommand):
         conditions = named_conditions(options["fail_on"], CONDITIONS)
         if conditions and options["reference"] is not None:
             raise refuse("Use either a reference or --fail-on, which is about all orders.")
-        # The command speaks English, whatever the site's language is.
+        # The command speaks English in any site.
         with translation.override(None):
             if options["reference"] is not None:
                 self.show_order(find_order(options["reference"]), options)
@@ -95,7 +94,7 @@ class _Overview:
 
     def __init__(self) -> None:
         self.standing = Standing()
-        # For the newest and the oldest card, the reason why the keys cannot open the card, or "".
+        # Why the keys cannot open the newest and the oldest card, or "".
         self.cards = self.standing.once(try_keys)
         self.state = self.standing.state
         self.schedule = schedule_problem()
@@ -110,7 +109,7 @@ class _Overview:
 
     @property
     def unjudged(self) -> str:
-        """The reason why the balance cannot be judged, as a sentence; "" if it can be judged."""
+        """The reason why the balance cannot be judged, as a sentence, or ""."""
         if conf.low_balance is None:
             return "LOW_BALANCE is not set, so no balance is too low."
         return "The balance is not known yet." if self.state.balance is None else ""
@@ -180,7 +179,6 @@ class _Overview:
             "last tick": state.ticked_at,
             "last daily work": state.chores_ended_at,
         }
-        # Without a schedule, there is no next tick.
         if conf.uses_django_q and (self.next_tick or self.schedule):
             times["next tick"] = self.next_tick
         failure = f"The last failure: {state.failure}" if state.failure else ""
@@ -193,7 +191,6 @@ class _Overview:
         return "\n".join(filter(None, lines))
 
     def _facts(self) -> list[str]:
-        """The lines about facts that are never a sign of trouble."""
         state, waiting = self.state, self.waiting
         facts = {
             "worker": state.ticked_by or "not known",
