@@ -1,7 +1,7 @@
 """Strict parsing of the provider's answers into frozen dataclasses, without I/O.
 
-Any string in an answer may be a card's code. So a flaw, and the text of an :exc:`Unreadable`,
-contain only names of fields and short numbers from the answer. They quote nothing else.
+Any string in an answer may be a card's code. So flaws and the text of :exc:`Unreadable` quote
+nothing from an answer but names of fields and short numbers.
 """
 
 from __future__ import annotations
@@ -22,38 +22,37 @@ from giftcards.keys.secrecy import CardSecret, contained
 
 JsonObject = dict[str, Any]
 
-# An id in the form this provider uses; safe in a URL path.
+# An id in the provider's form; safe in a URL path.
 IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
-# Our reference for an order, as the provider returns it.
+# Our reference for an order.
 _REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
-# The words that the provider's other endpoints use for the status HANDLING.
+# Other endpoints use these words for the status HANDLING.
 _AT_WORK = {"PENDING": "HANDLING", "QUEUED": "HANDLING"}
-# An id of a product or type that can be ordered.
+# A product or type with another id cannot be ordered.
 _ORDERABLE = re.compile(r"[!-~]{1,100}")
-# The address of a page, in ASCII and without spaces.
+# ASCII without spaces.
 _ADDRESS = re.compile(r"https?://[!-~]{1,480}")
 _STATUS = re.compile(r"[A-Za-z_]{1,32}")
 _WORD = re.compile(r"[A-Za-z_-]{1,32}")
-# A number in a text. The check is needed, because float() and Decimal() also accept exponents,
-# underscores, "nan" and the digits of other scripts.
+# float() and Decimal() also accept exponents, underscores, "nan" and digits of other scripts.
 _NUMERAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _CENT = Decimal("0.01")
-# Smaller fractions are rounding noise: binary floats turn 3 × 490.10 into 1470.3000000000002.
+# Smaller fractions are noise of floats: 3 × 490.10 is 1470.3000000000002.
 _NOISE = Decimal("0.000001")
 # A larger amount would round up to more than the columns hold.
 _MAX_MONEY = Decimal("9999999999.999999")
 _MAX_WHOLE = 2**31 - 1
-# A context of our own, because the site may have changed the traps of the thread's context.
+# The site may have changed the traps of the thread's context.
 _CONTEXT = Context(prec=28)
 
 
 class Unreadable(ValueError):
-    """Raised if an answer cannot be used at all. The text says why, without quoting the answer."""
+    """Raised for an answer that cannot be used at all; its text never quotes the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Something wrong in an answer, described by the code and the parameters of a problem."""
+    """Something wrong in an answer, as the code and the parameters of a problem."""
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
@@ -63,10 +62,10 @@ class Flaw:
 class OrderAnswer:
     """The provider's answer about one order.
 
-    ``None`` and ``""`` mean that a field is missing or unusable. ``flaws`` reports unusable figures
-    and cards, and negative numbers. Negative numbers are kept. Amounts are in dinar, to two
-    decimals. ``provider_id`` may differ from the id in the request. There may be fewer ``cards``
-    than the figures say.
+    ``None`` and ``""`` mean that a field is missing or unusable. Amounts are in dinar, to two
+    decimals. ``flaws`` reports unusable figures and cards, and negative numbers, which are kept.
+    ``provider_id`` may differ from the id in the request. There may be fewer ``cards`` than the
+    figures say.
     """
 
     provider_id: str
@@ -80,7 +79,7 @@ class OrderAnswer:
     type_id: str
     created_at: datetime | None
     flaws: tuple[Flaw, ...]
-    #: The reference with which the order was placed, according to the provider.
+    #: Our reference for the order, according to the provider.
     reference: str = ""
 
     @property
@@ -92,7 +91,7 @@ class OrderAnswer:
 def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
     """Return ``cards`` without repetitions.
 
-    A card without a serial is also a repetition if a card with a serial has the same code.
+    A card without a serial also repeats a card with the same code and a serial.
     """
     cards = tuple(dict.fromkeys(cards))
     with_serial = {card.value for card in cards if card.serial}
@@ -110,21 +109,18 @@ class OrderPage:
 
     @property
     def page_count(self) -> int | None:
-        """The number of pages; ``None`` if it is unknown.
-
-        The number is right only if this is the first page.
-        """
+        """The number of pages, right on the first page only; ``None`` if unknown."""
         if self.total_pages is not None:
             return self.total_pages
         if self.total_results is None:
             return None
-        # The rows on this page are counted, because the provider may ignore the page size.
+        # The provider may ignore the page size, so the rows are counted.
         return math.ceil(self.total_results / max(len(self.items), 1))
 
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """Type (such as ``SANDBOX``) and scope (such as ``READ-WRITE``) of the key, without the key."""
+    """The type (such as ``SANDBOX``) and scope (such as ``READ-WRITE``) of the key."""
 
     key_type: str
     scope: str
@@ -142,7 +138,7 @@ class ProductType:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product and the denominations it is sold in."""
+    """A product and its denominations."""
 
     title: str
     types: tuple[ProductType, ...]
@@ -163,8 +159,8 @@ class ListedProduct:
 class Catalogue:
     """All products of the provider, without repetitions.
 
-    ``unreadable`` is the number of rows that could not be used. ``absent`` is the number of
-    products that are in the answer's total, but not in its list.
+    ``unreadable`` counts the rows that could not be used. ``absent`` counts the products that are
+    in the answer's total but not in its list.
     """
 
     products: tuple[ListedProduct, ...]
@@ -176,8 +172,8 @@ class Catalogue:
 class PaymentLink:
     """The provider's page on which a customer pays once; the link expires after 20 minutes.
 
-    ``ref`` is the provider's reference of the payment, and ``url`` the address of the page.
-    ``is_sandbox`` is ``None`` if the provider does not say whether real money moves.
+    ``ref`` is the provider's reference of the payment, ``url`` the page's address. ``is_sandbox``
+    is ``None`` if the provider does not say whether real money moves.
     """
 
     ref: str
@@ -189,8 +185,8 @@ class PaymentLink:
 class PaymentAnswer:
     """The state of a payment, and the figures of its transaction.
 
-    ``status`` is ``PENDING``, ``CONFIRMED`` or ``FAILED`` (declined, cancelled or expired). The
-    provider may add other words. ``amount`` is in units of ``currency``, such as ``DZD``. Without a
+    ``status`` is ``PENDING``, ``CONFIRMED``, ``FAILED`` (declined, cancelled or expired) or another
+    word of the provider. ``amount`` is in units of ``currency``, such as ``DZD``. Without a
     transaction, ``amount`` and ``is_sandbox`` are ``None``, and ``currency`` is "".
     """
 
@@ -204,12 +200,11 @@ class PaymentAnswer:
 class LedgerRow:
     """A booking on the account, in dinar; a positive amount came in.
 
-    ``row_id`` is the provider's id of the booking. ``type`` is the kind of booking in the
-    provider's words, such as ``ORDER``; for a customer's payment, it is always :data:`PAYMENT`.
+    ``type`` is the provider's word, such as ``ORDER``, or :data:`PAYMENT` for a customer's payment.
     ``objid`` is the id of what was booked, such as an order.
 
-    A missing or unusable text is "", and a missing or unusable balance is ``None``. The balances
-    are as the provider gave them, even if they contradict the amount.
+    An unusable text is "", an unusable balance ``None``. The provider's balances may contradict the
+    amount.
     """
 
     row_id: str
@@ -237,9 +232,8 @@ class LedgerPage:
 def parse(body: bytes) -> JsonObject:
     """Parse ``body`` strictly as a JSON object, with numbers as ``int`` and ``Decimal``.
 
-    Raises :exc:`Unreadable` for anything else. That includes NaN, infinities, a key given twice,
-    nesting that is too deep, and numbers that are too large. It also includes broken UTF-8, which
-    would put U+FFFD into a code.
+    Raise :exc:`Unreadable` for anything else: also for NaN, infinities, a repeated key, deep
+    nesting, huge numbers, and broken UTF-8, which would put U+FFFD into a code.
     """
     try:
         value = json.loads(
@@ -248,11 +242,11 @@ def parse(body: bytes) -> JsonObject:
             parse_constant=_refuse_constant,
             object_pairs_hook=_unique_keys,
         )
-    # An exponent of 20 digits raises ArithmeticError; an integer of 5,000 digits raises ValueError.
+    # ArithmeticError: an exponent of 20 digits; ValueError: an integer of 5,000 digits.
     except (ValueError, ArithmeticError, RecursionError):
         value = None
-    # The error is raised outside the handler, because the JSONDecodeError, which holds the whole
-    # text, would become its context.
+    # Raised outside the handler, where its context would be the JSONDecodeError with the whole
+    # text.
     if not isinstance(value, dict):
         raise Unreadable("the answer is not a JSON object")
     return value
@@ -279,7 +273,7 @@ def _list(data: JsonObject, name: str, kind: str) -> list[Any]:
 def read_placed(data: JsonObject) -> str:
     """Read the provider's id of an accepted order."""
     order_id = data.get("orderId")
-    # The id goes into paths, so "../x" is refused. This provider's ids are never numbers.
+    # The id goes into paths, so "../x" is refused. The provider's ids are never numbers.
     if not isinstance(order_id, str) or not IDENTIFIER.fullmatch(order_id):
         raise Unreadable("the answer names no usable order id")
     return order_id
@@ -308,7 +302,7 @@ def read_order(data: JsonObject) -> OrderAnswer:
 
 def read_page(data: JsonObject) -> OrderPage:
     rows, fields = _rows_of(data, "orders")
-    # Nobody uses the page's number, but an unusable number is a flaw.
+    # Nobody uses the page's number, but an unusable one is a flaw.
     fields.whole("page")
     items = tuple(read_order(row) for row in rows if isinstance(row, dict))
     if len(items) < len(rows):
@@ -323,19 +317,17 @@ def read_page(data: JsonObject) -> OrderPage:
 
 
 def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
-    """Return the rows of a page, and the fields about its pagination."""
     rows = _list(data, "items", kind)
     pagination = data.get("pagination")
     return rows, _Fields(pagination if isinstance(pagination, dict) else {})
 
 
-# The types of bookings that the provider documents: first the types for money that comes in, then
-# the types for money that goes out. Refunds, whose types begin with _REFUNDS, also bring money in.
+# The documented types of bookings. Refunds bring money in, too.
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 _REFUNDS = "REFUND-"
-# Our type of an incoming booking about a payment by a customer. The provider does not document its
-# own word, which may be the same as for a top-up. But all references of payments begin alike.
+# Our type of a customer's payment. The provider documents no word for it, and may use that of a
+# top-up. But all references of payments begin alike.
 PAYMENT = "OCPAY"
 _PAYMENT_REFS = "OCPL-"
 # The provider does not document the words of ``operation``.
@@ -344,7 +336,7 @@ _WORDS_OUT = {"OUT", "DEBIT", "-"}
 
 
 def read_ledger(data: JsonObject) -> LedgerPage:
-    """Read a page of bookings; rows without usable type, amount or time are only counted."""
+    """Read a page of bookings; count the rows without usable type, amount or time."""
     told, fields = _rows_of(data, "transactions")
     rows = tuple(filter(None, map(_read_booking, told)))
     return LedgerPage(
@@ -379,17 +371,14 @@ def _read_booking(row: object) -> LedgerRow | None:
 
 
 def _usual_type(told: str) -> str:
-    """Normalise the spelling of a documented type; return any other type unchanged.
-
-    The provider writes some words with hyphens in one place and with underscores in another.
-    """
+    """Normalise the spelling of a documented type, which may have hyphens or underscores."""
     kind = told.upper().replace("_", "-")
     is_known = kind in _TYPES_IN | _TYPES_OUT | {PAYMENT} or kind.startswith(_REFUNDS)
     return kind if is_known else told
 
 
 def _direction(kind: str, before: Decimal | None, after: Decimal | None, word: str) -> int:
-    """The direction of a booking: 1 in, -1 out, 0 unknown."""
+    """Return the direction of a booking: 1 in, -1 out, 0 unknown."""
     if kind in _TYPES_IN or kind.startswith(_REFUNDS):
         return 1
     if kind in _TYPES_OUT:
@@ -400,10 +389,9 @@ def _direction(kind: str, before: Decimal | None, after: Decimal | None, word: s
 
 
 def _signed(amount: Decimal, direction: int) -> Decimal:
-    """Return ``amount`` with the sign of ``direction``; unchanged if ``direction`` is 0."""
     if not amount or not direction:
         return amount
-    size = amount.copy_abs()  # unlike abs(), not subject to the context of the thread
+    size = amount.copy_abs()  # abs() depends on the thread's context
     return size if direction > 0 else size.copy_negate()
 
 
@@ -440,7 +428,7 @@ def read_payment_link(data: JsonObject) -> PaymentLink:
 
 
 def _is_page(url: str) -> bool:
-    """True if customers may be sent to ``url``: an https URL, or a page of the simulator."""
+    """True if customers may be sent to ``url``: https, or a page of the simulator."""
     if not _ADDRESS.fullmatch(url):
         return False
     try:
@@ -452,7 +440,7 @@ def _is_page(url: str) -> bool:
 
 
 def read_payment(data: JsonObject, *, asked_for: str) -> PaymentAnswer:
-    # An answer that names no payment is about the payment that was asked for.
+    # An answer that names no payment is about the one in the request.
     if (data.get("paymentRef") or asked_for) != asked_for:
         raise Unreadable("the answer is about another payment")
     status = _Fields(data).text("status", _STATUS.fullmatch)
@@ -478,14 +466,13 @@ def read_catalogue(data: JsonObject) -> Catalogue:
     if not products:
         raise Unreadable("the catalogue lists no usable product")
     unreadable = rows.count(None)
-    # A product may be listed in two categories. The provider does not say whether it then counts
-    # twice.
+    # The provider does not say whether a product in two categories counts twice.
     usable, counted = len(rows) - unreadable, _count(_Fields(data), "totalProducts") or 0
     return Catalogue(tuple(products.values()), unreadable, absent=max(0, counted - usable))
 
 
 def _products_of(category: object) -> Iterator[ListedProduct | None]:
-    """The products of a category; ``None`` for each row that cannot be used."""
+    """Yield the products of a category; ``None`` for each row that cannot be used."""
     rows = category.get("products", []) if isinstance(category, dict) else None
     if not isinstance(category, dict) or not isinstance(rows, list):
         yield None
@@ -512,7 +499,7 @@ def _read_listed(row: object, *, category: str) -> ListedProduct | None:
 
 
 def _id(fields: _Fields) -> str:
-    """The id of a product or a type. The provider's pages disagree about the field's name."""
+    """Return the id of a product or type; the provider's pages disagree about the field's name."""
     return fields.text("id", _ORDERABLE.fullmatch) or fields.text("_id", _ORDERABLE.fullmatch)
 
 
@@ -522,7 +509,7 @@ def _title(fields: _Fields) -> str:
 
 def read_product(data: JsonObject, *, asked_for: str) -> Product:
     rows = _list(data, "types", "types")
-    # An answer that names no product is about the product in the request.
+    # An answer that names no product is about the one in the request.
     told = data.get("productId") or data.get("_id") or asked_for
     if told != asked_for:
         raise Unreadable("the answer is about another product")
@@ -544,7 +531,7 @@ def _read_type(fields: _Fields) -> ProductType:
 
 
 def plain(text: str, limit: int) -> str:
-    """Return ``text`` as one line, without control and bidi characters, at most ``limit`` long."""
+    """Return ``text`` as one line without control and bidi characters, cut to ``limit``."""
     kept = "".join(char for char in text if char.isprintable() or char.isspace())
     return " ".join(kept.split())[:limit]
 
@@ -554,10 +541,9 @@ def _is_plain(text: str) -> bool:
 
 
 class _Fields:
-    """Reads the fields of a JSON object.
+    """The fields of a JSON object; unusable texts are ``""``, other unusable values ``None``.
 
-    An unusable text is read as ``""``, and any other unusable value as ``None``. ``flaws`` collects
-    the unusable or negative numbers, and the unusable cards.
+    ``flaws`` collects unusable or negative numbers, and unusable cards.
     """
 
     def __init__(self, data: JsonObject) -> None:
@@ -624,7 +610,7 @@ class _Fields:
             serial = "" if row.get("serial") is None else _secret(row["serial"])
             lost_serials += serial is None
             cards.append(CardSecret(value=value, serial=serial or ""))
-        # Unreadable cards are only counted, because naming a card might reveal its code.
+        # Naming a card might reveal its code, so unreadable ones are only counted.
         if lost := len(rows) - len(cards):
             self.flaws.append(Flaw("cards_unreadable", {"lost": lost, "total": len(rows)}))
         if lost_serials:
@@ -653,7 +639,7 @@ class _Fields:
 
 
 def _shown(number: Decimal | None) -> dict[str, str]:
-    """The number as a parameter, unless it is long enough to be a card's code."""
+    """Return the number as a parameter, unless it is long enough to be a card's code."""
     text = "" if number is None else str(number)
     return {"value": text} if 0 < len(text) <= 8 else {}
 
@@ -662,7 +648,7 @@ def _secret(value: object) -> str | None:
     """Return a code or serial exactly as the provider sent it; ``None`` if it is unusable."""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         text = str(value)
-        return None if "E" in text else text  # the provider did not write the exponent; Decimal did
+        return None if "E" in text else text  # Decimal wrote the exponent, not the provider
     if not isinstance(value, str):
         return None
     try:

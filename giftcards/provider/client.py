@@ -1,17 +1,16 @@
 """The client of the provider's API. It returns frozen dataclasses and raises typed errors.
 
-The API key and the bodies of replies are secret. So neither an answer of
-:mod:`giftcards.provider.answers` nor a :exc:`~giftcards.exceptions.ProviderError` contains them.
+Neither an answer nor a :exc:`~giftcards.exceptions.ProviderError` contains the API key or the body
+of a reply, because both are secret.
 
-Tracebacks do not show them either. A failure is a return value until :func:`_unwrap` raises it. So
-no frame of the traceback has a variable with the key or the body. The error has no context, because
-the context might be one of these exceptions:
+Nor does a traceback. A failure is a return value until :func:`_unwrap` raises it, in a frame
+without such variables. The error has no context, which could be one of these:
 
 - a ``JSONDecodeError``, whose ``doc`` is the body;
 - an exception of requests, which has the request with the key.
 
-Other exceptions may also end a call, such as a :exc:`KeyboardInterrupt`. The decorator
-:func:`~giftcards.keys.secrecy.contained` removes their frames and context.
+:func:`~giftcards.keys.secrecy.contained` removes the frames and the context of other exceptions,
+such as :exc:`KeyboardInterrupt`.
 """
 
 from __future__ import annotations
@@ -74,33 +73,32 @@ T = TypeVar("T")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_MESSAGE = 500
 _COUNT = "totalProducts"
-# A function that parses the ``data`` of an envelope, and raises Unreadable.
+# Parses the ``data`` of an envelope; raises Unreadable.
 _Reader = Callable[[JsonObject], T]
 
-_MAX_LIST_BODY = 2**24  # enough for a hundred orders with all their cards
+_MAX_LIST_BODY = 2**24  # a hundred orders with all their cards
 
-# The path has two spellings; each key has the other spelling as its value. The provider's guide
-# uses the first spelling, and the provider's other pages use the second.
+# The path has two spellings: the first in the provider's guide, the second on its other pages.
 _CHECK_PATHS = {"check-order": "checkOrder", "checkOrder": "check-order"}
 
 
 class Client:
     """A client of the provider's API for one API key.
 
-    A call makes one request, and takes at most ``timeout`` seconds. If it fails, it raises a
-    :exc:`~giftcards.exceptions.ProviderError`. Several threads may make GET requests at once.
+    A call makes one request, takes at most ``timeout`` seconds, and raises a
+    :exc:`~giftcards.exceptions.ProviderError` if it fails. Threads may make GET requests at once.
     """
 
     @contained
     def __init__(
         self, *, base_url: str, api_key: str, timeout: float, check_path: str = "check-order"
     ) -> None:
-        #: The spelling of the order path that the next request uses.
+        #: The spelling of the order path in the next request.
         self.check_path = check_path if check_path in _CHECK_PATHS else "check-order"
-        #: The spelling that answered last; "" if no spelling has answered.
+        #: The spelling that answered last, or "".
         self.known_check_path = ""
-        #: The time by which the provider's clock is ahead of ours, judging by the ``Date`` of the
-        #: last successful GET; zero if that answer had no ``Date``.
+        #: The provider's clock minus ours, by the ``Date`` of the last successful GET; zero if
+        #: unknown.
         self.clock_difference = timedelta(0)
         self._base_url = base_url
         self._transport = Transport(base_url=base_url, api_key=api_key, timeout=timeout)
@@ -130,11 +128,12 @@ class Client:
     ) -> str:
         """Place an order by a request that is sent at most once; return its id at the provider.
 
-        The call is not idempotent. After :exc:`OutcomeUnknown`, the order may have been placed;
-        after :exc:`AlreadyPlaced`, an earlier request with this ``reference`` has placed it; after
-        any other error, it was not placed. A ``reference`` of "" is not sent. ``may_send`` is
-        called after the connection is made, right before the request is written. If it returns
-        False, nothing is placed, and :exc:`Withheld` is raised.
+        The call is not idempotent. After :exc:`OutcomeUnknown`, the order may have been placed.
+        After :exc:`AlreadyPlaced`, an earlier request with this ``reference`` has placed it. After
+        any other error, it was not placed. An empty ``reference`` is not sent.
+
+        ``may_send`` is called right before the request is written. If it returns False, nothing is
+        placed, and :exc:`Withheld` is raised.
         """
         order = {"productId": product_id, "typeId": type_id, "quantity": quantity}
         if reference:
@@ -142,14 +141,15 @@ class Client:
         return _unwrap(self._post("/v3/gift-cards/placeOrder", order, read_placed, may_send))
 
     def check(self, order_id: str) -> OrderAnswer:
-        """Return the state of an order; raises :exc:`NotFound` if the provider does not know it."""
+        """Return the state of an order; raise :exc:`NotFound` if the provider does not know it."""
         spelling = self.check_path
         path = f"/v3/gift-cards/{spelling}/{_segment(order_id)}"
         result = self._get(path, read_order, missing=NotFound)
         if isinstance(result, OrderAnswer | NotFound):
             self.known_check_path = spelling
         elif isinstance(result, OutcomeUnknown) and result.status == 404:
-            # The router does not know this path. Only one of several threads switches the spelling.
+            # The provider does not know this path. Only one of several threads switches the
+            # spelling.
             if self.check_path == spelling:
                 self.check_path = _CHECK_PATHS[spelling]
             result.is_worth_repeating = True
@@ -160,7 +160,7 @@ class Client:
     ) -> OrderPage:
         """Return one page of the orders created in the period.
 
-        Pages count from 1. A page has at most 100 rows.
+        Pages count from 1, and have at most 100 rows.
         """
         path, params = "/v3/gift-cards/list", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_page, params=params, limit=_MAX_LIST_BODY))
@@ -170,7 +170,7 @@ class Client:
     ) -> LedgerPage:
         """Return one page of the account's bookings in the period.
 
-        Pages count from 1. A page has at most 100 rows.
+        Pages count from 1, and have at most 100 rows.
         """
         path, params = "/v3/account/transactions", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
@@ -188,13 +188,13 @@ class Client:
         return _unwrap(self._get("/v3/gift-cards/catalog", read_catalogue))
 
     def product(self, product_id: str) -> Product:
-        """Return a product with prices and stock; raises :exc:`NotFound` if it does not exist."""
+        """Return a product with prices and stock; raise :exc:`NotFound` if it does not exist."""
         path = f"/v3/gift-cards/checkProduct/{_segment(product_id)}"
         read = partial(read_product, asked_for=product_id)
         return _unwrap(self._get(path, read, missing=NotFound))
 
     def create_payment_link(self, link: JsonObject) -> PaymentLink:
-        """Create a payment link by a request that is sent once; ``link`` is the request's JSON."""
+        """Create a payment link by a request that is sent once; ``link`` is its JSON."""
         path = "/v3/ocpay/createLink"
         return _unwrap(self._post(path, link, read_payment_link, lambda: True))
 
@@ -238,7 +238,6 @@ class Client:
         missing: type[Refused] = Refused,
         quotes_message: bool = False,
     ) -> T | ProviderError:
-        """Return the answer that ``read`` parses, or the error to raise."""
         envelope: JsonObject = {}
         trouble = reply.trouble
         if reply.body is not None:
@@ -265,8 +264,7 @@ class Client:
         code = self._token(error.get("code"))
         kind = failure_kind(reply, code, missing, is_enveloped=is_enveloped)
         label = code or (f"HTTP {reply.status}" if reply.status else "")
-        # The provider's message is shown only if it explains a refused POST. In an answer to a
-        # GET, the message might quote a code.
+        # In an answer to a GET, the provider's message might quote a code.
         message = self._quote(error.get("message")) if kind is Refused and quotes_message else ""
         reason = REFUSAL_REASONS.get(code, "") if kind is Refused else ""
         if kind is AccessDenied:
@@ -291,15 +289,15 @@ class Client:
         )
 
     def _token(self, value: object) -> str:
-        """Return ``value`` if it is a plain token that does not contain the key, else ``""``."""
+        """Return ``value`` if it is a plain token without the key, or else ``""``."""
         if isinstance(value, str) and _TOKEN.fullmatch(value):
             return "" if self._key_in_text.search(value) else value
         return ""
 
     def _quote(self, value: object) -> str:
         text = plain(value, len(value)) if isinstance(value, str) else ""
-        # The key is masked after the text is cleaned, because cleaning could join parts of the key;
-        # and before the text is truncated, because truncating could leave most of the key.
+        # Cleaning could join parts of the key, and truncating could leave most of it. So the key is
+        # masked in between.
         return self._key_in_text.sub("•••", text)[:_MAX_MESSAGE]
 
 
@@ -310,14 +308,13 @@ def _unwrap(result: T | ProviderError) -> T:
 
 
 def _segment(identifier: str) -> str:
-    """Return ``identifier`` quoted as one path segment."""
-    if identifier in ("", ".", ".."):  # quoting does not keep these from changing the path
+    if identifier in ("", ".", ".."):  # quoting keeps these
         raise NotFound(f"{TEXTS[NotFound]}.")
     return quote(identifier, safe="", errors="replace")
 
 
 def _period(start: datetime, end: datetime, page: int, page_size: int) -> dict[str, str]:
-    # The provider refuses a period with only one of its two ends.
+    # The provider refuses a period with only one end.
     period = {"from": _timestamp(start), "to": _timestamp(end)}
     return {"page": str(page), "pageSize": str(page_size), **period}
 
@@ -331,7 +328,7 @@ def _data(envelope: JsonObject) -> JsonObject:
     data = envelope.get("data")
     if not isinstance(data, dict):
         raise Unreadable("the answer has no data")
-    # The provider's pages disagree about where the number of products stands.
+    # The provider's pages disagree about the place of the number of products.
     for part in (envelope, envelope.get("meta")):
         if isinstance(part, dict) and _COUNT in part:
             return {_COUNT: part[_COUNT], **data}

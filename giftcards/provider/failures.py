@@ -54,7 +54,7 @@ ACCESS_CODES = {
         "Enable it in the provider's dashboard.",
     ),
 }
-# What the provider's codes mean, for staff; other codes are shown as they are.
+# Our codes for the provider's; staff see other codes as they are.
 REFUSAL_REASONS = {
     "NO_BALANCE": "no_balance",
     "INSUFFICIENT_BALANCE": "no_balance",
@@ -78,14 +78,14 @@ def failure_kind(
         (status == 401, AccessDenied),
         (status == 429, RateLimited),
         ((status, code) == (503, "AUTH_UNAVAILABLE"), TryLater),
-        # The reply is from a proxy or a router, or was cut off.
+        # A proxy or a router replied, or the reply was cut off.
         (not is_enveloped or family not in (2, 4), OutcomeUnknown),
         (code in ACCESS_CODES, AccessDenied),
         (code in _REPEATED_REFERENCE, AlreadyPlaced),
         (code == "RATE_LIMIT_EXCEEDED", RateLimited),
-        # A proxy that answers 408 or 425 may already have sent the request to the provider.
+        # A proxy that answers so may have sent the request to the provider.
         (status in (408, 425), OutcomeUnknown),
-        # An error with a 2xx status is believed only if its code leaves no doubt.
+        # An error with a 2xx status counts only if its code leaves no doubt.
         (family == 2 and code not in _REFUSAL_CODES, OutcomeUnknown),
         (status == 404 or (family == 2 and code == "NOT_FOUND"), missing),
     )
@@ -101,9 +101,9 @@ def attempts_left(error: JsonObject) -> str:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Return the number of seconds to wait according to the header ``Retry-After``.
+    """Return the seconds to wait by the header ``Retry-After``; ``None`` if it is unusable.
 
-    The header has a number of seconds or a date. If it has neither, the result is ``None``.
+    The header has a number of seconds or a date.
     """
     header = (header or "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):

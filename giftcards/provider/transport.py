@@ -1,7 +1,7 @@
 """HTTP exchanges with the provider: one request, one :class:`Reply`.
 
-This is the only module that speaks HTTP to the provider. A failed exchange does not raise: the
-:class:`Reply` says how it failed. What was sent or received is never logged.
+Only this module speaks HTTP to the provider. A failed exchange does not raise: the :class:`Reply`
+says how it failed. No request and no response is ever logged.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Reply:
     """The outcome of one request.
 
     - ``status`` is ``None`` if no response arrived.
-    - ``body`` is ``None`` if no body arrived, or only a part of it.
+    - ``body`` is ``None`` unless a whole body arrived.
     - ``trouble`` says why there is no status or no body.
     - ``is_unsent`` is True if the provider provably received no byte of the request.
     - ``is_withheld`` is True if the caller stopped the request before its end was sent.
-    - ``was_dropped`` is True if the connection broke, as often happens to idle connections.
+    - ``was_dropped`` is True if the connection broke, as idle connections often do.
     """
 
     status: int | None
@@ -78,14 +78,14 @@ class Transport:
     def get(
         self, path: str, *, params: Mapping[str, str] | None = None, limit: int = MAX_BODY
     ) -> Reply:
-        """Make a GET request, on a pooled connection if one is idle; ``limit`` is in bytes."""
+        """Make a GET request, on an idle connection if there is one; ``limit`` is in bytes."""
         return self._exchange(self._session, "GET", path, params=params, limit=limit)
 
     def post(self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool]) -> Reply:
-        """Make a POST request once, on a new connection, because an idle connection may break.
+        """Make a POST request once, on a new connection, because an idle one may break.
 
-        ``may_send`` is called right before each part of the request is written to the socket. Once
-        it returns False, the rest of the request is withheld. The body is the last part.
+        ``may_send`` is called right before each part of the request is written; the body is the
+        last. Once it returns False, the rest is withheld.
         """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
@@ -102,7 +102,6 @@ class Transport:
         limit: int = MAX_BODY,
         may_send: Callable[[], bool] = lambda: True,
     ) -> Reply:
-        """Send one request, without retries, and read the response until the call's deadline."""
         status: int | None = None
         headers: Mapping[str, str] = {}
         _call.ends = time.monotonic() + self._timeout
@@ -144,45 +143,41 @@ class Transport:
 class _Stage(enum.Enum):
     """The last stage that a call has certainly reached."""
 
-    # The stage before PREPARING. If tests replace the connections below, no other stage follows.
+    # The only stage if tests replace the connections below.
     UNKNOWN = enum.auto()
-    # The request has not yet been handed to one of the connections below. So if anything fails now,
-    # such as a proxy, the handshake or the file of trusted certificates, the provider has received
-    # no byte of the request.
+    # No connection below has the request yet. If a proxy, the handshake or the file of certificates
+    # fails now, the provider has received no byte of it.
     PREPARING = enum.auto()
     SENDING = enum.auto()
-    # The rest of the request was not sent, because the caller no longer allowed it.
+    # The caller no longer allowed the rest of the request.
     WITHHELD = enum.auto()
 
 
-# This thread's current call. ``ends``: its deadline, by time.monotonic(). ``stage``: a _Stage.
-# ``may_send``: a function that returns whether the caller still allows the request.
-# ``is_going_on``: a bool.
+# This thread's call: its deadline ``ends`` (monotonic), its ``stage``, the caller's ``may_send``,
+# and ``is_going_on``.
 _call = threading.local()
 
 
 class _Connection(urllib3.connection.HTTPConnection):
     """A mixin for urllib3's connections, which ends each wait at the call's deadline.
 
-    urllib3's timeouts apply to one address or one receive: a server that sends a byte a second
-    never exceeds them, and name resolution has no timeout. Sending is not bounded, because a
-    request is far smaller than the kernel's send buffer.
+    urllib3's timeouts are for one address or one receive, so a server that sends a byte a second
+    never exceeds them. Name resolution has none. Sending needs none: a request fits into the
+    kernel's buffer.
     """
 
     _opened: Any = None
-    # http.client prints every header, the key among them, if somebody sets ``debuglevel`` on its
-    # class.
+    # If somebody sets this on http.client's class, it prints every header, with the key.
     debuglevel = 0
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is None:
-            self.connect()  # now, because otherwise the sending stage would connect
+            self.connect()  # or else super() would connect, in the stage SENDING
         _call.stage = _Stage.SENDING
         super().request(*args, **kwargs)
 
     def send(self, data: Any) -> None:
-        # The thread that connects may also send data, to a proxy. Such data is no part of the
-        # request.
+        # While connecting, a thread may send data to a proxy, which is no part of the request.
         if getattr(_call, "stage", None) is _Stage.SENDING and not _call.may_send():
             _call.stage = _Stage.WITHHELD
             raise http.client.HTTPException("withheld")
@@ -204,7 +199,7 @@ class _Connection(urllib3.connection.HTTPConnection):
     def shutdown(self) -> None:
         """Shut the socket down, which wakes any thread that waits on it."""
         sock: Any = self.sock or self._opened
-        sock = getattr(sock, "socket", sock)  # TLS in TLS has a wrapper of a socket
+        sock = getattr(sock, "socket", sock)  # TLS in TLS wraps the socket
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -215,10 +210,9 @@ def _in_time(
 ) -> T:
     """Return ``step()``; raise :exc:`TimeoutError` at the call's deadline.
 
-    The step runs in its own thread. At the deadline, ``connection`` is shut down, if there is one,
-    and the thread is abandoned. The thread ends soon, because name resolution, connecting and the
-    TLS handshake have their own timeouts. An abandoned thread calls ``late`` when it ends. Raises
-    :exc:`RuntimeError` if no thread can be started.
+    The step runs in its own thread. At the deadline, ``connection`` is shut down, and the thread
+    abandoned; it calls ``late`` when it ends. It ends soon, because name resolution, connecting and
+    the TLS handshake have timeouts. Raises :exc:`RuntimeError` if no thread can be started.
     """
     result: Future[T] = Future()
     threading.Thread(target=_run, args=(step, result), name=_THREAD_NAME, daemon=True).start()
@@ -248,17 +242,16 @@ def _may_be_logged(record: logging.LogRecord) -> bool:
     return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))
 
 
-# Which of these two loggers logs such lines, and in which thread, depends on the version of
-# urllib3.
+# The logger and the thread of such records depend on the version of urllib3.
 for _name in ("urllib3.connection", "urllib3.connectionpool"):
     logging.getLogger(_name).addFilter(_may_be_logged)
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter whose connections keep to the call's deadline, and that never retries.
+    """An adapter that never retries, and whose connections keep to the call's deadline.
 
-    The default, ``max_retries=0``, is essential: urllib3's ``Retry`` repeats a POST after a TLS
-    connection breaks, regardless of ``allowed_methods``.
+    The default ``max_retries=0`` is essential. urllib3's ``Retry`` repeats a POST after a TLS
+    connection breaks, whatever ``allowed_methods`` says.
     """
 
     pool: Any = None
@@ -271,8 +264,7 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def close(self) -> None:
-        # The pool is closed here, because otherwise its connections stay open until the pool is
-        # collected, which an exception can delay.
+        # Otherwise connections stay open until the pool is collected, which an exception can delay.
         if self.pool is not None:
             self.pool.close()
         super().close()
@@ -304,8 +296,7 @@ class _Session(requests.Session):
     def merge_environment_settings(self, url: Any, *args: Any) -> Any:
         """Use no proxy for an address of this machine, because a proxy would connect to itself.
 
-        For other addresses, the environment variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
-        NO_PROXY apply.
+        Otherwise HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY apply.
         """
         settings = super().merge_environment_settings(url, *args)
         if is_loopback(urlsplit(url).hostname or ""):
@@ -315,27 +306,26 @@ class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Treat no response as a redirect.
 
-        Even with ``allow_redirects=False``, requests reads the whole body of a redirect, of any
-        size.
+        Even with ``allow_redirects=False``, requests reads a redirect's whole body, of any size.
         """
 
 
 def _read_body(response: requests.Response, limit: int) -> bytes | None:
-    """Return the body; stop and return ``None`` as soon as it exceeds ``limit`` bytes."""
+    """Return the body; stop and return ``None`` once it exceeds ``limit`` bytes."""
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         return None
-    # Without this line, version 1 of urllib3 takes a body that breaks off for a complete body.
+    # Otherwise urllib3 1 takes a body that breaks off for a complete one.
     response.raw.enforce_content_length = True
     body = bytearray()
-    for chunk in response.iter_content(2**16):  # decoded: ``limit`` applies after decompression
+    for chunk in response.iter_content(2**16):  # decompressed, so ``limit`` applies to that
         body += chunk
         if len(body) > limit:
             return None
     return bytes(body)
 
 
-# The errors that broken connections have been seen to raise, and our own TimeoutError.
+# What broken connections have been seen to raise, and our own TimeoutError.
 _TRANSPORT_ERRORS = (
     OSError,  # includes TimeoutError and requests.RequestException
     urllib3.exceptions.HTTPError,
@@ -349,7 +339,7 @@ _DROPPED = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 def _why_unsent(error: Exception) -> str:
     trouble = "it could not be reached"
-    # If the file of certificates is missing, requests raises a plain OSError.
+    # requests raises a plain OSError if the file of certificates is missing.
     if isinstance(error, requests.exceptions.SSLError) or type(error) is OSError:
         trouble += ": its certificate is not trusted, or REQUESTS_CA_BUNDLE is unusable"
     return trouble
