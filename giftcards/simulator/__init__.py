@@ -1,8 +1,7 @@
 """A simulator of the provider (OneClickDz API v3) over real HTTP, for tests and development.
 
-It uses only the standard library and keeps everything in memory. The documentation has a page on
-the simulator, with examples. The page also lists the simulator's choices where the provider's
-documentation is silent.
+It uses only the standard library and keeps everything in memory. Its page in the documentation has
+examples, and lists the simulator's choices where the provider's pages are silent.
 """
 
 from __future__ import annotations

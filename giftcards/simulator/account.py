@@ -1,7 +1,7 @@
 """The shop's account at the provider: assortment, orders, cards, balance and clock, without HTTP.
 
-If placing an order fails, :exc:`Refusal` or :exc:`NoAnswer` is raised. For some types, the order is
-created nevertheless.
+A failed placing raises :exc:`Refusal` or :exc:`NoAnswer`. For some types, the order exists
+nevertheless.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 _STOCK = 100_000
-# The price of a card of a special type, in dinars.
+# In dinars.
 SPECIAL_PRICE = Decimal(490)
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 # The time in which a customer can pay.
@@ -70,8 +70,7 @@ CATALOGUE: Mapping[str, Product] = {
 class OfferChange:
     """A planned change of the price or the stock of a type.
 
-    ``after`` is the time of the change, in seconds after the simulator was made. A price or stock
-    of ``None`` stays as it was.
+    It happens ``after`` seconds of the simulator's life. A price or stock of ``None`` stays.
     """
 
     after: float
@@ -80,14 +79,14 @@ class OfferChange:
     stock: int | None = None
 
     def apply(self, kind: Denomination) -> Denomination:
-        """The type as it is after the change."""
+        """Return the type after the change."""
         price = kind.price if self.price is None else self.price
         return replace(kind, price=price, stock=kind.stock if self.stock is None else self.stock)
 
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """A fault: the first order of this type and quantity gets only ``delivered`` of its cards."""
+    """A fault: the first order of this type and quantity gets only ``delivered`` cards."""
 
     type_id: str
     quantity: int
@@ -96,7 +95,7 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """The behaviour of orders of a special type. The defaults describe a normal order.
+    """The behaviour of orders of a special type; by default that of a normal order.
 
     ``name`` is the type's name in the catalogue.
     """
@@ -110,8 +109,7 @@ class Special:
 
 
 NORMAL = Special(summary="is delivered in full")
-# The types that are accepted for every product, at one price. The provider's sandbox has only the
-# first two types.
+# Accepted for every product, at one price. The provider's sandbox has the first two only.
 SPECIAL_TYPES: Mapping[str, Special] = {
     "TEST_REFUND": Special(name="Test: no card comes", summary="ends REFUNDED", delivers="none"),
     "TEST_PARTIAL": Special(
@@ -147,7 +145,7 @@ SPECIAL_TYPES: Mapping[str, Special] = {
         name="Test: it is refused", summary="answers 400; there is no order", answer="refused"
     ),
 }
-# Oddities of the provider's ledger that the simulator can imitate, also several at a time.
+# Oddities of the provider's ledger, which may be combined.
 LEDGER_ODDITIES: Mapping[str, str] = {
     "signed": "amounts that left the account are negative",
     "unsigned": "amounts are positive, and no field but the type tells the direction",
@@ -159,10 +157,10 @@ LEDGER_ODDITIES: Mapping[str, str] = {
     "missing": "what was not delivered is credited, but its entry is never shown",
     "uncredited": "what was not delivered is never credited",
 }
-# The kinds of bookings that take money from the account; all others bring money in.
+# These bookings take money from the account; all others bring money in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
-# The bookings that the oddity ``foreign`` adds, in this sequence. Their sum is positive, so that
-# the account can afford them.
+# What the oddity ``foreign`` books, one after the other. The sum is positive, so that the account
+# can afford it.
 _FOREIGN = (
     ("DEPOSIT", 5000),
     ("FLEXY", -500),
@@ -186,7 +184,7 @@ class Refusal(Exception):
 
 
 class NoAnswer(Exception):
-    """The connection is closed without an answer."""
+    """Raised to close the connection without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +197,9 @@ class Card:
 class Order:
     """An order in the ledger. ``charged + refunded == quantity * price`` always holds.
 
-    ``price`` is the price of one card; amounts are in dinars. ``charged`` is the whole price while
-    the order is open, as on the provider's account. When the order settles, the refund is
-    subtracted from ``charged``. ``settle_at`` is ``None`` if the order never settles. ``cards`` has
-    the cards that were delivered so far. ``reference`` is "" if the order has none, or if the
+    Amounts are in dinars, and ``price`` is for one card. ``charged`` is the whole price until the
+    order settles, and loses the refund then. An order whose ``settle_at`` is ``None`` never
+    settles. ``cards`` has those delivered so far. ``reference`` is "" if there is none, or if the
     account ignores references.
     """
 
@@ -230,9 +227,8 @@ class Order:
 class Payment:
     """A customer's payment in dinars, and the link to the page where the customer pays.
 
-    ``status`` is ``PENDING`` at first. It becomes ``CONFIRMED`` if the customer pays, and
-    ``FAILED`` if the customer declines or the link expires. ``told`` has the fields of the request
-    for the link.
+    ``status`` becomes ``CONFIRMED`` if the customer pays, and ``FAILED`` if the customer declines
+    or the link expires. ``told`` has the fields of the request for the link.
     """
 
     ref: str
@@ -244,10 +240,10 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A change of the balance by a signed amount, and the balance afterwards, in dinars.
+    """A signed change of the balance, and the balance afterwards, in dinars.
 
-    ``objid`` is the id of what the transaction is about, such as an order. The API shows the
-    transaction from ``shown_at`` on. If ``shown_at`` is ``None``, the API never shows it.
+    ``objid`` is the id of what was booked, such as an order. The API shows the transaction from
+    ``shown_at`` on, or never if that is ``None``.
     """
 
     id: str
@@ -302,8 +298,7 @@ class Account:
             raise ValueError("An order delivers from none to all of its cards.")
         # One lock guards everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
-        # The two times are read in this order, so that a delay between the readings makes the
-        # simulator's clock slow, and never fast.
+        # Read in this order: a delay in between makes the simulator's clock slow, never fast.
         self._time_zero = datetime.now(UTC)
         self._clock_zero = self.clock()
         self._next_serial = 100_000_000 + secrets.randbelow(800_000_000)
@@ -313,10 +308,10 @@ class Account:
         """Return to the initial state."""
         with self._lock:
             self._orders: dict[str, Order] = {}
-            self._due: list[tuple[datetime, str]] = []  # a heap of the open orders to settle
+            self._due: list[tuple[datetime, str]] = []  # the open orders to settle, as a heap
             self._payments: dict[str, Payment] = {}
             self._transactions: dict[str, Transaction] = {}
-            self._short: set[Shortfall] = set()  # the shortfalls that an order has used up
+            self._short: set[Shortfall] = set()  # those that an order has used up
             self._balance = Decimal(0)
             self._foreign = itertools.cycle(_FOREIGN)
             self._book("DEPOSIT", Decimal(self.opening_balance), at=self._now())
@@ -325,7 +320,7 @@ class Account:
 
     @property
     def orders(self) -> dict[str, Order]:
-        """Copies of all orders in their current state, keyed by id, oldest first."""
+        """Copies of all orders in their current state, by id, oldest first."""
         with self._lock:
             self._settle_due()
             for order in self._orders.values():
@@ -334,7 +329,7 @@ class Account:
 
     @property
     def payments(self) -> dict[str, Payment]:
-        """All payments by reference, oldest first, in their current state."""
+        """All payments in their current state, by reference, oldest first."""
         with self._lock:
             return {ref: self._payment(ref) for ref in self._payments}
 
@@ -355,11 +350,11 @@ class Account:
     def book(
         self, kind: str, amount: Decimal | int, *, objid: str = "", shown_after: float | None = 0
     ) -> Transaction:
-        """Book a transaction that is not about an order of this account, and return it.
+        """Book a transaction that belongs to no order of this account, and return it.
 
         ``kind``, such as ``DEPOSIT`` or ``FLEXY``, decides whether ``amount`` comes in or goes out.
-        The API shows the transaction after ``shown_after`` seconds. If this is ``None``, the API
-        never shows the transaction.
+        The API shows the transaction after ``shown_after`` seconds, or never if that is ``None``.
+        Raise :exc:`ValueError` for an invalid ``amount``, or one that the balance does not cover.
         """
         change = Decimal(amount)
         if not change.is_finite() or change <= 0 or change != round(change, 2):
@@ -372,15 +367,16 @@ class Account:
             return self._book(kind, change, objid, at=self._now(), shown_after=shown_after)
 
     def hide(self, transaction_id: str) -> None:
-        """Never show a transaction again; :exc:`KeyError` if there is no such transaction."""
+        """Never show a transaction again; :exc:`KeyError` if there is none with this id."""
         with self._lock:
             entry = self._transactions[transaction_id]
             self._transactions[transaction_id] = replace(entry, shown_at=None)
 
     def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
-        """Settle an open order now, with ``delivered`` cards.
+        """Settle an open order now, with ``delivered`` cards; by default, its type decides.
 
-        By default, the type of the order decides how many cards are delivered.
+        Raise :exc:`KeyError` if there is no such order, and :exc:`ValueError` if ``delivered`` is
+        not possible.
         """
         with self._lock:
             order = self._orders[order_id]
@@ -395,7 +391,7 @@ class Account:
     def pay(self, ref: str, *, confirmed: bool = True) -> Payment:
         """Pay or decline, as the customer does on the page of the link, and return the payment.
 
-        Raises :exc:`KeyError` if there is no such payment, and :exc:`ValueError` if it has ended.
+        Raise :exc:`KeyError` if there is no such payment, and :exc:`ValueError` if it has ended.
         """
         with self._lock:
             payment = self._payment(ref)
@@ -411,7 +407,6 @@ class Account:
     # The methods below require the lock.
 
     def _open_payment(self, amount: Decimal, told: Mapping[str, Any]) -> Payment:
-        """Make a link for a payment of ``amount`` dinars."""
         parts = ("".join(_random.choices(_CODE_ALPHABET, k=length)) for length in (6, 4))
         payment = Payment(f"OCPL-{'-'.join(parts)}", amount, self._now(), told)
         self._payments[payment.ref] = payment
@@ -479,7 +474,7 @@ class Account:
         return None
 
     def _types(self, product_id: str) -> dict[str, Denomination]:
-        """The types of the product that are for sale, with the current prices and stocks."""
+        """Return the product's types that are for sale, with the current prices and stocks."""
         special = {
             type_id: Denomination(special.name, SPECIAL_PRICE)
             for type_id, special in SPECIAL_TYPES.items()
@@ -500,7 +495,7 @@ class Account:
         return self.catalogue[product_id]
 
     def _now(self) -> datetime:
-        """The current time by ``clock``, rounded down to milliseconds like the times in answers."""
+        """Return the time by ``clock``, rounded down to milliseconds like the times in answers."""
         now = self._time_zero + timedelta(seconds=self.clock() - self._clock_zero)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
@@ -549,7 +544,6 @@ class Account:
         order.cards += tuple(self._new_card(number) for number in numbers)
 
     def _new_card(self, number: int) -> Card:
-        """Return a new card; ``number`` is its position in the order, from 1."""
         if self.repeat_codes:
             return Card(f"SANDBOX-CARD-{number}", f"SANDBOX-{number}")
         groups = ("".join(_random.choices(_CODE_ALPHABET, k=4)) for _ in range(3))
@@ -565,10 +559,9 @@ class Account:
         at: datetime,
         shown_after: float | None = 0,
     ) -> Transaction:
-        """Change the balance by a signed amount and record the transaction."""
         if self._transactions:
-            # An order may have settled before the time of the last entry. The ledger stays sorted
-            # by time.
+            # An order may settle before the time of the last entry, but the ledger stays sorted by
+            # time.
             at = max(at, next(reversed(self._transactions.values())).created_at)
         if "late" in self.ledger_oddities and shown_after == 0 and len(self._transactions) % 2:
             shown_after = self.ledger_delay

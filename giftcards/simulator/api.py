@@ -36,7 +36,7 @@ _STATUSES = {
     "INTERNAL_ERROR": 500,
     "SERVICE_UNAVAILABLE": 503,
 }
-# The period of a list if the query gives no period.
+# The period of a list by default.
 _ALWAYS = {"from": "0001-01-01", "to": "9999-12-31"}
 _Data = dict[str, Any]  # the ``data`` of an answer
 _Entry = TypeVar("_Entry", Order, Transaction)
@@ -46,8 +46,8 @@ _Entry = TypeVar("_Entry", Order, Transaction)
 class Request:
     """A log entry for one request, without its key, query and body.
 
-    ``at`` is in seconds on the simulator's clock; ``status`` is 0 if the connection was closed
-    without an answer; ``key_ok`` is True if the request had an accepted key.
+    ``at`` is in seconds on the simulator's clock. ``status`` is 0 if the connection was closed
+    without an answer. ``key_ok`` is True if the request had an accepted key.
     """
 
     at: float
@@ -61,16 +61,15 @@ class Request:
 class Simulator(Account):
     """The simulated provider; a context manager. Raises :exc:`ValueError` for invalid options.
 
-    The documentation's page on the simulator describes the options. All options except ``host``,
-    ``port``, ``ssl_context`` and ``opening_balance`` may be changed while the simulator runs. If an
-    option is a pair of seconds, these are the shortest and the longest time.
+    The options are described in the documentation. They may change while the simulator runs, except
+    ``host``, ``port``, ``ssl_context`` and ``opening_balance``. A pair of seconds is the shortest
+    and the longest time.
 
-    With ``port=0``, :meth:`start` picks a free port and stores its number. So the simulator keeps
-    its URL if it is stopped and started again. It also keeps its orders.
+    With ``port=0``, :meth:`start` takes a free port and stores its number. So a simulator that is
+    stopped and started again keeps its URL, and also its orders.
 
     All times except ``latency`` follow ``clock``. A random part of ``latency`` passes before the
-    request is counted, and the rest passes afterwards. ``on_request`` is called in the thread that
-    answers.
+    request is counted, the rest afterwards. ``on_request`` is called in the answering thread.
     """
 
     host: str = "127.0.0.1"
@@ -108,9 +107,9 @@ class Simulator(Account):
         with self._lock:
             super().reset()
             self._requests: list[Request] = []
-            self._recent: dict[str, deque[float]] = {}  # for each key, its times, oldest first
-            self._wrong_keys: dict[str, int] = {}  # for each IP address
-            self._blocked_until: dict[str, float] = {}  # for each IP address
+            self._recent: dict[str, deque[float]] = {}  # by key: the times, oldest first
+            self._wrong_keys: dict[str, int] = {}  # by IP address
+            self._blocked_until: dict[str, float] = {}  # by IP address
 
     # Running.
 
@@ -229,7 +228,7 @@ class Simulator(Account):
         return None
 
     def _page_of_link(self, call: Call) -> Reply | None:
-        """Return the reply to the browser of a customer; ``None`` for any other request.
+        """Return the page for a customer's browser; ``None`` for any other request.
 
         The browser has no key, and its requests are not counted.
         """
@@ -258,8 +257,8 @@ class Simulator(Account):
             return
         details = None
         if self.lockout:
-            # The provider does not document whether an accepted key resets the count. Here, an
-            # accepted key leaves the count as it is.
+            # The provider does not document whether an accepted key resets the count. Here, it does
+            # not.
             wrong = self._wrong_keys[address] = self._wrong_keys.get(address, 0) + 1
             details = {"attemptsLeft": max(0, self.lockout - wrong)}
             if wrong >= self.lockout:
@@ -454,7 +453,7 @@ def _parse_order(body: bytes, *, may_have_reference: bool) -> tuple[str, str, in
         for name in ("productId", "typeId")
         if not isinstance(order.get(name), str) or not order[name]
     ]
-    # isinstance() is not used, because True is an int.
+    # isinstance() would accept True.
     if type(order.get("quantity")) is not int or order["quantity"] < 1:
         details.append("quantity must be a whole number of at least 1")
     if "ref" in order and not may_have_reference:
@@ -492,11 +491,10 @@ def _page(
     *,
     is_moving: bool = False,
 ) -> _Data:
-    """Return the page that the query requests, newest first; ``entries`` are oldest first.
+    """Return the requested page, newest first; ``entries`` are oldest first.
 
-    ``show`` is called only for entries on the page, because it adds cards to a ``SIM_GROW`` order.
-    If ``is_moving`` is True, each page looks as if a new entry had shifted all other entries since
-    the previous page was read.
+    ``show`` is called for the page's entries only, because it adds cards to a ``SIM_GROW`` order.
+    With ``is_moving``, each page looks as if one new entry had come since the page before.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]

@@ -35,13 +35,13 @@ def _is_fee_mode(value: object) -> bool:
     return isinstance(value, str) and value in _FEE_MODES
 
 
-# The checks of the product's fields. Each check has a message for values that fail.
+# Checks of the product's fields, and messages for values that fail.
 _PRODUCT: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "title": (_is_text(200, 1), "must be a text of 1 to 200 characters"),
     "amount": (_is_amount, f"must be a number from {_LEAST} to {_MOST}"),
     "description": (_is_text(1000), "must be a text of at most 1000 characters"),
 }
-# The checks of the other fields of the link.
+# The same for the link's other fields.
 _LINK: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "feeMode": (_is_fee_mode, f"must be one of {', '.join(sorted(_FEE_MODES))}"),
     "successMessage": (_is_text(500), "must be a text of at most 500 characters"),
@@ -91,6 +91,6 @@ def page(payment: Payment) -> str:
 
 
 def way_back(payment: Payment) -> Reply:
-    """Redirect the customer to the shop; without ``redirectUrl``, to the page of the link."""
+    """Redirect the customer to the shop; without ``redirectUrl``, to the link's page."""
     target = payment.told.get("redirectUrl") or f"/pay/{payment.ref}"
     return Reply(303, "", {"Location": target})

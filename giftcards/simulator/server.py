@@ -1,7 +1,7 @@
-"""A small HTTP server: turns each request into a :class:`Call` and sends the :class:`Reply`.
+"""A small HTTP server, which turns requests into a :class:`Call` and sends the :class:`Reply`.
 
-The server knows nothing about the provider. It tracks its connections, so that :meth:`Server.stop`
-can close even connections that wait for an answer.
+It knows nothing about the provider. It tracks its connections, so that :meth:`Server.stop` can
+close even those that wait for an answer.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MAX_BODY = 100 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An HTTP request; ``key`` is ``""`` for a request without a key.
+    """An HTTP request; ``key`` is ``""`` if there is none.
 
-    ``body`` is truncated to ``MAX_BODY + 1`` bytes.
+    ``body`` is cut to ``MAX_BODY + 1`` bytes.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP response: its JSON or its page, and headers to add to the standard headers."""
+    """An HTTP response: its JSON or its page, and additional headers."""
 
     status: int
     payload: Mapping[str, Any] | str
@@ -50,7 +50,7 @@ class Server(ThreadingHTTPServer):
     """An HTTP server that listens in its own threads as soon as it is made.
 
     Raises :exc:`OSError` if the port is taken. ``respond`` returns the reply to a call; ``None``
-    closes the connection without a reply.
+    closes the connection without one.
     """
 
     request_queue_size = 128  # a burst of clients must not wait for TCP retries
@@ -67,7 +67,7 @@ class Server(ThreadingHTTPServer):
         self.connections: dict[socket.socket, threading.Thread] = {}
         super().__init__((host, port), _Handler)
         self.listener = threading.Thread(
-            # The polling interval is short, because stop() may have to wait for one interval.
+            # Short, because stop() may have to wait for one interval.
             target=self.serve_forever,
             kwargs={"poll_interval": 0.02},
             name="giftcards-simulator",
@@ -79,27 +79,25 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.listener.join()
         self.server_close()
-        # The connections are closed, because otherwise the threads of keep-alive connections would
-        # answer further requests.
+        # Otherwise keep-alive connections would go on answering requests.
         for connection, thread in list(self.connections.items()):
             with contextlib.suppress(OSError):  # already closed
-                # SSLSocket.shutdown() is not called: it would remove the TLS layer that the thread
-                # uses.
+                # SSLSocket.shutdown() would remove the TLS layer that the thread uses.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
             thread.join()
 
     # Overridden methods of the base class.
 
     def server_bind(self) -> None:
-        # HTTPServer.server_bind() would look up the host name, which can take seconds.
+        # HTTPServer.server_bind() looks up the host name, which can take seconds.
         socketserver.TCPServer.server_bind(self)
         self.server_port = self.server_address[1]
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self.ssl_context is not None:
-            # The handshake is left to the connection's own thread: here, a silent client would
-            # block all others.
+            # The handshake is left to the connection's thread: here, a silent client would block
+            # all others.
             connection = self.ssl_context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
             )
@@ -141,8 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(411)
             return
         body, rest = b"", int(length)
-        # A body is read even if it is too large, because clients read no answer before they have
-        # sent the whole body.
+        # Clients read no answer before they have sent the whole body, so all of it is read.
         while rest and (chunk := self.rfile.read(min(rest, 65536))):
             rest -= len(chunk)
             body = (body + chunk)[: MAX_BODY + 1]
@@ -160,8 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(text, str):
             kind, text = "application/json", json.dumps(text, default=_number)
         content = text.encode("ascii", "xmlcharrefreplace")
-        # send_response() is not used: it adds the date of this machine, but the reply has its own
-        # date.
+        # send_response() would add this machine's date, but the reply has its own.
         self.send_response_only(reply.status)
         self.send_header("Server", self.version_string())
         for name, value in reply.headers.items():
