@@ -1,6 +1,6 @@
-"""Holding cards for a customer who is about to pay.
+"""Holds: cards kept for a customer who is about to pay.
 
-The provider knows no holds: holds only keep this shop from selling a card twice.
+The provider knows no holds. Holds only keep this shop from selling a card twice.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from giftcards.exceptions import ReferenceConflict
 from giftcards.models import Hold, Lease, Order
 from giftcards.models.holds import LONGEST, MOST_TIMES
 
-# SQLite may refuse its lock to a transaction that waits for the lock. The transaction is then tried
-# again every _PAUSE seconds, for up to _PATIENCE seconds.
+# SQLite may refuse its lock to a waiting transaction: the hold is then tried again (seconds).
 _PATIENCE = 20.0
 _PAUSE = 0.05
 
@@ -38,21 +37,21 @@ def hold(
     """Hold cards for a customer until the order with this ``reference`` is placed.
 
     The hold ends after ``minutes``, which is a day at most. Until then, other customers can buy
-    only what the held cards leave of the stock and of the balance.
+    only what the hold leaves of the stock and of the balance.
 
-    If the reference already has a hold, the new cards replace the cards in it, and the hold lasts
+    If the reference already has a hold, the new cards replace its cards, and the hold lasts
     ``minutes`` from now. A hold can be prolonged to three times its first ``minutes`` in total. An
     hour after a hold has ended, its reference can have a new hold.
 
-    If the caller is in a transaction, other calls of this function wait until the transaction ends.
+    ``holder`` names who wants the cards, for example by an account or an IP address. One holder has
+    at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
 
-    ``holder`` is a text that names who wants the cards, such as an account or an IP address. One
-    holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
+    In a transaction, this function blocks its other callers until the transaction ends.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock``, ``balance``,
-    ``held_too_many`` or ``held_too_long``) if the cards cannot be held. In that case, an existing
-    hold stays as it was. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists,
-    and :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
+    ``held_too_many`` or ``held_too_long``) if the cards cannot be held. An existing hold then stays
+    as it was. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
+    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
     """
     line = Line(product_id, type_id, quantity, reference)
     Order(
@@ -75,8 +74,7 @@ def hold(
 def _hold(line: Line, length: timedelta, holder: str) -> Hold:
     Lease.objects.make(Lease.HOLDS)
     with transaction.atomic():
-        # Holds are made one after the other, so that no two take the last card, or the rest of the
-        # balance.
+        # The lock keeps two holds from taking the last card, or the rest of the balance.
         Lease.objects.lock(Lease.HOLDS)
         if Order.objects.filter(reference=line.reference).exists():
             raise ReferenceConflict(gettext("The order with this reference has been placed."))
@@ -96,7 +94,6 @@ def _hold(line: Line, length: timedelta, holder: str) -> Hold:
 
 
 def _check_holder(line: Line, known: Quote, holder: str) -> None:
-    """Raise :exc:`NotForSale` if ``line`` takes the holder over the limit of cards or of holds."""
     if not holder:
         return
     others = Hold.objects.current(timezone.now()).exclude(reference=line.reference)
@@ -108,5 +105,5 @@ def _check_holder(line: Line, known: Quote, holder: str) -> None:
 
 
 def release(reference: str) -> None:
-    """End the hold with this reference, if any, because the customer does not pay."""
+    """End the hold with this reference, if any."""
     Hold.objects.filter(reference=reference).delete()

@@ -1,4 +1,4 @@
-"""The shelf: what can be sold now and how many are left, and a fresh quote of one card."""
+"""The shelf: the cards that can be sold now, and fresh quotes of single cards."""
 
 from __future__ import annotations
 
@@ -40,33 +40,34 @@ from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import is_recent
 from giftcards.text.display import count_text, duration_text, money_text
 
-# A type's stock and price are too old for a sale after a day, or after four periods of
-# CATALOGUE_EVERY if these are longer. If the catalogue is read by hand, they are too old after a
-# week.
+# The age at which stock and price are too old for a sale: a day, or four periods of CATALOGUE_EVERY
+# if these are longer. It is a week if the catalogue is read by hand.
 _OLD = timedelta(days=1)
 _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
-# Facts are fresh up to this age (seconds).
+# The age up to which facts are fresh (seconds).
 _FRESH = 60
-# If there is no answer for one of these reasons, the provider cannot take an order either.
+# Reasons for no answer that also keep the provider from taking an order.
 _AWAY = {NoAnswer.PAUSED, NoAnswer.UNREACHABLE}
-# The pause between two checks whether another caller has got its answer (seconds).
+# The pause between two looks for another caller's answer (seconds).
 _LOOK = 0.1
 
 
 def offers() -> QuerySet[ProductType]:
     """Return the types that can be sold now, sorted by product; one query.
 
-    Each type comes with its product. Its ``price`` is the cost. Its ``shop_price`` is the price by
-    ``PRICING``, or ``None`` if there is no rule. Its ``stock`` is the number of cards that the
-    provider had at ``read_at``, or ``None`` if unknown. Its ``available`` is the part of the stock
-    that can still be sold.
+    Each type comes with its product and these values:
 
-    A type is left out if it is sold out, or if it was read too long ago. It is also left out if
-    ``CATALOGUE_SKIP`` or the rule takes it off the shelf.
+    * ``price``: the cost;
+    * ``shop_price``: the price by ``PRICING``, or ``None`` if there is no rule;
+    * ``stock``: the provider's stock at ``read_at``, or ``None`` if unknown;
+    * ``available``: the part of the stock that can still be sold.
 
-    If the rule is a function, a type appears once the function has priced it at its present cost. A
-    worker calls the function within about a minute after a new cost was read.
+    A type is left out if it is sold out, if it was read too long ago, or if ``CATALOGUE_SKIP`` or
+    the rule takes it off the shelf.
+
+    If the rule is a function, a type appears once a worker has priced it at its present cost. This
+    takes about a minute after a new cost was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
@@ -75,9 +76,9 @@ def offers() -> QuerySet[ProductType]:
 
 
 def is_on_shelf(column: str = "pk") -> Q:
-    """Condition for types that are among :func:`offers`.
+    """Return the condition for types that are among :func:`offers`.
 
-    With the column "product", it is a condition for products that have such a type.
+    With the column "product", the condition is for products that have such a type.
     """
     return Q(pk__in=offers().order_by().values(column))
 
@@ -85,8 +86,8 @@ def is_on_shelf(column: str = "pk") -> Q:
 def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
     """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
 
-    The function makes one request at most, within ``REQUEST_TIMEOUT``, if the request budget allows
-    one. Without an answer, the quote has the facts that are known: see ``read_at`` and
+    The provider gets one request at most, limited by ``REQUEST_TIMEOUT``, if the request budget
+    allows one. Without an answer, the quote has the facts that are known: see ``read_at`` and
     ``no_answer``. While one caller asks the provider, other callers wait for a second at most.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
@@ -111,13 +112,13 @@ def check_offer(
     """Check that cards can be bought, and that the sale covers their cost.
 
     Call this before the customer pays. ``sale_price`` is what the customer pays for one card, or
-    ``sale_amount`` for all cards, after discounts. ``max_price`` is the highest cost of one card
-    that is accepted. ``reference`` is the reference of the customer's own hold, if any. With
-    ``fresh``, the provider is asked, unless the facts are younger than a minute.
+    ``sale_amount`` for all cards, after discounts. ``max_price`` is the highest accepted cost of
+    one card. ``reference`` is the reference of the customer's own hold, if any. With ``fresh``, the
+    provider is asked if the facts are older than a minute.
 
-    Raises :exc:`~giftcards.exceptions.NotForSale` with the code of the first problem, if there is a
-    problem. Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot
-    have. With ``fresh``, raises :exc:`RuntimeError` in a transaction.
+    Raises :exc:`~giftcards.exceptions.NotForSale` with the code of the first problem. Raises
+    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have. With
+    ``fresh``, raises :exc:`RuntimeError` in a transaction.
     """
     line = Line(product_id, type_id, quantity, reference)
     line.check_values()
@@ -156,7 +157,6 @@ def _check_sale(
     sale_amount: Decimal | int | None,
     max_price: Decimal | int | None,
 ) -> None:
-    """Raise :exc:`NotForSale` if a card costs more than ``max_price`` or the customer's price."""
     price, cost = known.price, known.cost
     if price is None or cost is None:
         return
@@ -174,7 +174,7 @@ def _check_sale(
 
 
 def check_balance(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if open orders and holds leave too little balance for these cards."""
+    """Raise :exc:`NotForSale` if open orders and holds leave too little balance for the cards."""
     free = None if known.cost is None else free_balance(reference=line.reference)
     if free is not None and known.cost is not None and free < known.cost:
         text = gettext(
@@ -200,7 +200,7 @@ def _is_test(line: Line) -> bool:
 
 
 def refusal(code: str, known: Quote, reason: str) -> NotForSale:
-    """The error about a card; its text for staff begins with the card's name."""
+    """Return the error about a card; the text for staff begins with the card's name."""
     for_staff = f"{' – '.join(filter(None, known.names))}: {reason}"
     return NotForSale(code, for_customer=_for_customer(code, known), for_staff=for_staff)
 
@@ -239,11 +239,11 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
 class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
-    ``price`` is the cost of one card, and ``stock`` is the provider's stock. The provider gave both
-    at ``read_at``. ``is_skipped`` is True if ``CATALOGUE_SKIP`` leaves the card out; then the
-    provider is not asked. ``available`` and ``shop_price`` are as in
-    :func:`~giftcards.catalogue.offers`. ``balance`` is the balance of the account. If the provider
-    was to be asked and gave no answer, ``no_answer`` is the reason.
+    ``price`` is the cost of one card, and ``stock`` is the provider's stock, both at ``read_at``.
+    ``available`` and ``shop_price`` are as in :func:`~giftcards.catalogue.offers`. ``is_skipped``
+    is True if ``CATALOGUE_SKIP`` leaves the card out; then the provider is not asked. ``balance``
+    is the account's balance. ``no_answer`` is the reason why the provider, when asked, did not
+    answer.
     """
 
     names: Names
@@ -258,15 +258,13 @@ class Quote:
     balance_read_at: datetime | None = None
     no_answer: NoAnswer | None = None
     quantity: int = 1
-    # The type in the catalogue, from which the shop's price is computed.
     _kind: ProductType | None = field(default=None, repr=False)
 
     @property
     def is_for_sale(self) -> bool:
-        """False if the card is known not to be for sale.
+        """False if ``CATALOGUE_SKIP`` leaves the card out, or the provider does not sell it.
 
-        That is the case if ``CATALOGUE_SKIP`` leaves the card out. It is also the case if the
-        provider does not list the card, or lists the card at a price of 0.
+        The provider does not sell a card that it does not list, or lists at a price of 0.
         """
         return self.is_listed and not self.is_skipped and self.price != 0
 
@@ -281,15 +279,14 @@ class Quote:
     def with_shop_price(self) -> Quote:
         """Return this quote with the shop's price.
 
-        Call this method outside locks and transactions: it may call the shop's price function,
-        which may be slow.
+        Do not call this in a transaction or lock: the shop's price function may be slow.
         """
         return self if self._kind is None else replace(self, shop_price=shop_price(self._kind))
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The cards that a customer may buy, and the reference of the customer's own hold, or ""."""
+    """The cards that a customer may buy; ``reference`` is that of the customer's hold, or ""."""
 
     product_id: str
     type_id: str
@@ -303,7 +300,7 @@ class Line:
         Order(**line, **named).check_values()
 
     def known(self) -> Quote:
-        """The quote from the database alone, without the shop's price."""
+        """Return the quote from the database alone, without the shop's price."""
         state = ProviderState.objects.current()
         known = Quote(
             names=Names(),
@@ -327,8 +324,7 @@ class Line:
                 is_skipped=kind.product.is_skipped,
                 _kind=kind,
             )
-        # An earlier quote may have requested the price of a product that the catalogue does not
-        # list.
+        # An earlier quote may have got the price of a product that the catalogue does not list.
         told = ProductPrices.objects.filter(pk=self.product_id).first()
         price = told.prices.get(self.type_id) if told else None
         names = Product.objects.names(self.product_id, self.type_id)
@@ -342,7 +338,7 @@ class Line:
         )
 
     def quote(self, *, max_age: float) -> Quote:
-        """The quote, as from :func:`quote`, but without the shop's price."""
+        """Return the quote as :func:`quote` does, but without the shop's price."""
         with transaction.atomic(durable=True):
             known = self.known()
         if known.is_skipped or known.is_read_within(max_age):
@@ -360,7 +356,7 @@ class Line:
             return self._answer_to_other(known)
         latest = self.known()
         if latest.read_at != known.read_at:
-            # Another process has made the request between the first look and the claim.
+            # Another process made the request just before the claim.
             products.unclaim_reading(claim)
             return latest
         try:
@@ -376,17 +372,15 @@ class Line:
         kind = next((kind for kind in told.types if kind.type_id == self.type_id), None)
         if kind is None:
             return replace(known, price=None, read_at=None, is_listed=False)
-        # The prices are stored by now. The type is stored, too, if the catalogue has ever listed
-        # its product.
+        # The prices are stored by now, and the type, too, if the catalogue ever listed its product.
         new = self.known()
         names = Names(told.title or new.names.product, kind.name or new.names.type)
         return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
 
     def _answer_to_other(self, known: Quote) -> Quote:
-        """Wait until another process has the provider's answer, and return the quote then."""
         ends_at = time.monotonic() + tuning.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
-        # Nobody waits for an answer that has taken longer than this already.
+        # Nobody waits for a request that has already taken longer than this.
         asked = products.being_read(longest=tuning.quote_patience)
         while asked.exists() and time.monotonic() < ends_at:
             time.sleep(_LOOK)
@@ -408,7 +402,7 @@ def with_available(
     The number is 0 or more, or NULL if the stock is unknown. It is the stock that the provider
     reported, minus these cards:
 
-    * all cards of open orders, and the delivered cards of settled orders, unless the provider had
+    * all cards of open orders, and the delivered cards of settled orders, unless the provider
       accepted the order before it reported the stock;
     * cards on hold, except those of the hold with this ``reference``;
     * ``LEAST_STOCK`` cards of each type, which are never sold.
@@ -416,13 +410,13 @@ def with_available(
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)
     left = Greatest(F("stock") - taken - conf.least_stock, 0)
-    # In SQLite and MariaDB, the greatest of NULL and 0 is NULL, but in PostgreSQL, it is 0.
+    # GREATEST(NULL, 0) is NULL in SQLite and MariaDB, but 0 in PostgreSQL.
     known = Case(When(stock=None, then=Value(None)), default=left, output_field=IntegerField())
     return kinds.annotate(available=known)  # type: ignore[no-redef]
 
 
 _TAKEN = "giftcards_taken"
-# This join is written in SQL, because no foreign key leads from orders and holds to a type.
+# The join is in SQL because no foreign key leads from orders and holds to a type.
 _TYPES = ["giftcards_product", "giftcards_producttype"]
 _OF_LINE = (
     "giftcards_product.product_id = {table}.product_id"
@@ -439,10 +433,10 @@ _UNTOLD = (
 class _Taken:
     """A join of each type to the number of cards that are subtracted from its stock.
 
-    One subquery adds up the cards for all types. A subquery for each type would be slow: PostgreSQL
-    may read all open orders for each type if its statistics are from a time without open orders.
-    Django cannot join a subquery, so this class has the attributes and methods of Django's own
-    joins.
+    One subquery adds up the cards for all types. A subquery for each type would be slow: with old
+    statistics, PostgreSQL may read all open orders for each type.
+
+    Django cannot join a subquery, so this class has the interface of Django's own joins.
     """
 
     join_type = LOUTER
@@ -452,17 +446,16 @@ class _Taken:
 
     @classmethod
     def join_to(cls, kinds: QuerySet[ProductType], now: datetime, reference: str) -> Coalesce:
-        """Join the sums to the query of ``kinds``; return the cards to subtract for each type."""
         query: Any = kinds.query
         alias = query.join(cls(query.get_initial_alias(), now, reference), reuse=set())
-        # The sums are in a column that is also named ``stock``, so this field can read them.
+        # The column of sums is also named ``stock``, so this field can read it.
         stock = ProductType._meta.get_field("stock")  # noqa: SLF001 (documented)
         return Coalesce(Col(alias, stock), 0, output_field=IntegerField())
 
     def __init__(self, parent_alias: str, now: datetime, reference: str) -> None:
         self.parent_alias = parent_alias
         first, *others = _rows_taken(now, reference)
-        # The rows are unsorted here, because Django 6.1 would keep the ordering of the model.
+        # Django 6.1 would keep the model's ordering.
         self.rows = first.union(*others, all=True).order_by()
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
@@ -481,12 +474,9 @@ class _Taken:
 
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
-    """Yield queries for the cards to subtract.
-
-    In each row, ``kind`` is the key of a type, and ``stock`` is a number of cards.
-    """
-    # Types that were read before this time are not for sale, so orders that settled before this
-    # time do not count.
+    """Yield queries of the cards to subtract: the type's key ``kind`` and the number ``stock``."""
+    # Types that were read before this time are not for sale, and newer readings know of the orders
+    # that settled before it.
     begin = now - stale_after()
     kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
     first = Subquery(kinds.values("read_at")[:1])

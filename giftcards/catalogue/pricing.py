@@ -1,4 +1,4 @@
-"""The shop's prices according to ``PRICING``, and how a new cost changes prices and margins."""
+"""The shop's prices by the rule ``PRICING``, and the changes that a new cost brings."""
 
 from __future__ import annotations
 
@@ -37,31 +37,30 @@ logger = logging.getLogger(__name__)
 
 N = TypeVar("N", int, Any)
 
-# SQLite has no decimal numbers, so the arithmetic uses whole units. One unit is 1/10,000 of a
+# Arithmetic is in whole units, because SQLite has no decimal numbers. A unit is 1/10,000 of a
 # centime, so that hundredths of a per cent stay whole numbers.
 _CENTIME = 10_000
 _DINAR = 100 * _CENTIME
 _CENT = Decimal("0.01")
-# The largest cost that gets a price, in dinars: the limit keeps the database's numbers small.
+# The largest cost that gets a price (dinars): the limit keeps the database's numbers small.
 _DEAREST = 10**8
-# The highest price that a function may return, in dinars.
+# The highest price that a function may return (dinars).
 _HIGHEST = 10**11
-# The time after which a function is called again with the same cost: its result may depend on more
-# than the cost.
+# The function is called again after this time, as its result may depend on more than the cost.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
-# The function is called for a batch of types of this size; then their prices are stored.
+# The number of types that are priced before their prices are stored.
 _BATCH = 200
 
 
 def shop_price(kind: ProductType) -> Decimal | None:
-    """The shop's price of one card of the type, in dinars, at its present cost.
+    """Return the shop's price of one card of the type at its present cost, in dinars.
 
-    The price is ``None`` if there is no rule, or if the cost is unknown. It is also ``None`` if the
-    card is off the shelf, for example because it would earn too little, or because the shop's
-    function has failed.
+    The price is ``None`` if there is no rule, if the cost is unknown, or if the card is off the
+    shelf. A card is off the shelf if, for example, it would earn too little, or the shop's function
+    has failed.
 
-    Do not call this in a transaction, because it may call the shop's function.
+    Do not call this in a transaction: it may call the shop's function.
     """
     rule, cost = conf.pricing, kind.price
     if rule is None or not cost or cost > _DEAREST:
@@ -73,10 +72,10 @@ def shop_price(kind: ProductType) -> Decimal | None:
 
 
 def price_on_shelf(kind: ProductType) -> Decimal | None:
-    """Return the shop's price of the type, without calling the shop's function.
+    """Return the shop's price of the type without a call of the shop's function.
 
-    If the rule is a function, this is the price that :func:`keep_prices` has stored. Without a
-    stored price for the present cost, the result is ``None``.
+    If the rule is a function, the result is the price that :func:`keep_prices` stored for the
+    present cost, or ``None``.
     """
     rule = conf.pricing
     if kind.product.is_skipped:
@@ -88,7 +87,7 @@ def price_on_shelf(kind: ProductType) -> Decimal | None:
 
 
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
-    """Get the prices of types from the shop's function, and store them; called by the tick.
+    """Price types by the shop's function, and store the prices; a worker calls this at each tick.
 
     Types with a new cost come first. Other types follow, because the function's result may depend
     on more than the cost. Does nothing if the rule is not a function.
@@ -106,7 +105,7 @@ def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
 
 
 def _due(rule: str) -> Iterator[int]:
-    """Yield the keys of the types for which the function is to be called, most urgent first."""
+    """Yield the keys of the types to be priced, most urgent first."""
     kinds = ProductType.objects.for_sale().filter(price__lte=_DEAREST)
     is_asked = Q(priced_by=rule, priced_cost=F("price"))
     is_early = ahead("pricing_due_at", timezone.now(), longest=_AGAIN_AFTER_FAILURE)
@@ -116,7 +115,6 @@ def _due(rule: str) -> Iterator[int]:
 
 
 def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
-    """Store the prices that the function returned for types, and the time of the next call."""
     now = timezone.now()
     for kind, price, is_usable in asked:
         kind.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
@@ -131,17 +129,14 @@ def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]
 
 
 def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
-    """Call the shop's function; return its price, or ``None``, and whether the price is usable.
-
-    An unusable answer is logged.
-    """
+    """Return the function's price, or ``None``, and whether the answer is usable."""
     began_at = time.monotonic()
     answer: Any = None
     try:
-        # The function gets a copy, so that its changes do not reach the caller's type.
+        # The copy keeps the function's changes from the caller's type.
         answer = import_string(path)(copy(kind))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
-        # The error's text is left out, because it may hold a secret.
+        # The error's text may hold a secret.
         failure = f"failed: {type(error).__name__} at {place_of(error)}"
     else:
         failure = _find_fault(answer, seconds=time.monotonic() - began_at)
@@ -154,10 +149,7 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
 
 
 def _find_fault(answer: object, *, seconds: float) -> str:
-    """The fault of ``answer``; "" if the answer is usable.
-
-    ``seconds`` is the time that the function took for the answer.
-    """
+    """Return the fault of ``answer``, or "" if it is usable."""
     if seconds > tuning.pricing_slow:
         return f"took longer than {tuning.pricing_slow:.0f} seconds"
     if answer is None:
@@ -170,7 +162,7 @@ def _find_fault(answer: object, *, seconds: float) -> str:
 
 
 def _units(centimes: N, margin: Margin) -> N:
-    """The price of a card in whole units; ``centimes`` is its cost, as a number or expression."""
+    """Return the price in whole units; ``centimes`` is the cost, as a number or expression."""
     exact = centimes * int(_CENTIME + margin.margin_percent * 100)
     exact = exact + int(margin.margin_fixed * _DINAR)
     step = margin.round_to * _DINAR or _CENTIME
@@ -178,7 +170,7 @@ def _units(centimes: N, margin: Margin) -> N:
 
 
 def priced(kinds: QuerySet[ProductType]) -> QuerySet[ProductType]:
-    """The ``kinds`` on the shelf, each with its :func:`price_on_shelf`.
+    """Return the ``kinds`` on the shelf, each annotated with its :func:`price_on_shelf`.
 
     Without a rule, all ``kinds`` are on the shelf.
     """
@@ -241,15 +233,14 @@ class PriceMove:
 
 
 def since_yesterday() -> Q:
-    """The condition that a price changed yesterday or today, in the site's time zone."""
+    """Return the condition that a price changed yesterday or today, in the site's time zone."""
     return Q(what=OfferChange.What.PRICE, at__gte=begin_of(today() - timedelta(days=1)))
 
 
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
-    """Yield the price move of each type in ``changes``, beginning with the first type that changed.
+    """Yield the price move of each type in ``changes``.
 
-    A type has no move if its cost is now the same as before ``changes``, or if it is no longer
-    sold.
+    A type has no move if its cost is again as before ``changes``, or if it is no longer sold.
     """
     first: dict[int, OfferChange] = {}
     last: dict[int, OfferChange] = {}

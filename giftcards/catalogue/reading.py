@@ -1,4 +1,4 @@
-"""Reading the provider's catalogue, a product at a time."""
+"""Readings of the provider's catalogue, one product at a time."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# An interrupted reading is resumed within this time; later, a new reading begins.
+# An interrupted reading can be resumed for this time.
 _RESUMABLE = timedelta(hours=6)
-# Products that were ordered within _LATELY, or have cards on hold, are read _TIMES times as often
-# as others.
+# Products that were ordered within _LATELY, or are on hold, are read _TIMES times as often.
 _LATELY = timedelta(days=1)
 _TIMES = 4
-# Time limit for one part of the worker's reading, beyond its first request (seconds).
+# The time limit of a worker's reading, beyond its first request (seconds).
 _SECONDS = 5.0
-# The pause between two checks whether another reading has ended (seconds).
+# The pause between two looks whether another reading has ended (seconds).
 _LOOK = 0.2
-# The pause of the worker's readings after a failed reading.
+# The pause of workers after a failed reading.
 _PAUSE = timedelta(minutes=2)
-# After this many products in a row without an answer, the provider counts as unreachable.
+# The provider counts as unreachable after this many products in a row without an answer.
 _MOST_SILENT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueReading:
-    """The progress of a reading; ``total`` counts the products to be read.
+    """The progress of a reading.
 
-    ``skipped`` counts the products, or rows of the catalogue, that could not be read. ``trouble``
-    says why the last of these could not be read, or why the whole reading ended early.
+    ``total`` counts the products to be read. ``skipped`` counts the products, or rows of the
+    catalogue, that could not be read. ``trouble`` is the reason of the last of these, or of the
+    reading's early end.
     """
 
     total: int = 0
     read: int = 0
     skipped: int = 0
     trouble: str = ""
-    # True if the reading waits because calls are paused; False if the request budget has no slot.
+    # True if the reading waits for paused calls, False if it waits for the request budget.
     is_paused: bool = False
 
     @property
@@ -67,8 +67,8 @@ def read_catalogue(
 ) -> CatalogueReading:
     """Read the catalogue, then the types of each product on sale, with one call each.
 
-    The reading uses at most a tenth of the request budget. ``on_wait`` is called repeatedly while
-    the reading waits for a call. A reading interrupted less than six hours ago is resumed.
+    The reading uses at most a tenth of the request budget. While it waits for a call, it calls
+    ``on_wait`` repeatedly. A reading interrupted less than six hours ago is resumed.
     """
     reader = _Reader(gateway, on_wait)
     return reader.run(reader.read_whole)
@@ -79,13 +79,13 @@ def keep_current(has_time: Callable[[], bool]) -> None:
 
     The list of products and the types of each product are due every ``CATALOGUE_EVERY`` minutes.
     Types of products that were ordered within a day, or are on hold, are due four times as often.
-    Old holds are deleted. Old changes of the catalogue are deleted if they were announced.
+
+    Also deletes old holds, and old changes of the catalogue that were announced.
     """
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
         _read_part(every, has_time)
-    # The prices change before the shop's receivers are called, because the receivers look at the
-    # shelf.
+    # The shop's receivers look at the shelf, so prices come before the calls of receivers.
     ends_at = time.monotonic() + _SECONDS
     keep_prices(lambda: time.monotonic() < ends_at and has_time())
     OfferChange.objects.all().forget()
@@ -106,7 +106,7 @@ def _read_part(every: timedelta, may_go_on: Callable[[], bool]) -> None:
 
 
 def _do_not_wait(_reading: CatalogueReading) -> None:
-    # Requests about orders come first. The next tick tries again.
+    # Requests about orders come first; the next tick tries again.
     raise Stopped
 
 
@@ -134,7 +134,7 @@ class _Reader:
             finally:
                 Lease.objects.release(Lease.CATALOGUE, token)
         except (Stopped, ProviderError) as error:
-            # If the error has no text, the reading keeps the trouble of the last product.
+            # An error without text leaves the trouble of the last product.
             if str(error):
                 self.note(trouble=str(error))
                 self.is_away = True
@@ -156,10 +156,7 @@ class _Reader:
         self._read_products(Product.objects.to_read())
 
     def read_due(self, every: timedelta) -> None:
-        """Read the list and the types that are due.
-
-        Types of products that sell are due more often.
-        """
+        """Read the list if it is due, and due types: every type, and more often those that sell."""
         if not _is_listed(every):
             self._read_list()
         now = timezone.now()
@@ -167,8 +164,7 @@ class _Reader:
         held = Hold.objects.current(now).values("product_id")
         wanted = Product.objects.on_sale().filter(Q(product_id__in=sold) | Q(product_id__in=held))
         selling = wanted.filter(asked_at__lt=now - every / _TIMES)
-        # Products that sell and other due products take turns, so neither group waits for all of
-        # the other.
+        # Products that sell and other due products take turns, so neither group starves.
         both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))
         self._read_products(dict.fromkeys(filter(None, chain.from_iterable(both))))
 
@@ -178,7 +174,7 @@ class _Reader:
         for product in products:
             if not self._should_continue():
                 break
-            # Another process may be reading the same types.
+            # Another process may have read the types in the meantime.
             unread = Product.objects.filter(pk=product.pk, types_read_at=product.types_read_at)
             if unread.exists():
                 self._read_types(product.product_id)
@@ -195,8 +191,7 @@ class _Reader:
         if catalogue.absent:
             fewer = f"The catalogue lists fewer products than it counts (by {catalogue.absent})"
             trouble = f"{fewer}: none counts as missing."
-            # An absent product may be one of the unreadable rows. The sum could count the product
-            # twice, so the larger number is used.
+            # An absent product may also be an unreadable row, so the sum could count it twice.
             self.note(skipped=max(catalogue.absent, catalogue.unreadable), trouble=trouble)
         columns = map(_columns_of_product, catalogue.products)
         Product.objects.keep(columns, at=at, is_whole=not catalogue.absent)
@@ -214,7 +209,7 @@ class _Reader:
         Product.objects.filter(product_id=product_id).update(asked_at=timezone.now())
         trouble = f"The product {product_id} could not be read. {error}"
         self.note(skipped=self.reading.skipped + 1, trouble=trouble)
-        # An answer, even an unusable one, shows that the provider is there.
+        # Even an unusable answer shows that the provider is there.
         is_answer = isinstance(error, Refused) or error.status == 200
         self._silent = 0 if is_answer else self._silent + 1
         if self._silent == _MOST_SILENT:
@@ -229,7 +224,6 @@ class _Reader:
 
 
 def _is_listed(within: timedelta) -> bool:
-    """True if the list of products was read within this time."""
     return is_recent(Product.objects.last_listed_at(), timezone.now(), within=within)
 
 

@@ -1,4 +1,4 @@
-"""Delivered codes: rows that hold ciphertext only."""
+"""Delivered codes, stored as ciphertext only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from giftcards.models.fields import assign
 from giftcards.models.orders import Order
 from giftcards.models.scalars import read_beside, value_of
 
-# At most this many characters of a code are shown to staff with permission to find or reveal codes.
+# At most this many characters of a code are shown to staff who may find or reveal codes.
 _LONGEST_TAIL = 4
-#: Stands in place of the key's fingerprint once the code is destroyed. The row stays, because the
-#: books need it, and because its last fingerprint recognises a code that is delivered again.
+#: The key's fingerprint of a destroyed code. The row stays, because the books need it, and because
+#: its last fingerprint recognises a code that is delivered again.
 DESTROYED = "destroyed"
-# What is found at the ends: the "oldest" or "newest" card of a key, or an "other" key.
+# A result of the search at the ends: the "oldest" or "newest" card of a key, or an "other" key.
 End = tuple[str, str]
 
 
@@ -35,28 +35,28 @@ def _by_value(text: str) -> Q:
 
 def _by_serial(text: str) -> Q:
     serials = conf.keyring().serial_fingerprints(text)
-    # The first condition is redundant, but SQLite needs it, as in ``known_as`` of orders.
+    # SQLite needs the first condition, although it is redundant, as in ``known_as`` of orders.
     return Q(serial_fingerprint__gt="", serial_fingerprint__in=serials)
 
 
 class CardQuerySet(models.QuerySet["Card"]):
     def with_code(self, text: str) -> Self:
-        """Cards whose full code or serial is ``text``, found without decryption; unsorted.
+        """Return the cards whose full code or serial is ``text``, unsorted; decrypts nothing.
 
         Ignores case, spaces, dashes and the script of digits. Covers every configured encryption
-        key. A card with a destroyed code is not found, although its fingerprint is there.
+        key. Cards with a destroyed code are left out.
         """
         text = Masked(text)
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
     def newest_with_code(self, text: str, most: int) -> list[Card]:
-        """At most ``most`` cards from :meth:`with_code`, newest first.
+        """Return at most ``most`` cards from :meth:`with_code`, newest first.
 
         The query is fast even if all cards have the same serial.
         """
         text = Masked(text)
-        # No index contains this sum. If the cards were sorted by the primary key itself, SQLite
-        # would scan all cards in that order.
+        # No index contains this sum. If cards were sorted by the primary key itself, SQLite would
+        # scan all cards.
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
@@ -64,7 +64,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         return sorted(found, key=lambda card: -card.pk)[:most]
 
     def with_tail(self, text: str) -> Self:
-        """Cards whose code ends in ``text``, which must have four characters; newest first.
+        """Return the cards whose code ends in ``text``, which has four characters; newest first.
 
         Ignores what :meth:`with_code` ignores. Codes of fewer than eight characters are not found.
         """
@@ -78,7 +78,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.annotate(is_repeated=Exists(twins.exclude(pk=OuterRef("pk"))))
 
     def readable(self) -> Self:
-        """Cards whose code was not destroyed."""
+        """Return the cards whose code was not destroyed."""
         return self.exclude(key_fingerprint=DESTROYED)
 
     def destroy(self) -> int:
@@ -96,12 +96,12 @@ class CardQuerySet(models.QuerySet["Card"]):
         )
 
     def ends(self, found: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
-        """The primary keys of the oldest and the newest card of each encryption key in use.
+        """Return the primary keys of the oldest and the newest card of each encryption key in use.
 
-        The result maps fingerprints of encryption keys to pairs of primary keys. It has all keys in
-        use, even keys that are not in the settings. ``found`` saves a query if the values of
-        :meth:`scalars_of_ends` were read already. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        The result maps fingerprints of keys, including those missing in the settings, to such
+        pairs. If the caller has read :meth:`scalars_of_ends`, passing them as ``found`` saves a
+        query. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings
+        are unusable.
         """
         keys = list(conf.keyring().key_fingerprints)
         if found is None:
@@ -117,11 +117,11 @@ class CardQuerySet(models.QuerySet["Card"]):
         return found[0] if found else {}
 
     def scalars_of_ends(self, keys: Iterable[str] | None = None) -> dict[End, Combinable]:
-        """Expressions for the values that :meth:`ends` needs.
+        """Return the expressions for the values that :meth:`ends` needs.
 
         ``keys`` are fingerprints of encryption keys, by default of the keys in the settings. The
-        expressions also find other keys in use. They read only the ends of index ranges, because
-        the whole index takes a third of a second at a million cards.
+        expressions also find other keys in use. They read only the ends of index ranges, because a
+        scan of the whole index takes a third of a second at a million cards.
         """
         if keys is None:
             keys = conf.keyring().key_fingerprints
@@ -136,12 +136,11 @@ class CardQuerySet(models.QuerySet["Card"]):
         return scalars
 
     def need_of_keys(self) -> tuple[int, list[int]]:
-        """Return the number of cards whose key is missing, and the keys that no card needs.
+        """Return the number of cards whose key is not in the settings, and the needless keys.
 
-        A key is missing if it is not in the settings. The second value is a list of positions in
-        the settings, from 2, because the first key is always needed. If there is no readable card,
-        the list is empty. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the
-        settings are unusable.
+        The needless keys are positions in the settings, from 2, because the first key is always
+        needed. Without a readable card, none is needless. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         configured = conf.keyring().key_fingerprints
         used = set(self.ends())
@@ -154,16 +153,16 @@ class CardQuerySet(models.QuerySet["Card"]):
     def try_keys(self, found: Mapping[End, Any] | None = None) -> dict[str, str]:
         """Open the newest and the oldest card, to see whether the encryption keys still fit.
 
-        The result has the keys "newest" and "oldest". Each value is a sentence that says what is
-        wrong and shows nothing of the card; "" if the card opens. The result is empty if there is
-        no card. ``found`` is passed to :meth:`ends`. Raises
+        The result maps "newest" and "oldest" to a sentence about what is wrong, or to "" if the
+        card opens. The sentence shows nothing of the card. Without a card, the result is empty.
+        ``found`` is passed to :meth:`ends`. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keyring = conf.keyring()
         ends = [key for ends in self.ends(found).values() for key in ends]
         if not ends:
             return {}
-        # A card whose code has just been destroyed is no trouble.
+        # A card whose code was destroyed just now is no trouble.
         wanted = self.readable().filter(pk__in={min(ends), max(ends)})
         cards = list(wanted.select_related("order").order_by("pk"))
         if not cards:
@@ -176,7 +175,7 @@ def _other_keys(found: Mapping[End, Any]) -> set[str]:
 
 
 def _spans_between(borders: list[str]) -> list[Q]:
-    """Conditions for fingerprints before, between and after the sorted ``borders``."""
+    """Return conditions for fingerprints before, between and after the sorted ``borders``."""
     inner = [
         Q(key_fingerprint__gt=low, key_fingerprint__lt=high) for low, high in pairwise(borders)
     ]
@@ -184,28 +183,27 @@ def _spans_between(borders: list[str]) -> list[Q]:
 
 
 class Card(models.Model):
-    """One delivered code. The row, and so every copy of the row, holds only ciphertext."""
+    """One delivered code; the row holds only its ciphertext."""
 
     order = models.ForeignKey(
         Order,
         verbose_name=_("order"),
         on_delete=models.PROTECT,
         related_name="cards",
-        # The index of the unique constraint begins with this column.
+        # The unique constraint's index begins with this column.
         db_index=False,
     )
-    # The position counts from 1. The cards of the answer that settled the order come first, then
-    # later arrivals.
+    # Counts from 1: first the cards of the answer that settled the order, then later arrivals.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
-    # HMACs, each with a key of its own. ``identity`` is the HMAC of the whole card. The
-    # fingerprints of the code and of the serial are for searching.
+    # HMACs, each with a key of its own: ``identity`` of the whole card, and the fingerprints for
+    # searches.
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
-    # The HMAC of the last four characters of the code; "" if these are more than half of the code.
+    # Of the code's last four characters; "" if these are more than half of the code.
     tail_fingerprint = models.CharField(max_length=64, editable=False, blank=True)
-    # The fingerprint of the encryption key, or DESTROYED.
+    # Of the encryption key, or DESTROYED.
     key_fingerprint = models.CharField(max_length=16, editable=False)
     received_at = models.DateTimeField(_("received"), default=timezone.now, editable=False)
 
@@ -216,14 +214,12 @@ class Card(models.Model):
         verbose_name_plural = _("cards")
         ordering = ("order", "position")
         permissions = (("reveal_card", "Can reveal the code of a card"),)
-        # The indexes are in Meta because, on PostgreSQL, ``db_index`` would add a second index for
-        # LIKE.
+        # On PostgreSQL, ``db_index`` would add a second index for LIKE.
         indexes = (
             models.Index(fields=("value_fingerprint",), name="giftcards_card_value"),
             models.Index(fields=("serial_fingerprint",), name="giftcards_card_serial"),
             models.Index(fields=("tail_fingerprint",), name="giftcards_card_tail"),
-            # This index serves to count the cards of each encryption key, and to find the newest
-            # and the oldest of these cards.
+            # Counts the cards of each encryption key, and finds the newest and the oldest.
             models.Index(fields=("key_fingerprint", "id"), name="giftcards_card_key"),
         )
         constraints = (
@@ -251,15 +247,15 @@ class Card(models.Model):
 
     @property
     def serial(self) -> str:
-        """The serial in the clear, "" if there is none; otherwise like :attr:`value`."""
+        """The serial in the clear, or ""; otherwise like :attr:`value`."""
         return self.open(conf.keyring()).serial
 
     @contained
     def open(self, keyring: Keyring) -> CardSecret:
-        """Decrypt the card. The order of the card is read if it is not loaded yet.
+        """Decrypt the card; this may load its order.
 
-        Raises :exc:`~giftcards.exceptions.DecryptionError`; its subclass
-        :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed on purpose.
+        Raises :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed on purpose, or
+        else its base class :exc:`~giftcards.exceptions.DecryptionError`.
         """
         if self.is_destroyed:
             raise CodeDestroyed("The code of this card was destroyed, and cannot be read any more.")
@@ -271,10 +267,10 @@ class Card(models.Model):
 
     @contained
     def tail(self, keyring: Keyring) -> str:
-        """The last letters and digits of the code, to tell cards apart; "" for a short code.
+        """Return the last letters and digits of the code, to tell cards apart; "" for a short code.
 
-        They are at most four characters, and at most a quarter of the code. Nothing else of the
-        card is shown. Raises :exc:`~giftcards.exceptions.DecryptionError`.
+        They are at most four characters, and at most a quarter of the code. Raises
+        :exc:`~giftcards.exceptions.DecryptionError`.
         """
         secret = self.open(keyring)
         signs = [sign for sign in secret.value if sign.isalnum()]
@@ -282,7 +278,7 @@ class Card(models.Model):
         return "".join(signs[len(signs) - shown :])
 
     def trouble(self, keyring: Keyring) -> str:
-        """A sentence that says why the card cannot be opened; "" if it opens."""
+        """Return a sentence about why the card cannot be opened, or "" if it opens."""
         try:
             self.open(keyring)
         except DecryptionError as error:
@@ -296,7 +292,7 @@ class Card(models.Model):
 
     @property
     def row(self) -> Sealed:
-        """The columns that hold the sealed card."""
+        """The columns of the sealed card."""
         return Sealed(*(getattr(self, name) for name in Sealed._fields))
 
     @row.setter

@@ -1,4 +1,4 @@
-"""The provider's catalogue and its prices, as last read, and the changes of its offers."""
+"""The provider's catalogue and prices as last read, and the changes of its offers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, past
 from giftcards.text.spelling import folded
 
-# A product or type counts as gone once answers have lacked it for this time.
+# A product or type counts as gone after this time without it in answers.
 _GONE_AFTER = timedelta(hours=1)
-# Answers may arrive in the wrong order, but no answer is late by more than this.
+# The most by which an answer may be late: answers may arrive in the wrong order.
 _LATE = timedelta(minutes=5)
-# The time for which changes of offers are kept, and the number that is deleted at a time.
+# The time for which changes of offers are kept, and the number deleted at a time.
 _CHANGES_KEPT = timedelta(days=30)
 _BATCH = 500
 
 
 def _is_on_sale(path: str = "") -> Q:
-    """The condition that a product is on sale; ``path`` is a prefix such as ``product__``."""
+    """Return the condition that a product is on sale; ``path`` is a prefix like ``product__``."""
     condition = Q((f"{path}is_enabled", True))
     for title in conf.catalogue_skip:
         # SQLite folds the case of ASCII letters only.
@@ -53,11 +53,11 @@ class ProductQuerySet(models.QuerySet["Product"]):
 
         Each item of ``listed`` has the columns of a product. A product is no longer on sale if two
         whole answers, an hour apart, do not list it. An empty text does not replace an earlier
-        text. An answer that is older than the stored catalogue changes nothing.
+        text. An answer older than the stored catalogue changes nothing.
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
-            # A write comes first, so that two readings do not mix; and because SQLite may fail a
+            # The write comes first to keep two readings apart, and because SQLite may fail a
             # transaction that reads before it writes.
             self.update(listed_at=F("listed_at"))
             known = {product.product_id: product for product in self.all()}
@@ -79,7 +79,6 @@ class ProductQuerySet(models.QuerySet["Product"]):
                 if any(getattr(before, name) != getattr(product, name) for name in _LISTED):
                     changed.append((before, product))
             self.bulk_update([after for _before, after in changed], _LISTED, batch_size=_BATCH)
-            # The products that the answer does not list are missing.
             listed_before = past("listed_at", at, longest=_LATE)
             heard = self.filter(listed_before, missing_since=None).exclude(pk__in=unknown)
             heard.update(listed_at=at)
@@ -91,8 +90,8 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Store the types of a product, from an answer that was requested at ``at``.
 
         Each item of ``types`` has the columns of a type. A type is no longer for sale if two
-        answers, an hour apart, do not list it. Its name is kept. Does nothing if the catalogue has
-        never listed the product, or if a later answer is stored.
+        answers, an hour apart, do not list it. Does nothing if the catalogue has never listed the
+        product, or if a later answer is stored.
         """
         told = {columns["type_id"]: columns for columns in types}
         older = past("types_read_at", at, longest=_LATE)
@@ -114,7 +113,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
             OfferChange.objects.bulk_create(changes)
 
     def last_listed_at(self) -> datetime | None:
-        """The time of the last reading of the list; ``None`` if it was never read."""
+        """Return the time of the last reading of the list; ``None`` if it was never read."""
         at: datetime | None = self.aggregate(last=models.Max("listed_at"))["last"]
         return at
 
@@ -122,14 +121,14 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return self.filter(_is_on_sale())
 
     def to_read(self) -> Self:
-        """Products on sale whose types were not read since the last listing; oldest first."""
+        """Return products on sale whose types were not read since the last listing."""
         unread = Q(types_read_at=None) | Q(types_read_at__lt=F("listed_at"))
         return (
             self.on_sale().filter(unread).order_by(F("types_read_at").asc(nulls_first=True), "pk")
         )
 
     def to_ask(self, now: datetime) -> Self:
-        """Products on sale whose types were not requested since the last listing."""
+        """Return products on sale whose types were not requested since the last listing."""
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
@@ -137,18 +136,18 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Claim the request for the types of this product; ``None`` if it is claimed already.
 
         The claim lasts until the types are read, but at most ``longest`` seconds. A product that
-        the catalogue has never listed has no row to claim, so every process may make the request.
+        the catalogue never listed has no row to claim, so every process may make the request.
         """
         now = timezone.now()
         free = self.exclude(self._is_being_read(longest))
         return now if free.update(asked_at=now) or not self.exists() else None
 
     def unclaim_reading(self, claim: datetime) -> None:
-        """Release a claim whose request was not made."""
+        """Release a claim without its request."""
         self.filter(asked_at=claim).update(asked_at=F("types_read_at"))
 
     def being_read(self, *, longest: float) -> Self:
-        """Products whose types are being requested; see :meth:`claim_reading`."""
+        """Return products whose types are being requested; see :meth:`claim_reading`."""
         return self.filter(self._is_being_read(longest))
 
     @staticmethod
@@ -166,19 +165,19 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return Names(*((name or "") for name in found[0])) if found else Names()
 
 
-# The ids of types for tests begin with these letters.
+# Prefixes of the ids of types for tests.
 _FOR_TESTS = ("TEST_", "SIM_")
 
 
 class ProductTypeQuerySet(models.QuerySet["ProductType"]):
     def for_sale(self) -> Self:
-        """Types with a known price above 0, of products on sale; sorted by product."""
+        """Return types with a known price above 0, of products on sale; sorted by product."""
         sold = self.filter(_is_on_sale("product__"), price__gt=0).select_related("product")
         return sold.order_by("product__category", "product__name", "product", "price", "pk")
 
 
 class Product(models.Model):
-    """A product of the provider's catalogue, such as a shop's gift cards for one country."""
+    """A product of the provider's catalogue, such as a brand's gift cards for one country."""
 
     product_id: models.CharField[str, str] = ExactCharField(
         _("product"), max_length=100, unique=True, editable=False
@@ -186,18 +185,17 @@ class Product(models.Model):
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
     category = models.CharField(_("category"), max_length=200, blank=True, editable=False)
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
-    # True if the provider sells the product. Becomes False once the catalogue no longer lists the
-    # product.
+    # Becomes False once the catalogue no longer lists the product.
     is_enabled = models.BooleanField(_("sold by the provider"), default=True, editable=False)
-    # The time when the catalogue last listed the product, and the time since which the catalogue
-    # lacks the product (NULL: the product is listed).
+    # The time of the last listing with the product, and the time since which listings lack it
+    # (NULL: listed).
     listed_at = models.DateTimeField(_("last listed"), editable=False, db_index=True)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # The times when the product's types were last requested, and last read; NULL: never.
+    # The times of the last request for the types, and of their last reading; NULL: never.
     asked_at = models.DateTimeField(null=True, editable=False)
     types_read_at = models.DateTimeField(_("types last read"), null=True, editable=False)
 
-    #: True if any type is among the offers. Only the admin sets this attribute.
+    #: True if any type is among the offers; set only by the admin.
     is_on_shelf: bool
 
     objects = ProductQuerySet.as_manager()
@@ -207,7 +205,7 @@ class Product(models.Model):
         verbose_name_plural = _("products")
         ordering = ("category", "name", "pk")
         default_permissions = ("view",)
-        # This index serves the first offers, and the first page of the admin's list.
+        # Serves the first offers, and the first page of the admin's list.
         indexes = (
             models.Index(fields=("category", "name", "id"), name="giftcards_product_sorted"),
         )
@@ -217,7 +215,7 @@ class Product(models.Model):
 
     @property
     def is_skipped(self) -> bool:
-        """True if ``CATALOGUE_SKIP`` leaves out the category of the product."""
+        """True if ``CATALOGUE_SKIP`` leaves out the product's category."""
         return folded(self.category) in map(folded, conf.catalogue_skip)
 
     @property
@@ -226,10 +224,7 @@ class Product(models.Model):
         return self.is_enabled and not self.is_skipped
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over the product's columns from a catalogue that was requested at ``at``.
-
-        ``columns`` is ``None`` if the catalogue lacks the product.
-        """
+        """Take over the columns from a catalogue requested at ``at``; ``None`` if it lacks them."""
         if columns is not None:
             _take(self, columns)
             self.missing_since = None
@@ -255,34 +250,32 @@ class ProductType(models.Model):
         verbose_name=_("product"),
         on_delete=models.CASCADE,
         related_name="types",
-        # The index of the unique constraint begins with this column.
+        # The unique constraint's index begins with this column.
         db_index=False,
         editable=False,
     )
     type_id: models.CharField[str, str] = ExactCharField(_("type"), max_length=100, editable=False)
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
-    # NULL means unknown, for the price and for the stock.
+    # NULL: unknown, for the price and the stock.
     price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
-    # The time of the last answer with the type (NULL: before this was recorded), and the time since
-    # which answers lack the type (NULL: answers have the type).
+    # The time of the last answer with the type (NULL: not recorded), and the time since which
+    # answers lack the type (NULL: they have it).
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # These four columns are used if PRICING is a function: its last result (NULL: unusable, or the
-    # type is not offered), its dotted path, the cost that it was called with, and the time of its
-    # next call (NULL: it was never called).
+    # For a function as PRICING: its last result (NULL: unusable, or not offered), its dotted path,
+    # the cost that it was called with, and the time of its next call (NULL: never called).
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # The time when the result of the function, or the cost that it was called with, last changed.
+    # The last change of the function's result, or of the cost that it was called with.
     priced_at = models.DateTimeField(null=True, editable=False)
 
-    #: The stock that can still be sold. Only :func:`giftcards.catalogue.offers` sets this
-    #: attribute.
+    #: The stock that can still be sold; set only by :func:`giftcards.catalogue.offers`.
     available: int | None
     shop_price: Decimal | None
-    #: True if the type is among the offers. Only the admin sets this attribute.
+    #: True if the type is among the offers; set only by the admin.
     is_on_shelf: bool
 
     objects = ProductTypeQuerySet.as_manager()
@@ -314,10 +307,7 @@ class ProductType(models.Model):
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over the type's columns from an answer that was requested at ``at``.
-
-        ``columns`` is ``None`` if the answer lacks the type.
-        """
+        """Take over the columns from an answer requested at ``at``; ``None`` if it lacks them."""
         if columns is not None:
             _take(self, columns)
             self.read_at, self.missing_since = at, None
@@ -327,8 +317,7 @@ class ProductType(models.Model):
             self.price, self.stock = None, 0
 
 
-# The columns that a reading of the catalogue may change, and those that a reading of the types may
-# change.
+# The columns that a reading of the catalogue may change, and those that a reading of types may.
 _LISTED = ("name", "category", "region", "is_enabled", "missing_since")
 _TOLD = ("name", "price", "stock", "read_at", "missing_since")
 
@@ -342,7 +331,7 @@ def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
 
 class OfferChangeQuerySet(OutboxQuerySet["OfferChange"]):
     def forget(self) -> int:
-        """Delete some changes that were announced over 30 days ago; return the number deleted."""
+        """Delete some announced changes older than 30 days; return the number deleted."""
         old = self.filter(at__lt=timezone.now() - _CHANGES_KEPT, announced_at__isnull=False)
         keys = list(old.order_by("at", "pk").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
@@ -372,7 +361,7 @@ class OfferChange(OutboxEntry):
         ProductType, verbose_name=_("type"), on_delete=models.CASCADE, related_name="changes"
     )
     what = models.CharField(_("what"), max_length=10, choices=What)
-    # A price is stored as a text, with its decimals.
+    # A price is a text with its decimals.
     old = models.JSONField(null=True)
     new = models.JSONField(null=True)
 
@@ -410,10 +399,7 @@ class OfferChange(OutboxEntry):
 def changes_between(
     kind: ProductType, before: Offer | None, *, at: datetime
 ) -> Iterator[OfferChange]:
-    """Yield the changes from the earlier offer ``before`` to the present offer of ``kind``.
-
-    ``before`` is ``None`` if no earlier offer is known.
-    """
+    """Yield the changes from the offer ``before`` (``None``: unknown) to the offer of ``kind``."""
     what, old = OfferChange.What, before or Offer("", None, None)
     new = kind.offer
     found: dict[OfferChange.What, tuple[object, object]] = {}
@@ -441,10 +427,7 @@ def _stored(value: object) -> object:
 def _record_changes_of_products(
     changed: Sequence[tuple[Product, Product]], *, at: datetime
 ) -> None:
-    """For each changed product, record how the offers of its types change.
-
-    ``changed`` has each of these products twice: as it was before the reading, and as it is now.
-    """
+    """Record the changes of offers from pairs of each product before and after the reading."""
     pairs = {after.pk: (before, after) for before, after in changed}
     found: list[OfferChange] = []
     for kind in ProductType.objects.filter(product__in=pairs).iterator():
@@ -457,10 +440,9 @@ def _record_changes_of_products(
 
 class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def told(self, product_id: str, *, key: str, max_age: timedelta) -> ProductPrices | None:
-        """Return prices that this API key got within ``max_age``; ``None`` if there are none.
+        """Return prices that this API key got within ``max_age``, or ``None``.
 
-        Prices with a time in the future count as too old, because the clock was set back since
-        then.
+        A time in the future counts as too old: the clock was set back since then.
         """
         now = timezone.now()
         recent = self.filter(asked_at__gt=now - max_age, asked_at__lte=now)
@@ -472,7 +454,7 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
         """Replace the prices of a product."""
         by_type = {type_id: str(price) for type_id, price in prices.items()}
         values = {"by_type": by_type, "key": key, "asked_at": asked_at}
-        # An update comes first: SQLite may fail a transaction that reads before it writes.
+        # The update comes first: SQLite may fail a transaction that reads before it writes.
         if not self.filter(pk=product_id).update(**values):
             row = ProductPrices(product_id=product_id, **values)
             self.bulk_create([row], ignore_conflicts=True)
@@ -487,7 +469,7 @@ class ProductPrices(models.Model):
     product_id: models.CharField[str, str] = ExactCharField(primary_key=True, max_length=100)
     key = models.CharField(max_length=64)
     by_type = models.JSONField(default=dict)
-    # The time of the request for the prices.
+    # The time of the request.
     asked_at = models.DateTimeField()
 
     objects = ProductPricesQuerySet.as_manager()

@@ -21,19 +21,18 @@ from giftcards.models.staff_records import Note
 from giftcards.rules.money import customer_breakdown, paid_amount
 
 _CENTIME = Decimal("0.01")
-# The columns of an order that are computed from its refunds.
+# The columns of an order that its refunds determine.
 _SUMS = ("paid_back_amount", "planned_amount", "open_amount")
 
 
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
-    """Refunds to customers. Changing a refund locks its order until the transaction ends."""
+    """Refunds to customers; changing one locks its order until the transaction ends."""
 
     def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
         """Record the unsaved ``refund``, or return the order's refund with the same reference.
 
-        If the known refund is only planned, and ``refund`` is paid, the known refund is marked as
-        paid. The sums of ``order`` are brought up to date. Raises what
-        :func:`~giftcards.settlement.record_refund` raises.
+        If ``refund`` is paid, a known planned refund is marked as paid. The sums of ``order`` are
+        brought up to date. Raises what :func:`~giftcards.settlement.record_refund` raises.
         """
         refund.check_values()
         with transaction.atomic():
@@ -65,7 +64,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> None:
-        """Cancel a refund, so that its amount is owed again. The row is kept."""
+        """Cancel a refund, so that its amount is owed again; the row is kept."""
         refund.check_text("by", "cancelled_by", by)
         refund.check_text("why", "cancel_reason", why)
         with transaction.atomic():
@@ -81,17 +80,17 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
-        """At most ``limit`` refunds whose reference begins with ``text``, with their orders."""
-        # The condition is a range, as in the search for orders.
+        """Return at most ``limit`` refunds whose reference begins with ``text``; with orders."""
+        # A range, as in the search for orders.
         found = self.filter(reference__range=(text, text + LAST_CHARACTER))
         return list(found.select_related("order").order_by("reference")[:limit])
 
 
 def _lock(key: int) -> Order:
-    """Lock the row of an order until the transaction ends; return the order with recounted sums."""
+    """Lock an order's row until the transaction ends; return the order with recounted sums."""
     rows = Order.objects.filter(pk=key)
-    # The write comes before all reads, because it locks the row on every database, and because
-    # SQLite may fail a transaction that reads before it writes.
+    # The write comes first, because it locks the row on every database, and because SQLite may fail
+    # a transaction that reads before it writes.
     rows.update(paid_back_amount=F("paid_back_amount"))
     order = rows.get()
     _count(order)
@@ -99,12 +98,11 @@ def _lock(key: int) -> Order:
 
 
 def _count(order: Order) -> None:
-    """Compute the sums of ``order`` anew, from its paid and its planned refunds."""
     sums: dict[str, Decimal] = {
         RefundState.DONE: Decimal("0.00"),
         RefundState.CREATED: Decimal("0.00"),
     }
-    # The amounts are added up here, because SQLite would compute with binary fractions.
+    # SQLite would add the amounts as binary fractions.
     for state, amount in order.refunds.order_by().values_list("state", "amount"):
         if state in sums:
             sums[state] += amount
@@ -119,9 +117,9 @@ def _write_sums(order: Order) -> None:
 
 
 def refundable_amount(order: Order) -> Decimal:
-    """The amount, above 0, that can still be paid back for ``order``.
+    """Return the amount, above 0, that can still be paid back for ``order``.
 
-    Raises :exc:`~giftcards.exceptions.RefundError`, which says why, if nothing can be paid back.
+    Raises :exc:`~giftcards.exceptions.RefundError`, with the reason, if nothing can be paid back.
     """
     breakdown = customer_breakdown(order)
     if not order.is_final:
@@ -157,10 +155,7 @@ def check_amount(order: Order, amount: Decimal) -> None:
 
 
 def sale_obstacle(order: Order) -> str:
-    """Return why a sale amount cannot be recorded now; "" if it can be recorded.
-
-    The reason is in the active language.
-    """
+    """Return why a sale amount cannot be recorded now, in the active language; "" if it can."""
     if not order.is_final:
         return gettext("The order is open.")
     if paid_amount(order) is not None:
@@ -175,8 +170,8 @@ def sale_obstacle(order: Order) -> str:
 def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record what the customer paid, with a note; False if the order has this amount already.
 
-    The instance ``order`` is brought up to date. Raises what
-    :func:`~giftcards.fulfilment.record_sale` raises.
+    Updates the instance ``order``, too. Raises what :func:`~giftcards.fulfilment.record_sale`
+    raises.
     """
     paid = order.check_amount("sale_amount", amount)
     with transaction.atomic():
@@ -195,8 +190,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 
 class RefundState(models.TextChoices):
-    # The refund is planned, and not paid yet. Its amount is not open, so nobody can plan the same
-    # refund twice.
+    # Planned, not paid yet. A planned amount is not open, so nobody can plan it twice.
     CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
     CANCELLED = "cancelled", _("Taken back")
@@ -220,7 +214,7 @@ class CustomerRefund(models.Model):
         verbose_name=_("order"),
         on_delete=models.PROTECT,
         related_name="refunds",
-        # The index of the unique constraint begins with this column.
+        # The unique constraint's index begins with this column.
         db_index=False,
         editable=False,
     )
@@ -243,7 +237,7 @@ class CustomerRefund(models.Model):
     )
     comment = models.CharField(_("comment"), max_length=500, blank=True, validators=[plain_line])
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)
-    # Names instead of foreign keys, because users may be deleted.
+    # Names, not foreign keys, because users may be deleted.
     created_by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
     created_at = models.DateTimeField(_("recorded"), default=timezone.now, editable=False)
     executed_by = models.CharField(max_length=254, blank=True, validators=[plain_line])
@@ -256,8 +250,7 @@ class CustomerRefund(models.Model):
 
     objects = CustomerRefundQuerySet.as_manager()
 
-    # True if the call that returned this refund has recorded or changed it; False if it only found
-    # it.
+    # True if the call that returned this refund recorded or changed it; False if it found it.
     has_changed = False
 
     class Meta:
@@ -268,7 +261,7 @@ class CustomerRefund(models.Model):
         indexes = (
             models.Index(fields=("-created_at", "-id"), name="giftcards_refund_newest"),
             models.Index(fields=("state", "-created_at", "-id"), name="giftcards_refund_state"),
-            # This index serves the search.
+            # Serves the search.
             models.Index(fields=("reference",), name="giftcards_refund_reference"),
         )
         constraints = (
@@ -284,8 +277,7 @@ class CustomerRefund(models.Model):
         )
 
     def __str__(self) -> str:
-        # The text lacks the reference, because only people who may see the order may see its
-        # reference.
+        # Only people who may see the order may see the refund's reference.
         return str(_("refund %(number)s") % {"number": self.pk})
 
     @property
@@ -304,8 +296,7 @@ class CustomerRefund(models.Model):
             wrong["amount"] = gettext("This must be a decimal number.")
         if wrong:
             raise ValidationError(wrong)
-        # Spaces at the end of the reference are removed, as forms do: nobody sees them, and they
-        # make a difference in some databases only.
+        # Spaces at the end are invisible, and make a difference in some databases only.
         self.reference = self.reference.strip()
         self.clean_fields(exclude=("order", "created_by", "executed_by"))
         self.check_text("by", "created_by", self.created_by)
@@ -322,9 +313,9 @@ class CustomerRefund(models.Model):
             raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
-        """Raise :exc:`RefundError` unless ``other`` repeats this refund.
+        """Raise :exc:`RefundError` unless ``other``, of the same reference, repeats this refund.
 
-        The caller has found both under the same reference. A cancelled refund cannot be repeated.
+        A cancelled refund cannot be repeated.
         """
         if self.state == RefundState.CANCELLED:
             text = gettext("The refund %(reference)s was taken back. Use a new reference.")
@@ -350,7 +341,7 @@ class CustomerRefund(models.Model):
             self.change(state=RefundState.DONE, executed_at=now, executed_by=by)
 
     def change(self, **values: Any) -> None:
-        """Save new values, given by column name. The order must be locked."""
+        """Save new values by column name; the order must be locked."""
         assign(self, values)
         self.save(update_fields=[*values])
         self.has_changed = True

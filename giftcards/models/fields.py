@@ -1,7 +1,7 @@
 """Model fields that behave the same on every database, and checks of values from callers.
 
-The migrations import names from this module, and from no other module of the package. Do not rename
-these names.
+Migrations import names from here, so do not rename them. They import no other module of the
+package.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from giftcards.rules.times import as_given
 from giftcards.text.spelling import digits
 
 # Unicode categories: control and format characters, lone surrogates, line and paragraph separators.
-# Every character that changes the direction of text is a format character.
+# All characters that change the direction of text are format characters.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# Format characters that are allowed: Persian words and composed emoji need them.
+# Allowed format characters: Persian words and composed emoji need them.
 _JOINERS = {"\u200c", "\u200d"}
-# The deepest nesting of metadata. MariaDB reads no JSON of more than 32 levels.
+# The deepest nesting of metadata: MariaDB reads at most 32 levels of JSON.
 _DEEPEST = 8
 _MOST_BYTES = 4_096
 _LARGEST_NUMBER = 2**63 - 1
 
-# The options of a column of money, in dinar.
+# The options of a column of money, in dinars.
 MONEY: dict[str, Any] = {"max_digits": 14, "decimal_places": 2}
 
 
 def assign(row: models.Model, values: Mapping[str, Any]) -> None:
-    """Set attributes of an instance, without saving it."""
+    """Set attributes of an instance without saving it."""
     for name, value in values.items():
         setattr(row, name, value)
 
@@ -47,8 +47,8 @@ def assign(row: models.Model, values: Mapping[str, Any]) -> None:
 def plain_line(text: str) -> None:
     """Validate one line of text in any script, without characters that reorder or hide text.
 
-    Refuses control characters, line separators, bidirectional marks, embeddings, overrides and
-    isolates, and other invisible characters except the zero-width joiners.
+    Refuses control characters, line separators, and invisible characters except the zero-width
+    joiners.
     """
     if any(map(_is_unseen, text)):
         raise ValidationError(
@@ -57,13 +57,13 @@ def plain_line(text: str) -> None:
 
 
 def has_digits(text: str) -> None:
-    """Validate a phone number: it must have a digit, in any script."""
+    """Validate a phone number, which must have a digit in any script."""
     if not digits(text):
         raise ValidationError(_("Enter a phone number."), code="has_digits")
 
 
 def as_plain_line(text: str) -> str:
-    """``text`` in one line, without the characters that :func:`plain_line` refuses."""
+    """Return ``text`` in one line, without the characters that :func:`plain_line` refuses."""
     spaced = (" " if char.isspace() else char for char in text)
     return " ".join("".join(char for char in spaced if not _is_unseen(char)).split())
 
@@ -73,7 +73,7 @@ def _is_unseen(char: str) -> bool:
 
 
 def tidied_lines(text: str) -> str:
-    """Return ``text`` without tabs, and with line ends that do not depend on the browser."""
+    """Return ``text`` without tabs, and with "\\n" as line ends whatever the browser sent."""
     return text.replace("\r\n", "\n").expandtabs(4).strip()
 
 
@@ -88,11 +88,11 @@ def plain_lines(text: str) -> None:
 
 
 class PlainTextField(models.TextField):  # type: ignore[type-arg]
-    """A field for text of several :func:`plain_lines`; validation checks ``max_length``, too."""
+    """A text field of :func:`plain_lines`; validation checks ``max_length``, too."""
 
     @cached_property
     def validators(self) -> Any:
-        # For a TextField, only Django's forms check ``max_length``.
+        # Django checks ``max_length`` of a TextField in forms only.
         return [*super().validators, MaxLengthValidator(self.max_length), plain_lines]
 
     def to_python(self, value: Any) -> Any:
@@ -112,7 +112,7 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
-    """Text compared and sorted by code points, whatever the collation of the database.
+    """Text compared and sorted by code points, whatever the database's collation.
 
     By default, MySQL and MariaDB treat ``a`` and ``A`` as equal, but the provider's ids may differ
     only in case. In PostgreSQL, an index with a linguistic collation cannot serve prefix searches.
@@ -126,7 +126,7 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]
 
 
 class ExactEmailField(ExactCharField, models.EmailField):  # type: ignore[type-arg]
-    """An e-mail address that is compared like the text of an :class:`ExactCharField`."""
+    """An e-mail address that is compared as in :class:`ExactCharField`."""
 
 
 def new_reference() -> str:
@@ -134,7 +134,7 @@ def new_reference() -> str:
 
 
 def complaint_about_metadata(value: Any) -> str:
-    """Return why ``value`` cannot be an order's metadata; "" if it can be.
+    """Return why ``value`` cannot be an order's metadata, or "" if it can be.
 
     Metadata is a dict that every database returns as it was stored:
 
@@ -186,7 +186,7 @@ def _is_storable(text: str) -> bool:
 def is_same_json(one: Any, other: Any) -> bool:
     """True if a database may return ``other`` after it stored ``one``.
 
-    ``True`` and ``1`` differ here, although Python finds them equal.
+    ``True`` and ``1`` differ here, unlike in Python.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(

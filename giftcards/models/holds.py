@@ -1,4 +1,4 @@
-"""Cards that are held for customers while they pay."""
+"""Cards on hold for customers while they pay."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ from giftcards.models.lines import Kind, lines_of
 from giftcards.models.orders import Order
 from giftcards.rules.times import ahead, is_ahead
 
-#: A hold begins with at most LONGEST. It can be prolonged to at most MOST_TIMES its first length.
+#: The longest first length of a hold, and the multiple of this length to which it can be prolonged.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
-# A hold is deleted this time after its end. Its reference can then begin a new hold.
+# A hold is deleted this time after its end; then its reference can have a new hold.
 _REST = timedelta(hours=1)
-# Holds are deleted in batches of this size.
+# The number of holds deleted at a time.
 _BATCH = 500
 _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
 
 
 class HoldQuerySet(models.QuerySet["Hold"]):
     def current(self, now: datetime) -> Self:
-        """The holds whose time is not over, and whose order is not recorded yet.
+        """Return the holds whose time is not over, and whose order is not recorded yet.
 
-        The query also looks for orders, because a hold may be made while its order is being
-        recorded.
+        The query looks for orders, too: a hold may be made while its order is being recorded.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
     def lines(self, now: datetime) -> models.QuerySet[Any, Any]:
-        """The lines of the current holds, by price."""
+        """Return the lines of the current holds, by price."""
         held, cards = self.current(now), F("quantity")
         return lines_of(Kind.HOLD, held, since="until", cards=cards, price=None)
 
@@ -52,8 +51,9 @@ class HoldQuerySet(models.QuerySet["Hold"]):
 class Hold(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
-    ``reference`` is the reference that the order will have. ``price`` is what a card cost when the
-    hold began, in dinars (``None``: unknown). The hold can still be prolonged by ``left`` in total.
+    ``reference`` is the future order's reference. ``price`` is what a card cost when the hold
+    began, in dinars (``None``: unknown). ``left`` is the time by which the hold can still be
+    prolonged.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
@@ -64,7 +64,7 @@ class Hold(models.Model):
     until = models.DateTimeField(db_index=True)
     # NULL: the hold is older than this column.
     left = models.DurationField(null=True)
-    # A keyed hash of the shop's name for the customer; "": the shop gave no name.
+    # A keyed hash of the shop's name for the customer; "": no name given.
     holder = models.CharField(max_length=64, blank=True)
 
     objects = HoldQuerySet.as_manager()
@@ -80,7 +80,7 @@ class Hold(models.Model):
         return self.reference
 
     def keep(self, length: timedelta, *, holder: str) -> bool:
-        """Let the hold last for ``length`` from now, up to its limit; False if the hold is over."""
+        """Let the hold last for ``length`` from now, up to its limit; False if it is over."""
         now = timezone.now()
         self.holder = _hash(holder) if holder else ""
         if self.left is None or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):
@@ -92,5 +92,5 @@ class Hold(models.Model):
 
 
 def _hash(holder: str) -> str:
-    """A keyed hash of ``holder``, which may be an e-mail address or a person's name."""
+    """Return a keyed hash, because ``holder`` may be an e-mail address or a person's name."""
     return salted_hmac("giftcards.holder", holder, algorithm="sha256").hexdigest()

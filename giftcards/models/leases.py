@@ -1,7 +1,7 @@
 """Leases on pieces of work, and the slots of the request budget.
 
-The claim on a single order is in the order's own row. ``OrderQuerySet.claim`` claims an order to
-follow it, and :mod:`giftcards.engine.placing` claims an order to buy it.
+The claim on a single order is in the order's own row: ``OrderQuerySet.claim`` claims it for
+following, and :mod:`giftcards.engine.placing` for buying.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def make(self, name: str) -> None:
         """Create the row of this name, if there is none.
 
-        Call this method before a transaction that locks the row: two transactions that create the
-        row would wait for each other.
+        Call this before a transaction that locks the row: two transactions that create it would
+        wait for each other.
         """
-        # In a transaction, SQLite needs a write first. Outside of a transaction, a read comes
-        # first, because a write may have to wait for other transactions.
+        # SQLite needs a write first in a transaction. Outside, a read comes first, because a write
+        # may have to wait for other transactions.
         in_transaction = connection.in_atomic_block
         if not (self.lock(name) if in_transaction else self.filter(name=name).exists()):
             self.bulk_create([Lease(name=name)], ignore_conflicts=True)
 
     def lock(self, name: str) -> bool:
         """Lock the row of this name until the transaction ends; False if there is none."""
-        # The lock is an update, because SQLite may fail a transaction that reads before it writes.
-        # The update writes a new value: a waiting transaction has an old snapshot, and InnoDB fails
-        # it only if the row has changed.
+        # An update, because SQLite may fail a transaction that reads before it writes. The value is
+        # new, because InnoDB fails a waiting transaction with an old snapshot only if the row has
+        # changed.
         return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:
@@ -77,24 +77,24 @@ class Lease(models.Model):
     LOOP = "loop"
     #: A run of the loop that is queued and has not started.
     QUEUED_SWEEP = "queued sweep"
-    #: Announcing changes of orders, and changes of offers, to the shop's receivers.
+    #: Announcements to the shop's receivers: of changes of orders, and of changes of offers.
     OUTBOX = "outbox"
     OFFERS = "outbox of offers"
     #: The daily work.
     CHORES = "chores"
     #: Probing an API key.
     KEY_PROBE = "key probe"
-    #: Requesting the environment of an API key. Without an answer, the lease is not released, so
+    #: The request for an API key's environment. Without an answer, the lease is not released, so
     #: that the next attempt comes later.
     KEY_ENVIRONMENT = "key environment"
-    #: Requesting the prices of held orders. The lease is not released at the end, so that the next
+    #: The request for the prices of held orders. The lease is not released, so that the next
     #: request comes later.
     HELD_PRICES = "held prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
-    #: Holding cards: a row to lock, not a lease.
+    #: Holds: a row to lock, not a lease.
     HOLDS = "holds"
-    #: Creating or repairing the schedule.
+    #: The creation or repair of the schedule.
     SCHEDULE = "schedule"
 
     name = models.CharField(primary_key=True, max_length=20)
@@ -112,8 +112,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         """Create or delete slots, so that exactly those from 0 to ``count`` - 1 exist."""
         existing = self.count()
         if existing < count:
-            # The field's default is not used here, because it has a time zone even where USE_TZ is
-            # off.
+            # Not the field's default, which has a time zone even if USE_TZ is off.
             free = timezone.now() - timedelta(days=1)
             slots = (RequestSlot(number=number, until=free) for number in range(count))
             self.bulk_create(slots, ignore_conflicts=True)
@@ -127,7 +126,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
             surplus.delete()
 
     def among(self, numbers: range) -> Self:
-        """The slots with these numbers, sorted by the time at which they become free."""
+        """Return the slots with these numbers, sorted by the time at which they become free."""
         span = self.filter(number__gte=numbers.start, number__lt=numbers.stop)
         return span.order_by("until", "number")
 
@@ -135,7 +134,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         return self.filter(until__lte=now)
 
     def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Shorten holds, so that no slot is held for longer than ``longest`` after ``now``.
+        """Limit holds to ``longest`` after ``now``.
 
         A longer hold was taken before the clock was set back.
         """
@@ -145,10 +144,9 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         """Adapt the holds after the clock was changed from ``before`` to ``now``.
 
         A slot that was held at ``before`` stays held until ``longest`` after ``now``. Other slots
-        become free, except slots that may have been taken after the change.
+        become free, unless they may have been taken after the change.
         """
-        # A hold that ends within ``longest`` stays: it may have begun after the change of the
-        # clock.
+        # A hold that ends within ``longest`` stays: it may have begun after the clock's change.
         self.filter(until__gt=now + longest, until__lte=before).update(until=now)
         self.filter(until__gt=before).update(until=now + longest)
 

@@ -26,12 +26,11 @@ class Kind(StrEnum):
 
 
 class Line(NamedTuple):
-    """A group of orders or holds: ``number`` rows with ``cards`` cards in total.
+    """A group of orders or holds with the same values: ``number`` rows with ``cards`` in total.
 
-    All rows of the group have the same values in the other columns. ``price`` is the price per
-    card (``None``: unknown). Only for settled orders, ``price`` is the cost of an order.
-    ``is_charged`` says whether the balance already includes the cost. ``since`` is the earliest
-    time of the rows.
+    ``price`` is the price per card (``None``: unknown), but for settled orders the cost of an
+    order. ``is_charged`` is True if the balance already includes the cost. ``since`` is the
+    earliest time of the rows.
     """
 
     kind: str
@@ -56,9 +55,9 @@ def lines_of(
 ) -> QuerySet[Any, Any]:
     """Group ``rows`` into lines; return a queryset for :func:`read_lines`.
 
-    Rows with the same values of ``columns`` form one line. Each of ``columns`` is an expression;
-    ``None`` means the column of the same name. ``since`` is the name of the column with the time.
-    ``cards`` is an expression for a row's number of cards, by default 1.
+    Rows with the same values of ``columns`` form one line. Each of ``columns`` is an expression, or
+    ``None`` for the column of the same name. ``since`` names the column with the time. ``cards`` is
+    an expression for a row's number of cards, by default 1.
     """
     empty: dict[str, Any] = {
         "price": Value(None, DecimalField()),
@@ -78,17 +77,17 @@ def lines_of(
 
 
 def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
-    """The lines of several kinds, read by one statement.
+    """Return the lines of several kinds, read by one statement.
 
-    So an order that settles meanwhile is counted once. A hold and its order are never both counted.
+    Thus neither an order that settles meanwhile nor a hold and its order count twice.
     """
-    # Django 6.1 would order the union as the model is ordered, by a column that it lacks.
+    # Django 6.1 would keep the model's ordering, by a column that the union lacks.
     found = first.union(*others, all=True).order_by() if others else first
     return [Line(*row) for row in found]
 
 
 def by_kind(lines: Iterable[Line]) -> dict[str, list[Line]]:
-    """The ``lines`` of each kind."""
+    """Group the ``lines`` by kind."""
     found: dict[str, list[Line]] = {kind: [] for kind in Kind}
     for line in lines:
         found[line.kind].append(line)

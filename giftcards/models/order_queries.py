@@ -26,14 +26,14 @@ _AT_ONCE = 100
 
 # Held orders: they are not sent until a person decides, the price falls, or their time comes.
 HELD = Q(status=Status.PENDING, due_at=None)
-# Held orders that a fallen price releases, and held orders that a person has to look at.
+# Held orders that a fallen price releases, and held orders that wait for a person.
 HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
 HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 
-# Django turns "= True" into a bare column and "= False" into NOT. SQLite uses no index for a bare
-# column or for NOT, so the conditions below compare with lists.
+# These conditions compare with lists, because SQLite uses no index for "= True" and "= False":
+# Django turns them into a bare column and NOT.
 
-# Orders for which customers' money was paid back, is planned to be paid back, or is still owed.
+# Orders with customers' money that was paid back, is planned to be paid back, or is still owed.
 PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
@@ -47,8 +47,8 @@ NOT_CREDITED = Q(is_credited__in=[False])
 # Orders with a problem that nobody has ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
-# Orders that still need something: they are open, have a problem, or owe money to the customer.
-# Planned refunds count as owed. FINISHED is the opposite, written without a negation.
+# Orders that are open, have a problem, or owe money to the customer. Planned refunds count as owed.
+# FINISHED is the opposite, written without a negation.
 UNFINISHED = Q(settled_at=None) | NEEDING_ATTENTION | OWING | PLANNED
 FINISHED = Q(settled_at__isnull=False, needs_attention__in=[False], planned_amount=0) & (
     Q(open_amount=None) | Q(open_amount=0)
@@ -62,7 +62,7 @@ def _is(condition: Q) -> models.ExpressionWrapper[Any]:
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield ``items`` in lists of 100, each for one query; the last list may be shorter."""
+    """Yield ``items`` in lists of up to 100, each for one query."""
     iterator = iter(items)
     while batch := list(islice(iterator, _AT_ONCE)):
         yield batch
@@ -82,24 +82,24 @@ class Claimed(Protocol):
 
 class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
-        """Orders that are not final.
+        """Return the orders that are not final.
 
-        Queries for open orders start here, because their index begins with ``settled_at``. Query
-        planners only know how many orders a status has on average, so they would use no index for a
-        condition on the status alone.
+        Queries for open orders start here, because their index begins with ``settled_at``. Planners
+        know only the average number of orders in a status, so they would use no index for the
+        status alone.
         """
         return self.filter(settled_at=None)
 
     def urgent(self) -> Self:
-        """Orders that can move within seconds, and so need the loop; held orders are left out."""
+        """Return orders that can move within seconds, and so need the loop; no held orders."""
         return self.open().filter(status__in=URGENT).exclude(HELD)
 
     def unclaimed(self, now: datetime) -> Self:
-        """Orders without a claim, or with an expired claim."""
+        """Return orders without a claim, or with an expired claim."""
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
-        """Those of ``orders`` that still have the same claim in the database."""
+        """Return those of ``orders`` that still have the same claim in the database."""
         orders = list(orders)
         return self.filter(
             pk__in=[order.pk for order in orders],
@@ -108,15 +108,13 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def _waiting(self, status: Status) -> Self:
-        """Open orders in one status, longest due first."""
-        # The orders are sorted by all columns of the index, because PostgreSQL does not infer that
-        # settled_at is constant.
+        """Return open orders in one status, longest due first."""
+        # Sorted by all columns of the index: PostgreSQL does not infer that settled_at is constant.
         return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
-        """The earliest due time of unclaimed orders in ``statuses``; ``None`` if there are none."""
-        # There is one query per status, because the index yields the first row of a single status
-        # only.
+        """Return the earliest due time of unclaimed orders in ``statuses``, or ``None``."""
+        # One query per status: the index yields the first row of a single status only.
         times = (
             self._waiting(status)
             .filter(due_at__isnull=False)
@@ -128,19 +126,19 @@ class OrderQueries(OrderSearch[Row]):
         return min((due_at for due_at in times if due_at is not None), default=None)
 
     def to_send(self, now: datetime) -> Self:
-        """Orders that are due to be sent, longest due first."""
+        """Return orders that are due to be sent, longest due first."""
         return self._waiting(Status.PENDING).filter(due_at__lte=now).unclaimed(now)
 
     def on_hold(self) -> Self:
-        """Orders that are held for any reason, oldest first."""
+        """Return held orders, oldest first."""
         return self._waiting(Status.PENDING).filter(due_at=None)
 
     def on_hold_for_price(self) -> Self:
-        """Held orders that a fallen price releases."""
+        """Return held orders that a fallen price releases."""
         return self.on_hold().filter(HELD_FOR_PRICE)
 
     def on_hold_for_too_long(self, now: datetime) -> Self:
-        """Held orders whose ``send_after`` or ``send_before`` is past."""
+        """Return held orders whose ``send_after`` or ``send_before`` is past."""
         over = [
             Q(past(name, now, longest=LONGEST_WAIT), **{f"{name}__isnull": False})
             for name in ("send_after", "send_before")
@@ -148,20 +146,20 @@ class OrderQueries(OrderSearch[Row]):
         return self.on_hold().filter(over[0] | over[1])
 
     def to_recover(self, now: datetime) -> Self:
-        """Lost orders that are due to be searched for at the provider, longest due first."""
+        """Return lost orders that are due to be searched for at the provider, longest due first."""
         return self._waiting(Status.UNCONFIRMED).filter(due_at__lte=now).unclaimed(now)
 
     def abandoned(self, now: datetime) -> Self:
-        """Orders whose sender died."""
+        """Return orders whose sender died."""
         return self._waiting(Status.PLACING).unclaimed(now)
 
     def overdue(self, now: datetime, *, accepted_by: datetime) -> Self:
-        """Orders accepted until ``accepted_by`` that have not settled, longest due first."""
+        """Return orders accepted until ``accepted_by`` that have not settled, longest due first."""
         late = self._waiting(Status.HANDLING).filter(accepted_at__lte=accepted_by)
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
-        """Open orders whose due time is too far away.
+        """Return open orders whose due time is too far away.
 
         ``urgent`` is the limit for urgent orders, ``others`` is the limit for patient orders.
         """
@@ -171,18 +169,18 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
-        """At most ``limit`` accepted orders that are due by ``due_by``, delayed orders last."""
+        """Return at most ``limit`` accepted orders due by ``due_by``, delayed orders last."""
         orders: list[Row] = []
-        # A tenth is kept for late orders: thousands of fresh orders must not starve them.
+        # A tenth is kept for late orders, so that thousands of fresh orders do not starve them.
         for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
             due = self._waiting(status).filter(due_at__lte=due_by).unclaimed(now)
             orders += due[: most - len(orders)]
         return orders
 
     def held_up(self, since: datetime) -> list[Self]:
-        """For each open status, the orders whose next step was due by ``since``.
+        """Return the orders of each open status whose next step was due by ``since``.
 
-        Orders whose next step is up to a person are left out.
+        Held orders are left out.
         """
         return [
             self.open().filter((f"{state.due}__lte", since), status=status).exclude(HELD)
@@ -191,45 +189,44 @@ class OrderQueries(OrderSearch[Row]):
         ]
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
-        """Orders sent from ``start`` to ``end`` that the provider may know."""
+        """Return orders sent from ``start`` to ``end`` that the provider may know."""
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
-        # The query excludes some statuses, and does not list the other statuses, so that SQLite
-        # uses the time index.
+        # SQLite uses the time index only if the statuses are excluded, not listed.
         return sent.exclude(status__in=UNBOUGHT)
 
     def known_as(self, names: Iterable[str]) -> Self:
-        """Orders whose order id or alias at the provider is one of ``names``.
+        """Return orders whose order id or alias at the provider is one of ``names``.
 
         At most 200 names; :meth:`owners` takes any number.
         """
         names = set(names) - {""}
-        # The redundant condition makes SQLite use the index: many orders may have no alias, and
-        # SQLite judges the index by its average selectivity.
+        # The redundant condition makes SQLite use the index, which it judges by the average number
+        # of orders per alias: many orders may have none.
         by_alias = Q(provider_alias__gt="", provider_alias__in=names)
-        # The orders are unsorted: to sort them, SQLite would scan all orders by age.
+        # Unsorted: to sort, SQLite would scan all orders by age.
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
-        """Yield the orders known as one of ``names``, however many names there are."""
+        """Yield the orders known as one of ``names``, of any number."""
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
 
     def sent_as(self, references: Iterable[str]) -> Self:
-        """Orders that were sent to the provider with one of ``references``: at most 200."""
+        """Return orders that were sent to the provider with one of ``references``: at most 200."""
         # Most orders may have no reference: see known_as.
         named = Q(provider_reference__gt="", provider_reference__in=set(references) - {""})
         return self.filter(named).order_by()
 
     def not_credited(self) -> Self:
-        """Settled orders whose refund in the ledger differs from what the provider promised."""
+        """Return settled orders whose refund in the ledger differs from the provider's promise."""
         return self.filter(NOT_CREDITED)
 
     def needing_attention(self) -> Self:
-        """Orders with a problem that nobody has ticked off."""
+        """Return orders with a problem that nobody has ticked off."""
         return self.filter(NEEDING_ATTENTION)
 
     def open_lines(self, *, balance_read_at: datetime | None = None) -> models.QuerySet[Any, Any]:
-        """The lines of the open orders.
+        """Return the lines of the open orders.
 
         An order counts as charged if it was accepted at ``balance_read_at`` or earlier.
         """
@@ -254,7 +251,7 @@ class OrderQueries(OrderSearch[Row]):
     def settled_lines(
         self, since: datetime, *, accepted_since: datetime | None = None
     ) -> models.QuerySet[Any, Any]:
-        """The lines of orders that settled after ``since``, grouped by the cost of an order.
+        """Return the lines of orders that settled after ``since``, grouped by cost.
 
         ``accepted_since`` leaves out orders that were accepted at that time or earlier.
         """
@@ -265,7 +262,7 @@ class OrderQueries(OrderSearch[Row]):
         return lines_of(Kind.SETTLED, settled, since="settled_at", price=price)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """Rows for a union of queries; each row has two times of an order, and ``name``.
+        """Return rows of two times of an order and ``name``, for a union of queries.
 
         ``start`` and ``end`` name the columns of the times.
         """
@@ -273,21 +270,20 @@ class OrderQueries(OrderSearch[Row]):
         return named.values_list(start, end, "_name")
 
     def count_by_status(self) -> dict[str, int]:
-        """The number of orders in each status, including zeros."""
+        """Return the number of orders in each status, including zeros."""
         counts = self.order_by().values_list("status").annotate(models.Count("pk"))
         return dict.fromkeys(Status.values, 0) | dict(counts)
 
     def final_lines(
         self, *, after: datetime | None = None, until: datetime | None = None
     ) -> models.QuerySet[Any, Any]:
-        """The lines of orders that became final in a period, by status.
+        """Return the lines of orders that became final in a period, by status.
 
         The period begins after ``after``, and includes ``until``; ``None`` means no limit.
         """
         final = self.filter(settled_at__isnull=False)
         final = final.filter(settled_at__gt=after) if after else final
         final = final.filter(settled_at__lte=until) if until else final
-        # If the query grouped by the column itself, SQLite would use the index by status, and look
-        # up every row.
+        # Grouped by the bare column, SQLite would use the index by status, and look up every row.
         status = Coalesce("status", models.Value(""))
         return lines_of(Kind.FINAL, final, since="settled_at", status=status)

@@ -1,7 +1,7 @@
 """Orders: their queries, and the moves between their statuses.
 
-Queries are methods of the queryset, changes are methods of the row. Nothing outside this module
-assigns ``status``: a move is one guarded UPDATE, whose row count shows which process won the race.
+Queries are methods of the queryset, changes are methods of the row. Only this module assigns
+``status``: a move is one guarded UPDATE, whose row count shows which process was first.
 """
 
 from __future__ import annotations
@@ -66,15 +66,14 @@ from giftcards.rules.states import (
 from giftcards.rules.times import LONGEST_HOLD, ahead, is_ahead, past
 from giftcards.text.search_terms import SEARCHED
 
-# The provider's answer about a larger order would exceed the size limit of the client.
+# The provider's answer about a larger order would exceed the client's size limit.
 MAX_QUANTITY = 2_000
 
 # SQLite allows at most 32,766 parameters in a statement.
 _MOVED_AT_ONCE = 1_000
 
 _not_negative = MinValueValidator(Decimal(0))
-# The text is safe in URLs, logs and terminals: it has no spaces, control characters or
-# bidirectional characters.
+# Such a text is safe in URLs, logs and terminals.
 plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
 )
@@ -83,11 +82,11 @@ plain_text = RegexValidator(
 OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
 #: The columns of the person who gets a gift.
 OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
-#: The columns of a gift; all of them are empty in an order that is no gift.
+#: The columns of a gift, all empty in other orders.
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
-#: The columns that may be corrected. Other values that a caller gave never change.
+#: The columns that may be corrected; other values of a caller never change.
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
-# The columns that a caller gives, besides the reference, the metadata and the correctable columns.
+# The columns that a caller gives, besides the reference, the metadata and CORRECTABLE.
 _TEXTS = ("product_id", "type_id", "group")
 _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
@@ -99,10 +98,7 @@ class OrderQuerySet(OrderQueries["Order"]):
     """Orders, and methods that change many orders at once."""
 
     def with_repetitions(self) -> OrderQuerySet:
-        """These orders, and all orders that repeat their missing cards.
-
-        Cannot be called on a slice.
-        """
+        """Return these orders, and all orders that repeat their missing cards; not for slices."""
         found = set(self.order_by().values_list("pk", flat=True))
         newest: Collection[int] = found
         while newest:
@@ -125,8 +121,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         try:
             with transaction.atomic():
                 order.save(force_insert=True)
-                # The names are read after the INSERT: SQLite may fail a transaction that reads
-                # before it writes.
+                # Read after the INSERT: SQLite may fail a transaction that reads before it writes.
                 names = Product.objects.names(order.product_id, order.type_id)
                 if any(names):
                     order.product_name, order.type_name = names
@@ -136,8 +131,7 @@ class OrderQuerySet(OrderQueries["Order"]):
             if known is None:
                 raise
             if not known.was_given_as(order):
-                # The text says nothing about the other order, which the caller may not be allowed
-                # to see.
+                # The caller may not be allowed to know the other order.
                 raise ReferenceConflict(
                     gettext(
                         "The reference %(reference)s already names another order, or the same one"
@@ -151,20 +145,19 @@ class OrderQuerySet(OrderQueries["Order"]):
         return order
 
     def checkable(self, *, now: datetime, interval: timedelta) -> Self:
-        """Orders at the provider, not checked within ``interval``, and not claimed."""
+        """Return orders at the provider, not checked within ``interval``, and not claimed."""
         rested = past("checked_at", now - interval, longest=interval)
         return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
-        """Set the due time of the :meth:`checkable` orders to now; return the number of orders."""
+        """Make the :meth:`checkable` orders due now; return the number of orders."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
         """Schedule an immediate check of orders at the provider; return the number of orders.
 
-        An order is left out if it was checked, or if a check of it was wanted, within ``interval``.
-        An order that is being checked becomes due again after that check: see
-        :func:`due_after_check`.
+        Leaves out orders that were checked, or for which this was called, within ``interval``. An
+        order that is being checked becomes due again afterwards: see :func:`due_after_check`.
         """
         rested = [
             past(name, now - interval, longest=interval)
@@ -180,11 +173,10 @@ class OrderQuerySet(OrderQueries["Order"]):
     def claim(
         self, wanted: Sequence[Order], *, now: datetime, due_by: datetime, until: datetime
     ) -> list[Order]:
-        """Claim these orders, which :meth:`to_check` has just read; return those that were free.
+        """Claim these orders, just read by :meth:`to_check`; return those that were free.
 
-        One guarded UPDATE decides the race between processes. If the provider's id of an order has
-        changed since the order was read, the order is not claimed: the check would be about the old
-        id.
+        One guarded UPDATE decides the race between processes. An order whose provider's id has
+        changed since the reading is not claimed: the check would be about the old id.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -200,7 +192,7 @@ class OrderQuerySet(OrderQueries["Order"]):
     def move_all(
         self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
     ) -> int:
-        """Move the orders that have the status ``origin`` to ``target``; return the number moved.
+        """Move orders from the status ``origin`` to ``target``; return the number moved.
 
         One call moves at most 1,000 orders, because their keys are parameters of one statement. The
         orders must be unclaimed, because the claim is overwritten to identify the moved rows. The
@@ -208,8 +200,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         """
         check_move(origin, target)
         token = uuid.uuid4().hex
-        # The keys are read before the transaction: SQLite may fail a transaction that reads before
-        # it writes.
+        # Read before the transaction: SQLite may fail a transaction that reads before it writes.
         found = self.filter(status=origin).order_by().values_list("pk", flat=True)
         keys = list(found[:_MOVED_AT_ONCE])
         if not keys:
@@ -228,26 +219,22 @@ class OrderQuerySet(OrderQueries["Order"]):
         return moved
 
     def write_terms(self, key: int) -> None:
-        """Write the search terms of an order anew, from its values.
-
-        The caller must have locked the row of the order.
-        """
+        """Write the search terms of an order anew; the caller must have locked its row."""
         OrderTerm.objects.filter(order=key).delete()
         OrderTerm.objects.add_for(self.filter(pk=key).order_by().only(*SEARCHED))
 
     def write_batch(
         self, updates: Sequence[OrderUpdate], *, source: StatusChange.Source
     ) -> list[StatusChange]:
-        """Write new values of claimed orders; return the moves.
+        """Write new values of claimed orders, in the caller's transaction; return the moves.
 
-        Orders with equal values share one guarded UPDATE, and all moves share one INSERT. Call this
-        method in a transaction. It raises :exc:`Overtaken`, which rolls the transaction back, if a
-        row has changed since it was read.
+        Orders with equal values share one guarded UPDATE, and all moves share one INSERT. Raises
+        :exc:`Overtaken`, which rolls the transaction back, if a row has changed since the reading.
         """
         now = timezone.now()
         groups: dict[str, list[OrderUpdate]] = defaultdict(list)
         for update in updates:
-            # Grouped by repr(), because the values may be unhashable.
+            # Values may be unhashable, but repr() groups them.
             groups[repr((update.guard, update.columns(now)))].append(update)
         for group in groups.values():
             keys = [update.order.pk for update in group]
@@ -275,7 +262,7 @@ class Overtaken(Exception):
 class OrderUpdate:
     """New ``values`` of a claimed order.
 
-    If ``target`` is given, the order also moves to this status. ``details`` belong to the move.
+    With a ``target``, the order also moves to this status, and the move has ``details``.
     """
 
     order: Order
@@ -297,7 +284,7 @@ class OrderUpdate:
 
 
 def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
-    """The value of ``due_at`` for orders whose check began at ``checked_at``.
+    """Return the value of ``due_at`` for orders whose check began at ``checked_at``.
 
     If another check was wanted after that time, the order is due at ``again_at`` at the latest.
     """
@@ -309,7 +296,7 @@ def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: 
 
 
 def cleared_provider_columns() -> dict[str, Any]:
-    """Values that clear all columns that depend on the order's id at the provider."""
+    """Return values that clear all columns that depend on the order's id at the provider."""
     return {
         "provider_order_id": None,
         "provider_alias": "",
@@ -326,10 +313,7 @@ def cleared_provider_columns() -> dict[str, Any]:
 def _status_columns(
     order: Order, target: Status, values: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """The columns that change because ``order`` moves to ``target``.
-
-    ``values`` are the other new values of the order.
-    """
+    """Return the columns that a move to ``target`` changes; ``values`` are other new values."""
     if target not in FINAL:
         return {"status": target}
     final = copy(order)
@@ -342,7 +326,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """The correctable columns of ``row``, which is an order or a correction."""
+    """Return the correctable columns of ``row``, which is an order or a correction."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -352,7 +336,7 @@ def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
 
 
 def _is_more_than_nothing(amount: str) -> models.GeneratedField:
-    """A column that the database computes for an index: True if ``amount`` is above 0."""
+    """Return a generated column for an index: True if ``amount`` is above 0."""
     is_above = models.ExpressionWrapper(Q((f"{amount}__gt", 0)), output_field=models.BooleanField())
     return models.GeneratedField(
         expression=is_above, output_field=models.BooleanField(), db_persist=True, editable=False
@@ -360,7 +344,7 @@ def _is_more_than_nothing(amount: str) -> models.GeneratedField:
 
 
 def _newest(name: str, *columns: str) -> models.Index:
-    """An index for lists of the orders with equal ``columns``, newest first."""
+    """Return an index for lists of the orders with equal ``columns``, newest first."""
     return models.Index(fields=(*columns, "-created_at", "-id"), name=f"giftcards_order_{name}")
 
 
@@ -372,7 +356,7 @@ def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
 class ReferenceAnswer(models.TextChoices):
     """Answers of the provider that turn down a purchase because of its reference."""
 
-    # An earlier attempt has bought the order, even if no search finds it.
+    # An earlier attempt bought the order, even if no search finds it.
     REPEATED = "repeated"
     # The provider does not accept the field: the order is sent again without it.
     UNWANTED = "unwanted"
@@ -398,7 +382,7 @@ class Order(models.Model):
         validators=[plain_text],
         help_text=_("The denomination, as the provider's catalogue names it."),
     )
-    # The names that the catalogue had when the order was recorded; "" if it had not been read.
+    # The names in the catalogue when the order was recorded; "" if it had not been read.
     product_name = models.CharField(_("product's name"), max_length=200, editable=False, blank=True)
     type_name = models.CharField(_("type's name"), max_length=200, editable=False, blank=True)
     quantity = models.PositiveIntegerField(
@@ -448,7 +432,7 @@ class Order(models.Model):
     customer_language = models.CharField(
         _("customer language"), max_length=20, blank=True, validators=[plain_text]
     )
-    # With an e-mail address here, the order is a gift: the cards go to that address.
+    # An e-mail address here makes the order a gift: the cards go to that address.
     recipient_email: models.CharField[str, str] = ExactEmailField(
         _("recipient's e-mail"),
         validators=[plain_line],
@@ -477,33 +461,30 @@ class Order(models.Model):
     status = models.CharField(
         _("status"), max_length=20, choices=Status, default=Status.PENDING, editable=False
     )
-    # NULL, and not "", until the provider has named the order, because the column is unique.
+    # NULL until the provider has named the order, because the column is unique.
     provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
         _("provider's order id"), max_length=100, null=True, unique=True, editable=False
     )
-    # The `_id` in answers about the order, if it differs from the order id: rows of the list may
-    # have either id.
+    # The `_id` in answers, if it differs from the order id: rows of the list may have either.
     provider_alias: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, editable=False
     )
-    # The first time that an answer or a person confirmed the provider's id of this order. NULL:
-    # only the answer to placing has named the id so far.
+    # The first time that an answer or a person confirmed the provider's id. NULL: so far, only the
+    # answer to placing has named it.
     identified_at = models.DateTimeField(null=True, editable=False)
-    # True if staff insisted that the order at the provider is this order, although the provider
+    # True if staff insisted that an order at the provider is this order, although the provider
     # names another product or type.
     is_insisted = models.BooleanField(default=False, editable=False)
-    # The id from the answer to placing, if that id belongs to another order or to none. The
-    # provider did accept the order: it may have been bought even if no search finds it. The id is
-    # kept until the order is sent again.
+    # The id from the answer to placing, if it belongs to another order or to none. The order may
+    # have been bought even if no search finds it. Kept until the order is sent again.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
     )
-    # The reference that the provider got with the purchase, the same at each attempt; "" if it got
-    # none.
+    # The reference that the provider got with the purchase, the same at each attempt; "": none.
     provider_reference: models.CharField[str, str] = ExactCharField(
         _("reference at the provider"), max_length=40, editable=False, blank=True
     )
-    # What the provider said of that reference instead of accepting the order.
+    # The provider's answer to that reference, if it did not accept the order.
     reference_answer = models.CharField(
         max_length=10, choices=ReferenceAnswer, editable=False, blank=True
     )
@@ -512,27 +493,25 @@ class Order(models.Model):
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
     fulfilled_amount = models.DecimalField(_("cost"), null=True, editable=False, **MONEY)
     price_per_card = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
-    # The price in the catalogue just before sending; the final answer may have another price.
+    # The price in the catalogue just before sending; the final answer may have another.
     price_at_placing = models.DecimalField(
         _("price at placing"), null=True, editable=False, **MONEY
     )
-    # The price per card up to which staff have approved the order, instead of the given ceiling.
+    # The highest price per card that staff have approved, instead of the given ceiling.
     approved_price = models.DecimalField(
         _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
     )
     # Whether a person has to review the order before it is sent, or has reviewed it; "": neither.
     review = models.CharField(max_length=10, choices=Review, editable=False, blank=True)
-    # The fingerprint of the API key that the order was sent with; "" until it is sent. The key
-    # decides the account, and only that account's list can show what became of the order.
+    # The fingerprint of the API key that the order was sent with; "" until then. Only the list of
+    # that key's account can show what became of the order.
     sent_with = models.CharField(max_length=32, editable=False, blank=True)
-    # The environment of the account that bought this order; "" if it is unknown. Before the
-    # purchase, this is "". But an order for missing cards begins with the environment of the order
-    # that it repeats.
+    # The environment of the account that bought the order; "" if unknown, or before the purchase.
+    # But an order for missing cards begins with the environment of the order that it repeats.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
-    # The order whose missing cards this order repeats. The column is unique, because missing cards
-    # are repeated only once.
+    # The order whose missing cards this order repeats; unique, so that they are repeated only once.
     repeats = models.OneToOneField(
         "self",
         verbose_name=_("replaces missing cards of"),
@@ -541,20 +520,19 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
-    # These times are set only in an order that ``REORDER_MISSING`` made: the order is held until
-    # ``send_after`` (NULL: it does not wait for a time), and given up if it is still held at
-    # ``send_before``.
+    # Only for orders that ``REORDER_MISSING`` made. The order is held until ``send_after`` (NULL:
+    # it does not wait for a time), and given up if it is still held at ``send_before``.
     send_after = models.DateTimeField(null=True, editable=False)
     send_before = models.DateTimeField(null=True, editable=False)
-    # The customer's money for missing cards has three parts. This is the first, the paid refunds.
+    # The customer's money for missing cards has three parts. First, the paid refunds.
     paid_back_amount = models.DecimalField(
         _("paid back"), default=Decimal(0), editable=False, **MONEY
     )
-    # The second part, the planned refunds.
+    # Second, the planned refunds.
     planned_amount = models.DecimalField(
         _("to be paid back"), default=Decimal(0), editable=False, **MONEY
     )
-    # The third part, the rest. NULL: the order is open, or nobody has said what the customer paid.
+    # Third, the rest. NULL: the order is open, or nobody has said what the customer paid.
     open_amount = models.DecimalField(_("still owed"), null=True, editable=False, **MONEY)
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     has_planned = _is_more_than_nothing("planned_amount")
@@ -563,13 +541,12 @@ class Order(models.Model):
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
     # True if the provider's figures agree with each other; NULL unless the order has settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
-    # True if the ledger has the credit that the provider promised. NULL: nothing was promised, the
-    # amount is unknown, or the ledger was not read that far.
+    # True if the ledger has the promised credit. NULL: nothing was promised, the amount is unknown,
+    # or the ledger was not read that far.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
-    # When the codes of the order's cards were destroyed: by retention, or with the customer's data.
+    # The time when the codes were destroyed, by retention or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
-    # True if retention has found that the order has no card; it does not look again until a card
-    # comes.
+    # True if retention found no card; retention does not look again until a card comes.
     is_without_cards = models.BooleanField(default=False, editable=False)
     # Entries as in giftcards.rules.problems: {"code", "parameters"}, plus "ticked_by" and
     # "ticked_at" once the problem is ticked off.
@@ -577,13 +554,13 @@ class Order(models.Model):
     # True if a problem is not ticked off. Only `_problem_columns` computes this and ``problems``.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
 
-    # The name of the person who looks after the order, and since when; see models/staff_records.py.
-    # A name counts only while something is left to do.
+    # The person who looks after the order, and since when; see models/staff_records.py. The name
+    # counts only while something is left to do.
     looked_after_by: models.CharField[str, str] = ExactCharField(
         _("looked after by"), max_length=254, editable=False, blank=True
     )
     looked_after_since = models.DateTimeField(null=True, editable=False)
-    # When the customer was erased; NULL: the customer is still named.
+    # The time when the customer was erased; NULL: the customer is still named.
     customer_erased_at = models.DateTimeField(null=True, editable=False)
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
@@ -591,28 +568,26 @@ class Order(models.Model):
     accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
     checked_at = models.DateTimeField(_("last checked"), null=True, editable=False)
     settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
-    # Since when the order has been waiting to be sent: SEND_TIMEOUT begins here.
+    # The time since which the order waits to be sent: SEND_TIMEOUT begins here.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
-    # When to send (PENDING), check (HANDLING, DELAYED) or find (UNCONFIRMED) the order next. NULL:
-    # this is not done automatically. A PENDING order with NULL is held, see `is_held`.
+    # The time to send (PENDING), check (HANDLING, DELAYED) or find (UNCONFIRMED) the order next.
+    # NULL: this is not automatic; a PENDING order with NULL is held, see `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # When a check of the order before its time was last asked for.
+    # The last time when an early check was asked for.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
-    # The number of failed attempts in a row to send, check or find the order.
+    # Failed attempts in a row to send, check or find the order.
     failures = models.PositiveIntegerField(default=0, editable=False)
-    # Both columns are for an UNCONFIRMED order only. ``absent_since`` is when a search first gave
-    # evidence that the order is absent. ``candidates`` are the orders at the provider that staff
-    # have to choose from.
+    # For an UNCONFIRMED order: the time since which searches say that the provider lacks it, and
+    # the orders at the provider that staff have to choose from.
     absent_since = models.DateTimeField(null=True, editable=False)
     candidates = models.JSONField(default=list, blank=True, editable=False)
-    # The claim on the order: the token of the process that works on the order, and the claim's
-    # expiry.
+    # The claim: the token of the process that works on the order, and the expiry.
     claim = models.CharField(max_length=32, blank=True, editable=False)
     claimed_until = models.DateTimeField(null=True, editable=False)
 
     objects = OrderQuerySet.as_manager()
 
-    # True if `record` has inserted this instance.
+    # True if `record` inserted this instance.
     is_new = False
 
     class Meta:
@@ -628,27 +603,25 @@ class Order(models.Model):
             ("export_order", "Can export orders and reports"),
             ("view_cost", "Can see what the provider charges, and margins"),
         )
-        # Every index slows down writes, so each index serves a query. No index is partial, because
-        # MariaDB does not have partial indexes.
+        # Indexes slow down writes, so each serves a query. None is partial, because MariaDB has no
+        # partial indexes.
         indexes = (
-            # This index serves the engine's queries for open orders, whose settled_at is NULL, and
-            # for the latest orders that have settled.
+            # For the engine's queries for open orders, whose settled_at is NULL, and for the latest
+            # orders that have settled.
             models.Index(
                 fields=("settled_at", "status", "due_at", "id"), name="giftcards_order_due"
             ),
-            # This index serves retention, which looks for the oldest orders whose codes are still
-            # there.
+            # For retention, which looks for the oldest orders with codes.
             models.Index(
                 fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
                 name="giftcards_order_kept",
             ),
-            # These indexes serve recovery, which looks for the orders that fit a row of the
-            # provider's list.
+            # For recovery, which looks for the orders that fit a row of the provider's list.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
             models.Index(fields=("provider_reference",), name="giftcards_order_sent_as"),
-            # These serve the admin's list, with and without each of its filters, and counting by
-            # status. The search uses the indexes of OrderTerm.
+            # For the admin's list, with and without each filter, and for counting by status. The
+            # search uses the indexes of OrderTerm.
             _newest("newest"),
             _newest("attention", "needs_attention"),
             _newest("by_status", "status"),
@@ -660,7 +633,7 @@ class Order(models.Model):
             _newest("has_planned", "has_planned"),
             _newest("owing", "is_owing"),
             _newest("looked_after", "looked_after_by"),
-            # These serve the shop's own queries, for the orders of a person or of a cart.
+            # For the shop's own queries about a person or a cart.
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("recipient_email",), name="giftcards_order_recipient"),
             models.Index(fields=("group",), name="giftcards_order_group"),
@@ -682,8 +655,8 @@ class Order(models.Model):
                 | (~Q(status__in=FINAL) & Q(settled_at__isnull=True)),
                 name="giftcards_order_final_is_settled",
             ),
-            # An order has a provider's id exactly if its status is an accepted one. So an order
-            # that the provider has named is never sent again.
+            # An order has a provider's id exactly if its status is an accepted one. So a named
+            # order is never sent again.
             models.CheckConstraint(
                 condition=Q(
                     status__in=ACCEPTED, provider_order_id__isnull=False, accepted_at__isnull=False
@@ -727,7 +700,7 @@ class Order(models.Model):
         return self.reference
 
     def save(self, *args: Any, **named: Any) -> None:
-        """Save the row; write its search terms anew if a searched column is written."""
+        """Save the row, and its search terms if a searched column is written."""
         is_added, fields = self._state.adding, named.get("update_fields")
         if not (fields is None or set(SEARCHED).intersection(fields)):
             super().save(*args, **named)
@@ -774,17 +747,14 @@ class Order(models.Model):
         return bool(self.paid_back_amount or self.planned_amount)
 
     def line_names(self) -> Names:
-        """The names of product and type; takes a query only if neither is on record."""
+        """Return the names of product and type; takes a query only if neither is on record."""
         if self.product_name or self.type_name:
             return Names(self.product_name, self.type_name)
         return Product.objects.names(self.product_id, self.type_id)
 
     @property
     def original(self) -> Order:
-        """The order that the shop placed first.
-
-        This is the order itself, unless it repeats missing cards of an earlier order.
-        """
+        """The order that the shop placed first: this order, unless it repeats missing cards."""
         order: Order = self
         while order.repeats:
             order = order.repeats
@@ -818,7 +788,7 @@ class Order(models.Model):
     def line_at_provider(self) -> tuple[str, str, int]:
         """The product, type and quantity that the provider's answers must name.
 
-        Product and type are "" if staff have insisted on the order: any name is accepted then.
+        Product and type are "" if staff have insisted on the order: then any name is accepted.
         """
         return ("", "", self.quantity) if self.is_insisted else self.line
 
@@ -829,10 +799,10 @@ class Order(models.Model):
 
     @property
     def was_adopted(self) -> bool:
-        """True if the provider's id was adopted: it came from the list or from staff.
+        """True if the provider's id was adopted from the list or from staff.
 
-        An adopted id is stored in both columns for ids. A check by this id may find nothing, even
-        if the list has the order.
+        Both columns for ids have an adopted id. A check by this id may find nothing, even if the
+        list has the order.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
@@ -863,10 +833,9 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """True if the order was sent with ``key``, in the environment of ``key``.
+        """True if the order was sent with ``key``, so that this key's list contains the order.
 
-        In that case, the list that the provider shows to ``key`` contains the order. If the key or
-        the environment of the order is unknown, it counts as that of ``key``.
+        An unknown key or environment of the order counts as that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
@@ -881,10 +850,10 @@ class Order(models.Model):
     def was_given_as(self, other: Order) -> bool:
         """True if ``other``, a new order, has the values with which this order was placed.
 
-        If this order was corrected later, the corrected values are accepted, too.
+        The present values of a corrected order are accepted, too.
         """
         return (
-            # The database may find different references equal, because of its collation.
+            # The database's collation may take different references for equal.
             self.reference == other.reference
             and _as_read(self, *_LINE) == _as_read(other, *_LINE)
             and self._is_sold_as(other)
@@ -895,7 +864,7 @@ class Order(models.Model):
     def _is_sold_as(self, other: Order) -> bool:
         given, now = (_as_read(order, *_AMOUNTS) for order in (other, self))
         if self.is_final and self.sale_price is None and other.sale_amount is None:
-            # The sale amount may have been recorded after the order.
+            # The sale amount may have been recorded later.
             now["sale_amount"] = None
         return given == now
 
@@ -918,10 +887,9 @@ class Order(models.Model):
             raise ValidationError({"sale_amount": text})
 
     def check_columns(self, *, but: Collection[str] = ()) -> None:
-        """Raise ``ValidationError`` if a column has a wrong value.
+        """Raise ``ValidationError`` if a column, except those in ``but``, has a wrong value.
 
-        The columns in ``but`` are not checked. Checked messages and moments are converted to their
-        stored form.
+        Converts messages and moments to their stored form.
         """
         self._check_types()
         self.clean_fields(exclude=set(but))
@@ -937,7 +905,7 @@ class Order(models.Model):
             raise ValidationError({"deliver_at": text})
 
     def corrected(self, values: Mapping[str, Any]) -> Self:
-        """A checked copy of the order with new ``values``; do not save it.
+        """Return a checked copy of the order with new ``values``; do not save it.
 
         The keys of ``values`` are in :data:`CORRECTABLE`. Raises ``ValidationError`` if the order
         cannot be corrected like this.
@@ -946,7 +914,7 @@ class Order(models.Model):
         assign(copied, values)
         copied.check_columns(but={field.name for field in self._meta.fields} - values.keys())
         if copied.is_gift != self.is_gift:
-            # Somebody may have seen the cards already, and this cannot be undone.
+            # Somebody may have seen the cards already.
             text = gettext("A gift stays a gift, and no other order becomes one.")
             raise ValidationError({"recipient_email": text})
         return copied
@@ -981,16 +949,15 @@ class Order(models.Model):
     def lock(self) -> None:
         """Lock the row until the transaction ends.
 
-        Call this method first in a transaction: SQLite may fail a transaction that reads before it
-        writes.
+        Call this first in a transaction: SQLite may fail a transaction that reads before it writes.
         """
         Order.objects.filter(pk=self.pk).update(group=F("group"))
 
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
         """Set columns of a PENDING order; ``problem`` replaces problems of the kind ``SENDING``.
 
-        Returns False, and changes nothing, if another process was faster: it has moved, claimed,
-        rescheduled or ticked off the order, or approved a price.
+        Returns False, and changes nothing, if another process has moved, claimed, rescheduled or
+        ticked off the order, or approved a price.
         """
         new = [] if problem is None else [problem]
         values |= self.problem_columns(ends={Kind.SENDING}, new=new)
@@ -1009,7 +976,7 @@ class Order(models.Model):
     def problem_columns(
         self, *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
     ) -> dict[str, Any]:
-        """New values of the problem columns.
+        """Return new values of the problem columns.
 
         Problems of the kinds ``ends`` are removed, and the problems ``new`` are added. A problem in
         ``new`` that the order already has stays as it is, ticked off or not.
@@ -1017,7 +984,7 @@ class Order(models.Model):
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
     def problems_of(self, kind: Kind) -> list[Problem]:
-        """The problems of a kind, ticked off or not."""
+        """Return the problems of a kind, ticked off or not."""
         return [each for each in map(Problem.of, self.problems) if each.kind is kind]
 
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
@@ -1039,7 +1006,7 @@ class Order(models.Model):
         """Record that ``by`` has dealt with ``problem``; False if it is not open."""
         with transaction.atomic(using=self._state.db):
             row = Order.objects.filter(pk=self.pk, needs_attention=True)
-            # This write locks the row until the end of the transaction.
+            # This write locks the row until the transaction ends.
             if not row.update(needs_attention=True):
                 return False
             self.refresh_from_db(fields=["problems"])
@@ -1055,9 +1022,7 @@ class Order(models.Model):
         return True
 
     def dispute(self, *, by: str, cards: Iterable[int]) -> bool:
-        """Record a complaint of the customer about codes, as a problem that staff tick off.
-
-        ``cards`` are the positions of the cards with these codes.
+        """Record a customer's complaint about the cards at these positions, as a problem.
 
         Returns False, and changes nothing, if a complaint is open already. The new complaint
         replaces an earlier complaint that was ticked off; the timeline keeps both.
@@ -1123,8 +1088,8 @@ class Order(models.Model):
         see :class:`~giftcards.rules.states.State`. A change to a final status keeps the removed
         problems among its details.
 
-        Returns ``None``, and changes nothing, if another process was first: then the row's status
-        or claim differs from this instance, or the row does not fit the lookups ``where``. Raises
+        Returns ``None``, and changes nothing, if another process was first: the row's status or
+        claim differs from this instance, or the row does not fit the lookups ``where``. Raises
         :exc:`ValueError` for a move that the table does not allow.
         """
         origin = Status(self.status)
@@ -1156,21 +1121,16 @@ class Order(models.Model):
 
 
 def _among(orders: models.QuerySet[Order]) -> Q:
-    """The condition that an order is one of ``orders``.
-
-    The condition is a subquery, because SQLite may read the whole table for conditions on several
-    columns.
-    """
+    # A subquery, because SQLite may read the whole table for conditions on several columns.
     return Q(pk__in=orders.order_by().values("pk"))
 
 
 # Each order in NEEDING_ATTENTION is LOST, or WITH_OTHER_PROBLEMS, or held for its price or for a
-# review. A held order is in NEEDING_ATTENTION, because it keeps its problem.
+# review: a held order keeps its problem.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(
     _OPEN.filter(HELD_FOR_PRICE | HELD_FOR_REVIEW | Q(status=Status.UNCONFIRMED))
 )
-# The opposite of NEEDING_ATTENTION. Combine it with a condition that has an index and finds only a
-# few orders.
+# The opposite of NEEDING_ATTENTION, for use with a condition that finds a few orders by an index.
 WITHOUT_PROBLEMS = ~_among(Order.objects.filter(NEEDING_ATTENTION))

@@ -22,16 +22,14 @@ from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
 # A key counts as proven for this time after the provider accepted it. The time is short, because
-# several concurrent requests fail if the key is revoked meanwhile. But it is longer than the minute
-# between two ticks.
+# parallel requests all fail if the key is revoked, but longer than the minute between two ticks.
 _PROOF_HOLDS = timedelta(minutes=2)
-# The next success does not renew a proof that is younger than this.
+# A success does not renew a proof that is younger than this.
 _PROOF_IS_FRESH = timedelta(seconds=30)
-# The longest pause that ends automatically: 15 minutes, plus a margin for the difference between
-# the clocks of two machines.
+# The longest pause that ends automatically: 15 minutes, and a margin for differing clocks.
 LONGEST_PAUSE = timedelta(minutes=20)
-# A pause is still reported to staff and monitors for this time after its end, because a few
-# requests may succeed in the middle of an outage.
+# A pause is reported for this time after its end, because a few requests may succeed in the middle
+# of an outage.
 _STILL_TOLD = timedelta(minutes=1)
 # A process counts as gone after this time without a sign of life. Two ticks take less time.
 _SIGN_HOLDS = timedelta(minutes=3)
@@ -39,15 +37,14 @@ _SIGN_HOLDS = timedelta(minutes=3)
 _AT_WORK = timedelta(minutes=10)
 # Monitors get a warning if a chore has not finished within this time.
 _CHORES_WITHIN = timedelta(hours=1)
-# Staff are told after this long without a success, if at least this many sweeps in a row failed.
+# Staff are told after this time without a success, if at least this many sweeps in a row failed.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
 
-# The maximum length of a worker's name.
 _LONGEST_NAME = 100
 
-# The values of ProviderState.Pause, worst last. A worse pause replaces a milder one.
+# The values of ProviderState.Pause, worst last.
 _SEVERITY = ("", "outage", "rate", "access")
 
 
@@ -58,7 +55,7 @@ _START_WORKER = _(
 
 
 class Environment(models.TextChoices):
-    """The provider's environments. One host serves both environments: the API key decides which."""
+    """The provider's environments, on one host: the API key decides which."""
 
     # The values are the provider's.
     SANDBOX = "SANDBOX", _("Sandbox")
@@ -71,7 +68,7 @@ def is_test_type(type_id: str) -> bool:
 
 
 def configured_key() -> str | None:
-    """The fingerprint of the API key in the settings; ``None`` if this process has none."""
+    """Return the fingerprint of the API key in the settings; ``None`` if there is none."""
     try:
         return key_fingerprint(conf.api_key)
     except ConfigurationError:
@@ -80,14 +77,13 @@ def configured_key() -> str | None:
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def current(self, fingerprint: str) -> ApiKey:
-        """The row of the key with this fingerprint; created on first use."""
+        """Return the row of the key with this fingerprint; created on first use."""
         return self.get_or_create(pk=fingerprint)[0]
 
     def accept(self, key: ApiKey) -> bool:
         """Record that the provider accepts ``key``; False if the key was refused meanwhile."""
         now = timezone.now()
-        # The update is guarded: a success from before a refusal proves nothing, even after staff
-        # have resumed calls.
+        # Guarded: a success from before a refusal proves nothing, even after staff resumed calls.
         row = self.filter(pk=key.pk, is_refused=False, refused_at=key.refused_at)
         if not row.update(accepted_at=now):
             return False
@@ -105,7 +101,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         known = key.tells_references
         tells = is_told if known is None else known and is_told
         if tells != known:
-            # False stays: another process may have seen a row of the list without its reference.
+            # False stays: another process may have seen an order without its reference.
             self.filter(pk=key.pk).exclude(tells_references=False).update(tells_references=tells)
             key.tells_references = tells
 
@@ -116,10 +112,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         row.update(references_unwanted_at=key.references_unwanted_at)
 
     def forget_unwanted_references(self, key: ApiKey) -> None:
-        """Forget that purchases with ``key`` are accepted only without a reference.
-
-        The next order is sent with a reference if the settings ask for it.
-        """
+        """Let the next order with ``key`` have a reference again, if the settings ask for it."""
         if key.references_unwanted_at is not None:
             self.filter(pk=key.pk).update(references_unwanted_at=None)
             key.references_unwanted_at = None
@@ -140,15 +133,14 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return bool(self.filter(is_refused=True).update(is_refused=False))
 
     def at_work(self, now: datetime) -> list[str]:
-        """The keys that processes have used within the last 10 minutes, shortened for display."""
+        """Return the keys used within the last 10 minutes, shortened for display."""
         at_work = sorted((key for key in self if key.is_at_work(now)), key=lambda key: key.pk)
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
-        """The refused key that stops this process, or else a key that stops another process.
+        """Return the refused key that stops this process, or else one that stops another process.
 
-        ``own`` is the fingerprint of this process's key. Without a key in its settings, the key
-        that was used last counts as the key of this process.
+        ``own`` is the fingerprint of this process's key; ``None`` stands for the key used last.
         """
         # There are only as many rows as the shop has had keys.
         keys = list(self)
@@ -161,9 +153,9 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 class ApiKey(models.Model):
     """The provider's verdict on an API key, shared by all processes that have the key.
 
-    Only the fingerprint of the key is stored. Each key has its own row, so that the success of one
-    key never hides the refusal of another: a few calls with a refused key get the shop's IP address
-    blocked.
+    Only the fingerprint is stored. Each key has its own row, so that one key's success never hides
+    another key's refusal: after a few calls with a refused key, the provider blocks the shop's IP
+    address.
     """
 
     # See giftcards.keys.keyring.key_fingerprint.
@@ -172,25 +164,23 @@ class ApiKey(models.Model):
     environment = models.CharField(max_length=10, choices=Environment, blank=True)
     # True if calls with this key are stopped, until a person resumes them.
     is_refused = models.BooleanField(default=False)
-    # The time and the text of the last refusal. Both stay when calls are resumed: see
-    # ApiKeyQuerySet.accept.
+    # The last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
     refused_at = models.DateTimeField(null=True)
     refusal = models.TextField(blank=True)
-    # When the key was last accepted; NULL: it has to be probed.
+    # The time when the key was last accepted; NULL: it has to be probed.
     accepted_at = models.DateTimeField(null=True)
-    # True if the account's list has shown our orders with their references. False if it has shown
-    # one of our orders with another reference, or with none. NULL: it has shown no such order yet.
+    # True if the account's list has shown our orders with their references, False if it has shown
+    # one of our orders with another or no reference, NULL if it has shown none yet.
     tells_references = models.BooleanField(null=True)
-    # When an order was accepted only after its reference was left out; NULL: never, as far as is
-    # known.
+    # The time when an order was accepted only without its reference; NULL: never, as far as known.
     references_unwanted_at = models.DateTimeField(null=True)
-    # When a process last wanted to make calls and could not, because this key is refused.
+    # The last time when a process could not make calls, because this key is refused.
     stopped_at = models.DateTimeField(null=True)
 
     objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
-        # Staff do not see these rows, only the text of ProviderState.explain.
+        # Staff see only the text of ProviderState.explain.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -217,14 +207,14 @@ class ApiKey(models.Model):
         return any(is_recent(at, now, within=_AT_WORK) for at in times)
 
     def last_use(self) -> float:
-        """The timestamp at which a process last used the key, or wanted to; 0: never."""
+        """Return the timestamp at which a process last used the key, or wanted to; 0: never."""
         times = (self.refused_at, self.accepted_at, self.stopped_at)
         return max((at.timestamp() for at in times if at), default=0)
 
 
 class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     def current(self) -> ProviderState:
-        """The single row; created on first use."""
+        """Return the single row; created on first use."""
         return self.get_or_create(pk=1)[0]
 
     def note_tick(self, by: str = "") -> None:
@@ -250,11 +240,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             is_worse = _SEVERITY.index(reason) > _SEVERITY.index(state.pause)
             if state.is_paused(now) and not is_worse:
                 break
-            # A worse pause replaces a milder pause, and never ends before it.
+            # A worse pause replaces a milder one, and never ends before it.
             longest = max(until, state.pause_end(now))
             began = state.paused_at if state.goes_on_with(reason, now) else now
-            # The update is guarded: if another process started a pause at the same time, the state
-            # is read again.
+            # Guarded: if another process starts a pause at the same time, the state is read again.
             read = {"pause": state.pause, "paused_until": state.paused_until}
             if self.filter(pk=1, **read).update(
                 pause=reason, pause_detail=detail, paused_at=began, paused_until=longest
@@ -274,9 +263,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         is_on = ahead(
             "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
         )
-        # The number of changed rows decides: if two people do this at once, only one has ended the
-        # pause. The write comes before any read: otherwise SQLite would fail the second
-        # transaction.
+        # If two people do this at once, the number of changed rows shows who was first. The write
+        # comes before any read, because otherwise SQLite would fail the second transaction.
         was_paused = bool(paused.filter(is_on).update(pause="", paused_until=None))
         paused.update(pause="", paused_until=None)
         was_refused = ApiKey.objects.resume()
@@ -302,15 +290,14 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
 
     def note_spending(self, amount: Decimal) -> None:
         """Store the amount that was spent in the last 24 hours."""
-        # The sum is capped, because it may be too large for the column if the provider's amounts
-        # are wrong.
+        # The cap keeps wrong amounts of the provider from overflowing the column.
         self.filter(pk=1).update(spent_lately=min(amount, LARGEST_AMOUNT))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
         """Schedule an immediate reading of the balance, because the provider called it too low.
 
-        ``needed`` is the cost of the order in dinars, or ``None`` if the cost is unknown. Does
-        nothing if the known balance is lower than ``needed``: the provider is right then.
+        ``needed`` is the cost of the order in dinars, or ``None`` if unknown. Does nothing if the
+        known balance is lower than ``needed``: then the provider is right.
         """
         row = self.filter(pk=1)
         if needed is not None:
@@ -318,15 +305,12 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:
-        """Record that the balance of ``state`` is low.
-
-        Returns False if this is recorded already, or if a newer balance is known.
-        """
+        """Record that the balance is low; False if recorded already, or if a newer one is known."""
         latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
 
     def forget_low_balance(self, state: ProviderState) -> None:
-        """Record that the balance of ``state`` is not low, unless a newer balance is known."""
+        """Record that the balance is not low, unless a newer balance is known."""
         self.filter(pk=1, balance_read_at=state.balance_read_at).update(low_balance_since=None)
 
 
@@ -340,36 +324,33 @@ class ProviderState(models.Model):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
 
-    # Why all calls are paused, whatever their key; "" if calls are not paused. ACCESS: the IP
-    # address is blocked. A refused key pauses nothing here: see ApiKey.
+    # The reason why all calls are paused, whatever their key; "": not paused. ACCESS: the IP
+    # address is blocked; a refused key is in ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
-    # The time when the pause began. For a sequence of pauses without a success, the time when the
-    # first pause began.
+    # The time when the pause began, or the first of several pauses without a success in between.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
 
-    # Consecutive sweeps in which no call succeeded.
+    # Sweeps in a row in which no call succeeded.
     outages = models.PositiveIntegerField(default=0)
 
     # The account's balance as last read, in dinars.
     balance = models.DecimalField(_("balance"), null=True, **MONEY)
     balance_read_at = models.DateTimeField(null=True)
-    # The amount spent in the 24 hours before a worker last read the balance; NULL: no worker has
-    # read it.
+    # The amount spent in the 24 hours before a worker last read the balance; NULL: never read.
     spent_lately = models.DecimalField(null=True, **MONEY)
-    # When the balance is to be read next; NULL: at once.
+    # The time to read the balance next; NULL: at once.
     balance_due_at = models.DateTimeField(null=True)
-    # When the shop was told that the balance is low; NULL: the balance is not low.
+    # The time when the shop was told that the balance is low; NULL: it is not low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
-    # The list of orders is not used before this time: the list failed, or showed none of our
-    # orders.
+    # The list of orders is not used before this time: it failed, or showed none of our orders.
     list_usable_at = models.DateTimeField(null=True)
-    # When the list was last requested; NULL while it is not used.
+    # The time of the last request for the list; NULL while it is not used.
     list_read_at = models.DateTimeField(null=True)
-    # The number of requests that a recent reading of the list took, or would have taken, in
-    # addition to the first page.
+    # The requests that a recent reading of the list took, or would have taken, after the first
+    # page.
     list_questions = models.PositiveIntegerField(default=0)
     # The spelling of the check path that last succeeded or is to be tried next; "" initially.
     check_path = models.CharField(max_length=20, blank=True)
@@ -381,19 +362,19 @@ class ProviderState(models.Model):
     ticked_at = models.DateTimeField(_("last tick"), null=True)
     # The program that ticked last and its machine, such as "qcluster@web-2".
     ticked_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
-    # Since when there has been a tick every few minutes.
+    # The time since which there has been a tick every few minutes.
     ticking_since = models.DateTimeField(null=True)
     # See chores_record.
     chores = models.JSONField(default=dict)
 
-    # The number of orders in each status that had become final at ``final_orders_until`` (NULL: not
+    # The number of orders by status that had become final at ``final_orders_until`` (NULL: not
     # counted yet): see giftcards.watch.overview.orders_by_status.
     final_orders = models.JSONField(default=dict)
     final_orders_until = models.DateTimeField(null=True)
 
-    # When the last complete purge of old codes ended.
+    # The time when the last complete purge of old codes ended.
     purged_at = models.DateTimeField(null=True)
-    # An unfinished purge goes on with the orders that settled at this time; NULL: no purge is
+    # An unfinished purge goes on with the orders that settled at this time; NULL: none is
     # unfinished.
     purge_place = models.DateTimeField(null=True)
 
@@ -418,7 +399,7 @@ class ProviderState(models.Model):
 
     @cached_property
     def api_keys(self) -> ApiKeyQuerySet:
-        """The rows of all API keys, read when they are first needed, and only once."""
+        """The rows of all API keys, read once, when they are first needed."""
         return ApiKey.objects.all()
 
     def is_paused(self, now: datetime) -> bool:
@@ -440,14 +421,11 @@ class ProviderState(models.Model):
         return not has_succeeded and self.is_paused(now - _AT_WORK)
 
     def is_pause_told(self, now: datetime) -> bool:
-        """True during a pause, and for a minute after its end.
-
-        If a person ends the pause, the result is False at once.
-        """
+        """True during a pause, and for a minute after it, unless a person ended the pause."""
         return self.is_paused(now) or self.is_paused(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
-        """The end of the pause, or ``now`` if there is no pause."""
+        """Return the end of the pause, or ``now`` if there is no pause."""
         return self.paused_until if self.paused_until and self.is_paused(now) else now
 
     def is_out_of_service(self, now: datetime) -> bool:
@@ -459,8 +437,8 @@ class ProviderState(models.Model):
     def paused_because(self) -> str:
         """The reason why calls are paused, a :class:`Pause`; "" if calls are not paused.
 
-        A pause still counts for a minute after its end. A refused key counts if this process has
-        the key, or if another running process is stopped by it.
+        A pause still counts for a minute after its end. A refused key counts if it stops this
+        process or another running process.
         """
         now = timezone.now()
         if self.api_keys.holding_up(configured_key(), now):
@@ -499,11 +477,11 @@ class ProviderState(models.Model):
         return Explanation("")
 
     def why_paused(self) -> str:
-        """A text for developers: :meth:`explain_pause` in one line; "" if calls are not paused."""
+        """Return :meth:`explain_pause` in one line for developers; "" if calls are not paused."""
         return self.explain_pause().for_developers
 
     def explain(self) -> str:
-        """A text for developers: whether and why calls are paused, and what to do about it."""
+        """Return, for developers, whether and why calls are paused, and what to do about it."""
         return self.why_paused() or gettext("In service.")
 
     def is_balance_due(self, now: datetime) -> bool:
@@ -525,7 +503,7 @@ class ProviderState(models.Model):
         return None if None in ended else min(filter(None, ended), default=None)
 
     def overdue_chores(self, now: datetime) -> list[str]:
-        """The chores that have not finished within the last hour, although workers run."""
+        """Return the chores that did not finish within the last hour, although workers run."""
         if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
             return []
         times = self.chores_record[1].items()
@@ -570,7 +548,7 @@ class ProviderState(models.Model):
         return Explanation(text, str(ASK_DEVELOPER), hint)
 
     def worker_problem(self, now: datetime) -> str:
-        """A text for developers: :meth:`explain_worker` in one line; "" if a worker is running."""
+        """Return :meth:`explain_worker` in one line for developers; "" if a worker is running."""
         return self.explain_worker(now).for_developers
 
 
@@ -586,11 +564,10 @@ class Desk(ProviderState):
         proxy = True
         default_permissions = ()
         verbose_name = _("At a glance")
-        # The name begins with a letter that sorts it above the other entries of the menu, in each
-        # language.
+        # In each language, the first letter sorts the name above the other entries of the menu.
         verbose_name_plural = _("At a glance")
 
 
 def _english(text: str) -> str:
-    """The English ``text``, isolated if the active language is written from right to left."""
+    """Return the English ``text``, isolated if the active language is written right to left."""
     return f"\u2068{text}\u2069" if text and get_language_bidi() else text

@@ -13,22 +13,19 @@ from giftcards.models.provider import ProviderState
 
 
 def number_of(rows: QuerySet[Any]) -> Combinable:
-    """The number of ``rows`` as an expression."""
+    """Return the number of ``rows`` as an expression."""
     return Coalesce(value_of(rows, Count("*")), 0)
 
 
 def value_of(rows: QuerySet[Any], aggregate: Aggregate) -> Combinable:
-    """The ``aggregate`` over all ``rows`` as an expression."""
+    """Return the ``aggregate`` over all ``rows`` as an expression."""
     together = rows.order_by().annotate(_all=Value(1)).values("_all")
     return Subquery(together.annotate(_value=aggregate).values("_value"))
 
 
 def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """The values of all scalars, read by one statement.
-
-    The result has a dict for each group, with the same keys.
-    """
-    # A statement of Django needs a table. This table has one row.
+    """Return the values of all scalars, read by one statement: a dict for each group."""
+    # Django needs a table for a statement; this table has one row.
     row = ProviderState.objects.filter(pk=1)
     found = read_beside(row, *groups)
     if not found:
@@ -38,9 +35,9 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
 
 def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """Read scalars like :func:`read_at_once`, in a query on the queryset ``row``.
+    """Read scalars like :func:`read_at_once`, in a query on the first row of ``row``.
 
-    The query uses the first row. If there is no row, the result is empty.
+    Without a row, the result is empty.
     """
     values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
     if values is None:

@@ -1,4 +1,4 @@
-"""The search for orders by their terms: fast at a million orders, however common the words are."""
+"""The search for orders by words, fast at a million orders, however common the words are."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from giftcards.text.search_terms import (
     terms_of,
 )
 
-# The type of orders. The model cannot be imported here, because its module imports this module.
+# An order: importing its model here would be circular.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
-# A search for only common words looks at this many of the newest orders that have one of the words.
-# The other words are looked up in these orders.
+# A search for only common words looks at this many of the newest orders with one of the words.
 _MOST_READ = 20_000
 # A prefix followed by this character sorts after all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
 
 
 def starting_with(column: str, starts: Iterable[str]) -> Q:
-    """The condition that a column begins with one of ``starts``.
+    """Return the condition that a column begins with one of ``starts``.
 
     The condition has ranges, because databases differ in when LIKE uses an index.
     """
@@ -73,17 +72,16 @@ class OrderTerm(models.Model):
     )
     # A TermKind.
     kind = models.PositiveSmallIntegerField()
-    # The column compares exactly, because ranges of terms are searched; see search_terms.plain for
-    # what counts as the same word.
+    # Compared exactly, for searches by range; search_terms.plain says what counts as the same word.
     term: models.CharField[str, str] = ExactCharField(max_length=LONGEST)
 
     objects = OrderTermQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
-        # This index serves to look up whether an order has further words.
+        # Looks up whether an order has further words.
         indexes = (models.Index(fields=("order", "term"), name="giftcards_term_of_order"),)
-        # The index of this constraint serves to find the newest orders with a word.
+        # The constraint's index finds the newest orders with a word.
         constraints = (
             models.UniqueConstraint(fields=("term", "order", "kind"), name="giftcards_term"),
         )
@@ -107,7 +105,7 @@ class OrderSearch(models.QuerySet[Row]):
     def search(
         self, text: str, *, limit: int, kinds: Collection[TermKind] = frozenset(TermKind)
     ) -> Found:
-        """The newest orders that have the words of ``text``, at most ``limit``.
+        """Return the newest orders that have the words of ``text``, at most ``limit``.
 
         If no order has all these words, an order is found if it has words that begin with them.
         Only terms of the kinds in ``kinds`` count. With all kinds, an order is also found if its id
@@ -128,9 +126,9 @@ class OrderSearch(models.QuerySet[Row]):
         return Found([], False, has_more)
 
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """Orders whose id or reference at the provider begins with ``text``.
+        """Return orders whose id or reference at the provider begins with ``text``.
 
-        Each is a pair: the order's primary key, and True if the id or reference equals ``text``.
+        Each is a pair: the primary key, and True if the id or reference equals ``text``.
         """
         if not text.isascii():
             return []
@@ -146,13 +144,12 @@ class OrderSearch(models.QuerySet[Row]):
     def _with_all(
         self, terms: OrderTermQuerySet, reading: Reading, *, is_whole: bool, most: int
     ) -> tuple[list[int], bool]:
-        """The keys of at most ``most`` orders with all words of ``reading``, newest first.
+        """Return the keys of at most ``most`` orders with all words of ``reading``, newest first.
 
         The second value is True if the words are so common that only the newest orders were read.
         """
         words = [_condition(word, is_whole=is_whole) for word in reading]
-        # The orders with the rarest word are read, and the other words are looked up for each
-        # order.
+        # The orders with the rarest word are read, and the other words are looked up for each.
         counts = [terms.filter(word).order_by()[: _MOST_READ + 1].count() for word in words]
         (fewest, first), *rest = sorted((count, place) for place, count in enumerate(counts))
         if not fewest:
@@ -162,8 +159,8 @@ class OrderSearch(models.QuerySet[Row]):
             return self._newest_with(terms, words, most), True
         found = terms.filter(words[first])
         if is_common:
-            # For a whole word, the index yields the newest orders first; for the beginning of a
-            # word, the index yields its orders unsorted.
+            # The index yields the newest orders of a whole word first, but those of the beginning
+            # of a word unsorted.
             newest = found.order_by("-order_id").values_list("order_id", flat=True)
             found = found.filter(order_id__gte=newest[_MOST_READ])
         for _count, place in rest:
@@ -172,7 +169,7 @@ class OrderSearch(models.QuerySet[Row]):
         return list(keys[:most]), is_common
 
     def _newest_with(self, terms: OrderTermQuerySet, words: list[Q], most: int) -> list[int]:
-        """The keys of the newest orders with all ``words``, found by looking at each order."""
+        """Return the keys of the newest orders with all ``words``, looking at each order."""
         newest = self.aggregate(newest=Max("pk"))["newest"] or 0
         orders = self.filter(pk__gt=newest - _MOST_READ)
         for word in words:
@@ -182,15 +179,14 @@ class OrderSearch(models.QuerySet[Row]):
     def keys_of_customer(
         self, order: models.Model, *, most: int, before: int | None = None, after: int | None = None
     ) -> list[int]:
-        """The primary keys of at most ``most`` other orders by the customer of ``order``.
+        """Return the primary keys of at most ``most`` other orders by the customer of ``order``.
 
         Orders have the same customer if they have the same e-mail address, or a phone number in
         common. Upper and lower case, and the spelling of numbers, do not matter. The recipient of a
         gift is not its customer.
 
         The newest orders come first. ``before`` limits the result to smaller keys. ``after`` limits
-        it to larger keys, and puts the oldest orders first. Reads a few rows, however many orders
-        the customer has.
+        it to larger keys, and puts the oldest orders first. Reads only a few rows.
         """
         limits = {"order_id__lt": before, "order_id__gt": after}
         within = {name: key for name, key in limits.items() if key is not None}
@@ -200,7 +196,7 @@ class OrderSearch(models.QuerySet[Row]):
             if kind in OF_SAME_CUSTOMER:
                 rows = OrderTerm.objects.filter(kind=kind, term=term, **within)
                 found = rows.order_by(f"{sign}order_id").values_list("order_id", flat=True)
-                # One key more is read, because the key of the order itself may be among them.
+                # One key more, because the key of the order itself may be among them.
                 keys.update(found[: most + 1])
         keys.discard(order.pk)
         return sorted(keys, reverse=after is None)[:most]

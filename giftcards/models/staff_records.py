@@ -1,7 +1,7 @@
 """Records of what staff do: revealed cards, notes, corrections, and who looks after an order.
 
 One guarded UPDATE records who looks after an order. If two people take the order at once, the row
-count of the UPDATE shows who was first. The timeline gets an entry.
+count shows who was first.
 """
 
 from __future__ import annotations
@@ -35,15 +35,12 @@ REFUSED_REVEAL = "Reveal, refused"
 
 
 class CardReveal(models.Model):
-    """The record that a code was shown to a person.
-
-    The record is written before the code is shown, and never changes.
-    """
+    """The record that a code was shown to a person, written before the code is shown."""
 
     card = models.ForeignKey(
         Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
     )
-    # PROTECT keeps users who have seen a code from being deleted: they can only be deactivated.
+    # Users who have seen a code cannot be deleted, only deactivated.
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         verbose_name=_("by"),
@@ -61,7 +58,7 @@ class CardReveal(models.Model):
         verbose_name_plural = _("revealed codes")
         ordering = ("-at", "-pk")
         default_permissions = ("view",)
-        # This index serves to count the codes that a person has revealed within the last hour.
+        # Counts the codes that a person has revealed within the last hour.
         indexes = (models.Index(fields=("user", "at"), name="giftcards_reveal_user"),)
 
     def __str__(self) -> str:
@@ -77,14 +74,12 @@ class NoteQuerySet(models.QuerySet["Note"]):
     def add(self, order: Order, text: str, *, by: str) -> Note | None:
         """Add a note; return ``None`` if ``by`` has written the same note within the last minute.
 
-        Such a repetition is a double click. Raises ``ValidationError`` if the text is empty, too
-        long, or not made of plain lines.
+        Raises ``ValidationError`` if the text is empty, too long, or not made of plain lines.
         """
         note = Note(order=order, text=tidied_lines(text), by=by)
         note.full_clean(exclude={"order"})
         with transaction.atomic(using=self.db):
-            # Because of this lock, the second of two concurrent requests sees the note of the
-            # first.
+            # The lock lets the second of two concurrent requests see the note of the first.
             order.lock()
             since = timezone.now() - _TWICE
             if self.filter(order=order, by=by, text=note.text, at__gte=since).exists():
@@ -94,7 +89,7 @@ class NoteQuerySet(models.QuerySet["Note"]):
 
 
 class Note(models.Model):
-    """A note about an order, for colleagues. Once added, it never changes."""
+    """A note about an order, for colleagues; it never changes."""
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="notes"
@@ -110,7 +105,7 @@ class Note(models.Model):
         verbose_name = _("note")
         verbose_name_plural = _("notes")
         ordering = ("pk",)
-        # Nobody needs a permission: each row is created and shown only with its order.
+        # Notes are created and shown with their order, so need no permission.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -150,7 +145,7 @@ class CustomerChange(models.Model):
     """A correction of an order's customer, or of its gift.
 
     The columns that are named like columns of the order have the old values. A correction never
-    changes, except when its customer or recipient is erased.
+    changes, unless its customer or recipient is erased.
     """
 
     order = models.ForeignKey(
@@ -182,26 +177,26 @@ class CustomerChange(models.Model):
         verbose_name = _("correction of the customer")
         verbose_name_plural = _("corrections of the customer")
         ordering = ("pk",)
-        # Nobody needs a permission: each row is created and shown only with its order.
+        # Corrections are created and shown with their order, so need no permission.
         default_permissions = ()
-        # This index serves to count the corrections of a person within the last hour.
+        # Counts the corrections of a person within the last hour.
         indexes = (models.Index(fields=("by", "at"), name="giftcards_correction_by"),)
 
     def __str__(self) -> str:
         return str(self.pk)
 
     def before(self, order: Order) -> Order:
-        """A copy of ``order`` with the values before this change; do not save it."""
+        """Return a copy of ``order`` with the values before this change; do not save it."""
         earlier = copy(order)
         assign(earlier, correctable(self))
         return earlier
 
 
 def take(order: Order, *, by: str) -> bool:
-    """Record that ``by`` looks after ``order``, in place of the person who did so until now.
+    """Record that ``by`` looks after ``order``, in place of anybody else.
 
-    False if somebody else took or gave back the order since it was read, or if nothing is left to
-    do.
+    Returns False if somebody else took or gave back the order since it was read, or if nothing is
+    left to do.
     """
     entry = Problem("staff_took", {"by": by})
     if order.owner:
@@ -212,7 +207,7 @@ def take(order: Order, *, by: str) -> bool:
 def give_back(order: Order, *, by: str) -> bool:
     """Record that ``by`` no longer looks after ``order``.
 
-    False if ``by`` was not looking after it, or if nothing is left to do.
+    Returns False if ``by`` was not looking after it, or if nothing is left to do.
     """
     return order.looked_after_by == by and _write(
         order, Problem("staff_gave_back", {"by": by}), by=by, name=""
@@ -233,7 +228,7 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 def end_finished(should_continue: Callable[[], bool]) -> int:
     """Record that nobody looks after finished orders any more; return the number of orders.
 
-    Otherwise, an order with a problem years later would still belong to the same person.
+    Otherwise, a problem years later would still belong to the same person.
     """
     ended = 0
     owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)
