@@ -1,6 +1,5 @@
-"""Channels that hand messages over to customers, and what their errors mean.
+"""Channels that hand messages over to customers, and the meaning of their errors.
 
-A channel is a class with a ``name``, and with :meth:`Channel.address_of` and :meth:`Channel.send`;
 ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.
 """
 
@@ -45,16 +44,15 @@ class AddressRefused(Exception):
 class OutcomeUnknown(Exception):
     """Nobody knows whether the message went out.
 
-    The message is sent again after a quarter of an hour. After six attempts with unknown outcome,
-    it is given up.
+    The message is sent again after 15 minutes. After six such attempts, it is given up.
     """
 
 
 class SlowDown(Exception):
     """The service has refused the message for now, and has asked for a pause of ``seconds``.
 
-    The next attempt comes after this pause, or after the usual pause if the usual pause is longer.
-    The service cannot ask for more than an hour: a longer pause counts as an hour.
+    The next attempt comes after this pause, or after the usual pause if that is longer. A pause of
+    more than an hour counts as an hour.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -78,25 +76,24 @@ class Message:
     text: str = field(repr=False)
     #: The message as an HTML document.
     html: str = field(repr=False)
-    #: The text for short messages: one or two plain sentences, and the link if there is one.
+    #: One or two plain sentences for short messages, and the link if there is one.
     short: str = field(repr=False)
-    #: The URL of the customer's page; "" if the message has no link.
+    #: The URL of the customer's page; "" without a link.
     link: str = field(default="", repr=False)
-    #: The idempotency key: 32 letters and digits. Every attempt at this message has the same key,
-    #: and no other message has this key. A mail or chat service that gets the key can drop
-    #: repetitions.
+    #: The idempotency key: 32 letters and digits, the same in every attempt at this message. A
+    #: service that gets the key can drop repetitions.
     id: str = ""
 
     @property
     def phone(self) -> str:
-        """The address in the international form E.164; "" if the address is no phone number."""
+        """The address in the international form E.164; "" if it is no phone number."""
         return international_phone(self.address)
 
 
 class Channel:
-    """The base class of channels; the app makes an instance, without arguments, for each task."""
+    """The base class of channels; the app makes instances without arguments, as often as needed."""
 
-    #: The name, of up to 40 characters. Rows keep the name, so it must not change.
+    #: The name, of up to 40 characters. Rows store the name, so it must not change.
     name: ClassVar[str]
 
     def address_of(self, order: Order) -> str:
@@ -110,15 +107,15 @@ class Channel:
     def send(self, message: Message) -> str | None:
         """Hand ``message`` over; return its id at the service, if the service gives one.
 
-        Raises :exc:`AddressRefused` if a retry is useless, and :exc:`OutcomeUnknown` if the message
-        may have gone out nevertheless. After any other error, the method is called again later.
-        Raise :exc:`SlowDown` to set the number of seconds until then.
+        Raise :exc:`AddressRefused` if a retry is useless, and :exc:`OutcomeUnknown` if the message
+        may have gone out. After any other error, the app tries again later. :exc:`SlowDown` sets
+        the pause until then.
 
         Set a timeout of 20 s or less on anything that may hang. The app waits a minute for an
-        attempt, or less if the worker has to stop or has no time left. After that, the outcome
-        counts as unknown.
+        attempt, or less if the worker stops or runs out of time. After that, the outcome counts as
+        unknown.
 
-        The method is called in a thread of its own, with the message's language active.
+        The method runs in a thread of its own, with the message's language active.
         """
         raise NotImplementedError
 
@@ -144,9 +141,8 @@ class Mail(Channel):
         message_id = _message_id(message, mail.from_email)
         mail.extra_headers["Message-ID"] = message_id
         if mail.send() == 0:
-            # The mail backend sent nothing, and raised no error.
             raise NotTaken
-        # A mail service with an API gives an id of its own, which anymail reports.
+        # anymail reports the mail service's own id.
         status = getattr(mail, "anymail_status", None)
         if status is not None and {"rejected", "invalid"}.intersection(status.status or ()):
             raise AddressRefused
@@ -162,7 +158,7 @@ def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlt
     """A mail from the shop, as plain text and as HTML."""
     mail = EmailMultiAlternatives(subject, text, conf.from_email, [address])
     mail.attach_alternative(html, "text/html")
-    # This header keeps programs from answering the mail, for example with a note of absence.
+    # The header keeps programs from answering, for example with a note of absence.
     mail.extra_headers["Auto-Submitted"] = "auto-generated"
     return mail
 
@@ -174,10 +170,7 @@ def _one_line(text: str) -> str:
 
 
 def _message_id(message: Message, from_email: str) -> str:
-    """The Message-ID of the mail.
-
-    All attempts to send a message have the same Message-ID, so that servers can drop repetitions.
-    """
+    """The Message-ID, the same for all attempts, so that servers can drop repetitions."""
     domain = parseaddr(from_email)[1].rpartition("@")[2]
     domain = punycode(domain or urlsplit(conf.base_url).hostname or "localhost")
     return f"<{message.id}@{domain}>" if message.id else make_msgid(domain=domain)
@@ -190,9 +183,9 @@ def make_channels() -> list[Channel]:
 
 #: The longest time that an attempt may take (seconds).
 ATTEMPT_SECONDS = 60.0
-# The time that an attempt has after the process got the signal to stop (seconds).
+# The time left for an attempt after the signal to stop (seconds).
 _STOPPING_SECONDS = 8.0
-# The interval at which the waiting thread checks whether to stop (seconds).
+# The interval of checks whether to stop (seconds).
 _POLL_EVERY = 0.25
 
 
@@ -207,8 +200,8 @@ class Sent:
 class Limits:
     """Limits on the time for sending messages; times are values of :func:`time.monotonic`."""
 
-    #: The function that is called before and during each attempt. Once the function returns False,
-    #: no attempt begins, and the present attempt has to end soon.
+    #: Called before and during each attempt. Once the function returns False, no attempt begins,
+    #: and the present attempt has to end soon.
     may_go_on: Callable[[], bool] = lambda: True
     #: No attempt begins after ``begin_until``, and nobody waits for an attempt after ``end_at``.
     begin_until: float = inf
@@ -224,9 +217,9 @@ def hand_over(
 ) -> Sent | Failure:
     """Call ``send`` in a thread of its own to hand a message over; return the outcome.
 
-    If the thread has not finished after :data:`ATTEMPT_SECONDS`, or when ``limits`` are reached,
-    the outcome is a failure with ``Meaning.UNANSWERED``. The thread goes on. If the message goes
-    out after all, the thread calls ``late``.
+    The outcome is a failure with ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when
+    ``limits`` are reached. The thread goes on, and calls ``late`` if the message goes out after
+    all.
     """
     end: Future[Sent | Failure] = Future()
     # A daemon thread does not keep the process from ending.
@@ -242,7 +235,7 @@ def hand_over(
         if not (is_stopping or limits.may_go_on()):
             is_stopping = True
             give_up_at = min(give_up_at, time.monotonic() + _STOPPING_SECONDS)
-    # cancel() returns False if the outcome has come in the meantime.
+    # cancel() returns False if the outcome has just come.
     if end.cancel():
         return Failure(Meaning.UNANSWERED, f"No answer within {now - began:.0f} s")
     return end.result()
@@ -281,8 +274,8 @@ class Meaning(enum.Enum):
 class Failure:
     """The failure of an attempt.
 
-    ``error`` is the class of the error and its place in the code, without the text of the error.
-    ``pause`` is the pause in seconds that the service has asked for.
+    ``error`` is the class of the error and its place in the code, without its text. ``pause`` is
+    the pause that the service has asked for (seconds).
     """
 
     meaning: Meaning
@@ -293,8 +286,8 @@ class Failure:
 def failure_of(error: BaseException) -> Failure:
     """The failure of an attempt in which a channel raised ``error``.
 
-    After an error of an unknown class, the message counts as not sent. If a channel is not sure
-    that nothing was sent, it has to raise :exc:`OutcomeUnknown`.
+    After an error of an unknown class, the app assumes that the message did not go out. A channel
+    that is not sure has to raise :exc:`OutcomeUnknown`.
     """
     pause = error.seconds if isinstance(error, SlowDown) else 0.0
     return Failure(_meaning(list(_chain(error))), describe(error), pause)
@@ -320,7 +313,7 @@ def _meaning(errors: Sequence[BaseException]) -> Meaning:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield ``error``, then its cause or context, and so on down the chain."""
+    """Yield ``error``, then its cause or context, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -329,7 +322,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _replies(error: BaseException) -> list[tuple[int, bytes]]:
-    """The code and text of each reply of the mail server; there may be one for each recipient."""
+    """The code and text of each reply of the mail server, which may answer for each recipient."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return list(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):
@@ -344,28 +337,28 @@ def _is_refusal(error: BaseException) -> bool:
     replies = _replies(error)
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return bool(replies) and all(_is_final(code, text) for code, text in replies)
-    # Some servers check the address only after they have received the message.
+    # Some servers check the address only after they have got the message.
     is_data = isinstance(error, smtplib.SMTPDataError)
     return is_data and any(500 <= code < 600 and text[:4] == b"5.1." for code, text in replies)
 
 
-# The codes of replies that complain about the sender's login, not about the address.
+# Replies that complain about the sender's login.
 _LOGIN_REPLIES = range(530, 540)
-# In an "enhanced" code such as 5.7.1, these second parts mean mail system, network and policy.
+# The second part of an enhanced code such as 5.7.1: mail system, network or policy.
 _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
 
 
 def _is_final(code: int, text: bytes) -> bool:
-    """True if the reply about a recipient rejects the address for good."""
+    """True if the reply rejects the recipient's address for good."""
     _class, _, rest = text.partition(b".")
     is_elsewhere = _class == b"5" and rest[:1] in _NOT_OF_THE_ADDRESS and rest[1:2] == b"."
     return 500 <= code < 600 and code not in _LOGIN_REPLIES and not is_elsewhere
 
 
 def _anymail_refusals() -> type[BaseException]:
-    """The class of the error that anymail raises if the mail service refuses the recipient.
+    """The error that anymail raises if the mail service refuses the recipient.
 
-    If anymail was not imported, its error cannot occur, and the result is :exc:`AddressRefused`.
+    If anymail was not imported, the result is :exc:`AddressRefused`.
     """
     module = sys.modules.get("anymail.exceptions")
     refusal: type[BaseException] = getattr(module, "AnymailRecipientsRefused", AddressRefused)
@@ -373,10 +366,6 @@ def _anymail_refusals() -> type[BaseException]:
 
 
 def _may_be_sent_by_smtp(error: BaseException) -> bool:
-    """True if a mail server may have taken the message.
-
-    The message may have reached the server, and the server did not refuse it.
-    """
     if isinstance(error, OutcomeUnknown):
         return True
     if isinstance(error, smtplib.SMTPDataError):
@@ -389,13 +378,12 @@ def _may_be_sent_by_smtp(error: BaseException) -> bool:
     return not functions.isdisjoint({"data", "quit"})
 
 
-# The HTTP statuses after which the request may have been carried out nevertheless.
+# After these HTTP statuses, the request may have been carried out nevertheless.
 _HTTP_UNCLEAR = {500, 502, 504}
 
 
 def _may_be_sent_by_http(errors: Sequence[BaseException]) -> bool:
-    """True if an HTTP server may have carried out the request with the message."""
-    # anymail wraps an error in further errors of the same classes, so the innermost error counts.
+    # anymail wraps errors in errors of the same classes, so the innermost counts.
     error = next((err for err in reversed(errors) if isinstance(err, http.RequestException)), None)
     if error is None:
         return False
@@ -422,14 +410,14 @@ def _http_status(error: BaseException) -> int | None:
     return None if response is None else response.status_code
 
 
-# The HTTP statuses that do not complain about the content of the request.
+# HTTP statuses that do not complain about the content of the request.
 _HTTP_OF_THE_SERVER = {401, 403, 407, 408, 425, 429}
 # The errors that Python code raises for unusable values.
 _OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
 
 
 def _is_of_the_message(error: BaseException) -> bool:
-    """True if the error concerns this message only, so that other messages may go out."""
+    """True if other messages may go out in spite of the error."""
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _HTTP_OF_THE_SERVER

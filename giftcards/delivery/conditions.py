@@ -1,4 +1,4 @@
-"""The conditions about messages to customers and digests for staff, added to the core's."""
+"""Conditions about messages to customers and digests for staff."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _are_untold(lately: QuerySet[Delivery]) -> Finding | None:
 
 
 def _failing_digests(_standing: Standing) -> Sequence[QuerySet[StaffDigest]]:
-    # The rows are found without an index: the table is small, with one row for each person.
+    # No index is needed, because the table has one row for each person.
     return [StaffDigest.objects.filter(failures__gt=0)] if conf.staff_emails else []
 
 
@@ -115,7 +115,7 @@ CONDITIONS = (
         page=_MESSAGES,
         is_about_orders=True,
         query="?customers=untold-lately",
-        # Digests report these messages in another item, the event "unsent".
+        # Digests report these messages as the event "unsent".
         is_in_digests=False,
     ),
     Condition(

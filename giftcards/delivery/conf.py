@@ -1,4 +1,4 @@
-"""The kinds of messages, and the one place that reads ``settings.GIFTCARDS_DELIVERY``."""
+"""Kinds of messages, and the settings in ``GIFTCARDS_DELIVERY``, which only this module reads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Mode(models.TextChoices):
     OFF = "off"
 
 
-#: Keys are statuses that an order moves to; values are the kinds of messages about them.
+#: Maps the status to which an order moves to the kind of message about it.
 KIND_OF_STATUS: Mapping[str, Kind] = {
     status: Kind(state.customer_news) for status, state in STATES.items() if state.customer_news
 }
@@ -65,7 +65,7 @@ def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
     """The kinds of messages about an order that has moved to ``status``."""
     kind = KIND_OF_STATUS.get(status)
     if is_gift and kind in WITH_CARDS:
-        # Only the recipient gets the cards of a gift; the customer gets a receipt.
+        # Only the recipient gets the cards; the customer gets a receipt.
         return Kind.GIFT, Kind.RECEIPT
     return () if kind is None else (kind,)
 
@@ -80,7 +80,7 @@ def _mode(setting: str, value: Any) -> dict[str, Mode]:
             " kind of message.",
             f"The kinds are {', '.join(Kind.values)}.",
         )
-    # By default, the cards of a gift go out in the same form as other cards.
+    # By default, gifts go out in the same form as other cards.
     defaults = {Kind.GIFT: modes.get(Kind.DELIVERED, Mode.LINK)}
     return {kind: Mode(modes.get(kind, defaults.get(kind, Mode.LINK))) for kind in Kind}
 
@@ -115,8 +115,8 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 class StaffPerson:
     """A member of staff who gets digests.
 
-    ``role`` is a key of :data:`giftcards.rules.roles.ROLES`: the name of a group. A person
-    with neither a role nor an account is told everything.
+    ``role`` is a key of :data:`giftcards.rules.roles.ROLES`. A person with neither a role nor a
+    user account is told everything.
     """
 
     address: str
@@ -150,11 +150,11 @@ def _is_person(entry: Any) -> bool:
 
 
 def languages() -> dict[str, Any]:
-    """The languages in which the site can write: codes mapped to names, some of them lazy."""
+    """The codes of the site's languages, mapped to their names, some of them lazy."""
     return {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE, **dict(settings.LANGUAGES)}
 
 
-# The signs that people write between the digits of a phone number.
+# The signs between the digits of a phone number.
 _BETWEEN_DIGITS = " .-()\u00a0"
 
 

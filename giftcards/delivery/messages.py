@@ -1,7 +1,7 @@
-"""Writing messages: making the texts of a message from an order and a kind of message.
+"""The texts of messages, made from an order and a kind of message.
 
-The documentation lists the templates, which a shop can override, and their variables. The body is
-rendered twice, for plain text and for HTML.
+The documentation lists the templates and their variables. The body is rendered twice, for plain
+text and for HTML.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ _LONGEST_NAME = 80
 _FOLDER = "giftcards_delivery/messages"
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _SPACES = re.compile(r"[ \t\r\n]+")
-# The Unicode categories of characters to remove: control characters, format characters (invisible,
-# or changing the direction of text), lone surrogates and separators of lines. Joiners stay, because
-# Persian words and composed emoji need joiners.
+# The Unicode categories of invisible characters, of characters that change the direction of text,
+# and of line separators. Joiners stay, because Persian words and composed emoji need them.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
 _BREAKING = str.maketrans(dict.fromkeys(NO_BREAKS, " "))
@@ -70,11 +69,11 @@ class Content:
     kind: str
     facts: Facts
     customer_name: str = ""
-    #: The details of a gift; ``None`` if the order is not a gift.
+    #: ``None`` if the order is not a gift.
     gift: Gift | None = None
-    #: The refund that the message is about; ``None`` if the message is about no refund.
+    #: The refund that the message is about, if any.
     refund: PaidBack | None = None
-    #: The URL of the customer's page; "" if the message does not link there.
+    #: The URL of the customer's page; "" without a link.
     link: str = field(default="", repr=False)
     link_until: datetime | None = None
     #: The codes that the message itself contains.
@@ -82,7 +81,7 @@ class Content:
 
     @property
     def greeted(self) -> str:
-        """The name of the person who gets the message; "" if the name is not known."""
+        """The name of the person who gets the message; "" if unknown."""
         if self.kind not in TO_RECIPIENT:
             return self.customer_name
         return self.gift.name if self.gift else ""
@@ -100,8 +99,7 @@ def compose(delivery: Delivery, token: Masked | None) -> Message:
 
     ``token`` is the token of the message's link, if :func:`needs_link` is True. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``BASE_URL`` is missing, or
-    if the encryption keys are unusable. If a template raises an error, no secret is left in the
-    frames of the traceback.
+    if the encryption keys are unusable. An error in a template leaves no secret in the traceback.
     """
     order, kind = delivery.order, delivery.kind
     with translation.override(delivery.language):
@@ -126,7 +124,7 @@ def needs_link(order: Order, kind: str) -> bool:
         return False
     if conf.mode[kind] != Mode.CODES:
         return True
-    # Without BASE_URL, there is no page to link to, and the message contains all codes.
+    # Without BASE_URL, there is no page to link to.
     return order.fulfilled_quantity > MOST_CODES and bool(conf.base_url)
 
 
@@ -158,7 +156,7 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
         return PaidBack.of(delivery.refund)
     if not facts.paid_back:
         raise ValueError("Nothing was paid back.")
-    # If the message belongs to no refund, it is about the latest refund.
+    # Without a refund of its own, the message is about the latest refund.
     return facts.paid_back[-1]
 
 
@@ -174,7 +172,7 @@ class _Form:
 
     foreign: Callable[[str], str]
     amount: Callable[[Decimal], str]
-    #: Formats a text that people copy or click, and adds nothing, not even an invisible mark.
+    #: Formats a text that people copy or click: not even an invisible mark is added.
     exact: Callable[[str], str]
     #: Formats foreign text in a line of its own.
     line: Callable[[str], str]
@@ -197,9 +195,9 @@ def _short_amount(amount: Decimal) -> str:
     return _Verbatim(text if translation.get_language_bidi() else text.translate(_BREAKING))
 
 
-# Old programs show direction marks as visible signs in subjects and short messages. In short
-# messages, direction marks and no-break spaces would also double the length, because the alphabet
-# of phones lacks these characters.
+# Old programs show direction marks as signs in subjects and short messages. In short messages,
+# direction marks and no-break spaces would also double the length: the alphabet of phones lacks
+# these characters.
 _SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim)
 _SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated)
@@ -250,7 +248,6 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
 
 
 def _known(show: Callable[[str], str], text: str) -> str:
-    """The text as ``show`` formats it; "" for an empty text."""
     return show(text) if text else ""
 
 
@@ -282,7 +279,7 @@ def _rows_of_receipt(content: Content, form: _Form) -> list[MessageRow]:
         return []
     rows = [MessageRow(gettext("Gift for"), form.foreign(gift.recipient))]
     if gift.name:
-        # The customer, who sees the address, may notice a typing error.
+        # The customer may notice a typing error in the address.
         rows.append(MessageRow(capfirst(gettext("e-mail")), form.foreign(gift.address)))
     if gift.deliver_at:
         rows.append(
@@ -353,12 +350,12 @@ def _line(text: str) -> str:
 
 
 def _is_kept(char: str) -> bool:
-    # Line breaks, which are in _UNSEEN, count as spaces here.
+    # Line breaks are in _UNSEEN, but count as spaces.
     return char in _JOINERS or char.isspace() or unicodedata.category(char) not in _UNSEEN
 
 
 def _tidied(text: str) -> str:
-    """Reduce several blank lines in a row, which templates leave, to one."""
+    """Reduce the blank lines that templates leave to one in a row."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Messages to customers, links to cards, visits of links, and the digests for staff."""
+"""Messages to customers, links to cards, visits of links, and digests for staff."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.rules.states import FINAL
 
-# The longest time to the next attempt at a message.
+# The longest time until the next attempt.
 _LONGEST_WAIT = timedelta(days=1)
-# A message that has been open for longer than this is late. Shorter disturbances end without help.
+# A message that waits longer is late. Shorter disturbances end without help.
 _PATIENCE = timedelta(minutes=5)
-# The time for which staff are warned of a message that was given up. Then the warning ends
-# automatically, because nobody can tick it off.
+# The warning of a message that was given up ends after this time: nobody can tick it off.
 _ALARM = timedelta(days=1)
 #: The number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
-#: The maximum number of reveals of a link if the settings have no limit. Nobody needs more reveals,
-#: and each reveal adds a row.
+#: The most reveals of a link if ``LINK_REVEALS`` is not set: each reveal adds a row.
 MOST_REVEALS = 10_000
-#: Within this time after a reveal, a reload of the page does not count as another reveal.
+#: A reload of the page within this time does not count as another reveal.
 SAME_REVEAL = timedelta(minutes=10)
 
 
@@ -42,11 +40,11 @@ class DeliveryStatus(models.TextChoices):
     CANCELLED = "cancelled", _("Not needed any more")
 
 
-#: The statuses of waiting messages; no process is sending these messages.
+#: The statuses of messages that wait and are not being sent.
 WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
-#: The statuses of messages that are not done. Such a message is due once ``next_attempt_at`` is
-#: past. While a process is sending the message, ``next_attempt_at`` is the end of the claim: if the
-#: claim is past, the process must have died.
+#: The statuses of messages that are not done. Such a message is due at ``next_attempt_at``. While a
+#: process is sending it, ``next_attempt_at`` is the end of the claim: after that, the process must
+#: have died.
 OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 
@@ -58,12 +56,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return super().update(**values)
 
     def due(self, now: datetime) -> Self:
-        """Messages that are to be sent now, longest due first."""
-        # The column is NULL in rows that are done, so the index finds only open rows.
+        """Messages to send now, longest due first."""
+        # Rows that are done have NULL, so the index finds only open rows.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime) -> Self:
-        """Messages that have been due for 5 minutes or longer, longest due first."""
+        """Open messages that were first due at least 5 minutes ago, longest due first."""
         by = now - _PATIENCE
         rows = self.waiting(now).filter(
             Q(not_before__lte=by) | Q(not_before=None, created_at__lte=by)
@@ -71,18 +69,17 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.order_by("next_attempt_at", "pk")
 
     def untold_lately(self, now: datetime) -> Self:
-        """The :meth:`untold` messages that were given up within the last day."""
+        """The :meth:`untold` messages that failed within the last day."""
         return self.untold().filter(failed_at__gt=now - _ALARM)
 
     def waiting(self, now: datetime) -> Self:
-        """Open messages, except messages about gifts whose time is yet to come."""
+        """Open messages, except those of gifts whose time has not come."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
-        # The second condition lets databases use the index on next_attempt_at, in which few rows
-        # have a value.
+        # The second condition lets databases use the index on next_attempt_at.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
 
     def next_due_at(self) -> datetime | None:
-        """The time at which the next open message is due; ``None`` if no message is open."""
+        """The time at which the next open message is due; ``None`` without open messages."""
         found = self.filter(next_attempt_at__isnull=False).aggregate(
             at=models.Min("next_attempt_at")
         )
@@ -92,7 +89,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def claim(self, wanted: Delivery, *, until: datetime) -> bool:
         """Claim a message that was read as due; return False if another process was first.
 
-        The claim expires at ``until``: then another process can take the message over.
+        After ``until``, another process can claim the message.
         """
         rows = self.filter(
             pk=wanted.pk, status=wanted.status, next_attempt_at=wanted.next_attempt_at
@@ -104,18 +101,18 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             "next_attempt_at": until,
             "attempts": wanted.attempts + 1,
         }
-        # The process of the last claim died: it has not recorded how its attempt ended.
+        # The process of the last claim died before it recorded an outcome.
         if wanted.status == DeliveryStatus.SENDING:
             values["unanswered"] = wanted.unanswered + 1
         return bool(rows.update(**values))
 
     def conclude(self, claimed: Delivery, **values: Any) -> bool:
-        """Record how an attempt ended; return False if the claim was lost in the meantime."""
+        """Record how an attempt ended; return False if the claim was lost."""
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, claim=claimed.claim)
         return bool(rows.update(**values))
 
     def add(self, message: Delivery) -> bool:
-        """Insert the message; return False if there is a row with its ``key`` already."""
+        """Insert the message; return False if its ``key`` exists already."""
         try:
             with transaction.atomic(using=self.db):
                 message.save(force_insert=True)
@@ -126,25 +123,23 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel the waiting messages of this query; return the number of cancelled messages."""
+        """Cancel the waiting messages among these; return their number."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
         """Stop these messages from handing over links; return the number of cancelled messages.
 
-        A message that is being sent at this moment may still go out, but is not retried.
+        A message that is being sent may still go out, but is not retried.
         """
-        # All open rows are marked, not only those that are being sent: a process may begin an
-        # attempt between the two statements.
+        # Waiting rows are marked, too: an attempt may begin between the two statements.
         self.filter(status__in=OPEN, **which).order_by().update(is_stopped=True)
         return self.cancel(**which)
 
     def hold(self, claimed: Delivery) -> bool:
         """Lock the row, so that nobody can stop the message until the transaction ends.
 
-        Return False if the message was stopped, or if the claim was lost, for example because the
-        customer's data was erased.
+        Return False if the message was stopped, or if the claim was lost.
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
@@ -155,10 +150,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(is_theirs if recipient else ~is_theirs)
 
     def untold(self) -> Self:
-        """Failed messages that no later message of the same order and kind replaces.
-
-        The later message has to be open or sent.
-        """
+        """Failed messages without a later open or sent message of the same order and kind."""
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
@@ -167,9 +159,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def unreceived(self) -> Self:
         """The :meth:`untold` messages whose cards nobody has got in another way.
 
-        Somebody has got the cards if another message about the same status change was sent, for
-        example over another channel. Somebody has also got them if a link or an account has shown
-        the cards.
+        Another way is a sent message about the same status change, or a link that has shown cards.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -179,7 +169,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """The unique key of a message, so that nobody gets two messages about one ``occasion``."""
+    """The unique key of a message; it prevents a second message about one ``occasion``."""
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
@@ -196,7 +186,7 @@ def put_off(until: datetime | None) -> dict[str, datetime]:
 
 
 def stored_id(message_id: str) -> str:
-    """The form in which a channel's id of a message is stored and looked up."""
+    """The id of a message at its channel, as it is stored and looked up."""
     return message_id.replace("\0", "")[:200]
 
 
@@ -206,8 +196,7 @@ class Delivery(models.Model):
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"
     )
-    # The status change that the message announces. NULL if the message is about the refund below,
-    # or if a person had the message sent again.
+    # NULL if the message is about a refund, or if staff had a message sent again.
     change = models.ForeignKey(
         StatusChange,
         verbose_name=_("status change"),
@@ -230,32 +219,30 @@ class Delivery(models.Model):
         _("status"), max_length=10, choices=DeliveryStatus, default=DeliveryStatus.QUEUED
     )
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
-    # The number of attempts with unknown outcome: the process died, or the server did not answer.
+    # Attempts with unknown outcome: the process died, or the server did not answer.
     unanswered = models.PositiveIntegerField(default=0)
-    # The time of the next attempt; while the message is being sent, the end of the claim. NULL once
-    # the message is done.
+    # While the message is being sent, the end of the claim. NULL once the message is done.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
     # For a gift: the earliest time of the first attempt. NULL if the message was due at once.
     not_before = models.DateTimeField(_("not before"), null=True)
     claim = models.CharField(max_length=32, blank=True)
-    # True if the message must hand over no further link. It is then not retried.
+    # True if the message must not hand over another link. It is then not retried.
     is_stopped = models.BooleanField(default=False)
-    # The class and the place of the last error. The error's text is not kept, because it may quote
-    # the message.
+    # The class and place of the last error. Its text is not kept, because it may quote the message.
     error = models.TextField(_("error"), blank=True)
-    # The id that the channel gave to the message. The report of a bounce names this id.
+    # The id from the channel, which a report of a bounce names.
     message_id: models.CharField[str, str] = ExactCharField(max_length=200, blank=True)
     key = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     sent_at = models.DateTimeField(_("sent"), null=True)
-    # The time when the message failed; a bounce may come long after the message was sent.
+    # A bounce may come long after ``sent_at``.
     failed_at = models.DateTimeField(null=True)
-    # The name of the user who had the message sent again; "" if nobody did. The column has a name
-    # and no key, as in giftcards.Acknowledgement, because the user may be deleted.
+    # The name of the user who had the message sent again. It is no foreign key, because the user
+    # may be deleted.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
-    # True if the message went to another address than the customer's. Such messages count for the
-    # hourly limit of the person who sent them.
+    # True if staff gave another address than the order's. Such messages count for their hourly
+    # limit.
     is_elsewhere = models.BooleanField(default=False)
 
     objects = DeliveryQuerySet.as_manager()
@@ -269,14 +256,14 @@ class Delivery(models.Model):
         indexes = (
             models.Index(fields=("next_attempt_at", "id"), name="giftcards_delivery_due"),
             models.Index(fields=("status", "-id"), name="giftcards_delivery_status"),
-            # The next two indexes are for the filters of the admin's list of messages.
+            # For the filters of the admin's list.
             models.Index(fields=("kind", "-id"), name="giftcards_delivery_kind"),
             models.Index(fields=("channel", "-id"), name="giftcards_delivery_channel"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
             models.Index(fields=("address",), name="giftcards_delivery_address"),
-            # This index finds the messages that a person has had sent again, for the hourly limit.
+            # For the hourly limit of each member of staff.
             models.Index(fields=("requested_by", "created_at"), name="giftcards_delivery_by"),
-            # This index finds the messages that have failed since the last digest.
+            # For digests: the messages that failed since the last digest.
             models.Index(fields=("failed_at",), name="giftcards_delivery_failed"),
         )
 
@@ -299,7 +286,7 @@ class Delivery(models.Model):
 
     @property
     def needs_look(self) -> bool:
-        """True if the message was given up, so that the customer was not told."""
+        """True if the message failed, so that the customer was not told."""
         return self.status == DeliveryStatus.FAILED
 
 
@@ -316,7 +303,7 @@ class Installation(models.Model):
 
     @classmethod
     def begin(cls) -> datetime:
-        """The time of the installation; the first call records the present time."""
+        """The time of the installation; the first call records it."""
         return cls.objects.get_or_create(pk=1)[0].at
 
 
@@ -325,8 +312,8 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         """Links that can show cards: not withdrawn, not expired and not used up.
 
         A link is used up after ``reveals`` reveals; ``None`` means :data:`MOST_REVEALS`. ``again``
-        is the key of an earlier reveal. Within :data:`SAME_REVEAL`, its page may show the cards
-        again, even if the link is used up.
+        is the key of an earlier reveal. Its page may show the cards again within
+        :data:`SAME_REVEAL`, even if the link is used up.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
         is_left = Q(reveals__lt=reveals or MOST_REVEALS)
@@ -336,7 +323,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return links.filter(is_left | Q(Exists(shown.filter(at__gt=now - SAME_REVEAL))))
 
     def with_cards(self) -> Self:
-        """Links to orders that are final and have cards for the customer."""
+        """Links to final orders that have cards for the customer."""
         paid_for = Card.objects.filter(
             order=OuterRef("order"), position__lte=OuterRef("order__fulfilled_quantity")
         )
@@ -344,37 +331,36 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """The link for the account of the order's customer, created at the first call."""
+        """The link of the logged-in customer of ``order``, created at the first call."""
         origin = CardLink.Origin.ACCOUNT
-        # This name cannot equal a hash. The column is unique, so each order has only one such link.
+        # No hash has this form. The column is unique, so each order has one such link.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw all links of ``order`` except the account's link; return the number."""
+        """Withdraw the links of ``order``, except a logged-in customer's; return their number."""
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)
 
 
 class CardLink(models.Model):
-    """A link, or an account, with which a customer reaches the cards of an order.
+    """A link with which a customer reaches the cards of an order.
 
-    The row has a keyed hash of the token: only the person who got the link knows the token.
+    Only a keyed hash of its token is stored. The link of a logged-in customer has no token.
     """
 
     class Origin(models.TextChoices):
         MESSAGE = "message", _("Message")
-        #: A link that members of staff made, to hand it over themselves.
+        #: A link that staff made, to hand it over themselves.
         STAFF = "staff", _("Staff")
-        #: The link of a customer who is logged in to the shop; it has no token.
+        #: The link of a customer who is logged in to the shop.
         ACCOUNT = "account", _("Account in the shop")
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="card_links"
     )
     origin = models.CharField(_("origin"), max_length=10, choices=Origin)
-    # The message that carried the link.
     delivery = models.ForeignKey(
         Delivery,
         verbose_name=_("message"),
@@ -382,12 +368,10 @@ class CardLink(models.Model):
         null=True,
         related_name="links",
     )
-    # The keyed hash of the token. The link of an account has no token: instead of a hash, it has a
-    # name that is unique to the order.
+    # The keyed hash of the token. Without a token, a name that is unique to the order.
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
-    # The reason why staff made the link.
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     expires_at = models.DateTimeField(_("expires"), null=True)
     revoked_at = models.DateTimeField(_("withdrawn"), null=True)
@@ -402,7 +386,7 @@ class CardLink(models.Model):
         verbose_name_plural = _("links to cards")
         ordering = ("-pk",)
         default_permissions = ("view",)
-        # The index finds the links that a person has made, for the hourly limit.
+        # For the hourly limit of each member of staff.
         indexes = (models.Index(fields=("created_by", "created_at"), name="giftcards_link_by"),)
 
     def __str__(self) -> str:
@@ -415,7 +399,7 @@ class CardLink(models.Model):
 
 
 class LinkVisit(models.Model):
-    """A visit of a link: somebody opened it, had the cards shown, or locked it by wrong PINs."""
+    """A visit of a link: an opening, a reveal, or the wrong PIN that locked the link."""
 
     class What(models.TextChoices):
         OPENED = "opened", _("Opened")
@@ -435,12 +419,12 @@ class LinkVisit(models.Model):
     what = models.CharField(_("what"), max_length=10, choices=What)
     address = models.GenericIPAddressField(_("address"), null=True)
     agent = models.CharField(_("program"), max_length=300, blank=True)
-    # The user name of a customer who was logged in.
+    # The user name of a logged-in customer.
     user = models.CharField(_("user"), max_length=254, blank=True)
     # The number of cards that could not be opened.
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # A unique key for visits that are recorded only once: the locking of the link, and the reveal
-    # of a page, which may be reloaded.
+    # A unique key for visits that are recorded once: the locking of a link, and the reveal of a
+    # page, which may be reloaded.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
@@ -450,7 +434,7 @@ class LinkVisit(models.Model):
         default_permissions = ("view",)
         indexes = (
             models.Index(fields=("link", "what"), name="giftcards_visit_link"),
-            # This index finds the failures since the last digest.
+            # For digests: the failures since the last digest.
             models.Index(fields=("what", "at"), name="giftcards_visit_what"),
         )
 
@@ -459,17 +443,16 @@ class LinkVisit(models.Model):
 
 
 class StaffDigest(models.Model):
-    """The digests of one person: when the last digest went out, and what the person knows."""
+    """The last digest of one person, and what the person has been told."""
 
-    # The person's address; "" in the row of the receivers of the signal ``staff_news``.
+    # "" in the row that the receivers of the signal ``staff_news`` share.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)
     sent_at = models.DateTimeField(_("last digest"), null=True)
     # The person was told of the events up to this moment.
     covers_until = models.DateTimeField(null=True)
-    # What the person has been told, as JSON of giftcards.delivery.digests.Told.
+    # The fields of giftcards.delivery.digests.Told as JSON.
     told = models.JSONField(default=dict)
-    # The time of the next search for news. After a digest or a failure, it is the end of a pause.
-    # While a digest is being sent, it is the end of the claim. NULL means at once.
+    # The time of the next search for news, or the end of a pause or claim. NULL means at once.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
     failures = models.PositiveIntegerField(_("failed attempts"), default=0)
     error = models.TextField(_("error"), blank=True)

@@ -1,7 +1,7 @@
-"""The PIN that a customer types on the page of a link to see cards; wrong PINs lock the link.
+"""The PIN that a customer types on the page of a link; wrong PINs lock the link.
 
-Forms and code name a typed PIN "password" and the right PIN "secret", because error trackers hide
-values under these names.
+Code names a typed PIN "password" and the right PIN "secret", because error trackers hide values
+under these names.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _DIGITS = 4
 def last_digits_of_phone(order: Order) -> str:
     """The last four digits of the customer's phone number; "" if the number has fewer digits.
 
-    The function is meant for ``GIFTCARDS_DELIVERY["PIN"]``. For a gift, it returns "", because the
-    recipient need not know the customer's phone number.
+    A shop can set this function as ``GIFTCARDS_DELIVERY["PIN"]``. For a gift, it returns "",
+    because the recipient need not know the customer's phone number.
     """
     if order.is_gift:
         return ""
@@ -39,7 +39,7 @@ def last_digits_of_phone(order: Order) -> str:
     return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
 
-# The text with which the page asks for the PIN. A function of the shop may have this attribute too.
+# The page asks for the PIN with this text. A function of the shop may have this attribute, too.
 last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
     "The last four digits of your phone number."
 )
@@ -53,7 +53,7 @@ def pin_of(order: Order) -> Masked:
     """
     function = conf.pin_of
     found: Any = None if function is None else function(order)
-    # A function of the shop may return a number, such as 0, as PIN.
+    # A function of the shop may return 0, which is a PIN.
     if found is None or found is False or found == "":
         return Masked()
     secret = Masked(found)
@@ -63,7 +63,7 @@ def pin_of(order: Order) -> Masked:
 
 
 def help_text() -> str:
-    """The page's text about the PIN, in the current language; "" if there is no text."""
+    """The page's text about the PIN, in the current language; "" if there is none."""
     return str(getattr(conf.pin_of, "help_text", ""))
 
 
@@ -77,8 +77,8 @@ def is_right(password: str, secret: str) -> bool:
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
     """Count a guess at the link's PIN; return True if it is right and the link is not locked.
 
-    ``secret`` is the PIN. The last wrong guess that the limit allows locks the link. A guess is
-    counted as wrong before it is compared, so simultaneous guesses cannot exceed the limit.
+    ``secret`` is the PIN. A guess counts as wrong before it is compared, so simultaneous guesses
+    cannot exceed the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)
     left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)

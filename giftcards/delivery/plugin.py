@@ -1,4 +1,4 @@
-"""The plugin: what the app for messages to customers adds to the core."""
+"""The plugin that adds messages to customers to the core."""
 
 from __future__ import annotations
 
@@ -16,23 +16,19 @@ from giftcards.plugins import Plugin
 from giftcards.privacy.person import ROLES
 from giftcards.privacy.retention import Reason
 
-# The permissions of people who answer complaints such as "I got no message", "It does not open" and
-# "My code was used".
+# The permissions to answer complaints such as "I got no message" and "My code was used".
 _SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
 
 
 def _writes() -> bool:
-    """True if the settings allow messages or digests, or if the settings are unusable.
-
-    A system check reports unusable settings.
-    """
+    """True if messages or digests are on, or if the settings are unusable."""
     with contextlib.suppress(ConfigurationError):
         return not conf.is_off or bool(conf.staff_emails)
     return True
 
 
 def _connect() -> None:
-    # Earlier messages and links may exist, even if no messages are sent now.
+    # Earlier messages and links may exist, even if messages are off now.
     queueing.connect_always()
     if _writes():
         queueing.connect()

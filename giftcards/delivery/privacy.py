@@ -61,12 +61,12 @@ class Messages:
 
     def erase(self, order: Order, traces: Traces) -> None:
         messages = self._of(Delivery.objects.filter(order=order)).order_by()
-        # A process that is sending one of these messages loses its claim, and records nothing.
+        # A process that is sending a message loses its claim, and records nothing.
         messages.filter(status__in=OPEN).update(
             status=DeliveryStatus.CANCELLED, next_attempt_at=None
         )
         for message in messages:
-            # The key is replaced, because the old key would confirm a guess of the erased address.
+            # The old key would confirm a guess of the erased address.
             key = key_of(uuid.uuid4().hex, message.channel, "")
             by = traces.erased(message.requested_by)
             Delivery.objects.filter(pk=message.pk).update(
@@ -76,7 +76,7 @@ class Messages:
                 key=key,
                 requested_by=by,
             )
-        # Staff may have named the customer or the recipient in the reason of any message or link.
+        # Staff may have named the customer or the recipient in any reason.
         order.deliveries.exclude(reason="").update(reason=ERASED)
         order.card_links.exclude(reason="").update(reason=ERASED)
         links = self._links(order).order_by()
@@ -99,5 +99,5 @@ class Messages:
 
 
 def untold() -> Q:
-    """Condition for orders whose cards nobody has received: no message got through."""
+    """Condition for orders with cards that nobody has received."""
     return Q(Exists(Delivery.objects.all().unreceived().filter(order=OuterRef("pk"))))

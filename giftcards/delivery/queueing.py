@@ -1,8 +1,7 @@
-"""Queueing messages about orders, moving messages to a corrected address, and waking the sender.
+"""Queueing messages about orders, and moving messages to a corrected address.
 
-After a correction of an address, the links that went to the old address are withdrawn. A message
-that went out is sent again only if its link still worked and had shown no cards, because nobody
-could reach the cards otherwise.
+A correction withdraws the links that went to the old address. A sent message is sent again only if
+its link still worked and had shown no cards. Otherwise, nobody could reach the cards.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ logger = logging.getLogger(__name__)
 
 
 def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue the messages about a status change, as a receiver of a signal.
+    """Queue the messages about a status change; a receiver of a signal.
 
-    If the signal is sent again for the same change, no message is queued twice.
+    If the signal is sent again, no message is queued twice.
     """
     if change.at < Installation.begin():
         return
     if change.to_status in FINAL:
-        # The order is final, so no message has to ask the customer for patience any more.
+        # The customer of a final order need not wait any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     for kind in kinds_of(change.to_status, is_gift=order.is_gift):
         if kind == Kind.REFUNDED and _is_sought(order):
@@ -73,7 +72,7 @@ def _is_sought(order: Order) -> bool:
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     """Queue messages about a paid refund; cancel messages about a refund that was taken back.
 
-    Return True if any message is new. This function is a receiver of a signal.
+    Return True if any message is new. This function receives a signal.
     """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
@@ -84,21 +83,19 @@ def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     return _queue(refund.order, Kind.PAID_BACK, f"refund {refund.pk}", refund=refund)
 
 
-#: The name of the lease on the search for refunds whose signal was lost. While a process holds the
-#: lease, no other search begins.
+#: The name of the lease that limits searches for refunds whose signal was lost.
 LOST_REFUNDS = "lost refunds"
 _LOOKED_FOR = timedelta(minutes=2)
 _PAID_WITHIN = timedelta(days=2)
-# Only refunds that were recorded within this time are searched. There is an index only on the time
-# of recording, and a planned refund is rarely paid much later.
+# Only the time of recording has an index. A planned refund is rarely paid later than this.
 _RECORDED_WITHIN = timedelta(days=30)
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue messages about paid refunds that have no message; return the number of such refunds.
+    """Queue messages about paid refunds without any; return the number of refunds told.
 
-    A refund has no message if the process that recorded the payment died between the commit and the
-    signal. A call within two minutes after another call does nothing.
+    The process that recorded the payment may have died before it sent the signal. A call within two
+    minutes after another call does nothing.
     """
     is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
@@ -115,7 +112,7 @@ def tell_of_lost_refunds() -> int:
         try:
             told += tell_of_refund(refund)
         except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-            # A failing channel must not hold up other refunds, or messages that are due.
+            # A failing channel must not hold up other refunds or messages.
             logger.error(  # noqa: TRY400 (its text may hold an address)
                 "The customer of order %s is not told of a refund: %s",
                 refund.order.reference,
@@ -138,8 +135,8 @@ def _queue(
     is_any_new = False
     trouble: Exception | None = None
     with transaction.atomic():
-        # The order may be stale, so it is locked and read again. A correction of the customer's
-        # address then either comes first, or finds the messages that are queued here.
+        # The order may be stale. A correction of the address either comes before this lock, or
+        # finds the messages that are queued here.
         order.lock()
         order.refresh_from_db(fields=CORRECTABLE)
         for channel in make_channels():
@@ -155,14 +152,14 @@ def _queue(
                     channel=channel.name,
                     address=address,
                     language=language_of(order, for_recipient=for_recipient),
-                    # The key does not depend on the address, because the event may be announced
-                    # again after the address has changed.
+                    # The key leaves out the address, which may have changed when the signal is sent
+                    # again.
                     key=key_of(occasion, channel.name),
                     **put_off(order.deliver_at if for_recipient else None),
                 )
                 is_any_new |= Delivery.objects.add(message)
             except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-                # The other channels go on. The failed channel is used if the event is announced
+                # The other channels go on. If the signal is sent again, the failed channel is tried
                 # again.
                 trouble = error
     if is_any_new:
@@ -175,8 +172,8 @@ def _queue(
 def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -> str:
     """The address of the customer, or of the recipient, on ``channel``; "" if there is none.
 
-    Errors that the channel raises are passed on. The caller's transaction can still be used after
-    an error, even if a database query of the channel has failed.
+    Raises the errors of the channel, or :exc:`TypeError` if the address is no text. The caller's
+    transaction stays usable, even if a query of the channel fails.
     """
     find = channel.recipient_address_of if for_recipient else channel.address_of
     with transaction.atomic():
@@ -189,7 +186,7 @@ def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -
 def kinds_that_fit(order: Order) -> list[Kind]:
     """The kinds of messages that fit ``order`` now, and that the settings allow.
 
-    A kind that hands over cards fits only while the order has cards to hand over.
+    A kind that hands over cards fits only while there are cards to hand over.
     """
     kinds = [*kinds_of(order.status, is_gift=order.is_gift)]
     if WITH_CARDS.intersection(kinds) and not has_cards(order):
@@ -214,9 +211,8 @@ def send_again(
 ) -> Delivery | None:
     """Queue a message at the request of staff; ``None`` if the message was queued already.
 
-    ``once`` has a new value for each form, so that pressing the button twice sends one message.
-    With ``withdraws``, the earlier links to the cards end now, and waiting messages that would
-    bring further links are cancelled.
+    ``once`` is new in each form, so that pressing the button twice sends one message. With
+    ``withdraws``, the earlier links end now, and waiting messages with cards are cancelled.
     """
     message = Delivery(
         order=order,
@@ -231,15 +227,13 @@ def send_again(
         is_elsewhere=is_elsewhere,
     )
     with transaction.atomic():
-        # The message is added first: a second press of the button must not cancel the message of
-        # the first press.
+        # The message is added first: a second press must not cancel the message of the first press.
         if not Delivery.objects.add(message):
             return None
         if withdraws:
             withdraw(order, by=by, but=message)
         elif kind in TO_RECIPIENT and not is_elsewhere:
-            # The gift is handed over now, and must not be handed over again at the time of
-            # delivery.
+            # The gift must not be handed over again at the time of delivery.
             put_off_ones = Delivery.objects.filter(not_before__gt=timezone.now())
             put_off_ones.cancel(order=order, kind=kind, channel=channel)
         wake()
@@ -247,7 +241,7 @@ def send_again(
 
 
 class Withdrawn(NamedTuple):
-    """The numbers of links that were withdrawn, and of messages that were cancelled."""
+    """The numbers of withdrawn links and of cancelled messages."""
 
     links: int
     messages: int
@@ -259,13 +253,13 @@ def withdraw(
     """Withdraw the links to the cards of ``order``, and cancel messages that would bring new links.
 
     ``until`` is the primary key of the last link to withdraw. The message ``but`` is not cancelled.
-    A message that is being sent at this moment may arrive with a dead link, and is not retried.
+    A message that is being sent may arrive with a dead link, and is not retried.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
     with transaction.atomic():
-        # Messages are stopped before links are withdrawn. A stopped message gets no new link, even
-        # if it is being sent at this moment.
+        # Messages are stopped first. A stopped message gets no new link, even while it is being
+        # sent.
         messages = others.stop(order=order, kind__in=WITH_CARDS)
         return Withdrawn(links=known.revoke(order, by=by), messages=messages)
 
@@ -282,8 +276,8 @@ _QUEUED_FOR = timedelta(seconds=20)
 def wake() -> None:
     """Queue a task that sends the due messages, once the current transaction commits.
 
-    Nothing is queued if an earlier task has not started yet, or if the site has no queue. Without a
-    queue, ``giftcards_poll --loop`` or ``giftcards_deliver`` sends the messages. Never raises.
+    Nothing is queued if an earlier task has not started yet. Without a queue, ``giftcards_poll
+    --loop`` or ``giftcards_deliver`` sends the messages. Never raises.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -303,7 +297,7 @@ class OldAddress:
     def unsent(self) -> list[Delivery]:
         """Open messages, and failed messages that no later message replaces.
 
-        An open message that is being sent at this moment may still arrive.
+        A message that is being sent may still arrive.
         """
         lost = {message.pk for message in self.messages if message.status == DeliveryStatus.FAILED}
         untold = set(Delivery.objects.filter(pk__in=lost).untold().values_list("pk", flat=True))
@@ -327,7 +321,7 @@ class OldAddress:
 
     @property
     def unused(self) -> list[Delivery]:
-        """Sent messages whose link works, but has not been used to show the cards."""
+        """Sent messages with a working link that has shown no cards."""
         working = self.links.usable(timezone.now(), reveals=conf.link_reveals).filter(reveals=0)
         keys = set(working.values_list("delivery", flat=True))
         return [
@@ -345,10 +339,9 @@ def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAdd
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
     """Send messages about ``order`` to the new addresses after a correction.
 
-    Links that went to the old addresses are withdrawn, and a gift waits for its new time. This is a
-    receiver of a signal, which is sent in the transaction of the change. That transaction holds the
-    lock of the order. So a process that sends or queues a message finishes before this transaction,
-    or begins after it.
+    Links that went to the old addresses are withdrawn, and a gift waits for its new time. This
+    receiver of a signal runs in the transaction of the correction, which holds the order's lock. So
+    no process makes a link or queues a message meanwhile.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
@@ -361,7 +354,7 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def _put_off_anew(order: Order) -> bool:
-    """Postpone the gift's message to the new time; return False if no such message is queued."""
+    """Move the gift's message to the new time; return False if no such message is queued."""
     waiting = Delivery.objects.filter(order=order, status=DeliveryStatus.QUEUED).order_by()
     return bool(waiting.to(recipient=True).update(**put_off(order.deliver_at)))
 
@@ -375,7 +368,6 @@ def _move_messages(
     again = [*old.unsent, *old.unused]
     Delivery.objects.stop(pk__in=[message.pk for message in old.messages])
     old.links.revoke(order, by=change.by)
-    # The last message of each kind and channel.
     last = {(message.kind, message.channel): message for message in again}
     theirs, new = (language_of(one, for_recipient=for_recipient) for one in (before, order))
     moved = 0
@@ -401,7 +393,7 @@ def _move(
 ) -> bool:
     """Queue the message to the new address; return True if this adds a message.
 
-    Nothing is added if the channel has no address, or if the message does not fit the order now.
+    Nothing is added without an address, or if the message does not fit the order now.
     """
     channels = make_channels()
     channel = next((each for each in channels if each.name == message.channel), None)
@@ -440,7 +432,7 @@ def _address(channel: Channel, order: Order, *, for_recipient: bool) -> str:
         return ""
 
 
-# The name of the receivers in the outbox. The name must stay the same even if a function moves.
+# The outbox stores this name, so it must stay the same even if a function moves.
 _UID = "giftcards_delivery"
 
 
@@ -460,7 +452,7 @@ def connect() -> None:
 
 
 _NOT_DELIVERED = {"bounced", "rejected", "failed"}
-# The reasons that anymail defines; other reasons may be texts of the mail service.
+# The reasons that anymail defines; others may be texts of the mail service.
 _REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed", "other"}
 
 

@@ -1,9 +1,9 @@
 """Sending the messages that are due.
 
-A message is claimed and sent, and then the outcome is recorded. The outcome of an attempt is
-unknown if the process died before it recorded the outcome. It is also unknown if the server got the
-message and did not answer. Such an attempt is repeated, so the customer may get the message several
-times. After :data:`MOST_UNANSWERED` unknown outcomes, the message is given up.
+A process claims a message, sends it, and records the outcome. The outcome is unknown if the process
+died before, or if the server got the message and did not answer. Such an attempt is repeated, so
+the customer may get the message several times. After :data:`MOST_UNANSWERED` unknown outcomes, the
+message is given up.
 """
 
 from __future__ import annotations
@@ -40,12 +40,11 @@ from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models.customer_refunds import RefundState
 
-#: The time for which a process claims a message; after that time, another process takes the message
-#: over. The time is longer than the longest attempt.
+#: The length of a claim, longer than any attempt. Then another process takes the message over.
 CLAIM = timedelta(minutes=2)
 #: The number of attempts with unknown outcome after which a message is given up.
 MOST_UNANSWERED = 6
-# The pauses after the first attempts that certainly failed; each later pause is _LONGEST_PAUSE.
+# The pauses after attempts that certainly failed; each later pause is _LONGEST_PAUSE.
 _PAUSES = (
     timedelta(seconds=10),
     timedelta(seconds=30),
@@ -55,13 +54,11 @@ _PAUSES = (
     timedelta(minutes=30),
 )
 _LONGEST_PAUSE = timedelta(hours=1)
-# The pause after an attempt with unknown outcome.
 _UNANSWERED_PAUSE = timedelta(minutes=15)
-# The age at which a message is given up. The retries after the pauses in _PAUSES are made first.
+# The age at which a message is given up, but not before the retries of _PAUSES.
 _GIVEN_UP_AFTER = timedelta(days=1)
-# The number of failures in a row after which a channel is left alone for the rest of the pass.
+# After this number of failures in a row, the pass leaves the channel alone.
 _FAILURES_IN_A_ROW = 3
-# The number of messages that one query reads.
 _BATCH = 20
 
 
@@ -70,7 +67,7 @@ class SendingTally:
     """The outcome of a pass, in numbers of messages.
 
     ``is_cut_short`` is True if a failing server ended the pass. ``has_mailed`` is True if the mail
-    server has taken any message.
+    server took a message.
     """
 
     sent: int = 0
@@ -101,10 +98,9 @@ class SendingTally:
 def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, longest due first, within ``limits``.
 
-    If the server of a channel fails three times in a row, the pass skips the other messages of the
-    channel, and they stay due. The pass counts as cut short if it skipped a channel, or if its time
-    ran out while a server was failing. If several processes call this function at the same time,
-    they share the messages.
+    After three failures in a row, the pass skips the channel, and its other messages stay due. The
+    pass counts as cut short if it skipped a channel, or if its time ran out while a server was
+    failing. Simultaneous calls share the messages.
     """
     return _Pass(limits).run()
 
@@ -115,7 +111,7 @@ class _Pass:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._counts: Counter[str] = Counter()
-        # The number of failures in a row of each channel.
+        # The failures in a row of each channel.
         self._failures: Counter[str] = Counter()
         self._away: set[str] = set()
         self._has_mailed = False
@@ -137,7 +133,7 @@ class _Pass:
     def _send(self, wanted: Delivery) -> None:
         if not Delivery.objects.claim(wanted, until=timezone.now() + CLAIM):
             return
-        # The row is read again, because it may have changed while earlier messages were being sent.
+        # The row may have changed while earlier messages were being sent.
         rows = Delivery.objects.filter(claim=wanted.claim).select_related("order", "refund")
         delivery = rows.filter(pk=wanted.pk).first()
         if delivery is None:
@@ -149,14 +145,14 @@ class _Pass:
                 # The message may have been stopped during the attempt.
                 stopped = Delivery.objects.filter(pk=delivery.pk, is_stopped=True)
                 status = DeliveryStatus.CANCELLED if stopped.cancel() else status
-            # The fields of the tally have the names of these statuses.
+            # The tally's fields have the names of statuses.
             self._counts[status.value] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
         """Send the message if it is still wanted; return the values to store in its row."""
         if delivery.unanswered >= MOST_UNANSWERED:
-            # The process of the last attempt died. The present attempt is already counted, although
-            # it will not be made.
+            # The process of the last attempt died. The claim has counted an attempt that is not
+            # made.
             ended = "The process that was sending it ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}
@@ -176,7 +172,7 @@ class _Pass:
 
 def is_wanted(delivery: Delivery) -> bool:
     """True if the message still fits its order and is still to be sent."""
-    # Another version may have written a row of a kind that this version does not know.
+    # Another version may have written a kind that this version does not know.
     is_off = conf.mode.get(delivery.kind) == Mode.OFF and not delivery.requested_by
     if is_off or delivery.is_stopped or not delivery.address:
         return False
@@ -210,8 +206,8 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(_send, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        # The link is deleted, because the message with it did not go out. If somebody has
-        # visited the link nevertheless, the link is protected from deletion.
+        # The message with the link did not go out. If somebody has visited the link nevertheless,
+        # it is protected.
         with suppress(ProtectedError):
             link.delete()
     return end
@@ -243,8 +239,7 @@ def _sent(end: Sent) -> dict[str, Any]:
 def _record_late(delivery: Delivery, end: Sent) -> None:
     """Record that a message went out after all, unless there was a later attempt.
 
-    The thread of the attempt calls this function if nobody waits for the thread any more. If the
-    customer's data was erased, nothing is recorded.
+    If the customer's data was erased, nothing is recorded.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from giftcards.signals import OutboxSignal
 
-#: The signal is sent with ``items``, the news since the signal was last sent: a list of
+#: The signal is sent with ``items``, the news since the last signal: a list of
 #: :class:`~giftcards.delivery.digest_items.Item`. The signal is sent at most every
-#: ``DIGEST_MINUTES``, or sooner for urgent news, even if nobody gets digests by mail. If a receiver
-#: raises an error, the receiver is not called again with the same items. Of the error, only the
-#: class and the place are logged.
+#: ``DIGEST_MINUTES``, or sooner for urgent news, even if nobody gets digests by mail. A receiver
+#: that raises an error is not called again with the same items. Only the class and place of the
+#: error are logged.
 staff_news = OutboxSignal()
