@@ -1,4 +1,4 @@
-"""The system checks: ``manage.py check`` finds wrong settings before a customer does."""
+"""System checks of the settings for messages to customers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from giftcards.conf import conf as core
 from giftcards.delivery.conf import WITH_CARDS, Mode, conf
 from giftcards.exceptions import ConfigurationError
 
-# The id of the message about a setting, for each ``SettingProblem.kind``.
+# The id of the message for each ``SettingProblem.kind``.
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_delivery.E001",
     "type": "giftcards_delivery.E002",
@@ -31,9 +31,9 @@ IDS: Mapping[str, str] = {
     "path": "giftcards_delivery.E008",
     "staff_emails": "giftcards_delivery.E009",
 }
-# The hosts at which Django answers if DEBUG is on and ALLOWED_HOSTS is empty.
+# Django's hosts if DEBUG is on and ALLOWED_HOSTS is empty.
 _DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
-# The length of the longest channel name that fits into the database's column.
+# The length of the column for channel names.
 _LONGEST_NAME = 40
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
 # The mail backends that deliver nothing.
@@ -49,7 +49,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 
 def check_sending(**_: object) -> list[CheckMessage]:
-    """Check the delivery of messages, and the links in them, unless messages are off."""
+    """Check the delivery of messages and the links in them, unless messages are off."""
     found: list[CheckMessage] = []
     for check in (_check_links, _check_host, _check_days, _check_mail):
         with suppress(ConfigurationError):  # reported by check_settings
@@ -58,7 +58,6 @@ def check_sending(**_: object) -> list[CheckMessage]:
 
 
 def _check_paths() -> Iterator[CheckMessage]:
-    """Check that the paths in the settings can be imported and called."""
     single = {
         "PIN": conf.pin,
         "OWNED_ORDERS": conf.owned_orders,
@@ -71,7 +70,7 @@ def _check_paths() -> Iterator[CheckMessage]:
 
 
 def _check_channels() -> Iterator[CheckMessage]:
-    """Check that each channel has a name, that names differ, and that names fit into the column."""
+    """Check that channels have names that differ and fit into the column."""
     classes = [(path, find(path)) for path in conf.channels]
     names = [(path, getattr(found, "name", None)) for path, found in classes if callable(found)]
     for path, name in names:
@@ -101,7 +100,7 @@ def _check_links() -> Iterator[CheckMessage]:
             " 'codes' or 'off'.",
             id="giftcards_delivery.E013",
         )
-    # Workers also need the URLs, because they write the messages.
+    # Workers need the URLs, too: they write the messages.
     try:
         reverse("giftcards_delivery:cards", args=["token"])
     except (NoReverseMatch, AttributeError):
@@ -115,8 +114,7 @@ def _check_links() -> Iterator[CheckMessage]:
 def _check_host() -> Iterator[CheckMessage]:
     """Check that the site answers at the host to which links lead.
 
-    Otherwise, Django logs each click as an error, with the token in the URL, and mails the error to
-    ADMINS.
+    Otherwise, Django logs each click as an error, and mails it to ADMINS with the token in the URL.
     """
     host, _port = split_domain_port(urlsplit(conf.base_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
@@ -133,8 +131,7 @@ def _check_host() -> Iterator[CheckMessage]:
 def _check_days() -> Iterator[CheckMessage]:
     """Check that codes are not destroyed before the links to them expire."""
     kept, link = core.codes_kept_days, conf.link_days
-    # The mode does not matter: in every mode, staff hand over links, and messages with many cards
-    # have a link.
+    # In every mode, staff hand over links, and messages with many cards have a link.
     if conf.base_url and kept is not None and kept < link:
         yield Warning(
             f"Links to cards are said to work for {link:g} days, and codes are destroyed"
@@ -147,7 +144,7 @@ def _check_days() -> Iterator[CheckMessage]:
 
 
 def _check_mail() -> Iterator[CheckMessage]:
-    """Check that mail is delivered, and that mail has a timeout, in case a mail server hangs."""
+    """Check that mail is delivered, and has a timeout in case a mail server hangs."""
     names = (getattr(find(path), "name", None) for path in conf.channels)
     if "mail" not in names:
         return
@@ -168,7 +165,7 @@ def _check_mail() -> Iterator[CheckMessage]:
 
 
 def _mailer() -> tuple[str, object, str]:
-    """The path of the mail backend, its timeout, and the setting that has this timeout."""
+    """The mail backend, its timeout, and the name of the setting for the timeout."""
     mailers = getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
     if not mailers:
         return settings.EMAIL_BACKEND, settings.EMAIL_TIMEOUT, "EMAIL_TIMEOUT"

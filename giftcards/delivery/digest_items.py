@@ -1,7 +1,7 @@
 """News for staff: conditions that hold, and events.
 
-News never contains codes or the names of customers. The queries for each kind of news use an index,
-and read a limited number of rows.
+News never contains codes or the names of customers. Each query uses an index, and reads a limited
+number of rows.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from giftcards.watch.conditions import (
     Standing,
 )
 
-# The maximum number of orders that an item names.
+# The most orders that an item names.
 _NAMED = 5
-# Only this number of latest entries is searched in the admin's log, which has no index by time.
+# The search in the admin's log, which has no index by time, is limited to these latest entries.
 _LATEST_ENTRIES = 10_000
 
 _ORDERS = "giftcards_order_changelist"
 
-# The permissions that a person needs to follow the advice about orders with missing cards.
+# The permissions for the advice about orders with missing cards.
 _TAKES = ("giftcards.add_order", "giftcards.settle_refund")
 _warning = partial(Alert, severity=Severity.WARNING)
 #: The texts for events.
@@ -62,7 +62,7 @@ EVENTS: Mapping[str, Alert] = {
             remedy=_(
                 "Send the message again, to another address if need be, or call the customer."
             ),
-            # The list also has earlier failed messages, except those that a later message replaces.
+            # The list also has earlier failed messages.
             page="giftcards_delivery_delivery_changelist",
             query="?customers=untold",
         ),
@@ -175,13 +175,13 @@ class Item:
     has_more: bool = False
     #: True if the news is that a condition has ended.
     has_ended: bool = False
-    #: The orders that the item names: at most five of the orders that the item is about.
+    #: At most five of the orders that the item is about.
     orders: tuple[Mention, ...] = ()
-    #: The function that returns the details as plain text, or "".
+    #: Returns the details as plain text, or "".
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
-    #: The function that returns whether the reader has a permission.
+    #: Returns whether the reader has a permission.
     may: Callable[[str], bool] = field(default=bool, repr=False, compare=False)
-    #: The orders that the item is about, as a finding; ``None`` if it is about no orders.
+    #: The finding behind the item; ``None`` without one.
     finding: Finding | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -232,7 +232,7 @@ class Item:
 
     @property
     def url(self) -> str:
-        """The URL of the admin's page about the news; "" if there is no such page."""
+        """The URL of the admin's page about the news, or ""."""
         if self.has_ended or not self.alert.page:
             return ""
         address = admin_url(self.alert.page)
@@ -249,7 +249,7 @@ class Item:
 
     @property
     def unnamed(self) -> int:
-        """The number of orders that the item is about but does not name."""
+        """The number of orders that the item does not name."""
         return self.count - len(self.orders) if self.orders else 0
 
 
@@ -258,12 +258,12 @@ class Situation:
     """The conditions that hold at one moment and concern staff, keyed by code."""
 
     at: datetime
-    #: Staff are told of a state when it begins, from time to time while it lasts, and when it ends.
+    #: Staff are told of a state when it begins, from time to time, and when it ends.
     states: Mapping[str, Finding]
-    #: Matters are conditions about orders: staff are told of each order once.
+    #: Conditions about orders: staff are told of each order once.
     matters: Mapping[str, Finding]
     #: The reason why requests to the provider have just begun to fail. ``None`` if no request
-    #: fails, or if ``states`` already reports the failure.
+    #: fails, or if ``states`` reports the failure.
     silence: Finding | None = None
 
 
@@ -297,10 +297,9 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """Yield the news about orders that became final with cards missing: one item per status."""
+    """Yield an item for each status in which orders became final with cards missing."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
-    # One status is excluded, because with a list of all other statuses, databases would not use the
-    # index by time.
+    # With a list of all other statuses, databases would not use the index by time.
     unfilled = settled.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
     found = unfilled.order_by("settled_at").values_list("status", "pk", "reference")
     rows = list(found[: MOST + 1])
@@ -314,10 +313,7 @@ def _settled(since: datetime, until: datetime) -> Iterator[Item]:
 
 
 def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:
-    """Yield an item about the orders of ``rows``, if there are any.
-
-    ``order`` is the lookup from a row to its order.
-    """
+    """Yield an item about the orders of ``rows``, if any; ``order`` is the lookup of the order."""
     found = list(rows.values_list(f"{order}_id", f"{order}__reference")[: MOST + 1])
     yield from _some(code, found, has_more=len(found) > MOST)
 
@@ -361,5 +357,4 @@ def admin_url(page: str, *args: object) -> str:
 
 
 def _as_sentence(text: str) -> str:
-    """The text as a sentence: with a capital, and with a full stop if it has no end."""
     return capfirst(text if text.endswith((".", "!", "?")) else f"{text}.")

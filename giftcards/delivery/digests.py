@@ -1,10 +1,8 @@
-"""Digests for staff.
+"""Digests for staff: at most one per person in ``DIGEST_MINUTES``, except for urgent news.
 
-A person gets at most one digest in ``DIGEST_MINUTES``. Urgent news does not wait for this period.
-
-Each person has a row in the database; the receivers of the signal ``staff_news`` share one row. A
-process claims the row before it sends a digest. If the process dies before it records the digest,
-another process sends the digest again after two minutes.
+Each person has a row; the receivers of the signal ``staff_news`` share one. A process claims the
+row before it sends a digest. If the process dies, another process sends the digest again after two
+minutes.
 """
 
 from __future__ import annotations
@@ -51,28 +49,27 @@ from giftcards.watch.conditions import MOST, Finding, Severity
 
 logger = logging.getLogger(__name__)
 
-# The greatest DIGEST_MINUTES. If next_attempt_at is further ahead, the clock was set back in the
-# meantime, and the row is due now.
+# The greatest DIGEST_MINUTES. A next_attempt_at further ahead shows that the clock was set back:
+# the row is due now.
 _LONGEST = timedelta(days=1)
 # The pause between two searches for news.
 _LOOK_EVERY = timedelta(minutes=1)
-# A digest covers no events that are younger than this. An earlier event may still be in an open
-# transaction, and no later digest would look for it.
+# A digest covers no younger events. An event in a transaction that is still open would be missed.
 _LAG = timedelta(seconds=30)
-# The time after which a person is reminded of a state that still holds.
+# A person is reminded of a lasting state after this time.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
-# The longest pause if the mail server is away while there is urgent news for a person.
+# The longest pause while the mail server is away and a person has urgent news.
 _LONGEST_IF_URGENT = timedelta(minutes=1)
-# The meanings of failures that would affect mails to other people, too.
+# Failures that would affect mails to other people, too.
 _AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
-#: The name of the lease that limits how often urgent news is looked for during pauses. The lease is
-#: never released early.
+#: The name of the lease that limits searches for urgent news during pauses. Nobody releases it
+#: early.
 LOOKED = "newly urgent"
-# The length of the lease LOOKED; it is shorter than the minute between two ticks.
+# Shorter than the minute between two ticks.
 _LOOK_FOR = timedelta(seconds=45)
 _FOLDER = "giftcards_delivery/digest"
-#: The address in the row that the receivers of the signal share.
+#: The address in the row of the signal's receivers.
 RECEIVERS = ""
 
 
@@ -80,9 +77,9 @@ RECEIVERS = ""
 class Told:
     """The news that a person has got so far; kept in the column ``StaffDigest.told``."""
 
-    #: Maps the code of each state to the timestamp at which the person was last told of it.
+    #: By code of the state: the timestamp at which the person was last told of it.
     states: dict[str, float] = field(default_factory=dict)
-    #: Maps the code of each condition to the primary keys of orders that are no news any more.
+    #: By code of the condition: the primary keys of orders that are no news any more.
     matters: dict[str, list[int]] = field(default_factory=dict)
     #: The items of the last digest: code, count, and whether the state had ended.
     last: list[tuple[str, int, bool]] = field(default_factory=list)
@@ -95,7 +92,7 @@ class Told:
 
     @classmethod
     def of(cls, digest: StaffDigest) -> Self:
-        # A row that another version wrote may lack some of these names, or have other names.
+        # Another version may have written other names.
         names = [part.name for part in fields(cls)]
         return cls(**{name: digest.told[name] for name in names if digest.told.get(name)})
 
@@ -104,16 +101,15 @@ def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
     """Send a digest to each person who is due and has news; return the number sent.
 
     A failed attempt is logged, shown in the admin, and repeated after a pause. ``has_mailed`` is
-    True if the mail server has just taken a mail. In that case, there is no pause after an attempt
-    that failed because the server was away. If nobody gets digests, no query is made.
+    True if the mail server has just taken a mail. This ends the pauses that began because the
+    server was away.
     """
     people = _listed()
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    # The row of a person who is not listed any more is deleted. A person who is listed again
-    # starts anew.
-    # The row of the receivers stays, because only some processes may have receivers.
+    # A person who is listed again starts anew. The row of the receivers stays, because only some
+    # processes may have receivers.
     gone = rows.keys() - people.keys() - {RECEIVERS}
     if gone:
         StaffDigest.objects.filter(address__in=gone).delete()
@@ -126,7 +122,7 @@ class _Round:
     def __init__(self, limits: Limits, *, has_mailed: bool) -> None:
         self._limits = limits
         self._has_mailed = has_mailed
-        # A round reads the situation and the events at most once, and only for a person who is due.
+        # A round reads these at most once, and only for a person who is due.
         self._situation = cache(digest_items.current_situation)
         self._orders_of = cache(orders_of)
         self._happened = cache(digest_items.recent_events)
@@ -134,8 +130,7 @@ class _Round:
 
     def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:
         sent = 0
-        # People whose last digest failed come last: if an earlier digest of the round goes out,
-        # mail works again.
+        # People whose last digest failed come last. An earlier success shows that mail works again.
         for person in sorted(people.values(), key=lambda one: _is_failing(rows.get(one.address))):
             if not self._limits.may_begin():
                 break
@@ -148,7 +143,7 @@ class _Round:
                 continue
             sent += self._serve(digest, person, situation)
             if Told.of(digest).is_away:
-                # The remaining people stay due, and are tried in the next round.
+                # The others stay due for the next round.
                 break
         return sent
 
@@ -164,18 +159,15 @@ class _Round:
         return bool(self._for(person, urgent))
 
     def _for(self, person: StaffPerson, new: list[Item]) -> list[Item]:
-        """Return the items in ``new`` that ``person`` may be told of.
-
-        Orders that are hidden from ``person`` are taken out of the items.
-        """
+        """Return the part of ``new`` that ``person`` may be told of, without hidden orders."""
         may = permissions_of(person) if new else bool
         allowed = (item for item in new if may(item.alert.permission))
         parts = (item.visible_part(self._orders_of(person)) for item in allowed)
         return [replace(part, may=may) for part in parts if part]
 
     def _serve(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> bool:
-        """Send the news to ``person``, and record the digest; return True if a digest went out."""
-        # After the clock was set back, ``covers_until`` may lie in the future.
+        """Send the news to ``person``, and record the digest; return True if one went out."""
+        # If the clock was set back, ``covers_until`` lies in the future.
         since = min(digest.covers_until or situation.at, situation.at)
         until = max(since, situation.at - _LAG)
         told = Told.of(digest)
@@ -208,8 +200,8 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
     """Return a function that tells whether ``person`` has a permission at present.
 
-    A person with a role has only the permissions of the role's group. If user accounts have the
-    person's e-mail address, at least one of them must also be active and have the permission.
+    A role limits the person to the permissions of its group. If users have the person's address, at
+    least one of them must be active and have the permission.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts(person.address)
@@ -243,8 +235,8 @@ def _accounts(address: str) -> list[Any]:
 def orders_of(person: StaffPerson) -> QuerySet[Order]:
     """The orders that digests for ``person`` may name.
 
-    The person's accounts are the active accounts with the person's address. Digests may name the
-    orders that these accounts may see. Digests for a person without an account may name all orders.
+    These are the orders that active users with the person's address may see. Without such a user,
+    these are all orders.
     """
     accounts = [user for user in _accounts(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
@@ -268,7 +260,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 def _listed() -> dict[str, StaffPerson]:
     """The people who get digests, by address. If people share an address, the first counts."""
     people: dict[str, StaffPerson] = {}
-    # The receivers of the signal come first: a chat may work while mail does not.
+    # The receivers come first: a chat may work while mail does not.
     if any(staff_news.named_receivers(None)):
         people[RECEIVERS] = StaffPerson(RECEIVERS, settings.LANGUAGE_CODE)
     for person in conf.staff_emails:
@@ -283,8 +275,7 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
     """Create the row of a person; return ``None`` if the row exists.
 
-    Events before this moment will not be told to the person. Orders that are concerned by a
-    condition at this moment will not be told, either.
+    The person is told neither of earlier events nor of orders that a condition concerns already.
     """
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(
@@ -294,13 +285,13 @@ def _begin(address: str, situation: Situation) -> StaffDigest | None:
 
 
 def _claim(digest: StaffDigest) -> bool:
-    """Claim the row if it is still as it was read; return False if another process was first."""
+    """Claim the row; return False if another process was first."""
     told = {**digest.told, "is_claimed": True}
     return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD, told=told)
 
 
 def _write(digest: StaffDigest, **values: Any) -> bool:
-    """Write to the row; return False if another process has claimed the row meanwhile."""
+    """Write to the row; return False if another process has claimed it."""
     row = StaffDigest.objects.filter(pk=digest.pk, next_attempt_at=digest.next_attempt_at)
     if not row.update(**values):
         return False
@@ -322,10 +313,10 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
             items.append(Item.about(known[code], unknown))
     items += happened
     if situation.silence and any(item.orders for item in items):
-        # If the provider has just stopped answering, this is not a state yet, but may explain the
-        # items about orders.
+        # The provider has just stopped answering. This is no state yet, but may explain items about
+        # orders.
         items.append(Item.about(known["provider"], situation.silence))
-    # The row may have codes of another version or of a removed app, which have no texts here.
+    # A code of another version or of a removed app has no texts here.
     over = told.states.keys() & known.keys() - situation.states.keys()
     items += [Item(known[code], has_ended=True) for code in over]
     order = list(known)
@@ -333,7 +324,7 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 
 def _newly_urgent(told: Told, situation: Situation) -> list[Item]:
-    """The urgent items that are new to the person and were not in the last attempt."""
+    """Return the urgent items that are new, and were not in the last attempt."""
     codes = situation.states.keys() - told.states.keys() - set(told.urgent)
     new = (Item.about(alerts()[code], situation.states[code]) for code in codes)
     return [item for item in new if item.severity == Severity.URGENT]
@@ -358,14 +349,12 @@ def _open_orders(situation: Situation) -> dict[str, list[int]]:
 
 
 def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
-    """The record of what a person knows after the digest with ``items``."""
     at = situation.at.timestamp()
     new = {item.code: at for item in items if item.code in situation.states}
     return Told(
-        # A state that ended is forgotten, even if the person was not told of its end.
+        # A state that ended is forgotten, even without news of its end.
         states={code: at for code, at in told.states.items() if code in situation.states} | new,
-        # All open orders are recorded, even those that do not concern the person: they must not
-        # become news later.
+        # Even orders that do not concern the person are recorded: they must not become news later.
         matters=_open_orders(situation),
         last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
         urgent=_urgent(items) if items else told.urgent,
@@ -394,10 +383,7 @@ def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
 
 
 def _title(items: list[Item]) -> str:
-    """The first two of ``items`` in one line.
-
-    An example is "2 orders to do, the balance is low and more".
-    """
+    """Return the first two items, such as "2 orders to do, the balance is low and more"."""
     first, *others = [item.headline.removesuffix(".") for item in items]
     if not others:
         return first
@@ -409,7 +395,7 @@ def _title(items: list[Item]) -> str:
 
 @contained
 def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | None:
-    """Send ``items`` to ``person``; return the failure, or ``None`` after a success."""
+    """Send ``items`` to ``person``; return the failure, or ``None``."""
     if person.address == RECEIVERS:
         with override(person.language):
             _call_receivers(items)
@@ -418,20 +404,18 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
-    # A mail that goes out after this process has stopped waiting is not recorded, and is sent
-    # again.
+    # A mail that goes out later is not recorded, and is sent again.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 
 
 def _hand_over(mail: EmailMultiAlternatives) -> None:
-    # Some mail backends count nothing, and return None.
+    # Some mail backends return None.
     if mail.send() == 0:
         raise NotTaken
 
 
 def _call_receivers(items: list[Item]) -> None:
-    """Call each receiver once, even if another receiver fails."""
     for name, call in staff_news.named_receivers(None):
         try:
             call(items=items)

@@ -57,7 +57,7 @@ class Facts:
     """The facts of an order for its customer; amounts are ``None`` without a sale amount."""
 
     reference: str
-    #: What the customer calls the order: its group, such as an invoice, or else its reference.
+    #: The name that the customer knows: a group, such as an invoice, or else the reference.
     known_as: str
     #: The names of product and denomination in the catalogue; "Gift card" and "" if unknown.
     product: str
@@ -170,13 +170,12 @@ def known_as(order: Order) -> str:
 def facts_of(order: Order) -> Facts:
     """The present facts of ``order`` for its customer.
 
-    For a final order, this takes one query. It takes a second query if the order was recorded
-    before the catalogue was read.
+    A final order takes one query, or two if it was recorded before the catalogue was read.
     """
     names, breakdown = order.line_names(), customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:
-        # The refunds are filtered in Python, because a list of orders prefetches the refunds.
+        # Python filters the refunds, because lists of orders prefetch them.
         done = [refund for refund in order.refunds.all() if refund.state == RefundState.DONE]
         paid_back = tuple(sorted(map(PaidBack.of, done), key=lambda refund: refund.at))
     return Facts(
@@ -220,18 +219,17 @@ def is_destroyed(order: Order) -> bool:
 def cards_of(order: Order) -> CardQuerySet:
     """The cards that the customer has paid for; no cards before the order is final.
 
-    Surplus and late cards are left out, because staff decide about these cards.
+    Surplus and late cards are left out, because staff decide about them.
     """
-    # The order's own manager sets the order on its cards, so opening the cards takes no query.
+    # The order's own manager sets the order on its cards. So opening a card takes no query.
     cards = order.cards.filter(position__lte=order.fulfilled_quantity)
     return cards.readable() if order.is_final else cards.none()
 
 
 def language_of(order: Order, *, for_recipient: bool = False) -> str:
-    """Return the language of messages to the customer of ``order``, or to the recipient of a gift.
+    """The language of messages to the customer of ``order``, or to a gift's recipient.
 
-    The default for a recipient is the customer's language. The default for a customer is the site's
-    language.
+    The recipient's default is the customer's language. The customer's default is the site's.
     """
     own = order.recipient_language if for_recipient else ""
     return supported_language(own or order.customer_language)

@@ -1,8 +1,7 @@
 """Links to cards, and page tokens: proofs that a form was sent from the page behind a link.
 
-Page tokens replace Django's CSRF token, for two reasons. Django's token needs a cookie, and
-browsers inside chat programs may have no cookies. And two links that are open at the same time
-would share Django's token.
+Page tokens replace Django's CSRF token, which needs a cookie: browsers inside chat programs may
+have none. Also, two links that are open at once would share Django's token.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from giftcards.delivery.models import CardLink, Delivery
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Order
 
-# The number of random bytes in a link's token; 24 bytes are 192 bits.
+# 24 random bytes are 192 bits.
 _BYTES = 24
 #: The length of a link's token, of letters, digits, dashes and underscores.
 TOKEN_LENGTH = 32
@@ -39,7 +38,7 @@ def issue(
     by: str = "",
     reason: str = "",
 ) -> tuple[CardLink, Masked]:
-    """A new link to the cards of ``order``, and the link's token, which is stored nowhere."""
+    """Create a link to the cards of ``order``; return it and its token, which is stored nowhere."""
     token = Masked(secrets.token_urlsafe(_BYTES))
     link = CardLink.objects.create(
         order=order,
@@ -61,8 +60,8 @@ def expiry() -> datetime:
 def find(token: str, *, again: str | None = None) -> CardLink | None:
     """Return the link with this token; ``None`` if it cannot show cards at present.
 
-    The result is also ``None`` if the order has no cards for its customer. ``again`` is the key of
-    a page, as in :meth:`CardLinkQuerySet.usable`. Every call makes one query.
+    ``again`` is the key of a page, as in :meth:`CardLinkQuerySet.usable`. Every call makes one
+    query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]
@@ -73,7 +72,7 @@ def find(token: str, *, again: str | None = None) -> CardLink | None:
 
 @contained
 def url_of(token: str) -> Masked:
-    """The URL of the customer's page, with scheme and host."""
+    """The absolute URL of the customer's page."""
     return Masked(conf.base_url + reverse("giftcards_delivery:cards", args=[token]))
 
 
@@ -92,7 +91,7 @@ _APART = 1.0
 def make(place: str) -> tuple[str, str]:
     """A new token for a page at ``place``, and a key that is unique to this page.
 
-    The place may be a secret: neither the token nor the key reveals anything about the place.
+    ``place`` may be a secret: the token and the key reveal nothing about it.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000), _host()]
@@ -103,9 +102,9 @@ def make(place: str) -> tuple[str, str]:
 def read(token: str, place: str, *, quickest: float) -> str | None:
     """The key that :func:`make` gave the page; ``None`` if the token cannot be trusted.
 
-    A token cannot be trusted if it is forged, or if it is for another place. It also cannot be
-    trusted if it is older than an hour, or younger than ``quickest`` seconds. A token from another
-    host counts as a second older, because that host's clock may be ahead.
+    The token must be genuine, and made for this place. It must be at most an hour old, and at least
+    ``quickest`` seconds old. A token from another host counts as a second older, because that
+    host's clock may be ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)
@@ -116,7 +115,7 @@ def read(token: str, place: str, *, quickest: float) -> str | None:
 
 
 def _host() -> str:
-    """A pseudonym of this host, which does not reveal the host's name."""
+    """A pseudonym, which does not reveal the host's name."""
     return salted_hmac(_PAGE_SALT, socket.gethostname(), algorithm="sha256").hexdigest()[:8]
 
 

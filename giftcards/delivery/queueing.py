@@ -276,8 +276,8 @@ _QUEUED_FOR = timedelta(seconds=20)
 def wake() -> None:
     """Queue a task that sends the due messages, once the current transaction commits.
 
-    Nothing is queued if an earlier task has not started yet. Without a queue, ``giftcards_poll
-    --loop`` or ``giftcards_deliver`` sends the messages. Never raises.
+    Nothing is queued if an earlier task has not started yet. Without a queue, ``giftcards_deliver``
+    or ``giftcards_poll --loop`` sends the messages. Never raises.
     """
     transaction.on_commit(_wake, robust=True)
 

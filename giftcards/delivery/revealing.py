@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The code and the serial of a card.
+    """The code and the serial of a card; each may be "".
 
-    ``value`` is the code, or "" if the card cannot be opened. ``serial`` is "" for many cards.
+    ``value`` is "" if the card cannot be opened.
     """
 
     position: int
@@ -41,7 +41,7 @@ class Code:
         return bool(self.value)
 
 
-#: The maximum number of codes that a message or a page lists; the page offers more codes as a file.
+#: The most codes in a message or on a page; the page offers more codes as a file.
 MOST_CODES = 100
 
 
@@ -49,9 +49,8 @@ MOST_CODES = 100
 def open_codes(order: Order) -> list[Code]:
     """The codes of the delivered cards of ``order``, sorted by position.
 
-    If a card cannot be opened, or is missing in the database, its code is empty, and an error is
-    logged. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are
-    unusable.
+    If a card is missing or cannot be opened, its code is empty, and an error is logged. Raises
+    :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are unusable.
     """
     keyring = conf.keyring()
     cards = {card.position: card for card in cards_of(order).order_by()}
@@ -75,10 +74,7 @@ def open_codes(order: Order) -> list[Code]:
 
 
 def _opened(position: int, card: Card | None, keyring: Keyring) -> tuple[Code, str]:
-    """The code of a card, and the reason why the card cannot be opened.
-
-    The reason is "" if the card was opened; otherwise, the code is empty.
-    """
+    """The code of a card, and the reason why it cannot be opened, or ""."""
     if card is None:
         return Code(position), "It is not in the database."
     try:
@@ -97,13 +93,13 @@ class Visitor:
 
     address: str | None
     agent: str
-    #: The user name of a customer who is logged in.
+    #: The user name of a logged-in customer.
     user: str = ""
 
     @classmethod
     def of(cls, request: HttpRequest, user: object = "") -> Self:
         agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))
-        # A site's user names may be numbers.
+        # User names may be numbers.
         return cls(ip_address(request), agent[:_LONGEST_AGENT], str(user)[:254])
 
     def visit(self, link: CardLink, what: LinkVisit.What, **values: object) -> LinkVisit:
@@ -112,17 +108,17 @@ class Visitor:
         return LinkVisit(link=link, what=what, **told, **values)
 
 
-#: The maximum number of recorded openings of a link; simultaneous openings may add a few more.
+#: The most recorded openings of a link; simultaneous openings may add a few.
 MOST_OPENED = 100
-# Another opening by the same visitor within this time is not recorded.
+# Another opening by the same visitor is not recorded within this time.
 _SAME_OPENING = timedelta(minutes=10)
 
 
 def note_opening(link: CardLink, visitor: Visitor) -> None:
     """Record that a visitor has opened the link.
 
-    Nothing is recorded if the same visitor opened the link within the last ten minutes, or if the
-    link has :data:`MOST_OPENED` recorded openings.
+    Nothing is recorded if the visitor has opened the link within ten minutes, or if the link has
+    :data:`MOST_OPENED` recorded openings.
     """
     opened = link.visits.filter(what=LinkVisit.What.OPENED).order_by()
     rows = opened.values_list("at", "address", "agent")[:MOST_OPENED]
@@ -143,7 +139,7 @@ def shown_at(link: CardLink, key: str) -> datetime | None:
 def is_spent(link: CardLink, key: str) -> bool:
     """True if the page with this key cannot show the cards any more.
 
-    A reload shows the cards again for ten minutes after the page first showed them.
+    A reload shows the cards again for ten minutes.
     """
     at = shown_at(link, key)
     return at is not None and not is_recent(at, timezone.now(), within=SAME_REVEAL)
@@ -153,8 +149,8 @@ def is_spent(link: CardLink, key: str) -> bool:
 def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> list[Code] | None:
     """Record a reveal and return the cards; return ``None`` if the link cannot be used any more.
 
-    All requests with the same ``key`` come from one page, and count as one reveal. The reveal is
-    committed before the cards are returned, so this function must not be called in a transaction.
+    Requests with the same ``key`` come from one page, and count as one reveal. The reveal is
+    committed before the cards are returned, so never call this function in a transaction.
     """
     if shown_at(link, key) is None:
         try:
@@ -201,26 +197,22 @@ def _was_in_vain(link: CardLink) -> bool:
 
 @contained
 def open_cards(order: Order) -> list[Code]:
-    """The cards of ``order``; if the encryption keys are unusable, all cards are without codes."""
+    """The cards of ``order``; without codes if the encryption keys are unusable."""
     try:
         return open_codes(order)
     except ConfigurationError as error:
-        # The error is logged without its traceback, because the text of the error says enough.
+        # The error's text says enough without a traceback.
         text = "The customer of order %s was shown no card. %s"
         apart(logger.error, text, order.reference, error)
         return [Code(position) for position in range(1, order.fulfilled_quantity + 1)]
 
 
-# The maximum length of the list that earlier_reveals() returns.
 _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """The times of the last ten reveals of ``order``, newest first.
-
-    The reveal with the key ``but`` is left out.
-    """
-    # A reveal without a key showed no card, because no card could be opened.
+    """The times of the last ten reveals of ``order``, newest first, except the key ``but``."""
+    # A reveal without a key showed no card.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False
     )

@@ -1,8 +1,8 @@
 """The task that sends messages; like all tasks here, it returns counts and never raises.
 
-A mail server that hangs must delay nothing but mail. So a site with three or more workers always
-has at least two workers that send no messages. With two workers, one of them at a time sends
-messages. A site's only worker spends a few seconds at a time on messages.
+A mail server that hangs must delay nothing but mail. With three or more workers, at least two send
+no messages. With two workers, one at a time does. A single worker spends a few seconds at a time on
+messages.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ from giftcards.models import Lease
 
 logger = logging.getLogger(__name__)
 
-# The greatest number of leases on sending. Each task that sends messages takes one lease.
+# The most tasks that send messages at once; each takes a lease.
 _MOST_SLOTS = 4
-# The length of a lease on sending. The lease is longer than a task, so that no task has to renew
-# its lease.
+# Longer than a task, so that no task has to renew its lease.
 _SLOT_FOR = timedelta(minutes=2)
 _LONGEST_TASK = 100.0
-# The time at the end of a task that is kept for recording outcomes (seconds).
+# The time at the end of a task for recording outcomes (seconds).
 _RECORDING_SECONDS = 10.0
-# The least time that a task must have left when an attempt begins (seconds).
+# The least time that a task must have left to begin an attempt (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# For a site with a single worker: the seconds in which attempts may begin, and the additional
-# seconds for the last attempt.
+# For a single worker: the seconds in which attempts may begin, and the additional seconds for the
+# last one.
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
@@ -52,7 +51,7 @@ def deliver() -> str:
         return "refused"
     stop = cluster_stop() or threading.Event()
     try:
-        # From now on, another task may be queued: a new message may come too late for this task.
+        # From now on, another task may be queued: this task may miss a new message.
         Lease.objects.revoke(QUEUED)
         tell_of_lost_refunds()
         return _send(stop)
@@ -75,15 +74,14 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
-    # The next task is queued after the release, so that it finds a free lease. A server that is
-    # away is left alone until the next minute.
+    # The next task needs the free lease. A server that is away is left alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"
 
 
 def _take_slot(number: int) -> tuple[str, str] | None:
-    """The name and token of a lease on sending; ``None`` if other tasks hold all leases."""
+    """The name and token of a lease on sending; ``None`` if none is free."""
     for name in (f"messages {index}" for index in range(number)):
         if token := Lease.objects.take(name, _SLOT_FOR):
             return name, token
@@ -103,7 +101,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
-    """Send the messages that are due now and, if the worker may wait, those that are due soon."""
+    """Send the messages that are due now and, if the worker may wait, those due soon."""
     wait_until = time.monotonic() + tuning.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):
@@ -112,7 +110,7 @@ def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> 
 
 
 def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
-    """Wait for a message that is due by ``until``; return False if no message is due by then."""
+    """Wait for a message that is due by ``until``; return False if there is none."""
     while limits.may_begin():
         due_at = Delivery.objects.next_due_at()
         if due_at is None:
@@ -122,7 +120,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
             return True
         if time.monotonic() + seconds > until:
             return False
-        # A new message may be queued meanwhile, so the loop queries the next message again.
+        # A new message may come meanwhile.
         stop.wait(min(seconds, tuning.task_poll))
     return False
 

@@ -105,8 +105,8 @@ def _page_of(listed: QuerySet[Order], request: HttpRequest, parameter: str) -> P
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
     """Return ``answer()``; after an error, return a page that does not show the secret URL.
 
-    The text of the error is not logged, because it could contain a code; its class and lines are
-    logged. With ``DEBUG``, the error is raised.
+    The error's text may contain a code, so only its class and lines are logged. With ``DEBUG``, the
+    error is raised.
     """
     try:
         return answer()
@@ -131,7 +131,7 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
         try:
             note_opening(link, Visitor.of(request))
         except DatabaseFailure as error:
-            # The customer can go on although the opening was not recorded.
+            # The customer can go on without the record.
             kind = type(error).__qualname__
             apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
     return views.ask(link, token, asks_pin=bool(pin_of(link.order)))
@@ -150,7 +150,7 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     if key is None or is_spent(link, key):
         return views.ask(link, token, asks_pin=asks_pin, complaint="again")
     visitor = Visitor.of(request)
-    # A page that has shown the cards got the PIN before, and does not ask for the PIN again.
+    # A page that has shown the cards does not ask for the PIN again.
     is_asked = asks_pin and shown_at(link, key) is None
     if is_asked and not guess(link, Masked(posted.get("password", "")), secret, visitor):
         return views.ask(link, token, asks_pin=True, complaint="pin")
@@ -167,8 +167,8 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     page = request.POST.get("token", "")
     key = links.read(page, views.place_of(user, order), quickest=0)
     if key is None or is_spent(link, key):
-        # If the page token is too old, or spent, a new token replaces it. This is safe, because
-        # Django's CSRF token proves that the form was sent on purpose.
+        # A new token replaces one that is too old or spent. Django's CSRF token proves that the
+        # form was sent on purpose.
         page, key = links.make(views.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
@@ -194,13 +194,13 @@ def _shown(
 
 
 def _back(request: HttpRequest) -> str:
-    """The posted URL of the page to return to; "" if there is none or it is on another site."""
+    """The posted URL of the page to return to, if it is on this site; otherwise ""."""
     back = request.POST.get("back", "")
     return back if url_has_allowed_host_and_scheme(back, allowed_hosts=None) else ""
 
 
 def _posted(request: HttpRequest) -> Any:
-    """The posted fields; no fields if the request is malformed or too large."""
+    """The posted fields; none if the request is malformed or too large."""
     try:
         return request.POST
     except (MultiPartParserError, OSError, SuspiciousOperation):
@@ -218,23 +218,22 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), clipboard-write=(self)",
 }
-# A policy that allows only the app's own style sheet and script, and the site's images and fonts.
+# Allows only the app's own style sheet and script, and the site's images and fonts.
 _POLICY = (
     "default-src 'none'; {ours}img-src 'self'; font-src 'self'; form-action 'self';"
     " frame-ancestors 'none'; base-uri 'none'"
 )
-#: The referrer policy of pages whose URL is a secret: browsers send the URL to no other site.
+#: The referrer policy of pages whose URL is a secret.
 SECRET_URL = "no-referrer"  # noqa: S105 (a policy)
-#: The referrer policy of other pages: with ``SECRET_URL``, browsers hide the origin of forms, and
-#: Django refuses a form without its origin.
+#: The referrer policy of other pages. With ``SECRET_URL``, browsers hide the origin of forms, and
+#: Django refuses such forms.
 PLAIN_URL = "same-origin"
 
 
 def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
     """The page that a visitor sees before the cards; it shows nothing about the cards.
 
-    ``complaint`` is "pin" after a wrong PIN, "again" if the visitor has to press the button again,
-    or "".
+    ``complaint`` is "pin" after a wrong PIN, "again" if the button has to be pressed again, or "".
     """
     return _page(
         "ask",
@@ -264,8 +263,8 @@ def show(
 ) -> HttpResponse:
     """The page with the cards.
 
-    ``form`` has the fields that the page posts to get the cards as a file. ``back`` is the URL to
-    which the page leads back, or "".
+    The page posts the fields of ``form`` to get the cards as a file, and leads back to ``back``, if
+    any.
     """
     is_on_page = len(shown) <= MOST_CODES
     return _page(
@@ -287,12 +286,10 @@ def show(
 
 
 def _facts(order: Order) -> Facts:
-    """The facts for the person who may see the cards: the customer, or a gift's recipient."""
     return facts_for_recipient(order) if order.is_gift else facts_of(order)
 
 
 def _language(order: Order) -> str:
-    """The language of the person who may see the cards."""
     return language_of(order, for_recipient=order.is_gift)
 
 
@@ -310,14 +307,14 @@ class _Row:
 
 @contained
 def _qr(text: str) -> Masked:
-    """An SVG element that shows ``text`` as a QR code; "" if the text is too long."""
+    """An SVG element with ``text`` as a QR code; "" if the text is too long."""
     import segno
 
     try:
         code = segno.make_qr(text)
     except segno.DataOverflowError:
         return Masked()
-    # The code is black on white, even in a dark theme: not every camera reads white on black.
+    # Black on white even in a dark theme: not every camera reads white on black.
     return _Drawing(code.svg_inline(light="#fff", omitsize=True))
 
 
@@ -353,8 +350,8 @@ def _line(card: Code) -> str:
 def gone(request: HttpRequest) -> HttpResponse:
     """The page of a link that shows no cards: the same bytes, whatever the reason.
 
-    So the page is in the language of the visitor, not in the language of an order. The page quotes
-    nothing from the request, so a fixed nonce is enough.
+    So the visitor determines the language, and not an order. The page quotes nothing from the
+    request, so a fixed nonce is enough.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
@@ -367,11 +364,11 @@ def refuse_method() -> HttpResponse:
 
 
 def trouble(request: HttpRequest) -> HttpResponse:
-    """The page that is shown if an error prevents the right page."""
+    """The page after an error."""
     language = translation.get_language_from_request(request)
     with suppress(Exception):
         return _page("trouble", {}, language=language, status=503)
-    # A template of the shop may be the cause of the error.
+    # A template of the shop may have caused the error.
     with translation.override(language):
         text = translation.gettext("The cards cannot be shown at the moment. Try again later.")
     response = HttpResponse(text, content_type="text/plain; charset=utf-8", status=503)
@@ -397,7 +394,7 @@ def _page(
 ) -> HttpResponse:
     """Render a page; by default without the request, so no context processor opens the session."""
     nonce = nonce or secrets.token_urlsafe(16)
-    # The nonce has the same name as Django 6's own nonce, so that Django's tags output it.
+    # Django 6's own nonce has the same name, so Django's tags output this one.
     shared = {**_shop(), "csp_nonce": nonce}
     with translation.override(language):
         template = f"giftcards_delivery/page/{name}.html"
@@ -414,10 +411,10 @@ def _protected(
         response[name] = value
     response["Referrer-Policy"] = referrer
     ours = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; " if nonce else ""
-    # Django 6's middleware leaves an existing policy alone.
+    # Django 6's middleware keeps an existing policy.
     response["Content-Security-Policy"] = _POLICY.format(ours=ours)
     if referrer == SECRET_URL:
-        # Policy reports and Django's log of errors are turned off, because both would name the URL.
+        # Turns off policy reports and Django's log of errors, which would name the URL.
         vars(response).update(_csp_ro_config={}, _has_been_logged=True)
     return response
 
@@ -432,10 +429,10 @@ def _shop() -> dict[str, str]:
 
 
 _MAIL = "giftcards.delivery.channels.Mail"
-# The kinds of messages that tell the customer how an order ended. A gift has kinds of its own.
+# The messages about the end of an order. A gift has kinds of its own.
 _ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
 _ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
-# The number of digits of the longest primary key.
+# The digits of the longest primary key.
 _LONGEST_KEY = 18
 
 
@@ -463,11 +460,11 @@ class OwnedOrder:
         if self.facts.kind not in WITH_CARDS:
             return str(Kind(self.facts.kind).label)
         if self.is_received:
-            # The recipient is not told of missing cards, so the gift is shown as complete.
+            # The recipient is not told of missing cards.
             return str(Status.FULFILLED.label)
         if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
             return gettext("In progress")
-        # The label of the status is used, because the label of the kind describes a message.
+        # The label of the kind describes a message.
         return str(Status(self.order.status).label)
 
     @property
@@ -552,10 +549,7 @@ def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """The time when the recipient of each gift was told; the keys are primary keys of orders.
-
-    One query is made; without gifts, no query is made.
-    """
+    """The times when recipients were told of gifts, by primary key of the order."""
     gifts = [order.pk for order in orders if order.is_gift and order.is_final]
     if not gifts:
         return {}

@@ -37,13 +37,12 @@ from giftcards.rules.times import is_ahead
 
 logger = logging.getLogger(__name__)
 
-# The cards of a missed line are bought later, but only within this time after oscar's order was
-# placed.
+# Missed lines are bought within this time after oscar's order was placed.
 _MISSED_WITHIN = timedelta(days=30)
-# The pauses between two tries to place the order for a line.
+# The pauses between two tries to buy a line's cards.
 _FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = timedelta(minutes=1), timedelta(hours=1), 0.25
-# This app writes the ``partner_line_notes`` of a line. They begin with the customer's language.
-# After a failed try, a second row has the number of tries, and the time of the next try.
+# The ``partner_line_notes`` of a line begin with the customer's language. After a failed try, a
+# second row has the number of tries, and the time of the next try.
 _LANGUAGE = "Language: "
 _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
@@ -51,7 +50,7 @@ _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 def take_order(order: Any, **_: Any) -> None:
     """Mark the lines of a new order of oscar; buy their cards if the order is paid.
 
-    Afterwards, only the cards of marked lines are bought automatically. Lines from before the
+    Only the cards of marked lines are bought automatically later. Lines from before the
     installation have no mark. The mark contains the customer's language.
     """
     for line in list(card_lines(order=order)):
@@ -72,7 +71,7 @@ def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
 
 
 def buy_missed(should_continue: Callable[[], bool]) -> None:
-    """Buy the cards of paid lines that still have no order because a process died or failed.
+    """Buy the cards of paid lines that have no order because a process died or failed.
 
     Lines with the fewest failures come first; each failure doubles the pause before the next try.
     """
@@ -118,8 +117,8 @@ def _buy(lines: Sequence[Any]) -> None:
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
-        # A line with an order is left out: place_order() would refuse its reference if the
-        # customer's address has changed.
+        # place_order() would refuse the reference of a line with an order if the customer's address
+        # has changed.
         if (reference_of(line), line.order.number) not in known:
             what = f"Ordering {reference_of(line)}"
             with _surviving(what), translation.override(settings.LANGUAGE_CODE):
@@ -158,10 +157,10 @@ def _place(line: Any) -> None:
 
 @contextlib.contextmanager
 def _surviving(what: str) -> Iterator[None]:
-    """A context in which any error is logged as a failure of ``what``, and not raised."""
+    """A context that logs any error as a failure of ``what``, and does not raise it."""
     try:
         with transaction.atomic():
             yield
     except Exception as error:  # noqa: BLE001 (the customer must not see that it failed)
-        # The traceback is not logged, because it may contain a row of the database.
+        # A traceback may contain a row of the database.
         logger.error("%s failed: %s", what, type(error).__name__)  # noqa: TRY400

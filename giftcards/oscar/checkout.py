@@ -41,8 +41,8 @@ class BasketRefused(GiftcardsError):
 def check_cards(basket: Any, *, email: str = "") -> None:
     """Check that the cards in the basket can be bought, and are not sold at a loss.
 
-    No request to the provider is made. What matters is the price of each line after all discounts.
-    Raises :exc:`BasketRefused`.
+    The price of each line after all discounts counts. No request to the provider is made. Raises
+    :exc:`BasketRefused`.
     """
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
@@ -50,8 +50,8 @@ def check_cards(basket: Any, *, email: str = "") -> None:
 def hold_cards(basket: Any, *, email: str = "", holder: str = "") -> None:
     """Check the cards in the basket as the provider sells them now, and hold them for 20 minutes.
 
-    At most one request is made for each product. Call this right before the payment, outside any
-    transaction. ``holder`` names the person whose holds are limited: see
+    Call this right before the payment, outside any transaction. At most one request is made for
+    each product. ``holder`` names the person whose holds are limited: see
     :func:`giftcards.catalogue.hold`. If :exc:`BasketRefused` is raised, no card is held.
     """
     asked: set[str] = set()
@@ -89,7 +89,7 @@ def _hold_of(line: Any) -> str:
 
 
 def _card_lines(basket: Any) -> list[Any]:
-    """The lines of the basket that are gift cards, with their discounts."""
+    """The basket's lines with gift cards, with their discounts."""
     lines = basket.all_lines()
     cards = set(
         stock_records()
@@ -126,7 +126,7 @@ def _check(line: Any, *, email: str, fresh: bool) -> None:
 
 
 def _paid_amount(line: Any) -> Decimal:
-    """The amount that the customer pays for the line; oscar's order will have the same amount."""
+    """The amount that the customer pays for the line, and that oscar's order will have."""
     price = line.purchase_info.price
     if not price.exists or price.currency != core.currency:
         raise NotForSale(
@@ -144,7 +144,7 @@ def _paid_amount(line: Any) -> Decimal:
 class GiftCardsCheckout:
     """A mixin for the view of the payment; put it before oscar's ``PaymentDetailsView``."""
 
-    # These attributes are those of oscar's class.
+    # Attributes of oscar's class.
     request: Any
     checkout_session: Any
 
@@ -182,10 +182,10 @@ class GiftCardsCheckout:
         release_cards(self.request.basket)
 
     def get_holder(self) -> str:
-        """The holder of the cards: the account, or the IP address of a guest.
+        """The holder of the cards: the user, or the IP address of a guest.
 
         A holder can hold a limited number of cards. A private IP address belongs to a proxy, and
-        would stand for all guests. So guests behind a proxy have no limit.
+        would stand for all guests. So guests behind a proxy have no limit: the holder is "".
         """
         if self.request.user.is_authenticated:
             return f"user {self.request.user.pk}"

@@ -12,7 +12,7 @@ from giftcards.conf import conf as core
 from giftcards.exceptions import ConfigurationError
 from giftcards.oscar.conf import conf
 
-# The id of the message about a setting, for each ``SettingProblem.kind``.
+# The id of the message for each ``SettingProblem.kind``.
 IDS: Mapping[str, str] = {
     "unknown": "giftcards_oscar.E001",
     "type": "giftcards_oscar.E002",
@@ -61,7 +61,7 @@ def _check_currency() -> Iterator[CheckMessage]:
 
 
 def _check_view() -> Iterator[CheckMessage]:
-    # The views are imported only now, because they import oscar's forms and models.
+    # Oscar's views import its forms and models.
     from oscar.core.loading import get_class
 
     from giftcards.oscar.checkout import GiftCardsCheckout

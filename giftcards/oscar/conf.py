@@ -8,7 +8,7 @@ from typing import Any
 
 from giftcards.conf import Setting, SettingsDict, Unusable, text
 
-# The lengths of two columns in oscar's tables.
+# The lengths of columns in oscar's tables.
 _LONGEST_STATUS = 100
 _LONGEST_CODE = 128
 

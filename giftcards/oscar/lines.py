@@ -1,7 +1,7 @@
-"""Oscar's order lines with gift cards, this app's orders for them, and the progress of the cards.
+"""Oscar's lines with gift cards, this app's orders for them, and the progress of the cards.
 
-Two texts connect a line with this app's order: the order's reference is made from the primary key
-of the line, and the order's group is the number of oscar's order.
+The reference of this app's order contains the primary key of the line. The order's group is the
+number of oscar's order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OscarLine = get_model("order", "Line")
 StockRecord = get_model("partner", "StockRecord")
 
 PREFIX = "oscar-line-"
-# The digits are a primary key, which has at most 18 digits.
+# A primary key has at most 18 digits.
 _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
 
 
@@ -49,7 +49,7 @@ def stock_records() -> Any:
 
 
 def card_lines(**lookups: Any) -> Any:
-    """The lines with gift cards, unsorted; each line is read together with oscar's order."""
+    """The lines with gift cards, unsorted, each with oscar's order."""
     lines = OscarLine.objects.filter(partner__code=conf.partner, **lookups)
     return lines.select_related("order__user", "order__basket").order_by()
 
@@ -60,7 +60,7 @@ def reference_of(line: Any) -> str:
 
 
 def line_of(order: Order) -> Any | None:
-    """The line whose cards ``order`` buys; ``None`` if there is no such line.
+    """The line whose cards ``order`` buys, or ``None``.
 
     ``order`` may be the order for the line, or a new order for its missing cards.
     """
@@ -88,12 +88,12 @@ def owned_orders(user: Any) -> QuerySet[Order]:
 
 
 def follow_order(order: Order, **_: Any) -> None:
-    """Bring the line of ``order`` up to date; a receiver of a signal."""
+    """Update the line of ``order``; a receiver of a signal."""
     line = line_of(order)
     if line is None:
         return
     with transaction.atomic():
-        # The update locks the line, so that two processes do not write the same note.
+        # The update locks the line, so that no two processes write the same note.
         OscarLine.objects.filter(pk=line.pk).update(status=F("status"))
         line.refresh_from_db(fields=["status"])
         parts = parts_of(line)
@@ -103,15 +103,14 @@ def follow_order(order: Order, **_: Any) -> None:
 
 
 def follow_refund(refund: CustomerRefund, **_: Any) -> None:
-    """Bring the line up to date after a refund to its customer; a receiver of a signal."""
+    """Update the line after a refund to its customer; a receiver of a signal."""
     follow_order(refund.order)
 
 
 def set_status(line: Any, state: LineState) -> None:
     """Set the status of a line for the ``state`` of its cards.
 
-    The status need not be in the shop's pipeline, because the pipeline cannot undo what happened at
-    the provider.
+    The status need not be in the shop's pipeline, which cannot undo what happened at the provider.
     """
     old, new = line.status, conf.line_statuses[state]
     if new == old:
@@ -122,7 +121,7 @@ def set_status(line: Any, state: LineState) -> None:
 
 
 def note_failure(line: Any, why: str) -> None:
-    """Add a note to oscar's order, once, about why no order can be placed for a paid line."""
+    """Add a note to oscar's order, once, about why the paid line cannot be bought."""
     text = gettext("“%(title)s” could not be ordered. %(why)s")
     message = text % {"title": line.title, "why": why}
     if not line.order.notes.filter(message=message).exists():
@@ -144,10 +143,10 @@ def _delivered(parts: Sequence[Order]) -> int:
 
 
 def _note_refund(line: Any, parts: Sequence[Order]) -> None:
-    """Add a note about the amount still owed, unless the last note about the line says the same."""
-    # An order owes nothing for cards that were ordered again: the new order owes the amount.
+    """Note the amount still owed, unless the last note about the line says the same."""
+    # For cards that were ordered again, the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
-    # Each note about this line ends with this name, so that the notes can be found.
+    # The notes about this line end with this name, and are found by it.
     name = f"({reference_of(line)})"
     last = line.order.notes.filter(message__endswith=name).order_by("-pk").first()
     if due:

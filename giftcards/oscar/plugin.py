@@ -1,4 +1,4 @@
-"""The plugin: what the app for django-oscar adds to the core, and its receivers of signals."""
+"""The plugin that adds django-oscar to the core, and its receivers of signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from giftcards.oscar.stock import follow_changes, follow_ended_hold, follow_offe
 from giftcards.plugins import Plugin
 from giftcards.signals import customer_refund_changed, offer_changed, order_status_changed
 
-# The name of the receivers in the outbox. The name must stay the same even if a function moves.
+# The outbox stores this name, so it must stay the same even if a function moves.
 _UID = "giftcards_oscar"
 
 

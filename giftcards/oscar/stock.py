@@ -1,4 +1,4 @@
-"""Oscar's stock records that follow the shelf: their prices and their numbers of cards."""
+"""Oscar's stock records, whose prices and numbers of cards follow the shelf."""
 
 from __future__ import annotations
 
@@ -28,19 +28,16 @@ Partner = get_model("partner", "Partner")
 Product = get_model("catalogue", "Product")
 ProductClass = get_model("catalogue", "ProductClass")
 
-# The names of the partner, the product class and the category that this app creates.
+# The names of what this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# The name of a row of Lease that this module uses as a memory, and not as a lease. The row stores
-# the time of the chore's last run, the settings about the shelf, and the last record that was
-# written.
+# A row of Lease that is no lease, but a memory. It stores the time of the last run, the settings
+# about the shelf, and the last record that was written.
 _MEMORY = "oscar's stock"
-# A run reads changes from up to this time before the last run, because they may have been committed
-# late.
+# Changes may be committed late, so a run reads them from this time before the last run.
 _OVERLAP = timedelta(minutes=1)
-# If the last run was longer ago than this, all records are written.
+# After a longer break, all records are written.
 _LONGEST = timedelta(days=1)
-# The number of records that are read at once.
 _BATCH = 1_000
 
 
@@ -66,7 +63,7 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """The time of the chore's last run, and the primary key of the last record that was written.
+    """The time of the last run, and the primary key of the last record that was written.
 
     The key is "" once all records are written.
     """
@@ -80,13 +77,13 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 
 def _settings() -> str:
-    """A fingerprint of the settings that decide about the shelf; it changes with these settings."""
+    """A fingerprint of the settings that decide about the shelf."""
     decisive = (core.pricing, core.currency, core.catalogue_skip, core.least_stock)
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 
 
 def _changed(since: datetime) -> set[str]:
-    """The SKUs of cards that may have changed on the shelf after ``since``."""
+    """The SKUs of cards that may have changed on the shelf since ``since``."""
     now = timezone.now()
     lines: set[tuple[str, str]] = set()
     orders, holds = Order.objects.order_by(), Hold.objects.all()
@@ -100,8 +97,8 @@ def _changed(since: datetime) -> set[str]:
     changes = OfferChange.objects.filter(at__gte=since)
     for changed in (
         kinds.filter(read_at__gte=since),
-        # The last reading of these types has become too old since the last run, so the types are
-        # not for sale any more.
+        # The reading of these types has become too old since the last run: they are not for sale
+        # any more.
         kinds.filter(read_at__gte=since - stale_after(), read_at__lte=now - stale_after()),
         kinds.filter(priced_at__gte=since),
         kinds.filter(pk__in=changes.order_by().values("type")),
@@ -112,9 +109,9 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_hold(instance: Hold, **_: Any) -> None:
-    """When a hold is deleted, mark the card's stock record for the next run of the chore."""
+    """Mark the stock record of a deleted hold for the next run; a receiver of a signal."""
     sku = sku_of(instance.product_id, instance.type_id)
-    # The record is updated after the commit, so that no transaction waits for the record's lock.
+    # After the commit, no transaction has to wait for the record's lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)
 
 
@@ -126,7 +123,7 @@ def follow_offers(skus: Collection[str] | None = None) -> int:
     """Write the shelf's prices and stock to the stock records; return the number that changed.
 
     ``skus`` selects the records, by default all. Cards that are not on the shelf cannot be bought.
-    A failure to write a record is logged, and the other records are written.
+    A record that cannot be written is logged, and the others are written.
     """
     if skus is None:
         skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
@@ -148,7 +145,7 @@ def _follow_batch(skus: Collection[str]) -> int:
         sku = record.partner_sku
         kind = shelf.get(sku)
         if kind is None and is_sandbox and is_test_type(ids_of(sku)[1]):
-            # A type for tests can be bought although the sandbox may not list it.
+            # A type for tests can be bought even if the sandbox does not list it.
             continue
         try:
             changed += _follow(record, kind)
@@ -156,7 +153,7 @@ def _follow_batch(skus: Collection[str]) -> int:
             logger.error(  # noqa: TRY400 (a traceback may hold a row)
                 "The stock record of %s cannot be written: %s", sku, type(error).__name__
             )
-            # The next run tries to write this record again.
+            # The next run tries again.
             _touch(sku)
     return changed
 
@@ -169,9 +166,9 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
         left = 0
     if (price, left) == (record.price, record.net_stock_level):
         return False
-    # Cards that oscar has allocated are held or ordered, so the shelf has left them out already.
+    # Cards that oscar has allocated are held or ordered: they are not on the shelf.
     record.price, record.num_in_stock, record.num_allocated = price, left, 0
-    # The record is saved as an instance, so that oscar notifies customers who wait for the card.
+    # Saving an instance makes oscar notify customers who wait for the card.
     record.save(update_fields=["price", "num_in_stock", "num_allocated", "date_updated"])
     return True
 
@@ -186,13 +183,12 @@ def _left(kind: ProductType | None) -> int:
 def lock_stock(instance: Any, **_: Any) -> None:
     """Lock the stock records for an order that oscar is placing; a receiver of a signal.
 
-    In MariaDB, oscar locks the records for reading when it inserts the lines, and for writing when
-    it allocates the cards: two customers who buy the same card at once would cause a deadlock.
+    MariaDB locks the records for reading when oscar inserts the lines, and for writing when oscar
+    allocates the cards. So two customers who buy the same card at once would cause a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)
-        # Two statements: if one statement both read and locked the rows, it would fail whenever it
-        # had to wait.
+        # One statement that reads and locks the rows would fail whenever it had to wait.
         keys = list(of_basket.values_list("pk", flat=True))
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))
 
@@ -200,8 +196,8 @@ def lock_stock(instance: Any, **_: Any) -> None:
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
     """Create the products on the shelf that oscar's catalogue lacks; return their number.
 
-    ``product_ids`` are the provider's ids, by default all. Types for tests are created only with
-    ``with_tests``, because everybody could buy their cards.
+    ``product_ids`` are the provider's ids, by default all. Types for tests need ``with_tests``,
+    because everybody could buy their cards.
     """
     kinds = offers()
     if product_ids:

@@ -1,6 +1,6 @@
 """The proof of delivery: a page with all facts about an order, but no code.
 
-Staff need this page if somebody says that a code was used already.
+Staff need the page if somebody says that a code was used already.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ from giftcards.models import CardReveal, Order
 from giftcards.rules.money import customer_breakdown
 from giftcards.text.display import bdi, filled, money, named, status_badge, zoned_moment
 
-# The maximum number of messages, of links and of visits that the page lists.
+# The most messages, links and visits on the page.
 _MOST = 200
-# The maximum number of codes whose ends are quoted to the provider. If there are more codes, no end
-# is quoted.
+# The ends of codes are quoted to the provider, unless there are more codes than this.
 _FEW = 10
 #: The languages of the texts for the provider.
 _LANGUAGES = ("fr", "ar", "en")
@@ -48,7 +47,7 @@ def _view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     now = timezone.now()
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
-    # A person who sees the ends of codes on the page of an order also sees them here.
+    # Whoever sees the ends of codes on the page of an order sees them here, too.
     cards = cards_shown(order, with_tails=pages.may_see_tails(request))
     sees_reveals = has_perm("giftcards.view_cardreveal")
     past = Timeline(

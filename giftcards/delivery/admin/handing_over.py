@@ -1,9 +1,8 @@
 """Links that staff hand over themselves, the hourly limits, and the withdrawal of all links.
 
-Whoever gets a link, or a message with cards, sees codes. Other messages name what the customer
-bought. So within an hour, each member of staff may hand out at most ``REVEALS_PER_HOUR`` links and
-messages. Messages to the customer's address do not count. A second limit, for each order, protects
-customers from endless messages.
+A link or a message with cards shows codes, and other messages name what the customer bought. So
+each member of staff may hand out at most ``REVEALS_PER_HOUR`` of them in an hour. Messages to the
+order's own address do not count. A limit for each order protects customers from endless messages.
 """
 
 from __future__ import annotations
@@ -51,17 +50,15 @@ logger = logging.getLogger(__name__)
 
 #: The permission to have messages sent again, and to make and withdraw links.
 MAY_RESEND = may("giftcards_delivery.resend_delivery")
-# The maximum number of messages and links, counted together, that staff can make for an order
-# within an hour.
+# The most messages and links together that staff can make for an order in an hour.
 MOST_OF_AN_ORDER = 10
 
 
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
     """Raise :exc:`~giftcards.admin.frame.actions.Refused` if a link or message exceeds a limit.
 
-    Call this function in the transaction that created the link or message. The transaction has to
-    hold the lock of ``order``. ``is_handed_out`` is True for a link, and for a message to another
-    address than the customer's.
+    Call this function in the transaction that created the link or message and locked ``order``.
+    ``is_handed_out`` is True for a link, and for a message to another address than the order's.
     """
     since = _an_hour_ago()
     links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
@@ -92,7 +89,7 @@ def _too_many_of_order() -> str:
 def _too_many(request: HttpRequest) -> str:
     """Record that a person has reached the hourly limit; return the text to show.
 
-    The admin's log gets at most one entry an hour for each person. Digests report these entries.
+    The admin's log gets at most one entry an hour for each person, for digests.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
@@ -120,22 +117,21 @@ def _an_hour_ago() -> datetime:
 
 
 def may_have_link(order: Order) -> bool:
-    """True if ``order`` has cards, and ``BASE_URL`` is set, so that a link can lead to them."""
+    """True if ``order`` has cards, and ``BASE_URL`` is set."""
     return bool(conf.base_url) and has_cards(order)
 
 
 class NewLinkForm(RevealForm):
     """The form for a new link: its reason, a proof, and what to do with the earlier links.
 
-    A person with the link sees the codes, so making a link takes the same proof as revealing a
-    code.
+    A link shows the codes, so it takes the same proof as revealing a code.
     """
 
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True
     )
-    # The primary key of the newest link when the form was made. Later links are not withdrawn. So
-    # if the button is pressed twice, the first link still works.
+    # The newest link when the form was made. Later links are not withdrawn, so pressing the button
+    # twice leaves the first link working.
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:
@@ -202,7 +198,7 @@ def _before_link(attempt: Attempt) -> Answer | None:
 
 @sensitive_variables()
 def _make_link(attempt: Attempt) -> HttpResponse:
-    """Create a link, record who made it and why, and return the page that shows it."""
+    """Create and record a link; return the page that shows it."""
     pages, request, order = attempt.pages, attempt.request, attempt.order
     given = attempt.form.cleaned_data
     done = "Made a link to the cards, to hand over."
@@ -221,7 +217,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
         seconds=SHOWN_FOR,
         until=moment(link.expires_at) if link.expires_at else "",
     )
-    # The page of a revealed code has the same two headers.
+    # The page of a revealed code has these headers, too.
     response["Referrer-Policy"] = "same-origin"
     response["Refresh"] = f"{SHOWN_FOR}; url={pages.url_of('change', order.pk)}"
     return response

@@ -24,7 +24,7 @@ from giftcards.delivery.models import (
 from giftcards.text.display import bdi, count_text, duration_text, filled, moment
 
 _What = LinkVisit.What
-# The badge of a message takes its colour from the badge of an order with this status.
+# A message's badge has the colour of an order's badge with this status.
 _COLOURS = {
     DeliveryStatus.QUEUED: "pending",
     DeliveryStatus.SENDING: "handling",
@@ -41,7 +41,7 @@ def language_choices() -> list[tuple[str, str]]:
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """Return the newest rows, limited to ``most``, and whether there are further rows."""
+    """The newest rows, at most ``most``, and whether there are further rows."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
@@ -58,7 +58,7 @@ def with_use(links: CardLinkQuerySet) -> Any:
 
 
 def status_badge(message: Delivery) -> SafeString:
-    """A badge with the status of a message; it looks like the badge of an order."""
+    """A badge with the status of a message."""
     badge = '<span class="giftcards-badge giftcards-{}">{}</span>'
     colour = _COLOURS[DeliveryStatus(message.status)]
     return format_html(badge, colour, message.get_status_display())
@@ -70,7 +70,7 @@ def address_of(message: Delivery) -> SafeString:
 
 
 def what_became(message: Delivery) -> SafeString:
-    """One or two sentences on what became of the message, and what to do about it."""
+    """One or two sentences on the fate of the message, and what to do about it."""
     parts: dict[str, Any] = {"address": address_of(message)}
     match message.status:
         case DeliveryStatus.SENT:
@@ -105,7 +105,7 @@ def _age(at: datetime) -> str:
 
 
 def doubts(message: Delivery) -> str:
-    """Return a sentence that counts the attempts with unknown outcome; "" if there are none."""
+    """A sentence that counts the attempts with unknown outcome; "" if there are none."""
     if not message.unanswered:
         return ""
     text = ngettext(
@@ -117,7 +117,7 @@ def doubts(message: Delivery) -> str:
 
 
 def who_asked(message: Delivery) -> SafeString | str:
-    """Return who had the message sent again, and why; "" if nobody did."""
+    """A sentence with the person who had the message sent again, and the reason, or ""."""
     if not message.requested_by:
         return ""
     text = gettext("%(by)s had it sent again: %(reason)s")
@@ -125,10 +125,7 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 
 def use_in_words(links: Sequence[Any]) -> SafeString | str:
-    """Say in a sentence how often links were opened and cards were shown.
-
-    The sentence includes the time of the last use.
-    """
+    """A sentence on how often links were opened and cards were shown, and when last."""
     opened = sum(link.times_opened for link in links)
     shown = sum(link.times_shown for link in links)
     if not (opened or shown):
@@ -155,7 +152,7 @@ def _together(said: Sequence[str]) -> str:
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
-    """Return the state of the link in words, and whether a person has to act."""
+    """The state of the link in words, and True if a person has to act."""
     if link.revoked_at:
         text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
@@ -171,7 +168,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """The origin of the link; if a member of staff made the link, with that person's name."""
+    """The origin of the link, with the name of the member of staff who made it."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Made by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

@@ -1,4 +1,4 @@
-"""Admin pages that list messages, links or digests, or show one of them."""
+"""The admin's pages of messages, links and digests."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ from giftcards.delivery.models import (
 from giftcards.models import Order
 from giftcards.text.display import bdi, count_text, exact_moment, filled, labelled, moment
 
-# The maximum number of visits on the page of a link: programs may open a link any number of times.
+# The most visits on the page of a link: programs may open a link any number of times.
 _MOST_VISITS = 200
 
 
 class DeliveryRows(OrderRows):
-    """The base class of this app's lists of rows about orders; the latest row comes first."""
+    """The base class of lists of rows about orders; the latest row comes first."""
 
     list_display_links = ("when",)
     list_select_related = ("order",)
-    # This attribute only makes Django show the search box; search_rows() does the search.
+    # Makes Django show the search box; search_rows() does the search.
     search_fields = ("order__reference",)
 
     class Media:
@@ -91,7 +91,7 @@ class CustomersFilter(admin.SimpleListFilter):
     title = _("customers")
     parameter_name = "customers"
 
-    # Tiles of the start page link to the last two choices.
+    # Tiles of the start page link to the last two.
     _rows: ClassVar[Mapping[str, tuple[Any, Callable[[DeliveryQuerySet], DeliveryQuerySet]]]] = {
         "untold": (_("Not told"), lambda rows: rows.untold()),
         "untold-lately": (
@@ -250,20 +250,20 @@ class CardLinkAdmin(DeliveryRows):
 
 @admin.register(StaffDigest)
 class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
-    """The list of digests, with a row for each person who gets digests."""
+    """The list of digests, with a row for each person."""
 
     list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "last_error", "next_try")
     list_display_links = None
     fields = readonly_fields = list_display
     sortable_by = ()
-    # Empty values show no dash, because on a phone, a dash would take a line of its own.
+    # On a phone, a dash would take a line of its own.
     empty_value_display = ""
 
     class Media:
         css = {"all": ("giftcards_delivery/admin.css",)}
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
-        # The text of a digest also counts orders that this person may not see.
+        # A digest also counts orders that this person may not see.
         hidden = {"what_it_said"} if hides_orders(request, self.admin_site) else set()
         return [name for name in super().get_list_display(request) if name not in hidden]
 

@@ -44,7 +44,7 @@ _FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "
 class SendAgainForm(forms.Form):
     """The form for sending again: the message, its address, and what to do with earlier links."""
 
-    # The values of the field about the earlier links.
+    # The values of the field ``links``.
     IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"
 
     kind = forms.ChoiceField(label=_("Message"))
@@ -81,7 +81,7 @@ class SendAgainForm(forms.Form):
         help_text=_("Needed if the cards go to another address than the customer's."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
-    # Each form has another value here, so that pressing its button twice sends one message.
+    # Each form has another value, so that pressing its button twice sends one message.
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(
@@ -91,8 +91,7 @@ class SendAgainForm(forms.Form):
         kinds = kinds_that_fit(self._order)
         self._channels: dict[str, Channel] = {channel.name: channel for channel in make_channels()}
         first = next(iter(self._channels.values()))
-        # The messages about a gift go to two people. So address and language are not filled in
-        # before a message is chosen.
+        # Messages about a gift go to two people. Address and language depend on the chosen message.
         is_for_one = not self._order.is_gift
         is_known = is_for_one and len(self._channels) == 1
         initial = {
@@ -149,7 +148,6 @@ class SendAgainForm(forms.Form):
             self.add_error("password", error)
 
     def _check(self, channel: Channel, address: str) -> None:
-        """Add an error if the address is missing, or if the channel cannot use the address."""
         if not address:
             self.add_error("address", gettext("The order has no address for this: give one."))
         elif isinstance(channel, Mail):
@@ -179,8 +177,7 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 def _send_again(attempt: Attempt) -> Answer:
     request, order, given = attempt.request, attempt.order, attempt.form.cleaned_data
     if given["takes_proof"] and needs_other_proof(request):
-        # The page of the proof does not keep the typed values, so the person fills in the form
-        # again.
+        # The page of the proof loses the typed values, so the person fills in the form again.
         return HttpResponseRedirect(url_of_proof(back_to=request.path))
     done = f"Had a message sent again: {given['kind']}."
     if given["withdraws"]:

@@ -47,9 +47,9 @@ from giftcards.text.display import count_text, filled, moment
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
 ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)
 
-# The maximum number of messages, and of links, on the page of an order.
+# The most messages, and the most links, on the page of an order.
 _MOST = 20
-# The statuses in which the last error of a message is worth showing.
+# The statuses of messages whose last error is shown.
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
 
 
@@ -78,7 +78,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
-    # A message of a kind counts as telling the customer, even if it did not go out.
+    # A message counts, even if it did not go out.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -86,7 +86,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     return {
         "original": order,
         "silence": silence,
-        # Without messages, no codes were sent, and no query is needed.
+        # Without messages, no codes were sent.
         "codes_elsewhere": _codes_elsewhere(order) if messages else [],
         "messages": [
             {
@@ -104,7 +104,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
-    """The reason why the customer is not told of the order's status; "" if the customer is told."""
+    """The reason why the customer is not told of the order's status, or ""."""
     untold = [
         kind
         for kind in kinds_of(order.status, is_gift=order.is_gift)
@@ -125,7 +125,7 @@ def _why_silent(order: Order, told: Collection[str]) -> str:
 
 
 def _is_reached(order: Order, kind: Kind) -> bool:
-    """True if any channel has an address of the person who gets messages of this kind."""
+    """True if any channel reaches the person who gets messages of this kind."""
     return any(
         find_address(channel, order, for_recipient=kind in TO_RECIPIENT)
         for channel in make_channels()
@@ -133,8 +133,7 @@ def _is_reached(order: Order, kind: Kind) -> bool:
 
 
 def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
-    # The details: the person who had the message sent again, the number of attempts with an unknown
-    # outcome, and the use of the message's links.
+    # Who asked for the message, its unknown outcomes, and the use of its links.
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:
@@ -160,7 +159,7 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 
 
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Yield sentences on what a correction of an address does to messages and links."""
+    """Yield sentences on the effect of a corrected address on messages and links."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -200,7 +199,7 @@ def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
 
 
 def _codes_elsewhere(order: Order) -> list[SafeString]:
-    """Sentences about codes that were sent to a former address of the customer or recipient."""
+    """Sentences about codes that were sent to a former address."""
     found: list[SafeString] = []
     for for_recipient in (False, True):
         now = addresses_of(order, for_recipient=for_recipient)
@@ -223,7 +222,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 def _not_received(
     _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
-    """Return sentences on the orders whose cards nobody has received, keyed by primary key."""
+    """Sentences on the orders whose cards nobody has received, by primary key."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()

@@ -20,7 +20,7 @@ register.filter("money", money)
 register.filter("moment", moment)
 register.filter("day", day_text)
 
-# The maximum number of orders that the tag lists; the customer's page lists all orders.
+# The most orders that the tag lists; the customer's page lists all.
 _MOST_LISTED = 20
 
 
@@ -44,12 +44,12 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
     user, back = _person_and_page(context)
-    # The order is read again, because the instance in the template may be stale.
+    # The instance in the template may be stale.
     found = views.orders_of(user).filter(pk=order.pk)[:1]
     return {"orders": views.shown_orders(user, found), "back": back}
 
 
 def _person_and_page(context: RequestContext) -> tuple[Any, str]:
-    """The user, and the URL of the current page, for a link back to this page."""
+    """The user, and the URL of the current page for a link back."""
     request = context.get("request")
     return getattr(request, "user", None), request.get_full_path() if request else ""

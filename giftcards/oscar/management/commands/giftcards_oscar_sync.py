@@ -40,8 +40,7 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # These modules are imported only now: they import the models of oscar, which --help does
-        # not need.
+        # These modules import the models of oscar, which --help does not need.
         from giftcards.catalogue import keep_prices
         from giftcards.oscar.lines import stock_records
         from giftcards.oscar.stock import create_products, follow_offers
