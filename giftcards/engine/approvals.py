@@ -4,9 +4,9 @@ An order is held for one of these reasons:
 
 - A card costs more than the ceiling.
 - ``REVIEW_ORDER`` wants a person to look at the order.
-- ``REORDER_MISSING`` made the order, and the time to send the order has not come.
+- ``REORDER_MISSING`` made the order, and its time has not come.
 
-A held order is PENDING and never due. A held order times out only if ``REORDER_MISSING`` made it.
+A held order is PENDING and never due. It times out only if ``REORDER_MISSING`` made it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from giftcards.rules.times import LONGEST_WAIT, is_ahead
 
 logger = logging.getLogger(__name__)
 
-# At most this many held orders are released at a time: about as many as can be sent in a minute.
+# The most held orders that are released at a time: about as many as a minute can send.
 _AT_ONCE = 100
-# An objection is cut off after this many characters.
+# In characters.
 _LONGEST_OBJECTION = 200
 
 
@@ -48,10 +48,9 @@ class ReviewFailed(Exception):
 
 
 def objection(order: Order) -> str:
-    """Return why a person has to look at ``order`` before it is sent; "" if there is no reason.
+    """Return why a person has to look at ``order`` before it is sent; "" without a reason.
 
-    The rule ``REVIEW_ORDER`` is not called for an order whose review is approved. Raises
-    :exc:`ReviewFailed`.
+    ``REVIEW_ORDER`` is not called once a review is approved. Raises :exc:`ReviewFailed`.
     """
     if order.review == Review.APPROVED:
         return ""
@@ -60,7 +59,7 @@ def objection(order: Order) -> str:
     try:
         rule = conf.review_order
         if rule is not None:
-            # The rule gets a copy, so that its changes do not reach the order of this process.
+            # The rule gets a copy, so that it cannot change the order of this process.
             answer = import_string(rule)(copy(order))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
         failure = type(error).__name__
@@ -87,7 +86,7 @@ def hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
 def hold_for_review(order: Order, *, objection: str) -> None:
     """Hold a PENDING order that a person has to look at, unless another process has changed it."""
     if _hold(order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED):
-        # The objection is not logged, because it may be about the customer.
+        # The objection is not logged: it may be about the customer.
         logger.warning("Order %s is held for review.", order.reference)
 
 
@@ -110,13 +109,12 @@ def held_price(order: Order) -> Decimal | None:
 
 
 def held_objection(order: Order) -> str | None:
-    """Return why ``order`` is held for review; ``None`` if the order is not held for review."""
+    """Return why ``order`` is held for review; ``None`` if it is not."""
     wanted = _held_for(order, "review_wanted")
     return str(wanted.parameters["objection"]) if wanted else None
 
 
 def _held_for(order: Order, code: str) -> Problem | None:
-    """Return the order's problem with this code; ``None`` if the order is not held for it."""
     problems = map(Problem.of, order.problems if order.is_held else ())
     return next((problem for problem in problems if problem.code == code), None)
 
@@ -125,9 +123,8 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
     """Approve a price per card for an order that is held for its price.
 
     The order is sent if a card then costs at most ``price``; otherwise, it is held again. Returns
-    the recorded decision, which names ``by``. Returns ``None``, and changes nothing, if the order
-    is not held for its price any more. Raises ``ValidationError`` if ``price`` is below 0 or has
-    more than two decimals.
+    the recorded decision, which names ``by``, or ``None`` if the order is not held for its price
+    any more. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
     """
     approved, above = order.check_amount("approved_price", price), _held_for(order, "price_above")
     if above is None:
@@ -144,8 +141,8 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 def approve_review(order: Order, *, by: str) -> Problem | None:
     """Approve an order that is held for review; it is sent without another review.
 
-    The order can still be held for its price. Returns the recorded decision, which names ``by``.
-    Returns ``None``, and changes nothing, if the order is not held for review any more.
+    The order can still be held for its price. Returns the recorded decision, which names ``by``, or
+    ``None`` if the order is not held for review any more.
     """
     wanted = _held_for(order, "review_wanted")
     if wanted is None:
@@ -161,8 +158,7 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
     """Release the product's orders that were held for their price and now cost little enough.
 
-    ``prices`` maps types to prices. One call releases at most 100 orders; the calls with the next
-    prices release the remaining orders.
+    ``prices`` maps types to prices. One call releases at most 100 orders; the next calls go on.
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
@@ -175,7 +171,7 @@ def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
 
 
 def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Order, Problem]]:
-    """Yield the held orders whose price has fallen, each with the entry for its timeline."""
+    """Yield the held orders whose price has fallen, with entries for their timelines."""
     for order in Order.objects.on_hold_for_price().filter(product_id=product_id):
         price, ceiling = prices.get(order.type_id), order.price_ceiling
         if price is None or ceiling is None or price > ceiling:
@@ -189,8 +185,7 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
 def send_at_once(order: Order, *, by: str) -> Problem | None:
     """End the wait of an order, so that it is sent now; return the recorded decision.
 
-    Returns ``None``, and changes nothing, if the order does not wait any more. In the timeline,
-    ``by`` names the person who decided.
+    Returns ``None`` if the order does not wait any more. The timeline names ``by``.
     """
     if not order.is_waiting:
         return None
@@ -204,7 +199,7 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
 def end_waits(orders: OrderQuerySet) -> None:
     """Release held orders after ``send_after``, or give them up after ``send_before``.
 
-    One call handles at most 100 of ``orders``; the next call goes on with the rest.
+    One call handles at most 100 of ``orders``; the next call goes on.
     """
     now = timezone.now()
     for order in orders.on_hold_for_too_long(now)[:_AT_ONCE]:
@@ -225,7 +220,7 @@ def _give_up(order: Order) -> None:
 
 
 def _release(order: Order, reason: Problem | None = None, *, by: str = "", **values: Any) -> bool:
-    """Let a held order be sent, and keep ``reason`` in its timeline; False if it is not held."""
+    """Let a held order be sent, with ``reason`` in its timeline; False if it is not held."""
     # SEND_TIMEOUT starts again, however long the order has waited.
     now = timezone.now()
     due = {"due_at": now, "queued_at": now, "send_after": None, "failures": 0}
@@ -237,20 +232,18 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store ``price`` as the ceiling of ``order``.
+    """Store ``price``, which a person confirmed while placing, as the ceiling of ``order``.
 
-    A person has confirmed the price while placing the order. Call this function in the transaction
-    that records the order, so that no worker has seen the order yet.
+    Call this in the transaction that records the order, before any worker can see it.
     """
     order.approved_price = order.check_amount("approved_price", price)
     order.save(update_fields=["approved_price"])
 
 
 def reject_held(order: Order, *, by: str) -> Problem | None:
-    """Reject a held order; return the recorded decision.
+    """Reject a held order, for which nothing was bought; return the recorded decision.
 
-    Nothing was bought for a held order. Returns ``None``, and changes nothing, if the order is not
-    held any more.
+    Returns ``None`` if the order is not held any more.
     """
     if not order.is_held:
         return None

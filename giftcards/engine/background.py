@@ -1,10 +1,10 @@
 """Background work: all work that is not about single orders.
 
-Only this module begins such work. Work is declared once, as :class:`Work`, for every kind of
-worker. The end of a tick and the threads beside the loop both call :func:`give_turns`.
+Work is declared once, as :class:`Work`. Only :func:`give_turns` begins it: at the end of a tick,
+and in the threads beside the loop.
 
 Each piece of prompt work has a lane of its own, so that it waits for no other work. All other work
-shares one lane. In the shared lane, only one process at a time gives turns.
+shares one lane, where only one process at a time gives turns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from giftcards.rules.times import LONGEST_HOLD
 
 logger = logging.getLogger(__name__)
 
-#: A function that returns whether work may go on; work calls it before each step.
+#: A function that work calls before each step; it returns whether the work may go on.
 MayGoOn = Callable[[], bool]
 
 
@@ -36,38 +36,35 @@ MayGoOn = Callable[[], bool]
 class Work:
     """A piece of background work.
 
-    ``name`` is shown to people, for example "the messages". ``do`` gets a callback, and does due
-    work for as long as the callback returns True. If ``do`` returns False, it is not called again
-    for some seconds.
+    ``name`` is shown to people, such as "the messages". ``do`` gets a callback, and does due work
+    while the callback returns True. If ``do`` returns False, it is not called again for some
+    seconds.
     """
 
     name: str
     do: Callable[[MayGoOn], object]
-    #: True if people wait for the results: then the work waits for no other work, and several
-    #: processes may do it.
+    #: True if people wait for the results. Such work waits for no other work, and several processes
+    #: may do it.
     is_prompt: bool = False
-    #: A function, called every second, that returns whether prompt work is due before its next
-    #: turn.
+    #: Returns whether prompt work is due before its next turn; called every second.
     is_due: Callable[[], bool] = lambda: False
-    #: A function that queues a task for the work. Where there is a queue, ticks call this function
-    #: in place of ``do``.
+    #: Queues a task for the work. Where there is a queue, ticks call this in place of ``do``.
     wake: Callable[[], object] | None = None
-    #: True if the work comes after all other work: such work always finds something to do, or may
-    #: hang.
+    #: True if the work comes after all other work, because it never runs out, or may hang.
     is_last: bool = False
 
 
-#: The declared work; the keys are names of work.
+#: The declared work, by name.
 WORK: dict[str, Work] = {}
-# The work that this process is doing, each piece with the time of its last sign of life: when the
-# piece began, or last called its callback. No piece is begun again while it is under way.
+# The pieces of work that this process is doing, with the time of their last sign of life: their
+# start, or their last call of the callback. No piece is begun while it is under way.
 _under_way: dict[str, float] = {}
 
 
 def lanes() -> list[Sequence[Work]]:
     """Return the work in lanes: one for each piece of prompt work, and one for all other work.
 
-    If a piece of prompt work has ``is_last``, its lane comes after all other lanes.
+    Prompt work with ``is_last`` comes after all other lanes.
     """
     prompt = [[work] for work in WORK.values() if work.is_prompt]
     others = [work for work in WORK.values() if not work.is_prompt]
@@ -78,9 +75,8 @@ def lanes() -> list[Sequence[Work]]:
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
     """Give each piece of work in ``lane`` its turn; False if the lane has to be left alone for now.
 
-    No further piece is begun once ``has_time`` returns False or ``stop`` is set. The next call goes
-    on with the piece that follows, even if the last piece has killed its process. So each piece
-    gets its turn.
+    Nothing more is begun once ``has_time`` returns False or ``stop`` is set. The next call goes on
+    with the next piece, even if a piece has killed its process.
     """
 
     def may_go_on() -> bool:
@@ -159,8 +155,8 @@ def beside(stop: threading.Event) -> Iterator[None]:
 def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
     """Give turns once a minute, and whenever the work of ``lane`` is due, until ``stop`` is set.
 
-    If a piece of work gives no sign of life for two minutes, its thread is abandoned, and the other
-    pieces go on.
+    A piece without a sign of life for two minutes is abandoned with its thread, and the others go
+    on.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + tuning.chores_every
@@ -194,7 +190,6 @@ def _give_turns(lane: Sequence[Work], stop: threading.Event, is_fine: list[bool]
 
 
 def _wait(lane: Sequence[Work], stop: threading.Event, ends_at: float) -> None:
-    """Wait until ``ends_at``, or until a piece of prompt work is due."""
     may_be_due = any(work.is_prompt for work in lane)
     while not stop.is_set() and (left := ends_at - time.monotonic()) > 0:
         if may_be_due:
@@ -210,10 +205,10 @@ def _start(run: Callable[..., object], *args: object) -> threading.Thread:
         try:
             run(*args)
         finally:
-            # The thread has database connections of its own.
+            # The thread has its own database connections.
             connections.close_all()
 
-    # The thread is a daemon: if its work hangs, it does not keep the process alive.
+    # A daemon: work that hangs must not keep the process alive.
     thread = threading.Thread(target=work, name="giftcards: turns", daemon=True)
     thread.start()
     return thread

@@ -6,11 +6,11 @@ import random
 from datetime import timedelta
 
 # The pause after a 429 without ``Retry-After``, and the bounds of a pause that ``Retry-After`` asks
-# for. ``Retry-After: 0`` allows an immediate retry, which would be refused again.
+# for. An immediate retry (``Retry-After: 0``) would be refused again.
 _LIMIT_PAUSE = timedelta(minutes=1)
 _SHORTEST_RETRY_AFTER = timedelta(seconds=5)
 _LONGEST_RETRY_AFTER = timedelta(minutes=15)
-# The pause after the first failed sweep of an outage, and the longest pause of an outage.
+# The pause after the first failed sweep of an outage, and the longest one.
 _OUTAGE_PAUSE = timedelta(seconds=1)
 _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 
@@ -18,13 +18,12 @@ _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 def backoff(
     failures: int, *, first: timedelta, longest: timedelta, jitter: float = 0.0
 ) -> timedelta:
-    """Return the pause after ``failures`` failures in a row.
+    """Return the pause after ``failures`` failures in a row; 0 counts as 1.
 
-    The pause is ``first`` after one failure, and doubles with each further failure, up to
-    ``longest``. Then a random part of at most ``jitter * pause`` is added, even if the sum exceeds
-    ``longest``. ``first`` must be positive. If ``failures`` is 0, it counts as 1.
+    The pause is ``first`` (which must be positive), and doubles with each failure up to
+    ``longest``. A random part of at most ``jitter * pause`` is added, even beyond ``longest``.
     """
-    # The doublings end where ``longest`` is exceeded, because more doublings would overflow.
+    # More doublings would overflow.
     doublings = min(max(failures - 1, 0), (longest // first).bit_length())
     pause: timedelta = min(first * 2**doublings, longest)
     return pause * random.uniform(1, 1 + jitter)  # noqa: S311 (not a secret)
@@ -36,7 +35,7 @@ def pause_after_outage(outages: int) -> timedelta:
 
 
 def pause_after_limit(retry_after: float | None) -> timedelta:
-    """Return the pause after a 429: ``retry_after`` seconds within bounds; by default, a minute."""
+    """Return the pause after a 429: ``retry_after`` seconds within bounds, or else a minute."""
     if retry_after is None:
         return _LIMIT_PAUSE
     asked = min(timedelta(seconds=retry_after), _LONGEST_RETRY_AFTER)

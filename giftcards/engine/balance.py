@@ -1,8 +1,7 @@
-"""Reading the account's balance, warning the shop when it is low, and computing how much is free.
+"""The account's balance: reading it, warning the shop when it is low, computing how much is free.
 
-One process reads the balance, at most every five minutes. After the provider has refused an order
-for lack of money, the process reads it sooner. Most other requests take precedence over this
-request. The cost of open orders and holds is computed from indexes of the database alone.
+One process reads the balance, at most every five minutes, or sooner after an order was refused for
+lack of money. Most other requests come first.
 """
 
 from __future__ import annotations
@@ -37,26 +36,25 @@ _ZERO = Decimal("0.00")
 class BalanceReader:
     """A reader that requests the balance in a thread, so that no order waits for the answer.
 
-    The reader has its own gateway. Its failures are not stored as outages of the provider, because
-    only requests about orders decide about outages. A refused key and a rate limit stop all calls,
-    as usual.
+    Its failures do not count as outages: only requests about orders decide about these. A refused
+    key and a rate limit stop all calls, as usual.
     """
 
     def __init__(self) -> None:
         self._gateway: Gateway | None = None
-        # The slot and the start of a request that is in flight.
+        # The slot and the start of the request in flight.
         self._call: tuple[Slot, datetime] | None = None
         self._answers: SimpleQueue[Decimal | Exception] = SimpleQueue()
 
     def look_after(self) -> None:
-        """Request the balance if it is due; tell the shop if the known balance has become low."""
+        """Request the balance if it is due; tell the shop if the balance has become low."""
         state = ProviderState.objects.current()
         if self._call is None and state.is_balance_due(timezone.now()):
             self._ask()
         _tell_of_fall(state)
 
     def close(self, *, seconds: float) -> None:
-        """Wait at most ``seconds`` for an answer that is on its way, and close the gateway."""
+        """Wait at most ``seconds`` for an answer in flight, and close the gateway."""
         try:
             if self.take_answer(seconds=seconds):
                 _tell_of_fall(ProviderState.objects.current())
@@ -77,7 +75,7 @@ class BalanceReader:
                 gateway.give_back(slot)
         if is_claimed:
             self._call = slot, timezone.now()
-            # The thread is a daemon: if it hangs, it does not keep the process alive.
+            # A daemon: a request that hangs must not keep the process alive.
             threading.Thread(target=self._request, args=(gateway.client,), daemon=True).start()
 
     def _request(self, client: Client) -> None:
@@ -107,7 +105,7 @@ class BalanceReader:
 
 
 def _tell_of_fall(state: ProviderState) -> None:
-    """Tell the shop that the balance is low, but only once before the balance recovers."""
+    """Tell the shop that the balance is low, once until it recovers."""
     if state.is_balance_low == (state.low_balance_since is not None):
         return
     if not state.is_balance_low:
@@ -125,12 +123,12 @@ def _tell_of_fall(state: ProviderState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class OpenMoney:
-    """The cost of the open orders, in dinars. Orders held until a person decides are left out.
+    """The cost of the open orders, in dinars, without orders that are held for a person.
 
-    ``sent`` is the cost of orders that were sent or may have been sent. The provider has taken this
+    ``sent`` is the cost of orders that were or may have been sent. The provider has taken this
     amount from the balance, and gives back the price of cards that do not come. ``unsent`` is the
-    cost of orders still to be sent. Neither amount includes orders without a known price;
-    ``unknown`` counts these orders.
+    cost of orders still to be sent. ``unknown`` counts orders without a known price, which neither
+    amount includes.
     """
 
     sent: Decimal = _ZERO
@@ -149,7 +147,7 @@ class OpenMoney:
 def money_in_open_orders() -> OpenMoney:
     """Return the cost of the open orders in dinars, as ``sent``, ``unsent`` and ``total``.
 
-    Orders without a known price are left out; ``unknown`` counts these orders.
+    Orders without a known price are left out; ``unknown`` counts them.
     """
     lines = read_lines(Order.objects.all().open_lines())
     return _in_open_orders(lines, _latest_prices(lines))
@@ -172,22 +170,22 @@ def free_balance(*, reference: str = "") -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Commitments:
-    """The open orders, the holds and the balance that has to cover them, at one moment."""
+    """The open orders and the holds, and the balance that has to cover them, at one moment."""
 
     #: ``None`` if the balance is unknown; then holds and settled orders are not read.
     balance: Decimal | None
-    #: The lines by kind: of open orders, of holds, and of settled orders that the balance does not
-    #: show.
+    #: Lines by kind: of open orders, of holds, and of settled orders that the balance does not show
+    #: yet.
     lines: Mapping[str, Sequence[Line]]
-    #: The latest price of each product and type of open orders, as :func:`add_up` needs them.
+    #: The latest prices by product and type of open orders.
     prices: Mapping[tuple[str, str], Decimal]
 
     @classmethod
     def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
         """Read the orders and the holds that count against the balance of ``state``.
 
-        A hold with this ``reference`` is left out. The queries ``beside`` select further lines,
-        which are read by the same statement.
+        A hold with this ``reference`` is left out. The same statement also reads the lines of the
+        queries ``beside``.
         """
         orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:
@@ -216,12 +214,11 @@ class Commitments:
 
 def known_cost(lines: Iterable[Line]) -> Decimal:
     """The cost of ``lines``, as far as their prices are known."""
-    # The amounts are added up in Python, because SQLite would compute with binary fractions.
+    # Added up in Python, because SQLite would compute with binary fractions.
     return sum((line.cards * line.price for line in lines if line.price is not None), start=_ZERO)
 
 
 def _latest_prices(lines: Iterable[Line]) -> dict[tuple[str, str], Decimal]:
-    """The latest price of each product and type in ``lines``, as :func:`add_up` needs them."""
     wanted = {
         line.product_id for line in lines if line.price is None or line.status == Status.PENDING
     }
@@ -235,9 +232,8 @@ def _latest_prices(lines: Iterable[Line]) -> dict[tuple[str, str], Decimal]:
 def add_up(lines: Iterable[Line], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     """Add up the cost of ``lines``.
 
-    ``told`` maps product and type to the latest price from the provider. An unsent order will be
-    bought at the current price, so the latest price takes precedence. For a sent order, the latest
-    price counts only if the order has no price on record.
+    ``told`` has the provider's latest prices by product and type. They take precedence for unsent
+    orders. For sent orders, they count only if no price is on record.
     """
     sent = unsent = _ZERO
     unknown = 0

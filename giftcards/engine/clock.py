@@ -1,12 +1,11 @@
 """Detecting steps of the wall clock, so that a step does not count as waiting time.
 
-The times in the database are from the wall clock, which NTP or a person can change. Nobody can
-change a steady clock. So if the two clocks have not advanced equally, the wall clock has made a
-step. ``ProviderState`` keeps, for each machine, the difference between its two clocks; and it keeps
-the latest steps of all machines. So a step that happens while no process runs is noticed, too.
+Times in the database are from the wall clock, which NTP or a person can set. Nobody can set a
+steady clock. If the two have not advanced equally, the wall clock has made a step.
 
-While no difference is stored (on the first run, and after a reboot), the wall clock is trusted,
-unless it shows an earlier time than that of the last sweep.
+``ProviderState`` keeps the difference between the two clocks of each machine, and the latest steps.
+So steps are noticed even if no process ran. Without a stored difference (on the first run, and
+after a reboot), the wall clock is trusted, unless it is behind the last sweep.
 """
 
 from __future__ import annotations
@@ -32,41 +31,39 @@ from giftcards.rules.times import LONGEST_HOLD, SLACK
 
 logger = logging.getLogger(__name__)
 
-# The signal that the clock was set back, sent in the transaction that records the step. Receivers
-# get ``span``, the negative length of the step, and ``now``.
+# Sent after the clock was set back, in the transaction that records the step. Receivers get
+# ``span``, the negative length of the step, and ``now``.
 clock_set_back = Signal()
 
-# A difference above this is a step. A smaller difference may be a gradual correction by NTP.
+# A larger difference is a step; a smaller one may be a gradual correction by NTP.
 _TOLERANCE = timedelta(seconds=2)
-# A difference above this is stored anew, so that slow drift does not add up to a step.
+# A larger difference is stored anew, so that slow drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
-# The readings of at most this many machines are kept. The number is larger than any shop's, because
-# otherwise machines would displace each other's readings. Readings of old boots go first.
+# The most machines whose readings are kept; those of old boots go first. No shop has as many:
+# otherwise, machines would displace each other's readings.
 _MOST_MACHINES = 256
-# The longest time by which the engine postpones urgent orders (after a 429), and the longest time
-# by which it postpones other orders.
+# The longest times by which the engine postpones urgent orders (after a 429), and others.
 _LONGEST_URGENT = timedelta(minutes=15)
 _LONGEST_OTHER = timedelta(hours=1.25)
 
 
 def longest_request() -> timedelta:
-    """The longest time for which the provider counts a request: a minute more than its timeout."""
+    """The longest time for which the provider counts a request: its timeout and a minute."""
     return timedelta(seconds=conf.request_timeout + 60)
 
 
 try:
-    # The name of the machine is the id of its boot, because each boot restarts the steady clock.
+    # The name of the machine is its boot id, because each boot restarts the steady clock.
     _MACHINE = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 except OSError:
     _MACHINE = uuid.uuid4().hex
 
 
 def steady_time() -> float:
-    """Return the seconds of the machine's steady clock.
+    """Return the seconds of the machine's steady clock, which all its processes share.
 
-    Nobody can change this clock, and all processes of the machine share it. On Linux, it also
-    counts the time for which the machine was suspended.
+    On Linux, it also counts the time for which the machine was suspended.
     """
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
@@ -88,7 +85,7 @@ def _as_seconds(moment: datetime) -> float:
 
 
 def _epoch(moment: datetime) -> datetime:
-    """Return the epoch; it is naive if ``moment`` is naive (``USE_TZ = False``).
+    """Return the epoch; naive if ``moment`` is naive (``USE_TZ = False``).
 
     The difference between two naive times jumps with daylight saving time.
     """
@@ -100,7 +97,7 @@ def _epoch(moment: datetime) -> datetime:
 class Step:
     """A step of the wall clock by ``seconds``; negative seconds mean a step back.
 
-    ``before`` is the time that the clock showed immediately before the step.
+    ``before`` is the time that the clock showed right before the step.
     """
 
     before: datetime
@@ -112,7 +109,7 @@ class Step:
 
 
 class Clock:
-    """The wall clock of this process, compared with the readings that all processes share."""
+    """The wall clock, compared with the readings that all processes share."""
 
     def __init__(self) -> None:
         self.compare(ProviderState.objects.current())
@@ -124,14 +121,14 @@ class Clock:
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """A time that the clock showed at least ``length`` ago.
+        """Return a time that the clock showed at least ``length`` ago.
 
         Steps of the clock since then are taken into account.
         """
         moment = self._check() - length
         candidates = []
         for _start, end, set_since in self._eras():
-            shown = moment - set_since  # what the clock showed then, or would have shown
+            shown = moment - set_since  # what the clock showed, or would have shown
             if shown < end:
                 candidates.append(shown)
         return min(candidates)
@@ -139,16 +136,15 @@ class Clock:
     def set_since(self, moment: datetime) -> list[timedelta]:
         """Return the sum of the steps since the clock showed ``moment``.
 
-        If the clock has shown this time more than once, there is a sum for each occurrence.
+        A time that the clock showed more than once has several sums.
         """
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
-        """Yield the periods between steps, newest first.
+        """Yield the periods between steps, newest first: start, end, sum of all later steps.
 
-        A period has a start, an end, and the sum of all later steps. A time that the clock showed
-        twice is in two periods. Periods also overlap by the tolerance, because the time of a step
-        is known only within the tolerance.
+        A time that the clock showed twice is in two periods. Periods also overlap by the tolerance,
+        because the time of a step is known only so far.
         """
         zone = timezone.now().tzinfo
         end = datetime.max.replace(tzinfo=zone)
@@ -156,16 +152,16 @@ class Clock:
         for step in reversed(self._steps):
             start = min(step.before, step.before + step.span) - _TOLERANCE
             yield start, end, set_since
-            # The next period to yield is the one before this step.
+            # The next period ends with this step.
             end = step.before + _TOLERANCE
             set_since += step.span
         yield datetime.min.replace(tzinfo=zone), end, set_since
 
     def _take_over(self, state: ProviderState) -> None:
         self._state = state
-        # For each machine, the seconds by which the wall clock is ahead of the steady clock.
+        # By machine, the seconds by which the wall clock is ahead of the steady clock.
         self._offsets: dict[str, float] = dict(state.clock.get("offsets", ()))
-        # The steps, oldest first.
+        # Oldest first.
         epoch = _epoch(timezone.now())
         self._steps = [
             Step(epoch + timedelta(seconds=before), seconds)
@@ -175,7 +171,7 @@ class Clock:
     def _check(self) -> datetime:
         """Record a step of the clock since the last comparison; return the current time.
 
-        After a step, times in the database that lie in the future are adapted.
+        After a step, future times in the database are corrected.
         """
         while True:
             now, offset = _read_clocks()
@@ -184,8 +180,8 @@ class Clock:
             if abs(span) < _DRIFT and _MACHINE in self._offsets:
                 return now
             self._store(offset, Step(now - span, seconds), now)
-            # The state is read even if another process was faster, because that process may have
-            # recorded the same step.
+            # The state is read even if another process was faster, which may have recorded the same
+            # step.
             self._take_over(ProviderState.objects.current())
 
     def _seconds_set(self, now: datetime, offset: float) -> float:
@@ -196,21 +192,21 @@ class Clock:
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
     def _store(self, offset: float, step: Step, now: datetime) -> None:
-        """Store the reading, and adapt times in the database, unless another process has done so.
+        """Store the reading, and a step with its corrections, unless another process has done so.
 
-        If ``step`` is within the tolerance, only the reading is stored.
+        Within the tolerance, only the reading is stored.
         """
         others = [(name, value) for name, value in self._offsets.items() if name != _MACHINE]
         is_step = abs(step.span) > _TOLERANCE
         steps = [*self._steps, step] if is_step else self._steps
         surplus = len(steps) - _MOST_STEPS
         if surplus > 0:
-            # The oldest steps become one step.
+            # The oldest steps become one.
             oldest = steps[: surplus + 1]
             merged = Step(oldest[-1].before, sum(each.seconds for each in oldest))
             steps = [merged, *steps[surplus + 1 :]]
         clock = {
-            # The offsets are a list, because a database may sort the keys of an object.
+            # A list, because a database may sort the keys of an object.
             "offsets": [*others, (_MACHINE, offset)][-_MOST_MACHINES:],
             "steps": [(_as_seconds(each.before), each.seconds) for each in steps],
         }
@@ -223,14 +219,13 @@ class Clock:
 
 
 def _follow(step: Step, state: ProviderState, now: datetime) -> None:
-    """Correct future times in the database, because the clock has made ``step``."""
     span = step.span
     RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
     if state.paused_until and state.paused_until > step.before:
-        # The update is guarded: another process may have started a pause in the meantime.
+        # Guarded, because another process may have started a pause in the meantime.
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
-        # The end of the pause is capped: the clock of another machine may have made the same step,
-        # and that machine may have corrected the end already.
+        # Capped, because another machine may have made the same step, and corrected the end
+        # already.
         paused.update(paused_until=min(state.paused_until + span, now + LONGEST_PAUSE))
     # Orders whose sender is still at work must not be taken for lost.
     sending = Order.objects.open().filter(status=Status.PLACING, sent_at__lte=step.before)
@@ -239,8 +234,7 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
         too_long = sending.filter(claimed_until__gt=now + LONGEST_HOLD)
         too_long.update(claimed_until=now + LONGEST_HOLD)
     if step.seconds < 0:
-        # Due times are corrected only after a step back. After a step ahead, orders are due too
-        # early, which does no harm.
+        # Not after a step ahead: then orders are due too early, which does no harm.
         Order.objects.open().filter(due_at__gt=now).update(due_at=F("due_at") + span)
         by_rule = Order.objects.open().filter(send_before__gt=now)
         by_rule.update(send_after=F("send_after") + span, send_before=F("send_before") + span)

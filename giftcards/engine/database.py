@@ -1,6 +1,6 @@
 """Surviving failures of the whole database, and failures to write single orders.
 
-Errors are logged by their type only, because PostgreSQL puts the failing row into the text.
+Only the type of an error is logged, because PostgreSQL puts the failing row into the text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-# Error is the base of all database errors, from broken connections to missing columns.
+# The base of all database errors, from broken connections to missing columns.
 from django.db import Error, close_old_connections, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The pause after which an order is tried again if writing it has failed.
+# The pause before an order that could not be written is tried again.
 _POSTPONED = timedelta(seconds=30)
 
 
@@ -47,9 +47,9 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tolerating(what: str) -> Iterator[None]:
-    """Log an error of the database in this block as a failure to write ``what``, and go on.
+    """Log a database error in this block as a failure to write ``what``, and go on.
 
-    If the connection is lost, the error is raised, because the next statement would fail too.
+    A lost connection raises the error, because the next statement would fail too.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def tolerating(what: str) -> Iterator[None]:
 
 
 def is_there() -> bool:
-    """True if there is a connection to the database and it works."""
+    """True if there is a working connection to the database."""
     connection = connections[router.db_for_write(Order)]
     return connection.connection is not None and connection.is_usable()
 
@@ -71,8 +71,8 @@ def is_there() -> bool:
 def isolate_failures(*orders: Order) -> Iterator[None]:
     """Log a database error in this block as a failure to write ``orders``, and postpone them.
 
-    If the orders cannot be postponed, there is a short pause, so that the next sweep does not
-    follow at once. If the connection is lost or nothing can be written, the error is raised.
+    If even that fails, there is a short pause, so that the next sweep does not follow at once. The
+    error is raised if the connection is lost, or nothing can be written.
     """
     names = ", ".join(order.reference for order in orders)
     is_written = False
@@ -87,14 +87,13 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
         with transaction.atomic():
             due.update(due_at=now + _POSTPONED)
     except Error:
-        # This write raises an error if the database refuses every write, for example because it is
-        # read-only.
+        # Raises if the database refuses every write, for example because it is read-only.
         ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
         time.sleep(tuning.database_pause / 2)
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Write all ``orders`` in one call of ``write`` or, if the database refuses this, one by one.
+    """Write ``orders`` in one call of ``write``, or one by one if the database refuses this.
 
     Returns the results. An order that fails even alone is postponed.
     """

@@ -1,7 +1,7 @@
 """Checking many orders with few requests: through the provider's list, or one by one.
 
-A few requests run at a time, in threads that never touch the database. Their results are yielded to
-the calling thread, and only that thread uses the database.
+Requests run in threads that never touch the database. Their results are yielded to the calling
+thread, which uses the database.
 """
 
 from __future__ import annotations
@@ -34,24 +34,23 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 # At most three checks are in flight, or four requests while an order is being sent. Five requests
-# with a wrong key get the IP address blocked: with more requests in flight, the block could come
-# before the first refusal is read.
+# with a wrong key get the IP address blocked: with more in flight, the block could come before the
+# first refusal is read.
 MAX_IN_FLIGHT = 3
-# The maximum number of single checks for each group of a sweep.
+# The most single checks for each group of a sweep.
 BATCH = 40
 # The usual difference of the clocks. It is tried first, because a busy account has many orders in
 # ten minutes.
 _USUAL_SKEW = timedelta(minutes=1)
 # The pauses in the use of the list: after it failed, and after it showed none of our orders. Both
-# pauses are shorter than the poll timeout, because some orders can only be followed through the
-# list.
+# are shorter than the poll timeout, because some orders can only be followed through the list.
 _LIST_FAILED = timedelta(seconds=30)
 _LIST_USELESS = timedelta(minutes=2)
-# For up to this number of orders, single checks are as cheap as a page of the list.
+# For this many orders or fewer, single checks are as cheap as a page of the list.
 _FEW = 2
 # The share of the poll timeout within which an accepted order is usually listed and settled.
 _USUAL = 1 / 5
-# The time to wait for requests in flight once no more requests may start (seconds).
+# The wait for requests in flight once no more may start (seconds).
 _GRACE = 3.0
 
 
@@ -59,23 +58,20 @@ _GRACE = 3.0
 class Pulse:
     """Callbacks that a long operation calls between requests.
 
-    Once ``should_continue`` returns False, no more requests are started. The results of requests in
-    flight are still yielded.
+    Once ``should_continue`` returns False, no request is started; results in flight are yielded.
     """
 
     should_continue: Callable[[], bool] = lambda: True
     beat: Callable[[], object] = lambda: None
 
 
-# The keys are purposes of the list's first page; the values are purposes of its further pages.
+# The purposes of further pages, by the purpose of the first page.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
-# The purposes of pages that wait for the request budget; other pages are skipped if the budget is
-# short.
+# Pages that wait for the request budget; other pages are skipped if it is short.
 _AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
 
 Rows = Sequence[OrderAnswer]
-# Orders, each with its row and the verdict on the row; the verdict is None if the row has yet to be
-# judged.
+# Orders with their rows and the verdicts, which are None for rows yet to be judged.
 Answers = Iterator[tuple[Order, OrderAnswer, Verdict | None]]
 Pages = Iterator[OrderPage | Exception]
 
@@ -85,8 +81,8 @@ def next_check(
 ) -> datetime | None:
     """Return when to check ``order`` next; ``None`` if the order is late and no longer watched.
 
-    A late order is watched if it was accepted at ``watched_since`` or later; by default,
-    ``watched_since`` is ``LATE_WATCH_HOURS`` before ``now``.
+    A late order is watched if it was accepted at ``watched_since`` (by default,
+    ``LATE_WATCH_HOURS`` before ``now``) or later.
     """
     state = STATES[order.status]
     if state.last_pause is None:
@@ -114,12 +110,12 @@ def ask(
 ) -> Iterator[tuple[Order, OrderAnswer | Exception, Verdict | None]]:
     """Check ``orders``, fresh ones first; yield each order with its answer or error, and a verdict.
 
-    The verdict is ``None`` if the answer is not a row of the list. An order that is not due by
+    The verdict is ``None`` if the answer is not a row of the list. An order that is due after
     ``due_by`` is yielded only if the list happens to show it. An order that is not yielded was not
     checked: calls were paused, the budget ran out, or the batch was full.
 
-    ``match_others`` gets the rows of each page that belong to none of ``orders``. The answers that
-    it returns are yielded, too.
+    ``match_others`` gets the rows of each page that belong to none of ``orders``, and all rows of
+    the page. Its answers are yielded, too.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -141,7 +137,7 @@ def ask(
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
-    """Split ``orders`` into fresh and late orders, which are on different pages of the list."""
+    """Split ``orders`` into fresh and late ones, which are on different pages of the list."""
     late = [order for order in orders if order.status == Status.DELAYED]
     return [order for order in orders if order.status != Status.DELAYED], late
 
@@ -154,9 +150,9 @@ def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
 
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
-    """Return those ``orders`` that the list should show under an id known to us."""
-    # If the list uses other ids than single checks, we learn an order's id in the list from the
-    # first single check of the order.
+    """Return the ``orders`` that the list should show under an id that we know."""
+    # If the list has other ids than single checks, an order's first single check gives its id in
+    # the list.
     ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
     return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
 
@@ -167,7 +163,7 @@ def _listed(orders: Sequence[Order]) -> list[Order]:
 def _read_list(
     search: _Search, gateway: Gateway, pulse: Pulse, match_others: Callable[[Rows, Rows], Answers]
 ) -> Answers:
-    """Read pages of the list while this saves requests; yield each order found, with its row."""
+    """Read pages of the list while this saves requests; yield the orders found."""
     for skew in (_USUAL_SKEW, CLOCK_SKEW):
         for page in search.read(gateway, pulse, skew):
             if isinstance(page, Exception):
@@ -178,8 +174,7 @@ def _read_list(
             yield from match_others(search.find_others(page), page.items)
         if search.has_match or search.pages_left or not search.has_read:
             return
-    # New orders may appear in the list later. Old orders should be there, unless the list uses ids
-    # of its own.
+    # New orders may appear in the list later. Old ones should be there, unless it has its own ids.
     is_unexpected = any(order.checked_at for order in search.old)
     gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
 
@@ -199,8 +194,7 @@ class _Search:
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
         usual = timezone.now() - timedelta(seconds=_USUAL * conf.poll_timeout)
         self.old = [order for order in orders if _accepted_at(order) < usual]
-        # The list may be stale. To verify the list, each search also checks the oldest order
-        # singly.
+        # The list may be stale, so each search also checks the oldest order singly.
         self.to_verify = min(
             (order for order in self.old if not order.is_only_listed),
             key=_accepted_at,
@@ -225,24 +219,20 @@ class _Search:
     def _count_missing(self) -> int:
         """The number of orders without a row so far.
 
-        Reading more pages than this number would cost more than single checks.
+        Reading more pages than this would cost more than single checks.
         """
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
     def pages_left(self) -> int:
-        """The number of unread pages that are still worth reading.
-
-        These pages were left out because the budget was short.
-        """
+        """The number of pages worth reading that were left out because the budget was short."""
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
         """Tell the gateway how many requests this reading takes after the first page.
 
-        These requests are for further pages, including those left out, and for single checks of the
-        orders in ``left``.
+        They are for further pages, including those left out, and for single checks of ``left``.
         """
         if not self.has_read:
             return
@@ -254,10 +244,9 @@ class _Search:
         gateway.note_questions(further + others, page_size=tuning.page_size, room=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
-        """Return those ``orders`` that are due by ``due_by`` and have to be checked singly.
+        """Return the ``orders`` that are due by ``due_by`` and have to be checked singly.
 
-        Orders that may be on unread pages of the list are left out, because the next reading begins
-        with these pages.
+        Orders that may be on unread pages are left out: the next reading begins with these pages.
         """
         due = [order for order in orders if order.due_at and order.due_at <= due_by]
         left = [order for order in due if order.pk not in self.shown]
@@ -306,14 +295,13 @@ class _Search:
 
 
 def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> Verdict | None:
-    """The verdict on ``row``; ``None`` if a single check is needed.
+    """Return the verdict on ``row``; ``None`` if a single check is needed.
 
-    No single check is needed if the row settles the order, or credibly shows the order as open.
-    :func:`evaluate_for` is called without options. They only make verdicts more lenient, so they
-    would not change such a verdict.
+    No single check is needed if the row settles the order, or credibly shows it as open.
+    The options of :func:`evaluate_for` are left out: they only make verdicts more lenient.
     """
     verdict = evaluate_for(order, row)
-    # A row that shows a late order as open is not trusted: a stale list would keep the order late.
+    # A row that shows a late order as open is not trusted: a stale list would keep it late.
     is_fresh = order.status == Status.HANDLING and not is_to_verify
     is_row_trusted = order.is_only_listed or is_fresh
     shows_open = row.status == Status.HANDLING and is_row_trusted and not verdict.problems
@@ -338,13 +326,13 @@ def read_pages(
 
     ``limit()`` is the number of further pages that are worth reading:
 
-    - If the first page gives the page count, further pages are read only if ``limit()`` covers all
-      of them. Reading ends when ``limit()`` has fallen to 0, or when the budget is short. In the
-      latter case, the next reading begins with the pages that were left out.
-    - If there is no page count, at most ``limit()`` further pages are read. Reading ends earlier
-      after the first page without new ids.
+    - If the first page gives the page count, further pages are read only if ``limit()`` covers them
+      all. Reading ends when ``limit()`` falls to 0, or when the budget is short. In the latter
+      case, the next reading begins with the pages left out.
+    - Without a page count, at most ``limit()`` further pages are read, up to the first page without
+      new ids.
 
-    If a page fails, its error is yielded in place of the page.
+    If a page fails, its error is yielded in its place.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=tuning.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
@@ -375,7 +363,7 @@ def read_pages(
 def _read_share(
     count: int, gateway: Gateway, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield as many further pages as one reading may take; note where the next reading begins."""
+    """Yield as many further pages as one reading may take; note where the next one begins."""
     begin = gateway.next_page if gateway.next_page <= count else 2
     numbers = [*range(begin, count + 1), *range(2, begin)]
     at_most = gateway.pages_at_once()
@@ -404,7 +392,7 @@ def _read_counted(
 def _read_uncounted(
     page: OrderPage | Exception | None, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield the pages after the first page, ``page``, until a page has no new ids."""
+    """Yield the pages after the first one, ``page``, until a page has no new ids."""
     seen: set[str] = set()
     number = 1
     while isinstance(page, OrderPage) and number <= limit():
@@ -431,10 +419,10 @@ def fan_out(
 ) -> Iterator[tuple[K, T | Exception]]:
     """Make the calls of ``jobs``, a few at a time; yield each key with the result or the error.
 
-    With ``is_patient``, calls wait for the request budget; otherwise, calls that the budget does
-    not allow are skipped. A call whose error is worth repeating is retried once, before the other
-    calls, if the budget allows the retry at once. When calls have to stop, calls in flight get a
-    few seconds to end, and waiting calls are skipped.
+    With ``is_patient``, calls wait for the request budget; otherwise, calls without budget are
+    skipped. A call whose error is worth repeating is retried once, if the budget allows that at
+    once. When calls have to stop, those in flight get a few seconds to end, and the others are
+    skipped.
     """
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")
@@ -457,7 +445,7 @@ class _Call(Generic[K, T]):
 
 
 class _Calls(Generic[K, T]):
-    """Calls that are waiting, and calls in flight, each in a thread of its own."""
+    """Waiting calls, and calls in flight, each in its own thread."""
 
     def __init__(
         self,
@@ -471,7 +459,7 @@ class _Calls(Generic[K, T]):
         self._pulse = pulse
         self._purpose = purpose
         self._ended: SimpleQueue[tuple[_Call[K, T], Slot, T | Exception]] = SimpleQueue()
-        self.running = 0  # the number of calls in flight
+        self.running = 0  # in flight
         self.may_start = True
 
     @property
@@ -490,13 +478,13 @@ class _Calls(Generic[K, T]):
         return self.may_start and bool(self._waiting) and self.running < in_flight
 
     def start(self) -> None:
-        """Start as many of the waiting calls as the gateway and ``MAX_IN_FLIGHT`` allow."""
+        """Start as many waiting calls as the gateway and ``MAX_IN_FLIGHT`` allow."""
         while self._has_room and (slot := self._gateway.begin(self._purpose)):
             self._start(self._waiting.popleft(), slot)
 
     def _start(self, call: _Call[K, T], slot: Slot) -> None:
         self.running += 1
-        # The thread is a daemon: if it hangs, it does not keep the process alive.
+        # A daemon: a call that hangs must not keep the process alive.
         threading.Thread(target=self._run, args=(call, slot), daemon=True).start()
 
     def _run(self, call: _Call[K, T], slot: Slot) -> None:
@@ -506,7 +494,7 @@ class _Calls(Generic[K, T]):
             self._ended.put((call, slot, error))
 
     def results(self, *, timeout: float) -> Iterator[tuple[K, T | Exception]]:
-        """Wait until a call ends or a slot is free; yield key and result if a call has ended."""
+        """Wait until a call ends or a slot is free; yield the result of an ended call."""
         if self._has_room:
             timeout = min(timeout, max(self._gateway.wait_for(self._purpose), 0.01))
         try:

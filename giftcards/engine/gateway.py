@@ -1,8 +1,8 @@
 """The only path to the provider, with limits that all processes share.
 
-Every call goes through a :class:`Gateway`. The first refusal of a key stops every process that has
-the key, all processes honour a pause that the provider asks for, and together they stay within
-``REQUESTS_PER_MINUTE``. A call of the client is one request.
+Every call, one request each, goes through a :class:`Gateway`. The first refusal of a key stops
+every process with that key. All processes honour the pauses that the provider asks for, and stay
+within ``REQUESTS_PER_MINUTE`` together.
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# The provider unblocks an IP address after this time, according to its documentation.
+# By its documentation, the provider unblocks an IP address after this time.
 _BLOCK = timedelta(minutes=15)
-# The longest time for which the list is not used.
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
-# Our clock counts as right if it differs from the provider's by no more than this.
+# Our clock counts as right within this difference from the provider's.
 _CLOCK_ERROR = timedelta(minutes=5)
-# The provider is not away if it answered within this time.
+# An answer this recent means that the provider is not away.
 _LATELY = timedelta(minutes=1)
-# The interval at which a process polls for the end of another process's key probe (seconds).
+# The interval of polling for the end of another process's key probe (seconds).
 _PROBE_POLL = 0.2
 
 
@@ -62,7 +61,7 @@ class KeyProbe:
 
     def hold(self) -> bool:
         """Take or renew the lease; False if another process holds it."""
-        # The lease is long enough for two requests: for a price, and for an order.
+        # Long enough for two requests: for a price, and for an order.
         length = timedelta(seconds=2 * conf.request_timeout + 5)
         if self._token and Lease.objects.keep(Lease.KEY_PROBE, self._token, length):
             return True
@@ -78,12 +77,12 @@ class KeyProbe:
 class Gateway:
     """A client of the provider that enforces pauses, the key probe and the request budget.
 
-    A gateway is a context manager. One thread owns a gateway. Other threads may only call
-    ``client``, between the owner's :meth:`begin` and :meth:`finish` for that call.
+    One thread owns a gateway, which is a context manager. Other threads may only call ``client``,
+    between the owner's :meth:`begin` and :meth:`finish` for that call.
     """
 
     def __init__(self) -> None:
-        # Without encryption keys, no call is made, because bought cards could not be stored.
+        # Without encryption keys, bought cards could not be stored.
         require("ENCRYPTION_KEYS")
         self._fingerprint = key_fingerprint(conf.api_key)
         # A refusal that is not stored yet; this process honours it already.
@@ -92,8 +91,8 @@ class Gateway:
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # The budget is made after the clocks were compared, because a step of the clock changes
-        # which slots are free.
+        # Made after the clocks were compared, because a step of the clock changes which slots are
+        # free.
         self._budget = Budget()
         self.client = Client(
             base_url=conf.base_url,
@@ -104,15 +103,13 @@ class Gateway:
         self.prices = PriceCache(self._read_product, key=self._fingerprint)
         self._has_succeeded = False
         self._failure: ProviderError | None = None
-        # When the list was last requested; None once this time is stored.
+        # The time of the last request for the list; None once it is stored.
         self._list_asked_at: datetime | None = None
-        # For each reading of the list in the last minute, the number of requests after the first
-        # page.
+        # The requests after the first page, for each reading of the list in the last minute.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
-        #: The number of orders that still waited after the last round of sending; at most 100 are
-        #: counted.
+        #: The number of orders that still waited after the last round of sending, up to 100.
         self.waiting = 0
-        #: The number of the page that the next reading of the list requests after the first page.
+        #: The page that the next reading of the list requests after the first page.
         self.next_page = 2
 
     def __enter__(self) -> Self:
@@ -153,12 +150,12 @@ class Gateway:
     def try_open(self) -> bool:
         """Load the shared state and return :attr:`is_open`.
 
-        If the address was blocked, a single call first checks whether the block is over.
+        After a block of the address, a single call first checks whether the block is over.
         """
         self._load_state()
         if self.is_open and not self.is_proven and self._state.was_blocked:
-            # Some proxies do not route the path of this call. So a failure that does not pause
-            # calls is ignored; the next call shows whether the block is over.
+            # Some proxies do not route this call. A failure that does not pause calls is ignored:
+            # the next call shows whether the block is over.
             with suppress(ProviderError):
                 return self._ask_about_key(Purpose.CHECKING)
         return self.is_open
@@ -183,8 +180,7 @@ class Gateway:
     def environment(self) -> str:
         """The environment of the key's account; "" if it is unknown.
 
-        If the environment is not stored, the provider is asked for it with low priority, every 2
-        minutes at most.
+        An unknown environment is requested with low priority, at most every 2 minutes.
         """
         if not self.key.environment:
             self._learn_environment()
@@ -194,8 +190,8 @@ class Gateway:
         token = Lease.objects.take(Lease.KEY_ENVIRONMENT, LONGEST_HOLD)
         if token is None:
             return
-        # Not every proxy routes the path of this call, so an error is ignored here. If the error
-        # pauses all calls, the order is not sent.
+        # Some proxies do not route this call, so its error is ignored. If the error pauses all
+        # calls, the order is not sent.
         with suppress(ProviderError):
             self._ask_about_key(Purpose.PRICING)
         if self.key.environment:
@@ -207,7 +203,7 @@ class Gateway:
         return not self._is_refused
 
     def reopens_within(self, span: timedelta) -> bool:
-        """True if calls are allowed now, or will be before ``span`` has passed."""
+        """True if calls are allowed now, or before ``span`` has passed."""
         self._load_state()
         return not (self._is_refused or self._state.is_paused(timezone.now() + span))
 
@@ -238,8 +234,8 @@ class Gateway:
     def begin(self, purpose: Purpose) -> Slot | None:
         """Take a slot for one call, which the caller makes and finishes.
 
-        Returns ``None`` if calls are paused, if another process is probing the key, or if no slot
-        is free.
+        Returns ``None`` if calls are paused, another process is probing the key, or no slot is
+        free.
         """
         had_probe = self._probe.is_ours
         slot = None
@@ -256,15 +252,14 @@ class Gateway:
         try:
             self._budget.finish(slot)
         finally:
-            # The outcome is recorded even if the slot cannot be written: a refusal must not be
-            # forgotten.
+            # Recorded even if the slot cannot be written: a refusal must not be forgotten.
             if error is None or isinstance(error, ProviderError):
                 self.record_outcome(error)
             else:
                 logger.error("A call to the provider failed: %s", type(error).__name__)
 
     def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
-        """Take a slot for a retry, as :meth:`begin` does; if there is one, release ``slot``."""
+        """Take a slot for a retry, as :meth:`begin` does, and then release ``slot``."""
         again = self.begin(purpose)
         if again is not None:
             self.release(slot)
@@ -280,7 +275,7 @@ class Gateway:
         self._probe.end()
 
     def wait_for(self, purpose: Purpose) -> float:
-        """Seconds until :meth:`begin` may succeed, unless another process takes the slot first."""
+        """Seconds until :meth:`begin` may succeed, unless another process is faster."""
         is_ours_to_call = self.is_proven or self._probe.is_ours
         is_probed = not is_ours_to_call and Lease.objects.is_taken(Lease.KEY_PROBE)
         wait = self._budget.wait_for(
@@ -289,8 +284,7 @@ class Gateway:
         return max(wait, _PROBE_POLL if is_probed else 0.0)
 
     def _may_call(self) -> bool:
-        """True if a call may be made now; an unproven key is probed by one process at a time."""
-        # Any process with this key may have been refused since the last call.
+        # Another process with this key may have been refused since the last call.
         self._load_key()
         if self.is_open and not self.is_proven:
             return self._may_probe_key()
@@ -308,10 +302,10 @@ class Gateway:
     # Outcomes of calls.
 
     def record_outcome(self, error: ProviderError | None) -> None:
-        """Record how a call ended (``None``: success); pauses apply to every process at once."""
+        """Record the outcome of a call (``None``: success); pauses apply to all processes."""
         match error:
             case None | Refused():
-                # A refused order or question also proves that the key is accepted.
+                # A refused order or question also proves the key.
                 self._has_succeeded = True
                 self._failure = error or self._failure
                 if not (self.is_proven and self.key.is_freshly_proven(timezone.now())):
@@ -325,24 +319,22 @@ class Gateway:
                 pass  # this server was held up, not the provider
             case _:
                 self._failure = error
-        # The probe ends only after the pause is stored, because the next process that probes the
-        # key has to see the pause.
+        # Ended after the pause is stored: the next process to probe the key has to see the pause.
         self._probe.end()
 
     def _stop(self, error: AccessDenied) -> None:
         self.is_proven = False
         if error.code == "IP_BLOCKED":
-            # The block concerns every key, and says nothing about the key of this process.
+            # The block concerns every key, and says nothing about this one.
             self._pause(ProviderState.Pause.ACCESS, error, _BLOCK)
         else:
             self._failure = self._refusal = error
             self._store_refusal()
 
     def _store_refusal(self) -> None:
-        """Store the refusal of the key, if any, so that it stops every process that has the key.
+        """Store the refusal of the key, if any, to stop every process that has the key.
 
-        If the database fails, calls stop nevertheless, and the refusal is stored before the next
-        call.
+        If the database fails, calls stop nevertheless, and storing is retried before the next call.
         """
         if self._refusal is None:
             return
@@ -381,7 +373,7 @@ class Gateway:
             # The next call probes the key anew.
             self.is_proven = False
             self._pause(ProviderState.Pause.OUTAGE, self._failure, pause_after_outage(outages))
-        # If neither spelling of the path has answered, store the spelling to try next.
+        # If neither spelling of the path has answered, this is the spelling to try next.
         check_path = self.client.known_check_path or self.client.check_path
         if check_path != self._state.check_path:
             values["check_path"] = check_path
@@ -407,8 +399,7 @@ class Gateway:
     def was_clock_right(self, moment: datetime) -> bool:
         """True if our clock agreed with the provider's clock at ``moment``, a time of our clock.
 
-        This is known from the ``Date`` of the provider's last answer, and from the steps of our
-        clock since ``moment``.
+        The ``Date`` of the provider's last answer shows this, with the steps of our clock since.
         """
         ahead = self.client.clock_difference
         return all(abs(ahead + span) <= _CLOCK_ERROR for span in self.clock.set_since(moment))
@@ -428,11 +419,11 @@ class Gateway:
 
     @property
     def is_list_read(self) -> bool:
-        """True if the list is in use: it was read within the last two poll intervals."""
+        """True if the list was read within the last two poll intervals."""
         return self.list_turn() is not None
 
     def list_turn(self) -> datetime | None:
-        """The time at which the list is due to be read again; ``None`` if it is not in use."""
+        """The time of the next reading of the list; ``None`` if the list is not in use."""
         interval = timedelta(seconds=conf.poll_interval)
         read_at = self._list_asked_at or self._state.list_read_at
         if read_at is None or not is_recent(read_at, timezone.now(), within=2 * interval):
@@ -446,11 +437,11 @@ class Gateway:
         """Note how many requests a reading of the list takes after the first page.
 
         The present reading takes ``count`` requests. The next readings also have to show the orders
-        that now wait to be sent. These orders first fill the ``room`` on the last page. Then they
-        need more pages of ``page_size`` rows.
+        that now wait to be sent: these fill the ``room`` on the last page, then more pages of
+        ``page_size`` rows.
 
-        Waiting orders count only up to the number of free slots. If few slots are free, they count
-        up to a quarter of a page, because slots become free all the time.
+        Waiting orders count up to the number of free slots, or a quarter of a page if that is more,
+        because slots become free all the time.
         """
         coming = self.waiting
         if coming:
@@ -463,10 +454,10 @@ class Gateway:
 
     @property
     def _list_questions(self) -> int:
-        """The largest number of requests after the first page in any reading of the last minute.
+        """The most requests after the first page in any reading of the last minute.
 
-        Returns 0 if the list is not in use. The numbers of a whole minute are compared, because
-        slots have to be reserved before they are needed.
+        It is 0 if the list is not in use. A whole minute counts, because slots have to be reserved
+        before they are needed.
         """
         if not self.is_list_read:
             return 0
@@ -485,7 +476,7 @@ class Stopped(Exception):
     """Raised to stop background calls; the text says why, or is ""."""
 
 
-# The shortest wait before the next attempt to make a call (seconds).
+# In seconds.
 _SHORTEST_WAIT = 0.2
 
 
@@ -494,13 +485,12 @@ def ask_when_free(
 ) -> T:
     """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
 
-    If the gateway denies the call, ``call`` returns ``None`` and is tried again later. ``on_wait``
-    is called before each wait, which takes at most a second. The argument of ``on_wait`` is True if
-    calls are paused.
+    ``call`` returns ``None`` if the gateway denies it, and is then tried again. ``on_wait`` is
+    called before each wait of at most a second, with True if calls are paused.
 
-    While the key is not proven, the loop's next call for an order comes first, and probes the key.
-    Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` may raise :exc:`Stopped`,
-    too.
+    While the key is not proven, an order that is due soon comes first, and its call probes the key.
+
+    Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` may raise it, too.
     """
     while True:
         while not gateway.try_open():
@@ -522,7 +512,7 @@ def ask_when_free(
 
 
 def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:
-    """Make ``call``, unless the key is unproven and an urgent order is about to probe the key."""
+    """Make ``call``, unless the key is unproven and an urgent order is about to probe it."""
     if not gateway.is_proven and Lease.objects.is_taken(Lease.LOOP):
         soon = timezone.now() + timedelta(seconds=conf.poll_interval)
         if Order.objects.urgent().filter(due_at__lte=soon).exists():

@@ -16,13 +16,13 @@ from giftcards.rules.identity import find_difference
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import with_zone
 
-# The maximum number of pages, each with 100 orders, that one search reads.
+# The most pages, each with 100 orders, that one search reads.
 _MOST_PAGES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The rows of the provider's list in a span of time; the keys are ids.
+    """The rows of the provider's list in a span of time, by id.
 
     ``is_whole`` is True if no row is missing, and each row has an id and a creation time.
     """
@@ -35,7 +35,7 @@ class Listing:
         return not (self.rows or self.is_whole)
 
     def row_of(self, order: Order) -> OrderAnswer | None:
-        """The row that has an id of ``order`` and fits its line; ``None`` if there is none."""
+        """The row with an id of ``order`` that fits its line; ``None`` if there is none."""
         named = (self.rows.get(name) for name in order.names)
         line = order.line_at_provider
         return next((row for row in named if row and not find_difference(row, line)), None)
@@ -63,16 +63,13 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
 
 
 def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
-    """True if no page is missing from ``pages``.
-
-    ``has_new_rows`` is True if the last page has rows that no other page has.
-    """
+    """True if no page is missing; ``has_new_rows`` is about the last page."""
     if not pages:
         return False
     count = pages[0].page_count
     if count is None:
         return rows > 0 and not has_new_rows
-    # Rows are counted, too: the provider may have sent one page twice and omitted another.
+    # The provider may have sent one page twice and omitted another, so rows are counted, too.
     return len(pages) >= max(count, *(page.total_pages or 0 for page in pages)) and rows >= max(
         page.total_results or 0 for page in pages
     )
@@ -81,7 +78,7 @@ def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -
 def find_orphans(listing: Listing) -> list[OrderAnswer]:
     """The rows that belong to no order of ours, oldest first.
 
-    A row that has an order's id but another line does not belong to that order.
+    A row with an order's id but another line does not belong to that order.
     """
     owned = {
         row.provider_id

@@ -39,7 +39,7 @@ def follow(
 
     The loop ends after ``seconds``, when ``stop`` is set, when no order is urgent, or when the
     provider refuses the key. With ``seconds=None``, it ends only when ``stop`` is set. Returns
-    ``None`` if another process runs the loop and its lease does not expire within ``patience``.
+    ``None`` if another process holds the lease, and the lease does not expire within ``patience``.
     """
     loop = _Loop(seconds, stop or threading.Event(), patience)
     with surviving(loop.stop, "the loop"):
@@ -49,7 +49,7 @@ def follow(
         while not is_over:
             with surviving(loop.stop, "the loop"):
                 is_over = not loop.step()
-            # If the database failed, the step may not have checked whether the run is over.
+            # If the database failed, the step may not have checked this.
             is_over = is_over or loop.is_over
     finally:
         for clean_up in (loop.close_gateway, loop.release, loop.close_balance):
@@ -58,9 +58,9 @@ def follow(
     return loop.done
 
 
-@functools.cache  # once is enough, because the keys of a process do not change
+@functools.cache  # the keys of a process do not change
 def try_stored_cards() -> None:
-    """Log an error if the encryption keys do not open the cards that are stored."""
+    """Log an error if the encryption keys do not open the stored cards."""
     cards = Card.objects.all()
     for trouble in filter(None, cards.try_keys().values()):
         logger.error("%s", trouble)
@@ -79,10 +79,7 @@ def begin_tick() -> None:
 
 
 def _this_worker() -> str:
-    """The program of this process and its machine, such as ``qcluster@web-2``.
-
-    The arguments of the program are left out, because they may hold secrets.
-    """
+    """Return this process, such as ``qcluster@web-2``; arguments may hold secrets."""
     path, *arguments = sys.argv or [""]
     name = PurePath(path).stem
     if name == "__main__":
@@ -100,7 +97,7 @@ def is_work_left() -> bool:
 def is_work_waiting() -> bool:
     """True if there is work for the loop, but no process runs the loop.
 
-    Work is an urgent order, or a change of an order that is due to be announced.
+    Work is an urgent order, or a change that is due to be announced.
     """
     if Lease.objects.is_taken(Lease.LOOP):
         return False
@@ -146,8 +143,8 @@ class _Loop:
         if not self._is_endless and (is_refused or not is_work_left()):
             return False
         if is_refused:
-            # The loop waits for one interval without the lease, so that a process with another API
-            # key can take the lease.
+            # Without the lease for one interval, so that a process with another API key can take
+            # it.
             self.release()
             self.stop.wait(max(conf.poll_interval, tuning.loop_look))
         else:
@@ -155,7 +152,6 @@ class _Loop:
         return True
 
     def _do_side_work(self, gateway: Gateway) -> None:
-        """Read the balance if it is due, and the prices of held orders if they are due."""
         self._balance.look_after()
         if gateway.prices.look_at_held(self._has_time):
             gateway.flush()
@@ -165,7 +161,7 @@ class _Loop:
         return self.should_continue() and not is_work_left()
 
     def _take_lease(self) -> bool:
-        """Take the lease; wait up to ``patience`` for the lease of a dead holder to expire."""
+        """Take the lease; wait up to ``patience`` for a dead holder's lease to expire."""
         give_up_at = time.monotonic() + self._patience.total_seconds()
         expiry = self._held_until()
         while True:
@@ -178,7 +174,7 @@ class _Loop:
                 return False
             if self.stop.wait(tuning.loop_look):
                 return False
-        # From now on, this run sends new orders, so the lease of a queued run is not needed.
+        # This run now sends new orders, so the lease of a queued run is not needed.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
         return True
 
@@ -191,19 +187,17 @@ class _Loop:
         return self.stop.is_set() or time.monotonic() >= self._ends_at
 
     def should_continue(self) -> bool:
-        """Do the regular work of a run, such as renewing the lease; True if the run may go on."""
+        """True if the run may go on; also renews the lease, and does other regular work."""
         if self.is_over:
             return False
-        # The answer is taken at once, because no order is sent while the request for the balance
-        # holds the key probe.
+        # Taken at once, because no order is sent while this request holds the key probe.
         self._balance.take_answer()
         now = time.monotonic()
         if now - self._beat_at >= tuning.loop_look and self._token:
             self._beat_at = now
             self._is_lease_lost = not Lease.objects.keep(Lease.LOOP, self._token, tuning.lease)
         if self._is_endless and now >= self._tick_at:
-            # An endless loop also does the work of the schedule, because the schedule may not be
-            # running.
+            # An endless loop also does the work of the schedule, which may not be running.
             self._tick_at = now + tuning.loop_tick
             begin_tick()
         return not self._is_lease_lost
@@ -228,7 +222,7 @@ class _Loop:
     def close_balance(self) -> None:
         """Wait for a requested balance.
 
-        The lease is released before this call, so that orders do not wait for the balance.
+        The lease is released first, so that orders do not wait for the balance.
         """
         self._balance.close(seconds=0 if self.stop.is_set() else conf.request_timeout)
 

@@ -1,14 +1,13 @@
-"""Announcing changes to the shop's receivers: at least once, and in order for each subject.
+"""Announcing changes to the shop's receivers: at least once, and in sequence for each subject.
 
 :mod:`giftcards.signals` says what receivers can rely on. Orders and offers each have an outbox with
-its own lease, so that a slow receiver of offers does not delay news of orders. The process that
-announces changes has the lease, and a thread renews the lease while receivers run.
+a lease, so that slow receivers of offers do not delay news of orders.
 
-The subject of a change is an order or a type. A receiver that has not taken a change yet is not
-called for later changes of the same subject.
+The subject of a change is an order or a type. A receiver is not called for later changes of a
+subject until it has taken the earlier change.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So back-off
-also applies if a receiver kills the process, or if its success cannot be recorded.
+applies even if a receiver kills the process, or its success cannot be recorded.
 """
 
 from __future__ import annotations
@@ -39,12 +38,11 @@ logger = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=OutboxEntry)
 
-# The maximum time to wait for a renewal of the lease that is under way (seconds).
+# The longest wait for a renewal of the lease that is under way (seconds).
 _GRACE = 1.0
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)
-# A change is given up after this many failures, which takes about a day, not counting time without
-# a running worker.
+# The failures after which a change is given up: about a day with a running worker.
 _MOST_FAILURES = 32
 
 
@@ -52,9 +50,9 @@ _MOST_FAILURES = 32
 class Outbox(Generic[E]):
     """A table of changes, and how each of them is announced.
 
-    ``lease`` names the lease of the process that announces the changes. ``subject`` is the foreign
-    key to what has changed, ``related`` are the foreign keys to read with a change. ``signals`` are
-    sent in this order, with ``sender`` and ``arguments``.
+    ``lease`` names the lease of the announcing process. ``subject`` is the foreign key to what has
+    changed, ``related`` are the foreign keys to read with a change. ``signals`` are sent in this
+    order, with ``sender`` and ``arguments``.
     """
 
     table: type[E]
@@ -122,18 +120,18 @@ def announce(
 ) -> int:
     """Announce the changes that are due; return the number that has now reached every receiver.
 
-    ``should_continue`` is called before each change; if it returns False, announcing ends.
+    ``should_continue`` is called before each change; announcing ends if it returns False.
     """
     announced = 0
-    # The changes that the database refuses to write.
+    # Changes that the database refuses to write.
     refused: set[int] = set()
     while should_continue() and _due(outbox, refused).exists():
         token = Lease.objects.take(outbox.lease, tuning.lease)
         if token is None:
             break
         known = len(refused)
-        # The lease is released before the next query, because a process that could not take the
-        # lease relies on this process.
+        # The lease is released before the next query: a process that could not take it relies on
+        # this process.
         with contextlib.closing(_LeaseKeeper(outbox.lease, token)) as lease:
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
@@ -146,22 +144,19 @@ def announce(
 class _LeaseKeeper:
     """The lease of the process that announces, and the thread that renews it.
 
-    The thread opens a connection of its own to the database, but only if a batch takes long.
+    The thread opens a database connection only if a batch takes long.
     """
 
     def __init__(self, name: str, token: str) -> None:
         self._name, self._token = name, token
-        # When the current change was begun, and when :meth:`keep` last renewed the lease.
+        # The times when the current change was begun, and when :meth:`keep` last renewed the lease.
         self._began = self._kept = time.monotonic()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
     def keep(self) -> bool:
-        """Begin the next change, and renew the lease if that is due.
-
-        Returns False if another process has taken the lease.
-        """
+        """Begin the next change, and renew a due lease; False if another process has taken it."""
         self._began = time.monotonic()
         if self._began - self._kept < tuning.announcing_renewal:
             return True
@@ -170,8 +165,8 @@ class _LeaseKeeper:
 
     def close(self) -> None:
         self._is_over.set()
-        # The thread must not renew the lease after its release. The wait has a limit, because the
-        # thread may itself be waiting for a lock of the database.
+        # The thread must not renew the lease after its release. The wait is limited, because the
+        # thread may itself wait for a lock of the database.
         self._thread.join(_GRACE)
         Lease.objects.release(self._name, self._token)
 
@@ -199,10 +194,9 @@ def _announce_batch(
     refused: set[int],
     should_continue: Callable[[], bool],
 ) -> int:
-    """Announce the first due changes; add to ``refused`` the changes that cannot be written."""
+    """Announce the first due changes; add those that cannot be written to ``refused``."""
     due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[: tuning.announcing_batch])
-    # The query includes changes that are not due yet, because they hold back later changes of their
-    # subjects.
+    # Changes that are not due yet are included: they hold back later changes of their subjects.
     of_these = {f"{outbox.subject}__in": set(due.values())}
     waiting = outbox.entries.filter(**of_these).exclude(announce_at=None)
     held_back: dict[int, dict[str, datetime]] = defaultdict(dict)
@@ -224,8 +218,8 @@ def _announce_batch(
 def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime]) -> None:
     """Call the receivers that have not taken ``change`` yet, and record the outcome.
 
-    ``held_back`` has the names of receivers that wait for an earlier change of the subject. The
-    values are the due times of these earlier changes.
+    ``held_back`` has the receivers that wait for an earlier change of the subject, with its due
+    time.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
@@ -243,8 +237,7 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
     try:
         _deliver(outbox, change, undelivered)
     finally:
-        # The outcome is recorded even if the process is interrupted, for example by the timeout of
-        # a task.
+        # Recorded even if the process is interrupted, for example by the timeout of a task.
         missing = {receiver.name for receiver in undelivered}
         delivered = {receiver.name for receiver in called} - missing
         now = timezone.now()
@@ -261,7 +254,7 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
 
 
 def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None:
-    """Call each receiver once; remove from ``undelivered`` each receiver that succeeds."""
+    """Call each receiver once; remove those that succeed from ``undelivered``."""
     change.announce_error = ""
     for receiver in undelivered.copy():
         failure, interruption = _call(receiver, outbox.arguments(change))
@@ -277,11 +270,10 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
 
 @contained
 def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
-    """Call a receiver; return its failure, and the interruption that has to be raised.
+    """Call a receiver; return its failure ("" for success), and an interruption to raise.
 
-    The failure is "" if the receiver succeeded. The interruption is ``None`` unless the receiver
-    has raised one, for example ``SystemExit``. A copy is returned, because later exceptions would
-    refer to the original, and the message of the original may hold a code.
+    The interruption, such as ``SystemExit``, is a copy: later exceptions would refer to the
+    original, whose message may hold a code.
     """
     try:
         receiver.call(**arguments)
@@ -293,7 +285,6 @@ def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseE
 
 
 def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
-    """An interruption like ``error``, without its message, frames and causes."""
     words: int | str | None = f"Interrupted while it was telling {receiver.name}."
     if isinstance(error, SystemExit) and isinstance(error.code, int | None):
         words = error.code
@@ -326,33 +317,27 @@ def next_try(
 ) -> tuple[int, datetime | None]:
     """Return the failures of a change so far, and when it is announced again (``None``: never).
 
-    A receiver that waits for an earlier change is held back. ``held_until`` is when the earlier
-    change is due; it is ``None`` if no receiver is held back. The change is done if no receiver has
-    failed and none is held back.
+    ``held_until`` is the due time of an earlier change for which a receiver is held back; ``None``
+    if no receiver is. A change is done if no receiver has failed and none is held back.
     """
     if not has_failed:
-        # The change is due together with the earlier change, which is announced first; None if no
-        # receiver is held back.
+        # Due together with the earlier change, which is announced first.
         return failures, held_until
     failures += 1
-    # A receiver that is held back has not been called yet, so the change cannot be given up.
+    # A receiver that is held back has not been called, so the change cannot be given up.
     if failures >= _MOST_FAILURES and held_until is None:
         return failures, None
     return failures, now + backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """The receivers that have to take ``change`` before later changes of its subject.
-
-    Each receiver comes with the time when ``change`` is due again.
-    """
+    """The receivers that must take ``change`` before later changes, with its next due time."""
     if change.announce_at is None:
-        return {}  # the change was given up
+        return {}  # given up
     return {receiver.name: change.announce_at for receiver in _pending_receivers(outbox, change)}
 
 
 def _pending_receivers(outbox: Outbox[E], change: E) -> list[_Receiver]:
-    """The receivers that have not taken ``change`` yet."""
     receivers = [
         _Receiver(f"{signal_name} {name}", call)
         for signal_name, signal in outbox.signals(change).items()
@@ -363,5 +348,4 @@ def _pending_receivers(outbox: Outbox[E], change: E) -> list[_Receiver]:
 
 
 def _describe(error: BaseException, receiver: _Receiver) -> str:
-    """The receiver, and the error's type and location."""
     return f"{receiver.name}: {type(error).__name__} at {place_of(error)}"

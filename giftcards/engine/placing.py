@@ -48,16 +48,14 @@ from giftcards.rules.states import STATES, Status
 
 logger = logging.getLogger(__name__)
 
-# The first and the longest pause before an order that could not be sent is tried again.
+# The first and the longest pause before a retry.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# After four failed reviews or failed requests for the price, which take more than a minute, the
-# order itself may be the reason.
+# Four failed reviews or price requests take more than a minute: the order itself may be the reason.
 _PATIENT_FAILURES = 4
-# Only a price that was requested within this time can hold an order. A part of this time is
-# subtracted, because the clocks of two machines may differ.
+# Only a price that was requested within this time, less SLACK, can hold an order.
 _THIS_MOMENT = timedelta(seconds=10)
-# If missing cards may have come after all, the order that repeats these cards waits for this time.
+# The wait of an order that repeats missing cards, if these may have come after all.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # The longest time until the provider's list shows a new order.
@@ -67,18 +65,17 @@ _LIST_DELAY = timedelta(seconds=1)
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    The order may be held or postponed instead:
+    Instead of being sent, the order may be:
 
-    - It is held if a person has to look at it, or if a card costs more than the ceiling.
-    - It is held if it replaces missing cards, and these cards may have come after all.
-    - It is postponed if it cannot be reviewed, or if it has a ceiling and the price is unknown.
+    - held, if a person has to look at it, or a card costs more than the ceiling;
+    - held, if it replaces missing cards that may have come after all;
+    - postponed, if it cannot be reviewed, or has a ceiling and the price is unknown.
 
     Updates ``order`` in place, unless another process has changed the row.
     """
     is_possible = True  # even if this order alone cannot be written
     with isolate_failures(order):
-        # The review comes before the price, because a review may take days, and the price has to be
-        # fresh.
+        # The review comes first: it may take days, and the price has to be fresh.
         if _is_wanted(order) and _passes_review(order):
             is_possible = _send(order, gateway)
     return is_possible
@@ -86,8 +83,8 @@ def send(order: Order, gateway: Gateway) -> bool:
 
 def _send(order: Order, gateway: Gateway) -> bool:
     ceiling = order.price_ceiling
-    # Read the price before the claim, because nothing may delay the request after the claim: a
-    # process that stalls there could send an order that was declared lost and sent again meanwhile.
+    # The price is read before the claim: a process that stalls between claim and request could send
+    # an order that was declared lost and sent again meanwhile.
     try:
         price = _price(order, gateway)
     except (AccessDenied, RateLimited):
@@ -125,26 +122,25 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
     ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
-    # If a person has approved the stored price, it never exceeds the ceiling. So the
-    # price is requested anew.
+    # A stored price that a person has approved never exceeds the ceiling, so it is requested anew.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
-    # Only a price that was just read may hold the order: a stored price may have been wrong for a
-    # moment.
+    # Only a price that was just read may hold the order: a stored price may have been wrong for
+    # a moment.
     return ask(asked_since=timezone.now() - _THIS_MOMENT)
 
 
 def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
-    """True if the order's type is for tests: the sandbox sells such types without listing them."""
+    """True for a type for tests, which the sandbox sells without listing it."""
     is_unlisted = isinstance(error, NotListed) and is_test_type(order.type_id)
     return is_unlisted and gateway.environment() == Environment.SANDBOX
 
 
 def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
     """Claim an order, make the request unless it is too late, and record the outcome."""
-    # The clock is read before the claim: the commit of the claim may return minutes later, when the
-    # order has been declared lost and sent again. In that case, the request is not made.
+    # The commit of the claim may return minutes later, when the order has been declared lost and
+    # sent again. So the clock is read first, and a late request is not made.
     start_by = steady_time() + tuning.start_within
     is_claimed = False
     try:
@@ -170,23 +166,22 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
         if failure is not None:
             record = partial(_record_failure, order, failure, price, reference)
         else:
-            # Log before using the database: if the database is down, the log still has the id.
+            # Logged before using the database: if it is down, the log still has the id.
             logger.info("Order %s was accepted as %s.", order.reference, provider_id)
             record = partial(_record_acceptance, order, provider_id, price, gateway.list_turn())
         _persist(record)
         if failure is None and order.reference_answer == ReferenceAnswer.UNWANTED:
             ApiKey.objects.note_unwanted_references(gateway.key)
     finally:
-        # The call is finished even if the order cannot be written: a refusal of the key must not be
-        # forgotten.
+        # Even if the order cannot be written: a refusal of the key must not be forgotten.
         gateway.finish(slot, failure)
 
 
 def _reference(order: Order, key: ApiKey) -> str:
     """The reference to send along with a purchase; "" for none.
 
-    An order that was sent with its reference is always sent with it again, because a provider that
-    knows references then refuses to sell a second time.
+    An order that was sent with its reference is always sent with it again: a provider that knows
+    references then refuses to sell a second time.
     """
     if not conf.send_reference:
         ApiKey.objects.forget_unwanted_references(key)
@@ -200,7 +195,7 @@ def _reference(order: Order, key: ApiKey) -> str:
 def _is_wanted(order: Order) -> bool:
     """True if the order may be sent.
 
-    If the order replaces missing cards that may have come after all, it is held for some minutes.
+    An order whose missing cards may have come after all is held for some minutes.
     """
     if is_still_missing(order):
         return True
@@ -220,8 +215,8 @@ def _passes_review(order: Order) -> bool:
     except ReviewFailed as error:
         failure = str(error)
     finally:
-        # The order is postponed even if the task has timed out, so that it does not hold up other
-        # orders again at once.
+        # Postponed even if the task has timed out, so that the order does not hold up others at
+        # once.
         if failure:
             is_patient = order.failures < _PATIENT_FAILURES
             problem = None if is_patient else Problem("review_failed", {"detail": failure})
@@ -234,8 +229,8 @@ def _passes_review(order: Order) -> bool:
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
     """Postpone an order with a ceiling and an unknown price.
 
-    During an outage of the provider, the order gets no problem, because monitors report the outage.
-    If the failure goes on while the provider answers other requests, the order gets a problem.
+    The order gets no problem during an outage, which monitors report. It gets one if the failure
+    goes on while the provider answers other requests.
     """
     is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
     is_away = gateway.is_outage(error) and is_patient
@@ -244,7 +239,6 @@ def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> 
 
 
 def _postpone(order: Order, problem: Problem | None, *, because: object) -> None:
-    """Postpone an order that cannot be sent at present."""
     due_at = timezone.now() + _retry_pause(order)
     if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
         logger.info("Order %s is not sent yet. %s", order.reference, because)
@@ -253,16 +247,15 @@ def _postpone(order: Order, problem: Problem | None, *, because: object) -> None
 def _persist(record: Callable[[], None]) -> None:
     """Call ``record``, and retry while the database fails.
 
-    If the database fails for too long, the error is raised. Then the claim expires, and the order
-    is recovered from the provider's list.
+    If that takes too long, the error is raised. Then the claim expires, and the order is recovered
+    from the provider's list.
     """
     patience = time.monotonic() + tuning.database_patience
     while True:
         try:
             return record()
         except Error:
-            # Every database error is retried: for example, a column may be missing in the middle of
-            # a migration.
+            # Every database error is retried: a column may be missing in the middle of a migration.
             if time.monotonic() >= patience:
                 raise
         time.sleep(1)
@@ -272,14 +265,12 @@ def _persist(record: Callable[[], None]) -> None:
 def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
     """Claim a recorded order for sending with ``key``; False if its row has changed meanwhile.
 
-    A ``reference`` that is sent along with the purchase is stored in the row.
-
-    Must not be called in a transaction: the claim has to be committed before the request is made.
+    The row keeps the ``reference`` that is sent along. Do not call this in a transaction: the claim
+    has to be committed before the request is made.
     """
-    # The claim fails if somebody has held the order or approved another price since the order was
-    # read.
+    # Fails if somebody has held the order or approved another price since it was read.
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
-    # What is known of an earlier attempt does not apply to this attempt.
+    # What is known of an earlier attempt does not apply to this one.
     attempt = {
         **cleared_provider_columns(),
         "answered_id": "",
@@ -292,7 +283,7 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
 
 
 def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
-    # The claim lasts longer than the request and the recording of its outcome can take.
+    # Longer than the request and the recording of its outcome can take.
     seconds = tuning.start_within + conf.request_timeout + tuning.database_patience
     lease = timedelta(seconds=seconds)
     with transaction.atomic(durable=True):
@@ -324,7 +315,7 @@ def _record_acceptance(
         "failures": 0,
     }
     try:
-        # No constraint of the table covers aliases.
+        # No constraint covers aliases.
         if Order.objects.known_as([provider_order_id]).exclude(pk=order.pk).exists():
             raise IntegrityError  # noqa: TRY301 (as the constraint on order ids does)
         is_recorded = _leave_placing(order, Status.HANDLING, **values)
@@ -338,8 +329,7 @@ def _record_acceptance(
             due_at=_first_search(),
             failures=0,
         )
-        # The id is stored even if the order was declared lost meanwhile, so that the order is not
-        # declared absent.
+        # Stored even if the order was declared lost meanwhile, so that it is not declared absent.
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
@@ -357,8 +347,7 @@ def _record_failure(
     parameters, now = error.parameters, timezone.now()
     match error:
         case AccessDenied():
-            # Due at once: all calls are paused anyway, so the order is not sent before that pause
-            # ends.
+            # Due at once: all calls are paused anyway.
             _record_not_accepted(order, Status.PENDING, Problem("not_sent", parameters), due_at=now)
         case TryLater():
             problem, failures = Problem("not_sent", parameters), order.failures + 1
@@ -394,7 +383,7 @@ def _record_failure(
                 order,
                 Status.UNCONFIRMED,
                 Problem("answer_lost", parameters),
-                # The price is kept in case the order was bought.
+                # Kept in case the order was bought.
                 **_prices(price),
                 due_at=_first_search(),
                 failures=0,
@@ -411,10 +400,7 @@ def _prices(price: Decimal | None) -> dict[str, Decimal | None]:
 
 
 def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
-    """The time of the first check of an accepted order.
-
-    If the list is in use, this is the time of its next reading; otherwise, it is now.
-    """
+    """The time of the first check: the next reading of the list if it is in use, or else now."""
     if list_turn is None:
         return now
     if list_turn - now < _LIST_DELAY:
@@ -424,7 +410,7 @@ def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
 
 
 def _first_search() -> datetime:
-    """The time of the first search for a lost order: listing the order may take a moment."""
+    """The time of the first search for a lost order, which the list may show with a delay."""
     return timezone.now() + min(_FIRST_SEARCH, timedelta(seconds=conf.proof_of_absence / 4))
 
 
@@ -434,7 +420,6 @@ def _retry_pause(order: Order, retry_after: float | None = None) -> timedelta:
 
 
 def _record_not_accepted(order: Order, target: Status, problem: Problem, **values: Any) -> None:
-    """Move an order that was not accepted to ``target``, with the reason."""
     if _leave_placing(order, target, details=[problem], **values):
         level = STATES[target].log_level
         logger.log(level, "Order %s is %s. %s", order.reference, target, problem)
@@ -451,12 +436,11 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
     """Move ``order`` to ``target``, even if it was taken for lost because its claim expired.
 
-    Another process may send the order again if the order was declared absent meanwhile. So an order
-    that may have been bought is first claimed back.
+    If the order was declared absent meanwhile, another process may send it again. So an order that
+    may have been bought is first claimed back.
 
-    Returns False if another process has moved the order elsewhere. Then the instance ``order`` gets
-    the row's current status, but keeps its old claim. So a later move succeeds only if the row
-    still has that claim.
+    Returns False if another process has moved the order elsewhere. Then ``order`` gets the row's
+    status, but keeps its old claim: a later move succeeds only if the row still has that claim.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():
@@ -474,8 +458,7 @@ def send_now(
 ) -> Order:
     """Send ``order``, or wait for the process that is sending it; return the refreshed order.
 
-    A held order stays held. ``on_wait`` is called at least about once a second during a wait for
-    the budget or for that process.
+    A held order stays held. ``on_wait`` is called about once a second during a wait.
     """
     while order.status == Status.PENDING and not order.is_held and gateway.try_open():
         if send(order, gateway):
@@ -496,8 +479,8 @@ def send_due(
 ) -> tuple[int, int]:
     """Send ``orders``, one after the other, within the request budget.
 
-    Returns the number of accepted orders and the number of other orders that were tried. Stops when
-    ``should_continue`` returns False, when calls are paused, and after an answer that was lost.
+    Returns the number of accepted orders, and the number of other orders that were tried. Stops
+    when ``should_continue`` returns False, when calls are paused, and after a lost answer.
     """
     accepted = failed = 0
     for order in orders:
@@ -507,8 +490,8 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # A new claim means that this process tried to send the order. If the claim is the same,
-            # another process has changed the order.
+            # A new claim means that this process tried to send the order; otherwise, another
+            # process has changed it.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
             # The answers to other orders would probably be lost, too.
@@ -519,8 +502,7 @@ def send_due(
 def give_up(order: Order) -> None:
     """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has probably left."""
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
-    # The move fails if somebody has held the order, or restarted its wait, since the order was
-    # read.
+    # Fails if somebody has held the order, or restarted its wait, since it was read.
     where = {"due_at__isnull": False, "queued_at": order.queued_at}
     if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
         logger.error("Order %s is REJECTED. %s", order.reference, reason)

@@ -25,11 +25,10 @@ from giftcards.rules.times import SLACK
 
 logger = logging.getLogger(__name__)
 
-# The pause before a failed query is repeated: for an optional price, and for a required price
-# (seconds).
+# The pause before a failed query is repeated, for optional and for required prices (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
-# Once in this interval, one of the processes reads the prices of held orders, for at most this
+# In this interval, one of the processes reads the prices of held orders once, for at most this
 # number of products.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
@@ -43,24 +42,23 @@ class _Prices:
 
     asked_at: float
     by_type: Mapping[str, Decimal] = field(default_factory=dict)
-    # All types that the product lists, even those without a readable price.
+    # All types that the product lists, even without a readable price.
     listed: Collection[str] = ()
-    # Why the last query failed; None if it succeeded.
+    # The error of the last query; None if it succeeded.
     failure: ProviderError | None = None
 
     @property
     def age(self) -> float:
-        """Seconds since the request was made, including the time until its answer."""
+        """Seconds since the request was made, including the wait for its answer."""
         return time.monotonic() - self.asked_at
 
 
 class PriceCache:
     """The prices of the products that are being ordered.
 
-    ``key`` is the fingerprint of the API key: each account has prices of its own. The function
-    ``read`` asks the provider for a product, and retries once if its last argument is True. It
-    returns ``None`` if the request budget allows no request now. It raises
-    :exc:`~giftcards.exceptions.ProviderError` if the request fails.
+    ``key`` is the fingerprint of the API key: each account has its own prices. ``read`` asks the
+    provider for a product, with one retry if its last argument is True. It returns ``None`` if the
+    request budget allows no request now, and raises :exc:`~giftcards.exceptions.ProviderError`.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class PriceCache:
         self._read = read
         self._key = key
         self._cache: dict[str, _Prices] = {}
-        # When this process looks at the prices of held orders again, on the monotonic clock.
+        # The time of the next look at the prices of held orders, on the monotonic clock.
         self._held_due_at = 0.0
 
     def price(self, product_id: str, type_id: str) -> Decimal | None:
@@ -89,12 +87,11 @@ class PriceCache:
         """Return the price of a card, at most ``PRICE_MAX_AGE`` old.
 
         Returns ``None`` if the price has to be requested and the request budget has no free slot.
-        The request may take any slot that placing may take. A price that another process has read
-        is used, too, because most orders of a shop have a ceiling. With ``asked_since``, only a
-        price that was requested after that moment counts.
+        The request may take any slot that placing may take. Prices that other processes have read
+        count, too. With ``asked_since``, only a price that was requested after that moment counts.
 
-        Raises :exc:`ProviderError` if the price is unknown, because the request failed or the price
-        is unreadable. Raises :exc:`NotListed` if the product does not list the type.
+        Raises :exc:`ProviderError` if the request fails or the price is unreadable, and
+        :exc:`NotListed` if the product does not list the type.
         """
         prices = self._cache.get(product_id)
         is_told = prices is not None and type_id in prices.by_type
@@ -142,7 +139,7 @@ class PriceCache:
     ) -> ToldProduct | None:
         """Request a product; store its prices for all processes, and its types in the catalogue.
 
-        If the provider does not know the product, the product is stored without types.
+        A product that the provider does not know is stored without types.
         """
         now = timezone.now()
         try:
@@ -159,8 +156,7 @@ class PriceCache:
     def look_at_held(self, has_time: Callable[[], bool]) -> bool:
         """Release held orders whose price has fallen; False if it is not time to look yet.
 
-        Reads the prices of one product at least, and of some more products while ``has_time()`` is
-        True. The prices of products that are being sold are requested anyway.
+        Reads the prices of at least one product, and of some more while ``has_time()`` is True.
         """
         if time.monotonic() < self._held_due_at:
             return False
@@ -169,8 +165,7 @@ class PriceCache:
         products = list(held.values_list("product_id", flat=True).distinct())
         if not (products and Lease.objects.take(Lease.HELD_PRICES, _TURN)):
             return False
-        # The products are shuffled, so that a product without an answer does not always keep the
-        # other products from their turn.
+        # Shuffled, so that a product without an answer does not always keep others from their turn.
         random.shuffle(products)
         for number, product_id in enumerate(products[:_PRODUCTS]):
             if number and not has_time():
@@ -196,7 +191,7 @@ def _no_price(prices: _Prices, type_id: str) -> ProviderError:
 
 
 def _max_age(asked_since: datetime | None) -> float:
-    """The maximum age of a required price, in seconds; if negative, the price must be requested."""
+    """The maximum age of a required price, in seconds; negative if it must be requested."""
     if asked_since is None:
         return conf.price_max_age
     # The clocks of two machines may differ. In doubt, the price is requested again.
@@ -215,14 +210,13 @@ def by_type(product: ToldProduct) -> dict[str, Decimal]:
 
 
 def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -> None:
-    # A failure is only logged, because an order that waits for the price does not need the
-    # catalogue.
+    # Only logged, because an order that waits for the price does not need the catalogue.
     with tolerating(f"Keeping the types of the product {product_id}"):
         Product.objects.keep_types(product_id, types, at=at)
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
-    """Return the columns of each type. If a type is listed twice, the dearer row counts."""
+    """Return the columns of each type; of a type that is listed twice, the dearer row."""
     kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
     return [
         {
@@ -236,5 +230,4 @@ def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
 
 
 def _unless_negative(number: Any) -> Any:
-    """Return ``number``; ``None``, for "unknown", if it is negative."""
     return None if number is not None and number < 0 else number

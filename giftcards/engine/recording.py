@@ -1,10 +1,9 @@
 """Recording the provider's answers about orders that are checked, and about settled orders.
 
-A batch of answers is recorded in one short transaction; if the transaction fails, each order is
-recorded on its own.
+A batch of answers is recorded in one short transaction, or one by one if that fails.
 
-A settled order keeps its final status and figures. If a later answer differs from this record,
-staff get a problem to tick off, once for each difference. Cards that arrive late are kept.
+A settled order keeps its status and figures. If a later answer differs, staff get a problem to tick
+off. Cards that arrive late are kept.
 """
 
 from __future__ import annotations
@@ -46,17 +45,17 @@ from giftcards.rules.verdict import Settlement, Verdict, evaluate_for, find_chan
 logger = logging.getLogger(__name__)
 
 _WATCH_ENDED = Problem("watch_ended")
-# An order, the answer about it, and the verdict on the answer if the answer is judged already.
+# An order, the answer about it, and the verdict if the answer is judged already.
 Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
-# A function that evaluates an answer about an order.
+# Evaluates an answer about an order.
 _Evaluate = Callable[..., "_Result"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """The answer about an order, the verdict on the answer, and the order's next due time.
+    """The answer about an order, the verdict on it, and the order's next due time.
 
-    ``identifies`` is True if this answer is the first to confirm that the order has the right id.
+    ``identifies`` is True if this answer is the first to confirm the order's id.
     """
 
     order: Order
@@ -83,10 +82,7 @@ class _Result:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of this answer.
-
-        After the last check, one more problem says that the order is not checked any more.
-        """
+        """The problems of this answer, and after the last check, the end of the watch."""
         if self.due_at is None and not self.verdict.settlement:
             return _WATCH_ENDED, *self.verdict.problems
         return self.verdict.problems
@@ -97,10 +93,7 @@ class _Result:
 
     @property
     def alias(self) -> str:
-        """The answer's id if it differs from the order id, or else the alias on record.
-
-        Rows of the list may have either id.
-        """
+        """The answer's id if it differs from the order id, or else the alias on record."""
         answered = self.answer.provider_id
         if answered and answered != self.order.provider_order_id:
             return answered
@@ -122,8 +115,8 @@ def _evaluate(
         verdict = evaluate_for(order, answer, is_last=is_last, was_clock_right=was_clock_right)
     if not verdict.is_ours:
         answer = replace(answer, provider_id="", cards=())
-    # An answer confirms the id if it has our reference or names the whole line. An answer that
-    # settles the order or has cards is enough, too, because cards are delivered only once.
+    # Our reference or the whole line confirms the id. So does an answer that settles the order or
+    # has cards, because cards are delivered only once.
     is_named = order.provider_reference != "" and answer.reference == order.provider_reference
     is_shown = is_named or line_of(answer) == order.line or verdict.settlement or answer.cards
     identifies = order.identified_at is None and verdict.is_ours and bool(is_shown)
@@ -137,14 +130,13 @@ def record_answers(
     watched_since: datetime | None = None,
     was_clock_right: Callable[[datetime], bool] = lambda _moment: True,
 ) -> int:
-    """Record the answers about claimed orders, and release the claims.
+    """Record the answers about claimed orders, release the claims; return how many orders settled.
 
-    Returns the number of orders that settled. ``now`` is when the orders were checked. For
-    ``watched_since`` see :func:`next_check`. ``was_clock_right`` takes a time, and returns whether
-    our clock agreed with the provider's clock at that time.
+    The orders were checked at ``now``. For ``watched_since`` see :func:`next_check`.
+    ``was_clock_right`` returns whether our clock agreed with the provider's at a given time.
 
-    If an answer comes with a verdict, the verdict must be about the same ``Order`` instance. If the
-    order's row has changed since, the answer is judged again.
+    A verdict must be about the same ``Order`` instance. If the order's row has changed since, the
+    answer is judged again.
     """
     options: dict[str, Any] = {
         "now": now,
@@ -177,8 +169,7 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
             by_due[result.due_at].append(result.order)
         else:
             changed.append(result)
-    # Each transaction starts with a write: SQLite may fail a transaction that reads before it
-    # writes.
+    # Each transaction starts with a write: SQLite may fail one that reads before it writes.
     for due_at, unchanged in by_due.items():
         values = {"due_at": due_after(due_at), "checked_at": now, "failures": 0}
         _update_claimed(values, unchanged)
@@ -201,9 +192,9 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
 
 @sensitive_variables()
 def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
-    """Yield the results, but drop the content of each answer that has the id of another order.
+    """Yield the results, but empty each answer that has the id of another order.
 
-    Otherwise the same cards would be delivered for two orders.
+    Otherwise, the same cards would be delivered for two orders.
     """
     new_ids = {result.alias for result in results if result.alias != result.order.provider_alias}
     owners: dict[str, str] = {}
@@ -225,13 +216,12 @@ def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
 
 
 def _update_claimed(values: dict[str, Any], orders: Sequence[Order]) -> int:
-    """Update the rows of ``orders`` that still carry this process's claim; release the claim."""
+    """Update those ``orders`` that still carry this process's claim; release the claim."""
     claimed = Order.objects.still_claimed(orders).filter(status__in=FOLLOWED)
     return claimed.update(claimed_until=None, **values)
 
 
 def _due_after(checked_at: datetime) -> Callable[[datetime | None], Any]:
-    """:func:`due_after_check` for checks that began at ``checked_at`` and are recorded now."""
     again_at = timezone.now() + tuning.check_soon_every
     return partial(due_after_check, checked_at=checked_at, again_at=again_at)
 
@@ -262,13 +252,13 @@ def _update(
         "fulfilled_amount": settlement.fulfilled_amount,
         "price_per_card": settlement.price_per_card,
     }
-    # The timeline gets the problems of this answer, and the problems that the settlement has ended.
+    # The timeline gets the problems of this answer, and those that the settlement has ended.
     details = history(order.problems, values["problems"], result.problems)
     return OrderUpdate(order, values, settlement.status, details)
 
 
 def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUpdate:
-    """Return an update that drops the wrong id. Recovery then searches for the order."""
+    """Return an update that drops the wrong id, so that recovery searches for the order."""
     problem = Problem("id_of_other", {"provider_order_id": order.provider_order_id or ""})
     values: dict[str, Any] = {
         **cleared_provider_columns(),
@@ -282,7 +272,6 @@ def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUp
 
 
 def _arrivals(results: Iterable[_Result]) -> Iterator[Arrival]:
-    """Yield an arrival of cards for each answer that has cards or settles its order."""
     for result in results:
         answer, settles = result.answer, result.verdict.settlement is not None
         if answer.cards or settles:
@@ -303,7 +292,6 @@ def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
 
 
 def _reorder_missing(results: Iterable[_Result]) -> None:
-    """Reorder missing cards of the orders that settle, if ``REORDER_MISSING`` says so."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
         if settlement and settlement.fulfilled_quantity < order.quantity:
@@ -313,7 +301,7 @@ def _reorder_missing(results: Iterable[_Result]) -> None:
 def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -> int:
     """Record an answer about an order that another process moved in the meantime.
 
-    A final status stays. New cards are stored nonetheless, and a contradiction is flagged.
+    A final status stays, but new cards are stored, and a contradiction is flagged.
     """
     fresh = Order.objects.get(pk=result.order.pk)
     if fresh.provider_order_id != result.order.provider_order_id:
@@ -369,13 +357,12 @@ def record_failures(
 ) -> None:
     """Record failed checks of claimed orders, release the claims, and back off.
 
-    An order's id is dropped if the provider does not know it and the order was sent before
-    ``proof_ago``. By default, ``proof_ago`` is ``PROOF_OF_ABSENCE`` before ``now``. ``key`` is the
-    API key of the checks. An order that was sent with another API key keeps its id.
+    ``key`` is the API key of the checks. The id of an order that the provider does not know is
+    dropped if the order was sent with ``key``, before ``proof_ago`` (by default,
+    ``PROOF_OF_ABSENCE`` before ``now``).
 
-    A late order keeps its regular schedule, but it is checked earlier if the failure is transient.
-    Only an error about the order itself becomes its problem. An outage is kept in
-    ``ProviderState``.
+    A late order keeps its schedule, but is checked earlier after a transient failure. Only an error
+    about the order itself becomes its problem.
     """
     due_after = _due_after(now)
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
@@ -402,8 +389,7 @@ def record_failures(
 def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
     """True if ``error`` shows that the id in the answer to placing was never valid.
 
-    The id of an adopted order comes from the list, and single checks may not find it. So it is
-    never refuted.
+    An adopted id is never refuted: it comes from the list, and single checks may not find it.
     """
     was_seen = order.identified_at is not None or order.checked_at is not None
     is_old = order.sent_at is not None and order.sent_at <= proof_ago
@@ -436,16 +422,15 @@ def _values_after_failure(
     pause: timedelta,
     is_theirs: bool,
 ) -> dict[str, Any]:
-    # If an order was adopted from the list, only the list may know its id. So the first single
-    # check that does not find the id is no problem: the order is followed through the list.
+    # Only the list may know the id of an adopted order. So the first single check that does not
+    # find it is no problem: the order is followed through the list.
     is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
     is_news = is_only_listed and not order.is_only_listed
     problem = None if is_news else _own_problem(error)
     if order.status == Status.HANDLING:
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
-        # The retry may come before the regular check, which may be an hour away. There is a retry
-        # even without a regular check, because an outage does not end the watch.
+        # The regular check may be an hour away, or over. An outage does not end the watch.
         longest = STATES[order.status].longest_retry
         due_at = min(regular or now + longest, now + pause)
     else:
@@ -472,7 +457,7 @@ def _own_problem(error: Exception) -> Problem | None:
 
 
 def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
-    """Return how an answer about a settled order differs from the order's record."""
+    """Return the differences between an answer about a settled order and its record."""
     if difference := find_difference(answer, order.line_at_provider):
         return [difference]
     status, quantity = Status(order.status), order.fulfilled_quantity
@@ -486,7 +471,7 @@ def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
 def find_owners(
     rows: Mapping[str, OrderAnswer], orders: OrderQuerySet
 ) -> Iterator[tuple[Order, OrderAnswer]]:
-    """Yield the orders in ``orders`` that have an id in ``rows``, each with its row."""
+    """Yield those ``orders`` that have an id in ``rows``, each with its row."""
     for order in orders.owners(rows):
         yield order, next(rows[name] for name in order.names if name in rows)
 
@@ -502,8 +487,7 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
         if differences:
             record_changes([(order, row)], now=timezone.now())
             order.refresh_from_db(fields=["problems"])
-            # Only the codes of the problems are compared: the parameters differ if more cards are
-            # stored than this row has.
+            # Only codes are compared: parameters differ if more cards are stored than this row has.
             still_open = {problem.code for problem in order.open_problems}
             if not still_open.isdisjoint(problem.code for problem in differences):
                 differing.append(order)
@@ -513,10 +497,9 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
 def record_changes(
     answers: Iterable[tuple[Order, OrderAnswer]], *, now: datetime, is_thorough: bool = False
 ) -> None:
-    """Record how ``answers`` about settled orders differ from the record.
+    """Record how ``answers``, given at ``now``, differ from the record of their settled orders.
 
-    The answers were given at ``now``. An answer without news costs no query. With ``is_thorough``,
-    each card is compared.
+    An answer without news costs no query. With ``is_thorough``, each card is compared.
     """
     for order, answer in answers:
         if is_thorough or not _is_known(order, find_differences(order, answer)):
@@ -531,7 +514,6 @@ def record_changes(
 
 
 def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
-    """True if all ``differences`` are on record, ticked off or not."""
     known = [Problem.of(entry) for entry in order.problems]
     received = max((_received(problem) for problem in known), default=0)
     return all(
@@ -570,7 +552,7 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
 def _more_cards(order: Order, answer: OrderAnswer, stored: int) -> Iterator[Problem]:
     """Yield a problem if more cards are ``stored`` than the order had when it settled."""
     if stored > order.fulfilled_quantity:
-        # If the provider counts the cards, and so charges them, they are late and not surplus.
+        # Cards that the provider counts, and so charges, are late and not surplus.
         is_counted = (answer.fulfilled_quantity or 0) >= stored
         counts = {"received": stored, "announced": order.fulfilled_quantity}
         yield Problem("late_cards" if is_counted else "surplus_cards", counts)

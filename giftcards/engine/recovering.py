@@ -47,17 +47,17 @@ logger = logging.getLogger(__name__)
 
 # The longest pause between two searches.
 _LONGEST_PAUSE = timedelta(hours=1)
-# The first and the longest pause before the next look at an order that was sent with another API
-# key. A process with the right key may search for the order, so both pauses are short.
+# The first and the longest pause before the next look at an order of another API key. They are
+# short, because a process with the right key may be searching for it.
 _ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
 _SOURCE = StatusChange.Source.RECOVERY
 
 
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
-    """Search for those ``orders`` that are lost and due; return the number of resolved orders.
+    """Search for the due lost orders among ``orders``; return the number of resolved orders.
 
-    Other lost orders of about the same time are resolved along with these orders, because all of
-    them may fit the same rows.
+    Other lost orders of about the same time are resolved with them, because they may fit the same
+    rows.
     """
     due = set(orders.to_recover(timezone.now()).values_list("pk", flat=True))
     if not due:
@@ -74,10 +74,10 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 
 
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
-    """Return those ``lost`` orders that the list may show; report the other due orders to staff.
+    """Return the ``lost`` orders that the list may show; report the other due orders to staff.
 
-    The list of another account proves nothing about an order. But if an order was sent with its
-    reference, any key of the right account can find it.
+    Another account's list proves nothing. But any key of the right account finds an order that was
+    sent with its reference.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
@@ -100,10 +100,9 @@ def _note_other_account(order: Order, *, pause: timedelta) -> None:
 
 
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
-    """Split ``lost``, sorted by sending time, into groups of orders sent at about the same time.
+    """Split ``lost``, sorted by sending time, into groups of about the same time.
 
-    The provider's list is read once for each group, for the times of its orders only. No row can
-    belong to orders of two groups.
+    The list is read once for each group. No row can belong to orders of two groups.
     """
     groups: list[list[Order]] = []
     for order in lost:
@@ -114,16 +113,15 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 
 
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
-    """Read the list around the ``lost`` orders. They have to be sorted by sending time."""
-    # The sequence of the queries below matters, because other processes change orders meanwhile.
+    """Read the list around the ``lost`` orders, which are sorted by sending time."""
+    # The sequence of these queries matters, because other processes change orders meanwhile.
     now = timezone.now()
-    # The request that sends an order starts at most ``start_within`` after the claim.
+    # A request starts at most ``start_within`` after the claim.
     proof = timedelta(seconds=tuning.start_within) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first = min(map(_first_sent_at, lost))
     last = _sent_at(lost[-1])
-    # The accepted orders are queried before the list is read, so the list has to show all of them.
-    # If an accepted order is missing from the list, the list lags.
+    # Queried before the list, which therefore has to show all of them: otherwise, the list lags.
     nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
     accepted = [
         order
@@ -134,9 +132,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     for order in accepted:
         if row := listing.row_of(order):
             gateway.note_reference(order, row)
-    # Other orders of about the same time may have rows that look like the rows of the lost orders.
-    # These orders are queried after the list, and before the owners of its rows. So an order that
-    # takes a row in between is seen as a rival or as the owner of the row.
+    # Other orders of about the same time may have similar rows. They are queried after the list,
+    # and before the owners of its rows: an order that takes a row in between is a rival or an
+    # owner.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -149,7 +147,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     named = note_repetitions(rows, listing, gateway.key)
     rows = [row for row in rows if named.get(row.provider_id, lost[0]) in lost]
     # The statuses are read last. Orders that another process has resolved meanwhile count as
-    # rivals, so that this process leaves their rows alone.
+    # rivals, so that their rows are left alone.
     unresolved = Order.objects.filter(
         pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
     )
@@ -179,10 +177,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:
-    """True if the clock was right when ``order`` was sent.
-
-    If not, the provider may list the order under another time.
-    """
+    """True if the clock was right when ``order`` was sent, so that the list has it at that time."""
     sent_at = _sent_at(order)
     is_dated = gateway.was_clock_right(sent_at)
     if not is_dated:
@@ -203,8 +198,8 @@ def _read_around(
 ) -> Listing:
     """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
 
-    The margin is a few minutes at first. It is enough if the list shows one of our ``accepted``
-    orders, which proves that the clocks agree. Otherwise, the list is read with a larger margin.
+    A few minutes are enough if the list shows one of our ``accepted`` orders, which proves that the
+    clocks agree. Otherwise, the list is read with a larger margin.
     """
 
     if accepted:
@@ -217,10 +212,7 @@ def _read_around(
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """True if we know which row of the list belongs to the order.
-
-    Otherwise, any row with the order's line may belong to it.
-    """
+    """True if the order's row is known; otherwise, any row with its line may be its row."""
     # An id typed by staff may be the row's id or the order id.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
@@ -228,16 +220,16 @@ def _is_row_known(order: Order, listing: Listing) -> bool:
 
 
 def _is_unconfirmed(order: Order) -> bool:
-    """True if no answer has confirmed yet that the id is this order's."""
+    """True if no answer has confirmed the order's id yet."""
     return order.status in FOLLOWED and order.identified_at is None
 
 
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
     """True if the order may have the id of a lost order.
 
-    The id is in doubt until an answer or a row confirms it. But the id of an order that was
-    accepted recently is not in doubt. That order was sent well after the orders that the search can
-    prove absent. A busy shop always has such orders.
+    An id is in doubt until an answer or a row confirms it. Orders that were accepted recently do
+    not count: they were sent well after the orders that can be proven absent, and a busy shop
+    always has some.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
@@ -313,7 +305,6 @@ def _adopt(order: Order, adoption: Adopt) -> bool:
 
 
 def _ask_person(order: Order, rows: Sequence[OrderAnswer], *, is_soon: bool) -> None:
-    """Offer ``rows`` to staff as candidates, and schedule the next search."""
     _search_again(
         order,
         is_soon=is_soon,
@@ -324,14 +315,13 @@ def _ask_person(order: Order, rows: Sequence[OrderAnswer], *, is_soon: bool) -> 
 
 
 def _wait(order: Order, *, is_evidence: bool) -> None:
-    """Schedule the next search, and withdraw earlier candidates."""
     new = [Problem("not_listed")] if order.candidates else []
     values: dict[str, Any] = {
         "candidates": [],
         **order.problem_columns(ends={Kind.SEARCH}, new=new),
     }
     now = timezone.now()
-    # If the time of a search lies in the future, the clock was set back after that search.
+    # A time in the future was stored before the clock was set back.
     if is_evidence and (order.absent_since is None or order.absent_since > now):
         values["absent_since"] = now
     _search_again(order, is_soon=is_evidence, **values)
@@ -346,8 +336,7 @@ def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
         longest = max(_LONGEST_PAUSE, _half_proof())
         values["due_at"] = now + backoff(order.failures, first=_half_proof(), longest=longest)
         values["failures"] = min(order.failures + 1, 20)
-    # If ``order`` is not due, the search was made for another order, and ``order`` keeps its
-    # schedule.
+    # An order that is not due was searched along with others, and keeps its schedule.
     Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
 
 
@@ -374,16 +363,15 @@ def adopt(
 ) -> bool:
     """Identify the lost ``order`` with an order at the provider; False if the id is taken.
 
-    The caller has compared the two orders. ``is_insisted`` is True if they differ, but a person
-    says that they are the same order. Then the provider's answers may name another product and
-    type, but not another quantity. ``repeated`` are the ids of further purchases of the order.
+    The caller has compared the two. ``is_insisted`` is True if they differ, but a person says that
+    they are the same; then answers may name another product and type, but not another quantity.
+    ``repeated`` are the ids of further purchases of the order.
 
-    Returns False, too, if the row's claim or status has changed since ``order`` was read. In that
-    case, the decision is out of date. Unless ``source`` is staff, also returns False if staff have
-    released this id from the order.
+    Also False if the row's claim or status has changed since ``order`` was read, or if staff have
+    released this id from the order (unless ``source`` is staff).
     """
-    # No constraint covers aliases. Without this query, the provider's order could be adopted twice,
-    # once under each of its ids, and be delivered twice.
+    # No constraint covers aliases: the provider's order could be adopted under each of its ids, and
+    # delivered twice.
     if Order.objects.known_as([provider_order_id]).exists():
         return False
     if source != StatusChange.Source.STAFF and _was_released(order, provider_order_id):
@@ -437,8 +425,8 @@ def declare_absent(
 ) -> bool:
     """Resend or reject the lost ``order``, which was not placed.
 
-    Returns False if the row's claim or status has changed since ``order`` was read, as in
-    :func:`adopt`. Returns False, too, if a late answer has shown that the order was accepted.
+    False if the row's claim or status has changed since ``order`` was read, or if a late answer has
+    shown that the order was accepted.
     """
     now = timezone.now()
     values: dict[str, Any] = {
@@ -451,8 +439,7 @@ def declare_absent(
     if send_again:
         values["due_at"] = now
         if source == StatusChange.Source.STAFF:
-            # SEND_TIMEOUT starts again, because staff want the order sent now, however long it has
-            # waited. The order is sent with the key in use, whatever key it was sent with before.
+            # Staff want the order sent now, so SEND_TIMEOUT starts again, and any key may be used.
             values |= {"queued_at": now, "environment": "", "sent_with": ""}
     change = order.move(
         Status.PENDING if send_again else Status.REJECTED,

@@ -1,6 +1,6 @@
 """Reordering missing cards, in one new order that is linked to the old order.
 
-The new order is made by staff, by the shop's code or by the rule ``REORDER_MISSING``.
+Staff, the shop's code or the rule ``REORDER_MISSING`` make the new order.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from giftcards.rules.states import Review
 
 logger = logging.getLogger(__name__)
 
-# The longest pause before the first order that ``REORDER_MISSING`` makes: cards that are out of
-# stock may be back soon.
+# The longest pause before the first order of ``REORDER_MISSING``: cards that are out of stock may
+# be back soon.
 _FIRST_PAUSE = timedelta(minutes=10)
 
 _COPIED = (
@@ -34,7 +34,7 @@ _COPIED = (
     "type_id",
     "product_name",
     "type_name",
-    # The environment is copied so that no order of the sandbox is repeated with a real key.
+    # So that no order of the sandbox is repeated with a real key.
     "environment",
     "sale_price",
     "group",
@@ -46,17 +46,15 @@ _COPIED = (
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
     """Order the missing cards of a final ``order`` again; return the new order.
 
-    The function is idempotent, even under concurrency: all calls return the same new order, whose
-    ``repeats`` is ``order``. If cards of the new order are missing in turn, they can be ordered
-    again too. The timeline of ``order`` names ``by``.
+    All calls return the same new order, even concurrent ones; its ``repeats`` is ``order``. Its
+    missing cards can be ordered again, too. The timeline of ``order`` names ``by``.
 
     The new order has a UUID as its reference. Product, group, metadata, customer and gift are those
     of ``order``. A card may cost at most ``max_price``, by default the ``max_price`` of ``order``.
-    ``REVIEW_ORDER`` is called for the new order only if ``order`` was rejected after a review.
+    ``REVIEW_ORDER`` is called only if ``order`` was rejected after a review.
 
-    The amount that the customer is owed for the missing cards becomes the ``sale_amount`` of the
-    new order. Then nothing is owed for ``order`` any more. Cards that came after ``order`` had
-    settled are not missing.
+    The amount owed for the missing cards becomes the ``sale_amount`` of the new order, and nothing
+    is owed for ``order`` any more. Cards that came after ``order`` had settled are not missing.
 
     Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, if ``order`` is open or
     of another environment than the API key, if a refund was paid or is planned, or if ``order`` has
@@ -77,7 +75,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
 
 def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
-    """Record the order ``new``, and move the customer's payment for the missing cards to it."""
+    """Record ``new``, and move the customer's payment for the missing cards to it."""
     Order.objects.record(new)
     Order.objects.filter(pk=old.pk).update(
         reordered_amount=new.sale_amount or 0,
@@ -89,7 +87,7 @@ def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
 
 
 def repetition(order: Order) -> Order | None:
-    """The order that repeats the missing cards of ``order``, if there is one."""
+    """Return the order that repeats the missing cards of ``order``, if there is one."""
     return Order.objects.filter(repeats=order.pk).first()
 
 
@@ -123,7 +121,7 @@ def check_reorderable(order: Order) -> None:
 
 
 def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Order:
-    """A new order, not recorded yet, for the cards that are missing from ``order``."""
+    """Return a new order, not recorded yet, for the cards that are missing from ``order``."""
     missing = order.missing_quantity
     new = Order(
         repeats=order,
@@ -133,8 +131,7 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
         **{name: getattr(order, name) for name in _COPIED},
     )
     if new.price_ceiling is None:
-        # A person may have approved a price for the old order: that price limits the new order,
-        # too.
+        # A price that staff approved for the old order limits the new order, too.
         new.max_price = order.approved_price
     # The new order needs a review only if staff rejected the old order after a review.
     if order.review != Review.WANTED:
@@ -146,13 +143,10 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
 
 
 def reorder_by_rule(order: Order) -> None:
-    """Order the missing cards again as ``REORDER_MISSING`` says.
+    """Order the missing cards again as ``REORDER_MISSING`` says, in an order that is held at first.
 
-    The customer's payment for the missing cards moves to the new order. The new order is held until
-    its time has come.
-
-    Call this function in the transaction that makes ``order`` final. So a receiver that is told of
-    the final status never finds an incomplete new order.
+    Call this in the transaction that makes ``order`` final: receivers that learn of the final
+    status must find a complete new order.
 
     Nothing is ordered in these cases:
 
@@ -198,10 +192,7 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
 
 
 def _times(order: Order) -> int:
-    """The number of orders that ``REORDER_MISSING`` has made for the same cards.
-
-    ``order`` is counted if the rule made it.
-    """
+    """The number of orders that the rule has made for the same cards, with ``order`` itself."""
     times = 0
     earlier: Order | None = order
     while earlier is not None and earlier.send_before is not None:
@@ -210,16 +201,13 @@ def _times(order: Order) -> int:
 
 
 def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
-    """Return the pause before the next order; ``turns`` orders share the time ``left``."""
+    """The pause before the next order; ``turns`` orders share the time ``left``."""
     pause = left / (turns + 1)
     return min(pause, _FIRST_PAUSE) if is_first else pause
 
 
 def is_still_missing(order: Order) -> bool:
-    """True if the cards that ``order`` repeats have certainly not come.
-
-    Also True if ``REORDER_MISSING`` did not make ``order``.
-    """
+    """True unless ``REORDER_MISSING`` made ``order``, and the cards may have come after all."""
     if order.send_before is None or order.repeats is None:
         return True
     old = order.repeats

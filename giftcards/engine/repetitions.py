@@ -1,9 +1,8 @@
 """Finding orders that the provider has bought twice.
 
-Some providers return our references, but do not refuse a reference that was used before. If such a
-provider's list lags for longer than the proof of absence takes, an order is wrongly taken for
-absent and bought again. Each row that carries an order's reference is a purchase of that order,
-even if the row has another id.
+Some providers return our references, but do not refuse one that was used before. If the list of
+such a provider lags for too long, an order is wrongly taken for absent and bought again. Each row
+with an order's reference is a purchase of that order, whatever its id.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ def note_repetitions(
 ) -> Mapping[str, Order]:
     """Find rows that are a second purchase of an order; tell staff about them.
 
-    Such a row has the order's reference, but an id that the order does not have. ``rows`` are rows
-    of ``listing``, the list that ``key`` shows. The result maps the id of each such row to its
-    order. If the order waits to be sent again, it is not sent: recovery searches for it.
+    Such a row has the order's reference, but none of its ids. ``rows`` are rows of ``listing``, the
+    list that ``key`` shows. The result maps the ids of these rows to their orders. An order that
+    waits to be sent again is searched for instead.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}
@@ -49,7 +48,7 @@ def note_repetitions(
 
 
 def by_reference(rows: Iterable[OrderAnswer]) -> dict[str, list[OrderAnswer]]:
-    """Group those of ``rows`` that have an id and a reference."""
+    """Group the ``rows`` that have an id and a reference by their reference."""
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in rows:
         if row.reference and row.provider_id:
@@ -103,7 +102,7 @@ def _search_again(order: Order) -> None:
     """Search for an order that was taken for absent, unless another process sends it already."""
     problem = Problem("bought_before")
     with transaction.atomic():
-        # The order moves by way of PLACING, as it did for the worker that sent it.
+        # Through PLACING, as the order did for the worker that sent it.
         claimed = order.move(
             Status.PLACING, source=StatusChange.Source.RECOVERY, claim=uuid.uuid4().hex
         )

@@ -1,25 +1,20 @@
 """The request budget: at most ``REQUESTS_PER_MINUTE`` in any sliding window of 60 seconds.
 
 Each request takes a slot, a row that all processes share. The provider counts a request at some
-moment between sending and answer, so the slot of the request is free again 60 seconds after the
-answer. If the process dies, the slot is free again 60 seconds after the request would have timed
-out. So no window of 60 seconds at the provider contains more requests than there are slots,
-whatever the latency.
+moment between sending and answer, so its slot is free again 60 seconds after the answer. If the
+process dies, the slot is free 60 seconds after the request would have timed out.
 
-- The first page of the list of orders has one slot per ``POLL_INTERVAL``, but at most a quarter of
-  all slots. So a rush of purchases does not delay codes. Late orders have one slot, so that fresh
-  orders cannot starve them. While the list is not usable, late and fresh orders share the slots of
-  the list.
-- All other slots are common. Some common slots are reserved for requests that follow the first
-  page: for further pages, and for single checks. The reserve has the slots that the readings of a
-  minute need, but at most a quarter of the common slots. Once all other common slots are taken,
-  each reading takes only its share of the reserve. If the reserve is too small, single checks leave
-  half of it to further pages, because a page covers up to a hundred orders.
-- Placing may use all common slots outside the reserve. So may the query for the price of an order
-  with a price ceiling. Further pages and single checks leave an eighth of these slots free. Queries
-  for optional prices, and requests about payments by customers, leave half of these slots free.
-  Requests about payments may also take the slot of late orders, so that purchases cannot starve
-  them.
+- The first page of the list has one slot per ``POLL_INTERVAL``, but at most a quarter of all slots.
+  So a rush of purchases does not delay codes. Late orders have one slot, so that fresh orders
+  cannot starve them. While the list is not usable, late and fresh orders share its slots.
+- All other slots are common. At most a quarter of them is reserved for requests after the first
+  page: further pages and single checks. Once all other common slots are taken, each reading takes
+  only its share of the reserve. If the reserve is too small, single checks leave half of it to
+  further pages, because a page covers up to a hundred orders.
+- Placing, and queries for the price of an order with a ceiling, may use all common slots outside
+  the reserve. Further pages and single checks leave an eighth of them free. Queries for optional
+  prices, and requests about payments by customers, leave half of them free. Requests about payments
+  may also take the slot of late orders, so that purchases cannot starve them.
 - Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
   and only while half of the common slots are free. While the budget is busy, there are no
   background requests, and no queries for optional prices.
@@ -40,13 +35,13 @@ from giftcards.models import RequestSlot
 from giftcards.rules.purposes import Purpose
 
 MINUTE = timedelta(seconds=60)
-# The number of free slots that a process tries before it gives up the race for a slot.
+# The free slots that a process tries before it gives up the race for a slot.
 _TRIED = 8
-# The requests of the last 10 seconds are extrapolated to a minute. The budget is busy if the result
-# is more than this share of the common slots.
+# The budget is busy if the requests of the last 10 seconds, extrapolated to a minute, are more than
+# this share of the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
-# If the limit is below this number, no slot is reserved for late orders.
+# The least limit with a slot for late orders.
 _LEAST_FOR_LATE = 30
 
 
@@ -76,7 +71,7 @@ class Shares:
     def split(self, questions: int) -> tuple[range, range]:
         """Return the common slots reserved for readings of the list, and the other common slots.
 
-        ``questions`` is the number of requests that a reading takes in addition to the first page.
+        ``questions`` is the number of requests that a reading takes after the first page.
         """
         wanted = min(questions * len(self.listing), len(self.common) // 4)
         return self.common[:wanted], self.common[wanted:]
@@ -86,9 +81,8 @@ class Shares:
     ) -> list[tuple[range, int]]:
         """Return the ranges of slots that a request may use, best range first.
 
-        The number beside a range says how many of its free slots the request has to leave. While
-        the list is not usable (``has_list`` is False), single checks may take the slots of the
-        list.
+        The number beside a range says how many of its free slots the request has to leave. Without
+        a usable list (``has_list``), single checks may take the slots of the list.
         """
         wanted, common = self.split(questions)
         is_short = questions * len(self.listing) > len(wanted)
@@ -110,22 +104,20 @@ class Shares:
             case Purpose.CHECKING:
                 return [(wanted, kept_for_pages), (common, kept), *for_fresh]
             case Purpose.CHECKING_LATE:
-                # The reserved slots come first, so that more common slots are left for other
-                # requests.
+                # The reserved slots come first, to leave common slots to other requests.
                 return [*for_late, (common, kept)]
             case Purpose.PRICING:
                 return [(common, len(common) // 2)]
             case Purpose.PAYING:
                 return [(common, len(common) // 2), (self.late, 0)]
             case Purpose.BACKGROUND:
-                # Background requests always take the same few slots, which limits their number per
-                # minute.
+                # Always the same few slots, which limits these requests per minute.
                 all_slots = len(self.listing) + len(self.late) + len(self.common)
                 return [(self.common[-max(all_slots // 10, 1) :], 0)]
 
 
 def _left_free(common: range) -> int:
-    """Number of common slots that single checks and further pages leave to placing."""
+    """The common slots that single checks and further pages leave to placing."""
     # A single slot cannot be left free.
     return max(len(common) // 8, 1) if len(common) > 1 else 0
 
@@ -150,7 +142,7 @@ class Budget:
         for numbers, reserve in pools:
             free = RequestSlot.objects.among(numbers).free(now).values_list("number", flat=True)
             candidates = list(free[reserve : reserve + _TRIED])
-            # Shuffled, so that concurrent processes rarely race for the same slot.
+            # Shuffled, so that processes rarely race for the same slot.
             random.shuffle(candidates)
             number = RequestSlot.objects.take_one(candidates, now=now, until=until)
             if number is not None:
@@ -158,13 +150,13 @@ class Budget:
         return None
 
     def pages_at_once(self, questions: int) -> int:
-        """Number of further pages that one reading may take; slots of later readings stay free."""
+        """Return the number of further pages for one reading, without slots of later readings."""
         wanted, common = self._shares.split(questions)
         share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
         return share + max(self._free(common) - _left_free(common), 0)
 
     def free_for_placing(self, questions: int) -> int:
-        """Number of orders that may be placed with the slots that are free now."""
+        """Return the number of orders that may be placed with the slots that are free now."""
         return self._free(self._shares.split(questions)[1])
 
     @staticmethod
@@ -186,15 +178,15 @@ class Budget:
         self._hold(slot, timezone.now() + MINUTE)
 
     def give_back(self, slot: Slot) -> None:
-        """Free the slot at once: the request was not made."""
+        """Free the slot of a request that was not made."""
         self._hold(slot, timezone.now())
 
     def _hold(self, slot: Slot, until: datetime) -> None:
-        # The update is guarded: after a very long request, the slot may belong to another request.
+        # Guarded, because after a very long request the slot may belong to another request.
         RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
 
     def wait_for(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> float:
-        """Seconds until :meth:`take` can succeed, unless another process takes the slot first."""
+        """Seconds until :meth:`take` can succeed, unless another process is faster."""
         now = timezone.now()
         free_at: list[datetime] = []
         pools = self._shares.pools(purpose, has_list=has_list, questions=questions)

@@ -2,10 +2,9 @@
 
 The decisions themselves are in :mod:`giftcards.engine.recovering`.
 
-After a restore from a dump, an order that waits in the database may have been bought since the
-dump. Then the provider's list shows it. But the list also shows orders that were placed after the
-dump and are unknown here. So a waiting order is held if it is like an order in the list, unless
-references show whether the two are the same order.
+After a restore, an order that waits in the database may have been bought since the dump. Then the
+provider's list shows it, along with later orders that are unknown here. So a waiting order that is
+like an order in the list is held, unless references tell the two apart.
 """
 
 from __future__ import annotations
@@ -46,24 +45,23 @@ class NoAnswer(enum.Enum):
     """The reason why an order could not be looked up at the provider."""
 
     NOT_FOUND = enum.auto()
-    # Calls are paused, because of an earlier answer or of the present answer.
+    # Calls are paused, perhaps by this answer.
     PAUSED = enum.auto()
     # The request budget has no slot, or another process is probing the key.
     BUSY = enum.auto()
     # The request could not be made, or its answer could not be used.
     UNREACHABLE = enum.auto()
-    # This process has no API key: only the workers have an API key.
+    # This process has no API key; the workers have one.
     NOT_CONFIGURED = enum.auto()
 
 
 def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
     """Ask the provider for its order with this id, which may be ``order``.
 
-    Returns the result of ``describe_row``, which has no cards, and ``is_same_key``: True if
-    ``order`` was sent with the API key that is used to ask. Without an answer, returns the reason.
-
-    Takes at most two requests of the shared budget, and about twice ``REQUEST_TIMEOUT``. Do not
-    call it in a transaction.
+    Returns the result of ``describe_row``, without cards, with ``is_same_key``: True if ``order``
+    was sent with the API key in use. Without an answer, returns the reason. Takes at most two
+    requests of the shared budget, and about twice ``REQUEST_TIMEOUT``, so do not call it in a
+    transaction.
     """
     try:
         with Gateway() as gateway:
@@ -92,7 +90,7 @@ def _ask(gateway: Gateway, provider_order_id: str) -> Row | NoAnswer:
 
 
 class Fit(enum.Enum):
-    """The result of comparing a detail of the provider's order with the same detail of ours."""
+    """The comparison of a detail of the provider's order with ours."""
 
     FITS = enum.auto()
     DIFFERS = enum.auto()
@@ -104,7 +102,7 @@ def compare(order: Order, row: Row) -> dict[str, Fit]:
     ours = {"product": order.product_id, "type": order.type_id, "quantity": order.quantity}
     fits = {name: _fit(row.get(name), row.get(name) == value) for name, value in ours.items()}
     created_at, is_near = None, False
-    # After a restore of the database, it may be unknown when the order was sent.
+    # After a restore of the database, the time of sending may be unknown.
     if order.sent_at and row.get("created_at"):
         created_at = datetime.fromisoformat(row["created_at"])
         is_near = abs(created_at - with_zone(order.sent_at)) <= FARTHEST_CLOCK
@@ -136,16 +134,15 @@ def may_release(order: Order) -> bool:
     accepted = order.changes.filter(to_status=Status.HANDLING).last()
     return accepted is not None and (
         accepted.from_status == Status.UNCONFIRMED
-        # If the source is PLACING, the id is from the answer to sending the order.
+        # With PLACING, the id is from the answer to sending the order.
         and accepted.source != StatusChange.Source.PLACING
     )
 
 
 def release(order: Order, *, by: str) -> bool:
-    """Undo the identification of ``order``; the order is lost again, and its id is free.
+    """Undo the identification of ``order``: it is lost again, and its id is free.
 
-    Recovery searches for the order again. If it finds the released id, it does not adopt this id,
-    but asks a person.
+    Recovery searches for the order again, but asks a person before it adopts the released id.
 
     Returns False, and changes nothing, in these cases:
 
@@ -160,7 +157,7 @@ def release(order: Order, *, by: str) -> bool:
         pk=order.pk, status=order.status, claim=order.claim, fulfilled_quantity=0
     )
     with transaction.atomic():
-        # This write locks the row: no card can be stored between this write and the move.
+        # This write locks the row: no card can be stored before the move.
         if not row.update(claimed_until=None):
             return False
         change = order.move(
@@ -173,8 +170,7 @@ def release(order: Order, *, by: str) -> bool:
             # Without the time of sending, the order cannot be searched for.
             due_at=order.sent_at and timezone.now(),
             failures=0,
-            # The new claim invalidates a decision that was made when the order was in this status
-            # before.
+            # The new claim invalidates decisions from the last time in this status.
             claim=uuid.uuid4().hex,
         )
     if change:
@@ -188,16 +184,14 @@ def release(order: Order, *, by: str) -> bool:
 
 
 def _waiting_orders() -> OrderQuerySet:
-    """The orders that a worker may send, and those that are held."""
     return Order.objects.open().filter(status__in=UNACCEPTED)
 
 
 def last_sign() -> datetime | None:
     """Return when this database was last in use before its dump, less ``FARTHEST_CLOCK``.
 
-    This is the time of the last tick, because only workers write ticks. Without a tick, it is the
-    time when the oldest waiting order was recorded. Returns ``None`` if there is no waiting order
-    either.
+    That is the last tick, which only workers write, or else the recording of the oldest waiting
+    order. Returns ``None`` without either.
     """
     at = ProviderState.objects.current().ticked_at
     if at is None:
@@ -220,16 +214,15 @@ def find_bought(
 ) -> Bought:
     """Find waiting orders that were bought already; adopt or hold them.
 
-    An order is adopted if one of ``rows`` has its reference. An order is held if it may be one of
-    the other rows. ``rows`` belong to no order here. They are sorted, oldest first, and come from
-    the list that ``key`` shows.
+    An order is adopted if one of ``rows`` has its reference, and held if it may be one of the other
+    rows. ``rows`` belong to no order here, come from the list that ``key`` shows, and are sorted,
+    oldest first.
 
-    Held orders are ``UNCONFIRMED``, and neither sent nor searched for automatically: a person
-    decides what became of each order. Ends once ``should_continue`` returns False.
+    Held orders are ``UNCONFIRMED``, and neither sent nor searched for: a person decides about each.
+    Ends once ``should_continue`` returns False.
     """
 
     def waiting() -> Iterator[Order]:
-        """The orders that have not been adopted."""
         return takewhile(lambda _order: should_continue(), _waiting_orders().order_by("pk"))
 
     named = by_reference(rows)
@@ -245,7 +238,7 @@ def _reference(order: Order) -> str:
 
 
 def _adopt_named(order: Order, named: Mapping[str, Sequence[OrderAnswer]]) -> bool:
-    """Adopt the first row with the order's reference; False if no row has it or adopting fails."""
+    """Adopt the first row with the order's reference; False if that is impossible."""
     rows = named.get(_reference(order), ())
     rows = [row for row in rows if find_difference(row, order.line) is None]
     if not rows:
@@ -260,7 +253,6 @@ def _adopt_named(order: Order, named: Mapping[str, Sequence[OrderAnswer]]) -> bo
 
 
 def _hold_alike(order: Order, rows: Sequence[OrderAnswer], key: ApiKey) -> bool:
-    """Hold the order if it may be one of ``rows``."""
     found = [row for row in rows if _may_be(row, order, key)]
     is_held = bool(found) and _hold(order, found)
     if is_held:
@@ -284,7 +276,7 @@ def _hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
         "candidates": [describe_row(row) for row in rows[: tuning.candidates]],
         "absent_since": None,
         "failures": 0,
-        # The order was sent after the dump; nobody knows when. Without a time, it is never searched
+        # The order was sent at an unknown time after the dump. Without a time, it is never searched
         # for.
         "sent_at": None,
         "due_at": None,
@@ -298,8 +290,8 @@ def _hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
             setattr(order, name, value)
         return is_held
     with transaction.atomic():
-        # A pending order moves to PLACING first, because a worker has sent it. The move fails if
-        # another process has claimed the order.
+        # A worker has sent the order, so it moves to PLACING first. The move fails if another
+        # process has claimed it.
         if order.status == Status.PENDING and not order.move(
             Status.PLACING, source=StatusChange.Source.RECOVERY, claim=uuid.uuid4().hex
         ):

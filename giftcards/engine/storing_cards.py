@@ -21,10 +21,7 @@ from giftcards.provider.answers import without_repetitions
 
 
 class Arrival(NamedTuple):
-    """The cards of an order in one answer.
-
-    If the answer settles the order, these are all cards of the order.
-    """
+    """The cards of an order in one answer; all its cards if the answer settles the order."""
 
     order: Order
     cards: Sequence[CardSecret]
@@ -32,7 +29,7 @@ class Arrival(NamedTuple):
 
 
 class _Changes(NamedTuple):
-    """Rows to insert and rows to update; ``moved`` rows are updated, and get a new position."""
+    """Rows to insert and to update; ``moved`` rows are updated with a new position."""
 
     new: list[Card]
     changed: list[Card]
@@ -41,13 +38,12 @@ class _Changes(NamedTuple):
 
 @sensitive_variables()
 def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
-    """Store new cards, and new serials of stored cards.
+    """Store new cards, and new serials of stored cards; return the number of cards by order.
 
-    ``arrivals`` has each order at most once. If an arrival settles its order, its cards get the
-    first positions. A destroyed code is not stored again. Returns how many cards each order has
-    afterwards, including destroyed cards; the keys are primary keys. Raises
-    :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
-    if a card that has to move does not open.
+    ``arrivals`` has each order at most once. The cards of an arrival that settles its order get the
+    first positions. A destroyed code is not stored again, but counts in the result, whose keys are
+    primary keys. Raises :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key
+    of a stored card, or if a card that has to move does not open.
     """
     arrivals = list(arrivals)
     if not arrivals:
@@ -59,8 +55,7 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     for arrival in arrivals:
         _seal(arrival, stored[arrival.order.pk], keyring, changes)
     every = [*chain(*stored.values()), *changes.new]
-    # Cards that move get unused positions first, because two cards of an order must never have the
-    # same position.
+    # Cards that move get unused positions first: two cards of an order must never share one.
     beyond = highest + len(every)
     for keys in batches(card.pk for card in changes.moved):
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position") + beyond)
@@ -85,7 +80,7 @@ def _have_retention_look_again(
 
 
 def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
-    """The stored cards of each order, sorted by position; the keys are primary keys of orders."""
+    """The stored cards by the order's primary key, sorted by position."""
     by_key = {order.pk: order for order in orders}
     stored: dict[int, list[Card]] = {pk: [] for pk in by_key}
     for card in Card.objects.filter(order__in=stored).order_by("position"):
@@ -97,9 +92,9 @@ def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
 class Fingerprints(NamedTuple):
     """Fingerprints of a card: with its serial (``exact``), and of its code alone (``code``).
 
-    The two are equal if the card has no serial. For a card in an answer, each of them has one
-    fingerprint per encryption key. For a stored card, ``exact`` has a single fingerprint, and
-    ``code`` is ``[""]`` if it is unknown.
+    The two are equal if the card has no serial. A card in an answer has one fingerprint per
+    encryption key in each. A stored card has one ``exact`` fingerprint, and an unknown ``code`` is
+    ``[""]``.
     """
 
     exact: Sequence[str]
@@ -115,18 +110,18 @@ def match_cards(
 ) -> list[int | None]:
     """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
-    Both are multisets. If a code is twice in one answer, it belongs to two cards. If an answer is
-    repeated, none of its cards is new, whatever their sequence. A card without a serial matches any
-    card with its code, because the provider may add serials later and omit them again.
+    Both are multisets: a code that is twice in one answer belongs to two cards. If an answer is
+    repeated, in any sequence, none of its cards is new. A card without a serial matches any card
+    with its code, because the provider may add serials later and omit them again.
     """
-    # The stored cards without a match so far; the keys are fingerprints.
+    # The unmatched stored cards, by fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
-    # A card without a serial matches any remaining card with its code. So stored cards with a
-    # serial are now also listed under the last fingerprint of their code. This fingerprint is tried
-    # last, because an exact match under any encryption key takes precedence.
+    # Cards without a serial match any remaining card with their code. So stored cards with a serial
+    # are now also listed under the last fingerprint of their code, which is tried last: an exact
+    # match under any encryption key takes precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
@@ -152,7 +147,7 @@ def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _
     cards = [*stored, *new]
     if arrival.settles:
         cards = _own_first(cards, told)
-    # Cards are compared by identity, because new cards have no primary key.
+    # Compared by identity, because new cards have no primary key.
     secrets = {id(card): secret for card, secret in told}
     positions = {id(card): position for position, card in enumerate(cards, 1)}
     moving = {id(card) for card in cards if card.position != positions[id(card)]}
@@ -186,9 +181,8 @@ def _recognise(
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
     """Sort the ``cards`` of an order; ``told`` are the cards that its final answer names.
 
-    First come the different cards of the final answer, then cards that only other answers named.
-    Repetitions come last, so that no other card is withheld because of them. Otherwise, the
-    sequence of the cards stays as it is.
+    First come the different cards of the final answer, then cards that only other answers named,
+    last repetitions, so that these never displace another card.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}
@@ -246,7 +240,7 @@ def _match_stored(
         if not card.serial_fingerprint:
             return Fingerprints([card.identity], [card.identity])
         if card.value_fingerprint in wanted:
-            # The card is decrypted, because codes that differ only in case share this fingerprint.
+            # Decrypted, because codes that differ only in case share this fingerprint.
             with contextlib.suppress(DecryptionError):
                 secret = CardSecret(card.open(keyring).value, "")
                 return Fingerprints([card.identity], keyring.identities(secret))

@@ -40,13 +40,13 @@ from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import FOLLOWED, URGENT, Status
 from giftcards.rules.verdict import Verdict
 
-# The number of pending orders that are read at a time: more than can be sent before the next read.
+# Pending orders that are read at a time: more than can be sent before the next read.
 _SLICE = 100
-# The duration of a claim without renewal; a dead process blocks its orders for at most this time.
+# The duration of a claim without renewal, for which a dead process blocks its orders.
 _CLAIM = timedelta(seconds=15)
-# The longest time of one round of sending before due orders are checked (seconds).
+# The longest round of sending before due orders are checked (seconds).
 _LONGEST_SENDING = 5.0
-# A batch is recorded after this number of answers, or this time after the previous batch (seconds).
+# A batch is recorded after this many answers, or this time (seconds).
 _RECORD_AT = 100
 _RECORD_AFTER = 1.0
 
@@ -128,8 +128,7 @@ class _Sweep:
             done = self._check()
             if self._should_continue():
                 recover(self._scope, self._gateway, self._pulse)
-        # The state is stored even if calls are paused, because the write also records that a worker
-        # is alive.
+        # Even if calls are paused: this write also records that a worker is alive.
         self._gateway.flush()
         if self._should_continue():
             self._mark_delayed()
@@ -177,7 +176,7 @@ class _Sweep:
         self._gateway.waiting -= sent + unsent
 
     def _give_up_expired(self, orders: Iterable[Order]) -> list[Order]:
-        """Reject orders queued for longer than ``SEND_TIMEOUT``; return the other orders."""
+        """Reject orders queued for longer than ``SEND_TIMEOUT``; return the others."""
         oldest = self._gateway.clock.long_ago(timedelta(seconds=conf.send_timeout))
         pending = []
         for order in orders:
@@ -199,7 +198,6 @@ class _Sweep:
         self._beat_at = time.monotonic()
 
     def _check(self) -> Swept:
-        """Check the orders that are due, and record the answers."""
         now = timezone.now()
         # Orders due soon share the list's pages at no extra cost, and are then due together.
         soon = now + timedelta(seconds=conf.poll_interval)
@@ -233,13 +231,11 @@ class _Sweep:
         )
 
     def _postpone(self, orders: Collection[Order]) -> None:
-        """Release the claims on ``orders``."""
         if not orders:
             return
         claimed = Order.objects.still_claimed(orders)
         if turn := self._gateway.list_turn():
-            # Without a later due time, the next sweep would follow at once, and read the first page
-            # of the list once more.
+            # Otherwise, the next sweep would follow at once, and read the first page once more.
             fresh = claimed.filter(status=Status.HANDLING, due_at__lt=turn)
             fresh.update(claimed_until=None, due_at=turn)
         claimed.update(claimed_until=None)
@@ -251,7 +247,7 @@ class _Sweep:
 
         ``rows`` are the rows of ``page``, without those of orders that are claimed already.
         """
-        # The time is read anew, because the sweep may have waited for this page.
+        # Read anew, because the sweep may have waited for this page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
         known = {row.provider_id for _order, row in shown}
@@ -267,8 +263,7 @@ class _Sweep:
         wanted = [order for order, _row, _verdict in judged.values()]
         for order in _claim(wanted, now, due_by=due_by):
             judged_as, row, verdict = judged[order.pk]
-            # If ``_claim()`` read the order again, the order may have changed. The verdict may then
-            # be wrong, so the row has to be judged again.
+            # If ``_claim()`` has read the order again, the row has to be judged again.
             yield order, row, verdict if order is judged_as else None
 
     def _note_repetitions(self, rows: Rows, page: Rows) -> None:
@@ -282,7 +277,7 @@ class _Sweep:
 
 
 def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[Order]:
-    """Claim ``orders``; return the orders that no other process claimed first."""
+    """Claim ``orders``; return those that no other process claimed first."""
     claim = partial(Order.objects.claim, now=now, due_by=due_by, until=now + _CLAIM)
     return list(chain.from_iterable(write_together(orders, claim)))
 
@@ -291,8 +286,7 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
     """Seconds until ``order`` may be checked: once per interval, and within the budget."""
     wait = gateway.wait_for(Purpose.CHECKING)
     if order.status in FOLLOWED and order.checked_at:
-        # The time since the check is never negative: a check that lies ahead was made before the
-        # clock was set back.
+        # Never negative: a check that lies ahead was made before the clock was set back.
         since = max(timezone.now() - order.checked_at, timedelta(0))
         wait = max(wait, conf.poll_interval - since.total_seconds())
     return wait
@@ -301,8 +295,8 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
 def check_now(order: Order, gateway: Gateway) -> Swept:
     """Send or check ``order`` even if it is not due, unless another process has claimed it.
 
-    Does nothing if the order is held, if it was checked within the interval, or if the budget is
-    exhausted; see :func:`time_to_check`.
+    Does nothing if the order is held, was checked within the interval, or the budget is exhausted;
+    see :func:`time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
@@ -317,7 +311,7 @@ def check_settled(order: Order, gateway: Gateway) -> bool:
     """Ask the provider about a settled ``order``, and record what differs.
 
     False if calls are paused or the budget is exhausted. Raises
-    :exc:`~giftcards.exceptions.ProviderError` if there is no usable answer.
+    :exc:`~giftcards.exceptions.ProviderError` without a usable answer.
     """
     if not gateway.try_open():
         return False
@@ -333,8 +327,8 @@ def check_settled(order: Order, gateway: Gateway) -> bool:
 def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
-    The watch ends when the order is final, delayed, unconfirmed or held. It ends at the latest one
-    interval after the poll timeout. It ends at once if calls are paused for longer than that.
+    The watch ends when the order is final, delayed, unconfirmed or held, at the latest one interval
+    after the poll timeout. It ends at once if calls are paused for longer.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval
@@ -349,8 +343,7 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
             return
         wait = conf.poll_interval
         if order.due_at:
-            # The order is checked when it is due, or when the budget allows a check if that is
-            # later.
+            # The check takes place when it is due and within the budget.
             until_due = (order.due_at - timezone.now()).total_seconds()
             wait = max(until_due, gateway.wait_for(Purpose.CHECKING), 0.05)
         if not is_last:
@@ -358,7 +351,7 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
 
 
 class _Recorder:
-    """A buffer for results. It records them in batches of limited size and age."""
+    """A buffer that records results in batches of limited size and age."""
 
     def __init__(self, gateway: Gateway, now: datetime) -> None:
         self.checked: set[int] = set()

@@ -1,6 +1,6 @@
 """Queueing tasks with django-q2 or the shop's own queue, and the schedule of django-q2.
 
-Where there is neither, nothing is queued: ``giftcards_poll`` follows the orders.
+Without either, nothing is queued: ``giftcards_poll`` follows the orders.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ logger = logging.getLogger(__name__)
 
 SWEEP_TASK = "giftcards.tasks.sweep"
 TICK_TASK = "giftcards.tasks.tick"
-# A tick by django-q2 begins within this time after it is due, unless the workers are busy.
+# A tick by django-q2 begins within this time, unless the workers are busy.
 _LATE = timedelta(minutes=2)
 _CONSOLATION = "The next tick, within about a minute, does the work."
-# The time for which a caller waits for a broker outside the database (seconds).
+# The longest wait for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
-# A successful task leaves no row, because rows are readable in the database and in the admin.
+# A successful task leaves no row: rows are readable in the database and in the admin.
 _OPTIONS = {"save": False, "ack_failure": True}
-# The assumed number of workers for any queue but django-q2's.
+# The assumed number of workers without django-q2.
 _ASSUMED_WORKERS = 2
-# Whether this thread is handing a task to a queue.
+# ``is_queueing`` is True while this thread hands a task to a queue.
 _thread = threading.local()
 
 
@@ -57,16 +57,15 @@ def _schedules() -> Any:
 def ensure_schedule() -> Outcome | None:
     """Create or repair the schedule; its next run stays, and a paused schedule stays paused.
 
-    Returns ``None`` if django-q2 does not run the tasks, so that no schedule is needed. django-q2
-    has no unique constraint on names, so concurrent processes are serialised by a lock: a row of
-    our own, which the first statement of the transaction updates.
+    Returns ``None`` if django-q2 does not run the tasks. django-q2 has no unique constraint on
+    names, so a row of our own is the lock, which the first statement of the transaction updates.
     """
     if not conf.uses_django_q:
         return None
     schedules = _schedules()
     lock, _ = Lease.objects.get_or_create(name=Lease.SCHEDULE)
-    # The lock and the schedule may be in different databases: the lock is held until the schedule
-    # is committed.
+    # Lock and schedule may be in different databases: the lock is held until the schedule is
+    # committed.
     with transaction.atomic(), transaction.atomic(using=router.db_for_write(schedules.model)):
         lock.save(force_update=True)
         wanted = {
@@ -111,8 +110,8 @@ def schedule_problem() -> str:
 def next_tick(state: ProviderState) -> datetime | None:
     """The time of the schedule's next run; ``None`` if the schedule does not run.
 
-    If a tick has come although a run is overdue, a loop or cron has made that tick. This means that
-    the schedule does not run.
+    If a tick has come although a run is overdue, it is from a loop or cron: the schedule does not
+    run.
     """
     if not conf.uses_django_q:
         return None
@@ -141,22 +140,19 @@ def waiting_tasks() -> Backlog | None:
 def tasks_in_queue() -> QuerySet[Any] | None:
     """The tasks that no worker has taken, even those of other apps: they delay our tasks.
 
-    Returns ``None`` if the tasks are not in a queue that django-q2 keeps in the database.
+    ``None`` unless django-q2 keeps the queue in the database.
     """
     if not (conf.uses_django_q and _is_broker_in_database()):
         return None
     from django_q.conf import Conf
 
     queue: QuerySet[Any] = apps.get_model("django_q", "OrmQ").objects.using(Conf.ORM)
-    # Once a worker takes a task, the task is locked until it counts as lost.
+    # A task that a worker has taken is locked until it counts as lost.
     return queue.filter(key=Conf.CLUSTER_NAME, lock__lte=timezone.now())
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
-    """Move the next tick by ``span`` after the clock was set by ``span``.
-
-    Does nothing without django-q2.
-    """
+    """Move the next tick of django-q2, if any, after the clock was set by ``span``."""
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)
@@ -174,9 +170,9 @@ def workers() -> int:
 def wake_worker() -> None:
     """Queue the loop when the current transaction commits, or at once if there is none.
 
-    Does nothing if the loop is running or was queued within the time of a lease, or if there is no
-    queue. Never raises, and never waits long for a broker that is down: then the watchdog starts
-    the loop within about a minute.
+    Does nothing if the loop is running, was queued just now, or there is no queue. Never raises,
+    and never waits long for a broker that is down: the watchdog then starts the loop within about a
+    minute.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -210,17 +206,16 @@ def queue_task(path: str) -> None:
 
 
 def _queue_with_django_q(path: str) -> None:
-    # Imported here, because not every site has django-q2.
+    # Not every site has django-q2.
     from django_q.conf import Conf
     from django_q.tasks import async_task
 
     if Conf.SYNC:
-        # In django-q2's test mode the task would run inside the web request.
+        # In django-q2's test mode, the task would run inside the web request.
         return
     queue = partial(async_task, path, q_options=_OPTIONS)
     if _is_broker_in_database():
-        # The task is queued in this thread, because the broker uses the database connection of the
-        # thread.
+        # In this thread, because the broker uses its database connection.
         _enqueue(queue)
     else:
         _enqueue_patiently(queue)
@@ -236,10 +231,7 @@ def _enqueue_patiently(queue: Callable[[], object]) -> None:
 
 
 def _is_broker_in_database() -> bool:
-    """True if django-q2 uses its ORM broker.
-
-    If another broker is configured, django-q2 prefers it to the ORM broker.
-    """
+    """True if django-q2 uses its ORM broker, to which it prefers any other broker."""
     from django_q.conf import Conf
 
     return bool(Conf.ORM) and not (Conf.BROKER_CLASS or Conf.IRON_MQ or Conf.SQS)
@@ -249,7 +241,7 @@ def _enqueue_in_thread(queue: Callable[[], object]) -> None:
     try:
         _enqueue(queue)
     finally:
-        # A receiver of django-q2's signals may have opened a database connection in this thread.
+        # A receiver of django-q2's signals may have opened a connection in this thread.
         connections.close_all()
 
 
@@ -258,7 +250,7 @@ def _enqueue(queue: Callable[[], object]) -> None:
     try:
         queue()
     except Exception as error:  # noqa: BLE001 (a broker may raise anything)
-        # The text of the error is not logged, because the URL of a broker may hold a password.
+        # The text of the error is not logged: the URL of a broker may hold a password.
         logger.error(  # noqa: TRY400
             "Queueing a task failed: %s. %s", type(error).__name__, _CONSOLATION
         )
@@ -283,12 +275,11 @@ def is_run_by_queueing() -> bool:
 def cluster_stop() -> threading.Event | None:
     """The event that django-q2 sets to stop the cluster; ``None`` outside of a worker.
 
-    With this event, the loop can end at once. Without it, a task ends when its time limit is over.
-
-    django-q2 does not pass the event to tasks. But its Sentinel has the event, and forks the
-    workers. So a method of the Sentinel is on the stack of each worker.
+    With it, the loop can end at once, and not only after its time limit. django-q2 does not pass it
+    to tasks. But its Sentinel has it and forks the workers, so a method of the Sentinel is on the
+    stack of each worker.
     """
-    # The Sentinel is not imported, because its module is loaded already in a worker.
+    # Not imported: in a worker, its module is loaded already.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)
     if sentinel is None:
         return None
