@@ -1,7 +1,6 @@
-"""Checks for django-health-check, based on the conditions of ``giftcards_status --fail-on``.
+"""Checks for django-health-check, one for each important condition.
 
-Import this module only where django-health-check is installed: ``pip install
-"django-giftcards[health]"``.
+Import it only where that is installed: ``pip install "django-giftcards[health]"``.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
     failure: ClassVar[type[HealthCheckException]] = ServiceUnavailable
 
     async def run(self) -> None:
-        # This check runs in the thread of the request, because Django closes the connection of that
-        # thread. django-health-check runs other checks, which are not async, in another thread. In
-        # that thread, a broken connection would stay.
+        # Django closes the connection of the request's thread, so the check runs there. Other
+        # threads of django-health-check would keep a broken connection.
         if wrong := await sync_to_async(self._judge)():
             raise self.failure(wrong)
 
@@ -39,7 +37,7 @@ class ConditionCheck(HealthCheck):  # type: ignore[misc]  # untyped
             with translation.override(None):
                 return CONDITIONS[self.condition].sentence(Standing())
         except Error as error:
-            # The error's text is left out, because it may name the server.
+            # The error's text may name the server.
             return f"The database did not work ({type(error).__name__})."
         except ConfigurationError as error:
             return str(error)
@@ -71,7 +69,7 @@ class GiftcardsPause(ConditionCheck):
 
 
 class GiftcardsProvider(ConditionCheck):
-    """Checks that the provider has answered within the last minutes, if there were requests."""
+    """Checks that the provider has answered within the last minutes, if it was asked."""
 
     condition = "provider"
 

@@ -1,7 +1,7 @@
 """Metrics for Prometheus: a collector, and a view for requests that carry a token.
 
 Import it only where prometheus-client is installed: ``pip install "django-giftcards[metrics]"``.
-Everything is read from the database, so every process reports the same values.
+All values come from the database, so every process reports the same.
 """
 
 from __future__ import annotations
@@ -55,20 +55,17 @@ except ImportError:
 
 # The quantiles of the times that orders took.
 _QUANTILES = (0.5, 0.9, 0.99)
-# The values of a family, keyed by the value of the label; the key is "" if there is no label.
+# Values by that of the label; the key is "" without a label.
 Values = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family of metrics: all metrics that have the same name.
-
-    The metrics are gauges, because every format and every reader knows gauges.
-    """
+    """The metrics of one name, all of them gauges, which every format and reader knows."""
 
     name: str
     help: str
-    #: The name of the label by which the metrics of the family differ, if there are several.
+    #: The name of the label that tells the metrics apart, if there are several.
     label: str = ""
 
     def gauge(self, values: Values) -> GaugeMetricFamily:
@@ -112,8 +109,8 @@ FAMILIES = (
 class GiftcardsCollector(Collector):
     """A collector of the metrics, for a registry of prometheus-client.
 
-    The values are read at each scrape. A metric whose value is not known is left out. If the
-    database does not work, the scrape fails.
+    Each scrape reads the values, and leaves out those that are not known. It fails if the database
+    does not work.
     """
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
@@ -159,9 +156,9 @@ def _read() -> dict[str, Values]:
 
 
 def _tasks() -> dict[str, Combinable]:
-    """The number of tasks in the queue, as an expression.
+    """Return an expression for the number of tasks in the queue, if there is one.
 
-    A queue in another database is counted immediately, with a query of its own.
+    A queue in another database is counted at once, with a query of its own.
     """
     tasks = tasks_in_queue()
     if tasks is None:
@@ -175,21 +172,18 @@ def _if_known(amount: Decimal | None) -> Values:
 
 
 def _age(moment: datetime | None) -> Values:
-    # If the clock was set back, the moment lies ahead.
+    # The moment is ahead if the clock was set back.
     return {} if moment is None else {"": max((timezone.now() - moment).total_seconds(), 0)}
 
 
 def _quantiles(ranked: Sequence[float]) -> Values:
-    """Return the quantiles of the sorted values ``ranked``; nothing if there are no values.
-
-    Each quantile is one of these values.
-    """
+    """Return quantiles of the sorted ``ranked``, each of them one of its values, if it has any."""
     last = len(ranked)
     return {f"{share:g}": ranked[ceil(share * last) - 1] for share in _QUANTILES if ranked}
 
 
 def as_text() -> str:
-    """The metrics in the format OpenMetrics."""
+    """Return the metrics in the format OpenMetrics."""
     registry = CollectorRegistry()
     registry.register(GiftcardsCollector())
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
@@ -201,15 +195,15 @@ def as_text() -> str:
 @login_not_required
 @transaction.non_atomic_requests
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The view of the metrics, for ``urls.py``; requests need ``METRICS_TOKEN``."""
+    """Show the metrics; a view for ``urls.py``, whose requests need ``METRICS_TOKEN``."""
     try:
         if not _has_token(request):
-            # The text is for the person who sets Prometheus up.
+            # For the person who sets Prometheus up.
             text = "Send METRICS_TOKEN of the settings: Authorization: Bearer TOKEN"
             return _plain(text, 401, {"WWW-Authenticate": "Bearer"})
         return HttpResponse(as_text(), content_type=CONTENT_TYPE_LATEST)
     except Error as error:
-        # The error's text is left out, because it may name the server.
+        # The error's text may name the server.
         return _plain(f"The database did not work ({type(error).__name__}).", 500)
     except ConfigurationError as error:
         return _plain(str(error), 500)
