@@ -1,8 +1,7 @@
-"""Erasing a person from orders. The person is a customer or a recipient of gifts.
+"""Erasing a person, a customer or a recipient of gifts, from orders.
 
-The orders and the books stay, but they no longer name the person. Each order is erased in its own
-transaction. An erasure that was stopped can be started again. It continues with the orders that
-still name the person.
+The orders and the books stay, without the person. Each order is erased in its own transaction. If
+an erasure was stopped, the next one goes on with the orders that still name the person.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ REASONS: Mapping[str, str] = {
 }
 
 
-# The columns that an erasure writes in addition to the columns that may be corrected.
+# What an erasure writes besides the columns that may be corrected.
 _ALSO_WRITTEN = (
     "metadata",
     "group",
@@ -67,17 +66,16 @@ class Erasure:
     erased: list[str] = field(default_factory=list)
     #: The number of erased orders for each role of the person.
     roles: Counter[Role] = field(default_factory=Counter)
-    #: Orders that must not be erased yet. The values are keys of :data:`REASONS`.
+    #: Orders that must not be erased yet, with keys of :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
-    #: References that name the person. References are never erased.
+    #: References that name the person, because references are never erased.
     telling: list[str] = field(default_factory=list)
 
 
 class SharedNumber(GiftcardsError):
-    """Raised if the orders found by a phone number have several e-mail addresses.
+    """Raised if the orders with a phone number have several e-mail addresses.
 
-    An e-mail address belongs to one person, but a family may share a phone number. The text of the
-    error contains neither addresses nor numbers.
+    A family may share a phone number. The error's text has neither addresses nor numbers.
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
@@ -87,16 +85,16 @@ class SharedNumber(GiftcardsError):
 
 
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
-    """Return the person's orders and the doubtful orders, both lists with the oldest order first.
+    """Return the person's orders and the doubtful orders, both with the oldest first.
 
-    In the person's orders, the person is the customer, or the recipient of a gift. An order that
+    The person is the customer of the person's orders, or the recipient of the gift. An order that
     names nobody counts, too, if all messages about it went to the person.
 
-    Staff have to decide about the doubtful orders. An order is doubtful for one of these reasons:
+    Staff have to decide about a doubtful order. There are three kinds:
 
-    - The order has an address or number in common with the person's orders.
-    - The order named the person before a correction.
-    - A message about the order went to the person.
+    - It has an address or number in common with the person's orders.
+    - It named the person before a correction.
+    - A message about it went to the person.
 
     Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses.
     """
@@ -123,7 +121,7 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 def _is_only_sent_to(person: Person, order: Order) -> bool:
     """True if the order names no customer, and all its messages went to the person.
 
-    If a message went to somebody else, the codes may belong to that other person.
+    If a message went to somebody else, the codes may be theirs.
     """
     if any(role.contacts_in(order) for role in ROLES):
         return False
@@ -137,7 +135,7 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 
 def why_kept(order: Order, roles: Collection[Role]) -> str:
-    """Return why ``order`` must not be erased yet, as a key of :data:`REASONS`; "" for no reason.
+    """Return a key of :data:`REASONS` if ``order`` must not be erased yet, or else "".
 
     ``roles`` are the person's roles in the order.
     """
@@ -149,8 +147,7 @@ def why_kept(order: Order, roles: Collection[Role]) -> str:
         return "owed"
     if CUSTOMER in roles and order.planned_amount:
         return "planned_refund"
-    # A gift has to be delivered first: otherwise the customer could not be told of the gift, or the
-    # recipient would not get the gift.
+    # Otherwise the recipient would not get the gift, or the customer could not be told of it.
     is_undelivered = order.is_put_off and order.cards.all().readable().exists()
     return "undelivered" if is_undelivered else ""
 
@@ -164,16 +161,15 @@ def erase(
     after each order.
     """
     done, traces = Erasure(), Traces(person, orders)
-    # The log is erased first: if this erasure is stopped, the next erasure only finds the orders
-    # that still name the person.
+    # The log comes first: if this erasure is stopped, the next one finds only the orders that still
+    # name the person.
     _erase_log(orders, traces)
     for order in orders:
         with transaction.atomic(using=router.db_for_write(Order)):
-            # The lock keeps everybody from adding a refund, note, correction or complaint
-            # meanwhile.
+            # The lock keeps everybody from adding a refund, note, correction or complaint.
             order.lock()
             order.refresh_from_db()
-            # There are no roles if the order was corrected meanwhile, and now names somebody else.
+            # There are none if a correction meanwhile has named somebody else.
             roles = person.roles_in(order)
             if reason := why_kept(order, roles):
                 done.kept[order.reference] = reason
@@ -191,8 +187,7 @@ def erase(
 
 
 def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
-    # Nobody can ask for the codes any more, so the codes are destroyed. But if a recipient is not
-    # erased, the recipient keeps the codes.
+    # Nobody can ask for the codes any more, except a recipient who is not erased.
     is_for_other = order.is_gift and RECIPIENT not in roles
     if is_for_other:
         order.recipient_language = order.recipient_language or order.customer_language
@@ -241,9 +236,9 @@ def _erase_correction(change: CustomerChange, roles: Collection[Role], traces: T
 
 
 def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
-    # The reference of the payment stays, for the bank's statement, unless it names the person.
+    # The payment's reference is on the bank's statement, so it stays unless it names the person.
     if traces.are_in(refund.reference):
-        # This text is unique for the order, too.
+        # Still unique for the order.
         refund.reference = f"{ERASED} {refund.pk}"
     if traces.are_in(refund.method):
         refund.method = ERASED
@@ -257,8 +252,7 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
 def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
     """Erase the person from the log of the admin.
 
-    In entries about ``orders``, names are erased, too. In entries about other rows, only addresses
-    and numbers are erased.
+    Entries about ``orders`` lose names, too; others lose only addresses and numbers.
     """
     if not apps.is_installed("django.contrib.admin"):
         return

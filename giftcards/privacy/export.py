@@ -31,7 +31,7 @@ from giftcards.rules.problems import Entry, Problem
 from giftcards.rules.times import with_zone
 from giftcards.text.display import supported_language
 
-# An object of JSON with headings in the active language.
+# A JSON object with headings in the active language.
 Described = dict[str, Any]
 
 _ORDER = (
@@ -57,8 +57,7 @@ _ORDER = (
     "group",
     "metadata",
 )
-# The columns of a gift that its recipient may read: nothing about the customer, and nothing about
-# money.
+# What the recipient of a gift may read: nothing about the customer or about money.
 _GIFT = (
     "reference",
     "product_id",
@@ -83,12 +82,11 @@ _REFUND = (
 
 
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
-    """Everything kept about ``person`` in ``orders``, as JSON with headings in ``language``.
+    """Return everything kept about ``person`` in ``orders``, as JSON with headings in ``language``.
 
-    By default, the headings are in the person's language. It is read from the last order that has a
-    language for the person. Without such an order, the site's language is used. The result has no
-    codes, no amounts that the provider charges, no names of staff, and nothing about the other
-    person of a gift.
+    By default, this is the language of the person's last order that has one, or else the site's.
+    The result has no codes, no costs at the provider, no names of staff, and nothing about the
+    other person of a gift.
     """
     parts = person.parts_of(orders)
     given = (getattr(order, role.language) for order, role in reversed(parts))
@@ -108,7 +106,7 @@ def write_new(path: Path, value: Any) -> None:
     """Write ``value`` as JSON into a new file that only its owner may read.
 
     Raises ``FileExistsError`` if ``path`` exists, and any other ``OSError`` if the file cannot be
-    written. If the file cannot be written, no new file is left.
+    written; then no new file is left.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -123,7 +121,7 @@ def write_new(path: Path, value: Any) -> None:
 
 
 def described(row: models.Model, *names: str) -> Described:
-    """The columns of ``row`` that are not empty, under their names in the active language."""
+    """Return the non-empty columns of ``row`` by their names in the active language."""
     found = {}
     for name in names:
         field: Any = row._meta.get_field(name)  # noqa: SLF001
@@ -134,20 +132,17 @@ def described(row: models.Model, *names: str) -> Described:
 
 
 def several(rows: Iterable[models.Model], *names: str) -> list[Described]:
-    """The columns of each row: see :func:`described`."""
+    """Return the columns of each row: see :func:`described`."""
     return [described(row, *names) for row in rows]
 
 
 def heading(model: type[models.Model]) -> str:
-    """The plural name of ``model`` in the active language."""
+    """Return the plural name of ``model`` in the active language."""
     return str(capfirst(str(model._meta.verbose_name_plural)))  # noqa: SLF001
 
 
 def _readable(row: models.Model, field: Any) -> Any:
-    """Return the value of a column, ready for JSON.
-
-    A choice becomes its label, an amount gets its currency, and a time becomes local time.
-    """
+    """Return the value for JSON: a label, an amount with its currency, or a local time."""
     value = getattr(row, field.name)
     if field.choices:
         return str(getattr(row, f"get_{field.name}_display")())
@@ -189,7 +184,7 @@ def _describe_gift(order: Order) -> Described:
 
 
 def _corrections(order: Order, role: Role) -> list[Described]:
-    """The corrections of the person's details, each with the details before the correction."""
+    """Return the corrections of the person's details, each with the details before it."""
     return several(order.customer_changes.order_by("pk"), "at", *role.columns, "reason")
 
 
@@ -207,7 +202,7 @@ def _change(change: StatusChange) -> Described:
 
 
 def _text(entry: Entry) -> str:
-    """The text of a problem, without the name of a member of staff."""
+    """Return the text of a problem, without the name of a member of staff."""
     problem = Problem.of(entry)
     names = {"by": "…"} if "by" in problem.parameters else {}
     text = Problem(problem.code, {**problem.parameters, **names}).explain(shows_costs=False).text

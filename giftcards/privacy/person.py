@@ -1,6 +1,6 @@
 """Recognising a person by e-mail addresses or phone numbers.
 
-The customer and the recipient of a gift are two persons. Each app with personal data has a
+A gift's customer and its recipient are two persons. Each app with personal data has a
 :class:`Keeper`.
 """
 
@@ -29,26 +29,22 @@ from giftcards.text.spelling import (
     numbers_among_words,
 )
 
-# The number of rows that are compared at a time. Python compares the rows, because databases differ
-# in how they fold case, and no database knows phone numbers.
+# Rows compared at a time, in Python: databases differ in folding case, and know no phone numbers.
 _BATCH = 10_000
-# A text shorter than this is part of too many other texts.
+# A shorter text is part of too many others.
 _SHORTEST = 3
-# Patterns for the places right before and right behind an e-mail address. Certain characters in
-# these places would make it another address. Two apostrophes may quote an address.
+# Patterns for the places around an e-mail address, where some characters would make it another one.
+# Apostrophes on both sides may quote it.
 _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
-#: The text that replaces a text with the name of an erased person.
+#: Replaces a text with the name of an erased person.
 ERASED = "(erased)"
-# The keys of JSON values with names of staff.
+# JSON keys with names of staff.
 _OF_STAFF = {"by", "ticked_by"}
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """The role of a person in an order, and the columns that belong to this role.
-
-    Orders and their corrections have the same columns.
-    """
+    """The role of a person in an order, and its columns in orders and their corrections."""
 
     label: str
     #: The columns with addresses and numbers.
@@ -64,8 +60,7 @@ class Role:
         return [text for name in self.contacts if (text := getattr(row, name))]
 
 
-# The message of a gift belongs to both roles: the customer has written the message, and the
-# recipient gets it.
+# A gift's message belongs to both: the customer writes it, and the recipient gets it.
 CUSTOMER = Role(
     "customer",
     ("customer_email", "customer_phone"),
@@ -83,7 +78,7 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 class Person:
     """The e-mail addresses and phone numbers of a person.
 
-    Addresses are in the form that :func:`folded` returns, and numbers in that of :func:`dialled`.
+    Addresses are in the form of :func:`folded`, numbers in that of :func:`dialled`.
     """
 
     emails: frozenset[str] = frozenset()
@@ -93,8 +88,7 @@ class Person:
     def of(cls, *texts: str) -> Self:
         """Return the person with these addresses and numbers, in any spelling.
 
-        Texts that are neither addresses nor numbers are ignored. A person without addresses and
-        numbers is falsy.
+        Other texts are ignored. A person without addresses and numbers is falsy.
         """
         return cls._named_in(
             [text for text in texts if "@" in text or not any(map(str.isalpha, text))]
@@ -104,7 +98,7 @@ class Person:
     def behind(cls, parts: Iterable[Part]) -> Self:
         """Return the person with all addresses and numbers of ``parts``, including former ones.
 
-        Texts with words around a number are read, too. :meth:`of` ignores such texts.
+        Unlike :meth:`of`, this reads texts with words around a number.
         """
         return cls._named_in(contacts(parts))
 
@@ -130,7 +124,7 @@ class Person:
         )
 
     def rows(self, rows: QuerySet[Any], *columns: str) -> Iterator[int]:
-        """The primary keys of ``rows`` in which one of ``columns`` names the person.
+        """Yield the primary keys of ``rows`` in which one of ``columns`` names the person.
 
         Reads these columns of all rows, in batches.
         """
@@ -144,7 +138,7 @@ class Person:
             last = found[-1][0]
 
     def roles_in(self, order: Order) -> list[Role]:
-        """The person's roles in ``order``; if the order names nobody, the customer's role."""
+        """Return the person's roles in ``order``; the customer's if it names nobody."""
         named = [role for role in ROLES if self.is_named_by(*role.contacts_in(order))]
         is_anonymous = not any(role.contacts_in(order) for role in ROLES)
         return [CUSTOMER] if is_anonymous else named
@@ -153,13 +147,13 @@ class Person:
         return [(order, role) for order in orders for role in self.roles_in(order)]
 
     def orders(self) -> set[int]:
-        """The primary keys of the orders whose customer or recipient is the person."""
+        """Return the primary keys of the orders whose customer or recipient is the person."""
         return set(self.rows(Order.objects.all(), *_CONTACTS))
 
     def former_orders(self) -> set[int]:
-        """The primary keys of orders that named the person until they were corrected.
+        """Return the primary keys of orders that named the person until they were corrected.
 
-        These may be orders of other people: an address that was typed wrong may be a stranger's.
+        These may be other people's orders: a mistyped address may be a stranger's.
         """
         former = set(self.rows(CustomerChange.objects.all(), *_CONTACTS))
         rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
@@ -171,16 +165,13 @@ Part = tuple[Order, Role]
 
 
 def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
-    """Yield ``order``, and its corrections, which have the earlier details."""
+    """Yield ``order`` and its corrections, which have the earlier details."""
     yield order
     yield from order.customer_changes.all()
 
 
 def contacts(parts: Iterable[Part]) -> set[str]:
-    """Return the addresses and numbers in ``parts``, spelled as they were typed.
-
-    The result includes addresses and numbers that were corrected since.
-    """
+    """Return the addresses and numbers in ``parts`` as they were typed, also corrected ones."""
     return {
         text
         for order, role in parts
@@ -196,13 +187,13 @@ class Traces:
         parts = person.parts_of(orders)
         typed = contacts(parts)
         names = {getattr(row, role.name) for order, role in parts for row in _with_former(order)}
-        # Numbers are compared without the country code, because people often leave it out.
+        # People often leave out the country code, so numbers are compared without it.
         dialled_ones = person.phones.union(*(_numbers(text) for text in typed if "@" not in text))
         self._numbers = set(map(_national, dialled_ones)) - {""}
         emails = {*person.emails, *filter(_is_email, typed)}
         #: The addresses and numbers as they were typed, without other texts in the same columns.
         self.contacts = {text for text in typed if text in emails or self._dialled_in(text)}
-        # The texts count only as whole words, because a short name is part of many other words.
+        # A short name is part of many words, so texts count as whole words only.
         texts = {*person.emails, *typed, *names}
         word = r"[^\W_]"
         self._pattern = _pattern(
@@ -218,7 +209,7 @@ class Traces:
     def are_in(self, text: str) -> bool:
         """True if ``text`` contains one of these traces.
 
-        Use this method only for rows about the person: elsewhere, a name may be another person's.
+        Use it only for rows about the person: elsewhere, a name may be another person's.
         """
         number = digits(text)
         is_called = any(known in number for known in self._numbers)
@@ -227,8 +218,7 @@ class Traces:
     def are_whole_in(self, text: str) -> bool:
         """True if ``text`` contains a whole address or number of the person.
 
-        This method is safe for any row. It ignores names, because other people may have the same
-        name.
+        Use it for any row: it ignores names, which other people may have, too.
         """
         return bool(self._emails.search(folded(text)) or self._dialled_in(text))
 
@@ -279,26 +269,23 @@ def _pattern(texts: Iterable[str], before: str, after: str) -> re.Pattern[str]:
 class Keeper(Protocol):
     """An app that keeps something about the customers of orders, or the recipients of gifts."""
 
-    #: The label of the app: its rows in the log of the admin have this label.
+    #: The label of the app, by which its rows in the admin's log are found.
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:
-        """The primary keys of the orders about which this app has a row that names the person."""
+        """Return the primary keys of orders about which a row of the app names the person."""
 
     def addresses(self, order: Order) -> Iterable[str]:
-        """The e-mail addresses and phone numbers in the app's rows about ``order``."""
+        """Return the e-mail addresses and phone numbers in the app's rows about ``order``."""
 
     def describe(self, order: Order) -> dict[str, Any]:
-        """The app's data about ``order``, as JSON with headings in the active language."""
+        """Return the app's data about ``order``, as JSON with headings in the active language."""
 
     def erase(self, order: Order, traces: Traces) -> None:
-        """Erase the person from the app's rows about ``order``.
-
-        Called in a transaction that holds the lock of ``order``.
-        """
+        """Erase the person from the app's rows about ``order``, under the lock of ``order``."""
 
 
-#: The keepers for each role; the inner keys are labels of apps.
+#: The keepers for each role, by app label.
 keepers: dict[Role, dict[str, Keeper]] = {role: {} for role in ROLES}
 
 

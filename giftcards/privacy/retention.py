@@ -1,11 +1,10 @@
 """Retention: destroying old codes, and overwriting the rows that SQLite deletes.
 
 A search for a destroyed code finds no card. Codes may remain in backups, and in the files of other
-databases than SQLite. The shop has to take care of these.
+databases than SQLite: the shop has to take care of these.
 
-By default, most builds of SQLite do not overwrite a deleted or moved row. They only mark its place
-as free. So this module makes SQLite overwrite the place. The write-ahead log of SQLite also keeps
-old versions of pages, so this module empties the log.
+Most builds of SQLite only mark the place of a deleted or moved row as free. So this module makes
+SQLite overwrite the place, and empty the write-ahead log, which keeps old versions of pages.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from giftcards.rules.times import is_recent
 
 logger = logging.getLogger(__name__)
 
-# The number of orders in one transaction.
+# Orders in one transaction.
 _BATCH = 200
 # A purge is due once a day, and runs for a few seconds at a time.
 _PERIOD = timedelta(hours=24)
@@ -41,12 +40,11 @@ _SECONDS = 5.0
 
 @dataclass(slots=True)
 class Purge:
-    """The result of a purge: what was destroyed (or would be, in a dry run) and what was left."""
+    """The result of a purge, or what it would be for a dry run."""
 
     orders: int = 0
     cards: int = 0
-    #: The number of orders left alone for each reason; the keys are names of reasons. An order
-    #: counts once.
+    #: The number of orders left alone, by name of the reason; an order counts once.
     left_alone: Counter[str] = field(default_factory=Counter)
     is_whole: bool = True
     #: The purge has looked at all orders that settled before this time.
@@ -61,8 +59,7 @@ class Reason(NamedTuple):
     text: str
 
 
-#: The reasons to leave an order alone, keyed by name; plugins add further reasons. The first reason
-#: that holds counts.
+#: The reasons to leave an order alone, by name; plugins add some. The first that holds counts.
 REASONS: dict[str, Reason] = {
     "problem": Reason(Q(needs_attention=True), "with a problem that nobody has ticked off"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
@@ -74,7 +71,7 @@ REASONS: dict[str, Reason] = {
         Q(is_unannounced=True), "of which one of your receivers could not be told"
     ),
 }
-# The reason for orders without any card; no purge looks at such orders again.
+# No purge looks again at orders without any card.
 _NO_CARDS = "no_cards"
 
 
@@ -93,8 +90,8 @@ def purge(
 ) -> Purge:
     """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
 
-    The result does not count orders without cards. Orders with one of the :data:`REASONS` are left
-    alone. With ``is_dry_run``, nothing is changed. The purge stops between batches once
+    Orders with one of the :data:`REASONS` are left alone, and orders without cards not counted.
+    With ``is_dry_run``, nothing is changed. The purge stops between batches once
     ``should_continue`` returns False. To resume, pass the ``place`` of the result as ``since``.
     """
     done = Purge(place=since)
@@ -113,10 +110,9 @@ def purge(
 
 
 def purge_if_due(should_continue: Callable[[], bool]) -> None:
-    """Destroy the codes of orders that settled more than ``CODES_KEPT_DAYS`` ago.
+    """Destroy the codes of orders that settled more than ``CODES_KEPT_DAYS`` ago, once a day.
 
-    A purge is due once a day. A call takes a few seconds at most. The next call resumes an
-    unfinished purge.
+    A call takes a few seconds at most; the next one resumes an unfinished purge.
     """
     days = conf.codes_kept_days
     if days is None:
@@ -156,21 +152,20 @@ def _batches(
 
 
 def _was_delivered(before: datetime) -> Q:
-    """Return the condition that ``deliver_at`` is empty or earlier than ``before``."""
     return Q(deliver_at=None) | Q(deliver_at__lt=before)
 
 
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the orders to purge, the orders without cards, and how many to leave, by reason."""
+    """Return the orders to purge, those without cards, and how many to leave, by reason."""
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(_was_delivered(settled_before), pk__in=keys)
     rows = rows.filter(codes_destroyed_at=None).annotate(
         is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
-    # CASE yields the first reason that holds; "" if no reason holds.
+    # The first reason that holds, or "".
     conditions = {_NO_CARDS: Q(has_cards=False)}
     conditions |= {name: reason.condition for name, reason in REASONS.items()}
     cases = [When(condition, then=Value(name)) for name, condition in conditions.items()]
@@ -184,16 +179,15 @@ def _judge(
 def _purge_batch(
     keys: list[int], settled_before: datetime, done: Purge, *, is_dry_run: bool
 ) -> None:
-    # The orders are judged without locks first, because most of the oldest orders are left alone
-    # every time.
+    # Without locks first: most of the oldest orders are left alone every time.
     chosen, empty, left_alone = _judge(keys, settled_before)
     done.left_alone += left_alone
     if is_dry_run:
         done.cards += Card.objects.filter(order__in=chosen).readable().count()
     elif chosen or empty:
         with transaction.atomic():
-            # Writing before reading locks the orders. So nobody can dispute, refund or reveal a
-            # card between this judgement and the destruction.
+            # Writing before reading locks the orders, so that nobody disputes, refunds or reveals a
+            # card before it is destroyed.
             locked = Order.objects.filter(pk__in=chosen + empty).order_by()
             locked.update(codes_destroyed_at=F("codes_destroyed_at"))
             chosen, empty, left_alone = _judge(chosen + empty, settled_before)
@@ -206,26 +200,21 @@ def _purge_batch(
 
 
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
-    """Make SQLite overwrite deleted and moved rows with zeros.
-
-    This function is a receiver of ``connection_created``.
-    """
+    """Make SQLite overwrite deleted and moved rows; a receiver of ``connection_created``."""
     if connection.vendor == "sqlite":
-        # Django's cursor is not used, because this statement must not count as a query of the code
-        # that needed the connection.
+        # By Django's cursor, this would count as a query of the code that needed the connection.
         opened: Any = connection.connection
         opened.execute("PRAGMA secure_delete = ON").close()
 
 
-# The longest wait for other readers of the log, in milliseconds. Nobody can write meanwhile.
+# The longest wait for readers of the log, in milliseconds. Nobody can write meanwhile.
 _PATIENCE = 1_000
 
 
 def empty_log(using: str) -> None:
     """Make SQLite empty its write-ahead log; log a warning if another process is using it.
 
-    For other databases, the function does nothing. It also does nothing within a transaction,
-    because the transaction needs the log.
+    Nothing happens for other databases, or in a transaction, which needs the log.
     """
     connection = connections[using]
     if connection.vendor != "sqlite" or connection.in_atomic_block:

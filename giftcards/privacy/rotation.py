@@ -1,7 +1,7 @@
 """Rotating the encryption keys: every card is sealed anew under the first key.
 
-The shop can run meanwhile. All fingerprints of a card are made anew, too. Afterwards, nothing in
-the database depends on the other keys. A rotation that was stopped resumes where it was.
+The shop can run meanwhile. All fingerprints of a card are made anew, too, so nothing in the
+database depends on the other keys afterwards. A rotation that was stopped can be resumed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from giftcards.models import Card
 from giftcards.models.cards import DESTROYED, CardQuerySet
 from giftcards.privacy.retention import empty_log
 
-# The number of cards in one transaction. Transactions are short, because the shop writes meanwhile.
+# Cards in one transaction, which is short because the shop writes meanwhile.
 _BATCH = 200
-# There may be several passes, because a worker with old settings may seal cards with an old key
-# during a pass.
+# During a pass, a worker with old settings may seal cards with an old key.
 _MOST_PASSES = 3
-# How often a transaction is repeated if the database rolls it back, such as after a deadlock.
+# How often the database may roll a transaction back, such as after a deadlock.
 _MOST_DEADLOCKS = 5
-# The maximum number of failures that a tally describes.
+# The most failures that a tally describes.
 _NAMED = 20
 
 
@@ -40,7 +39,7 @@ class RotationTally:
 
     #: Cards that were sealed anew, or that open with the first key.
     done: int = 0
-    #: Cards that the first key does not open, or that no key opens.
+    #: Cards that no key opens; for a verification, those that the first key does not open.
     failed: int = 0
     #: The reasons for the first failures: a sentence each, without secrets.
     troubles: list[str] = field(default_factory=list)
@@ -52,11 +51,10 @@ class RotationTally:
 
 
 def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) -> RotationTally:
-    """Seal every card under the first key, and return the tally.
+    """Seal every card under the first key, ``per_second`` at most, and return the tally.
 
-    ``per_second`` is the maximum number of cards in a second. ``on_batch`` is called after each
-    batch. If ``on_batch`` raises an error, the rotation ends, and the next rotation goes on from
-    there. Cards that no key opens are left as they are. Raises
+    ``on_batch`` is called after each batch; if it raises, the next rotation goes on from there.
+    Cards that no key opens are left as they are. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     keyring = conf.keyring()
@@ -78,7 +76,7 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
 def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     """Open every card with the first key alone, without showing any; return the tally.
 
-    In all other respects, this function works like :func:`rotate`.
+    ``on_batch`` and errors are those of :func:`rotate`.
     """
     keyring = Keyring(conf.encryption_keys[:1])
     tally = RotationTally()
@@ -93,7 +91,7 @@ def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
 
 
 def count_left() -> int:
-    """The number of cards that are not known to be sealed with the first key."""
+    """Return the number of cards that are not known to be sealed with the first key."""
     return _of_other_keys(conf.keyring()).count()
 
 
@@ -102,7 +100,7 @@ def _of_other_keys(keyring: Keyring) -> CardQuerySet:
 
 
 def _batches(cards: CardQuerySet) -> Iterator[list[int]]:
-    """The primary keys of the cards, in ascending order, a batch at a time."""
+    """Yield the primary keys of the cards, in ascending order and in batches."""
     rows = cards.order_by("pk").values_list("pk", flat=True)
     keys = list(rows[:_BATCH])
     while keys:
@@ -115,7 +113,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Call ``seal``, and call it again if a deadlock with the running shop rolls it back."""
+    """Call ``seal``, again if a deadlock with the running shop rolls it back."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()
@@ -127,12 +125,12 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
     first = keyring.key_fingerprints[0]
     sealed, troubles = [], []
     with transaction.atomic():
-        # Writing before reading locks the rows on every database: nobody adds a serial, or
-        # destroys a code, in between.
+        # Writing before reading locks the rows on every database, so that nobody adds a serial or
+        # destroys a code in between.
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position"))
         for card in _read(keys):
             if card.key_fingerprint in {first, DESTROYED}:
-                continue  # another process has sealed the card
+                continue  # another process has sealed the card, or destroyed it
             try:
                 card.row = _sealed_under_first(card, keyring)
             except DecryptionError as error:
@@ -140,8 +138,7 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
                 continue
             card.key_fingerprint = first
             sealed.append(card)
-        # This upsert only updates, because all rows exist. It is one short statement, while
-        # bulk_update() has a CASE for each row.
+        # All rows exist, so this only updates. bulk_update() would have a CASE for each row.
         has_target = connection.features.supports_update_conflicts_with_target
         Card.objects.bulk_create(
             sealed,

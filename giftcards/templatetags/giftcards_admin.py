@@ -12,8 +12,8 @@ register = template.Library()
 
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
-    """Return the tiles that the user may see; nothing if there are none."""
-    # This import stands here, because Django imports this module in sites without an admin, too.
+    """Return the tiles that the user may see, if there are any."""
+    # Django imports this module in sites without an admin, too.
     from giftcards.admin.desk.start import show_desk
 
     return show_desk(context["request"])

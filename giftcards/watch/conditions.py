@@ -1,8 +1,7 @@
 """The conditions that monitors, commands, pages and digests report.
 
-All of them use the same list of conditions. Each condition is judged from the database alone, with
-the help of an index. Each app declares its conditions in its plugin. The conditions of the core are
-in :mod:`giftcards.watch.core_conditions`.
+All of them use one list. Each condition is judged from the database alone, by an index. Apps
+declare theirs in their plugins; :mod:`giftcards.watch.core_conditions` has those of the core.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from giftcards.models.order_queries import leaves_some_out
 
 T = TypeVar("T")
 
-#: Upper bound of the counts of rows.
+#: The highest number to which rows are counted.
 MOST = 1_000
 
 
 class Severity(StrEnum):
-    #: Something does not work until a person sees to it.
+    #: Something does not work until a person acts.
     URGENT = "urgent"
     #: A person has something to do.
     WARNING = "warning"
@@ -37,15 +36,11 @@ class Severity(StrEnum):
 
 
 class Standing:
-    """The facts from which conditions are judged at one moment.
-
-    Each fact is read when it is first needed, and only once.
-    """
+    """The facts by which conditions are judged at one moment, each of them read once, if needed."""
 
     def __init__(self, *, leaves_out_problems: bool = False) -> None:
         self.now = timezone.now()
-        #: True for a start page that shows the tile about orders with problems. Then no other tile
-        #: counts these orders.
+        #: True for a start page with a tile of orders with problems; no other tile counts these.
         self.leaves_out_problems = leaves_out_problems
         self._read: dict[Callable[[], Any], Any] = {}
 
@@ -58,7 +53,7 @@ class Standing:
         return self.state.paused_because == ProviderState.Pause.ACCESS
 
     def once(self, read: Callable[[], T]) -> T:
-        """The result of ``read``, which is kept after the first call."""
+        """Return the result of ``read``, which is called only once."""
         if read not in self._read:
             self._read[read] = read()
         result: T = self._read[read]
@@ -73,11 +68,10 @@ class Standing:
 class Finding:
     """The details of a condition that holds.
 
-    ``sentence`` is for monitors: it is in English, and contains no secrets. ``count`` is the number
-    of orders, or of other rows, that the condition is about. It is at most :data:`MOST`; if there
-    are more rows, ``has_more`` is True. ``since`` is the time when the condition began, if it is
-    known. ``orders`` maps the primary keys of the orders to their references. ``explain`` returns
-    the details for staff in their language, or "".
+    ``sentence`` is for monitors, in English and without secrets. ``count`` is the number of orders
+    or other rows, at most :data:`MOST`; ``has_more`` is True if there are more. ``since`` is when
+    the condition began, if that is known. ``orders`` has references by primary key. ``explain``
+    returns the details for staff in their language, or "".
     """
 
     sentence: str
@@ -89,11 +83,10 @@ class Finding:
 
     @classmethod
     def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:
-        """A finding about ``number`` rows; ``None`` for 0.
+        """Return a finding about ``number`` rows; ``None`` for 0.
 
-        A ``number`` of ``MOST + 1`` stands for any larger number. ``one`` is the sentence for a
-        single row, and ``many`` is the sentence for several rows, with ``%s`` for the count.
-        ``more`` are further fields of the finding.
+        ``MOST + 1`` stands for any larger number. ``one`` is the sentence for a single row,
+        ``many`` that for several, with ``%s`` for the count. ``more`` are further fields.
         """
         if not number:
             return None
@@ -104,42 +97,33 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """A piece of news for staff: its texts, and who gets it.
-
-    ``headline`` is part of a sentence; it may contain ``%(count)s``.
-    """
+    """News for staff. The ``headline`` is a part of a sentence, perhaps with ``%(count)s``."""
 
     code: str
     severity: Severity
-    #: A permission, such as `giftcards.check_order`. The news is for people whose role has this
-    #: permission.
+    #: The permission of those who get the news, such as `giftcards.check_order`.
     permission: str
     headline: Any = ""
     remedy: Any = ""
-    #: The permissions that the remedy requires. People who lack such a permission read whom to ask.
+    #: The permissions that the remedy needs. People without one of them read whom to ask.
     takes: tuple[str, ...] = ()
-    #: True if the finding counts orders or messages about orders, or adds up amounts of orders.
+    #: True if the finding counts orders or messages about them, or adds up their amounts.
     is_about_orders: bool = False
-    #: The name of the admin's page that lists the counted rows. The next field is the query string
-    #: of that list.
+    #: The name of the admin's page that lists the counted rows, and the query string of the list.
     page: str = ""
     query: str = ""
 
     def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
-        """The part of ``finding`` that a person may see.
-
-        ``visible`` are the orders that the person sees. If the person may see nothing of the
-        finding, the result is ``None``.
-        """
+        """Return the part of ``finding`` for a person who sees only ``visible``, or ``None``."""
         if not (self.is_about_orders and leaves_some_out(visible)):
             return finding
         shown = visible.filter(pk__in=finding.orders).order_by()
         keys = dict(shown.values_list("pk", "reference"))
-        # The sentence is left out, because it may name a sum over all orders.
+        # The sentence may name a sum over all orders.
         return Finding("", len(keys), orders=keys) if keys else None
 
     def in_words(self, count: int, *, has_more: bool = False) -> str:
-        """The headline with its count, such as "2 orders to do"."""
+        """Return the headline with its count, such as "2 orders to do"."""
         text = str(self.headline % {"count": count})
         return gettext("%(what)s or more") % {"what": text} if has_more else text
 
@@ -148,36 +132,34 @@ class Alert:
 class Condition(Alert):
     """Something that is wrong as long as ``judge`` returns a finding.
 
-    ``holds`` completes a sentence of the documentation that begins with "It holds if". A condition
-    without a ``headline`` is for monitors only. ``ended`` tells staff that the condition no longer
-    holds. A condition without ``ended`` is about orders, and staff are told of each order once.
+    ``holds`` ends a sentence of the documentation that begins with "It holds if". A condition
+    without a ``headline`` is for monitors only. ``ended`` tells staff that it no longer holds.
+    Without ``ended``, it is about orders, and staff are told of each order once.
     """
 
     holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
-    #: Two flags: whether digests name the condition, and whether the start page shows it. If two
-    #: conditions are about the same rows, each place names only one of them.
+    #: Whether digests name it, and whether the start page shows it. Of two conditions about the
+    #: same rows, each place names only one.
     is_in_digests: bool = True
     is_on_start_page: bool = True
-    #: True if the condition may be about orders with problems; see
-    #: ``Standing.leaves_out_problems``.
+    #: True if it may be about orders with problems; see ``Standing.leaves_out_problems``.
     overlaps_problems: bool = False
-    #: True if no card can be bought, or handed over, while the condition holds.
+    #: True if no card can be bought, or handed over, while it holds.
     stops_sales: bool = False
-    #: True if cards can still be bought while the condition holds, but not for long.
+    #: True if cards can still be bought while it holds, but not for long.
     limits_sales: bool = False
-    #: True if staff see the condition above the list of orders, as the text that
-    #: ``Finding.explain`` returns.
+    #: True if staff see ``Finding.explain`` above the list of orders.
     is_above_list: bool = False
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
-        """The finding for a person who sees the orders ``visible``, and no other orders."""
+        """Return the finding for a person who sees only the orders ``visible``."""
         finding = self.judge(standing)
         return finding and self.visible_part(finding, visible)
 
     def sentence(self, standing: Standing) -> str:
-        """The finding's sentence for monitors; "" if nothing is wrong."""
+        """Return the finding's sentence for monitors; "" if nothing is wrong."""
         finding = self.judge(standing)
         return finding.sentence if finding else ""
 
@@ -186,9 +168,8 @@ class Condition(Alert):
 class OfRows:
     """The judge of a condition that can hold only if one of several querysets has rows.
 
-    ``rows`` returns the querysets. ``tell`` takes these querysets and returns the finding. If all
-    querysets are empty, ``tell`` returns ``None``. If ``is_enough`` is False, ``tell`` may return
-    ``None`` even if there are rows.
+    ``tell`` takes the querysets of ``rows``, and returns ``None`` if all are empty. If
+    ``is_enough`` is False, it may return ``None`` even if there are rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -199,14 +180,14 @@ class OfRows:
         return self.tell(*self.rows(standing))
 
 
-#: The conditions of the core and of every other installed plugin, keyed by code.
+#: The conditions of the core and of other installed plugins, by code.
 CONDITIONS: dict[str, Condition] = {}
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
-    """Return database expressions that say which querysets of the conditions have rows.
+    """Return expressions that say which querysets of the conditions have rows.
 
-    A key is the code of a condition, and the number of one of its querysets.
+    A key is a condition's code and the number of one of its querysets.
     """
     return {
         (code, number): Exists(rows)
@@ -217,9 +198,9 @@ def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
 
 
 def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
-    """Return whether each condition holds, keyed by code.
+    """Return whether each condition holds, by code.
 
-    ``found`` has the values of the expressions that :func:`signs` returns.
+    ``found`` has the values of the expressions of :func:`signs`.
     """
     with_rows = {code for (code, _number), is_there in found.items() if is_there}
 
@@ -235,10 +216,9 @@ def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dic
 def above_list(
     may: Callable[[str], bool], standing: Standing, visible: QuerySet[Order]
 ) -> Iterator[tuple[Condition, Finding]]:
-    """The conditions that hold, and that staff see above the list of orders.
+    """Yield the conditions that hold and that a person sees above the list of orders.
 
-    ``may`` returns whether the person has a permission, and ``visible`` are the orders that the
-    person sees.
+    ``may`` returns whether the person has a permission; ``visible`` are the person's orders.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and may(condition.permission)

@@ -1,4 +1,4 @@
-"""The conditions of the core: how each condition is judged, and its texts."""
+"""The conditions of the core: their judges and their texts."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from giftcards.text.display import count_text, money_text
 from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
 from giftcards.watch.overview import try_keys
 
-# The time after which due work counts as held up. This is longer than the watchdog needs to start
-# the loop again, and longer than the pause after a failed request.
+# After this time, due work counts as held up. It is longer than the watchdog needs to start the
+# loop again, and than the pause after a failed request.
 PATIENCE = timedelta(minutes=5)
-# The columns of the index of the open orders.
+# The columns of the index of open orders.
 _BY_DUE = ("settled_at", "status", "due_at", "pk")
 
 
@@ -51,19 +51,19 @@ def _refused(standing: Standing) -> Finding | None:
 
 def _is_silent(standing: Standing) -> Finding | None:
     state = standing.state
-    # If a refused key has stopped all calls, another condition reports this.
+    # Another condition reports that a refused key has stopped all calls.
     if standing.is_refused or not state.is_failing(standing.now):
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    # Only the text about the pause is shown, because the condition itself has the remedy.
+    # The condition itself has the remedy.
     return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
 
 def _has_no_worker(standing: Standing) -> Finding | None:
     def problem() -> Explanation:
         found = standing.state.explain_worker(standing.now)
-        # `giftcards_poll --loop` ticks without a schedule, so a missing schedule may be harmless.
+        # `giftcards_poll --loop` ticks without a schedule, so a missing one may be harmless.
         if found.text or standing.state.is_ticking(standing.now):
             return found
         return explain_schedule()
@@ -150,9 +150,9 @@ def _do_not_open(standing: Standing) -> Finding | None:
 
 
 def _orders_that(condition: Q, *, one: str, many: str) -> OfRows:
-    """Return a judge that counts the orders that fulfil ``condition``.
+    """Return a judge that counts the orders with ``condition``.
 
-    ``one`` and ``many`` are sentences, as for :meth:`Finding.of_rows`.
+    ``one`` and ``many`` are those of :meth:`Finding.of_rows`.
     """
     tell = partial(_of_orders, one=one, many=many)
     return OfRows(lambda _standing: [Order.objects.filter(condition)], tell)
@@ -163,9 +163,9 @@ def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order
 
 
 def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
-    """Return a judge that counts the orders that fulfil ``condition``, and adds up an amount.
+    """Return a judge that counts the orders with ``condition``, and adds up the column ``amount``.
 
-    ``amount`` is the column to add up. For ``one`` and ``many``, see :meth:`Finding.of_rows`.
+    ``one`` and ``many`` are those of :meth:`Finding.of_rows`.
     """
 
     def find(standing: Standing) -> Sequence[QuerySet[Order]]:
@@ -173,7 +173,7 @@ def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
 
     def tell(orders: QuerySet[Order]) -> Finding | None:
         rows = list(orders.values_list("pk", "reference", amount)[: MOST + 1])
-        # Python adds the amounts up, because SQLite would add binary fractions.
+        # SQLite would add binary fractions.
         total = sum((row[2] for row in rows[:MOST]), Decimal(0))
 
         def explain() -> str:

@@ -1,7 +1,6 @@
 """The state of the app, read from the database alone, for pages, commands and monitors.
 
-Every query uses an index. A query reads only the rows of work that is still waiting, unless the
-docstring of the function says otherwise.
+Every query uses an index, and reads only rows of waiting work unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ from giftcards.models.scalars import number_of
 from giftcards.rules.states import Status
 from giftcards.rules.times import SLACK, is_recent
 
-# Final orders are counted at intervals of _COUNTED_EVERY. A count leaves out the orders that became
-# final within the last _STALLED, because a process may stop before its commit for that long.
+# A worker counts final orders once an hour. It leaves out the last hour's, because a process may
+# stop before its commit for that long.
 _COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
-# The length of the period, up to now, in which :class:`Pace` measures orders.
+# The time up to now in which :class:`Pace` measures orders.
 _LATELY = timedelta(minutes=10)
-# The cards of a key are counted up to this number only, because counting reads the index.
+# Counting reads the index, so a key's cards are counted up to this number.
 MANY_CARDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The waiting work: tasks of django-q2, changes to be announced, and open orders by status."""
+    """The waiting work: tasks of django-q2, unannounced changes, and open orders by status."""
 
-    #: ``None`` if the tasks are not in a queue that django-q2 keeps in the database.
+    #: ``None`` if django-q2 keeps no queue in the database.
     tasks: Backlog | None
     changes: Backlog
-    #: Changes that are no longer retried, because a receiver has failed for a day.
+    #: Changes that are not retried any more, because a receiver has failed for a day.
     given_up: int
     orders: Mapping[Status, Backlog]
     #: Orders, open or not, with a problem that nobody has ticked off.
@@ -66,15 +65,14 @@ class Waiting:
 
     @property
     def oldest_order(self) -> datetime | None:
-        """The time at which the oldest open order was recorded; ``None`` without open orders."""
+        """The time at which the oldest open order was recorded; ``None`` if there is none."""
         return oldest(self.orders)
 
 
 def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
-    """Return the number of open orders in each status, and the time of the oldest order.
+    """Return the number of open orders and the time of the oldest, by status; no zeros.
 
-    Statuses without open orders are left out. ``lines`` is the result of ``open_lines``, if the
-    caller has already read it.
+    ``lines`` is the result of ``open_lines``, if the caller has read it.
     """
     lines = read_lines(Order.objects.all().open_lines()) if lines is None else lines
     by_status: dict[Status, list[Line]] = {status: [] for status in Status}
@@ -89,10 +87,10 @@ def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
 
 @dataclass(frozen=True, slots=True)
 class FinalOrders:
-    """The number of final orders in each status, as last counted by a worker.
+    """The number of final orders by status, as last counted by a worker.
 
-    Counting all final orders reads a whole index, so a worker counts them only once an hour. Each
-    reading counts only the orders that became final after ``until``, and adds their number.
+    Counting them reads a whole index, so a worker does it once an hour. Each reading counts those
+    that became final after ``until``, and adds them.
     """
 
     numbers: Mapping[str, int]
@@ -106,13 +104,13 @@ class FinalOrders:
         return cls(state.final_orders, until)
 
     def later(self) -> QuerySet[Any, Any]:
-        """The lines of the final orders that are not counted yet."""
+        """Return the lines of the final orders that are not counted yet."""
         return Order.objects.all().final_lines(after=self.until)
 
     def with_others(self, lines: Iterable[Line]) -> dict[str, int]:
-        """The number of orders in each status, including open orders.
+        """Return the number of all orders by status.
 
-        ``lines`` are the lines of the open orders and of :meth:`later`.
+        ``lines`` are those of the open orders and of :meth:`later`.
         """
         numbers = Counter(self.numbers)
         for line in lines:
@@ -121,7 +119,7 @@ class FinalOrders:
 
 
 def orders_by_status(state: ProviderState) -> dict[str, int]:
-    """The number of orders in each status, including zeros."""
+    """Return the number of orders in each status, including zeros."""
     final = FinalOrders.counted(state)
     return final.with_others(read_lines(Order.objects.all().open_lines(), final.later()))
 
@@ -144,7 +142,7 @@ def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The number of requests in the last minute, including requests in flight, and the limit."""
+    """The number of requests in the last minute and in flight, and the limit."""
 
     used: int
     limit: int
@@ -155,7 +153,7 @@ class Requests:
 
 
 def taken_slots() -> QuerySet[RequestSlot]:
-    """The slots of the requests of the last minute, and of the requests in flight."""
+    """Return the slots of requests in the last minute, and of those in flight."""
     return RequestSlot.objects.filter(until__gt=timezone.now())
 
 
@@ -163,10 +161,9 @@ def taken_slots() -> QuerySet[RequestSlot]:
 class Pace:
     """The times that orders took in the last ten minutes, in seconds, shortest first.
 
-    ``sending`` has the times from recording an order to its acceptance, for the orders that were
-    sent in the last ten minutes. For an order that was held, the time starts with its release.
-    ``storing`` has the times from acceptance to the final status, for the orders that became final
-    in the last ten minutes.
+    ``sending`` is for orders that were sent then: from their recording, or their release if they
+    were held, to acceptance. ``storing`` is for orders that became final then: from acceptance to
+    the final status.
     """
 
     sending: Sequence[float]
@@ -175,7 +172,7 @@ class Pace:
     @classmethod
     def read(cls) -> Self:
         now = timezone.now()
-        # Times that lie ahead are from before the clock was set back.
+        # Times ahead are from before the clock was set back.
         lately = (now - _LATELY, now + SLACK)
         accepted = Order.objects.filter(accepted_at__isnull=False)
         sent = accepted.filter(sent_at__range=lately)
@@ -191,15 +188,15 @@ class Pace:
         return cls(sorted(seconds["sending"]), sorted(seconds["storing"]))
 
 
-#: A function that returns the rows that wait at a moment.
+#: Returns the rows that wait at a moment.
 WaitingRows = Callable[[datetime], QuerySet[Any]]
 
-#: The rows that wait for a worker, of the core and of every other installed plugin, by name.
+#: The rows that wait for a worker, of the core and of other installed plugins, by name.
 BACKLOGS: dict[str, WaitingRows] = {}
 
 
 def backlogs() -> dict[str, Combinable]:
-    """Return an expression for the number of rows in each backlog, keyed by name."""
+    """Return an expression for the number of rows in each backlog, by name."""
     now = timezone.now()
     return {name: number_of(rows(now)) for name, rows in BACKLOGS.items()}
 
@@ -211,14 +208,14 @@ class KeyInUse(NamedTuple):
     #: The position in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not in the setting.
     position: int | None
     cards: int
-    #: True if more cards are sealed with the key than ``cards`` says.
+    #: True if ``cards`` is not all of them.
     has_more: bool
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
     """Return the encryption keys in the settings, in order, and then other keys in use.
 
-    At most ``MANY_CARDS`` cards of each key are counted; with ``counts_all``, all cards. Raises
+    At most ``MANY_CARDS`` cards of each key are counted, or all with ``counts_all``. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     configured = list(conf.keyring().key_fingerprints)
@@ -231,9 +228,9 @@ def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
 
 
 def _count(key: str, *, counts_all: bool) -> tuple[int, bool]:
-    """Count the key's cards up to a limit; also return whether there are more than were counted.
+    """Count the key's cards up to a limit, and return whether there are more.
 
-    Reading the whole index takes a third of a second for a million cards.
+    The whole index of a million cards takes a third of a second.
     """
     cards = Card.objects.filter(key_fingerprint=key).order_by()
     if counts_all:
@@ -253,14 +250,14 @@ class KnownKey:
 
 
 def api_keys() -> list[KnownKey]:
-    """The API keys that this shop has used: first this process's key, then others by last use."""
+    """Return the API keys that this shop has used: first this process's, then by last use."""
     own = configured_key()
     keys = sorted(ApiKey.objects.all(), key=lambda key: (key.pk != own, -key.last_use()))
     return [KnownKey(key.pk[:8], key.pk == own, key) for key in keys]
 
 
 def versions() -> dict[str, str]:
-    """The versions of the software that runs here; the keys are its names."""
+    """Return the versions of the software that runs here, by name."""
     database = connections[router.db_for_read(Order)]
     worker = {"django-q2": _version_of("django-q2")} if conf.uses_django_q else {}
     return {
@@ -280,7 +277,7 @@ def _version_of(package: str) -> str:
 
 
 def ends_of_cards() -> dict[End, Combinable]:
-    """The expressions that :func:`try_keys` needs; empty if the encryption keys are unusable."""
+    """Return the expressions for :func:`try_keys`; none if the encryption keys are unusable."""
     try:
         return Card.objects.all().scalars_of_ends()
     except ConfigurationError:
@@ -288,9 +285,9 @@ def ends_of_cards() -> dict[End, Combinable]:
 
 
 def try_keys(found: Mapping[End, Any] | None = None) -> dict[str, str]:
-    """Try to open the newest and the oldest card; return what is wrong with each card, or "".
+    """Try to open the newest and the oldest card; return what is wrong with each, or "".
 
-    ``found`` has the values of the expressions in :func:`ends_of_cards`, if they were read already.
+    ``found`` has the values of the expressions of :func:`ends_of_cards`, if they were read.
     """
     try:
         return Card.objects.all().try_keys(found)
