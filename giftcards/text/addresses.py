@@ -8,9 +8,9 @@ from django.http import HttpRequest
 
 
 def ip_address(request: HttpRequest) -> str | None:
-    """The client's IP address from ``REMOTE_ADDR``; ``None`` without a usable address."""
+    """Return the client's address from ``REMOTE_ADDR``; ``None`` if that is not usable."""
     try:
-        # The name of the network interface is dropped: "eth0" in fe80::1%eth0.
+        # fe80::1%eth0 names a network interface, which is dropped.
         told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
         address = ipaddress.ip_address(told)
     except ValueError:

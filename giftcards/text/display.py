@@ -1,7 +1,6 @@
 """Display of statuses, amounts, dates, lengths of time and foreign text.
 
-Django's words for lengths of time are not used, because in Arabic they have the wrong case after
-"in".
+Django's words for lengths of time have the wrong case after "in" in Arabic, so they are not used.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from giftcards.rules.times import with_zone
 
 #: The non-breaking spaces: inside amounts, and before the currency sign.
 NO_BREAKS = frozenset("\u00a0\u202f")
-# All pages show dates in this form, with the 24-hour clock. The usual formats of the languages are
-# long, or differ only in the sequence of day, month and year.
+# The form of dates on all pages. The usual formats of the languages are long, or differ only in the
+# sequence of day, month and year.
 _DATE = "j N Y"
 _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
@@ -35,15 +34,14 @@ _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 def read_amount(text: str) -> Decimal | None:
     """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
 
-    Exponents, underscores, infinity and digits of other scripts are invalid, although Python
-    accepts all of these. Digits of other scripts are invalid because their decimal mark is easy to
-    misread.
+    Unlike Python, this refuses exponents, underscores, infinity and digits of other scripts, whose
+    decimal mark is easy to misread.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
 
 def supported_language(language: str | None) -> str:
-    """The site's language closest to ``language``; if no language is close, the site's default."""
+    """Return the site's language closest to ``language``, or else the site's default."""
     try:
         return get_supported_language_variant(language or settings.LANGUAGE_CODE)
     except LookupError:
@@ -51,20 +49,17 @@ def supported_language(language: str | None) -> str:
 
 
 def status_badge(status: str, *, is_received: bool = True) -> SafeString:
-    """The status as a coloured badge.
-
-    If ``is_received`` is False, the badge says that the customer did not receive the cards.
-    """
+    """Return the status as a coloured badge, or "Not received" if ``is_received`` is False."""
     if not is_received:
         return badge("unconfirmed", gettext("Not received"))
     return badge(status.lower().replace("_", "-"), Status(status).label)
 
 
 def money(amount: Decimal | None) -> str:
-    """The amount with its currency as HTML, formatted for the active language: 1,470 DA.
+    """Return the amount with its currency as HTML, in the active language: 1,470 DA.
 
     Decimals are shown if there are any. The HTML is isolated from the direction of the text around
-    it. The figure is isolated from the direction of a currency that is written from right to left.
+    it, and the figure from that of the currency.
     """
     if amount is None:
         return gettext("unknown")
@@ -72,18 +67,18 @@ def money(amount: Decimal | None) -> str:
 
 
 def signed_money(amount: Decimal) -> str:
-    """:func:`money` with a sign, for amounts that came in or went out: +980 DA, −2,450 DA."""
+    """Return :func:`money` with a sign, for amounts in or out: +980 DA, −2,450 DA."""
     sign = "+" if amount > 0 else "\N{MINUS SIGN}" if amount < 0 else ""
     return _with_currency(sign + _grouped(abs(amount)), amount)
 
 
 def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
-    """:func:`money` without the currency, for a column whose heading names the currency.
+    """Return :func:`money` without the currency, which the heading of the column names.
 
     ``has_decimals`` is the same for a whole column, so that digits stand below digits.
     """
     if amount is None:
-        # The word is for screen readers only: a visible word would widen its column.
+        # The word is for screen readers only: if visible, it would widen its column.
         return format_html(
             '<span aria-hidden="true">{}</span><span class="giftcards-unseen">{}</span>',
             gettext("?"),
@@ -105,13 +100,13 @@ def _with_currency(figure: str, amount: Decimal) -> str:
 
 
 def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
-    """A formula such as ``{quantity} × {price}`` as HTML, from left to right in every language."""
+    """Return a formula such as ``{quantity} × {price}`` as HTML, from left to right."""
     shown = {name: _grouped(Decimal(amount)) for name, amount in amounts.items()}
     return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', formula.format(**shown))
 
 
 def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
-    """The total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
+    """Return the total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
 
     The calculation is left out for fewer than two cards, and if ``price`` is unknown or gives
     another total.
@@ -119,13 +114,12 @@ def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> s
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # The formula and the total are isolated from each other, so that the direction of the text
-    # around them decides which comes first.
+    # Formula and total are isolated from each other, so that the text's direction puts one first.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
 
 def moment(at: datetime) -> SafeString:
-    """The local date and time as HTML, with the year if it is not this year: 24 Nov 23:59."""
+    """Return the local date and time as HTML, without this year's number: 24 Nov 23:59."""
     is_of_this_year = _local(at).year == _local(timezone.now()).year
     return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
 
@@ -135,38 +129,38 @@ def _is_of_today(at: datetime) -> bool:
 
 
 def brief_moment(at: datetime) -> SafeString:
-    """``at`` as HTML: the time of day if ``at`` is today, as in 23:59, or else :func:`moment`."""
+    """Return the time of day as HTML if ``at`` is today, as in 23:59, or else :func:`moment`."""
     return _time(at, bdi(_formatted(at, "H:i"))) if _is_of_today(at) else moment(at)
 
 
 def when(at: datetime) -> SafeString:
-    """:func:`brief_moment` with a preposition: at 23:59, on 24 Nov 23:59."""
+    """Return :func:`brief_moment` with a preposition: at 23:59, on 24 Nov 23:59."""
     text = gettext("at %(time)s") if _is_of_today(at) else gettext("on %(time)s")
     return filled(text, time=brief_moment(at))
 
 
 def exact_moment(at: datetime) -> SafeString:
-    """The local date and time as HTML, with the year and the seconds: 24 Nov 2026 23:59:30."""
+    """Return the local date and time as HTML, with year and seconds: 24 Nov 2026 23:59:30."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s")))
 
 
 def zoned_moment(at: datetime) -> SafeString:
-    """Like :func:`exact_moment`, with the time zone, because the provider may use another zone."""
+    """Return :func:`exact_moment` with the time zone, because the provider's may differ."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 
 def moment_text(at: datetime) -> str:
-    """The local date with the year, and the time of day, in plain text: 24 Nov 2026 23:59."""
+    """Return the local date with the year, and the time, in plain text: 24 Nov 2026 23:59."""
     return isolated(_formatted(at, f"{_DATE} H:i"))
 
 
 def day_text(day: date, form: str = _DATE) -> str:
-    """The date in plain text: 24 Nov 2026."""
+    """Return the date in plain text: 24 Nov 2026."""
     return isolated(_formatted(day, form))
 
 
 def period_text(first: date, last: date) -> str:
-    """The period in plain text: 1 Nov 2026 – 30 Nov 2026; a single day is shown once."""
+    """Return the period in plain text: 1 Nov 2026 – 30 Nov 2026; a single day only once."""
     return day_text(first) if first == last else f"{day_text(first)} – {day_text(last)}"
 
 
@@ -180,7 +174,7 @@ def _local(at: datetime) -> datetime:
 
 
 def _formatted(at: date | datetime, form: str) -> str:
-    """The date, or the local time, without the full stop of abbreviated months."""
+    """Format a date or a local time, without the full stop of abbreviated months."""
     return date_format(_local(at) if isinstance(at, datetime) else at, form).replace(".", "")
 
 
@@ -197,7 +191,7 @@ _UNITS = (
 
 
 def duration_text(span: timedelta) -> str:
-    """``span`` in its largest unit, rounded down: "2 hours"; below 1 minute "less than a minute".
+    """Return ``span`` in its largest unit, rounded down: "2 hours", or "less than a minute".
 
     In Arabic, the unit has the case that follows a preposition.
     """
@@ -208,38 +202,35 @@ def duration_text(span: timedelta) -> str:
 
 
 def distance_text(moment: datetime, now: datetime) -> str:
-    """The distance of ``moment`` from ``now``: "in 2 hours" or "2 hours ago"."""
+    """Return the distance of ``moment`` from ``now``: "in 2 hours" or "2 hours ago"."""
     if now <= moment:
         return gettext("in %(time)s") % {"time": duration_text(moment - now)}
     return gettext("%(time)s ago") % {"time": duration_text(now - moment)}
 
 
 def is_whole(amount: Decimal) -> bool:
-    """True if all decimals of the amount are zeros."""
+    """True if the amount has no decimals but zeros."""
     return amount == amount.to_integral_value()
 
 
 def money_text(amount: Decimal | None) -> str:
-    """:func:`money` in plain text, where HTML is not possible, as in the options of a list."""
+    """Return :func:`money` in plain text, where HTML is not possible, as in an option."""
     return isolated(strip_tags(money(amount)))
 
 
 def count_text(number: int) -> str:
-    """A count, formatted for the active language: 100,000."""
+    """Return a count, formatted for the active language: 100,000."""
     return isolated(_grouped(Decimal(number)))
 
 
 def share_text(share: Decimal) -> str:
-    """``share``, from 0 to 1, as a percentage rounded down, so that only 1 is 100%: 98.5%."""
+    """Return ``share``, from 0 to 1, as a percentage rounded down: 98.5%; only 1 is 100%."""
     percent = (share * 100).quantize(Decimal("0.1"), ROUND_DOWN)
     return isolated(gettext("%(share)s%%") % {"share": _grouped(percent, decimals=1)})
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
-    """Format the amount for the active language, with ``decimals`` decimals.
-
-    A whole amount gets no decimals, unless ``has_decimals`` is True.
-    """
+    """Format the amount for the active language; whole amounts get decimals by ``has_decimals``."""
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(
@@ -253,23 +244,23 @@ def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) 
 
 
 def currency() -> str:
-    """The currency sign in the active language."""
+    """Return the currency sign in the active language."""
     return gettext("DA") if conf.currency == "DZD" else conf.currency
 
 
 def bdi(part: object) -> SafeString:
-    """Foreign text as HTML: escaped, and isolated from the direction of the text around it."""
+    """Return foreign text as HTML: escaped, and isolated from the direction around it."""
     return format_html("<bdi>{}</bdi>", part)
 
 
 def lines(text: str) -> SafeString:
-    """Foreign text of several lines as HTML, each line in its own direction."""
+    """Return foreign text of several lines as HTML, each line in its own direction."""
     line = '<div class="giftcards-line" dir="auto">{}</div>'
     return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))
 
 
 def labelled(label: str, figure: str) -> SafeString:
-    """``figure`` after ``label``, as HTML. The label is hidden where the column has a heading."""
+    """Return ``figure`` after ``label`` as HTML; columns with a heading hide the label."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 
@@ -279,36 +270,36 @@ def filled(text: str, **parts: object) -> SafeString:
 
 
 def named(name: str, identifier: str) -> SafeString:
-    """The name in the catalogue (if any) and the id of a product or a type, as HTML."""
+    """Return the name in the catalogue (if any) and the id of a product or a type, as HTML."""
     if not name:
         return bdi(identifier)
     return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
 
 
 def payment(method: str, reference: str) -> SafeString:
-    """The method and the reference of a refund, as HTML."""
+    """Return the method and the reference of a refund, as HTML."""
     parts = (bdi(part) for part in (method, reference) if part)
     return format_html_join(" · ", "{}", ((part,) for part in parts))
 
 
 def badge(kind: str, label: object) -> SafeString:
-    """A coloured badge with ``label``; ``kind`` is the last part of its class in the stylesheet."""
+    """Return a coloured badge; ``kind`` is the last part of its class in the stylesheet."""
     return format_html('<span class="giftcards-badge giftcards-{}">{}</span>', kind, label)
 
 
 def isolated(part: object) -> str:
-    """``part`` isolated like :func:`bdi`, in plain text: for titles, messages and tooltips."""
+    """Return ``part`` isolated like :func:`bdi`, in plain text: for titles and messages."""
     return f"\u2068{part}\u2069"
 
 
 def one_line(text: str) -> str:
-    """``text`` with single spaces between its words; non-breaking spaces stay."""
+    """Return ``text`` with single spaces between its words; non-breaking spaces stay."""
     spaced = (" " if char.isspace() and char not in NO_BREAKS else char for char in text)
     return " ".join(filter(None, "".join(spaced).split(" ")))
 
 
 def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
-    """The problem's texts as HTML, with foreign text escaped and isolated.
+    """Return the problem's texts as HTML, with foreign text escaped and isolated.
 
     Without ``shows_costs``, no text shows what the provider charges.
     """
@@ -323,7 +314,7 @@ def _parameter(value: object) -> str:
 
 
 def _amounts(problem: Problem) -> dict[str, Any]:
-    """The parameters that are amounts of money, as numbers."""
+    """Return the parameters that are amounts of money, as numbers."""
     if problem.parameters.get("field") in COUNTED:
         return {}
     given = AMOUNTS & problem.parameters.keys()

@@ -1,6 +1,6 @@
 """Search terms: the words by which an order is found, and the ways to read a search.
 
-The same rules make the terms of an order and the words of a search. So all spellings of a thing
+The same rules make the terms of an order and the words of a search, so all spellings of a thing
 have the same terms.
 """
 
@@ -32,15 +32,14 @@ from giftcards.text.spelling import (
     words,
 )
 
-#: The longest term; of a longer text, only the beginning is kept.
+#: The longest term; a longer text is cut.
 LONGEST = 254
-# A reference with more numbers than this is random, such as a UUID: nobody searches for one of its
-# numbers.
+# A reference with more numbers is random, such as a UUID: nobody searches for one of them.
 _MOST_NUMBERS = 5
-# The maximum number of words of a search that are used: more words would make the query too large.
+# More words of a search would make the query too large.
 _MOST_WORDS = 8
 _NUMBER = re.compile(r"\d+")
-# The first character of a term that is the end of a phone number; no word begins with it.
+# Begins the term for the end of a phone number; no word begins with it.
 _BEFORE = "*"
 
 
@@ -52,16 +51,15 @@ class TermKind(IntEnum):
     NUMBER = 2
     GROUP = 3
     EMAIL = 4
-    #: A phone number without the country's code.
+    #: A phone number without the country code.
     PHONE = 5
-    #: A phone number with the code of another country. It may look like a number of this country,
-    #: so it has a kind of its own.
+    #: A phone number with another country's code, which may look like a number of this country.
     FOREIGN_PHONE = 6
     NAME = 7
     RECIPIENT_EMAIL = 8
     RECIPIENT_NAME = 9
-    #: A phone number without its first digit, or its first two, three, … digits. With these terms,
-    #: any six successive digits of a phone number are the beginning of a term.
+    #: A phone number without its first 1, 2, 3, … digits. Thus any six successive digits of a
+    #: number begin a term.
     PHONE_PART = 10
 
 
@@ -76,7 +74,6 @@ Term = tuple[TermKind, str]
 
 
 def _number(text: str) -> str:
-    """A number without leading zeros."""
     return text.lstrip("0") or "0"
 
 
@@ -137,10 +134,7 @@ SEARCHED = tuple(_TERMS)
 
 
 def terms_of(order: Mapping[str, str]) -> set[Term]:
-    """Return the terms of an order; ``order`` maps its columns to their values.
-
-    A missing column has no terms.
-    """
+    """Return the terms of an order, whose columns are the keys of ``order``; any may be missing."""
     return {
         (kind, term[:LONGEST])
         for column, terms in _TERMS.items()
@@ -149,25 +143,25 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
 
 
 class Word(NamedTuple):
-    """A word of a search, with the terms that it matches.
+    """A word of a search.
 
-    An order has the word if one of its terms is in ``whole``, or begins with a text in ``starts``.
+    An order has it if one of its terms is in ``whole``, or begins with a text in ``starts``.
     """
 
     whole: frozenset[str]
     starts: frozenset[str]
 
 
-#: The words of a search. An order must have all of these words.
+#: The words of a search. An order must have all of them.
 Reading = tuple[Word, ...]
 
 
 def readings(text: str) -> list[list[Reading]]:
     """Return the ways to read a search for ``text``, in up to two lists, the most literal first.
 
-    For the first list, the text is split at spaces only. One reading joins neighbouring groups of
-    digits into one phone number; another joins the parts of a name. For the second list, the text
-    is also split at punctuation marks. A text without letters and digits has no reading.
+    The first list splits the text at spaces only. One reading joins neighbouring groups of digits
+    into one phone number; another joins the parts of a name. The second list also splits the text
+    at punctuation marks. A text without letters and digits has no reading.
     """
     parts = without_label(folded(text)).split()[:_MOST_WORDS]
     apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]
@@ -181,7 +175,7 @@ def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
 
 
 def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
-    """``parts``, with neighbouring groups of digits joined if they may be one phone number."""
+    """Yield ``parts``; neighbouring groups of digits are joined if they may be one phone number."""
     for is_number, group in groupby(parts, is_dialled):
         pieces = list(group)
         whole = " ".join(pieces)
@@ -198,7 +192,7 @@ def _together(name: Sequence[str]) -> Iterator[str]:
 
 
 def _word_of(part: str) -> Word | None:
-    """The word for a part of a search; ``None`` if the part has neither letters nor digits."""
+    """Return the word for a part of a search; ``None`` if it has neither letters nor digits."""
     shown = plain(part).replace(" ", "")
     if not words(shown):
         return None
@@ -210,7 +204,7 @@ def _word_of(part: str) -> Word | None:
         whole = {number} if shown.isdecimal() else {shown, number}
         rest = _number(number.removeprefix(COUNTRY))
         if number.startswith(COUNTRY) and (is_abroad(part) or len(rest) >= TELLING_DIGITS):
-            # If few digits are left, they are only the beginning of a phone number.
+            # Few digits are only the beginning of a phone number.
             (whole if len(rest) >= TELLING_DIGITS else starts).add(rest)
         if len(dialled) >= FEWEST_DIGITS:
             starts.add(_BEFORE + dialled)

@@ -1,6 +1,6 @@
 """Spellings of one thing that count as the same: addresses, phone numbers, names, references.
 
-Databases differ in how they fold case, and no database knows phone numbers or Arabic names.
+Databases differ in how they fold case, and none knows phone numbers or Arabic names.
 """
 
 from __future__ import annotations
@@ -10,33 +10,31 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-#: The code of the country whose phone numbers people write without a country code.
+#: The country whose phone numbers people write without a country code.
 COUNTRY = "213"
-#: The maximum number of digits in a phone number, with some room for codes before the number.
+#: The most digits of a phone number, with some room for codes before it.
 LONGEST_NUMBER = 18
 #: A number with fewer digits (without the country code) may be part of many other texts.
 TELLING_DIGITS = 8
-#: A text with fewer digits is no phone number, and too many phone numbers contain it.
+#: Fewer digits are no phone number, and part of too many.
 FEWEST_DIGITS = 6
-# The number of digits in the shortest whole numbers: landline numbers with their zero, and mobile
-# numbers without their zero.
+# The digits of the shortest whole numbers: landline with its zero, mobile without.
 _WHOLE_DIGITS = 9
-# The separators that people write between two numbers.
+# What people write between two numbers.
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
-# A mobile number without its zero. No area begins with these digits.
+# A mobile number without its zero. No area code begins so.
 _MOBILE = re.compile(r"[567]\d{8}")
 _DIALLED = re.compile(r"[+(\s]*\d[\d\s().\-/]*")
 # A phone number among words: it ends with the line, at a dash between spaces, and at other signs.
 _AMONG_WORDS = re.compile(r"[+(]*\d(?:(?:[^\S\n]|[().\-/]){0,2}\d)*")
 _NATIONAL = re.compile(r"0?([567]\d{8}|[234]\d{7})")
-# A number of another country, with the country's code: E.164 allows 15 digits at most.
+# A number with another country's code: E.164 allows 15 digits at most.
 _FOREIGN = re.compile(r"[1-9]\d{6,14}")
 # The dashes that programs write for a hyphen.
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
 _IS_ABROAD = re.compile(r"\s*(\+|00)")
 
-# Letters that people write in place of each other, although Unicode does not decompose them into
-# the same letter.
+# Letters that people confuse, although Unicode does not decompose them to the same.
 _SAME_LETTER = str.maketrans(
     {
         # Alef wasla, alef maksura, Persian yeh and kaf, teh marbuta.
@@ -45,7 +43,7 @@ _SAME_LETTER = str.maketrans(
         "ی": "ي",
         "ک": "ك",
         "ة": "ه",
-        # Tatweel only makes a word look longer; people often leave out a hamza after a tatweel.
+        # Tatweel only makes a word look longer; people often leave out a hamza.
         "ـ": "",
         "ء": "",
         "ø": "o",
@@ -57,7 +55,7 @@ _SAME_LETTER = str.maketrans(
         "œ": "oe",
     }
 )
-# Letters below a hamza are left out, together with the hamza. Alef maksura becomes alef.
+# A letter below a hamza is left out with it. Alef maksura becomes alef.
 _OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
 # Names that many people write without the alef inside; an alef at the beginning stays.
 _ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
@@ -68,13 +66,13 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
-# Words of names that some people write apart, and other people join to the next word.
+# Some people write these words of names apart, others join them to the next word.
 _JOINED = re.compile(
     "abd|abdel|abou|abu|ait|al|bel|ben|bent|bin|bou|el|oum|ould|sid|sidi"
     "|عبد|ابو|ابن|ام|ايت|ال|بن|بنت|بو|سي|سيدي|ولد"
 )
 _ARTICLE = "ال"
-# The minimum number of letters that must remain when a word loses its article.
+# The letters that must remain when a word loses its article.
 _FEWEST_LETTERS = 3
 
 
@@ -87,12 +85,11 @@ def plain(text: str) -> str:
     """Return ``text`` without the differences that do not matter in a search.
 
     The result is in lower case, without accents, Arabic vowels, tatweel and invisible characters.
-    The result has one letter for all forms of alef, of yeh, and of heh at the end of a word. Digits
+    All forms of alef become one letter, as do those of yeh, and of heh at the end of a word. Digits
     of all scripts become 0 to 9.
     """
     for _time in range(2):
-        # Both steps run twice, because each step may produce characters that the other step
-        # changes.
+        # Each step may produce characters that the other changes.
         text = unicodedata.normalize("NFKD", text).casefold()
     shown = (_plain_sign(sign) for sign in unicodedata.normalize("NFKD", text))
     return "".join(shown).translate(_SAME_LETTER)
@@ -107,7 +104,7 @@ def _plain_sign(sign: str) -> str:
 
 
 def respelled(text: str) -> str:
-    """The result of :func:`plain`, with a single spelling for each Arabic name.
+    """Return :func:`plain` with a single spelling for each Arabic name.
 
     These spellings become the same:
 
@@ -120,20 +117,20 @@ def respelled(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """The parts of ``text`` between spaces, each in the form that :func:`plain` returns."""
+    """Return the parts of ``text`` between spaces, each in the form of :func:`plain`."""
     return [token for part in folded(text).split() if (token := plain(part).replace(" ", ""))]
 
 
 def words(text: str) -> list[str]:
-    """The words and numbers in ``text``, each in the form that :func:`plain` returns."""
+    """Return the words and numbers in ``text``, each in the form of :func:`plain`."""
     return _WORD.findall(plain(text))
 
 
 def joined(name: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield each word of ``name``; words such as "ben" are joined to the words after them.
+    """Yield each word of ``name``, joined to the next one after words such as "ben".
 
-    Each result is a pair: the number of words that were joined, and the joined word. For
-    ``("karim", "ben", "ali")``, the results are ``(1, "karim"), (2, "benali"), (1, "ali")``.
+    A pair has the number of joined words, and the result: ``("karim", "ben", "ali")`` gives ``(1,
+    "karim"), (2, "benali"), (1, "ali")``.
     """
     for start in range(len(name)):
         end = start
@@ -143,23 +140,23 @@ def joined(name: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def without_article(word: str) -> str:
-    """An Arabic ``word`` without its article."""
+    """Return an Arabic ``word`` without its article."""
     rest = word.removeprefix(_ARTICLE)
     return rest if len(rest) >= _FEWEST_LETTERS else word
 
 
 def digits(text: str) -> str:
-    """The digits in ``text``, whatever their script, as 0 to 9."""
+    """Return the digits in ``text``, whatever their script, as 0 to 9."""
     return "".join(str(unicodedata.decimal(sign)) for sign in text if sign.isdecimal())
 
 
 def phone_digits(text: str) -> str:
-    """The digits in a phone number, without the bracketed zero of +33 (0) 6."""
+    """Return the digits in a phone number, without the bracketed zero of +33 (0) 6."""
     return digits(plain(text).replace("(0)", ""))
 
 
 def without_label(text: str) -> str:
-    """``text`` without "Tél:" and the like before a phone number."""
+    """Return ``text`` without "Tél:" and the like before a phone number."""
     return _LABEL.sub("", text)
 
 
@@ -169,9 +166,9 @@ def is_abroad(text: str) -> bool:
 
 
 def dialled(text: str) -> str:
-    """The digits of a phone number, beginning with the country code; "" for too few digits.
+    """Return a phone number's digits with the country code first; "" for too few digits.
 
-    Ignores spaces, dashes and the script of the digits. 0555 12 34 56 and 555 12 34 56 become
+    Spaces, dashes and the script of the digits do not matter. 0555 12 34 56 and 555 12 34 56 become
     213555123456; a number of another country keeps its own code.
     """
     number = phone_digits(text)
@@ -181,9 +178,9 @@ def dialled(text: str) -> str:
     if "+" not in text and _MOBILE.fullmatch(number):
         return COUNTRY + number
     number = number.removeprefix("00")
-    # This also covers +213 (0) 555, a common way to write a number.
+    # Also for +213 (0) 555, a common spelling.
     rest = number.removeprefix(COUNTRY).removeprefix("0")
-    # Landline numbers of Algiers without their zero may also begin with 213, but they are shorter.
+    # Landline numbers of Algiers may also begin with 213, without their zero, but are shorter.
     if number.startswith(COUNTRY) and (len(rest) >= TELLING_DIGITS or is_abroad(text)):
         return COUNTRY + rest
     if number.startswith("0"):
@@ -206,11 +203,11 @@ def is_phone(text: str) -> bool:
 
 
 def international_phone(text: str) -> str:
-    """The phone number ``text`` in the international form E.164; "" if it is not one phone number.
+    """Return the phone number ``text`` in the form E.164; "" if it is not one phone number.
 
-    0555 12 34 56 becomes +213555123456. Numbers of this country may be written with or without the
-    country code, in any spelling and script. A number of another country needs its country code,
-    after ``+`` or ``00``.
+    0555 12 34 56 becomes +213555123456. A number of this country may have any spelling and script,
+    also without the country code. A number of another country needs its code, after ``+`` or
+    ``00``.
     """
     text = plain(without_label(text)).translate(_DASHES).strip()
     if not is_dialled(text):
@@ -224,21 +221,21 @@ def international_phone(text: str) -> str:
         # A slash may stand between two numbers.
         is_foreign = not number.startswith(COUNTRY) and "/" not in text
         return f"+{number}" if is_foreign and _FOREIGN.fullmatch(number) else ""
-    # A landline number needs its zero: without it, the digits may begin a longer number.
+    # A landline number needs its zero: otherwise the digits may begin a longer number.
     is_whole = number.startswith("0") or _MOBILE.fullmatch(number)
     found = _NATIONAL.fullmatch(number) if is_whole else None
     return f"+{COUNTRY}{found[1]}" if found else ""
 
 
 def numbers(text: str) -> frozenset[str]:
-    """The phone numbers in a field, in the form that :func:`dialled` returns."""
+    """Return the phone numbers in a field, in the form of :func:`dialled`."""
     parts = [part for part in _BETWEEN.split(text) if digits(part)]
     wholes = [part for part in parts if len(digits(part)) >= _WHOLE_DIGITS]
-    # If the first part is short, the separator stands inside one number: 0555/12.34.56.
+    # After a short first part, the separator is inside one number: 0555/12.34.56.
     several = wholes if wholes[:1] == parts[:1] else [text]
     return frozenset(map(dialled, several)) - {""}
 
 
 def numbers_among_words(text: str) -> frozenset[str]:
-    """The phone numbers in a sentence, each in the form that :func:`dialled` returns."""
+    """Return the phone numbers in a sentence, in the form of :func:`dialled`."""
     return frozenset(chain.from_iterable(map(numbers, _AMONG_WORDS.findall(text))))
