@@ -1,8 +1,7 @@
 """The system checks: ``manage.py check`` finds wrong settings and unsafe libraries.
 
-An id stands for one kind of mistake for ever, because shops silence warnings by id. This module is
-imported before the models are loaded, and even without django-q2, so it imports neither the models
-nor django-q2.
+An id stands for one kind of mistake for ever, because shops silence warnings by id. This module
+imports neither the models, which are loaded later, nor django-q2, which may be missing.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from giftcards.conf import LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
 TAG = "giftcards"
-# The id of the message about a setting, for each ``SettingProblem.kind``.
+# The id of the message about a setting, by ``SettingProblem.kind``.
 IDS: Mapping[str, str] = {
     "no_api_key": "giftcards.E001",
     "api_key": "giftcards.E002",
@@ -45,14 +44,12 @@ IDS: Mapping[str, str] = {
     "currency": "giftcards.E018",
     "path": "giftcards.E023",
 }
-# The options that choose a broker. Without such an option, django-q2 uses Redis on the same
-# machine.
+# The options that choose a broker. Without any, django-q2 uses Redis on the same machine.
 _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
-# The isolation level that Django sets by default.
+# Django's default.
 _READ_COMMITTED = "READ COMMITTED"
-# The default of ``retry`` in django-q2 (seconds), and the ``timeout`` that means "no timeout", as
-# None does.
+# django-q2's default of ``retry`` in seconds, and the ``timeout`` that means none, as None does.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
 
@@ -105,13 +102,12 @@ def check_isolation(**_: object) -> list[CheckMessage]:
 
 
 def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
-    """The name of the isolation level that these options choose."""
     if "isolation_level" not in options or vendor not in {"mysql", "postgresql"}:
         return _READ_COMMITTED
     level = options["isolation_level"]
     if vendor == "mysql":
         return str(level).upper() if level else "of the server"
-    # This import stands here, because that module imports the driver.
+    # That module imports the driver.
     from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
     return IsolationLevel(level).name.replace("_", " ")
@@ -142,7 +138,7 @@ def check_urls(**_: object) -> list[CheckMessage]:
     return []
 
 
-# The permission methods of a ``ModelAdmin`` that decide about the page of one order.
+# These permission methods of a ``ModelAdmin`` decide about the page of one order.
 _OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_permission")
 
 
@@ -171,7 +167,6 @@ def check_admin(**_: object) -> list[CheckMessage]:
 
 
 def _overridden(admin: type) -> Iterator[tuple[str, str]]:
-    """Yield the name of ``admin``, with each method of :data:`_OF_ONE_PAGE` that is overridden."""
     for method in _OF_ONE_PAGE:
         owner = next(each for each in admin.__mro__ if method in vars(each))
         if owner.__module__.partition(".")[0] not in {"giftcards", "django"}:
@@ -193,7 +188,7 @@ def check_functions(**_: object) -> list[CheckMessage]:
 
 
 def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # noqa: A002
-    """Report ``path`` if the object at it cannot be imported or called."""
+    """Report ``path`` if the object there cannot be imported or called."""
     if callable(find(path)):
         return []
     return [
@@ -206,7 +201,7 @@ def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # no
 
 
 def find(path: str) -> Any:
-    """The object at ``path``; ``None`` if the object cannot be imported."""
+    """Return the object at ``path``; ``None`` if it cannot be imported."""
     try:
         return import_string(path)
     except Exception:  # noqa: BLE001 (a module of the shop may raise anything)
@@ -215,8 +210,7 @@ def find(path: str) -> Any:
 
 #: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
 LISTED_ON = date(2026, 11, 29)
-#: For each library, the first safe release of each series. A series without an entry has no safe
-#: release.
+#: The first safe release of each series, by library. A series without an entry has none.
 SAFE: Mapping[str, tuple[str, ...]] = {
     "Django": ("5.2.19", "6.0.10", "6.1.3"),
     "cryptography": ("50.0.2",),
@@ -240,7 +234,7 @@ def check_releases(**_: object) -> list[CheckMessage]:
 
 
 class Hole(NamedTuple):
-    """An installed release with a known security hole, and the releases without a known hole."""
+    """An installed release with a known security hole, and the releases without one."""
 
     library: str
     installed: str
@@ -261,8 +255,8 @@ def known_holes() -> Iterator[Hole]:
 def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
     """True if the release ``installed`` has no known security hole.
 
-    ``safe`` has the first safe release of each series. Releases of a series that is not in ``safe``
-    are safe only if they are newer than all releases in ``safe``.
+    ``safe`` has the first safe release of each series. A release of another series is safe only if
+    it is newer than all of these.
     """
     number = get_version_tuple(installed)
     listed = [get_version_tuple(release) for release in safe]
@@ -293,7 +287,7 @@ def check_passwords(**_: object) -> list[CheckMessage]:
 
 
 def _signs_in_by_web_server(backend: str) -> bool:
-    # This import stands here, because that module imports models.
+    # That module imports models.
     from django.contrib.auth.backends import RemoteUserBackend
 
     try:
@@ -308,8 +302,7 @@ def check_stored_cards(
 ) -> list[CheckMessage]:
     """Report cards that the encryption keys do not open, and keys that no card needs.
 
-    Only the newest and the oldest card are opened. All other cards are judged by the key
-    fingerprints in their rows.
+    Only the newest and the oldest card are opened; others are judged by their key fingerprints.
     """
     cards = apps.get_model("giftcards", "Card")
     alias = router.db_for_read(cards)
@@ -320,7 +313,7 @@ def check_stored_cards(
             troubles = cards.objects.using(alias).try_keys().values()
             lost, unneeded = cards.objects.using(alias).need_of_keys()
     except (ConfigurationError, DatabaseError):
-        return []  # Either check_settings reports this error, or there are no tables yet.
+        return []  # reported by check_settings, or there are no tables yet
     return [
         Error(
             trouble,
@@ -360,10 +353,9 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
 
 
 def _is_migrating() -> bool:
-    """True if the checks are run by ``migrate``.
+    """True if the checks are run by ``migrate``, which an error about a lost code must not stop.
 
-    An error would stop ``migrate``, and a lost code is no reason to stop it. The function searches
-    the call stack, because Django does not tell a check which command runs it.
+    Django does not tell a check which command runs it, so this searches the call stack.
     """
     from django.core.management.commands.migrate import Command
 
@@ -402,8 +394,7 @@ def check_cluster(**_: object) -> list[CheckMessage]:
     """Report a ``Q_CLUSTER`` that does not suit the loop, if django-q2 runs the tasks."""
     if not conf.uses_django_q:
         return []
-    # The check does not use django_q.conf, which reads the settings only once, when django-q2 is
-    # imported.
+    # django_q.conf reads the settings only once, when django-q2 is imported.
     cluster = getattr(settings, "Q_CLUSTER", None)
     if not isinstance(cluster, Mapping) or not cluster:
         return [
@@ -420,7 +411,7 @@ def check_cluster(**_: object) -> list[CheckMessage]:
 
 def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     timeout, retry = cluster.get("timeout"), cluster.get("retry", _DEFAULT_RETRY)
-    # signal.alarm(), which django-q2 calls, refuses a fraction: every task would fail.
+    # django-q2 calls signal.alarm(), which refuses a fraction: every task would fail.
     if timeout is not None and type(timeout) is not int:
         yield _wrong_type("timeout", "a whole number of seconds, or None")
         return
@@ -440,8 +431,7 @@ def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set 'timeout' to at least {needed}, and 'retry' to at least {wanted_retry}.",
             id="giftcards.E011",
         )
-    # Only some brokers repeat a task. Redis never does: it removes a task as soon as a worker takes
-    # the task.
+    # Redis never repeats a task: it removes the task as soon as a worker takes it.
     if retry <= longest and any(cluster.get(name) for name in _BROKERS_THAT_REPEAT):
         yield Error(
             f"Q_CLUSTER['retry'] is {retry} s, but a task may take {longest} s: it would be"
@@ -464,8 +454,7 @@ def _check_workers(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not isinstance(workers, int) or workers < 1:
         yield _wrong_type("workers", "a whole number from 1")
     elif workers == 1:
-        # This is only a warning, because orders are still followed, and a shop may have no other
-        # tasks.
+        # Only a warning: orders are still followed, and a shop may have no other tasks.
         yield Warning(
             "django-q2 has one worker here: while orders are open, every other task waits for"
             f" {LOOP_SECONDS} s at a time.",
@@ -484,8 +473,7 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set it to {home!r}.",
             id="giftcards.E014",
         )
-    # These are only warnings, because tests, or a shop whose other cluster does the work, may
-    # intend these settings.
+    # Only warnings: tests, or a shop whose other cluster does the work, may want this.
     if cluster.get("sync"):
         yield Warning(
             "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"

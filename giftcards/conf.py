@@ -32,13 +32,11 @@ try:
 except PackageNotFoundError:  # a checkout that is not installed
     VERSION = "unknown"
 _ONECLICKDZ = "https://api.oneclickdz.com"
-# The time for which one task runs the loop (seconds). A stopping cluster waits for the task, so the
-# time is short.
+# Seconds for which one task runs the loop; few, because a stopping cluster waits for the task.
 LOOP_SECONDS = 40
-# The time that a task may need, after its last request, to record answers and call receivers
-# (seconds).
+# Seconds that a task may need after its last request, to record answers and call receivers.
 _RECORDING_SECONDS = 10
-#: The longest time for which ``REORDER_MISSING`` orders missing cards again (hours).
+#: The most hours for which ``REORDER_MISSING`` orders missing cards again.
 LONGEST_SEARCH = 72
 #: The largest amount that a column of money holds.
 LARGEST_AMOUNT = Decimal("999999999999.99")
@@ -46,8 +44,8 @@ LARGEST_AMOUNT = Decimal("999999999999.99")
 T = TypeVar("T")
 U = TypeVar("U")
 N = TypeVar("N", bound=float)
-# A parser takes a setting's name, for messages, and the configured value. It returns the value to
-# use, or raises Unusable. The reference quotes its docstring, which names the accepted values.
+# Takes a setting's name, for messages, and its value; returns the value to use, or raises Unusable.
+# The reference quotes its docstring, which names the accepted values.
 Parser = Callable[[str, Any], T]
 CORRECT = "Correct it, or remove it to get the default."
 
@@ -60,8 +58,8 @@ class Unusable(Exception):
 class SettingProblem:
     """A problem of one setting: ``message`` says what is wrong, ``hint`` names the fix.
 
-    ``setting`` is the key inside the dict (``""``: the dict itself). The system checks turn
-    ``kind`` into an id, so each ``kind`` stands for one kind of mistake.
+    ``setting`` is the key inside the dict (``""``: the dict itself). ``kind`` stands for one kind
+    of mistake, because the system checks turn it into an id.
     """
 
     setting: str
@@ -75,9 +73,8 @@ class Setting(Generic[T]):
     """One setting, an attribute of a :class:`SettingsDict`; its key is the name in capitals.
 
     ``help`` is the setting's text in the reference. The default is parsed like any value. A setting
-    with ``required`` has no default; ``required`` is the hint on how to get a value. If
-    ``is_working``, the commands that place and follow orders refuse to start while the setting is
-    unusable.
+    with ``required`` has none; ``required`` is the hint on how to get a value. With ``is_working``,
+    the commands that place and follow orders need a usable value to start.
     """
 
     parse: Parser[T]
@@ -107,7 +104,7 @@ class SettingsDict:
     """
 
     dict_name: ClassVar[str]
-    #: The settings of the subclass, keyed by name, in the order in which they are written.
+    #: The settings of the subclass by name, in the order in which they are written.
     declared: ClassVar[Mapping[str, Setting[Any]]]
 
     def __init_subclass__(cls, dict_name: str) -> None:
@@ -116,7 +113,7 @@ class SettingsDict:
         cls.declared = {setting.key: setting for setting in declared}
 
     def get(self, setting: Setting[T]) -> T:
-        """The value or default of the setting."""
+        """Return the value or the default; raise :exc:`ConfigurationError` if it is unusable."""
         try:
             return self._parse(setting)
         except Unusable as error:
@@ -162,7 +159,7 @@ class SettingsDict:
 
 
 def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
-    """A parser that also takes ``None``, for which it returns ``absent``."""
+    """Return a parser that also takes ``None``, for which it returns ``absent``."""
 
     def parse_unless_none(setting: str, value: Any) -> T | U:
         return absent if value is None else parse(setting, value)
@@ -172,7 +169,7 @@ def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
 
 
 def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
-    """A parser of numbers from ``minimum`` to ``maximum``: whole numbers if ``to`` is ``int``."""
+    """Return a parser of numbers between these, of whole numbers if ``to`` is ``int``."""
     noun, accepted = ("a whole number", int) if to is int else ("a number", int | float)
     values = f"{noun} from {minimum:g} to {maximum:g}"
 
@@ -188,10 +185,7 @@ def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
 
 
 def text(setting: str, value: Any, hint: str) -> str:
-    """Return ``value`` if it is a text.
-
-    Otherwise raises an error that does not show the value, because it may be secret.
-    """
+    """Return ``value`` if it is a text; the error never shows it, because it may be secret."""
     if isinstance(value, str):
         return value
     raise Unusable("type", f"{setting} must be a text.", hint)
@@ -210,7 +204,7 @@ def _amount(setting: str, value: Any) -> Decimal:
 
 
 def dotted_path(example: str) -> Parser[str]:
-    """A parser of dotted paths; the system checks import the objects at these paths."""
+    """Return a parser of dotted paths; the system checks import what is there."""
     hint = f"Give a dotted path, such as {example!r}."
 
     def parse(setting: str, value: Any) -> str:
@@ -237,7 +231,7 @@ class Margin(NamedTuple):
 
 
 def _hundredths(most: int) -> Parser[Decimal]:
-    """A parser of amounts or percentages from 0 to ``most``, with at most two decimals."""
+    """Return a parser of numbers from 0 to ``most``, with at most two decimals."""
 
     def parse(setting: str, value: Any) -> Decimal:
         if not isinstance(value, int | Decimal) or isinstance(value, bool):
@@ -293,17 +287,16 @@ def _api_key(setting: str, value: Any) -> str:
 
 
 def address(*, of: str, example: str, http_would: str) -> Parser[str]:
-    """A parser of URLs that have only a scheme and a host; a slash at the end is dropped.
+    """Return a parser of URLs with only scheme and host; it drops a slash at the end.
 
-    In messages, ``of`` says whose URL it is. ``http_would`` says what other people could read if
-    the URL began with ``http://``.
+    In messages, ``of`` says whose URL it is, and ``http_would`` what others could read if the URL
+    began with ``http://``.
     """
     hint = f"Give scheme and host only, such as {example}."
 
     def parse(setting: str, value: Any) -> str:
         url = text(setting, value, hint)
-        # Letters of other scripts may look like ASCII letters, but the host would be somebody
-        # else's.
+        # Letters of other scripts may look like ASCII, but the host would be somebody else's.
         if odd := next((letter for letter in url if not letter.isascii()), ""):
             name = unicodedata.name(odd, "without a name")
             message = f"{setting} has a character that is not ASCII: {name}."
@@ -327,7 +320,7 @@ _api_address = address(
 
 def address_parts(url: str) -> SplitResult | None:
     """Split ``url`` if it has only a scheme, a host and perhaps a port; else return ``None``."""
-    # Whitespace is refused first, because urlsplit drops some whitespace and the client does not.
+    # urlsplit drops some whitespace, but the client does not.
     if not url.isprintable() or " " in url:
         return None
     try:
@@ -375,7 +368,7 @@ def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
             raise Unusable("encryption_key", f"{which} is not a Fernet key.", _NEW_KEY)
         if raw in known:
             raise Unusable("repeated_key", f"{which} is there twice.", "Remove the second one.")
-        # Such a key is allowed in other positions, to open the cards that it has sealed.
+        # In other positions, such a key may open the cards that it has sealed.
         if position == 1 and _is_from_secret_key(raw):
             raise Unusable(
                 "derived_key",
@@ -388,7 +381,7 @@ def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
 
 
 def _raw_key(key: str) -> bytes | None:
-    """The 32 bytes of a Fernet key; ``None`` if the key is malformed or a placeholder."""
+    """Return the 32 bytes of a Fernet key; ``None`` if it is malformed or a placeholder."""
     try:
         raw = base64.b64decode(key.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
@@ -405,7 +398,7 @@ def _is_from_secret_key(raw: bytes) -> bool:
     return raw in (secret[:32], hashlib.sha256(secret).digest())
 
 
-# The minimum length of a token that nobody can guess.
+# The length of a token that nobody can guess.
 _SHORTEST_TOKEN = 20
 
 
@@ -432,7 +425,7 @@ def _titles(setting: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise Unusable("type", f"{setting} must be a list of texts.", hint)
     texts = [text(f"A title in {setting}", title, hint) for title in value]
-    # Spaces are reduced in the same way as in the titles that the catalogue stores.
+    # The catalogue stores titles with single spaces, too.
     titles = tuple(" ".join(title.split()) for title in texts)
     if not all(titles):
         raise Unusable("range", f"A title in {setting} is empty.", hint)
@@ -443,7 +436,7 @@ def _titles(setting: str, value: Any) -> tuple[str, ...]:
 class ReorderRule:
     """The limits for ordering missing cards again.
 
-    ``times`` is the largest number of orders in a row, and ``hours`` is the time for all of them.
+    ``times`` is the largest number of orders in a row, and ``hours`` the time for all of them.
     """
 
     times: int
@@ -651,7 +644,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     )
 
     def keyring(self) -> Keyring:
-        """A new keyring with the keys of ``ENCRYPTION_KEYS``."""
+        """Return a new keyring with the keys of ``ENCRYPTION_KEYS``."""
         return Keyring(self.encryption_keys)
 
     @property
@@ -666,9 +659,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     def longest_task(self) -> float:
         """The longest time, in seconds, that a task of the app takes.
 
-        The system checks compare ``Q_CLUSTER`` with this time. A task may begin to send an order
-        just before the end of ``LOOP_SECONDS``. Sending takes up to two requests: one for the
-        price, and one to place the order.
+        Just before the end of ``LOOP_SECONDS``, a task may begin to send an order. That takes up to
+        two requests: one for the price, and one to place the order.
         """
         return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
 

@@ -1,6 +1,6 @@
 """Every error that this package raises on purpose.
 
-No error carries an API key, a card's code or the body of an answer, because the texts of errors are
+No error has an API key, a card's code or the body of an answer, because the texts of errors are
 logged, stored and shown to staff as they are.
 """
 
@@ -42,7 +42,7 @@ class SaleError(GiftcardsError):
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded or paid; the text says why.
 
-    :meth:`shown` formats the amounts and references of the text in another way.
+    :meth:`shown` formats the amounts and references in the text.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -50,7 +50,7 @@ class RefundError(GiftcardsError):
         super().__init__(self.shown(_plainly))
 
     def shown(self, show: Callable[[Decimal | str], str]) -> str:
-        """The text, with amounts and references formatted by ``show``."""
+        """Return the text, with amounts and references formatted by ``show``."""
         if not self._parts:
             return self._template
         return self._template % {name: show(part) for name, part in self._parts.items()}
@@ -64,8 +64,8 @@ class NotForSale(GiftcardsError):
     """A card cannot be sold now, or not at this price; the text, for staff, says why.
 
     ``code`` is one of ``delisted``, ``out_of_stock``, ``above_ceiling``, ``below_cost``,
-    ``balance``, ``paused``, ``stale``, ``held_too_many`` and ``held_too_long``.
-    ``for_customer`` is a sentence that may be shown to the customer.
+    ``balance``, ``paused``, ``stale``, ``held_too_many`` and ``held_too_long``. ``for_customer`` is
+    a sentence that may be shown to the customer.
     """
 
     def __init__(self, code: str, *, for_customer: str, for_staff: str) -> None:
@@ -83,20 +83,18 @@ class CodeDestroyed(DecryptionError):
 
 
 class ProviderError(GiftcardsError):
-    """A call to the provider failed. What the caller does next depends on the subclass.
+    """A call to the provider failed; the subclass decides what the caller does next.
 
     - ``status`` is the HTTP status; ``None`` if there was no answer.
     - ``code`` is the provider's own error code; ``""`` if there is none or it is unreadable.
     - ``request_id`` is the provider's name for the request; ``""`` if there is none.
-    - ``retry_after`` is the pause in seconds that the provider asked for, never negative; ``None``
+    - ``retry_after`` is the pause that the provider asked for, in seconds, never negative; ``None``
       if there is none or it is unreadable.
-    - ``is_worth_repeating`` is True if the same request, repeated at once, is likely to get an
-      answer.
+    - ``is_worth_repeating`` is True if the same request at once is likely to get an answer.
 
-    The text is English, for logs. Staff do not see this text. They see a
-    :class:`~giftcards.rules.problems.Problem` with ``parameters``: ``reason`` (one of ``REASONS``),
-    ``message`` (the provider's own words) and ``detail`` (what failed, for developers). A missing
-    parameter is "".
+    The text is English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem` instead,
+    with ``parameters``: ``reason`` (one of ``REASONS``), ``message`` (the provider's own words) and
+    ``detail`` (what failed, for developers). A missing one is "".
     """
 
     reason = ""
@@ -125,7 +123,7 @@ class ProviderError(GiftcardsError):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The parameters for a problem that this error causes; empty parameters are left out."""
+        """The parameters for a problem that this error causes, without empty ones."""
         told = {
             "reason": self.reason,
             "message": self.message,
@@ -179,6 +177,6 @@ class NotFound(Refused):
 
 
 class NotListed(NotFound):
-    """The provider knows the product, but does not list this type of the product."""
+    """The provider knows the product, but does not list this type of it."""
 
     reason = "no_price"

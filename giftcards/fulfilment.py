@@ -70,27 +70,26 @@ def place_order(
 
     ``product_id`` and ``type_id`` are the provider's ids: 1 to 100 printable ASCII characters
     without spaces. ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
-    for the order, in the same format; ``None`` generates a UUID. Never take the reference from a
-    customer: they could get the order of another customer.
+    for the order, in the same format; ``None`` generates a UUID. Never take it from a customer, who
+    could get another customer's order.
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
     ``sale_price`` for one card, or ``sale_amount`` for all; if both are given, they have to agree.
 
-    ``max_price`` is the most that one card may cost the shop. Without it, the limit is what the
-    customer pays for one card. If ``HOLD_ABOVE_SALE_PRICE`` is off, there is no such limit. If a
-    card costs more than the limit, the order waits for a person.
+    ``max_price`` is the most that one card may cost the shop; above it, the order waits for a
+    person. By default, it is what the customer pays for one card. If ``HOLD_ABOVE_SALE_PRICE`` is
+    off, there is no default.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
-    Customers read the group in place of the reference. ``metadata`` is a dict for the shop's own
-    use, of JSON values: at most 4,096 bytes and 8 levels. The customer's name has at most 200
+    Customers read it in place of the reference. ``metadata`` is a dict of JSON values for the
+    shop's own use: at most 4,096 bytes and 8 levels. The customer's name has at most 200
     characters. The phone number has digits, and at most 50 characters. Texts must not have control
     characters.
 
     With a ``recipient_email``, the order is a gift. Its cards are bought at once, and go to that
-    address at ``deliver_at``. This time is within a year, with a time zone unless ``USE_TZ`` is
-    off. Without ``deliver_at``, the cards go as soon as they come. ``gift_message`` has at most
-    1,000 characters, and may have several lines. ``recipient_language`` is by default the
-    customer's.
+    address at ``deliver_at``, or else as soon as they come. This time is within a year, with a time
+    zone unless ``USE_TZ`` is off. ``gift_message`` has at most 1,000 characters, and may have
+    several lines. ``recipient_language`` is by default the customer's.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
@@ -111,9 +110,9 @@ async def aplace_order(
 ) -> Order:
     """:func:`place_order` for async code.
 
-    The order is committed when the call returns. To record the order together with rows of your
-    own, use ``sync_to_async`` to call a normal function that uses ``transaction.atomic()``. If this
-    call is cancelled, the order may have been recorded: repeat it with the same ``reference``.
+    The order is committed when the call returns. To record it together with rows of your own, pass
+    ``sync_to_async`` a function that uses ``transaction.atomic()``. If the call is cancelled, the
+    order may have been recorded: repeat the call with the same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(product_id=product_id, type_id=type_id, quantity=quantity, **details)
@@ -127,8 +126,8 @@ def check_line(
 ) -> None:
     """Check the values of an order before the customer pays, as :func:`place_order` will do.
 
-    The function raises the :exc:`~django.core.exceptions.ValidationError` that :func:`place_order`
-    would raise. It uses neither the provider nor the database, so stock and cost are not checked.
+    Raises :exc:`~django.core.exceptions.ValidationError` for the same values. Stock and cost are
+    not checked: the function uses neither the provider nor the database.
     """
     _order(product_id, type_id, quantity, details).check_values()
 
@@ -136,15 +135,14 @@ def check_line(
 def check_soon(reference: str) -> bool:
     """Have an open order checked soon, before its next check is due.
 
-    Call it when a customer presses "Refresh", or when somebody says that the order has moved. The
-    function makes no request: a worker checks the order in a moment, within the request budget and
-    after any pause. However often the function is called, an order gets one such check in five
-    seconds at most. The regular checks of the order go on.
+    Call it when a customer presses "Refresh", or when somebody says that the order has moved. It
+    makes no request: a worker checks the order in a moment, within the request budget and after any
+    pause. An order gets one such check in five seconds at most. Its regular checks go on.
 
-    Returns True if the order will be checked; if a check is under way, the order will be checked
-    once more. Returns False, and does nothing, if the order does not exist, is final, or is not
-    known to be at the provider: it is pending, held, being sent or unconfirmed. Returns False, too,
-    if the order was checked, or this function was called for it, within the last five seconds.
+    Returns True if the order will be checked; if a check is under way, it will be checked once
+    more. Returns False if the order does not exist, is final, or is not known to be at the provider
+    (pending, held, being sent or unconfirmed). Returns False, too, if the order was checked, or
+    this function was called for it, within the last five seconds.
     """
     wanted = Order.objects.filter(reference=reference)
     if not wanted.want_check(now=timezone.now(), interval=tuning.check_soon_every):
@@ -171,10 +169,9 @@ def change_customer(
     """Correct the customer or the gift of an open or final ``order``; False if nothing changed.
 
     ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
-    :func:`place_order`. A gift stays a gift, and no other order becomes a gift. ``by`` and
-    ``reason`` (one line, at most 200 characters) are kept with the old values. ``order`` is updated
-    in place. Messages that are not sent yet go to the new address. Links in messages that were sent
-    are withdrawn.
+    :func:`place_order`. A gift stays a gift, and no other order becomes one. ``by`` and ``reason``
+    (one line, at most 200 characters) are kept with the old values. ``order`` is updated in place.
+    Messages that are not sent yet go to the new address. Links in sent messages are withdrawn.
 
     If a receiver of :data:`~giftcards.signals.customer_changed` raises, the correction is rolled
     back. Raises :exc:`~django.core.exceptions.ValidationError` for invalid values, and
@@ -209,9 +206,9 @@ def change_customer(
 def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record the ``amount`` that the customer paid for all cards; False if it is recorded already.
 
-    The function is for a final order that was placed without ``sale_price`` and ``sale_amount``. In
-    the order's timeline, ``by`` names the person who stated the amount. ``order`` is updated in
-    place. A second call of :func:`place_order` without a sale amount still returns this order.
+    The order has to be final, and placed without ``sale_price`` and ``sale_amount``. The order's
+    timeline names ``by``, who stated the amount. ``order`` is updated in place. A second call of
+    :func:`place_order` without a sale amount still returns this order.
 
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, if it has another sale
     amount, or if its missing cards were ordered again. Raises
@@ -225,7 +222,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 
 def _order(product_id: str, type_id: str, quantity: int, details: OrderDetails) -> Order:
-    """Return an unsaved order with these values; raises :exc:`TypeError` for an unknown detail."""
+    """Return an unsaved order with these values; raise :exc:`TypeError` for an unknown detail."""
     if unknown := details.keys() - OrderDetails.__annotations__.keys():
         raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")
     values: dict[str, Any] = dict(details)

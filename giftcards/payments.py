@@ -1,8 +1,7 @@
 """Payments that customers make through the provider.
 
 The money goes to the shop's account, which also pays for the cards. Requests about payments share
-the pauses and the request budget of all other requests. They always leave half of the common slots
-of the budget to orders.
+the pauses and the request budget of all others. They leave half of the common slots to orders.
 """
 
 from __future__ import annotations
@@ -38,16 +37,15 @@ def create_payment_link(
     500 to 500,000 dinars. ``title`` has 1 to 200 characters, ``description`` at most 1,000 and
     ``success_message`` at most 500. ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``.
 
-    Afterwards, the customer comes back to ``redirect_url``. This does not prove that the customer
-    has paid. To find out, call :func:`check_payment`.
+    Afterwards, the customer comes back to ``redirect_url``, also without having paid. Call
+    :func:`check_payment` to find out.
 
-    The call makes one request, and takes at most ``REQUEST_TIMEOUT`` seconds. It moves no money. If
-    no answer arrives, it is safe to create another link.
+    The call makes one request, takes at most ``REQUEST_TIMEOUT`` seconds, and moves no money. If no
+    answer arrives, it is safe to create another link.
 
     Raises :exc:`~giftcards.exceptions.ProviderError` if no link was created, for example because
-    requests are paused or the budget is used up. Raises its subclass
-    :exc:`~giftcards.exceptions.Refused` if the provider refuses to create the link. Raises
-    :exc:`RuntimeError` in a transaction.
+    requests are paused or the budget is used up. Its subclass :exc:`~giftcards.exceptions.Refused`
+    means that the provider refuses. Raises :exc:`RuntimeError` in a transaction.
     """
     product = {"title": title, "description": description, "amount": amount}
     link = {
@@ -61,10 +59,10 @@ def create_payment_link(
 
 
 def check_payment(ref: str) -> PaymentAnswer:
-    """Ask the provider about the payment that has this reference.
+    """Ask the provider about the payment with this reference.
 
-    Compare the amount, the currency and ``is_sandbox`` with what you expect before you place an
-    order. The time limit and the errors are those of :func:`create_payment_link`.
+    Before you place an order, compare the amount, the currency and ``is_sandbox`` with what you
+    expect. The time limit and the errors are those of :func:`create_payment_link`.
     """
     return _ask(lambda client: client.check_payment(ref))
 

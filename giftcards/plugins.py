@@ -34,24 +34,24 @@ class Plugin:
     app: str
     #: The conditions that monitors, digests and the start page show.
     conditions: Iterable[Condition] = ()
-    #: Functions that return the rows waiting for a worker, keyed by the name in the metrics.
+    #: Functions that return the rows waiting for a worker, by the name in the metrics.
     backlogs: Mapping[str, WaitingRows] = field(default_factory=dict)
-    #: The work that workers do in addition to following orders.
+    #: The work that workers do besides following orders.
     work: Iterable[Work] = ()
-    #: The objects that export and erase the app's personal data, keyed by the person's role.
+    #: The objects that export and erase the app's personal data, by the person's role.
     keepers: Mapping[Role, Keeper] = field(default_factory=dict)
-    #: The reasons why an old order keeps its codes; the keys are names of reasons.
+    #: The reasons why an old order keeps its codes, by name.
     kept_because: Mapping[str, Reason] = field(default_factory=dict)
     #: The import path of an ``Extension`` for the pages of orders. The admin imports it.
     order_pages: str = ""
-    #: The codenames of the app's permissions for each group of staff, keyed by group name.
+    #: The codenames of the app's permissions, by the name of a group of staff.
     roles: Mapping[str, Collection[str]] = field(default_factory=dict)
     checks: Iterable[Callable[..., list[CheckMessage]]] = ()
     #: Connects the app's receivers of signals.
     connect: Callable[[], None] = lambda: None
 
 
-#: The plugins that are installed; the keys are labels of apps.
+#: The installed plugins, by app label.
 INSTALLED: dict[str, Plugin] = {}
 
 
@@ -87,15 +87,15 @@ CORE = Plugin(
         "offers": lambda _now: OfferChange.objects.waiting(),
     },
     work=(
-        # This work announces the changes that sweeps have not announced, and repeats failed
-        # announcements. It comes last, because receivers may hang.
+        # Announces what sweeps have not announced, and repeats what failed. Last, because receivers
+        # may hang.
         Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the end of looking after finished orders", do=end_finished),
         Work(name="the count of final orders", do=count_final_orders),
-        # This work comes before the work of other apps, because that work needs these prices.
+        # The work of other apps needs these prices, so it comes later.
         Work(name="the prices by the shop's function", do=keep_prices),
-        # This work comes last, because some product is always due: other work would get no request.
+        # Last: some product is always due, so other work would get no request.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),

@@ -1,8 +1,7 @@
-"""The provider's charges and refunds for orders.
+"""The provider's charges and refunds for orders, for shops to import.
 
-Shops import this module. The arithmetic is in :mod:`giftcards.rules.money`. For what the shop owes
-a customer, import :func:`~giftcards.rules.money.customer_breakdown` from
-:mod:`giftcards.settlement`.
+:func:`~giftcards.rules.money.customer_breakdown` in :mod:`giftcards.settlement` has what the shop
+owes a customer.
 """
 
 from giftcards.rules.money import RefundBreakdown, refund_breakdown

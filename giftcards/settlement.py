@@ -1,7 +1,6 @@
 """The customer's side of an order's money: what is owed, and refunds.
 
 Refunds are only recorded here: the money itself moves outside this app.
-:mod:`giftcards.rules.money` has the arithmetic.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ logger = logging.getLogger(__name__)
 def promised_day(order: Order) -> date | None:
     """Return the day by which the shop has promised to pay the customer back.
 
-    The promised day is ``REFUND_DAYS`` days after the day on which the order became final, in the
-    site's time zone. The result is ``None`` while the order is open, and without ``REFUND_DAYS``.
+    This is ``REFUND_DAYS`` days after the order became final, in the site's time zone; ``None`` if
+    the order is open or ``REFUND_DAYS`` not set.
     """
     if conf.refund_days is None or order.settled_at is None:
         return None
@@ -46,7 +45,7 @@ def promised_day(order: Order) -> date | None:
 
 
 def is_past(day: date) -> bool:
-    """True if ``day`` is over in the time zone of the site."""
+    """True if ``day`` is over in the site's time zone."""
     return day < timezone.localdate(timezone=timezone.get_default_timezone())
 
 
@@ -63,17 +62,17 @@ def record_refund(
 ) -> CustomerRefund:
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
 
-    The function moves no money. ``reference`` names the payment; it is unique for the order. A
+    The function moves no money. ``reference`` names the payment, and is unique for the order. A
     second call with the same ``reference``, amount and method returns the existing refund.
-    ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are brought up to
-    date.
+    ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are updated in
+    place.
 
-    With ``is_paid=False``, the refund is only planned, and its amount is reserved. To record the
-    payment later, call :func:`complete_refund`, or this function again with ``is_paid=True``.
+    With ``is_paid=False``, the refund is only planned, and its amount reserved. Record its payment
+    later by :func:`complete_refund`, or by this function with ``is_paid=True``.
 
-    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount``, which is
-    what is owed less the paid and the planned refunds. Raises the same error if nothing can be paid
-    back, or if the reference names another refund of the order. Raises
+    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount``: what is
+    owed less paid and planned refunds. Raises it, too, if nothing can be paid back, or if the
+    reference names another refund of the order. Raises
     :exc:`~django.core.exceptions.ValidationError` for invalid values.
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
@@ -100,9 +99,8 @@ def record_refund(
 def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
     """Record that a planned ``refund`` has been paid; ``by`` names who paid it.
 
-    Does nothing if the refund was paid already. Raises :exc:`~giftcards.exceptions.RefundError` if
-    the refund was taken back, and :exc:`~django.core.exceptions.ValidationError` for an invalid
-    name.
+    Does nothing if it was paid already. Raises :exc:`~giftcards.exceptions.RefundError` if it was
+    taken back, and :exc:`~django.core.exceptions.ValidationError` for an invalid name.
     """
     CustomerRefund.objects.complete(refund, by=by)
     _announce(refund)
@@ -112,9 +110,8 @@ def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
 def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> CustomerRefund:
     """Take ``refund`` back, so that its amount is owed again.
 
-    ``by`` names who took the refund back, and ``why`` is recorded as the reason. Does nothing if
-    the refund was taken back already. Raises :exc:`~django.core.exceptions.ValidationError` for
-    invalid texts.
+    ``by`` names who took it back, and ``why`` is recorded. Does nothing if it was taken back
+    already. Raises :exc:`~django.core.exceptions.ValidationError` for invalid texts.
     """
     CustomerRefund.objects.cancel(refund, by=by, why=why)
     _announce(refund)
@@ -124,11 +121,9 @@ def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> Customer
 def _announce(refund: CustomerRefund) -> None:
     """Log the refund and send the signal after the commit, if the refund has changed."""
     if refund.has_changed:
-        # The signal gets a copy, because a later change in the same transaction is announced
-        # separately.
+        # A copy: a later change in the same transaction is announced separately.
         told = copy(refund)
-        # The callback is no partial, because Django logs the name of a function that fails, and a
-        # partial has no name.
+        # No partial: Django logs the name of a function that fails, and a partial has none.
         transaction.on_commit(lambda: _tell(told), robust=True)
 
 

@@ -1,17 +1,16 @@
 """The signals to which a shop connects its receivers.
 
 ``order_status_changed``, ``order_settled`` and ``offer_changed`` are sent after the commit, at
-least once and in order. Their receivers have to be idempotent, because a receiver may be called
-twice for a change. If the receivers of a change take more than two minutes, two processes may even
-call a receiver at the same time.
+least once and in order. Their receivers have to be idempotent: they may be called twice for a
+change. They may even run in two processes at once, if they take more than two minutes.
 
-If one of these receivers raises an error, nothing else is affected. The receiver is called again,
-up to 32 times within about a day. Then the change is given up, and the admin shows this.
+If one of these receivers raises an error, nothing else is affected. It is called again, up to 32
+times within about a day. Then the change is given up, and the admin shows this.
 
-Give each of these receivers a ``dispatch_uid`` as its name. The app stores under this name which
-changes the receiver has taken. Receivers with the same name are retried together. Without a
-``dispatch_uid``, the name is the module and name of the function. If you rename such a function, it
-is called again for each change that another receiver has not taken yet.
+Give each of these receivers a ``dispatch_uid``. The app stores under this name which changes the
+receiver has taken. Receivers with the same name are retried together. Without a ``dispatch_uid``,
+the name is the module and name of the function. If you rename such a function, it is called again
+for each change that another receiver has not taken yet.
 
 The other signals are ordinary signals of Django. The process that made the change sends them once.
 ``customer_changed`` is sent before the commit, and an error of a receiver rolls the correction
@@ -36,18 +35,17 @@ _Receiver = Callable[..., Any]
 class OutboxSignal(Signal):
     """A signal with named receivers, which the outbox calls one by one.
 
-    Django has no public API to call only some of the receivers, so this class reads Django's own
-    list.
+    Django has no public API to call only some receivers, so this class reads Django's own list.
     """
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
-        """Yield the name of each receiver for ``sender``, and a function that calls this receiver.
+        """Yield the name of each receiver for ``sender``, and a function that calls it.
 
-        This function takes the keyword arguments of the signal, and awaits an async receiver.
+        The function takes the keyword arguments of the signal, and awaits an async receiver.
         """
         with self.lock:
             connections: list[Any] = list(self.receivers)
-        # The number of items after the receiver depends on the version of Django.
+        # Later items depend on the version of Django.
         for (key, sender_id), reference, *_more in connections:
             receiver = reference() if isinstance(reference, weakref.ReferenceType) else reference
             # A weakly referenced receiver may have been garbage-collected.
@@ -62,7 +60,7 @@ class OutboxSignal(Signal):
 def _definition(receiver: Any) -> str:
     """Return the receiver's module and qualified name.
 
-    The repr() of a receiver would not do, because it changes, and may contain secrets.
+    Its repr() is not stable, and may contain secrets.
     """
     while isinstance(receiver, partial):
         receiver = receiver.func
@@ -85,11 +83,10 @@ offer_changed = OutboxSignal()
 #: taken back: see its ``state``.
 customer_refund_changed = Signal()
 #: Sent inside the transaction of a correction, with ``order`` and ``change``, a
-#: :class:`~giftcards.models.CustomerChange` that has the details before the correction. If a
-#: receiver raises, the correction is rolled back. Effects outside the database have to wait for the
-#: commit, with ``transaction.on_commit``.
+#: :class:`~giftcards.models.CustomerChange` that has the details before it. Effects outside the
+#: database have to wait for the commit, with ``transaction.on_commit``.
 customer_changed = Signal()
 #: Sent with ``balance`` and ``limit``, two Decimals, when a reading of the balance is below
-#: ``LOW_BALANCE``. The signal is sent again only after the balance has recovered. Receivers have to
-#: be quick, because orders wait for them.
+#: ``LOW_BALANCE``; again only after the balance has recovered. Receivers have to be quick, because
+#: orders wait for them.
 balance_low = Signal()

@@ -1,8 +1,8 @@
 """The tasks for a queue.
 
-The tasks take no arguments and return no details, because people without permissions may read the
-rows of tasks. The tasks never raise an error: django-q2 would keep a failed task with its traceback
-for ever, and run the task again.
+Tasks take no arguments and return no details, because people without permissions may read their
+rows. They never raise: django-q2 would keep a failed task with its traceback for ever, and repeat
+it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def sweep() -> str:
 def tick() -> str:
     """Do the watchdog's work: run the loop if no process does, then do all other work.
 
-    Call :func:`tick` once a minute. The task follows the orders for up to 40 seconds. Then it does
-    the other work that is due, such as the daily work. The other work gets at least some seconds,
-    even if orders are still open. The task raises no error, and returns counts as a text.
+    Call :func:`tick` once a minute. It follows the orders for up to 40 seconds. Then it does the
+    other work that is due, such as the daily work, for at least some seconds, even if orders are
+    still open. It raises no error, and returns counts as a text.
     """
     return tick_until(_stop())
 
@@ -65,14 +65,13 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
         if is_tick:
             begin_tick()
         done = follow(seconds=tuning.task_seconds, stop=stop, patience=patience)
-        # This step comes after the release of the lease, because an order that was placed while the
-        # lease was held has queued no run.
+        # After the release of the lease: an order placed while it was held has queued no run.
         if done is not None and is_work_left():
             with Gateway() as gateway:
                 if gateway.reopens_by_itself():
                     queue_task(SWEEP_TASK)
         if is_tick:
-            # The other work comes last, because orders come first.
+            # Orders come first.
             _do_other_work(stop, began + conf.longest_task - conf.request_timeout)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
@@ -84,7 +83,6 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
 
 
 def _do_other_work(stop: threading.Event, ends_at: float) -> None:
-    """Do all other work until ``ends_at``, or wake the queue to do it."""
     for lane in background.lanes():
         wake = lane[0].wake
         if wake is not None and has_queue():
@@ -95,7 +93,7 @@ def _do_other_work(stop: threading.Event, ends_at: float) -> None:
 
 
 def _limit(ends_at: float) -> Callable[[], bool]:
-    """A callback that returns False from ``ends_at`` on, or earlier if an order waits."""
+    """Return a function that returns False from ``ends_at`` on, or earlier if an order waits."""
     share_ends_at = time.monotonic() + tuning.chores_seconds
 
     def has_time() -> bool:
