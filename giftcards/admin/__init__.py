@@ -1,4 +1,4 @@
-"""The admin's pages; Django imports this module to register the pages."""
+"""The admin classes, which Django registers by importing this module."""
 
 from giftcards.admin.cards.revealing import CardRevealAdmin
 from giftcards.admin.desk.catalogue import ProductAdmin

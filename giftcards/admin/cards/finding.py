@@ -1,4 +1,4 @@
-"""Finding cards by code or serial. Searches are recorded and limited."""
+"""Search for cards by code or serial. Searches are recorded and limited."""
 
 from __future__ import annotations
 
@@ -23,24 +23,22 @@ from giftcards.admin.frame.reauthentication import take_turn
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Card
 
-# The maximum number of searches by one person in an hour: a person who searches more often is
-# guessing.
+# For each person: somebody who searches more often is guessing codes.
 SEARCHES_PER_HOUR = 30
-# The ``object_repr`` of the entries in the admin's log.
+# The ``object_repr`` of entries in the admin's log.
 _SEARCHED = "Find by card code"
 _REFUSED = "Find by card code, refused"
-# The maximum number of cards that a search shows.
 _MOST_SHOWN = 20
 
 
 class UnrepeatedInput(forms.PasswordInput):
-    """A text input that is rendered without its value, like a password input."""
+    """A text input that never renders its value, like a password input."""
 
     input_type = "text"
 
 
 class FindCardForm(forms.Form):
-    # Error trackers such as Sentry do not collect a field with this name.
+    # Error trackers such as Sentry filter out fields with this name.
     secret = forms.CharField(
         label=_("Code or serial"),
         max_length=200,
@@ -51,7 +49,7 @@ class FindCardForm(forms.Form):
         widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
 
-    #: The path, below the list of orders, to which the form is posted.
+    #: The path of the page that takes the form, below the list of orders.
     path = "find-card/"
     path_of_search = "find-order/"
 
@@ -63,8 +61,7 @@ class FindCardForm(forms.Form):
 def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
     """Keep posted codes and passwords out of Django's error mail.
 
-    ``sensitive_post_parameters`` protects a request only after its view has started. This function
-    also protects a request that fails in a middleware.
+    This also covers failures in middleware, before ``sensitive_post_parameters`` takes effect.
     """
     paths = (f"/{FindCardForm.path}", f"/{FindCardForm.path_of_search}", "/reveal/")
     if getattr(request, "path_info", "").endswith(paths):
@@ -72,7 +69,7 @@ def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
 
 
 def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
-    """The page that finds a card; the code is posted, because URLs end up in logs and histories."""
+    """Show the page that finds a card; the code is posted, because URLs end up in logs."""
     if not request.user.has_perm("giftcards.find_card"):
         raise PermissionDenied
     form = FindCardForm(request.POST or None)
@@ -86,8 +83,8 @@ def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
     """Search for the cards with the typed code, and return the context of the page.
 
-    If the person has searched too often, nothing is searched: ``form`` gets an error, and the
-    context contains the HTTP status 429.
+    A person over the hourly limit gets an error on ``form`` and the HTTP status 429. No search is
+    made.
     """
     trace = _begin_search(request)
     if trace is None:
@@ -111,17 +108,15 @@ def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str
 
 
 def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Card]:
-    """Leave out the ``cards`` whose orders are hidden from the person."""
     orders = pages.get_queryset(request).filter(pk__in={card.order_id for card in cards})
     keys = set(orders.values_list("pk", flat=True))
     return [card for card in cards if card.order_id in keys]
 
 
 def _newest(code: Masked) -> list[Card]:
-    """Return the cards whose code, serial or last characters match ``code``, newest first.
+    """Return cards by code, serial or last four characters, newest first.
 
-    If more than ``_MOST_SHOWN`` cards match, some may be missing from the result. The result still
-    has more than ``_MOST_SHOWN`` cards, so the page can say that there are more.
+    Each query stops at ``_MOST_SHOWN + 1``, which is enough to tell that there are more.
     """
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
@@ -131,13 +126,12 @@ def _newest(code: Masked) -> list[Card]:
 
 
 def _begin_search(request: HttpRequest) -> LogEntry | None:
-    """Record a search, without the code; return ``None`` if the person has searched too often.
+    """Record a search, without the code; return ``None`` over the hourly limit.
 
-    The record is committed before the search, so no search goes unrecorded. The limit counts the
-    records in the database, so all processes of the site share the limit.
+    The record is committed before the search, so no search goes unrecorded.
     """
-    # The content type is read before the transaction begins: in SQLite, a transaction that reads
-    # before it writes may fail.
+    # Read this before the transaction: in SQLite, a transaction that reads before it writes may
+    # fail.
     kind = ContentType.objects.get_for_model(Card)
     with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
         take_turn(request)
@@ -157,7 +151,7 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
         return trace
     if lately.filter(object_repr=_REFUSED).exists():
-        # One record of a refusal in an hour is enough: a script may be refused very often.
+        # One record an hour is enough: a script may be refused very often.
         trace.delete()
     else:
         trace.object_repr = _REFUSED
@@ -166,9 +160,9 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     return None
 
 
-# These decorators wrap the permission check, too. If a query of that check fails, the error report
-# must not show the code. The record of a search is committed before the search, even with
-# ATOMIC_REQUESTS. So a search counts even if it fails, or has not ended yet.
+# The decorators also wrap the permission check: if its query fails, the error report must not show
+# the code. Even with ATOMIC_REQUESTS, the record is committed before the search, so that failed
+# searches count.
 HIDING = (
     sensitive_post_parameters(),
     transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),

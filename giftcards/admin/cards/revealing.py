@@ -1,6 +1,6 @@
-"""The page that reveals the code of a card, after a proof of identity.
+"""The page that reveals a card's code, after a proof of identity.
 
-A code is only shown once the reveal is recorded.
+No code is shown before the reveal is recorded.
 """
 
 from __future__ import annotations
@@ -45,10 +45,9 @@ logger = logging.getLogger(__name__)
 
 
 class ProofForm(forms.Form):
-    """A form that asks for the person's password, as a proof of who they are.
+    """A form that asks for the person's password, as a proof of identity.
 
-    The form has no field if the person gave the proof in the last ten minutes, or if the shop has a
-    page of its own for the proof.
+    It has no field within ten minutes of a proof, or if the shop has its own page for proofs.
     """
 
     password = forms.CharField(
@@ -70,12 +69,12 @@ class ProofForm(forms.Form):
 
     def clean(self) -> None:
         if "password" in self.cleaned_data:
-            # The password was right: the person need not type it again if another field is wrong.
+            # The password was right: do not ask again if another field is wrong.
             del self.fields["password"]
 
 
 class RevealForm(ProofForm):
-    """A form that asks for the reason for a reveal, and for the proof of who reveals."""
+    """A form for the reason of a reveal, with a proof of identity."""
 
     reason = forms.CharField(
         label=_("Reason"),
@@ -94,7 +93,7 @@ SHOWN_FOR = 60
 
 
 class Shown(NamedTuple):
-    """The content of the page: a card's secret, or the reason why the secret is not shown."""
+    """A card's secret, or the reason why the page does not show the secret."""
 
     secret: CardSecret | None = None
     trouble: str = ""
@@ -124,11 +123,7 @@ def _reveal_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
 
 
 def _card(pages: Pages, request: HttpRequest, key: int) -> Card:
-    """The card with this ``key``.
-
-    Raises ``PermissionDenied`` if the person may not reveal cards, or may not see the order of this
-    card.
-    """
+    """Return a card that the person may reveal, or raise ``PermissionDenied``."""
     card = Card.objects.filter(pk=key).first()
     if card is None:
         raise PermissionDenied
@@ -159,7 +154,7 @@ def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> Ht
 
 @sensitive_variables()
 def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Shown:
-    """Record the reveal, and only then open the card: without a record, no code is shown."""
+    """Record the reveal, then open the card: no code is shown without a record."""
     try:
         with transaction.atomic(durable=True):
             if not _record(request, card, reason):
@@ -193,22 +188,17 @@ def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpR
             order_page=order_page,
         )
     )
-    # With "no-referrer", browsers do not name the origin of forms on this page, such as the form
-    # for logging out. Django refuses such forms.
+    # With "no-referrer", browsers would send forms without an origin, and Django would refuse them.
     response["Referrer-Policy"] = "same-origin"
     if shown.secret is not None:
-        # This header makes browsers without JavaScript leave the page; in other browsers, a script
-        # hides the code after the same time.
+        # For browsers without JavaScript; in others, a script hides the code after the same time.
         response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
     return response
 
 
 @contained
 def rendered(response: HttpResponse) -> HttpResponse:
-    """Render ``response`` so that no error report shows parts of the page.
-
-    If the rendering fails, ``contained`` removes the frames that hold parts of the page.
-    """
+    """Render ``response`` so that no error report shows parts of the page."""
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
@@ -235,10 +225,7 @@ def _opened(card: Card) -> Shown:
 
 
 def _record(request: HttpRequest, card: Card, reason: str) -> bool:
-    """Record who reveals the card, and return True.
-
-    If the hourly limit is exceeded, record no reveal and return False.
-    """
+    """Record the reveal; return False, and record nothing, over the hourly limit."""
     take_turn(request)
     person: Any = request.user.pk
     address = ip_address(request)
@@ -251,14 +238,11 @@ def _record(request: HttpRequest, card: Card, reason: str) -> bool:
 
 
 class TooManyReveals(Exception):
-    """The person has revealed codes or corrected addresses too often within an hour."""
+    """Too many reveals and corrections of addresses by one person within an hour."""
 
 
 def count(request: HttpRequest) -> None:
-    """Check the hourly limit after a correction was recorded.
-
-    Raises :exc:`TooManyReveals` if this correction exceeds the limit.
-    """
+    """Raise :exc:`TooManyReveals` if the correction just recorded exceeds the hourly limit."""
     take_turn(request)
     if not _is_within_limit(request):
         raise TooManyReveals
@@ -267,7 +251,7 @@ def count(request: HttpRequest) -> None:
 def refuse(request: HttpRequest, order: Order) -> str:
     """Log a refused correction, mail the managers, and return the message for the person.
 
-    Call this function after :exc:`TooManyReveals`, once the transaction is rolled back.
+    Call this after :exc:`TooManyReveals`, once the transaction is rolled back.
     """
     _tell_of_refusal(request, order)
     return _refused().trouble
@@ -337,7 +321,7 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
             text %= {"name": name, "limit": limit, "order": order.reference}
             mail_managers(gettext("Many gift card codes were revealed"), text)
 
-    # With "robust", the refusal stands even if the mail fails; Django logs the failure.
+    # With "robust", the refusal stands even if the mail fails.
     transaction.on_commit(tell, robust=True)
 
 
@@ -346,9 +330,8 @@ REVEAL = Page(
     "card_reveal",
     "cards/<int:key>/reveal/",
     _reveal_view,
-    # These decorators wrap the permission check, too. If a query of that check fails, the error
-    # report must not show the form. Even with ATOMIC_REQUESTS, the record is committed before the
-    # code is shown.
+    # The decorators also wrap the permission check: if its query fails, the error report must not
+    # show the form. Even with ATOMIC_REQUESTS, the record is committed before the code is shown.
     (
         sensitive_post_parameters(),
         transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),
@@ -362,10 +345,10 @@ class CardRevealAdmin(OrderRows):
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
-    # This attribute only makes Django show the search box; search_rows() does the search.
+    # This only shows the search box; search_rows() does the search.
     search_fields = ("card__order__reference",)
     search_help_text = _("The reference of an order.")
-    # The list is sorted by primary key, because no index sorts the reveals of all people by time.
+    # No index sorts the reveals of all people by time.
     ordering = ("-pk",)
 
     when = column(CardReveal, "at")

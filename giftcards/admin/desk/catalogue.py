@@ -1,6 +1,6 @@
-"""Pages of the provider's catalogue as it was last read, with the shop's prices and margins.
+"""Pages of the provider's catalogue, with the shop's prices and margins.
 
-The pages are read-only, because the next reading would overwrite what was edited.
+The pages are read-only, because the next reading of the catalogue would overwrite changes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LONGEST_NAME = 200
 
 
 class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
-    """The types of a product, without costs and margins for people who may not see costs."""
+    """The types of a product; only people who may see costs see cost and margin."""
 
     model = ProductType
     readonly_fields = (
@@ -54,7 +54,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     title = column(ProductType, "type_id", lambda kind, key: named(kind.name, key))
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # There is no permission for types: people who may see a product may see its types.
+        # Types have no permission of their own.
         return request.user.has_perm("giftcards.view_product")
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
@@ -100,10 +100,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
 
 class ShelfFilter(admin.SimpleListFilter):
-    """A filter for products that are on the shelf, or that are not.
-
-    A product is on the shelf if customers can buy at least one of its types now.
-    """
+    """A filter by whether customers can buy at least one type of a product now."""
 
     title = _("on the shelf")
     parameter_name = "shelf"
@@ -163,8 +160,7 @@ class ProductAdmin(ReadOnlyRows):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
     ) -> tuple[QuerySet[Product], bool]:
-        # The text is cut to the length of the longest name, because SQLite limits the number of
-        # words in a search.
+        # SQLite limits the number of words in a search.
         return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
 
     @admin.display(description=_("name"), ordering="name")
@@ -216,10 +212,6 @@ def _cards(count: int | None) -> str:
 
 
 def _told(move: PriceMove) -> str:
-    """Return a sentence, as HTML, about the old and the new cost of a type.
-
-    If the shop has a pricing rule, a second sentence is about the old and the new margin.
-    """
     text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
     names = {"type": bdi(move.kind), "date": moment(move.at)}
     told = filled(text, old=money(move.old_cost), new=money(move.cost), **names)

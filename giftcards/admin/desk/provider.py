@@ -1,4 +1,4 @@
-"""The provider's page: whether gift cards can be bought and delivered now, and if not, why not."""
+"""The provider's page, which says whether gift cards can be sold now, and if not, why not."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ from giftcards.watch.overview import versions as running_versions
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether gift cards can be sold now, with sentences in HTML."""
+    """The answer whether gift cards can be sold now, in sentences of HTML."""
 
     is_yes: bool
-    #: The answer in a sentence; a "no" says why and since when.
+    #: A "no" says why and since when.
     answer: str
-    #: Sentences that give details and say what to do.
+    #: Details, and what to do.
     advice: tuple[str, ...]
 
 
@@ -87,15 +87,14 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
 
 
 def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
-    # A condition without a headline has the same cause as "refused", so the headline of "refused"
-    # is shown.
+    # A condition without a headline has the same cause as "refused".
     why = condition.headline or CONDITIONS["refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
         text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
         moment = since(finding.since)
     advice = [bdi(finding.explain()), condition.remedy]
-    # If only the opening of cards fails, orders are still sent, so no order is at stake.
+    # If only the opening of cards fails, orders are still sent: none is at stake.
     if condition.code != "cards":
         advice += at_stake(orders)
     return Verdict(
@@ -106,15 +105,10 @@ def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verd
 
 
 def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
-    """Yield sentences, as HTML, about the ``orders`` that still have to be sent.
-
-    The sentences say how many orders wait, what customers paid for them, and how long they are
-    kept.
-    """
+    """Yield sentences, as HTML: how many orders wait, what was paid, how long they are kept."""
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
-    # SQLite would add the amounts as binary fractions. So the database counts orders with equal
-    # amounts, and Python adds the amounts up.
+    # SQLite would add amounts as binary fractions, so Python adds them.
     lines = waiting.values_list("quantity", "sale_price", "sale_amount")
     found = list(lines.annotate(Count("pk"), Min("queued_at")))
     number, paid = 0, Decimal(0)
@@ -158,24 +152,24 @@ def _waiting_in_words(number: int, paid: Decimal) -> str:
     return filled(text, count=count_text(number), amount=money(paid))
 
 
-# A function that returns an order's name as HTML: a link for people who may see the order.
+# Returns an order's name as HTML: a link for people who may see the order.
 OrderName = Callable[[Order], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A line of the page: a label, a value, and whether the value means that something is wrong."""
+    """A line of the page: a label and its value."""
 
     label: Any
-    #: A text, or HTML that is safe.
+    #: A text, or safe HTML.
     value: Any
-    #: True if a person has to do something about the fact.
+    #: True if a person has to act on the fact.
     is_wrong: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: facts, or a table in which each row is about one thing."""
+    """A part of the page, with facts or with a table."""
 
     #: The anchor of the section, without its prefix ``giftcards-``.
     name: str
@@ -184,9 +178,9 @@ class Section:
     #: The headings of the table, and the texts of its cells.
     columns: Sequence[Any] = ()
     cells: Sequence[Sequence[Any]] = ()
-    #: The text below the table, or below the facts.
+    #: The text below the table or the facts.
     note: Any = ""
-    #: True if shop staff need the section only to show it to a developer.
+    #: True if staff need the section only to show it to a developer.
     is_for_developer: bool = False
 
     @property
@@ -220,9 +214,9 @@ def connection(standing: Standing, *, shows_balance: bool) -> Section:
 
 
 def waiting(name: OrderName, *, order_list: str) -> Section:
-    """The section on tasks, changes and orders that wait.
+    """Return the section on tasks, changes and orders that wait.
 
-    ``order_list`` is the URL of the list of orders; with "", the section has no links to that list.
+    ``order_list`` is the URL of the list of orders, or "" for no links to it.
     """
     found = Waiting.read()
     facts = [Fact(_("Tasks in the queue"), _backlog(found.tasks))] if conf.uses_django_q else []
@@ -297,19 +291,15 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
     return with_hint(problem.for_staff, problem.hint, is_shown=shows_hints)
 
 
-# The maximum number of receiver failures to show.
 _FAILURES_SHOWN = 5
 # Pauses that the shop did not cause, and that end automatically.
 _PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
-# An HTTP status in the text of a failure: a number that is no amount of money.
+# An HTTP status is a number in a failure, but no amount of money.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 
 def _failure(text: str, *, shows_costs: bool) -> str:
-    """Return ``text`` if the person may read it, or else a notice.
-
-    A text with digits may contain an amount. Such a text is only for people who may see costs.
-    """
+    """Return ``text``, or a notice if it may contain an amount that the person may not see."""
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
         return text
     return gettext("The text is not shown, because it may name an amount.")
@@ -326,8 +316,8 @@ def failures(
 ) -> Section:
     """Return the section with the last failures of requests, API keys and receivers.
 
-    A failure of a receiver is only shown if it is about one of ``changes``. Without
-    ``shows_hints``, the texts that the provider or a program wrote are left out.
+    The failures of receivers are those in ``changes``. Only with ``shows_hints``, the section has
+    texts that the provider or a program wrote.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
     # A refusal needs a person; an outage ends without one.
@@ -359,10 +349,9 @@ def failures(
 
 
 def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
-    """Return the section on the encryption keys.
+    """Return the section on the encryption keys, tested on the newest and the oldest card.
 
-    To test the keys, the newest and the oldest card are opened. With ``shows_hints``, the section
-    says which card cannot be opened, and why.
+    With ``shows_hints``, the section says which card cannot be opened, and why.
     """
     try:
         keys = encryption_keys(counts_all=counts_all)
@@ -458,13 +447,13 @@ def _backlog(backlog: Backlog | None) -> str:
 
 
 def since(at: datetime | None) -> str:
-    """Return a time as HTML, with its distance from now; "never" for ``None``."""
+    """Return a time and its distance from now, as HTML; "never" for ``None``."""
     if at is None:
         return gettext("never")
     return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))
 
 
-# The effect of the button "resume", for each kind of pause that the button ends.
+# The effect of the button "resume" on each kind of pause.
 _RESUMING = {
     "key": _(
         "The refused key is tried again with a single request. If the provider refuses it once"
@@ -483,15 +472,13 @@ _RESUMING = {
 
 
 def _state_token(state: ProviderState) -> str:
-    """A hash of the current pause and of the refused API keys.
+    """Return a hash of the current pause and the refused API keys.
 
-    The button "resume" posts the hash. If the hash has changed since the page was shown, the button
-    does nothing.
+    The button "resume" posts the hash, and does nothing if the hash is outdated.
     """
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
-        # In an outage, each failed request begins another pause. So the hash leaves out the end of
-        # such a pause: the button has to work during the whole outage.
+        # In an outage, each failed request begins another pause, and the button still has to work.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
         seen += [state.pause, None if is_outage else str(state.paused_until)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
@@ -500,7 +487,6 @@ def _state_token(state: ProviderState) -> str:
 
 
 def _what_resuming_does(state: ProviderState) -> list[str]:
-    """The effects of the button "resume": a text for each pause that the button ends."""
     now = timezone.now()
     ends = ["key"] if ApiKey.objects.holding_up(configured_key(), now) else []
     ends += [state.pause] if state.is_pause_told(now) else []
@@ -513,10 +499,7 @@ _OF_ALL_ORDERS = {"waiting", "encryption"}
 
 @admin.register(ProviderState)
 class ProviderStateAdmin(ReadOnlyRows):
-    """The provider's page, which shows the provider's state.
-
-    To use a subclass, unregister this class.
-    """
+    """The provider's page. To use a subclass, unregister this class."""
 
     change_list_template = "admin/giftcards/provider.html"
 
@@ -537,8 +520,7 @@ class ProviderStateAdmin(ReadOnlyRows):
     def _url(self, page: str) -> str:
         return reverse(f"admin:giftcards_{page}", current_app=self.admin_site.name)
 
-    # The state is a single row. So this page replaces Django's list of rows, and the row has no
-    # page of its own.
+    # The state is a single row, so this page replaces the list and the page of the row.
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -607,7 +589,6 @@ class ProviderStateAdmin(ReadOnlyRows):
         return [section for section in sections if section.name not in hidden]
 
     def _name(self, request: HttpRequest, order: Order) -> str:
-        """A link to ``order``; "an order" for a person who may not see the order."""
         if not visible_orders(request, self.admin_site).filter(pk=order.pk).exists():
             return gettext("an order")
         return order_link(self.admin_site, order)
@@ -632,13 +613,9 @@ class ProviderStateAdmin(ReadOnlyRows):
         return self._to_page()
 
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
-        """End the pause, and log that; return False if there was no pause.
-
-        A double click resumes only once: the second request finds no pause.
-        """
+        """End the pause, and log that; return False if there is none, as after a double click."""
         with transaction.atomic():
-            # One transaction ends the pause and writes the log entry, so that requests never go on
-            # without a log entry.
+            # One transaction, so that requests never go on without a log entry.
             is_resumed = ProviderState.objects.resume()
             if is_resumed:
                 self.log_change(request, state, "Resumed requests to the provider.")

@@ -1,6 +1,6 @@
-"""The start page of staff: what a person has to do now, and a line of figures about today.
+"""The start page of staff: tiles that say what to do, and a line of figures about today.
 
-The page has a tile for each condition that holds. Digests and monitors use the same words.
+Each tile is about a condition that holds. Digests and monitors use the same words.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A condition that needs a person: a title, sentences, and links to the rows in question."""
+    """A condition that needs a person, with sentences and links."""
 
     severity: Severity
     title: str
     sentences: tuple[str, ...]
-    #: The URL of a list of exactly the rows in question; "" if the person may not open the list.
+    #: The URL of a list of exactly these rows; "" if the person may not open the list.
     url: str
-    #: Links, as HTML, to the first orders that the tile is about. The next field is the number of
-    #: further orders.
+    #: Links, as HTML, to the first orders of the condition. ``unnamed`` is the number of the
+    #: others.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
 
@@ -53,7 +53,7 @@ class Tile:
 
 
 def show_desk(request: HttpRequest) -> dict[str, Any]:
-    """The tiles and the line about today for the person of ``request``, as template context.
+    """Return the search box, the tiles and the line about today, as template context.
 
     The context is empty for a person who may see neither tiles nor orders.
     """
@@ -77,7 +77,6 @@ def show_desk(request: HttpRequest) -> dict[str, Any]:
 
 
 def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
-    """The context of the search box; empty for a person who may not search."""
     may_find = request.user.has_perm("giftcards.find_card")
     if not site.is_registered(Order) or not (may_find or sees_orders(request, site)):
         return {}
@@ -89,7 +88,6 @@ def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 
 
 def _site_of(request: HttpRequest) -> AdminSite:
-    """Return the admin site of the requested page, or else the default site."""
     view: Any = request.resolver_match and request.resolver_match.func
     # Two sites may share a name, so the name in the URL does not identify the site.
     site: AdminSite = getattr(view, "admin_site", admin.site)
@@ -124,22 +122,18 @@ def _tiles(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
 
 
 def _list_url(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
-    """The URL of the list with the condition's rows; "" if the person cannot open such a list.
-
-    A person cannot open the list if the site does not have it, or if the person may not see it.
-    """
+    """Return the URL of the list with the condition's rows; "" if the person cannot open it."""
     try:
         page = reverse(f"admin:{condition.page}", current_app=site.name)
     except NoReverseMatch:
         return ""
-    # Django sets the attribute ``model_admin`` on the view that shows a model's list.
+    # Django sets this attribute on the views of a ModelAdmin.
     pages = getattr(resolve(page).func, "model_admin", None)
     may_open = pages is None or pages.has_view_permission(request)
     return page + condition.query if may_open else ""
 
 
 def _today(request: HttpRequest, site: AdminSite) -> str:
-    """The line about today, as HTML; "" for a person who may not see sums over all orders."""
     pages = site.get_model_admin(Order) if site.is_registered(Order) else None
     if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
         return ""
@@ -159,7 +153,7 @@ def _today(request: HttpRequest, site: AdminSite) -> str:
     return filled(gettext("Today: %(figures)s"), figures=" · ".join(parts))
 
 
-# The columns from which the sums are computed.
+# The columns that the sums are computed from.
 _FIGURES = (
     "status",
     "quantity",
@@ -173,13 +167,10 @@ _FIGURES = (
 
 
 def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
-    """Return the number of cards delivered, the sales and the margin since a moment.
+    """Return cards delivered, sales and margin of the orders that have become final since then.
 
-    The sums cover the orders that have become final since then. An order of unknown sales adds
-    nothing to the sales. An order of unknown margin adds nothing to the margin.
-
-    SQLite would add amounts as binary fractions. So the query only counts the orders with equal
-    figures, and Python computes the sums.
+    An unknown amount adds nothing. SQLite would add amounts as binary fractions. So the query
+    counts orders with equal figures, and Python adds the amounts.
     """
     final = Order.objects.filter(settled_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)
@@ -223,9 +214,8 @@ class DeskAdmin(ReadOnlyRows):
         return TemplateResponse(request, self.change_list_template, context)
 
     def get_urls(self) -> list[URLPattern]:
-        # This is the only page of this admin, because the start page has no rows of its own.
+        # The start page has no rows, and so no other pages.
         view: Any = self.admin_site.admin_view(self.changelist_view)
-        # An AdminSite sets this attribute on its own views, too; :func:`_site_of` reads the
-        # attribute.
+        # For :func:`_site_of`. An AdminSite sets this attribute on its own views, too.
         view.admin_site = self.admin_site
         return [path("", view, name="giftcards_desk_changelist")]

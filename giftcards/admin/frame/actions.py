@@ -1,7 +1,4 @@
-"""The actions that staff can take on orders.
-
-Each action is described as data: its button, its page, its work and its message.
-"""
+"""The actions that staff can take on orders, as data: button, page, work and message."""
 
 from __future__ import annotations
 
@@ -56,7 +53,7 @@ class Pages(Protocol):
     def message_user(self, request: HttpRequest, message: Any, level: Any = ...) -> None: ...
 
 
-#: A function that returns whether the person of a request may do something.
+#: Returns whether the person of a request may do something.
 Permission = Callable[[Pages, HttpRequest], bool]
 
 
@@ -70,13 +67,13 @@ def may(*permissions: str) -> Permission:
 
 @dataclass(slots=True)
 class Attempt:
-    """One use of an action: who uses it, about which order, and with which input."""
+    """One use of an action by the person of ``request``."""
 
     action: OrderAction
     pages: Pages
     request: HttpRequest
     order: Order
-    #: The order's row that the action is about; ``None`` if the action is about the order itself.
+    #: The row that the action is about; ``None`` for the order itself.
     row: Any = None
     form: Any = None
 
@@ -92,7 +89,7 @@ class Attempt:
         return make_token is None or constant_time_compare(posted, make_token(self.order))
 
     def page(self, template: str = "", **context: Any) -> HttpResponse:
-        """Render the page of the action, or another page if ``template`` is given."""
+        """Render the page of the action, or the page of ``template``."""
         action = self.action
         return self.pages.render_page(
             self.request,
@@ -113,9 +110,9 @@ class Outcome(NamedTuple):
     """The result of an attempt; the person is then sent to the page of the order.
 
     ``says`` is a text for the person, or a tuple of texts. ``log`` is the entry in the order's
-    history; "" means that nothing was done. Everybody who may see the order can read the log, so
-    the entry names no customer and no amount. If ``wakes`` is True, a worker is woken. ``shows`` is
-    the order whose page is shown, if it is not the order of the attempt.
+    history, or "" if nothing was done. Everybody who may see the order can read the entry, so it
+    names no customer and no cost. ``wakes`` wakes a worker. ``shows`` is the order whose page is
+    shown, by default the attempt's.
     """
 
     says: Any
@@ -131,14 +128,14 @@ LATE = Outcome(
     level=messages.ERROR,
 )
 
-#: An outcome; or, in place of an outcome, a page or a redirect.
+#: An outcome, or a page or redirect in its place.
 Answer = Outcome | HttpResponse
 
 
 class Refused(Exception):
     """Raised by an action that refuses to do anything.
 
-    ``explain`` returns the reason. It is called after the transaction is rolled back.
+    ``explain`` returns the reason, and is called after the transaction is rolled back.
     """
 
     def __init__(self, explain: Callable[[], str]) -> None:
@@ -147,12 +144,11 @@ class Refused(Exception):
 
 
 class OrderButton(NamedTuple):
-    """A button on the page of an order.
+    """A button on the page of an order, which leads to a page that says what will happen.
 
-    The button leads to a page that says what will happen. With ``is_post``, it sends a POST to that
-    page at once, with the field ``state_token``. With ``is_minor``, the button is rarely needed,
-    and is shown as a link. With ``is_final``, the button stands last, because its action cannot be
-    undone.
+    With ``is_post``, the button acts at once: it posts ``state_token`` to ``url``. With
+    ``is_minor``, it is shown as a link. With ``is_final``, it stands last, because its action
+    cannot be undone.
     """
 
     label: str
@@ -163,19 +159,15 @@ class OrderButton(NamedTuple):
 
 
 def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
-    """Sort the buttons as the page shows them.
-
-    Minor buttons follow all other buttons. In each of these two groups, final buttons come last.
-    """
+    """Sort the buttons for the page: minor ones last, and final ones last in each group."""
     return sorted(found, key=lambda button: (button.is_minor, button.is_final))
 
 
 class Page(NamedTuple):
-    """A page below the list of orders.
+    """A page below the list of orders, with the URL name ``admin:giftcards_<name>``.
 
-    ``view`` is called as ``view(pages, request, **values)``, and has to check what the person may
-    do. The name of the URL is ``admin:giftcards_`` followed by ``name``. The ``decorators`` are
-    applied to the view after ``AdminSite.admin_view`` has wrapped it.
+    ``view(pages, request, **values)`` has to check what the person may do. The ``decorators`` wrap
+    the result of ``AdminSite.admin_view``.
     """
 
     name: str
@@ -188,40 +180,37 @@ class Page(NamedTuple):
 class OrderAction:
     """Something that staff do about an order, or about a row that belongs to an order.
 
-    ``act`` does the work. The entry in the order's history is written in the same transaction. The
-    function may return a page in place of an outcome. It may raise ``ValidationError``,
-    :exc:`RefundError`, :exc:`ReorderError` or :exc:`Refused`. With a ``form``, a page shows the
-    form first. An action with a ``view`` of its own has no ``act``.
+    ``act`` does the work, in one transaction with the entry in the order's history. It may return a
+    page in place of an outcome. It may raise ``ValidationError``, :exc:`RefundError`,
+    :exc:`ReorderError`, :exc:`SaleError` or :exc:`Refused`. With a ``form``, a page shows the form
+    first. An action with a ``view`` of its own has no ``act``.
     """
 
     #: The name of the URL, after ``admin:giftcards_``.
     name: str
     #: The path below the list of orders; ``<key>`` stands for the order or the row.
     route: str
-    #: The text of the button, or a function that makes this text from the order or the row.
+    #: The text of the button, or a function that makes it from the order or the row.
     label: Any
     permission: Permission
     act: Callable[[Attempt], Answer] | None = None
     view: Callable[..., HttpResponse] | None = None
-    #: A function that returns whether the button is shown for an order or a row.
+    #: Returns whether the button is shown for an order or a row.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
-    #: The permissions that this action requires. A person who lacks such a permission is told whom
-    #: to ask.
+    #: The required permissions. A person who lacks one is told whom to ask.
     takes: tuple[str, ...] = ()
-    #: True if the action cannot be undone: a page asks for a confirmation, and the button stands
-    #: last.
+    #: True if the action cannot be undone: a page asks first, and the button stands last.
     is_final: bool = False
     #: The part of the page where the button stands; "" for no button.
     place: str = "order"
     #: The model of the row that the action is about; ``None`` for the order itself.
     of: type[models.Model] | None = None
-    #: A function that returns the token of an order's state; ``None`` if an outdated form is
-    #: harmless.
+    #: Returns the token of an order's state; ``None`` if an outdated form is harmless.
     token: Callable[[Order], str] | None = state_token
-    #: A function called first. Its answer replaces the page and ``act``; ``None`` means to go on.
+    #: Called first. An answer replaces the page and ``act``; ``None`` means to go on.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
-    #: A function that is true for a repeated request, such as the second request of a double click.
+    #: Returns True for a repeated request, such as the second one of a double click.
     is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
     form: Callable[[Attempt, QueryDict | None], forms.BaseForm] | None = None
     title: Any = ""
@@ -244,12 +233,12 @@ class OrderAction:
 
     @property
     def is_post(self) -> bool:
-        """True if the button acts at once: no page asks the person to confirm."""
+        """True if the button acts at once, without a page that asks first."""
         return self.form is None and self.view is None
 
 
 def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> HttpResponse:
-    """Run an action: check the person, do the work, and return the response."""
+    """Check the person, run ``action``, and return the response."""
     attempt = begin(action, pages, request, key)
     if request.method != "POST" and action.form is None:
         return HttpResponseNotAllowed(["POST"])
@@ -258,10 +247,10 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 
 
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
-    """Return the :class:`Attempt` to use ``action``.
+    """Return the :class:`Attempt` to use ``action`` on the order or row with this ``key``.
 
-    Raises ``PermissionDenied`` if the person may not see the order, or may not use the action. A
-    row that does not exist is refused in the same way.
+    Raises ``PermissionDenied`` if the person may not see the order or use the action, or if there
+    is no such row.
     """
     row = None
     if action.of is not None:
@@ -307,10 +296,7 @@ def in_words(part: Any) -> str:
 
 
 def end(attempt: Attempt, answer: Answer) -> HttpResponse:
-    """Return the response to an attempt.
-
-    If ``answer`` is an outcome, the person sees its messages on the page of the order.
-    """
+    """Return the response; an outcome shows its messages on the page of the order."""
     if not isinstance(answer, Outcome):
         return answer
     texts = answer.says if isinstance(answer.says, tuple) else (answer.says,)
@@ -327,7 +313,7 @@ def buttons(
     subject: models.Model,
     actions: Iterable[OrderAction],
 ) -> list[OrderButton]:
-    """The buttons of those ``actions`` that this person may use on the ``subject``."""
+    """Return the buttons of the ``actions`` that this person may use on ``subject``."""
     return in_order(
         OrderButton(
             action.label_for(subject), url, action.is_post, action.is_minor, action.is_final

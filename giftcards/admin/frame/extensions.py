@@ -22,15 +22,12 @@ Html = SafeString | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """The additions of one app to the pages of orders.
+    """The additions of one app to the pages of orders; the app's plugin names their path.
 
-    The app's plugin names this object by its dotted path.
+    Each function has to check what the person may see.
 
-    Each function gets the ``OrderAdmin`` and the request, and has to check what the person may see.
-
-    The HTML for the page of an order is placed inside that page's form. So the HTML must not
-    contain another form. A button in the HTML needs the attributes ``form="giftcards-act"`` and
-    ``formaction``.
+    HTML for the page of an order stands inside that page's form, so it must not contain another
+    form. A button in it needs the attributes ``form="giftcards-act"`` and ``formaction``.
     """
 
     actions: tuple[OrderAction, ...] = ()
@@ -45,16 +42,14 @@ class Extension:
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
-    #: A function that finds the orders whose cards did not reach their recipient. The keys of its
-    #: result are the primary keys of these orders. The values are sentences, as HTML, on what
-    #: happened and what to do.
+    #: Finds the orders whose cards did not reach their recipient. The result has sentences, as
+    #: HTML, by primary key: what happened, and what to do.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
 
 
 def _installed() -> list[Extension]:
-    """The extensions of the plugins; an extension is imported when it is first needed."""
     paths = (plugin.order_pages for plugin in INSTALLED.values())
     return [import_string(path) for path in paths if path]
 
@@ -67,7 +62,7 @@ def items(part: str) -> Iterator[Any]:
 def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order]) -> None:
     """Ask the extensions which of the ``orders`` have cards that were not received.
 
-    The answer is stored on the order, where ``rows.not_received`` reads it.
+    ``rows.not_received`` reads the answer from the order.
     """
     for found in called("not_received", pages, request, orders):
         for order in orders:
@@ -76,6 +71,6 @@ def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order])
 
 
 def called(part: str, *args: Any) -> Iterator[Any]:
-    """Call each function in the field ``part`` with ``args``; yield results that are not empty."""
+    """Call each function in the field ``part``, and yield the results that are not empty."""
     functions = (getattr(extension, part) for extension in _installed())
     return (found for call in functions if call and (found := call(*args)))

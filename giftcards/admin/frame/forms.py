@@ -21,15 +21,12 @@ NO_LANGUAGE = {
     "customer_language": _("The language of the site"),
     "recipient_language": _("That of the customer"),
 }
-#: The widget for a few lines of text. The browser detects the direction of the text.
+#: The widget for a few lines of text, in either direction.
 WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
 class AmountField(forms.DecimalField):
-    """A field for an amount that a person types.
-
-    :func:`~giftcards.text.display.read_amount` says which notations are accepted.
-    """
+    """A field for an amount, typed as :func:`~giftcards.text.display.read_amount` accepts it."""
 
     default_error_messages: ClassVar = {
         "invalid": _("Write the amount like 550 or 549.90: digits from 0 to 9, and a point.")
@@ -54,16 +51,13 @@ class MomentField(forms.DateTimeField):
 
 
 def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
-    """Return the choices of a field for a language.
-
-    The choices are ``empty`` for no language, then the codes ``others`` and the site's languages.
-    """
+    """Return choices: ``empty`` for no language, the codes ``others``, the site's languages."""
     known = {code: gettext(str(name)) for code, name in settings.LANGUAGES}
     return [("", empty), *({code: code for code in others if code} | known).items()]
 
 
 def token(purpose: str, seen: list[Any]) -> str:
-    """A hash of what a page has shown; only this site can compute such a hash."""
+    """Return a hash of what a page has shown, which only this site can compute."""
     text = json.dumps(seen, sort_keys=True)
     return salted_hmac(f"giftcards.admin.{purpose}", text, algorithm="sha256").hexdigest()
 
@@ -71,22 +65,12 @@ def token(purpose: str, seen: list[Any]) -> str:
 def state_token(order: Order) -> str:
     """Return a hash of the parts of ``order`` that staff decide about.
 
-    A form carries the hash. If the hash has changed when the form is posted, the form is outdated.
-    So a form that is posted late cannot decide about another attempt.
-
-    The hash covers:
-
-    * the attempt to send the order, and the order's status
-    * the order's id at the provider, and the candidates that staff were offered
-    * the reason why the order is held
-    * the amount paid back, and the amount planned to be paid back
+    A form that is posted with an old hash is refused. So it cannot decide about another attempt.
     """
-    # In any other status, the claim may belong to a check of the order. A check changes nothing
-    # that staff decide about, so it must not make the form outdated.
+    # In any other status, the claim may be that of a check, which must not outdate the form.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
-    # While a form is open, a held order may be approved, and then be held again for the same
-    # reason.
+    # A held order may be approved, and then be held again for the same reason.
     held_for = [order.queued_at.isoformat(), order.problems] if order.is_held else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]

@@ -1,4 +1,4 @@
-"""The base class of our own pages about orders, with their URLs, frame and permissions."""
+"""The base class of the pages about orders, with their URLs, frame and permissions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return whom_to_ask(request.user.has_perm, lacking)
 
     def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
-        """The order of a page.
+        """Return the order with this id.
 
         Raises ``PermissionDenied`` if the person may not see the order, or if ``allowed`` is False.
         """
@@ -76,7 +76,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return order
 
     def may_see(self, request: HttpRequest, order: Order) -> bool:
-        """True if the person may see ``order``; :meth:`order_for` returns only such orders."""
+        """True if the person may see ``order``."""
         is_shown = self.get_queryset(request).filter(pk=order.pk).exists()
         return is_shown and self.has_view_permission(request)
 
@@ -84,19 +84,16 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.check_order")
 
     def has_report_permission(self, request: HttpRequest) -> bool:
-        """True if the person may see sums over all orders.
-
-        This needs the permission to see orders, and no order may be hidden from the person.
-        """
+        """True if the person may see sums over all orders, because no order is hidden from them."""
         is_shown_all = not leaves_some_out(self.get_queryset(request))
         return is_shown_all and self.has_view_permission(request)
 
     def may_see_costs(self, request: HttpRequest) -> bool:
-        """True if the person may see what the provider charges, and therefore the shop's margin."""
+        """True if the person may see what the provider charges, and so the margin."""
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:
-        """True if the person may see the ends of codes, because they may find or reveal cards."""
+        """True if the person may see the last characters of codes."""
         return any(map(request.user.has_perm, ("giftcards.find_card", "giftcards.reveal_card")))
 
     def url_of(self, page: str, *args: Any) -> str:
@@ -130,13 +127,13 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
         """Schedule an early check of the ``orders`` that can be checked; return their number.
 
-        The history of each order records who asked. An order that is already due gets no further
-        check and no further record. So a double click asks only once.
+        The history of each order records who asked. An order that is due already gets no other
+        check or record, so a double click asks only once.
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
-            # Orders that are due within the interval are left out, too: the clocks of machines
-            # differ, and another machine's clock may show that these orders are due already.
+            # Orders due within the interval are left out, too: by another machine's clock, they may
+            # be due already.
             waiting = orders.exclude(due_at__lte=now + interval)
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))
@@ -149,7 +146,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 def recorded(order: Order) -> str:
-    """The text for a person who has just placed ``order``, before the provider accepts it."""
+    """Return the message for a person who has just placed ``order``."""
     text = gettext("The order %(order)s was recorded; it is being sent.")
     if not order.is_new:
         text = gettext("The order %(order)s was recorded already. It is not bought twice.")
@@ -162,7 +159,7 @@ def recorded(order: Order) -> str:
 
 
 def facts(order: Order) -> list[tuple[str, object]]:
-    """The facts about ``order`` that staff compare with the provider's facts."""
+    """Return the facts about ``order`` that staff compare with the provider's facts."""
     values = {"reference": order.reference, **line(order)}
     if order.sent_at is None:
         del values["sent_at"]
@@ -170,7 +167,7 @@ def facts(order: Order) -> list[tuple[str, object]]:
 
 
 def about(order: Order) -> list[tuple[str, object]]:
-    """The facts by which a person recognises ``order``: reference, cards and customer."""
+    """Return facts by which a person recognises ``order``: reference, cards and customer."""
     names = order.line_names()
     kind, product = named(names.type, order.type_id), named(names.product, order.product_id)
     cards = format_html("{} × {} · {}", order.quantity, kind, product)
@@ -183,7 +180,7 @@ def about(order: Order) -> list[tuple[str, object]]:
 
 
 def line(order: Order) -> dict[str, object]:
-    """The line of ``order`` (product, type, quantity) and the time of sending, as columns."""
+    """Return product, type, quantity and time of sending in words, by column."""
     names = order.line_names()
     return {
         "product_id": named(names.product, order.product_id),
@@ -194,7 +191,7 @@ def line(order: Order) -> dict[str, object]:
 
 
 def customer_of(order: Order) -> str:
-    """The customer's name, or else an e-mail address or phone number; "" if all are unknown."""
+    """Return the customer's name, or else an e-mail address or phone number; "" if unknown."""
     return order.customer_name or order.customer_email or order.customer_phone
 
 

@@ -35,19 +35,18 @@ from giftcards.rules.times import SLACK
 
 # The time for which a proof is valid (seconds).
 _HOLDS = 10 * 60
-# For this time, a password that was set without the old password is no proof.
+# For this time, a password that was set without the old one is no proof.
 _NEW = timedelta(hours=1)
-# The session key of the proof.
 _PROOF = "giftcards_proof"
 
 
 def confirm(request: HttpRequest) -> HttpResponseRedirect:
     """Record that the person has just proven who they are; return a redirect to the earlier page.
 
-    ``GIFTCARDS["REAUTHENTICATE"]`` names a page of the shop. Once that page has accepted the proof,
-    the page's view calls this function and returns the redirect. The redirect goes to the URL in
-    the parameter ``next``. If ``next`` is missing or leads to another site, the redirect goes to
-    the start page of the admin.
+    The shop's own page, named by ``GIFTCARDS["REAUTHENTICATE"]``, calls this function after the
+    proof. The redirect goes to the URL in the parameter ``next``. If ``next`` is missing or leads
+    to another site, it goes to the start page of the admin. Raises ``PermissionDenied`` if nobody
+    is signed in.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied
@@ -67,18 +66,17 @@ def is_confirmed(request: HttpRequest) -> bool:
     if proof["is_login"] and conf.reauthenticate:
         # The shop's own page asks for more than a login.
         return False
-    # The time of a proof may lie in the future: the clock was set back, or another host's clock is
-    # ahead.
+    # A proof may lie in the future, because clocks differ or are set back.
     return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
 
 
 def prove(request: HttpRequest, password: Masked) -> None:
     """Check ``password``, and record that the person has proven who they are.
 
-    Raises ``ValidationError``, for the form, if the password is wrong or too new to be a proof.
+    Raises ``ValidationError`` if the password is wrong, or too new to be a proof.
     """
     if not _is_right(request, password):
-        # The text is the same for every cause, so that nobody learns whether they are locked out.
+        # One text for every cause, so that nobody learns whether they are locked out.
         raise ValidationError(gettext("That did not work. Try again."))
     if _has_new_password(request.user):
         raise ValidationError(
@@ -92,10 +90,9 @@ def prove(request: HttpRequest, password: Masked) -> None:
 
 @contained
 def _is_right(request: HttpRequest, password: str) -> bool:
-    """True if ``password`` is the password of the person who is signed in.
+    """True if ``password`` belongs to the person who is signed in.
 
-    The site's backends check the password: a backend that locks people out after wrong passwords
-    has to count this attempt.
+    The site's backends check it, because a backend may lock people out after wrong passwords.
     """
     name = request.user.get_username()
     user = authenticate(request, username=name, password=password)
@@ -104,8 +101,8 @@ def _is_right(request: HttpRequest, password: str) -> bool:
     stored = request.session.get(HASH_SESSION_KEY, "")
     has_hash = hasattr(user, "get_session_auth_hash")
     if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
-        # The check may have hashed the password anew, because the site's hashers have changed. The
-        # session still has the old hash, so without this call, the person would be signed out.
+        # The check may have hashed the password anew. Without this call, that would sign the person
+        # out.
         update_session_auth_hash(request, user)
     return True
 
@@ -113,9 +110,8 @@ def _is_right(request: HttpRequest, password: str) -> bool:
 def _has_new_password(user: Any) -> bool:
     """True if the password was set within the last hour, without the old password.
 
-    On the admin's pages of users, a manager can set any password without knowing the old one.
-    Anybody at a manager's unlocked screen can do this, even for the manager's own account. The
-    admin's log records the change.
+    In the admin, anybody at a manager's unlocked screen can set passwords, even the manager's own.
+    The admin's log records such changes.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
     lately = LogEntry.objects.filter(
@@ -137,11 +133,8 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
 def _is_automatic(request: HttpRequest) -> bool:
     """True if this login may have happened without any action of the person.
 
-    There are two such kinds of login:
-
-    * A middleware logs in the user whom the web server names, on any request.
-    * A single sign-on logs in with a GET request. A person who is still signed in at the identity
-      provider has to type nothing.
+    A middleware may log in the user whom the web server names. A single sign-on logs in with a GET
+    request, and may ask nothing.
     """
     backend = load_backend(request.session[BACKEND_SESSION_KEY])
     return request.method in {"GET", "HEAD", "OPTIONS"} or isinstance(backend, RemoteUserBackend)
@@ -153,22 +146,19 @@ def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> Non
 
 
 def _holder(request: HttpRequest, user: Any) -> list[str]:
-    """The owner of a proof: user id and password hash, so that a new password ends the proof."""
+    """Return user id and password hash, so that a new password ends the proof."""
     return [str(user.pk), request.session.get(HASH_SESSION_KEY, "")]
 
 
 def url_of_proof(*, back_to: str) -> str:
-    """Return the URL of the shop's own page for the proof.
-
-    After the proof, that page sends the person to ``back_to``.
-    """
+    """Return the URL of the shop's page for the proof, which then leads to ``back_to``."""
     return reverse(conf.reauthenticate, query={"next": back_to})
 
 
 def take_turn(request: HttpRequest) -> None:
-    """Lock the person's row until the transaction ends, so that the person's requests take turns.
+    """Lock the person's row until the transaction ends, so that their requests take turns.
 
-    SQLite needs no lock: it has one writer at a time, and each transaction that takes a turn begins
+    SQLite needs no lock, because it has one writer at a time. There, the transaction has to begin
     with a write.
     """
     if connection.features.has_select_for_update:

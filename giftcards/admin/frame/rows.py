@@ -1,4 +1,4 @@
-"""Base classes of lists in the admin: read-only rows, and only orders that a person may see."""
+"""Base classes of lists in the admin, limited to the orders that a person may see."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ from giftcards.text.search_terms import NAMING
 
 
 class SortedAsOffered(ChangeList):
-    """A change list that can only be sorted by the columns that it offers for sorting.
-
-    In Django's own class, the URL may name any column.
-    """
+    """A change list that only sorts by ``sortable_by``; Django's sorts by any column in the URL."""
 
     def get_ordering_field(self, field_name: Any) -> Any:
         is_offered = self.sortable_by is None or field_name in self.sortable_by
@@ -45,21 +42,19 @@ class SortedAsOffered(ChangeList):
 
     @property
     def counted(self) -> Counted:
-        """This list for the pagination template, with the number of rows as a text."""
+        """The list for the pagination template, with the number of rows in words."""
         return Counted(self)
 
 
 class Counted:
     """A change list whose number of rows is a text of our own, such as "12 orders".
 
-    Django and the themes write the number before the model's plural name. In Arabic, the form of
-    the noun depends on the number.
+    Django and themes put the number before the plural name, which is wrong in Arabic.
     """
 
     def __init__(self, rows: ChangeList) -> None:
         self._rows = rows
-        # The theme grappelli does not show our text. It writes its own text, for which it needs the
-        # number.
+        # The theme grappelli writes a text of its own, for which it needs the number.
         self.result_count = rows.result_count if apps.is_installed("grappelli") else ""
 
     def __getattr__(self, name: str) -> Any:
@@ -67,7 +62,7 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The names of the model for templates; both names are replaced by :attr:`text`."""
+        """The model's names for templates; :attr:`text` replaces both."""
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
@@ -82,29 +77,24 @@ class Counted:
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
-# The maximum number of values in one lookup: with more values, the condition would be too long for
-# SQLite. A link of a filter has only one value.
+# More values in one lookup would be too long for SQLite. Our filters use only one.
 _MOST_VALUES = 100
-# The attribute of a request that caches the allowed lookups, because one URL may name a thousand
-# lookups.
+# A request caches the allowed lookups here, because one URL may name a thousand.
 _PARAMETERS = "giftcards_parameters"
 
 
 class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin for the admin of a model: the URL of the list may filter by ``list_filter`` only.
+    """A mixin that limits a list's URL to ``list_filter`` and the columns offered for sorting."""
 
-    Sorting is limited to the columns that the page offers for sorting.
-    """
-
-    #: The mixin that is put before Django's change list class, or before that of a theme.
+    #: The mixin that is put before the change list class of Django or of a theme.
     changelist_mixin: type[ChangeList] = SortedAsOffered
-    #: The number of rows in words: a result of ``ngettext_lazy``, with ``count`` in its texts.
+    #: The number of rows in words: a result of ``ngettext_lazy`` with ``count``.
     counted: Any = ngettext_lazy("%(count)s result", "%(count)s results", "count")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         if len(request.GET.getlist(lookup)) > _MOST_VALUES:
             return False
-        # No text in a database has the character NUL, and PostgreSQL raises an error for NUL.
+        # PostgreSQL raises an error for the character NUL.
         return "\0" not in value and lookup in self._parameters(request)
 
     def _parameters(self, request: HttpRequest) -> Collection[str | None]:
@@ -115,13 +105,9 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
         return known[self]
 
     def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
-        """Return the URL parameters that a filter reads; ``each`` is an item of ``list_filter``.
-
-        The filter is created in the same way as Django creates it.
-        """
+        """Return the URL parameters that an item of ``list_filter`` reads."""
         if isinstance(each, type) and issubclass(each, SimpleListFilter):
-            # __init__ is not called, because it may make queries for the choices of the filter,
-            # which are not needed here.
+            # __init__ may make queries, for choices that are not needed here.
             made: ListFilter = each.__new__(each)
         elif callable(each):
             made = each(request, {}, self.model, self)
@@ -147,7 +133,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class LimitedPaginator(Paginator):  # type: ignore[type-arg]
-    """A paginator of the first ``limit`` rows; rows beyond the limit are not counted."""
+    """A paginator of the first ``limit`` rows, which counts no rows beyond them."""
 
     limit = 10_000
 
@@ -167,10 +153,7 @@ class LimitedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class LongList(OnlyFilters):
-    """A mixin for lists that may have millions of rows.
-
-    A page shows 50 rows, and no query counts all rows.
-    """
+    """A mixin for lists that may have millions of rows: no query counts all rows."""
 
     paginator = LimitedPaginator
     show_full_result_count = False
@@ -192,7 +175,7 @@ class ReadOnly:
 
 
 class ReadOnlyRows(ReadOnly, OnlyFilters):
-    """The base of pages whose rows can only be looked at."""
+    """The base class of read-only pages."""
 
     class Media:
         css = {"all": ("giftcards/admin.css",)}
@@ -201,11 +184,11 @@ class ReadOnlyRows(ReadOnly, OnlyFilters):
 def column(
     model: type[Model], name: str, show: Callable[[Any, Any], str] | None = None
 ) -> Callable[[Any, Any], str]:
-    """A column of a list, or a field of a page, labelled like the column ``name`` of ``model``.
+    """Make a column of a list, or a field of a page, labelled like ``name`` of ``model``.
 
-    An empty value is shown as "-". The attribute ``of`` of the result is the name of the column.
-    ``show`` gets the row and the value, and returns HTML. Without ``show``, amounts and moments
-    (with seconds) are formatted, and other values are shown as foreign text.
+    ``show(row, value)`` returns HTML. By default, amounts and moments (with seconds) are formatted,
+    and other values shown as foreign text. An empty value is shown as "-". The result has the
+    attribute ``of``, which is ``name``.
     """
 
     @admin.display(description=label_for_field(name, model, return_attr=False))
@@ -224,9 +207,9 @@ def column(
 
 
 def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """The orders that the person may see, according to the ``OrderAdmin`` of the site.
+    """Return the orders that the person may see, according to the site's ``OrderAdmin``.
 
-    Every list and every page shows only these orders, and only rows about these orders.
+    Every list and page is limited to these orders, and to rows about them.
     """
     is_there = site.is_registered(Order)
     if not (is_there and site.get_model_admin(Order).has_view_permission(request)):
@@ -240,9 +223,9 @@ def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
 
 
 def unhidden_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """The orders that the site's admin of orders does not hide from this person.
+    """Return the orders that the site's ``OrderAdmin`` does not hide from this person.
 
-    A person who may not see orders at all may still read how many unhidden orders there are.
+    A person without the permission to see orders may still read how many unhidden ones there are.
     """
     is_there = site.is_registered(Order)
     return site.get_model_admin(Order).get_queryset(request) if is_there else Order.objects.all()
@@ -252,8 +235,7 @@ def hides_orders(request: HttpRequest, site: AdminSite) -> bool:
     return leaves_some_out(unhidden_orders(request, site))
 
 
-#: The attribute of an order that :func:`not_received` reads; the module ``extensions`` sets it for
-#: the orders of a page.
+#: The attribute of an order that ``extensions`` sets, and :func:`not_received` reads.
 NOT_RECEIVED = "giftcards_not_received"
 
 
@@ -267,10 +249,7 @@ def order_badge(order: Order) -> SafeString:
 
 
 def orders_shown_to(user: Any) -> QuerySet[Order]:
-    """Return the orders that ``user`` may see in the admin.
-
-    Digests use this function, because they have no request.
-    """
+    """Return the orders that ``user`` may see in the admin, for digests, which have no request."""
     sites = [site for site in (admin.site, *all_sites) if site.is_registered(Order)]
     request = HttpRequest()
     request.user = user
@@ -278,28 +257,24 @@ def orders_shown_to(user: Any) -> QuerySet[Order]:
 
 
 def order_link(site: AdminSite, order: Order) -> str:
-    """A link to ``order``, with its reference as the text, as HTML."""
+    """Return a link to ``order``, as HTML."""
     url = reverse("admin:giftcards_order_change", args=[order.pk], current_app=site.name)
     return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
 
 
-# The maximum number of orders whose rows a search shows. With many more orders, MariaDB would read
-# the whole table.
+# A search shows the rows of so many orders. With many more, MariaDB would read the whole table.
 _MOST_NAMED = 100
 
 
 def orders_named(text: str) -> Found:
-    """Return the newest orders with a reference that matches ``text``.
-
-    A reference matches if the reference, or a number in it, begins with ``text``.
-    """
+    """Return the newest orders whose reference, or a number in it, begins with ``text``."""
     return Order.objects.search(text, limit=_MOST_NAMED, kinds=NAMING)
 
 
 class OrderRows(ReadOnlyRows, LongList):
     """The base class of lists whose rows are about orders.
 
-    A person sees the rows about orders that they may see, and the rows that are about no order.
+    A person sees the rows about orders that they may see, and rows about no order.
     """
 
     #: The lookup from a row to its order.
@@ -325,14 +300,11 @@ class OrderRows(ReadOnlyRows, LongList):
         return (self.search_rows(queryset, name) if name else queryset), False
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        """The ``rows`` that a search for ``name`` finds.
-
-        By default, these are the rows about orders whose reference matches ``name``.
-        """
+        """Return the ``rows`` about orders whose reference matches ``name``."""
         return self.rows_of(rows, orders_named(name))
 
     def rows_of(self, rows: QuerySet[Any], found: Found) -> QuerySet[Any]:
-        """The ``rows`` that are about the ``found`` orders."""
+        """Return the ``rows`` that are about the ``found`` orders."""
         return rows.filter(**{f"{self.order_lookup}__in": found.keys})
 
     # A method with the name "order" would be replaced by the model's column "order".
@@ -347,7 +319,7 @@ SEES_HINTS = "giftcards.resume_provider"
 
 
 def for_developer(hint: object) -> SafeString:
-    """Return ``hint`` as HTML that is collapsed until a click, or "" without a hint.
+    """Return ``hint`` as HTML that is collapsed until a click; "" without a hint.
 
     A plain text is escaped.
     """
@@ -356,5 +328,5 @@ def for_developer(hint: object) -> SafeString:
 
 
 def with_hint(text: object, hint: object, *, is_shown: bool) -> SafeString:
-    """The sentence ``text``, followed by the hint if ``is_shown``, as HTML."""
+    """Return ``text``, followed by the hint if ``is_shown``, as HTML."""
     return format_html("{} {}", text, for_developer(hint) if is_shown else "")

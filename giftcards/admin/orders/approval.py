@@ -32,7 +32,7 @@ from giftcards.text.display import bdi, filled, moment, money
 class HeldForm(forms.Form):
     """A form that asks whether to buy an order that is held, or that waits.
 
-    ``buying`` is the label of the choice to buy the order.
+    ``buying`` is the label of the choice to buy it.
     """
 
     APPROVE = "approve"
@@ -125,8 +125,7 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _decide_review(attempt: Attempt) -> Outcome:
-    # The log leaves out why the shop's rule wanted a review, because that text may name the
-    # customer.
+    # The log leaves out the objection, which may name the customer.
     log = f"Decided about the review: {attempt.form.cleaned_data['outcome']}."
     return decided(_decide(attempt, approve_review), log=log)
 

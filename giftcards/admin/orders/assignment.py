@@ -19,7 +19,7 @@ from giftcards.text.display import bdi, brief_moment, filled, isolated
 
 
 def owner_in_words(order: Order) -> str:
-    """The sentence, as HTML, that says who looks after ``order``; "" if nobody does."""
+    """Return a sentence, as HTML, on who looks after ``order``; "" if nobody does."""
     if not order.owner or order.looked_after_since is None:
         return ""
     text = gettext("%(name)s has been looking after it since %(time)s.")
@@ -49,7 +49,7 @@ TAKE = OrderAction(
     label=_("I am looking after it"),
     permission=may("giftcards.check_order"),
     is_offered=lambda order: order.is_unfinished and not order.owner,
-    # The form carries no token: ``take`` itself compares the owners, and no other change matters.
+    # ``take`` itself compares the owners, and no other change matters.
     token=None,
     before=_why_not_taken,
     act=_take,
@@ -90,7 +90,7 @@ TAKE_OVER = OrderAction(
 
 def _give_back(attempt: Attempt) -> Outcome:
     text = gettext("You do not look after this order any more.")
-    # The second request of a double click finds nothing to give back.
+    # False for the second request of a double click.
     is_new = give_back(attempt.order, by=attempt.by)
     return Outcome(text, "Does not look after the order any more." if is_new else "")
 

@@ -20,7 +20,7 @@ from giftcards.text.display import calculation, filled, money
 
 
 class BreakdownLine(NamedTuple):
-    """A line of the table, in texts of HTML; ``arithmetic`` is "" if nothing was calculated."""
+    """A line of the table, in HTML; ``arithmetic`` is "" if nothing was calculated."""
 
     label: str
     arithmetic: str
@@ -46,9 +46,9 @@ def provider_lines(order: Order) -> list[BreakdownLine]:
 def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
     """Return the table of the customer's payment: the amounts kept, owed and paid back.
 
-    The table is empty while ``order`` is open, and for an order without a sale amount. If the
-    missing cards were ordered again, ``again`` is the new order. The amount owed for these cards
-    then pays for the new order.
+    The table is empty while ``order`` is open, and if it has no sale amount. ``again`` is the new
+    order for the missing cards, if there is one. The amount owed for these cards then pays for the
+    new order.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -77,10 +77,6 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
-    """Lines about the paid refunds, the planned refunds, and the amount still owed.
-
-    There are no lines if no refund is paid or planned.
-    """
     paid, planned = breakdown.refunded_amount, breakdown.planned_amount
     if not (paid or planned):
         return
@@ -96,10 +92,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """Yield lines on the money that went to the new order ``again``.
-
-    If a part of ``owed`` remains, a line shows this part.
-    """
+    """Yield lines on the money that went to the new order, and on the rest of ``owed``."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
@@ -109,10 +102,7 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
-    """Yield the line with the margin: the kept amount minus the cost.
-
-    If one of these amounts is unknown, there is no line.
-    """
+    """Yield the margin, as kept amount minus cost, if both amounts are known."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return
@@ -122,19 +112,13 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
 
 
 def earned(order: Order, price: Decimal) -> Decimal | None:
-    """The margin if all cards come, and each costs ``price``.
-
-    It is ``None`` if the sale amount is unknown.
-    """
+    """Return the margin if all cards come at ``price``; ``None`` without a sale amount."""
     paid = paid_amount(order)
     return None if paid is None else paid - price * order.quantity
 
 
 def earned_in_words(amount: Decimal) -> SafeString:
-    """Return the sentence, as HTML, about the shop's profit from an order.
-
-    If ``amount`` is negative, it is a loss.
-    """
+    """Return a sentence, as HTML, on the profit; a negative ``amount`` is a loss."""
     text = gettext("You still earn %(amount)s on this order.")
     if amount < 0:
         text = gettext("You lose %(amount)s on this order.")
@@ -144,7 +128,7 @@ def earned_in_words(amount: Decimal) -> SafeString:
 
 
 def bar(order: Order) -> dict[str, str] | None:
-    """The bar that shows the cards of a settled ``order``: widths in percent, and texts.
+    """Return the bar for the cards of ``order``, as widths in percent and texts.
 
     ``None`` for an order that is not settled.
     """

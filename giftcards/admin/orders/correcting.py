@@ -1,4 +1,4 @@
-"""Correcting the people of an order, so that cards do not go to a mistyped address."""
+"""Corrections of an order's people, so that cards do not go to a mistyped address."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 class CorrectionForm(RevealForm):
     """A form with the corrected details, a reason, and a proof of identity.
 
-    The proof is needed because cards are sent to the new address. It is needed in every status of
-    the order, because cards may still come, or may be ordered again.
+    Every status of the order needs the proof, because cards may still go to the new address.
     """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
@@ -50,7 +49,7 @@ class CorrectionForm(RevealForm):
         if order.is_gift:
             self.fields |= _gift_fields(order)
             self.order_fields((*CORRECTABLE, *self.field_order))
-            # With a recipient on the form, these labels have to say whose name or address is meant.
+            # Beside a recipient, these labels have to say whose details they mean.
             for name in OF_CUSTOMER:
                 self.fields[name].label = capfirst(column_label(name))
         for name in NO_LANGUAGE.keys() & self.fields.keys():
@@ -63,7 +62,7 @@ class CorrectionForm(RevealForm):
 
     @property
     def details(self) -> dict[str, Any]:
-        """The details after the correction; the keys are names of columns."""
+        """The details after the correction, by column."""
         return {
             name: self.cleaned_data.get(name, "") if name in self.changed_data else value
             for name, value in self.initial.items()
@@ -80,12 +79,10 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
         field_classes={"deliver_at": MomentField},
         widgets={"deliver_at": MomentField.widget, "gift_message": WORDS},
     )
-    # ``field_classes`` does not work here: Django hands the length of the text column to the field,
-    # and a field of choices accepts no length.
+    # ``field_classes`` does not work here, because a field of choices accepts no ``max_length``.
     label = fields["recipient_language"].label
     fields["recipient_language"] = forms.ChoiceField(label=label, required=False)
-    # A gift needs an address of the recipient. If a gift has a time of delivery, the time may be
-    # changed, but not removed.
+    # A gift needs the recipient's address. Its time of delivery may be changed, but not removed.
     fields["recipient_email"].required = True
     fields["deliver_at"].required = order.deliver_at is not None
     return fields
@@ -112,7 +109,7 @@ def _correct(attempt: Attempt) -> Answer:
         return LATE
     except revealing.TooManyReveals:
         raise Refused(partial(revealing.refuse, request, order)) from None
-    # Everybody who may see the order can read the log, so the log names neither address nor reason.
+    # Everybody who may see the order can read the log, so it has no address and no reason.
     log = "Corrected the customer." if is_new else ""
     return Outcome(gettext("The order has these details now."), log)
 
@@ -128,11 +125,7 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _others_with_same_address(attempt: Attempt) -> list[Order]:
-    """Return the related orders that have the same address.
-
-    An order is related if it belongs to the same group. It is also related if one of the two orders
-    replaces missing cards of the other.
-    """
+    """Return orders of the same group, or linked by missing cards, with the same address."""
     order = attempt.order
     about = attempt.pages.get_queryset(attempt.request).exclude(pk=order.pk)
     found = list(about.filter(repeats=order.pk))
@@ -150,17 +143,15 @@ def _has_same_address(order: Order, other: Order) -> bool:
     return is_for_same or (any(mine) and mine == theirs)
 
 
-# The maximum number of orders of a group that are compared.
+# The maximum number of orders of one group to compare.
 _MOST_OTHERS = 20
 
 
 def _details(order: Order) -> dict[str, Any]:
-    """The details of ``order`` that may be corrected; the keys are names of columns."""
     return {name: getattr(order, name) for name in (CORRECTABLE if order.is_gift else OF_CUSTOMER)}
 
 
 def _fingerprint(order: Order) -> str:
-    """Return a hash of the details, for the token of the form. Each correction changes the hash."""
     return token("customer", [order.pk, *map(str, _details(order).values())])
 
 
@@ -178,7 +169,7 @@ CUSTOMER = OrderAction(
     is_minor=True,
     token=_fingerprint,
     before=_to_proof,
-    # True at the second request of a double click: the first request has made the correction.
+    # True at the second request of a double click.
     is_repeated=lambda attempt: attempt.form.details == _details(attempt.order),
     form=CorrectionForm,
     template="customer",

@@ -1,6 +1,6 @@
 """The people of an order, and other orders of the same customer, such as possible doubles.
 
-Only orders that the member of staff may see are counted. The number of rows read is limited.
+Only orders that the person may see are counted, up to a limit.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Someone(NamedTuple):
 
 
 def people(order: Order) -> dict[str, Any]:
-    """The people of ``order`` as template context."""
+    """Return the people of ``order`` as template context."""
     customer = Someone(
         gettext("customer"),
         bdi(order.customer_name) if order.customer_name else "",
@@ -65,7 +65,6 @@ def people(order: Order) -> dict[str, Any]:
 
 
 def _privacy_commands(order: Order) -> Iterator[str]:
-    """The commands that export and erase the data about the people of ``order``."""
     for role in ROLES:
         named = next(filter(Person.of, role.contacts_in(order)), None)
         if named is not None:
@@ -81,15 +80,12 @@ def _why_nobody(order: Order) -> str:
     return filled(text, at=moment(order.customer_erased_at))
 
 
-# The maximum number of digits in a phone number.
+# The most digits of a phone number.
 _MOST_DIGITS = 15
 
 
 def _phone(text: str) -> SafeString | str:
-    """Return a link that dials the number in ``text``.
-
-    If ``text`` is not exactly one phone number, it is returned without a link.
-    """
+    """Return a link that dials ``text``, or only ``text`` unless it is exactly one number."""
     if not text:
         return ""
     shown = format_html('<bdi dir="ltr">{}</bdi>', text)
@@ -107,20 +103,18 @@ def _email(address: str) -> SafeString | str:
 
 
 def _language(code: str) -> SafeString | str:
-    """The name of the language, in the active language; its code if Django does not know it."""
     try:
         return bdi(get_language_info(code)["name_translated"]) if code else ""
     except KeyError:
         return bdi(code)
 
 
-# The maximum number of other orders that are counted. With more keys, MariaDB prefers a full table
-# scan.
+# The most orders that are counted. With more keys, MariaDB reads the whole table.
 _MOST = 200
 
 
 def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """The other orders of the customer as template context; empty if the order names nobody."""
+    """Return the customer's other orders as context; empty if the order names nobody."""
     if not (order.customer_email or order.customer_phone):
         return {}
     found = _seen(pages, request, Order.objects.keys_of_customer(order, most=_MOST + 1))
@@ -144,15 +138,14 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     }
 
 
-# An order is compared with at most this many earlier orders of the same customer, and with at most
-# this many later orders.
+# An order is compared with so many earlier orders of the customer, and so many later ones.
 _NEIGHBOURS = 20
 # The longest time between two orders that look like doubles.
 _WITHIN = timedelta(hours=1)
 
 
 def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The warning that the customer bought the same cards within an hour; "" if there is no double.
+    """Return a warning if the customer bought the same cards within an hour, or else "".
 
     ``order`` need not be recorded yet.
     """
@@ -169,12 +162,12 @@ def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | 
     return _in_words(order, other, order_link(pages.admin_site, other))
 
 
-# Columns that no caller needs; some are large.
+# Large columns that no caller needs.
 _LARGE = ("metadata", "candidates", "gift_message")
 
 
 def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order]:
-    """The orders with these keys that the person may see, newest first."""
+    """Return the orders that the person may see, newest first."""
     keys = list(keys)
     if not keys or not pages.has_view_permission(request):
         return []
@@ -183,10 +176,6 @@ def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order
 
 
 def _is_double(order: Order, other: Order) -> bool:
-    """True if both orders buy the same cards at about the same time.
-
-    An order that replaces missing cards is no double.
-    """
     is_same = (order.product_id, order.type_id) == (other.product_id, other.type_id)
     is_near = abs(other.created_at - order.created_at) <= _WITHIN
     is_repetition = other.repeats_id is not None or order.repeats_id is not None

@@ -38,7 +38,7 @@ from giftcards.rules.states import Status
 from giftcards.rules.times import read_moment
 from giftcards.text.display import isolated
 
-# The maximum number of products that a filter offers.
+# The maximum number of products on offer.
 OFFERED = 100
 # The maximum number of primary keys in one statement.
 _FEW = 1_000
@@ -52,7 +52,7 @@ class IndexedFilter(admin.ListFilter):
     uses_index = True
 
     def condition(self) -> Q:
-        """The condition on the orders; only called if the URL has a value for this filter."""
+        """Return the condition on orders; only called if the URL has a value for this filter."""
         return build_q_object_from_lookup_parameters(cast("Any", self.used_parameters))
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -62,20 +62,17 @@ class IndexedFilter(admin.ListFilter):
             condition = self.condition()
             if self.uses_index:
                 return queryset.filter(condition)
-            # A double negation finds the same orders, but makes SQLite use no index.
+            # This finds the same orders, but makes SQLite use no index.
             return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
 
 
 class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter with fixed choices, each with a text and a condition.
-
-    An unknown choice in the URL has no effect.
-    """
+    """A filter with fixed choices, each with a text and a condition; others have no effect."""
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
-    #: The choices that are not offered, because only a tile of the start page leads to them.
+    #: Choices that only a tile of the start page leads to.
     of_tiles: ClassVar[frozenset[str]] = frozenset()
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
@@ -95,7 +92,7 @@ class AttentionFilter(ConditionFilter):
     parameter_name = "attention"
     conditions = {
         "needed": (_("Needs a person"), NEEDING_ATTENTION),
-        # The next choices are parts of "needed"; the tiles of the start page link to them.
+        # Parts of "needed", to which tiles of the start page link.
         "lost": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "price": (_("Held because of its price"), HELD_FOR_PRICE),
@@ -108,8 +105,7 @@ class AttentionFilter(ConditionFilter):
 class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
     """A filter by the person who looks after an order.
 
-    The choice "me" finds the person's unfinished orders. The choice "nobody" finds orders that need
-    attention, and that nobody has taken.
+    "me" finds only unfinished orders, "nobody" only orders that need a person.
     """
 
     title = _("looked after")
@@ -136,10 +132,9 @@ class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 def _narrowed(first: Q, rest: Q) -> Q:
-    """Return the condition ``first & rest``.
+    """Return ``first & rest``, with primary keys in place of ``first`` if these are few.
 
-    If ``first`` matches few orders, it is replaced by their primary keys. This keeps SQLite from
-    reading the whole table, as SQLite may do for conditions on several columns.
+    SQLite may read the whole table for conditions on several columns.
     """
     keys = Order.objects.filter(first).order_by().values_list("pk", flat=True)[: _FEW + 1]
     found = list(keys)
@@ -147,7 +142,7 @@ def _narrowed(first: Q, rest: Q) -> Q:
 
 
 class RefundFilter(ConditionFilter):
-    """A filter for the state of the refund for missing cards; several choices may fit an order.
+    """A filter by the refund for missing cards; several choices may fit an order.
 
     The figures of a report link to these choices.
     """
@@ -179,10 +174,9 @@ class ContradictoryFilter(ConditionFilter):
 
 
 class ProductChoices(NamedTuple):
-    """The products that the filter offers, each with id and name.
+    """The products that the filter offers, as pairs of id and name.
 
-    If there are few products, all are offered, and ``is_whole`` is true. If there are many, only
-    the product in the URL is offered; the search of the catalogue finds the other products.
+    If there are too many, ``is_whole`` is False, and only the product in the URL is offered.
     """
 
     choices: list[tuple[str, str]]
@@ -208,7 +202,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, Any]]:
         found = ProductChoices.of_catalogue(self.value())
         if not found.is_whole and request.user.has_perm("giftcards.view_product"):
-            # This template links to the catalogue, where a product can be searched for.
+            # This template links to the search of the catalogue.
             self.template = "admin/giftcards/order/product_filter.html"
         return found.choices
 
@@ -220,10 +214,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class GroupFilter(IndexedFilter, admin.SimpleListFilter):
-    """The filter for the group in the URL.
-
-    No groups are offered, because each cart has a group of its own.
-    """
+    """A filter for the group in the URL; there are too many groups to offer, one for each cart."""
 
     title = _("group")
     parameter_name = "group"
@@ -237,10 +228,9 @@ class GroupFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
-    """The filter for all orders of the customer who placed a given order.
+    """A filter for the orders of one customer, by the key of one of the orders.
 
-    The URL contains that order's primary key, not the customer: URLs end up in logs, which must not
-    name a customer.
+    URLs end up in logs, which must not name a customer.
     """
 
     title = _("customer")
@@ -255,14 +245,12 @@ class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
             self.lookup_choices = [(str(self.value()), text)]
 
     def _asked_for(self, request: HttpRequest, model_admin: Any) -> Order | None:
-        """The order in the URL; ``None`` if the person may not see that order."""
         key = self.value() or ""
         if not (key.isdecimal() and key.isascii() and len(key) < _LONGEST_KEY):
             return None
         return cast("Order | None", model_admin.get_queryset(request).filter(pk=key).first())
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        # Only the order in the URL is a choice.
         asked_for = self.value()
         return [(asked_for, isolated(asked_for))] if asked_for else []
 
@@ -279,7 +267,7 @@ class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):
 class DateFilter(IndexedFilter, admin.DateFieldListFilter):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # Django's choices "No date" and "Has date" are left out: the filter by status covers them.
+        # The filter by status covers Django's choices "No date" and "Has date".
         isnull = f"{self.field_path}__isnull"
         self.links = tuple(link for link in self.links if isnull not in link[1])
 
@@ -292,21 +280,20 @@ class DateFilter(IndexedFilter, admin.DateFieldListFilter):
 
 
 class SettledFilter(DateFilter):
-    """A filter for the date when orders settled; the list is then sorted by that date."""
+    """A filter by the date when orders settled; the list is then sorted by that date."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # A link on another page may have any period, which then becomes a choice of its own.
+        # A link on another page may have any period, so it becomes a choice.
         if self.date_params and self.date_params not in [link[1] for link in self.links]:
             period: Any = (_("In the period of a report"), self.date_params)
             self.links = (*self.links, period)
 
 
 def show_filters(response: HttpResponse) -> HttpResponse:
-    """Add the filters to the context of a list's page, as ``shown_filters``.
+    """Add ``shown_filters`` to the context of a list's page.
 
-    If a theme has its own template for lists, nothing is added, because that template shows the
-    filters.
+    Nothing is added if a theme has its own template for lists, because that shows the filters.
     """
     page: Any = get_template("admin/change_list.html")
     is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
@@ -333,15 +320,13 @@ def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
 class OrderChangeList(SortedAsOffered):
     """A mixin that keeps the list of orders fast, whichever filters are set.
 
-    If a query has several filters, a database may choose a bad index, and read a large part of the
-    table. So each filter is first tried alone. If one of them finds few orders, the list is limited
-    to the primary keys of these orders. Then no filter uses an index. A search also limits the list
-    to primary keys.
+    With several filters, a database may choose a bad index, and read much of the table. So each
+    filter is first tried alone. If one finds few orders, the list is limited to the keys of these
+    orders, and no filter uses an index. A search limits the list in the same way.
     """
 
     _CREATED = ("created_at", "pk")
-    # The list is sorted by all columns of the index, because databases do not infer that status and
-    # due_at are constant here.
+    # All columns of the index: databases do not infer that status and due_at are constant here.
     _SETTLED = ("settled_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
@@ -370,8 +355,8 @@ class OrderChangeList(SortedAsOffered):
     def _keys_if_few(self, request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
         """Return the primary keys of the orders that match all narrow filters.
 
-        A filter is narrow if it finds at most ``_FEW`` orders. If no filter is narrow, the result
-        is ``None``.
+        A narrow filter finds at most ``_FEW`` orders. Without a narrow filter, the result is
+        ``None``.
         """
         rows = self.model._default_manager.order_by().values_list("pk", flat=True)  # noqa: SLF001
         found = [set(each.queryset(request, rows)[: _FEW + 1]) for each in filters]
@@ -390,10 +375,10 @@ class OrderChangeList(SortedAsOffered):
         return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        """Return an ordering for which there is an index: newest or oldest orders first.
+        """Return an ordering that has an index: newest or oldest orders first.
 
-        If the list is filtered by the settled date, it is sorted by that date. To sort all orders
-        of a year by age instead would take seconds.
+        A list filtered by the settled date is sorted by it. To sort a year by age would take
+        seconds.
         """
         ordering: list[Any] = super().get_ordering(request, queryset)
         columns = self._SETTLED if self._is_by_settled else self._CREATED

@@ -42,7 +42,6 @@ def _check(attempt: Attempt) -> Outcome:
 
 
 def _why_not(order: Order) -> str:
-    """The sentence that says why ``order`` is not checked at the provider now."""
     if order.is_final:
         return gettext("The order is final: there is nothing left to ask the provider.")
     if order.status == Status.UNCONFIRMED:
@@ -64,10 +63,7 @@ CHECK = OrderAction(
 
 
 def fingerprint(order: Order) -> str:
-    """A hash that changes once the page of ``order`` has something new to show.
-
-    The hash stays the same after a check that finds nothing new.
-    """
+    """Return a hash that changes once the page of ``order`` has something new to show."""
     seen = [state_token(order), order.problems, order.fulfilled_quantity, order.owner]
     return token("fingerprint", seen)
 
@@ -84,7 +80,7 @@ def _tick_off(attempt: Attempt) -> Outcome:
     order, problem = attempt.order, _problem_of(attempt, attempt.request.POST)
     if problem is None:
         return _OVER
-    # The result is False for the second request of a double click.
+    # False for the second request of a double click.
     is_new = order.tick_off(problem, by=attempt.by)
     log = f"Ticked off: {problem.discreet}" if is_new else ""
     return Outcome(gettext("Ticked off."), log)
@@ -100,14 +96,14 @@ def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
 
 def _why_no_tick(attempt: Attempt) -> Outcome | None:
     if attempt.order.is_held:
-        # A held order keeps its problem until somebody approves or rejects the order.
+        # A held order keeps its problem until somebody approves or rejects it.
         return LATE
     is_asking = attempt.request.method != "POST"
     return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None
 
 
 class TickOffForm(forms.Form):
-    # The key of a problem. If the order has no problem with this key, that problem is over.
+    # The key of a problem. A problem that the order does not have any more is over.
     problem = forms.CharField(required=False, widget=forms.HiddenInput)
 
 
@@ -168,7 +164,7 @@ class DisputeForm(forms.Form):
 
 def _dispute(attempt: Attempt) -> Outcome:
     given = attempt.form.cleaned_data
-    # The result is False for the second request of a double click.
+    # False for the second request of a double click.
     is_new = attempt.order.dispute(by=attempt.by, cards=given["cards"])
     if is_new and given["words"]:
         Note.objects.add(attempt.order, given["words"], by=attempt.by)
@@ -208,15 +204,12 @@ DISPUTE = OrderAction(
 
 
 class NoteForm(forms.Form):
-    # This is no CharField, because the model checks the text and says what is wrong with it.
+    # No CharField: the model checks the text, and says what is wrong.
     note = forms.Field(required=False)
 
 
 def may_note(pages: Pages, request: HttpRequest) -> bool:
-    """True if the person may write notes.
-
-    One of the permissions to check, resolve or add orders is enough.
-    """
+    """True if the person may write notes, because they may check, resolve or add orders."""
     may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
     return any(may_decide) or pages.has_add_permission(request)
 
@@ -226,7 +219,7 @@ def _note(attempt: Attempt) -> Answer:
     try:
         is_new = Note.objects.add(attempt.order, typed, by=attempt.by)
     except ValidationError as error:
-        # The answer is the page with the form, so that the typed text is not lost.
+        # The page with the form keeps the typed text.
         return attempt.page(typed=typed, errors=[*error.messages])
     return Outcome(gettext("The note was added."), "Added a note." if is_new else "")
 
@@ -246,14 +239,13 @@ NOTE = OrderAction(
 
 
 def decided(decision: Problem | None, log: str = "") -> Outcome:
-    """Return the outcome after a ``decision`` of staff.
+    """Return the outcome after a ``decision`` of staff; ``None`` is a decision that came too late.
 
-    ``decision`` is ``None`` if the person decided too late. ``log`` is the entry in the order's
-    history, by default ``decision.discreet``. The timeline shows the decision itself.
+    ``log`` is the entry in the order's history, by default ``decision.discreet``.
     """
     if decision is None:
         return LATE
-    # Everybody who may see the order can read the log, so the log's text names no customer.
+    # Everybody who may see the order can read the log, so it names no customer.
     return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
 
 
@@ -280,7 +272,6 @@ def _known_repetition(attempt: Attempt, new: Order) -> Outcome:
 
 
 def _first_seen(attempt: Attempt, new: Order) -> Order:
-    """The order to show: ``new``, or the order of the attempt if the person may not see ``new``."""
     return new if attempt.pages.may_see(attempt.request, new) else attempt.order
 
 
@@ -327,8 +318,8 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
-        # The page shows the environment of the old order. The key that buys the new order may have
-        # another environment, which this process may not know.
+        # The key that buys the new order may have another environment, which this process may not
+        # know.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
         gettext("recipient"): new.recipient_name or new.recipient_email,
@@ -345,7 +336,6 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
 
 
 def _obstacle(order: Order) -> str:
-    """Return the reason why the missing cards cannot be ordered again; "" if they can."""
     try:
         check_reorderable(order)
     except ReorderError as error:

@@ -1,4 +1,4 @@
-"""The list of orders: its columns, its search and its actions. It is fast at a million orders."""
+"""The list of orders: its columns, search and actions. It is fast at a million orders."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from giftcards.text.display import (
 )
 from giftcards.watch.conditions import Standing, above_list
 
-# The columns, of the list and of the database table, that reveal the provider's prices.
+# Columns of the list and of the table that reveal the provider's prices.
 COSTS = frozenset(
     {
         "cost",
@@ -62,10 +62,7 @@ COSTS = frozenset(
 
 
 class _MarkedOrders(OrderChangeList):
-    """A change list that marks the orders whose cards were not received.
-
-    The marks need one query for each page.
-    """
+    """A change list that marks orders whose cards were not received, with one query a page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -103,16 +100,15 @@ class OrderList(LongList, OrderPages):
         ("created_at", DateFilter),
         ContradictoryFilter,
     )
-    # Pages of other apps read this attribute to look orders up; get_search_results does the search.
-    # There is only one field: a theme writes the names of all fields into a script without
-    # escaping, and a name with an apostrophe breaks the script.
+    # Pages of other apps read this; get_search_results does the search. A second field would break
+    # a theme: it writes several names into a script, without escaping apostrophes.
     search_fields = ("reference",)
     search_help_text = _(
         "A reference or its number, a group, the provider's order id, or the name, phone number or"
         " e-mail address of a customer or recipient. The beginning of a word is enough."
     )
     actions = ("check_now",)
-    # The theme unfold reads this attribute before it shows "Add".
+    # The theme unfold reads this before it shows "Add".
     show_add_link = True
     changelist_mixin = _MarkedOrders
     counted = ngettext_lazy("%(count)s order", "%(count)s orders", "count")
@@ -202,8 +198,7 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("delivered"))
     def delivered(self, order: Order) -> SafeString:
-        # The text is not "1/2", because right-to-left text would show the two numbers the other way
-        # round.
+        # In right-to-left text, "1/2" would be shown the other way round.
         words = gettext("%(delivered)d of %(ordered)d") % {
             "delivered": order.fulfilled_quantity,
             "ordered": order.quantity,
@@ -223,14 +218,14 @@ class OrderList(LongList, OrderPages):
     @admin.display(description=_("still owed"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
         if order.reordered_amount is not None:
-            # The money for the missing cards went to the new order, so nothing is owed here.
+            # The money for the missing cards went to the new order.
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
             still_owed = labelled(gettext("still owed"), money(breakdown.open_amount))
             return _with_refunds(still_owed, breakdown)
         if order.is_final and order.fulfilled_quantity < order.quantity:
-            # Without a sale amount, it is not known whether anything is owed.
+            # Without a sale amount, it is not known what is owed.
             return labelled(gettext("still owed"), money(None))
         return None
 
@@ -247,11 +242,8 @@ class OrderList(LongList, OrderPages):
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
-    """Return the reasons why "Check now" skips some of the ``selected`` orders.
-
-    ``due`` is the number of orders that are checked.
-    """
-    # Lazy plural texts without a number are equal to each other, so they are known by their ids.
+    """Say why "Check now" skips some ``selected`` orders; it checks ``due`` of them."""
+    # Lazy plural texts without a number are equal to each other, so their ids tell them apart.
     texts = {id(state.not_checked): state.not_checked for state in STATES.values()}
     counts: Counter[int] = Counter()
     for status, count in selected.values_list("status").annotate(Count("pk")):
@@ -262,7 +254,6 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
 
 
 def _mark(whole: str, in_short: str) -> SafeString:
-    """Return a warning sign with a short text; the tooltip shows the whole text."""
     mark = (
         '<span class="giftcards-mark" title="{}">'
         '<span role="img" aria-label="{}">⚠</span> {}</span>'
@@ -287,7 +278,7 @@ def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeS
 
 
 def _bar(order: Order) -> SafeString:
-    """A small bar that shows the delivered share; the words beside the bar say the same."""
+    """Return a small bar of the delivered share; the words beside the bar say the same."""
     return format_html(
         '<svg class="giftcards-small-bar" viewBox="0 0 100 8" preserveAspectRatio="none"'
         ' aria-hidden="true" focusable="false"><rect width="100" height="8" fill="currentColor"'

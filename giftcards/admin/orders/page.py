@@ -1,4 +1,4 @@
-"""The page of one order, and the class of all pages about orders in the Django admin."""
+"""The page of one order, and the class of all pages about orders."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
 
 _COSTS = (("expected_price", "ceiling_given"), ("price_approved",))
 _DETAILS = (
-    # The page's subtitle also has the reference and the status, but some themes show no subtitle.
+    # The subtitle has these two as well, but some themes show no subtitle.
     ("its_reference", "its_status"),
     ("product", "type"),
     ("ordered", "its_environment"),
@@ -85,10 +85,9 @@ _DETAILS = (
     ("in_group", "metadata_given"),
 )
 _GIFT = (("delivery",), ("words",))
-# The problems for which an order is held. The sentences at the top of the page describe these
-# problems already.
+# Problems for which an order is held. The top of the page describes them already.
 _HELD_FOR = {"price_above", "review_wanted"}
-# The maximum number of links to orders of the same group on the page; the list shows all orders.
+# The most links to orders of the same group; the list shows all of them.
 _MOST_OF_GROUP = 20
 
 
@@ -126,7 +125,7 @@ class OrderPage(OrderPages):
         return [(title, {"fields": fields}) for title, fields in known if fields]
 
     def _known(self, order: Order, rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-        """The rows of a fieldset, without the fields that are empty for ``order``."""
+        """Yield the rows of a fieldset without the fields that are empty for ``order``."""
         for row in rows:
             known = [
                 name
@@ -158,9 +157,8 @@ class OrderPage(OrderPages):
             repeats=repeats,
             repeated_by=repeated_by,
         )
-        # The payment for the missing cards went to the new order, and is not owed for this order.
-        # This holds even if a subclass hides the new order from this person. So the new order is
-        # read here; there is a query only if such an order exists.
+        # The payment for the missing cards went to the new order, even if a subclass hides that
+        # order from this person. So the new order is read here, if there is one.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
@@ -175,8 +173,8 @@ class OrderPage(OrderPages):
         )
         may_take = TAKE_OVER.permission(self, request)
         return {
-            # The reference stands in the title, because not every theme shows a subtitle. The title
-            # is plain text, because the browser's window has the same title.
+            # Not every theme shows a subtitle. The title is plain text, because the browser's
+            # window has the same title.
             "title": gettext("Order %(reference)s") % {"reference": isolated(order)},
             "subtitle": None,
             "state_token": state_token(order),
@@ -195,7 +193,7 @@ class OrderPage(OrderPages):
                 for entry in order.problems
                 if not (order.is_held and entry.get("code") in _HELD_FOR)
             ],
-            # A held order keeps its problem until somebody approves or rejects the order.
+            # A held order keeps its problem until somebody approves or rejects it.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
             "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),
@@ -212,14 +210,13 @@ class OrderPage(OrderPages):
         }
 
     def _others(self, request: HttpRequest, order: Order) -> dict[str, Any]:
-        """The related orders that the person may see, as template context."""
+        """Return the related orders that the person may see, as template context."""
 
         def seen(orders: Iterable[Order]) -> list[RelatedOrder]:
             return [RelatedOrder(other, order_link(self.admin_site, other)) for other in orders]
 
         orders = self.get_queryset(request)
-        # There are two queries, because for one query with both conditions, SQLite would read the
-        # whole table.
+        # Two queries: for one with both conditions, SQLite would read the whole table.
         first = [] if order.repeats_id is None else seen(orders.filter(pk=order.repeats_id))
         again = seen(orders.filter(repeats=order.pk).order_by())
         found: dict[str, Any] = {
@@ -227,7 +224,7 @@ class OrderPage(OrderPages):
             "repeated_by": again[0] if again else None,
         }
         if order.group:
-            # Within a group, the index of groups is sorted by primary key.
+            # Within a group, the index is sorted by primary key.
             same = orders.filter(group=order.group).exclude(pk=order.pk).order_by("-pk")
             of_group = seen(same[: _MOST_OF_GROUP + 1])
             found["of_group"] = of_group[:_MOST_OF_GROUP]
@@ -239,10 +236,7 @@ class OrderPage(OrderPages):
 
 
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
-    """The key and the texts of a problem, and who ticked the problem off and when.
-
-    The last part is ``None`` if nobody has ticked off the problem.
-    """
+    """Return the problem's key and texts, and who ticked it off and when, or ``None``."""
     problem, ticked = Problem.of(entry), None
     if "ticked_at" in entry:
         ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
@@ -250,7 +244,7 @@ def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tupl
 
 
 def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
-    """The cards of ``order`` as template context; ``with_tails`` adds the end of each code."""
+    """Return the cards of ``order`` as context; ``with_tails`` adds the end of each code."""
     rows, keyring = order.cards.with_repeats(), None
     context: dict[str, Any] = {}
     if with_tails:
@@ -268,10 +262,7 @@ def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
 
 
 def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
-    """The end of the card's code, and the reason why the card cannot be opened.
-
-    One of the two is "". Without a keyring, both are "".
-    """
+    """Return the end of the code, and why the card cannot be opened; each may be ""."""
     if keyring is None:
         return "", ""
     try:
@@ -284,7 +275,6 @@ def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
 
 
 def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:
-    """The money of ``order`` as template context; the provider's side only if ``shows_costs``."""
     settled = refund_breakdown(order)
     context: dict[str, Any] = {
         "bar": bar(order),
@@ -301,14 +291,13 @@ def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str,
 
 
 def _provider_status(order: Order) -> Status | None:
-    """The status at the provider; ``None`` if the provider has not accepted the order."""
     if order.status not in ACCEPTED:
         return None
     return Status.HANDLING if order.status in FOLLOWED else Status(order.status)
 
 
 EXTENSION = Extension(
-    # The actions are in the order of their buttons; rare actions come last.
+    # The buttons have the same sequence, so rare actions come last.
     actions=(
         RESOLVE,
         PRICE,
@@ -343,7 +332,7 @@ class OrderAdmin(OrderList, OrderPage, PlacingPage):
     class Media:
         css = {"all": ("giftcards/admin.css",)}
 
-    # Orders are history: people view, place and check orders, but never edit or delete them.
+    # Orders are history: nobody edits or deletes them.
 
     def has_change_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
         return False

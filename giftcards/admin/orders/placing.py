@@ -58,26 +58,26 @@ from giftcards.text.display import (
 
 _LINE = {"product_id", "type_id"}
 _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
-# The fields whose addresses may get cards, or links to cards.
+# Addresses that may get cards, or links to cards.
 _ADDRESSES = ("customer_email", "customer_phone", "recipient_email")
-# The error code of a confirmed form if the person has not proven who they are.
+# The error code of a form that lacks the proof of identity.
 _UNPROVEN = "unproven"
 
 
 class CardField(forms.ChoiceField):
-    """A choice of product and type in the catalogue; ids that are not offered are valid, too."""
+    """A choice of product and type; ids that are not offered are valid, too."""
 
     def valid_value(self, value: Any) -> bool:
         return len(str(value).split(" ")) == 2
 
     def clean(self, value: Any) -> Any:
-        """The ids of product and type; ``None`` if no card was chosen."""
+        """Return the ids of product and type; ``None`` if no card was chosen."""
         chosen = super().clean(value)
         return tuple(chosen.split(" ")) if chosen else None
 
 
 def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any]:
-    """The choices of a :class:`CardField`: types of the catalogue, grouped by product."""
+    """Return the choices of a :class:`CardField`: types of the catalogue, by product."""
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
         texts = [
@@ -103,23 +103,23 @@ def _card(kind: ProductType, *, with_prices: bool) -> str:
 class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new order; the form is posted once for the confirmation page, and again to confirm.
 
-    The confirmed form places the order as the last step of its validation, because only placing
-    shows whether the reference is free. If the order has an address, the person has to prove who
-    they are, because the cards go to that address.
+    The confirmed form places the order as the last step of validation, because only placing shows
+    whether the reference is free. An order with an address needs a proof of identity, because cards
+    go to that address.
     """
 
     card = CardField(label=_("Card"), required=False)
-    # The card and the price that the confirmation page showed. This price is the ceiling for one
-    # card, unless a maximum price was given.
+    # The card and the price on the confirmation page. This price is the ceiling for one card,
+    # unless a maximum price was given.
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 
-    #: The order that the confirmed form has placed. For an unconfirmed form, an existing order with
-    #: the same values.
+    #: The order that the confirmed form has placed. Before that, an existing order with the same
+    #: values.
     placed: Order | None = None
-    #: The choices of the field ``card``, which the page sets.
+    #: The choices of the field ``card``, set by the page.
     cards: Sequence[Any] = ()
-    #: True if the person has just proven who they are. The page sets this attribute.
+    #: True if the person has just proven who they are; set by the page.
     is_proven = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -128,7 +128,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         if "reference" in self.fields:
             self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
-            # The fields for ids may stay empty, because the chosen card has the ids.
+            # The chosen card has the ids.
             for name in _LINE & self.fields.keys():
                 self.fields[name].required = False
 
@@ -161,7 +161,6 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
     def _require_ids(self, cleaned: dict[str, Any]) -> None:
-        """Add an error to the field of a missing id, or to the card's field if both are missing."""
         missing = [name for name in ("product_id", "type_id") if cleaned.get(name) == ""]
         if len(missing) == 2:
             missing = ["card"]
@@ -178,7 +177,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(None, error)
             return
         if self.is_confirmed and self.lacks_proof:
-            # With this error, the page shows the confirmation again, and asks for the proof.
+            # The page then shows the confirmation again, and asks for the proof.
             self.add_error(None, ValidationError("", code=_UNPROVEN))
         elif self.is_confirmed:
             self._place()
@@ -217,7 +216,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self._add_taken()
 
     def _add_taken(self) -> None:
-        # The person may not be allowed to see the other order, so the text says nothing about it.
+        # The text says nothing about the other order, which may be hidden from the person.
         taken = gettext("This reference is taken. Use another one for another order.")
         self.add_error("reference", taken)
 
@@ -229,10 +228,9 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         """Do nothing: the second request of a double click must not be an error."""
 
 
-# A price or balance that is younger than this is shown without its age.
+# Younger prices and balances are shown without their age.
 _FRESH = timedelta(minutes=1)
-# Posted fields that the confirmation page does not post again: the CSRF token, and this page's own
-# fields.
+# Posted fields that the confirmation page does not post again.
 _NOT_HANDED_ON = {
     "csrfmiddlewaretoken",
     "confirmed_card",
@@ -240,8 +238,7 @@ _NOT_HANDED_ON = {
     "_change",
     "password",
 }
-# There is no text for a pause of requests, because the provider's state says why requests are
-# paused.
+# A pause of requests is not here, because the provider's state explains it.
 _NO_ANSWER = {
     NoAnswer.BUSY: _("The provider is being asked too much else: the price is not up to date."),
     NoAnswer.UNREACHABLE: _("The provider could not be asked: the price is not up to date."),
@@ -313,13 +310,12 @@ class PlacingPage(OrderPages):
         (None, {"fields": ("card", "quantity", "reference")}),
         _SALE,
         _GIFT,
-        # Each id has a row of its own, because Django opens a collapsed part only for an error in
-        # such a row.
+        # Each id has its own row: only for an error in such a row, Django opens a collapsed part.
         (_("By id"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
     )
 
     def get_urls(self) -> list[URLPattern]:
-        # The request to the provider is made outside any transaction, even with ATOMIC_REQUESTS.
+        # Even with ATOMIC_REQUESTS, the provider is asked outside any transaction.
         outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
         hiding = sensitive_post_parameters("password")
         view = hiding(outside(self.admin_site.admin_view(self.add_view)))
@@ -348,10 +344,7 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """True if this person may see ``order``, or has placed it.
-
-            After a double click, the second request finds the order that the first request placed.
-            """
+            """True if this person may see ``order``, or has just placed it by a double click."""
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
@@ -371,11 +364,10 @@ class PlacingPage(OrderPages):
         if not self.has_add_permission(request):
             raise PermissionDenied
         if request.method != "POST" and needs_other_proof(request):
-            # The person is sent to the page of the proof first, because text typed before would be
-            # lost.
+            # The proof comes first, because typed text would be lost.
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
-        # The offer is read before the transaction: in SQLite, a transaction that reads before it
-        # writes may fail.
+        # Read this before the transaction: in SQLite, a transaction that reads before it writes may
+        # fail.
         finder = None if _offered(request).is_whole else _finder(request)
         proof = ProofForm(request, request.POST if "password" in request.POST else None)
         proof.is_valid()
@@ -394,7 +386,6 @@ class PlacingPage(OrderPages):
     def _confirmation(
         self, request: HttpRequest, form: OrderForm, proof: ProofForm
     ) -> HttpResponse:
-        """The page that says what will be bought, for how much, and with which warnings."""
         if form.lacks_proof and needs_other_proof(request):
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
         order: Order = form.instance
@@ -441,8 +432,7 @@ class PlacingPage(OrderPages):
         """Do nothing: :func:`~giftcards.fulfilment.place_order` has written the row."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        # A person who typed the reference of an existing order has added no order, so nothing is
-        # logged.
+        # The reference of an existing order adds no order.
         return super().log_addition(request, obj, message) if obj.is_new else None
 
     def response_add(
@@ -461,23 +451,22 @@ class PlacingPage(OrderPages):
 class _Offered(NamedTuple):
     """The types of the catalogue that the form offers.
 
-    If there are few types, all are offered, and ``is_whole`` is true. If there are many, the form
-    offers the chosen type and the types that match the parameter "find". A type matches if each
-    word of "find" is in its names or ids.
+    If there are too many, ``is_whole`` is False. Then the form offers the chosen type, and the
+    types with all words of the parameter "find" in their names or ids.
     """
 
     kinds: list[ProductType]
     is_whole: bool
 
 
-# The maximum number of types that the form offers, and of words in a search in the form.
+# The maximum number of types on offer, and of words in a search for types.
 _OFFERED = 100
 _WORDS = 8
 _NAMES = ("name", "type_id", "product__name", "product__product_id")
 
 
 def _offered(request: HttpRequest) -> _Offered:
-    """The types on offer, read once for a request."""
+    """Return the types on offer, read once for a request."""
     if not hasattr(request, "giftcards_offered"):
         request.giftcards_offered = _read_offered(request)  # type: ignore[attr-defined]
     offered: _Offered = request.giftcards_offered  # type: ignore[attr-defined]
@@ -502,7 +491,7 @@ def _typed(request: HttpRequest) -> str:
 
 
 def _finder(request: HttpRequest) -> dict[str, Any]:
-    """The context of the search in a large catalogue: the typed words and how many cards fit."""
+    """Return the context of the search in a large catalogue."""
     typed, found = _typed(request).strip(), len(_offered(request).kinds)
     told = gettext("A part of the name of the product or of the card.")
     if typed and not found:
@@ -519,7 +508,7 @@ def _is_too_dear(order: Order, price: Decimal) -> bool:
 
 
 def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
-    """The price per card, the total and the balance, each with its label, amount and age."""
+    """Return price per card, total and balance, each as label, amount and age."""
     price = known.price if known.is_for_sale else None
     total = None if price is None else price * order.quantity
     age = _age(price, known.read_at)
@@ -535,17 +524,13 @@ def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
 
 
 def _age(amount: Decimal | None, read_at: datetime | None) -> str:
-    """The age of ``amount`` in words.
-
-    "" if the amount is unknown, or younger than a minute.
-    """
     if amount is None or read_at is None or timezone.now() - read_at < _FRESH:
         return ""
     return gettext("as known %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}
 
 
 def _sale(form: OrderForm) -> list[tuple[str, object]]:
-    """The reference and the filled fields about the sale, as the form understood them."""
+    """Return the reference and the filled fields about the sale."""
     names = [name for name in flatten_fieldsets((_SALE, _GIFT)) if form.cleaned_data.get(name)]
     values = {name: form.cleaned_data[name] for name in ("reference", *names)}
     return [(column_label(name), _shown(value)) for name, value in values.items()]
@@ -561,10 +546,9 @@ def _shown(value: object) -> str:
 
 
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
-    """Yield the warnings that the person should read before buying.
+    """Yield warnings for the person to read before buying.
 
-    People who may not see costs get no warning about price and balance. Otherwise, they could try
-    several quantities, and so find out the amounts.
+    Without ``sees_costs``, no warning depends on an amount: trying quantities would reveal it.
     """
     if known.no_answer in _NO_ANSWER:
         yield str(_NO_ANSWER[known.no_answer])

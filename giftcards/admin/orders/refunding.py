@@ -1,4 +1,4 @@
-"""Paying customers back: staff see what is owed, and record what they paid elsewhere."""
+"""Refunds to customers: staff see what is owed, and record what they paid elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _State = CustomerRefund.State
 
 
 def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
-    """The refunds as rows of the order's page, with texts of HTML."""
+    """Return the refunds as rows of the order's page, with texts of HTML."""
     return [
         {
             "key": refund.pk,
@@ -66,7 +66,7 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
 
 
 class SaleForm(forms.Form):
-    """A form for the amount that the customer paid, for orders placed without a sale amount."""
+    """A form for what the customer paid, if an order was placed without a sale amount."""
 
     amount = AmountField(
         label=_("Paid by the customer, for all cards"),
@@ -143,10 +143,7 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def is_known(self) -> bool:
-        """True if the refund is already recorded.
-
-        This is usual for the second request of a double click.
-        """
+        """True if the refund is recorded already, usually by the first part of a double click."""
         given = self.data.get("reference", "").strip()
         return self._order.refunds.filter(reference=given).exists()
 
@@ -160,15 +157,15 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
         return amount
 
     def is_valid(self) -> bool:
-        # "_change" is the button that leads back from the confirmation page.
+        # "_change" leads back from the confirmation page.
         return super().is_valid() and "_change" not in self.data
 
 
 def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
     if data is not None:
         return RefundForm(attempt.order, data)
-    # Suggest a reference, because a payment may have no number of its own. A reference is unique,
-    # so a double click records only one refund.
+    # A payment may have no number of its own. The unique reference keeps a double click from
+    # recording two refunds.
     reference = f"R-{uuid.uuid4().hex[:12].upper()}"
     initial = {"amount": attempt.order.open_amount, "reference": reference}
     return RefundForm(attempt.order, initial=initial)
@@ -214,7 +211,7 @@ def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
         consequence=_consequence(order, given),
         afterwards=_afterwards(order, given),
         facts=[*about(order), *_payment_facts(given)],
-        # The values are texts, because the template would localise numbers.
+        # Texts, because the template would localise numbers.
         posted=[(name, str(given[name])) for name in attempt.form.fields],
         action=_action(given),
     )
@@ -350,7 +347,6 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
 
 
 def _afterwards(order: Order, given: Mapping[str, Any]) -> SafeString:
-    """A sentence on the amounts that are planned and owed after the refund is recorded."""
     planned, owed = order.planned_amount, refundable_amount(order) - given["amount"]
     if given["state"] != _State.DONE:
         planned += given["amount"]
@@ -373,25 +369,20 @@ def _action(given: Mapping[str, Any]) -> str:
 
 
 def _in_log(refund: CustomerRefund) -> str:
-    """The refund in words for Django's log, which is in English."""
+    """Return the refund in words for the admin's log, which is in English."""
     return f"{refund.amount:.2f}, {refund.reference}"
 
 
 def _badge_of(refund: CustomerRefund) -> SafeString:
-    """The state of a refund as a badge, like the status of an order."""
     return badge(f"refund-{refund.state}", refund.get_state_display())
 
 
-# The maximum number of refunds that a search shows.
 _MOST_FOUND = 1_000
 
 
 @admin.register(CustomerRefund)
 class CustomerRefundAdmin(OrderRows):
-    """The list of refunds to customers, latest first.
-
-    Staff record refunds on the pages of orders.
-    """
+    """The list of refunds to customers; staff record refunds on the pages of orders."""
 
     list_display = (
         "when",
@@ -405,7 +396,7 @@ class CustomerRefundAdmin(OrderRows):
     list_select_related = ("order",)
     list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
     fields = readonly_fields = (*list_display, "its_comment")
-    # This attribute only makes Django show the search box; search_rows() does the search.
+    # This only shows the search box; search_rows() does the search.
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 

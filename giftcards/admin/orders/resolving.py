@@ -1,4 +1,4 @@
-"""Deciding what became of a lost order: staff compare it with a provider's order."""
+"""Decisions about lost orders: staff compare a lost order with an order at the provider."""
 
 from __future__ import annotations
 
@@ -84,10 +84,7 @@ def _candidate(order: Order, row: dict[str, Any]) -> str:
 
 
 def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the product and the type in the provider's row, each with name and id.
-
-    A value is "" if the row leaves it out.
-    """
+    """Return product and type in the provider's row, with name and id; "" for a missing one."""
     product, kind = row["product"] or "", row["type"] or ""
     is_same = (product, kind) == (order.product_id, order.type_id)
     names = order.line_names() if is_same else Product.objects.names(product, kind)
@@ -101,7 +98,7 @@ _FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not told")}
 
 
 def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object, Any]]:
-    """The facts to compare: name, value in ``order``, value in ``row``, and the difference."""
+    """Return name, value in ``order``, value in ``row`` and difference of each fact."""
     fits = compare(order, row)
     created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
     names = _named_at_provider(order, row)
@@ -125,22 +122,18 @@ def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object
 
 
 class ResolveForm(forms.Form):
-    """A form for the decision about a lost order.
-
-    An order is lost if the provider's answer to the purchase never came.
-    """
+    """A form for the decision about an order whose purchase the provider never answered."""
 
     ADOPT_OTHER = "adopt-other"
     SEND_AGAIN = "send-again"
     REJECT = "reject"
 
     outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
-    # A CharField would check the id even if the person chose an outcome that ignores the id.
+    # A CharField would check the id even if the chosen outcome ignores the id.
     provider_order_id = forms.Field(
         label=_("provider's order id"),
         required=False,
-        # The input has no maxlength: a browser would cut a pasted text, which would then be another
-        # id.
+        # No maxlength: a browser would cut a pasted text, which would then be another id.
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
     is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
@@ -156,10 +149,7 @@ class ResolveForm(forms.Form):
         ]
 
     def clean_provider_order_id(self) -> str:
-        """Return the typed id; "" if the chosen outcome needs no id.
-
-        The id must match the pattern that the client uses for ids.
-        """
+        """Return the typed id; "" if the chosen outcome needs no id."""
         if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
             return ""
         typed: str = (self.cleaned_data["provider_order_id"] or "").strip()
@@ -171,17 +161,14 @@ class ResolveForm(forms.Form):
 
     @property
     def adopted(self) -> str:
-        """The provider's id that ``order`` adopts; "" if there is none to adopt."""
+        """The provider's id that the order adopts; "" if there is none to adopt."""
         typed: str = self.cleaned_data["provider_order_id"]
         action, _colon, candidate = self.cleaned_data["outcome"].partition(":")
         return candidate if action == "adopt" else typed
 
 
 class AdoptForm(forms.Form):
-    """The confirmation of a comparison.
-
-    Unless all facts fit, the person has to tick a box.
-    """
+    """The confirmation of a comparison, with a box to tick unless all facts fit."""
 
     is_sure = forms.BooleanField()
 
@@ -203,13 +190,13 @@ class AdoptForm(forms.Form):
 
 
 def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
-    """The outcome after ``decision``, with an entry in the order's history."""
+    """Return the outcome after ``decision``, which is also logged."""
     outcome = decided(decision)
     attempt.pages.log_change(attempt.request, attempt.order, outcome.log)
     return outcome
 
 
-# The views of RESOLVE and ADOPT make requests to the provider, so they run outside any transaction.
+# RESOLVE has a view of its own, because the provider must be asked outside any transaction.
 
 
 def _resolve_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
@@ -227,7 +214,7 @@ def _resolve(attempt: Attempt) -> Answer:
     return attempt.page() if answer is None else answer
 
 
-# The problems that the first sentence of the page describes already.
+# Problems that the first sentence of the page describes already.
 _TOLD = {"answer_lost", "sender_died"}
 
 
@@ -254,28 +241,26 @@ def _decide(attempt: Attempt) -> Answer | None:
 
 
 def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
-    """Request the provider's order with this id, and return the page that compares it.
+    """Ask the provider for the order with this id, and return the page that compares it.
 
-    If there is nothing to compare, the person gets a message, and the result is ``None``.
+    If there is nothing to compare, show a message and return ``None``.
     """
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
         return None
-    # The log entry is written before the request, because the answer may be about an order that is
-    # not the shop's.
+    # Logged before the request, because the answer may be about an order that is not the shop's.
     pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
     candidates = {row["id"]: row for row in order.candidates}
     row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
     if isinstance(row, NoAnswer):
         pages.message_user(request, _NO_ANSWER[row], messages.ERROR)
         return None
-    # The ids are checked again, because the answer may name another id than the request.
+    # The answer may name another id than the request.
     if _warn_if_taken(attempt, row["id"]):
         return None
     fits = compare(order, row)
     if fits["quantity"] is Fit.DIFFERS:
-        # With another quantity, no later answer would fit, because every answer is compared with
-        # the order's quantity.
+        # With another quantity, no later answer would fit the order.
         text = gettext("Its quantity is %(told)s, and yours is %(ordered)d: it is another order.")
         counts = {"told": row["quantity"], "ordered": order.quantity}
         pages.message_user(request, text % counts, messages.ERROR)
@@ -306,7 +291,7 @@ def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
 def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
     """Return the page that compares our order with an order of the provider.
 
-    The page contains the facts in signed form, so that a person confirms exactly the facts shown.
+    The facts are signed, so that a person confirms exactly the facts shown.
     """
     return attempt.page(
         "adopt",
@@ -348,10 +333,7 @@ def _adopt(attempt: Attempt) -> Answer:
 
 
 def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
-    """The comparison that this person confirms.
-
-    ``None`` if the comparison is expired or forged, or was shown to another person.
-    """
+    """Return the comparison to confirm; ``None`` if expired, forged, or of another person."""
     try:
         seen: dict[str, Any] = signing.loads(
             request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
@@ -362,10 +344,10 @@ def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
 
 
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
-    """The provider's answer about an order, completed by ``candidate``, a row of the list.
+    """Return the provider's answer, completed by ``candidate``, a row of the provider's list.
 
-    An answer may leave out product, type and quantity. The provider may even have no answer about
-    an id from its own list; in that case, only ``candidate`` counts.
+    An answer may leave out facts. The provider may even not find an id of its own list; then only
+    ``candidate`` counts.
     """
     if candidate is None:
         return told
@@ -400,7 +382,7 @@ RELEASE = OrderAction(
     context=lambda attempt: {"facts": facts(attempt.order)},
     act=_release,
 )
-# The request to the provider is made outside any transaction, even with ATOMIC_REQUESTS.
+# Even with ATOMIC_REQUESTS, the provider is asked outside any transaction.
 RESOLVE = OrderAction(
     name="order_resolve",
     route="<key>/resolve/",

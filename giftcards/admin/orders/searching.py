@@ -1,7 +1,7 @@
 """The search box, which finds orders by any of their words, and cards by their codes.
 
-The text in the box is always posted. A text becomes part of a URL only if it found orders and does
-not look like a code; in the URL, the text is sealed, because it may name a person.
+The text is posted. It gets into a URL only if it has found orders and does not look like a code.
+There, the text is sealed, because it may name a person.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ from giftcards.text.spelling import is_phone
 MOST_FOUND = 1_000
 # The maximum number of orders on a page that also shows cards.
 _MOST_LISTED = 20
-# The minimum length of a code: the first number is for a text with letters and digits, the second
-# for a text of digits only.
+# The minimum length of a code with digits, and of one with only digits that has found orders.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
-# The minimum length of a code without digits. It is high, because most names are shorter. A text
-# that has found orders is not taken for such a code.
+# The minimum length of a code without digits: most names are shorter.
 _FEWEST_LETTERS = 12
 # A code that is written in groups of capitals, such as ABCD-EFGH.
 _GROUPS = re.compile(r"[A-Z]{3,}([-\s][A-Z]{3,})+")
@@ -53,8 +51,7 @@ class SearchForm(FindCardForm):
 def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
     """True if ``text`` may be a card's code or serial, or the end of a code.
 
-    With ``is_found``, the text has found orders. With ``is_known``, the text is a whole word of an
-    order.
+    ``is_found`` says that the text has found orders, ``is_known`` that it is a whole word of one.
     """
     if is_known or "@" in text:
         return False
@@ -78,8 +75,6 @@ def _may_be_whole(text: str, code: str, *, is_found: bool) -> bool:
 
 
 class _Orders(NamedTuple):
-    """The visible orders that a text has found, and whether the text looks like a code."""
-
     #: The newest orders, at most one more than a page shows.
     listed: list[Order]
     is_code: bool
@@ -97,7 +92,6 @@ def _orders_with(pages: Pages, request: HttpRequest, text: str) -> _Orders:
 
 
 def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
-    """The answer to a search: the list of orders, or a page with cards or with nothing found."""
     may_find = request.user.has_perm("giftcards.find_card")
     if not (may_find or pages.has_view_permission(request)):
         raise PermissionDenied
@@ -127,7 +121,7 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def _to_list(pages: Pages, filters: str, text: str = "") -> HttpResponse:
-    """A redirect to the list of orders, with its filters and the sealed ``text``."""
+    """Return a redirect to the list of orders, with the filters and the sealed ``text``."""
     query = QueryDict(filters, mutable=True)
     for name in (SEARCH_VAR, PAGE_VAR, ERROR_FLAG):
         query.pop(name, None)

@@ -1,7 +1,6 @@
 """The sentences at the top of an order's page: what happened, what is next, what is in the way.
 
-:func:`summarise` makes no queries. A part of its input comes from :func:`why_at_a_standstill`,
-which does make queries.
+:func:`summarise` makes no queries. :func:`why_at_a_standstill` makes some.
 """
 
 from __future__ import annotations
@@ -33,13 +32,12 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 
 @dataclass(frozen=True, slots=True)
 class SummaryInput:
-    """An order, and everything else from which the sentences are made.
+    """The input of the sentences; its texts are HTML, or "" for no text.
 
-    Each text is HTML, or "" for no text. ``reason`` is the reason for the last change of status, if
-    the timeline has a reason. ``was_repeated`` is True if the missing cards were ordered again.
-    ``repeated_by`` names the new order, if the person may see it. ``standstill`` says why nothing
-    is done automatically at present. ``not_received`` says that the cards did not reach their
-    recipient.
+    ``reason`` is the reason for the last change of status. ``was_repeated`` is True if the missing
+    cards were ordered again. ``repeated_by`` names the new order, if the person may see it.
+    ``standstill`` says why automatic work has stopped. ``not_received`` says that the cards did not
+    reach their recipient.
     """
 
     order: Order
@@ -52,7 +50,7 @@ class SummaryInput:
 
 
 def summarise(story: SummaryInput) -> SafeString:
-    """Sentences, as HTML: what happened to the order, and what is next."""
+    """Return sentences, as HTML: what happened to the order, and what is next."""
     sentences = [story.not_received, *_what_happened(story), *_what_is_next(story)]
     return format_html_join(" ", "{}", ((sentence,) for sentence in filter(None, sentences)))
 
@@ -87,7 +85,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
         yield from _repeated(story)
     else:
         yield from _owed(order)
-    # The sentences about a held order describe its problem already, so the problem is not counted.
+    # The sentences about a held order describe its problem already.
     problems = 0 if order.is_held else len(order.open_problems)
     if problems:
         text = ngettext(
@@ -100,7 +98,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
 
 def _pending(story: SummaryInput) -> str:
     if story.order.open_problems:
-        # Further down, an open problem says why the order could not be sent.
+        # An open problem, further down, says why the order could not be sent.
         return gettext("Nothing has been bought yet.")
     return _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
 
@@ -129,7 +127,7 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
 
 def _unconfirmed(order: Order) -> str:
     if order.open_problems:
-        # Further down, an open problem says why the shop does not know this.
+        # An open problem, further down, says why.
         return gettext("It is not known yet whether the order was bought.")
     return gettext("The order was sent, and it is not known whether it was bought.")
 
@@ -165,13 +163,13 @@ def _followed(order: Order) -> Iterator[str]:
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
 
 
-# A time nearer than this is shown as "in a moment".
+# Nearer times are shown as "in a moment".
 _SOON = timedelta(minutes=1)
 _AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
 
 
 def _next_look(story: SummaryInput) -> Iterator[str]:
-    """The time of the next automatic step for an open order, or why there is no such step."""
+    """Yield the time of the next automatic step, or why there is no such step."""
     order = story.order
     step = STATES[order.status].next_step
     if order.is_held or not step:
@@ -195,10 +193,7 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
 
 
 def _paid(order: Order) -> Iterator[str]:
-    """Yield the sentence on the customer's payment, only for an open order.
-
-    On the page of a final order, the breakdown shows the payment.
-    """
+    """Yield what the customer paid; on a final order's page, the breakdown shows it."""
     paid = paid_amount(order)
     if paid is not None and not order.is_final:
         amount = worked_out(order.quantity, order.sale_price, paid)
@@ -238,10 +233,7 @@ def _delivered(order: Order) -> str:
 
 
 def _brought(order: Order) -> str:
-    """Return the sentence that says how many cards the provider delivered.
-
-    The page shows this sentence if the cards did not reach their recipient.
-    """
+    """Return the sentence on delivery if the cards did not reach their recipient."""
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
     text = ngettext(
         "The provider delivered %(delivered)s of %(count)s card on %(at)s.",
@@ -303,7 +295,6 @@ def _owed(order: Order) -> Iterator[str]:
 
 
 def _promised(order: Order) -> Iterator[str]:
-    """The day by which the refund was promised to the customer."""
     if (day := promised_day(order)) is None:
         return
     if is_past(day):
@@ -325,10 +316,9 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
 
 
 def why_at_a_standstill(order: Order) -> str:
-    """Return the reason, as HTML, why automatic work on ``order`` is stopped.
+    """Return the reason, as HTML, why automatic work on ``order`` is stopped; "" if it goes on.
 
-    If the work goes on, the result is "". The result is also "", without a query, if the order
-    waits for a person.
+    For an order that is final or waits for a person, the result is "", without a query.
     """
     if order.is_final or order.due_at is None or order.status == Status.PLACING:
         return ""

@@ -1,4 +1,4 @@
-"""The timeline of an order: what happened, in plain words, when and by whom, oldest first."""
+"""The timeline of an order: what happened, when and by whom, oldest first."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from giftcards.text.display import (
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event in the past of an order. The texts are HTML."""
+    """An event in the past of an order, in texts of HTML."""
 
     at: datetime
     text: str
@@ -68,12 +68,11 @@ class RelatedOrder:
 
 
 class Timeline:
-    """The past of an order, read once: its events, and the reason for its status.
+    """The past of an order: its events, and the reason for its status.
 
-    With ``shows_reasons``, the events say why codes were revealed. ``repeats`` is the earlier order
-    whose missing cards this order replaces. ``repeated_by`` is the later order that replaces
-    missing cards of this order. Each is ``None`` if there is no such order, or if the person may
-    not see that order.
+    ``shows_reasons`` adds why codes were revealed. ``repeats`` is the earlier order whose missing
+    cards this order replaces. ``repeated_by`` is the later order that replaces missing cards of
+    this one. An order that the person may not see is ``None``.
     """
 
     def __init__(
@@ -103,12 +102,9 @@ class Timeline:
 
     @property
     def reason(self) -> Problem | None:
-        """The last recorded reason for a new status, or for continuing the work on the order.
-
-        ``None`` if no reason is recorded.
-        """
+        """The last recorded reason for a new status or for going on with the order, if any."""
         moves = [(move.change.at, move.reason) for move in self._moves]
-        # A decision made after the order became final cannot have caused its status.
+        # A later decision cannot have caused a final status.
         ticks = () if self._order.is_final else self._ticks
         decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
         moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]
@@ -141,8 +137,8 @@ class Timeline:
         for note in order.notes.all():
             yield _noted(note)
         after: CustomerChange | Order = order
-        # A correction records the earlier details. The details after a correction are in the next
-        # correction, or in the order.
+        # A correction records the earlier details. The later ones are in the next correction, or in
+        # the order.
         for correction in order.customer_changes.order_by("-pk"):
             yield _corrected(correction, after)
             after = correction
@@ -158,7 +154,7 @@ class Timeline:
         return bool(tick.parameters.get("order") != seen)
 
     def _is_told(self, other: Order) -> bool:
-        """True if a decision of staff names ``other``, the new order for missing cards."""
+        """True if a recorded decision names ``other`` already."""
         return any(tick.parameters.get("order") == other.reference for tick in self._ticks)
 
 
@@ -181,9 +177,8 @@ def _repeated(other: RelatedOrder) -> Event:
 class _Move(NamedTuple):
     """A status change, and what its entries say, in texts of HTML.
 
-    ``reason`` is why the status changed, and ``text`` puts the reason into words. Without a
-    recorded reason, ``reason`` is ``None`` and ``text`` is "". ``hints`` are the provider's words
-    about the change, and why receivers failed to take it.
+    ``text`` is the ``reason`` in words; without a reason, it is "". ``hints`` are the provider's
+    words, and why receivers failed.
     """
 
     change: StatusChange
@@ -218,7 +213,7 @@ def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
-# The texts on the decision to order missing cards again, for people who may not see the new order.
+# For people who may not see the new order.
 _REORDERED = (
     gettext_lazy("%(by)s ordered the missing cards again."),
     gettext_lazy("The missing cards were ordered again."),
@@ -239,7 +234,7 @@ def _noted(note: Note) -> Event:
     return Event(note.at, what, details=[lines(note.text)])
 
 
-# Two texts: one with the name of the person who made the correction, and one without a name.
+# With the name of the person, and without a name.
 _CORRECTED = (
     gettext_lazy("%(by)s corrected the details of the customer."),
     gettext_lazy("The details of the customer were corrected."),
@@ -247,7 +242,7 @@ _CORRECTED = (
 
 
 def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
-    """A correction, with the customer's earlier details, which show where messages have gone."""
+    """Return the event with the earlier details, which show where messages have gone."""
     text = _told(_CORRECTED, change.by)
     details = [
         filled(
@@ -311,7 +306,6 @@ def _told(texts: tuple[Any, Any], by: str, **parts: str) -> str:
 
 
 def _revealed(reveal: CardReveal, *, shows_reason: bool) -> Event:
-    """The event of a reveal: the card, and who revealed its code, but nothing of the code."""
     text = gettext("%(by)s revealed the code of card %(card)s.")
     what = filled(text, by=bdi(reveal.user.get_username()), card=reveal.card.position)
     reason = reveal.reason if shows_reason else ""
@@ -324,7 +318,6 @@ def _move_in_words(order: Order, change: StatusChange) -> str:
 
 
 def _trouble(change: StatusChange) -> str:
-    """The warning that the shop's receivers failed to take the change; "" if they took it."""
     if not change.announce_error:
         return ""
     if change.announce_at:
