@@ -1,8 +1,7 @@
 """Conditions of the ledger and of the balance, for staff and monitors.
 
-The condition about the balance reports what the last reading of the ledger has recorded. The other
-conditions are computed from the tables each time, so that a condition ends as soon as its cause is
-gone.
+The conditions "gap" and "closed_month" report what was recorded after the last reading of the
+ledger. The others are computed each time, so they end as soon as their cause is gone.
 """
 
 from __future__ import annotations
@@ -36,15 +35,14 @@ from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severit
 
 __all__ = ["OpenMoney", "lasts", "money_in_open_orders"]
 
-# The longest estimate (days); a century is as good as for ever.
+# The longest estimate (days).
 _MOST_DAYS = 36_500
 
 
 def lasts(state: ProviderState) -> timedelta | None:
-    """The estimated time until the balance is used up; ``None`` if there is no estimate.
+    """Return the estimated time until the balance is used up; ``None`` without an estimate.
 
-    The balance is assumed to shrink as fast as in the 24 hours before the balance was read. The
-    estimate is based on a whole day, so that it does not depend on the time of day. There is no
+    The balance is assumed to shrink as fast as in the 24 hours before its reading. There is no
     estimate if the balance is unknown, or if nothing is known to have been spent.
     """
     balance, spent = state.balance, state.spent_lately
@@ -54,8 +52,7 @@ def lasts(state: ProviderState) -> timedelta | None:
     return timedelta(days=min(days, _MOST_DAYS))
 
 
-# Some conditions cannot be ticked off. They look back only this number of days, so that they end
-# automatically.
+# Conditions that nobody can tick off look back only this number of days, so that they end.
 DAYS = 7
 
 _ZERO = Decimal(0)
@@ -64,7 +61,7 @@ _ZERO = Decimal(0)
 def note_books(read_until: datetime) -> None:
     """Record whether the entries of the seven days before ``read_until`` explain the balance.
 
-    The day of ``read_until`` itself does not count, because entries of that day may still come.
+    The day of ``read_until`` itself does not count, because its entries may still come.
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
@@ -74,15 +71,15 @@ def note_books(read_until: datetime) -> None:
 def missing_refunds() -> dict[Order, Decimal]:
     """Return the orders that lack a refund, each with the missing amount, latest first.
 
-    At most 1,001 orders are read. Orders whose missing refund was ticked off are left out.
+    Reads at most 1,001 orders, without those whose missing refund was ticked off.
     """
     return _missing_in(_differing())
 
 
 def _differing() -> QuerySet[Order]:
     """Return the orders whose wrong or missing refund needs attention, latest first."""
-    # If a query asked for both columns of the same row, SQLite would read the whole table where no
-    # order needs attention. If it asked for one of them, PostgreSQL would where all refunds came.
+    # If a query asked for both columns of a row, SQLite would read the whole table where no order
+    # needs attention. If it asked for one, PostgreSQL would do so where all refunds came.
     not_credited = Order.objects.not_credited().order_by().values("pk")
     orders = Order.objects.needing_attention().filter(pk__in=not_credited)
     return orders.order_by("-created_at", "-pk")
@@ -103,10 +100,7 @@ def _lacks(order: Order) -> Decimal:
 
 
 def _read_and_closed() -> tuple[datetime | None, date | None]:
-    """Return the time until which the ledger was read, and the last closed month.
-
-    Each is ``None`` if there is none. One statement reads both.
-    """
+    """Return the time until which the ledger was read, and the last closed month, or ``None``."""
     ends = {
         "read_until": value_of(LedgerState.objects.all(), Max("read_until")),
         "closed": value_of(MonthClosing.objects.all(), Max("month")),
@@ -116,16 +110,15 @@ def _read_and_closed() -> tuple[datetime | None, date | None]:
 
 
 def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    """Return the charges that belong to no order, and the refunds that belong to no order.
+    """Return the charges and the refunds of the last seven days that belong to no order.
 
-    Each is a queryset over the last seven days. The newest entries are left out: the shop may not
-    have recorded their orders yet, or may not know yet that these orders have settled. Before the
-    first reading of the ledger, the result is empty.
+    The newest entries are left out: the shop may not have recorded their orders or settlements yet.
+    Before the first reading of the ledger, the result is empty.
     """
     read_until, _closed = standing.once(_read_and_closed)
     if read_until is None:
         return []
-    # The filter "the past 7 days" of the list of entries selects the same days.
+    # The filter "the past 7 days" of the list of entries has the same days.
     start = begin_of(day_of(read_until) - timedelta(days=DAYS - 1))
     return [
         LedgerEntry.objects.without_order(kind, start, read_until - grace)
@@ -134,7 +127,7 @@ def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
 
 
 def _add_up(entries: QuerySet[LedgerEntry]) -> Discrepancies:
-    # The amounts are added up in Python, because SQLite would add binary fractions.
+    # SQLite would add binary fractions.
     amounts = list(entries.values_list("amount", flat=True)[: MOST + 1])
     return Discrepancies(len(amounts), abs(sum(amounts, _ZERO)))
 
@@ -171,8 +164,7 @@ def _adding_up(amounts: Iterable[Decimal]) -> str:
 
 
 def _may_miss(standing: Standing) -> Sequence[QuerySet[Order]]:
-    # An order with a missing refund has a problem, and another tile counts all orders with
-    # problems.
+    # Another tile counts all orders with problems, including these.
     return [] if standing.leaves_out_problems else [_differing()]
 
 

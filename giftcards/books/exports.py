@@ -30,8 +30,8 @@ from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import Status
 from giftcards.rules.times import local
 
-# A cell of a row. Amounts are decimals. ``None`` means unknown or absent. Datetimes are naive, in
-# the site's time zone.
+# Amounts are decimals, and datetimes are naive, in the site's time zone. ``None``: unknown or
+# absent.
 Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
@@ -40,17 +40,17 @@ _ZERO = Decimal(0)
 _WRITTEN_AT_ONCE = 64 * 1024
 
 # Spreadsheets may take a text for a formula if it begins with one of these signs, even after spaces
-# or invisible characters. Some versions accept the wide and the small forms of the signs, too.
+# or invisible characters. Some versions accept the wide and small forms, too.
 _UNSEEN = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 _SIGNS = r"=+\-@\u2212\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
 _FORMULA = re.compile(rf"[{_UNSEEN}]*[{_SIGNS}]|[\t\r\n]")
-# The characters that the XML of an xlsx file must not contain.
+# Characters that the XML of an xlsx file must not contain.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 class _Column(NamedTuple):
     heading: str | Promise
-    # The function that returns the cell for a row of a report, or for an order (a _Line).
+    # Returns the cell for a row of a report, or for an order (a _Line).
     value: Callable[[Any], Cell]
 
 
@@ -58,11 +58,7 @@ _LABELS = {column.name: column.label for column in COLUMNS}
 
 
 def _figure(name: str, path: str) -> _Column:
-    """Return a column for the figure ``name``.
-
-    The cells have the attribute ``path`` of the report's rows, or of orders. The cell of an order
-    is what this order adds to the figure.
-    """
+    """Return a column for a figure, read from the attribute ``path`` of a report's row or order."""
     return _Column(_LABELS[name], attrgetter(path))
 
 
@@ -112,9 +108,9 @@ def order_rows(
 ) -> Iterator[Cells]:
     """Return the headings, then a row for each order that became final from ``start`` to ``end``.
 
-    :func:`~giftcards.books.reports.report` covers the same orders, and its figures are the sums of
-    these columns. ``shows_contacts`` adds the customers' addresses and phone numbers.
-    ``shows_costs`` and the language work as in :func:`report_rows`.
+    The figures of :func:`~giftcards.books.reports.report` for the same period are the sums of these
+    columns. ``shows_contacts`` adds the customers' addresses and phone numbers. ``shows_costs`` and
+    the language work as in :func:`report_rows`.
     """
     columns = [
         *_ORDER,
@@ -133,8 +129,7 @@ class _Line:
     """An order with its amounts as a report counts them; ``None`` means unknown."""
 
     def __init__(self, order: Order, labels: Mapping[str, str]) -> None:
-        # Every final order has a breakdown for the provider, except rejected orders: for these, the
-        # provider charged nothing.
+        # Of final orders, only rejected ones have no breakdown: the provider charged nothing.
         provider, customer = refund_breakdown(order), customer_breakdown(order)
         self.order = order
         self.status = labels[order.status]
@@ -157,7 +152,7 @@ class _Line:
                 self.margin = self.paid - self.owed - self.charged
 
 
-# The columns of an order that _Line reads. Other columns are not loaded, because they may be long.
+# The columns that _Line reads. Others are not loaded, because they may be long.
 _READ = (
     "reference",
     "group",
@@ -187,8 +182,8 @@ _READ = (
 
 
 def _each(orders: QuerySet[Order]) -> Iterator[Order]:
-    """Yield ``orders``, earliest first, read in batches; all of these orders must be final."""
-    # The rows are sorted by the columns of the index; ``due_at`` of a final order is always NULL.
+    """Yield final ``orders``, earliest first, read in batches."""
+    # Sorted by the columns of the index; ``due_at`` of a final order is always NULL.
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
     batch = list(rows[: tuning.file_batch])
@@ -242,7 +237,7 @@ _CONTACTS = (
 def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
     """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
 
-    The file begins with the byte order mark by which spreadsheets recognise UTF-8. A text that a
+    The file begins with a byte order mark, by which spreadsheets recognise UTF-8. A text that a
     spreadsheet would take for a formula gets a leading apostrophe.
     """
     written = io.StringIO(newline="")
@@ -306,7 +301,7 @@ def _new_sheet(book: Any, headings: Cells) -> Any:
     sheet.sheet_view.rightToLeft = get_language_bidi()
     sheet.freeze_panes = "A2"
     for number in range(1, len(headings) + 1):
-        # The columns are wide, because spreadsheets show a date that does not fit as ####.
+        # Spreadsheets show a date that does not fit as ####.
         sheet.column_dimensions[get_column_letter(number)].width = 20
     sheet.append([_as_cell(sheet, cell) for cell in headings])
     return sheet
@@ -317,7 +312,7 @@ def _as_cell(sheet: Any, value: Cell) -> Any:
 
     if isinstance(value, str):
         cell = WriteOnlyCell(sheet, _CONTROLS.sub("", value))
-        # Without this type, a text that begins with "=" would become a formula.
+        # Otherwise, a text that begins with "=" would become a formula.
         cell.data_type = "s"
         return cell
     if isinstance(value, Decimal):

@@ -1,9 +1,9 @@
 """Matching entries of the ledger with orders.
 
 An entry that names an order of the shop belongs to that order. Other entries are paired by amount
-and time with the charges and refunds that are expected for orders. These pairs are guesses.
-Matching may be repeated at any time. A guess is replaced if an entry appears that names the order,
-or if a better guess is found.
+and time with the charges and refunds that are expected for orders. These pairs are guesses, which
+give way to entries that name the order, and to better guesses. Matching may be repeated at any
+time.
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ from giftcards.rules.money import refund_breakdown
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 
-#: The longest time from the sending or settling of an order to its entry. After this time, an
-#: absent entry counts as missing.
+#: The longest time from the sending or settling of an order to its entry; a later entry counts as
+#: missing.
 GRACE = timedelta(minutes=15)
 #: The provider books a refund when it settles the order. The shop may notice the settlement up to
 #: this time later, because its workers may stand still for a night.
 UNNOTICED = timedelta(hours=12)
-# The assumed maximum difference between the provider's clock and the shop's. The real difference is
-# learnt later.
+# The assumed maximum difference between the clocks of provider and shop, until it is learnt.
 SKEW = timedelta(minutes=5)
-# A booking may seem to be earlier than the sending of its order, but by no more than this. The
-# cause is that the learnt offset may be wrong by SKEW.
+# A booking may seem earlier than the sending of its order by this, because the learnt offset may be
+# wrong by SKEW.
 _EARLIER = 2 * SKEW
 
 
 class LedgerAccount:
-    """The account whose ledger is read; orders of other accounts have no entries in that ledger."""
+    """The account whose ledger is read; orders of other accounts have no entries in it."""
 
     def __init__(self) -> None:
         key = ApiKey.objects.filter(pk=configured_key())
@@ -55,7 +54,7 @@ class LedgerAccount:
 
 
 def ordered_amount(order: Order) -> Decimal | None:
-    """The price of the whole order; ``None`` if it is not known."""
+    """Return the price of the whole order; ``None`` if it is not known."""
     price = order.price_at_placing if order.price_per_card is None else order.price_per_card
     return None if price is None else order.quantity * price
 
@@ -70,7 +69,7 @@ def refund_amount(order: Order) -> Decimal | None:
 
 
 def charge(order: Order) -> Expected | None:
-    """The charge to expect for an accepted order; ``None`` if no charge is to be expected."""
+    """Return the charge to expect for an accepted order; ``None`` if none is to be expected."""
     amount = ordered_amount(order)
     if not amount or order.sent_at is None or order.status not in ACCEPTED:
         return None
@@ -78,7 +77,7 @@ def charge(order: Order) -> Expected | None:
 
 
 def credit(order: Order) -> Expected | None:
-    """The refund to expect for a settled order; ``None`` if no refund is to be expected."""
+    """Return the refund to expect for a settled order; ``None`` if none is to be expected."""
     amount = refund_amount(order)
     if not amount or order.settled_at is None:
         return None
@@ -92,20 +91,18 @@ class _Rule:
 
     kind: str
     expect: Callable[[Order], Expected | None]
-    # A function that returns the orders that should have a booking between two moments.
+    # Returns the orders that should have a booking between two moments.
     among: Callable[[datetime, datetime], OrderQuerySet]
-    # The tolerances to try one after another. Then ``late`` is tried with the entries and orders
-    # that are left over.
+    # The tolerances to try one after another, and then ``late`` with what is left over.
     spans: Sequence[Span]
     late: Span
-    # If a guess is this near to an entry without an order, the guess is dropped and made anew.
+    # A guess this near to an entry without an order is made anew.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
         """Return the tolerances for times that were corrected by ``offset``.
 
-        The widest tolerance grows by ``offset``. So an entry also fits if its time needed no
-        correction.
+        The widest tolerance grows by ``offset``, to fit entries that needed no correction, too.
         """
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
@@ -113,12 +110,12 @@ class _Rule:
 
 
 def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
-    """Orders settled from ``start`` to ``end`` for which the provider promised a refund."""
+    """Return orders settled in a period for which the provider promised a refund."""
     settled = Order.objects.filter(settled_at__range=(start, end), status__in=CREDITED)
     return settled.order_by("settled_at", "pk")
 
 
-# The longest delay of a late booking: the tolerance for the entries and orders that are left over.
+# The longest delay of a late booking.
 _LATE_CHARGE = timedelta(days=3)
 _LATE_CREDIT = timedelta(days=30)
 _CHARGES = _Rule(
@@ -143,8 +140,7 @@ _CREDITS = _Rule(
 )
 
 
-# A function that each transaction of this module calls first, to keep the caller's lease. It writes
-# to the database.
+# Each transaction of this module calls this first, to keep the caller's lease by a write.
 Hold = Callable[[], None]
 
 
@@ -156,7 +152,7 @@ def match(
     Entries of the 3 days before ``start`` are tried again if they have no order. The ledger must
     have been read at least until ``end``.
 
-    After the matching, ``Order.is_credited`` and the ledger problems are updated for these orders:
+    Then ``Order.is_credited`` and the ledger problems are updated for these orders:
 
     * orders that got or lost a refund entry, and ``orders_losing_entries``
     * orders that settled in the period
@@ -178,8 +174,8 @@ class _Entry(NamedTuple):
     order_id: int | None
 
 
-# The time for which entries without an order are matched again: an order may settle, or be found,
-# after its entry was read.
+# Entries without an order are matched again for this time: their order may settle, or be found,
+# later.
 _LOOK_BACK = timedelta(days=3)
 # The number of charges from which the offset of the provider's clock is learnt.
 _LEARNT_FROM = 500
@@ -194,7 +190,7 @@ class _Matching:
         self._start, self._end = start, end
         self._hold = hold
         self._account = LedgerAccount()
-        # The time up to which the ledger was read; later than `end` if days are read again.
+        # The end of what was read; later than `end` if days are read again.
         self._read_until = max(end, LedgerState.objects.known_until() or end)
         # The orders whose refund entries have changed.
         self._touched = set(orders_losing_entries)
@@ -231,10 +227,7 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """Return the entries to pair: entries without an order, and some guesses.
-
-        A guess is made anew if an entry without an order has the same amount and a similar time.
-        """
+        """Return the entries without an order, and guesses of like amounts and times."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -250,10 +243,10 @@ class _Matching:
         return [*left, *(entry for entry in guessed if entry.amount in amounts)]
 
     def _learn_offset(self) -> timedelta:
-        """The offset of the provider's clock; positive if that clock was ahead of the shop's.
+        """Return the offset of the provider's clock; positive if it was ahead of the shop's.
 
-        The offset is learnt from the latest charges that name their order. If there are no such
-        charges, the offset is learnt from the latest charges of all kinds.
+        The offset is learnt from the latest charges that name their order, or else from the latest
+        charges of all kinds.
         """
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
@@ -272,11 +265,10 @@ class _Matching:
         pairs: dict[int, int] = {}
         for spans, left in (
             (rule.spans_at(offset), entries),
-            # Entries with an ``objid`` are left out, because they may be about an order of another
-            # shop.
+            # An entry with an ``objid`` may be about an order of another shop.
             ([rule.late], [entry for entry in entries if not entry.objid]),
         ):
-            # The times of the bookings are corrected to the shop's clock.
+            # Corrected to the shop's clock.
             bookings = [
                 Booking(entry.pk, entry.amount, entry.time - offset)
                 for entry in left
@@ -289,10 +281,7 @@ class _Matching:
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
     def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """Return the expected bookings that could match one of the ``bookings``.
-
-        Both bookings have the same amount, and about the same time.
-        """
+        """Return the expected bookings with the amount, and about the time, of a booking."""
         amounts = {booking.amount for booking in bookings}
         expected = (
             rule.expect(order)
@@ -306,7 +295,7 @@ class _Matching:
         """Store ``pairs`` as guesses; ``before`` maps each entry to its former order."""
         dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
         new = {key: order for key, order in pairs.items() if before[key] != order}
-        # All old guesses go first, so that no order has two entries at any moment.
+        # All old guesses go first, so that no order ever has two entries.
         for keys in batches(dropped):
             with transaction.atomic():
                 self._hold()
@@ -350,7 +339,6 @@ class _Matching:
 
 
 def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
-    """Yield the primary key and sending time of each of ``orders`` that was sent."""
     for batch in batches(orders):
         found = Order.objects.filter(pk__in=batch).order_by().values_list("pk", "sent_at")
         yield from ((key, sent_at) for key, sent_at in found if sent_at is not None)
@@ -380,9 +368,9 @@ def _within_price(
 ) -> list[tuple[int, Order, Decimal]]:
     """Leave out the entries of ``named`` that exceed the price of their order.
 
-    The first charge of an order is kept, whatever its amount. A further charge is kept if the
-    charges together are within the price of the order, or if this price is unknown. ``charged``
-    maps each order that already has charges to the sum of its charges.
+    The first charge of an order is kept, whatever its amount. A further charge is kept if the sum
+    is within the price, or if the price is unknown. ``charged`` maps orders to the sums of their
+    charges so far.
     """
     kept = []
     for key, order, amount in named:
@@ -397,10 +385,7 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """The bookings in ``expected`` whose order has no entry of ``kind``.
-
-    Entries whose primary key is in ``but`` are ignored.
-    """
+    """Return the ``expected`` whose order has no entry of ``kind`` besides the entries ``but``."""
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()
@@ -410,14 +395,14 @@ def _without_entry(
     return list(by_key.values())
 
 
-# If the gap between two stretches of time is not longer than this, one query reads both.
+# One query reads two stretches of time if the gap between them is not longer than this.
 _NOT_WORTH_A_QUERY = timedelta(hours=6)
 
 
 def _stretches(
     bookings: Iterable[Booking | _Entry], *, before: timedelta, after: timedelta
 ) -> list[tuple[datetime, datetime]]:
-    """The stretches of time around the bookings; near stretches are merged to save queries."""
+    """Return the stretches of time around the bookings, merged where they are near."""
     stretches: list[tuple[datetime, datetime]] = []
     for time in sorted(booking.time for booking in bookings):
         start, end = time - before, time + after

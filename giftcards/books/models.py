@@ -22,22 +22,22 @@ from giftcards.provider import answers
 CHARGE = "ORDER"
 CREDIT = "REFUND-ORDER"
 
-# The type of the entries that are about payments by customers.
+# The type of the entries about payments by customers.
 PAYMENT = answers.PAYMENT
 
-# The conditions on charges and refunds for gift cards that belong to no order here.
+# Charges and refunds for gift cards that belong to no order here.
 CHARGED_UNKNOWN = Q(order=None, type=CHARGE)
 CREDITED_UNKNOWN = Q(order=None, type=CREDIT)
 
-# _TOLD has the columns with values from the provider. If a column in _IDENTIFYING changes, the
-# entry may belong to another order than before.
+# The columns with values from the provider. If an identifying column changes, the entry may belong
+# to another order than before.
 _IDENTIFYING = ("type", "amount", "objid")
 _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The new entries, and the known entries that have changed, with their new values."""
+    """The entries that were stored, and the orders that lost an entry."""
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
@@ -47,7 +47,7 @@ class Kept:
 
 class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
-        """Upsert at most 100 entries by ``provider_id``, which must be different for each entry.
+        """Upsert at most 100 entries, each with its own ``provider_id``.
 
         If the type, the amount or the ``objid`` of an entry changes, the entry loses its order. It
         is then unknown whether that order was credited.
@@ -55,7 +55,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         told = {entry.provider_id: entry for entry in entries}
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
         new = [entry for name, entry in told.items() if name not in known]
-        # A process that has lost the lease may have inserted the same entries meanwhile.
+        # A process that lost the lease may have inserted the same entries meanwhile.
         self.bulk_create(new, ignore_conflicts=True)
         changed: list[LedgerEntry] = []
         orders_losing_entries: set[int] = set()
@@ -70,24 +70,23 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return Kept(new, changed, orders_losing_entries)
 
     def without_order(self, type_: str, start: datetime, end: datetime) -> Self:
-        """The entries of a type from ``start`` to ``end`` that belong to no order, oldest first."""
+        """Return the entries of a type and period that belong to no order, oldest first."""
         return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
 
     def names_orders(self, start: datetime, end: datetime) -> bool:
-        """True if any entry from ``start`` to ``end`` names an order of this shop.
+        """True if any entry of the period names an order of this shop.
 
-        In that case, an entry that names an unknown order belongs to another shop of the account.
+        Then an entry that names an unknown order belongs to another shop of the account.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
-        # The entries are sorted by time, so that PostgreSQL uses the index of times, and does not
-        # begin at the oldest entry.
+        # Sorted by time, so that PostgreSQL uses the index of times from its end.
         return any(
             named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
         )
 
     def sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
-        """The sum of the entries of a type for each of these orders; at most 100 primary keys."""
-        # The amounts are added up in Python, because SQLite would add binary fractions.
+        """Return the sum of the entries of a type for each of at most 100 orders (primary keys)."""
+        # SQLite would add binary fractions.
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
         found = self.filter(order__in=orders, type=type_).order_by()
         for order, amount in found.values_list("order_id", "amount"):
@@ -95,7 +94,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return sums
 
     def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
-        """Assign entries to orders, unless an entry has an order already; at most 100 entries.
+        """Assign at most 100 entries to orders, except entries that have an order already.
 
         ``orders`` maps primary keys of entries to primary keys of orders.
         """
@@ -112,13 +111,13 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
 class LedgerEntry(models.Model):
     """A change of the balance that the provider has booked; nobody edits an entry here."""
 
-    # The provider's `_id`. An entry without `_id` gets an id that is made from its content.
+    # The provider's `_id`, or an id made from the entry's content.
     provider_id: models.CharField[str, str] = ExactCharField(
         _("entry"), max_length=100, unique=True, editable=False
     )
     # The type in the provider's words: ORDER, REFUND-ORDER, DEPOSIT, PAYMENT or another.
     type: models.CharField[str, str] = ExactCharField(_("kind"), max_length=40, editable=False)
-    # Negative for money that left the account; the sign follows from the type of the entry.
+    # Negative for money that left the account; the sign follows from the type.
     amount = models.DecimalField(_("amount"), max_digits=14, decimal_places=2, editable=False)
     # NULL if the provider did not name the balances.
     balance_before = models.DecimalField(
@@ -144,8 +143,7 @@ class LedgerEntry(models.Model):
     )
     # True if the order was found by amount and time, because the entry names no order.
     is_guess = models.BooleanField(_("matched by amount and time"), default=False, editable=False)
-    # The time when the entry was first read. If the provider booked the entry late, this is long
-    # after `time`.
+    # The time when the entry was first read, long after `time` if the provider booked it late.
     read_at = models.DateTimeField(_("first read"), default=timezone.now, editable=False)
 
     objects = LedgerEntryQuerySet.as_manager()
@@ -158,8 +156,7 @@ class LedgerEntry(models.Model):
         indexes = (
             models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
             models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
-            # This index finds the entries without an order. There are few such entries if only this
-            # shop uses the account.
+            # Finds the entries without an order: few, if only this shop uses the account.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),
             models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
@@ -180,15 +177,15 @@ class LedgerEntry(models.Model):
 
 class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
     def current(self) -> LedgerState:
-        """The single row, created on first use."""
+        """Return the single row, created on first use."""
         return self.get_or_create(pk=1)[0]
 
     def note(self, **values: Any) -> None:
-        """Store ``values`` in the table's only row. The row has to exist already."""
+        """Store ``values`` in the single row, which has to exist."""
         self.filter(pk=1).update(**values)
 
     def known_until(self) -> datetime | None:
-        """The end of the part of the ledger that was read; ``None`` if nothing was read.
+        """Return the end of the part of the ledger that was read; ``None`` if nothing was read.
 
         The end is never in the future, even if the clock was set back since the reading.
         """
@@ -197,25 +194,25 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
 
 
 class LedgerState(models.Model):
-    """The progress and the last result of reading the ledger, in one row with the primary key 1."""
+    """The progress and the last result of reading the ledger: a single row."""
 
-    # The time up to which the ledger was read. Late entries are found by reading days again.
+    # The time up to which the ledger was read. Days are read again to find late entries.
     read_until = models.DateTimeField(null=True)
     # The position at which an unfinished reading goes on: see giftcards.books.reading.Position.
     place = models.JSONField(default=dict)
-    # The time of the next automatic reading; NULL until a reading is planned.
+    # The time of the next automatic reading; NULL until one is planned.
     due_at = models.DateTimeField(null=True)
-    # The number of consecutive failures of the automatic reading.
+    # Failures in a row of the automatic reading.
     failures = models.PositiveIntegerField(default=0)
-    # What the last reading found about the last days: the change of the balance that no entry
-    # explains (NULL if unknown), and the number of days with such a change.
+    # From the last reading: the change of the balance in the last days that no entry explains
+    # (NULL: unknown), and the number of days with such a change.
     gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)
     breaks = models.PositiveIntegerField(null=True)
 
     objects = LedgerStateQuerySet.as_manager()
 
     class Meta:
-        # There are no permissions, because staff see this row only as conditions.
+        # Staff see this row only as conditions.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -224,23 +221,20 @@ class LedgerState(models.Model):
 
 class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
     def of(self, month: date) -> Self:
-        """The closings of the month with the first day ``month``, the valid closing first."""
+        """Return the closings of the month with this first day, the valid closing first."""
         return self.filter(month=month).order_by("-number")
 
     def valid(self) -> Self:
-        """The valid closing of each closed month, latest month first.
-
-        There are at most twelve in a year.
-        """
+        """Return the valid closing of each closed month, latest month first."""
         later = MonthClosing.objects.filter(month=OuterRef("month"), number__gt=OuterRef("number"))
         return self.exclude(Exists(later)).order_by("-month")
 
     def changed(self) -> Self:
-        """The valid closings whose figures differed when they were last compared."""
+        """Return the valid closings whose figures differed when they were last compared."""
         return self.valid().filter(has_changed=True)
 
     def last_month(self) -> date | None:
-        """The first day of the last closed month; ``None`` if no month is closed."""
+        """Return the first day of the last closed month; ``None`` if no month is closed."""
         last: date | None = self.aggregate(last=Max("month"))["last"]
         return last
 
@@ -253,21 +247,20 @@ class MonthClosing(models.Model):
 
     # The first day of the month.
     month = models.DateField(editable=False)
-    # The number of this closing among the closings of its month, from 1.
+    # Counts the closings of the month, from 1.
     number = models.PositiveIntegerField(editable=False)
-    # The figures, keyed by name, as in giftcards.books.months: whole numbers, amounts as texts with
-    # two decimals, and null for unknown values.
+    # By name, as in giftcards.books.months: whole numbers, amounts as texts with two decimals, and
+    # null for unknown values.
     figures: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(
         default=dict, editable=False
     )
     # The names of the steps that were still to do.
     open_steps = models.JSONField(default=list, editable=False)
     note = PlainTextField(_("reason"), max_length=2000, blank=True)
-    # The user name of the person, because users may be deleted.
+    # The person's user name, because users may be deleted.
     closed_by = models.CharField(max_length=254, editable=False)
     closed_at = models.DateTimeField(default=timezone.now, editable=False)
-    # The time when the record was last compared with the month's figures. ``has_changed`` is True
-    # if any figure differed then.
+    # The last comparison of the record with the month's figures, and whether any differed.
     checked_at = models.DateTimeField(default=timezone.now, editable=False)
     has_changed = models.BooleanField(default=False, editable=False)
 

@@ -1,8 +1,8 @@
 """The figures of a month, the steps before its closing, and the record of the closing.
 
-A person closes a month after its end. The closing records the figures of the month. Some of these
-figures must not change any more. So the page, and each reading of the ledger, compare the recorded
-figures with the present figures.
+A person closes a month after its end, which records its figures. Some figures must not change any
+more. So the page, and a chore after each reading of the ledger, compare the record with the present
+figures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from giftcards.models.fields import tidied_lines
 from giftcards.models.order_queries import NOT_CREDITED, OWING, PLANNED
 from giftcards.rules.times import bounds, today, within
 
-# The value of a figure: a whole number or an amount; ``None`` if it is not known.
+# A whole number or an amount; ``None`` if it is not known.
 Value = int | Decimal | None
 
 
@@ -42,8 +42,8 @@ class _Facts:
     """The sums from which the figures of a month are computed."""
 
     orders: Figures
-    # The number of the month's orders for each condition. The key "reordered" has an amount
-    # instead: the customers' money that went to new orders for missing cards (centimes).
+    # The number of the month's orders for each condition; but "reordered" is the customers' money
+    # that went to new orders for missing cards (centimes).
     further: Mapping[str, int]
     # The number of the month's entries for each condition.
     unknown: Mapping[str, int]
@@ -63,22 +63,18 @@ class _Facts:
 
 
 class Part(models.TextChoices):
-    """The parts of the figures of a month."""
-
     ORDERS = "orders", _("Orders and cards")
     PROVIDER = "provider", _("The provider")
     CUSTOMERS = "customers", _("The customers")
     LEDGER = "ledger", _("The provider's ledger")
-    # The figures that are counts of the steps. The steps show these figures, so the part needs no
-    # title.
+    # Needs no title, because the steps show these counts.
     STEPS = "steps", ""
 
 
 class MonthFigure(NamedTuple):
-    """A figure of a month.
+    """A figure of a month, which must not change after the closing if ``is_fixed`` is True.
 
-    If ``is_fixed`` is True, the figure must not change once the month is closed. Other figures go
-    on changing, because customers are paid back, cards are ordered again, and entries come.
+    Other figures go on changing: customers are paid back, and cards are ordered again.
     """
 
     name: str
@@ -118,8 +114,7 @@ FIGURES = (
         _of_report(name, Part.PROVIDER, is_fixed=True)
         for name in ("ordered_amount", "charged_amount", "refunded_amount")
     ),
-    # The sale amounts, including the money that went to new orders for missing cards, in whatever
-    # month.
+    # Includes the money that went to new orders for missing cards, in whatever month.
     MonthFigure("sale_amount", _("Sale amounts"), Part.CUSTOMERS, attrgetter("sale_amount"), True),
     MonthFigure(
         "owed_at_first",
@@ -180,8 +175,8 @@ FIGURES = (
     _counted("owing", _("Orders with money still owed")),
 )
 
-# The conditions with which the steps count orders that became final in the month, and entries of
-# the month. The filters of the lists to which the steps link have the same conditions.
+# The conditions by which the steps count the month's orders and entries. The lists to which the
+# steps link filter by the same conditions.
 _OF_ORDERS: Mapping[str, Q] = {
     "not_credited": NOT_CREDITED,
     "planned": PLANNED,
@@ -195,10 +190,9 @@ _REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 
 
 def month_figures(month: date) -> dict[str, Value]:
-    """Return the figures of a month, keyed by name.
+    """Return the figures, by name, of the month with the first day ``month``.
 
-    ``month`` is the first day of the month. The function reads every entry of the month, and the
-    orders of these entries. The database sums up the orders of the month.
+    Reads every entry of the month and the orders of these entries.
     """
     last = last_day(month, By.MONTH)
     counts = {name: Count("pk", filter=wanted) for name, wanted in _OF_ORDERS.items()}
@@ -220,7 +214,7 @@ def fixed_figures(month: date) -> dict[str, Value]:
 
 
 def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
-    """The figures as JSON: amounts become texts with two decimals."""
+    """Return the figures as JSON: amounts become texts with two decimals."""
     return {
         name: f"{value:.2f}" if isinstance(value, Decimal) else value
         for name, value in figures.items()
@@ -230,7 +224,7 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
     """Return the figures in ``stored``, a result of :func:`as_stored`.
 
-    A figure that the app did not have at that time is missing.
+    Figures that the app did not have at that time are missing.
     """
     return {
         name: Decimal(value) if isinstance(value, str) else value for name, value in stored.items()
@@ -238,10 +232,7 @@ def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
 
 
 class Difference(NamedTuple):
-    """A fixed figure that has changed since the closing.
-
-    ``then`` or ``now`` is ``None`` if the value is unknown.
-    """
+    """A fixed figure that has changed since the closing; ``None`` means unknown."""
 
     figure: MonthFigure
     then: Value
@@ -249,7 +240,7 @@ class Difference(NamedTuple):
 
 
 def differences(closing: MonthClosing, figures: Mapping[str, Value]) -> list[Difference]:
-    """The fixed figures of ``closing`` that have other values in ``figures``."""
+    """Return the fixed figures of ``closing`` that have other values in ``figures``."""
     then = as_read(closing.figures)
     return [
         Difference(figure, then[figure.name], figures[figure.name])
@@ -272,7 +263,7 @@ class Step(NamedTuple):
     state: StepState
 
 
-# The figures that all have to be 0 before the step "explained" is done.
+# The figures that have to be 0 for the step "explained".
 UNFIT = (
     "breaks",
     "not_credited",
@@ -291,14 +282,14 @@ class Month:
     read_until: datetime | None
     #: The closings of the month, the valid closing first.
     closings: tuple[MonthClosing, ...]
-    #: The moment at which the figures were read.
+    #: The moment just before the figures were read.
     read_at: datetime
 
     @classmethod
     def now(cls, first: date) -> Month:
-        """The month that begins on the day ``first``, summed up now."""
-        # Take the moment before the figures are queried. If another process reads the ledger
-        # meanwhile, that reading then counts as newer, and the month is compared again.
+        """Return the month that begins on the day ``first``, summed up now."""
+        # The moment comes first: a reading of the ledger meanwhile then counts as newer, and the
+        # month is compared again.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
         read_until = LedgerState.objects.known_until()
         return cls(first, month_figures(first), read_until, closings, read_at)
@@ -324,7 +315,7 @@ class Month:
 
     @property
     def differences(self) -> list[Difference]:
-        """The figures that differ from the figures of the valid closing."""
+        """The figures that differ from those of the valid closing."""
         return differences(self.closing, self.figures) if self.closing else []
 
     @property
@@ -355,7 +346,7 @@ def _state(*, is_done: bool, is_needed: bool = True) -> StepState:
 
 
 def last_finished_month() -> date:
-    """The first day of the latest month that has ended."""
+    """Return the first day of the latest month that has ended."""
     return (today().replace(day=1) - timedelta(days=1)).replace(day=1)
 
 
@@ -387,7 +378,6 @@ def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None
         with transaction.atomic():
             closing.save(force_insert=True)
     except IntegrityError:
-        # Somebody else has just closed the same month.
         if MonthClosing.objects.filter(month=month.first, number=number).exists():
             return None
         raise
@@ -401,15 +391,14 @@ CHECKED = 3
 def check_closed_month(_should_continue: Callable[[], bool]) -> None:
     """Compare one closed month with its record, if a comparison is due.
 
-    This is a chore. After each reading of the ledger, each of the latest three closed months is
-    compared once.
+    This chore compares each of the latest three closed months once after each reading of the
+    ledger.
     """
     now, read_until = timezone.now(), LedgerState.objects.known_until()
     if read_until is None:
         return
     for closing in MonthClosing.objects.valid()[:CHECKED]:
-        # If ``checked_at`` is in the future, the clock was set back. Then the month is compared
-        # again.
+        # A ``checked_at`` in the future is from before the clock was set back.
         if not read_until <= closing.checked_at <= now:
             has_changed = bool(differences(closing, fixed_figures(closing.month)))
             row = MonthClosing.objects.filter(pk=closing.pk)
@@ -417,16 +406,16 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
             return
 
 
-# Staff are reminded of the entries of at most this many open months, including the present month.
+# The months in which staff are reminded of entries, the present month included.
 _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
     """Return the first and the last of the days before ``day`` that are in open months.
 
-    ``closed`` is the first day of the last closed month, or ``None``. The months before that month
-    count as closed, too. The period begins at most two months before the month of ``day``. If there
-    are no such days, the first day is later than the last day.
+    ``closed`` is the first day of the last closed month, or ``None``; earlier months count as
+    closed, too. The days begin at most two months before the month of ``day``. Without such days,
+    the first day is later than the last.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

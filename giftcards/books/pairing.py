@@ -1,8 +1,7 @@
 """Pairing bookings of the ledger with orders by amount and time, in pure functions.
 
-Bookings of equal amounts cannot be told apart. So whole sets are compared: as many bookings as
-possible are paired with orders, and the rest is a surplus of bookings or of orders. Each pair is a
-guess.
+Bookings of equal amounts cannot be told apart, so as many as possible are paired with orders. The
+rest is a surplus of bookings or of orders. Each pair is a guess.
 """
 
 from __future__ import annotations
@@ -32,10 +31,7 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An order that should have a booking.
-
-    The booking should come at about the moment ``at``, and never before ``earliest``.
-    """
+    """An order that should have a booking at about ``at``, and never before ``earliest``."""
 
     key: int
     amount: Decimal
@@ -65,11 +61,11 @@ T = TypeVar("T", Booking, Expected)
 def pair(
     bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
-    """Return the pairs of bookings and orders, as a dict from booking keys to order keys.
+    """Return the pairs, as a dict from booking keys to order keys.
 
-    ``spans`` is sorted from the narrowest span to the widest. Narrow spans are tried first, so that
-    bookings are paired with orders of nearly the same time. If this leads to fewer pairs than the
-    widest span alone, only the widest span is used.
+    ``spans`` is sorted from the narrowest to the widest. Narrow spans are tried first, to pair
+    bookings with orders of nearly the same time. If this leads to fewer pairs than the widest span
+    alone, only the widest span is used.
     """
     pairs: dict[int, int] = {}
     for booked, ones in _sets(bookings, expected, spans[-1]):
@@ -93,7 +89,7 @@ def _sets(
 def _between(
     items: list[T], first: datetime, last: datetime, *, time: Callable[[T], datetime]
 ) -> list[T]:
-    """The items from ``first`` to ``last``; ``items`` are sorted by ``time``."""
+    """Return the items from ``first`` to ``last``; ``items`` are sorted by ``time``."""
     return items[bisect_left(items, first, key=time) : bisect_right(items, last, key=time)]
 
 
@@ -105,7 +101,7 @@ def _by_amount(items: Iterable[T]) -> defaultdict[Decimal, list[T]]:
 
 
 def _overlapping(expected: Iterable[Expected], span: Span) -> list[list[Expected]]:
-    """Split the orders into groups; windows of different groups do not overlap."""
+    """Split the orders into groups whose windows do not overlap."""
     groups: list[list[Expected]] = []
     end: datetime | None = None
     for one in sorted(expected, key=lambda one: (_window(one, span).first, one.key)):
@@ -138,8 +134,8 @@ def _most_pairs(
 ) -> dict[int, int]:
     """Return as many pairs as possible; ``bookings`` must be sorted by time.
 
-    A booking fits an order if its time lies in the order's window. Among the orders that fit, the
-    booking gets the one whose window ends first.
+    A booking fits an order if its time lies in the order's window. Of these orders, it gets the one
+    whose window ends first.
     """
     coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []
@@ -162,12 +158,11 @@ def _window(one: Expected, span: Span) -> _Window:
 def learn_offset(
     bookings: Iterable[Booking], expected: Iterable[Expected], *, within: timedelta
 ) -> timedelta:
-    """The offset of the bookings' clock; positive if that clock is ahead of the orders' clock.
+    """Return the offset of the bookings' clock; positive if it is ahead of the orders' clock.
 
-    In correct pairs, the times of booking and order always differ by about the same amount; in
-    wrong pairs, the difference is arbitrary. So the offset is the most frequent difference in pairs
-    of equal amounts. Pairs whose times differ by more than ``within`` do not count. Without pairs,
-    the offset is 0.
+    The offset is the most frequent difference between the times of bookings and orders of equal
+    amounts: it is about the same in correct pairs, and arbitrary in wrong pairs. Pairs whose times
+    differ by more than ``within`` do not count. Without pairs, the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))
@@ -182,10 +177,7 @@ def learn_offset(
 
 
 def _densest(differences: Sequence[timedelta]) -> timedelta:
-    """The middle of the densest cluster of ``differences``, which are sorted.
-
-    If several clusters are equally dense, return the middle that is nearest to 0.
-    """
+    """Return the middle of the densest cluster of the sorted ``differences``, nearest to 0."""
     best, most = timedelta(0), 0
     for position, least in enumerate(differences):
         end = bisect_right(differences, least + _JITTER)

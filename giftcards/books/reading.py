@@ -1,8 +1,8 @@
-"""Reading the provider's ledger each night, one day at a time, oldest first.
+"""The nightly reading of the provider's ledger, one day at a time, oldest first.
 
-The entries of a page and the position of the reading are stored in the same transaction. So a
-reading that was killed can be continued at the next page, and no entry is lost or counted twice. A
-lease makes sure that only one process reads at a time.
+The entries of a page are stored in one transaction with the position of the reading. So a killed
+reading goes on at the next page, and no entry is lost or counted twice. A lease allows only one
+process to read at a time.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 class LedgerReading:
     """The result of a reading, or its progress.
 
-    ``start`` is the first day that was read. ``rows`` is the number of rows that could be read.
-    ``new`` is the number of entries that were not known before. ``unreadable`` is the number of
-    rows without type, amount or time. ``not_shown`` is the number of entries that the provider
-    counts but does not show. ``changed_days`` maps days that had been read before to the number of
-    their new or changed entries. ``trouble`` is the error that ended the reading early, if any.
+    ``start`` is the first day that was read. ``rows`` counts the rows that could be read, ``new``
+    the entries not known before, and ``unreadable`` the rows without type, amount or time.
+    ``not_shown`` counts the entries that the provider counts but does not show. ``changed_days``
+    maps days that had been read before to the number of their new or changed entries. ``trouble``
+    is the error that ended the reading early, if any.
     """
 
     start: date | None = None
@@ -54,8 +54,7 @@ class LedgerReading:
     changed_days: Mapping[date, int] = field(default_factory=dict)
     trouble: str = ""
     is_whole: bool = False
-    # True if the reading waits because calls are paused; False if it waits for the budget or the
-    # lease.
+    # True if the reading waits for paused calls; False if it waits for the budget or the lease.
     is_paused: bool = False
 
 
@@ -64,10 +63,10 @@ _TIMES = ("start", "until", "end")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next page to read, in the window from ``start`` to ``until``.
+    """The next page to read (from 1), in the window from ``start`` to ``until``.
 
-    ``page`` counts from 1. ``end`` is the end of the whole reading. ``passes`` counts the passes
-    over the window, including the present pass. ``new`` counts the new entries on this pass so far.
+    ``end`` is the end of the whole reading. ``passes`` counts the passes over the window so far,
+    and ``new`` the new entries of the present pass.
     """
 
     start: datetime
@@ -82,7 +81,7 @@ class Position:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self | None:
-        """The position that was stored as JSON; ``None`` if no position was stored."""
+        """Return the position that was stored as JSON, if any."""
         if not stored:
             return None
         times = {name: datetime.fromisoformat(stored[name]) for name in _TIMES}
@@ -106,8 +105,8 @@ def read_ledger(
     late. With ``since``, it starts on that day instead, or earlier if earlier entries are unread.
 
     ``on_wait`` is called repeatedly while the reading waits for permission to make a request, or
-    for another process to finish. It may raise :exc:`~giftcards.engine.gateway.Stopped`.
-    ``should_continue`` is called after each page. If it returns False, the reading ends early.
+    for another process. It may raise :exc:`~giftcards.engine.gateway.Stopped`. If
+    ``should_continue``, called after each page, returns False, the reading ends early.
     """
     reader = _Reader(gateway, on_wait, should_continue)
     try:
@@ -119,14 +118,14 @@ def read_ledger(
     return reader.reading
 
 
-# The length of a window. Its entries are matched once the whole window is read. After an empty
-# window, the next window is twice as long.
+# The length of a window, whose entries are matched once all are read. After an empty window, the
+# next window is twice as long.
 _WINDOW = timedelta(days=1)
 _LONGEST_WINDOW = timedelta(days=365)
 _PAGE_SIZE = 100
-# The maximum number of passes over a window that seems to have more entries than its pages show.
+# The most passes over a window that seems to have more entries than its pages show.
 _MOST_PASSES = 3
-# The name of the lease of the process that reads.
+# The name of the lease.
 _LEASE = "ledger"
 
 
@@ -142,10 +141,9 @@ class _Reader:
         self._on_wait = on_wait
         self._should_continue = should_continue
         self._token: str | None = None
-        # The end of the period to read, for a reading that begins now. A continued reading has its
-        # end on record.
+        # For a reading that begins now; a continued reading has its end on record.
         self._end = timezone.now()
-        # The ids on earlier pages. If a page has no new ids, it is the last page.
+        # The ids on earlier pages: a page without new ids is the last page.
         self._shown: set[str] = set()
         # The orders that have lost an entry in the present window.
         self._orders_losing_entries: set[int] = set()
@@ -174,10 +172,7 @@ class _Reader:
         self._end = timezone.now()
 
     def _hold(self) -> None:
-        """Keep the lease; raise :exc:`Stopped` if the lease is lost.
-
-        The method is called in each wait, and as the first call of each transaction.
-        """
+        """Keep the lease, in each wait and first in each transaction, or raise :exc:`Stopped`."""
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(_LEASE, self._token, LONGEST_HOLD):
             raise Stopped("Another process has taken over.")
@@ -194,8 +189,7 @@ class _Reader:
         known_until = state.read_until
         if since is None:
             return place or self._window(self._start(known_until))
-        # No entry is skipped: if ``since`` is later, the reading begins where the last reading
-        # ended.
+        # No entry is skipped if ``since`` is later than the end of the last reading.
         unread = (known_until, place.start if place else None)
         return self._window(min([begin_of(since), *filter(None, unread)]))
 
@@ -299,25 +293,24 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state.update(place={} if place is None else place.as_json())
     if read_until is not None:
         # A later stored end stays, because days may have been read again. But an end in the future
-        # is replaced: it was stored before the clock was set back.
+        # is from before the clock was set back.
         state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
     """True if no page follows; the provider's number of pages is only a hint."""
     if not page.rows:
-        # With unreadable rows, which have no ids, a repeated page cannot be recognised. So the
-        # number of pages decides.
+        # Unreadable rows have no ids, by which a repeated page is recognised, so the number of
+        # pages decides.
         return page.unreadable == 0 or number >= (page.total_pages or 0)
     rows = len(page.rows) + page.unreadable
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
 
 
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
-    """The number of entries that the provider counts but has not shown.
+    """Return the number of entries that the provider counts but has not shown; 0 without a count.
 
-    The number is 0 if the provider gives no count. The provider may also count and show entries
-    outside the window, for example because it returns whole days.
+    The provider may count entries outside the window, too, for example of whole days.
     """
     if page.total_results is None:
         return 0
@@ -358,8 +351,7 @@ def _content_of(row: LedgerRow) -> str:
     return f"row-{hashlib.sha256(told.encode()).hexdigest()[:40]}"
 
 
-# After this time (seconds), a part of the nightly reading begins no further request. The first
-# request is always made.
+# A part of the nightly reading begins no further request after this time (seconds).
 _SECONDS = 5.0
 # The pauses after a reading that failed.
 _FIRST_PAUSE = timedelta(minutes=2)
@@ -369,9 +361,9 @@ _LONGEST_PAUSE = timedelta(hours=1)
 def read_if_due(should_continue: Callable[[], bool]) -> None:
     """Read a part of the ledger if the nightly reading is due.
 
-    The part ends after five seconds, or earlier if the request budget allows no more requests. It
-    also ends if ``should_continue`` returns False after a request. The very first call of this
-    function only schedules a reading for the next night.
+    The part ends after five seconds, when the request budget is used up, or when
+    ``should_continue`` returns False after a request. The first call ever only schedules a reading
+    for the next night.
     """
     state = LedgerState.objects.current()
     now = timezone.now()
@@ -408,7 +400,7 @@ def _do_not_wait(_reading: LedgerReading) -> None:
 
 
 # The earliest start of the nightly reading, after midnight in the site's time zone. Each shop
-# starts at its own minute of the following three hours, so that not all shops read at once.
+# starts at its own minute after that, so that not all shops read at once.
 _FROM = timedelta(hours=2)
 _MINUTES = 180
 

@@ -1,7 +1,6 @@
 """Reports on the orders of a period: what was ordered, delivered, charged, sold and owed.
 
-An order counts for the day on which it became final, in the site's time zone. The admin's page, the
-command and the downloads all get their figures from :func:`report`.
+An order counts for the day on which it became final, in the site's time zone.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _ZERO = Decimal("0.00")
 
 
 class By(models.TextChoices):
-    """The grouping of a report. Weeks are those of ISO 8601, from Monday to Sunday."""
+    """The grouping of a report; weeks are those of ISO 8601, from Monday to Sunday."""
 
     DAY = "day", _("day")
     WEEK = "week", _("week")
@@ -65,14 +64,13 @@ class Figures:
     :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
     ordered = charged + refunded.
 
-    The customers' side counts each dinar once. If missing cards were ordered again, the payment for
-    these cards counts for the new order only.
-
-    So paid = kept + owed, and owed = customer_refunded + customer_planned + open.
+    The customers' side counts each dinar once: if missing cards were ordered again, the payment for
+    them counts for the new order only. So paid = kept + owed, and
+    owed = customer_refunded + customer_planned + open.
     """
 
     orders: int = 0
-    # The number of rejected orders: nothing was bought, and the whole payment is owed.
+    # Rejected orders: nothing was bought, and the whole payment is owed.
     rejected: int = 0
     cards_ordered: int = 0
     cards_delivered: int = 0
@@ -80,21 +78,21 @@ class Figures:
     ordered_amount: Decimal = _ZERO
     charged_amount: Decimal = _ZERO
     refunded_amount: Decimal = _ZERO
-    # The customers' side. A refund counts in the period of its order, whenever the refund was paid.
+    # The customers' side. A refund counts in the period of its order, whenever it was paid.
     paid_amount: Decimal = _ZERO
     owed_amount: Decimal = _ZERO
     customer_refunded_amount: Decimal = _ZERO
     customer_planned_amount: Decimal = _ZERO
-    # The sum of kept minus charged, over the orders for which both amounts are known.
+    # Kept minus charged, over the orders for which both amounts are known.
     margin_amount: Decimal = _ZERO
-    # The margin lost by missing cards: owed minus refunded. An order counts if it is settled, both
+    # The margin lost by missing cards: owed minus refunded, over the settled orders for which both
     # amounts are known, and no cards were ordered again.
     lost_margin_amount: Decimal = _ZERO
-    # The number of settled orders with an unknown amount at the provider.
+    # Settled orders with an unknown amount at the provider.
     unknown: int = 0
-    # The number of settled orders with figures from the provider that contradict each other.
+    # Settled orders with figures from the provider that contradict each other.
     contradictory: int = 0
-    # The number of orders for which nobody has said what the customer paid.
+    # Orders for which nobody has said what the customer paid.
     unpaid: int = 0
 
     def __add__(self, other: Figures) -> Figures:
@@ -134,8 +132,8 @@ class Side(enum.Flag):
 class Column(NamedTuple):
     """A figure of a report, with its name for people.
 
-    ``name`` is an attribute of :class:`Figures`. ``short`` is the heading in the command's table.
-    Figures with an empty ``short`` are left out of tables. They are still among the key figures of
+    ``name`` is an attribute of :class:`Figures`. ``short`` is the heading in the command's table;
+    figures with an empty ``short`` are left out of tables. They are still among the key figures of
     the admin's page, and in files if ``is_in_files`` is True.
     """
 
@@ -151,7 +149,7 @@ class Column(NamedTuple):
         return Side.PROVIDER in self.side
 
 
-# The columns, sorted as in all reports. In files, the columns that show costs come at the end.
+# Sorted as in all reports; but in files, the columns that show costs come last.
 COLUMNS = (
     Column("orders", _("orders"), Side.CARDS, "orders"),
     Column("rejected", _("Rejected orders"), Side.CARDS),
@@ -189,10 +187,7 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """The time from the recording of orders until they settled, in whole seconds.
-
-    Half of the orders took no longer than ``p50``, and 95 of 100 orders no longer than ``p95``.
-    """
+    """The time from recording to settling, in seconds, of half (``p50``) and 95 % of the orders."""
 
     p50: int
     p95: int
@@ -204,7 +199,7 @@ class Report:
 
     Each of ``rows`` has ``key``, ``label`` and ``figures``. A day, week or month without orders has
     no row. ``giftcards_report --json`` prints the figures under the same names. ``settling`` has
-    ``p50`` and ``p95`` in seconds. It is ``None`` if no order has settled.
+    ``p50`` and ``p95`` in seconds, or is ``None`` if no order has settled.
     """
 
     start: date
@@ -237,22 +232,19 @@ def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str
     """Return the total of :func:`report` for a period, and the sums of further aggregates.
 
     ``further`` maps names to aggregates. This takes half the time of :func:`report`, because it
-    does not compute how long orders took to settle.
+    leaves out :class:`Settling`.
     """
     row = settled_between(Order.objects.all(), start, end).aggregate(**_sums(), **further)
     return _figures(row), Counter({name: int(row[name] or 0) for name in further})
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
-    """The ``orders`` that became final from ``start`` to ``end``, unsorted."""
+    """Return the ``orders`` that became final from ``start`` to ``end``, unsorted."""
     return orders.filter(within("settled_at", start, end)).order_by()
 
 
 def first_day(day: date, by: By) -> date:
-    """Return the first day of the week or month that contains ``day``.
-
-    For other values of ``by``, return ``day`` itself.
-    """
+    """Return the first day of the week or month with ``day``, or ``day`` for any other ``by``."""
     match by:
         case By.WEEK:
             return day - timedelta(days=day.weekday())
@@ -262,11 +254,8 @@ def first_day(day: date, by: By) -> date:
 
 
 def last_day(day: date, by: By) -> date:
-    """Return the last day of the week or month that contains ``day``.
-
-    For other values of ``by``, return ``day`` itself.
-    """
-    # No day, week or month is longer than this number of days.
+    """Return the last day of the week or month with ``day``, or ``day`` for any other ``by``."""
+    # No day, week or month is longer than this.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
     following = first_day(day, by) + timedelta(days=longest)
     return first_day(following, by) - timedelta(days=1)
@@ -283,8 +272,6 @@ def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
         yield first_day(start, by), start, last
         start = last + timedelta(days=1)
 
-
-# Rows.
 
 _KEY_FORMATS = {By.DAY: "%Y-%m-%d", By.WEEK: "%G-W%V", By.MONTH: "%Y-%m"}
 
@@ -308,9 +295,10 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
     """Return an expression for the index of the day, week or month in which ``column`` lies.
 
-    ``begins`` has the first moment of each day, week or month, and ``number`` is the index of the
-    first one. The database compares moments and computes no dates, because databases differ in the
-    time zones that they know. The search is binary, because a period may have hundreds of days.
+    ``begins`` has the first moment of each. The first one has the index ``number``.
+
+    The database compares moments and computes no dates, because databases differ in the time zones
+    that they know. The search is binary, because a period may have hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -338,7 +326,6 @@ def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -
 
 
 def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
-    """The first and last day on which any of ``orders`` became final; ``None`` without orders."""
     moments = orders.values_list("settled_at", flat=True)
     first = moments.order_by("settled_at").first()
     last = moments.order_by("-settled_at").first()
@@ -348,10 +335,7 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
 
 
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
-    """Return the name of the product and, if ``key`` has a type, of the type.
-
-    The id replaces a missing name.
-    """
+    """Return the names of the product and the type in ``key``; an id replaces a missing name."""
     return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
 
 
@@ -369,10 +353,10 @@ class Centimes(Func):
 
 
 def _sums() -> dict[str, Any]:
-    """The aggregates for :class:`Figures`, with amounts in centimes; unknown amounts are NULL.
+    """Return the aggregates for :class:`Figures`; amounts are in centimes, or NULL if unknown.
 
-    The refunded amount has the same formula for every status. The formula works because of the
-    table's constraints: a refunded order has no cards, and a fulfilled order has all of them.
+    The refunded amount has one formula for every status, because constraints ensure that a refunded
+    order has no cards, and a fulfilled order has all of them.
     """
     settled = Q(status__in=SETTLED)
     price, told = Centimes("price_per_card"), Centimes("fulfilled_amount")
@@ -441,9 +425,8 @@ class _SecondsBetween(Func):
         **_context: Any,
     ) -> tuple[str, tuple[str | int, ...]]:
         later, earlier = (compiler.compile(column)[0] for column in self.get_source_expressions())
-        # SQLite stores a moment as a text of 19 characters. If the microseconds are not 0, a dot
-        # and the microseconds follow; with microseconds, strftime() may round up to the next
-        # second.
+        # SQLite stores a moment as a text of 19 characters, plus a dot and the microseconds if
+        # these are not 0. With microseconds, strftime() may round up to the next second.
         whole = " - ".join(
             f"CAST(strftime('%%s', SUBSTR({moment}, 1, 19)) AS INTEGER)"
             for moment in (later, earlier)
@@ -464,7 +447,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(times: Counter[int], percent: int) -> int:
-    """The smallest value such that at least ``percent`` percent of all values do not exceed it."""
+    """Return the smallest value that at least ``percent`` percent of the values do not exceed."""
     values = sorted(times)
     up_to = list(accumulate(times[value] for value in values))
     return values[bisect_left(up_to, up_to[-1] * percent / 100)]

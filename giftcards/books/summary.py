@@ -1,7 +1,6 @@
 """The summary of the ledger for a period: sums, balances, and what does not fit the orders.
 
-Each entry is read once. Python adds up the amounts, because a database may add decimals as binary
-fractions.
+Each entry is read once. Python adds up the amounts, because a database may add binary fractions.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Break:
 class Balances:
     """The balances before and after a period, and the change that its entries do not explain.
 
-    This change is the ``gap``, the sum of the ``breaks``. A balance is ``None`` if it is not known.
-    In that case, ``gap`` is ``None``, and there are no ``breaks``.
+    This change is the ``gap``, the sum of the ``breaks``. If a balance is unknown, it is ``None``,
+    ``gap`` is ``None``, and there are no ``breaks``.
     """
 
     opening: Decimal | None
@@ -68,17 +67,16 @@ class Entry(Protocol):
 class DayEnds:
     """The balances at the end of each day of a period.
 
-    Call :meth:`add` for each day that has entries, oldest first, and then :meth:`compare`. At most
-    :data:`NEAR` entries are kept on each side of the end of a day.
+    Call :meth:`add` for each day that has entries, oldest first, and then :meth:`compare`.
     """
 
     def __init__(self, before: Sequence[Entry]) -> None:
         """Begin with the last entries before the period: at most :data:`NEAR`, latest first."""
         self._last = deque(reversed(before), maxlen=NEAR)
         self._sums: dict[date, Decimal] = {}
-        # The balances before the period, and at the end of each day with entries.
+        # Before the period, and at the end of each day with entries.
         self._balances: list[Decimal | None] = []
-        # Keys are indexes of unknown balances in ``_balances``; values are the entries that follow.
+        # Maps indexes of unknown balances in ``_balances`` to the entries that follow.
         self._following: dict[int, list[Entry]] = {}
         self._end()
 
@@ -107,8 +105,8 @@ class DayEnds:
         balances = [*self._balances]
         for place, entries in self._following.items():
             balances[place] = _first_ends(entries).before
-        # If the period has no entries, later entries do not show the opening balance: the period
-        # may lie before the first entry of the ledger.
+        # If the period has no entries, it may lie before the first entry of the ledger. Then later
+        # entries do not show the opening balance.
         opening, closing = balances[0] if self._sums else self._balances[0], balances[-1]
         if opening is None or closing is None:
             return Balances(opening, closing)
@@ -128,10 +126,7 @@ class DayEnds:
 
 
 class _Ends(NamedTuple):
-    """The balances before and after one entry, or before and after all entries of a moment.
-
-    A balance is ``None`` if it is unknown.
-    """
+    """The balances before and after all entries of a moment; ``None`` means unknown."""
 
     before: Decimal | None
     after: Decimal | None
@@ -144,7 +139,7 @@ def _first_ends(entries: Sequence[Entry]) -> _Ends:
     """Return the balances around the first moment for which :func:`_ends` finds a result."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
-        # The last moment is left out, because it may have further entries that were not read.
+        # The last moment may have further entries that were not read.
         moments.pop()
     return next((ends for moment in moments if (ends := _ends(moment))), _UNKNOWN)
 
@@ -152,22 +147,19 @@ def _first_ends(entries: Sequence[Entry]) -> _Ends:
 def _moment_of(entry: Entry) -> object:
     """Return a key that groups entries whose sequence is unknown.
 
-    The key is the time of the entry. When clocks are set back, an hour is repeated. All entries in
-    such an hour have the same key.
+    It is the entry's time; or one key for the whole hour that is repeated when clocks are set back.
     """
     return (entry.time.year, "repeated") if repeated_for(entry.time) else entry.time
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """Return the balances before and after all entries of a moment.
+    """Return the balances before and after all entries of a moment, in unknown sequence.
 
-    The sequence of the entries is unknown. Each balance in between is the end of one entry and the
-    beginning of another. So the first balance is the only one that is more often a beginning than
-    an end.
+    Each balance in between is the end of one entry and the beginning of another. So only the first
+    balance is more often a beginning than an end.
 
-    If there is no such balance, return ``None``: the first balance equals the last one, but it is
-    unknown which of the balances it is. If there are several such balances, entries are missing,
-    and both balances of the result are ``None``.
+    Without such a balance, return ``None``: the first balance equals the last, but it is unknown
+    which it is. With several, entries are missing, and both balances of the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -196,9 +188,9 @@ class Discrepancy:
     ``amount`` is the part that does not fit, in dinars and never negative.
     """
 
-    # The primary key of the order or of the entry.
+    # The primary key of the order or entry.
     key: int
-    # The reference of the order, or the provider's id of the entry.
+    # The order's reference, or the provider's id of the entry.
     reference: str
     amount: Decimal
     time: datetime
@@ -241,35 +233,33 @@ class Summary:
     start: date
     end: date
     entries: int
-    # The number of entries that belong to an order, and the number whose order is a guess.
+    # The entries that belong to an order, and those whose order is a guess.
     matched: int
     guessed: int
     # The sums of charges and of refunds for gift cards, also for orders that are unknown here.
     orders: Decimal
     refunds: Decimal
-    # The sum of payments by customers.
+    # Payments by customers.
     payments: Decimal
     top_ups: Decimal
     other_services: Decimal
     # Orders that settled in the period, but whose full refund is not in the ledger.
     promised_not_credited: Discrepancies
-    # Refunds that belong to no order here, and the excess of other refunds over the promised
-    # amount.
+    # Refunds that belong to no order here, and the excess of other refunds over the promise.
     credited_not_promised: Discrepancies
     # Charges that belong to no order here, second charges for an order, and the part of a charge
-    # that exceeds the order's price.
+    # beyond the order's price.
     charged_unknown: Discrepancies
-    # Orders that were sent in the period, and accepted, without a charge in the ledger.
+    # Orders sent in the period, and accepted, without a charge in the ledger.
     ordered_not_charged: Discrepancies
     opening_balance: Decimal | None
     closing_balance: Decimal | None
-    # The gap and the breaks of Balances.
+    # As in Balances.
     gap: Decimal | None
     breaks: tuple[Break, ...]
 
     @property
     def total(self) -> Decimal:
-        """The sum of all entries."""
         known = self.orders + self.refunds + self.payments
         return known + self.top_ups + self.other_services
 
@@ -280,10 +270,7 @@ class Summary:
 
     @property
     def names_candidates(self) -> bool:
-        """True if a discrepancy may name the wrong order or entry.
-
-        A guess cannot tell orders or entries of equal amounts apart, so it may pair the wrong ones.
-        """
+        """True if a discrepancy may name the wrong order or entry, because some are guessed."""
         unfitting = (
             self.promised_not_credited,
             self.credited_not_promised,
@@ -312,7 +299,7 @@ def summarise(start: date, end: date) -> Summary:
 
 
 def sums_and_balances(start: date, end: date) -> Summary:
-    """The summary without discrepancies, in half the time of :func:`summarise`."""
+    """Return the summary without discrepancies, in half the time of :func:`summarise`."""
     return _summed_up(start, end, _Tally())
 
 
@@ -341,7 +328,7 @@ def _summed_up(start: date, end: date, tally: _Tally) -> Summary:
 
 
 def find_gap(start: date, end: date) -> tuple[Decimal | None, tuple[Break, ...]]:
-    """The ``gap`` and the ``breaks`` of a :class:`Summary`, found without reading any order."""
+    """Return the ``gap`` and the ``breaks`` of a :class:`Summary` without reading any order."""
     told = _compared(start, end, _Tally())
     return told.gap, told.breaks
 
@@ -356,7 +343,7 @@ class _Row(NamedTuple):
     time: datetime
     order_id: int | None
     is_guess: bool
-    # The price of the entry's order (centimes), if the price was looked up.
+    # The price of the entry's order (centimes), if it was looked up.
     price: int | None = None
 
     def as_discrepancy(self, amount: Decimal) -> Discrepancy:
@@ -364,8 +351,8 @@ class _Row(NamedTuple):
 
 
 _TOLD = _Row._fields[:-1]
-# The price of the entry's order (centimes); NULL until the order has settled, because the price may
-# change until then.
+# The price of the entry's order (centimes); NULL until the order has settled, because it may change
+# until then.
 _PRICED = {
     "price": Subquery(
         Order.objects.filter(pk=OuterRef("order"), status__in=SETTLED)
@@ -376,7 +363,7 @@ _PRICED = {
 
 
 def _compared(start: date, end: date, tally: _Tally) -> Balances:
-    """The balances of the period; the entries of the period are also added to ``tally``."""
+    """Return the balances of the period, and add its entries to ``tally``."""
     first_moment, next_moment = bounds(start, end)
     entries = LedgerEntry.objects.order_by("time", "pk").values_list(*_TOLD)
     before, after = entries.filter(time__lt=first_moment), entries.filter(time__gte=next_moment)
@@ -400,8 +387,7 @@ def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
             if same:
                 yield day, same
             day, same = day_of(row.time), []
-            # If the clock was set back past midnight, rows of the earlier day may follow: the day
-            # stays.
+            # The day never goes back, even if the clock was set back past midnight.
             if row.time >= begin_of(day + _DAY):
                 day += _DAY
             next_day = begin_of(day + _DAY)
@@ -410,7 +396,7 @@ def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
         yield day, same
 
 
-# The field of a summary that adds up entries of a type; "other_services" adds up all other types.
+# The field of a summary for each type; "other_services" is for all other types.
 _TOTALS = {
     CHARGE: "orders",
     CREDIT: "refunds",
@@ -421,7 +407,7 @@ _TOTALS = {
 
 @dataclass(slots=True)
 class _Tally:
-    # Further columns to read: the prices, or nothing if no discrepancies are looked for.
+    # The prices as a column to read, or nothing if no discrepancies are looked for.
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0
@@ -459,7 +445,7 @@ def _promised_not_credited(start: date, end: date) -> Iterator[Discrepancy]:
 
 
 def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
-    """The refund entries of the period that exceed what was promised for their orders."""
+    """Yield the refund entries of the period that exceed what was promised for their orders."""
     first_moment, next_moment = bounds(start, end)
     refunds = LedgerEntry.objects.filter(type=CREDIT)
     of_period = refunds.filter(within("time", start, end), order=OuterRef("pk"))
@@ -479,10 +465,7 @@ def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
 
 
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
-    """The charges that exceed the price of their order.
-
-    Guessed charges are skipped, because an entry is a guess only if it fits the price.
-    """
+    """Yield the charges beyond the price of their order; guesses always fit the price."""
     for row in rows:
         if row.type == CHARGE and row.price is not None and not row.is_guess:
             beyond = -row.amount - Decimal(row.price).scaleb(-2)
@@ -491,7 +474,6 @@ def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
 
 
 def _ordered_not_charged(start: date, end: date) -> Iterator[Discrepancy]:
-    """The orders that were sent in the period, but have no charge among the entries read."""
     read_until = LedgerState.objects.known_until()
     first = LedgerEntry.objects.order_by("time", "pk").first()
     if read_until is None or first is None:

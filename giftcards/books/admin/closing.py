@@ -1,7 +1,6 @@
 """The page "Closing a month": the steps before a closing, the figures, and earlier closings.
 
-The page shows sums over all orders and what the provider charges. So only people who may see both
-the report and costs may see this page.
+Only people who may see both the report and costs may see this page, because it shows both.
 """
 
 from __future__ import annotations
@@ -53,16 +52,16 @@ from giftcards.text.display import (
     signed_money,
 )
 
-# The number of finished months that the page offers.
+# The number of finished months on offer.
 _MONTHS = 24
-# The value of the parameter "month" that finds all months that have changed since their closing.
+# The value of the parameter "month" for the latest month that has changed since its closing.
 _CHANGED = "changed"
 _BY_NAME = {figure.name: figure for figure in FIGURES}
 _SIGNS = {StepState.DONE: "✓", StepState.TO_DO: "!", StepState.NOTHING: "–"}
 
 
 class _Text(NamedTuple):
-    """The texts about a step. ``counts`` are the names of the figures that the step shows."""
+    """The texts about a step; ``counts`` names the figures that the step shows."""
 
     title: Any
     done: Any
@@ -116,10 +115,9 @@ _TEXTS: Mapping[str, _Text] = {
         ("owing",),
     ),
 }
-# Some counts are shown with an amount beside them: each key is a count, and its value is the
-# amount.
+# Counts with an amount beside them.
 _AMOUNTS = {"breaks": "gap", "planned": "customer_planned_amount", "owing": "open_amount"}
-# For each figure, the filters with which the list of orders shows what the figure counts.
+# The filters with which the list of orders shows what a figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "not_credited": {"ledger": "missing"},
     "unpaid": {"sale": "unknown"},
@@ -127,10 +125,10 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "owing": {"refund": "owed"},
 }
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
-# Pairs of figures. If the figures of a pair are equal, the first figure is left out.
+# The first figure of a pair is left out if it equals the second.
 _BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
-# For some figures, the filters with which the ledger shows what the figure counts. Each other
-# figure about the ledger links to its list on the page of the ledger.
+# The filters with which the ledger shows what a figure counts. Other figures about the ledger link
+# to lists on its page.
 _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
     "charged_unknown": {"order": "charged"},
     "credited_unknown": {"order": "credited"},
@@ -138,7 +136,7 @@ _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
 
 
 class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The form that closes a month; if a step is still to do, the form asks for a reason."""
+    """The form that closes a month; asks for a reason if a step is still to do."""
 
     is_sure = forms.BooleanField(label=_("I have looked at the steps and the figures."))
 
@@ -202,12 +200,11 @@ def month_text(first: date) -> str:
 
 
 def _value(first: date) -> str:
-    """The text for the month in URLs."""
     return f"{first:%Y-%m}"
 
 
 def _asked_for(request: HttpRequest) -> date | None:
-    """The first day of the month in the URL; ``None`` without a valid month."""
+    """Return the first day of the month in the URL, or ``None`` if the URL has no valid month."""
     asked = request.GET.get("month", "")
     if asked in {"", _CHANGED}:
         changed = MonthClosing.objects.changed().first() if asked else None
@@ -216,7 +213,7 @@ def _asked_for(request: HttpRequest) -> date | None:
 
 
 def _token(month: Month) -> str:
-    """A hash of the figures and closings of the month that the page has shown."""
+    """Return a hash of the month's figures and closings, which the page has shown."""
     number = month.closing.number if month.closing else 0
     seen = [month.first.isoformat(), number, as_stored(month.figures), month.open_steps]
     return token("close_month", seen)
@@ -229,10 +226,7 @@ def _may_be_closed(month: Month) -> bool:
 
 
 def _refusal(request: HttpRequest, month: Month) -> str:
-    """Return the reason why the month cannot be closed now; "" if it can be closed.
-
-    A month can be closed if it is over, and has not changed since the person saw it.
-    """
+    """Return the reason why the month cannot be closed now, or ""."""
     if not month.is_over:
         return gettext("The month is not over yet. Nothing was closed.")
     if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
@@ -244,10 +238,7 @@ def _refusal(request: HttpRequest, month: Month) -> str:
 
 
 def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
-    """Close the month, and show a message to the person.
-
-    Returns the reason if the month was not closed, or else "".
-    """
+    """Close the month, and tell the person; or return the reason why it was not closed."""
     with transaction.atomic(using=router.db_for_write(MonthClosing)):
         closing = close_month(month, by=request.user.get_username(), note=note)
         if closing is None:
@@ -293,8 +284,7 @@ def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
     for first in sorted({*months, chosen.first}, reverse=True):
         text, closing = month_text(first), valid.get(first)
         if closing:
-            # The chosen month has just been compared with its record; the other months were
-            # compared earlier.
+            # Only the chosen month has just been compared with its record.
             is_chosen = first == chosen.first
             has_changed = bool(chosen.differences) if is_chosen else closing.has_changed
             state = gettext("has changed") if has_changed else gettext("closed")
@@ -316,7 +306,7 @@ def _steps(pages: Pages, request: HttpRequest, month: Month) -> Iterator[dict[st
 
 
 def _sentence(step: Step, month: Month) -> str:
-    """The state of a step in words, as HTML; "" if the rows of the step say enough."""
+    """Return the state of a step as HTML, or "" if the step's rows say enough."""
     text = _TEXTS[step.name]
     if step.name == "read":
         if month.read_until is None:
@@ -336,10 +326,7 @@ def _sentence(step: Step, month: Month) -> str:
 def _rows(
     pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the counts that a step shows, each with a link to the counted rows.
-
-    Counts of 0 are left out.
-    """
+    """Yield the counts of a step that are not 0, each with a link to the counted rows."""
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)
         if not number or (lesser and number == month.figures[lesser]):
@@ -355,10 +342,7 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """Return the URL of the list that shows what a figure counts.
-
-    It is "" if the person may not see the list.
-    """
+    """Return the URL of the list of what a figure counts; "" if the person may not see it."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])
@@ -375,11 +359,8 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
-    """Yield each part with its figures: a title, and pairs of label and value, as HTML.
-
-    The counts of the steps are left out.
-    """
-    # If no cards were ordered again, these figures equal other figures, and are left out.
+    """Yield a title, and pairs of label and value as HTML, for each part but the steps."""
+    # If no cards were ordered again, these figures equal others.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:
         lines = [
@@ -404,7 +385,7 @@ def _records(closings: Iterable[MonthClosing]) -> Iterator[dict[str, Any]]:
 
 
 def value_text(figure: MonthFigure, value: Value) -> str:
-    """The value of a figure as HTML."""
+    """Return the value of a figure as HTML."""
     if isinstance(value, int):
         return count_text(value)
     if value is not None and figure.is_signed:
@@ -413,7 +394,7 @@ def value_text(figure: MonthFigure, value: Value) -> str:
 
 
 def _change(then: Value, now: Value) -> str:
-    """The change of a figure as HTML; "" if ``then`` or ``now`` is not known."""
+    """Return the change of a figure as HTML, or "" if it is unknown."""
     if then is None or now is None:
         return ""
     if isinstance(then, Decimal):

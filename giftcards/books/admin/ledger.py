@@ -1,6 +1,6 @@
 """The page of the provider's ledger: the entries read so far, and the sums of a period.
 
-The ledger shows what the provider charges, so only people who may see costs may see this page.
+Only people who may see costs may see this page.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from giftcards.text.display import (
     signed_money,
 )
 
-# The provider's types of entries, and the shop's words for them.
+# The shop's words for the provider's types of entries.
 _KINDS: Mapping[str, Any] = {
     CHARGE: _("Gift cards"),
     CREDIT: _("Gift cards, credited back"),
@@ -75,7 +75,7 @@ _KINDS: Mapping[str, Any] = {
     "ADSL": _("Internet credit"),
     "REFUND-ADSL": _("Internet credit, credited back"),
 }
-# The maximum number of types that a filter offers, and of rows that a search shows.
+# The most types that a filter offers, and the most rows that a search shows.
 _MOST_KINDS = 30
 _MOST_FOUND = 1_000
 _MONTHS = 12
@@ -96,9 +96,9 @@ class MatchFilter(ConditionFilter):
     title = _("order")
     parameter_name = "order"
     conditions = {
-        # With "= True", Django would write a bare column, for which SQLite uses no index.
+        # SQLite uses no index for a bare column, which Django would write for "= True".
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
-        # A tile of the start page links to this choice.
+        # For a tile of the start page.
         "unknown": (_("Of no order here"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
         "charged": (_("Unknown, charged"), CHARGED_UNKNOWN),
         "credited": (_("Unknown, credited back"), CREDITED_UNKNOWN),
@@ -118,7 +118,7 @@ class PeriodFilter(admin.SimpleListFilter):
         asked_for = self.value()
         if asked_for and (month := month_of(asked_for)) and month not in months:
             months.append(month)
-        # The choice "open" is offered only in its own URL, to which a tile of the start page links.
+        # Only a tile of the start page links to "open".
         before = [("open", _("Before these, not closed yet"))] if asked_for == "open" else []
         return [
             ("today", _("Today")),
@@ -169,7 +169,7 @@ class LedgerEntryAdmin(OrderRows):
         "identifier",
         "read",
     )
-    # This attribute only makes Django show the search box; search_rows() does the search.
+    # Only makes Django show the search box: see search_rows().
     search_fields = ("provider_id",)
     search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
     actions = None
@@ -181,8 +181,8 @@ class LedgerEntryAdmin(OrderRows):
     read = column(LedgerEntry, "read_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
-        # The orders are not joined. PostgreSQL expects many entries without an order, and would
-        # read all orders first to join them.
+        # Not joined: PostgreSQL, expecting many entries without an order, would read all orders
+        # first.
         return super().get_queryset(request).prefetch_related("order")
 
     def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
@@ -191,13 +191,12 @@ class LedgerEntryAdmin(OrderRows):
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         if request.GET.get(MatchFilter.parameter_name) in {"unknown", "charged", "credited"}:
-            # Sorted by all columns of the index of entries without an order: PostgreSQL does not
-            # infer that ``order_id`` is constant here.
+            # All columns of the index: PostgreSQL does not infer that ``order_id`` is constant.
             return ("-order_id", "-type", "-time", "-pk")
         return ("-time", "-pk")
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        # Two queries are made, because the conditions have different indexes.
+        # The conditions have different indexes, so each has a query.
         entries = LedgerEntry.objects.order_by()
         found = (
             entries.filter(provider_id=name),
@@ -217,10 +216,7 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _closing(self, request: HttpRequest) -> str:
-        """The URL of the page that closes the chosen month, or else the last month.
-
-        The URL is "" for people who may not see that page.
-        """
+        """Return the URL for closing the chosen or the last month; "" without permission."""
         pages = self.admin_site._registry.get(Order)  # noqa: SLF001
         if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
             return ""
@@ -229,10 +225,10 @@ class LedgerEntryAdmin(OrderRows):
         return pages.url_of("close_month") + query
 
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
-        """Return the summary of the chosen period, as template context.
+        """Return the template context with the summary of the chosen period.
 
-        The context is empty unless the period is the only filter. It is also empty for people from
-        whom orders are hidden. The summary reads every entry of the period.
+        It is empty if another filter is chosen, too, or if orders are hidden from the person. The
+        summary reads every entry of the period.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None
@@ -301,19 +297,13 @@ class LedgerEntryAdmin(OrderRows):
 
 
 def _kind_text(kind: str) -> str:
-    """Return the type of an entry in plain text.
-
-    The text is the provider's word, after the shop's own words if there are any.
-    """
+    """Return an entry's type in the shop's words, if any, and in the provider's word."""
     words = _KINDS.get(kind)
     return isolated(kind) if words is None else f"{words} {isolated(kind)}"
 
 
 def _known_kinds() -> Iterator[str]:
-    """Yield the types of the entries in the ledger.
-
-    The query for each type reads one row of an index.
-    """
+    """Yield the types of the entries in the ledger; each costs one lookup in an index."""
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:
@@ -321,7 +311,7 @@ def _known_kinds() -> Iterator[str]:
 
 
 def _verdict(summary: Summary) -> str:
-    """The sentence, as HTML, that says whether the entries explain the balance."""
+    """Return, as HTML, whether the entries explain the balance."""
     if summary.gap:
         text = gettext("The balance has changed by %(gap)s that no entry explains.")
         return filled(text, gap=signed_money(summary.gap))
@@ -340,10 +330,7 @@ def _verdict(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
-    """Yield the lines of the summary: label, amount as HTML, and whether the amount is a balance.
-
-    The other amounts are changes of the balance.
-    """
+    """Yield label, amount as HTML, and True for a balance, False for a change of the balance."""
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False
@@ -356,12 +343,12 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
     yield gettext("Balance after"), money(summary.closing_balance), True
 
 
-# A function that returns, as HTML, the name of a discrepancy's order or entry.
+# Returns the name of a discrepancy's order or entry as HTML.
 _Name = Callable[[Discrepancy], str]
 
 
 def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[dict[str, Any]]:
-    """The discrepancies of each kind, as template context."""
+    """Yield the discrepancies of each kind, as template context."""
     kinds: tuple[tuple[str, str, Discrepancies, _Name], ...] = (
         (
             "not_credited",

@@ -34,14 +34,14 @@ from giftcards.models.order_queries import NOT_CREDITED
 from giftcards.text.display import distance_text, duration_text, filled, moment, money, signed_money
 from giftcards.watch.conditions import Standing
 
-# The parameters of sorting and paging, with which the list still shows all orders.
+# The parameters for sorting and paging, which do not filter the list.
 _OF_WHOLE_LIST = {"o", "p", "all"}
 _HOUR = timedelta(hours=1)
 _YEAR = timedelta(days=365)
 
 
 def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeString | str:
-    """The figures of the account at the provider, as HTML, above the list of orders.
+    """Return the figures of the account at the provider as HTML, for above the list of orders.
 
     While the list is filtered or searched, the cost of open orders is left out to save queries.
     People from whom orders are hidden see the balance only.
@@ -60,7 +60,7 @@ def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeSt
 
 
 def _provider_page(request: HttpRequest, site: AdminSite) -> str:
-    """The URL of the provider's page; "" for a person who may not open that page."""
+    """Return the URL of the provider's page, or "" if the person may not open it."""
     is_there = site.is_registered(ProviderState)
     if is_there and site.get_model_admin(ProviderState).has_view_permission(request):
         return reverse("admin:giftcards_providerstate_changelist", current_app=site.name)
@@ -68,7 +68,7 @@ def _provider_page(request: HttpRequest, site: AdminSite) -> str:
 
 
 def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tuple[Any, str, str]]:
-    """The figures of the account: label, value, and a note on the value; texts or HTML."""
+    """Yield label, value, and a note on the value; texts or HTML."""
     if state.balance is None or state.balance_read_at is None:
         yield _("Balance"), gettext("not read yet"), ""
     else:
@@ -81,10 +81,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """Return the note on the money in open orders, as HTML.
-
-    The note says which part is in unsent orders, and how many orders have an unknown price.
-    """
+    """Return a note as HTML: the amount in unsent orders, and the orders of unknown price."""
     texts = []
     if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")

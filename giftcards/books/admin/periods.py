@@ -21,21 +21,21 @@ from giftcards.models import Product
 from giftcards.rules.times import today
 from giftcards.text.display import day_text, isolated
 
-# The first day that a report may have. No shop sold cards before 2000, and some time zones cannot
+# The first possible day of a report. No shop sold cards before 2000, and some time zones cannot
 # express very early times.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The maximum number of days in a report with a row for each day, because a person has to read the
-# rows; and the maximum number of years in any report.
+# Limits on the days of a report with a row for each day, which a person has to read, and on the
+# years of any report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
-# The maximum number of products that the form lists if several names contain the typed text.
+# The form lists at most this many products whose names contain the typed text.
 _NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The parameters of a report: first and last day (both included), kind of rows, product."""
+    """The parameters of a report; ``start`` and ``end`` are both included."""
 
     start: date
     end: date
@@ -44,7 +44,7 @@ class Question:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The parameters as the values of the form's fields, without empty values."""
+        """The values of the form's fields that are not empty."""
         fields = {
             "from": self.start.isoformat(),
             "to": self.end.isoformat(),
@@ -55,11 +55,10 @@ class Question:
 
 
 class ReportForm(forms.Form):
-    """The form of a report. Its fields are in the URL, so every report has a URL."""
+    """The form of a report; its fields are in the URL, so every report has a URL."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
-    # This field offers a choice of products. In a large catalogue, the person types the id of a
-    # product, or a part of its name.
+    # A choice of products; in a large catalogue, a typed id, or part of a name.
     product = forms.CharField(label=_("Product"), required=False, max_length=200)
     # "from" is a keyword of Python, so ``__init__`` adds the field.
     field_order = ("from", "to", "by", "product")
@@ -128,8 +127,7 @@ class DownloadForm(forms.Form):
         super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
         choices = [("csv", _("CSV with commas and decimal points"))]
         if can_write_xlsx():
-            # The first choice is xlsx, because its numbers and dates do not depend on the language
-            # of the spreadsheet.
+            # First, because its numbers and dates do not depend on the spreadsheet's language.
             choices.insert(0, ("xlsx", _("Excel (xlsx), for spreadsheets in every language")))
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
 
@@ -141,7 +139,7 @@ class DownloadForm(forms.Form):
 
 
 def links(question: Question | None) -> list[tuple[str, str, bool]]:
-    """Links to the usual periods: text, URL, and True for the period of ``question``."""
+    """Return links to the usual periods: text, URL, and True for the period of ``question``."""
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)
@@ -156,19 +154,19 @@ def links(question: Question | None) -> list[tuple[str, str, bool]]:
 
 
 def row_text(row: Row, report: Report) -> str:
-    """The name of the row in plain text: its product or its dates."""
+    """Return the row's product or dates in plain text."""
     if isinstance(row.key, tuple):
         return isolated(row.label)
     if report.by is By.MONTH:
         return day_text(row.key, "F Y")
     days = sorted({row.key, last_day(row.key, report.by)})
-    # If the report is about one year, the page's title names the year.
+    # The page's title names the year if there is only one.
     years = {day.year for day in (report.start, report.end, *days)}
     return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
 
 
 def month_of(text: str) -> date | None:
-    """The first day of a month such as ``2026-11``; ``None`` for any other text."""
+    """Return the first day of a month such as ``2026-11``; ``None`` for any other text."""
     try:
         first = date.fromisoformat(f"{text}-01")
     except ValueError:
@@ -177,7 +175,7 @@ def month_of(text: str) -> date | None:
 
 
 def _date_field(label: Any) -> forms.DateField:
-    # Browsers show a calendar of their own, in their own language, and always send this format.
+    # Browsers show a calendar in their own language, and always send this format.
     widget = forms.DateInput(
         format="%Y-%m-%d", attrs={"type": "date", "min": str(_FIRST), "max": str(_LAST)}
     )

@@ -2,10 +2,9 @@
 
 Figures that show the provider's prices are left out for people who may not see costs.
 
-Positions in the chart are percentages. So the chart can have any size, and its letters are as large
-as the other letters of the page. Time and amounts run from left to right in every language: in
-Algeria, this is usual even in Arabic texts. Bars of products have no axis: they begin where a line
-of text begins.
+Positions in the chart are percentages, so that the chart can have any size beside letters of the
+usual size. Time and amounts run from left to right even in Arabic, as is usual in Algeria. Bars of
+products begin where a line of text begins.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def report_view(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
-    """Return the file of a download; only POST is allowed, because a download leaves a trace."""
+    """Return the file of a download, for POST only, because a download leaves a trace."""
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     if not (
@@ -95,7 +94,7 @@ def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
     if not (form.is_valid() and download_form.is_valid()):
         return _report_page(pages, request, form, download_form, status=400)
     question, given = form.question, download_form.cleaned_data
-    # The trace comes before the file: no file leaves the shop without a trace.
+    # The trace comes first: no file leaves the shop without a trace.
     _leave_trace(request, question, given)
     return _file(question, given, shows_costs=pages.may_see_costs(request))
 
@@ -130,7 +129,7 @@ def _report_page(
 
 
 def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, Any]:
-    """The report as template context, without figures that this person may not see."""
+    """Return the report as template context, without figures that the person may not see."""
     shows_costs = pages.may_see_costs(request)
     found = report(question.start, question.end, question.by, product_id=question.product_id)
     open_orders = money_in_open_orders() if shows_costs else None
@@ -158,7 +157,7 @@ def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, 
 
 
 def _file(question: Question, given: Mapping[str, Any], *, shows_costs: bool) -> HttpResponseBase:
-    """The response with the file for ``given``, the data of the :class:`DownloadForm`."""
+    """Return the response with the file for ``given``, the data of the :class:`DownloadForm`."""
     period = (question.start, question.end)
     if given["what"] == "orders":
         rows = order_rows(
@@ -203,7 +202,7 @@ def _leave_trace(request: HttpRequest, question: Question, given: Mapping[str, A
 
 
 class ReportFact(NamedTuple):
-    """A key figure. ``value`` is HTML; ``url`` leads to the list of its orders, or is ""."""
+    """A key figure; ``value`` is HTML, ``url`` leads to the list of its orders, or is ""."""
 
     label: Any
     value: str
@@ -212,10 +211,7 @@ class ReportFact(NamedTuple):
 
 
 def list_url(order_list: str, question: Question, **filters: str) -> str:
-    """Return the URL of the list of orders, for the period and the product of ``question``.
-
-    ``filters`` are further filters of the list.
-    """
+    """Return the URL of the list of orders for ``question``, with further filters."""
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
     period = {"settled_at__gte": str(start), "settled_at__lt": str(end)}
@@ -225,7 +221,7 @@ def list_url(order_list: str, question: Question, **filters: str) -> str:
 def _groups(
     report: Report, question: Question, *, order_list: str, open_orders: OpenMoney | None
 ) -> Iterator[tuple[str, list[ReportFact]]]:
-    """Yield groups of key figures, each with a title.
+    """Yield a title and key figures for each group.
 
     If ``open_orders`` is ``None``, the groups that show costs are left out.
     """
@@ -242,7 +238,7 @@ _LABELS = {column.name: column.label for column in COLUMNS} | {
     # The column's own label has no capital.
     "orders": _("Orders"),
 }
-# For each figure, the filters with which the list of orders shows what the figure counts.
+# The filters with which the list of orders shows what a figure counts.
 _FILTERS: Mapping[str, Mapping[str, str]] = {
     "orders": {},
     "rejected": {"status__exact": Status.REJECTED},
@@ -263,7 +259,7 @@ def _facts(total: Figures, question: Question, order_list: str, side: Side) -> I
         value = getattr(total, column.name)
         if column.side != side or (column.name in _RARE and not value):
             continue
-        # The figure "orders" links to its list even if it is 0.
+        # "orders" links to its list even if it is 0.
         filters = _FILTERS.get(column.name) if value or column.name == "orders" else None
         url = "" if filters is None else list_url(order_list, question, **filters)
         is_wrong = column.name in _WRONG and value > 0
@@ -290,7 +286,7 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
 
 
 def orders_of_unknown_price(count: int) -> SafeString:
-    """The words "and 2 orders of unknown price", as HTML, to be put after an amount."""
+    """Return the words "and 2 orders of unknown price", as HTML, to be put after an amount."""
     text = ngettext(
         "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
     )
@@ -298,7 +294,7 @@ def orders_of_unknown_price(count: int) -> SafeString:
 
 
 def duration_text(seconds: int) -> str:
-    """A duration in at most two units: 45 s, 3 min 5 s, 26 h 10 min."""
+    """Return a duration in at most two units: 45 s, 3 min 5 s, 26 h 10 min."""
     hours, rest = divmod(seconds, 3_600)
     minutes, rest = divmod(rest, 60)
     parts = [
@@ -311,12 +307,12 @@ def duration_text(seconds: int) -> str:
 
 
 def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
-    """The columns of the table, each with True if any amount in the column has decimals."""
+    """Return the table's columns, each with True if any of its amounts has decimals."""
     sums = [report.total, *(row.figures for row in report.rows)]
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
         for column in COLUMNS
-        # The column "ordered" is left out: it is the sum of "charged" and "credited back".
+        # "ordered" is the sum of "charged" and "credited back".
         if column.short and column.name != "ordered_amount"
         if shows_costs or not column.tells_costs
     }
@@ -325,7 +321,7 @@ def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
 def _lines(
     report: Report, question: Question, columns: Mapping[Column, bool], *, order_list: str
 ) -> Iterator[tuple[str, str, list[tuple[Any, str]]]]:
-    """The rows of the table: the name, the URL of its orders or "", and the cells."""
+    """Yield the table's rows: the name, the URL of its orders or "", and the cells."""
     for row in report.rows:
         about = _question_of(row, question)
         url = list_url(order_list, about) if about else ""
@@ -333,7 +329,7 @@ def _lines(
 
 
 def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, str]]:
-    """The cells of the table for ``figures``, each with its heading."""
+    """Return the cells of the table for ``figures``, each with its heading."""
     return [
         (_LABELS[column.name], _cell(column, figures, has_decimals=has_decimals))
         for column, has_decimals in columns.items()
@@ -341,10 +337,7 @@ def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """Return the question for the orders of ``row`` alone.
-
-    It is ``None`` if no filter of the list finds these orders.
-    """
+    """Return the question for a row's orders, or ``None`` if no filter of the list finds them."""
     if isinstance(row.key, tuple):
         product_id, type_id = row.key
         if type_id:
@@ -356,7 +349,7 @@ def _question_of(row: Row, question: Question) -> Question | None:
 
 
 def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
-    """The figure as HTML, without currency; a warning mark if the figure leaves out orders."""
+    """Return the figure as HTML without currency, with a warning mark if it leaves out orders."""
     value = getattr(figures, column.name)
     if isinstance(value, Decimal):
         known = None if _is_unknown(column, figures) else value
@@ -366,13 +359,12 @@ def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
     why = _left_out(column, figures)
     if not why:
         return shown
-    # The mark stands before the amount, so that the digits of a column stay aligned.
+    # The mark comes first, so that the digits of a column stay aligned.
     mark = '<span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span> {}'
     return format_html(mark, why, why, shown)
 
 
 def _figure(column: Column, figures: Figures) -> str:
-    """The figure as HTML; "unknown" if the figure needs sale amounts, and no order has any."""
     value = getattr(figures, column.name)
     if isinstance(value, int):
         return count_text(value)
@@ -386,7 +378,7 @@ def _is_unknown(column: Column, figures: Figures) -> bool:
 
 
 def _left_out(column: Column, figures: Figures) -> str:
-    """A sentence on the orders that the figure leaves out; "" if it leaves out no order."""
+    """Return a sentence on the orders that the figure leaves out, or ""."""
     if column.tells_costs and figures.unknown:
         number = figures.unknown
         text = ngettext(
@@ -407,10 +399,7 @@ def _left_out(column: Column, figures: Figures) -> str:
 
 
 class Series(NamedTuple):
-    """A series of values in a chart, drawn in one colour.
-
-    ``value`` computes a value from figures. The value is never negative.
-    """
+    """Values in one colour of a chart; ``value`` computes one, never negative, from figures."""
 
     label: Any
     value: Callable[[Figures], Decimal]
@@ -436,14 +425,14 @@ class Drawn(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A text at an axis; if ``is_minor`` is True, narrow screens leave the label out."""
+    """A text at an axis; narrow screens leave it out if ``is_minor`` is True."""
 
     at: str
     text: str
     is_minor: bool = False
 
 
-# The four parts of what customers paid; a column of the chart stacks them.
+# The four parts of what customers paid, stacked in a column of the chart.
 SERIES = (
     Series(_("Kept"), attrgetter("kept_amount")),
     *(
@@ -454,7 +443,7 @@ SERIES = (
 
 
 def _chart(report: Report) -> dict[str, Any] | None:
-    """The chart of the report as template context; ``None`` if there is nothing to draw."""
+    """Return the chart as template context; ``None`` if there is nothing to draw."""
     if not any(_values(report.total)):
         return None
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
@@ -462,7 +451,7 @@ def _chart(report: Report) -> dict[str, Any] | None:
 
 
 def _columns(report: Report) -> dict[str, Any]:
-    """The chart with a column for each day, week or month, even if a column has no orders."""
+    """Return a chart with a column for each day, week or month, even one without orders."""
     rows = {row.key: row for row in report.rows}
     keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
     found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
@@ -484,12 +473,12 @@ def _columns(report: Report) -> dict[str, Any]:
     }
 
 
-# The maximum number of product bars in the chart. The table shows all products.
+# The chart has at most this many bars of products. The table shows all products.
 _MOST_BARS = 8
 
 
 def _bars(report: Report) -> dict[str, Any]:
-    """The chart with bars of the best-selling products or types.
+    """Return a chart of the best-selling products or types.
 
     ``others`` is the number of products or types with sales that get no bar.
     """
@@ -519,7 +508,7 @@ def _texts(report: Report) -> dict[str, Any]:
 
 
 def _in_words(row: Row, report: Report) -> str:
-    """The name and the amounts of a row in plain text, each in a line of its own."""
+    """Return the name and the amounts of a row in plain text, each on its own line."""
     return "\n".join([row_text(row, report), *_amounts(row.figures)])
 
 
@@ -535,10 +524,10 @@ def _short(key: date, report: Report) -> str:
     return day_text(key, "N" if report.start.year == report.end.year else "m/Y")
 
 
-# A column fills this share of its slot. Its width is at most _WIDEST percent of the chart.
+# A column fills this share of its slot, and at most _WIDEST percent of the chart.
 _FILLED = Decimal("0.7")
 _WIDEST = Decimal(12)
-# The maximum number of columns with gaps between them: a screen has no room for more gaps.
+# More columns than this have no gaps between them.
 _DENSE = 90
 
 
@@ -569,10 +558,7 @@ def _total(row: Sequence[Decimal]) -> Decimal:
 
 
 def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
-    """Yield the parts of a bar, one for each value above 0.
-
-    Each part has the index of its value, its begin and its end. Begin and end are in percent.
-    """
+    """Yield the index, the begin and the end (percent) of each value above 0."""
     end = Decimal(0)
     for series, value in enumerate(row):
         start, end = end, end + value
@@ -581,10 +567,7 @@ def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """The middle of column ``number``, if the width is divided into ``places`` equal columns.
-
-    The value is in percent of the width.
-    """
+    """Return the middle, in percent, of column ``number`` of ``places`` equal columns."""
     return (number + Decimal("0.5")) * 100 / places
 
 
@@ -593,7 +576,7 @@ _MARKED = 4
 
 
 def scale(highest: Decimal) -> list[int]:
-    """The values to mark on an axis: multiples of a round number, from 0 to ``highest`` or more.
+    """Return the values to mark on an axis: multiples of a round number from 0 past ``highest``.
 
     The values are whole, because parts of a dinar are not worth a line.
     """
@@ -603,25 +586,25 @@ def scale(highest: Decimal) -> list[int]:
     return [step * number for number in range(max(ceil(highest / step), 1) + 1)]
 
 
-# The maximum number of labels that fit side by side below an axis.
+# The most labels that fit side by side below an axis.
 _MOST_LABELS = 8
 
 
 def labelled(places: int) -> range:
-    """The indexes of the places that get a label: 0, and others at equal distances."""
+    """Return the indexes of the places that get a label: 0, and others at equal distances."""
     return range(0, places, max(ceil(places / _MOST_LABELS), 1))
 
 
 def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
     """Return the share of ``value`` in ``whole`` in percent, with three decimals.
 
-    The length of a bar is the difference of two such shares, so bars never exceed 100 % together.
+    Bars are differences of such shares, so that together they never exceed 100 %.
     """
     return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
 
 
 def _text(percent: Decimal) -> str:
-    # The number is part of a drawing, so it must not be localised.
+    # Numbers of a drawing must not be localised.
     return f"{percent:.3f}%"
 
 
