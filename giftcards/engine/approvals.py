@@ -1,12 +1,8 @@
 """Holding orders back, and releasing them.
 
-An order is held for one of these reasons:
-
-- A card costs more than the ceiling.
-- ``REVIEW_ORDER`` wants a person to look at the order.
-- ``REORDER_MISSING`` made the order, and its time has not come.
-
-A held order is PENDING and never due. It times out only if ``REORDER_MISSING`` made it.
+An order is held if a card costs more than the ceiling, if ``REVIEW_ORDER`` wants a person to look
+at it, or until the time comes that ``REORDER_MISSING`` has set for it. A held order is PENDING and
+never due. Only an order of ``REORDER_MISSING`` times out while it is held.
 """
 
 from __future__ import annotations
@@ -37,7 +33,7 @@ from giftcards.rules.times import LONGEST_WAIT, is_ahead
 
 logger = logging.getLogger(__name__)
 
-# The most held orders that are released at a time: about as many as a minute can send.
+# About as many as can be sent in a minute.
 _AT_ONCE = 100
 # In characters.
 _LONGEST_OBJECTION = 200
@@ -171,7 +167,6 @@ def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
 
 
 def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Order, Problem]]:
-    """Yield the held orders whose price has fallen, with entries for their timelines."""
     for order in Order.objects.on_hold_for_price().filter(product_id=product_id):
         price, ceiling = prices.get(order.type_id), order.price_ceiling
         if price is None or ceiling is None or price > ceiling:
@@ -220,7 +215,6 @@ def _give_up(order: Order) -> None:
 
 
 def _release(order: Order, reason: Problem | None = None, *, by: str = "", **values: Any) -> bool:
-    """Let a held order be sent, with ``reason`` in its timeline; False if it is not held."""
     # SEND_TIMEOUT starts again, however long the order has waited.
     now = timezone.now()
     due = {"due_at": now, "queued_at": now, "send_after": None, "failures": 0}

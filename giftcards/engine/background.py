@@ -1,10 +1,10 @@
 """Background work: all work that is not about single orders.
 
-Work is declared once, as :class:`Work`. Only :func:`give_turns` begins it: at the end of a tick,
-and in the threads beside the loop.
+Work is declared as :class:`Work`. Only :func:`give_turns` begins it, at the end of a tick and in
+the threads beside the loop.
 
-Each piece of prompt work has a lane of its own, so that it waits for no other work. All other work
-shares one lane, where only one process at a time gives turns.
+Each piece of prompt work has its own lane, and waits for no other work. All other work shares one
+lane, where only one process at a time gives turns.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ MayGoOn = Callable[[], bool]
 class Work:
     """A piece of background work.
 
-    ``name`` is shown to people, such as "the messages". ``do`` gets a callback, and does due work
-    while the callback returns True. If ``do`` returns False, it is not called again for some
-    seconds.
+    ``name`` is shown to people, such as "the messages". ``do`` works until its callback returns
+    False. If ``do`` returns False, it is not called again for some seconds.
     """
 
     name: str
@@ -56,8 +55,8 @@ class Work:
 
 #: The declared work, by name.
 WORK: dict[str, Work] = {}
-# The pieces of work that this process is doing, with the time of their last sign of life: their
-# start, or their last call of the callback. No piece is begun while it is under way.
+# The work of this process, with the time of its last sign of life: its start, or its last call of
+# the callback. No work is begun while it is under way.
 _under_way: dict[str, float] = {}
 
 
@@ -75,7 +74,7 @@ def lanes() -> list[Sequence[Work]]:
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
     """Give each piece of work in ``lane`` its turn; False if the lane has to be left alone for now.
 
-    Nothing more is begun once ``has_time`` returns False or ``stop`` is set. The next call goes on
+    Nothing more is begun once ``has_time`` returns False or ``stop`` is set. The next call begins
     with the next piece, even if a piece has killed its process.
     """
 

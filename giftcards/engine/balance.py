@@ -36,8 +36,7 @@ _ZERO = Decimal("0.00")
 class BalanceReader:
     """A reader that requests the balance in a thread, so that no order waits for the answer.
 
-    Its failures do not count as outages: only requests about orders decide about these. A refused
-    key and a rate limit stop all calls, as usual.
+    Its failures are no outages of the provider: only requests about orders decide about these.
     """
 
     def __init__(self) -> None:
@@ -125,10 +124,9 @@ def _tell_of_fall(state: ProviderState) -> None:
 class OpenMoney:
     """The cost of the open orders, in dinars, without orders that are held for a person.
 
-    ``sent`` is the cost of orders that were or may have been sent. The provider has taken this
-    amount from the balance, and gives back the price of cards that do not come. ``unsent`` is the
-    cost of orders still to be sent. ``unknown`` counts orders without a known price, which neither
-    amount includes.
+    ``sent`` is for orders that were or may have been sent: the provider has taken it from the
+    balance, and gives back the price of cards that do not come. ``unsent`` is for orders still to
+    be sent. ``unknown`` counts orders without a known price, which neither amount includes.
     """
 
     sent: Decimal = _ZERO

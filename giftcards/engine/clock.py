@@ -1,11 +1,10 @@
 """Detecting steps of the wall clock, so that a step does not count as waiting time.
 
-Times in the database are from the wall clock, which NTP or a person can set. Nobody can set a
-steady clock. If the two have not advanced equally, the wall clock has made a step.
+Times in the database are from the wall clock, which NTP or a person can set. If it has not advanced
+like the steady clock, it has made a step. ``ProviderState`` keeps the difference between the two
+clocks of each machine, so that steps are noticed even if no process ran.
 
-``ProviderState`` keeps the difference between the two clocks of each machine, and the latest steps.
-So steps are noticed even if no process ran. Without a stored difference (on the first run, and
-after a reboot), the wall clock is trusted, unless it is behind the last sweep.
+Without a stored difference, the wall clock is trusted, unless it is behind the last sweep.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ _TOLERANCE = timedelta(seconds=2)
 # A larger difference is stored anew, so that slow drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
-# The most machines whose readings are kept; those of old boots go first. No shop has as many:
-# otherwise, machines would displace each other's readings.
+# The most machines whose readings are kept. No shop has as many: otherwise, machines would displace
+# each other's readings.
 _MOST_MACHINES = 256
 # The longest times by which the engine postpones urgent orders (after a 429), and others.
 _LONGEST_URGENT = timedelta(minutes=15)
@@ -143,8 +142,8 @@ class Clock:
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
         """Yield the periods between steps, newest first: start, end, sum of all later steps.
 
-        A time that the clock showed twice is in two periods. Periods also overlap by the tolerance,
-        because the time of a step is known only so far.
+        Periods may overlap: the clock can show a time twice, and the time of a step is known only
+        within the tolerance.
         """
         zone = timezone.now().tzinfo
         end = datetime.max.replace(tzinfo=zone)
@@ -180,8 +179,7 @@ class Clock:
             if abs(span) < _DRIFT and _MACHINE in self._offsets:
                 return now
             self._store(offset, Step(now - span, seconds), now)
-            # The state is read even if another process was faster, which may have recorded the same
-            # step.
+            # Another process may have recorded the same step.
             self._take_over(ProviderState.objects.current())
 
     def _seconds_set(self, now: datetime, offset: float) -> float:

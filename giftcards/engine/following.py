@@ -110,12 +110,12 @@ def ask(
 ) -> Iterator[tuple[Order, OrderAnswer | Exception, Verdict | None]]:
     """Check ``orders``, fresh ones first; yield each order with its answer or error, and a verdict.
 
-    The verdict is ``None`` if the answer is not a row of the list. An order that is due after
-    ``due_by`` is yielded only if the list happens to show it. An order that is not yielded was not
-    checked: calls were paused, the budget ran out, or the batch was full.
+    The verdict is ``None`` if the answer is not a row of the list. Orders that are not due by
+    ``due_by`` are yielded only if the list happens to show them. Orders that are not yielded were
+    not checked: calls were paused, the budget ran out, or the batch was full.
 
-    ``match_others`` gets the rows of each page that belong to none of ``orders``, and all rows of
-    the page. Its answers are yielded, too.
+    ``match_others`` gets the rows of each page that belong to none of ``orders``, and all its rows.
+    Its answers are yielded, too.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -137,7 +137,6 @@ def ask(
 
 
 def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
-    """Split ``orders`` into fresh and late ones, which are on different pages of the list."""
     late = [order for order in orders if order.status == Status.DELAYED]
     return [order for order in orders if order.status != Status.DELAYED], late
 
@@ -163,7 +162,6 @@ def _listed(orders: Sequence[Order]) -> list[Order]:
 def _read_list(
     search: _Search, gateway: Gateway, pulse: Pulse, match_others: Callable[[Rows, Rows], Answers]
 ) -> Answers:
-    """Read pages of the list while this saves requests; yield the orders found."""
     for skew in (_USUAL_SKEW, CLOCK_SKEW):
         for page in search.read(gateway, pulse, skew):
             if isinstance(page, Exception):
@@ -180,14 +178,11 @@ def _read_list(
 
 
 def _pause_after(error: Exception) -> timedelta:
-    """The time for which the list is not used after ``error``; longer after a 404, for example."""
     is_transient = isinstance(error, ProviderError) and error.status != 404
     return _LIST_FAILED if is_transient else _LIST_USELESS
 
 
 class _Search:
-    """A search of the list for the rows of some orders."""
-
     def __init__(self, orders: Sequence[Order], purpose: Purpose) -> None:
         self._orders = orders
         self._purpose = purpose
@@ -326,13 +321,12 @@ def read_pages(
 
     ``limit()`` is the number of further pages that are worth reading:
 
-    - If the first page gives the page count, further pages are read only if ``limit()`` covers them
-      all. Reading ends when ``limit()`` falls to 0, or when the budget is short. In the latter
-      case, the next reading begins with the pages left out.
-    - Without a page count, at most ``limit()`` further pages are read, up to the first page without
-      new ids.
+    - With a page count, further pages are read only if ``limit()`` covers them all. Reading ends
+      when ``limit()`` falls to 0, or when the budget is short; the next reading begins with the
+      unread pages.
+    - Without a page count, at most ``limit()`` further pages are read, up to one without new ids.
 
-    If a page fails, its error is yielded in its place.
+    A page that fails is yielded as its error.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=tuning.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
@@ -421,8 +415,7 @@ def fan_out(
 
     With ``is_patient``, calls wait for the request budget; otherwise, calls without budget are
     skipped. A call whose error is worth repeating is retried once, if the budget allows that at
-    once. When calls have to stop, those in flight get a few seconds to end, and the others are
-    skipped.
+    once. When calls have to stop, those in flight get a few seconds to end.
     """
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")
@@ -445,8 +438,6 @@ class _Call(Generic[K, T]):
 
 
 class _Calls(Generic[K, T]):
-    """Waiting calls, and calls in flight, each in its own thread."""
-
     def __init__(
         self,
         jobs: Iterable[tuple[K, Callable[[], T]]],

@@ -161,7 +161,6 @@ class Gateway:
         return self.is_open
 
     def _ask_about_key(self, purpose: Purpose) -> bool:
-        """Ask the provider about the key; False if :meth:`begin` denies it."""
         key = self.ask(self.client.validate, purpose)
         if key is not None:
             self.note_key(key)
@@ -436,12 +435,9 @@ class Gateway:
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
         """Note how many requests a reading of the list takes after the first page.
 
-        The present reading takes ``count`` requests. The next readings also have to show the orders
-        that now wait to be sent: these fill the ``room`` on the last page, then more pages of
-        ``page_size`` rows.
-
-        Waiting orders count up to the number of free slots, or a quarter of a page if that is more,
-        because slots become free all the time.
+        This reading takes ``count``. The next readings also show the orders that now wait to be
+        sent: these fill the ``room`` on the last page, then more pages of ``page_size`` rows. They
+        count up to the number of free slots, or a quarter of a page if that is more.
         """
         coming = self.waiting
         if coming:
@@ -456,8 +452,8 @@ class Gateway:
     def _list_questions(self) -> int:
         """The most requests after the first page in any reading of the last minute.
 
-        It is 0 if the list is not in use. A whole minute counts, because slots have to be reserved
-        before they are needed.
+        It is 0 if the list is not in use. A whole minute counts, because slots are reserved in
+        advance.
         """
         if not self.is_list_read:
             return 0
@@ -486,9 +482,8 @@ def ask_when_free(
     """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
 
     ``call`` returns ``None`` if the gateway denies it, and is then tried again. ``on_wait`` is
-    called before each wait of at most a second, with True if calls are paused.
-
-    While the key is not proven, an order that is due soon comes first, and its call probes the key.
+    called before each wait of at most a second, with True if calls are paused. An unproven key is
+    left to an urgent order to probe.
 
     Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` may raise it, too.
     """
@@ -512,7 +507,6 @@ def ask_when_free(
 
 
 def _try(gateway: Gateway, call: Callable[[], T | None]) -> T | None:
-    """Make ``call``, unless the key is unproven and an urgent order is about to probe it."""
     if not gateway.is_proven and Lease.objects.is_taken(Lease.LOOP):
         soon = timezone.now() + timedelta(seconds=conf.poll_interval)
         if Order.objects.urgent().filter(due_at__lte=soon).exists():

@@ -37,9 +37,9 @@ def follow(
 ) -> Swept | None:
     """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
 
-    The loop ends after ``seconds``, when ``stop`` is set, when no order is urgent, or when the
-    provider refuses the key. With ``seconds=None``, it ends only when ``stop`` is set. Returns
-    ``None`` if another process holds the lease, and the lease does not expire within ``patience``.
+    With ``seconds=None``, the loop ends when ``stop`` is set. Otherwise, it also ends after
+    ``seconds``, when no order is urgent, or when the provider refuses the key. Returns ``None`` if
+    another process holds the lease, and the lease does not expire within ``patience``.
     """
     loop = _Loop(seconds, stop or threading.Event(), patience)
     with surviving(loop.stop, "the loop"):
@@ -157,7 +157,6 @@ class _Loop:
             gateway.flush()
 
     def _has_time(self) -> bool:
-        """True if the run goes on and no order is urgent."""
         return self.should_continue() and not is_work_left()
 
     def _take_lease(self) -> bool:
@@ -203,7 +202,6 @@ class _Loop:
         return not self._is_lease_lost
 
     def _wait_for_work(self, gateway: Gateway, *, is_idle: bool) -> None:
-        """Wait at most one interval until an order is due and the budget allows its request."""
         began = time.monotonic()
         latest = began + conf.poll_interval
         earliest = began + (_IDLE_PAUSE if is_idle else 0)

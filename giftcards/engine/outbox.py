@@ -1,13 +1,11 @@
 """Announcing changes to the shop's receivers: at least once, and in sequence for each subject.
 
-:mod:`giftcards.signals` says what receivers can rely on. Orders and offers each have an outbox with
-a lease, so that slow receivers of offers do not delay news of orders.
-
-The subject of a change is an order or a type. A receiver is not called for later changes of a
-subject until it has taken the earlier change.
+The subject is an order or a type. A receiver is not called for later changes of a subject until it
+has taken the earlier ones. Orders and offers each have an outbox with a lease, so that slow
+receivers of offers do not delay news of orders.
 
 A try is recorded as failed before the receivers are called, and corrected afterwards. So back-off
-applies even if a receiver kills the process, or its success cannot be recorded.
+applies even if a receiver kills the process.
 """
 
 from __future__ import annotations
@@ -50,9 +48,9 @@ _MOST_FAILURES = 32
 class Outbox(Generic[E]):
     """A table of changes, and how each of them is announced.
 
-    ``lease`` names the lease of the announcing process. ``subject`` is the foreign key to what has
-    changed, ``related`` are the foreign keys to read with a change. ``signals`` are sent in this
-    order, with ``sender`` and ``arguments``.
+    ``lease`` is that of the announcing process. ``subject`` is the foreign key to what has changed,
+    ``related`` are the foreign keys to read along. ``signals`` are sent in this sequence, with
+    ``sender`` and ``arguments``.
     """
 
     table: type[E]
@@ -130,8 +128,8 @@ def announce(
         if token is None:
             break
         known = len(refused)
-        # The lease is released before the next query: a process that could not take it relies on
-        # this process.
+        # Released before the next query: a process that could not take the lease relies on this
+        # process.
         with contextlib.closing(_LeaseKeeper(outbox.lease, token)) as lease:
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
@@ -165,8 +163,8 @@ class _LeaseKeeper:
 
     def close(self) -> None:
         self._is_over.set()
-        # The thread must not renew the lease after its release. The wait is limited, because the
-        # thread may itself wait for a lock of the database.
+        # No renewal may follow the release. The wait is limited, because the thread may itself wait
+        # for a lock of the database.
         self._thread.join(_GRACE)
         Lease.objects.release(self._name, self._token)
 
@@ -194,7 +192,6 @@ def _announce_batch(
     refused: set[int],
     should_continue: Callable[[], bool],
 ) -> int:
-    """Announce the first due changes; add those that cannot be written to ``refused``."""
     due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[: tuning.announcing_batch])
     # Changes that are not due yet are included: they hold back later changes of their subjects.
     of_these = {f"{outbox.subject}__in": set(due.values())}
@@ -254,7 +251,6 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
 
 
 def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None:
-    """Call each receiver once; remove those that succeed from ``undelivered``."""
     change.announce_error = ""
     for receiver in undelivered.copy():
         failure, interruption = _call(receiver, outbox.arguments(change))

@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 # The first and the longest pause before a retry.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# Four failed reviews or price requests take more than a minute: the order itself may be the reason.
+# Four failed reviews or price requests take over a minute: then the order itself may be the reason.
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time, less SLACK, can hold an order.
 _THIS_MOMENT = timedelta(seconds=10)
@@ -65,11 +65,9 @@ _LIST_DELAY = timedelta(seconds=1)
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    Instead of being sent, the order may be:
-
-    - held, if a person has to look at it, or a card costs more than the ceiling;
-    - held, if it replaces missing cards that may have come after all;
-    - postponed, if it cannot be reviewed, or has a ceiling and the price is unknown.
+    An order is held if a person has to look at it, if a card costs more than the ceiling, or if
+    missing cards that it replaces may have come. It is postponed if it cannot be reviewed, or if it
+    has a ceiling and the price is unknown.
 
     Updates ``order`` in place, unless another process has changed the row.
     """
@@ -83,8 +81,8 @@ def send(order: Order, gateway: Gateway) -> bool:
 
 def _send(order: Order, gateway: Gateway) -> bool:
     ceiling = order.price_ceiling
-    # The price is read before the claim: a process that stalls between claim and request could send
-    # an order that was declared lost and sent again meanwhile.
+    # Before the claim: a process that stalls between claim and request could send an order that was
+    # declared lost and sent again meanwhile.
     try:
         price = _price(order, gateway)
     except (AccessDenied, RateLimited):
@@ -138,9 +136,8 @@ def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
 
 
 def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
-    """Claim an order, make the request unless it is too late, and record the outcome."""
     # The commit of the claim may return minutes later, when the order has been declared lost and
-    # sent again. So the clock is read first, and a late request is not made.
+    # sent again. Then the request is not made.
     start_by = steady_time() + tuning.start_within
     is_claimed = False
     try:
@@ -229,8 +226,8 @@ def _passes_review(order: Order) -> bool:
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
     """Postpone an order with a ceiling and an unknown price.
 
-    The order gets no problem during an outage, which monitors report. It gets one if the failure
-    goes on while the provider answers other requests.
+    Monitors report an outage, so the order gets a problem only if the failure goes on while the
+    provider answers other requests.
     """
     is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
     is_away = gateway.is_outage(error) and is_patient
@@ -436,11 +433,11 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
     """Move ``order`` to ``target``, even if it was taken for lost because its claim expired.
 
-    If the order was declared absent meanwhile, another process may send it again. So an order that
-    may have been bought is first claimed back.
+    An order that may have been bought is first claimed back, if it was declared absent and could be
+    sent again.
 
     Returns False if another process has moved the order elsewhere. Then ``order`` gets the row's
-    status, but keeps its old claim: a later move succeeds only if the row still has that claim.
+    status but keeps its old claim, so that no later move succeeds on another's claim.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():
@@ -490,8 +487,7 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # A new claim means that this process tried to send the order; otherwise, another
-            # process has changed it.
+            # With the same claim, another process has changed the order.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
             # The answers to other orders would probably be lost, too.

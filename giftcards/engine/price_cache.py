@@ -86,9 +86,9 @@ class PriceCache:
     ) -> Decimal | None:
         """Return the price of a card, at most ``PRICE_MAX_AGE`` old.
 
-        Returns ``None`` if the price has to be requested and the request budget has no free slot.
-        The request may take any slot that placing may take. Prices that other processes have read
-        count, too. With ``asked_since``, only a price that was requested after that moment counts.
+        ``None`` if a request is needed, and no slot that placing may take is free. Prices that
+        other processes have read count, too. With ``asked_since``, only a price that was requested
+        after that moment counts.
 
         Raises :exc:`ProviderError` if the request fails or the price is unreadable, and
         :exc:`NotListed` if the product does not list the type.
@@ -107,7 +107,6 @@ class PriceCache:
         raise (prices.failure or _no_price(prices, type_id)).with_traceback(None)
 
     def _told(self, product_id: str, type_id: str, *, max_age: float) -> _Prices | None:
-        """Return the prices that another process has read; ``None`` if the type has no price."""
         row = ProductPrices.objects.told(
             product_id, key=self._key, max_age=timedelta(seconds=max_age)
         )
@@ -176,7 +175,6 @@ class PriceCache:
         return True
 
     def _recent(self, product_id: str) -> Mapping[str, Decimal]:
-        """Return recent prices of the product's types; request them if there are none."""
         told = ProductPrices.objects.told(product_id, key=self._key, max_age=_RECENT)
         if told is not None:
             return told.prices

@@ -258,7 +258,6 @@ def _update(
 
 
 def _release(order: Order, reasons: Sequence[Problem], now: datetime) -> OrderUpdate:
-    """Return an update that drops the wrong id, so that recovery searches for the order."""
     problem = Problem("id_of_other", {"provider_order_id": order.provider_order_id or ""})
     values: dict[str, Any] = {
         **cleared_provider_columns(),
@@ -280,7 +279,6 @@ def _arrivals(results: Iterable[_Result]) -> Iterator[Arrival]:
 
 
 def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
-    """Flag orders that settle with more stored cards than the provider says it delivered."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
         if settlement and stored[order.pk] > settlement.fulfilled_quantity:
@@ -357,9 +355,8 @@ def record_failures(
 ) -> None:
     """Record failed checks of claimed orders, release the claims, and back off.
 
-    ``key`` is the API key of the checks. The id of an order that the provider does not know is
-    dropped if the order was sent with ``key``, before ``proof_ago`` (by default,
-    ``PROOF_OF_ABSENCE`` before ``now``).
+    If the provider does not know an order, its id is dropped, provided that the order was sent with
+    ``key`` and before ``proof_ago`` (by default, ``PROOF_OF_ABSENCE`` before ``now``).
 
     A late order keeps its schedule, but is checked earlier after a transient failure. Only an error
     about the order itself becomes its problem.
@@ -550,7 +547,6 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
 
 
 def _more_cards(order: Order, answer: OrderAnswer, stored: int) -> Iterator[Problem]:
-    """Yield a problem if more cards are ``stored`` than the order had when it settled."""
     if stored > order.fulfilled_quantity:
         # Cards that the provider counts, and so charges, are late and not surplus.
         is_counted = (answer.fulfilled_quantity or 0) >= stored

@@ -47,8 +47,8 @@ logger = logging.getLogger(__name__)
 
 # The longest pause between two searches.
 _LONGEST_PAUSE = timedelta(hours=1)
-# The first and the longest pause before the next look at an order of another API key. They are
-# short, because a process with the right key may be searching for it.
+# The pauses before the next look at an order of another API key. They are short: a process with the
+# right key may be searching for it.
 _ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
 _SOURCE = StatusChange.Source.RECOVERY
 
@@ -92,7 +92,6 @@ def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]
 
 
 def _note_other_account(order: Order, *, pause: timedelta) -> None:
-    """Tell staff that the order may belong to another account; search again after ``pause``."""
     columns = order.problem_columns(new=[Problem("other_account")])
     columns |= {"due_at": timezone.now() + pause, "failures": min(order.failures + 1, 20)}
     unchanged = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
@@ -132,9 +131,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     for order in accepted:
         if row := listing.row_of(order):
             gateway.note_reference(order, row)
-    # Other orders of about the same time may have similar rows. They are queried after the list,
-    # and before the owners of its rows: an order that takes a row in between is a rival or an
-    # owner.
+    # Other orders of about the same time may have similar rows. An order that takes a row during
+    # this survey is found here as a rival, or as the owner of the row by the next query.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -146,8 +144,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     # A row with the reference of another order is not one of the lost orders.
     named = note_repetitions(rows, listing, gateway.key)
     rows = [row for row in rows if named.get(row.provider_id, lost[0]) in lost]
-    # The statuses are read last. Orders that another process has resolved meanwhile count as
-    # rivals, so that their rows are left alone.
+    # Read last: orders that another process has resolved meanwhile count as rivals, so that their
+    # rows are left alone.
     unresolved = Order.objects.filter(
         pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
     )
@@ -198,8 +196,8 @@ def _read_around(
 ) -> Listing:
     """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
 
-    A few minutes are enough if the list shows one of our ``accepted`` orders, which proves that the
-    clocks agree. Otherwise, the list is read with a larger margin.
+    A few minutes are enough if the list shows one of our ``accepted`` orders: then the clocks
+    agree.
     """
 
     if accepted:
@@ -220,7 +218,6 @@ def _is_row_known(order: Order, listing: Listing) -> bool:
 
 
 def _is_unconfirmed(order: Order) -> bool:
-    """True if no answer has confirmed the order's id yet."""
     return order.status in FOLLOWED and order.identified_at is None
 
 
@@ -228,8 +225,7 @@ def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
     """True if the order may have the id of a lost order.
 
     An id is in doubt until an answer or a row confirms it. Orders that were accepted recently do
-    not count: they were sent well after the orders that can be proven absent, and a busy shop
-    always has some.
+    not count: they were sent well after those that can be proven absent.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
@@ -275,7 +271,6 @@ def _half_proof() -> timedelta:
 
 
 def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
-    """Carry out decisions about ``orders``, keyed by primary key; return the number resolved."""
     adoptions = [decision for decision in decisions if isinstance(decision, Adopt)]
     failed = [
         adoption for adoption in adoptions if not _adopt(orders[adoption.order.key], adoption)
@@ -328,7 +323,6 @@ def _wait(order: Order, *, is_evidence: bool) -> None:
 
 
 def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
-    """Schedule the next search: soon if it is likely to decide, otherwise with back-off."""
     now = timezone.now()
     if is_soon:
         values["due_at"] = now + _half_proof()
@@ -364,11 +358,11 @@ def adopt(
     """Identify the lost ``order`` with an order at the provider; False if the id is taken.
 
     The caller has compared the two. ``is_insisted`` is True if they differ, but a person says that
-    they are the same; then answers may name another product and type, but not another quantity.
-    ``repeated`` are the ids of further purchases of the order.
+    they are the same. Then answers may name another product and type, but not another quantity.
+    ``repeated`` are ids of further purchases.
 
-    Also False if the row's claim or status has changed since ``order`` was read, or if staff have
-    released this id from the order (unless ``source`` is staff).
+    Also False if the row's claim or status has changed since ``order`` was read. Unless ``source``
+    is staff, also False if staff have released this id from the order.
     """
     # No constraint covers aliases: the provider's order could be adopted under each of its ids, and
     # delivered twice.
@@ -404,7 +398,6 @@ def adopt(
 
 
 def _was_released(order: Order, provider_order_id: str) -> bool:
-    """True if staff have said that ``order`` is not the provider's order with this id."""
     releases = order.changes.filter(
         to_status=Status.UNCONFIRMED, source=StatusChange.Source.STAFF
     ).values_list("details", flat=True)

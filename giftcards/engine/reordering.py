@@ -25,8 +25,7 @@ from giftcards.rules.states import Review
 
 logger = logging.getLogger(__name__)
 
-# The longest pause before the first order of ``REORDER_MISSING``: cards that are out of stock may
-# be back soon.
+# The longest pause before the first order: cards that are out of stock may be back soon.
 _FIRST_PAUSE = timedelta(minutes=10)
 
 _COPIED = (
@@ -46,20 +45,20 @@ _COPIED = (
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
     """Order the missing cards of a final ``order`` again; return the new order.
 
-    All calls return the same new order, even concurrent ones; its ``repeats`` is ``order``. Its
-    missing cards can be ordered again, too. The timeline of ``order`` names ``by``.
+    All calls return the same new order, whose ``repeats`` is ``order``. Its missing cards can be
+    ordered again, too. The timeline of ``order`` names ``by``.
 
-    The new order has a UUID as its reference. Product, group, metadata, customer and gift are those
-    of ``order``. A card may cost at most ``max_price``, by default the ``max_price`` of ``order``.
+    The new order has a UUID as its reference; product, group, metadata, customer and gift are those
+    of ``order``. A card may cost at most ``max_price`` (default: that of ``order``).
     ``REVIEW_ORDER`` is called only if ``order`` was rejected after a review.
 
-    The amount owed for the missing cards becomes the ``sale_amount`` of the new order, and nothing
-    is owed for ``order`` any more. Cards that came after ``order`` had settled are not missing.
+    The amount owed for the missing cards becomes the ``sale_amount`` of the new order; nothing is
+    owed for ``order`` any more. Cards that came after ``order`` had settled are not missing.
 
-    Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, if ``order`` is open or
-    of another environment than the API key, if a refund was paid or is planned, or if ``order`` has
-    a problem that nobody has ticked off. Raises :exc:`~django.core.exceptions.ValidationError` for
-    an invalid ``max_price``.
+    Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, ``order`` is open or of
+    another environment than the API key, a refund was paid or is planned, or ``order`` has a
+    problem that nobody has ticked off. Raises :exc:`~django.core.exceptions.ValidationError` for an
+    invalid ``max_price``.
     """
     with transaction.atomic():
         order.lock()
@@ -75,7 +74,6 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
 
 def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
-    """Record ``new``, and move the customer's payment for the missing cards to it."""
     Order.objects.record(new)
     Order.objects.filter(pk=old.pk).update(
         reordered_amount=new.sale_amount or 0,
@@ -143,16 +141,13 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
 
 
 def reorder_by_rule(order: Order) -> None:
-    """Order the missing cards again as ``REORDER_MISSING`` says, in an order that is held at first.
+    """Order the missing cards again as ``REORDER_MISSING`` says; the new order is held at first.
 
-    Call this in the transaction that makes ``order`` final: receivers that learn of the final
-    status must find a complete new order.
+    Call this in the transaction that makes ``order`` final: receivers of the final status must not
+    find an incomplete new order.
 
-    Nothing is ordered in these cases:
-
-    - The rule is off, or has no orders or no time left.
-    - The new order has no price ceiling, and no price of the old order is known.
-    - :func:`reorder_missing` would raise :exc:`ReorderError`.
+    Nothing is ordered if the rule is off, or has no orders or no time left. Nor if no price limits
+    the new order, or :func:`reorder_missing` would raise :exc:`ReorderError`.
     """
     rule = conf.reorder_missing
     if rule is None:

@@ -1,8 +1,8 @@
 """Finding orders that the provider has bought twice.
 
-Some providers return our references, but do not refuse one that was used before. If the list of
-such a provider lags for too long, an order is wrongly taken for absent and bought again. Each row
-with an order's reference is a purchase of that order, whatever its id.
+Some providers return our references, but accept one that was used before. If such a provider's list
+lags for too long, an order is taken for absent and bought again. Each row with an order's reference
+is a purchase of that order, whatever its id.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def note_repetitions(
     """Find rows that are a second purchase of an order; tell staff about them.
 
     Such a row has the order's reference, but none of its ids. ``rows`` are rows of ``listing``, the
-    list that ``key`` shows. The result maps the ids of these rows to their orders. An order that
-    waits to be sent again is searched for instead.
+    list that ``key`` shows. The result maps the ids of these rows to orders. An order that waits to
+    be sent again is searched for instead.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}
@@ -57,7 +57,6 @@ def by_reference(rows: Iterable[OrderAnswer]) -> dict[str, list[OrderAnswer]]:
 
 
 def _is_other(row: OrderAnswer, order: Order) -> bool:
-    """True if the row fits the order's line, and has none of its ids."""
     is_own = row.provider_id in order.names
     return not is_own and find_difference(row, order.line) is None
 
@@ -74,7 +73,6 @@ def _note(order: Order, rows: Sequence[OrderAnswer], listing: Listing) -> None:
 
 
 def _is_known_there(order: Order, listing: Listing) -> bool:
-    """True if the provider certainly has the order with one of its known ids."""
     own = listing.row_of(order)
     is_listed = own is not None and own.reference == order.provider_reference
     return is_listed or (order.checked_at is not None and order.identified_at is not None)
@@ -99,7 +97,6 @@ def _tell(order: Order, problems: Sequence[Problem]) -> None:
 
 
 def _search_again(order: Order) -> None:
-    """Search for an order that was taken for absent, unless another process sends it already."""
     problem = Problem("bought_before")
     with transaction.atomic():
         # Through PLACING, as the order did for the worker that sent it.

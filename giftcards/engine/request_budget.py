@@ -1,23 +1,23 @@
 """The request budget: at most ``REQUESTS_PER_MINUTE`` in any sliding window of 60 seconds.
 
 Each request takes a slot, a row that all processes share. The provider counts a request at some
-moment between sending and answer, so its slot is free again 60 seconds after the answer. If the
-process dies, the slot is free 60 seconds after the request would have timed out.
+moment between sending and answer, so the slot is free again 60 seconds after the answer. If the
+process dies, this is 60 seconds after the request would have timed out.
 
-- The first page of the list has one slot per ``POLL_INTERVAL``, but at most a quarter of all slots.
-  So a rush of purchases does not delay codes. Late orders have one slot, so that fresh orders
-  cannot starve them. While the list is not usable, late and fresh orders share its slots.
-- All other slots are common. At most a quarter of them is reserved for requests after the first
-  page: further pages and single checks. Once all other common slots are taken, each reading takes
-  only its share of the reserve. If the reserve is too small, single checks leave half of it to
-  further pages, because a page covers up to a hundred orders.
-- Placing, and queries for the price of an order with a ceiling, may use all common slots outside
-  the reserve. Further pages and single checks leave an eighth of them free. Queries for optional
-  prices, and requests about payments by customers, leave half of them free. Requests about payments
-  may also take the slot of late orders, so that purchases cannot starve them.
+- The first page of the list has one slot per ``POLL_INTERVAL``, but at most a quarter of all slots,
+  so that a rush of purchases does not delay codes. Late orders have one slot, so that fresh orders
+  cannot starve them. Without a usable list, both share its slots.
+- All other slots are common. At most a quarter of them is reserved for the further pages and single
+  checks that follow the first page. Each reading takes only its share of the reserve. If the
+  reserve is too small, single checks leave half of it to further pages, because a page covers up to
+  a hundred orders.
+- Placing, and prices of orders with a ceiling, may use all common slots outside the reserve.
+  Further pages and single checks leave an eighth of them free. Optional prices, and payments by
+  customers, leave half of them free. Payments may also take the slot of late orders, so that
+  purchases cannot starve them.
 - Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
-  and only while half of the common slots are free. While the budget is busy, there are no
-  background requests, and no queries for optional prices.
+  and only while half of the common slots are free. A busy budget allows no background requests and
+  no optional prices.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from giftcards.rules.purposes import Purpose
 MINUTE = timedelta(seconds=60)
 # The free slots that a process tries before it gives up the race for a slot.
 _TRIED = 8
-# The budget is busy if the requests of the last 10 seconds, extrapolated to a minute, are more than
-# this share of the common slots.
+# The budget is busy if the latest requests, extrapolated to a minute, are more than this share of
+# the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
 # The least limit with a slot for late orders.
@@ -164,7 +164,6 @@ class Budget:
         return RequestSlot.objects.among(numbers).free(timezone.now()).count()
 
     def _has_room(self, purpose: Purpose, now: datetime) -> bool:
-        """False if ``purpose`` can wait and the budget is too busy for it at present."""
         if purpose not in {Purpose.PRICING, Purpose.BACKGROUND}:
             return True
         common = self._shares.common

@@ -1,10 +1,8 @@
 """Orders about which a person decides: lost orders, and orders that wait after a restore.
 
-The decisions themselves are in :mod:`giftcards.engine.recovering`.
-
-After a restore, an order that waits in the database may have been bought since the dump. Then the
-provider's list shows it, along with later orders that are unknown here. So a waiting order that is
-like an order in the list is held, unless references tell the two apart.
+An order that waits in a restored database may have been bought since the dump. Then the provider's
+list shows it, along with later orders that are unknown here. So a waiting order that is like a row
+of the list is held, unless references tell the two apart.
 """
 
 from __future__ import annotations
@@ -58,10 +56,9 @@ class NoAnswer(enum.Enum):
 def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
     """Ask the provider for its order with this id, which may be ``order``.
 
-    Returns the result of ``describe_row``, without cards, with ``is_same_key``: True if ``order``
-    was sent with the API key in use. Without an answer, returns the reason. Takes at most two
-    requests of the shared budget, and about twice ``REQUEST_TIMEOUT``, so do not call it in a
-    transaction.
+    Returns ``describe_row`` of it, and ``is_same_key``: True if ``order`` was sent with the API key
+    in use. Without an answer, returns the reason. May take twice ``REQUEST_TIMEOUT``: do not call
+    it in a transaction.
     """
     try:
         with Gateway() as gateway:
@@ -143,12 +140,8 @@ def release(order: Order, *, by: str) -> bool:
     """Undo the identification of ``order``: it is lost again, and its id is free.
 
     Recovery searches for the order again, but asks a person before it adopts the released id.
-
-    Returns False, and changes nothing, in these cases:
-
-    - The order has settled or moved.
-    - Cards have come.
-    - The id came in the answer to sending the order.
+    Returns False, and changes nothing, if the order has moved, if cards have come, or if the id
+    came in the answer to sending the order.
     """
     if not may_release(order):
         return False
@@ -214,11 +207,11 @@ def find_bought(
 ) -> Bought:
     """Find waiting orders that were bought already; adopt or hold them.
 
-    An order is adopted if one of ``rows`` has its reference, and held if it may be one of the other
-    rows. ``rows`` belong to no order here, come from the list that ``key`` shows, and are sorted,
+    An order is adopted if one of ``rows`` has its reference, and held if it may be one of the
+    others. ``rows`` belong to no order here, come from the list that ``key`` shows, and have the
     oldest first.
 
-    Held orders are ``UNCONFIRMED``, and neither sent nor searched for: a person decides about each.
+    A person decides about held orders, which are ``UNCONFIRMED``, neither sent nor searched for.
     Ends once ``should_continue`` returns False.
     """
 
@@ -238,7 +231,6 @@ def _reference(order: Order) -> str:
 
 
 def _adopt_named(order: Order, named: Mapping[str, Sequence[OrderAnswer]]) -> bool:
-    """Adopt the first row with the order's reference; False if that is impossible."""
     rows = named.get(_reference(order), ())
     rows = [row for row in rows if find_difference(row, order.line) is None]
     if not rows:
@@ -261,7 +253,6 @@ def _hold_alike(order: Order, rows: Sequence[OrderAnswer], key: ApiKey) -> bool:
 
 
 def _may_be(row: OrderAnswer, order: Order, key: ApiKey) -> bool:
-    """True if the row fits the order's line and was not made before the order was recorded."""
     if key.tells_references and row.reference not in {"", _reference(order)}:
         return False
     earliest = with_zone(order.created_at) - FARTHEST_CLOCK
@@ -270,7 +261,6 @@ def _may_be(row: OrderAnswer, order: Order, key: ApiKey) -> bool:
 
 
 def _hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
-    """Hold the order; False if another process has moved it since it was read."""
     problem = Problem("restored", {"count": len(rows)})
     values: dict[str, Any] = {
         "candidates": [describe_row(row) for row in rows[: tuning.candidates]],

@@ -38,12 +38,12 @@ class _Changes(NamedTuple):
 
 @sensitive_variables()
 def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
-    """Store new cards, and new serials of stored cards; return the number of cards by order.
+    """Store new cards, and new serials of stored cards; return the number of cards by primary key.
 
-    ``arrivals`` has each order at most once. The cards of an arrival that settles its order get the
-    first positions. A destroyed code is not stored again, but counts in the result, whose keys are
-    primary keys. Raises :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key
-    of a stored card, or if a card that has to move does not open.
+    ``arrivals`` has each order at most once. If an arrival settles its order, its cards get the
+    first positions. A destroyed code is not stored again, but counts. Raises
+    :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
+    if a card that has to move does not open.
     """
     arrivals = list(arrivals)
     if not arrivals:
@@ -110,9 +110,9 @@ def match_cards(
 ) -> list[int | None]:
     """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
-    Both are multisets: a code that is twice in one answer belongs to two cards. If an answer is
-    repeated, in any sequence, none of its cards is new. A card without a serial matches any card
-    with its code, because the provider may add serials later and omit them again.
+    A code that is twice in one answer belongs to two cards. A repeated answer has no new card, in
+    any sequence. A card without a serial matches any card with its code, because the provider may
+    add serials later and omit them again.
     """
     # The unmatched stored cards, by fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
@@ -120,8 +120,8 @@ def match_cards(
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
     # Cards without a serial match any remaining card with their code. So stored cards with a serial
-    # are now also listed under the last fingerprint of their code, which is tried last: an exact
-    # match under any encryption key takes precedence.
+    # are also listed under the fingerprint of their code that is tried last: an exact match takes
+    # precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
@@ -132,7 +132,6 @@ def match_cards(
 
 
 def _take(free: defaultdict[str, deque[int]], card: Fingerprints) -> int | None:
-    """Take the first free card that has a fingerprint of ``card``; ``None`` if there is none."""
     for fingerprint in chain(*card):
         if free[fingerprint]:
             return free[fingerprint].popleft()
@@ -181,8 +180,8 @@ def _recognise(
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
     """Sort the ``cards`` of an order; ``told`` are the cards that its final answer names.
 
-    First come the different cards of the final answer, then cards that only other answers named,
-    last repetitions, so that these never displace another card.
+    First come the different cards of the final answer, then cards that only other answers named.
+    Repetitions are last, so that no other card is withheld because of them.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}
@@ -207,7 +206,6 @@ def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyr
 def _without_destroyed(
     secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
 ) -> list[CardSecret]:
-    """Return ``secrets`` less those of destroyed cards, which are recognised by a fingerprint."""
     destroyed = Counter(card.value_fingerprint for card in stored if card.is_destroyed)
     left = []
     for secret in secrets:

@@ -101,8 +101,6 @@ def sweep(
 
 
 class _Sweep:
-    """The state of one sweep over ``scope``: its claims and its counts."""
-
     def __init__(
         self, gateway: Gateway, scope: OrderQuerySet, should_continue: Callable[[], bool]
     ) -> None:
@@ -136,7 +134,6 @@ class _Sweep:
         return replace(done, sent=self._sent, failed=failed, is_paused=is_paused)
 
     def _mark_delayed(self) -> None:
-        """Mark orders as DELAYED after the poll timeout; they have just been checked once more."""
         now = timezone.now()
         poll_timeout = timedelta(seconds=conf.poll_timeout)
         overdue = self._scope.overdue(now, accepted_by=self._gateway.clock.long_ago(poll_timeout))
@@ -156,7 +153,6 @@ class _Sweep:
                 move(overdue.filter(pk=order.pk))
 
     def _send(self) -> None:
-        """Send pending orders until the next check is due."""
         now, began = timezone.now(), time.monotonic()
         pending = self._give_up_expired(self._scope.to_send(now)[:_SLICE])
         self._gateway.waiting = len(pending)
@@ -188,7 +184,6 @@ class _Sweep:
         return pending
 
     def _beat(self) -> None:
-        """Renew the claims and send new orders, at intervals during a long sweep."""
         if time.monotonic() - self._beat_at < tuning.sweep_renewal:
             return
         Order.objects.still_claimed(self._claimed).update(claimed_until=timezone.now() + _CLAIM)
@@ -277,7 +272,6 @@ class _Sweep:
 
 
 def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[Order]:
-    """Claim ``orders``; return those that no other process claimed first."""
     claim = partial(Order.objects.claim, now=now, due_by=due_by, until=now + _CLAIM)
     return list(chain.from_iterable(write_together(orders, claim)))
 

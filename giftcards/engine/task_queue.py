@@ -57,15 +57,14 @@ def _schedules() -> Any:
 def ensure_schedule() -> Outcome | None:
     """Create or repair the schedule; its next run stays, and a paused schedule stays paused.
 
-    Returns ``None`` if django-q2 does not run the tasks. django-q2 has no unique constraint on
-    names, so a row of our own is the lock, which the first statement of the transaction updates.
+    Returns ``None`` if django-q2 does not run the tasks. A row of our own is the lock, because
+    django-q2 has no unique constraint on names.
     """
     if not conf.uses_django_q:
         return None
     schedules = _schedules()
     lock, _ = Lease.objects.get_or_create(name=Lease.SCHEDULE)
-    # Lock and schedule may be in different databases: the lock is held until the schedule is
-    # committed.
+    # Two databases are possible: the lock is held until the schedule is committed.
     with transaction.atomic(), transaction.atomic(using=router.db_for_write(schedules.model)):
         lock.save(force_update=True)
         wanted = {
@@ -171,7 +170,7 @@ def wake_worker() -> None:
     """Queue the loop when the current transaction commits, or at once if there is none.
 
     Does nothing if the loop is running, was queued just now, or there is no queue. Never raises,
-    and never waits long for a broker that is down: the watchdog then starts the loop within about a
+    and never waits long for a broker that is down: then the watchdog starts the loop within a
     minute.
     """
     transaction.on_commit(_wake, robust=True)
@@ -275,9 +274,9 @@ def is_run_by_queueing() -> bool:
 def cluster_stop() -> threading.Event | None:
     """The event that django-q2 sets to stop the cluster; ``None`` outside of a worker.
 
-    With it, the loop can end at once, and not only after its time limit. django-q2 does not pass it
-    to tasks. But its Sentinel has it and forks the workers, so a method of the Sentinel is on the
-    stack of each worker.
+    With the event, the loop can end before its time limit. django-q2 does not pass it to tasks, but
+    its Sentinel has it and forks the workers: a method of the Sentinel is on the stack of each
+    worker.
     """
     # Not imported: in a worker, its module is loaded already.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)

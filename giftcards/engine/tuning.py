@@ -12,16 +12,17 @@ from giftcards.conf import LOOP_SECONDS
 class Tuning:
     """The values that tests shorten, read whenever they are needed; spans in seconds."""
 
-    # The lease of the loop, or of announcing. After a crash, another process takes over this late.
+    # The lease of the loop, or of announcing. After a crash, another process takes over within this
+    # time.
     lease: timedelta = timedelta(seconds=10)
     # The interval at which a waiting process checks another's lease.
     lease_poll: float = 1.0
 
     # The time for which one task runs the loop.
     task_seconds: float = LOOP_SECONDS
-    # A tick waits this long for another process's loop: longer than the lease of a dead process.
+    # The wait of a tick for another process's loop: longer than the lease of a dead process.
     tick_patience: timedelta = timedelta(seconds=11)
-    # The longest wait of a task for work that is due soon, and the interval of its looks.
+    # The longest wait of a task for work that is due soon, and the interval at which it looks.
     task_wait: float = 15.0
     task_poll: float = 1.0
 
@@ -29,7 +30,7 @@ class Tuning:
     loop_look: float = 1.0
     # The interval at which an endless loop records that a worker runs, as the schedule does.
     loop_tick: float = 60.0
-    # The time of each lane of work at the end of a tick, if orders wait for this worker.
+    # The time of each lane at the end of a tick, if orders wait for this worker.
     chores_seconds: float = 10.0
     # The interval at which turns start beside an endless loop.
     chores_every: float = 60.0
@@ -41,9 +42,8 @@ class Tuning:
     turns_end: float = 10.0
 
     # A request must go out within this time after the claim began, or the order is handed back. It
-    # is enough for the commit of the claim and for connecting. No other process sends the order in
-    # this time: the claim lasts for this time, REQUEST_TIMEOUT and database_patience together, and
-    # PROOF_OF_ABSENCE counts from its end.
+    # is enough to commit the claim and to connect. No other process sends the order in this time:
+    # the claim lasts longer, and PROOF_OF_ABSENCE counts from its end.
     start_within: float = 10.0
     # The time for which the outcome of a purchase request is retried while the database fails.
     database_patience: float = 30.0
@@ -68,8 +68,8 @@ class Tuning:
     announcing_batch: int = 100
     # The interval at which the lease is renewed while receivers run.
     announcing_renewal: float = 3.0
-    # The longest time for which the lease is renewed for one change. Receivers that take longer may
-    # hang, and another process may call them again.
+    # The longest time for which the lease is renewed for one change. Slower receivers may hang, and
+    # may be called by another process.
     announcing_longest: float = 120.0
 
     # The most orders at the provider that staff are offered as candidates: the earliest ones.
@@ -80,8 +80,8 @@ class Tuning:
     # The time that a shop's function may take for the price of one type.
     pricing_slow: float = 3.0
 
-    # The database rows that are read at a time for a file, and the rows of one sheet of a workbook
-    # (which can hold 1,048,576).
+    # The rows that are read at a time for a file, and the rows of one sheet of a workbook (which
+    # can hold 1,048,576).
     file_batch: int = 1_000
     sheet_rows: int = 1_000_000
     # The shortest wait that is logged.

@@ -1,8 +1,8 @@
 """Keys, sealing and fingerprints: the only module that imports ``cryptography``.
 
-A card is sealed as one Fernet token, which is not bound to a row: whoever can write to the database
-could copy it into another. So the sealed text names the place of its card, and :meth:`Keyring.open`
-compares place and fingerprints with the row.
+A card is sealed as one Fernet token. Whoever can write to the database could copy the token into
+another row. So the sealed text names the place of its card, and :meth:`Keyring.open` compares place
+and fingerprints with the row.
 """
 
 from __future__ import annotations
@@ -167,7 +167,6 @@ class Keyring:
 
 
 def _mismatch(content: dict[str, Any], place: Place) -> str:
-    """Return why ``content`` is not that of the card at ``place``; "" if it is."""
     if content.get("format", _FORMAT) != _FORMAT:
         return "another version of this app has sealed it"
     if {name: type(content.get(name)) for name in _CONTENT} != _CONTENT:

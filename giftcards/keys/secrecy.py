@@ -1,8 +1,7 @@
 """Keeping secrets out of error mails, crash reports, debuggers and rows of tasks.
 
-An error report shows the local variables of every frame that an exception, or an earlier exception
-that led to it, has passed. So secrets are :class:`Masked`, and functions that turn a secret into
-bytes or JSON are :func:`contained`.
+An error report shows the local variables of every frame that an exception has passed. So secrets
+are :class:`Masked`, and functions that turn a secret into bytes or JSON are :func:`contained`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Line = tuple[str, str, int]
 _SENDABLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 # The largest usual difference between the provider's clock and ours. Regular checks read only this
-# far in the list, before and after the time of sending.
+# far in the list, around the time of sending.
 CLOCK_SKEW = timedelta(minutes=10)
 # The largest difference between the clocks that is believed. It is this large, because a timestamp
 # may lack its time zone.

@@ -1,10 +1,8 @@
 """Deciding what became of lost orders, without database or clock.
 
-A lost order was sent, but no usable answer arrived. The provider's list of orders shows what became
-of it. A row with the order's reference is the order.
-
-If the provider ignores references, line (product, type and quantity) and sending time identify an
-order. Then orders of the same line are interchangeable.
+A lost order was sent, but no usable answer arrived. If a row of the provider's list has the order's
+reference, this row is the order. If the provider ignores references, line (product, type and
+quantity) and sending time identify an order. Then orders of the same line are interchangeable.
 """
 
 from __future__ import annotations
@@ -32,18 +30,17 @@ class SentOrder:
 
     ``absent_since`` is the time of the first search that gave evidence of the order's absence.
 
-    ``is_dated`` is True if ``sent_at`` is right by the provider's clock. Then the time can identify
-    the order's row.
+    ``is_dated`` is True if ``sent_at`` is right by the provider's clock, and can identify a row.
 
     ``was_accepted`` is True if the provider answered with another order's id, or said that it
     already has this ``reference``. In the second case, the order may have been sent several times,
     from ``sent_at`` to ``last_sent_at``.
 
-    ``reference`` is the reference that was sent; "" if none was sent. ``is_reference_told`` is True
-    if the list certainly shows references. Then a row with another reference is another order.
+    ``reference`` is "" if none was sent. ``is_reference_told`` is True if the list certainly shows
+    references. Then a row with another reference is another order.
 
     ``is_elsewhere`` is True if the list may belong to another account. Then only a reference
-    identifies the order's row, and the lack of a row proves nothing.
+    identifies a row, and the lack of a row proves nothing.
     """
 
     key: int

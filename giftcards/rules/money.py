@@ -128,9 +128,8 @@ class CustomerBreakdown:
     """The parts of the customer's payment for a final order, in ``GIFTCARDS["CURRENCY"]``.
 
     ``paid_amount`` is the sum of ``kept_amount`` (for delivered cards) and ``owed_amount`` (for
-    missing cards). ``refunded_amount`` was already paid back, and ``planned_amount`` is still to be
-    paid back. ``open_amount`` is the rest of ``owed_amount``; 0 if the missing cards were ordered
-    again.
+    missing cards). ``refunded_amount`` was paid back, and ``planned_amount`` is to be paid back.
+    ``open_amount`` is the rest of ``owed_amount``; 0 if the missing cards were ordered again.
     """
 
     paid_amount: Decimal

@@ -80,8 +80,8 @@ def read_moment(text: str) -> datetime:
 def repeated_for(moment: datetime) -> timedelta:
     """Return the length of the repeated span of time that contains ``moment``, or 0.
 
-    When clocks are set back in autumn, an hour is repeated. A naive moment, as stored if ``USE_TZ``
-    is off, does not tell which of the two hours is meant. The result is 0 for an aware moment.
+    An hour is repeated when clocks are set back in autumn. A naive moment does not tell which of
+    the two hours is meant. For an aware moment, the result is 0.
     """
     if timezone.is_aware(moment):
         return _NO_TIME

@@ -102,16 +102,14 @@ def evaluate_answer(
     ``known_price`` is the price of a card when the order was placed, for an answer without a price.
     ``sent_at`` is given while the order's id is not confirmed.
 
-    An order with doubtful figures may stay open, so that they are requested again:
+    Doubtful figures may keep the order open, so that they are requested again:
 
-    - An unreadable amount does not keep the order open. It counts as unknown, and staff see a
-      problem.
+    - An unreadable amount counts as unknown, and staff see a problem; the order may settle.
     - An unreadable number of cards keeps the order open. If ``is_late``, the order settles without
       it, unless it is partially filled.
     - Contradictory figures and repeated cards keep the order open, unless ``is_repeated``.
 
-    ``is_repeated`` is True if the previous answer was doubtful, too, or if no other answer will be
-    requested.
+    ``is_repeated`` is True if the previous answer was doubtful, too, or if this answer is the last.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -183,7 +181,6 @@ def _money_problems(
 
 
 def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
-    """Yield the problems that keep even a late order open."""
     if answer.status is None:
         yield Problem("status_missing")
     elif answer.status not in {Status.HANDLING, *SETTLED}:
