@@ -85,6 +85,15 @@ class Cards(Enum):
         return delivered == 0
 
 
+class NotChecked(Enum):
+    """The reason why an order is not checked now, although a person asks for it."""
+
+    UNSENT = auto()
+    SEARCHED = auto()
+    FINAL = auto()
+    JUST_CHECKED = auto()
+
+
 _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
@@ -124,9 +133,8 @@ class State:
     moved: Any
     #: The sentence about the next automatic step, with the parameter ``when``; "" for none.
     next_step: Any = ""
-    #: The sentence about orders that a person wants to check, but that are not checked now. Its
-    #: parameter is ``count``.
-    not_checked: Any
+    #: The reason why a check that a person wants is not made now.
+    not_checked: NotChecked
     #: The English words in which a command says what it waits for; "" if no command waits.
     waits_for: str = ""
 
@@ -141,21 +149,6 @@ class State:
 
 
 _CHECKED_AGAIN = _("It is checked again automatically %(when)s.")
-_UNSENT = ngettext_lazy(
-    "%(count)d order is left alone: it has not been sent yet.",
-    "%(count)d orders are left alone: they have not been sent yet.",
-    "count",
-)
-_JUST_CHECKED = ngettext_lazy(
-    "%(count)d order is left alone: it was just checked.",
-    "%(count)d orders are left alone: they were just checked.",
-    "count",
-)
-_OVER = ngettext_lazy(
-    "%(count)d order is left alone: it is final.",
-    "%(count)d orders are left alone: they are final.",
-    "count",
-)
 
 STATES: Final[Mapping[str, State]] = {
     Status.PENDING: State(
@@ -170,7 +163,7 @@ STATES: Final[Mapping[str, State]] = {
         log_level=logging.INFO,
         moved=_("The order was not bought. It is sent automatically."),
         next_step=_("It is sent automatically %(when)s."),
-        not_checked=_UNSENT,
+        not_checked=NotChecked.UNSENT,
         waits_for="waiting until it may be sent",
     ),
     Status.PLACING: State(
@@ -181,7 +174,7 @@ STATES: Final[Mapping[str, State]] = {
         since="sent_at",
         due="claimed_until",
         moved=_("The order was sent."),
-        not_checked=_UNSENT,
+        not_checked=NotChecked.UNSENT,
         waits_for="another process is sending it",
     ),
     Status.UNCONFIRMED: State(
@@ -194,12 +187,7 @@ STATES: Final[Mapping[str, State]] = {
         log_level=logging.ERROR,
         moved=_("It is not known whether the order was bought."),
         next_step=_("It is looked for at the provider automatically %(when)s."),
-        not_checked=ngettext_lazy(
-            "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
-            "%(count)d orders are left alone: they are unconfirmed, and are looked for"
-            " automatically.",
-            "count",
-        ),
+        not_checked=NotChecked.SEARCHED,
     ),
     Status.REJECTED: State(
         purchase=Purchase.NONE,
@@ -208,7 +196,7 @@ STATES: Final[Mapping[str, State]] = {
         customer_news="refunded",
         staff_news="rejected",
         moved=_("The order was rejected."),
-        not_checked=_OVER,
+        not_checked=NotChecked.FINAL,
     ),
     Status.HANDLING: State(
         purchase=Purchase.MADE,
@@ -227,7 +215,7 @@ STATES: Final[Mapping[str, State]] = {
         longest_retry=timedelta(seconds=30),
         moved=_("The provider accepted the order."),
         next_step=_CHECKED_AGAIN,
-        not_checked=_JUST_CHECKED,
+        not_checked=NotChecked.JUST_CHECKED,
         waits_for="waiting for the provider",
     ),
     Status.DELAYED: State(
@@ -251,7 +239,7 @@ STATES: Final[Mapping[str, State]] = {
         customer_news="delayed",
         moved=_("The provider takes longer than usual."),
         next_step=_CHECKED_AGAIN,
-        not_checked=_JUST_CHECKED,
+        not_checked=NotChecked.JUST_CHECKED,
     ),
     Status.FULFILLED: State(
         purchase=Purchase.MADE,
@@ -262,7 +250,7 @@ STATES: Final[Mapping[str, State]] = {
             "The provider delivered all %(count)s cards.",
             "count",
         ),
-        not_checked=_OVER,
+        not_checked=NotChecked.FINAL,
     ),
     Status.PARTIALLY_FILLED: State(
         purchase=Purchase.MADE,
@@ -274,7 +262,7 @@ STATES: Final[Mapping[str, State]] = {
             "The provider delivered %(delivered)s of %(count)s cards, and credited back the rest.",
             "count",
         ),
-        not_checked=_OVER,
+        not_checked=NotChecked.FINAL,
     ),
     Status.REFUNDED: State(
         purchase=Purchase.MADE,
@@ -282,7 +270,7 @@ STATES: Final[Mapping[str, State]] = {
         customer_news="refunded",
         staff_news="refunded",
         moved=_("The provider delivered no card, and credited back the price."),
-        not_checked=_OVER,
+        not_checked=NotChecked.FINAL,
     ),
 }
 

@@ -35,7 +35,7 @@ from giftcards.admin.orders.filters import (
 from giftcards.admin.orders.searching import MOST_FOUND, SearchForm
 from giftcards.models import Order, OrderQuerySet
 from giftcards.rules.money import CustomerBreakdown, customer_breakdown, refund_breakdown
-from giftcards.rules.states import STATES, Status
+from giftcards.rules.states import STATES, NotChecked
 from giftcards.text.display import (
     bdi,
     distance_text,
@@ -46,6 +46,29 @@ from giftcards.text.display import (
     money,
 )
 from giftcards.watch.conditions import Standing, above_list
+
+_LEFT_ALONE = {
+    NotChecked.UNSENT: ngettext_lazy(
+        "%(count)d order is left alone: it has not been sent yet.",
+        "%(count)d orders are left alone: they have not been sent yet.",
+        "count",
+    ),
+    NotChecked.SEARCHED: ngettext_lazy(
+        "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
+        "%(count)d orders are left alone: they are unconfirmed, and are looked for automatically.",
+        "count",
+    ),
+    NotChecked.FINAL: ngettext_lazy(
+        "%(count)d order is left alone: it is final.",
+        "%(count)d orders are left alone: they are final.",
+        "count",
+    ),
+    NotChecked.JUST_CHECKED: ngettext_lazy(
+        "%(count)d order is left alone: it was just checked.",
+        "%(count)d orders are left alone: they were just checked.",
+        "count",
+    ),
+}
 
 # Columns of the list and of the table that reveal the provider's prices.
 COSTS = frozenset(
@@ -243,14 +266,16 @@ class OrderList(LongList, OrderPages):
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
     """Say why "Check now" skips some ``selected`` orders; it checks ``due`` of them."""
-    # Lazy plural texts without a number are equal to each other, so their ids tell them apart.
-    texts = {id(state.not_checked): state.not_checked for state in STATES.values()}
-    counts: Counter[int] = Counter()
+    counts: Counter[NotChecked] = Counter()
     for status, count in selected.values_list("status").annotate(Count("pk")):
-        counts[id(STATES[status].not_checked)] += count
+        counts[STATES[status].not_checked] += count
     # The orders that are checked are accepted and open.
-    counts[id(STATES[Status.HANDLING].not_checked)] -= due
-    return [str(text % {"count": counts[key]}) for key, text in texts.items() if counts[key] > 0]
+    counts[NotChecked.JUST_CHECKED] -= due
+    return [
+        str(text % {"count": counts[reason]})
+        for reason, text in _LEFT_ALONE.items()
+        if counts[reason] > 0
+    ]
 
 
 def _mark(whole: str, in_short: str) -> SafeString:
