@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -98,19 +99,28 @@ def _tell(order: Order, problems: Sequence[Problem]) -> None:
 
 def _search_again(order: Order) -> None:
     problem = Problem("bought_before")
+    if move_sent(
+        order,
+        problem,
+        reference_answer=ReferenceAnswer.REPEATED,
+        due_at=timezone.now(),
+        failures=0,
+    ):
+        logger.warning("Order %s is UNCONFIRMED. %s", order.reference, problem)
+
+
+def move_sent(order: Order, problem: Problem, **columns: Any) -> bool:
+    """Move an order to UNCONFIRMED that was sent, although it is PENDING, or that is PLACING.
+
+    Return False if another process has moved or claimed the order since it was read.
+    """
     with transaction.atomic():
-        # Through PLACING, as the order did for the worker that sent it.
-        claimed = order.move(
+        # A pending order moves by way of PLACING, as it did for the worker that sent it.
+        if order.status == Status.PENDING and not order.move(
             Status.PLACING, source=StatusChange.Source.RECOVERY, claim=uuid.uuid4().hex
+        ):
+            return False
+        moved = order.move(
+            Status.UNCONFIRMED, source=StatusChange.Source.RECOVERY, details=[problem], **columns
         )
-        if claimed is None:
-            return
-        order.move(
-            Status.UNCONFIRMED,
-            source=StatusChange.Source.RECOVERY,
-            details=[problem],
-            reference_answer=ReferenceAnswer.REPEATED,
-            due_at=timezone.now(),
-            failures=0,
-        )
-    logger.warning("Order %s is UNCONFIRMED. %s", order.reference, problem)
+    return moved is not None

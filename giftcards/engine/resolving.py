@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recovering import adopt, describe_row
-from giftcards.engine.repetitions import by_reference
+from giftcards.engine.repetitions import by_reference, move_sent
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
 from giftcards.models import ApiKey, Order, OrderQuerySet, ProviderState, StatusChange
@@ -279,14 +279,4 @@ def _hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
         for name, value in values.items():
             setattr(order, name, value)
         return is_held
-    with transaction.atomic():
-        # A worker has sent the order, so it moves to PLACING first. The move fails if another
-        # process has claimed it.
-        if order.status == Status.PENDING and not order.move(
-            Status.PLACING, source=StatusChange.Source.RECOVERY, claim=uuid.uuid4().hex
-        ):
-            return False
-        moved = order.move(
-            Status.UNCONFIRMED, source=StatusChange.Source.RECOVERY, details=[problem], **values
-        )
-    return moved is not None
+    return move_sent(order, problem, **values)
