@@ -66,7 +66,7 @@ from giftcards.watch.overview import versions as running_versions
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer whether gift cards can be sold now, in sentences of HTML."""
+    """The verdict on whether gift cards can be sold now, with reasons in HTML."""
 
     is_yes: bool
     #: A "no" says why and since when.
@@ -316,8 +316,8 @@ def failures(
 ) -> Section:
     """Return the section with the last failures of requests, API keys and receivers.
 
-    The failures of receivers are those in ``changes``. Only with ``shows_hints``, the section has
-    texts that the provider or a program wrote.
+    The failures of receivers are those in ``changes``. Texts by the provider or a program need
+    ``shows_hints``.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
     # A refusal needs a person; an outage ends without one.

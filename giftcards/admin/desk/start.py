@@ -153,7 +153,6 @@ def _today(request: HttpRequest, site: AdminSite) -> str:
     return filled(gettext("Today: %(figures)s"), figures=" · ".join(parts))
 
 
-# The columns that the sums are computed from.
 _FIGURES = (
     "status",
     "quantity",

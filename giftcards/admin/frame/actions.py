@@ -111,8 +111,8 @@ class Outcome(NamedTuple):
 
     ``says`` is a text for the person, or a tuple of texts. ``log`` is the entry in the order's
     history, or "" if nothing was done. Everybody who may see the order can read the entry, so it
-    names no customer and no cost. ``wakes`` wakes a worker. ``shows`` is the order whose page is
-    shown, by default the attempt's.
+    names no customer and no cost. With ``wakes``, a worker is woken. ``shows`` is the order whose
+    page is shown, by default the attempt's.
     """
 
     says: Any
@@ -249,8 +249,8 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
     """Return the :class:`Attempt` to use ``action`` on the order or row with this ``key``.
 
-    Raises ``PermissionDenied`` if the person may not see the order or use the action, or if there
-    is no such row.
+    Raises ``PermissionDenied`` if the row is missing, or if the person may not see the order or use
+    the action.
     """
     row = None
     if action.of is not None:

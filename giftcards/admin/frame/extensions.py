@@ -22,7 +22,7 @@ Html = SafeString | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """The additions of one app to the pages of orders; the app's plugin names their path.
+    """One app's additions to the pages of orders; see ``order_pages`` of the app's plugin.
 
     Each function has to check what the person may see.
 
@@ -42,8 +42,8 @@ class Extension:
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
-    #: Finds the orders whose cards did not reach their recipient. The result has sentences, as
-    #: HTML, by primary key: what happened, and what to do.
+    #: Finds orders whose cards did not reach their recipient. The result maps primary keys to
+    #: sentences, as HTML: what happened, and what to do.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()

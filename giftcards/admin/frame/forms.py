@@ -26,7 +26,7 @@ WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
 class AmountField(forms.DecimalField):
-    """A field for an amount, typed as :func:`~giftcards.text.display.read_amount` accepts it."""
+    """A field for a typed amount; :func:`~giftcards.text.display.read_amount` reads it."""
 
     default_error_messages: ClassVar = {
         "invalid": _("Write the amount like 550 or 549.90: digits from 0 to 9, and a point.")
@@ -51,7 +51,7 @@ class MomentField(forms.DateTimeField):
 
 
 def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
-    """Return choices: ``empty`` for no language, the codes ``others``, the site's languages."""
+    """Return choices: ``empty`` for no language, then ``others`` and the site's languages."""
     known = {code: gettext(str(name)) for code, name in settings.LANGUAGES}
     return [("", empty), *({code: code for code in others if code} | known).items()]
 

@@ -76,7 +76,6 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return order
 
     def may_see(self, request: HttpRequest, order: Order) -> bool:
-        """True if the person may see ``order``."""
         is_shown = self.get_queryset(request).filter(pk=order.pk).exists()
         return is_shown and self.has_view_permission(request)
 

@@ -158,8 +158,7 @@ def url_of_proof(*, back_to: str) -> str:
 def take_turn(request: HttpRequest) -> None:
     """Lock the person's row until the transaction ends, so that their requests take turns.
 
-    SQLite needs no lock, because it has one writer at a time. There, the transaction has to begin
-    with a write.
+    SQLite has one writer at a time, and needs no lock if the transaction begins with a write.
     """
     if connection.features.has_select_for_update:
         # A default manager may leave out users.

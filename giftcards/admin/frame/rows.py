@@ -79,7 +79,7 @@ class Counted:
 
 # More values in one lookup would be too long for SQLite. Our filters use only one.
 _MOST_VALUES = 100
-# A request caches the allowed lookups here, because one URL may name a thousand.
+# The attribute of a request that caches allowed lookups: a URL may name a thousand.
 _PARAMETERS = "giftcards_parameters"
 
 
@@ -184,11 +184,11 @@ class ReadOnlyRows(ReadOnly, OnlyFilters):
 def column(
     model: type[Model], name: str, show: Callable[[Any, Any], str] | None = None
 ) -> Callable[[Any, Any], str]:
-    """Make a column of a list, or a field of a page, labelled like ``name`` of ``model``.
+    """Make a column of a list, or a field of a page, labelled like a column of ``model``.
 
     ``show(row, value)`` returns HTML. By default, amounts and moments (with seconds) are formatted,
-    and other values shown as foreign text. An empty value is shown as "-". The result has the
-    attribute ``of``, which is ``name``.
+    and other values are isolated as foreign text. An empty value is shown as "-". The attribute
+    ``of`` of the result is ``name``.
     """
 
     @admin.display(description=label_for_field(name, model, return_attr=False))
@@ -262,7 +262,7 @@ def order_link(site: AdminSite, order: Order) -> str:
     return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
 
 
-# A search shows the rows of so many orders. With many more, MariaDB would read the whole table.
+# Rows of at most so many orders are searched: with many more, MariaDB would read the whole table.
 _MOST_NAMED = 100
 
 
@@ -304,7 +304,6 @@ class OrderRows(ReadOnlyRows, LongList):
         return self.rows_of(rows, orders_named(name))
 
     def rows_of(self, rows: QuerySet[Any], found: Found) -> QuerySet[Any]:
-        """Return the ``rows`` that are about the ``found`` orders."""
         return rows.filter(**{f"{self.order_lookup}__in": found.keys})
 
     # A method with the name "order" would be replaced by the model's column "order".

@@ -1,4 +1,4 @@
-"""Assigning orders: a person takes an order, gives it back, or takes it from a colleague."""
+"""Assignments: a person takes an order, gives it back, or takes it from a colleague."""
 
 from __future__ import annotations
 

@@ -143,7 +143,6 @@ def _has_same_address(order: Order, other: Order) -> bool:
     return is_for_same or (any(mine) and mine == theirs)
 
 
-# The maximum number of orders of one group to compare.
 _MOST_OTHERS = 20
 
 

@@ -80,7 +80,6 @@ def _why_nobody(order: Order) -> str:
     return filled(text, at=moment(order.customer_erased_at))
 
 
-# The most digits of a phone number.
 _MOST_DIGITS = 15
 
 

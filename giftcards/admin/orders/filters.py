@@ -69,7 +69,7 @@ class IndexedFilter(admin.ListFilter):
 
 
 class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter with fixed choices, each with a text and a condition; others have no effect."""
+    """A filter with fixed choices, each a text and a condition; other values have no effect."""
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
     #: Choices that only a tile of the start page leads to.
@@ -293,7 +293,7 @@ class SettledFilter(DateFilter):
 def show_filters(response: HttpResponse) -> HttpResponse:
     """Add ``shown_filters`` to the context of a list's page.
 
-    Nothing is added if a theme has its own template for lists, because that shows the filters.
+    A theme with its own template for lists shows the filters itself, so nothing is added.
     """
     page: Any = get_template("admin/change_list.html")
     is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
@@ -321,8 +321,8 @@ class OrderChangeList(SortedAsOffered):
     """A mixin that keeps the list of orders fast, whichever filters are set.
 
     With several filters, a database may choose a bad index, and read much of the table. So each
-    filter is first tried alone. If one finds few orders, the list is limited to the keys of these
-    orders, and no filter uses an index. A search limits the list in the same way.
+    filter is first tried alone. If one finds few orders, the list is limited to their keys, and no
+    filter uses an index. A search limits the list in the same way.
     """
 
     _CREATED = ("created_at", "pk")

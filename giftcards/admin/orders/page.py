@@ -157,8 +157,8 @@ class OrderPage(OrderPages):
             repeats=repeats,
             repeated_by=repeated_by,
         )
-        # The payment for the missing cards went to the new order, even if a subclass hides that
-        # order from this person. So the new order is read here, if there is one.
+        # The payment for the missing cards went to the new order, even if that order is hidden from
+        # this person. So the new order is read here, if there is one.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         if again is None and order.reordered_amount is not None:
             again = repetition(order)

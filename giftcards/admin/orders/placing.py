@@ -1,4 +1,4 @@
-"""Placing an order by hand: a form, then a confirmation page, and only then the purchase."""
+"""Orders placed by hand: a form, then a confirmation page, and only then the purchase."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def _card(kind: ProductType, *, with_prices: bool) -> str:
 class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new order; the form is posted once for the confirmation page, and again to confirm.
 
-    The confirmed form places the order as the last step of validation, because only placing shows
-    whether the reference is free. An order with an address needs a proof of identity, because cards
-    go to that address.
+    The confirmed form places the order at the end of validation: only placing shows whether the
+    reference is free. An order with an address needs a proof of identity, because cards go to that
+    address.
     """
 
     card = CardField(label=_("Card"), required=False)
@@ -310,7 +310,7 @@ class PlacingPage(OrderPages):
         (None, {"fields": ("card", "quantity", "reference")}),
         _SALE,
         _GIFT,
-        # Each id has its own row: only for an error in such a row, Django opens a collapsed part.
+        # Each id has its own row: otherwise, Django would not open the collapsed part for an error.
         (_("By id"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
     )
 
@@ -344,7 +344,7 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """True if this person may see ``order``, or has just placed it by a double click."""
+            """True if this person may see ``order``, or has placed it."""
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
@@ -432,7 +432,7 @@ class PlacingPage(OrderPages):
         """Do nothing: :func:`~giftcards.fulfilment.place_order` has written the row."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        # The reference of an existing order adds no order.
+        # Nothing was added if the order existed already.
         return super().log_addition(request, obj, message) if obj.is_new else None
 
     def response_add(
@@ -452,7 +452,7 @@ class _Offered(NamedTuple):
     """The types of the catalogue that the form offers.
 
     If there are too many, ``is_whole`` is False. Then the form offers the chosen type, and the
-    types with all words of the parameter "find" in their names or ids.
+    types that the parameter "find" finds.
     """
 
     kinds: list[ProductType]
@@ -466,7 +466,6 @@ _NAMES = ("name", "type_id", "product__name", "product__product_id")
 
 
 def _offered(request: HttpRequest) -> _Offered:
-    """Return the types on offer, read once for a request."""
     if not hasattr(request, "giftcards_offered"):
         request.giftcards_offered = _read_offered(request)  # type: ignore[attr-defined]
     offered: _Offered = request.giftcards_offered  # type: ignore[attr-defined]
@@ -491,7 +490,6 @@ def _typed(request: HttpRequest) -> str:
 
 
 def _finder(request: HttpRequest) -> dict[str, Any]:
-    """Return the context of the search in a large catalogue."""
     typed, found = _typed(request).strip(), len(_offered(request).kinds)
     told = gettext("A part of the name of the product or of the card.")
     if typed and not found:
@@ -530,7 +528,6 @@ def _age(amount: Decimal | None, read_at: datetime | None) -> str:
 
 
 def _sale(form: OrderForm) -> list[tuple[str, object]]:
-    """Return the reference and the filled fields about the sale."""
     names = [name for name in flatten_fieldsets((_SALE, _GIFT)) if form.cleaned_data.get(name)]
     values = {name: form.cleaned_data[name] for name in ("reference", *names)}
     return [(column_label(name), _shown(value)) for name, value in values.items()]
@@ -548,7 +545,7 @@ def _shown(value: object) -> str:
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     """Yield warnings for the person to read before buying.
 
-    Without ``sees_costs``, no warning depends on an amount: trying quantities would reveal it.
+    People who may not see costs get no warning about amounts: trying quantities would reveal them.
     """
     if known.no_answer in _NO_ANSWER:
         yield str(_NO_ANSWER[known.no_answer])

@@ -143,7 +143,7 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def is_known(self) -> bool:
-        """True if the refund is recorded already, usually by the first part of a double click."""
+        """True if a refund with this reference is recorded already."""
         given = self.data.get("reference", "").strip()
         return self._order.refunds.filter(reference=given).exists()
 

@@ -23,7 +23,6 @@ from giftcards.keys.secrecy import contained
 from giftcards.models import Order
 from giftcards.text.spelling import is_phone
 
-# The maximum number of orders that a search shows.
 MOST_FOUND = 1_000
 # The maximum number of orders on a page that also shows cards.
 _MOST_LISTED = 20
@@ -121,7 +120,6 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def _to_list(pages: Pages, filters: str, text: str = "") -> HttpResponse:
-    """Return a redirect to the list of orders, with the filters and the sealed ``text``."""
     query = QueryDict(filters, mutable=True)
     for name in (SEARCH_VAR, PAGE_VAR, ERROR_FLAG):
         query.pop(name, None)

@@ -32,10 +32,10 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 
 @dataclass(frozen=True, slots=True)
 class SummaryInput:
-    """The input of the sentences; its texts are HTML, or "" for no text.
+    """The input of :func:`summarise`; the texts are HTML, or "" for no text.
 
-    ``reason`` is the reason for the last change of status. ``was_repeated`` is True if the missing
-    cards were ordered again. ``repeated_by`` names the new order, if the person may see it.
+    ``reason`` explains the last change of status. ``was_repeated`` is True if the missing cards
+    were ordered again. ``repeated_by`` names the new order, if the person may see it.
     ``standstill`` says why automatic work has stopped. ``not_received`` says that the cards did not
     reach their recipient.
     """
@@ -193,7 +193,7 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
 
 
 def _paid(order: Order) -> Iterator[str]:
-    """Yield what the customer paid; on a final order's page, the breakdown shows it."""
+    """Yield what the customer paid for an open order; later, the breakdown shows it."""
     paid = paid_amount(order)
     if paid is not None and not order.is_final:
         amount = worked_out(order.quantity, order.sale_price, paid)

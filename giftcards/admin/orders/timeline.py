@@ -72,7 +72,7 @@ class Timeline:
 
     ``shows_reasons`` adds why codes were revealed. ``repeats`` is the earlier order whose missing
     cards this order replaces. ``repeated_by`` is the later order that replaces missing cards of
-    this one. An order that the person may not see is ``None``.
+    this one. Each is ``None`` if there is no such order, or if the person may not see it.
     """
 
     def __init__(
