@@ -72,9 +72,7 @@ class Message:
     address: str = field(repr=False)
     #: The subject, in one line.
     subject: str = field(repr=False)
-    #: The message in plain text.
     text: str = field(repr=False)
-    #: The message as an HTML document.
     html: str = field(repr=False)
     #: One or two plain sentences for short messages, and the link if there is one.
     short: str = field(repr=False)
@@ -313,7 +311,6 @@ def _meaning(errors: Sequence[BaseException]) -> Meaning:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield ``error``, then its cause or context, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -322,7 +319,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _replies(error: BaseException) -> list[tuple[int, bytes]]:
-    """The code and text of each reply of the mail server, which may answer for each recipient."""
+    """The code and text of each reply of the mail server."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return list(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):

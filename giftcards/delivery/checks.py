@@ -70,7 +70,6 @@ def _check_paths() -> Iterator[CheckMessage]:
 
 
 def _check_channels() -> Iterator[CheckMessage]:
-    """Check that channels have names that differ and fit into the column."""
     classes = [(path, find(path)) for path in conf.channels]
     names = [(path, getattr(found, "name", None)) for path, found in classes if callable(found)]
     for path, name in names:
@@ -129,7 +128,6 @@ def _check_host() -> Iterator[CheckMessage]:
 
 
 def _check_days() -> Iterator[CheckMessage]:
-    """Check that codes are not destroyed before the links to them expire."""
     kept, link = core.codes_kept_days, conf.link_days
     # In every mode, staff hand over links, and messages with many cards have a link.
     if conf.base_url and kept is not None and kept < link:
@@ -144,7 +142,6 @@ def _check_days() -> Iterator[CheckMessage]:
 
 
 def _check_mail() -> Iterator[CheckMessage]:
-    """Check that mail is delivered, and has a timeout in case a mail server hangs."""
     names = (getattr(find(path), "name", None) for path in conf.channels)
     if "mail" not in names:
         return

@@ -38,7 +38,7 @@ from giftcards.watch.conditions import (
 
 # The most orders that an item names.
 _NAMED = 5
-# The search in the admin's log, which has no index by time, is limited to these latest entries.
+# The admin's log has no index by time, so only its latest entries are searched.
 _LATEST_ENTRIES = 10_000
 
 _ORDERS = "giftcards_order_changelist"

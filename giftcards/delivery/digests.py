@@ -54,7 +54,8 @@ logger = logging.getLogger(__name__)
 _LONGEST = timedelta(days=1)
 # The pause between two searches for news.
 _LOOK_EVERY = timedelta(minutes=1)
-# A digest covers no younger events. An event in a transaction that is still open would be missed.
+# Younger events wait for the next digest. Otherwise, an event in a transaction that is still open
+# would be missed for good.
 _LAG = timedelta(seconds=30)
 # A person is reminded of a lasting state after this time.
 _REMINDED_AFTER = timedelta(days=1)
@@ -108,8 +109,8 @@ def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    # A person who is listed again starts anew. The row of the receivers stays, because only some
-    # processes may have receivers.
+    # People who are not listed any more lose their rows, and would start anew. The row of the
+    # receivers stays, because only some processes may have receivers.
     gone = rows.keys() - people.keys() - {RECEIVERS}
     if gone:
         StaffDigest.objects.filter(address__in=gone).delete()
@@ -117,8 +118,6 @@ def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
 
 
 class _Round:
-    """One call of :func:`send_due`."""
-
     def __init__(self, limits: Limits, *, has_mailed: bool) -> None:
         self._limits = limits
         self._has_mailed = has_mailed
@@ -236,7 +235,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
     """The orders that digests for ``person`` may name.
 
     These are the orders that active users with the person's address may see. Without such a user,
-    these are all orders.
+    digests may name all orders.
     """
     accounts = [user for user in _accounts(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
@@ -291,7 +290,7 @@ def _claim(digest: StaffDigest) -> bool:
 
 
 def _write(digest: StaffDigest, **values: Any) -> bool:
-    """Write to the row; return False if another process has claimed it."""
+    """Write to the row; return False if another process has claimed the row."""
     row = StaffDigest.objects.filter(pk=digest.pk, next_attempt_at=digest.next_attempt_at)
     if not row.update(**values):
         return False
@@ -395,7 +394,6 @@ def _title(items: list[Item]) -> str:
 
 @contained
 def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | None:
-    """Send ``items`` to ``person``; return the failure, or ``None``."""
     if person.address == RECEIVERS:
         with override(person.language):
             _call_receivers(items)

@@ -24,7 +24,6 @@ from giftcards.text.display import supported_language
 class Payback(StrEnum):
     """The state of the customer's money for the cards that did not come."""
 
-    #: Nothing is owed.
     NOTHING = "nothing"
     #: Nothing is paid back, because the missing cards were ordered again.
     REORDERED = "reordered"

@@ -115,7 +115,7 @@ def read(token: str, place: str, *, quickest: float) -> str | None:
 
 
 def _host() -> str:
-    """A pseudonym, which does not reveal the host's name."""
+    """A pseudonym of this host."""
     return salted_hmac(_PAGE_SALT, socket.gethostname(), algorithm="sha256").hexdigest()[:8]
 
 

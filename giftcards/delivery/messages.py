@@ -48,7 +48,6 @@ from giftcards.text.display import (
     one_line,
 )
 
-# The length at which names are cut off.
 _LONGEST_NAME = 80
 _FOLDER = "giftcards_delivery/messages"
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
@@ -318,7 +317,6 @@ def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
 
 
 def _without_hidden_characters(content: Content) -> Content:
-    """Return a copy of the content without hidden characters in texts from outside."""
     facts, gift, refund = content.facts, content.gift, content.refund
     return replace(
         content,

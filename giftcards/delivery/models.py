@@ -241,7 +241,7 @@ class Delivery(models.Model):
     # may be deleted.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
-    # True if staff gave another address than the order's. Such messages count for their hourly
+    # True if staff gave another address than the order's. The message then counts for the hourly
     # limit.
     is_elsewhere = models.BooleanField(default=False)
 
@@ -404,7 +404,6 @@ class LinkVisit(models.Model):
     class What(models.TextChoices):
         OPENED = "opened", _("Opened")
         REVEALED = "revealed", _("Cards shown")
-        #: The PIN was wrong as often as the limit allows.
         LOCKED = "locked", _("Locked after wrong PINs")
 
     link = models.ForeignKey(
@@ -421,7 +420,6 @@ class LinkVisit(models.Model):
     agent = models.CharField(_("program"), max_length=300, blank=True)
     # The user name of a logged-in customer.
     user = models.CharField(_("user"), max_length=254, blank=True)
-    # The number of cards that could not be opened.
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
     # A unique key for visits that are recorded once: the locking of a link, and the reveal of a
     # page, which may be reloaded.

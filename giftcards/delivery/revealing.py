@@ -211,7 +211,7 @@ _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """The times of the last ten reveals of ``order``, newest first, except the key ``but``."""
+    """The times of the last ten reveals of ``order``, newest first, without that of ``but``."""
     # A reveal without a key showed no card.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

@@ -40,7 +40,8 @@ from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models.customer_refunds import RefundState
 
-#: The length of a claim, longer than any attempt. Then another process takes the message over.
+#: A claim ends after this time, which is longer than any attempt. Then another process takes the
+#: message over.
 CLAIM = timedelta(minutes=2)
 #: The number of attempts with unknown outcome after which a message is given up.
 MOST_UNANSWERED = 6
@@ -98,16 +99,14 @@ class SendingTally:
 def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, longest due first, within ``limits``.
 
-    After three failures in a row, the pass skips the channel, and its other messages stay due. The
-    pass counts as cut short if it skipped a channel, or if its time ran out while a server was
-    failing. Simultaneous calls share the messages.
+    After a channel's server has failed three times in a row, the pass skips the channel: its
+    messages stay due. A pass counts as cut short if it skipped a channel, or if its time ran out
+    while a server was failing. Simultaneous calls share the messages.
     """
     return _Pass(limits).run()
 
 
 class _Pass:
-    """One call of :func:`send_due`."""
-
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._counts: Counter[str] = Counter()

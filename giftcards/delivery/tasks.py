@@ -1,8 +1,8 @@
 """The task that sends messages; like all tasks here, it returns counts and never raises.
 
 A mail server that hangs must delay nothing but mail. With three or more workers, at least two send
-no messages. With two workers, one at a time does. A single worker spends a few seconds at a time on
-messages.
+no messages. With two workers, only one at a time sends messages. A single worker spends a few
+seconds at a time on messages.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def deliver() -> str:
         return "refused"
     stop = cluster_stop() or threading.Event()
     try:
-        # From now on, another task may be queued: this task may miss a new message.
+        # A message may now come too late for this task, so another task may be queued.
         Lease.objects.revoke(QUEUED)
         tell_of_lost_refunds()
         return _send(stop)
@@ -74,7 +74,8 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
-    # The next task needs the free lease. A server that is away is left alone until the next minute.
+    # Before the release, the next task would find no free lease. A server that is away is left
+    # alone until the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"

@@ -117,8 +117,8 @@ def _buy(lines: Sequence[Any]) -> None:
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
-        # place_order() would refuse the reference of a line with an order if the customer's address
-        # has changed.
+        # If the customer's address has changed, place_order() would refuse a line that has an
+        # order.
         if (reference_of(line), line.order.number) not in known:
             what = f"Ordering {reference_of(line)}"
             with _surviving(what), translation.override(settings.LANGUAGE_CODE):

@@ -89,7 +89,7 @@ def _hold_of(line: Any) -> str:
 
 
 def _card_lines(basket: Any) -> list[Any]:
-    """The basket's lines with gift cards, with their discounts."""
+    """The basket's lines with gift cards, including their discounts."""
     lines = basket.all_lines()
     cards = set(
         stock_records()

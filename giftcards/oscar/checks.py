@@ -61,7 +61,7 @@ def _check_currency() -> Iterator[CheckMessage]:
 
 
 def _check_view() -> Iterator[CheckMessage]:
-    # Oscar's views import its forms and models.
+    # The import is here because oscar's views import its forms and models.
     from oscar.core.loading import get_class
 
     from giftcards.oscar.checkout import GiftCardsCheckout

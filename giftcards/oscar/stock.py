@@ -28,7 +28,7 @@ Partner = get_model("partner", "Partner")
 Product = get_model("catalogue", "Product")
 ProductClass = get_model("catalogue", "ProductClass")
 
-# The names of what this app creates.
+# The names of the partner, product class and category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
 # A row of Lease that is no lease, but a memory. It stores the time of the last run, the settings
@@ -153,7 +153,7 @@ def _follow_batch(skus: Collection[str]) -> int:
             logger.error(  # noqa: TRY400 (a traceback may hold a row)
                 "The stock record of %s cannot be written: %s", sku, type(error).__name__
             )
-            # The next run tries again.
+            # This makes the next run try again.
             _touch(sku)
     return changed
 

@@ -89,7 +89,7 @@ def _too_many_of_order() -> str:
 def _too_many(request: HttpRequest) -> str:
     """Record that a person has reached the hourly limit; return the text to show.
 
-    The admin's log gets at most one entry an hour for each person, for digests.
+    The admin's log gets at most one entry an hour for each person. Digests report these entries.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
@@ -198,7 +198,6 @@ def _before_link(attempt: Attempt) -> Answer | None:
 
 @sensitive_variables()
 def _make_link(attempt: Attempt) -> HttpResponse:
-    """Create and record a link; return the page that shows it."""
     pages, request, order = attempt.pages, attempt.request, attempt.order
     given = attempt.form.cleaned_data
     done = "Made a link to the cards, to hand over."

@@ -70,7 +70,7 @@ def address_of(message: Delivery) -> SafeString:
 
 
 def what_became(message: Delivery) -> SafeString:
-    """One or two sentences on the fate of the message, and what to do about it."""
+    """One or two sentences on the result of the message, and what to do about it."""
     parts: dict[str, Any] = {"address": address_of(message)}
     match message.status:
         case DeliveryStatus.SENT:
@@ -168,7 +168,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """The origin of the link, with the name of the member of staff who made it."""
+    """The origin of the link, with the name of the person who made it, if staff did."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Made by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

@@ -91,7 +91,7 @@ class CustomersFilter(admin.SimpleListFilter):
     title = _("customers")
     parameter_name = "customers"
 
-    # Tiles of the start page link to the last two.
+    # Tiles of the start page link to the last two choices.
     _rows: ClassVar[Mapping[str, tuple[Any, Callable[[DeliveryQuerySet], DeliveryQuerySet]]]] = {
         "untold": (_("Not told"), lambda rows: rows.untold()),
         "untold-lately": (

@@ -78,7 +78,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
-    # A message counts, even if it did not go out.
+    # A message counts as telling the customer, even if it did not go out.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -125,7 +125,6 @@ def _why_silent(order: Order, told: Collection[str]) -> str:
 
 
 def _is_reached(order: Order, kind: Kind) -> bool:
-    """True if any channel reaches the person who gets messages of this kind."""
     return any(
         find_address(channel, order, for_recipient=kind in TO_RECIPIENT)
         for channel in make_channels()

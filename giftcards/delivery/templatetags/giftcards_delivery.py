@@ -50,6 +50,5 @@ def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
 
 
 def _person_and_page(context: RequestContext) -> tuple[Any, str]:
-    """The user, and the URL of the current page for a link back."""
     request = context.get("request")
     return getattr(request, "user", None), request.get_full_path() if request else ""
