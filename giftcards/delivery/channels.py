@@ -49,10 +49,9 @@ class OutcomeUnknown(Exception):
 
 
 class SlowDown(Exception):
-    """The service has refused the message for now, and has asked for a pause of ``seconds``.
+    """The service refused the message for now, and asked for a pause of ``seconds``.
 
-    The next attempt comes after this pause, or after the usual pause if that is longer. A pause of
-    more than an hour counts as an hour.
+    A shorter pause than usual has no effect. A pause of more than an hour counts as an hour.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -66,7 +65,6 @@ class Message:
     """A message that is ready to be sent; its repr omits texts, which may hold codes or links."""
 
     kind: str
-    #: The reference of the order.
     reference: str
     language: str
     address: str = field(repr=False)
@@ -78,8 +76,8 @@ class Message:
     short: str = field(repr=False)
     #: The URL of the customer's page; "" without a link.
     link: str = field(default="", repr=False)
-    #: The idempotency key: 32 letters and digits, the same in every attempt at this message. A
-    #: service that gets the key can drop repetitions.
+    #: The idempotency key: 32 letters and digits, the same in every attempt. A service that gets
+    #: the key can drop repetitions.
     id: str = ""
 
     @property
@@ -105,13 +103,12 @@ class Channel:
     def send(self, message: Message) -> str | None:
         """Hand ``message`` over; return its id at the service, if the service gives one.
 
-        Raise :exc:`AddressRefused` if a retry is useless, and :exc:`OutcomeUnknown` if the message
-        may have gone out. After any other error, the app tries again later. :exc:`SlowDown` sets
-        the pause until then.
+        Raise :exc:`AddressRefused` if a retry is useless, :exc:`OutcomeUnknown` if the message may
+        have gone out, and :exc:`SlowDown` to set the pause before the next attempt. The app also
+        tries again after any other error.
 
-        Set a timeout of 20 s or less on anything that may hang. The app waits a minute for an
-        attempt, or less if the worker stops or runs out of time. After that, the outcome counts as
-        unknown.
+        Set a timeout of 20 s or less. The app waits a minute for an attempt, or less if the worker
+        stops or runs out of time. After that, the outcome counts as unknown.
 
         The method runs in a thread of its own, with the message's language active.
         """
@@ -199,7 +196,7 @@ class Limits:
     """Limits on the time for sending messages; times are values of :func:`time.monotonic`."""
 
     #: Called before and during each attempt. Once the function returns False, no attempt begins,
-    #: and the present attempt has to end soon.
+    #: and the present one has to end soon.
     may_go_on: Callable[[], bool] = lambda: True
     #: No attempt begins after ``begin_until``, and nobody waits for an attempt after ``end_at``.
     begin_until: float = inf
@@ -213,11 +210,10 @@ class Limits:
 def hand_over(
     send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
 ) -> Sent | Failure:
-    """Call ``send`` in a thread of its own to hand a message over; return the outcome.
+    """Call ``send`` in a thread of its own; return the outcome.
 
-    The outcome is a failure with ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when
-    ``limits`` are reached. The thread goes on, and calls ``late`` if the message goes out after
-    all.
+    The outcome is ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when ``limits`` are
+    reached. The thread goes on, and calls ``late`` if the message goes out after all.
     """
     end: Future[Sent | Failure] = Future()
     # A daemon thread does not keep the process from ending.
@@ -272,8 +268,8 @@ class Meaning(enum.Enum):
 class Failure:
     """The failure of an attempt.
 
-    ``error`` is the class of the error and its place in the code, without its text. ``pause`` is
-    the pause that the service has asked for (seconds).
+    ``error`` is the class of the error and its place in code, without its text. ``pause`` has the
+    seconds that the service asked for.
     """
 
     meaning: Meaning
@@ -284,8 +280,8 @@ class Failure:
 def failure_of(error: BaseException) -> Failure:
     """The failure of an attempt in which a channel raised ``error``.
 
-    After an error of an unknown class, the app assumes that the message did not go out. A channel
-    that is not sure has to raise :exc:`OutcomeUnknown`.
+    After an unknown error, the app assumes that the message did not go out. A channel that is not
+    sure has to raise :exc:`OutcomeUnknown`.
     """
     pause = error.seconds if isinstance(error, SlowDown) else 0.0
     return Failure(_meaning(list(_chain(error))), describe(error), pause)
@@ -319,7 +315,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _replies(error: BaseException) -> list[tuple[int, bytes]]:
-    """The code and text of each reply of the mail server."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return list(error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):
@@ -339,7 +334,6 @@ def _is_refusal(error: BaseException) -> bool:
     return is_data and any(500 <= code < 600 and text[:4] == b"5.1." for code, text in replies)
 
 
-# Replies that complain about the sender's login.
 _LOGIN_REPLIES = range(530, 540)
 # The second part of an enhanced code such as 5.7.1: mail system, network or policy.
 _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
@@ -353,10 +347,7 @@ def _is_final(code: int, text: bytes) -> bool:
 
 
 def _anymail_refusals() -> type[BaseException]:
-    """The error that anymail raises if the mail service refuses the recipient.
-
-    If anymail was not imported, the result is :exc:`AddressRefused`.
-    """
+    """The error that anymail raises if the mail service refuses the recipient."""
     module = sys.modules.get("anymail.exceptions")
     refusal: type[BaseException] = getattr(module, "AnymailRecipientsRefused", AddressRefused)
     return refusal

@@ -111,9 +111,9 @@ def _check_links() -> Iterator[CheckMessage]:
 
 
 def _check_host() -> Iterator[CheckMessage]:
-    """Check that the site answers at the host to which links lead.
+    """Check that the site answers at the host of links.
 
-    Otherwise, Django logs each click as an error, and mails it to ADMINS with the token in the URL.
+    Otherwise, Django logs each click as an error, and mails the token to ADMINS.
     """
     host, _port = split_domain_port(urlsplit(conf.base_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())

@@ -154,7 +154,6 @@ def languages() -> dict[str, Any]:
     return {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE, **dict(settings.LANGUAGES)}
 
 
-# The signs between the digits of a phone number.
 _BETWEEN_DIGITS = " .-()\u00a0"
 
 

@@ -1,7 +1,7 @@
 """News for staff: conditions that hold, and events.
 
-News never contains codes or the names of customers. Each query uses an index, and reads a limited
-number of rows.
+News has no codes and no names of customers. Each query uses an index, and reads a limited number of
+rows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ _ORDERS = "giftcards_order_changelist"
 # The permissions for the advice about orders with missing cards.
 _TAKES = ("giftcards.add_order", "giftcards.settle_refund")
 _warning = partial(Alert, severity=Severity.WARNING)
-#: The texts for events.
 EVENTS: Mapping[str, Alert] = {
     event.code: event
     for event in (
@@ -262,8 +261,8 @@ class Situation:
     states: Mapping[str, Finding]
     #: Conditions about orders: staff are told of each order once.
     matters: Mapping[str, Finding]
-    #: The reason why requests to the provider have just begun to fail. ``None`` if no request
-    #: fails, or if ``states`` reports the failure.
+    #: The reason why requests to the provider have just begun to fail; ``None`` if none fails, or
+    #: if ``states`` says so.
     silence: Finding | None = None
 
 
@@ -313,16 +312,13 @@ def _settled(since: datetime, until: datetime) -> Iterator[Item]:
 
 
 def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:
-    """Yield an item about the orders of ``rows``, if any; ``order`` is the lookup of the order."""
+    """Yield an item about the orders of ``rows``, if any."""
     found = list(rows.values_list(f"{order}_id", f"{order}__reference")[: MOST + 1])
     yield from _some(code, found, has_more=len(found) > MOST)
 
 
 def _reveals(since: datetime, until: datetime) -> Iterator[Item]:
-    """Yield an item with the number of refused reveals, if any.
-
-    The admin's log has at most one such entry an hour for each person.
-    """
+    """Yield an item with the number of refused reveals; each person counts at most once an hour."""
     if not apps.is_installed("django.contrib.admin"):
         return
     from django.contrib.admin.models import LogEntry

@@ -1,8 +1,7 @@
 """Digests for staff: at most one per person in ``DIGEST_MINUTES``, except for urgent news.
 
 Each person has a row; the receivers of the signal ``staff_news`` share one. A process claims the
-row before it sends a digest. If the process dies, another process sends the digest again after two
-minutes.
+row to send a digest. If the process dies, another one sends the digest again after two minutes.
 """
 
 from __future__ import annotations
@@ -49,13 +48,11 @@ from giftcards.watch.conditions import MOST, Finding, Severity
 
 logger = logging.getLogger(__name__)
 
-# The greatest DIGEST_MINUTES. A next_attempt_at further ahead shows that the clock was set back:
-# the row is due now.
+# The greatest DIGEST_MINUTES. If next_attempt_at is further ahead, the clock was set back: the row
+# is due.
 _LONGEST = timedelta(days=1)
-# The pause between two searches for news.
 _LOOK_EVERY = timedelta(minutes=1)
-# Younger events wait for the next digest. Otherwise, an event in a transaction that is still open
-# would be missed for good.
+# Younger events wait for the next digest. Events in open transactions would be missed otherwise.
 _LAG = timedelta(seconds=30)
 # A person is reminded of a lasting state after this time.
 _REMINDED_AFTER = timedelta(days=1)
@@ -64,8 +61,7 @@ _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 
 _LONGEST_IF_URGENT = timedelta(minutes=1)
 # Failures that would affect mails to other people, too.
 _AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
-#: The name of the lease that limits searches for urgent news during pauses. Nobody releases it
-#: early.
+#: The name of the lease that limits searches for urgent news during pauses.
 LOOKED = "newly urgent"
 # Shorter than the minute between two ticks.
 _LOOK_FOR = timedelta(seconds=45)
@@ -88,7 +84,6 @@ class Told:
     urgent: list[str] = field(default_factory=list)
     #: True if the last attempt failed for a reason that affects all mails.
     is_away: bool = False
-    #: True while a process is making an attempt.
     is_claimed: bool = False
 
     @classmethod
@@ -102,15 +97,15 @@ def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
     """Send a digest to each person who is due and has news; return the number sent.
 
     A failed attempt is logged, shown in the admin, and repeated after a pause. ``has_mailed`` is
-    True if the mail server has just taken a mail. This ends the pauses that began because the
-    server was away.
+    True if the mail server has just taken a mail. This ends pauses that began while the server was
+    away.
     """
     people = _listed()
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    # People who are not listed any more lose their rows, and would start anew. The row of the
-    # receivers stays, because only some processes may have receivers.
+    # People who are no longer listed lose their rows. The receivers keep theirs, because only some
+    # processes may have receivers.
     gone = rows.keys() - people.keys() - {RECEIVERS}
     if gone:
         StaffDigest.objects.filter(address__in=gone).delete()
@@ -199,8 +194,8 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
     """Return a function that tells whether ``person`` has a permission at present.
 
-    A role limits the person to the permissions of its group. If users have the person's address, at
-    least one of them must be active and have the permission.
+    A role limits the person to its group's permissions. If users have the person's address, an
+    active one must have the permission, too.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts(person.address)
@@ -284,7 +279,6 @@ def _begin(address: str, situation: Situation) -> StaffDigest | None:
 
 
 def _claim(digest: StaffDigest) -> bool:
-    """Claim the row; return False if another process was first."""
     told = {**digest.told, "is_claimed": True}
     return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD, told=told)
 
@@ -323,7 +317,7 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 
 def _newly_urgent(told: Told, situation: Situation) -> list[Item]:
-    """Return the urgent items that are new, and were not in the last attempt."""
+    """Urgent items that are new, and were not in the last attempt."""
     codes = situation.states.keys() - told.states.keys() - set(told.urgent)
     new = (Item.about(alerts()[code], situation.states[code]) for code in codes)
     return [item for item in new if item.severity == Severity.URGENT]
@@ -382,7 +376,7 @@ def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
 
 
 def _title(items: list[Item]) -> str:
-    """Return the first two items, such as "2 orders to do, the balance is low and more"."""
+    """The first two items, such as "2 orders to do, the balance is low and more"."""
     first, *others = [item.headline.removesuffix(".") for item in items]
     if not others:
         return first

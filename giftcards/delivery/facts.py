@@ -119,7 +119,6 @@ class Facts:
 class Gift:
     """The details that make an order a gift."""
 
-    #: The address of the recipient.
     address: str = field(repr=False)
     name: str = field(default="", repr=False)
     message: str = field(default="", repr=False)

@@ -1,7 +1,7 @@
 """Links to cards, and page tokens: proofs that a form was sent from the page behind a link.
 
-Page tokens replace Django's CSRF token, which needs a cookie: browsers inside chat programs may
-have none. Also, two links that are open at once would share Django's token.
+Page tokens replace Django's CSRF token. Browsers inside chat programs may have no cookies for it,
+and two open links would share it.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ _APART = 1.0
 
 @contained
 def make(place: str) -> tuple[str, str]:
-    """A new token for a page at ``place``, and a key that is unique to this page.
+    """A new token for a page at ``place``, and a key that is unique to the page.
 
-    ``place`` may be a secret: the token and the key reveal nothing about it.
+    ``place`` may be a secret: token and key do not reveal it.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000), _host()]
@@ -102,9 +102,9 @@ def make(place: str) -> tuple[str, str]:
 def read(token: str, place: str, *, quickest: float) -> str | None:
     """The key that :func:`make` gave the page; ``None`` if the token cannot be trusted.
 
-    The token must be genuine, and made for this place. It must be at most an hour old, and at least
-    ``quickest`` seconds old. A token from another host counts as a second older, because that
-    host's clock may be ahead.
+    A token must be genuine and made for ``place``. Its age must be from ``quickest`` seconds to an
+    hour. A token from another host counts as a second older, because that host's clock may be
+    ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)
@@ -115,7 +115,6 @@ def read(token: str, place: str, *, quickest: float) -> str | None:
 
 
 def _host() -> str:
-    """A pseudonym of this host."""
     return salted_hmac(_PAGE_SALT, socket.gethostname(), algorithm="sha256").hexdigest()[:8]
 
 

@@ -1,7 +1,6 @@
 """The texts of messages, made from an order and a kind of message.
 
-The documentation lists the templates and their variables. The body is rendered twice, for plain
-text and for HTML.
+The documentation lists the templates and their variables.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ _LONGEST_NAME = 80
 _FOLDER = "giftcards_delivery/messages"
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _SPACES = re.compile(r"[ \t\r\n]+")
-# The Unicode categories of invisible characters, of characters that change the direction of text,
-# and of line separators. Joiners stay, because Persian words and composed emoji need them.
+# Unicode categories of invisible characters, of marks of direction, and of line separators. Joiners
+# stay: Persian words and composed emoji need them.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
 _BREAKING = str.maketrans(dict.fromkeys(NO_BREAKS, " "))
@@ -68,11 +67,8 @@ class Content:
     kind: str
     facts: Facts
     customer_name: str = ""
-    #: ``None`` if the order is not a gift.
     gift: Gift | None = None
-    #: The refund that the message is about, if any.
     refund: PaidBack | None = None
-    #: The URL of the customer's page; "" without a link.
     link: str = field(default="", repr=False)
     link_until: datetime | None = None
     #: The codes that the message itself contains.
@@ -96,7 +92,7 @@ class MessageRow:
 def compose(delivery: Delivery, token: Masked | None) -> Message:
     """Write the message of ``delivery`` in its language, from the present facts.
 
-    ``token`` is the token of the message's link, if :func:`needs_link` is True. Raises
+    ``token`` is for the link, if :func:`needs_link` is True. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``BASE_URL`` is missing, or
     if the encryption keys are unusable. An error in a template leaves no secret in the traceback.
     """
@@ -194,9 +190,8 @@ def _short_amount(amount: Decimal) -> str:
     return _Verbatim(text if translation.get_language_bidi() else text.translate(_BREAKING))
 
 
-# Old programs show direction marks as signs in subjects and short messages. In short messages,
-# direction marks and no-break spaces would also double the length: the alphabet of phones lacks
-# these characters.
+# Old programs show direction marks as signs in subjects and short messages. Phones also lack
+# direction marks and no-break spaces: these double the length of short messages.
 _SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim)
 _SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated)

@@ -17,7 +17,6 @@ from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.rules.states import FINAL
 
-# The longest time until the next attempt.
 _LONGEST_WAIT = timedelta(days=1)
 # A message that waits longer is late. Shorter disturbances end without help.
 _PATIENCE = timedelta(minutes=5)
@@ -42,9 +41,8 @@ class DeliveryStatus(models.TextChoices):
 
 #: The statuses of messages that wait and are not being sent.
 WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
-#: The statuses of messages that are not done. Such a message is due at ``next_attempt_at``. While a
-#: process is sending it, ``next_attempt_at`` is the end of the claim: after that, the process must
-#: have died.
+#: The statuses of messages that are not done. ``next_attempt_at`` is when the message is due; while
+#: it is being sent, the end of the claim.
 OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 
@@ -159,7 +157,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def unreceived(self) -> Self:
         """The :meth:`untold` messages whose cards nobody has got in another way.
 
-        Another way is a sent message about the same status change, or a link that has shown cards.
+        Other ways are a sent message about the same status change, and a link that has shown cards.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -228,7 +226,7 @@ class Delivery(models.Model):
     claim = models.CharField(max_length=32, blank=True)
     # True if the message must not hand over another link. It is then not retried.
     is_stopped = models.BooleanField(default=False)
-    # The class and place of the last error. Its text is not kept, because it may quote the message.
+    # The class and place of the last error, without its text, which may quote the message.
     error = models.TextField(_("error"), blank=True)
     # The id from the channel, which a report of a bounce names.
     message_id: models.CharField[str, str] = ExactCharField(max_length=200, blank=True)
@@ -237,8 +235,7 @@ class Delivery(models.Model):
     sent_at = models.DateTimeField(_("sent"), null=True)
     # A bounce may come long after ``sent_at``.
     failed_at = models.DateTimeField(null=True)
-    # The name of the user who had the message sent again. It is no foreign key, because the user
-    # may be deleted.
+    # The user who had the message sent again. This is no foreign key, because users may be deleted.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
     # True if staff gave another address than the order's. The message then counts for the hourly
@@ -311,9 +308,9 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
         """Links that can show cards: not withdrawn, not expired and not used up.
 
-        A link is used up after ``reveals`` reveals; ``None`` means :data:`MOST_REVEALS`. ``again``
-        is the key of an earlier reveal. Its page may show the cards again within
-        :data:`SAME_REVEAL`, even if the link is used up.
+        ``reveals`` is the limit of reveals; ``None`` means :data:`MOST_REVEALS`. The page with the
+        key ``again`` may show its cards again within :data:`SAME_REVEAL`, even if the link is used
+        up.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
         is_left = Q(reveals__lt=reveals or MOST_REVEALS)
@@ -347,7 +344,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
 class CardLink(models.Model):
     """A link with which a customer reaches the cards of an order.
 
-    Only a keyed hash of its token is stored. The link of a logged-in customer has no token.
+    Only a keyed hash of its token is stored. The link of a logged-in customer has none.
     """
 
     class Origin(models.TextChoices):
@@ -421,8 +418,7 @@ class LinkVisit(models.Model):
     # The user name of a logged-in customer.
     user = models.CharField(_("user"), max_length=254, blank=True)
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # A unique key for visits that are recorded once: the locking of a link, and the reveal of a
-    # page, which may be reloaded.
+    # A key for visits that are recorded once: the locking of a link, and the reveal of a page.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
@@ -450,7 +446,7 @@ class StaffDigest(models.Model):
     covers_until = models.DateTimeField(null=True)
     # The fields of giftcards.delivery.digests.Told as JSON.
     told = models.JSONField(default=dict)
-    # The time of the next search for news, or the end of a pause or claim. NULL means at once.
+    # The next search for news, or the end of a pause or claim. NULL means at once.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
     failures = models.PositiveIntegerField(_("failed attempts"), default=0)
     error = models.TextField(_("error"), blank=True)

@@ -1,7 +1,6 @@
-"""The PIN that a customer types on the page of a link; wrong PINs lock the link.
+"""The PIN that a customer types to see cards; wrong PINs lock the link.
 
-Code names a typed PIN "password" and the right PIN "secret", because error trackers hide values
-under these names.
+Code names a typed PIN "password" and the right PIN "secret": error trackers hide these names.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ _DIGITS = 4
 
 
 def last_digits_of_phone(order: Order) -> str:
-    """The last four digits of the customer's phone number; "" if the number has fewer digits.
+    """The last four digits of the customer's phone number; "" if there are fewer digits.
 
-    A shop can set this function as ``GIFTCARDS_DELIVERY["PIN"]``. For a gift, it returns "",
-    because the recipient need not know the customer's phone number.
+    A shop can set this function as ``GIFTCARDS_DELIVERY["PIN"]``. For a gift, it returns "": the
+    recipient need not know the customer's phone number.
     """
     if order.is_gift:
         return ""
@@ -39,7 +38,7 @@ def last_digits_of_phone(order: Order) -> str:
     return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
 
-# The page asks for the PIN with this text. A function of the shop may have this attribute, too.
+# The page asks for the PIN with this text. Functions of the shop may have one, too.
 last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
     "The last four digits of your phone number."
 )
@@ -77,7 +76,7 @@ def is_right(password: str, secret: str) -> bool:
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
     """Count a guess at the link's PIN; return True if it is right and the link is not locked.
 
-    ``secret`` is the PIN. A guess counts as wrong before it is compared, so simultaneous guesses
+    ``secret`` is the PIN. A guess counts as wrong until it is compared, so simultaneous guesses
     cannot exceed the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)

@@ -93,7 +93,6 @@ class Messages:
         return messages.to(recipient=self._is_of_recipients)
 
     def _links(self, order: Order) -> CardLinkQuerySet:
-        """The links to the cards of ``order``, if the cards are for people in this role."""
         links = CardLink.objects.filter(order=order)
         return links if self._is_of_recipients or not order.is_gift else links.none()
 

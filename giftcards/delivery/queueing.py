@@ -1,7 +1,7 @@
 """Queueing messages about orders, and moving messages to a corrected address.
 
 A correction withdraws the links that went to the old address. A sent message is sent again only if
-its link still worked and had shown no cards. Otherwise, nobody could reach the cards.
+its link still worked and had shown no cards.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ _RECORDED_WITHIN = timedelta(days=30)
 def tell_of_lost_refunds() -> int:
     """Queue messages about paid refunds without any; return the number of refunds told.
 
-    The process that recorded the payment may have died before it sent the signal. A call within two
-    minutes after another call does nothing.
+    The process may have died between the payment's commit and the signal. A second call within two
+    minutes does nothing.
     """
     is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
@@ -135,8 +135,8 @@ def _queue(
     is_any_new = False
     trouble: Exception | None = None
     with transaction.atomic():
-        # The order may be stale. A correction of the address either comes before this lock, or
-        # finds the messages that are queued here.
+        # A correction of the address either comes before this lock, or finds the messages that are
+        # queued here.
         order.lock()
         order.refresh_from_db(fields=CORRECTABLE)
         for channel in make_channels():
@@ -172,8 +172,8 @@ def _queue(
 def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -> str:
     """The address of the customer, or of the recipient, on ``channel``; "" if there is none.
 
-    Raises the errors of the channel, or :exc:`TypeError` if the address is no text. The caller's
-    transaction stays usable, even if a query of the channel fails.
+    Raises the channel's errors, and :exc:`TypeError` if the address is no text. The caller's
+    transaction stays usable.
     """
     find = channel.recipient_address_of if for_recipient else channel.address_of
     with transaction.atomic():
@@ -186,7 +186,7 @@ def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -
 def kinds_that_fit(order: Order) -> list[Kind]:
     """The kinds of messages that fit ``order`` now, and that the settings allow.
 
-    A kind that hands over cards fits only while there are cards to hand over.
+    Kinds that hand over cards need cards.
     """
     kinds = [*kinds_of(order.status, is_gift=order.is_gift)]
     if WITH_CARDS.intersection(kinds) and not has_cards(order):
@@ -212,7 +212,7 @@ def send_again(
     """Queue a message at the request of staff; ``None`` if the message was queued already.
 
     ``once`` is new in each form, so that pressing the button twice sends one message. With
-    ``withdraws``, the earlier links end now, and waiting messages with cards are cancelled.
+    ``withdraws``, earlier links end, and waiting messages with cards are cancelled.
     """
     message = Delivery(
         order=order,
@@ -252,8 +252,8 @@ def withdraw(
 ) -> Withdrawn:
     """Withdraw the links to the cards of ``order``, and cancel messages that would bring new links.
 
-    ``until`` is the primary key of the last link to withdraw. The message ``but`` is not cancelled.
-    A message that is being sent may arrive with a dead link, and is not retried.
+    ``until`` is the primary key of the last link to withdraw; ``but`` is not cancelled. A message
+    that is being sent may arrive with a dead link.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
@@ -276,8 +276,8 @@ _QUEUED_FOR = timedelta(seconds=20)
 def wake() -> None:
     """Queue a task that sends the due messages, once the current transaction commits.
 
-    Nothing is queued if an earlier task has not started yet. Without a queue, ``giftcards_deliver``
-    or ``giftcards_poll --loop`` sends the messages. Never raises.
+    Nothing is queued while an earlier task waits. Without a queue, ``giftcards_deliver`` or
+    ``giftcards_poll --loop`` sends the messages. Never raises.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -339,9 +339,9 @@ def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAdd
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
     """Send messages about ``order`` to the new addresses after a correction.
 
-    Links that went to the old addresses are withdrawn, and a gift waits for its new time. This
-    receiver of a signal runs in the transaction of the correction, which holds the order's lock. So
-    no process makes a link or queues a message meanwhile.
+    Links that went to the old addresses are withdrawn, and a gift waits for its new time. The
+    signal comes in the transaction of the correction, which holds the order's lock. So no process
+    makes a link or queues a message meanwhile.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
@@ -391,10 +391,7 @@ def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
 def _move(
     message: Delivery, order: Order, change: CustomerChange, *, language: str, for_recipient: bool
 ) -> bool:
-    """Queue the message to the new address; return True if this adds a message.
-
-    Nothing is added without an address, or if the message does not fit the order now.
-    """
+    """Queue the message to the new address if it still fits; return True if it was added."""
     channels = make_channels()
     channel = next((each for each in channels if each.name == message.channel), None)
     address = _address(channel, order, for_recipient=for_recipient) if channel else ""

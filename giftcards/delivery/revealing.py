@@ -49,7 +49,7 @@ MOST_CODES = 100
 def open_codes(order: Order) -> list[Code]:
     """The codes of the delivered cards of ``order``, sorted by position.
 
-    If a card is missing or cannot be opened, its code is empty, and an error is logged. Raises
+    The code of a card that is missing or cannot be opened is empty, which is logged. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are unusable.
     """
     keyring = conf.keyring()
@@ -93,7 +93,6 @@ class Visitor:
 
     address: str | None
     agent: str
-    #: The user name of a logged-in customer.
     user: str = ""
 
     @classmethod
@@ -117,8 +116,8 @@ _SAME_OPENING = timedelta(minutes=10)
 def note_opening(link: CardLink, visitor: Visitor) -> None:
     """Record that a visitor has opened the link.
 
-    Nothing is recorded if the visitor has opened the link within ten minutes, or if the link has
-    :data:`MOST_OPENED` recorded openings.
+    Not recorded are further openings by the same visitor within ten minutes, and openings after
+    :data:`MOST_OPENED`.
     """
     opened = link.visits.filter(what=LinkVisit.What.OPENED).order_by()
     rows = opened.values_list("at", "address", "agent")[:MOST_OPENED]
@@ -149,8 +148,8 @@ def is_spent(link: CardLink, key: str) -> bool:
 def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> list[Code] | None:
     """Record a reveal and return the cards; return ``None`` if the link cannot be used any more.
 
-    Requests with the same ``key`` come from one page, and count as one reveal. The reveal is
-    committed before the cards are returned, so never call this function in a transaction.
+    Requests with the same ``key`` come from one page, and count as one reveal. Never call this
+    function in a transaction: the reveal is committed before the cards are returned.
     """
     if shown_at(link, key) is None:
         try:

@@ -1,9 +1,9 @@
 """Sending the messages that are due.
 
 A process claims a message, sends it, and records the outcome. The outcome is unknown if the process
-died before, or if the server got the message and did not answer. Such an attempt is repeated, so
-the customer may get the message several times. After :data:`MOST_UNANSWERED` unknown outcomes, the
-message is given up.
+dies before, or if the server gets the message and does not answer. Then the message is sent again,
+so the customer may get it several times. After :data:`MOST_UNANSWERED` such attempts, it is given
+up.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ _BATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class SendingTally:
-    """The outcome of a pass, in numbers of messages.
+    """The numbers of messages by outcome of a pass.
 
-    ``is_cut_short`` is True if a failing server ended the pass. ``has_mailed`` is True if the mail
-    server took a message.
+    ``is_cut_short`` is True if a failing server ended the pass, ``has_mailed`` if the mail server
+    took a message.
     """
 
     sent: int = 0
@@ -99,9 +99,9 @@ class SendingTally:
 def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, longest due first, within ``limits``.
 
-    After a channel's server has failed three times in a row, the pass skips the channel: its
-    messages stay due. A pass counts as cut short if it skipped a channel, or if its time ran out
-    while a server was failing. Simultaneous calls share the messages.
+    After a server has failed three times in a row, the messages of its channel stay due. This cuts
+    the pass short, as does a lack of time while a server is failing. Simultaneous calls share the
+    messages.
     """
     return _Pass(limits).run()
 
@@ -110,7 +110,6 @@ class _Pass:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._counts: Counter[str] = Counter()
-        # The failures in a row of each channel.
         self._failures: Counter[str] = Counter()
         self._away: set[str] = set()
         self._has_mailed = False
@@ -148,7 +147,7 @@ class _Pass:
             self._counts[status.value] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
-        """Send the message if it is still wanted; return the values to store in its row."""
+        """Send the message if it is still wanted; return the new values of its row."""
         if delivery.unanswered >= MOST_UNANSWERED:
             # The process of the last attempt died. The claim has counted an attempt that is not
             # made.
@@ -205,8 +204,7 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(_send, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        # The message with the link did not go out. If somebody has visited the link nevertheless,
-        # it is protected.
+        # The message did not go out. A link that somebody has visited nevertheless is protected.
         with suppress(ProtectedError):
             link.delete()
     return end
@@ -238,7 +236,7 @@ def _sent(end: Sent) -> dict[str, Any]:
 def _record_late(delivery: Delivery, end: Sent) -> None:
     """Record that a message went out after all, unless there was a later attempt.
 
-    If the customer's data was erased, nothing is recorded.
+    After an erasure of the customer's data, nothing is recorded.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))

@@ -1,8 +1,8 @@
 """The task that sends messages; like all tasks here, it returns counts and never raises.
 
-A mail server that hangs must delay nothing but mail. With three or more workers, at least two send
-no messages. With two workers, only one at a time sends messages. A single worker spends a few
-seconds at a time on messages.
+A mail server that hangs must delay nothing but mail. So at least two workers send no messages, if
+there are three or more. Of two workers, only one at a time sends. A single worker sends for a few
+seconds at a time.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ _LONGEST_TASK = 100.0
 _RECORDING_SECONDS = 10.0
 # The least time that a task must have left to begin an attempt (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# For a single worker: the seconds in which attempts may begin, and the additional seconds for the
-# last one.
+# For a single worker: the seconds in which attempts may begin, and those added for the last one.
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
@@ -74,8 +73,8 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
-    # Before the release, the next task would find no free lease. A server that is away is left
-    # alone until the next minute.
+    # The next task needs the released lease. A server that is away is left alone until the next
+    # minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"
@@ -102,7 +101,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
-    """Send the messages that are due now and, if the worker may wait, those due soon."""
+    """Send the messages that are due now, and, if the worker may wait, soon."""
     wait_until = time.monotonic() + tuning.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):

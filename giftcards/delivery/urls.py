@@ -10,8 +10,8 @@ from giftcards.delivery.links import TOKEN_LENGTH
 app_name = "giftcards_delivery"
 urlpatterns = [
     path("<str:token>/", views.cards, name="cards"),
-    # Some program may have cut off or added to the URL of a link. Without this pattern, Django
-    # would find no page, and log the URL.
+    # Programs may cut off or lengthen the URL of a link. Without this pattern, Django would log the
+    # secret URL as not found.
     re_path(
         rf"^(?P<token>[A-Za-z0-9_-]{{{TOKEN_LENGTH}}})(?:[^A-Za-z0-9_-][\s\S]*)?$", views.cards
     ),

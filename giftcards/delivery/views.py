@@ -105,8 +105,7 @@ def _page_of(listed: QuerySet[Order], request: HttpRequest, parameter: str) -> P
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
     """Return ``answer()``; after an error, return a page that does not show the secret URL.
 
-    The error's text may contain a code, so only its class and lines are logged. With ``DEBUG``, the
-    error is raised.
+    The error's text may contain a code, so only its class and lines are logged.
     """
     try:
         return answer()
@@ -167,8 +166,8 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     page = request.POST.get("token", "")
     key = links.read(page, views.place_of(user, order), quickest=0)
     if key is None or is_spent(link, key):
-        # A new token replaces one that is too old or spent. Django's CSRF token proves that the
-        # form was sent on purpose.
+        # Replaces a token that is too old or spent. Django's CSRF token proves that the form was
+        # sent on purpose.
         page, key = links.make(views.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
@@ -207,7 +206,6 @@ def _posted(request: HttpRequest) -> Any:
         return {}
 
 
-#: The HTTP methods that the customer's pages allow.
 METHODS = ("GET", "HEAD", "POST")
 _HEADERS = {
     "Cache-Control": "no-store, private",
@@ -225,8 +223,8 @@ _POLICY = (
 )
 #: The referrer policy of pages whose URL is a secret.
 SECRET_URL = "no-referrer"  # noqa: S105 (a policy)
-#: The referrer policy of other pages. With ``SECRET_URL``, browsers hide the origin of forms, and
-#: Django refuses such forms.
+#: The referrer policy of other pages: Django refuses forms without their origin, which
+#: ``SECRET_URL`` hides.
 PLAIN_URL = "same-origin"
 
 
@@ -294,8 +292,6 @@ def _language(order: Order) -> str:
 
 
 class _Row:
-    """The data of a card for the template, with a QR code if ``segno`` is installed."""
-
     def __init__(self, card: Code) -> None:
         self.position = card.position
         self.is_readable = card.is_readable
@@ -350,8 +346,8 @@ def _line(card: Code) -> str:
 def gone(request: HttpRequest) -> HttpResponse:
     """The page of a link that shows no cards: the same bytes, whatever the reason.
 
-    So the visitor determines the language, and not an order. The page quotes nothing from the
-    request, so a fixed nonce is enough.
+    So its language is the visitor's, not the order's. Nothing from the request is quoted, so a
+    fixed nonce is enough.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
@@ -446,7 +442,6 @@ class OwnedOrder:
     has_cards: bool
     #: The token of the form that shows the cards.
     page: str = field(repr=False)
-    #: The details of a gift; ``None`` if the order is not a gift.
     gift: Gift | None = None
     #: True if the list is for the recipient.
     is_received: bool = False
@@ -504,7 +499,7 @@ def _found_by(hook: Callable[[Any], QuerySet[Order]] | None, user: Any) -> Query
 def order_with_cards(user: Any, key: str) -> Order | None:
     """The order with this primary key, if its cards belong to ``user`` and can be shown.
 
-    The cards of a gift belong to its recipient, and not to the owner of the order.
+    The cards of a gift belong to its recipient, not to the customer.
     """
     if not (key.isascii() and key.isdecimal() and len(key) <= _LONGEST_KEY):
         return None

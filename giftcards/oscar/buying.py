@@ -42,7 +42,7 @@ _MISSED_WITHIN = timedelta(days=30)
 # The pauses between two tries to buy a line's cards.
 _FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = timedelta(minutes=1), timedelta(hours=1), 0.25
 # The ``partner_line_notes`` of a line begin with the customer's language. After a failed try, a
-# second row has the number of tries, and the time of the next try.
+# second row has the number of tries and the next time.
 _LANGUAGE = "Language: "
 _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
@@ -50,8 +50,8 @@ _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 def take_order(order: Any, **_: Any) -> None:
     """Mark the lines of a new order of oscar; buy their cards if the order is paid.
 
-    Only the cards of marked lines are bought automatically later. Lines from before the
-    installation have no mark. The mark contains the customer's language.
+    Only marked lines are bought later, so no lines from before the installation. The mark contains
+    the customer's language.
     """
     for line in list(card_lines(order=order)):
         with _surviving(f"Marking {reference_of(line)}"):
@@ -64,7 +64,7 @@ def take_order(order: Any, **_: Any) -> None:
 def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
     """Buy the cards of an order of oscar once its new status says that it is paid.
 
-    No error is raised: the customer has paid, and the worker tries again.
+    Errors are not raised: the customer has paid, and the worker tries again.
     """
     if new_status in conf.paid_statuses:
         _buy(list(card_lines(order=order)))
@@ -73,7 +73,7 @@ def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
 def buy_missed(should_continue: Callable[[], bool]) -> None:
     """Buy the cards of paid lines that have no order because a process died or failed.
 
-    Lines with the fewest failures come first; each failure doubles the pause before the next try.
+    Lines with the fewest failures come first; each failure doubles the pause.
     """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,
@@ -97,7 +97,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 
 
 def _tries(notes: str) -> tuple[int, datetime | None]:
-    """The number of failed tries in the notes of a line, and the time of the next try."""
+    """The number of failed tries, and the time of the next try."""
     found = _TRIES.search(notes)
     with contextlib.suppress(ValueError):  # staff of the shop may have edited the notes
         if found:
@@ -113,7 +113,7 @@ def _put_off(line: Any, failures: int) -> None:
 
 
 def _buy(lines: Sequence[Any]) -> None:
-    """Place an order for each line without an order, and end the holds of the lines' baskets."""
+    """Place the missing orders for the lines, and end the holds of their baskets."""
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
@@ -157,7 +157,7 @@ def _place(line: Any) -> None:
 
 @contextlib.contextmanager
 def _surviving(what: str) -> Iterator[None]:
-    """A context that logs any error as a failure of ``what``, and does not raise it."""
+    """A context in which errors are logged as a failure of ``what``, and not raised."""
     try:
         with transaction.atomic():
             yield

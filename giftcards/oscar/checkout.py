@@ -41,7 +41,7 @@ class BasketRefused(GiftcardsError):
 def check_cards(basket: Any, *, email: str = "") -> None:
     """Check that the cards in the basket can be bought, and are not sold at a loss.
 
-    The price of each line after all discounts counts. No request to the provider is made. Raises
+    Prices count after all discounts. No request to the provider is made. Raises
     :exc:`BasketRefused`.
     """
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
@@ -51,7 +51,7 @@ def hold_cards(basket: Any, *, email: str = "", holder: str = "") -> None:
     """Check the cards in the basket as the provider sells them now, and hold them for 20 minutes.
 
     Call this right before the payment, outside any transaction. At most one request is made for
-    each product. ``holder`` names the person whose holds are limited: see
+    each product. ``holder`` is the person whose holds are limited: see
     :func:`giftcards.catalogue.hold`. If :exc:`BasketRefused` is raised, no card is held.
     """
     asked: set[str] = set()
@@ -89,7 +89,6 @@ def _hold_of(line: Any) -> str:
 
 
 def _card_lines(basket: Any) -> list[Any]:
-    """The basket's lines with gift cards, including their discounts."""
     lines = basket.all_lines()
     cards = set(
         stock_records()
@@ -105,7 +104,7 @@ def _values(line: Any) -> dict[str, Any]:
 
 
 def _for_each(basket: Any, do: Callable[[Any], None]) -> None:
-    """Call ``do`` for each line with gift cards; raise :exc:`BasketRefused` if any call failed."""
+    """Call ``do`` for each line with cards; raise :exc:`BasketRefused` if any call failed."""
     sentences = []
     for line in _card_lines(basket):
         try:
@@ -182,10 +181,10 @@ class GiftCardsCheckout:
         release_cards(self.request.basket)
 
     def get_holder(self) -> str:
-        """The holder of the cards: the user, or the IP address of a guest.
+        """The holder of the cards, whose holds are limited; "" for no limit.
 
-        A holder can hold a limited number of cards. A private IP address belongs to a proxy, and
-        would stand for all guests. So guests behind a proxy have no limit: the holder is "".
+        The holder is the user, or the IP address of a guest. A private address belongs to a proxy
+        and stands for all guests, so it has no limit.
         """
         if self.request.user.is_authenticated:
             return f"user {self.request.user.pk}"

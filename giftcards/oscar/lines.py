@@ -1,7 +1,7 @@
 """Oscar's lines with gift cards, this app's orders for them, and the progress of the cards.
 
-The reference of this app's order contains the primary key of the line. The order's group is the
-number of oscar's order.
+An order's reference contains the primary key of the line. The order's group is the number of
+oscar's order.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def follow_refund(refund: CustomerRefund, **_: Any) -> None:
 def set_status(line: Any, state: LineState) -> None:
     """Set the status of a line for the ``state`` of its cards.
 
-    The status need not be in the shop's pipeline, which cannot undo what happened at the provider.
+    The status need not be in the shop's pipeline, which cannot undo what the provider did.
     """
     old, new = line.status, conf.line_statuses[state]
     if new == old:

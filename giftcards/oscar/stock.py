@@ -31,8 +31,8 @@ ProductClass = get_model("catalogue", "ProductClass")
 # The names of the partner, product class and category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# A row of Lease that is no lease, but a memory. It stores the time of the last run, the settings
-# about the shelf, and the last record that was written.
+# A row of Lease that is no lease: it remembers the time of the last run, the settings about the
+# shelf, and the last record that was written.
 _MEMORY = "oscar's stock"
 # Changes may be committed late, so a run reads them from this time before the last run.
 _OVERLAP = timedelta(minutes=1)
@@ -42,7 +42,7 @@ _BATCH = 1_000
 
 
 def follow_changes(should_continue: Callable[[], bool]) -> None:
-    """Update the stock records with the changes on the shelf since the last run of this chore.
+    """Update the stock records with the changes on the shelf since the last run.
 
     After a change of a setting about the shelf, and once a day, all stock records are written.
     """
@@ -63,10 +63,7 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """The time of the last run, and the primary key of the last record that was written.
-
-    The key is "" once all records are written.
-    """
+    """The time of the last run, and the primary key of the last record, or "" after all records."""
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
     settings, _, rest = memory.token.partition("/")
     since = memory.until
@@ -97,8 +94,8 @@ def _changed(since: datetime) -> set[str]:
     changes = OfferChange.objects.filter(at__gte=since)
     for changed in (
         kinds.filter(read_at__gte=since),
-        # The reading of these types has become too old since the last run: they are not for sale
-        # any more.
+        # Since the last run, the last reading of these types has become too old: they are not for
+        # sale.
         kinds.filter(read_at__gte=since - stale_after(), read_at__lte=now - stale_after()),
         kinds.filter(priced_at__gte=since),
         kinds.filter(pk__in=changes.order_by().values("type")),
@@ -123,7 +120,7 @@ def follow_offers(skus: Collection[str] | None = None) -> int:
     """Write the shelf's prices and stock to the stock records; return the number that changed.
 
     ``skus`` selects the records, by default all. Cards that are not on the shelf cannot be bought.
-    A record that cannot be written is logged, and the others are written.
+    Records that cannot be written are logged.
     """
     if skus is None:
         skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
@@ -183,8 +180,8 @@ def _left(kind: ProductType | None) -> int:
 def lock_stock(instance: Any, **_: Any) -> None:
     """Lock the stock records for an order that oscar is placing; a receiver of a signal.
 
-    MariaDB locks the records for reading when oscar inserts the lines, and for writing when oscar
-    allocates the cards. So two customers who buy the same card at once would cause a deadlock.
+    In MariaDB, oscar locks the records for reading when it inserts lines, and for writing when it
+    allocates cards. Two customers who buy the same card at once would cause a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)

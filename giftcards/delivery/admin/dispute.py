@@ -1,6 +1,6 @@
 """The proof of delivery: a page with all facts about an order, but no code.
 
-Staff need the page if somebody says that a code was used already.
+Staff need it if somebody says that a code was used already.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """The texts for the provider, one per language; none if the provider never got the order."""
+    """The texts for the provider by language; none if the provider never got the order."""
     if not order.provider_order_id:
         return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

@@ -1,8 +1,8 @@
 """Links that staff hand over themselves, the hourly limits, and the withdrawal of all links.
 
-A link or a message with cards shows codes, and other messages name what the customer bought. So
-each member of staff may hand out at most ``REVEALS_PER_HOUR`` of them in an hour. Messages to the
-order's own address do not count. A limit for each order protects customers from endless messages.
+A link or message with cards shows codes, and other messages name what was bought. So each member of
+staff may hand out at most ``REVEALS_PER_HOUR`` of them in an hour. Messages to the order's own
+address do not count. A second limit, for each order, protects customers from endless messages.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ MOST_OF_AN_ORDER = 10
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
     """Raise :exc:`~giftcards.admin.frame.actions.Refused` if a link or message exceeds a limit.
 
-    Call this function in the transaction that created the link or message and locked ``order``.
+    Call this in the transaction that locked ``order`` and created the link or message.
     ``is_handed_out`` is True for a link, and for a message to another address than the order's.
     """
     since = _an_hour_ago()
@@ -89,7 +89,7 @@ def _too_many_of_order() -> str:
 def _too_many(request: HttpRequest) -> str:
     """Record that a person has reached the hourly limit; return the text to show.
 
-    The admin's log gets at most one entry an hour for each person. Digests report these entries.
+    Digests report these entries in the admin's log, at most one an hour for each person.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
@@ -122,16 +122,13 @@ def may_have_link(order: Order) -> bool:
 
 
 class NewLinkForm(RevealForm):
-    """The form for a new link: its reason, a proof, and what to do with the earlier links.
-
-    A link shows the codes, so it takes the same proof as revealing a code.
-    """
+    """The form for a new link, with the same proof as for revealing a code."""
 
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True
     )
-    # The newest link when the form was made. Later links are not withdrawn, so pressing the button
-    # twice leaves the first link working.
+    # The newest link when the form was made. Later links are not withdrawn, in case the button is
+    # pressed twice.
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:

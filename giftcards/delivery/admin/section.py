@@ -54,7 +54,6 @@ _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAI
 
 
 def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """The section on the page of ``order``, as HTML; "" if there is nothing to show."""
     sees_messages = request.user.has_perm("giftcards_delivery.view_delivery")
     sees_links = request.user.has_perm("giftcards_delivery.view_cardlink")
     if not (sees_messages or sees_links or MAY_RESEND(pages, request)):
@@ -68,10 +67,7 @@ def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | s
 
 
 def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """The context for the section's template; empty if there is nothing to show.
-
-    The number of queries does not grow with the number of messages and links.
-    """
+    """The context for the section; the number of queries does not grow with messages and links."""
     about = Delivery.objects.filter(order=order)
     messages, has_more_messages = newest(about, _MOST)
     links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
@@ -158,7 +154,7 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 
 
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Yield sentences on the effect of a corrected address on messages and links."""
+    """Yield sentences on the effect of a corrected address."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -221,7 +217,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 def _not_received(
     _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
-    """Sentences on the orders whose cards nobody has received, by primary key."""
+    """Sentences on orders whose cards nobody has received, by primary key."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()
