@@ -33,15 +33,14 @@ T = TypeVar("T")
 
 # A product in the provider's examples.
 PRODUCT = "507f1f77bcf86cd799439011"
-# The settings that placing and following orders need.
 WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if setting.is_working)
 
 
 class GiftcardsCommand(ConsoleCommand):
     """A command with exit code 0 if done, 1 if failed or unfinished, 2 if it could not start.
 
-    ``needs`` names the settings that the command checks before it starts; no system checks run. It
-    also tries the database first, so exit code 2 always means that nothing has happened.
+    It checks the settings in ``needs`` and the database first, so exit code 2 means that nothing
+    has happened.
     """
 
     needs: ClassVar[Sequence[str]] = ()
@@ -69,10 +68,7 @@ class GiftcardsCommand(ConsoleCommand):
             ) from error
 
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
-        """Read a row of each table of the core and of the command's own app.
-
-        This fails before any work if the database is missing or not migrated.
-        """
+        """Fail if the database is missing, or a table of the core or of the command's own app."""
         core = apps.get_app_config("giftcards")
         own = apps.get_containing_app_config(type(self).__module__) or core
         for app in {core, own}:
@@ -80,12 +76,12 @@ class GiftcardsCommand(ConsoleCommand):
                 model._default_manager.order_by("pk").first()  # noqa: SLF001
 
     def say(self, text: str, options: dict[str, Any]) -> None:
-        """Print ``text`` for people: not with ``-v0`` or ``--json``."""
+        """Print ``text`` for people, unless ``-v0`` or ``--json`` was given."""
         if _is_for_people(options):
             self.put(text)
 
     def progress(self, options: dict[str, Any]) -> Progress:
-        """Return a display of the progress; it is silent with ``-v0`` or ``--json``."""
+        """Return a display of the progress, silent with ``-v0`` or ``--json``."""
         is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
         put = self.put if _is_for_people(options) else lambda *_args, **_options: None
         return Progress(put, is_live=is_live)
@@ -278,10 +274,7 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 
 
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
-    """Yield the customer's money as lines for a terminal; none if the amounts are not known.
-
-    ``customer`` is the result of :func:`customer_as_dict`.
-    """
+    """Yield the customer's money as lines; ``customer`` is from :func:`customer_as_dict`."""
     if customer is None:
         return
     yield "  customer"
@@ -313,7 +306,6 @@ def standing(order: Order) -> str:
 
 
 def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
-    """Yield ``order`` as lines; ``told`` is the result of :func:`order_as_dict`."""
     yield f"Order {order.reference}"
     yield f"  status      {status_label(order.status)}"
     yield f"  provider    {order.provider_order_id or 'has not named it'}"
@@ -341,10 +333,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """Return what ``order`` waits for, and since when; ``None`` if it does not wait.
-
-    The text is the end of a sentence.
-    """
+    """Return what ``order`` waits for, as the end of a sentence, and since when; or ``None``."""
     state = STATES[order.status]
     if order.is_held or not state.waits_for:
         return None

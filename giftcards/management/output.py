@@ -27,7 +27,6 @@ COULD_NOT_START = 2
 
 # Seconds after which a log repeats an unchanged line.
 _REMIND_AFTER = 60.0
-# Characters.
 _BAR = 20
 
 
@@ -36,7 +35,7 @@ class OutputClosed(Exception):
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """Django's help formatter, which keeps paragraphs and the lines of the examples."""
+    """Django's help formatter, but with paragraphs and lines of examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         *notes, last = text.split("\n\n")
@@ -47,10 +46,7 @@ class _HelpFormatter(DjangoHelpFormatter):
 
 
 class ConsoleCommand(BaseCommand):
-    """A command with notes and examples in its help.
-
-    The command ends with exit code 1 and no traceback if its output is closed.
-    """
+    """A command with notes and examples in its help; it ends quietly if its output is closed."""
 
     requires_system_checks = ()
     # Paragraphs below the options in the help.
@@ -122,8 +118,8 @@ class Progress:
     ) -> None:
         """Show ``text``; with ``unless_short``, a log shows it only after some seconds.
 
-        The wait began at ``since``, by default at the first call with this ``text``. A terminal
-        shows ``bar`` after ``text``, and never cuts it off.
+        The wait began at ``since``, or else at the first call with this ``text``. A terminal also
+        shows all of ``bar``.
         """
         now = time.monotonic()
         if text != self._text:

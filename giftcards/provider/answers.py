@@ -24,13 +24,11 @@ JsonObject = dict[str, Any]
 
 # An id in the provider's form; safe in a URL path.
 IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
-# Our reference for an order.
 _REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 # Other endpoints use these words for the status HANDLING.
 _AT_WORK = {"PENDING": "HANDLING", "QUEUED": "HANDLING"}
 # A product or type with another id cannot be ordered.
 _ORDERABLE = re.compile(r"[!-~]{1,100}")
-# ASCII without spaces.
 _ADDRESS = re.compile(r"https?://[!-~]{1,480}")
 _STATUS = re.compile(r"[A-Za-z_]{1,32}")
 _WORD = re.compile(r"[A-Za-z_-]{1,32}")
@@ -91,7 +89,7 @@ class OrderAnswer:
 def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
     """Return ``cards`` without repetitions.
 
-    A card without a serial also repeats a card with the same code and a serial.
+    A card without a serial repeats one with the same code and a serial, too.
     """
     cards = tuple(dict.fromkeys(cards))
     with_serial = {card.value for card in cards if card.serial}
@@ -371,7 +369,6 @@ def _read_booking(row: object) -> LedgerRow | None:
 
 
 def _usual_type(told: str) -> str:
-    """Normalise the spelling of a documented type, which may have hyphens or underscores."""
     kind = told.upper().replace("_", "-")
     is_known = kind in _TYPES_IN | _TYPES_OUT | {PAYMENT} or kind.startswith(_REFUNDS)
     return kind if is_known else told
@@ -472,7 +469,6 @@ def read_catalogue(data: JsonObject) -> Catalogue:
 
 
 def _products_of(category: object) -> Iterator[ListedProduct | None]:
-    """Yield the products of a category; ``None`` for each row that cannot be used."""
     rows = category.get("products", []) if isinstance(category, dict) else None
     if not isinstance(category, dict) or not isinstance(rows, list):
         yield None
@@ -541,7 +537,7 @@ def _is_plain(text: str) -> bool:
 
 
 class _Fields:
-    """The fields of a JSON object; unusable texts are ``""``, other unusable values ``None``.
+    """The fields of a JSON object: unusable texts are ``""``, other unusable values ``None``.
 
     ``flaws`` collects unusable or negative numbers, and unusable cards.
     """

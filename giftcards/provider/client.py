@@ -1,16 +1,10 @@
 """The client of the provider's API. It returns frozen dataclasses and raises typed errors.
 
-Neither an answer nor a :exc:`~giftcards.exceptions.ProviderError` contains the API key or the body
-of a reply, because both are secret.
-
-Nor does a traceback. A failure is a return value until :func:`_unwrap` raises it, in a frame
-without such variables. The error has no context, which could be one of these:
-
-- a ``JSONDecodeError``, whose ``doc`` is the body;
-- an exception of requests, which has the request with the key.
-
-:func:`~giftcards.keys.secrecy.contained` removes the frames and the context of other exceptions,
-such as :exc:`KeyboardInterrupt`.
+Answers, errors and tracebacks contain neither the API key nor the body of a reply. A failure is a
+return value until :func:`_unwrap` raises it, in a frame without such variables. The error has no
+context, because an exception of json has the body, and one of requests the key.
+:func:`~giftcards.keys.secrecy.contained` does the same for other exceptions, such as
+:exc:`KeyboardInterrupt`.
 """
 
 from __future__ import annotations

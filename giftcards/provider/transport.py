@@ -61,9 +61,9 @@ class Reply:
 
 
 class Transport:
-    """Sends requests to ``base_url`` with the API key.
+    """Sends requests to ``base_url``; :meth:`get` is thread-safe.
 
-    Each call makes one request and takes at most ``timeout`` seconds. :meth:`get` is thread-safe.
+    Each call makes one request and takes at most ``timeout`` seconds.
     """
 
     def __init__(self, *, base_url: str, api_key: str, timeout: float) -> None:
@@ -161,9 +161,8 @@ _call = threading.local()
 class _Connection(urllib3.connection.HTTPConnection):
     """A mixin for urllib3's connections, which ends each wait at the call's deadline.
 
-    urllib3's timeouts are for one address or one receive, so a server that sends a byte a second
-    never exceeds them. Name resolution has none. Sending needs none: a request fits into the
-    kernel's buffer.
+    urllib3 limits one address or one receive: a server that sends a byte a second never exceeds
+    that. Name resolution has no limit. Sending needs none: a request fits into the kernel's buffer.
     """
 
     _opened: Any = None
@@ -184,7 +183,6 @@ class _Connection(urllib3.connection.HTTPConnection):
         super().send(data)
 
     def connect(self) -> None:
-        # A connection made after the deadline is closed unused.
         try:
             _in_time(super().connect, self, late=self.close)
         except (TimeoutError, RuntimeError, ValueError) as exc:
@@ -294,24 +292,17 @@ class _Session(requests.Session):
         self.mount("https://", _Adapter())
 
     def merge_environment_settings(self, url: Any, *args: Any) -> Any:
-        """Use no proxy for an address of this machine, because a proxy would connect to itself.
-
-        Otherwise HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY apply.
-        """
+        """Use no proxy for an address of this machine, because a proxy would connect to itself."""
         settings = super().merge_environment_settings(url, *args)
         if is_loopback(urlsplit(url).hostname or ""):
             settings["proxies"] = {}
         return settings
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Treat no response as a redirect.
-
-        Even with ``allow_redirects=False``, requests reads a redirect's whole body, of any size.
-        """
+        """Treat no response as a redirect: requests would read its whole body, of any size."""
 
 
 def _read_body(response: requests.Response, limit: int) -> bytes | None:
-    """Return the body; stop and return ``None`` once it exceeds ``limit`` bytes."""
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         return None

@@ -120,7 +120,6 @@ class Command(GiftcardsCommand):
 
 
 def _follow(order: Order, gateway: Gateway, progress: Progress, *, wait: bool) -> Order:
-    """Send ``order``, follow it if ``wait`` is True, and return its latest state."""
     order = send_now(order, gateway, on_wait=lambda seen: _show(seen, progress, unless_short=True))
     if wait:
         _show(order, progress)

@@ -129,7 +129,6 @@ def _beat(progress: Progress) -> Callable[[], None]:
 
 
 def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
-    """Read the provider's list from ``since`` on; ``None`` if no row could be read."""
     if not gateway.try_open():
         return None
     listing = read_listing(gateway, pulse, start=since, end=timezone.now() + CLOCK_SKEW)
@@ -157,9 +156,7 @@ class _Found:
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole and not is_cut_short
         self._orphans = list(_describe_orphans(listing, key)) if listing else []
-        # The references of settled orders that differ from the provider's list.
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
-        # True if an order is missing on one side, or differs.
         self.has_questions = bool(self._orphans or self._left or self._changed)
 
     def as_dict(self) -> dict[str, Any]:
@@ -221,7 +218,6 @@ def _describe_orphans(listing: Listing, key: ApiKey) -> Iterator[dict[str, Any]]
 
 
 def _why_not_all(began: datetime) -> str:
-    """Return the present pause, or else the last failure since ``began``, or ""."""
     if pause := current_pause():
         return pause
     state = ProviderState.objects.current()

@@ -40,7 +40,6 @@ from giftcards.rules.states import Status
 
 T = TypeVar("T")
 TYPE = "type_001"
-# The customer's price for a card of a test type.
 _SALE_PRICE = Decimal(10_000)
 
 
@@ -187,7 +186,7 @@ def run(
 ) -> Iterator[SelfTestReport]:
     """Yield a report for each scenario; all orders are placed first, and settle in parallel.
 
-    ``on_wait`` is called from time to time while an order has not settled.
+    ``on_wait`` is called from time to time until an order has settled.
     """
     with transaction.atomic():
         orders = [

@@ -65,7 +65,6 @@ def _shortfall(type_id: str, quantity: str, delivered: str) -> Shortfall:
 
 
 def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -> None:
-    """Add the option that sets the simulator's attribute ``name``."""
     if "(default: " not in text:
         text += " (default: %(default)s)"
     parser.add_argument(flag, dest=name, help=text, **{"default": _DEFAULTS.get(name), **more})

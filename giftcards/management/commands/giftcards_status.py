@@ -35,7 +35,7 @@ from giftcards.watch.overview import (
     versions,
 )
 
-# The overview tells these by one sentence each, and more of the worker and the cards.
+# The overview prints only the sentence of these conditions.
 _JUDGED = ("chores", "queue", "keys", "balance")
 _TIMES = (
     "paused_until",
