@@ -145,7 +145,6 @@ def beside(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        # Work that hangs is left behind, with its thread.
         ends_at = time.monotonic() + conf.request_timeout + tuning.turns_end
         for thread in threads:
             thread.join(max(0, ends_at - time.monotonic()))

@@ -199,7 +199,6 @@ class Clock:
         steps = [*self._steps, step] if is_step else self._steps
         surplus = len(steps) - _MOST_STEPS
         if surplus > 0:
-            # The oldest steps become one.
             oldest = steps[: surplus + 1]
             merged = Step(oldest[-1].before, sum(each.seconds for each in oldest))
             steps = [merged, *steps[surplus + 1 :]]

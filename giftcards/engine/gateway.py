@@ -91,8 +91,7 @@ class Gateway:
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # Made after the clocks were compared, because a step of the clock changes which slots are
-        # free.
+        # A step of the clock changes which slots are free, so the clocks are compared first.
         self._budget = Budget()
         self.client = Client(
             base_url=conf.base_url,
@@ -251,7 +250,7 @@ class Gateway:
         try:
             self._budget.finish(slot)
         finally:
-            # Recorded even if the slot cannot be written: a refusal must not be forgotten.
+            # A refusal must be recorded even if the slot cannot be written.
             if error is None or isinstance(error, ProviderError):
                 self.record_outcome(error)
             else:
@@ -318,7 +317,7 @@ class Gateway:
                 pass  # this server was held up, not the provider
             case _:
                 self._failure = error
-        # Ended after the pause is stored: the next process to probe the key has to see the pause.
+        # The probe ends last: the next process to probe the key has to see the pause.
         self._probe.end()
 
     def _stop(self, error: AccessDenied) -> None:
@@ -369,7 +368,6 @@ class Gateway:
             values |= {"succeeded_at": now, "outages": 0}
         elif self._failure is not None and self.is_outage(self._failure):
             outages = values["outages"] = self._state.outages + 1
-            # The next call probes the key anew.
             self.is_proven = False
             self._pause(ProviderState.Pause.OUTAGE, self._failure, pause_after_outage(outages))
         # If neither spelling of the path has answered, this is the spelling to try next.

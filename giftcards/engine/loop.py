@@ -79,7 +79,7 @@ def begin_tick() -> None:
 
 
 def _this_worker() -> str:
-    """Return this process, such as ``qcluster@web-2``; arguments may hold secrets."""
+    """Return this program and machine, such as ``qcluster@web-2``; arguments may be secret."""
     path, *arguments = sys.argv or [""]
     name = PurePath(path).stem
     if name == "__main__":
@@ -122,7 +122,6 @@ class _Loop:
         self._token: str | None = None
         self._beat_at = 0.0
         self._tick_at = 0.0
-        # True once another process has taken the lease.
         self._is_lease_lost = False
 
     def step(self) -> bool:
@@ -143,7 +142,7 @@ class _Loop:
         if not self._is_endless and (is_refused or not is_work_left()):
             return False
         if is_refused:
-            # Without the lease for one interval, so that a process with another API key can take
+            # The lease is free for one interval, so that a process with another API key can take
             # it.
             self.release()
             self.stop.wait(max(conf.poll_interval, tuning.loop_look))
@@ -189,7 +188,7 @@ class _Loop:
         """True if the run may go on; also renews the lease, and does other regular work."""
         if self.is_over:
             return False
-        # Taken at once, because no order is sent while this request holds the key probe.
+        # No order is sent while the request for the balance holds the key probe.
         self._balance.take_answer()
         now = time.monotonic()
         if now - self._beat_at >= tuning.loop_look and self._token:

@@ -121,15 +121,14 @@ def announce(
     ``should_continue`` is called before each change; announcing ends if it returns False.
     """
     announced = 0
-    # Changes that the database refuses to write.
     refused: set[int] = set()
     while should_continue() and _due(outbox, refused).exists():
         token = Lease.objects.take(outbox.lease, tuning.lease)
         if token is None:
             break
         known = len(refused)
-        # Released before the next query: a process that could not take the lease relies on this
-        # process.
+        # The lease is released before the next query: a process that could not take it relies on
+        # this one.
         with contextlib.closing(_LeaseKeeper(outbox.lease, token)) as lease:
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
@@ -234,7 +233,8 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
     try:
         _deliver(outbox, change, undelivered)
     finally:
-        # Recorded even if the process is interrupted, for example by the timeout of a task.
+        # The outcome is recorded even if the process is interrupted, for example by a task's
+        # timeout.
         missing = {receiver.name for receiver in undelivered}
         delivered = {receiver.name for receiver in called} - missing
         now = timezone.now()
@@ -317,7 +317,7 @@ def next_try(
     if no receiver is. A change is done if no receiver has failed and none is held back.
     """
     if not has_failed:
-        # Due together with the earlier change, which is announced first.
+        # The earlier change is announced first.
         return failures, held_until
     failures += 1
     # A receiver that is held back has not been called, so the change cannot be given up.

@@ -48,7 +48,6 @@ from giftcards.rules.states import STATES, Status
 
 logger = logging.getLogger(__name__)
 
-# The first and the longest pause before a retry.
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
 # Four failed reviews or price requests take over a minute: then the order itself may be the reason.
@@ -130,7 +129,7 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
 
 
 def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
-    """True for a type for tests, which the sandbox sells without listing it."""
+    """True for a test type, which the sandbox sells without listing it."""
     is_unlisted = isinstance(error, NotListed) and is_test_type(order.type_id)
     return is_unlisted and gateway.environment() == Environment.SANDBOX
 
@@ -170,7 +169,7 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
         if failure is None and order.reference_answer == ReferenceAnswer.UNWANTED:
             ApiKey.objects.note_unwanted_references(gateway.key)
     finally:
-        # Even if the order cannot be written: a refusal of the key must not be forgotten.
+        # A refusal of the key must be recorded even if the order cannot be written.
         gateway.finish(slot, failure)
 
 
@@ -212,8 +211,7 @@ def _passes_review(order: Order) -> bool:
     except ReviewFailed as error:
         failure = str(error)
     finally:
-        # Postponed even if the task has timed out, so that the order does not hold up others at
-        # once.
+        # The order is postponed even if the task has timed out: it must not hold up others at once.
         if failure:
             is_patient = order.failures < _PATIENT_FAILURES
             problem = None if is_patient else Problem("review_failed", {"detail": failure})
@@ -326,7 +324,8 @@ def _record_acceptance(
             due_at=_first_search(),
             failures=0,
         )
-        # Stored even if the order was declared lost meanwhile, so that it is not declared absent.
+        # The id is stored even if the order was declared lost meanwhile: it must not be declared
+        # absent.
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
@@ -487,7 +486,7 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # With the same claim, another process has changed the order.
+            # Without a new claim, another process has changed the order.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
             # The answers to other orders would probably be lost, too.

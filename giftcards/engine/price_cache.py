@@ -208,7 +208,7 @@ def by_type(product: ToldProduct) -> dict[str, Decimal]:
 
 
 def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -> None:
-    # Only logged, because an order that waits for the price does not need the catalogue.
+    # A failure is only logged: an order that waits for the price does not need the catalogue.
     with tolerating(f"Keeping the types of the product {product_id}"):
         Product.objects.keep_types(product_id, types, at=at)
 

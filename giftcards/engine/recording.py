@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 _WATCH_ENDED = Problem("watch_ended")
 # An order, the answer about it, and the verdict if the answer is judged already.
 Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
-# Evaluates an answer about an order.
 _Evaluate = Callable[..., "_Result"]
 
 

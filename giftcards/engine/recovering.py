@@ -45,7 +45,6 @@ from giftcards.rules.times import is_recent, with_zone
 
 logger = logging.getLogger(__name__)
 
-# The longest pause between two searches.
 _LONGEST_PAUSE = timedelta(hours=1)
 # The pauses before the next look at an order of another API key. They are short: a process with the
 # right key may be searching for it.
@@ -120,7 +119,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first = min(map(_first_sent_at, lost))
     last = _sent_at(lost[-1])
-    # Queried before the list, which therefore has to show all of them: otherwise, the list lags.
+    # These are queried before the list is read. If the list does not show them all, it lags.
     nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
     accepted = [
         order
@@ -144,8 +143,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     # A row with the reference of another order is not one of the lost orders.
     named = note_repetitions(rows, listing, gateway.key)
     rows = [row for row in rows if named.get(row.provider_id, lost[0]) in lost]
-    # Read last: orders that another process has resolved meanwhile count as rivals, so that their
-    # rows are left alone.
+    # The statuses are read last. Orders that another process has resolved meanwhile count as
+    # rivals, so that their rows are left alone.
     unresolved = Order.objects.filter(
         pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
     )

@@ -120,8 +120,8 @@ def match_cards(
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
     # Cards without a serial match any remaining card with their code. So stored cards with a serial
-    # are also listed under the fingerprint of their code that is tried last: an exact match takes
-    # precedence.
+    # are also listed under the last fingerprint of their code. It is tried last, because an exact
+    # match takes precedence.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)

@@ -126,7 +126,7 @@ class _Sweep:
             done = self._check()
             if self._should_continue():
                 recover(self._scope, self._gateway, self._pulse)
-        # Even if calls are paused: this write also records that a worker is alive.
+        # This write also records that a worker is alive, even if calls are paused.
         self._gateway.flush()
         if self._should_continue():
             self._mark_delayed()
@@ -230,7 +230,8 @@ class _Sweep:
             return
         claimed = Order.objects.still_claimed(orders)
         if turn := self._gateway.list_turn():
-            # Otherwise, the next sweep would follow at once, and read the first page once more.
+            # Without a later due time, the next sweep would follow at once, and read the first page
+            # again.
             fresh = claimed.filter(status=Status.HANDLING, due_at__lt=turn)
             fresh.update(claimed_until=None, due_at=turn)
         claimed.update(claimed_until=None)
@@ -337,7 +338,6 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
             return
         wait = conf.poll_interval
         if order.due_at:
-            # The check takes place when it is due and within the budget.
             until_due = (order.due_at - timezone.now()).total_seconds()
             wait = max(until_due, gateway.wait_for(Purpose.CHECKING), 0.05)
         if not is_last:

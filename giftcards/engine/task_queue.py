@@ -38,7 +38,6 @@ _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
 # A successful task leaves no row: rows are readable in the database and in the admin.
 _OPTIONS = {"save": False, "ack_failure": True}
-# The assumed number of workers without django-q2.
 _ASSUMED_WORKERS = 2
 # ``is_queueing`` is True while this thread hands a task to a queue.
 _thread = threading.local()
@@ -214,7 +213,7 @@ def _queue_with_django_q(path: str) -> None:
         return
     queue = partial(async_task, path, q_options=_OPTIONS)
     if _is_broker_in_database():
-        # In this thread, because the broker uses its database connection.
+        # This thread queues the task, because the broker uses its database connection.
         _enqueue(queue)
     else:
         _enqueue_patiently(queue)

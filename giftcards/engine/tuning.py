@@ -18,7 +18,6 @@ class Tuning:
     # The interval at which a waiting process checks another's lease.
     lease_poll: float = 1.0
 
-    # The time for which one task runs the loop.
     task_seconds: float = LOOP_SECONDS
     # The wait of a tick for another process's loop: longer than the lease of a dead process.
     tick_patience: timedelta = timedelta(seconds=11)
@@ -36,20 +35,18 @@ class Tuning:
     chores_every: float = 60.0
     # Work beside the loop without a sign of life for this time is left behind.
     turn_seconds: float = 120.0
-    # The pause of work that has failed.
     turns_pause: float = 10.0
     # The ending loop waits this long for turns, in addition to the time of one request.
     turns_end: float = 10.0
 
     # A request must go out within this time after the claim began, or the order is handed back. It
     # is enough to commit the claim and to connect. No other process sends the order in this time:
-    # the claim lasts longer, and PROOF_OF_ABSENCE counts from its end.
+    # the claim lasts longer, and PROOF_OF_ABSENCE counts from the end of this time.
     start_within: float = 10.0
     # The time for which the outcome of a purchase request is retried while the database fails.
     database_patience: float = 30.0
     database_pause: float = 2.0
 
-    # The most orders that one sweep claims.
     sweep_orders: int = 1_000
     # The interval at which a long sweep renews its claims and sends new orders.
     sweep_renewal: float = 2.0
@@ -57,14 +54,12 @@ class Tuning:
     shortest_sending: float = 0.3
     # The shortest interval between early checks of an order, which the shop requests.
     check_soon_every: timedelta = timedelta(seconds=5)
-    # The rows on a page of the provider's list.
     page_size: int = 100
     # The interval at which the pulse beats while requests are in flight.
     polling_pulse: float = 1.0
     # The longest wait before the next attempt to make a call in the background.
     background_wait: float = 1.0
 
-    # The changes that are announced at a time.
     announcing_batch: int = 100
     # The interval at which the lease is renewed while receivers run.
     announcing_renewal: float = 3.0

@@ -27,7 +27,6 @@ from giftcards.keys.secrecy import CardSecret, contained
 #: The number of last characters of a code by which its card can be found.
 TAIL = 4
 
-# The version of a token's content.
 _FORMAT = 1
 _CONTENT = {"format": int, "order": int, "reference": str, "card": int, "value": str, "serial": str}
 

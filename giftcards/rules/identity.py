@@ -16,7 +16,6 @@ from giftcards.rules.problems import Problem
 # What is bought: product, type, quantity.
 Line = tuple[str, str, int]
 
-# A reference that the provider accepts.
 _SENDABLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 # The largest usual difference between the provider's clock and ours. Regular checks read only this

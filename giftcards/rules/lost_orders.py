@@ -68,7 +68,6 @@ class Survey:
     unseen: Sequence[SentOrder]
     # Accepted orders whose id may be a lost order's.
     doubts: Sequence[SentOrder]
-    # True if every row was read.
     is_whole: bool
     # The start of the search, minus half of ``proof_of_absence``.
     half_proof_ago: datetime
@@ -99,7 +98,10 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The decision to search again; ``is_evidence`` if this one is evidence of absence."""
+    """The decision to search again.
+
+    ``is_evidence`` is True if this search is evidence of absence.
+    """
 
     order: SentOrder
     is_evidence: bool

@@ -219,9 +219,6 @@ def payment_breakdown(
     )
 
 
-# Both sides.
-
-
 class Final(Settleable, Sold, Protocol):
     """The attributes of an order that :func:`final_figures` reads."""
 

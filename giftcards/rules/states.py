@@ -49,7 +49,7 @@ class Review(models.TextChoices):
 
 
 class Kind(Enum):
-    """The kinds of problems: the kind says what ends a problem."""
+    """The kinds of problems; the kind says what ends a problem."""
 
     SENDING = auto()  # ends when the outcome of sending the order is known
     SEARCH = auto()  # ends with the next search of the provider's list, or like SENDING
@@ -61,7 +61,7 @@ class Kind(Enum):
 
 
 class Purchase(Enum):
-    """The purchase at the provider, as far as the shop knows."""
+    """The state of the purchase at the provider, as far as the shop knows."""
 
     NONE = auto()
     UNKNOWN = auto()
