@@ -77,9 +77,8 @@ def missing_refunds() -> dict[Order, Decimal]:
 
 
 def _differing() -> QuerySet[Order]:
-    """Return the orders whose wrong or missing refund needs attention, latest first."""
     # If a query asked for both columns of a row, SQLite would read the whole table where no order
-    # needs attention. If it asked for one, PostgreSQL would do so where all refunds came.
+    # needs attention. If it asked for one, PostgreSQL would, where all refunds came.
     not_credited = Order.objects.not_credited().order_by().values("pk")
     orders = Order.objects.needing_attention().filter(pk__in=not_credited)
     return orders.order_by("-created_at", "-pk")
@@ -112,8 +111,8 @@ def _read_and_closed() -> tuple[datetime | None, date | None]:
 def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
     """Return the charges and the refunds of the last seven days that belong to no order.
 
-    The newest entries are left out: the shop may not have recorded their orders or settlements yet.
-    Before the first reading of the ledger, the result is empty.
+    The newest entries are left out, because the shop may not have recorded their orders or
+    settlements yet. The result is empty before the first reading of the ledger.
     """
     read_until, _closed = standing.once(_read_and_closed)
     if read_until is None:

@@ -1,9 +1,8 @@
 """Matching entries of the ledger with orders.
 
-An entry that names an order of the shop belongs to that order. Other entries are paired by amount
-and time with the charges and refunds that are expected for orders. These pairs are guesses, which
-give way to entries that name the order, and to better guesses. Matching may be repeated at any
-time.
+An entry that names an order belongs to that order. Other entries are paired by amount and time with
+the charges and refunds that are expected for orders. These pairs are guesses, which give way to
+named orders and to better guesses. Matching may be repeated at any time.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ GRACE = timedelta(minutes=15)
 UNNOTICED = timedelta(hours=12)
 # The assumed maximum difference between the clocks of provider and shop, until it is learnt.
 SKEW = timedelta(minutes=5)
-# A booking may seem earlier than the sending of its order by this, because the learnt offset may be
+# A booking may seem to come before the sending of its order by up to this: the learnt offset may be
 # wrong by SKEW.
 _EARLIER = 2 * SKEW
 
@@ -87,8 +86,6 @@ def credit(order: Order) -> Expected | None:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """The rule by which entries of one type are paired with orders."""
-
     kind: str
     expect: Callable[[Order], Expected | None]
     # Returns the orders that should have a booking between two moments.
@@ -110,7 +107,6 @@ class _Rule:
 
 
 def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
-    """Return orders settled in a period for which the provider promised a refund."""
     settled = Order.objects.filter(settled_at__range=(start, end), status__in=CREDITED)
     return settled.order_by("settled_at", "pk")
 
@@ -369,8 +365,7 @@ def _within_price(
     """Leave out the entries of ``named`` that exceed the price of their order.
 
     The first charge of an order is kept, whatever its amount. A further charge is kept if the sum
-    is within the price, or if the price is unknown. ``charged`` maps orders to the sums of their
-    charges so far.
+    is within the price, or if the price is unknown. ``charged`` maps orders to their sums so far.
     """
     kept = []
     for key, order, amount in named:
@@ -402,7 +397,6 @@ _NOT_WORTH_A_QUERY = timedelta(hours=6)
 def _stretches(
     bookings: Iterable[Booking | _Entry], *, before: timedelta, after: timedelta
 ) -> list[tuple[datetime, datetime]]:
-    """Return the stretches of time around the bookings, merged where they are near."""
     stretches: list[tuple[datetime, datetime]] = []
     for time in sorted(booking.time for booking in bookings):
         start, end = time - before, time + after

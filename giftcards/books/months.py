@@ -1,8 +1,7 @@
 """The figures of a month, the steps before its closing, and the record of the closing.
 
-A person closes a month after its end, which records its figures. Some figures must not change any
-more. So the page, and a chore after each reading of the ledger, compare the record with the present
-figures.
+The closing records the figures, some of which must not change any more. So a chore compares the
+record with the present figures after each reading of the ledger.
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ Value = int | Decimal | None
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """The sums from which the figures of a month are computed."""
-
     orders: Figures
     # The number of the month's orders for each condition; but "reordered" is the customers' money
     # that went to new orders for missing cards (centimes).
@@ -315,7 +312,6 @@ class Month:
 
     @property
     def differences(self) -> list[Difference]:
-        """The figures that differ from those of the valid closing."""
         return differences(self.closing, self.figures) if self.closing else []
 
     @property
@@ -335,7 +331,6 @@ class Month:
 
     @property
     def open_steps(self) -> list[str]:
-        """The names of the steps that are still to do."""
         return [step.name for step in self.steps if step.state is StepState.TO_DO]
 
 
@@ -414,7 +409,7 @@ def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, da
     """Return the first and the last of the days before ``day`` that are in open months.
 
     ``closed`` is the first day of the last closed month, or ``None``; earlier months count as
-    closed, too. The days begin at most two months before the month of ``day``. Without such days,
+    closed, too. The days begin at most two months before the month of ``day``. If there are none,
     the first day is later than the last.
     """
     months = [first_day(day, By.MONTH)]

@@ -1,7 +1,7 @@
 """Pairing bookings of the ledger with orders by amount and time, in pure functions.
 
-Bookings of equal amounts cannot be told apart, so as many as possible are paired with orders. The
-rest is a surplus of bookings or of orders. Each pair is a guess.
+Bookings of equal amounts cannot be told apart, so each pair is a guess, and as many pairs as
+possible are made.
 """
 
 from __future__ import annotations
@@ -48,8 +48,6 @@ class Span:
 
 
 class _Window(NamedTuple):
-    """The period in which an order may have been booked."""
-
     first: datetime
     last: datetime
     order: int
@@ -89,7 +87,6 @@ def _sets(
 def _between(
     items: list[T], first: datetime, last: datetime, *, time: Callable[[T], datetime]
 ) -> list[T]:
-    """Return the items from ``first`` to ``last``; ``items`` are sorted by ``time``."""
     return items[bisect_left(items, first, key=time) : bisect_right(items, last, key=time)]
 
 
@@ -101,7 +98,6 @@ def _by_amount(items: Iterable[T]) -> defaultdict[Decimal, list[T]]:
 
 
 def _overlapping(expected: Iterable[Expected], span: Span) -> list[list[Expected]]:
-    """Split the orders into groups whose windows do not overlap."""
     groups: list[list[Expected]] = []
     end: datetime | None = None
     for one in sorted(expected, key=lambda one: (_window(one, span).first, one.key)):

@@ -1,8 +1,7 @@
 """The nightly reading of the provider's ledger, one day at a time, oldest first.
 
-The entries of a page are stored in one transaction with the position of the reading. So a killed
-reading goes on at the next page, and no entry is lost or counted twice. A lease allows only one
-process to read at a time.
+The entries of a page and the position of the reading are stored in one transaction. So a killed
+reading goes on at the next page, and no entry is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -125,7 +124,6 @@ _LONGEST_WINDOW = timedelta(days=365)
 _PAGE_SIZE = 100
 # The most passes over a window that seems to have more entries than its pages show.
 _MOST_PASSES = 3
-# The name of the lease.
 _LEASE = "ledger"
 
 
@@ -213,7 +211,6 @@ class _Reader:
         return self._window(place.until, length)
 
     def _read(self, place: Position) -> Position | None:
-        """Read a page; return the next position, or ``None`` at the end."""
         page = self._ask(place)
         entries = entries_of(page.rows)
         shown = {entry.provider_id for entry in entries}
@@ -362,8 +359,8 @@ def read_if_due(should_continue: Callable[[], bool]) -> None:
     """Read a part of the ledger if the nightly reading is due.
 
     The part ends after five seconds, when the request budget is used up, or when
-    ``should_continue`` returns False after a request. The first call ever only schedules a reading
-    for the next night.
+    ``should_continue`` returns False. The very first call only schedules a reading for the next
+    night.
     """
     state = LedgerState.objects.current()
     now = timezone.now()

@@ -132,9 +132,8 @@ class Side(enum.Flag):
 class Column(NamedTuple):
     """A figure of a report, with its name for people.
 
-    ``name`` is an attribute of :class:`Figures`. ``short`` is the heading in the command's table;
-    figures with an empty ``short`` are left out of tables. They are still among the key figures of
-    the admin's page, and in files if ``is_in_files`` is True.
+    ``name`` is an attribute of :class:`Figures`. ``short`` is the heading in tables; "" leaves the
+    figure out of tables, but not out of the key figures of the admin's page.
     """
 
     name: str
@@ -295,10 +294,9 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
     """Return an expression for the index of the day, week or month in which ``column`` lies.
 
-    ``begins`` has the first moment of each. The first one has the index ``number``.
-
-    The database compares moments and computes no dates, because databases differ in the time zones
-    that they know. The search is binary, because a period may have hundreds of days.
+    ``begins`` has their first moments; ``number`` is the first index. The database computes no
+    dates, because databases differ in the time zones that they know. The search is binary, because
+    a period may have hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -335,7 +333,6 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
 
 
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
-    """Return the names of the product and the type in ``key``; an id replaces a missing name."""
     return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
 
 

@@ -126,8 +126,6 @@ class DayEnds:
 
 
 class _Ends(NamedTuple):
-    """The balances before and after all entries of a moment; ``None`` means unknown."""
-
     before: Decimal | None
     after: Decimal | None
 
@@ -363,7 +361,6 @@ _PRICED = {
 
 
 def _compared(start: date, end: date, tally: _Tally) -> Balances:
-    """Return the balances of the period, and add its entries to ``tally``."""
     first_moment, next_moment = bounds(start, end)
     entries = LedgerEntry.objects.order_by("time", "pk").values_list(*_TOLD)
     before, after = entries.filter(time__lt=first_moment), entries.filter(time__gte=next_moment)
@@ -445,7 +442,6 @@ def _promised_not_credited(start: date, end: date) -> Iterator[Discrepancy]:
 
 
 def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
-    """Yield the refund entries of the period that exceed what was promised for their orders."""
     first_moment, next_moment = bounds(start, end)
     refunds = LedgerEntry.objects.filter(type=CREDIT)
     of_period = refunds.filter(within("time", start, end), order=OuterRef("pk"))

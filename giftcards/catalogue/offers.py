@@ -184,7 +184,6 @@ def check_balance(line: Line, known: Quote) -> None:
 
 
 def _check_provider(known: Quote) -> None:
-    """Raise :exc:`NotForSale` if the provider is away, or if its last answer is too old."""
     now, state = timezone.now(), ProviderState.objects.current()
     if state.is_out_of_service(now) or known.no_answer in _AWAY:
         raise refusal("paused", known, gettext("Requests to the provider fail, or are paused."))
@@ -433,10 +432,9 @@ _UNTOLD = (
 class _Taken:
     """A join of each type to the number of cards that are subtracted from its stock.
 
-    One subquery adds up the cards for all types. A subquery for each type would be slow: with old
-    statistics, PostgreSQL may read all open orders for each type.
-
-    Django cannot join a subquery, so this class has the interface of Django's own joins.
+    One subquery adds up the cards for all types, because PostgreSQL with old statistics may read
+    all open orders for each type. Django cannot join a subquery, so this class has the interface of
+    Django's own joins.
     """
 
     join_type = LOUTER
@@ -475,8 +473,7 @@ class _Taken:
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
     """Yield queries of the cards to subtract: the type's key ``kind`` and the number ``stock``."""
-    # Types that were read before this time are not for sale, and newer readings know of the orders
-    # that settled before it.
+    # Orders that settled before this time do not count, as types read before it are not for sale.
     begin = now - stale_after()
     kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
     first = Subquery(kinds.values("read_at")[:1])

@@ -105,7 +105,6 @@ def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
 
 
 def _due(rule: str) -> Iterator[int]:
-    """Yield the keys of the types to be priced, most urgent first."""
     kinds = ProductType.objects.for_sale().filter(price__lte=_DEAREST)
     is_asked = Q(priced_by=rule, priced_cost=F("price"))
     is_early = ahead("pricing_due_at", timezone.now(), longest=_AGAIN_AFTER_FAILURE)
@@ -149,7 +148,6 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
 
 
 def _find_fault(answer: object, *, seconds: float) -> str:
-    """Return the fault of ``answer``, or "" if it is usable."""
     if seconds > tuning.pricing_slow:
         return f"took longer than {tuning.pricing_slow:.0f} seconds"
     if answer is None:

@@ -150,7 +150,6 @@ class _Reader:
         return token
 
     def read_whole(self) -> None:
-        """Read the list and the types of each product, or the rest of an interrupted reading."""
         if not (_is_listed(_RESUMABLE) and Product.objects.to_read().exists()):
             self._read_list()
         self._read_products(Product.objects.to_read())

@@ -43,8 +43,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def with_code(self, text: str) -> Self:
         """Return the cards whose full code or serial is ``text``, unsorted; decrypts nothing.
 
-        Ignores case, spaces, dashes and the script of digits. Covers every configured encryption
-        key. Cards with a destroyed code are left out.
+        Ignores case, spaces, dashes and the script of digits. Leaves out destroyed codes.
         """
         text = Masked(text)
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
@@ -78,7 +77,6 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.annotate(is_repeated=Exists(twins.exclude(pk=OuterRef("pk"))))
 
     def readable(self) -> Self:
-        """Return the cards whose code was not destroyed."""
         return self.exclude(key_fingerprint=DESTROYED)
 
     def destroy(self) -> int:
@@ -98,10 +96,9 @@ class CardQuerySet(models.QuerySet["Card"]):
     def ends(self, found: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
         """Return the primary keys of the oldest and the newest card of each encryption key in use.
 
-        The result maps fingerprints of keys, including those missing in the settings, to such
-        pairs. If the caller has read :meth:`scalars_of_ends`, passing them as ``found`` saves a
-        query. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings
-        are unusable.
+        The result maps fingerprints of keys, even of keys missing in the settings, to such pairs.
+        The values of :meth:`scalars_of_ends`, passed as ``found``, save a query. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         keys = list(conf.keyring().key_fingerprints)
         if found is None:
@@ -119,9 +116,9 @@ class CardQuerySet(models.QuerySet["Card"]):
     def scalars_of_ends(self, keys: Iterable[str] | None = None) -> dict[End, Combinable]:
         """Return the expressions for the values that :meth:`ends` needs.
 
-        ``keys`` are fingerprints of encryption keys, by default of the keys in the settings. The
-        expressions also find other keys in use. They read only the ends of index ranges, because a
-        scan of the whole index takes a third of a second at a million cards.
+        ``keys`` are fingerprints, by default of the keys in the settings; other keys in use are
+        found, too. The expressions read only the ends of index ranges, because the whole index
+        takes a third of a second at a million cards.
         """
         if keys is None:
             keys = conf.keyring().key_fingerprints
@@ -136,10 +133,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         return scalars
 
     def need_of_keys(self) -> tuple[int, list[int]]:
-        """Return the number of cards whose key is not in the settings, and the needless keys.
+        """Return the number of cards whose key is missing in the settings, and the unneeded keys.
 
-        The needless keys are positions in the settings, from 2, because the first key is always
-        needed. Without a readable card, none is needless. Raises
+        The unneeded keys are positions in the settings, from 2, because the first key is always
+        needed. If there is no readable card, none is unneeded. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         configured = conf.keyring().key_fingerprints
@@ -153,10 +150,10 @@ class CardQuerySet(models.QuerySet["Card"]):
     def try_keys(self, found: Mapping[End, Any] | None = None) -> dict[str, str]:
         """Open the newest and the oldest card, to see whether the encryption keys still fit.
 
-        The result maps "newest" and "oldest" to a sentence about what is wrong, or to "" if the
-        card opens. The sentence shows nothing of the card. Without a card, the result is empty.
-        ``found`` is passed to :meth:`ends`. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        The result maps "newest" and "oldest" to a sentence about what is wrong, or "". The sentence
+        shows nothing of the card. Without a card, the result is empty. ``found`` is passed to
+        :meth:`ends`. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the
+        settings are unusable.
         """
         keyring = conf.keyring()
         ends = [key for ends in self.ends(found).values() for key in ends]
@@ -175,7 +172,6 @@ def _other_keys(found: Mapping[End, Any]) -> set[str]:
 
 
 def _spans_between(borders: list[str]) -> list[Q]:
-    """Return conditions for fingerprints before, between and after the sorted ``borders``."""
     inner = [
         Q(key_fingerprint__gt=low, key_fingerprint__lt=high) for low, high in pairwise(borders)
     ]
@@ -196,14 +192,14 @@ class Card(models.Model):
     # Counts from 1: first the cards of the answer that settled the order, then later arrivals.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
-    # HMACs, each with a key of its own: ``identity`` of the whole card, and the fingerprints for
-    # searches.
+    # HMACs, each with a key of its own: ``identity`` is that of the whole card, the
+    # fingerprints are for searches.
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
-    # Of the code's last four characters; "" if these are more than half of the code.
+    # The HMAC of the code's last four characters; "" if these are more than half of the code.
     tail_fingerprint = models.CharField(max_length=64, editable=False, blank=True)
-    # Of the encryption key, or DESTROYED.
+    # The fingerprint of the encryption key, or DESTROYED.
     key_fingerprint = models.CharField(max_length=16, editable=False)
     received_at = models.DateTimeField(_("received"), default=timezone.now, editable=False)
 
@@ -287,12 +283,10 @@ class Card(models.Model):
 
     @property
     def place(self) -> Place:
-        """The order and the position for which the card is sealed."""
         return Place(order=self.order_id, reference=self.order.reference, card=self.position)
 
     @property
     def row(self) -> Sealed:
-        """The columns of the sealed card."""
         return Sealed(*(getattr(self, name) for name in Sealed._fields))
 
     @row.setter

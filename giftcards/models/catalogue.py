@@ -113,7 +113,6 @@ class ProductQuerySet(models.QuerySet["Product"]):
             OfferChange.objects.bulk_create(changes)
 
     def last_listed_at(self) -> datetime | None:
-        """Return the time of the last reading of the list; ``None`` if it was never read."""
         at: datetime | None = self.aggregate(last=models.Max("listed_at"))["last"]
         return at
 
@@ -165,7 +164,6 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return Names(*((name or "") for name in found[0])) if found else Names()
 
 
-# Prefixes of the ids of types for tests.
 _FOR_TESTS = ("TEST_", "SIM_")
 
 
@@ -220,7 +218,6 @@ class Product(models.Model):
 
     @property
     def is_on_sale(self) -> bool:
-        """True if the provider sells the product, and the shop does not skip it."""
         return self.is_enabled and not self.is_skipped
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
@@ -302,7 +299,6 @@ class ProductType(models.Model):
 
     @property
     def offer(self) -> Offer:
-        """The offer as last read."""
         is_for_sale = self.product.is_on_sale and self.price
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
@@ -427,7 +423,6 @@ def _stored(value: object) -> object:
 def _record_changes_of_products(
     changed: Sequence[tuple[Product, Product]], *, at: datetime
 ) -> None:
-    """Record the changes of offers from pairs of each product before and after the reading."""
     pairs = {after.pk: (before, after) for before, after in changed}
     found: list[OfferChange] = []
     for kind in ProductType.objects.filter(product__in=pairs).iterator():
@@ -451,7 +446,6 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def keep(
         self, product_id: str, prices: Mapping[str, Decimal], *, key: str, asked_at: datetime
     ) -> None:
-        """Replace the prices of a product."""
         by_type = {type_id: str(price) for type_id, price in prices.items()}
         values = {"by_type": by_type, "key": key, "asked_at": asked_at}
         # The update comes first: SQLite may fail a transaction that reads before it writes.

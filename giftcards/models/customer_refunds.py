@@ -87,7 +87,6 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
 
 
 def _lock(key: int) -> Order:
-    """Lock an order's row until the transaction ends; return the order with recounted sums."""
     rows = Order.objects.filter(pk=key)
     # The write comes first, because it locks the row on every database, and because SQLite may fail
     # a transaction that reads before it writes.
@@ -335,7 +334,6 @@ class CustomerRefund(models.Model):
         return locked
 
     def mark_as_paid(self, *, by: str) -> None:
-        """Mark the refund as paid if it is only planned."""
         if self.state == RefundState.CREATED:
             now = timezone.now()
             self.change(state=RefundState.DONE, executed_at=now, executed_by=by)

@@ -39,7 +39,6 @@ MONEY: dict[str, Any] = {"max_digits": 14, "decimal_places": 2}
 
 
 def assign(row: models.Model, values: Mapping[str, Any]) -> None:
-    """Set attributes of an instance without saving it."""
     for name, value in values.items():
         setattr(row, name, value)
 

@@ -103,7 +103,7 @@ class StatusChange(OutboxEntry):
 class Acknowledgement(models.Model):
     """A decision about an order that leaves its status as it is, such as ticking off a problem.
 
-    ``by`` is "" if no person decided. No receiver is called.
+    ``by`` is "" if no person decided.
     """
 
     order = models.ForeignKey(

@@ -20,7 +20,6 @@ LONGEST = timedelta(days=1)
 MOST_TIMES = 3
 # A hold is deleted this time after its end; then its reference can have a new hold.
 _REST = timedelta(hours=1)
-# The number of holds deleted at a time.
 _BATCH = 500
 _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
 

@@ -1,7 +1,6 @@
 """Leases on pieces of work, and the slots of the request budget.
 
-The claim on a single order is in the order's own row: ``OrderQuerySet.claim`` claims it for
-following, and :mod:`giftcards.engine.placing` for buying.
+The claim on a single order is in the order's own row.
 """
 
 from __future__ import annotations
@@ -80,9 +79,7 @@ class Lease(models.Model):
     #: Announcements to the shop's receivers: of changes of orders, and of changes of offers.
     OUTBOX = "outbox"
     OFFERS = "outbox of offers"
-    #: The daily work.
     CHORES = "chores"
-    #: Probing an API key.
     KEY_PROBE = "key probe"
     #: The request for an API key's environment. Without an answer, the lease is not released, so
     #: that the next attempt comes later.

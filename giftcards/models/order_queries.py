@@ -74,8 +74,6 @@ def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
 
 
 class Claimed(Protocol):
-    """The attributes of a claimed order."""
-
     pk: Any
     claim: str
 
@@ -84,9 +82,8 @@ class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Return the orders that are not final.
 
-        Queries for open orders start here, because their index begins with ``settled_at``. Planners
-        know only the average number of orders in a status, so they would use no index for the
-        status alone.
+        Queries for open orders start here, because their index begins with ``settled_at``. For a
+        condition on the status alone, planners would use no index.
         """
         return self.filter(settled_at=None)
 
@@ -108,7 +105,6 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def _waiting(self, status: Status) -> Self:
-        """Return open orders in one status, longest due first."""
         # Sorted by all columns of the index: PostgreSQL does not infer that settled_at is constant.
         return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
 
@@ -134,7 +130,6 @@ class OrderQueries(OrderSearch[Row]):
         return self._waiting(Status.PENDING).filter(due_at=None)
 
     def on_hold_for_price(self) -> Self:
-        """Return held orders that a fallen price releases."""
         return self.on_hold().filter(HELD_FOR_PRICE)
 
     def on_hold_for_too_long(self, now: datetime) -> Self:
@@ -218,11 +213,9 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(named).order_by()
 
     def not_credited(self) -> Self:
-        """Return settled orders whose refund in the ledger differs from the provider's promise."""
         return self.filter(NOT_CREDITED)
 
     def needing_attention(self) -> Self:
-        """Return orders with a problem that nobody has ticked off."""
         return self.filter(NEEDING_ATTENTION)
 
     def open_lines(self, *, balance_read_at: datetime | None = None) -> models.QuerySet[Any, Any]:

@@ -95,8 +95,6 @@ _LONGEST_AHEAD = timedelta(days=366)
 
 
 class OrderQuerySet(OrderQueries["Order"]):
-    """Orders, and methods that change many orders at once."""
-
     def with_repetitions(self) -> OrderQuerySet:
         """Return these orders, and all orders that repeat their missing cards; not for slices."""
         found = set(self.order_by().values_list("pk", flat=True))
@@ -175,8 +173,8 @@ class OrderQuerySet(OrderQueries["Order"]):
     ) -> list[Order]:
         """Claim these orders, just read by :meth:`to_check`; return those that were free.
 
-        One guarded UPDATE decides the race between processes. An order whose provider's id has
-        changed since the reading is not claimed: the check would be about the old id.
+        An order whose id at the provider has changed since the reading is not claimed, because the
+        check would be about the old id.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -192,11 +190,10 @@ class OrderQuerySet(OrderQueries["Order"]):
     def move_all(
         self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
     ) -> int:
-        """Move orders from the status ``origin`` to ``target``; return the number moved.
+        """Move at most 1,000 orders from ``origin`` to ``target``; return the number moved.
 
-        One call moves at most 1,000 orders, because their keys are parameters of one statement. The
-        orders must be unclaimed, because the claim is overwritten to identify the moved rows. The
-        target must not be final, because final statuses need figures for each order.
+        The orders must be unclaimed, because the claim is overwritten to identify the moved rows.
+        The target must not be final, because final statuses need figures for each order.
         """
         check_move(origin, target)
         token = uuid.uuid4().hex
@@ -344,7 +341,6 @@ def _is_more_than_nothing(amount: str) -> models.GeneratedField:
 
 
 def _newest(name: str, *columns: str) -> models.Index:
-    """Return an index for lists of the orders with equal ``columns``, newest first."""
     return models.Index(fields=(*columns, "-created_at", "-id"), name=f"giftcards_order_{name}")
 
 
@@ -739,7 +735,6 @@ class Order(models.Model):
 
     @property
     def is_put_off(self) -> bool:
-        """True if the order is a gift whose ``deliver_at`` is in the future."""
         return self.deliver_at is not None and self.deliver_at > timezone.now()
 
     @property
@@ -799,10 +794,10 @@ class Order(models.Model):
 
     @property
     def was_adopted(self) -> bool:
-        """True if the provider's id was adopted from the list or from staff.
+        """True if the provider's id came from the list or from staff.
 
-        Both columns for ids have an adopted id. A check by this id may find nothing, even if the
-        list has the order.
+        Both columns for ids have such an id. A check by it may find nothing, even if the list has
+        the order.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
@@ -813,7 +808,6 @@ class Order(models.Model):
 
     @property
     def is_waiting(self) -> bool:
-        """True if the order is held until the time in ``send_after``."""
         return self.is_held and self.send_after is not None
 
     @property
@@ -970,7 +964,6 @@ class Order(models.Model):
 
     @property
     def open_problems(self) -> list[Problem]:
-        """The problems that nobody has ticked off."""
         return [Problem.of(entry) for entry in self.problems if "ticked_at" not in entry]
 
     def problem_columns(
@@ -984,7 +977,6 @@ class Order(models.Model):
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
     def problems_of(self, kind: Kind) -> list[Problem]:
-        """Return the problems of a kind, ticked off or not."""
         return [each for each in map(Problem.of, self.problems) if each.kind is kind]
 
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
@@ -1024,8 +1016,8 @@ class Order(models.Model):
     def dispute(self, *, by: str, cards: Iterable[int]) -> bool:
         """Record a customer's complaint about the cards at these positions, as a problem.
 
-        Returns False, and changes nothing, if a complaint is open already. The new complaint
-        replaces an earlier complaint that was ticked off; the timeline keeps both.
+        Returns False, and changes nothing, if a complaint is open already. An earlier complaint
+        that was ticked off is replaced; the timeline keeps both.
         """
         positions = ", ".join(map(str, sorted(cards)))
         complaint = Problem("disputed", {"by": by, "positions": positions})
@@ -1042,12 +1034,10 @@ class Order(models.Model):
 
     @property
     def may_be_disputed(self) -> bool:
-        """True if the customer has cards to complain about."""
         return self.is_final and self.fulfilled_quantity > 0
 
     @property
     def is_disputed(self) -> bool:
-        """True if a complaint of the customer is open."""
         return bool(self.disputed_cards)
 
     @property

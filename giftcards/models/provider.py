@@ -21,8 +21,8 @@ from giftcards.models.fields import MONEY
 from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
-# A key counts as proven for this time after the provider accepted it. The time is short, because
-# parallel requests all fail if the key is revoked, but longer than the minute between two ticks.
+# A key counts as proven for this time after the provider accepted it. The time is longer than the
+# minute between two ticks, but short, because parallel requests all fail if the key is revoked.
 _PROOF_HOLDS = timedelta(minutes=2)
 # A success does not renew a proof that is younger than this.
 _PROOF_IS_FRESH = timedelta(seconds=30)
@@ -153,9 +153,8 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 class ApiKey(models.Model):
     """The provider's verdict on an API key, shared by all processes that have the key.
 
-    Only the fingerprint is stored. Each key has its own row, so that one key's success never hides
-    another key's refusal: after a few calls with a refused key, the provider blocks the shop's IP
-    address.
+    Each key has its own row, so that one key's success never hides another key's refusal: after a
+    few calls with a refused key, the provider blocks the shop's IP address.
     """
 
     # See giftcards.keys.keyring.key_fingerprint.
@@ -335,7 +334,6 @@ class ProviderState(models.Model):
     # Sweeps in a row in which no call succeeded.
     outages = models.PositiveIntegerField(default=0)
 
-    # The account's balance as last read, in dinars.
     balance = models.DecimalField(_("balance"), null=True, **MONEY)
     balance_read_at = models.DateTimeField(null=True)
     # The amount spent in the 24 hours before a worker last read the balance; NULL: never read.
@@ -425,7 +423,6 @@ class ProviderState(models.Model):
         return self.is_paused(now) or self.is_paused(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
-        """Return the end of the pause, or ``now`` if there is no pause."""
         return self.paused_until if self.paused_until and self.is_paused(now) else now
 
     def is_out_of_service(self, now: datetime) -> bool:
@@ -447,7 +444,6 @@ class ProviderState(models.Model):
 
     @property
     def paused_since(self) -> datetime | None:
-        """The time since which calls are paused; ``None`` if calls are not paused."""
         now = timezone.now()
         refused = self.api_keys.holding_up(configured_key(), now)
         if refused:

@@ -13,12 +13,10 @@ from giftcards.models.provider import ProviderState
 
 
 def number_of(rows: QuerySet[Any]) -> Combinable:
-    """Return the number of ``rows`` as an expression."""
     return Coalesce(value_of(rows, Count("*")), 0)
 
 
 def value_of(rows: QuerySet[Any], aggregate: Aggregate) -> Combinable:
-    """Return the ``aggregate`` over all ``rows`` as an expression."""
     together = rows.order_by().annotate(_all=Value(1)).values("_all")
     return Subquery(together.annotate(_value=aggregate).values("_value"))
 

@@ -91,13 +91,10 @@ class OrderTerm(models.Model):
 
 
 class Found(NamedTuple):
-    """The result of a search."""
-
     #: The primary keys of the orders, newest first.
     keys: list[int]
     #: True if the orders have the words as typed; False if they have longer words.
     is_whole: bool
-    #: True if there may be more orders.
     has_more: bool
 
 
@@ -169,7 +166,6 @@ class OrderSearch(models.QuerySet[Row]):
         return list(keys[:most]), is_common
 
     def _newest_with(self, terms: OrderTermQuerySet, words: list[Q], most: int) -> list[int]:
-        """Return the keys of the newest orders with all ``words``, looking at each order."""
         newest = self.aggregate(newest=Max("pk"))["newest"] or 0
         orders = self.filter(pk__gt=newest - _MOST_READ)
         for word in words:
@@ -182,11 +178,10 @@ class OrderSearch(models.QuerySet[Row]):
         """Return the primary keys of at most ``most`` other orders by the customer of ``order``.
 
         Orders have the same customer if they have the same e-mail address, or a phone number in
-        common. Upper and lower case, and the spelling of numbers, do not matter. The recipient of a
-        gift is not its customer.
+        common, however spelt. The recipient of a gift is not its customer.
 
         The newest orders come first. ``before`` limits the result to smaller keys. ``after`` limits
-        it to larger keys, and puts the oldest orders first. Reads only a few rows.
+        it to larger keys, and puts the oldest orders first.
         """
         limits = {"order_id__lt": before, "order_id__gt": after}
         within = {name: key for name, key in limits.items() if key is not None}

@@ -1,8 +1,4 @@
-"""Records of what staff do: revealed cards, notes, corrections, and who looks after an order.
-
-One guarded UPDATE records who looks after an order. If two people take the order at once, the row
-count shows who was first.
-"""
+"""Records of what staff do: revealed cards, notes, corrections, and who looks after an order."""
 
 from __future__ import annotations
 

@@ -61,8 +61,6 @@ _SIGNS = {StepState.DONE: "✓", StepState.TO_DO: "!", StepState.NOTHING: "–"}
 
 
 class _Text(NamedTuple):
-    """The texts about a step; ``counts`` names the figures that the step shows."""
-
     title: Any
     done: Any
     nothing: Any
@@ -204,7 +202,6 @@ def _value(first: date) -> str:
 
 
 def _asked_for(request: HttpRequest) -> date | None:
-    """Return the first day of the month in the URL, or ``None`` if the URL has no valid month."""
     asked = request.GET.get("month", "")
     if asked in {"", _CHANGED}:
         changed = MonthClosing.objects.changed().first() if asked else None
@@ -226,7 +223,6 @@ def _may_be_closed(month: Month) -> bool:
 
 
 def _refusal(request: HttpRequest, month: Month) -> str:
-    """Return the reason why the month cannot be closed now, or ""."""
     if not month.is_over:
         return gettext("The month is not over yet. Nothing was closed.")
     if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
@@ -306,7 +302,6 @@ def _steps(pages: Pages, request: HttpRequest, month: Month) -> Iterator[dict[st
 
 
 def _sentence(step: Step, month: Month) -> str:
-    """Return the state of a step as HTML, or "" if the step's rows say enough."""
     text = _TEXTS[step.name]
     if step.name == "read":
         if month.read_until is None:
@@ -394,7 +389,6 @@ def value_text(figure: MonthFigure, value: Value) -> str:
 
 
 def _change(then: Value, now: Value) -> str:
-    """Return the change of a figure as HTML, or "" if it is unknown."""
     if then is None or now is None:
         return ""
     if isinstance(then, Decimal):

@@ -297,7 +297,6 @@ class LedgerEntryAdmin(OrderRows):
 
 
 def _kind_text(kind: str) -> str:
-    """Return an entry's type in the shop's words, if any, and in the provider's word."""
     words = _KINDS.get(kind)
     return isolated(kind) if words is None else f"{words} {isolated(kind)}"
 
@@ -311,7 +310,6 @@ def _known_kinds() -> Iterator[str]:
 
 
 def _verdict(summary: Summary) -> str:
-    """Return, as HTML, whether the entries explain the balance."""
     if summary.gap:
         text = gettext("The balance has changed by %(gap)s that no entry explains.")
         return filled(text, gap=signed_money(summary.gap))
@@ -348,7 +346,6 @@ _Name = Callable[[Discrepancy], str]
 
 
 def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[dict[str, Any]]:
-    """Yield the discrepancies of each kind, as template context."""
     kinds: tuple[tuple[str, str, Discrepancies, _Name], ...] = (
         (
             "not_credited",

@@ -43,8 +43,8 @@ _YEAR = timedelta(days=365)
 def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeString | str:
     """Return the figures of the account at the provider as HTML, for above the list of orders.
 
-    While the list is filtered or searched, the cost of open orders is left out to save queries.
-    People from whom orders are hidden see the balance only.
+    If the list is filtered or searched, the cost of open orders is left out to save queries. People
+    from whom orders are hidden see the balance only.
     """
     if not request.user.has_perm("giftcards.view_cost"):
         return ""
@@ -60,7 +60,6 @@ def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeSt
 
 
 def _provider_page(request: HttpRequest, site: AdminSite) -> str:
-    """Return the URL of the provider's page, or "" if the person may not open it."""
     is_there = site.is_registered(ProviderState)
     if is_there and site.get_model_admin(ProviderState).has_view_permission(request):
         return reverse("admin:giftcards_providerstate_changelist", current_app=site.name)
@@ -68,7 +67,6 @@ def _provider_page(request: HttpRequest, site: AdminSite) -> str:
 
 
 def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tuple[Any, str, str]]:
-    """Yield label, value, and a note on the value; texts or HTML."""
     if state.balance is None or state.balance_read_at is None:
         yield _("Balance"), gettext("not read yet"), ""
     else:

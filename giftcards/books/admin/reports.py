@@ -1,10 +1,9 @@
 """The page "Report": what was ordered, paid and owed in a period, with a chart and downloads.
 
-Figures that show the provider's prices are left out for people who may not see costs.
+People who may not see costs do not see figures that show the provider's prices.
 
-Positions in the chart are percentages, so that the chart can have any size beside letters of the
-usual size. Time and amounts run from left to right even in Arabic, as is usual in Algeria. Bars of
-products begin where a line of text begins.
+Positions in the chart are percentages, so that the chart can have any size. Time and amounts run
+from left to right even in Arabic, as is usual in Algeria.
 """
 
 from __future__ import annotations
@@ -129,7 +128,6 @@ def _report_page(
 
 
 def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, Any]:
-    """Return the report as template context, without figures that the person may not see."""
     shows_costs = pages.may_see_costs(request)
     found = report(question.start, question.end, question.by, product_id=question.product_id)
     open_orders = money_in_open_orders() if shows_costs else None
@@ -157,7 +155,6 @@ def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, 
 
 
 def _file(question: Question, given: Mapping[str, Any], *, shows_costs: bool) -> HttpResponseBase:
-    """Return the response with the file for ``given``, the data of the :class:`DownloadForm`."""
     period = (question.start, question.end)
     if given["what"] == "orders":
         rows = order_rows(
@@ -329,7 +326,6 @@ def _lines(
 
 
 def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, str]]:
-    """Return the cells of the table for ``figures``, each with its heading."""
     return [
         (_LABELS[column.name], _cell(column, figures, has_decimals=has_decimals))
         for column, has_decimals in columns.items()
@@ -378,7 +374,6 @@ def _is_unknown(column: Column, figures: Figures) -> bool:
 
 
 def _left_out(column: Column, figures: Figures) -> str:
-    """Return a sentence on the orders that the figure leaves out, or ""."""
     if column.tells_costs and figures.unknown:
         number = figures.unknown
         text = ngettext(
@@ -443,7 +438,6 @@ SERIES = (
 
 
 def _chart(report: Report) -> dict[str, Any] | None:
-    """Return the chart as template context; ``None`` if there is nothing to draw."""
     if not any(_values(report.total)):
         return None
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
@@ -508,7 +502,6 @@ def _texts(report: Report) -> dict[str, Any]:
 
 
 def _in_words(row: Row, report: Report) -> str:
-    """Return the name and the amounts of a row in plain text, each on its own line."""
     return "\n".join([row_text(row, report), *_amounts(row.figures)])
 
 
@@ -571,7 +564,6 @@ def middle(number: int, places: int) -> Decimal:
     return (number + Decimal("0.5")) * 100 / places
 
 
-# The approximate number of intervals on an axis.
 _MARKED = 4
 
 

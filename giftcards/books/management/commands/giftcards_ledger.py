@@ -92,7 +92,6 @@ class Command(GiftcardsCommand):
 
 
 def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | None]:
-    """The days of ``--since``, ``--from`` and ``--to``; ``None`` for an option left out."""
     names = ("since", "from", "to")
     since, first, last = (typed_day(f"--{name}", options[name]) for name in names)
     if options["offline"] and since is not None:
@@ -110,18 +109,12 @@ def _last_days() -> date:
     return (day_of(known_until) if known_until else today()) - timedelta(days=AGAIN)
 
 
-# The text while the ledger is being read.
-
-
 def _wait(reading: LedgerReading) -> str:
     what = "waiting for its share of the request budget, or for another process that reads it"
     if reading.is_paused:
         what = current_pause() or "waiting"
     read = f", {counted(reading.rows, 'entry', 'entries')} so far" if reading.rows else ""
     return f"Reading the provider's ledger{read}: {what}"
-
-
-# The texts and figures of the result.
 
 
 def _text(summary: Summary, reading: LedgerReading) -> str:
@@ -220,9 +213,6 @@ def _reading_as_dict(reading: LedgerReading) -> dict[str, Any]:
         "not_shown": reading.not_shown,
         "changed_days": {str(day): count for day, count in reading.changed_days.items()},
     }
-
-
-# The conditions that monitors may ask for.
 
 
 CONDITIONS: Mapping[str, Callable[[Summary], str]] = {

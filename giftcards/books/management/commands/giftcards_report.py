@@ -94,7 +94,7 @@ class Command(GiftcardsCommand):
             self.show(_as_dict(found, open_), "\n".join(_text(found, open_)), options)
 
     def _write_csv(self, rows: Iterable[Any]) -> None:
-        # If possible, bytes are written, so that the file is in UTF-8 whatever the terminal uses.
+        # Bytes, if possible, so that the file is in UTF-8 whatever the terminal uses.
         out = getattr(self.stdout, "buffer", None)
         for chunk in as_csv(rows):
             if out is None:
@@ -113,9 +113,6 @@ def _period(start: str | None, end: str | None) -> tuple[date, date]:
     if last < first:
         raise refuse(f"The period would end on {last}, before it starts on {first}.")
     return first, last
-
-
-# The report as JSON.
 
 
 def _as_dict(found: Report, open_: OpenMoney) -> dict[str, Any]:
@@ -149,8 +146,6 @@ def _figures_as_dict(figures: Figures) -> dict[str, Any]:
         for name, value in (asdict(figures) | computed).items()
     }
 
-
-# The report as a text for people.
 
 _COLUMNS = [column for column in COLUMNS if column.short]
 
