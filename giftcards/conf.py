@@ -1,7 +1,6 @@
 """The settings in ``settings.GIFTCARDS``: typed, with defaults, and read only when needed.
 
-Each optional app reads a dict of its own with the same classes. ``problems`` yields what is wrong
-with ``GIFTCARDS``, for the system checks and the commands.
+Each optional app reads a dict of its own with the same classes.
 """
 
 from __future__ import annotations
@@ -231,8 +230,6 @@ class Margin(NamedTuple):
 
 
 def _hundredths(most: int) -> Parser[Decimal]:
-    """Return a parser of numbers from 0 to ``most``, with at most two decimals."""
-
     def parse(setting: str, value: Any) -> Decimal:
         if not isinstance(value, int | Decimal) or isinstance(value, bool):
             message = f"{setting} must be a whole number or a Decimal."
@@ -434,10 +431,7 @@ def _titles(setting: str, value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
-    """The limits for ordering missing cards again.
-
-    ``times`` is the largest number of orders in a row, and ``hours`` the time for all of them.
-    """
+    """The limits for ordering missing cards again: orders in a row, and hours for all of them."""
 
     times: int
     hours: float

@@ -87,8 +87,8 @@ def place_order(
     characters.
 
     With a ``recipient_email``, the order is a gift. Its cards are bought at once, and go to that
-    address at ``deliver_at``, or else as soon as they come. This time is within a year, with a time
-    zone unless ``USE_TZ`` is off. ``gift_message`` has at most 1,000 characters, and may have
+    address at ``deliver_at``, or else as soon as they come. ``deliver_at`` is within a year, with a
+    time zone unless ``USE_TZ`` is off. ``gift_message`` has at most 1,000 characters, and may have
     several lines. ``recipient_language`` is by default the customer's.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
@@ -222,7 +222,6 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 
 def _order(product_id: str, type_id: str, quantity: int, details: OrderDetails) -> Order:
-    """Return an unsaved order with these values; raise :exc:`TypeError` for an unknown detail."""
     if unknown := details.keys() - OrderDetails.__annotations__.keys():
         raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")
     values: dict[str, Any] = dict(details)

@@ -119,7 +119,6 @@ def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> Customer
 
 
 def _announce(refund: CustomerRefund) -> None:
-    """Log the refund and send the signal after the commit, if the refund has changed."""
     if refund.has_changed:
         # A copy: a later change in the same transaction is announced separately.
         told = copy(refund)

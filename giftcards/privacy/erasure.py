@@ -121,7 +121,7 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 def _is_only_sent_to(person: Person, order: Order) -> bool:
     """True if the order names no customer, and all its messages went to the person.
 
-    If a message went to somebody else, the codes may be theirs.
+    Otherwise the codes may be somebody else's.
     """
     if any(role.contacts_in(order) for role in ROLES):
         return False
@@ -157,8 +157,8 @@ def erase(
 ) -> Erasure:
     """Erase the person from ``orders``, and from the log of the admin.
 
-    Orders that must not be erased yet are left alone: see :func:`why_kept`. ``on_order`` is called
-    after each order.
+    Orders for which :func:`why_kept` has a reason are left alone. ``on_order`` is called after each
+    order.
     """
     done, traces = Erasure(), Traces(person, orders)
     # The log comes first: if this erasure is stopped, the next one finds only the orders that still

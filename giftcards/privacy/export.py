@@ -105,8 +105,7 @@ def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> 
 def write_new(path: Path, value: Any) -> None:
     """Write ``value`` as JSON into a new file that only its owner may read.
 
-    Raises ``FileExistsError`` if ``path`` exists, and any other ``OSError`` if the file cannot be
-    written; then no new file is left.
+    Raises ``FileExistsError`` if ``path`` exists. Any other ``OSError`` leaves no new file.
     """
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -184,12 +183,10 @@ def _describe_gift(order: Order) -> Described:
 
 
 def _corrections(order: Order, role: Role) -> list[Described]:
-    """Return the corrections of the person's details, each with the details before it."""
     return several(order.customer_changes.order_by("pk"), "at", *role.columns, "reason")
 
 
 def _whole(order: Order, names: Iterable[str], parts: dict[str, Any], role: Role) -> Described:
-    """Return the columns ``names``, the ``parts`` and other apps' data, without empty values."""
     for keeper in keepers[role].values():
         parts |= keeper.describe(order)
     return described(order, *names) | {name: rows for name, rows in parts.items() if rows}

@@ -76,10 +76,7 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """The e-mail addresses and phone numbers of a person.
-
-    Addresses are in the form of :func:`folded`, numbers in that of :func:`dialled`.
-    """
+    """A person's e-mail addresses and phone numbers, by :func:`folded` and :func:`dialled`."""
 
     emails: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
@@ -126,7 +123,7 @@ class Person:
     def rows(self, rows: QuerySet[Any], *columns: str) -> Iterator[int]:
         """Yield the primary keys of ``rows`` in which one of ``columns`` names the person.
 
-        Reads these columns of all rows, in batches.
+        It reads these columns of all rows, in batches.
         """
         if not self:
             return
@@ -165,7 +162,6 @@ Part = tuple[Order, Role]
 
 
 def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
-    """Yield ``order`` and its corrections, which have the earlier details."""
     yield order
     yield from order.customer_changes.all()
 

@@ -1,10 +1,8 @@
 """Retention: destroying old codes, and overwriting the rows that SQLite deletes.
 
-A search for a destroyed code finds no card. Codes may remain in backups, and in the files of other
-databases than SQLite: the shop has to take care of these.
-
-Most builds of SQLite only mark the place of a deleted or moved row as free. So this module makes
-SQLite overwrite the place, and empty the write-ahead log, which keeps old versions of pages.
+Codes may remain in backups, and in the files of other databases: the shop has to take care of
+these. Most builds of SQLite only mark the place of a deleted or moved row as free. So this module
+makes SQLite overwrite the place, and empty the write-ahead log, which keeps old pages.
 """
 
 from __future__ import annotations
@@ -138,7 +136,6 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
 def _batches(
     settled_before: datetime, since: datetime | None
 ) -> Iterator[list[tuple[datetime | None, int]]]:
-    """Yield ``settled_at`` and the primary key of each order, oldest first, in batches."""
     rows = Order.objects.filter(is_without_cards__in=[False], codes_destroyed_at=None)
     rows = rows.filter(_was_delivered(settled_before), settled_at__lt=settled_before)
     rows = rows.order_by("settled_at", "pk")

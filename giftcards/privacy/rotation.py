@@ -100,7 +100,6 @@ def _of_other_keys(keyring: Keyring) -> CardQuerySet:
 
 
 def _batches(cards: CardQuerySet) -> Iterator[list[int]]:
-    """Yield the primary keys of the cards, in ascending order and in batches."""
     rows = cards.order_by("pk").values_list("pk", flat=True)
     keys = list(rows[:_BATCH])
     while keys:

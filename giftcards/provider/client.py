@@ -154,7 +154,7 @@ class Client:
     ) -> OrderPage:
         """Return one page of the orders created in the period.
 
-        Pages count from 1, and have at most 100 rows.
+        ``page`` counts from 1; ``page_size`` is at most 100.
         """
         path, params = "/v3/gift-cards/list", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_page, params=params, limit=_MAX_LIST_BODY))
@@ -162,10 +162,7 @@ class Client:
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> LedgerPage:
-        """Return one page of the account's bookings in the period.
-
-        Pages count from 1, and have at most 100 rows.
-        """
+        """Return one page of the account's bookings in the period, as :meth:`list_orders` does."""
         path, params = "/v3/account/transactions", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
 

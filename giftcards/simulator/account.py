@@ -1,8 +1,4 @@
-"""The shop's account at the provider: assortment, orders, cards, balance and clock, without HTTP.
-
-A failed placing raises :exc:`Refusal` or :exc:`NoAnswer`. For some types, the order exists
-nevertheless.
-"""
+"""The shop's account at the provider, without HTTP: assortment, orders, cards, balance, clock."""
 
 from __future__ import annotations
 
@@ -22,7 +18,6 @@ _STOCK = 100_000
 # In dinars.
 SPECIAL_PRICE = Decimal(490)
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-# The time in which a customer can pay.
 _LINK_LIFE = timedelta(minutes=20)
 _random = secrets.SystemRandom()
 
@@ -68,10 +63,7 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True)
 class OfferChange:
-    """A planned change of the price or the stock of a type.
-
-    It happens ``after`` seconds of the simulator's life. A price or stock of ``None`` stays.
-    """
+    """A change of a type ``after`` seconds from the start; ``None`` keeps the price or stock."""
 
     after: float
     type_id: str
@@ -95,10 +87,7 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """The behaviour of orders of a special type; by default that of a normal order.
-
-    ``name`` is the type's name in the catalogue.
-    """
+    """The behaviour of orders of a special type, whose name in the catalogue is ``name``."""
 
     summary: str
     name: str = ""
@@ -474,7 +463,6 @@ class Account:
         return None
 
     def _types(self, product_id: str) -> dict[str, Denomination]:
-        """Return the product's types that are for sale, with the current prices and stocks."""
         special = {
             type_id: Denomination(special.name, SPECIAL_PRICE)
             for type_id, special in SPECIAL_TYPES.items()

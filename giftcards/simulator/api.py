@@ -61,15 +61,15 @@ class Request:
 class Simulator(Account):
     """The simulated provider; a context manager. Raises :exc:`ValueError` for invalid options.
 
-    The options are described in the documentation. They may change while the simulator runs, except
+    The documentation describes the options. They may change while the simulator runs, except
     ``host``, ``port``, ``ssl_context`` and ``opening_balance``. A pair of seconds is the shortest
     and the longest time.
 
-    With ``port=0``, :meth:`start` takes a free port and stores its number. So a simulator that is
-    stopped and started again keeps its URL, and also its orders.
+    With ``port=0``, :meth:`start` stores the port that it takes, so a restarted simulator keeps its
+    URL, and also its orders.
 
     All times except ``latency`` follow ``clock``. A random part of ``latency`` passes before the
-    request is counted, the rest afterwards. ``on_request`` is called in the answering thread.
+    request is counted. ``on_request`` is called in the answering thread.
     """
 
     host: str = "127.0.0.1"
@@ -446,7 +446,6 @@ def _refuse(refusal: Refusal, request_id: str) -> Reply:
 
 
 def _parse_order(body: bytes, *, may_have_reference: bool) -> tuple[str, str, int, str]:
-    """Return the product id, type id, quantity and reference ("" if there is none)."""
     order = parse_object(body)
     details = [
         f"{name} must be a text that is not empty"
@@ -466,7 +465,6 @@ def _parse_order(body: bytes, *, may_have_reference: bool) -> tuple[str, str, in
 
 
 def _parse_page(query: str) -> tuple[int, int, datetime, datetime]:
-    """Return the page, its size, and the start and end time from the query of a list."""
     given = {"page": "1", "pageSize": "20"}
     given |= {name: values[-1] for name, values in parse_qs(query).items()}
     if given.keys().isdisjoint(_ALWAYS):

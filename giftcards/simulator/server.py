@@ -1,7 +1,6 @@
 """A small HTTP server, which turns requests into a :class:`Call` and sends the :class:`Reply`.
 
-It knows nothing about the provider. It tracks its connections, so that :meth:`Server.stop` can
-close even those that wait for an answer.
+It tracks its connections, so that :meth:`Server.stop` can close even those that wait for an answer.
 """
 
 from __future__ import annotations
@@ -24,10 +23,7 @@ MAX_BODY = 100 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An HTTP request; ``key`` is ``""`` if there is none.
-
-    ``body`` is cut to ``MAX_BODY + 1`` bytes.
-    """
+    """An HTTP request; ``key`` may be "", and ``body`` is cut to ``MAX_BODY + 1`` bytes."""
 
     method: str
     path: str

@@ -108,8 +108,7 @@ def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
 def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
     """Return the total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
 
-    The calculation is left out for fewer than two cards, and if ``price`` is unknown or gives
-    another total.
+    A single card, an unknown ``price`` or another product of the two gives the total alone.
     """
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
@@ -174,7 +173,6 @@ def _local(at: datetime) -> datetime:
 
 
 def _formatted(at: date | datetime, form: str) -> str:
-    """Format a date or a local time, without the full stop of abbreviated months."""
     return date_format(_local(at) if isinstance(at, datetime) else at, form).replace(".", "")
 
 
@@ -314,7 +312,6 @@ def _parameter(value: object) -> str:
 
 
 def _amounts(problem: Problem) -> dict[str, Any]:
-    """Return the parameters that are amounts of money, as numbers."""
     if problem.parameters.get("field") in COUNTED:
         return {}
     given = AMOUNTS & problem.parameters.keys()

@@ -1,7 +1,6 @@
 """Search terms: the words by which an order is found, and the ways to read a search.
 
-The same rules make the terms of an order and the words of a search, so all spellings of a thing
-have the same terms.
+The same rules make terms and searches, so all spellings of a thing have the same terms.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The conditions that monitors, commands, pages and digests report.
 
-All of them use one list. Each condition is judged from the database alone, by an index. Apps
-declare theirs in their plugins; :mod:`giftcards.watch.core_conditions` has those of the core.
+Each is judged from the database alone, by an index. Apps declare theirs in their plugins;
+:mod:`giftcards.watch.core_conditions` has those of the core.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Severity(StrEnum):
 
 
 class Standing:
-    """The facts by which conditions are judged at one moment, each of them read once, if needed."""
+    """The facts by which conditions are judged at one moment; each is read once at most."""
 
     def __init__(self, *, leaves_out_problems: bool = False) -> None:
         self.now = timezone.now()
-        #: True for a start page with a tile of orders with problems; no other tile counts these.
+        #: True if a tile of the start page shows orders with problems; no other tile counts these.
         self.leaves_out_problems = leaves_out_problems
         self._read: dict[Callable[[], Any], Any] = {}
 
@@ -218,7 +218,7 @@ def above_list(
 ) -> Iterator[tuple[Condition, Finding]]:
     """Yield the conditions that hold and that a person sees above the list of orders.
 
-    ``may`` returns whether the person has a permission; ``visible`` are the person's orders.
+    ``may`` tells whether the person has a permission; ``visible`` are the person's orders.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and may(condition.permission)

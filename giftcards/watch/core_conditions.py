@@ -150,10 +150,6 @@ def _do_not_open(standing: Standing) -> Finding | None:
 
 
 def _orders_that(condition: Q, *, one: str, many: str) -> OfRows:
-    """Return a judge that counts the orders with ``condition``.
-
-    ``one`` and ``many`` are those of :meth:`Finding.of_rows`.
-    """
     tell = partial(_of_orders, one=one, many=many)
     return OfRows(lambda _standing: [Order.objects.filter(condition)], tell)
 
@@ -163,11 +159,6 @@ def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order
 
 
 def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
-    """Return a judge that counts the orders with ``condition``, and adds up the column ``amount``.
-
-    ``one`` and ``many`` are those of :meth:`Finding.of_rows`.
-    """
-
     def find(standing: Standing) -> Sequence[QuerySet[Order]]:
         return [_but_problems(Order.objects.filter(condition), standing)]
 

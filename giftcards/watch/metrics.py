@@ -53,9 +53,8 @@ except ImportError:
         ' `pip install "django-giftcards[metrics]"`.'
     ) from None
 
-# The quantiles of the times that orders took.
 _QUANTILES = (0.5, 0.9, 0.99)
-# Values by that of the label; the key is "" without a label.
+# By the label's value; the key is "" without a label.
 Values = Mapping[str, float]
 
 
@@ -156,10 +155,7 @@ def _read() -> dict[str, Values]:
 
 
 def _tasks() -> dict[str, Combinable]:
-    """Return an expression for the number of tasks in the queue, if there is one.
-
-    A queue in another database is counted at once, with a query of its own.
-    """
+    """Return the number of tasks as an expression; a queue in another database is counted now."""
     tasks = tasks_in_queue()
     if tasks is None:
         return {}
@@ -177,7 +173,6 @@ def _age(moment: datetime | None) -> Values:
 
 
 def _quantiles(ranked: Sequence[float]) -> Values:
-    """Return quantiles of the sorted ``ranked``, each of them one of its values, if it has any."""
     last = len(ranked)
     return {f"{share:g}": ranked[ceil(share * last) - 1] for share in _QUANTILES if ranked}
 

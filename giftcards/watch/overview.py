@@ -34,7 +34,6 @@ from giftcards.rules.times import SLACK, is_recent
 # A worker counts final orders once an hour. It leaves out the last hour's, because a process may
 # stop before its commit for that long.
 _COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
-# The time up to now in which :class:`Pace` measures orders.
 _LATELY = timedelta(minutes=10)
 # Counting reads the index, so a key's cards are counted up to this number.
 MANY_CARDS = 10_000
@@ -108,10 +107,7 @@ class FinalOrders:
         return Order.objects.all().final_lines(after=self.until)
 
     def with_others(self, lines: Iterable[Line]) -> dict[str, int]:
-        """Return the number of all orders by status.
-
-        ``lines`` are those of the open orders and of :meth:`later`.
-        """
+        """Return the number of orders by status; ``lines`` are the open ones and :meth:`later`."""
         numbers = Counter(self.numbers)
         for line in lines:
             numbers[line.status] += line.number
@@ -205,7 +201,7 @@ class KeyInUse(NamedTuple):
     """An encryption key, and the number of cards that are sealed with it."""
 
     fingerprint: str
-    #: The position in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not in the setting.
+    #: The place in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not there.
     position: int | None
     cards: int
     #: True if ``cards`` is not all of them.
@@ -228,10 +224,7 @@ def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
 
 
 def _count(key: str, *, counts_all: bool) -> tuple[int, bool]:
-    """Count the key's cards up to a limit, and return whether there are more.
-
-    The whole index of a million cards takes a third of a second.
-    """
+    """Count up to a limit, because counting a million cards takes a third of a second."""
     cards = Card.objects.filter(key_fingerprint=key).order_by()
     if counts_all:
         return cards.count(), False
