@@ -160,7 +160,7 @@ class _Round:
         return [replace(part, may=may) for part in parts if part]
 
     def _serve(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> bool:
-        """Send the news to ``person``, and record the digest; return True if one went out."""
+        """Send the news to ``person``, and record it; return True if a digest went out."""
         # If the clock was set back, ``covers_until`` lies in the future.
         since = min(digest.covers_until or situation.at, situation.at)
         until = max(since, situation.at - _LAG)
@@ -402,7 +402,7 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
 
 
 def _hand_over(mail: EmailMultiAlternatives) -> None:
-    # Some mail backends return None.
+    # Some mail backends return None, so only 0 means a failure.
     if mail.send() == 0:
         raise NotTaken
 

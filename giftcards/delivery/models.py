@@ -328,30 +328,30 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """The link of the logged-in customer of ``order``, created at the first call."""
+        """The link of ``order`` for logged-in people, created at the first call."""
         origin = CardLink.Origin.ACCOUNT
         # No hash has this form. The column is unique, so each order has one such link.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw the links of ``order``, except a logged-in customer's; return their number."""
+        """Withdraw the links of ``order`` except that for logged-in people; return their number."""
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)
 
 
 class CardLink(models.Model):
-    """A link with which a customer reaches the cards of an order.
+    """A link with which people reach the cards of an order.
 
-    Only a keyed hash of its token is stored. The link of a logged-in customer has none.
+    Only a keyed hash of its token is stored. The link for logged-in people has no token.
     """
 
     class Origin(models.TextChoices):
         MESSAGE = "message", _("Message")
         #: A link that staff made, to hand it over themselves.
         STAFF = "staff", _("Staff")
-        #: The link of a customer who is logged in to the shop.
+        #: The link for people who are logged in to the shop; it has no token.
         ACCOUNT = "account", _("Account in the shop")
 
     order = models.ForeignKey(
@@ -415,7 +415,7 @@ class LinkVisit(models.Model):
     what = models.CharField(_("what"), max_length=10, choices=What)
     address = models.GenericIPAddressField(_("address"), null=True)
     agent = models.CharField(_("program"), max_length=300, blank=True)
-    # The user name of a logged-in customer.
+    # The user name, if the visitor was logged in.
     user = models.CharField(_("user"), max_length=254, blank=True)
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
     # A key for visits that are recorded once: the locking of a link, and the reveal of a page.

@@ -38,7 +38,7 @@ def last_digits_of_phone(order: Order) -> str:
     return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
 
-# The page asks for the PIN with this text. Functions of the shop may have one, too.
+# The page asks for the PIN with this text. Functions of the shop may have such a text, too.
 last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
     "The last four digits of your phone number."
 )

@@ -80,7 +80,7 @@ def _settings() -> str:
 
 
 def _changed(since: datetime) -> set[str]:
-    """The SKUs of cards that may have changed on the shelf since ``since``."""
+    """The SKUs of cards that may have changed on the shelf after ``since``."""
     now = timezone.now()
     lines: set[tuple[str, str]] = set()
     orders, holds = Order.objects.order_by(), Hold.objects.all()

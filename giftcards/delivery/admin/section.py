@@ -67,7 +67,7 @@ def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | s
 
 
 def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """The context for the section; the number of queries does not grow with messages and links."""
+    """The context for the section, by a limited number of queries; empty if nothing is to show."""
     about = Delivery.objects.filter(order=order)
     messages, has_more_messages = newest(about, _MOST)
     links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
@@ -128,7 +128,7 @@ def _is_reached(order: Order, kind: Kind) -> bool:
 
 
 def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
-    # Who asked for the message, its unknown outcomes, and the use of its links.
+    # The person who asked for the message, its unknown outcomes, and the use of its links.
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:
