@@ -99,7 +99,7 @@ def _lacks(order: Order) -> Decimal:
 
 
 def _read_and_closed() -> tuple[datetime | None, date | None]:
-    """Return the time until which the ledger was read, and the last closed month, or ``None``."""
+    """Return the end of the last reading, and the last closed month; ``None`` if there is none."""
     ends = {
         "read_until": value_of(LedgerState.objects.all(), Max("read_until")),
         "closed": value_of(MonthClosing.objects.all(), Max("month")),

@@ -27,8 +27,8 @@ from giftcards.rules.money import refund_breakdown
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 
-#: The longest time from the sending or settling of an order to its entry; a later entry counts as
-#: missing.
+#: The longest time from the sending or settling of an order to its entry. After this time, an
+#: absent entry counts as missing.
 GRACE = timedelta(minutes=15)
 #: The provider books a refund when it settles the order. The shop may notice the settlement up to
 #: this time later, because its workers may stand still for a night.
@@ -380,7 +380,7 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """Return the ``expected`` whose order has no entry of ``kind`` besides the entries ``but``."""
+    """Return the ``expected`` whose order has no entry of ``kind``, except entries in ``but``."""
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()

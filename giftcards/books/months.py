@@ -401,7 +401,7 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
             return
 
 
-# The months in which staff are reminded of entries, the present month included.
+# Staff are reminded of the entries of this many months, the present month included.
 _MONTHS_LEFT_OPEN = 3
 
 

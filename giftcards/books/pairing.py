@@ -59,7 +59,7 @@ T = TypeVar("T", Booking, Expected)
 def pair(
     bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
-    """Return the pairs, as a dict from booking keys to order keys.
+    """Return pairs of bookings and orders, as a dict from booking keys to order keys.
 
     ``spans`` is sorted from the narrowest to the widest. Narrow spans are tried first, to pair
     bookings with orders of nearly the same time. If this leads to fewer pairs than the widest span

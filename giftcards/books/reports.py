@@ -186,7 +186,7 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """The time from recording to settling, in seconds, of half (``p50``) and 95 % of the orders."""
+    """Seconds until orders settled: at most ``p50`` for half of the orders, ``p95`` for 95 %."""
 
     p50: int
     p95: int

@@ -393,7 +393,7 @@ def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
         yield day, same
 
 
-# The field of a summary for each type; "other_services" is for all other types.
+# The field of a summary that adds up a type of entries; "other_services" adds up all other types.
 _TOTALS = {
     CHARGE: "orders",
     CREDIT: "refunds",
@@ -404,7 +404,7 @@ _TOTALS = {
 
 @dataclass(slots=True)
 class _Tally:
-    # The prices as a column to read, or nothing if no discrepancies are looked for.
+    # Further columns to read: the prices, if discrepancies are looked for.
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0

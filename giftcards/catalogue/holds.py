@@ -20,7 +20,8 @@ from giftcards.exceptions import ReferenceConflict
 from giftcards.models import Hold, Lease, Order
 from giftcards.models.holds import LONGEST, MOST_TIMES
 
-# SQLite may refuse its lock to a waiting transaction: the hold is then tried again (seconds).
+# SQLite may refuse its lock to a waiting transaction. The hold is then tried again every _PAUSE
+# seconds, for up to _PATIENCE seconds.
 _PATIENCE = 20.0
 _PAUSE = 0.05
 

@@ -155,7 +155,7 @@ class _Reader:
         self._read_products(Product.objects.to_read())
 
     def read_due(self, every: timedelta) -> None:
-        """Read the list if it is due, and due types: every type, and more often those that sell."""
+        """Read the list and the types that are due; types that sell are due more often."""
         if not _is_listed(every):
             self._read_list()
         now = timezone.now()

@@ -25,7 +25,8 @@ _LONGEST_TAIL = 4
 #: The key's fingerprint of a destroyed code. The row stays, because the books need it, and because
 #: its last fingerprint recognises a code that is delivered again.
 DESTROYED = "destroyed"
-# A result of the search at the ends: the "oldest" or "newest" card of a key, or an "other" key.
+# A name for what ``scalars_of_ends`` finds: the "oldest" or "newest" card of a key, or an "other"
+# key.
 End = tuple[str, str]
 
 

@@ -221,7 +221,7 @@ class Product(models.Model):
         return self.is_enabled and not self.is_skipped
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over the columns from a catalogue requested at ``at``; ``None`` if it lacks them."""
+        """Take over ``columns`` (``None``: not listed) from a catalogue requested at ``at``."""
         if columns is not None:
             _take(self, columns)
             self.missing_since = None
@@ -303,7 +303,7 @@ class ProductType(models.Model):
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over the columns from an answer requested at ``at``; ``None`` if it lacks them."""
+        """Take over ``columns`` (``None``: not listed) from an answer requested at ``at``."""
         if columns is not None:
             _take(self, columns)
             self.read_at, self.missing_since = at, None

@@ -55,9 +55,9 @@ def lines_of(
 ) -> QuerySet[Any, Any]:
     """Group ``rows`` into lines; return a queryset for :func:`read_lines`.
 
-    Rows with the same values of ``columns``, which are expressions, form one line; ``None`` means
-    the column of the same name. ``since`` names the column with the time. ``cards`` is an
-    expression for a row's number of cards, by default 1.
+    Rows with the same values of ``columns`` form one line. Each of ``columns`` is an expression, or
+    ``None`` for the column of the same name. ``since`` names the column with the time. ``cards`` is
+    an expression for a row's number of cards, by default 1.
     """
     empty: dict[str, Any] = {
         "price": Value(None, DecimalField()),

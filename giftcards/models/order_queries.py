@@ -88,7 +88,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(settled_at=None)
 
     def urgent(self) -> Self:
-        """Return orders that can move within seconds, and so need the loop; no held orders."""
+        """Return orders that can move within seconds, and so need the loop, without held orders."""
         return self.open().filter(status__in=URGENT).exclude(HELD)
 
     def unclaimed(self, now: datetime) -> Self:
@@ -202,7 +202,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
-        """Yield the orders known as one of ``names``, of any number."""
+        """Yield the orders known as one of ``names``, however many names there are."""
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
 
@@ -255,7 +255,7 @@ class OrderQueries(OrderSearch[Row]):
         return lines_of(Kind.SETTLED, settled, since="settled_at", price=price)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """Return rows of two times of an order and ``name``, for a union of queries.
+        """Return rows for a union of queries: two times of an order, and ``name``.
 
         ``start`` and ``end`` name the columns of the times.
         """

@@ -573,8 +573,8 @@ class Order(models.Model):
     check_wanted_at = models.DateTimeField(null=True, editable=False)
     # Failed attempts in a row to send, check or find the order.
     failures = models.PositiveIntegerField(default=0, editable=False)
-    # For an UNCONFIRMED order: the time since which searches say that the provider lacks it, and
-    # the orders at the provider that staff have to choose from.
+    # For an UNCONFIRMED order: the time when a search first suggested that the provider lacks it,
+    # and the orders at the provider from which staff have to choose.
     absent_since = models.DateTimeField(null=True, editable=False)
     candidates = models.JSONField(default=list, blank=True, editable=False)
     # The claim: the token of the process that works on the order, and the expiry.

@@ -208,7 +208,7 @@ class ReportFact(NamedTuple):
 
 
 def list_url(order_list: str, question: Question, **filters: str) -> str:
-    """Return the URL of the list of orders for ``question``, with further filters."""
+    """Return the URL of the list of orders, filtered by ``question`` and ``filters``."""
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
     period = {"settled_at__gte": str(start), "settled_at__lt": str(end)}
@@ -560,7 +560,7 @@ def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """Return the middle, in percent, of column ``number`` of ``places`` equal columns."""
+    """Return the middle of a column in percent of the width that ``places`` columns divide."""
     return (number + Decimal("0.5")) * 100 / places
 
 
