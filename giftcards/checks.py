@@ -49,7 +49,7 @@ _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
 # Django's default.
 _READ_COMMITTED = "READ COMMITTED"
-# django-q2's default of ``retry`` in seconds, and the ``timeout`` that means none, as None does.
+# In django-q2: the default of ``retry`` in seconds, and a ``timeout`` that means none.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
 

@@ -168,7 +168,7 @@ def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
 
 
 def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
-    """Return a parser of numbers between these, of whole numbers if ``to`` is ``int``."""
+    """Return a parser of numbers from ``minimum`` to ``maximum``; whole ones for ``int``."""
     noun, accepted = ("a whole number", int) if to is int else ("a number", int | float)
     values = f"{noun} from {minimum:g} to {maximum:g}"
 
@@ -203,7 +203,7 @@ def _amount(setting: str, value: Any) -> Decimal:
 
 
 def dotted_path(example: str) -> Parser[str]:
-    """Return a parser of dotted paths; the system checks import what is there."""
+    """Return a parser of dotted paths; the system checks import the objects."""
     hint = f"Give a dotted path, such as {example!r}."
 
     def parse(setting: str, value: Any) -> str:

@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 def promised_day(order: Order) -> date | None:
     """Return the day by which the shop has promised to pay the customer back.
 
-    This is ``REFUND_DAYS`` days after the order became final, in the site's time zone; ``None`` if
-    the order is open or ``REFUND_DAYS`` not set.
+    The day is ``REFUND_DAYS`` days after the order became final, in the site's time zone. It is
+    ``None`` if the order is open, or ``REFUND_DAYS`` is not set.
     """
     if conf.refund_days is None or order.settled_at is None:
         return None

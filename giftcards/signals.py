@@ -83,8 +83,8 @@ offer_changed = OutboxSignal()
 #: taken back: see its ``state``.
 customer_refund_changed = Signal()
 #: Sent inside the transaction of a correction, with ``order`` and ``change``, a
-#: :class:`~giftcards.models.CustomerChange` that has the details before it. Effects outside the
-#: database have to wait for the commit, with ``transaction.on_commit``.
+#: :class:`~giftcards.models.CustomerChange` with the details before the correction. Effects outside
+#: the database have to wait for the commit, with ``transaction.on_commit``.
 customer_changed = Signal()
 #: Sent with ``balance`` and ``limit``, two Decimals, when a reading of the balance is below
 #: ``LOW_BALANCE``; again only after the balance has recovered. Receivers have to be quick, because

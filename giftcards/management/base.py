@@ -1,4 +1,4 @@
-"""The base of the commands: ``--json``, checks before the start, and orders as text."""
+"""The base class of the commands, and their helpers for ``--json``, errors and orders."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _BAR = 20
 
 
 class OutputClosed(Exception):
-    """The reader has closed the output: ``head``, for example, after ten lines."""
+    """The reader closed the output, as ``head`` does after ten lines."""
 
 
 class _HelpFormatter(DjangoHelpFormatter):

@@ -1,4 +1,4 @@
-"""Erasing a person, a customer or a recipient of gifts, from orders.
+"""Erasing a person from orders: a customer or a recipient of gifts.
 
 The orders and the books stay, without the person. Each order is erased in its own transaction. If
 an erasure was stopped, the next one goes on with the orders that still name the person.
@@ -87,10 +87,10 @@ class SharedNumber(GiftcardsError):
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """Return the person's orders and the doubtful orders, both with the oldest first.
 
-    The person is the customer of the person's orders, or the recipient of the gift. An order that
-    names nobody counts, too, if all messages about it went to the person.
+    An order is the person's if the person is its customer, or the recipient of its gift. So is one
+    that names nobody, if all messages about it went to the person.
 
-    Staff have to decide about a doubtful order. There are three kinds:
+    Staff have to decide about a doubtful order. It is doubtful for one of these reasons:
 
     - It has an address or number in common with the person's orders.
     - It named the person before a correction.
@@ -238,7 +238,7 @@ def _erase_correction(change: CustomerChange, roles: Collection[Role], traces: T
 def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
     # The payment's reference is on the bank's statement, so it stays unless it names the person.
     if traces.are_in(refund.reference):
-        # Still unique for the order.
+        # This text is unique for the order, too.
         refund.reference = f"{ERASED} {refund.pk}"
     if traces.are_in(refund.method):
         refund.method = ERASED

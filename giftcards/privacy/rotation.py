@@ -27,7 +27,7 @@ from giftcards.privacy.retention import empty_log
 _BATCH = 200
 # During a pass, a worker with old settings may seal cards with an old key.
 _MOST_PASSES = 3
-# How often the database may roll a transaction back, such as after a deadlock.
+# Repetitions of a transaction that the database rolls back, such as after a deadlock.
 _MOST_DEADLOCKS = 5
 # The most failures that a tally describes.
 _NAMED = 20

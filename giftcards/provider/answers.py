@@ -107,7 +107,7 @@ class OrderPage:
 
     @property
     def page_count(self) -> int | None:
-        """The number of pages, right on the first page only; ``None`` if unknown."""
+        """The number of pages; ``None`` if unknown. Only the first page has the right number."""
         if self.total_pages is not None:
             return self.total_pages
         if self.total_results is None:
@@ -243,8 +243,8 @@ def parse(body: bytes) -> JsonObject:
     # ArithmeticError: an exponent of 20 digits; ValueError: an integer of 5,000 digits.
     except (ValueError, ArithmeticError, RecursionError):
         value = None
-    # Raised outside the handler, where its context would be the JSONDecodeError with the whole
-    # text.
+    # Raised outside the handler: there, the JSONDecodeError with the whole text would be its
+    # context.
     if not isinstance(value, dict):
         raise Unreadable("the answer is not a JSON object")
     return value

@@ -299,7 +299,7 @@ def _unwrap(result: T | ProviderError) -> T:
 
 
 def _segment(identifier: str) -> str:
-    if identifier in ("", ".", ".."):  # quoting keeps these
+    if identifier in ("", ".", ".."):  # quoting leaves these as they are
         raise NotFound(f"{TEXTS[NotFound]}.")
     return quote(identifier, safe="", errors="replace")
 

@@ -171,7 +171,7 @@ class _Connection(urllib3.connection.HTTPConnection):
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is None:
-            self.connect()  # or else super() would connect, in the stage SENDING
+            self.connect()  # before the stage SENDING: connecting sends nothing of the request
         _call.stage = _Stage.SENDING
         super().request(*args, **kwargs)
 

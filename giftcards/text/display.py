@@ -108,12 +108,13 @@ def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
 def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
     """Return the total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
 
-    A single card, an unknown ``price`` or another product of the two gives the total alone.
+    The calculation is left out for fewer than two cards, and if ``price`` is unknown or gives
+    another total.
     """
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # Formula and total are isolated from each other, so that the text's direction puts one first.
+    # The direction around formula and total decides which is first, because both are isolated.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
 
@@ -228,7 +229,7 @@ def share_text(share: Decimal) -> str:
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
-    """Format the amount for the active language; whole amounts get decimals by ``has_decimals``."""
+    """Format the amount for the active language; ``has_decimals`` keeps those of whole amounts."""
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(

@@ -35,7 +35,7 @@ from giftcards.rules.times import SLACK, is_recent
 # stop before its commit for that long.
 _COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
 _LATELY = timedelta(minutes=10)
-# Counting reads the index, so a key's cards are counted up to this number.
+# A key's cards are counted up to this number, because counting reads the index.
 MANY_CARDS = 10_000
 
 
@@ -69,7 +69,7 @@ class Waiting:
 
 
 def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
-    """Return the number of open orders and the time of the oldest, by status; no zeros.
+    """Return the number of open orders by status, with the time of the oldest; no zeros.
 
     ``lines`` is the result of ``open_lines``, if the caller has read it.
     """
@@ -121,7 +121,7 @@ def orders_by_status(state: ProviderState) -> dict[str, int]:
 
 
 def count_final_orders(_may_go_on: MayGoOn) -> None:
-    """Count the final orders once an hour, except those that became final in the last hour."""
+    """Count the final orders, without those of the last hour, if the last count is an hour old."""
     now, state = timezone.now(), ProviderState.objects.current()
     if not is_recent(state.final_orders_until, now, within=_STALLED + _COUNTED_EVERY):
         until = now - _STALLED
@@ -187,7 +187,7 @@ class Pace:
 #: Returns the rows that wait at a moment.
 WaitingRows = Callable[[datetime], QuerySet[Any]]
 
-#: The rows that wait for a worker, of the core and of other installed plugins, by name.
+#: Queries of the rows that wait for a worker, by name, of all installed plugins.
 BACKLOGS: dict[str, WaitingRows] = {}
 
 
