@@ -18,11 +18,10 @@ from giftcards.models.fields import ExactCharField, PlainTextField
 from giftcards.models.orders import Order
 from giftcards.provider import answers
 
-# The types of the entries that are about orders of gift cards.
+# Types of entries about orders of gift cards.
 CHARGE = "ORDER"
 CREDIT = "REFUND-ORDER"
 
-# The type of the entries about payments by customers.
 PAYMENT = answers.PAYMENT
 
 # Charges and refunds for gift cards that belong to no order here.
@@ -177,7 +176,6 @@ class LedgerEntry(models.Model):
 
 class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
     def current(self) -> LedgerState:
-        """Return the single row, created on first use."""
         return self.get_or_create(pk=1)[0]
 
     def note(self, **values: Any) -> None:

@@ -42,7 +42,6 @@ class _Facts:
     # The number of the month's orders for each condition; but "reordered" is the customers' money
     # that went to new orders for missing cards (centimes).
     further: Mapping[str, int]
-    # The number of the month's entries for each condition.
     unknown: Mapping[str, int]
     ledger: Summary
 
@@ -307,7 +306,6 @@ class Month:
 
     @property
     def closing(self) -> MonthClosing | None:
-        """The valid closing; ``None`` while the month is not closed."""
         return self.closings[0] if self.closings else None
 
     @property
@@ -341,7 +339,6 @@ def _state(*, is_done: bool, is_needed: bool = True) -> StepState:
 
 
 def last_finished_month() -> date:
-    """Return the first day of the latest month that has ended."""
     return (today().replace(day=1) - timedelta(days=1)).replace(day=1)
 
 

@@ -143,7 +143,6 @@ class _Reader:
         self._end = timezone.now()
         # The ids on earlier pages: a page without new ids is the last page.
         self._shown: set[str] = set()
-        # The orders that have lost an entry in the present window.
         self._orders_losing_entries: set[int] = set()
 
     def note(self, **changes: Any) -> None:

@@ -176,8 +176,8 @@ class Row:
     """The figures of a day, a week, a month, a product or a type.
 
     For a day, week or month, ``key`` is its first day, even if that day is before the report's
-    start. Otherwise, ``key`` has the ids of product and type; in a report by product, the id of the
-    type is "". ``label`` is for people.
+    start. Otherwise, ``key`` has the ids of product and type; a report by product has "" as the
+    type's id. ``label`` is for people.
     """
 
     key: date | tuple[str, str]
@@ -198,7 +198,7 @@ class Report:
 
     Each of ``rows`` has ``key``, ``label`` and ``figures``. A day, week or month without orders has
     no row. ``giftcards_report --json`` prints the figures under the same names. ``settling`` has
-    ``p50`` and ``p95`` in seconds, or is ``None`` if no order has settled.
+    ``p50`` and ``p95`` in seconds; it is ``None`` if no order has settled.
     """
 
     start: date
@@ -263,8 +263,7 @@ def last_day(day: date, by: By) -> date:
 def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
     """Divide the period into days, weeks or months; yield the key and the two ends of each.
 
-    The key is the first day of the whole week or month. The ends are the first and the last day
-    inside the period.
+    The key is the first day of the whole week or month. The ends lie inside the period.
     """
     while start <= end:
         last = min(last_day(start, by), end)
@@ -352,8 +351,8 @@ class Centimes(Func):
 def _sums() -> dict[str, Any]:
     """Return the aggregates for :class:`Figures`; amounts are in centimes, or NULL if unknown.
 
-    The refunded amount has one formula for every status, because constraints ensure that a refunded
-    order has no cards, and a fulfilled order has all of them.
+    One formula serves the refunded amount in every status, because constraints ensure that a
+    refunded order has no cards, and a fulfilled order has all of them.
     """
     settled = Q(status__in=SETTLED)
     price, told = Centimes("price_per_card"), Centimes("fulfilled_amount")

@@ -237,7 +237,6 @@ class Summary:
     # The sums of charges and of refunds for gift cards, also for orders that are unknown here.
     orders: Decimal
     refunds: Decimal
-    # Payments by customers.
     payments: Decimal
     top_ups: Decimal
     other_services: Decimal

@@ -66,7 +66,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def with_tail(self, text: str) -> Self:
         """Return the cards whose code ends in ``text``, which has four characters; newest first.
 
-        Ignores what :meth:`with_code` ignores. Codes of fewer than eight characters are not found.
+        Ignores what :meth:`with_code` ignores. Finds no codes of fewer than eight characters.
         """
         text = Masked(text)
         tails = conf.keyring().tail_fingerprints(text)

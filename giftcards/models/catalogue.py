@@ -437,7 +437,7 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def told(self, product_id: str, *, key: str, max_age: timedelta) -> ProductPrices | None:
         """Return prices that this API key got within ``max_age``, or ``None``.
 
-        A time in the future counts as too old: the clock was set back since then.
+        A time in the future, from before the clock was set back, counts as too old.
         """
         now = timezone.now()
         recent = self.filter(asked_at__gt=now - max_age, asked_at__lte=now)
@@ -463,7 +463,6 @@ class ProductPrices(models.Model):
     product_id: models.CharField[str, str] = ExactCharField(primary_key=True, max_length=100)
     key = models.CharField(max_length=64)
     by_type = models.JSONField(default=dict)
-    # The time of the request.
     asked_at = models.DateTimeField()
 
     objects = ProductPricesQuerySet.as_manager()

@@ -88,8 +88,8 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
 
 def _lock(key: int) -> Order:
     rows = Order.objects.filter(pk=key)
-    # The write comes first, because it locks the row on every database, and because SQLite may fail
-    # a transaction that reads before it writes.
+    # This write locks the row on every database. It comes first, because SQLite may fail a
+    # transaction that reads before it writes.
     rows.update(paid_back_amount=F("paid_back_amount"))
     order = rows.get()
     _count(order)

@@ -1,7 +1,6 @@
 """Model fields that behave the same on every database, and checks of values from callers.
 
-Migrations import names from here, so do not rename them. They import no other module of the
-package.
+Migrations import names from this module alone, so do not rename them.
 """
 
 from __future__ import annotations
@@ -113,8 +112,8 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
     """Text compared and sorted by code points, whatever the database's collation.
 
-    By default, MySQL and MariaDB treat ``a`` and ``A`` as equal, but the provider's ids may differ
-    only in case. In PostgreSQL, an index with a linguistic collation cannot serve prefix searches.
+    The provider's ids may differ only in case, which MySQL and MariaDB ignore by default. In
+    PostgreSQL, an index with a linguistic collation cannot serve prefix searches.
     """
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:

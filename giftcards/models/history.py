@@ -22,7 +22,6 @@ class OutboxQuerySet(models.QuerySet[E]):
         return due.order_by("announced_at", "announce_at", "pk")
 
     def waiting_since(self, moment: datetime) -> Self:
-        """Return the :meth:`waiting` changes that were made at ``moment`` or earlier."""
         return self.waiting().filter(at__lte=moment)
 
     def waiting(self) -> Self:
@@ -112,7 +111,6 @@ class Acknowledgement(models.Model):
         on_delete=models.CASCADE,
         related_name="acknowledgements",
     )
-    # A problem, see giftcards.rules.problems.
     code = models.CharField(_("code"), max_length=40)
     parameters = models.JSONField(_("parameters"), default=dict, blank=True)
     by = models.CharField(_("by"), max_length=254)

@@ -33,7 +33,6 @@ class HoldQuerySet(models.QuerySet["Hold"]):
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
     def lines(self, now: datetime) -> models.QuerySet[Any, Any]:
-        """Return the lines of the current holds, by price."""
         held, cards = self.current(now), F("quantity")
         return lines_of(Kind.HOLD, held, since="until", cards=cards, price=None)
 

@@ -140,8 +140,8 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
         """Adapt the holds after the clock was changed from ``before`` to ``now``.
 
-        A slot that was held at ``before`` stays held until ``longest`` after ``now``. Other slots
-        become free, unless they may have been taken after the change.
+        A slot held at ``before`` stays held until ``longest`` after ``now``. Other slots become
+        free, unless they may have been taken after the change.
         """
         # A hold that ends within ``longest`` stays: it may have begun after the clock's change.
         self.filter(until__gt=now + longest, until__lte=before).update(until=now)
@@ -159,7 +159,6 @@ class RequestSlot(models.Model):
     """One of the requests allowed per minute; see :mod:`giftcards.engine.request_budget`."""
 
     number = models.PositiveIntegerField(primary_key=True)
-    # The slot is taken until this time.
     until = models.DateTimeField(default=_LONG_AGO, db_index=True)
 
     objects = RequestSlotQuerySet.as_manager()

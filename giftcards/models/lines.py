@@ -29,8 +29,7 @@ class Line(NamedTuple):
     """A group of orders or holds with the same values: ``number`` rows with ``cards`` in total.
 
     ``price`` is the price per card (``None``: unknown), but for settled orders the cost of an
-    order. ``is_charged`` is True if the balance already includes the cost. ``since`` is the
-    earliest time of the rows.
+    order. ``is_charged`` is True if the balance already includes the cost.
     """
 
     kind: str

@@ -33,7 +33,7 @@ HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 # These conditions compare with lists, because SQLite uses no index for "= True" and "= False":
 # Django turns them into a bare column and NOT.
 
-# Orders with customers' money that was paid back, is planned to be paid back, or is still owed.
+# Customers' money was paid back, is planned to be paid back, or is still owed.
 PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
@@ -122,11 +122,9 @@ class OrderQueries(OrderSearch[Row]):
         return min((due_at for due_at in times if due_at is not None), default=None)
 
     def to_send(self, now: datetime) -> Self:
-        """Return orders that are due to be sent, longest due first."""
         return self._waiting(Status.PENDING).filter(due_at__lte=now).unclaimed(now)
 
     def on_hold(self) -> Self:
-        """Return held orders, oldest first."""
         return self._waiting(Status.PENDING).filter(due_at=None)
 
     def on_hold_for_price(self) -> Self:
@@ -208,7 +206,7 @@ class OrderQueries(OrderSearch[Row]):
 
     def sent_as(self, references: Iterable[str]) -> Self:
         """Return orders that were sent to the provider with one of ``references``: at most 200."""
-        # Most orders may have no reference: see known_as.
+        # As in known_as: most orders may have no reference.
         named = Q(provider_reference__gt="", provider_reference__in=set(references) - {""})
         return self.filter(named).order_by()
 
@@ -263,7 +261,6 @@ class OrderQueries(OrderSearch[Row]):
         return named.values_list(start, end, "_name")
 
     def count_by_status(self) -> dict[str, int]:
-        """Return the number of orders in each status, including zeros."""
         counts = self.order_by().values_list("status").annotate(models.Count("pk"))
         return dict.fromkeys(Status.values, 0) | dict(counts)
 

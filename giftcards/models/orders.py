@@ -78,9 +78,7 @@ plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
 )
 
-#: The customer's columns.
 OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
-#: The columns of the person who gets a gift.
 OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
 #: The columns of a gift, all empty in other orders.
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
@@ -225,8 +223,8 @@ class OrderQuerySet(OrderQueries["Order"]):
     ) -> list[StatusChange]:
         """Write new values of claimed orders, in the caller's transaction; return the moves.
 
-        Orders with equal values share one guarded UPDATE, and all moves share one INSERT. Raises
-        :exc:`Overtaken`, which rolls the transaction back, if a row has changed since the reading.
+        Raises :exc:`Overtaken`, which rolls the transaction back, if a row has changed since it was
+        read.
         """
         now = timezone.now()
         groups: dict[str, list[OrderUpdate]] = defaultdict(list)
@@ -283,7 +281,7 @@ class OrderUpdate:
 def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
     """Return the value of ``due_at`` for orders whose check began at ``checked_at``.
 
-    If another check was wanted after that time, the order is due at ``again_at`` at the latest.
+    If another check was wanted since, the order is due at ``again_at`` at the latest.
     """
     if due_at is not None and due_at <= again_at:
         return due_at
@@ -556,7 +554,6 @@ class Order(models.Model):
         _("looked after by"), max_length=254, editable=False, blank=True
     )
     looked_after_since = models.DateTimeField(null=True, editable=False)
-    # The time when the customer was erased; NULL: the customer is still named.
     customer_erased_at = models.DateTimeField(null=True, editable=False)
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
@@ -583,7 +580,7 @@ class Order(models.Model):
 
     objects = OrderQuerySet.as_manager()
 
-    # True if `record` inserted this instance.
+    # Set by `record` if it inserted this instance.
     is_new = False
 
     class Meta:
@@ -767,8 +764,8 @@ class Order(models.Model):
     def missing_quantity(self) -> int:
         """The number of cards that a final order lacks; 0 while the order is open.
 
-        Cards that came after the order had settled are not missing. Takes a query only if fewer
-        cards were delivered than ordered.
+        Cards that came after the order had settled are not missing. Takes a query if fewer cards
+        were delivered than ordered.
         """
         if not self.is_final or self.fulfilled_quantity == self.quantity:
             return 0
@@ -834,10 +831,7 @@ class Order(models.Model):
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
-        """True if the order was certainly sent to another account: the environments differ.
-
-        Another key of the same environment may be a new key for the same account.
-        """
+        """True if the order was certainly sent to another account: the environments differ."""
         environments = {self.environment, key.environment}
         return len(environments) == 2 and "" not in environments
 
@@ -1051,7 +1045,6 @@ class Order(models.Model):
         return {int(position) for text in texts for position in text.split(",") if position}
 
     def may_be_claimed(self, now: datetime, *, due_by: datetime) -> bool:
-        """True if the order may be claimed at ``now`` for a check that is due by ``due_by``."""
         is_claimed = is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
         is_due = self.due_at is not None and self.due_at <= due_by
         return self.status in FOLLOWED and not is_claimed and is_due

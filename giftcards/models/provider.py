@@ -77,7 +77,6 @@ def configured_key() -> str | None:
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def current(self, fingerprint: str) -> ApiKey:
-        """Return the row of the key with this fingerprint; created on first use."""
         return self.get_or_create(pk=fingerprint)[0]
 
     def accept(self, key: ApiKey) -> bool:
@@ -142,7 +141,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 
         ``own`` is the fingerprint of this process's key; ``None`` stands for the key used last.
         """
-        # There are only as many rows as the shop has had keys.
+        # Few rows: one for each key that the shop has had.
         keys = list(self)
         if own is None and keys:
             own = max(keys, key=ApiKey.last_use).pk
@@ -157,7 +156,6 @@ class ApiKey(models.Model):
     few calls with a refused key, the provider blocks the shop's IP address.
     """
 
-    # See giftcards.keys.keyring.key_fingerprint.
     fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
     # The environment of the key's account; "" if the provider did not say.
     environment = models.CharField(max_length=10, choices=Environment, blank=True)
@@ -173,7 +171,7 @@ class ApiKey(models.Model):
     tells_references = models.BooleanField(null=True)
     # The time when an order was accepted only without its reference; NULL: never, as far as known.
     references_unwanted_at = models.DateTimeField(null=True)
-    # The last time when a process could not make calls, because this key is refused.
+    # The last time when this refused key kept a process from making calls.
     stopped_at = models.DateTimeField(null=True)
 
     objects = ApiKeyQuerySet.as_manager()
@@ -213,7 +211,6 @@ class ApiKey(models.Model):
 
 class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     def current(self) -> ProviderState:
-        """Return the single row; created on first use."""
         return self.get_or_create(pk=1)[0]
 
     def note_tick(self, by: str = "") -> None:
@@ -224,7 +221,6 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(**ticked)
 
     def note_chores(self, begun: str, ended: Mapping[str, datetime | None]) -> None:
-        """Record the chore that was begun last, and when each chore last ended."""
         times = {name: at and at.isoformat() for name, at in ended.items()}
         self.filter(pk=1).update(chores={"begun": begun, "ended": times})
 
@@ -288,7 +284,6 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         older.update(balance=balance, balance_read_at=asked_at)
 
     def note_spending(self, amount: Decimal) -> None:
-        """Store the amount that was spent in the last 24 hours."""
         # The cap keeps wrong amounts of the provider from overflowing the column.
         self.filter(pk=1).update(spent_lately=min(amount, LARGEST_AMOUNT))
 
@@ -360,7 +355,7 @@ class ProviderState(models.Model):
     ticked_at = models.DateTimeField(_("last tick"), null=True)
     # The program that ticked last and its machine, such as "qcluster@web-2".
     ticked_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
-    # The time since which there has been a tick every few minutes.
+    # The start of uninterrupted ticks.
     ticking_since = models.DateTimeField(null=True)
     # See chores_record.
     chores = models.JSONField(default=dict)
@@ -370,7 +365,7 @@ class ProviderState(models.Model):
     final_orders = models.JSONField(default=dict)
     final_orders_until = models.DateTimeField(null=True)
 
-    # The time when the last complete purge of old codes ended.
+    # The end of the last complete purge of old codes.
     purged_at = models.DateTimeField(null=True)
     # An unfinished purge goes on with the orders that settled at this time; NULL: none is
     # unfinished.
@@ -473,7 +468,6 @@ class ProviderState(models.Model):
         return Explanation("")
 
     def why_paused(self) -> str:
-        """Return :meth:`explain_pause` in one line for developers; "" if calls are not paused."""
         return self.explain_pause().for_developers
 
     def explain(self) -> str:
@@ -544,7 +538,6 @@ class ProviderState(models.Model):
         return Explanation(text, str(ASK_DEVELOPER), hint)
 
     def worker_problem(self, now: datetime) -> str:
-        """Return :meth:`explain_worker` in one line for developers; "" if a worker is running."""
         return self.explain_worker(now).for_developers
 
 

@@ -104,9 +104,9 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> Found:
         """Return the newest orders that have the words of ``text``, at most ``limit``.
 
-        If no order has all these words, an order is found if it has words that begin with them.
-        Only terms of the kinds in ``kinds`` count. With all kinds, an order is also found if its id
-        or its reference at the provider begins with ``text``.
+        If no order has all these words, words that begin with them count, too. Only terms of
+        ``kinds`` count. With all kinds, an order is also found if its id or its reference at the
+        provider begins with ``text``.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)

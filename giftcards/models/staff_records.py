@@ -61,7 +61,7 @@ class CardReveal(models.Model):
         return str(_("card %(position)s") % {"position": self.card.position})
 
 
-# The same note of the same person within this time is taken for a double click.
+# An equal note of the same person within this time is a double click.
 _TWICE = timedelta(minutes=1)
 _LONGEST_NOTE = 2_000
 

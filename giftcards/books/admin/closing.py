@@ -210,14 +210,12 @@ def _asked_for(request: HttpRequest) -> date | None:
 
 
 def _token(month: Month) -> str:
-    """Return a hash of the month's figures and closings, which the page has shown."""
     number = month.closing.number if month.closing else 0
     seen = [month.first.isoformat(), number, as_stored(month.figures), month.open_steps]
     return token("close_month", seen)
 
 
 def _may_be_closed(month: Month) -> bool:
-    """True if the month is over, and its closing would record something new."""
     was = month.closing
     return month.is_over and (was is None or was.figures != as_stored(month.figures))
 

@@ -44,7 +44,7 @@ class Question:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The values of the form's fields that are not empty."""
+        """The values of the form's fields, without empty ones."""
         fields = {
             "from": self.start.isoformat(),
             "to": self.end.isoformat(),

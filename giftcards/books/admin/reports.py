@@ -245,9 +245,9 @@ _FILTERS: Mapping[str, Mapping[str, str]] = {
     "customer_planned_amount": {"refund": "planned"},
     "open_amount": {"refund": "owed"},
 }
-# The key figures that are left out while they are 0.
+# Left out while they are 0.
 _RARE = {"rejected", "unpaid", "unknown", "contradictory"}
-# The key figures that are marked if they are not 0, because a person has to act.
+# Marked unless they are 0, because a person has to act.
 _WRONG = {"open_amount", "unknown", "contradictory"}
 
 
@@ -318,7 +318,6 @@ def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
 def _lines(
     report: Report, question: Question, columns: Mapping[Column, bool], *, order_list: str
 ) -> Iterator[tuple[str, str, list[tuple[Any, str]]]]:
-    """Yield the table's rows: the name, the URL of its orders or "", and the cells."""
     for row in report.rows:
         about = _question_of(row, question)
         url = list_url(order_list, about) if about else ""
@@ -445,7 +444,6 @@ def _chart(report: Report) -> dict[str, Any] | None:
 
 
 def _columns(report: Report) -> dict[str, Any]:
-    """Return a chart with a column for each day, week or month, even one without orders."""
     rows = {row.key: row for row in report.rows}
     keys = [key for key, _first, _last in spans(report.start, report.end, report.by)]
     found = [rows.get(key) or Row(key, "", Figures()) for key in keys]
