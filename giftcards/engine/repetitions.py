@@ -110,7 +110,7 @@ def _search_again(order: Order) -> None:
 
 
 def move_sent(order: Order, problem: Problem, **columns: Any) -> bool:
-    """Move an order to UNCONFIRMED that was sent, although it is PENDING, or that is PLACING.
+    """Move a PENDING or PLACING order to UNCONFIRMED, because the provider may have it.
 
     Return False if another process has moved or claimed the order since it was read.
     """
