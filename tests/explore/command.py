@@ -35,7 +35,7 @@ def main() -> int:
     """Do what the arguments say; return 1 if something is wrong."""
     options = _parse()
     if options.planted is not None:
-        how = {name: getattr(options, name) for name in ("seconds", "seed", "database")}
+        how = {name: getattr(options, name) for name in ("seconds", "seed", "jobs", "database")}
         return planting.run(options.planted, **how)
     with tempfile.TemporaryDirectory(prefix="giftcards-explore-") as folder:
         os.environ["DATABASE_URL"] = options.database or f"sqlite:///{folder}/explored"

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tests.explore.simulation import monotonic
@@ -24,8 +24,13 @@ ROOT = Path(__file__).parents[2]
 _COPIED = ("giftcards", "example_project", "tests", "pyproject.toml")
 
 
-def run(names: Collection[str], *, seconds: float, seed: int | None, database: str | None) -> int:
+def run(
+    names: Collection[str], *, seconds: float, seed: int | None, jobs: int, database: str | None
+) -> int:
     """Look for each bug, or for these, for so long; return 1 if one is not found."""
+    options = ["--first", f"--seconds={seconds}", f"--jobs={jobs}"]
+    options += [] if seed is None else [f"--seed={seed}"]
+    options += [] if database is None else [f"--database={database}"]
     patches = sorted(each for each in FOLDER.glob("*.patch") if not names or each.stem in names)
     found = tried = 0
     for patch in patches:
@@ -35,7 +40,7 @@ def run(names: Collection[str], *, seconds: float, seed: int | None, database: s
             says = f"left out: it shows on {needed} only"
         else:
             began = monotonic()
-            how = _find(patch, facts.get("Found by", ""), seconds, seed, database)
+            how = _find(patch, facts.get("Found by", ""), options, database)
             tried, found = tried + 1, found + bool(how)
             took = monotonic() - began
             says = f"found after {took:.0f} s: {how}" if how else f"not found in {took:.0f} s"
@@ -45,7 +50,7 @@ def run(names: Collection[str], *, seconds: float, seed: int | None, database: s
     return int(found < tried)
 
 
-def _find(patch: Path, tests: str, seconds: float, seed: int | None, database: str | None) -> str:
+def _find(patch: Path, tests: str, options: Sequence[str], database: str | None) -> str:
     """The finding of the bug in a copy that has it; "" if there is none."""
     with tempfile.TemporaryDirectory(prefix="giftcards-planted-") as folder:
         for name in _COPIED:
@@ -60,7 +65,7 @@ def _find(patch: Path, tests: str, seconds: float, seed: int | None, database: s
             environment["DATABASE_URL"] = database
         if tests:
             return _test(tests, folder, environment)
-        return _explore(folder, environment, seconds, seed, database)
+        return _explore(folder, environment, options)
 
 
 def _test(command: str, folder: str, environment: dict[str, str]) -> str:
@@ -78,17 +83,10 @@ def _test(command: str, folder: str, environment: dict[str, str]) -> str:
     return failed[1] if failed else ""
 
 
-def _explore(
-    folder: str, environment: dict[str, str], seconds: float, seed: int | None, database: str | None
-) -> str:
+def _explore(folder: str, environment: dict[str, str], options: Sequence[str]) -> str:
     """The first violation in a history, and its seed; "" if there is none."""
-    command = [sys.executable, "-m", "tests.explore", "--first", "--seconds", str(seconds)]
-    if seed is not None:
-        command += ["--seed", str(seed)]
-    if database is not None:
-        command += ["--database", database]
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "tests.explore", *options],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
