@@ -42,8 +42,8 @@ from giftcards.text.display import isolated
 OFFERED = 100
 # The maximum number of primary keys in one statement.
 _FEW = 1_000
-# The digits of the longest primary key.
-_LONGEST_KEY = 19
+# A primary key with more digits may be too large for the database.
+_MOST_DIGITS = 18
 
 
 class IndexedFilter(admin.ListFilter):
@@ -246,7 +246,7 @@ class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
 
     def _asked_for(self, request: HttpRequest, model_admin: Any) -> Order | None:
         key = self.value() or ""
-        if not (key.isdecimal() and key.isascii() and len(key) < _LONGEST_KEY):
+        if not (key.isdecimal() and key.isascii() and len(key) <= _MOST_DIGITS):
             return None
         return cast("Order | None", model_admin.get_queryset(request).filter(pk=key).first())
 

@@ -78,7 +78,7 @@ class SendAgainForm(forms.Form):
         label=_("Your password"),
         required=False,
         strip=False,
-        help_text=_("Needed if the cards go to another address than the customer's."),
+        help_text=_("Needed if the cards go to an address that is not the order's."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
     # Each form has another value, so that pressing its button twice sends one message.
