@@ -67,7 +67,6 @@ def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) 
             with transaction.atomic(using=router.db_for_write(Group)):
                 Group.objects.create(name=name).permissions.add(*wanted)
         except IntegrityError:
-            # Another process has just created the group.
             group = Group.objects.get(name=name)
         else:
             return Role(name, "created")

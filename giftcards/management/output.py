@@ -1,6 +1,6 @@
 """The output of the commands: help with examples, progress, times and closed pipes.
 
-This module imports no model and no setting, because the simulator's command needs neither.
+This module works without models and settings, because the simulator's command needs neither.
 """
 
 from __future__ import annotations

@@ -61,7 +61,6 @@ REFUSAL_REASONS = {
     "OUT_OF_STOCK": "out_of_stock",
 }
 _REFUSAL_CODES = {"ERR_VALIDATION", "NO_BALANCE", "INSUFFICIENT_BALANCE", "NOT_FOUND"}
-# The provider spells this code in two ways.
 _REPEATED_REFERENCE = {"DUPLICATED_REF", "DUPLICATED-REF"}
 
 

@@ -63,7 +63,7 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True)
 class OfferChange:
-    """A change of a type ``after`` seconds from the start; ``None`` keeps the price or stock."""
+    """A change of a type, ``after`` seconds after the simulator was made; ``None``: no change."""
 
     after: float
     type_id: str
