@@ -16,9 +16,12 @@ from zoneinfo import ZoneInfo
 
 import hypothesis
 import pytest
-from django.apps import apps
+from django.apps import AppConfig, apps
+from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.core.management.commands import flush
 from django.db import connection
+from django.db.models import Model
 from django.test import Client
 from django.utils import translation
 
@@ -62,6 +65,9 @@ _EXTERNAL = {"browser", "cluster", "office", "packaging"}
 _EXTERNAL_SECONDS = 1_200
 # What keeps tests from the database that do not say that they use it.
 _BLOCKER = pytest.StashKey[Any]()
+_OURS = ("giftcards", "example_project")
+# The rows that `migrate` has made for other apps, such as permissions.
+_ROWS: list[list[Model]] = []
 
 
 class Outcome(NamedTuple):
@@ -154,12 +160,32 @@ def site(
 
 
 @pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
+    """The tables of other apps come from their models: their migrations, some dozens, take long.
+
+    But for those of django-oscar, which fill tables.
+    """
+    if not apps.is_installed("giftcards.oscar"):
+        settings.MIGRATION_MODULES = {app.label: None for app in _apps_of_others()}
+
+
+def _apps_of_others() -> list[AppConfig]:
+    return [app for app in apps.get_app_configs() if not app.name.startswith(_OURS)]
+
+
+@pytest.fixture(scope="session")
 def django_db_setup(
     django_db_setup: None, django_db_blocker: Any, pytestconfig: pytest.Config
 ) -> None:
     """The test database, with the request slots in it: most tests need them, and they are many."""
     pytestconfig.stash[_BLOCKER] = django_db_blocker
     with django_db_blocker.unblock():
+        models = [model for app in _apps_of_others() for model in app.get_models()]
+        # Permissions refer to content types.
+        models.sort(key=lambda model: model._meta.label != "contenttypes.ContentType")
+        _ROWS[:] = [list(model._base_manager.all()) for model in models]
+        # Each emptying of the tables would have them made anew, which takes long.
+        flush.emit_post_migrate_signal = lambda *_given, **_named: None
         _fill_database()
         if connection.vendor == "postgresql":
             connection.ops.sql_flush = _sql_delete
@@ -181,7 +207,7 @@ def _fill_database() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Fill the database again after a test that commits, which ends by emptying all tables.
+    """Fill the tables again after a test that commits, which ends by emptying all of them.
 
     Such tests are the last, but only within what one process of several is given at a time.
     """
@@ -193,6 +219,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         marker and marker.kwargs.get("transaction")
     ):
         with item.config.stash[_BLOCKER].unblock():
+            for rows in filter(None, _ROWS):
+                type(rows[0])._base_manager.bulk_create(rows)
             _fill_database()
 
 
