@@ -37,6 +37,7 @@ DIFFERENT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+OF_PAYMENTS = "A link for a payment has a reference, and is open at first"
 CREATE, CHECK = "POST createLink", "GET checkPayment/OCPL-ABC123-XY12"
 
 
@@ -117,17 +118,16 @@ def try_at(simulator: Simulator) -> dict[str, str]:
     return {sentence: word for word, sentence in try_all(provider)}
 
 
-def tried(**options: Any) -> dict[str, str]:
-    """The words by their sentences, of a simulator that settles at once."""
-    with Simulator(delay=(0, 0), keys=["simulated"], **options) as simulator:
-        return try_at(simulator)
-
-
 @pytest.mark.parametrize(("options", "sentences"), DIFFERENT.values(), ids=DIFFERENT)
 def test_exactly_what_the_provider_does_otherwise_differs(
     options: dict[str, Any], sentences: tuple[str, ...]
 ) -> None:
-    results = tried(**options)
+    with Simulator(delay=(0, 0), keys=["simulated"], **options) as simulator:
+        results = try_at(simulator)
+        # One payment of the least amount is asked for, and never made.
+        [payment] = simulator.payments.values()
+        assert (payment.amount, payment.status) == (500, "PENDING")
+        assert ["ocpay" in request.path for request in simulator.requests].count(True) == 2
     assert len(results) == len(ASSUMPTIONS)
     different = [sentence for sentence, word in results.items() if word == "differs"]
     for found, expected in zip_longest(different, sentences, fillvalue="nothing"):
@@ -135,9 +135,13 @@ def test_exactly_what_the_provider_does_otherwise_differs(
 
 
 @pytest.mark.parametrize(("answers", "word", "detail"), PAYMENTS.values(), ids=PAYMENTS)
-def test_what_a_sandbox_says_of_payments_is_one_line_beside_the_rest(
-    answers: dict[str, tuple[int, dict[str, Any]]], word: str, detail: str
+def test_what_a_sandbox_says_of_payments_is_one_line(
+    answers: dict[str, tuple[int, dict[str, Any]]],
+    word: str,
+    detail: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("tests.contract.ASSUMPTIONS", {OF_PAYMENTS: ASSUMPTIONS[OF_PAYMENTS]})
     with (
         Simulator(delay=(0, 0), keys=["simulated"]) as simulator,
         responses.RequestsMock() as wire,
@@ -146,20 +150,8 @@ def test_what_a_sandbox_says_of_payments_is_one_line_beside_the_rest(
         for request, (status, body) in answers.items():
             method, path = request.split()
             wire.add(method, f"{simulator.url}/v3/ocpay/{path}", status=status, json=body)
-        results = try_at(simulator)
-    sentence = f"A link for a payment has a reference, and is open at first: {detail}."
-    assert results.pop(sentence) == word
-    assert "differs" not in results.values()
+        assert try_at(simulator) == {f"{OF_PAYMENTS}: {detail}.": word}
     assert simulator.payments == {}
-
-
-def test_one_payment_of_the_least_amount_is_asked_for_and_never_made() -> None:
-    with Simulator(delay=(0, 0), keys=["simulated"]) as simulator:
-        assert "differs" not in try_at(simulator).values()
-        [payment] = simulator.payments.values()
-        asked = [request for request in simulator.requests if "ocpay" in request.path]
-    assert (payment.amount, payment.status) == (500, "PENDING")
-    assert len(asked) == 2
 
 
 def test_a_key_that_is_not_for_the_sandbox_is_refused() -> None:

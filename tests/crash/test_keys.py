@@ -25,7 +25,7 @@ from giftcards.privacy.retention import Purge, purge
 from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
-from tests.stage import stop
+from tests.stage import stop, use_keys
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.cluster, pytest.mark.django_db(transaction=True)]
@@ -56,7 +56,7 @@ class Shop:
         self._numbers = count(1)
 
     def use(self, *keys: str) -> None:
-        self.settings.GIFTCARDS = {**self.settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
+        use_keys(self.settings, *keys)
 
     def deliver(self, orders: int, *, days_ago: int) -> None:
         self.codes |= self._stored(orders, days_ago=days_ago)
