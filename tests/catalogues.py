@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
+@cache
 def entries(po: Path) -> dict[tuple[str, ...], list[str]]:
     """The entries of a catalogue: (msgid, or msgid and msgid_plural) → its translations."""
     found: dict[tuple[str, ...], list[str]] = {}
@@ -61,6 +64,18 @@ def entries(po: Path) -> dict[tuple[str, ...], list[str]]:
     # What stands first is about the catalogue.
     del found[("",)]
     return found
+
+
+def assert_same_texts(root: Path, folder: Path) -> None:
+    """The catalogues of ``root`` contain every text of its code and no other."""
+    copy = folder / root.name
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("__pycache__", "*.mo"))
+    options = (*(f"--locale={language}" for language in LANGUAGES), "--no-location")
+    run(sys.executable, "-m", "django", "makemessages", *options, "--no-obsolete", cwd=copy)
+    for language in LANGUAGES:
+        before = set(entries(catalogue(language, "po", root)))
+        after = set(entries(catalogue(language, "po", copy)))
+        assert (language, after - before, before - after) == (language, set(), set())
 
 
 def placeholders(message: str) -> list[str]:

@@ -204,7 +204,7 @@ def wait_for_a_worker() -> None:
 
 def let_it_be_late() -> None:
     work()
-    Order.objects.update(created_at=ago(303), accepted_at=ago(301))
+    Order.objects.update(created_at=ago(303), accepted_at=ago(301), checked_at=ago(60))
     work("--reference", Order.objects.get().reference)
 
 
