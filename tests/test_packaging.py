@@ -260,25 +260,8 @@ def test_the_wheel_has_all_files_of_the_app_and_no_others(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == ours
-    for pattern in (
-        r"giftcards/py\.typed",
-        r"giftcards/migrations/0001_initial\.py",
-        r"giftcards/management/commands/giftcards_place\.py",
-        r"giftcards/templates/.+",
-        r"giftcards/static/giftcards/.+",
-        r"giftcards/delivery/migrations/0001_initial\.py",
-        r"giftcards/delivery/management/commands/giftcards_deliver\.py",
-        r"giftcards/delivery/templates/giftcards_delivery/messages/delivered/body\.txt",
-        r"giftcards/delivery/templates/giftcards_delivery/page/cards\.html",
-        r"giftcards/delivery/static/giftcards_delivery/.+\.css",
-        r"giftcards/delivery/static/giftcards_delivery/.+\.js",
-        r"giftcards/oscar/management/commands/giftcards_oscar_sync\.py",
-        r"giftcards/oscar/templates/oscar/customer/baseaccountpage\.html",
-        r"giftcards/oscar/static/giftcards_oscar/.+\.css",
-        r"giftcards/locale/ar/LC_MESSAGES/django\.mo",
-        r"giftcards/locale/fr/LC_MESSAGES/django\.mo",
-    ):
-        assert any(re.fullmatch(pattern, name) for name in packed), pattern
+    # What other tests would not miss.
+    assert "giftcards/py.typed" in packed
 
 
 def metadata(wheel: Path) -> str:

@@ -66,7 +66,8 @@ def decisions(order: Order) -> list[tuple[str, dict[str, Any], str]]:
 class TestNewOrder:
     def test_the_new_order_is_for_the_missing_cards_of_the_same_customer(self) -> None:
         names = {"product_name": "PSN", "type_name": "500 DA"}
-        order = make_guide_order(PARTIAL, **CUSTOMER, **names)
+        order = make_guide_order(PARTIAL, sale_price=Decimal(550), **CUSTOMER, **names)
+        before = Order.objects.values().get()
         reorder_missing(order, by="amina")
         new = Order.objects.get(repeats=order)
         assert new.line == (PRODUCT, TYPE, 2)
@@ -74,6 +75,14 @@ class TestNewOrder:
         assert {name: getattr(new, name) for name in expected} == expected
         assert (new.status, new.fulfilled_quantity) == (Status.PENDING, 0)
         assert order.repeated_by == new
+        # The order itself stays as it is but for what went along, and says who decided.
+        gone = {"reordered_amount": Decimal("1100.00"), "open_amount": 0, "is_owing": False}
+        assert Order.objects.values().get(pk=order.pk) == before | gone
+        told = {"by": "amina", "order": new.reference}
+        assert decisions(order) == [("staff_reordered", told, "amina")]
+        text = f"amina ordered the missing cards again, as {new.reference}."
+        assert str(Problem("staff_reordered", told)) == text
+        assert not order.changes.exists()
 
     @pytest.mark.parametrize("status", [REFUNDED, REJECTED])
     def test_all_cards_are_ordered_again_if_none_came(self, status: Status) -> None:
@@ -101,29 +110,6 @@ class TestNewOrder:
         with Gateway() as gateway:
             send(new, gateway)
         assert (new.status, posts(simulator)) == (Status.HANDLING, 1)
-
-    def test_the_rest_of_an_order_that_was_confirmed_at_a_price_is_not_bought_at_every_price(
-        self,
-    ) -> None:
-        order = make_guide_order(PARTIAL, approved_price=Decimal(490))
-        assert reorder_missing(order, by="amina").price_ceiling == 490
-
-    def test_the_order_itself_stays_as_it_is_but_for_what_went_along(self) -> None:
-        order = make_guide_order(PARTIAL, sale_price=Decimal(550))
-        before = Order.objects.values().get()
-        reorder_missing(order, by="amina")
-        after = Order.objects.values().get(pk=order.pk)
-        gone = {"reordered_amount": Decimal("1100.00"), "open_amount": 0, "is_owing": False}
-        assert after == before | gone
-
-    def test_the_timeline_of_the_order_says_who_decided(self) -> None:
-        order = make_guide_order(PARTIAL)
-        new = reorder_missing(order, by="amina")
-        told = {"by": "amina", "order": new.reference}
-        assert decisions(order) == [("staff_reordered", told, "amina")]
-        text = f"amina ordered the missing cards again, as {new.reference}."
-        assert str(Problem("staff_reordered", told)) == text
-        assert not order.changes.exists()
 
 
 def use_key_of(environment: str) -> None:
@@ -253,18 +239,26 @@ class TestMoney:
         ]
         assert kept + chain[-1].owed_amount == Decimal(1000)  # type: ignore[union-attr]
 
-    def test_a_card_may_cost_what_it_might_cost_before(self) -> None:
-        order = make_guide_order(PARTIAL, max_price=Decimal(500), approved_price=Decimal(700))
-        new = reorder_missing(order, by="amina")
-        assert (new.max_price, new.approved_price, new.price_ceiling) == (500, None, 500)
-
-    def test_a_card_may_cost_what_is_said_now(self) -> None:
-        order = make_guide_order(PARTIAL, max_price=Decimal(500), sale_price=Decimal(550))
-        assert reorder_missing(order, by="amina", max_price=520).price_ceiling == 520
-
-    def test_a_card_may_cost_what_the_customer_has_paid_for_it(self) -> None:
-        order = make_guide_order(PARTIAL, quantity=3, fulfilled_quantity=2, sale_amount=1000)
-        assert reorder_missing(order, by="amina").price_ceiling == Decimal("333.33")
+    @pytest.mark.parametrize(
+        ("values", "said", "ceiling"),
+        [
+            ({"max_price": Decimal(500), "approved_price": Decimal(700)}, {}, 500),
+            ({"max_price": Decimal(500), "sale_price": Decimal(550)}, {"max_price": 520}, 520),
+            # An order that was confirmed at a price is not bought at every price.
+            ({"approved_price": Decimal(490)}, {}, 490),
+            (
+                {"quantity": 3, "fulfilled_quantity": 2, "sale_amount": 1000},
+                {},
+                Decimal("333.33"),
+            ),
+        ],
+        ids=["as before", "as is said now", "as was approved", "as the customer has paid"],
+    )
+    def test_a_card_has_a_highest_price(
+        self, values: dict[str, Any], said: dict[str, int], ceiling: Decimal
+    ) -> None:
+        new = reorder_missing(make_guide_order(PARTIAL, **values), by="amina", **said)
+        assert (new.price_ceiling, new.approved_price) == (ceiling, None)
 
     @pytest.mark.parametrize("max_price", [-1, Decimal("0.001"), 1.5, "2", True])
     def test_an_invalid_highest_price_orders_nothing(self, max_price: Any) -> None:

@@ -107,10 +107,14 @@ class TestAPipeThatIsClosed:
 
 class TestHelp:
     @pytest.mark.parametrize("name", COMMANDS)
-    def test_help_has_examples_that_the_command_understands(self, name: str) -> None:
+    def test_help_fits_80_columns_and_has_examples_that_the_command_understands(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
         command: Any = load_command_class(APPS[name], name)
         parser = command.create_parser("manage.py", name)
         text = parser.format_help()
+        assert max(map(len, text.splitlines())) <= 80
         shown = re.findall(rf"^  manage\.py {name}(.*)$", text, re.MULTILINE)
         assert shown
         assert len(shown) == len(command.examples)
@@ -125,12 +129,6 @@ class TestHelp:
         for action in parser._actions:
             if not inherited.intersection(action.option_strings) and not action.required:
                 assert "(default: " in str(action.help), action
-
-    @pytest.mark.parametrize("name", COMMANDS)
-    def test_help_fits_80_columns(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("COLUMNS", "80")
-        parser = load_command_class(APPS[name], name).create_parser("manage.py", name)
-        assert max(map(len, parser.format_help().splitlines())) <= 80
 
 
 @pytest.mark.django_db

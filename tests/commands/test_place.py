@@ -35,7 +35,10 @@ KEYS = [
 PAUSED = "The provider asked for fewer requests. Slower. Requests go on automatically."
 
 
-def test_place_sends_the_order_before_it_returns(call: Call, simulator: Simulator) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_place_sends_the_order_before_it_returns_and_queues_a_sweep_for_a_worker(
+    call: Call, simulator: Simulator
+) -> None:
     out, err, code = call(*PLACE_TWO, "--sale-price", "549.90", "--email", "a@example.com")
     order = Order.objects.get()
     assert out == (
@@ -49,6 +52,8 @@ def test_place_sends_the_order_before_it_returns(call: Call, simulator: Simulato
     assert (err, code) == ("", 0)
     assert list(simulator.orders) == [order.provider_order_id]
     assert (order.sale_price, order.customer_email) == (Decimal("549.90"), "a@example.com")
+    [queued] = OrmQ.objects.all()
+    assert queued.task["func"] == "giftcards.tasks.sweep"
 
 
 def test_place_says_that_another_process_is_sending_the_order(
@@ -65,13 +70,6 @@ def test_place_says_that_another_process_is_sending_the_order(
         out,
     )
     assert code == 1
-
-
-@pytest.mark.django_db(transaction=True)
-def test_place_without_wait_queues_a_sweep_for_a_worker(call: Call, simulator: Simulator) -> None:
-    call(*PLACE_TWO)
-    [queued] = OrmQ.objects.all()
-    assert queued.task["func"] == "giftcards.tasks.sweep"
 
 
 def test_place_with_wait_shows_progress_until_the_order_settles(

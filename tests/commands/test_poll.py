@@ -314,7 +314,8 @@ class TestLoop:
         absent_database: tuple[str, Callable[[], object]],
     ) -> None:
         address, come_back = absent_database
-        record_order(**LINE, reference=None)
+        for type_id in ("type_001", "TEST_PARTIAL"):
+            record_order(product_id=PSN, type_id=type_id, quantity=2, reference=None)
         process = child("giftcards_poll", "--loop", DATABASE_URL=address)
         assert process.stdout is not None
         waiting = process.stdout.readline()
@@ -326,11 +327,15 @@ class TestLoop:
         assert process.poll() is None
         come_back()
         assert process.stdout.readline() == "Following the orders. Stop with Ctrl-C.\n"
-        wait_until(Order.objects.filter(settled_at__isnull=False).exists)
+        wait_until(lambda: Order.objects.filter(settled_at__isnull=False).count() == 2)
         process.terminate()
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert output.splitlines()[-1].endswith(" 1 settled, 0 failed.")
+        assert output.splitlines()[-1].endswith(" 2 settled, 0 failed.")
+        assert posts(simulator) == 2
+        for order in simulator.orders.values():
+            for card in order.cards:
+                assert card.value not in output
 
     @pytest.mark.parametrize(
         ("args", "code", "text"),
@@ -380,26 +385,6 @@ class TestLoop:
     ) -> None:
         refused = ("", "Use only one of --loop, --tick and --reference.\n", 2)
         assert call("giftcards_poll", *options) == refused
-
-    @pytest.mark.django_db(transaction=True)
-    def test_the_poll_loop_settles_orders_in_a_process_of_its_own(
-        self, simulator: Simulator, child: Callable[..., subprocess.Popen[str]]
-    ) -> None:
-        process = child("giftcards_poll", "--loop")
-        for type_id in ("type_001", "TEST_PARTIAL"):
-            record_order(product_id=PSN, type_id=type_id, quantity=2, reference=None)
-        settled = Order.objects.filter(settled_at__isnull=False)
-        wait_until(lambda: settled.count() == 2)
-        process.terminate()
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0
-        lines = output.splitlines()
-        assert lines[0] == "Following the orders. Stop with Ctrl-C."
-        assert lines[-1].endswith(" 2 settled, 0 failed.")
-        assert posts(simulator) == 2
-        for order in simulator.orders.values():
-            for card in order.cards:
-                assert card.value not in output
 
     @pytest.mark.django_db(transaction=True)
     def test_the_poll_loop_settles_orders_beside_one_whose_key_is_refused(

@@ -24,6 +24,8 @@ from tests.builders import ODD_AMOUNTS
 from tests.simulator.shop import LOST, PSN, raw
 from tests.stage import ROOT, unused_port
 
+pytest_plugins = ["tests.stage_fixtures"]
+
 
 class Terminal(io.StringIO):
     """Makes requests to the simulator as soon as it says where it listens, then stops it."""
