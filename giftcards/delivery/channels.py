@@ -51,7 +51,7 @@ class OutcomeUnknown(Exception):
 class SlowDown(Exception):
     """The service refused the message for now, and asked for a pause of ``seconds``.
 
-    A shorter pause than usual has no effect. A pause of more than an hour counts as an hour.
+    If the app's own pause is longer, it is kept. A pause of more than an hour counts as an hour.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -172,7 +172,7 @@ def _message_id(message: Message, from_email: str) -> str:
 
 
 def make_channels() -> list[Channel]:
-    """New instances of the channels in ``CHANNELS``, in the order of that setting."""
+    """New instances of the channels that the setting ``CHANNELS`` lists."""
     return [import_string(path)() for path in conf.channels]
 
 
@@ -180,7 +180,7 @@ def make_channels() -> list[Channel]:
 ATTEMPT_SECONDS = 60.0
 # The time left for an attempt after the signal to stop (seconds).
 _STOPPING_SECONDS = 8.0
-# The interval of checks whether to stop (seconds).
+# The interval at which an attempt checks whether it has to stop (seconds).
 _POLL_EVERY = 0.25
 
 
@@ -213,7 +213,7 @@ def hand_over(
     """Call ``send`` in a thread of its own; return the outcome.
 
     The outcome is ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when ``limits`` are
-    reached. The thread goes on, and calls ``late`` if the message goes out after all.
+    reached. The thread goes on, and calls ``late`` with the outcome if the message still goes out.
     """
     end: Future[Sent | Failure] = Future()
     # A daemon thread does not keep the process from ending.
@@ -335,7 +335,8 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 _LOGIN_REPLIES = range(530, 540)
-# The second part of an enhanced code such as 5.7.1: mail system, network or policy.
+# The second part of an enhanced code, such as 7 in 5.7.1. These parts blame the mail system, the
+# network or a policy.
 _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
 
 
@@ -366,12 +367,12 @@ def _may_be_sent_by_smtp(error: BaseException) -> bool:
     return not functions.isdisjoint({"data", "quit"})
 
 
-# After these HTTP statuses, the request may have been carried out nevertheless.
+# A request may have been carried out even if its answer has one of these HTTP statuses.
 _HTTP_UNCLEAR = {500, 502, 504}
 
 
 def _may_be_sent_by_http(errors: Sequence[BaseException]) -> bool:
-    # anymail wraps errors in errors of the same classes, so the innermost counts.
+    # anymail wraps errors in errors of the same classes, so the innermost error counts.
     error = next((err for err in reversed(errors) if isinstance(err, http.RequestException)), None)
     if error is None:
         return False

@@ -31,7 +31,7 @@ IDS: Mapping[str, str] = {
     "path": "giftcards_delivery.E008",
     "staff_emails": "giftcards_delivery.E009",
 }
-# Django's hosts if DEBUG is on and ALLOWED_HOSTS is empty.
+# The hosts that Django allows if DEBUG is on and ALLOWED_HOSTS is empty.
 _DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
 # The length of the column for channel names.
 _LONGEST_NAME = 40
@@ -111,9 +111,9 @@ def _check_links() -> Iterator[CheckMessage]:
 
 
 def _check_host() -> Iterator[CheckMessage]:
-    """Check that the site answers at the host of links.
+    """Check that ``ALLOWED_HOSTS`` contains the host of links, the one in ``BASE_URL``.
 
-    Otherwise, Django logs each click as an error, and mails the token to ADMINS.
+    Otherwise, Django refuses each click as an error, and mails the link's token to ``ADMINS``.
     """
     host, _port = split_domain_port(urlsplit(conf.base_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
@@ -129,7 +129,7 @@ def _check_host() -> Iterator[CheckMessage]:
 
 def _check_days() -> Iterator[CheckMessage]:
     kept, link = core.codes_kept_days, conf.link_days
-    # In every mode, staff hand over links, and messages with many cards have a link.
+    # This concerns every mode: staff can hand over links, and a message with many cards has a link.
     if conf.base_url and kept is not None and kept < link:
         yield Warning(
             f"Links to cards are said to work for {link:g} days, and codes are destroyed"

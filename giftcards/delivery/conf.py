@@ -37,7 +37,8 @@ class Kind(models.TextChoices):
     REFUNDED = "refunded", _("Not delivered")
     DELAYED = "delayed", _("Please wait")
     PAID_BACK = "paid_back", _("Paid back")
-    #: Hands the cards of a gift to its recipient; replaces messages of the first two kinds.
+    #: Hands the cards of a gift to its recipient, in place of ``DELIVERED`` and
+    #: ``PARTLY_DELIVERED``.
     GIFT = "gift", _("Gift")
     #: Tells the giver of a gift that the cards have come.
     RECEIPT = "receipt", _("Receipt for a gift")
@@ -51,7 +52,7 @@ class Mode(models.TextChoices):
     OFF = "off"
 
 
-#: Maps the status to which an order moves to the kind of message about it.
+#: Maps the new status of an order to the kind of message about it.
 KIND_OF_STATUS: Mapping[str, Kind] = {
     status: Kind(state.customer_news) for status, state in STATES.items() if state.customer_news
 }
@@ -150,7 +151,7 @@ def _is_person(entry: Any) -> bool:
 
 
 def languages() -> dict[str, Any]:
-    """The codes of the site's languages, mapped to their names, some of them lazy."""
+    """Map the codes of the site's languages to their names; some names are lazy strings."""
     return {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE, **dict(settings.LANGUAGES)}
 
 
@@ -236,7 +237,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def contact_address(self) -> str:
-        """The URL that a click on ``contact`` opens; "" for an unknown kind of contact."""
+        """The URL that a click on the shop's ``contact`` opens; "" if none fits its text."""
         contact = self.contact
         if contact.startswith(("https://", "http://")):
             return contact

@@ -1,4 +1,4 @@
-"""News for staff: conditions that hold, and events.
+"""News for staff: recent events, and conditions that hold at present.
 
 News has no codes and no names of customers. Each query uses an index, and reads a limited number of
 rows.
@@ -43,7 +43,7 @@ _LATEST_ENTRIES = 10_000
 
 _ORDERS = "giftcards_order_changelist"
 
-# The permissions for the advice about orders with missing cards.
+# Staff need one of these permissions to follow the advice about orders with missing cards.
 _TAKES = ("giftcards.add_order", "giftcards.settle_refund")
 _warning = partial(Alert, severity=Severity.WARNING)
 EVENTS: Mapping[str, Alert] = {
@@ -61,7 +61,7 @@ EVENTS: Mapping[str, Alert] = {
             remedy=_(
                 "Send the message again, to another address if need be, or call the customer."
             ),
-            # The list also has earlier failed messages.
+            # The linked list also contains messages that failed earlier.
             page="giftcards_delivery_delivery_changelist",
             query="?customers=untold",
         ),
@@ -170,7 +170,7 @@ class Item:
 
     alert: Alert
     count: int = 1
-    #: True if there are more than ``count`` rows.
+    #: True if there are more orders than ``count``.
     has_more: bool = False
     #: True if the news is that a condition has ended.
     has_ended: bool = False
@@ -214,7 +214,7 @@ class Item:
 
     @property
     def headline(self) -> str:
-        """The news in a few words, such as "2 orders to do"; a sentence if ``has_ended``."""
+        """The news in a few words, such as "2 orders to do"; a sentence if a state has ended."""
         if self.has_ended and isinstance(self.alert, Condition):
             return str(self.alert.ended)
         return self.alert.in_words(self.count, has_more=self.has_more)
@@ -257,12 +257,12 @@ class Situation:
     """The conditions that hold at one moment and concern staff, keyed by code."""
 
     at: datetime
-    #: Staff are told of a state when it begins, from time to time, and when it ends.
+    #: States by code. Staff are told when a state begins, again while it lasts, and when it ends.
     states: Mapping[str, Finding]
-    #: Conditions about orders: staff are told of each order once.
+    #: Conditions about orders, by code. Staff are told once of each order.
     matters: Mapping[str, Finding]
-    #: The reason why requests to the provider have just begun to fail; ``None`` if none fails, or
-    #: if ``states`` says so.
+    #: The reason why requests to the provider have just begun to fail. ``None`` if no request
+    #: fails, or if ``states`` already contains the failure.
     silence: Finding | None = None
 
 
@@ -296,9 +296,9 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
-    """Yield an item for each status in which orders became final with cards missing."""
+    """Yield items about orders that became final with cards missing, one item for each status."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
-    # With a list of all other statuses, databases would not use the index by time.
+    # A filter that listed the other statuses would keep databases from using the index by time.
     unfilled = settled.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
     found = unfilled.order_by("settled_at").values_list("status", "pk", "reference")
     rows = list(found[: MOST + 1])
@@ -312,7 +312,7 @@ def _settled(since: datetime, until: datetime) -> Iterator[Item]:
 
 
 def _about_orders(code: str, rows: QuerySet[Any], order: str) -> Iterator[Item]:
-    """Yield an item about the orders of ``rows``, if any."""
+    """Yield an item about the orders of ``rows``, if any; ``order`` names the foreign key."""
     found = list(rows.values_list(f"{order}_id", f"{order}__reference")[: MOST + 1])
     yield from _some(code, found, has_more=len(found) > MOST)
 

@@ -1,7 +1,8 @@
 """Digests for staff: at most one per person in ``DIGEST_MINUTES``, except for urgent news.
 
-Each person has a row; the receivers of the signal ``staff_news`` share one. A process claims the
-row to send a digest. If the process dies, another one sends the digest again after two minutes.
+Each person has a row in the database; the receivers of the signal ``staff_news`` share one row. A
+process claims the row to send a digest. If the process dies, another process sends the digest again
+after two minutes.
 """
 
 from __future__ import annotations
@@ -48,13 +49,14 @@ from giftcards.watch.conditions import MOST, Finding, Severity
 
 logger = logging.getLogger(__name__)
 
-# The greatest DIGEST_MINUTES. If next_attempt_at is further ahead, the clock was set back: the row
-# is due.
+# The greatest DIGEST_MINUTES. A row whose next_attempt_at is further ahead is due, because the
+# clock was set back.
 _LONGEST = timedelta(days=1)
 _LOOK_EVERY = timedelta(minutes=1)
-# Younger events wait for the next digest. Events in open transactions would be missed otherwise.
+# Events younger than this wait for the next digest. Otherwise, events that are not committed yet
+# would be missed.
 _LAG = timedelta(seconds=30)
-# A person is reminded of a lasting state after this time.
+# A person is told again of a state that has lasted for this time.
 _REMINDED_AFTER = timedelta(days=1)
 _PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
 # The longest pause while the mail server is away and a person has urgent news.
@@ -63,7 +65,7 @@ _LONGEST_IF_URGENT = timedelta(minutes=1)
 _AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
 #: The name of the lease that limits searches for urgent news during pauses.
 LOOKED = "newly urgent"
-# Shorter than the minute between two ticks.
+# The length of that lease. It is shorter than the minute from one pass of the worker to the next.
 _LOOK_FOR = timedelta(seconds=45)
 _FOLDER = "giftcards_delivery/digest"
 #: The address in the row of the signal's receivers.
@@ -72,23 +74,23 @@ RECEIVERS = ""
 
 @dataclass(slots=True)
 class Told:
-    """The news that a person has got so far; kept in the column ``StaffDigest.told``."""
+    """The news that a person has got so far; stored in the column ``StaffDigest.told``."""
 
-    #: By code of the state: the timestamp at which the person was last told of it.
+    #: Maps the code of a state to the timestamp at which the person was last told of it.
     states: dict[str, float] = field(default_factory=dict)
-    #: By code of the condition: the primary keys of orders that are no news any more.
+    #: Maps the code of a condition to the primary keys of orders that are no news any more.
     matters: dict[str, list[int]] = field(default_factory=dict)
-    #: The items of the last digest: code, count, and whether the state had ended.
+    #: The items of the last digest: the code, the count, and True if the state had ended.
     last: list[tuple[str, int, bool]] = field(default_factory=list)
-    #: The codes of the urgent items in the last attempt, whether it went out or not.
+    #: The codes of the urgent items in the last digest, even if sending it failed.
     urgent: list[str] = field(default_factory=list)
-    #: True if the last attempt failed for a reason that affects all mails.
+    #: True if sending it failed for a reason that affects all mails.
     is_away: bool = False
     is_claimed: bool = False
 
     @classmethod
     def of(cls, digest: StaffDigest) -> Self:
-        # Another version may have written other names.
+        # Another version of the app may have stored other fields.
         names = [part.name for part in fields(cls)]
         return cls(**{name: digest.told[name] for name in names if digest.told.get(name)})
 
@@ -124,7 +126,7 @@ class _Round:
 
     def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:
         sent = 0
-        # People whose last digest failed come last. An earlier success shows that mail works again.
+        # People whose last digest failed come last: an earlier success shows that mail works again.
         for person in sorted(people.values(), key=lambda one: _is_failing(rows.get(one.address))):
             if not self._limits.may_begin():
                 break
@@ -137,7 +139,7 @@ class _Round:
                 continue
             sent += self._serve(digest, person, situation)
             if Told.of(digest).is_away:
-                # The others stay due for the next round.
+                # The other people stay due for the next round.
                 break
         return sent
 
@@ -153,7 +155,7 @@ class _Round:
         return bool(self._for(person, urgent))
 
     def _for(self, person: StaffPerson, new: list[Item]) -> list[Item]:
-        """Return the part of ``new`` that ``person`` may be told of, without hidden orders."""
+        """Return the items of ``new`` that ``person`` may see, without hidden orders."""
         may = permissions_of(person) if new else bool
         allowed = (item for item in new if may(item.alert.permission))
         parts = (item.visible_part(self._orders_of(person)) for item in allowed)
@@ -252,7 +254,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 
 
 def _listed() -> dict[str, StaffPerson]:
-    """The people who get digests, by address. If people share an address, the first counts."""
+    """The people who get digests, by address; of people who share an address, only the first."""
     people: dict[str, StaffPerson] = {}
     # The receivers come first: a chat may work while mail does not.
     if any(staff_news.named_receivers(None)):
@@ -269,7 +271,7 @@ def _is_past(moment: datetime | None, now: datetime) -> bool:
 def _begin(address: str, situation: Situation) -> StaffDigest | None:
     """Create the row of a person; return ``None`` if the row exists.
 
-    The person is told neither of earlier events nor of orders that a condition concerns already.
+    Earlier events are no news for the person, nor are orders that need attention already.
     """
     told = Told(matters=_open_orders(situation))
     digest, is_new = StaffDigest.objects.get_or_create(
@@ -317,7 +319,7 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 
 def _newly_urgent(told: Told, situation: Situation) -> list[Item]:
-    """Urgent items that are new, and were not in the last attempt."""
+    """Urgent items that are new, and were not in the last digest, even if sending that failed."""
     codes = situation.states.keys() - told.states.keys() - set(told.urgent)
     new = (Item.about(alerts()[code], situation.states[code]) for code in codes)
     return [item for item in new if item.severity == Severity.URGENT]
@@ -345,7 +347,7 @@ def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
     at = situation.at.timestamp()
     new = {item.code: at for item in items if item.code in situation.states}
     return Told(
-        # A state that ended is forgotten, even without news of its end.
+        # A state that has ended is forgotten, even if the person was not told of its end.
         states={code: at for code, at in told.states.items() if code in situation.states} | new,
         # Even orders that do not concern the person are recorded: they must not become news later.
         matters=_open_orders(situation),
@@ -396,7 +398,7 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
-    # A mail that goes out later is not recorded, and is sent again.
+    # If the mail goes out after the time limit, this is not recorded, and the mail is sent again.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 

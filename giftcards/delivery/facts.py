@@ -56,7 +56,8 @@ class Facts:
     """The facts of an order for its customer; amounts are ``None`` without a sale amount."""
 
     reference: str
-    #: The name that the customer knows: a group, such as an invoice, or else the reference.
+    #: The name under which the customer knows the order: its group, such as an invoice number, or
+    #: else its reference.
     known_as: str
     #: The names of product and denomination in the catalogue; "Gift card" and "" if unknown.
     product: str
@@ -75,12 +76,12 @@ class Facts:
     paid_back: tuple[PaidBack, ...]
     #: True if the missing cards were ordered again, and so are still to come.
     is_reordered: bool
-    #: The day by which the shop has promised to pay back; ``None`` without a promise.
+    #: The day by which the shop has promised to pay the customer; ``None`` without a promise.
     promised_day: date | None = None
 
     @property
     def pay_back_by(self) -> date | None:
-        """The promised day; ``None`` if it has passed, or if nothing is left to pay back."""
+        """The day by which the shop pays back; ``None`` if it has passed, or if nothing is owed."""
         is_due = self.payback in TO_COME and not self.is_payback_late
         return self.promised_day if is_due else None
 
@@ -219,7 +220,7 @@ def cards_of(order: Order) -> CardQuerySet:
 
     Surplus and late cards are left out, because staff decide about them.
     """
-    # The order's own manager sets the order on its cards. So opening a card takes no query.
+    # Cards from ``order.cards`` know their order already. So opening a card takes no query.
     cards = order.cards.filter(position__lte=order.fulfilled_quantity)
     return cards.readable() if order.is_final else cards.none()
 

@@ -24,7 +24,7 @@ from giftcards.models import Order
 
 # 24 random bytes are 192 bits.
 _BYTES = 24
-#: The length of a link's token, of letters, digits, dashes and underscores.
+#: The length of a link's token, which consists of letters, digits, dashes and underscores.
 TOKEN_LENGTH = 32
 _SALT = "giftcards.delivery.links"
 
@@ -60,8 +60,8 @@ def expiry() -> datetime:
 def find(token: str, *, again: str | None = None) -> CardLink | None:
     """Return the link with this token; ``None`` if it cannot show cards at present.
 
-    ``again`` is the key of a page, as in :meth:`CardLinkQuerySet.usable`. Every call makes one
-    query.
+    ``again`` is the key of a page that may show its cards once more: see
+    :meth:`CardLinkQuerySet.usable`. Every call makes one query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]
@@ -89,9 +89,10 @@ _APART = 1.0
 
 @contained
 def make(place: str) -> tuple[str, str]:
-    """A new token for a page at ``place``, and a key that is unique to the page.
+    """Return a token for a page, and a key that is unique to the page.
 
-    ``place`` may be a secret: token and key do not reveal it.
+    ``place`` says where the token is valid, for example the token of a link. It may be a secret:
+    the result does not reveal it.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000), _host()]
@@ -100,11 +101,11 @@ def make(place: str) -> tuple[str, str]:
 
 @contained
 def read(token: str, place: str, *, quickest: float) -> str | None:
-    """The key that :func:`make` gave the page; ``None`` if the token cannot be trusted.
+    """The key that :func:`make` returned with ``token``; ``None`` if the token is not valid.
 
-    A token must be genuine and made for ``place``. Its age must be from ``quickest`` seconds to an
-    hour. A token from another host counts as a second older, because that host's clock may be
-    ahead.
+    The token must be genuine and made for ``place``. It must be at least ``quickest`` seconds and
+    at most an hour old. A token from another host counts as a second older, because that host's
+    clock may be ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)

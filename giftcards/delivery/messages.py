@@ -92,7 +92,7 @@ class MessageRow:
 def compose(delivery: Delivery, token: Masked | None) -> Message:
     """Write the message of ``delivery`` in its language, from the present facts.
 
-    ``token`` is for the link, if :func:`needs_link` is True. Raises
+    ``token`` is the token of the message's link; it is needed if :func:`needs_link` is True. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``BASE_URL`` is missing, or
     if the encryption keys are unusable. An error in a template leaves no secret in the traceback.
     """
@@ -190,8 +190,8 @@ def _short_amount(amount: Decimal) -> str:
     return _Verbatim(text if translation.get_language_bidi() else text.translate(_BREAKING))
 
 
-# Old programs show direction marks as signs in subjects and short messages. Phones also lack
-# direction marks and no-break spaces: these double the length of short messages.
+# Old programs show direction marks as visible signs in subjects and short messages. The alphabet of
+# short messages lacks these marks and no-break spaces: one of them doubles the length.
 _SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim)
 _SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated)
@@ -348,7 +348,7 @@ def _is_kept(char: str) -> bool:
 
 
 def _tidied(text: str) -> str:
-    """Reduce the blank lines that templates leave to one in a row."""
+    """Leave one blank line where templates have left several in a row."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 
@@ -357,7 +357,7 @@ def _compact(text: str) -> str:
 
 
 def _directed(text: str) -> str:
-    """Put a direction mark before the text if its first letter has the wrong direction."""
+    """Put a direction mark before the text if its first letter runs against the language."""
     direction = "rtl" if translation.get_language_bidi() else "ltr"
     letters = filter(None, (_DIRECTIONS.get(unicodedata.bidirectional(char)) for char in text))
     return text if next(letters, direction) == direction else _MARKS[direction] + text

@@ -96,7 +96,7 @@ def _note_lock(link: CardLink, visitor: Visitor) -> None:
         with transaction.atomic():
             visitor.visit(link, LinkVisit.What.LOCKED, key=f"locked {link.pk}").save()
     except IntegrityError:
-        return  # several wrong guesses at once
+        return  # another wrong guess has locked the link
     apart(
         logger.warning,
         "A link to the cards of order %s is locked: the PIN was wrong too often.",

@@ -1,6 +1,6 @@
 """The proof of delivery: a page with all facts about an order, but no code.
 
-Staff need it if somebody says that a code was used already.
+Staff use the page if a customer says that a code was used already.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from giftcards.text.display import bdi, filled, money, named, status_badge, zone
 
 # The most messages, links and visits on the page.
 _MOST = 200
-# The ends of codes are quoted to the provider, unless there are more codes than this.
+# If there are more codes than this, the provider is not told their last characters.
 _FEW = 10
 #: The languages of the texts for the provider.
 _LANGUAGES = ("fr", "ar", "en")
@@ -47,7 +47,7 @@ def _view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     now = timezone.now()
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
-    # Whoever sees the ends of codes on the page of an order sees them here, too.
+    # Whoever sees the last characters of codes on an order's page sees them here, too.
     cards = cards_shown(order, with_tails=pages.may_see_tails(request))
     sees_reveals = has_perm("giftcards.view_cardreveal")
     past = Timeline(
@@ -146,7 +146,7 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 
 
 def _tails(order: Order, cards: list[Any]) -> list[str]:
-    """The known ends of the disputed codes, or of all codes if no code is disputed."""
+    """The known last characters of the disputed codes; of all codes if none is disputed."""
     disputed = order.disputed_cards
     return [
         tail
@@ -156,7 +156,7 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """The texts for the provider by language; none if the provider never got the order."""
+    """A text for the provider in each language; none if the provider does not know the order."""
     if not order.provider_order_id:
         return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

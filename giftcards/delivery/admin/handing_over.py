@@ -1,8 +1,9 @@
 """Links that staff hand over themselves, the hourly limits, and the withdrawal of all links.
 
 A link or message with cards shows codes, and other messages name what was bought. So each member of
-staff may hand out at most ``REVEALS_PER_HOUR`` of them in an hour. Messages to the order's own
-address do not count. A second limit, for each order, protects customers from endless messages.
+staff may hand out at most ``REVEALS_PER_HOUR`` links and messages in an hour. Messages to the
+order's own address do not count. A second limit, for each order, protects customers from endless
+messages.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ MOST_OF_AN_ORDER = 10
 
 
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
-    """Raise :exc:`~giftcards.admin.frame.actions.Refused` if a link or message exceeds a limit.
+    """Raise :exc:`~giftcards.admin.frame.actions.Refused` if an hourly limit is exceeded.
 
     Call this in the transaction that locked ``order`` and created the link or message.
-    ``is_handed_out`` is True for a link, and for a message to another address than the order's.
+    ``is_handed_out`` is True for a link, and for a message to an address that is not the order's.
     """
     since = _an_hour_ago()
     links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
@@ -87,9 +88,9 @@ def _too_many_of_order() -> str:
 
 
 def _too_many(request: HttpRequest) -> str:
-    """Record that a person has reached the hourly limit; return the text to show.
+    """Record in the admin's log that the user reached the hourly limit; return a text about it.
 
-    Digests report these entries in the admin's log, at most one an hour for each person.
+    At most one entry an hour is written for each user. Digests report these entries.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
@@ -127,8 +128,8 @@ class NewLinkForm(RevealForm):
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True
     )
-    # The newest link when the form was made. Later links are not withdrawn, in case the button is
-    # pressed twice.
+    # The primary key of the newest link when the form was made. Later links are not withdrawn. So
+    # pressing the button twice does not withdraw the link that was just made.
     newest = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, attempt: Attempt, data: QueryDict | None) -> None:
@@ -220,7 +221,8 @@ def _make_link(attempt: Attempt) -> HttpResponse:
 
 
 def _new_link_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
-    # Even with ATOMIC_REQUESTS, the record is committed before the page is rendered.
+    # The view runs outside any transaction, even with ATOMIC_REQUESTS. So the new link is committed
+    # before the page shows it.
     return rendered(carry_out(NEW_LINK, pages, request, key))
 
 

@@ -24,7 +24,7 @@ from giftcards.delivery.models import (
 from giftcards.text.display import bdi, count_text, duration_text, filled, moment
 
 _What = LinkVisit.What
-# A message's badge has the colour of an order's badge with this status.
+# Maps a message's status to the order status whose badge has the same colour.
 _COLOURS = {
     DeliveryStatus.QUEUED: "pending",
     DeliveryStatus.SENDING: "handling",
@@ -41,7 +41,7 @@ def language_choices() -> list[tuple[str, str]]:
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """The newest rows, at most ``most``, and whether there are further rows."""
+    """Return the newest ``most`` rows, and True if there are more rows."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
@@ -117,7 +117,7 @@ def doubts(message: Delivery) -> str:
 
 
 def who_asked(message: Delivery) -> SafeString | str:
-    """A sentence with the person who had the message sent again, and the reason, or ""."""
+    """A sentence that says who had the message sent again, and why; "" for other messages."""
     if not message.requested_by:
         return ""
     text = gettext("%(by)s had it sent again: %(reason)s")
@@ -125,7 +125,7 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 
 def use_in_words(links: Sequence[Any]) -> SafeString | str:
-    """A sentence on how often links were opened and cards were shown, and when last."""
+    """A sentence that counts openings of links and reveals of cards, and tells the last time."""
     opened = sum(link.times_opened for link in links)
     shown = sum(link.times_shown for link in links)
     if not (opened or shown):
@@ -152,7 +152,7 @@ def _together(said: Sequence[str]) -> str:
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
-    """The state of the link in words, and True if a person has to act."""
+    """The state of the link in words, and True if staff have to send a new link."""
     if link.revoked_at:
         text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
@@ -168,7 +168,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """The origin of the link, with the name of the person who made it, if staff did."""
+    """The origin of the link; for a link made by staff, with the name of its maker."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Made by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

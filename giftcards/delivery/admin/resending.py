@@ -177,7 +177,8 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 def _send_again(attempt: Attempt) -> Answer:
     request, order, given = attempt.request, attempt.order, attempt.form.cleaned_data
     if given["takes_proof"] and needs_other_proof(request):
-        # The page of the proof loses the typed values, so the person fills in the form again.
+        # The page that asks for the password loses the typed values, so staff fill in the form
+        # again.
         return HttpResponseRedirect(url_of_proof(back_to=request.path))
     done = f"Had a message sent again: {given['kind']}."
     if given["withdraws"]:

@@ -67,7 +67,7 @@ def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | s
 
 
 def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """The context for the section, by a limited number of queries; empty if nothing is to show."""
+    """The context for the template of the section; empty if there is nothing to show."""
     about = Delivery.objects.filter(order=order)
     messages, has_more_messages = newest(about, _MOST)
     links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
@@ -128,7 +128,8 @@ def _is_reached(order: Order, kind: Kind) -> bool:
 
 
 def _message_row(message: Delivery, links: Sequence[CardLink]) -> dict[str, Any]:
-    # The person who asked for the message, its unknown outcomes, and the use of its links.
+    # The details say who asked for the message, and count the attempts with unknown outcome. They
+    # also say how often the message's links were used.
     details = [who_asked(message), doubts(message)]
     own = [link for link in links if link.delivery_id == message.pk]
     if own:
@@ -194,7 +195,7 @@ def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
 
 
 def _codes_elsewhere(order: Order) -> list[SafeString]:
-    """Sentences about codes that were sent to a former address."""
+    """Sentences about codes that were sent to an address that the order no longer has."""
     found: list[SafeString] = []
     for for_recipient in (False, True):
         now = addresses_of(order, for_recipient=for_recipient)
@@ -217,7 +218,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 def _not_received(
     _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
-    """Sentences on orders whose cards nobody has received, by primary key."""
+    """Map the primary keys of orders whose cards nobody has received to sentences for staff."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()
