@@ -23,7 +23,7 @@ from giftcards.admin.frame.reauthentication import take_turn
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Card
 
-# For each person: somebody who searches more often is guessing codes.
+# The maximum for one person. Somebody who searches more often is guessing codes.
 SEARCHES_PER_HOUR = 30
 # The ``object_repr`` of entries in the admin's log.
 _SEARCHED = "Find by card code"
@@ -83,8 +83,7 @@ def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
     """Search for the cards with the typed code, and return the context of the page.
 
-    A person over the hourly limit gets an error on ``form`` and the HTTP status 429. No search is
-    made.
+    Over the hourly limit, no search is made: ``form`` gets an error, and the page the status 429.
     """
     trace = _begin_search(request)
     if trace is None:
@@ -114,7 +113,7 @@ def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Car
 
 
 def _newest(code: Masked) -> list[Card]:
-    """Return cards by code, serial or last four characters, newest first.
+    """Return the cards with this code, serial or last four characters, newest first.
 
     Each query stops at ``_MOST_SHOWN + 1``, which is enough to tell that there are more.
     """

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 class ProofForm(forms.Form):
     """A form that asks for the person's password, as a proof of identity.
 
-    It has no field within ten minutes of a proof, or if the shop has its own page for proofs.
+    It has no field in the ten minutes after a proof, or if the shop has its own page for proofs.
     """
 
     password = forms.CharField(
@@ -69,12 +69,12 @@ class ProofForm(forms.Form):
 
     def clean(self) -> None:
         if "password" in self.cleaned_data:
-            # The password was right: do not ask again if another field is wrong.
+            # The password was right, so it is not asked for again if another field is wrong.
             del self.fields["password"]
 
 
 class RevealForm(ProofForm):
-    """A form for the reason of a reveal, with a proof of identity."""
+    """A form that asks why a code is revealed, and for a proof of identity."""
 
     reason = forms.CharField(
         label=_("Reason"),
@@ -225,7 +225,7 @@ def _opened(card: Card) -> Shown:
 
 
 def _record(request: HttpRequest, card: Card, reason: str) -> bool:
-    """Record the reveal; return False, and record nothing, over the hourly limit."""
+    """Record the reveal. Over the hourly limit, remove the record and return False."""
     take_turn(request)
     person: Any = request.user.pk
     address = ip_address(request)

@@ -160,7 +160,7 @@ class ProductAdmin(ReadOnlyRows):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
     ) -> tuple[QuerySet[Product], bool]:
-        # SQLite limits the number of words in a search.
+        # In SQLite, a search for too many words fails, so the text is cut.
         return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
 
     @admin.display(description=_("name"), ordering="name")

@@ -69,7 +69,7 @@ class Verdict:
     """The verdict on whether gift cards can be sold now, with reasons in HTML."""
 
     is_yes: bool
-    #: A "no" says why and since when.
+    #: The answer in a sentence. If it is "no", the sentence says why, and since when.
     answer: str
     #: Details, and what to do.
     advice: tuple[str, ...]
@@ -105,7 +105,7 @@ def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verd
 
 
 def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
-    """Yield sentences, as HTML: how many orders wait, what was paid, how long they are kept."""
+    """Yield sentences, as HTML, on orders that wait to be sent: number, payments and deadline."""
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
     # SQLite would add amounts as binary fractions, so Python adds them.
@@ -214,7 +214,7 @@ def connection(standing: Standing, *, shows_balance: bool) -> Section:
 
 
 def waiting(name: OrderName, *, order_list: str) -> Section:
-    """Return the section on tasks, changes and orders that wait.
+    """Return the section on waiting tasks, orders, and status changes not yet told to the shop.
 
     ``order_list`` is the URL of the list of orders, or "" for no links to it.
     """
@@ -316,11 +316,11 @@ def failures(
 ) -> Section:
     """Return the section with the last failures of requests, API keys and receivers.
 
-    The failures of receivers are those in ``changes``. Texts by the provider or a program need
-    ``shows_hints``.
+    Receivers are the shop's functions that are told of status changes. ``changes``: the status
+    changes to search for their failures. Without ``shows_hints``, error messages are hidden.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
-    # A refusal needs a person; an outage ends without one.
+    # An outage ends by itself. If the provider refuses requests, a person has to act.
     is_outage = state.pause in _PASSING and state.failure == state.pause_detail
     what = gettext("Requests go on automatically.") if is_outage else ""
     found = [(state.failed_at, gettext("Provider"), what, text)]
@@ -478,7 +478,8 @@ def _state_token(state: ProviderState) -> str:
     """
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
-        # In an outage, each failed request begins another pause, and the button still has to work.
+        # In an outage, each failed request begins another pause. The hash leaves out the end of the
+        # pause, so that the button still works.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
         seen += [state.pause, None if is_outage else str(state.paused_until)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
@@ -499,7 +500,7 @@ _OF_ALL_ORDERS = {"waiting", "encryption"}
 
 @admin.register(ProviderState)
 class ProviderStateAdmin(ReadOnlyRows):
-    """The provider's page. To use a subclass, unregister this class."""
+    """The provider's page. To use a subclass, unregister this class first."""
 
     change_list_template = "admin/giftcards/provider.html"
 
@@ -613,7 +614,7 @@ class ProviderStateAdmin(ReadOnlyRows):
         return self._to_page()
 
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
-        """End the pause, and log that; return False if there is none, as after a double click."""
+        """End the pause, and log that; return False without a pause, as after a double click."""
         with transaction.atomic():
             # One transaction, so that requests never go on without a log entry.
             is_resumed = ProviderState.objects.resume()

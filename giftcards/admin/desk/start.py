@@ -1,6 +1,7 @@
 """The start page of staff: tiles that say what to do, and a line of figures about today.
 
-Each tile is about a condition that holds. Digests and monitors use the same words.
+Each tile is about a condition that needs a person, such as a refused API key. Digests and
+monitors describe the conditions in the same words.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A condition that needs a person, with sentences and links."""
+    """A tile of the start page: a condition that needs a person, with sentences and links."""
 
     severity: Severity
     title: str
     sentences: tuple[str, ...]
-    #: The URL of a list of exactly these rows; "" if the person may not open the list.
+    #: The URL of a list of the rows with the condition; "" if the person may not open the list.
     url: str
-    #: Links, as HTML, to the first orders of the condition. ``unnamed`` is the number of the
-    #: others.
+    #: Links, as HTML, to the first orders with the condition. ``unnamed`` is the number of orders
+    #: without a link.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
 
@@ -122,7 +123,7 @@ def _tiles(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iter
 
 
 def _list_url(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
-    """Return the URL of the list with the condition's rows; "" if the person cannot open it."""
+    """Return the URL of the list of rows with the condition; "" if the person cannot open it."""
     try:
         page = reverse(f"admin:{condition.page}", current_app=site.name)
     except NoReverseMatch:
@@ -166,10 +167,10 @@ _FIGURES = (
 
 
 def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
-    """Return cards delivered, sales and margin of the orders that have become final since then.
+    """Return delivered cards, sales and margin of the orders that became final after ``since``.
 
-    An unknown amount adds nothing. SQLite would add amounts as binary fractions. So the query
-    counts orders with equal figures, and Python adds the amounts.
+    An unknown amount adds nothing. The query only counts orders with equal figures, and Python adds
+    the amounts: SQLite would add them as binary fractions.
     """
     final = Order.objects.filter(settled_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)
@@ -213,8 +214,8 @@ class DeskAdmin(ReadOnlyRows):
         return TemplateResponse(request, self.change_list_template, context)
 
     def get_urls(self) -> list[URLPattern]:
-        # The start page has no rows, and so no other pages.
+        # The start page has no rows, so it needs no pages to add or change one.
         view: Any = self.admin_site.admin_view(self.changelist_view)
-        # For :func:`_site_of`. An AdminSite sets this attribute on its own views, too.
+        # :func:`_site_of` reads this attribute. Views of the AdminSite itself have it already.
         view.admin_site = self.admin_site
         return [path("", view, name="giftcards_desk_changelist")]

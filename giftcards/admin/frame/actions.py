@@ -1,4 +1,4 @@
-"""The actions that staff can take on orders, as data: button, page, work and message."""
+"""The actions of staff on orders; each is described by its button, page, function and message."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Outcome(NamedTuple):
     ``says`` is a text for the person, or a tuple of texts. ``log`` is the entry in the order's
     history, or "" if nothing was done. Everybody who may see the order can read the entry, so it
     names no customer and no cost. With ``wakes``, a worker is woken. ``shows`` is the order whose
-    page is shown, by default the attempt's.
+    page is shown, by default the order of the attempt.
     """
 
     says: Any
@@ -128,7 +128,7 @@ LATE = Outcome(
     level=messages.ERROR,
 )
 
-#: An outcome, or a page or redirect in its place.
+#: The result of an action: an outcome, or a response in its place.
 Answer = Outcome | HttpResponse
 
 
@@ -146,9 +146,9 @@ class Refused(Exception):
 class OrderButton(NamedTuple):
     """A button on the page of an order, which leads to a page that says what will happen.
 
-    With ``is_post``, the button acts at once: it posts ``state_token`` to ``url``. With
-    ``is_minor``, it is shown as a link. With ``is_final``, it stands last, because its action
-    cannot be undone.
+    With ``is_post``, there is no such page: the button posts ``state_token`` to ``url``. With
+    ``is_minor``, the button is shown as a link. With ``is_final``, it stands last, because its
+    action cannot be undone.
     """
 
     label: str
@@ -159,14 +159,14 @@ class OrderButton(NamedTuple):
 
 
 def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
-    """Sort the buttons for the page: minor ones last, and final ones last in each group."""
+    """Sort the buttons: main ones, then minor ones; in both groups, final ones come last."""
     return sorted(found, key=lambda button: (button.is_minor, button.is_final))
 
 
 class Page(NamedTuple):
-    """A page below the list of orders, with the URL name ``admin:giftcards_<name>``.
+    """A page whose path begins with the path of the list of orders.
 
-    ``view(pages, request, **values)`` has to check what the person may do. The ``decorators`` wrap
+    The name of its URL is ``admin:giftcards_<name>``. ``view(pages, request, **values)`` has to check what the person may do. The ``decorators`` wrap
     the result of ``AdminSite.admin_view``.
     """
 
@@ -186,7 +186,7 @@ class OrderAction:
     first. An action with a ``view`` of its own has no ``act``.
     """
 
-    #: The name of the URL, after ``admin:giftcards_``.
+    #: The name of the URL, without its prefix ``admin:giftcards_``.
     name: str
     #: The path below the list of orders; ``<key>`` stands for the order or the row.
     route: str
@@ -208,7 +208,7 @@ class OrderAction:
     of: type[models.Model] | None = None
     #: Returns the token of an order's state; ``None`` if an outdated form is harmless.
     token: Callable[[Order], str] | None = state_token
-    #: Called first. An answer replaces the page and ``act``; ``None`` means to go on.
+    #: Called first. If it returns an answer, the page is not shown, and ``act`` is not called.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
     #: Returns True for a repeated request, such as the second one of a double click.
     is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
@@ -233,12 +233,12 @@ class OrderAction:
 
     @property
     def is_post(self) -> bool:
-        """True if the button acts at once, without a page that asks first."""
+        """True if a click on the button acts directly, without a page that asks first."""
         return self.form is None and self.view is None
 
 
 def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> HttpResponse:
-    """Check the person, run ``action``, and return the response."""
+    """Check what the person may do, run ``action``, and return the response."""
     attempt = begin(action, pages, request, key)
     if request.method != "POST" and action.form is None:
         return HttpResponseNotAllowed(["POST"])
@@ -296,7 +296,7 @@ def in_words(part: Any) -> str:
 
 
 def end(attempt: Attempt, answer: Answer) -> HttpResponse:
-    """Return the response; an outcome shows its messages on the page of the order."""
+    """Return the response; for an outcome, set its messages and redirect to the order's page."""
     if not isinstance(answer, Outcome):
         return answer
     texts = answer.says if isinstance(answer.says, tuple) else (answer.says,)

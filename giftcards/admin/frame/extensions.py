@@ -38,7 +38,7 @@ class Extension:
     section: Callable[[Pages, HttpRequest, Order], Html] | None = None
     #: HTML at the end of the section with the refund breakdown; "" to show nothing.
     money: Callable[[Pages, HttpRequest, Order], Html] | None = None
-    #: Sentences, as HTML, that say what happens if staff correct the customer of an order.
+    #: Sentences, as HTML, that say what happens if staff correct the customer's details.
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
@@ -62,7 +62,7 @@ def items(part: str) -> Iterator[Any]:
 def note_not_received(pages: Any, request: HttpRequest, orders: Sequence[Order]) -> None:
     """Ask the extensions which of the ``orders`` have cards that were not received.
 
-    ``rows.not_received`` reads the answer from the order.
+    Each answer is stored in its order, where ``rows.not_received`` reads it.
     """
     for found in called("not_received", pages, request, orders):
         for order in orders:

@@ -57,7 +57,7 @@ def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
 
 
 def token(purpose: str, seen: list[Any]) -> str:
-    """Return a hash of what a page has shown, which only this site can compute."""
+    """Return a hash of ``seen``, which a page has shown; only this site can compute the hash."""
     text = json.dumps(seen, sort_keys=True)
     return salted_hmac(f"giftcards.admin.{purpose}", text, algorithm="sha256").hexdigest()
 
@@ -65,9 +65,9 @@ def token(purpose: str, seen: list[Any]) -> str:
 def state_token(order: Order) -> str:
     """Return a hash of the parts of ``order`` that staff decide about.
 
-    A form that is posted with an old hash is refused. So it cannot decide about another attempt.
+    A form that is posted with an old hash is refused: staff have not seen the present state.
     """
-    # In any other status, the claim may be that of a check, which must not outdate the form.
+    # In other statuses, a check may claim the order. A check must not outdate the form.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
     # A held order may be approved, and then be held again for the same reason.

@@ -111,7 +111,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         status: int = 200,
         **context: Any,
     ) -> HttpResponse:
-        """Render the template of this name or path in the frame of the admin."""
+        """Render the template ``name``, a short name or a path, in the frame of the admin."""
         request.current_app = self.admin_site.name
         template = name if "/" in name else f"admin/giftcards/order/{name}.html"
         frame = {
@@ -126,8 +126,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
         """Schedule an early check of the ``orders`` that can be checked; return their number.
 
-        The history of each order records who asked. An order that is due already gets no other
-        check or record, so a double click asks only once.
+        The history of each order records who asked. An order that is due already gets no second
+        check and no second record, so a double click has no more effect than a single one.
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
@@ -179,7 +179,7 @@ def about(order: Order) -> list[tuple[str, object]]:
 
 
 def line(order: Order) -> dict[str, object]:
-    """Return product, type, quantity and time of sending in words, by column."""
+    """Return product, type, quantity and time of sending for display, by name of the column."""
     names = order.line_names()
     return {
         "product_id": named(names.product, order.product_id),

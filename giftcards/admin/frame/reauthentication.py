@@ -66,7 +66,7 @@ def is_confirmed(request: HttpRequest) -> bool:
     if proof["is_login"] and conf.reauthenticate:
         # The shop's own page asks for more than a login.
         return False
-    # A proof may lie in the future, because clocks differ or are set back.
+    # The time of a proof may lie in the future, because clocks differ or are set back.
     return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
 
 
@@ -110,8 +110,8 @@ def _is_right(request: HttpRequest, password: str) -> bool:
 def _has_new_password(user: Any) -> bool:
     """True if the password was set within the last hour, without the old password.
 
-    In the admin, anybody at a manager's unlocked screen can set passwords, even the manager's own.
-    The admin's log records such changes.
+    Such a password proves nothing: in the admin, anybody at a manager's unlocked screen can set
+    passwords, even the manager's own. The admin's log records such changes.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
     lately = LogEntry.objects.filter(
@@ -146,21 +146,21 @@ def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> Non
 
 
 def _holder(request: HttpRequest, user: Any) -> list[str]:
-    """Return user id and password hash, so that a new password ends the proof."""
+    """Return user id and password hash, so that a proof becomes invalid with a new password."""
     return [str(user.pk), request.session.get(HASH_SESSION_KEY, "")]
 
 
 def url_of_proof(*, back_to: str) -> str:
-    """Return the URL of the shop's page for the proof, which then leads to ``back_to``."""
+    """Return the URL of the shop's page for proofs; after a proof, it leads to ``back_to``."""
     return reverse(conf.reauthenticate, query={"next": back_to})
 
 
 def take_turn(request: HttpRequest) -> None:
-    """Lock the person's row until the transaction ends, so that their requests take turns.
+    """Lock the person's row until the transaction ends: their other requests wait until then.
 
     SQLite has one writer at a time, and needs no lock if the transaction begins with a write.
     """
     if connection.features.has_select_for_update:
-        # A default manager may leave out users.
+        # The default manager of a user model may leave out users.
         users: QuerySet[Any] = QuerySet(get_user_model())
         users.select_for_update().values_list("pk").get(pk=request.user.pk)

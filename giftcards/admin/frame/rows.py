@@ -62,7 +62,7 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The model's names for templates; :attr:`text` replaces both."""
+        """The singular and the plural name of the model for templates; both are :attr:`text`."""
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
@@ -77,14 +77,15 @@ class Counted:
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
-# More values in one lookup would be too long for SQLite. Our filters use only one.
+# The maximum number of values for one lookup. More may be too many for a query in SQLite; our
+# filters use one value.
 _MOST_VALUES = 100
-# The attribute of a request that caches allowed lookups: a URL may name a thousand.
+# The attribute of a request that caches the allowed lookups, because a URL may have many lookups.
 _PARAMETERS = "giftcards_parameters"
 
 
 class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin that limits a list's URL to ``list_filter`` and the columns offered for sorting."""
+    """A mixin for lists: their URL may only filter by ``list_filter`` and sort by offered columns."""
 
     #: The mixin that is put before the change list class of Django or of a theme.
     changelist_mixin: type[ChangeList] = SortedAsOffered
@@ -184,7 +185,7 @@ class ReadOnlyRows(ReadOnly, OnlyFilters):
 def column(
     model: type[Model], name: str, show: Callable[[Any, Any], str] | None = None
 ) -> Callable[[Any, Any], str]:
-    """Make a column of a list, or a field of a page, labelled like a column of ``model``.
+    """Make a column of a list, or a field of a page, for the column ``name`` of ``model``.
 
     ``show(row, value)`` returns HTML. By default, amounts and moments (with seconds) are formatted,
     and other values are isolated as foreign text. An empty value is shown as "-". The attribute
@@ -225,7 +226,7 @@ def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
 def unhidden_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
     """Return the orders that the site's ``OrderAdmin`` does not hide from this person.
 
-    A person without the permission to see orders may still read how many unhidden ones there are.
+    Even a person who may not see orders may learn the number of orders that are not hidden.
     """
     is_there = site.is_registered(Order)
     return site.get_model_admin(Order).get_queryset(request) if is_there else Order.objects.all()
@@ -240,7 +241,7 @@ NOT_RECEIVED = "giftcards_not_received"
 
 
 def not_received(order: Order) -> SafeString | str:
-    """Sentences, as HTML, if the cards of ``order`` did not reach their recipient; else ""."""
+    """Return sentences on cards that did not reach their recipient, as HTML; "" without such."""
     return getattr(order, NOT_RECEIVED, "")
 
 
@@ -262,7 +263,8 @@ def order_link(site: AdminSite, order: Order) -> str:
     return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
 
 
-# Rows of at most so many orders are searched: with many more, MariaDB would read the whole table.
+# The maximum number of orders whose rows are searched. With many more, MariaDB would read the whole
+# table.
 _MOST_NAMED = 100
 
 
@@ -274,12 +276,12 @@ def orders_named(text: str) -> Found:
 class OrderRows(ReadOnlyRows, LongList):
     """The base class of lists whose rows are about orders.
 
-    A person sees the rows about orders that they may see, and rows about no order.
+    A person sees the rows about the orders that they may see, and the rows without an order.
     """
 
     #: The lookup from a row to its order.
     order_lookup = "order"
-    #: False if a row may be about no order.
+    #: True if each row has an order.
     has_order = True
     list_display_links: tuple[Any, ...] | None = None
     sortable_by = ()

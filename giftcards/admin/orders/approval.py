@@ -1,4 +1,4 @@
-"""Decisions about orders that are held, or that wait."""
+"""Decisions about orders that are held for a decision, or that wait until a later time."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from giftcards.text.display import bdi, filled, moment, money
 
 
 class HeldForm(forms.Form):
-    """A form that asks whether to buy an order that is held, or that waits.
+    """A form that asks whether to buy an order that is held or waits.
 
-    ``buying`` is the label of the choice to buy it.
+    ``buying``: the text of the choice to buy it.
     """
 
     APPROVE = "approve"
@@ -125,7 +125,7 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _decide_review(attempt: Attempt) -> Outcome:
-    # The log leaves out the objection, which may name the customer.
+    # The log leaves out why the shop wants a decision: the text may name the customer.
     log = f"Decided about the review: {attempt.form.cleaned_data['outcome']}."
     return decided(_decide(attempt, approve_review), log=log)
 

@@ -28,7 +28,7 @@ class BreakdownLine(NamedTuple):
 
 
 def provider_lines(order: Order) -> list[BreakdownLine]:
-    """The table of the provider's charge and refund; empty unless ``order`` is settled."""
+    """Return the table of what the provider charged and refunded; empty until ``order`` settles."""
     breakdown = refund_breakdown(order)
     if breakdown is None:
         return []
@@ -92,7 +92,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """Yield lines on the money that went to the new order, and on the rest of ``owed``."""
+    """Yield a line on the money that pays for the new order, and one on the rest of ``owed``."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
@@ -102,7 +102,7 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
-    """Yield the margin, as kept amount minus cost, if both amounts are known."""
+    """Yield the line of the margin, kept amount minus cost, if both amounts are known."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return
@@ -112,7 +112,7 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
 
 
 def earned(order: Order, price: Decimal) -> Decimal | None:
-    """Return the margin if all cards come at ``price``; ``None`` without a sale amount."""
+    """Return the margin if each card costs ``price``; ``None`` without a sale amount."""
     paid = paid_amount(order)
     return None if paid is None else paid - price * order.quantity
 
@@ -130,7 +130,7 @@ def earned_in_words(amount: Decimal) -> SafeString:
 def bar(order: Order) -> dict[str, str] | None:
     """Return the bar for the cards of ``order``, as widths in percent and texts.
 
-    ``None`` for an order that is not settled.
+    The result is ``None`` for an order that is not settled.
     """
     if not order.is_settled:
         return None
@@ -152,7 +152,7 @@ def bar(order: Order) -> dict[str, str] | None:
 
 
 def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:
-    """``quantity`` × ``price`` as HTML; "" unless their product is ``amount``."""
+    """Return the text ``quantity`` × ``price``; "" if their product is not ``amount``."""
     if price is None or amount is None or quantity * price != amount:
         return ""
     return calculation("{quantity} × {price}", quantity=quantity, price=price)

@@ -1,4 +1,4 @@
-"""Corrections of an order's people, so that cards do not go to a mistyped address."""
+"""Corrections of customers and recipients, so that cards do not go to a mistyped address."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 class CorrectionForm(RevealForm):
     """A form with the corrected details, a reason, and a proof of identity.
 
-    Every status of the order needs the proof, because cards may still go to the new address.
+    The proof is needed in every status, because cards may still go to the new address.
     """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
@@ -49,7 +49,7 @@ class CorrectionForm(RevealForm):
         if order.is_gift:
             self.fields |= _gift_fields(order)
             self.order_fields((*CORRECTABLE, *self.field_order))
-            # Beside a recipient, these labels have to say whose details they mean.
+            # The form also has details of the recipient, so the labels have to say "customer".
             for name in OF_CUSTOMER:
                 self.fields[name].label = capfirst(column_label(name))
         for name in NO_LANGUAGE.keys() & self.fields.keys():
@@ -125,7 +125,10 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _others_with_same_address(attempt: Attempt) -> list[Order]:
-    """Return orders of the same group, or linked by missing cards, with the same address."""
+    """Return related orders with the same address.
+
+    Two orders are related if they are of one group, or if one replaces missing cards of the other.
+    """
     order = attempt.order
     about = attempt.pages.get_queryset(attempt.request).exclude(pk=order.pk)
     found = list(about.filter(repeats=order.pk))

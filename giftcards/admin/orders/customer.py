@@ -28,7 +28,7 @@ from giftcards.text.spelling import digits, numbers
 
 
 class Someone(NamedTuple):
-    """A person as the page shows them; each part is HTML, or "" if it is unknown."""
+    """A customer or recipient for the page; each part is HTML, or "" if it is unknown."""
 
     label: str
     name: str
@@ -84,7 +84,7 @@ _MOST_DIGITS = 15
 
 
 def _phone(text: str) -> SafeString | str:
-    """Return a link that dials ``text``, or only ``text`` unless it is exactly one number."""
+    """Return ``text`` as HTML, with a link that dials it if it is exactly one number."""
     if not text:
         return ""
     shown = format_html('<bdi dir="ltr">{}</bdi>', text)
@@ -137,16 +137,16 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     }
 
 
-# An order is compared with so many earlier orders of the customer, and so many later ones.
+# The maximum number of earlier orders of the customer that are compared; also of later ones.
 _NEIGHBOURS = 20
 # The longest time between two orders that look like doubles.
 _WITHIN = timedelta(hours=1)
 
 
 def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """Return a warning if the customer bought the same cards within an hour, or else "".
+    """Return a warning if the customer bought the same cards up to an hour before or after.
 
-    ``order`` need not be recorded yet.
+    Otherwise, return "". ``order`` need not be recorded yet.
     """
     if order.status == Status.REJECTED:
         return ""
@@ -161,12 +161,12 @@ def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | 
     return _in_words(order, other, order_link(pages.admin_site, other))
 
 
-# Large columns that no caller needs.
+# Large columns that the callers of :func:`_seen` do not need.
 _LARGE = ("metadata", "candidates", "gift_message")
 
 
 def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order]:
-    """Return the orders that the person may see, newest first."""
+    """Return those orders among ``keys`` that the person may see, newest first."""
     keys = list(keys)
     if not keys or not pages.has_view_permission(request):
         return []

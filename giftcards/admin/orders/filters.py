@@ -38,7 +38,7 @@ from giftcards.rules.states import Status
 from giftcards.rules.times import read_moment
 from giftcards.text.display import isolated
 
-# The maximum number of products on offer.
+# The maximum number of products that a filter offers.
 OFFERED = 100
 # The maximum number of primary keys in one statement.
 _FEW = 1_000
@@ -72,7 +72,7 @@ class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
     """A filter with fixed choices, each a text and a condition; other values have no effect."""
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
-    #: Choices that only a tile of the start page leads to.
+    #: Choices that the filter does not offer: only tiles of the start page link to them.
     of_tiles: ClassVar[frozenset[str]] = frozenset()
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
@@ -92,7 +92,7 @@ class AttentionFilter(ConditionFilter):
     parameter_name = "attention"
     conditions = {
         "needed": (_("Needs a person"), NEEDING_ATTENTION),
-        # Parts of "needed", to which tiles of the start page link.
+        # Tiles of the start page link to the next four choices, which are parts of "needed".
         "lost": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "price": (_("Held because of its price"), HELD_FOR_PRICE),
@@ -142,7 +142,7 @@ def _narrowed(first: Q, rest: Q) -> Q:
 
 
 class RefundFilter(ConditionFilter):
-    """A filter by the refund for missing cards; several choices may fit an order.
+    """A filter by the refund for missing cards; an order may fit several choices.
 
     The figures of a report link to these choices.
     """
@@ -174,7 +174,7 @@ class ContradictoryFilter(ConditionFilter):
 
 
 class ProductChoices(NamedTuple):
-    """The products that the filter offers, as pairs of id and name.
+    """The products that a filter offers, as pairs of id and name.
 
     If there are too many, ``is_whole`` is False, and only the product in the URL is offered.
     """
@@ -214,7 +214,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class GroupFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for the group in the URL; there are too many groups to offer, one for each cart."""
+    """A filter for the group in the URL; it offers no groups, because each cart makes one."""
 
     title = _("group")
     parameter_name = "group"
@@ -267,7 +267,7 @@ class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):
 class DateFilter(IndexedFilter, admin.DateFieldListFilter):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # The filter by status covers Django's choices "No date" and "Has date".
+        # Django's choices "No date" and "Has date" are left out: the filter by status covers them.
         isnull = f"{self.field_path}__isnull"
         self.links = tuple(link for link in self.links if isnull not in link[1])
 
@@ -284,7 +284,7 @@ class SettledFilter(DateFilter):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # A link on another page may have any period, so it becomes a choice.
+        # A link on another page may ask for any period, so that period becomes a choice.
         if self.date_params and self.date_params not in [link[1] for link in self.links]:
             period: Any = (_("In the period of a report"), self.date_params)
             self.links = (*self.links, period)
@@ -326,7 +326,8 @@ class OrderChangeList(SortedAsOffered):
     """
 
     _CREATED = ("created_at", "pk")
-    # All columns of the index: databases do not infer that status and due_at are constant here.
+    # The ordering has all columns of the index, although status and due_at are constant here:
+    # databases do not infer that.
     _SETTLED = ("settled_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
@@ -368,7 +369,7 @@ class OrderChangeList(SortedAsOffered):
         return any(name.startswith("settled_at__") for name in self.filter_params)
 
     def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
-        # To count facets, Django calls this method again, when the query is unsealed already.
+        # Django calls this method again to count facets. The query is unsealed already then.
         self.sealed_query = self.sealed_query or self.query
         self.query = unsealed(self.query)
         queryset = super().get_queryset(request, *args)
@@ -377,8 +378,8 @@ class OrderChangeList(SortedAsOffered):
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         """Return an ordering that has an index: newest or oldest orders first.
 
-        A list filtered by the settled date is sorted by it. To sort a year by age would take
-        seconds.
+        A list that is filtered by the settled date is sorted by that date: it would take seconds to
+        sort the orders of a year by their age.
         """
         ordering: list[Any] = super().get_ordering(request, queryset)
         columns = self._SETTLED if self._is_by_settled else self._CREATED
