@@ -74,6 +74,11 @@ def pass_time(**span: float) -> None:
     RequestSlot.objects.all().delete()
 
 
+def keep_an_hour_later() -> None:
+    pass_time(minutes=61)
+    keep()
+
+
 def sell(product_id: str) -> None:
     """An order that waits for nothing."""
     order = place_order(product_id=product_id, type_id="a", quantity=1)
@@ -133,8 +138,7 @@ class TestReading:
         sell("q")
         asked(simulator)
         for _hour in range(3):
-            pass_time(minutes=61)
-            keep()
+            keep_an_hour_later()
         assert asked(simulator) == ["catalog", "p"] * 3
         assert changes() == []
         product = Product.objects.get(product_id="q")
@@ -153,12 +157,10 @@ class TestReading:
         set_conf(CATALOGUE_SKIP=["Mobile & Internet"])
         changes()
         simulator.catalogue = {"p": SoldProduct("P", "DZ", {"a": CARD}, "MOBILE & INTERNET")}
-        pass_time(minutes=61)
-        keep()
+        keep_an_hour_later()
         assert changes() == [("a", "gone", Decimal(490), None)]
         simulator.catalogue = ONE
-        pass_time(minutes=61)
-        keep()
+        keep_an_hour_later()
         assert changes() == [("a", "back", None, Decimal(490))]
 
     def test_what_was_ordered_within_a_day_is_read_four_times_as_often(
@@ -281,8 +283,7 @@ class TestReading:
         simulator.catalogue = ONE
         keep()
         simulator.catalogue = {"p": SoldProduct("P", "DZ", {"b": CARD})}
-        pass_time(minutes=61)
-        keep()
+        keep_an_hour_later()
         kinds = {kind.type_id: kind for kind in ProductType.objects.filter(type_id__in="ab")}
         assert kinds["b"].read_at >= began > kinds["a"].read_at
         assert kinds["a"].missing_since >= began
@@ -310,12 +311,10 @@ class TestChanges:
     ) -> None:
         assert changes() == [("a", "new", None, Decimal(490))]
         simulator.catalogue = offered
-        pass_time(minutes=61)
-        keep()
+        keep_an_hour_later()
         assert changes() == [("a", *each) for each in expected]
         simulator.catalogue = ONE
-        pass_time(minutes=61)
-        keep()
+        keep_an_hour_later()
         back = {"gone": "back"}
         assert changes() == [("a", back.get(what, what), new, old) for what, old, new in expected]
 
@@ -333,13 +332,11 @@ class TestChanges:
         changes()
         for_sale = ProductType.objects.for_sale().filter(type_id="a")
         simulator.catalogue = left
-        pass_time(minutes=61)
-        keep()
+        keep_an_hour_later()
         assert (changes(), for_sale.count()) == (expected, 1)
         # One that lists it in between: it was an odd answer.
         simulator.catalogue = ONE | left if "q" in left else sold(a=CARD, b=CARD)
-        pass_time(minutes=61)
-        keep()
+        keep_an_hour_later()
         for hours, count in ((1.1, 1), (0.9, 1), (0.2, 0)):
             simulator.catalogue = left
             pass_time(hours=hours)
@@ -348,8 +345,7 @@ class TestChanges:
             assert for_sale.count() == count
         assert changes() == [("a", "gone", Decimal(490), None)]
         simulator.catalogue = ONE
-        pass_time(minutes=61)
-        keep()
+        keep_an_hour_later()
         assert changes()[0] == ("a", "back", None, Decimal(490))
 
     def test_a_product_that_was_not_found_for_an_hour_is_gone(
@@ -424,8 +420,7 @@ class TestTelling:
     ) -> None:
         for price in (490, 500, 495):
             simulator.catalogue = sold(a=Denomination("A", Decimal(price), 5))
-            pass_time(minutes=61)
-            keep()
+            keep_an_hour_later()
         told = [(each["what"], each["old"], each["new"]) for each in heard]
         wanted = [
             ("new", None, Decimal(490)),
