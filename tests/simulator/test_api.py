@@ -252,15 +252,18 @@ def test_an_oddity_or_a_delay_that_cannot_be_is_refused() -> None:
         Simulator(ledger_delay=-1)
 
 
+def invalid(details: list[str]) -> tuple[int, dict[str, Any]]:
+    refusal = {"code": "ERR_VALIDATION", "message": "The request is not valid."}
+    return 400, refusal | {"details": details}
+
+
 # Orders.
 
 BODY = "the body must be a JSON object"
-
 PRODUCT = "productId must be a text that is not empty"
-
 TYPE = "typeId must be a text that is not empty"
-
 QUANTITY = "quantity must be a whole number of at least 1"
+NO_BALANCE = "The balance does not cover the order."
 
 
 @pytest.mark.parametrize(
@@ -282,10 +285,7 @@ QUANTITY = "quantity must be a whole number of at least 1"
 )
 def test_an_invalid_body_of_an_order_is_refused(shop: Shop, body: str, details: list[str]) -> None:
     answer = shop.ask("/v3/gift-cards/placeOrder", method="POST", data=body.encode("latin-1"))
-    assert error(answer) == (
-        400,
-        {"code": "ERR_VALIDATION", "message": "The request is not valid.", "details": details},
-    )
+    assert error(answer) == invalid(details)
     assert shop.simulator.orders == {}
 
 
@@ -297,14 +297,7 @@ def test_an_invalid_body_of_an_order_is_refused(shop: Shop, body: str, details: 
         (PSN, "type_003", 1, 400, "OUT_OF_STOCK", "The type is out of stock."),
         (PSN, "TEST_REFUND", 100_001, 400, "OUT_OF_STOCK", "The type is out of stock."),
         (PSN, "SIM_REJECT", 1, 400, "OUT_OF_STOCK", "The type is out of stock."),
-        (
-            PSN,
-            "type_001",
-            2041,
-            403,
-            "INSUFFICIENT_BALANCE",
-            "The balance does not cover the order.",
-        ),
+        (PSN, "type_001", 2041, 403, "INSUFFICIENT_BALANCE", NO_BALANCE),
     ],
 )
 def test_a_refused_order_is_not_placed(
@@ -371,9 +364,7 @@ def test_the_window_of_the_list_includes_its_ends(shop: Shop) -> None:
 
 
 PAGE = "page must be a whole number of at least 1"
-
 SIZE = "pageSize must be a whole number from 1 to 100"
-
 WINDOW = "from and to must be ISO 8601 times and come together"
 
 
@@ -392,10 +383,7 @@ WINDOW = "from and to must be ISO 8601 times and come together"
 def test_an_invalid_query_of_a_list_is_refused(
     shop: Shop, path: str, query: str, details: list[str]
 ) -> None:
-    assert error(shop.ask(f"{path}?{query}")) == (
-        400,
-        {"code": "ERR_VALIDATION", "message": "The request is not valid.", "details": details},
-    )
+    assert error(shop.ask(f"{path}?{query}")) == invalid(details)
 
 
 def test_the_path_of_the_list_is_not_routed_if_there_is_none(shop: Shop) -> None:
@@ -688,8 +676,5 @@ PRICE = "amount must be a number from 500 to 500000"
 )
 def test_an_invalid_body_of_a_link_is_refused(shop: Shop, body: str, details: list[str]) -> None:
     answer = shop.ask("/v3/ocpay/createLink", method="POST", data=body)
-    assert error(answer) == (
-        400,
-        {"code": "ERR_VALIDATION", "message": "The request is not valid.", "details": details},
-    )
+    assert error(answer) == invalid(details)
     assert shop.simulator.payments == {}
