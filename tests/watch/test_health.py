@@ -46,6 +46,7 @@ DOCUMENTED = {
     for row in rows(TEXT)
     if len(row) == 3
 }
+PATHS = {path.rpartition(".")[2]: path for path in DOCUMENTED}
 
 
 @pytest.fixture
@@ -149,70 +150,55 @@ def change_closed_month() -> None:
     )
 
 
-TROUBLES = {
-    "giftcards.watch.health.GiftcardsWorker": (stop_worker, "Background work has stopped: "),
-    "giftcards.watch.health.GiftcardsChores": (
+# By the name of each check, how it comes to fail, and how what it says then begins.
+TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
+    "GiftcardsWorker": (stop_worker, "Background work has stopped: "),
+    "GiftcardsChores": (
         leave_undone,
         "Daily work has not come to its end for more than an hour, as the log may say: the ledger.",
     ),
-    "giftcards.watch.health.GiftcardsQueue": (hold_up, "1 order has waited to be sent or checked"),
-    "giftcards.watch.health.GiftcardsPause": (
-        pause,
-        "The provider asked for fewer requests. Slower.",
-    ),
-    "giftcards.watch.health.GiftcardsProvider": (
+    "GiftcardsQueue": (hold_up, "1 order has waited to be sent or checked"),
+    "GiftcardsPause": (pause, "The provider asked for fewer requests. Slower."),
+    "GiftcardsProvider": (
         fail,
         "The provider has given no usable answer for more than 5 minutes. It broke.",
     ),
-    "giftcards.watch.health.GiftcardsBalance": (spend, "The balance of the account is 4999.99 DZD"),
-    "giftcards.watch.health.GiftcardsKeys": (
-        lose_key,
-        "Card 3 of order web-1042: This card cannot be",
-    ),
-    "giftcards.watch.health.GiftcardsApiKeys": (
+    "GiftcardsBalance": (spend, "The balance of the account is 4999.99 DZD"),
+    "GiftcardsKeys": (lose_key, "Card 3 of order web-1042: This card cannot be"),
+    "GiftcardsApiKeys": (
         use_two_keys,
         "Several API keys are at work in this database: one (SANDBOX), two (unknown).",
     ),
-    "giftcards.watch.health.GiftcardsAttention": (need_a_person, "1 order needs attention."),
-    "giftcards.books.health.GiftcardsRefunds": (
-        lack_refund,
-        "1 refund promised and not credited, 980.00 DZD.",
-    ),
-    "giftcards.books.health.GiftcardsCharges": (
-        charge_nobody,
-        "1 charge of no order here, 490.00 DZD.",
-    ),
-    "giftcards.books.health.GiftcardsBooks": (
-        lose_entry,
-        "The books do not close: the gap is -100.00 DZD.",
-    ),
-    "giftcards.books.health.GiftcardsClosedMonths": (
-        change_closed_month,
-        "1 closed month has changed.",
-    ),
-    "giftcards.books.health.GiftcardsFunds": (
+    "GiftcardsAttention": (need_a_person, "1 order needs attention."),
+    "GiftcardsRefunds": (lack_refund, "1 refund promised and not credited, 980.00 DZD."),
+    "GiftcardsCharges": (charge_nobody, "1 charge of no order here, 490.00 DZD."),
+    "GiftcardsBooks": (lose_entry, "The books do not close: the gap is -100.00 DZD."),
+    "GiftcardsClosedMonths": (change_closed_month, "1 closed month has changed."),
+    "GiftcardsFunds": (
         order_too_much,
         "The orders that are still to be sent cost 2450.00 DZD, and the balance of the account is"
         " 490.00 DZD.",
     ),
-    "giftcards.delivery.health.GiftcardsMail": (
+    "GiftcardsMail": (
         leave_mail,
         "1 message to customers has waited to be sent for more than 5 minutes.",
     ),
-    "giftcards.delivery.health.GiftcardsDigests": (
-        lose_digest,
-        "1 digest for staff cannot be sent.",
-    ),
-    "giftcards.delivery.health.GiftcardsUntold": (
-        give_up_mail,
-        "1 message to customers was given up within the last day.",
-    ),
+    "GiftcardsDigests": (lose_digest, "1 digest for staff cannot be sent."),
+    "GiftcardsUntold": (give_up_mail, "1 message to customers was given up within the last day."),
 }
 
 
 # What fails along with another: an order that lacks its refund needs a person.
 # The limit of a low balance is above that of the order.
 ALONG = {"GiftcardsRefunds": {"GiftcardsAttention"}, "GiftcardsFunds": {"GiftcardsBalance"}}
+# The most queries of those that make more than two.
+QUERIES = {
+    "GiftcardsQueue": 7,
+    "GiftcardsKeys": 5,
+    "GiftcardsPause": 3,
+    "GiftcardsCharges": 3,
+    "GiftcardsFunds": 3,
+}
 
 
 def test_the_documented_page_says_that_all_is_well(monitor: Monitor) -> None:
@@ -222,17 +208,20 @@ def test_the_documented_page_says_that_all_is_well(monitor: Monitor) -> None:
     assert set(said.values()) == {"OK"}
 
 
-@pytest.mark.parametrize("check", TROUBLES)
+@pytest.mark.parametrize("name", TROUBLES)
 def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
-    check: str, monitor: Monitor, call: Call, set_conf: Callable[..., None]
+    name: str, monitor: Monitor, call: Call, set_conf: Callable[..., None]
 ) -> None:
     set_conf(LOW_BALANCE=5000)
-    make_trouble, sentence = TROUBLES[check]
+    make_trouble, sentence = TROUBLES[name]
     make_trouble()
-    condition, failure = DOCUMENTED[check]
+    # It reads little, and asks nobody.
+    with CaptureQueriesContext(connection) as queries:
+        monitor(PATHS[name])
+    assert 1 <= len(queries) <= QUERIES.get(name, 2), queries.captured_queries
+    condition, failure = DOCUMENTED[PATHS[name]]
     with translation.override("fr"):
         status, said = monitor(*DOCUMENTED)
-    name = check.rpartition(".")[2]
     failing = {name} | ALONG.get(name, set())
     assert {key for key, text in said.items() if text != "OK"} == failing
     assert said[name].startswith(f"{failure}: {sentence}")
@@ -256,22 +245,10 @@ def test_every_check_is_documented_and_tried() -> None:
     # Nothing to be alarmed by: orders are bought without references.
     without |= {"reference"}
     assert {condition for condition, _ in DOCUMENTED.values()} == CONDITIONS.keys() - without
-    assert DOCUMENTED.keys() == TROUBLES.keys()
-    for path_ in DOCUMENTED:
+    assert PATHS.keys() == TROUBLES.keys()
+    for path_ in PATHS.values():
         # Fields would be in the labels of a metric.
         assert fields(import_string(path_)) == ()
-
-
-@pytest.mark.parametrize("check", TROUBLES)
-def test_a_check_reads_little_and_asks_nobody(check: str, monitor: Monitor) -> None:
-    TROUBLES[check][0]()
-    with CaptureQueriesContext(connection) as queries:
-        monitor(check)
-    most = {"GiftcardsQueue": 7, "GiftcardsKeys": 5} | dict.fromkeys(
-        ("GiftcardsPause", "GiftcardsCharges", "GiftcardsFunds"), 3
-    )
-    name = check.rpartition(".")[2]
-    assert 1 <= len(queries) <= most.get(name, 2), queries.captured_queries
 
 
 def test_a_message_that_waits_for_a_short_time_is_no_trouble(monitor: Monitor) -> None:
