@@ -1,8 +1,9 @@
 """Holding orders back, and releasing them.
 
-An order is held if a card costs more than the ceiling, if ``REVIEW_ORDER`` wants a person to look
-at it, or until the time comes that ``REORDER_MISSING`` has set for it. A held order is PENDING and
-never due. Only an order of ``REORDER_MISSING`` times out while it is held.
+An order is held if a card costs more than the ceiling, or if ``REVIEW_ORDER`` wants a person to
+look at it. An order that ``REORDER_MISSING`` has made is held until its ``send_after``, and times
+out at its ``send_before``. Other held orders wait without limit. A held order is PENDING and never
+due.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ from giftcards.rules.times import LONGEST_WAIT, is_ahead
 
 logger = logging.getLogger(__name__)
 
-# About as many as can be sent in a minute.
+# The most orders that one call releases: about as many as can be sent in a minute.
 _AT_ONCE = 100
-# In characters.
+# The most characters of an objection that are kept.
 _LONGEST_OBJECTION = 200
 
 
 class ReviewFailed(Exception):
-    """The rule ``REVIEW_ORDER`` failed, or its answer is unusable; the text has no secrets."""
+    """Raised if ``REVIEW_ORDER`` failed or gave an unusable answer; its text has no secrets."""
 
 
 def objection(order: Order) -> str:
-    """Return why a person has to look at ``order`` before it is sent; "" without a reason.
+    """Return why a person has to look at ``order`` before it is sent; "" if nobody has to.
 
     ``REVIEW_ORDER`` is not called once a review is approved. Raises :exc:`ReviewFailed`.
     """
@@ -55,7 +56,7 @@ def objection(order: Order) -> str:
     try:
         rule = conf.review_order
         if rule is not None:
-            # The rule gets a copy, so that it cannot change the order of this process.
+            # The shop's function gets a copy, so that it cannot change ``order`` itself.
             answer = import_string(rule)(copy(order))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
         failure = type(error).__name__
@@ -119,8 +120,9 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
     """Approve a price per card for an order that is held for its price.
 
     The order is sent if a card then costs at most ``price``; otherwise, it is held again. Returns
-    the recorded decision, which names ``by``, or ``None`` if the order is not held for its price
-    any more. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
+    the recorded decision, in which ``by`` is named. Returns ``None`` if the order is not held for
+    its price any more. Raises ``ValidationError`` if ``price`` is below 0 or has more than two
+    decimals.
     """
     approved, above = order.check_amount("approved_price", price), _held_for(order, "price_above")
     if above is None:
@@ -137,8 +139,8 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 def approve_review(order: Order, *, by: str) -> Problem | None:
     """Approve an order that is held for review; it is sent without another review.
 
-    The order can still be held for its price. Returns the recorded decision, which names ``by``, or
-    ``None`` if the order is not held for review any more.
+    The order can still be held for its price. Returns the recorded decision, in which ``by`` is
+    named. Returns ``None`` if the order is not held for review any more.
     """
     wanted = _held_for(order, "review_wanted")
     if wanted is None:
@@ -152,9 +154,10 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release the product's orders that were held for their price and now cost little enough.
+    """Release orders that are held for their price, if the price is within the ceiling by now.
 
-    ``prices`` maps types to prices. One call releases at most 100 orders; the next calls go on.
+    ``prices`` maps types of the product to prices. One call releases at most 100 orders, and the
+    next call releases more.
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
@@ -171,7 +174,7 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
         price, ceiling = prices.get(order.type_id), order.price_ceiling
         if price is None or ceiling is None or price > ceiling:
             continue
-        # The order may be held for another reason.
+        # The order may be held for another reason than its price.
         if _held_for(order, "price_above"):
             amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
             yield order, Problem("price_fell", amounts)
@@ -180,7 +183,7 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
 def send_at_once(order: Order, *, by: str) -> Problem | None:
     """End the wait of an order, so that it is sent now; return the recorded decision.
 
-    Returns ``None`` if the order does not wait any more. The timeline names ``by``.
+    Returns ``None`` if the order does not wait any more. ``by`` is named in the order's timeline.
     """
     if not order.is_waiting:
         return None
@@ -192,9 +195,9 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
 
 
 def end_waits(orders: OrderQuerySet) -> None:
-    """Release held orders after ``send_after``, or give them up after ``send_before``.
+    """Release held orders whose ``send_after`` has passed; reject them if ``send_before`` has, too.
 
-    One call handles at most 100 of ``orders``; the next call goes on.
+    One call handles at most 100 of ``orders``, and the next call handles more.
     """
     now = timezone.now()
     for order in orders.on_hold_for_too_long(now)[:_AT_ONCE]:
@@ -226,7 +229,7 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store ``price``, which a person confirmed while placing, as the ceiling of ``order``.
+    """Store the ``price`` that a person has confirmed as the ceiling of ``order``.
 
     Call this in the transaction that records the order, before any worker can see it.
     """
@@ -235,7 +238,7 @@ def confirm_price(order: Order, price: Decimal) -> None:
 
 
 def reject_held(order: Order, *, by: str) -> Problem | None:
-    """Reject a held order, for which nothing was bought; return the recorded decision.
+    """Reject a held order, which was not bought; return the recorded decision.
 
     Returns ``None`` if the order is not held any more.
     """

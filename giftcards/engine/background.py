@@ -1,10 +1,11 @@
 """Background work: all work that is not about single orders.
 
-Work is declared as :class:`Work`. Only :func:`give_turns` begins it, at the end of a tick and in
-the threads beside the loop.
+Work is declared as :class:`Work`. It is begun only by :func:`give_turns`, at the end of each
+minute's task and in threads beside an endless loop.
 
-Each piece of prompt work has its own lane, and waits for no other work. All other work shares one
-lane, where only one process at a time gives turns.
+A lane is a list of work whose pieces are done one after the other. Each piece with ``is_prompt`` is
+a lane of its own, so it waits for no other work. All other work shares one lane, in which only one
+process works at a time.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ MayGoOn = Callable[[], bool]
 class Work:
     """A piece of background work.
 
-    ``name`` is shown to people, such as "the messages". ``do`` works until its callback returns
-    False. If ``do`` returns False, it is not called again for some seconds.
+    ``name`` is shown to people, such as "the messages". ``do`` gets a callback, and works until it
+    returns False. If ``do`` returns False itself, it is not called again for some seconds.
     """
 
     name: str
@@ -45,25 +46,26 @@ class Work:
     #: True if people wait for the results. Such work waits for no other work, and several processes
     #: may do it.
     is_prompt: bool = False
-    #: Returns whether prompt work is due before its next turn; called every second.
+    #: Returns True if prompt work should begin before its regular time; called every second.
     is_due: Callable[[], bool] = lambda: False
-    #: Queues a task for the work. Where there is a queue, ticks call this in place of ``do``.
+    #: Queues a task for the work. Each minute's task calls this in place of ``do``, if there is a
+    #: queue.
     wake: Callable[[], object] | None = None
-    #: True if the work comes after all other work, because it never runs out, or may hang.
+    #: True if the work is begun after all other work, because it may hang or never end.
     is_last: bool = False
 
 
 #: The declared work, by name.
 WORK: dict[str, Work] = {}
-# The work of this process, with the time of its last sign of life: its start, or its last call of
-# the callback. No work is begun while it is under way.
+# The names of the work that this process is doing. The values are the times at which the work began
+# or last called its callback. Work that is under way is not begun again.
 _under_way: dict[str, float] = {}
 
 
 def lanes() -> list[Sequence[Work]]:
-    """Return the work in lanes: one for each piece of prompt work, and one for all other work.
+    """Return the lanes: one for each piece of prompt work, and one for all other work.
 
-    Prompt work with ``is_last`` comes after all other lanes.
+    Lanes of prompt work with ``is_last`` come last.
     """
     prompt = [[work] for work in WORK.values() if work.is_prompt]
     others = [work for work in WORK.values() if not work.is_prompt]
@@ -72,10 +74,10 @@ def lanes() -> list[Sequence[Work]]:
 
 
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
-    """Give each piece of work in ``lane`` its turn; False if the lane has to be left alone for now.
+    """Do a part of each piece of work in ``lane``; False if the lane has to pause for some seconds.
 
-    Nothing more is begun once ``has_time`` returns False or ``stop`` is set. The next call begins
-    with the next piece, even if a piece has killed its process.
+    No further piece is begun once ``has_time`` returns False or ``stop`` is set. The next call
+    begins with the piece after the last one, even if the last one has killed its process.
     """
 
     def may_go_on() -> bool:
@@ -113,7 +115,7 @@ def _take_turns(
 
 
 def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
-    """Do a part of ``work``; True if the work ended in time and without an error."""
+    """Do a part of ``work``; True if it ended by itself, without an error and without False."""
     if work.name in _under_way:
         return False
     is_cut_short = False
@@ -139,7 +141,7 @@ def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
 
 @contextlib.contextmanager
 def beside(stop: threading.Event) -> Iterator[None]:
-    """Give turns in threads, one for each lane, until the block ends or ``stop`` is set."""
+    """Do the work of each lane in a thread of its own, until the block ends or ``stop`` is set."""
     threads = [_start(keep_giving_turns, lane, stop) for lane in lanes()]
     try:
         yield
@@ -151,10 +153,10 @@ def beside(stop: threading.Event) -> Iterator[None]:
 
 
 def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
-    """Give turns once a minute, and whenever the work of ``lane`` is due, until ``stop`` is set.
+    """Do the work of ``lane`` once a minute, and whenever it is due, until ``stop`` is set.
 
-    A piece without a sign of life for two minutes is abandoned with its thread, and the others go
-    on.
+    If a piece of work has not called its callback for two minutes, it is abandoned with its thread,
+    and the other pieces go on.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + tuning.chores_every
@@ -171,7 +173,7 @@ def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
 
 
 def _ends(turn: threading.Thread, lane: Sequence[Work]) -> bool:
-    """Wait for the end of ``turn``; False once its work gives no sign of life."""
+    """Wait for the thread ``turn`` to end; False once its work hangs (``turn_seconds``)."""
     began = time.monotonic()
     while turn.is_alive():
         last_sign = max([began, *(_under_way.get(work.name, began) for work in lane)])

@@ -10,7 +10,7 @@ from datetime import timedelta
 _LIMIT_PAUSE = timedelta(minutes=1)
 _SHORTEST_RETRY_AFTER = timedelta(seconds=5)
 _LONGEST_RETRY_AFTER = timedelta(minutes=15)
-# The pause after the first failed sweep of an outage, and the longest one.
+# The pause after the first failed sweep of an outage, and the longest pause.
 _OUTAGE_PAUSE = timedelta(seconds=1)
 _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 
@@ -30,7 +30,7 @@ def backoff(
 
 
 def pause_after_outage(outages: int) -> timedelta:
-    """Return the pause of every process after the ``outages``-th failed sweep in a row."""
+    """Return the pause for all processes after ``outages`` failed sweeps in a row."""
     return backoff(outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
 
 

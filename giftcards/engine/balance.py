@@ -36,12 +36,13 @@ _ZERO = Decimal("0.00")
 class BalanceReader:
     """A reader that requests the balance in a thread, so that no order waits for the answer.
 
-    Its failures are no outages of the provider: only requests about orders decide about these.
+    A failure of this request does not count as an outage of the provider. Only failed requests
+    about orders do.
     """
 
     def __init__(self) -> None:
         self._gateway: Gateway | None = None
-        # The slot and the start of the request in flight.
+        # The budget slot of the request in flight, and the time when the request began.
         self._call: tuple[Slot, datetime] | None = None
         self._answers: SimpleQueue[Decimal | Exception] = SimpleQueue()
 
@@ -84,7 +85,7 @@ class BalanceReader:
             self._answers.put(error)
 
     def take_answer(self, *, seconds: float = 0) -> bool:
-        """Wait at most ``seconds`` for the balance and store it; False without a usable answer."""
+        """Wait at most ``seconds`` for the balance and store it; False if no usable answer came."""
         if self._call is None or self._gateway is None:
             return False
         try:
@@ -104,7 +105,7 @@ class BalanceReader:
 
 
 def _tell_of_fall(state: ProviderState) -> None:
-    """Tell the shop that the balance is low, once until it recovers."""
+    """Tell the shop if the balance is low, but only once until it has recovered."""
     if state.is_balance_low == (state.low_balance_since is not None):
         return
     if not state.is_balance_low:
@@ -122,11 +123,12 @@ def _tell_of_fall(state: ProviderState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class OpenMoney:
-    """The cost of the open orders, in dinars, without orders that are held for a person.
+    """The cost of open orders in dinars, except orders that wait for a decision of staff.
 
-    ``sent`` is for orders that were or may have been sent: the provider has taken it from the
-    balance, and gives back the price of cards that do not come. ``unsent`` is for orders still to
-    be sent. ``unknown`` counts orders without a known price, which neither amount includes.
+    ``sent`` is the cost of orders that were sent, or may have been. The provider has taken it from
+    the balance, and gives back the price of cards that do not come. ``unsent`` is the cost of
+    orders still to be sent. ``unknown`` counts the orders without a known price: neither amount
+    includes them.
     """
 
     sent: Decimal = _ZERO
@@ -158,7 +160,8 @@ def _in_open_orders(lines: Iterable[Line], prices: Mapping[tuple[str, str], Deci
 def free_balance(*, reference: str = "") -> Decimal | None:
     """Return the balance less the cost of unsent orders and of holds; ``None`` if it is unknown.
 
-    A hold with this ``reference`` does not count, nor do orders without a known price.
+    A hold keeps cards for a future order. A hold for ``reference`` is left out, and so are orders
+    without a known price.
     """
     state = ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
@@ -168,22 +171,22 @@ def free_balance(*, reference: str = "") -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Commitments:
-    """The open orders and the holds, and the balance that has to cover them, at one moment."""
+    """The open orders, the holds, and the balance that has to cover both, read together."""
 
     #: ``None`` if the balance is unknown; then holds and settled orders are not read.
     balance: Decimal | None
-    #: Lines by kind: of open orders, of holds, and of settled orders that the balance does not show
-    #: yet.
+    #: The lines of open orders, of holds, and of settled orders that the balance does not show yet;
+    #: the keys name these three kinds.
     lines: Mapping[str, Sequence[Line]]
-    #: The latest prices by product and type of open orders.
+    #: The latest price of each type in an open order, by product and type.
     prices: Mapping[tuple[str, str], Decimal]
 
     @classmethod
     def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
         """Read the orders and the holds that count against the balance of ``state``.
 
-        A hold with this ``reference`` is left out. The same statement also reads the lines of the
-        queries ``beside``.
+        A hold for ``reference`` is left out. ``beside`` are further queries for lines, which run in
+        the same statement.
         """
         orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:

@@ -1,10 +1,10 @@
 """Detecting steps of the wall clock, so that a step does not count as waiting time.
 
-Times in the database are from the wall clock, which NTP or a person can set. If it has not advanced
-like the steady clock, it has made a step. ``ProviderState`` keeps the difference between the two
-clocks of each machine, so that steps are noticed even if no process ran.
+Times in the database are from the wall clock, which NTP or a person can set. The wall clock has
+made a step if it has not advanced like the steady (monotonic) clock. ``ProviderState`` keeps the
+difference between the two clocks of each machine. So steps are noticed even if no process ran.
 
-Without a stored difference, the wall clock is trusted, unless it is behind the last sweep.
+Without a stored difference, the wall clock is trusted, unless the last sweep lies in its future.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from giftcards.rules.times import LONGEST_HOLD, SLACK
 
 logger = logging.getLogger(__name__)
 
-# Sent after the clock was set back, in the transaction that records the step. Receivers get
-# ``span``, the negative length of the step, and ``now``.
+# Sent after the clock was set back, in the transaction that records the step. Receivers get ``now``
+# and the negative length of the step as ``span``.
 clock_set_back = Signal()
 
-# A larger difference is a step; a smaller one may be a gradual correction by NTP.
+# If the two clocks drift apart by more than this, the wall clock has made a step. A smaller drift
+# may be a gradual correction by NTP.
 _TOLERANCE = timedelta(seconds=2)
-# A larger difference is stored anew, so that slow drift does not add up to a step.
+# A drift of more than this is stored, so that slow drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
-# The most machines whose readings are kept. No shop has as many: otherwise, machines would displace
-# each other's readings.
+# The most machines whose clock differences are kept. It must be more machines than any shop has,
+# because a new machine displaces the oldest one.
 _MOST_MACHINES = 256
-# The longest times by which the engine postpones urgent orders (after a 429), and others.
+# The longest time by which the engine postpones an urgent order (after a 429), and any other order.
 _LONGEST_URGENT = timedelta(minutes=15)
 _LONGEST_OTHER = timedelta(hours=1.25)
 
@@ -74,7 +75,7 @@ def _read_clocks() -> tuple[datetime, float]:
         began = steady_time()
         now = timezone.now()
         ended = steady_time()
-        # If the process was halted in between, the difference is wrong.
+        # If the process was halted between the two readings, the difference is wrong.
         if ended - began < _DRIFT.total_seconds() / 2:
             return now, _as_seconds(now) - ended
 
@@ -108,7 +109,7 @@ class Step:
 
 
 class Clock:
-    """The wall clock, compared with the readings that all processes share."""
+    """The wall clock, with its steps as all processes have recorded them."""
 
     def __init__(self) -> None:
         self.compare(ProviderState.objects.current())
@@ -190,9 +191,9 @@ class Clock:
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
     def _store(self, offset: float, step: Step, now: datetime) -> None:
-        """Store the reading, and a step with its corrections, unless another process has done so.
+        """Store ``offset`` and ``step``, and correct stored times, unless another process has.
 
-        Within the tolerance, only the reading is stored.
+        A step within the tolerance is not stored.
         """
         others = [(name, value) for name, value in self._offsets.items() if name != _MACHINE]
         is_step = abs(step.span) > _TOLERANCE
@@ -221,8 +222,8 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     if state.paused_until and state.paused_until > step.before:
         # Guarded, because another process may have started a pause in the meantime.
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
-        # Capped, because another machine may have made the same step, and corrected the end
-        # already.
+        # Capped, because another machine may have made the same step, and corrected the end of the
+        # pause already.
         paused.update(paused_until=min(state.paused_until + span, now + LONGEST_PAUSE))
     # Orders whose sender is still at work must not be taken for lost.
     sending = Order.objects.open().filter(status=Status.PLACING, sent_at__lte=step.before)
@@ -231,7 +232,7 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
         too_long = sending.filter(claimed_until__gt=now + LONGEST_HOLD)
         too_long.update(claimed_until=now + LONGEST_HOLD)
     if step.seconds < 0:
-        # Not after a step ahead: then orders are due too early, which does no harm.
+        # After a step forward, nothing is moved: orders are due too early, which does no harm.
         Order.objects.open().filter(due_at__gt=now).update(due_at=F("due_at") + span)
         by_rule = Order.objects.open().filter(send_before__gt=now)
         by_rule.update(send_after=F("send_after") + span, send_before=F("send_before") + span)

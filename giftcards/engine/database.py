@@ -31,7 +31,7 @@ _POSTPONED = timedelta(seconds=30)
 
 @contextlib.contextmanager
 def surviving(stop: threading.Event, what: str) -> Iterator[None]:
-    """If the database fails in this block, log a failure of ``what``, pause and reconnect."""
+    """Log a database error in this block as a failure of ``what``, pause and reconnect."""
     try:
         yield
     except Error as error:
@@ -71,8 +71,8 @@ def is_there() -> bool:
 def isolate_failures(*orders: Order) -> Iterator[None]:
     """Log a database error in this block as a failure to write ``orders``, and postpone them.
 
-    If even that fails, there is a short pause, so that the next sweep does not follow at once. The
-    error is raised if the connection is lost, or nothing can be written.
+    If postponing fails, too, there is a short pause before the next sweep. The error is raised if
+    the connection is lost, or if the database refuses every write.
     """
     names = ", ".join(order.reference for order in orders)
     is_written = False
@@ -93,9 +93,9 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Write ``orders`` in one call of ``write``, or one by one if the database refuses this.
+    """Write ``orders`` in one call of ``write``; if the database refuses this, one by one.
 
-    Returns the results. An order that fails even alone is postponed.
+    Returns the results of the calls. An order that cannot be written even alone is postponed.
     """
     written: list[T] = []
     if len(orders) > 1:

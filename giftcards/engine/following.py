@@ -37,10 +37,10 @@ T = TypeVar("T")
 # with a wrong key get the IP address blocked: with more in flight, the block could come before the
 # first refusal is read.
 MAX_IN_FLIGHT = 3
-# The most single checks for each group of a sweep.
+# The most single checks in a sweep, for fresh orders and for late orders each.
 BATCH = 40
-# The usual difference of the clocks. It is tried first, because a busy account has many orders in
-# ten minutes.
+# The usual difference between the provider's clock and ours. The list is first read with this
+# margin, because a busy account has many orders in ten minutes.
 _USUAL_SKEW = timedelta(minutes=1)
 # The pauses in the use of the list: after it failed, and after it showed none of our orders. Both
 # are shorter than the poll timeout, because some orders can only be followed through the list.
@@ -65,13 +65,13 @@ class Pulse:
     beat: Callable[[], object] = lambda: None
 
 
-# The purposes of further pages, by the purpose of the first page.
+# The purpose of requests for further pages, where it is not the purpose of the first page.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
-# Pages that wait for the request budget; other pages are skipped if it is short.
+# Pages for these purposes wait for the request budget. Other pages are skipped if it is short.
 _AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
 
 Rows = Sequence[OrderAnswer]
-# Orders with their rows and the verdicts, which are None for rows yet to be judged.
+# Orders, each with its row and the verdict on the row; None if the row is not judged yet.
 Answers = Iterator[tuple[Order, OrderAnswer, Verdict | None]]
 Pages = Iterator[OrderPage | Exception]
 
@@ -96,7 +96,7 @@ def next_check(
 
 
 def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
-    """True if the list probably takes fewer requests than single checks, or is needed anyway."""
+    """True if the list probably takes fewer requests than single checks, or an order needs it."""
     return any(_is_worth_listing(group, gateway) for group in _by_age(orders))
 
 
@@ -114,8 +114,8 @@ def ask(
     ``due_by`` are yielded only if the list happens to show them. Orders that are not yielded were
     not checked: calls were paused, the budget ran out, or the batch was full.
 
-    ``match_others`` gets the rows of each page that belong to none of ``orders``, and all its rows.
-    Its answers are yielded, too.
+    ``match_others`` is called for each page of the list. It gets the rows that belong to none of
+    ``orders``, and all rows of the page. The answers that it returns are yielded, too.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -150,8 +150,8 @@ def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
     """Return the ``orders`` that the list should show under an id that we know."""
-    # If the list has other ids than single checks, an order's first single check gives its id in
-    # the list.
+    # The list may use other ids than single checks do. Then only an order's first single check
+    # tells the order's id in the list.
     ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
     return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
 
@@ -172,7 +172,8 @@ def _read_list(
             yield from match_others(search.find_others(page), page.items)
         if search.has_match or search.pages_left or not search.has_read:
             return
-    # New orders may appear in the list later. Old ones should be there, unless it has its own ids.
+    # New orders may appear in the list later. Old orders should be there, unless the list uses ids
+    # of its own.
     is_unexpected = any(order.checked_at for order in search.old)
     gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
 
@@ -220,20 +221,21 @@ class _Search:
 
     @property
     def pages_left(self) -> int:
-        """The number of pages worth reading that were left out because the budget was short."""
+        """The number of pages that are worth reading, but were left out for lack of budget."""
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
         """Tell the gateway how many requests this reading takes after the first page.
 
-        They are for further pages, including those left out, and for single checks of ``left``.
+        These are requests for further pages, even if they were left out, and for single checks of
+        ``left``.
         """
         if not self.has_read:
             return
         further = max(self._pages_read - 1, 0) + self.pages_left
         others = len(set(left) - {self.to_verify})
-        # If the room on the last page is unknown, half a page is assumed.
+        # If the free room on the last page is unknown, half a page is assumed.
         is_only_page = self._pages_read + self.pages_left == 1
         room = tuning.page_size - self._rows_read if is_only_page else tuning.page_size // 2
         gateway.note_questions(further + others, page_size=tuning.page_size, room=room)
@@ -293,7 +295,7 @@ def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> V
     """Return the verdict on ``row``; ``None`` if a single check is needed.
 
     No single check is needed if the row settles the order, or credibly shows it as open.
-    The options of :func:`evaluate_for` are left out: they only make verdicts more lenient.
+    ``evaluate_for`` is called without options, because these only make verdicts more lenient.
     """
     verdict = evaluate_for(order, row)
     # A row that shows a late order as open is not trusted: a stale list would keep it late.
@@ -321,10 +323,10 @@ def read_pages(
 
     ``limit()`` is the number of further pages that are worth reading:
 
-    - With a page count, further pages are read only if ``limit()`` covers them all. Reading ends
-      when ``limit()`` falls to 0, or when the budget is short; the next reading begins with the
-      unread pages.
-    - Without a page count, at most ``limit()`` further pages are read, up to one without new ids.
+    - If the provider tells the number of pages, further pages are read only if ``limit()`` covers
+      them all. Reading ends when ``limit()`` falls to 0, or when the budget is short. The next
+      reading begins with the unread pages.
+    - Otherwise, at most ``limit()`` further pages are read, until a page has no new ids.
 
     A page that fails is yielded as its error.
     """
@@ -357,7 +359,7 @@ def read_pages(
 def _read_share(
     count: int, gateway: Gateway, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield as many further pages as one reading may take; note where the next one begins."""
+    """Yield as many further pages as one reading may request; note where the next one begins."""
     begin = gateway.next_page if gateway.next_page <= count else 2
     numbers = [*range(begin, count + 1), *range(2, begin)]
     at_most = gateway.pages_at_once()
@@ -386,7 +388,7 @@ def _read_counted(
 def _read_uncounted(
     page: OrderPage | Exception | None, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield the pages after the first one, ``page``, until a page has no new ids."""
+    """Yield the pages after ``page``, which is the first one, until a page has no new ids."""
     seen: set[str] = set()
     number = 1
     while isinstance(page, OrderPage) and number <= limit():
@@ -414,8 +416,8 @@ def fan_out(
     """Make the calls of ``jobs``, a few at a time; yield each key with the result or the error.
 
     With ``is_patient``, calls wait for the request budget; otherwise, calls without budget are
-    skipped. A call whose error is worth repeating is retried once, if the budget allows that at
-    once. When calls have to stop, those in flight get a few seconds to end.
+    skipped. A call whose error is worth repeating is retried once, if the budget allows that
+    without a wait. When calls have to stop, those in flight get a few seconds to end.
     """
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")

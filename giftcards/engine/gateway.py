@@ -1,6 +1,6 @@
 """The only path to the provider, with limits that all processes share.
 
-Every call, one request each, goes through a :class:`Gateway`. The first refusal of a key stops
+Every call makes one request and goes through a :class:`Gateway`. The first refusal of a key stops
 every process with that key. All processes honour the pauses that the provider asks for, and stay
 within ``REQUESTS_PER_MINUTE`` together.
 """
@@ -49,7 +49,8 @@ _PROBE_POLL = 0.2
 class KeyProbe:
     """A lease that limits calls with an unproven key to one at a time, across all processes.
 
-    The provider blocks the IP address after five calls with a wrong key.
+    A key is proven once the provider has accepted it. The provider blocks the IP address after five
+    calls with a wrong key.
     """
 
     def __init__(self) -> None:
@@ -77,15 +78,15 @@ class KeyProbe:
 class Gateway:
     """A client of the provider that enforces pauses, the key probe and the request budget.
 
-    One thread owns a gateway, which is a context manager. Other threads may only call ``client``,
-    between the owner's :meth:`begin` and :meth:`finish` for that call.
+    A gateway is a context manager, and one thread owns it. Other threads may only make a call of
+    ``client`` between the owner's :meth:`begin` and :meth:`finish` for this call.
     """
 
     def __init__(self) -> None:
         # Without encryption keys, bought cards could not be stored.
         require("ENCRYPTION_KEYS")
         self._fingerprint = key_fingerprint(conf.api_key)
-        # A refusal that is not stored yet; this process honours it already.
+        # A refusal of the key that is not stored in the database yet.
         self._refusal: AccessDenied | None = None
         self._probe = KeyProbe()
         self.clock = Clock()
@@ -104,9 +105,10 @@ class Gateway:
         self._failure: ProviderError | None = None
         # The time of the last request for the list; None once it is stored.
         self._list_asked_at: datetime | None = None
-        # The requests after the first page, for each reading of the list in the last minute.
+        # For each reading of the list in the last minute: the number of requests after the first
+        # page.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
-        #: The number of orders that still waited after the last round of sending, up to 100.
+        #: The number of orders, up to 100, that still waited when orders were last sent.
         self.waiting = 0
         #: The page that the next reading of the list requests after the first page.
         self.next_page = 2
@@ -149,7 +151,7 @@ class Gateway:
     def try_open(self) -> bool:
         """Load the shared state and return :attr:`is_open`.
 
-        After a block of the address, a single call first checks whether the block is over.
+        If the IP address was blocked, a single call first checks whether the block is over.
         """
         self._load_state()
         if self.is_open and not self.is_proven and self._state.was_blocked:
@@ -230,7 +232,7 @@ class Gateway:
                 return result
 
     def begin(self, purpose: Purpose) -> Slot | None:
-        """Take a slot for one call, which the caller makes and finishes.
+        """Take a slot of the budget for one call, which the caller makes and finishes.
 
         Returns ``None`` if calls are paused, another process is probing the key, or no slot is
         free.
@@ -273,7 +275,7 @@ class Gateway:
         self._probe.end()
 
     def wait_for(self, purpose: Purpose) -> float:
-        """Seconds until :meth:`begin` may succeed, unless another process is faster."""
+        """The seconds until :meth:`begin` may succeed, unless another process takes the slot."""
         is_ours_to_call = self.is_proven or self._probe.is_ours
         is_probed = not is_ours_to_call and Lease.objects.is_taken(Lease.KEY_PROBE)
         wait = self._budget.wait_for(
@@ -303,7 +305,7 @@ class Gateway:
         """Record the outcome of a call (``None``: success); pauses apply to all processes."""
         match error:
             case None | Refused():
-                # A refused order or question also proves the key.
+                # A request that is refused for another reason also proves the key.
                 self._has_succeeded = True
                 self._failure = error or self._failure
                 if not (self.is_proven and self.key.is_freshly_proven(timezone.now())):
@@ -314,7 +316,7 @@ class Gateway:
                 wait = pause_after_limit(error.retry_after)
                 self._pause(ProviderState.Pause.RATE, error, wait)
             case Withheld():
-                pass  # this server was held up, not the provider
+                pass  # no fault of the provider: this process was too slow to send the request
             case _:
                 self._failure = error
         # The probe ends last: the next process to probe the key has to see the pause.
@@ -396,7 +398,8 @@ class Gateway:
     def was_clock_right(self, moment: datetime) -> bool:
         """True if our clock agreed with the provider's clock at ``moment``, a time of our clock.
 
-        The ``Date`` of the provider's last answer shows this, with the steps of our clock since.
+        This follows from the ``Date`` of the provider's last answer, and from the steps of our
+        clock since ``moment``.
         """
         ahead = self.client.clock_difference
         return all(abs(ahead + span) <= _CLOCK_ERROR for span in self.clock.set_since(moment))
@@ -433,9 +436,10 @@ class Gateway:
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
         """Note how many requests a reading of the list takes after the first page.
 
-        This reading takes ``count``. The next readings also show the orders that now wait to be
-        sent: these fill the ``room`` on the last page, then more pages of ``page_size`` rows. They
-        count up to the number of free slots, or a quarter of a page if that is more.
+        ``count`` is the number for this reading. Orders that now wait to be sent are added, because
+        the next readings show them. They fill the ``room`` on the last page, then more pages of
+        ``page_size`` rows. As many orders are added as slots are free, or a quarter of a page if
+        that is more.
         """
         coming = self.waiting
         if coming:
@@ -480,8 +484,8 @@ def ask_when_free(
     """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
 
     ``call`` returns ``None`` if the gateway denies it, and is then tried again. ``on_wait`` is
-    called before each wait of at most a second, with True if calls are paused. An unproven key is
-    left to an urgent order to probe.
+    called before each wait of at most a second, with True if calls are paused. With an unproven
+    key, no call is made until an urgent order has proven it.
 
     Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` may raise it, too.
     """

@@ -35,7 +35,7 @@ class Listing:
         return not (self.rows or self.is_whole)
 
     def row_of(self, order: Order) -> OrderAnswer | None:
-        """The row with an id of ``order`` that fits its line; ``None`` if there is none."""
+        """The row with an id of ``order`` that fits its product, type and quantity, or ``None``."""
         named = (self.rows.get(name) for name in order.names)
         line = order.line_at_provider
         return next((row for row in named if row and not find_difference(row, line)), None)
@@ -63,7 +63,7 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
 
 
 def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
-    """True if no page is missing; ``has_new_rows`` is about the last page."""
+    """True if no page is missing; ``has_new_rows`` is True if the last page had new rows."""
     if not pages:
         return False
     count = pages[0].page_count
@@ -78,7 +78,7 @@ def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -
 def find_orphans(listing: Listing) -> list[OrderAnswer]:
     """The rows that belong to no order of ours, oldest first.
 
-    A row with an order's id but another line does not belong to that order.
+    If a row has an order's id, but another product, type or quantity, it is not the order's row.
     """
     owned = {
         row.provider_id

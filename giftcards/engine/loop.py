@@ -172,7 +172,7 @@ class _Loop:
                 return False
             if self.stop.wait(tuning.loop_look):
                 return False
-        # This run now sends new orders, so the lease of a queued run is not needed.
+        # This run now sends new orders. If it ends, another run may be queued again.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
         return True
 

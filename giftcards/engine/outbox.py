@@ -1,11 +1,11 @@
 """Announcing changes to the shop's receivers: at least once, and in sequence for each subject.
 
-The subject is an order or a type. A receiver is not called for later changes of a subject until it
-has taken the earlier ones. Orders and offers each have an outbox with a lease, so that slow
-receivers of offers do not delay news of orders.
+The subject is an order, or a type whose offer changes. A receiver is not called for a change until
+it has taken all earlier changes of the subject. Orders and offers each have an outbox with a lease,
+so that slow receivers of offers do not delay news of orders.
 
-A try is recorded as failed before the receivers are called, and corrected afterwards. So back-off
-applies even if a receiver kills the process.
+A try is recorded as failed before the receivers are called. The record is corrected afterwards. So
+the pauses between tries also grow if a receiver kills the process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ E = TypeVar("E", bound=OutboxEntry)
 _GRACE = 1.0
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)
-# The failures after which a change is given up: about a day with a running worker.
+# After this many failures, a change is no longer announced. That takes about a day.
 _MOST_FAILURES = 32
 
 
@@ -48,9 +48,10 @@ _MOST_FAILURES = 32
 class Outbox(Generic[E]):
     """A table of changes, and how each of them is announced.
 
-    ``lease`` is that of the announcing process. ``subject`` is the foreign key to what has changed,
-    ``related`` are the foreign keys to read along. ``signals`` are sent in this sequence, with
-    ``sender`` and ``arguments``.
+    Only the process that holds the lease named ``lease`` announces changes. ``subject`` names the
+    foreign key to what has changed, and ``related`` the foreign keys that are read with a change.
+    ``signals`` returns the signals for a change, in the sequence of sending. Receivers get
+    ``sender`` and the ``arguments``.
     """
 
     table: type[E]
@@ -127,8 +128,8 @@ def announce(
         if token is None:
             break
         known = len(refused)
-        # The lease is released before the next query: a process that could not take it relies on
-        # this one.
+        # The lease is released before the next query. Another process that failed to take the lease
+        # relies on this query to find its change.
         with contextlib.closing(_LeaseKeeper(outbox.lease, token)) as lease:
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
@@ -153,7 +154,7 @@ class _LeaseKeeper:
         self._thread.start()
 
     def keep(self) -> bool:
-        """Begin the next change, and renew a due lease; False if another process has taken it."""
+        """Begin the next change, and renew the lease if that is due; False if the lease is lost."""
         self._began = time.monotonic()
         if self._began - self._kept < tuning.announcing_renewal:
             return True
@@ -214,8 +215,8 @@ def _announce_batch(
 def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime]) -> None:
     """Call the receivers that have not taken ``change`` yet, and record the outcome.
 
-    ``held_back`` has the receivers that wait for an earlier change of the subject, with its due
-    time.
+    ``held_back`` maps the receivers that wait for an earlier change of the subject to the due time
+    of this earlier change.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
@@ -313,21 +314,21 @@ def next_try(
 ) -> tuple[int, datetime | None]:
     """Return the failures of a change so far, and when it is announced again (``None``: never).
 
-    ``held_until`` is the due time of an earlier change for which a receiver is held back; ``None``
-    if no receiver is. A change is done if no receiver has failed and none is held back.
+    ``held_until`` is the due time of an earlier change that a receiver has to take first, or
+    ``None``. A change is done if no receiver has failed and none waits for an earlier change.
     """
     if not has_failed:
-        # The earlier change is announced first.
+        # The change is tried again when the earlier change is due.
         return failures, held_until
     failures += 1
-    # A receiver that is held back has not been called, so the change cannot be given up.
+    # A receiver that waits for an earlier change was not called, so the change is not given up.
     if failures >= _MOST_FAILURES and held_until is None:
         return failures, None
     return failures, now + backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """The receivers that must take ``change`` before later changes, with its next due time."""
+    """Map the receivers that must take ``change`` before later changes to its next due time."""
     if change.announce_at is None:
         return {}  # given up
     return {receiver.name: change.announce_at for receiver in _pending_receivers(outbox, change)}
