@@ -166,8 +166,8 @@ def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
 class Page(NamedTuple):
     """A page whose path begins with the path of the list of orders.
 
-    The name of its URL is ``admin:giftcards_<name>``. ``view(pages, request, **values)`` has to check what the person may do. The ``decorators`` wrap
-    the result of ``AdminSite.admin_view``.
+    The name of its URL is ``admin:giftcards_<name>``. ``view(pages, request, **values)`` has to
+    check what the person may do. The ``decorators`` wrap the result of ``AdminSite.admin_view``.
     """
 
     name: str
