@@ -18,13 +18,15 @@ from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.rules.states import FINAL
 
 _LONGEST_WAIT = timedelta(days=1)
-# A message that waits longer is late. Shorter disturbances end without help.
+# A message that waits longer than this is late. Staff need not know of shorter delays.
 _PATIENCE = timedelta(minutes=5)
-# The warning of a message that was given up ends after this time: nobody can tick it off.
+# The warning about a message that was given up ends after this time, because nobody can tick it
+# off.
 _ALARM = timedelta(days=1)
 #: The number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
-#: The most reveals of a link if ``LINK_REVEALS`` is not set: each reveal adds a row.
+#: The most reveals of a link if ``LINK_REVEALS`` is not set. A limit is needed because each reveal
+#: adds a row.
 MOST_REVEALS = 10_000
 #: A reload of the page within this time does not count as another reveal.
 SAME_REVEAL = timedelta(minutes=10)
@@ -41,8 +43,8 @@ class DeliveryStatus(models.TextChoices):
 
 #: The statuses of messages that wait and are not being sent.
 WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
-#: The statuses of messages that are not done. ``next_attempt_at`` is when the message is due; while
-#: it is being sent, the end of the claim.
+#: The statuses of messages that are not done. ``next_attempt_at`` is the time when the message is
+#: due, or, while it is being sent, the time when the claim ends.
 OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 
@@ -54,12 +56,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return super().update(**values)
 
     def due(self, now: datetime) -> Self:
-        """Messages to send now, longest due first."""
-        # Rows that are done have NULL, so the index finds only open rows.
+        """Messages that are due, the earliest due first."""
+        # Rows that are done have NULL here, so the index finds only open rows.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime) -> Self:
-        """Open messages that were first due at least 5 minutes ago, longest due first."""
+        """Open messages that were first due at least 5 minutes ago, the earliest due first."""
         by = now - _PATIENCE
         rows = self.waiting(now).filter(
             Q(not_before__lte=by) | Q(not_before=None, created_at__lte=by)
@@ -71,7 +73,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.untold().filter(failed_at__gt=now - _ALARM)
 
     def waiting(self, now: datetime) -> Self:
-        """Open messages, except those of gifts whose time has not come."""
+        """Open messages, except messages about gifts whose delivery time has not come."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
         # The second condition lets databases use the index on next_attempt_at.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
@@ -121,12 +123,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel the waiting messages among these; return their number."""
+        """Cancel the waiting messages that match ``which``; return their number."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Stop these messages from handing over links; return the number of cancelled messages.
+        """Keep messages that match ``which`` from handing over links; return the number cancelled.
 
         A message that is being sent may still go out, but is not retried.
         """
@@ -148,7 +150,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(is_theirs if recipient else ~is_theirs)
 
     def untold(self) -> Self:
-        """Failed messages without a later open or sent message of the same order and kind."""
+        """Failed messages without a later open or sent message of their kind about the order."""
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
@@ -167,7 +169,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """The unique key of a message; it prevents a second message about one ``occasion``."""
+    """Hash ``occasion`` to the key of a message, which prevents a second message about it."""
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
@@ -219,21 +221,22 @@ class Delivery(models.Model):
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     # Attempts with unknown outcome: the process died, or the server did not answer.
     unanswered = models.PositiveIntegerField(default=0)
-    # While the message is being sent, the end of the claim. NULL once the message is done.
+    # While the message is being sent, this is the end of the claim. NULL once the message is done.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
-    # For a gift: the earliest time of the first attempt. NULL if the message was due at once.
+    # For a gift: the earliest time of the first attempt. NULL if the message need not wait.
     not_before = models.DateTimeField(_("not before"), null=True)
     claim = models.CharField(max_length=32, blank=True)
     # True if the message must not hand over another link. It is then not retried.
     is_stopped = models.BooleanField(default=False)
-    # The class and place of the last error, without its text, which may quote the message.
+    # The class of the last error and its place in code. The error's text is left out, because it
+    # may quote the message.
     error = models.TextField(_("error"), blank=True)
-    # The id from the channel, which a report of a bounce names.
+    # The id that the channel gave the message. A report of a bounce names this id.
     message_id: models.CharField[str, str] = ExactCharField(max_length=200, blank=True)
     key = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     sent_at = models.DateTimeField(_("sent"), null=True)
-    # A bounce may come long after ``sent_at``.
+    # Also set by a report of a bounce, which may come long after ``sent_at``.
     failed_at = models.DateTimeField(null=True)
     # The user who had the message sent again. This is no foreign key, because users may be deleted.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
@@ -273,7 +276,7 @@ class Delivery(models.Model):
 
     @property
     def is_put_off(self) -> bool:
-        """True if the message waits for the time of a gift."""
+        """True if the message waits for the delivery time of a gift."""
         is_ahead = self.not_before is not None and self.not_before > timezone.now()
         return is_ahead and self.status == DeliveryStatus.QUEUED
 
@@ -308,9 +311,9 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
         """Links that can show cards: not withdrawn, not expired and not used up.
 
-        ``reveals`` is the limit of reveals; ``None`` means :data:`MOST_REVEALS`. The page with the
-        key ``again`` may show its cards again within :data:`SAME_REVEAL`, even if the link is used
-        up.
+        ``reveals`` is the limit of reveals for each link; ``None`` means :data:`MOST_REVEALS`.
+        ``again`` is the key of a page. If this page has shown the cards within :data:`SAME_REVEAL`,
+        its link is included even if it is used up.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
         is_left = Q(reveals__lt=reveals or MOST_REVEALS)
@@ -335,7 +338,10 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw the links of ``order`` except that for logged-in people; return their number."""
+        """Withdraw the links of ``order``; return their number.
+
+        The link for logged-in people stays.
+        """
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
         return rows.update(revoked_at=now, revoked_by=by)
@@ -365,7 +371,7 @@ class CardLink(models.Model):
         null=True,
         related_name="links",
     )
-    # The keyed hash of the token. Without a token, a name that is unique to the order.
+    # The keyed hash of the token. A link without a token has a name that is unique to the order.
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
@@ -418,7 +424,7 @@ class LinkVisit(models.Model):
     # The user name, if the visitor was logged in.
     user = models.CharField(_("user"), max_length=254, blank=True)
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # A key for visits that are recorded once: the locking of a link, and the reveal of a page.
+    # A key for visits that are recorded only once: the locking of a link, and a reveal by a page.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
@@ -442,11 +448,11 @@ class StaffDigest(models.Model):
     # "" in the row that the receivers of the signal ``staff_news`` share.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)
     sent_at = models.DateTimeField(_("last digest"), null=True)
-    # The person was told of the events up to this moment.
+    # The person was told of the events until this moment.
     covers_until = models.DateTimeField(null=True)
     # The fields of giftcards.delivery.digests.Told as JSON.
     told = models.JSONField(default=dict)
-    # The next search for news, or the end of a pause or claim. NULL means at once.
+    # The time of the next search for news, or the end of a pause or claim. NULL: the search is due.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
     failures = models.PositiveIntegerField(_("failed attempts"), default=0)
     error = models.TextField(_("error"), blank=True)

@@ -1,6 +1,7 @@
 """The PIN that a customer types to see cards; wrong PINs lock the link.
 
-Code names a typed PIN "password" and the right PIN "secret": error trackers hide these names.
+The code calls a typed PIN "password" and the right PIN "secret", because error trackers hide
+variables with these names.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def last_digits_of_phone(order: Order) -> str:
     return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
 
-# The page asks for the PIN with this text. Functions of the shop may have such a text, too.
+# The page asks for the PIN with this text. A function of the shop may have this attribute, too.
 last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
     "The last four digits of your phone number."
 )
@@ -76,8 +77,8 @@ def is_right(password: str, secret: str) -> bool:
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
     """Count a guess at the link's PIN; return True if it is right and the link is not locked.
 
-    ``secret`` is the PIN. A guess counts as wrong until it is compared, so simultaneous guesses
-    cannot exceed the limit.
+    ``password`` is the guess, ``secret`` is the PIN. Each guess counts as wrong until it is
+    compared. So simultaneous guesses cannot exceed the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)
     left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)

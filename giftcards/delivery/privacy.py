@@ -98,5 +98,5 @@ class Messages:
 
 
 def untold() -> Q:
-    """Condition for orders with cards that nobody has received."""
+    """Return a condition for orders with cards that nobody has received."""
     return Q(Exists(Delivery.objects.all().unreceived().filter(order=OuterRef("pk"))))

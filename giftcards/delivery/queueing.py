@@ -1,7 +1,7 @@
 """Queueing messages about orders, and moving messages to a corrected address.
 
-A correction withdraws the links that went to the old address. A sent message is sent again only if
-its link still worked and had shown no cards.
+After a correction, links that went to the old address are withdrawn. A sent message is sent again
+only if its link still worked and had shown no cards.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue the messages about a status change; a receiver of a signal.
+    """Queue the messages about a status change. This function receives a signal.
 
     If the signal is sent again, no message is queued twice.
     """
@@ -62,7 +62,7 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 
 
 def _is_sought(order: Order) -> bool:
-    """True if ``REORDER_MISSING`` created ``order``, and its missing cards were ordered once more.
+    """True if ``REORDER_MISSING`` created ``order``, and its own missing cards were ordered again.
 
     The customer gets a message about the later order.
     """
@@ -87,12 +87,13 @@ def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
 LOST_REFUNDS = "lost refunds"
 _LOOKED_FOR = timedelta(minutes=2)
 _PAID_WITHIN = timedelta(days=2)
-# Only the time of recording has an index. A planned refund is rarely paid later than this.
+# The search uses the time of recording, because only this column has an index. A planned refund is
+# rarely paid later than this after its recording.
 _RECORDED_WITHIN = timedelta(days=30)
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue messages about paid refunds without any; return the number of refunds told.
+    """Queue messages about paid refunds that have none; return the number of these refunds.
 
     The process may have died between the payment's commit and the signal. A second call within two
     minutes does nothing.
@@ -211,8 +212,9 @@ def send_again(
 ) -> Delivery | None:
     """Queue a message at the request of staff; ``None`` if the message was queued already.
 
-    ``once`` is new in each form, so that pressing the button twice sends one message. With
-    ``withdraws``, earlier links end, and waiting messages with cards are cancelled.
+    ``once`` is new in each form, so that pressing the button twice sends one message. If
+    ``withdraws`` is True, earlier links are withdrawn, and waiting messages with cards are
+    cancelled.
     """
     message = Delivery(
         order=order,
@@ -252,8 +254,8 @@ def withdraw(
 ) -> Withdrawn:
     """Withdraw the links to the cards of ``order``, and cancel messages that would bring new links.
 
-    ``until`` is the primary key of the last link to withdraw; ``but`` is not cancelled. A message
-    that is being sent may arrive with a dead link.
+    ``but`` is a message that is not cancelled. ``until`` is the primary key of the last link to
+    withdraw. A message that is being sent may arrive with a dead link.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
@@ -276,8 +278,8 @@ _QUEUED_FOR = timedelta(seconds=20)
 def wake() -> None:
     """Queue a task that sends the due messages, once the current transaction commits.
 
-    Nothing is queued while an earlier task waits. Without a queue, ``giftcards_deliver`` or
-    ``giftcards_poll --loop`` sends the messages. Never raises.
+    Nothing is queued while an earlier task waits. If the site has no task queue,
+    ``giftcards_deliver`` or ``giftcards_poll --loop`` sends the messages. Never raises.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -340,8 +342,8 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
     """Send messages about ``order`` to the new addresses after a correction.
 
     Links that went to the old addresses are withdrawn, and a gift waits for its new time. The
-    signal comes in the transaction of the correction, which holds the order's lock. So no process
-    makes a link or queues a message meanwhile.
+    signal comes in the transaction of the correction, which holds the order's lock. So no other
+    process makes a link or queues a message meanwhile.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
@@ -418,7 +420,7 @@ def _address(channel: Channel, order: Order, *, for_recipient: bool) -> str:
     try:
         return address_of(channel, order, for_recipient=for_recipient)
     except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-        # The correction goes on, but without this channel.
+        # The correction is carried out, but no message moves on this channel.
         logger.error(  # noqa: TRY400 (its text may hold an address)
             "Where the %s of order %s is reached by %s is not known: %s",
             "recipient" if for_recipient else "customer",
@@ -449,7 +451,7 @@ def connect() -> None:
 
 
 _NOT_DELIVERED = {"bounced", "rejected", "failed"}
-# The reasons that anymail defines; others may be texts of the mail service.
+# The reasons that anymail defines; any other reason may be a text of the mail service.
 _REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed", "other"}
 
 

@@ -49,7 +49,7 @@ MOST_CODES = 100
 def open_codes(order: Order) -> list[Code]:
     """The codes of the delivered cards of ``order``, sorted by position.
 
-    The code of a card that is missing or cannot be opened is empty, which is logged. Raises
+    If a card is missing or cannot be opened, its code is empty, and an error is logged. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are unusable.
     """
     keyring = conf.keyring()
@@ -109,15 +109,15 @@ class Visitor:
 
 #: The most recorded openings of a link; simultaneous openings may add a few.
 MOST_OPENED = 100
-# Another opening by the same visitor is not recorded within this time.
+# Another opening by the same visitor within this time is not recorded.
 _SAME_OPENING = timedelta(minutes=10)
 
 
 def note_opening(link: CardLink, visitor: Visitor) -> None:
     """Record that a visitor has opened the link.
 
-    Not recorded are further openings by the same visitor within ten minutes, and openings after
-    :data:`MOST_OPENED`.
+    A further opening by the same visitor within ten minutes is not recorded. Nor is any opening
+    after the first :data:`MOST_OPENED`.
     """
     opened = link.visits.filter(what=LinkVisit.What.OPENED).order_by()
     rows = opened.values_list("at", "address", "agent")[:MOST_OPENED]
@@ -210,7 +210,7 @@ _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """The times of the last ten reveals of ``order``, newest first, without that of ``but``."""
+    """The times of the last ten reveals, newest first, except by the page with the key ``but``."""
     # A reveal without a key showed no card.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

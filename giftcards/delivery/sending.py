@@ -1,9 +1,9 @@
 """Sending the messages that are due.
 
 A process claims a message, sends it, and records the outcome. The outcome is unknown if the process
-dies before, or if the server gets the message and does not answer. Then the message is sent again,
-so the customer may get it several times. After :data:`MOST_UNANSWERED` such attempts, it is given
-up.
+dies before it records one, or if the server does not answer after it got the message. Then the
+message is sent again, so the customer may get it several times. After :data:`MOST_UNANSWERED` such
+attempts, it is given up.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from giftcards.models.customer_refunds import RefundState
 CLAIM = timedelta(minutes=2)
 #: The number of attempts with unknown outcome after which a message is given up.
 MOST_UNANSWERED = 6
-# The pauses after attempts that certainly failed; each later pause is _LONGEST_PAUSE.
+# The pauses after attempts that certainly failed. After these, each pause is _LONGEST_PAUSE.
 _PAUSES = (
     timedelta(seconds=10),
     timedelta(seconds=30),
@@ -56,19 +56,19 @@ _PAUSES = (
 )
 _LONGEST_PAUSE = timedelta(hours=1)
 _UNANSWERED_PAUSE = timedelta(minutes=15)
-# The age at which a message is given up, but not before the retries of _PAUSES.
+# A message older than this is given up, but only after the retries in _PAUSES.
 _GIVEN_UP_AFTER = timedelta(days=1)
-# After this number of failures in a row, the pass leaves the channel alone.
+# After this number of failures in a row, no more messages are sent on the channel for now.
 _FAILURES_IN_A_ROW = 3
 _BATCH = 20
 
 
 @dataclass(frozen=True, slots=True)
 class SendingTally:
-    """The numbers of messages by outcome of a pass.
+    """The number of messages for each outcome, counted in one call of :func:`send_due`.
 
-    ``is_cut_short`` is True if a failing server ended the pass, ``has_mailed`` if the mail server
-    took a message.
+    ``is_cut_short`` is True if a failing server ended the call early. ``has_mailed`` is True if the
+    mail server took a message.
     """
 
     sent: int = 0
@@ -97,11 +97,11 @@ class SendingTally:
 
 
 def send_due(limits: Limits) -> SendingTally:
-    """Send all messages that are due, longest due first, within ``limits``.
+    """Send all messages that are due, the earliest due first, within ``limits``.
 
-    After a server has failed three times in a row, the messages of its channel stay due. This cuts
-    the pass short, as does a lack of time while a server is failing. Simultaneous calls share the
-    messages.
+    After a server has failed three times in a row, other messages of its channel stay due. Then the
+    result has ``is_cut_short``, as it does if the time runs out while a server is failing.
+    Simultaneous calls share the messages.
     """
     return _Pass(limits).run()
 
@@ -149,8 +149,8 @@ class _Pass:
     def _values(self, delivery: Delivery) -> dict[str, Any]:
         """Send the message if it is still wanted; return the new values of its row."""
         if delivery.unanswered >= MOST_UNANSWERED:
-            # The process of the last attempt died. The claim has counted an attempt that is not
-            # made.
+            # The process that made the last attempt died. The present claim has counted an attempt
+            # that is not made.
             ended = "The process that was sending it ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}
@@ -204,7 +204,8 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(_send, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        # The message did not go out. A link that somebody has visited nevertheless is protected.
+        # The message did not go out, so its link is deleted. If somebody has visited the link all
+        # the same, the record of the visit prevents this.
         with suppress(ProtectedError):
             link.delete()
     return end

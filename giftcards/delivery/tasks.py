@@ -1,7 +1,7 @@
 """The task that sends messages; like all tasks here, it returns counts and never raises.
 
-A mail server that hangs must delay nothing but mail. So at least two workers send no messages, if
-there are three or more. Of two workers, only one at a time sends. A single worker sends for a few
+A mail server that hangs must delay nothing but mail. So at any time, at least two of three or more
+workers send no messages. Of two workers, at least one sends none. A single worker sends for a few
 seconds at a time.
 """
 
@@ -33,14 +33,15 @@ logger = logging.getLogger(__name__)
 
 # The most tasks that send messages at once; each takes a lease.
 _MOST_SLOTS = 4
-# Longer than a task, so that no task has to renew its lease.
+# The length of such a lease. It is longer than a task, so that no task has to renew it.
 _SLOT_FOR = timedelta(minutes=2)
 _LONGEST_TASK = 100.0
-# The time at the end of a task for recording outcomes (seconds).
+# The time that a task keeps at its end for recording outcomes (seconds).
 _RECORDING_SECONDS = 10.0
 # The least time that a task must have left to begin an attempt (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# For a single worker: the seconds in which attempts may begin, and those added for the last one.
+# For a single worker: the seconds in which it may begin attempts, and the further seconds in which
+# the last attempt may end.
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
@@ -81,7 +82,7 @@ def _send(stop: threading.Event) -> str:
 
 
 def _take_slot(number: int) -> tuple[str, str] | None:
-    """The name and token of a lease on sending; ``None`` if none is free."""
+    """Take one of ``number`` leases on sending; return its name and token, or ``None``."""
     for name in (f"messages {index}" for index in range(number)):
         if token := Lease.objects.take(name, _SLOT_FOR):
             return name, token
@@ -101,7 +102,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
-    """Send the messages that are due now, and, if the worker may wait, soon."""
+    """Send the messages that are due now; if the worker may wait, also those due soon."""
     wait_until = time.monotonic() + tuning.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):

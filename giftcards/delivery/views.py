@@ -344,10 +344,10 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """The page of a link that shows no cards: the same bytes, whatever the reason.
+    """The page of a link that cannot show cards; it has the same bytes for any reason.
 
-    So its language is the visitor's, not the order's. Nothing from the request is quoted, so a
-    fixed nonce is enough.
+    So its language is the visitor's, because the order's would show that the link exists. It quotes
+    nothing from the request, so a fixed nonce is enough.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
@@ -390,7 +390,7 @@ def _page(
 ) -> HttpResponse:
     """Render a page; by default without the request, so no context processor opens the session."""
     nonce = nonce or secrets.token_urlsafe(16)
-    # Django 6's own nonce has the same name, so Django's tags output this one.
+    # The nonce of Django 6 has the same name, so Django's own tags output this nonce.
     shared = {**_shop(), "csp_nonce": nonce}
     with translation.override(language):
         template = f"giftcards_delivery/page/{name}.html"
@@ -425,10 +425,10 @@ def _shop() -> dict[str, str]:
 
 
 _MAIL = "giftcards.delivery.channels.Mail"
-# The messages about the end of an order. A gift has kinds of its own.
+# The kinds of messages about the end of an order. For a gift, other kinds tell of the cards.
 _ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
 _ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
-# The digits of the longest primary key.
+# The most digits of a primary key.
 _LONGEST_KEY = 18
 
 
@@ -544,7 +544,7 @@ def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """The times when recipients were told of gifts, by primary key of the order."""
+    """Map the primary keys of orders to the times when recipients were told of the gifts."""
     gifts = [order.pk for order in orders if order.is_gift and order.is_final]
     if not gifts:
         return {}
@@ -553,5 +553,5 @@ def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """The ``place`` for :func:`links.make`, which binds a page token to this user and order."""
+    """Return the ``place`` for :func:`links.make`: it binds a page token to this user and order."""
     return f"account {user.pk} {order.pk}"

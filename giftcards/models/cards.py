@@ -20,13 +20,13 @@ from giftcards.models.fields import assign
 from giftcards.models.orders import Order
 from giftcards.models.scalars import read_beside, value_of
 
-# At most this many characters of a code are shown to staff who may find or reveal codes.
+# Staff who may find or reveal codes see at most this many last characters of a code.
 _LONGEST_TAIL = 4
-#: The key's fingerprint of a destroyed code. The row stays, because the books need it, and because
-#: its last fingerprint recognises a code that is delivered again.
+#: Stands in ``key_fingerprint`` if the code is destroyed. The row stays, because the books need it,
+#: and because its ``value_fingerprint`` recognises a code that is delivered again.
 DESTROYED = "destroyed"
-# A name for what ``scalars_of_ends`` finds: the "oldest" or "newest" card of a key, or an "other"
-# key.
+# Names a value of ``scalars_of_ends``: ("oldest", key), ("newest", key), or ("other", number) for
+# an encryption key that the caller did not name.
 End = tuple[str, str]
 
 
@@ -36,7 +36,7 @@ def _by_value(text: str) -> Q:
 
 def _by_serial(text: str) -> Q:
     serials = conf.keyring().serial_fingerprints(text)
-    # SQLite needs the first condition, although it is redundant, as in ``known_as`` of orders.
+    # SQLite needs the first condition to use the index; see ``known_as`` of orders.
     return Q(serial_fingerprint__gt="", serial_fingerprint__in=serials)
 
 
@@ -55,7 +55,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         The query is fast even if all cards have the same serial.
         """
         text = Masked(text)
-        # No index contains this sum. If cards were sorted by the primary key itself, SQLite would
+        # No index contains this sum. If the query sorted by the primary key itself, SQLite would
         # scan all cards.
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
@@ -64,9 +64,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         return sorted(found, key=lambda card: -card.pk)[:most]
 
     def with_tail(self, text: str) -> Self:
-        """Return the cards whose code ends in ``text``, which has four characters; newest first.
+        """Return the cards whose code ends in ``text``, newest first.
 
-        Ignores what :meth:`with_code` ignores. Finds no codes of fewer than eight characters.
+        ``text`` has four characters. Ignores what :meth:`with_code` ignores. Finds no codes of
+        fewer than eight characters.
         """
         text = Masked(text)
         tails = conf.keyring().tail_fingerprints(text)
@@ -83,7 +84,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def destroy(self) -> int:
         """Destroy the codes of these cards; return the number of cards.
 
-        One fingerprint of each code stays: it recognises a code that is delivered again.
+        The last fingerprint of each code stays, to recognise a code that is delivered again.
         """
         cards = self.readable().order_by()
         return cards.update(
@@ -95,11 +96,12 @@ class CardQuerySet(models.QuerySet["Card"]):
         )
 
     def ends(self, found: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
-        """Return the primary keys of the oldest and the newest card of each encryption key in use.
+        """Map encryption keys to the primary keys of the oldest and the newest card with this key.
 
-        The result maps fingerprints of keys, even of keys missing in the settings, to such pairs.
-        The values of :meth:`scalars_of_ends`, passed as ``found``, save a query. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        Encryption keys are named by their fingerprints. They include keys that are in use, but
+        missing in the settings. ``found`` has the values of :meth:`scalars_of_ends`, if the caller
+        has read them already. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in
+        the settings are unusable.
         """
         keys = list(conf.keyring().key_fingerprints)
         if found is None:
@@ -117,9 +119,9 @@ class CardQuerySet(models.QuerySet["Card"]):
     def scalars_of_ends(self, keys: Iterable[str] | None = None) -> dict[End, Combinable]:
         """Return the expressions for the values that :meth:`ends` needs.
 
-        ``keys`` are fingerprints, by default of the keys in the settings; other keys in use are
-        found, too. The expressions read only the ends of index ranges, because the whole index
-        takes a third of a second at a million cards.
+        ``keys`` are fingerprints, by default of the keys in the settings. Other keys that are in
+        use are found, too. The expressions read only the ends of index ranges: to read the whole
+        index takes a third of a second at a million cards.
         """
         if keys is None:
             keys = conf.keyring().key_fingerprints
@@ -136,8 +138,8 @@ class CardQuerySet(models.QuerySet["Card"]):
     def need_of_keys(self) -> tuple[int, list[int]]:
         """Return the number of cards whose key is missing in the settings, and the unneeded keys.
 
-        The unneeded keys are positions in the settings, from 2, because the first key is always
-        needed. If there is no readable card, none is unneeded. Raises
+        An unneeded key is given by its position in the settings. Positions begin with 2, because
+        the first key is always needed. If there is no readable card, no key is unneeded. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
         """
         configured = conf.keyring().key_fingerprints
@@ -152,7 +154,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Open the newest and the oldest card, to see whether the encryption keys still fit.
 
         The result maps "newest" and "oldest" to a sentence about what is wrong, or "". The sentence
-        shows nothing of the card. Without a card, the result is empty. ``found`` is passed to
+        shows nothing of the card. If there is no card, the result is empty. ``found`` is passed to
         :meth:`ends`. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the
         settings are unusable.
         """
@@ -190,11 +192,12 @@ class Card(models.Model):
         # The unique constraint's index begins with this column.
         db_index=False,
     )
-    # Counts from 1: first the cards of the answer that settled the order, then later arrivals.
+    # Counts from 1. The cards of the answer that settled the order come first, later arrivals
+    # follow.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
-    # HMACs, each with a key of its own: ``identity`` is that of the whole card, the
-    # fingerprints are for searches.
+    # HMACs, each with a key of its own: ``identity`` of the whole card, the fingerprints of its
+    # parts, for searches.
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
@@ -216,7 +219,8 @@ class Card(models.Model):
             models.Index(fields=("value_fingerprint",), name="giftcards_card_value"),
             models.Index(fields=("serial_fingerprint",), name="giftcards_card_serial"),
             models.Index(fields=("tail_fingerprint",), name="giftcards_card_tail"),
-            # Counts the cards of each encryption key, and finds the newest and the oldest.
+            # For counting the cards of each encryption key, and for finding the newest and the
+            # oldest.
             models.Index(fields=("key_fingerprint", "id"), name="giftcards_card_key"),
         )
         constraints = (
@@ -244,7 +248,7 @@ class Card(models.Model):
 
     @property
     def serial(self) -> str:
-        """The serial in the clear, or ""; otherwise like :attr:`value`."""
+        """The serial in the clear, or ""; masked like :attr:`value`, and raises the same errors."""
         return self.open(conf.keyring()).serial
 
     @contained
@@ -266,7 +270,7 @@ class Card(models.Model):
     def tail(self, keyring: Keyring) -> str:
         """Return the last letters and digits of the code, to tell cards apart; "" for a short code.
 
-        They are at most four characters, and at most a quarter of the code. Raises
+        The result has at most four characters, and at most a quarter of the code. Raises
         :exc:`~giftcards.exceptions.DecryptionError`.
         """
         secret = self.open(keyring)

@@ -19,11 +19,11 @@ from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, past
 from giftcards.text.spelling import folded
 
-# A product or type counts as gone after this time without it in answers.
+# A product or type that answers lack for this time counts as gone.
 _GONE_AFTER = timedelta(hours=1)
-# The most by which an answer may be late: answers may arrive in the wrong order.
+# The longest delay of an answer. Answers may arrive in the wrong sequence.
 _LATE = timedelta(minutes=5)
-# The time for which changes of offers are kept, and the number deleted at a time.
+# The time for which changes of offers are kept, and the most that are deleted at once.
 _CHANGES_KEPT = timedelta(days=30)
 _BATCH = 500
 
@@ -52,12 +52,13 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Store a catalogue that was requested at ``at``.
 
         Each item of ``listed`` has the columns of a product. A product is no longer on sale if two
-        whole answers, an hour apart, do not list it. An empty text does not replace an earlier
-        text. An answer older than the stored catalogue changes nothing.
+        complete catalogues, an hour apart, lack it. ``is_whole`` is False for an incomplete
+        catalogue. An empty text does not replace an earlier text. If a later catalogue is stored
+        already, nothing changes.
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
-            # The write comes first to keep two readings apart, and because SQLite may fail a
+            # The write comes first. It makes a second process wait, and SQLite may fail a
             # transaction that reads before it writes.
             self.update(listed_at=F("listed_at"))
             known = {product.product_id: product for product in self.all()}
@@ -90,8 +91,8 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Store the types of a product, from an answer that was requested at ``at``.
 
         Each item of ``types`` has the columns of a type. A type is no longer for sale if two
-        answers, an hour apart, do not list it. Does nothing if the catalogue has never listed the
-        product, or if a later answer is stored.
+        answers, an hour apart, lack it. Does nothing if the catalogue has never listed the product,
+        or if a later answer is stored already.
         """
         told = {columns["type_id"]: columns for columns in types}
         older = past("types_read_at", at, longest=_LATE)
@@ -120,14 +121,14 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return self.filter(_is_on_sale())
 
     def to_read(self) -> Self:
-        """Return products on sale whose types were not read since the last listing."""
+        """Return products on sale whose types were not read since the catalogue was last stored."""
         unread = Q(types_read_at=None) | Q(types_read_at__lt=F("listed_at"))
         return (
             self.on_sale().filter(unread).order_by(F("types_read_at").asc(nulls_first=True), "pk")
         )
 
     def to_ask(self, now: datetime) -> Self:
-        """Return products on sale whose types were not requested since the last listing."""
+        """Return products on sale whose types were not requested since the catalogue was stored."""
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
@@ -142,7 +143,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return now if free.update(asked_at=now) or not self.exists() else None
 
     def unclaim_reading(self, claim: datetime) -> None:
-        """Release a claim without its request."""
+        """Release a claim whose request was not made."""
         self.filter(asked_at=claim).update(asked_at=F("types_read_at"))
 
     def being_read(self, *, longest: float) -> Self:
@@ -185,8 +186,8 @@ class Product(models.Model):
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
     # Becomes False once the catalogue no longer lists the product.
     is_enabled = models.BooleanField(_("sold by the provider"), default=True, editable=False)
-    # The time of the last listing with the product, and the time since which listings lack it
-    # (NULL: listed).
+    # The time of the last catalogue with the product, and the time since which catalogues lack it
+    # (NULL: the last one has it).
     listed_at = models.DateTimeField(_("last listed"), editable=False, db_index=True)
     missing_since = models.DateTimeField(null=True, editable=False)
     # The times of the last request for the types, and of their last reading; NULL: never.
@@ -203,7 +204,7 @@ class Product(models.Model):
         verbose_name_plural = _("products")
         ordering = ("category", "name", "pk")
         default_permissions = ("view",)
-        # Serves the first offers, and the first page of the admin's list.
+        # For the first page of offers, and for the first page of the admin's list.
         indexes = (
             models.Index(fields=("category", "name", "id"), name="giftcards_product_sorted"),
         )
@@ -221,7 +222,10 @@ class Product(models.Model):
         return self.is_enabled and not self.is_skipped
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over ``columns`` (``None``: not listed) from a catalogue requested at ``at``."""
+        """Take over ``columns`` from a catalogue requested at ``at``.
+
+        ``columns`` is ``None`` if the catalogue does not list the product.
+        """
         if columns is not None:
             _take(self, columns)
             self.missing_since = None
@@ -257,16 +261,17 @@ class ProductType(models.Model):
     price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
     # The time of the last answer with the type (NULL: not recorded), and the time since which
-    # answers lack the type (NULL: they have it).
+    # answers lack the type (NULL: the last one has it).
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     missing_since = models.DateTimeField(null=True, editable=False)
-    # For a function as PRICING: its last result (NULL: unusable, or not offered), its dotted path,
-    # the cost that it was called with, and the time of its next call (NULL: never called).
+    # If PRICING is a function: its last result (NULL: unusable, or the card is not offered), the
+    # function's dotted path, the cost that it got, and the time of its next call (NULL: never
+    # called).
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # The last change of the function's result, or of the cost that it was called with.
+    # The time when the function's result, or the cost that it got, last changed.
     priced_at = models.DateTimeField(null=True, editable=False)
 
     #: The stock that can still be sold; set only by :func:`giftcards.catalogue.offers`.
@@ -303,7 +308,10 @@ class ProductType(models.Model):
         return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over ``columns`` (``None``: not listed) from an answer requested at ``at``."""
+        """Take over ``columns`` from an answer requested at ``at``.
+
+        ``columns`` is ``None`` if the answer does not list the type.
+        """
         if columns is not None:
             _take(self, columns)
             self.read_at, self.missing_since = at, None
@@ -313,7 +321,7 @@ class ProductType(models.Model):
             self.price, self.stock = None, 0
 
 
-# The columns that a reading of the catalogue may change, and those that a reading of types may.
+# The columns that a catalogue may change, and the columns that an answer about types may change.
 _LISTED = ("name", "category", "region", "is_enabled", "missing_since")
 _TOLD = ("name", "price", "stock", "read_at", "missing_since")
 
@@ -327,7 +335,7 @@ def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
 
 class OfferChangeQuerySet(OutboxQuerySet["OfferChange"]):
     def forget(self) -> int:
-        """Delete some announced changes older than 30 days; return the number deleted."""
+        """Delete some changes that were announced and are older than 30 days; return the number."""
         old = self.filter(at__lt=timezone.now() - _CHANGES_KEPT, announced_at__isnull=False)
         keys = list(old.order_by("at", "pk").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
@@ -395,7 +403,7 @@ class OfferChange(OutboxEntry):
 def changes_between(
     kind: ProductType, before: Offer | None, *, at: datetime
 ) -> Iterator[OfferChange]:
-    """Yield the changes from the offer ``before`` (``None``: unknown) to the offer of ``kind``."""
+    """Yield the changes since the offer ``before``, which is ``None`` if it is unknown."""
     what, old = OfferChange.What, before or Offer("", None, None)
     new = kind.offer
     found: dict[OfferChange.What, tuple[object, object]] = {}
@@ -435,9 +443,10 @@ def _record_changes_of_products(
 
 class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def told(self, product_id: str, *, key: str, max_age: timedelta) -> ProductPrices | None:
-        """Return prices that this API key got within ``max_age``, or ``None``.
+        """Return prices that this API key got at most ``max_age`` ago, or ``None``.
 
-        A time in the future, from before the clock was set back, counts as too old.
+        Prices with a time in the future count as too old: the clock was set back after they were
+        stored.
         """
         now = timezone.now()
         recent = self.filter(asked_at__gt=now - max_age, asked_at__lte=now)

@@ -26,7 +26,7 @@ _SUMS = ("paid_back_amount", "planned_amount", "open_amount")
 
 
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
-    """Refunds to customers; changing one locks its order until the transaction ends."""
+    """Refunds to customers. A change of a refund locks its order until the transaction ends."""
 
     def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
         """Record the unsaved ``refund``, or return the order's refund with the same reference.
@@ -80,8 +80,8 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
-        """Return at most ``limit`` refunds whose reference begins with ``text``; with orders."""
-        # A range, as in the search for orders.
+        """Return at most ``limit`` refunds, with orders, whose reference begins with ``text``."""
+        # A range instead of LIKE, as in the search for orders.
         found = self.filter(reference__range=(text, text + LAST_CHARACTER))
         return list(found.select_related("order").order_by("reference")[:limit])
 
@@ -101,7 +101,7 @@ def _count(order: Order) -> None:
         RefundState.DONE: Decimal("0.00"),
         RefundState.CREATED: Decimal("0.00"),
     }
-    # SQLite would add the amounts as binary fractions.
+    # The sums are computed here, because SQLite would add the amounts as binary fractions.
     for state, amount in order.refunds.order_by().values_list("state", "amount"):
         if state in sums:
             sums[state] += amount
@@ -189,7 +189,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 
 class RefundState(models.TextChoices):
-    # Planned, not paid yet. A planned amount is not open, so nobody can plan it twice.
+    # Planned, but not paid yet. A planned amount is not owed any more, so nobody can plan it twice.
     CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
     CANCELLED = "cancelled", _("Taken back")
@@ -249,7 +249,7 @@ class CustomerRefund(models.Model):
 
     objects = CustomerRefundQuerySet.as_manager()
 
-    # True if the call that returned this refund recorded or changed it; False if it found it.
+    # True if the present call recorded or changed this refund; False if the call only found it.
     has_changed = False
 
     class Meta:
@@ -295,7 +295,7 @@ class CustomerRefund(models.Model):
             wrong["amount"] = gettext("This must be a decimal number.")
         if wrong:
             raise ValidationError(wrong)
-        # Spaces at the end are invisible, and make a difference in some databases only.
+        # Spaces at the end are invisible, and only some databases ignore them.
         self.reference = self.reference.strip()
         self.clean_fields(exclude=("order", "created_by", "executed_by"))
         self.check_text("by", "created_by", self.created_by)
@@ -312,7 +312,7 @@ class CustomerRefund(models.Model):
             raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
-        """Raise :exc:`RefundError` unless ``other``, of the same reference, repeats this refund.
+        """Raise :exc:`RefundError` unless ``other``, with the same reference, equals this refund.
 
         A cancelled refund cannot be repeated.
         """

@@ -61,7 +61,7 @@ def has_digits(text: str) -> None:
 
 
 def as_plain_line(text: str) -> str:
-    """Return ``text`` in one line, without the characters that :func:`plain_line` refuses."""
+    """Return ``text`` in one line, without characters that :func:`plain_line` refuses."""
     spaced = (" " if char.isspace() else char for char in text)
     return " ".join("".join(char for char in spaced if not _is_unseen(char)).split())
 
@@ -71,7 +71,7 @@ def _is_unseen(char: str) -> bool:
 
 
 def tidied_lines(text: str) -> str:
-    """Return ``text`` without tabs, and with "\\n" as line ends whatever the browser sent."""
+    """Return ``text`` without tabs, with "\n" as line ends, whatever line ends the browser sent."""
     return text.replace("\r\n", "\n").expandtabs(4).strip()
 
 
@@ -112,8 +112,8 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
     """Text compared and sorted by code points, whatever the database's collation.
 
-    The provider's ids may differ only in case, which MySQL and MariaDB ignore by default. In
-    PostgreSQL, an index with a linguistic collation cannot serve prefix searches.
+    The provider's ids may differ only in upper and lower case, which MySQL and MariaDB ignore by
+    default. In PostgreSQL, an index with a linguistic collation cannot serve prefix searches.
     """
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
@@ -195,6 +195,6 @@ def is_same_json(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, float) and isinstance(other, int):
-        # PostgreSQL returns 1e20 as a whole number.
+        # PostgreSQL returns the float 1e20 as a whole number.
         return one == float(other)
     return bool(one == other)

@@ -16,8 +16,8 @@ E = TypeVar("E", bound="OutboxEntry")
 
 class OutboxQuerySet(models.QuerySet[E]):
     def to_announce(self, now: datetime) -> Self:
-        """Return changes that are due to be announced, longest due first."""
-        # Sorted like the index: to sort by age, a database may scan all announced changes.
+        """Return changes that are due to be announced, the earliest due first."""
+        # Sorted like the index. To sort by age alone, a database may scan all announced changes.
         due = self.filter(announced_at=None, announce_at__lte=now)
         return due.order_by("announced_at", "announce_at", "pk")
 
@@ -63,7 +63,7 @@ class OutboxEntry(models.Model):
 
 
 class StatusChange(OutboxEntry):
-    """One move of an order, and its entry in the outbox."""
+    """One move of an order to another status, and the entry of this move in the outbox."""
 
     class Source(models.TextChoices):
         PLACING = "placing", _("Sending")
@@ -78,8 +78,8 @@ class StatusChange(OutboxEntry):
     from_status = models.CharField(_("from"), max_length=20, choices=Status)
     to_status = models.CharField(_("to"), max_length=20, choices=Status)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
-    # Problems, see giftcards.rules.problems: {"code", "parameters"}, without secrets. A problem
-    # that the move ended also has "ended": true.
+    # Entries of problems, {"code", "parameters"}, without secrets: see giftcards.rules.problems.
+    # The entry of a problem that the move ended also has "ended": true.
     details = models.JSONField(_("details"), default=list, blank=True)
 
     objects = StatusChangeQuerySet.as_manager()
@@ -89,7 +89,7 @@ class StatusChange(OutboxEntry):
         verbose_name_plural = _("status changes")
         ordering = ("pk",)
         indexes = (
-            # Serves the outbox: almost every row has announced_at, and announce_at is NULL.
+            # For the outbox. Almost every row has announced_at, and then its announce_at is NULL.
             models.Index(
                 fields=("announced_at", "announce_at", "id"), name="giftcards_change_outbox"
             ),

@@ -15,10 +15,10 @@ from giftcards.models.lines import Kind, lines_of
 from giftcards.models.orders import Order
 from giftcards.rules.times import ahead, is_ahead
 
-#: The longest first length of a hold, and the multiple of this length to which it can be prolonged.
+#: The longest duration of a new hold. A hold can be prolonged to MOST_TIMES its first duration.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
-# A hold is deleted this time after its end; then its reference can have a new hold.
+# A hold is deleted this time after its end. Only then can its reference have a new hold.
 _REST = timedelta(hours=1)
 _BATCH = 500
 _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
@@ -28,7 +28,8 @@ class HoldQuerySet(models.QuerySet["Hold"]):
     def current(self, now: datetime) -> Self:
         """Return the holds whose time is not over, and whose order is not recorded yet.
 
-        The query looks for orders, too: a hold may be made while its order is being recorded.
+        The query also looks for orders, because a hold may be made while its order is being
+        recorded.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
@@ -49,9 +50,9 @@ class HoldQuerySet(models.QuerySet["Hold"]):
 class Hold(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
-    ``reference`` is the future order's reference. ``price`` is what a card cost when the hold
-    began, in dinars (``None``: unknown). ``left`` is the time by which the hold can still be
-    prolonged.
+    ``reference`` is the reference that the order will have. ``price`` is what a card cost when the
+    hold began, in dinars (``None``: unknown). ``left`` is the total time by which the hold can
+    still be prolonged.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
@@ -78,7 +79,7 @@ class Hold(models.Model):
         return self.reference
 
     def keep(self, length: timedelta, *, holder: str) -> bool:
-        """Let the hold last for ``length`` from now, up to its limit; False if it is over."""
+        """Let the hold last until ``length`` from now, up to its limit; False if it is over."""
         now = timezone.now()
         self.holder = _hash(holder) if holder else ""
         if self.left is None or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from giftcards.rules.times import LONGEST_HOLD, ahead, past
 
-# The expiry of a slot that was never used.
+# The time until which a slot counts as held if it was never used.
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -34,18 +34,18 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def make(self, name: str) -> None:
         """Create the row of this name, if there is none.
 
-        Call this before a transaction that locks the row: two transactions that create it would
-        wait for each other.
+        Call this before a transaction that locks the row. Otherwise, two such transactions that
+        create the row would wait for each other.
         """
-        # SQLite needs a write first in a transaction. Outside, a read comes first, because a write
-        # may have to wait for other transactions.
+        # In a transaction, SQLite needs a write first. Outside of one, a read comes first, because
+        # a write may have to wait for other transactions.
         in_transaction = connection.in_atomic_block
         if not (self.lock(name) if in_transaction else self.filter(name=name).exists()):
             self.bulk_create([Lease(name=name)], ignore_conflicts=True)
 
     def lock(self, name: str) -> bool:
-        """Lock the row of this name until the transaction ends; False if there is none."""
-        # An update, because SQLite may fail a transaction that reads before it writes. The value is
+        """Lock the row of this name until the transaction ends; False if the row does not exist."""
+        # An update, because SQLite may fail a transaction that reads before it writes. The token is
         # new, because InnoDB fails a waiting transaction with an old snapshot only if the row has
         # changed.
         return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
@@ -76,22 +76,23 @@ class Lease(models.Model):
     LOOP = "loop"
     #: A run of the loop that is queued and has not started.
     QUEUED_SWEEP = "queued sweep"
-    #: Announcements to the shop's receivers: of changes of orders, and of changes of offers.
+    #: Announcements to the shop's receivers: ``OUTBOX`` of changes of orders, ``OFFERS`` of changes
+    #: of offers.
     OUTBOX = "outbox"
     OFFERS = "outbox of offers"
     CHORES = "chores"
     KEY_PROBE = "key probe"
-    #: The request for an API key's environment. Without an answer, the lease is not released, so
-    #: that the next attempt comes later.
+    #: The request for an API key's environment. If the provider does not answer, the lease is not
+    #: released, so that the next attempt comes later.
     KEY_ENVIRONMENT = "key environment"
     #: The request for the prices of held orders. The lease is not released, so that the next
     #: request comes later.
     HELD_PRICES = "held prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
-    #: Holds: a row to lock, not a lease.
+    #: A row for locking holds, not a lease.
     HOLDS = "holds"
-    #: The creation or repair of the schedule.
+    #: The creation or repair of the schedule of the task queue.
     SCHEDULE = "schedule"
 
     name = models.CharField(primary_key=True, max_length=20)
@@ -106,17 +107,17 @@ class Lease(models.Model):
 
 class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
     def make(self, count: int) -> None:
-        """Create or delete slots, so that exactly those from 0 to ``count`` - 1 exist."""
+        """Create or delete slots, so that exactly the numbers from 0 to ``count`` - 1 exist."""
         existing = self.count()
         if existing < count:
-            # Not the field's default, which has a time zone even if USE_TZ is off.
+            # This value replaces the field's default, which has a time zone even if USE_TZ is off.
             free = timezone.now() - timedelta(days=1)
             slots = (RequestSlot(number=number, until=free) for number in range(count))
             self.bulk_create(slots, ignore_conflicts=True)
         elif existing > count:
             now = timezone.now()
             surplus = self.filter(number__gte=count)
-            # The remaining slots take over the holds of the deleted slots.
+            # The remaining slots are held as long as the deleted slots would have been.
             for until in surplus.filter(until__gt=now).values_list("until", flat=True):
                 numbers = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
                 self.take_one(numbers, now=now, until=until)
@@ -131,19 +132,20 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         return self.filter(until__lte=now)
 
     def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Limit holds to ``longest`` after ``now``.
+        """Limit the time for which slots are held to ``longest`` after ``now``.
 
-        A longer hold was taken before the clock was set back.
+        If a slot is held for longer than that, it was taken before the clock was set back.
         """
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
-        """Adapt the holds after the clock was changed from ``before`` to ``now``.
+        """Adapt the times of slots after the clock was changed from ``before`` to ``now``.
 
-        A slot held at ``before`` stays held until ``longest`` after ``now``. Other slots become
-        free, unless they may have been taken after the change.
+        A slot that was held at ``before`` stays held until ``longest`` after ``now``. Other slots
+        become free, unless they may have been taken after the clock's change.
         """
-        # A hold that ends within ``longest`` stays: it may have begun after the clock's change.
+        # A slot held for at most ``longest`` stays: it may have been taken after the clock's
+        # change.
         self.filter(until__gt=now + longest, until__lte=before).update(until=now)
         self.filter(until__gt=before).update(until=now + longest)
 

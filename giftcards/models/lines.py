@@ -1,4 +1,4 @@
-"""Numbers and sums of orders and holds, computed by the database in one statement."""
+"""Numbers and sums of orders and holds, which the database computes in one statement."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _NAMES = ("status", "product_id", "type_id", "price", "is_held", "is_charged")
 
 
 class Kind(StrEnum):
-    #: Open orders, by all columns.
+    #: Open orders, grouped by all columns.
     OPEN = "open"
-    #: Final orders, by status.
+    #: Final orders, grouped by status.
     FINAL = "final"
-    #: Settled orders, by the amount that an order cost.
+    #: Settled orders, grouped by the cost of an order.
     SETTLED = "settled"
-    #: Holds, by the price of a card.
+    #: Holds, grouped by the price of a card.
     HOLD = "hold"
 
 
 class Line(NamedTuple):
     """A group of orders or holds with the same values: ``number`` rows with ``cards`` in total.
 
-    ``price`` is the price per card (``None``: unknown), but for settled orders the cost of an
-    order. ``is_charged`` is True if the balance already includes the cost.
+    ``price`` is the price per card (``None``: unknown). For settled orders, it is the cost of a
+    whole order. ``is_charged`` is True if the balance already includes the cost.
     """
 
     kind: str
@@ -54,9 +54,9 @@ def lines_of(
 ) -> QuerySet[Any, Any]:
     """Group ``rows`` into lines; return a queryset for :func:`read_lines`.
 
-    Rows with the same values of ``columns`` form one line. Each of ``columns`` is an expression, or
-    ``None`` for the column of the same name. ``since`` names the column with the time. ``cards`` is
-    an expression for a row's number of cards, by default 1.
+    Rows with the same values of ``columns`` form one line. ``columns`` maps names of a line's
+    fields to expressions; ``None`` stands for the column of the same name. ``since`` names the
+    column with the time. ``cards`` is an expression for a row's number of cards, by default 1.
     """
     empty: dict[str, Any] = {
         "price": Value(None, DecimalField()),
@@ -76,11 +76,12 @@ def lines_of(
 
 
 def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
-    """Return the lines of several kinds, read by one statement.
+    """Return the lines of several querysets, read by one statement.
 
-    Thus neither an order that settles meanwhile nor a hold and its order count twice.
+    So an order that settles meanwhile does not count twice, nor does a hold together with its
+    order.
     """
-    # Django 6.1 would keep the model's ordering, by a column that the union lacks.
+    # Django 6.1 would keep the ordering of the model, by a column that the union lacks.
     found = first.union(*others, all=True).order_by() if others else first
     return [Line(*row) for row in found]
 

@@ -24,16 +24,16 @@ T = TypeVar("T")
 # For more than 200 keys or names, MariaDB prefers a full table scan to index lookups.
 _AT_ONCE = 100
 
-# Held orders: they are not sent until a person decides, the price falls, or their time comes.
+# Held orders: they are not sent until staff decide, the price falls, or their time comes.
 HELD = Q(status=Status.PENDING, due_at=None)
-# Held orders that a fallen price releases, and held orders that wait for a person.
+# Held orders that are sent once the price falls, and held orders that wait for a decision of staff.
 HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
 HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 
-# These conditions compare with lists, because SQLite uses no index for "= True" and "= False":
-# Django turns them into a bare column and NOT.
+# These conditions compare with lists. Django turns "= True" and "= False" into a bare column and
+# NOT, for which SQLite uses no index.
 
-# Customers' money was paid back, is planned to be paid back, or is still owed.
+# Orders whose customer has got money back, will get money by a planned refund, or is owed money.
 PAID_BACK = Q(has_paid_back__in=[True])
 PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
@@ -48,7 +48,7 @@ NOT_CREDITED = Q(is_credited__in=[False])
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
 # Orders that are open, have a problem, or owe money to the customer. Planned refunds count as owed.
-# FINISHED is the opposite, written without a negation.
+# FINISHED is the opposite of UNFINISHED, written without a negation.
 UNFINISHED = Q(settled_at=None) | NEEDING_ATTENTION | OWING | PLANNED
 FINISHED = Q(settled_at__isnull=False, needs_attention__in=[False], planned_amount=0) & (
     Q(open_amount=None) | Q(open_amount=0)
@@ -82,13 +82,13 @@ class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Return the orders that are not final.
 
-        Queries for open orders start here, because their index begins with ``settled_at``. For a
-        condition on the status alone, planners would use no index.
+        Queries for open orders start here, because their index begins with ``settled_at``. With a
+        condition on the status alone, databases would use no index.
         """
         return self.filter(settled_at=None)
 
     def urgent(self) -> Self:
-        """Return orders that can move within seconds, and so need the loop, without held orders."""
+        """Return orders that can move within seconds, without held orders; they need the loop."""
         return self.open().filter(status__in=URGENT).exclude(HELD)
 
     def unclaimed(self, now: datetime) -> Self:
@@ -96,7 +96,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
-        """Return those of ``orders`` that still have the same claim in the database."""
+        """Return the orders that still have the same claim in the database as in ``orders``."""
         orders = list(orders)
         return self.filter(
             pk__in=[order.pk for order in orders],
@@ -105,12 +105,13 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def _waiting(self, status: Status) -> Self:
-        # Sorted by all columns of the index: PostgreSQL does not infer that settled_at is constant.
+        # Sorted by all columns of the index: PostgreSQL does not know that settled_at is the same
+        # in all rows.
         return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
         """Return the earliest due time of unclaimed orders in ``statuses``, or ``None``."""
-        # One query per status: the index yields the first row of a single status only.
+        # One query for each status, because the index yields the first row of a single status only.
         times = (
             self._waiting(status)
             .filter(due_at__isnull=False)
@@ -139,22 +140,23 @@ class OrderQueries(OrderSearch[Row]):
         return self.on_hold().filter(over[0] | over[1])
 
     def to_recover(self, now: datetime) -> Self:
-        """Return lost orders that are due to be searched for at the provider, longest due first."""
+        """Return lost orders for which a search at the provider is due, the earliest due first."""
         return self._waiting(Status.UNCONFIRMED).filter(due_at__lte=now).unclaimed(now)
 
     def abandoned(self, now: datetime) -> Self:
-        """Return orders whose sender died."""
+        """Return orders whose sending process died."""
         return self._waiting(Status.PLACING).unclaimed(now)
 
     def overdue(self, now: datetime, *, accepted_by: datetime) -> Self:
-        """Return orders accepted until ``accepted_by`` that have not settled, longest due first."""
+        """Return orders accepted by ``accepted_by`` and not settled, the earliest due first."""
         late = self._waiting(Status.HANDLING).filter(accepted_at__lte=accepted_by)
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
         """Return open orders whose due time is too far away.
 
-        ``urgent`` is the limit for urgent orders, ``others`` is the limit for patient orders.
+        ``urgent`` is the longest time for urgent orders, ``others`` is the longest time for patient
+        orders.
         """
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
@@ -162,16 +164,17 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
-        """Return at most ``limit`` accepted orders due by ``due_by``, delayed orders last."""
+        """Return at most ``limit`` accepted orders due by ``due_by``; delayed orders come last."""
         orders: list[Row] = []
-        # A tenth is kept for late orders, so that thousands of fresh orders do not starve them.
+        # A tenth is kept for delayed orders, so that thousands of fresh orders do not keep them
+        # waiting.
         for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
             due = self._waiting(status).filter(due_at__lte=due_by).unclaimed(now)
             orders += due[: most - len(orders)]
         return orders
 
     def held_up(self, since: datetime) -> list[Self]:
-        """Return the orders of each open status whose next step was due by ``since``.
+        """Return a queryset for each open status: its orders whose next step was due by ``since``.
 
         Held orders are left out.
         """
@@ -182,21 +185,23 @@ class OrderQueries(OrderSearch[Row]):
         ]
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
-        """Return orders sent from ``start`` to ``end`` that the provider may know."""
+        """Return orders sent from ``start`` to ``end``, unless the provider cannot know them."""
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
-        # SQLite uses the time index only if the statuses are excluded, not listed.
+        # SQLite uses the index by time only if the filter excludes statuses instead of listing
+        # them.
         return sent.exclude(status__in=UNBOUGHT)
 
     def known_as(self, names: Iterable[str]) -> Self:
         """Return orders whose order id or alias at the provider is one of ``names``.
 
-        At most 200 names; :meth:`owners` takes any number.
+        ``names`` has at most 200 names; :meth:`owners` takes any number.
         """
         names = set(names) - {""}
-        # The redundant condition makes SQLite use the index, which it judges by the average number
-        # of orders per alias: many orders may have none.
+        # The first condition on the alias is redundant, but makes SQLite use the index. Many orders
+        # may have no alias, and SQLite judges an index by the average number of orders for each
+        # value.
         by_alias = Q(provider_alias__gt="", provider_alias__in=names)
-        # Unsorted: to sort, SQLite would scan all orders by age.
+        # Unsorted: for a sorted result, SQLite would scan all orders by age.
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
@@ -205,8 +210,8 @@ class OrderQueries(OrderSearch[Row]):
             yield from self.known_as(batch)
 
     def sent_as(self, references: Iterable[str]) -> Self:
-        """Return orders that were sent to the provider with one of ``references``: at most 200."""
-        # As in known_as: most orders may have no reference.
+        """Return orders sent to the provider with one of ``references``, which are at most 200."""
+        # Redundant, as in known_as: most orders may have no reference.
         named = Q(provider_reference__gt="", provider_reference__in=set(references) - {""})
         return self.filter(named).order_by()
 
@@ -244,7 +249,7 @@ class OrderQueries(OrderSearch[Row]):
     ) -> models.QuerySet[Any, Any]:
         """Return the lines of orders that settled after ``since``, grouped by cost.
 
-        ``accepted_since`` leaves out orders that were accepted at that time or earlier.
+        Orders that were accepted at ``accepted_since`` or earlier are left out.
         """
         settled = self.filter(settled_at__gt=since)
         if accepted_since is not None:
@@ -253,7 +258,7 @@ class OrderQueries(OrderSearch[Row]):
         return lines_of(Kind.SETTLED, settled, since="settled_at", price=price)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """Return rows for a union of queries: two times of an order, and ``name``.
+        """Return rows for a union of queries: two times of an order, and the text ``name``.
 
         ``start`` and ``end`` name the columns of the times.
         """
@@ -267,13 +272,13 @@ class OrderQueries(OrderSearch[Row]):
     def final_lines(
         self, *, after: datetime | None = None, until: datetime | None = None
     ) -> models.QuerySet[Any, Any]:
-        """Return the lines of orders that became final in a period, by status.
+        """Return the lines of orders that became final in a period, grouped by status.
 
-        The period begins after ``after``, and includes ``until``; ``None`` means no limit.
+        The period begins just after ``after``, and ends with ``until``; ``None`` means no limit.
         """
         final = self.filter(settled_at__isnull=False)
         final = final.filter(settled_at__gt=after) if after else final
         final = final.filter(settled_at__lte=until) if until else final
-        # Grouped by the bare column, SQLite would use the index by status, and look up every row.
+        # With the bare column, SQLite would use the index by status, and look up every row.
         status = Coalesce("status", models.Value(""))
         return lines_of(Kind.FINAL, final, since="settled_at", status=status)

@@ -66,14 +66,14 @@ from giftcards.rules.states import (
 from giftcards.rules.times import LONGEST_HOLD, ahead, is_ahead, past
 from giftcards.text.search_terms import SEARCHED
 
-# The provider's answer about a larger order would exceed the client's size limit.
+# The provider's answer about an order with more cards would exceed the client's size limit.
 MAX_QUANTITY = 2_000
 
 # SQLite allows at most 32,766 parameters in a statement.
 _MOVED_AT_ONCE = 1_000
 
 _not_negative = MinValueValidator(Decimal(0))
-# Such a text is safe in URLs, logs and terminals.
+# A text of these characters is safe in URLs, logs and terminals.
 plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
 )
@@ -82,19 +82,19 @@ OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_la
 OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
 #: The columns of a gift, all empty in other orders.
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
-#: The columns that may be corrected; other values of a caller never change.
+#: The columns that may be corrected. Other columns that a caller gave never change.
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
 # The columns that a caller gives, besides the reference, the metadata and CORRECTABLE.
 _TEXTS = ("product_id", "type_id", "group")
 _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
-# A delivery farther ahead than this is taken for a typing error.
+# A delivery time farther ahead than this counts as a typing error.
 _LONGEST_AHEAD = timedelta(days=366)
 
 
 class OrderQuerySet(OrderQueries["Order"]):
     def with_repetitions(self) -> OrderQuerySet:
-        """Return these orders, and all orders that repeat their missing cards; not for slices."""
+        """Return these orders and all orders that repeat their missing cards; fails for slices."""
         found = set(self.order_by().values_list("pk", flat=True))
         newest: Collection[int] = found
         while newest:
@@ -117,7 +117,8 @@ class OrderQuerySet(OrderQueries["Order"]):
         try:
             with transaction.atomic():
                 order.save(force_insert=True)
-                # Read after the INSERT: SQLite may fail a transaction that reads before it writes.
+                # The names are read after the INSERT: SQLite may fail a transaction that reads
+                # before it writes.
                 names = Product.objects.names(order.product_id, order.type_id)
                 if any(names):
                     order.product_name, order.type_name = names
@@ -141,7 +142,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return order
 
     def checkable(self, *, now: datetime, interval: timedelta) -> Self:
-        """Return orders at the provider, not checked within ``interval``, and not claimed."""
+        """Return unclaimed orders at the provider that were not checked within ``interval``."""
         rested = past("checked_at", now - interval, longest=interval)
         return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
@@ -152,14 +153,15 @@ class OrderQuerySet(OrderQueries["Order"]):
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
         """Schedule an immediate check of orders at the provider; return the number of orders.
 
-        Leaves out orders that were checked, or for which this was called, within ``interval``. An
-        order that is being checked becomes due again afterwards: see :func:`due_after_check`.
+        Leaves out orders that were checked within ``interval``, and orders for which this method
+        was called within ``interval``. An order that is being checked becomes due again afterwards:
+        see :func:`due_after_check`.
         """
         rested = [
             past(name, now - interval, longest=interval)
             for name in ("checked_at", "check_wanted_at")
         ]
-        # An order that is due already keeps its place in the queue.
+        # An order that is due already keeps its due time, and so its place in the queue.
         is_to_wait = Q(due_at=None) | Q(due_at__gt=now)
         hurried = models.When(is_to_wait, then=models.Value(now))
         return self.filter(*rested, status__in=FOLLOWED).update(
@@ -169,10 +171,10 @@ class OrderQuerySet(OrderQueries["Order"]):
     def claim(
         self, wanted: Sequence[Order], *, now: datetime, due_by: datetime, until: datetime
     ) -> list[Order]:
-        """Claim these orders, just read by :meth:`to_check`; return those that were free.
+        """Claim orders that :meth:`to_check` has just returned; return those that were free.
 
-        An order whose id at the provider has changed since the reading is not claimed, because the
-        check would be about the old id.
+        An order is not claimed if its id at the provider has changed since it was read. The check
+        would be about the old id.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -229,7 +231,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         now = timezone.now()
         groups: dict[str, list[OrderUpdate]] = defaultdict(list)
         for update in updates:
-            # Values may be unhashable, but repr() groups them.
+            # The values may be unhashable, so repr() of them is the key.
             groups[repr((update.guard, update.columns(now)))].append(update)
         for group in groups.values():
             keys = [update.order.pk for update in group]
@@ -257,7 +259,7 @@ class Overtaken(Exception):
 class OrderUpdate:
     """New ``values`` of a claimed order.
 
-    With a ``target``, the order also moves to this status, and the move has ``details``.
+    If ``target`` is given, the order also moves to this status, and its change has ``details``.
     """
 
     order: Order
@@ -281,7 +283,7 @@ class OrderUpdate:
 def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
     """Return the value of ``due_at`` for orders whose check began at ``checked_at``.
 
-    If another check was wanted since, the order is due at ``again_at`` at the latest.
+    If another check was wanted after that time, the order is due at ``again_at`` at the latest.
     """
     if due_at is not None and due_at <= again_at:
         return due_at
@@ -308,7 +310,7 @@ def cleared_provider_columns() -> dict[str, Any]:
 def _status_columns(
     order: Order, target: Status, values: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """Return the columns that a move to ``target`` changes; ``values`` are other new values."""
+    """Return the columns that a move to ``target`` changes; ``values`` are written with them."""
     if target not in FINAL:
         return {"status": target}
     final = copy(order)
@@ -350,14 +352,14 @@ def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
 class ReferenceAnswer(models.TextChoices):
     """Answers of the provider that turn down a purchase because of its reference."""
 
-    # An earlier attempt bought the order, even if no search finds it.
+    # The provider says that an earlier attempt bought the order, even if no search finds it.
     REPEATED = "repeated"
     # The provider does not accept the field: the order is sent again without it.
     UNWANTED = "unwanted"
 
 
 class Order(models.Model):
-    """One line bought from the provider: a product, a type (denomination), a quantity."""
+    """One line bought from the provider: a number of cards of one product and one type."""
 
     reference: models.CharField[str, str] = ExactCharField(
         _("reference"),
@@ -444,7 +446,7 @@ class Order(models.Model):
         blank=True,
     )
     gift_message = PlainTextField(_("message to the recipient"), max_length=1_000, blank=True)
-    # The cards are bought at once; the recipient is not told of them before this time.
+    # The cards are bought without delay. The recipient is not told of them before this time.
     deliver_at = MomentField(
         _("to be delivered on"),
         null=True,
@@ -459,22 +461,25 @@ class Order(models.Model):
     provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
         _("provider's order id"), max_length=100, null=True, unique=True, editable=False
     )
-    # The `_id` in answers, if it differs from the order id: rows of the list may have either.
+    # The `_id` in the provider's answers, if it is not the order id. A row of the provider's list
+    # may have either.
     provider_alias: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, editable=False
     )
-    # The first time that an answer or a person confirmed the provider's id. NULL: so far, only the
-    # answer to placing has named it.
+    # The time when an answer or a person first confirmed the provider's id. NULL: so far, only the
+    # answer to sending the order has named the id.
     identified_at = models.DateTimeField(null=True, editable=False)
-    # True if staff insisted that an order at the provider is this order, although the provider
-    # names another product or type.
+    # True if staff have insisted on an order at the provider, although that order has another
+    # product or type.
     is_insisted = models.BooleanField(default=False, editable=False)
-    # The id from the answer to placing, if it belongs to another order or to none. The order may
-    # have been bought even if no search finds it. Kept until the order is sent again.
+    # The id that the provider gave when the order was sent, if it belongs to another order or to no
+    # order. The order may have been bought even if no search finds it. Kept until the order is sent
+    # again.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
     )
-    # The reference that the provider got with the purchase, the same at each attempt; "": none.
+    # The reference that the provider got with the order, the same at each attempt; "" if it got
+    # none.
     provider_reference: models.CharField[str, str] = ExactCharField(
         _("reference at the provider"), max_length=40, editable=False, blank=True
     )
@@ -482,26 +487,27 @@ class Order(models.Model):
     reference_answer = models.CharField(
         max_length=10, choices=ReferenceAnswer, editable=False, blank=True
     )
-    # True if the id was taken from the list, and a check by that id found nothing.
+    # True if the id was taken from the provider's list, and a check by that id found nothing.
     is_only_listed = models.BooleanField(default=False, editable=False)
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
     fulfilled_amount = models.DecimalField(_("cost"), null=True, editable=False, **MONEY)
     price_per_card = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
-    # The price in the catalogue just before sending; the final answer may have another.
+    # The price in the catalogue just before sending; the provider's final answer may differ.
     price_at_placing = models.DecimalField(
         _("price at placing"), null=True, editable=False, **MONEY
     )
-    # The highest price per card that staff have approved, instead of the given ceiling.
+    # The highest price per card that staff have approved; it replaces any other limit.
     approved_price = models.DecimalField(
         _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
     )
-    # Whether a person has to review the order before it is sent, or has reviewed it; "": neither.
+    # The state of a person's review before the order is sent; "" if no review is needed.
     review = models.CharField(max_length=10, choices=Review, editable=False, blank=True)
-    # The fingerprint of the API key that the order was sent with; "" until then. Only the list of
-    # that key's account can show what became of the order.
+    # The fingerprint of the API key that the order was sent with; "" before. Only the list of
+    # orders in that key's account can show whether the order was bought.
     sent_with = models.CharField(max_length=32, editable=False, blank=True)
     # The environment of the account that bought the order; "" if unknown, or before the purchase.
-    # But an order for missing cards begins with the environment of the order that it repeats.
+    # An order for missing cards has the environment of the order that it repeats from the
+    # beginning.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
@@ -514,8 +520,8 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
-    # Only for orders that ``REORDER_MISSING`` made. The order is held until ``send_after`` (NULL:
-    # it does not wait for a time), and given up if it is still held at ``send_before``.
+    # Both times are only for orders that ``REORDER_MISSING`` made. Such an order is held until
+    # ``send_after`` (NULL: no waiting). If it is still held at ``send_before``, it is given up.
     send_after = models.DateTimeField(null=True, editable=False)
     send_before = models.DateTimeField(null=True, editable=False)
     # The customer's money for missing cards has three parts. First, the paid refunds.
@@ -531,25 +537,27 @@ class Order(models.Model):
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     has_planned = _is_more_than_nothing("planned_amount")
     is_owing = _is_more_than_nothing("open_amount")
-    # The amount that moved to the order for the missing cards; NULL: there is no such order.
+    # The part of the customer's money that moved to the order for the missing cards; NULL: there is
+    # no such order.
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
     # True if the provider's figures agree with each other; NULL unless the order has settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
-    # True if the ledger has the promised credit. NULL: nothing was promised, the amount is unknown,
-    # or the ledger was not read that far.
+    # True if the ledger has the promised credit. NULL: no credit was promised, its amount is
+    # unknown, or the ledger was not read up to its time.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
-    # The time when the codes were destroyed, by retention or with the customer's data.
+    # The time when the codes were destroyed, because of their age or with the customer's data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
-    # True if retention found no card; retention does not look again until a card comes.
+    # True if a search for old codes found no card. Such searches leave the order out until a card
+    # comes.
     is_without_cards = models.BooleanField(default=False, editable=False)
-    # Entries as in giftcards.rules.problems: {"code", "parameters"}, plus "ticked_by" and
-    # "ticked_at" once the problem is ticked off.
+    # Entries of problems, {"code", "parameters"}: see giftcards.rules.problems. Once a problem is
+    # ticked off, its entry also has "ticked_by" and "ticked_at".
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
-    # True if a problem is not ticked off. Only `_problem_columns` computes this and ``problems``.
+    # True if a problem is not ticked off. Only `_problem_columns` computes this from ``problems``.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
 
-    # The person who looks after the order, and since when; see models/staff_records.py. The name
-    # counts only while something is left to do.
+    # The person who looks after the order, and the time when this began: see
+    # models/staff_records.py. The name counts only while the order is unfinished.
     looked_after_by: models.CharField[str, str] = ExactCharField(
         _("looked after by"), max_length=254, editable=False, blank=True
     )
@@ -561,26 +569,27 @@ class Order(models.Model):
     accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
     checked_at = models.DateTimeField(_("last checked"), null=True, editable=False)
     settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
-    # The time since which the order waits to be sent: SEND_TIMEOUT begins here.
+    # The time when the order began to wait to be sent. SEND_TIMEOUT counts from this time.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
-    # The time to send (PENDING), check (HANDLING, DELAYED) or find (UNCONFIRMED) the order next.
-    # NULL: this is not automatic; a PENDING order with NULL is held, see `is_held`.
+    # The time when the order is due to be sent (PENDING), checked (HANDLING, DELAYED) or found
+    # (UNCONFIRMED). NULL: none of these is due; a PENDING order with NULL is held, see `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # The last time when an early check was asked for.
+    # The last time when somebody asked for an early check.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
-    # Failed attempts in a row to send, check or find the order.
+    # The number of failed attempts in a row to send, check or find the order.
     failures = models.PositiveIntegerField(default=0, editable=False)
-    # For an UNCONFIRMED order: the time when a search first suggested that the provider lacks it,
-    # and the orders at the provider from which staff have to choose.
+    # For an UNCONFIRMED order: the time when a search first suggested that the provider does not
+    # have it, and the orders at the provider from which staff have to choose.
     absent_since = models.DateTimeField(null=True, editable=False)
     candidates = models.JSONField(default=list, blank=True, editable=False)
-    # The claim: the token of the process that works on the order, and the expiry.
+    # The claim: the token of the process that works on the order, and the time when the claim
+    # expires.
     claim = models.CharField(max_length=32, blank=True, editable=False)
     claimed_until = models.DateTimeField(null=True, editable=False)
 
     objects = OrderQuerySet.as_manager()
 
-    # Set by `record` if it inserted this instance.
+    # True if `record` inserted this instance.
     is_new = False
 
     class Meta:
@@ -596,8 +605,8 @@ class Order(models.Model):
             ("export_order", "Can export orders and reports"),
             ("view_cost", "Can see what the provider charges, and margins"),
         )
-        # Indexes slow down writes, so each serves a query. None is partial, because MariaDB has no
-        # partial indexes.
+        # Each index serves a query, because indexes slow down writes. No index is partial, because
+        # MariaDB has no partial indexes.
         indexes = (
             # For the engine's queries for open orders, whose settled_at is NULL, and for the latest
             # orders that have settled.
@@ -648,8 +657,8 @@ class Order(models.Model):
                 | (~Q(status__in=FINAL) & Q(settled_at__isnull=True)),
                 name="giftcards_order_final_is_settled",
             ),
-            # An order has a provider's id exactly if its status is an accepted one. So a named
-            # order is never sent again.
+            # An order has a provider's id exactly if its status is in ACCEPTED. So an order that
+            # the provider has named is never sent again.
             models.CheckConstraint(
                 condition=Q(
                     status__in=ACCEPTED, provider_order_id__isnull=False, accepted_at__isnull=False
@@ -679,7 +688,8 @@ class Order(models.Model):
             _not_below_zero("sale_amount", "sale_amount"),
             _not_below_zero("max_price", "max_price"),
             _not_below_zero("approved_price", "approved_price"),
-            # Paid and planned refunds never exceed what is owed, even under concurrency.
+            # Paid and planned refunds never exceed what is owed, even if two are recorded
+            # simultaneously.
             _not_below_zero("open_amount", "open_amount"),
             models.CheckConstraint(
                 condition=Q(paid_back_amount__gte=0), name="giftcards_order_paid_back"
@@ -711,18 +721,18 @@ class Order(models.Model):
 
     @property
     def is_settled(self) -> bool:
-        """True if the order is final and was accepted: its figures no longer change."""
+        """True if the order is final and was accepted, so that its figures no longer change."""
         return self.status in SETTLED
 
     @property
     def is_unfinished(self) -> bool:
-        """True while something is left to do: see :data:`UNFINISHED`."""
+        """True while staff or the app still have to do something: see :data:`UNFINISHED`."""
         is_money_left = self.open_amount or self.planned_amount
         return bool(not self.is_final or self.needs_attention or is_money_left)
 
     @property
     def owner(self) -> str:
-        """The person who looks after the order; "" if nobody does, or nothing is left to do."""
+        """The person who looks after the order; "" if nobody does, or if the order is finished."""
         return self.looked_after_by if self.is_unfinished else ""
 
     @property
@@ -739,7 +749,7 @@ class Order(models.Model):
         return bool(self.paid_back_amount or self.planned_amount)
 
     def line_names(self) -> Names:
-        """Return the names of product and type; takes a query only if neither is on record."""
+        """Return the names of product and type; takes a query only if the row has neither."""
         if self.product_name or self.type_name:
             return Names(self.product_name, self.type_name)
         return Product.objects.names(self.product_id, self.type_id)
@@ -754,7 +764,7 @@ class Order(models.Model):
 
     @property
     def parts(self) -> list[Order]:
-        """This order, then the order that repeats its missing cards, and so on."""
+        """A list of this order, the order that repeats its missing cards, and so on."""
         found: list[Order] = [self]
         while again := Order.objects.filter(repeats=found[-1]).first():
             found.append(again)
@@ -780,27 +790,27 @@ class Order(models.Model):
     def line_at_provider(self) -> tuple[str, str, int]:
         """The product, type and quantity that the provider's answers must name.
 
-        Product and type are "" if staff have insisted on the order: then any name is accepted.
+        Product and type are "" if staff have insisted on the order. Then the answers may name any.
         """
         return ("", "", self.quantity) if self.is_insisted else self.line
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The provider's ids of the order."""
+        """The ids by which the provider may name the order."""
         return tuple(filter(None, (self.provider_order_id, self.provider_alias)))
 
     @property
     def was_adopted(self) -> bool:
-        """True if the provider's id came from the list or from staff.
+        """True if the order's id at the provider came from the provider's list or from staff.
 
-        Both columns for ids have such an id. A check by it may find nothing, even if the list has
-        the order.
+        Then both columns for ids have this id. A check by this id may find nothing, even if the
+        list contains the order.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
     @property
     def is_held(self) -> bool:
-        """True if the order waits until a person decides, the price falls or its time comes."""
+        """True if the order waits until staff decide, the price falls, or its time comes."""
         return self.status == Status.PENDING and self.due_at is None
 
     @property
@@ -809,10 +819,10 @@ class Order(models.Model):
 
     @property
     def price_ceiling(self) -> Decimal | None:
-        """The highest cost of one card that needs no decision by a person; ``None``: no limit.
+        """The highest cost of one card that needs no decision of staff; ``None``: no limit.
 
-        The limit is the price that staff have approved, or else ``max_price``. Without both, it is
-        the customer's payment for one card, unless ``HOLD_ABOVE_SALE_PRICE`` is off.
+        The limit is the price that staff have approved, or else ``max_price``. If both are missing,
+        it is the customer's payment for one card, unless ``HOLD_ABOVE_SALE_PRICE`` is off.
         """
         return price_ceiling(
             approved=self.approved_price,
@@ -826,12 +836,12 @@ class Order(models.Model):
     def was_sent_with(self, key: ApiKey) -> bool:
         """True if the order was sent with ``key``, so that this key's list contains the order.
 
-        An unknown key or environment of the order counts as that of ``key``.
+        If the key or the environment of the order is unknown, it counts as that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
-        """True if the order was certainly sent to another account: the environments differ."""
+        """True if the order's environment is not the key's: then another account got the order."""
         environments = {self.environment, key.environment}
         return len(environments) == 2 and "" not in environments
 
@@ -841,7 +851,8 @@ class Order(models.Model):
         The present values of a corrected order are accepted, too.
         """
         return (
-            # The database's collation may take different references for equal.
+            # Python compares the references, because the database may take different references for
+            # equal.
             self.reference == other.reference
             and _as_read(self, *_LINE) == _as_read(other, *_LINE)
             and self._is_sold_as(other)
@@ -863,7 +874,7 @@ class Order(models.Model):
         return any(correctable(change) == wanted for change in self.customer_changes.all())
 
     def check_values(self) -> None:
-        """Raise ``ValidationError`` if an order cannot have these values."""
+        """Raise ``ValidationError`` if no order can have the values of this one."""
         self.check_columns()
         if self.sale_price is None or self.sale_amount is None:
             return
@@ -877,14 +888,14 @@ class Order(models.Model):
     def check_columns(self, *, but: Collection[str] = ()) -> None:
         """Raise ``ValidationError`` if a column, except those in ``but``, has a wrong value.
 
-        Converts messages and moments to their stored form.
+        Also converts messages and moments to the form in which they are stored.
         """
         self._check_types()
         self.clean_fields(exclude=set(but))
         self.check_gift()
 
     def check_gift(self) -> None:
-        """Raise ``ValidationError`` if the columns of a gift contradict each other."""
+        """Raise ``ValidationError`` if an order cannot have these columns of a gift."""
         if not self.is_gift and any(getattr(self, name) for name in OF_GIFT):
             text = gettext("A gift needs the e-mail address of its recipient.")
             raise ValidationError({"recipient_email": text})
@@ -902,7 +913,7 @@ class Order(models.Model):
         assign(copied, values)
         copied.check_columns(but={field.name for field in self._meta.fields} - values.keys())
         if copied.is_gift != self.is_gift:
-            # Somebody may have seen the cards already.
+            # Somebody may have seen the cards already, so the cards keep their recipient.
             text = gettext("A gift stays a gift, and no other order becomes one.")
             raise ValidationError({"recipient_email": text})
         return copied
@@ -944,8 +955,8 @@ class Order(models.Model):
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
         """Set columns of a PENDING order; ``problem`` replaces problems of the kind ``SENDING``.
 
-        Returns False, and changes nothing, if another process has moved, claimed, rescheduled or
-        ticked off the order, or approved a price.
+        Returns False, and changes nothing, if another process was first: it has moved, claimed,
+        rescheduled or ticked off the order, or has approved a price.
         """
         new = [] if problem is None else [problem]
         values |= self.problem_columns(ends={Kind.SENDING}, new=new)
@@ -965,8 +976,8 @@ class Order(models.Model):
     ) -> dict[str, Any]:
         """Return new values of the problem columns.
 
-        Problems of the kinds ``ends`` are removed, and the problems ``new`` are added. A problem in
-        ``new`` that the order already has stays as it is, ticked off or not.
+        Problems whose kind is in ``ends`` are removed, and the problems in ``new`` are added. If
+        the order already has one of these problems, this stays as it is, ticked off or not.
         """
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
@@ -974,7 +985,7 @@ class Order(models.Model):
         return [each for each in map(Problem.of, self.problems) if each.kind is kind]
 
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
-        """Replace the problems of a kind; unchanged problems stay ticked off."""
+        """Replace the problems of one kind; problems that stay the same also stay ticked off."""
         with transaction.atomic(using=self._state.db):
             self.lock()
             self.refresh_from_db(fields=["problems"])
@@ -989,7 +1000,7 @@ class Order(models.Model):
         return acknowledgement
 
     def tick_off(self, problem: Problem, *, by: str) -> bool:
-        """Record that ``by`` has dealt with ``problem``; False if it is not open."""
+        """Record that ``by`` has dealt with ``problem``; False if it is ticked off or gone."""
         with transaction.atomic(using=self._state.db):
             row = Order.objects.filter(pk=self.pk, needs_attention=True)
             # This write locks the row until the transaction ends.
@@ -1050,7 +1061,7 @@ class Order(models.Model):
         return self.status in FOLLOWED and not is_claimed and is_due
 
     def is_lost(self, now: datetime) -> bool:
-        """True if the claim of the order's sender has expired: the sender counts as dead."""
+        """True if the sending process counts as dead, because its claim has expired."""
         return not is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
 
     def move(
@@ -1104,12 +1115,13 @@ class Order(models.Model):
 
 
 def _among(orders: models.QuerySet[Order]) -> Q:
-    # A subquery, because SQLite may read the whole table for conditions on several columns.
+    # A subquery, because SQLite may read the whole table if a filter has conditions on several
+    # columns.
     return Q(pk__in=orders.order_by().values("pk"))
 
 
-# Each order in NEEDING_ATTENTION is LOST, or WITH_OTHER_PROBLEMS, or held for its price or for a
-# review: a held order keeps its problem.
+# Each order in NEEDING_ATTENTION is LOST, WITH_OTHER_PROBLEMS, or held for its price or for a
+# review. A held order can be in no other group, because it keeps the problem for which it is held.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(

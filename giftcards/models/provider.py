@@ -22,29 +22,31 @@ from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
 # A key counts as proven for this time after the provider accepted it. The time is longer than the
-# minute between two ticks, but short, because parallel requests all fail if the key is revoked.
+# minute between two ticks of a worker. It is short, because parallel requests would all fail once
+# the key is revoked.
 _PROOF_HOLDS = timedelta(minutes=2)
-# A success does not renew a proof that is younger than this.
+# If a key was accepted less than this time ago, another success is not recorded.
 _PROOF_IS_FRESH = timedelta(seconds=30)
 # The longest pause that ends automatically: 15 minutes, and a margin for differing clocks.
 LONGEST_PAUSE = timedelta(minutes=20)
 # A pause is reported for this time after its end, because a few requests may succeed in the middle
 # of an outage.
 _STILL_TOLD = timedelta(minutes=1)
-# A process counts as gone after this time without a sign of life. Two ticks take less time.
+# A process counts as gone if it has given no sign of life in the database for this time. Workers
+# give one every minute.
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
-# Monitors get a warning if a chore has not finished within this time.
+# Monitors get a warning if a chore has not ended within this time.
 _CHORES_WITHIN = timedelta(hours=1)
-# Staff are told after this time without a success, if at least this many sweeps in a row failed.
+# Staff are told if no request has succeeded for this time, and this many sweeps in a row failed.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
 
 _LONGEST_NAME = 100
 
-# The values of ProviderState.Pause, worst last.
+# The values of ProviderState.Pause, the worst last.
 _SEVERITY = ("", "outage", "rate", "access")
 
 
@@ -57,13 +59,13 @@ _START_WORKER = _(
 class Environment(models.TextChoices):
     """The provider's environments, on one host: the API key decides which."""
 
-    # The values are the provider's.
+    # These values are the provider's names.
     SANDBOX = "SANDBOX", _("Sandbox")
     PRODUCTION = "PRODUCTION", _("Production")
 
 
 def is_test_type(type_id: str) -> bool:
-    """True if the type is for tests: the sandbox sells such types without listing them."""
+    """True if the type is for tests; the sandbox sells such types without listing them."""
     return type_id.startswith("TEST_")
 
 
@@ -82,7 +84,8 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def accept(self, key: ApiKey) -> bool:
         """Record that the provider accepts ``key``; False if the key was refused meanwhile."""
         now = timezone.now()
-        # Guarded: a success from before a refusal proves nothing, even after staff resumed calls.
+        # The filter compares refused_at, because a success from before a refusal proves nothing,
+        # even after staff have resumed calls.
         row = self.filter(pk=key.pk, is_refused=False, refused_at=key.refused_at)
         if not row.update(accepted_at=now):
             return False
@@ -90,17 +93,17 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return True
 
     def learn(self, key: ApiKey, environment: str) -> None:
-        """Store the environment that the provider named for ``key``, if it is a known one."""
+        """Store the environment that the provider named for ``key``, if the name is a known one."""
         if environment in Environment.values and environment != key.environment:
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
 
     def note_reference(self, key: ApiKey, *, is_told: bool) -> None:
-        """Record that the account's list shows, or does not show, the reference of an order."""
+        """Record whether the account's list of orders has shown an order with its reference."""
         known = key.tells_references
         tells = is_told if known is None else known and is_told
         if tells != known:
-            # False stays: another process may have seen an order without its reference.
+            # False is not replaced: another process may have seen an order without its reference.
             self.filter(pk=key.pk).exclude(tells_references=False).update(tells_references=tells)
             key.tells_references = tells
 
@@ -111,37 +114,38 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         row.update(references_unwanted_at=key.references_unwanted_at)
 
     def forget_unwanted_references(self, key: ApiKey) -> None:
-        """Let the next order with ``key`` have a reference again, if the settings ask for it."""
+        """Let the next order have a reference again with ``key``, if the settings ask for it."""
         if key.references_unwanted_at is not None:
             self.filter(pk=key.pk).update(references_unwanted_at=None)
             key.references_unwanted_at = None
 
     def refuse(self, fingerprint: str, *, detail: str) -> bool:
-        """Stop all calls with the key until :meth:`resume`; False if calls were stopped already."""
+        """Stop all calls with the key until :meth:`resume`; False if they were stopped already."""
         self.current(fingerprint)
         row = self.filter(pk=fingerprint, is_refused=False)
         refused = {"is_refused": True, "refused_at": timezone.now(), "refusal": detail}
         return bool(row.update(**refused, accepted_at=None))
 
     def doubt(self) -> None:
-        """Forget the proofs of all keys; each key is probed before calls are made in parallel."""
+        """Forget that keys were accepted, so that one call tries each key before parallel calls."""
         self.exclude(accepted_at=None).update(accepted_at=None)
 
     def resume(self) -> bool:
-        """Allow calls with refused keys again, after a probe; False if no key is refused."""
+        """Allow calls with refused keys again, at first one call; False if no key is refused."""
         return bool(self.filter(is_refused=True).update(is_refused=False))
 
     def at_work(self, now: datetime) -> list[str]:
-        """Return the keys used within the last 10 minutes, shortened for display."""
+        """Return the keys that were used within the last 10 minutes, as short texts."""
         at_work = sorted((key for key in self if key.is_at_work(now)), key=lambda key: key.pk)
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
         """Return the refused key that stops this process, or else one that stops another process.
 
-        ``own`` is the fingerprint of this process's key; ``None`` stands for the key used last.
+        ``own`` is the fingerprint of this process's key. If it is ``None``, the key used last takes
+        its place.
         """
-        # Few rows: one for each key that the shop has had.
+        # There are few rows: one for each key that the shop has had.
         keys = list(self)
         if own is None and keys:
             own = max(keys, key=ApiKey.last_use).pk
@@ -161,15 +165,15 @@ class ApiKey(models.Model):
     environment = models.CharField(max_length=10, choices=Environment, blank=True)
     # True if calls with this key are stopped, until a person resumes them.
     is_refused = models.BooleanField(default=False)
-    # The last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
+    # The time of the last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
     refused_at = models.DateTimeField(null=True)
     refusal = models.TextField(blank=True)
-    # The time when the key was last accepted; NULL: it has to be probed.
+    # The time when the key was last accepted. NULL: one call has to try the key first.
     accepted_at = models.DateTimeField(null=True)
-    # True if the account's list has shown our orders with their references, False if it has shown
-    # one of our orders with another or no reference, NULL if it has shown none yet.
+    # True if the account's list has shown our orders only with their references. False if it has
+    # shown one of them with another reference or with none. NULL if it has shown none of them yet.
     tells_references = models.BooleanField(null=True)
-    # The time when an order was accepted only without its reference; NULL: never, as far as known.
+    # The time when the provider took an order only without its reference; NULL: never.
     references_unwanted_at = models.DateTimeField(null=True)
     # The last time when this refused key kept a process from making calls.
     stopped_at = models.DateTimeField(null=True)
@@ -184,27 +188,27 @@ class ApiKey(models.Model):
         return self.fingerprint
 
     def is_proven(self, now: datetime) -> bool:
-        """True if the key was accepted in the last 2 minutes: calls may be made in parallel."""
+        """True if the key was accepted in the last 2 minutes, so parallel calls are allowed."""
         return self._was_accepted_within(_PROOF_HOLDS, now)
 
     def is_freshly_proven(self, now: datetime) -> bool:
-        """True if the proof is so recent that a further success need not be recorded."""
+        """True if the key was accepted so recently that another success need not be recorded."""
         return self._was_accepted_within(_PROOF_IS_FRESH, now)
 
     def _was_accepted_within(self, span: timedelta, now: datetime) -> bool:
         return not self.is_refused and is_recent(self.accepted_at, now, within=span)
 
     def is_in_use(self, now: datetime) -> bool:
-        """True if a running process is stopped because this key is refused."""
+        """True if a refusal of this key stops a running process."""
         return is_recent(self.stopped_at, now, within=_SIGN_HOLDS)
 
     def is_at_work(self, now: datetime) -> bool:
-        """True if a process has used the key, or wanted to, within the last 10 minutes."""
+        """True if a process has used the key, or tried to, within the last 10 minutes."""
         times = (self.accepted_at, self.stopped_at)
         return any(is_recent(at, now, within=_AT_WORK) for at in times)
 
     def last_use(self) -> float:
-        """Return the timestamp at which a process last used the key, or wanted to; 0: never."""
+        """Return the timestamp at which a process last used the key, or tried to; 0 if never."""
         times = (self.refused_at, self.accepted_at, self.stopped_at)
         return max((at.timestamp() for at in times if at), default=0)
 
@@ -214,7 +218,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return self.get_or_create(pk=1)[0]
 
     def note_tick(self, by: str = "") -> None:
-        """Record that a worker, called ``by``, does the watchdog's work."""
+        """Record that a worker, named ``by``, is at work; workers do this once a minute."""
         now, state = timezone.now(), self.current()
         since = state.ticking_since if state.is_ticking(now) else None
         ticked = {"ticked_at": now, "ticked_by": by[:_LONGEST_NAME], "ticking_since": since or now}
@@ -227,7 +231,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     def pause(self, reason: ProviderState.Pause, *, detail: str, until: datetime) -> bool:
         """Pause all calls, whatever their key; False if another process has paused them already.
 
-        A refused key is not a pause: see :meth:`ApiKeyQuerySet.refuse`.
+        A refused key pauses no other key's calls: see :meth:`ApiKeyQuerySet.refuse`.
         """
         now = timezone.now()
         while True:
@@ -235,10 +239,12 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             is_worse = _SEVERITY.index(reason) > _SEVERITY.index(state.pause)
             if state.is_paused(now) and not is_worse:
                 break
-            # A worse pause replaces a milder one, and never ends before it.
+            # A worse pause replaces a milder pause, but never ends before the milder one would have
+            # ended.
             longest = max(until, state.pause_end(now))
             began = state.paused_at if state.goes_on_with(reason, now) else now
-            # Guarded: if another process starts a pause at the same time, the state is read again.
+            # The filter has the values that were read. If another process starts a pause at the
+            # same time, the state is read again.
             read = {"pause": state.pause, "paused_until": state.paused_until}
             if self.filter(pk=1, **read).update(
                 pause=reason, pause_detail=detail, paused_at=began, paused_until=longest
@@ -258,8 +264,9 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         is_on = ahead(
             "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
         )
-        # If two people do this at once, the number of changed rows shows who was first. The write
-        # comes before any read, because otherwise SQLite would fail the second transaction.
+        # If two people end pauses simultaneously, the number of changed rows shows who was first.
+        # The write comes before any read, because otherwise SQLite would fail the second
+        # transaction.
         was_paused = bool(paused.filter(is_on).update(pause="", paused_until=None))
         paused.update(pause="", paused_until=None)
         was_refused = ApiKey.objects.resume()
@@ -267,13 +274,13 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return was_paused or was_refused
 
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
-        """Store how many orders had become final at ``until``, for each status."""
+        """Store for each status the number of orders that had become final at ``until``."""
         self.filter(pk=1).update(final_orders=dict(counts), final_orders_until=until)
 
     # The balance.
 
     def claim_balance(self) -> bool:
-        """Claim the reading of the balance; False if it is not due, or another process reads it."""
+        """Claim the reading of the balance; False if it is not due or is claimed already."""
         now = timezone.now()
         due = self.filter(past("balance_due_at", now, longest=BALANCE_EVERY), pk=1)
         return bool(due.update(balance_due_at=now + BALANCE_EVERY))
@@ -291,7 +298,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         """Schedule an immediate reading of the balance, because the provider called it too low.
 
         ``needed`` is the cost of the order in dinars, or ``None`` if unknown. Does nothing if the
-        known balance is lower than ``needed``: then the provider is right.
+        known balance is lower than ``needed``, because then the provider is right.
         """
         row = self.filter(pk=1)
         if needed is not None:
@@ -299,7 +306,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:
-        """Record that the balance is low; False if recorded already, or if a newer one is known."""
+        """Record that the balance is low; False if it was known, or if a newer balance is known."""
         latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
 
@@ -318,34 +325,36 @@ class ProviderState(models.Model):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
 
-    # The reason why all calls are paused, whatever their key; "": not paused. ACCESS: the IP
-    # address is blocked; a refused key is in ApiKey.
+    # The reason why all calls are paused, whatever their key; "" if they are not paused. ACCESS
+    # means that the IP address is blocked. The refusal of a key is recorded in ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
-    # The time when the pause began, or the first of several pauses without a success in between.
+    # The time when the pause began. If no call succeeded between several pauses, the time of the
+    # first.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
 
-    # Sweeps in a row in which no call succeeded.
+    # The number of sweeps in a row in which no call succeeded.
     outages = models.PositiveIntegerField(default=0)
 
     balance = models.DecimalField(_("balance"), null=True, **MONEY)
     balance_read_at = models.DateTimeField(null=True)
     # The amount spent in the 24 hours before a worker last read the balance; NULL: never read.
     spent_lately = models.DecimalField(null=True, **MONEY)
-    # The time to read the balance next; NULL: at once.
+    # The time when the balance is to be read next; NULL: now.
     balance_due_at = models.DateTimeField(null=True)
-    # The time when the shop was told that the balance is low; NULL: it is not low.
+    # The time since which the balance has been low, as the shop was told; NULL: it is not low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
-    # The list of orders is not used before this time: it failed, or showed none of our orders.
+    # The provider's list of orders is not used before this time, because a request for it failed,
+    # or because it showed none of our orders.
     list_usable_at = models.DateTimeField(null=True)
-    # The time of the last request for the list; NULL while it is not used.
+    # The time of the last request for the list of orders; NULL while the list is not used.
     list_read_at = models.DateTimeField(null=True)
-    # The requests that a recent reading of the list took, or would have taken, after the first
-    # page.
+    # The number of requests that a recent reading of the list took, or would have taken, after its
+    # first page.
     list_questions = models.PositiveIntegerField(default=0)
-    # The spelling of the check path that last succeeded or is to be tried next; "" initially.
+    # The spelling of the path for checks that last succeeded or is to be tried next; "" at first.
     check_path = models.CharField(max_length=20, blank=True)
     succeeded_at = models.DateTimeField(_("last answer"), null=True)
     failed_at = models.DateTimeField(_("last failure"), null=True)
@@ -353,11 +362,11 @@ class ProviderState(models.Model):
 
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     ticked_at = models.DateTimeField(_("last tick"), null=True)
-    # The program that ticked last and its machine, such as "qcluster@web-2".
+    # The program that last called `note_tick`, and its machine, such as "qcluster@web-2".
     ticked_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
-    # The start of uninterrupted ticks.
+    # The time since which such calls have come without interruption.
     ticking_since = models.DateTimeField(null=True)
-    # See chores_record.
+    # The content of `chores_record`.
     chores = models.JSONField(default=dict)
 
     # The number of orders by status that had become final at ``final_orders_until`` (NULL: not
@@ -367,11 +376,11 @@ class ProviderState(models.Model):
 
     # The end of the last complete purge of old codes.
     purged_at = models.DateTimeField(null=True)
-    # An unfinished purge goes on with the orders that settled at this time; NULL: none is
+    # An unfinished purge continues with orders that settled at this time; NULL: no purge is
     # unfinished.
     purge_place = models.DateTimeField(null=True)
 
-    # The readings and steps of the machines' wall clocks: see giftcards.engine.clock. Each write
+    # The readings and jumps of the machines' wall clocks: see giftcards.engine.clock. Each write
     # checks the version, and increments it.
     clock = models.JSONField(default=dict)
     clock_version = models.PositiveIntegerField(default=0)
@@ -401,20 +410,20 @@ class ProviderState(models.Model):
 
     @property
     def was_blocked(self) -> bool:
-        """True if the IP address was blocked, and nothing has succeeded since."""
+        """True if the IP address was blocked, and no call has succeeded since."""
         if self.pause != self.Pause.ACCESS or self.paused_until is None:
             return False
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
 
     def goes_on_with(self, reason: str, now: datetime) -> bool:
-        """True if a pause for ``reason`` continues the last pause: no call succeeded in between."""
+        """True if a pause for ``reason`` continues the last pause: no call has succeeded since."""
         if reason != self.pause or self.paused_at is None:
             return False
         has_succeeded = self.succeeded_at is not None and self.succeeded_at > self.paused_at
         return not has_succeeded and self.is_paused(now - _AT_WORK)
 
     def is_pause_told(self, now: datetime) -> bool:
-        """True during a pause, and for a minute after it, unless a person ended the pause."""
+        """True during a pause, and for a minute after it unless a person has ended the pause."""
         return self.is_paused(now) or self.is_paused(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
@@ -429,7 +438,7 @@ class ProviderState(models.Model):
     def paused_because(self) -> str:
         """The reason why calls are paused, a :class:`Pause`; "" if calls are not paused.
 
-        A pause still counts for a minute after its end. A refused key counts if it stops this
+        A pause still counts for a minute after its end. A refused key counts, too, if it stops this
         process or another running process.
         """
         now = timezone.now()
@@ -471,7 +480,7 @@ class ProviderState(models.Model):
         return self.explain_pause().for_developers
 
     def explain(self) -> str:
-        """Return, for developers, whether and why calls are paused, and what to do about it."""
+        """Return a text for developers: why calls are paused, and what to do, or that none is."""
         return self.why_paused() or gettext("In service.")
 
     def is_balance_due(self, now: datetime) -> bool:
@@ -483,12 +492,12 @@ class ProviderState(models.Model):
         return limit is not None and self.balance is not None and self.balance < limit
 
     def is_ticking(self, now: datetime) -> bool:
-        """True if the watchdog, which runs once a minute, is at work."""
+        """True if a worker has called :meth:`~ProviderStateQuerySet.note_tick` within 3 minutes."""
         return is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
 
     @property
     def chores_ended_at(self) -> datetime | None:
-        """The earliest time at which a chore last finished; ``None`` if some chore never did."""
+        """The earliest of the times at which chores last ended; ``None`` if a chore never did."""
         ended = self.chores_record[1].values()
         return None if None in ended else min(filter(None, ended), default=None)
 
@@ -501,7 +510,7 @@ class ProviderState(models.Model):
 
     @property
     def chores_record(self) -> tuple[str, dict[str, datetime | None]]:
-        """The chore that began last, and the time at which each chore last finished, if ever."""
+        """The chore that began last, and the times at which each chore last ended, if ever."""
         times = sorted(self.chores.get("ended", {}).items())
         ended = {name: at and datetime.fromisoformat(at) for name, at in times}
         return self.chores.get("begun", ""), ended

@@ -1,4 +1,4 @@
-"""Scalars of several tables, such as numbers of rows, read by one statement."""
+"""Single values from several tables, such as numbers of rows, read by one statement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def value_of(rows: QuerySet[Any], aggregate: Aggregate) -> Combinable:
 
 
 def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """Return the values of all scalars, read by one statement: a dict for each group."""
+    """Return the values of all expressions, read by one statement, as a dict for each group."""
     # Django needs a table for a statement; this table has one row.
     row = ProviderState.objects.filter(pk=1)
     found = read_beside(row, *groups)
@@ -33,9 +33,9 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
 
 def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """Read scalars like :func:`read_at_once`, in a query on the first row of ``row``.
+    """Read values like :func:`read_at_once`, in a query for the first row of ``row``.
 
-    Without a row, the result is empty.
+    If ``row`` has no row, the result is empty.
     """
     values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
     if values is None:

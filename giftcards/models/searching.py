@@ -1,4 +1,4 @@
-"""The search for orders by words, fast at a million orders, however common the words are."""
+"""The search for orders by words. It is fast at a million orders, even if the words are common."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from giftcards.text.search_terms import (
     terms_of,
 )
 
-# An order: importing its model here would be circular.
+# Stands for Order, because importing this model here would be circular.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
-# A search for only common words looks at this many of the newest orders with one of the words.
+# If all words are common, the search looks at this many of the newest orders with one of them.
 _MOST_READ = 20_000
 # A prefix followed by this character sorts after all texts that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
@@ -35,7 +35,7 @@ LAST_CHARACTER = "\U0010ffff"
 def starting_with(column: str, starts: Iterable[str]) -> Q:
     """Return the condition that a column begins with one of ``starts``.
 
-    The condition has ranges, because databases differ in when LIKE uses an index.
+    The condition compares with ranges. Whether LIKE uses an index depends on the database.
     """
     parts = (Q((f"{column}__range", (start, start + LAST_CHARACTER))) for start in starts)
     return reduce(or_, parts)
@@ -72,14 +72,15 @@ class OrderTerm(models.Model):
     )
     # A TermKind.
     kind = models.PositiveSmallIntegerField()
-    # Compared exactly, for searches by range; search_terms.plain says what counts as the same word.
+    # Compared exactly, so that searches can use ranges. ``search_terms.plain`` makes equal words
+    # equal.
     term: models.CharField[str, str] = ExactCharField(max_length=LONGEST)
 
     objects = OrderTermQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
-        # Looks up whether an order has further words.
+        # For looking up whether an order also has the other words.
         indexes = (models.Index(fields=("order", "term"), name="giftcards_term_of_order"),)
         # The constraint's index finds the newest orders with a word.
         constraints = (
@@ -104,7 +105,7 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> Found:
         """Return the newest orders that have the words of ``text``, at most ``limit``.
 
-        If no order has all these words, words that begin with them count, too. Only terms of
+        If no order has all these words, longer words that begin with them count, too. Only terms of
         ``kinds`` count. With all kinds, an order is also found if its id or its reference at the
         provider begins with ``text``.
         """
@@ -125,7 +126,7 @@ class OrderSearch(models.QuerySet[Row]):
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
         """Return orders whose id or reference at the provider begins with ``text``.
 
-        Each is a pair: the primary key, and True if the id or reference equals ``text``.
+        Each order is a pair: its primary key, and True if its id or reference equals ``text``.
         """
         if not text.isascii():
             return []
@@ -143,10 +144,12 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> tuple[list[int], bool]:
         """Return the keys of at most ``most`` orders with all words of ``reading``, newest first.
 
-        The second value is True if the words are so common that only the newest orders were read.
+        The second value is True if the words are so common that only the newest orders were
+        searched.
         """
         words = [_condition(word, is_whole=is_whole) for word in reading]
-        # The orders with the rarest word are read, and the other words are looked up for each.
+        # The database reads the orders with the rarest word, and looks up the other words for each
+        # order.
         counts = [terms.filter(word).order_by()[: _MOST_READ + 1].count() for word in words]
         (fewest, first), *rest = sorted((count, place) for place, count in enumerate(counts))
         if not fewest:
@@ -156,8 +159,8 @@ class OrderSearch(models.QuerySet[Row]):
             return self._newest_with(terms, words, most), True
         found = terms.filter(words[first])
         if is_common:
-            # The index yields the newest orders of a whole word first, but those of the beginning
-            # of a word unsorted.
+            # For a whole word, the index yields the newest orders first. For the beginning of a
+            # word, it yields them unsorted.
             newest = found.order_by("-order_id").values_list("order_id", flat=True)
             found = found.filter(order_id__gte=newest[_MOST_READ])
         for _count, place in rest:
@@ -200,5 +203,5 @@ class OrderSearch(models.QuerySet[Row]):
 def _condition(word: Word, *, is_whole: bool) -> Q:
     if not is_whole:
         return starting_with("term", sorted(word.starts))
-    # A single term is compared with "=", so that the index yields its orders sorted.
+    # One term is compared with "=", because then the index yields its orders sorted.
     return Q(term__in=sorted(word.whole)) if len(word.whole) > 1 else Q(term=min(word.whole))

@@ -26,7 +26,7 @@ from giftcards.models.order_queries import FINISHED, UNFINISHED, batches
 from giftcards.models.orders import CORRECTABLE, Order, correctable
 from giftcards.rules.problems import Problem
 
-#: The text in the admin's log about a person who has tried to reveal too many codes.
+#: The text in the admin's log for each entry about a person who tried to reveal too many codes.
 REFUSED_REVEAL = "Reveal, refused"
 
 
@@ -36,7 +36,7 @@ class CardReveal(models.Model):
     card = models.ForeignKey(
         Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
     )
-    # Users who have seen a code cannot be deleted, only deactivated.
+    # PROTECT: users who have seen a code cannot be deleted, only deactivated.
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         verbose_name=_("by"),
@@ -54,14 +54,14 @@ class CardReveal(models.Model):
         verbose_name_plural = _("revealed codes")
         ordering = ("-at", "-pk")
         default_permissions = ("view",)
-        # Counts the codes that a person has revealed within the last hour.
+        # For counting the codes that a person has revealed within the last hour.
         indexes = (models.Index(fields=("user", "at"), name="giftcards_reveal_user"),)
 
     def __str__(self) -> str:
         return str(_("card %(position)s") % {"position": self.card.position})
 
 
-# An equal note of the same person within this time is a double click.
+# The same note by the same person within this time comes from pressing the button twice.
 _TWICE = timedelta(minutes=1)
 _LONGEST_NOTE = 2_000
 
@@ -85,13 +85,13 @@ class NoteQuerySet(models.QuerySet["Note"]):
 
 
 class Note(models.Model):
-    """A note about an order, for colleagues; it never changes."""
+    """A note about an order for other staff; it never changes."""
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="notes"
     )
     text = models.TextField(_("note"), max_length=_LONGEST_NOTE)
-    # A name, as in Acknowledgement: the user may be deleted.
+    # A name, not a foreign key, because the user may be deleted.
     by = models.CharField(_("by"), max_length=254)
     at = models.DateTimeField(_("when"), default=timezone.now)
 
@@ -140,7 +140,7 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
 class CustomerChange(models.Model):
     """A correction of an order's customer, or of its gift.
 
-    The columns that are named like columns of the order have the old values. A correction never
+    Columns with the same name as a column of the order have the old values. A correction never
     changes, unless its customer or recipient is erased.
     """
 
@@ -163,7 +163,7 @@ class CustomerChange(models.Model):
     gift_message = models.TextField(_("message to the recipient"), blank=True)
     deliver_at = models.DateTimeField(_("to be delivered on"), null=True, blank=True)
     at = models.DateTimeField(_("when"), default=timezone.now)
-    # A name, as in Acknowledgement; "" if the shop's code did not say.
+    # A name, because the user may be deleted; "" if the shop's code gave no name.
     by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
 
@@ -175,14 +175,14 @@ class CustomerChange(models.Model):
         ordering = ("pk",)
         # Corrections are created and shown with their order, so need no permission.
         default_permissions = ()
-        # Counts the corrections of a person within the last hour.
+        # For counting the corrections of a person within the last hour.
         indexes = (models.Index(fields=("by", "at"), name="giftcards_correction_by"),)
 
     def __str__(self) -> str:
         return str(self.pk)
 
     def before(self, order: Order) -> Order:
-        """Return a copy of ``order`` with the values before this change; do not save it."""
+        """Return a copy of ``order`` with the values before this correction; do not save it."""
         earlier = copy(order)
         assign(earlier, correctable(self))
         return earlier
@@ -224,7 +224,7 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 def end_finished(should_continue: Callable[[], bool]) -> int:
     """Record that nobody looks after finished orders any more; return the number of orders.
 
-    Otherwise, a problem years later would still belong to the same person.
+    Without this, the same person would have to look after a problem years later.
     """
     ended = 0
     owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)
