@@ -8,7 +8,6 @@ import subprocess
 import sys
 from decimal import Decimal
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +26,8 @@ from giftcards.conf import (
 )
 from giftcards.delivery.conf import conf as delivery_conf
 from giftcards.exceptions import ConfigurationError
+from tests.stage import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-CANARY-ca11ab1e"
 # Written out, so that they can be searched for; of no use anywhere.
 OLD, NEW = (base64.urlsafe_b64encode(bytes(range(n, n + 32))).decode() for n in (7, 77))

@@ -24,7 +24,6 @@ from tests.stage import fill_catalogue
 
 pytestmark = pytest.mark.cluster
 
-ROOT = Path(__file__).resolve().parent.parent
 KEY = "a-key-of-the-provider"
 
 

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,8 @@ from django.db import connection, models
 from django.db.migrations.loader import MigrationLoader
 from django.utils import timezone
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.stage import ROOT
+
 APPS = {
     "giftcards": "giftcards",
     "giftcards_books": "giftcards/books",

@@ -22,12 +22,11 @@ import yaml
 from cryptography.fernet import Fernet
 
 from tests.docs.pages import blocks, page, section
-from tests.stage import wait_until
+from tests.stage import ROOT, wait_until
 
 pytestmark = pytest.mark.packaging
 
 Begin = Callable[..., None]
-ROOT = Path(__file__).resolve().parent.parent
 RELEASE = os.environ.get("GIFTCARDS_TESTS_RELEASE")
 PRODUCT = "507f1f77bcf86cd799439011"
 

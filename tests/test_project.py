@@ -1,4 +1,4 @@
-"""The project's own files: what several of them say, and what a release asks for."""
+"""The project's own files: what several say, which versions work, and what a release asks for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from release import HEADING, RECORDED, problems, unfit_python
+from tests.stage import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = [it.rpartition(" ")[2] for it in PROJECT["classifiers"] if ":: Python :: 3." in it]
+# With the default worker, which is an extra.
+REQUIRED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["q2"]]
+FLOORS = {
+    requirement.name: bound.version
+    for requirement in map(Requirement, REQUIRED)
+    for bound in requirement.specifier
+    if bound.operator == ">="
+}
 TODAY = datetime.now().astimezone().date()
 
 
@@ -87,11 +96,16 @@ def test_the_python_that_a_file_names_is_supported(file: str, pattern: str) -> N
     assert set(named) <= set(PYTHONS)
 
 
+def test_every_library_has_a_lowest_version() -> None:
+    assert sorted(FLOORS) == ["cryptography", "django", "django-q2", "requests", "urllib3"]
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/installation.md"])
-def test_the_systems_of_the_classifiers_are_those_that_a_page_asks_for(page: str) -> None:
+def test_a_page_asks_for_the_systems_of_the_classifiers_and_the_lowest_django(page: str) -> None:
     systems = {it for it in PROJECT["classifiers"] if it.startswith("Operating System")}
     assert systems == {"Operating System :: MacOS", "Operating System :: POSIX :: Linux"}
     assert "- Linux or macOS, Python 3.11" in text(page)
+    assert f"Django {FLOORS['django']} or later" in text(page).replace("\n", " ")
 
 
 @pytest.mark.packaging

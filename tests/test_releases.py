@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from giftcards.checks import LISTED_ON, SAFE, is_safe
+from tests.stage import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SERIES = ("5.2.19", "6.0.10", "6.1.3")
 
 
