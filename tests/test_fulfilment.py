@@ -15,7 +15,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 from django_q.models import OrmQ
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
@@ -24,7 +24,6 @@ from giftcards.fulfilment import aplace_order, check_line, place_order
 from giftcards.models import Order
 from giftcards.models.fields import complaint_about_metadata, is_same_json
 from giftcards.rules.times import with_zone
-from tests.laws import examples
 from tests.stage import LINE, PSN, in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -426,7 +425,6 @@ class TestMetadata:
 
 
 class TestStoredMetadata(TestCase):
-    @settings(max_examples=examples(40))
     @given(st.dictionaries(st.text("abcé", max_size=5), JSON, max_size=3))
     def test_accepted_metadata_is_recognised_when_it_is_given_again(
         self, metadata: dict[str, Any]

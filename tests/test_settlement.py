@@ -17,7 +17,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import F, ProtectedError
 from django.utils import timezone, translation
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from giftcards.engine.storing_cards import Arrival, store_cards
@@ -35,7 +35,6 @@ from giftcards.settlement import (
 from giftcards.signals import customer_refund_changed
 from giftcards.statuses import FINAL, Status
 from tests.builders import CARDS, make_guide_order
-from tests.laws import examples
 from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -211,7 +210,6 @@ class TestPayingBack:
         with pytest.raises(ProtectedError):
             order.delete()
 
-    @settings(max_examples=examples(50))
     @given(
         owed=st.integers(1, 500_000),
         steps=st.lists(

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from django.dispatch import receiver
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from giftcards.models import Card, Order
 from giftcards.signals import OutboxSignal
-from tests.laws import examples
 
 HERE = "tests.test_signals"
 
@@ -176,7 +175,6 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=examples(50))
 @given(st.lists(steps, max_size=20))
 def test_named_receivers_are_those_that_django_would_call(script: list[tuple[Any, ...]]) -> None:
     signal, calls = OutboxSignal(), list[str]()
