@@ -50,11 +50,12 @@ logger = logging.getLogger(__name__)
 
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# Four failed reviews or price requests take over a minute: then the order itself may be the reason.
+# After this many failed reviews or price requests, which is over a minute, the order itself may be
+# the reason.
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time, less SLACK, can hold an order.
 _THIS_MOMENT = timedelta(seconds=10)
-# The wait of an order that repeats missing cards, if these may have come after all.
+# The wait of an order for missing cards of an earlier order, if these may have come after all.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # The longest time until the provider's list shows a new order.
@@ -80,8 +81,8 @@ def send(order: Order, gateway: Gateway) -> bool:
 
 def _send(order: Order, gateway: Gateway) -> bool:
     ceiling = order.price_ceiling
-    # Before the claim: a process that stalls between claim and request could send an order that was
-    # declared lost and sent again meanwhile.
+    # The price is requested before the claim. If a process stalled between claim and request, it
+    # could send an order that was declared lost and sent again meanwhile.
     try:
         price = _price(order, gateway)
     except (AccessDenied, RateLimited):
@@ -111,15 +112,16 @@ def _send(order: Order, gateway: Gateway) -> bool:
 
 
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
-    """The price of a card; ``None`` if it cannot be requested now.
+    """The price of a card; ``None`` if it is needed and cannot be requested now.
 
-    Also ``None`` if the price is unknown and the order has no ceiling.
+    For an order without a ceiling, the price is not needed, and ``None`` if it is unknown.
     """
     ceiling = order.price_ceiling
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
     ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
-    # A stored price that a person has approved never exceeds the ceiling, so it is requested anew.
+    # After staff have approved a price, it is requested anew: the stored price may be the one that
+    # they approved, and would never exceed the ceiling.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
@@ -129,7 +131,7 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
 
 
 def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
-    """True for a test type, which the sandbox sells without listing it."""
+    """True if the order is for a test type, which the sandbox sells without listing it."""
     is_unlisted = isinstance(error, NotListed) and is_test_type(order.type_id)
     return is_unlisted and gateway.environment() == Environment.SANDBOX
 
@@ -176,8 +178,8 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
 def _reference(order: Order, key: ApiKey) -> str:
     """The reference to send along with a purchase; "" for none.
 
-    An order that was sent with its reference is always sent with it again: a provider that knows
-    references then refuses to sell a second time.
+    If an order was once sent with its reference, it is always sent with the reference: a provider
+    that knows references then refuses to sell a second time.
     """
     if not conf.send_reference:
         ApiKey.objects.forget_unwanted_references(key)
@@ -191,7 +193,8 @@ def _reference(order: Order, key: ApiKey) -> str:
 def _is_wanted(order: Order) -> bool:
     """True if the order may be sent.
 
-    An order whose missing cards may have come after all is held for some minutes.
+    An order for missing cards of an earlier order is held for some minutes if these may have come
+    after all.
     """
     if is_still_missing(order):
         return True
@@ -211,7 +214,8 @@ def _passes_review(order: Order) -> bool:
     except ReviewFailed as error:
         failure = str(error)
     finally:
-        # The order is postponed even if the task has timed out: it must not hold up others at once.
+        # The order is postponed even if the task has timed out. Otherwise, it would be reviewed
+        # again at once, and hold up other orders.
         if failure:
             is_patient = order.failures < _PATIENT_FAILURES
             problem = None if is_patient else Problem("review_failed", {"detail": failure})
@@ -224,8 +228,8 @@ def _passes_review(order: Order) -> bool:
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
     """Postpone an order with a ceiling and an unknown price.
 
-    Monitors report an outage, so the order gets a problem only if the failure goes on while the
-    provider answers other requests.
+    The order gets a problem only if the failure goes on while the provider answers other requests:
+    monitoring reports outages anyway.
     """
     is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
     is_away = gateway.is_outage(error) and is_patient
@@ -265,7 +269,7 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
     """
     # Fails if somebody has held the order or approved another price since it was read.
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
-    # What is known of an earlier attempt does not apply to this one.
+    # What the row has from an earlier attempt does not apply to this attempt.
     attempt = {
         **cleared_provider_columns(),
         "answered_id": "",
@@ -324,13 +328,13 @@ def _record_acceptance(
             due_at=_first_search(),
             failures=0,
         )
-        # The id is stored even if the order was declared lost meanwhile: it must not be declared
-        # absent.
+        # The id is stored even if the order was declared lost meanwhile. With the id, the order is
+        # never declared absent.
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
-    # If recovery has adopted this id, all is well. Otherwise, the order was bought although its row
-    # says the opposite.
+    # If recovery has found this id for the order, all is well. Otherwise, the order was bought
+    # although its row says the opposite.
     if not is_recorded and order.provider_order_id != provider_order_id:
         problem = Problem("accepted_after_all", name)
         Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[problem]))
@@ -343,7 +347,7 @@ def _record_failure(
     parameters, now = error.parameters, timezone.now()
     match error:
         case AccessDenied():
-            # Due at once: all calls are paused anyway.
+            # Due now, because all calls are paused anyway.
             _record_not_accepted(order, Status.PENDING, Problem("not_sent", parameters), due_at=now)
         case TryLater():
             problem, failures = Problem("not_sent", parameters), order.failures + 1
@@ -432,11 +436,11 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
     """Move ``order`` to ``target``, even if it was taken for lost because its claim expired.
 
-    An order that may have been bought is first claimed back, if it was declared absent and could be
-    sent again.
+    If the order was declared absent and waits to be sent again, but may have been bought, it is
+    claimed first.
 
-    Returns False if another process has moved the order elsewhere. Then ``order`` gets the row's
-    status but keeps its old claim, so that no later move succeeds on another's claim.
+    Returns False if another process has given the order another status. Then ``order`` gets this
+    status, but keeps its old claim, so that it cannot move the row of the other process.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():

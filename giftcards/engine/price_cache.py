@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # The pause before a failed query is repeated, for optional and for required prices (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
-# In this interval, one of the processes reads the prices of held orders once, for at most this
+# Once in this interval, one of the processes reads the prices of held orders, for at most this
 # number of products.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
@@ -86,7 +86,7 @@ class PriceCache:
     ) -> Decimal | None:
         """Return the price of a card, at most ``PRICE_MAX_AGE`` old.
 
-        ``None`` if a request is needed, and no slot that placing may take is free. Prices that
+        Returns ``None`` if a request is needed, but has no free slot in the budget. Prices that
         other processes have read count, too. With ``asked_since``, only a price that was requested
         after that moment counts.
 
@@ -153,9 +153,9 @@ class PriceCache:
         return told
 
     def look_at_held(self, has_time: Callable[[], bool]) -> bool:
-        """Release held orders whose price has fallen; False if it is not time to look yet.
+        """Release held orders whose price has fallen; False if it is too early to look again.
 
-        Reads the prices of at least one product, and of some more while ``has_time()`` is True.
+        Reads the prices of one product, and of more products while ``has_time()`` is True.
         """
         if time.monotonic() < self._held_due_at:
             return False
@@ -214,7 +214,7 @@ def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
-    """Return the columns of each type; of a type that is listed twice, the dearer row."""
+    """Return the columns of each type; if a type is listed twice, those of the dearer row."""
     kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
     return [
         {

@@ -81,7 +81,7 @@ class _Result:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of this answer, and after the last check, the end of the watch."""
+        """The problems of this answer; after the last check, also that the watch has ended."""
         if self.due_at is None and not self.verdict.settlement:
             return _WATCH_ENDED, *self.verdict.problems
         return self.verdict.problems
@@ -134,8 +134,8 @@ def record_answers(
     The orders were checked at ``now``. For ``watched_since`` see :func:`next_check`.
     ``was_clock_right`` returns whether our clock agreed with the provider's at a given time.
 
-    A verdict must be about the same ``Order`` instance. If the order's row has changed since, the
-    answer is judged again.
+    A verdict counts for the ``Order`` instance beside it. If the order's row has changed since that
+    was read, the answer is judged again.
     """
     options: dict[str, Any] = {
         "now": now,
@@ -354,11 +354,11 @@ def record_failures(
 ) -> None:
     """Record failed checks of claimed orders, release the claims, and back off.
 
-    If the provider does not know an order, its id is dropped, provided that the order was sent with
-    ``key`` and before ``proof_ago`` (by default, ``PROOF_OF_ABSENCE`` before ``now``).
+    If the provider does not know an order, the order's id is dropped. This requires that the order
+    was sent with ``key`` and before ``proof_ago`` (default: ``PROOF_OF_ABSENCE`` before ``now``).
 
-    A late order keeps its schedule, but is checked earlier after a transient failure. Only an error
-    about the order itself becomes its problem.
+    A late order keeps its next check, but has an earlier one after a transient failure. Only an
+    error about the order itself becomes its problem.
     """
     due_after = _due_after(now)
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
@@ -385,7 +385,7 @@ def record_failures(
 def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
     """True if ``error`` shows that the id in the answer to placing was never valid.
 
-    An adopted id is never refuted: it comes from the list, and single checks may not find it.
+    An id that comes from the list is never refuted, because single checks may not find it.
     """
     was_seen = order.identified_at is not None or order.checked_at is not None
     is_old = order.sent_at is not None and order.sent_at <= proof_ago
@@ -418,15 +418,16 @@ def _values_after_failure(
     pause: timedelta,
     is_theirs: bool,
 ) -> dict[str, Any]:
-    # Only the list may know the id of an adopted order. So the first single check that does not
-    # find it is no problem: the order is followed through the list.
+    # The list may use ids of its own, which single checks do not find. So it is no problem if the
+    # first single check does not find an id from the list: the order is followed through the list.
     is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
     is_news = is_only_listed and not order.is_only_listed
     problem = None if is_news else _own_problem(error)
     if order.status == Status.HANDLING:
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
-        # The regular check may be an hour away, or over. An outage does not end the watch.
+        # The regular check may be an hour away, or the checks may have ended. An outage does not
+        # end them.
         longest = STATES[order.status].longest_retry
         due_at = min(regular or now + longest, now + pause)
     else:
@@ -475,7 +476,7 @@ def find_owners(
 def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
     """Compare ``rows`` of the list, keyed by id, with their settled orders; record differences.
 
-    Returns the orders with a difference, new or known, that is not ticked off.
+    Returns the orders with a difference, new or known, that nobody has ticked off.
     """
     differing = []
     for order, row in find_owners(rows, Order.objects.all()):
@@ -513,7 +514,7 @@ def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
     known = [Problem.of(entry) for entry in order.problems]
     received = max((_received(problem) for problem in known), default=0)
     return all(
-        # An answer may have fewer cards than are stored, so a smaller number is known, too.
+        # An answer may have fewer cards than are stored, so a smaller number is no news.
         problem in known or 0 < _received(problem) <= received
         for problem in differences
     )

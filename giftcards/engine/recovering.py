@@ -46,8 +46,8 @@ from giftcards.rules.times import is_recent, with_zone
 logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = timedelta(hours=1)
-# The pauses before the next look at an order of another API key. They are short: a process with the
-# right key may be searching for it.
+# The first and the longest pause before the next look at an order of another API key. They are
+# short, because a process with the right key may be searching for the order.
 _ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
 _SOURCE = StatusChange.Source.RECOVERY
 
@@ -75,8 +75,8 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
     """Return the ``lost`` orders that the list may show; report the other due orders to staff.
 
-    Another account's list proves nothing. But any key of the right account finds an order that was
-    sent with its reference.
+    The list of another account proves nothing. An order that was sent with its reference can be
+    found with any key of the right account.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
@@ -130,8 +130,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     for order in accepted:
         if row := listing.row_of(order):
             gateway.note_reference(order, row)
-    # Other orders of about the same time may have similar rows. An order that takes a row during
-    # this survey is found here as a rival, or as the owner of the row by the next query.
+    # Other orders of about the same time may have similar rows. If an order takes a row during this
+    # survey, it is a rival in this query, or the next query finds it as the owner of the row.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -174,7 +174,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:
-    """True if the clock was right when ``order`` was sent, so that the list has it at that time."""
+    """True if our clock was right when ``order`` was sent, so that the list has the same time."""
     sent_at = _sent_at(order)
     is_dated = gateway.was_clock_right(sent_at)
     if not is_dated:
@@ -209,8 +209,11 @@ def _read_around(
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """True if the order's row is known; otherwise, any row with its line may be its row."""
-    # An id typed by staff may be the row's id or the order id.
+    """True if we know which row is the order's; otherwise, any row of the same line may be.
+
+    A line is product, type and quantity.
+    """
+    # An id from staff may be an id that only the list uses, or one that only single checks use.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
     return was_answered or has_alias or listing.row_of(order) is not None
@@ -356,15 +359,15 @@ def adopt(
 ) -> bool:
     """Identify the lost ``order`` with an order at the provider; False if the id is taken.
 
-    The caller has compared the two. ``is_insisted`` is True if they differ, but a person says that
-    they are the same. Then answers may name another product and type, but not another quantity.
-    ``repeated`` are ids of further purchases.
+    The caller has compared the two orders. ``is_insisted`` is True if they differ, but a person
+    says that they are the same. Then answers may name another product and type, but not another
+    quantity. ``repeated`` has the ids of further purchases of the order.
 
-    Also False if the row's claim or status has changed since ``order`` was read. Unless ``source``
-    is staff, also False if staff have released this id from the order.
+    Also False if the row's claim or status has changed since ``order`` was read. Also False if
+    staff have said that the id is not the order's, unless ``source`` is staff.
     """
-    # No constraint covers aliases: the provider's order could be adopted under each of its ids, and
-    # delivered twice.
+    # No constraint of the table covers aliases. Without this check, two orders could get the same
+    # order at the provider, each by one of its ids, and its cards would be delivered twice.
     if Order.objects.known_as([provider_order_id]).exists():
         return False
     if source != StatusChange.Source.STAFF and _was_released(order, provider_order_id):

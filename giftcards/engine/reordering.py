@@ -45,8 +45,8 @@ _COPIED = (
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
     """Order the missing cards of a final ``order`` again; return the new order.
 
-    All calls return the same new order, whose ``repeats`` is ``order``. Its missing cards can be
-    ordered again, too. The timeline of ``order`` names ``by``.
+    All calls return the same new order, whose ``repeats`` is ``order``. If the new order lacks
+    cards, too, these can be ordered again. ``by`` is named in the timeline of ``order``.
 
     The new order has a UUID as its reference; product, group, metadata, customer and gift are those
     of ``order``. A card may cost at most ``max_price`` (default: that of ``order``).
@@ -55,10 +55,14 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     The amount owed for the missing cards becomes the ``sale_amount`` of the new order; nothing is
     owed for ``order`` any more. Cards that came after ``order`` had settled are not missing.
 
-    Raises :exc:`~giftcards.exceptions.ReorderError` if no card is missing, ``order`` is open or of
-    another environment than the API key, a refund was paid or is planned, or ``order`` has a
-    problem that nobody has ticked off. Raises :exc:`~django.core.exceptions.ValidationError` for an
-    invalid ``max_price``.
+    Raises :exc:`~giftcards.exceptions.ReorderError` if
+
+    - ``order`` is open, or no card is missing;
+    - ``order`` belongs to another environment than the API key;
+    - a refund was paid or is planned;
+    - ``order`` has a problem that nobody has ticked off.
+
+    Raises :exc:`~django.core.exceptions.ValidationError` for an invalid ``max_price``.
     """
     with transaction.atomic():
         order.lock()
@@ -146,8 +150,9 @@ def reorder_by_rule(order: Order) -> None:
     Call this in the transaction that makes ``order`` final: receivers of the final status must not
     find an incomplete new order.
 
-    Nothing is ordered if the rule is off, or has no orders or no time left. Nor if no price limits
-    the new order, or :func:`reorder_missing` would raise :exc:`ReorderError`.
+    Nothing is ordered if the rule is off, or if its number of orders or its time is used up. The
+    same applies if no price limits the new order, or if :func:`reorder_missing` would raise
+    :exc:`ReorderError`.
     """
     rule = conf.reorder_missing
     if rule is None:
@@ -159,7 +164,7 @@ def reorder_by_rule(order: Order) -> None:
         logger.info("Nothing of order %s is ordered again. %s", order.reference, error)
     except Exception as error:
         if transaction.get_rollback():
-            # The database has also failed the caller's transaction.
+            # The database error has also broken the caller's transaction.
             raise
         # The old order becomes final nevertheless.
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
@@ -187,7 +192,7 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
 
 
 def _times(order: Order) -> int:
-    """The number of orders that the rule has made for the same cards, with ``order`` itself."""
+    """The number of orders that the rule has made for these cards so far, up to ``order``."""
     times = 0
     earlier: Order | None = order
     while earlier is not None and earlier.send_before is not None:
@@ -196,7 +201,7 @@ def _times(order: Order) -> int:
 
 
 def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
-    """The pause before the next order; ``turns`` orders share the time ``left``."""
+    """The pause before the next order: the time ``left``, divided evenly among ``turns`` orders."""
     pause = left / (turns + 1)
     return min(pause, _FIRST_PAUSE) if is_first else pause
 

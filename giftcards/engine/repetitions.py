@@ -1,8 +1,8 @@
 """Finding orders that the provider has bought twice.
 
-Some providers return our references, but accept one that was used before. If such a provider's list
-lags for too long, an order is taken for absent and bought again. Each row with an order's reference
-is a purchase of that order, whatever its id.
+The provider may show our references in its list, but accept a reference a second time. If its list
+lags for too long, an order is then taken for absent and bought again. So each row with an order's
+reference is a purchase of that order, whatever id the row has.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def note_repetitions(
     """Find rows that are a second purchase of an order; tell staff about them.
 
     Such a row has the order's reference, but none of its ids. ``rows`` are rows of ``listing``, the
-    list that ``key`` shows. The result maps the ids of these rows to orders. An order that waits to
-    be sent again is searched for instead.
+    list as ``key`` shows it. The result maps the ids of the rows to orders. If the order is only
+    waiting to be sent again, the row is the first purchase, and the order is searched for.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}

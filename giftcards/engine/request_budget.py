@@ -4,13 +4,13 @@ Each request takes a slot, a row that all processes share. The provider counts a
 moment between sending and answer, so the slot is free again 60 seconds after the answer. If the
 process dies, this is 60 seconds after the request would have timed out.
 
-- The first page of the list has one slot per ``POLL_INTERVAL``, but at most a quarter of all slots,
-  so that a rush of purchases does not delay codes. Late orders have one slot, so that fresh orders
-  cannot starve them. Without a usable list, both share its slots.
+- The first page of the list has slots of its own, so that a rush of purchases does not delay codes:
+  one per ``POLL_INTERVAL``, but at most a quarter of all slots. Late orders have one slot, so that
+  fresh orders cannot starve them. Without a usable list, fresh and late orders share its slots.
 - All other slots are common. At most a quarter of them is reserved for the further pages and single
-  checks that follow the first page. Each reading takes only its share of the reserve. If the
-  reserve is too small, single checks leave half of it to further pages, because a page covers up to
-  a hundred orders.
+  checks that follow the first page. Each reading of the list takes only its share of this reserve.
+  If the reserve is too small, single checks leave half of it to further pages, because a page
+  covers up to a hundred orders.
 - Placing, and prices of orders with a ceiling, may use all common slots outside the reserve.
   Further pages and single checks leave an eighth of them free. Optional prices, and payments by
   customers, leave half of them free. Payments may also take the slot of late orders, so that
@@ -41,7 +41,7 @@ _TRIED = 8
 # the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
-# The least limit with a slot for late orders.
+# The least number of requests per minute with which late orders have a slot of their own.
 _LEAST_FOR_LATE = 30
 
 
@@ -150,7 +150,7 @@ class Budget:
         return None
 
     def pages_at_once(self, questions: int) -> int:
-        """Return the number of further pages for one reading, without slots of later readings."""
+        """Return how many further pages one reading may request, to leave slots to later ones."""
         wanted, common = self._shares.split(questions)
         share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
         return share + max(self._free(common) - _left_free(common), 0)
@@ -185,7 +185,7 @@ class Budget:
         RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
 
     def wait_for(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> float:
-        """Seconds until :meth:`take` can succeed, unless another process is faster."""
+        """The seconds until :meth:`take` can succeed, unless another process takes the slot."""
         now = timezone.now()
         free_at: list[datetime] = []
         pools = self._shares.pools(purpose, has_list=has_list, questions=questions)
@@ -193,5 +193,5 @@ class Budget:
             slots = RequestSlot.objects.among(numbers).values_list("until", flat=True)
             free_at += slots[reserve : reserve + 1]
         wait = min(free_at, default=now + MINUTE) - now
-        # A slot that is held for longer was taken before the clock was set back.
+        # A slot that is held for longer than this was taken before the clock was set back.
         return max(min(wait, self._longest_hold).total_seconds(), 0)

@@ -1,8 +1,8 @@
 """Orders about which a person decides: lost orders, and orders that wait after a restore.
 
 An order that waits in a restored database may have been bought since the dump. Then the provider's
-list shows it, along with later orders that are unknown here. So a waiting order that is like a row
-of the list is held, unless references tell the two apart.
+list shows it, along with later orders that are unknown here. So a waiting order that looks like a
+row of the list is held, unless their references differ.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class NoAnswer(enum.Enum):
     """The reason why an order could not be looked up at the provider."""
 
     NOT_FOUND = enum.auto()
-    # Calls are paused, perhaps by this answer.
+    # Calls are paused, perhaps because of this answer.
     PAUSED = enum.auto()
     # The request budget has no slot, or another process is probing the key.
     BUSY = enum.auto()
@@ -56,9 +56,9 @@ class NoAnswer(enum.Enum):
 def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
     """Ask the provider for its order with this id, which may be ``order``.
 
-    Returns ``describe_row`` of it, and ``is_same_key``: True if ``order`` was sent with the API key
-    in use. Without an answer, returns the reason. May take twice ``REQUEST_TIMEOUT``: do not call
-    it in a transaction.
+    Returns the details that ``describe_row`` gives, and ``is_same_key``: True if ``order`` was sent
+    with the API key in use. Returns the reason if there is no answer. This may take twice
+    ``REQUEST_TIMEOUT``, so do not call it in a transaction.
     """
     try:
         with Gateway() as gateway:
@@ -87,7 +87,7 @@ def _ask(gateway: Gateway, provider_order_id: str) -> Row | NoAnswer:
 
 
 class Fit(enum.Enum):
-    """The comparison of a detail of the provider's order with ours."""
+    """The result of comparing one detail of our order with the provider's order."""
 
     FITS = enum.auto()
     DIFFERS = enum.auto()
@@ -139,7 +139,7 @@ def may_release(order: Order) -> bool:
 def release(order: Order, *, by: str) -> bool:
     """Undo the identification of ``order``: it is lost again, and its id is free.
 
-    Recovery searches for the order again, but asks a person before it adopts the released id.
+    Recovery searches for the order again, but asks a person before it takes the released id again.
     Returns False, and changes nothing, if the order has moved, if cards have come, or if the id
     came in the answer to sending the order.
     """
@@ -163,7 +163,7 @@ def release(order: Order, *, by: str) -> bool:
             # Without the time of sending, the order cannot be searched for.
             due_at=order.sent_at and timezone.now(),
             failures=0,
-            # The new claim invalidates decisions from the last time in this status.
+            # The new claim invalidates decisions from the last time when the order was lost.
             claim=uuid.uuid4().hex,
         )
     if change:
@@ -181,10 +181,10 @@ def _waiting_orders() -> OrderQuerySet:
 
 
 def last_sign() -> datetime | None:
-    """Return when this database was last in use before its dump, less ``FARTHEST_CLOCK``.
+    """Return the last time when this database was surely in use, less ``FARTHEST_CLOCK``.
 
-    That is the last tick, which only workers write, or else the recording of the oldest waiting
-    order. Returns ``None`` without either.
+    That is the last time at which a worker recorded that it runs, or else the time when the oldest
+    waiting order was recorded. Returns ``None`` if there is neither.
     """
     at = ProviderState.objects.current().ticked_at
     if at is None:
@@ -207,12 +207,12 @@ def find_bought(
 ) -> Bought:
     """Find waiting orders that were bought already; adopt or hold them.
 
-    An order is adopted if one of ``rows`` has its reference, and held if it may be one of the
-    others. ``rows`` belong to no order here, come from the list that ``key`` shows, and have the
-    oldest first.
+    ``rows`` are the rows of the list that belong to no order here, oldest first, as ``key`` shows
+    them. An order is adopted (gets the id of a row) if a row has its reference. It is held if it
+    may be one of the other rows.
 
-    A person decides about held orders, which are ``UNCONFIRMED``, neither sent nor searched for.
-    Ends once ``should_continue`` returns False.
+    A held order becomes ``UNCONFIRMED``. It is neither sent nor searched for until a person
+    decides. The search ends once ``should_continue`` returns False.
     """
 
     def waiting() -> Iterator[Order]:

@@ -1,4 +1,4 @@
-"""Storing cards: encrypted, numbered, and idempotent however often the provider sends them."""
+"""Storing cards encrypted and numbered, each once however often the provider sends it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class _Changes(NamedTuple):
 
 @sensitive_variables()
 def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
-    """Store new cards, and new serials of stored cards; return the number of cards by primary key.
+    """Store new cards and new serials of stored cards; return each order's number of cards, by key.
 
     ``arrivals`` has each order at most once. If an arrival settles its order, its cards get the
     first positions. A destroyed code is not stored again, but counts. Raises
     :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
-    if a card that has to move does not open.
+    if a card that needs a new position cannot be decrypted.
     """
     arrivals = list(arrivals)
     if not arrivals:
@@ -68,7 +68,7 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
 def _have_retention_look_again(
     arrivals: Iterable[Arrival], cards: Iterable[Card], new: Iterable[Card]
 ) -> None:
-    """Reset the state of retention for orders that get ``new`` cards late.
+    """Let the deletion of old codes look again at orders that get ``new`` cards late.
 
     New cards are late if the order had settled before, or has destroyed codes.
     """
@@ -92,9 +92,9 @@ def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
 class Fingerprints(NamedTuple):
     """Fingerprints of a card: with its serial (``exact``), and of its code alone (``code``).
 
-    The two are equal if the card has no serial. A card in an answer has one fingerprint per
-    encryption key in each. A stored card has one ``exact`` fingerprint, and an unknown ``code`` is
-    ``[""]``.
+    The two are equal if the card has no serial. For a card in an answer, each has one fingerprint
+    per encryption key. For a stored card, ``exact`` has one fingerprint, and ``code`` is ``[""]``
+    if it is unknown.
     """
 
     exact: Sequence[str]
@@ -110,9 +110,9 @@ def match_cards(
 ) -> list[int | None]:
     """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
-    A code that is twice in one answer belongs to two cards. A repeated answer has no new card, in
-    any sequence. A card without a serial matches any card with its code, because the provider may
-    add serials later and omit them again.
+    A code that is twice in one answer belongs to two cards. If an answer has the same cards as an
+    earlier one, in any sequence, no card is new. A card without a serial matches any card with its
+    code, because the provider may add serials later and omit them again.
     """
     # The unmatched stored cards, by fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)

@@ -44,7 +44,7 @@ from giftcards.rules.verdict import Verdict
 _SLICE = 100
 # The duration of a claim without renewal, for which a dead process blocks its orders.
 _CLAIM = timedelta(seconds=15)
-# The longest round of sending before due orders are checked (seconds).
+# The longest time for which orders are sent before due orders are checked (seconds).
 _LONGEST_SENDING = 5.0
 # A batch is recorded after this many answers, or this time (seconds).
 _RECORD_AT = 100
@@ -194,7 +194,8 @@ class _Sweep:
 
     def _check(self) -> Swept:
         now = timezone.now()
-        # Orders due soon share the list's pages at no extra cost, and are then due together.
+        # Orders that are due soon are on the same pages of the list, at no extra cost. Checked now,
+        # they are next due together with the others.
         soon = now + timedelta(seconds=conf.poll_interval)
         wanted = self._scope.to_check(now=now, due_by=soon, limit=tuning.sweep_orders)
         due = [order for order in wanted if order.due_at and order.due_at <= now]
@@ -243,7 +244,7 @@ class _Sweep:
 
         ``rows`` are the rows of ``page``, without those of orders that are claimed already.
         """
-        # Read anew, because the sweep may have waited for this page.
+        # The time is read anew, because the sweep may have waited for this page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
         known = {row.provider_id for _order, row in shown}
@@ -278,7 +279,7 @@ def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[
 
 
 def time_to_check(order: Order, gateway: Gateway) -> float:
-    """Seconds until ``order`` may be checked: once per interval, and within the budget."""
+    """The seconds until ``POLL_INTERVAL`` and the request budget allow a check of ``order``."""
     wait = gateway.wait_for(Purpose.CHECKING)
     if order.status in FOLLOWED and order.checked_at:
         # Never negative: a check that lies ahead was made before the clock was set back.
@@ -290,8 +291,8 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
 def check_now(order: Order, gateway: Gateway) -> Swept:
     """Send or check ``order`` even if it is not due, unless another process has claimed it.
 
-    Does nothing if the order is held, was checked within the interval, or the budget is exhausted;
-    see :func:`time_to_check`.
+    Does nothing if the order is held, if it was checked within ``POLL_INTERVAL``, or if the budget
+    is exhausted; see :func:`time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
@@ -322,8 +323,8 @@ def check_settled(order: Order, gateway: Gateway) -> bool:
 def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
-    The watch ends when the order is final, delayed, unconfirmed or held, at the latest one interval
-    after the poll timeout. It ends at once if calls are paused for longer.
+    The watch ends when the order is final, delayed, unconfirmed or held. It ends at the latest one
+    ``POLL_INTERVAL`` after ``POLL_TIMEOUT``, or at once if calls are paused until then.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval

@@ -108,8 +108,8 @@ def schedule_problem() -> str:
 def next_tick(state: ProviderState) -> datetime | None:
     """The time of the schedule's next run; ``None`` if the schedule does not run.
 
-    If a tick has come although a run is overdue, it is from a loop or cron: the schedule does not
-    run.
+    If a run is overdue, but a tick was recorded since, this tick came from a loop or from cron.
+    Then the schedule does not run.
     """
     if not conf.uses_django_q:
         return None
@@ -127,7 +127,7 @@ class Backlog(NamedTuple):
 
 
 def waiting_tasks() -> Backlog | None:
-    """The backlog of :func:`tasks_in_queue`."""
+    """The number of :func:`tasks_in_queue`, and how long the first of them has waited."""
     waiting = tasks_in_queue()
     if waiting is None:
         return None
@@ -150,7 +150,7 @@ def tasks_in_queue() -> QuerySet[Any] | None:
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
-    """Move the next tick of django-q2, if any, after the clock was set by ``span``."""
+    """Move the next run of django-q2's schedule by ``span``, by which the clock was set."""
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)
@@ -229,7 +229,7 @@ def _enqueue_patiently(queue: Callable[[], object]) -> None:
 
 
 def _is_broker_in_database() -> bool:
-    """True if django-q2 uses its ORM broker, to which it prefers any other broker."""
+    """True if django-q2 uses its ORM broker, because no other broker is configured."""
     from django_q.conf import Conf
 
     return bool(Conf.ORM) and not (Conf.BROKER_CLASS or Conf.IRON_MQ or Conf.SQS)

@@ -10,7 +10,7 @@ from giftcards.conf import LOOP_SECONDS
 
 @dataclass(slots=True)
 class Tuning:
-    """The values that tests shorten, read whenever they are needed; spans in seconds."""
+    """Values that tests may change, so they are read whenever needed; times are in seconds."""
 
     # The lease of the loop, or of announcing. After a crash, another process takes over within this
     # time.
@@ -29,14 +29,14 @@ class Tuning:
     loop_look: float = 1.0
     # The interval at which an endless loop records that a worker runs, as the schedule does.
     loop_tick: float = 60.0
-    # The time of each lane at the end of a tick, if orders wait for this worker.
+    # The time for each lane of background work after orders, if new orders wait for this worker.
     chores_seconds: float = 10.0
-    # The interval at which turns start beside an endless loop.
+    # The interval at which background work begins beside an endless loop.
     chores_every: float = 60.0
-    # Work beside the loop without a sign of life for this time is left behind.
+    # Background work that has not called its callback for this time is abandoned.
     turn_seconds: float = 120.0
     turns_pause: float = 10.0
-    # The ending loop waits this long for turns, in addition to the time of one request.
+    # An ending loop waits this long for background work, in addition to the time of one request.
     turns_end: float = 10.0
 
     # A request must go out within this time after the claim began, or the order is handed back. It
@@ -50,12 +50,12 @@ class Tuning:
     sweep_orders: int = 1_000
     # The interval at which a long sweep renews its claims and sends new orders.
     sweep_renewal: float = 2.0
-    # The shortest round of sending before due orders are checked.
+    # The shortest time for which orders are sent before due orders are checked.
     shortest_sending: float = 0.3
     # The shortest interval between early checks of an order, which the shop requests.
     check_soon_every: timedelta = timedelta(seconds=5)
     page_size: int = 100
-    # The interval at which the pulse beats while requests are in flight.
+    # The interval at which ``Pulse.beat`` is called while requests are in flight.
     polling_pulse: float = 1.0
     # The longest wait before the next attempt to make a call in the background.
     background_wait: float = 1.0
@@ -72,14 +72,14 @@ class Tuning:
     # The wait for another caller's answer about the same card. Each waiting caller occupies a
     # thread of the site.
     quote_patience: float = 1.0
-    # The time that a shop's function may take for the price of one type.
+    # A shop's function that takes longer than this for the price of one type is reported as slow.
     pricing_slow: float = 3.0
 
     # The rows that are read at a time for a file, and the rows of one sheet of a workbook (which
     # can hold 1,048,576).
     file_batch: int = 1_000
     sheet_rows: int = 1_000_000
-    # The shortest wait that is logged.
+    # The shortest wait that a command shows.
     short_wait: float = 2.0
 
 

@@ -184,7 +184,7 @@ def normalised(text: str) -> str:
     keyboard may write ٣ or ۳ for 3. Characters of full width become ASCII, too.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
-    # A code of punctuation only stays as it is: otherwise, all such codes would be equal.
+    # A code with only punctuation stays as it is: otherwise, all such codes would be equal.
     signs = (str(unicodedata.decimal(sign, sign)) for sign in plain if sign.isalnum())
     return "".join(signs) or text.strip()
 
@@ -212,7 +212,7 @@ def sealed(text: str) -> str:
 
 
 def unsealed(text: str) -> str:
-    """Return the text that was :func:`sealed`; any other text stays as it is."""
+    """Decrypt a text that :func:`sealed` has returned; return any other text unchanged."""
     try:
         return _box().decrypt(text.encode(errors="replace")).decode()
     except InvalidToken:

@@ -40,7 +40,7 @@ _NOISE = Decimal("0.000001")
 # A larger amount would round up to more than the columns hold.
 _MAX_MONEY = Decimal("9999999999.999999")
 _MAX_WHOLE = 2**31 - 1
-# The site may have changed the traps of the thread's context.
+# The site may have changed the traps of the thread's decimal context.
 _CONTEXT = Context(prec=28)
 
 
@@ -50,7 +50,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Something wrong in an answer, as the code and the parameters of a problem."""
+    """A fault of an answer, as the code and the parameters of a problem."""
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
@@ -61,7 +61,7 @@ class OrderAnswer:
     """The provider's answer about one order.
 
     ``None`` and ``""`` mean that a field is missing or unusable. Amounts are in dinar, to two
-    decimals. ``flaws`` reports unusable figures and cards, and negative numbers, which are kept.
+    decimals. ``flaws`` reports unusable figures and cards, and also negative numbers that are kept.
     ``provider_id`` may differ from the id in the request. There may be fewer ``cards`` than the
     figures say.
     """

@@ -1,8 +1,8 @@
 """The client of the provider's API. It returns frozen dataclasses and raises typed errors.
 
 Answers, errors and tracebacks contain neither the API key nor the body of a reply. A failure is a
-return value until :func:`_unwrap` raises it, in a frame without such variables. The error has no
-context, because an exception of json has the body, and one of requests the key.
+return value until :func:`_unwrap` raises it, in a frame that has neither. The error has no context:
+an exception of json would hold the body, and an exception of requests the key.
 :func:`~giftcards.keys.secrecy.contained` does the same for other exceptions, such as
 :exc:`KeyboardInterrupt`.
 """
@@ -80,14 +80,15 @@ class Client:
     """A client of the provider's API for one API key.
 
     A call makes one request, takes at most ``timeout`` seconds, and raises a
-    :exc:`~giftcards.exceptions.ProviderError` if it fails. Threads may make GET requests at once.
+    :exc:`~giftcards.exceptions.ProviderError` if it fails. Threads may share a client for GET
+    requests.
     """
 
     @contained
     def __init__(
         self, *, base_url: str, api_key: str, timeout: float, check_path: str = "check-order"
     ) -> None:
-        #: The spelling of the order path in the next request.
+        #: The spelling of the path that the next check of an order uses.
         self.check_path = check_path if check_path in _CHECK_PATHS else "check-order"
         #: The spelling that answered last, or "".
         self.known_check_path = ""
@@ -185,7 +186,7 @@ class Client:
         return _unwrap(self._get(path, read, missing=NotFound))
 
     def create_payment_link(self, link: JsonObject) -> PaymentLink:
-        """Create a payment link by a request that is sent once; ``link`` is its JSON."""
+        """Create a payment link by a request that is sent once; ``link`` is the JSON to send."""
         path = "/v3/ocpay/createLink"
         return _unwrap(self._post(path, link, read_payment_link, lambda: True))
 

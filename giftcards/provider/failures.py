@@ -54,7 +54,7 @@ ACCESS_CODES = {
         "Enable it in the provider's dashboard.",
     ),
 }
-# Our codes for the provider's; staff see other codes as they are.
+# Our codes for the provider's error codes. Staff see any other code as the provider sent it.
 REFUSAL_REASONS = {
     "NO_BALANCE": "no_balance",
     "INSUFFICIENT_BALANCE": "no_balance",

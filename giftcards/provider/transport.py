@@ -85,7 +85,7 @@ class Transport:
         """Make a POST request once, on a new connection, because an idle one may break.
 
         ``may_send`` is called right before each part of the request is written; the body is the
-        last. Once it returns False, the rest is withheld.
+        last part. Once ``may_send`` returns False, the rest of the request is withheld.
         """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
@@ -143,10 +143,10 @@ class Transport:
 class _Stage(enum.Enum):
     """The last stage that a call has certainly reached."""
 
-    # The only stage if tests replace the connections below.
+    # The only stage if tests replace :class:`_Connection`.
     UNKNOWN = enum.auto()
-    # No connection below has the request yet. If a proxy, the handshake or the file of certificates
-    # fails now, the provider has received no byte of it.
+    # No :class:`_Connection` has the request yet. If a proxy, the handshake or the file of
+    # certificates fails now, the provider has received no byte of the request.
     PREPARING = enum.auto()
     SENDING = enum.auto()
     # The caller no longer allowed the rest of the request.
@@ -161,8 +161,9 @@ _call = threading.local()
 class _Connection(urllib3.connection.HTTPConnection):
     """A mixin for urllib3's connections, which ends each wait at the call's deadline.
 
-    urllib3 limits one address or one receive: a server that sends a byte a second never exceeds
-    that. Name resolution has no limit. Sending needs none: a request fits into the kernel's buffer.
+    urllib3's timeouts apply to one address or one receive, so a server that sends a byte a second
+    never exceeds them. Name resolution has no timeout. Sending needs none, because a request fits
+    into the kernel's buffer.
     """
 
     _opened: Any = None
@@ -208,9 +209,10 @@ def _in_time(
 ) -> T:
     """Return ``step()``; raise :exc:`TimeoutError` at the call's deadline.
 
-    The step runs in its own thread. At the deadline, ``connection`` is shut down, and the thread
-    abandoned; it calls ``late`` when it ends. It ends soon, because name resolution, connecting and
-    the TLS handshake have timeouts. Raises :exc:`RuntimeError` if no thread can be started.
+    The step runs in its own thread. At the deadline, ``connection`` is shut down and the thread is
+    abandoned; the thread then calls ``late`` when it ends. It ends soon, because name resolution,
+    connecting and the TLS handshake have timeouts. Raises :exc:`RuntimeError` if no thread can be
+    started.
     """
     result: Future[T] = Future()
     threading.Thread(target=_run, args=(step, result), name=_THREAD_NAME, daemon=True).start()

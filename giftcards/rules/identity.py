@@ -1,7 +1,7 @@
 """Deciding whether an answer of the provider is about our order, without database or requests.
 
-The provider may not store our references, so the order's line is compared. Without references, two
-orders of the same line look alike.
+The provider may not store our references, so the order's line is compared: product, type and
+quantity. Without references, two orders of the same line look alike.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def plan(survey: Survey) -> list[Decision]:
     by_line: dict[Line, list[SentOrder]] = defaultdict(list)
     for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
         by_line[order.line].append(order)
-    # Undated rows come last: they match any time, so they get the orders that are left.
+    # Rows without a time come last: they fit any order, so they get the orders that are left.
     rows = sorted(survey.rows, key=_by_age)
     for line, orders in by_line.items():
         # A row with the line of other lost orders belongs to those orders.
@@ -149,9 +149,9 @@ def _by_age(row: OrderAnswer) -> tuple[datetime, str]:
 
 
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
-    """Decide by reference; return these decisions, and a survey of the other orders.
+    """Decide about orders with a row of their reference; return a survey for the other orders, too.
 
-    An order that may be in another account becomes a rival, because a row may belong to it.
+    An order that may be in another account becomes a rival: a row may belong to it.
     """
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in survey.rows:
@@ -175,9 +175,9 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Return all decisions, but ask staff about every line that has a ``failed`` adoption.
+    """Return the decisions, but ask staff about all orders of a line with a ``failed`` adoption.
 
-    A row that could not be adopted may be any order of its line. So none of these orders is
+    A row that could not be adopted may be any order of its line. So no order of this line is
     declared absent.
     """
     rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)
@@ -202,7 +202,7 @@ def _plan_line(
     is_contested = any(_matches_any(row, survey.rivals, CLOCK_SKEW) for row in exact)
     pairs = _pair_off(orders, exact)
     if is_contested or len(pairs) < len(exact):
-        # A row belongs to another order. If that order is ours, its own row is known soon.
+        # At least one row belongs to another order. If that order is ours, we soon know its row.
         return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
     unmatched = [order for order in orders if order not in pairs]
     inexact = [row for row in rows if row not in exact]
@@ -245,8 +245,8 @@ def _plan_unmatched(
 ) -> list[Decision]:
     """Decide about lost orders of one line without a row; ``rows`` are the unpaired rows.
 
-    A row near the sending time may be such an order, even if its product or type differs. So may a
-    row of the same line, even if its time is hours off.
+    A row near the sending time may be one of the orders, even if its product or type differs. A row
+    of the same line may also be one of them, even if its time is hours off.
     """
     doubtful = tuple(
         row
@@ -262,8 +262,9 @@ def _plan_unmatched(
 def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
     # The list lags if it also lacks an accepted order of about the same time.
     is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
-    # An order that was sent at about the same time may have this order's id. So may an accepted
-    # lost order: while its row is missing, the list hides an order, or ids are mixed up.
+    # Another order that was sent at about the same time may have this order's id. An accepted lost
+    # order may have it, too: while its row is missing, the list hides an order, or ids are mixed
+    # up.
     doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
     is_doubtful = order.was_accepted or _is_any_near(order, doubts, CLOCK_SKEW)
     if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):

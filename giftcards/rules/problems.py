@@ -77,7 +77,7 @@ _TECHNICAL = ("provider_code", "detail", "fault", "value", "status")
 
 #: The remedy for staff if only a developer can act on the hint.
 ASK_DEVELOPER = _("Ask your developer.")
-# Amounts of money, unless the parameter "field" says that they are numbers of cards.
+# Parameters that are amounts of money, unless the parameter "field" says that they count cards.
 AMOUNTS = frozenset({"amount", "ceiling", "expected", "price"})
 COUNTED = frozenset({"quantity", "fulfilled_quantity"})
 
@@ -772,7 +772,7 @@ def revise(
 def history(
     before: Iterable[Entry], after: Iterable[Entry], details: Iterable[Problem]
 ) -> list[Entry]:
-    """The entries for a status change: its ``details``, then the problems that it ended."""
+    """The entries for a status change: its ``details``, then the problems that the change ended."""
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]
     ended = [problem for problem in map(Problem.of, before) if problem not in remaining + current]

@@ -52,7 +52,7 @@ class Kind(Enum):
     """The kinds of problems; the kind says what ends a problem."""
 
     SENDING = auto()  # ends when the outcome of sending the order is known
-    SEARCH = auto()  # ends with the next search of the provider's list, or like SENDING
+    SEARCH = auto()  # ends as SENDING does, or with the next search of the provider's list
     ANSWER = auto()  # ends with the provider's next answer about the order
     LEDGER = auto()  # ends when a reading of the ledger explains the problem
     LASTING = auto()  # ends only when staff tick it off
@@ -123,7 +123,7 @@ class State:
     last_pause: timedelta | None = None
     #: The longest pause after failed checks.
     longest_retry: timedelta = _HOUR
-    #: The log level for an order that got this status by being sent.
+    #: The level of the log entry if sending an order led to this status.
     log_level: int = logging.NOTSET
     #: The code of the customer's news; "" for no news.
     customer_news: str = ""

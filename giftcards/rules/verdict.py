@@ -73,8 +73,8 @@ def evaluate_for(
 ) -> Verdict:
     """Evaluate ``answer`` about an accepted order.
 
-    ``is_last`` is True if no further check is scheduled. The time of sending is compared only if
-    the clock was right then.
+    ``is_last`` is True if no further check is scheduled. The answer's time is compared with the
+    time of sending only if ``was_clock_right(order.sent_at)``.
     """
     sent_at = order.sent_at
     is_comparable = sent_at and not order.identified_at and was_clock_right(sent_at)
@@ -99,8 +99,8 @@ def evaluate_answer(
 ) -> Verdict:
     """Evaluate ``answer`` for an order of ``line``.
 
-    ``known_price`` is the price of a card when the order was placed, for an answer without a price.
-    ``sent_at`` is given while the order's id is not confirmed.
+    ``known_price`` is the price of a card when the order was placed; it counts if the answer has no
+    price. ``sent_at`` is given while the order's id is not confirmed.
 
     Doubtful figures may keep the order open, so that they are requested again:
 
@@ -155,7 +155,7 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
 
 
 def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
-    """The answer's price of a card, ``None`` if unreadable; ``known_price`` if there is none."""
+    """The answer's price of a card (``None`` if unreadable), or ``known_price`` if it has none."""
     unread = [each.parameters["field"] for each in answer.flaws if _is_unread_amount(each)]
     is_told = answer.price_per_card is not None or "price_per_card" in unread
     return answer.price_per_card if is_told else known_price

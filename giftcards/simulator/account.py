@@ -63,7 +63,10 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True)
 class OfferChange:
-    """A change of a type, ``after`` seconds after the simulator was made; ``None``: no change."""
+    """A change of a type's price or stock, ``after`` seconds after the simulator was made.
+
+    ``None`` means that the value does not change.
+    """
 
     after: float
     type_id: str
@@ -98,7 +101,7 @@ class Special:
 
 
 NORMAL = Special(summary="is delivered in full")
-# Accepted for every product, at one price. The provider's sandbox has the first two only.
+# Types that every product has, all at one price. The provider's sandbox has only the first two.
 SPECIAL_TYPES: Mapping[str, Special] = {
     "TEST_REFUND": Special(name="Test: no card comes", summary="ends REFUNDED", delivers="none"),
     "TEST_PARTIAL": Special(
@@ -187,9 +190,9 @@ class Order:
     """An order in the ledger. ``charged + refunded == quantity * price`` always holds.
 
     Amounts are in dinars, and ``price`` is for one card. ``charged`` is the whole price until the
-    order settles, and loses the refund then. An order whose ``settle_at`` is ``None`` never
-    settles. ``cards`` has those delivered so far. ``reference`` is "" if there is none, or if the
-    account ignores references.
+    order settles, and then the price less the refund. An order whose ``settle_at`` is ``None``
+    never settles. ``cards`` has the cards delivered so far. ``reference`` is "" if there is none,
+    or if the account ignores references.
     """
 
     id: str
@@ -246,7 +249,7 @@ class Transaction:
 
 @dataclass(kw_only=True, eq=False)
 class Account:
-    """The account. Its options are those of :class:`~giftcards.simulator.Simulator`."""
+    """The simulated account, with the options of :class:`~giftcards.simulator.Simulator`."""
 
     opening_balance: Decimal = Decimal(1_000_000)
     delay: tuple[float, float] = (3, 45)
@@ -287,7 +290,8 @@ class Account:
             raise ValueError("An order delivers from none to all of its cards.")
         # One lock guards everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
-        # Read in this order: a delay in between makes the simulator's clock slow, never fast.
+        # The clocks are read in this sequence, so that a delay in between makes the simulator's
+        # clock slow, never fast.
         self._time_zero = datetime.now(UTC)
         self._clock_zero = self.clock()
         self._next_serial = 100_000_000 + secrets.randbelow(800_000_000)
@@ -520,7 +524,7 @@ class Account:
             self._book("REFUND-ORDER", order.refunded, order.id, at=at, shown_after=shown_after)
 
     def _grow(self, order: Order) -> None:
-        """Deliver the cards of a ``SIM_GROW`` order that are due, evenly spread over its delay."""
+        """Deliver the cards that a ``SIM_GROW`` order has by now; they come at even intervals."""
         if order.special.grows and not order.is_settled and order.settle_at is not None:
             # The order may have become due since the last _settle_due().
             now = min(self._now(), order.settle_at)

@@ -62,11 +62,11 @@ class Simulator(Account):
     """The simulated provider; a context manager. Raises :exc:`ValueError` for invalid options.
 
     The documentation describes the options. They may change while the simulator runs, except
-    ``host``, ``port``, ``ssl_context`` and ``opening_balance``. A pair of seconds is the shortest
-    and the longest time.
+    ``host``, ``port``, ``ssl_context`` and ``opening_balance``. An option with a pair of seconds
+    has the shortest and the longest time.
 
-    With ``port=0``, :meth:`start` stores the port that it takes, so a restarted simulator keeps its
-    URL, and also its orders.
+    With ``port=0``, :meth:`start` stores the port that it takes. So a simulator that is started
+    again keeps its URL, and also its orders.
 
     All times except ``latency`` follow ``clock``. A random part of ``latency`` passes before the
     request is counted. ``on_request`` is called in the answering thread.
@@ -107,7 +107,7 @@ class Simulator(Account):
         with self._lock:
             super().reset()
             self._requests: list[Request] = []
-            self._recent: dict[str, deque[float]] = {}  # by key: the times, oldest first
+            self._recent: dict[str, deque[float]] = {}  # by key: times of requests, oldest first
             self._wrong_keys: dict[str, int] = {}  # by IP address
             self._blocked_until: dict[str, float] = {}  # by IP address
 

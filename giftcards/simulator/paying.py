@@ -41,7 +41,7 @@ _PRODUCT: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "amount": (_is_amount, f"must be a number from {_LEAST} to {_MOST}"),
     "description": (_is_text(1000), "must be a text of at most 1000 characters"),
 }
-# The same for the link's other fields.
+# Checks of the link's other fields, with messages.
 _LINK: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "feeMode": (_is_fee_mode, f"must be one of {', '.join(sorted(_FEE_MODES))}"),
     "successMessage": (_is_text(500), "must be a text of at most 500 characters"),

@@ -63,7 +63,7 @@ class Server(ThreadingHTTPServer):
         self.connections: dict[socket.socket, threading.Thread] = {}
         super().__init__((host, port), _Handler)
         self.listener = threading.Thread(
-            # Short, because stop() may have to wait for one interval.
+            # The interval is short, because stop() may have to wait for its end.
             target=self.serve_forever,
             kwargs={"poll_interval": 0.02},
             name="giftcards-simulator",
