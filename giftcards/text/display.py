@@ -25,8 +25,8 @@ from giftcards.rules.times import with_zone
 
 #: The non-breaking spaces: inside amounts, and before the currency sign.
 NO_BREAKS = frozenset("\u00a0\u202f")
-# The form of dates on all pages. The usual formats of the languages are long, or differ only in the
-# sequence of day, month and year.
+# The form of dates on all pages. The formats that Django has for the languages are long, or consist
+# of numbers that may be misread: 5/11 and 11/5.
 _DATE = "j N Y"
 _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
@@ -58,8 +58,8 @@ def status_badge(status: str, *, is_received: bool = True) -> SafeString:
 def money(amount: Decimal | None) -> str:
     """Return the amount with its currency as HTML, in the active language: 1,470 DA.
 
-    Decimals are shown if there are any. The HTML is isolated from the direction of the text around
-    it, and the figure from that of the currency.
+    Decimals are shown if there are any. The amount is isolated from the direction of the text
+    around it, and the figure from the direction of the currency sign.
     """
     if amount is None:
         return gettext("unknown")
@@ -75,7 +75,8 @@ def signed_money(amount: Decimal) -> str:
 def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
     """Return :func:`money` without the currency, which the heading of the column names.
 
-    ``has_decimals`` is the same for a whole column, so that digits stand below digits.
+    With ``has_decimals``, a whole amount has decimals, too. All amounts of a column should be alike
+    in this.
     """
     if amount is None:
         # The word is for screen readers only: if visible, it would widen its column.
@@ -89,7 +90,7 @@ def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
 
 
 def _with_currency(figure: str, amount: Decimal) -> str:
-    # Style sheets leave room for missing decimals where digits are aligned in columns.
+    # By the class, style sheets leave room for missing decimals in columns of aligned digits.
     kind = "giftcards-whole" if is_whole(amount) else "giftcards-exact"
     return format_html(
         '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',
@@ -100,7 +101,7 @@ def _with_currency(figure: str, amount: Decimal) -> str:
 
 
 def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
-    """Return a formula such as ``{quantity} × {price}`` as HTML, from left to right."""
+    """Return a formula such as ``{quantity} × {price}`` as HTML that is read from left to right."""
     shown = {name: _grouped(Decimal(amount)) for name, amount in amounts.items()}
     return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', formula.format(**shown))
 
@@ -114,12 +115,13 @@ def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> s
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # The direction around formula and total decides which is first, because both are isolated.
+    # Formula and total are isolated, so the direction of the text around them decides which is
+    # first.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
 
 def moment(at: datetime) -> SafeString:
-    """Return the local date and time as HTML, without this year's number: 24 Nov 23:59."""
+    """Return the local date and time as HTML, without the year if it is this year: 24 Nov 23:59."""
     is_of_this_year = _local(at).year == _local(timezone.now()).year
     return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
 
@@ -129,7 +131,7 @@ def _is_of_today(at: datetime) -> bool:
 
 
 def brief_moment(at: datetime) -> SafeString:
-    """Return the time of day as HTML if ``at`` is today, as in 23:59, or else :func:`moment`."""
+    """Return the time of day as HTML (23:59) if ``at`` is today; on other days, :func:`moment`."""
     return _time(at, bdi(_formatted(at, "H:i"))) if _is_of_today(at) else moment(at)
 
 
@@ -150,7 +152,7 @@ def zoned_moment(at: datetime) -> SafeString:
 
 
 def moment_text(at: datetime) -> str:
-    """Return the local date with the year, and the time, in plain text: 24 Nov 2026 23:59."""
+    """Return the local date (with the year) and time in plain text: 24 Nov 2026 23:59."""
     return isolated(_formatted(at, f"{_DATE} H:i"))
 
 
@@ -160,7 +162,7 @@ def day_text(day: date, form: str = _DATE) -> str:
 
 
 def period_text(first: date, last: date) -> str:
-    """Return the period in plain text: 1 Nov 2026 – 30 Nov 2026; a single day only once."""
+    """Return the period in plain text: 1 Nov 2026 – 30 Nov 2026, or one date for one day."""
     return day_text(first) if first == last else f"{day_text(first)} – {day_text(last)}"
 
 
@@ -208,12 +210,12 @@ def distance_text(moment: datetime, now: datetime) -> str:
 
 
 def is_whole(amount: Decimal) -> bool:
-    """True if the amount has no decimals but zeros."""
+    """True if the amount has no decimals, or only zeros after the decimal mark."""
     return amount == amount.to_integral_value()
 
 
 def money_text(amount: Decimal | None) -> str:
-    """Return :func:`money` in plain text, where HTML is not possible, as in an option."""
+    """Return :func:`money` in plain text, for places without HTML, such as a choice of a form."""
     return isolated(strip_tags(money(amount)))
 
 
@@ -229,7 +231,7 @@ def share_text(share: Decimal) -> str:
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
-    """Format the amount for the active language; ``has_decimals`` keeps those of whole amounts."""
+    """Format the amount for the language; with ``has_decimals``, a whole one has decimals, too."""
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(
@@ -248,7 +250,7 @@ def currency() -> str:
 
 
 def bdi(part: object) -> SafeString:
-    """Return foreign text as HTML: escaped, and isolated from the direction around it."""
+    """Return foreign text as HTML: escaped, and isolated from the text direction around it."""
     return format_html("<bdi>{}</bdi>", part)
 
 
@@ -259,7 +261,7 @@ def lines(text: str) -> SafeString:
 
 
 def labelled(label: str, figure: str) -> SafeString:
-    """Return ``figure`` after ``label`` as HTML; columns with a heading hide the label."""
+    """Return ``label`` and ``figure`` as HTML; a column with a heading hides the label."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 
@@ -269,7 +271,7 @@ def filled(text: str, **parts: object) -> SafeString:
 
 
 def named(name: str, identifier: str) -> SafeString:
-    """Return the name in the catalogue (if any) and the id of a product or a type, as HTML."""
+    """Return the ``name`` (if any) and the ``identifier`` of a product or type, as HTML."""
     if not name:
         return bdi(identifier)
     return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
@@ -303,7 +305,7 @@ def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
     Without ``shows_costs``, no text shows what the provider charges.
     """
     shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
-    # Either ``show`` or ``own`` has escaped every part.
+    # Every part is escaped already, by ``show`` or by ``own``.
     parts = shown.explain(show=_parameter, own=escape, shows_costs=shows_costs)
     return Explanation(*(mark_safe(part) for part in parts))  # noqa: S308
 

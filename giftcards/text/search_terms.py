@@ -1,6 +1,6 @@
 """Search terms: the words by which an order is found, and the ways to read a search.
 
-The same rules make terms and searches, so all spellings of a thing have the same terms.
+The same rules apply to orders and to searches, so a search finds all spellings of a thing.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ from giftcards.text.spelling import (
 
 #: The longest term; a longer text is cut.
 LONGEST = 254
-# A reference with more numbers is random, such as a UUID: nobody searches for one of them.
+# A reference with more numbers than this is random, such as a UUID. Nobody searches for one of its
+# numbers.
 _MOST_NUMBERS = 5
-# More words of a search would make the query too large.
+# The maximum number of words in a search: more words would make the query too large.
 _MOST_WORDS = 8
 _NUMBER = re.compile(r"\d+")
-# Begins the term for the end of a phone number; no word begins with it.
+# The first character of each term for the end of a phone number; no word begins with it.
 _BEFORE = "*"
 
 
 class TermKind(IntEnum):
-    """The origin of a term. The values are in the database."""
+    """The origin of a term. The database stores these values."""
 
     REFERENCE = 1
     #: A number in a reference.
@@ -52,13 +53,13 @@ class TermKind(IntEnum):
     EMAIL = 4
     #: A phone number without the country code.
     PHONE = 5
-    #: A phone number with another country's code, which may look like a number of this country.
+    #: A phone number with another country's code. It may look like a number of this country.
     FOREIGN_PHONE = 6
     NAME = 7
     RECIPIENT_EMAIL = 8
     RECIPIENT_NAME = 9
-    #: A phone number without its first 1, 2, 3, … digits. Thus any six successive digits of a
-    #: number begin a term.
+    #: A phone number without its first 1, 2, 3, … digits. So a search finds the number by any six
+    #: or more successive digits.
     PHONE_PART = 10
 
 
@@ -133,7 +134,10 @@ SEARCHED = tuple(_TERMS)
 
 
 def terms_of(order: Mapping[str, str]) -> set[Term]:
-    """Return the terms of an order, whose columns are the keys of ``order``; any may be missing."""
+    """Return the terms of an order.
+
+    ``order`` maps names of columns to values; columns may be missing.
+    """
     return {
         (kind, term[:LONGEST])
         for column, terms in _TERMS.items()
@@ -144,7 +148,8 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
 class Word(NamedTuple):
     """A word of a search.
 
-    An order has it if one of its terms is in ``whole``, or begins with a text in ``starts``.
+    An order has the word if a term of the order is in ``whole``, or begins with a text in
+    ``starts``.
     """
 
     whole: frozenset[str]
@@ -191,7 +196,7 @@ def _together(name: Sequence[str]) -> Iterator[str]:
 
 
 def _word_of(part: str) -> Word | None:
-    """Return the word for a part of a search; ``None`` if it has neither letters nor digits."""
+    """Return the word for ``part`` of a search; ``None`` if it has neither letters nor digits."""
     shown = plain(part).replace(" ", "")
     if not words(shown):
         return None

@@ -14,15 +14,15 @@ from itertools import chain
 COUNTRY = "213"
 #: The most digits of a phone number, with some room for codes before it.
 LONGEST_NUMBER = 18
-#: A number with fewer digits (without the country code) may be part of many other texts.
+#: A phone number with fewer digits, not counting the country code, may be part of many others.
 TELLING_DIGITS = 8
-#: Fewer digits are no phone number, and part of too many.
+#: The minimum number of digits of a phone number. Fewer digits are part of too many numbers.
 FEWEST_DIGITS = 6
-# The digits of the shortest whole numbers: landline with its zero, mobile without.
+# The number of digits of the shortest phone numbers: landline with its zero, mobile without.
 _WHOLE_DIGITS = 9
-# What people write between two numbers.
+# The signs that people write between two phone numbers.
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
-# A mobile number without its zero. No area code begins so.
+# A mobile number without its zero. No area code begins like it.
 _MOBILE = re.compile(r"[567]\d{8}")
 _DIALLED = re.compile(r"[+(\s]*\d[\d\s().\-/]*")
 # A phone number among words: it ends with the line, at a dash between spaces, and at other signs.
@@ -89,7 +89,7 @@ def plain(text: str) -> str:
     of all scripts become 0 to 9.
     """
     for _time in range(2):
-        # Each step may produce characters that the other changes.
+        # Normalising may produce characters that casefold() changes, and the other way round.
         text = unicodedata.normalize("NFKD", text).casefold()
     shown = (_plain_sign(sign) for sign in unicodedata.normalize("NFKD", text))
     return "".join(shown).translate(_SAME_LETTER)
@@ -127,7 +127,7 @@ def words(text: str) -> list[str]:
 
 
 def joined(name: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield each word of ``name``, joined to the next one after words such as "ben".
+    """Yield each word of ``name``; a word such as "ben" is joined to the word after it.
 
     A pair has the number of joined words, and the result: ``("karim", "ben", "ali")`` gives ``(1,
     "karim"), (2, "benali"), (1, "ali")``.
@@ -178,9 +178,9 @@ def dialled(text: str) -> str:
     if "+" not in text and _MOBILE.fullmatch(number):
         return COUNTRY + number
     number = number.removeprefix("00")
-    # Also for +213 (0) 555, a common spelling.
+    # Some people also write the zero after the country code, as in +213 0555.
     rest = number.removeprefix(COUNTRY).removeprefix("0")
-    # Landline numbers of Algiers may also begin with 213, without their zero, but are shorter.
+    # Without their zero, landline numbers of Algiers may also begin with 213, but are shorter.
     if number.startswith(COUNTRY) and (len(rest) >= TELLING_DIGITS or is_abroad(text)):
         return COUNTRY + rest
     if number.startswith("0"):
@@ -228,7 +228,7 @@ def international_phone(text: str) -> str:
 
 
 def numbers(text: str) -> frozenset[str]:
-    """Return the phone numbers in a field, in the form of :func:`dialled`."""
+    """Return the phone numbers in a field for them, in the form of :func:`dialled`."""
     parts = [part for part in _BETWEEN.split(text) if digits(part)]
     wholes = [part for part in parts if len(digits(part)) >= _WHOLE_DIGITS]
     # After a short first part, the separator is inside one number: 0555/12.34.56.

@@ -1,4 +1,4 @@
-"""Smaller actions: checks, ticks, disputes, notes, and new orders for missing cards."""
+"""Smaller actions: check, tick off, dispute, note, and a new order for missing cards."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ CHECK = OrderAction(
 
 
 def fingerprint(order: Order) -> str:
-    """Return a hash that changes once the page of ``order`` has something new to show."""
+    """Return a hash that changes as soon as the page of ``order`` has something new to show."""
     seen = [state_token(order), order.problems, order.fulfilled_quantity, order.owner]
     return token("fingerprint", seen)
 
@@ -103,7 +103,7 @@ def _why_no_tick(attempt: Attempt) -> Outcome | None:
 
 
 class TickOffForm(forms.Form):
-    # The key of a problem. A problem that the order does not have any more is over.
+    # The key of a problem. If the order has no such problem any more, the problem is over.
     problem = forms.CharField(required=False, widget=forms.HiddenInput)
 
 
@@ -239,9 +239,10 @@ NOTE = OrderAction(
 
 
 def decided(decision: Problem | None, log: str = "") -> Outcome:
-    """Return the outcome after a ``decision`` of staff; ``None`` is a decision that came too late.
+    """Return the outcome after staff have decided.
 
-    ``log`` is the entry in the order's history, by default ``decision.discreet``.
+    ``decision`` is ``None`` if the decision came too late. ``log`` is the entry in the order's
+    history, by default ``decision.discreet``.
     """
     if decision is None:
         return LATE
@@ -313,13 +314,13 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
     order, names = attempt.order, new.line_names()
     last = order.price_per_card
     texts = {
-        # Breadcrumbs also name the old order, but some themes show no breadcrumbs.
+        # The breadcrumbs name the old order, too, but some themes show no breadcrumbs.
         gettext("replaces missing cards of"): order.reference,
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
-        # The key that buys the new order may have another environment, which this process may not
-        # know.
+        # The environment of the old order. The API key that buys the new order may have another,
+        # but this process may not know that key.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
         gettext("recipient"): new.recipient_name or new.recipient_email,

@@ -70,7 +70,8 @@ _LEFT_ALONE = {
     ),
 }
 
-# Columns of the list and of the table that reveal the provider's prices.
+# Columns of the list, or of the database, that reveal the provider's prices. A subclass may list
+# columns of the database.
 COSTS = frozenset(
     {
         "cost",
@@ -241,7 +242,7 @@ class OrderList(LongList, OrderPages):
     @admin.display(description=_("still owed"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
         if order.reordered_amount is not None:
-            # The money for the missing cards went to the new order.
+            # The money for the missing cards pays for the new order.
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
@@ -265,11 +266,11 @@ class OrderList(LongList, OrderPages):
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
-    """Say why "Check now" skips some ``selected`` orders; it checks ``due`` of them."""
+    """Return sentences: why "Check now" checks only ``due`` of the ``selected`` orders."""
     counts: Counter[NotChecked] = Counter()
     for status, count in selected.values_list("status").annotate(Count("pk")):
         counts[STATES[status].not_checked] += count
-    # The orders that are checked are accepted and open.
+    # Orders that are checked are accepted and open, so they were counted with this reason.
     counts[NotChecked.JUST_CHECKED] -= due
     return [
         str(text % {"count": counts[reason]})

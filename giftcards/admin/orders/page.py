@@ -85,9 +85,9 @@ _DETAILS = (
     ("in_group", "metadata_given"),
 )
 _GIFT = (("delivery",), ("words",))
-# Problems for which an order is held. The top of the page describes them already.
+# Problems because of which an order is held. The top of the page describes them already.
 _HELD_FOR = {"price_above", "review_wanted"}
-# The most links to orders of the same group; the list shows all of them.
+# The most links to orders of the same group. A link to the list leads to all of them.
 _MOST_OF_GROUP = 20
 
 
@@ -158,7 +158,7 @@ class OrderPage(OrderPages):
             repeated_by=repeated_by,
         )
         # The payment for the missing cards went to the new order, even if that order is hidden from
-        # this person. So the new order is read here, if there is one.
+        # the person. So the new order, if there is one, is read here without that limit.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
@@ -236,7 +236,7 @@ class OrderPage(OrderPages):
 
 
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
-    """Return the problem's key and texts, and who ticked it off and when, or ``None``."""
+    """Return the key and texts of a problem, and who ticked it off at what time, or ``None``."""
     problem, ticked = Problem.of(entry), None
     if "ticked_at" in entry:
         ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
@@ -297,7 +297,7 @@ def _provider_status(order: Order) -> Status | None:
 
 
 EXTENSION = Extension(
-    # The buttons have the same sequence, so rare actions come last.
+    # The buttons of the page have the sequence of these actions, so rare actions come last.
     actions=(
         RESOLVE,
         PRICE,

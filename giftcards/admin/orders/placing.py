@@ -77,7 +77,7 @@ class CardField(forms.ChoiceField):
 
 
 def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any]:
-    """Return the choices of a :class:`CardField`: types of the catalogue, by product."""
+    """Return the choices of a :class:`CardField`: the types ``kinds``, grouped by product."""
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
         texts = [
@@ -114,8 +114,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 
-    #: The order that the confirmed form has placed. Before that, an existing order with the same
-    #: values.
+    #: The order that the confirmed form has placed. Before the confirmation, an existing order with
+    #: the same reference and cards.
     placed: Order | None = None
     #: The choices of the field ``card``, set by the page.
     cards: Sequence[Any] = ()
@@ -128,7 +128,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         if "reference" in self.fields:
             self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
-            # The chosen card has the ids.
+            # The chosen card has the ids, so nobody has to type them.
             for name in _LINE & self.fields.keys():
                 self.fields[name].required = False
 
@@ -205,7 +205,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
                 self._add_taken()
 
     def _look_for_repetition(self) -> None:
-        """Set ``placed`` if the form repeats an order; add an error if the reference is taken."""
+        """Set ``placed`` if the form repeats an order; refuse a reference of another order."""
         known = Order.objects.filter(reference=self.cleaned_data.get("reference")).first()
         if known is None:
             return
@@ -228,7 +228,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         """Do nothing: the second request of a double click must not be an error."""
 
 
-# Younger prices and balances are shown without their age.
+# Prices and balances that are younger than this are shown without their age.
 _FRESH = timedelta(minutes=1)
 # Posted fields that the confirmation page does not post again.
 _NOT_HANDED_ON = {
@@ -364,7 +364,7 @@ class PlacingPage(OrderPages):
         if not self.has_add_permission(request):
             raise PermissionDenied
         if request.method != "POST" and needs_other_proof(request):
-            # The proof comes first, because typed text would be lost.
+            # The proof comes first: it is on another page, so any typed text would be lost.
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
         # Read this before the transaction: in SQLite, a transaction that reads before it writes may
         # fail.
@@ -452,7 +452,7 @@ class _Offered(NamedTuple):
     """The types of the catalogue that the form offers.
 
     If there are too many, ``is_whole`` is False. Then the form offers the chosen type, and the
-    types that the parameter "find" finds.
+    types with the words in the parameter "find".
     """
 
     kinds: list[ProductType]
@@ -545,7 +545,8 @@ def _shown(value: object) -> str:
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     """Yield warnings for the person to read before buying.
 
-    People who may not see costs get no warning about amounts: trying quantities would reveal them.
+    People who may not see costs get no warning about amounts: if they tried many quantities, the
+    warnings would reveal the amounts.
     """
     if known.no_answer in _NO_ANSWER:
         yield str(_NO_ANSWER[known.no_answer])

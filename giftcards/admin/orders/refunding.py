@@ -36,7 +36,7 @@ _State = CustomerRefund.State
 
 
 def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
-    """Return the refunds as rows of the order's page, with texts of HTML."""
+    """Return the ``refunds`` as rows for the page of an order; their texts are HTML."""
     return [
         {
             "key": refund.pk,
@@ -157,7 +157,7 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
         return amount
 
     def is_valid(self) -> bool:
-        # "_change" leads back from the confirmation page.
+        # The button "_change" leads from the confirmation page back to the form.
         return super().is_valid() and "_change" not in self.data
 
 
@@ -211,7 +211,7 @@ def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
         consequence=_consequence(order, given),
         afterwards=_afterwards(order, given),
         facts=[*about(order), *_payment_facts(given)],
-        # Texts, because the template would localise numbers.
+        # The values are texts, because the template would localise numbers.
         posted=[(name, str(given[name])) for name in attempt.form.fields],
         action=_action(given),
     )

@@ -1,4 +1,7 @@
-"""Decisions about lost orders: staff compare a lost order with an order at the provider."""
+"""Decisions about lost orders, which may or may not have been bought.
+
+Staff compare a lost order with an order at the provider.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +132,7 @@ class ResolveForm(forms.Form):
     REJECT = "reject"
 
     outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
-    # A CharField would check the id even if the chosen outcome ignores the id.
+    # A CharField would check the id, even for an outcome that needs no id.
     provider_order_id = forms.Field(
         label=_("provider's order id"),
         required=False,
@@ -161,14 +164,14 @@ class ResolveForm(forms.Form):
 
     @property
     def adopted(self) -> str:
-        """The provider's id that the order adopts; "" if there is none to adopt."""
+        """The id of the provider's order that is this order; "" if staff say that there is none."""
         typed: str = self.cleaned_data["provider_order_id"]
         action, _colon, candidate = self.cleaned_data["outcome"].partition(":")
         return candidate if action == "adopt" else typed
 
 
 class AdoptForm(forms.Form):
-    """The confirmation of a comparison, with a box to tick unless all facts fit."""
+    """A form that confirms that two orders are one, with a box to tick unless all facts fit."""
 
     is_sure = forms.BooleanField()
 
@@ -190,7 +193,7 @@ class AdoptForm(forms.Form):
 
 
 def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
-    """Return the outcome after ``decision``, which is also logged."""
+    """Log ``decision``, and return the outcome."""
     outcome = decided(decision)
     attempt.pages.log_change(attempt.request, attempt.order, outcome.log)
     return outcome
@@ -229,7 +232,10 @@ def _resolve_context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _decide(attempt: Attempt) -> Answer | None:
-    """Carry out the choice, or show the comparison; ``None`` if the form has errors."""
+    """Carry out the decision, or return the page that compares two orders.
+
+    Return ``None`` if there is no order to compare.
+    """
     order, form = attempt.order, attempt.form
     if form.adopted:
         return _ask_about(attempt, form.adopted)
@@ -276,7 +282,10 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
 
 
 def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
-    """Show an error, and return True, if an order of the shop has one of these ids already."""
+    """Show an error and return True if an order of the shop already has one of these ids.
+
+    ``names``: ids of orders at the provider.
+    """
     pages, request = attempt.pages, attempt.request
     owner = Order.objects.known_as(names).first()
     if owner is None:
@@ -333,7 +342,7 @@ def _adopt(attempt: Attempt) -> Answer:
 
 
 def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
-    """Return the comparison to confirm; ``None`` if expired, forged, or of another person."""
+    """Return the facts that the person has compared; ``None`` if too old, forged or not theirs."""
     try:
         seen: dict[str, Any] = signing.loads(
             request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
@@ -346,8 +355,8 @@ def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
     """Return the provider's answer, completed by ``candidate``, a row of the provider's list.
 
-    An answer may leave out facts. The provider may even not find an id of its own list; then only
-    ``candidate`` counts.
+    An answer may leave out facts. The provider may even find no order for an id in its list; then
+    ``candidate`` is returned.
     """
     if candidate is None:
         return told

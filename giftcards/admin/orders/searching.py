@@ -1,7 +1,7 @@
 """The search box, which finds orders by any of their words, and cards by their codes.
 
-The text is posted. It gets into a URL only if it has found orders and does not look like a code.
-There, the text is sealed, because it may name a person.
+The typed text is posted. It becomes a part of a URL only if it has found orders and does not look
+like a code. In the URL, it is sealed, because it may name a person.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from giftcards.text.spelling import is_phone
 MOST_FOUND = 1_000
 # The maximum number of orders on a page that also shows cards.
 _MOST_LISTED = 20
-# The minimum length of a code with digits, and of one with only digits that has found orders.
+# The minimum length of a code with digits. A text of only digits that has found orders must have
+# more digits to count as a code.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
 # The minimum length of a code without digits: most names are shorter.
 _FEWEST_LETTERS = 12
@@ -50,7 +51,8 @@ class SearchForm(FindCardForm):
 def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
     """True if ``text`` may be a card's code or serial, or the end of a code.
 
-    ``is_found`` says that the text has found orders, ``is_known`` that it is a whole word of one.
+    ``is_found``: True if the text has found orders. ``is_known``: True if the text is a whole word
+    of such an order.
     """
     if is_known or "@" in text:
         return False

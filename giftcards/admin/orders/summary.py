@@ -34,7 +34,7 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 class SummaryInput:
     """The input of :func:`summarise`; the texts are HTML, or "" for no text.
 
-    ``reason`` explains the last change of status. ``was_repeated`` is True if the missing cards
+    ``reason`` explains the present status. ``was_repeated`` is True if the missing cards
     were ordered again. ``repeated_by`` names the new order, if the person may see it.
     ``standstill`` says why automatic work has stopped. ``not_received`` says that the cards did not
     reach their recipient.
@@ -163,7 +163,7 @@ def _followed(order: Order) -> Iterator[str]:
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
 
 
-# Nearer times are shown as "in a moment".
+# A time that is nearer than this is shown as "in a moment".
 _SOON = timedelta(minutes=1)
 _AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
 
@@ -193,7 +193,7 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
 
 
 def _paid(order: Order) -> Iterator[str]:
-    """Yield what the customer paid for an open order; later, the breakdown shows it."""
+    """Yield what the customer paid if ``order`` is open; for a final order, the table shows it."""
     paid = paid_amount(order)
     if paid is not None and not order.is_final:
         amount = worked_out(order.quantity, order.sale_price, paid)
@@ -316,7 +316,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
 
 
 def why_at_a_standstill(order: Order) -> str:
-    """Return the reason, as HTML, why automatic work on ``order`` is stopped; "" if it goes on.
+    """Return why automatic work on ``order`` has stopped, as HTML; "" if the work goes on.
 
     For an order that is final or waits for a person, the result is "", without a query.
     """

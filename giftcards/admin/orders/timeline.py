@@ -42,7 +42,7 @@ from giftcards.text.display import (
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event in the past of an order, in texts of HTML."""
+    """An event in the past of an order; its texts are HTML."""
 
     at: datetime
     text: str
@@ -70,9 +70,10 @@ class RelatedOrder:
 class Timeline:
     """The past of an order: its events, and the reason for its status.
 
-    ``shows_reasons`` adds why codes were revealed. ``repeats`` is the earlier order whose missing
-    cards this order replaces. ``repeated_by`` is the later order that replaces missing cards of
-    this one. Each is ``None`` if there is no such order, or if the person may not see it.
+    With ``shows_reasons``, events say why codes were revealed. ``repeats`` is the earlier order
+    whose missing cards this order replaces. ``repeated_by`` is the later order that replaces
+    missing cards of this one. Each of these two is ``None`` if there is no such order, or if the
+    person may not see it.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Timeline:
 
     @property
     def reason(self) -> Problem | None:
-        """The last recorded reason for a new status or for going on with the order, if any."""
+        """The reason recorded for the last change of status or decision; ``None`` without one."""
         moves = [(move.change.at, move.reason) for move in self._moves]
         # A later decision cannot have caused a final status.
         ticks = () if self._order.is_final else self._ticks
@@ -137,8 +138,8 @@ class Timeline:
         for note in order.notes.all():
             yield _noted(note)
         after: CustomerChange | Order = order
-        # A correction records the earlier details. The later ones are in the next correction, or in
-        # the order.
+        # A correction records the details before it. The details after it are in the next
+        # correction, or in the order.
         for correction in order.customer_changes.order_by("-pk"):
             yield _corrected(correction, after)
             after = correction
@@ -147,7 +148,7 @@ class Timeline:
             yield _revealed(reveal, shows_reason=self._shows_reasons)
 
     def _hides(self, tick: Acknowledgement) -> bool:
-        """True if the decision names an order that the person may not see."""
+        """True if the recorded decision ``tick`` names an order that the person may not see."""
         if tick.code not in {"staff_reordered", "reordered_by_rule"}:
             return False
         seen = self._repeated_by and self._repeated_by.order.reference
@@ -175,10 +176,10 @@ def _repeated(other: RelatedOrder) -> Event:
 
 
 class _Move(NamedTuple):
-    """A status change, and what its entries say, in texts of HTML.
+    """A status change, with the recorded texts about it, as HTML.
 
-    ``text`` is the ``reason`` in words; without a reason, it is "". ``hints`` are the provider's
-    words, and why receivers failed.
+    ``text`` is the ``reason`` in words; without a reason, it is "". ``hints`` are texts for
+    developers: the provider's words, and the error of a receiver.
     """
 
     change: StatusChange
@@ -213,7 +214,7 @@ def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
-# For people who may not see the new order.
+# For people who may not see the new order: the texts with and without the name of a person.
 _REORDERED = (
     gettext_lazy("%(by)s ordered the missing cards again."),
     gettext_lazy("The missing cards were ordered again."),
@@ -234,7 +235,7 @@ def _noted(note: Note) -> Event:
     return Event(note.at, what, details=[lines(note.text)])
 
 
-# With the name of the person, and without a name.
+# The texts with and without the name of a person.
 _CORRECTED = (
     gettext_lazy("%(by)s corrected the details of the customer."),
     gettext_lazy("The details of the customer were corrected."),
@@ -242,7 +243,7 @@ _CORRECTED = (
 
 
 def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
-    """Return the event with the earlier details, which show where messages have gone."""
+    """Return the event of a correction; its earlier details show where messages have gone."""
     text = _told(_CORRECTED, change.by)
     details = [
         filled(
