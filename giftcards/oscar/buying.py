@@ -48,10 +48,10 @@ _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
 
 def take_order(order: Any, **_: Any) -> None:
-    """Mark the lines of a new order of oscar; buy their cards if the order is paid.
+    """Mark the lines of a new order of oscar; buy their cards if oscar's order is paid already.
 
-    Only marked lines are bought later, so no lines from before the installation. The mark contains
-    the customer's language.
+    Only marked lines are bought later. So no line from before the installation is bought. The mark
+    contains the customer's language.
     """
     for line in list(card_lines(order=order)):
         with _surviving(f"Marking {reference_of(line)}"):
@@ -64,16 +64,17 @@ def take_order(order: Any, **_: Any) -> None:
 def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
     """Buy the cards of an order of oscar once its new status says that it is paid.
 
-    Errors are not raised: the customer has paid, and the worker tries again.
+    No error is raised, because the customer has paid, and the worker tries again.
     """
     if new_status in conf.paid_statuses:
         _buy(list(card_lines(order=order)))
 
 
 def buy_missed(should_continue: Callable[[], bool]) -> None:
-    """Buy the cards of paid lines that have no order because a process died or failed.
+    """Buy the cards of paid lines that were not bought because a process died or failed.
 
-    Lines with the fewest failures come first; each failure doubles the pause.
+    Lines with the fewest failures come first. The pause before the next try doubles with each
+    failure.
     """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,
@@ -97,7 +98,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 
 
 def _tries(notes: str) -> tuple[int, datetime | None]:
-    """The number of failed tries, and the time of the next try."""
+    """The number of failed tries to buy a line's cards, and the time of the next try."""
     found = _TRIES.search(notes)
     with contextlib.suppress(ValueError):  # staff of the shop may have edited the notes
         if found:
@@ -117,8 +118,8 @@ def _buy(lines: Sequence[Any]) -> None:
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
-        # If the customer's address has changed, place_order() would refuse a line that has an
-        # order.
+        # If the customer's address has changed, place_order() would refuse the line, although the
+        # line has an order already.
         if (reference_of(line), line.order.number) not in known:
             what = f"Ordering {reference_of(line)}"
             with _surviving(what), translation.override(settings.LANGUAGE_CODE):
@@ -130,7 +131,7 @@ def _buy(lines: Sequence[Any]) -> None:
 
 
 def _place(line: Any) -> None:
-    """Place the order for the line; if the order is refused, add a note to oscar's order."""
+    """Place the order for the line; if the order is refused, say so in a note to oscar's order."""
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
     if order.currency != core.currency:

@@ -41,17 +41,17 @@ class BasketRefused(GiftcardsError):
 def check_cards(basket: Any, *, email: str = "") -> None:
     """Check that the cards in the basket can be bought, and are not sold at a loss.
 
-    Prices count after all discounts. No request to the provider is made. Raises
-    :exc:`BasketRefused`.
+    The prices after all discounts are compared with the costs. No request to the provider is made.
+    Raises :exc:`BasketRefused`.
     """
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
 
 def hold_cards(basket: Any, *, email: str = "", holder: str = "") -> None:
-    """Check the cards in the basket as the provider sells them now, and hold them for 20 minutes.
+    """Check the cards in the basket as the provider sells them now; hold them for 20 minutes.
 
     Call this right before the payment, outside any transaction. At most one request is made for
-    each product. ``holder`` is the person whose holds are limited: see
+    each product. ``holder`` is the person for whom the number of holds is limited: see
     :func:`giftcards.catalogue.hold`. If :exc:`BasketRefused` is raised, no card is held.
     """
     asked: set[str] = set()
@@ -80,7 +80,7 @@ def release_cards(basket: Any) -> None:
 
 
 def holds_of(basket: Any) -> list[str]:
-    """The references of the holds that lines of the basket may have."""
+    """The references under which lines of the basket may have holds."""
     return list(map(_hold_of, basket.lines.all()))
 
 
@@ -156,7 +156,7 @@ class GiftCardsCheckout:
         return transaction.non_atomic_requests(super().as_view(**initkwargs))  # type: ignore[misc]
 
     def check_pre_conditions(self, request: Any) -> None:
-        """Check oscar's conditions, and the cards, before each page of the payment."""
+        """Check the cards, and oscar's own conditions, before each page of the payment."""
         super().check_pre_conditions(request)  # type: ignore[misc]
         if request.method != "GET":
             return
@@ -181,7 +181,7 @@ class GiftCardsCheckout:
         release_cards(self.request.basket)
 
     def get_holder(self) -> str:
-        """The holder of the cards, whose holds are limited; "" for no limit.
+        """The holder for :func:`hold_cards`; "" if the number of holds is not limited.
 
         The holder is the user, or the IP address of a guest. A private address belongs to a proxy
         and stands for all guests, so it has no limit.

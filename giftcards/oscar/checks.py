@@ -1,4 +1,4 @@
-"""The system checks for mistakes that would leave cards unsold, unchecked or unseen."""
+"""System checks that find mistakes because of which cards would be unsold, unchecked or unseen."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def owned_orders(user: Any) -> QuerySet[Order]:
 
 
 def follow_order(order: Order, **_: Any) -> None:
-    """Update the line of ``order``; a receiver of a signal."""
+    """Update the line of ``order``. This function receives a signal."""
     line = line_of(order)
     if line is None:
         return
@@ -103,14 +103,14 @@ def follow_order(order: Order, **_: Any) -> None:
 
 
 def follow_refund(refund: CustomerRefund, **_: Any) -> None:
-    """Update the line after a refund to its customer; a receiver of a signal."""
+    """Update the line after a refund to its customer. This function receives a signal."""
     follow_order(refund.order)
 
 
 def set_status(line: Any, state: LineState) -> None:
     """Set the status of a line for the ``state`` of its cards.
 
-    The status need not be in the shop's pipeline, which cannot undo what the provider did.
+    The shop's pipeline need not allow the status, because it cannot undo what the provider did.
     """
     old, new = line.status, conf.line_statuses[state]
     if new == old:
@@ -121,7 +121,7 @@ def set_status(line: Any, state: LineState) -> None:
 
 
 def note_failure(line: Any, why: str) -> None:
-    """Add a note to oscar's order, once, about why the paid line cannot be bought."""
+    """Add one note to oscar's order that says why the paid line cannot be bought."""
     text = gettext("“%(title)s” could not be ordered. %(why)s")
     message = text % {"title": line.title, "why": why}
     if not line.order.notes.filter(message=message).exists():
@@ -143,7 +143,7 @@ def _delivered(parts: Sequence[Order]) -> int:
 
 
 def _note_refund(line: Any, parts: Sequence[Order]) -> None:
-    """Note the amount still owed, unless the last note about the line says the same."""
+    """Note the amount owed for the line, unless the last note about the line says the same."""
     # For cards that were ordered again, the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
     # The notes about this line end with this name, and are found by it.

@@ -31,18 +31,18 @@ ProductClass = get_model("catalogue", "ProductClass")
 # The names of the partner, product class and category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# A row of Lease that is no lease: it remembers the time of the last run, the settings about the
-# shelf, and the last record that was written.
+# The name of a row of Lease that is no lease. The row has the time of the last run, the settings
+# about the shelf, and the last record that was written.
 _MEMORY = "oscar's stock"
-# Changes may be committed late, so a run reads them from this time before the last run.
+# Changes may be committed late. So each run reads changes from this long before the last run.
 _OVERLAP = timedelta(minutes=1)
-# After a longer break, all records are written.
+# If the last run was longer ago than this, all records are written.
 _LONGEST = timedelta(days=1)
 _BATCH = 1_000
 
 
 def follow_changes(should_continue: Callable[[], bool]) -> None:
-    """Update the stock records with the changes on the shelf since the last run.
+    """Update the stock records of cards whose offer has changed since the last run.
 
     After a change of a setting about the shelf, and once a day, all stock records are written.
     """
@@ -63,7 +63,7 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """The time of the last run, and the primary key of the last record, or "" after all records."""
+    """The time of the last run, and the key of the last record written; "" if all were written."""
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
     settings, _, rest = memory.token.partition("/")
     since = memory.until
@@ -74,7 +74,7 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 
 def _settings() -> str:
-    """A fingerprint of the settings that decide about the shelf."""
+    """A fingerprint of the settings that decide which cards are on the shelf, and their prices."""
     decisive = (core.pricing, core.currency, core.catalogue_skip, core.least_stock)
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 
@@ -94,8 +94,8 @@ def _changed(since: datetime) -> set[str]:
     changes = OfferChange.objects.filter(at__gte=since)
     for changed in (
         kinds.filter(read_at__gte=since),
-        # Since the last run, the last reading of these types has become too old: they are not for
-        # sale.
+        # The last answers about these types have become too old since the last run, so the types
+        # are not for sale.
         kinds.filter(read_at__gte=since - stale_after(), read_at__lte=now - stale_after()),
         kinds.filter(priced_at__gte=since),
         kinds.filter(pk__in=changes.order_by().values("type")),
@@ -106,9 +106,9 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_hold(instance: Hold, **_: Any) -> None:
-    """Mark the stock record of a deleted hold for the next run; a receiver of a signal."""
+    """Mark the stock record of an ended hold for the next run. This function receives a signal."""
     sku = sku_of(instance.product_id, instance.type_id)
-    # After the commit, no transaction has to wait for the record's lock.
+    # The record is marked after the commit, so that no transaction has to wait for its lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)
 
 
@@ -120,7 +120,7 @@ def follow_offers(skus: Collection[str] | None = None) -> int:
     """Write the shelf's prices and stock to the stock records; return the number that changed.
 
     ``skus`` selects the records, by default all. Cards that are not on the shelf cannot be bought.
-    Records that cannot be written are logged.
+    If a record cannot be written, this is logged.
     """
     if skus is None:
         skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
@@ -150,7 +150,7 @@ def _follow_batch(skus: Collection[str]) -> int:
             logger.error(  # noqa: TRY400 (a traceback may hold a row)
                 "The stock record of %s cannot be written: %s", sku, type(error).__name__
             )
-            # This makes the next run try again.
+            # The changed record is written again in the next run.
             _touch(sku)
     return changed
 
@@ -163,29 +163,31 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
         left = 0
     if (price, left) == (record.price, record.net_stock_level):
         return False
-    # Cards that oscar has allocated are held or ordered: they are not on the shelf.
+    # Cards that oscar has allocated are held or ordered, so the shelf does not count them.
     record.price, record.num_in_stock, record.num_allocated = price, left, 0
-    # Saving an instance makes oscar notify customers who wait for the card.
+    # The instance is saved, because oscar then notifies customers who wait for the card.
     record.save(update_fields=["price", "num_in_stock", "num_allocated", "date_updated"])
     return True
 
 
 def _left(kind: ProductType | None) -> int:
-    """The number of cards that can be bought; for an unknown stock, the limit of an order."""
+    """The number of cards that can be bought; if the stock is unknown, the limit of one order."""
     if kind is None:
         return 0
     return MAX_QUANTITY if kind.available is None else kind.available
 
 
 def lock_stock(instance: Any, **_: Any) -> None:
-    """Lock the stock records for an order that oscar is placing; a receiver of a signal.
+    """Lock the stock records for an order that oscar is placing. This function receives a signal.
 
     In MariaDB, oscar locks the records for reading when it inserts lines, and for writing when it
-    allocates cards. Two customers who buy the same card at once would cause a deadlock.
+    allocates cards. Without this, two customers who buy the same card simultaneously would cause a
+    deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)
-        # One statement that reads and locks the rows would fail whenever it had to wait.
+        # Two statements: a single one that reads and locks the rows would fail whenever it had to
+        # wait.
         keys = list(of_basket.values_list("pk", flat=True))
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))
 
@@ -193,8 +195,8 @@ def lock_stock(instance: Any, **_: Any) -> None:
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
     """Create the products on the shelf that oscar's catalogue lacks; return their number.
 
-    ``product_ids`` are the provider's ids, by default all. Types for tests need ``with_tests``,
-    because everybody could buy their cards.
+    ``product_ids`` are the provider's ids; by default, all products are created. Types for tests
+    are left out unless ``with_tests`` is True, because every customer could buy them.
     """
     kinds = offers()
     if product_ids:
