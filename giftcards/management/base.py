@@ -68,7 +68,7 @@ class GiftcardsCommand(ConsoleCommand):
             ) from error
 
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
-        """Fail if the database is missing, or a table of the core or of the command's own app."""
+        """Fail if the database, or a table of the core or of the command's app, is missing."""
         core = apps.get_app_config("giftcards")
         own = apps.get_containing_app_config(type(self).__module__) or core
         for app in {core, own}:
@@ -194,7 +194,7 @@ def fail_on(sentences: Iterable[str]) -> None:
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """Return ``found`` for ``--json``, with "ok" for an empty text."""
+    """Return ``found`` for ``--json``, with "ok" in place of each empty text."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
@@ -217,7 +217,7 @@ def typed_amount(name: str, text: str) -> Decimal:
 
 
 def order_as_dict(order: Order) -> dict[str, Any]:
-    """Return the order for ``--json``."""
+    """Return the facts about ``order`` for ``--json``."""
     breakdown = refund_breakdown(order)
     return {
         "reference": order.reference,
@@ -274,7 +274,7 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 
 
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
-    """Yield the customer's money as lines; ``customer`` is from :func:`customer_as_dict`."""
+    """Yield lines on the customer's money; ``customer``: a result of :func:`customer_as_dict`."""
     if customer is None:
         return
     yield "  customer"
@@ -333,7 +333,10 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """Return what ``order`` waits for, as the end of a sentence, and since when; or ``None``."""
+    """Return what ``order`` waits for, and since when it waits; ``None`` if it does not wait.
+
+    What it waits for is the end of a sentence.
+    """
     state = STATES[order.status]
     if order.is_held or not state.waits_for:
         return None
@@ -341,7 +344,7 @@ def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
 
 
 def reason(order: Order) -> str:
-    """Return the open problems of ``order`` in English, or else its last status change."""
+    """Return the open problems of ``order`` in English, or else why its status changed last."""
     if order.open_problems:
         return " ".join(map(str, order.open_problems))
     last = order.changes.last()

@@ -1,7 +1,7 @@
 """The groups of staff that ``giftcards_setup`` creates: one for each role.
 
 A group is created once and then belongs to the shop. Permissions that the shop adds stay; those
-that it removes come back only by a repair.
+that it removes come back only with ``--repair-groups``.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) 
     group = Group.objects.filter(name=name).first()
     if group is None:
         try:
-            # Later runs leave an existing group as it is, so one transaction makes it whole.
+            # A later run would leave a half-made group as it is, so one transaction makes all.
             with transaction.atomic(using=router.db_for_write(Group)):
                 Group.objects.create(name=name).permissions.add(*wanted)
         except IntegrityError:

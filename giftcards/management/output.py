@@ -35,7 +35,7 @@ class OutputClosed(Exception):
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """Django's help formatter, but with paragraphs and lines of examples."""
+    """Django's help formatter, but it keeps paragraphs, and the lines of the examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         *notes, last = text.split("\n\n")
@@ -70,13 +70,13 @@ class ConsoleCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except OutputClosed:
-            # Otherwise Python would write the rest at exit, and report an error.
+            # Otherwise Python would write the rest of the output at exit, and report an error.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise SystemExit(UNFINISHED) from None
 
     def put(self, text: str, *, ending: str = "\n") -> None:
-        """Print ``text`` at once; raise :exc:`OutputClosed` if the pipe is closed."""
+        """Print ``text`` without delay; raise :exc:`OutputClosed` if the pipe is closed."""
         try:
             self.stdout.write(text, ending=ending)
             self.stdout.flush()
@@ -95,7 +95,7 @@ class Progress:
         self._put = put
         self._is_live = is_live
         self._text = self._result = ""
-        # The time of the log's next line (monotonic).
+        # The time when a log gets its next line (from the monotonic clock).
         self._next_at = 0.0
         self._since = timezone.now()
         # The line at the cursor, to be redrawn; "" if there is none.
@@ -116,10 +116,10 @@ class Progress:
         unless_short: bool = False,
         bar: str = "",
     ) -> None:
-        """Show ``text``; with ``unless_short``, a log shows it only after some seconds.
+        """Show ``text``; with ``unless_short``, a log shows it only if the wait lasts some seconds.
 
         The wait began at ``since``, or else at the first call with this ``text``. A terminal also
-        shows all of ``bar``.
+        shows ``bar``; if the line is too long, ``text`` is cut.
         """
         now = time.monotonic()
         if text != self._text:
@@ -129,8 +129,8 @@ class Progress:
         elif since is not None:
             self._since = since
         if self._is_live:
-            # The cursor stays at the start, so that a log on the same terminal overwrites this
-            # line.
+            # The cursor stays at the start of the line, so that a log on the same terminal
+            # overwrites it.
             line = self._line(bar, shutil.get_terminal_size().columns - 1)
             if line != self._drawn:
                 self._put(f"\r{line}\x1b[K\r", ending="")

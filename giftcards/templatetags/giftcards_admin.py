@@ -12,7 +12,7 @@ register = template.Library()
 
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
-    """Return the tiles that the user may see, if there are any."""
+    """Return the context of the start page: search box, tiles and the line about today."""
     # Django imports this module in sites without an admin, too.
     from giftcards.admin.desk.start import show_desk
 

@@ -75,7 +75,7 @@ class Command(GiftcardsCommand):
         )
 
     def find_database(self, options: dict[str, Any]) -> None:
-        """With ``--loop``, wait for a database that is down; fail if it is not migrated."""
+        """Fail if a table is missing; with ``--loop``, wait for a database that is down."""
         if not options["loop"]:
             super().find_database(options)
             return

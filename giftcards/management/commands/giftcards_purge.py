@@ -61,5 +61,5 @@ def _days(text: str) -> int:
 
 
 def _so_far(done: Purge) -> str:
-    # Steps of 10,000: a log gets a line whenever the text changes.
+    # The number grows in steps of 10,000, because a log gets a line whenever the text changes.
     return f"Looking through old orders: more than {done.orders // 10_000 * 10_000} so far"

@@ -89,7 +89,8 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
             progress.show(text, unless_short=True)
             return True
 
-        # Lost orders are checked now, unless they wait for a person (no due time).
+        # Lost orders are checked now. Those without a due time wait for a person, and stay as they
+        # are.
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
@@ -97,10 +98,11 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Hold the orders that the provider may have bought already.
+    """Hold the orders that the provider may have already, until a person decides about them.
 
-    It does not search for lost orders, because a search may send one again. The lease of the loop
-    keeps workers out. If the lease is lost, the reading of the list ends early.
+    Lost orders are not searched for, because a search may send an order again. This function takes
+    the lease of the workers' loop, so that no worker runs. If it loses the lease, it stops reading
+    the provider's list.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
     token = Lease.objects.take(Lease.LOOP, tuning.lease)
@@ -137,7 +139,7 @@ def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
 
 
 class _Found:
-    """The result of the command; ``bought`` is given with ``--after-restore`` only."""
+    """The result of the command; ``bought`` is ``None`` without ``--after-restore``."""
 
     def __init__(
         self,
@@ -178,7 +180,7 @@ class _Found:
         are, orders = "is" if count == 1 else "are", counted(count, "order")
         nobodys = f"{orders} at the provider since {iso(self._since)} {are} nobody's here"
         if not self._is_read:
-            # "0 orders" would be wrong.
+            # "0 orders" would be wrong, because nothing was read.
             lines += ["The provider's list could not be read: it may have orders unknown here."]
         elif not self.is_whole:
             lines += [f"{nobodys}. There may be more: the list was not read whole."]
@@ -206,9 +208,9 @@ class _Found:
 
 
 def _describe_orphans(listing: Listing, key: ApiKey) -> Iterator[dict[str, Any]]:
-    """Describe the rows of the list that belong to no order.
+    """Describe the rows of the provider's list that belong to no order.
 
-    "order" is the reference of the order that a row buys a second time, or "".
+    "order" is the reference of the order whose cards a row has bought a second time, or "".
     """
     orphans = find_orphans(listing)
     repeated = note_repetitions(orphans, listing, key)

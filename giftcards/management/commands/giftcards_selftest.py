@@ -45,7 +45,7 @@ _SALE_PRICE = Decimal(10_000)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """An order and its expected result; an empty ``type_id`` means an ordinary type."""
+    """An order and its expected result; "" as ``type_id`` stands for the option ``--type``."""
 
     name: str
     type_id: str
@@ -64,7 +64,7 @@ SCENARIOS = (
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTrial:
-    """The provider's behaviour towards a purchase with a reference."""
+    """The result of a trial: whether the provider accepts, shows and checks references."""
 
     is_accepted: bool
     is_told: bool = False
@@ -123,7 +123,7 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # Before the scenarios add cards.
+        # The keys are tried before the scenarios add cards.
         cards = Card.objects.all().try_keys()
         reports = []
         with Gateway() as gateway, self.progress(options) as progress:
@@ -186,7 +186,7 @@ def run(
 ) -> Iterator[SelfTestReport]:
     """Yield a report for each scenario; all orders are placed first, and settle in parallel.
 
-    ``on_wait`` is called from time to time until an order has settled.
+    ``on_wait`` is called from time to time until the order of a scenario has settled.
     """
     with transaction.atomic():
         orders = [
@@ -213,16 +213,17 @@ def run(
         for seen in watch(placed, gateway):
             order = seen
             on_wait(scenario, order)
-            # The provider may take long to name the price.
+            # Not waited for: the provider may take long to name the price.
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))
 
 
 def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
-    """Buy twice with one reference, and look for it in the provider's answers.
+    """Buy twice with one reference, and look for the reference in the provider's answers.
 
-    The test type delivers no cards. The list is read last, because it may lag. Returns ``None`` if
+    The test type delivers no cards. The provider's list of orders is read last, because a new order
+    may be missing in it at first. Returns ``None`` if
     the provider gives no usable answer.
     """
 

@@ -35,7 +35,7 @@ from giftcards.watch.overview import (
     versions,
 )
 
-# The overview prints only the sentence of these conditions.
+# Conditions of which the overview prints a sentence, and nothing else.
 _JUDGED = ("chores", "queue", "keys", "balance")
 _TIMES = (
     "paused_until",
@@ -94,7 +94,7 @@ class _Overview:
 
     def __init__(self) -> None:
         self.standing = Standing()
-        # Why the keys cannot open the newest and the oldest card, or "".
+        # For the newest and the oldest card: why the keys cannot open it, or "".
         self.cards = self.standing.once(try_keys)
         self.state = self.standing.state
         self.schedule = schedule_problem()
@@ -220,7 +220,7 @@ def _encryption_keys() -> list[KeyInUse]:
     try:
         return encryption_keys(counts_all=True)
     except ConfigurationError:
-        return []  # reported for the cards
+        return []  # the text about the cards reports this
 
 
 def _backlog(backlog: Backlog | None) -> str:
