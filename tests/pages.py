@@ -7,8 +7,10 @@ import time
 from html import unescape
 from typing import Any
 
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -175,6 +177,27 @@ def tiles(html: str) -> dict[str, tuple[str, str]]:
 def listed(client: Client, address: str) -> int:
     """The number of rows on the list at ``address``."""
     return int(client.get(address).context["cl"].result_count)
+
+
+def found(html: str) -> str:
+    """What a page says that it has found."""
+    return text(element(html, "aria-live", "section"))
+
+
+TOO_MANY_SEARCHES = "You have searched 30 times within an hour. Try again later."
+
+
+def search_often(browser: Client, times: int) -> None:
+    """The person has searched for cards so many times."""
+    LogEntry.objects.bulk_create(
+        LogEntry(
+            user_id=browser.session["_auth_user_id"],
+            content_type=ContentType.objects.get_for_model(Card),
+            object_repr="Find by card code",
+            action_flag=CHANGE,
+        )
+        for _number in range(times)
+    )
 
 
 PASSWORD = " correct CANARY-KEY horse "

@@ -13,6 +13,7 @@ from django.contrib.admin import AdminSite
 from django.contrib.auth import get_user_model
 from django.db import models
 from django.db.models.constants import LOOKUP_SEP
+from django.http import QueryDict
 from django.test import Client, RequestFactory
 from django.urls import path
 from django.utils import timezone
@@ -233,13 +234,14 @@ def test_no_number_of_a_column_sorts_by_what_the_page_does_not_offer(
     page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor by a column that a shop has added: it may be masked, or without an index."""
-    boss = sign_in(superuser=True)
+    request = sign_in(superuser=True).get(address(page)).wsgi_request
     own = [field.name for field in page.opts.fields]
     monkeypatch.setattr(page, "list_display", (*page.list_display, *own))
     monkeypatch.setattr(page, "sortable_by", ("id",))
 
     def listed(number: int) -> Any:
-        return boss.get(address(page), {"o": str(number)}).context_data["cl"]
+        request.GET = QueryDict(f"o={number}")
+        return page.get_changelist_instance(request)
 
     usual = listed(999)
     numbers = [usual.list_display.index(name) for name in own if name != "id"]
@@ -322,5 +324,7 @@ def test_a_value_that_nobody_means_is_no_error(page: Any, value: list[str]) -> N
     boss = sign_in(superuser=True)
     make_guide_order(Status.REFUNDED)
     for name in (*ASKED[page.opts.model_name], "p", "o", "q", "_to_field"):
-        response = boss.get(address(page), {name: value}, follow=True)
-        assert response.status_code in {200, 400}, name
+        response = boss.get(address(page), {name: value})
+        # Django leads from a question without an answer to the list.
+        is_led_back = response.get("Location", "").endswith("?e=1")
+        assert response.status_code in {200, 400} or is_led_back, name

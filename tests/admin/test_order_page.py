@@ -138,25 +138,6 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
         summary(html).replace("\xa0", " "),
     )
     assert "contradict" not in html
-
-
-def test_the_details_leave_out_what_is_not_known(boss: Client) -> None:
-    html = show(boss, make_guide_order(Status.PENDING, reference="web-1"))
-    assert fields(html) == {
-        "Reference": "web-1",
-        "Status": "Waiting to be sent",
-        "Product": PRODUCT,
-        "Type": TYPE,
-        "Quantity": "5",
-    }
-    assert "None" not in text(html)
-
-
-# The money.
-
-
-def test_the_breakdown_shows_both_sides_with_their_arithmetic(boss: Client) -> None:
-    html = show(boss, settle("web-1", PARTIAL, **SOLD))
     assert money(html) == [
         ["", "Calculation", "Amount"],
         ["The provider"],
@@ -171,6 +152,12 @@ def test_the_breakdown_shows_both_sides_with_their_arithmetic(boss: Client) -> N
     ]
     assert 'aria-label="3 cards delivered. 2 cards credited back."' in html
     assert re.findall(r'<rect [^>]*width="([^"]*)"', html) == ["60.00", "40.00"]
+    # A final order is not followed.
+    assert "giftcards-follow" not in html
+    assert "order.js" not in html
+
+
+# The money.
 
 
 def test_an_unknown_amount_is_said_to_be_unknown(boss: Client) -> None:
@@ -202,6 +189,10 @@ def test_the_page_says_why_an_order_has_no_breakdown(
     assert "giftcards-breakdown" not in html
     assert "<svg" not in element(html, "giftcards-money", "section")
     assert f"Refund breakdown {sentence}" in text(html)
+    assert "None" not in text(html)
+    if status == Status.PENDING:
+        # What is not known is left out.
+        assert list(fields(html)) == ["Reference", "Status", "Product", "Type", "Quantity"]
     none = "No card was delivered." if status == Status.REJECTED else "No card has come yet."
     assert f"Cards {none}" in text(html)
 
@@ -262,7 +253,13 @@ class TestTickingOff:
 
     def test_a_ticked_off_problem_shows_who_did_so_and_when(self, order: Order) -> None:
         browser = sign_in("view_order", "check_order")
-        assert self.post(browser, order, LOST) == ["Ticked off."]
+        address = order_page(order, "tick_off")
+        asked = read(browser.get(address, {"problem": LOST.key}))
+        assert LOST.text in text(asked)
+        assert hidden(asked)["problem"] == LOST.key
+        order.refresh_from_db()
+        assert len(order.open_problems) == 2
+        assert told(browser.post(address, hidden(asked), follow=True)) == ["Ticked off."]
         html = read(browser.get(order_page(order)))
         assert html.count("Tick off") == 1
         assert f"{LOST.text} Ticked off by user0, " in text(html)
@@ -281,7 +278,9 @@ class TestTickingOff:
         address = order_page(order, "tick_off")
         form = {"problem": problem, "state_token": state_token(order)}
         answer = browser.post(address, form, follow=True)
-        assert messages(read(answer)) == ["This problem is over: the page shows what holds now."]
+        over = ["This problem is over: the page shows what holds now."]
+        assert messages(read(answer)) == over
+        assert told(browser.get(address, {"problem": problem}, follow=True)) == over
         assert not order.acknowledgements.exists()
 
     def test_ticking_off_a_problem_of_an_earlier_attempt_does_nothing(self) -> None:
@@ -298,18 +297,6 @@ class TestTickingOff:
         order.refresh_from_db()
         assert order.open_problems == [lost]
 
-    def test_a_page_asks_before_a_problem_is_ticked_off(self, order: Order) -> None:
-        browser = sign_in("view_order", "check_order")
-        address = order_page(order, "tick_off")
-        html = read(browser.get(address, {"problem": LOST.key}))
-        assert LOST.text in text(html)
-        assert hidden(html)["problem"] == LOST.key
-        order.refresh_from_db()
-        assert len(order.open_problems) == 2
-        assert told(browser.post(address, hidden(html), follow=True)) == ["Ticked off."]
-        over = ["This problem is over: the page shows what holds now."]
-        assert told(browser.get(address, {"problem": "other"}, follow=True)) == over
-
     def test_the_hint_for_developers_is_for_those_who_may_resume_calls(self) -> None:
         refused = {"reason": "key_refused", "provider_code": "INVALID_ACCESS_TOKEN"}
         order = make_guide_order(Status.PENDING, problems=[Problem("not_sent", refused)])
@@ -323,17 +310,19 @@ class TestTickingOff:
 # Cards.
 
 
-def test_cards_are_masked_for_who_may_not_find_or_reveal_them() -> None:
+@pytest.mark.parametrize(
+    ("permission", "shown"),
+    [
+        ("check_order", ["••••"] * 3),
+        ("find_card", ["••••AAAA", "••••BBBB", "••••CCCC"]),
+        ("reveal_card", ["••••AAAA", "••••BBBB", "••••CCCC"]),
+    ],
+)
+def test_codes_are_masked_but_for_their_ends_to_who_may_find_or_reveal_them(
+    permission: str, shown: list[str]
+) -> None:
     order = settle("web-1", PARTIAL)
-    html = show(sign_in("view_order", "check_order"), order)
-    assert cards(html) == ["••••"] * 3
-
-
-@pytest.mark.parametrize("permission", ["find_card", "reveal_card"])
-def test_the_end_of_a_code_is_shown_to_who_may_find_or_reveal_it(permission: str) -> None:
-    order = settle("web-1", PARTIAL)
-    html = show(sign_in("view_order", permission), order)
-    assert cards(html) == ["••••AAAA", "••••BBBB", "••••CCCC"]
+    assert cards(show(sign_in("view_order", permission), order)) == shown
 
 
 @pytest.mark.parametrize(
@@ -580,7 +569,8 @@ class TestNotes:
         self, order: Order, permission: str
     ) -> None:
         browser = sign_in("view_order", permission)
-        assert 'name="note"' in show(browser, order)
+        for page in ("change", "note"):
+            assert 'name="note"' in read(browser.get(order_page(order, page)))
         assert self.post(browser, order, " <b>Called</b>\r\nback \r\n") == ["The note was added."]
         note = Note.objects.get()
         assert (note.order, note.text, note.by) == (order, "<b>Called</b>\nback", "user0")
@@ -622,10 +612,6 @@ class TestNotes:
         Note.objects.update(at=timezone.now() - timedelta(minutes=2))
         self.post(boss, order, "Called.")
         assert Note.objects.count() == 4
-
-    def test_by_a_get_a_page_asks_for_the_note(self, boss: Client, order: Order) -> None:
-        assert 'name="note"' in read(boss.get(order_page(order, "note")))
-        assert not Note.objects.exists()
 
 
 # Related orders.
@@ -759,11 +745,9 @@ class TestCheckingNow:
         before = Order.objects.values().get()
         [told] = self.press(boss, order)
         assert told.startswith(why)
+        assert boss.get(order_page(order, "check")).status_code == 405
         assert Order.objects.values().get() == before
         assert not LogEntry.objects.exists()
-
-    def test_check_now_by_a_get_is_not_allowed(self, boss: Client) -> None:
-        assert boss.get(order_page(make_guide_order(), "check")).status_code == 405
 
 
 # Following an open order.
@@ -789,27 +773,17 @@ def test_the_fingerprint_differs_once_the_order_has_changed(boss: Client) -> Non
         seen = ask(boss, order)["fingerprint"]
 
 
-def test_the_page_of_a_final_order_asks_nothing(boss: Client) -> None:
-    html = show(boss, settle("web-1", PARTIAL))
-    assert "giftcards-follow" not in html
-    assert "order.js" not in html
-
-
-def test_the_fingerprint_is_for_who_may_see_the_order_and_is_not_stored() -> None:
+def test_the_fingerprint_is_for_who_may_see_the_order_and_takes_one_query_about_it() -> None:
     order = make_guide_order()
-    answer = sign_in("view_order").get(order_page(order, "fingerprint"))
+    viewer = sign_in("view_order")
+    answer = viewer.get(order_page(order, "fingerprint"))
     assert "no-store" in answer["Cache-Control"]
+    with CaptureQueriesContext(connection) as queries:
+        ask(viewer, order)
+    # Session, user, two of permissions, the order.
+    assert len(queries) == 5
     assert sign_in("add_order").get(order_page(order, "fingerprint")).status_code == 403
     assert Client().get(order_page(order, "fingerprint")).status_code == 302
-
-
-def test_asking_for_the_fingerprint_takes_one_query_about_the_order(boss: Client) -> None:
-    order = make_guide_order()
-    ask(boss, order)
-    with CaptureQueriesContext(connection) as queries:
-        ask(boss, order)
-    # Session, user, the order.
-    assert len(queries) == 3
 
 
 def test_the_page_has_no_script_or_style_of_its_own_inside(boss: Client) -> None:

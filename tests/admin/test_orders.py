@@ -35,9 +35,6 @@ def press_check_now(browser: Client, *chosen: Order) -> Any:
     )
 
 
-# The pause of all calls.
-
-
 REFUSED = "The provider refused the API key (INVALID_ACCESS_TOKEN)."
 
 
@@ -46,32 +43,23 @@ def banner(html: str) -> str:
     return text(found[0]) if found else ""
 
 
-def test_order_list_says_that_calls_are_paused(boss: Client) -> None:
+def test_order_list_says_that_calls_are_paused(boss: Client, set_conf: Callable[..., None]) -> None:
+    assert banner(read(boss.get(LIST))) == ""
+    # A key that was replaced.
+    refuse_key(REFUSED, api_key="another")
     assert banner(read(boss.get(LIST))) == ""
     refuse_key(REFUSED)
-    assert banner(read(boss.get(LIST))) == (
-        "Requests to the provider are paused."
-        " The provider refuses the API key or this server's address."
-        " Ask your developer."
-    )
-
-
-def test_order_list_of_a_site_without_the_key_says_that_calls_are_paused(
-    boss: Client, settings: Any
-) -> None:
-    refuse_key(REFUSED)
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "API_KEY": ""}
-    assert banner(read(boss.get(LIST))).startswith("Requests to the provider are paused.")
+    paused = "Requests to the provider are paused."
+    refused = "The provider refuses the API key or this server's address. Ask your developer."
+    assert banner(read(boss.get(LIST))) == f"{paused} {refused}"
+    # A site without the key.
+    set_conf(API_KEY="")
+    assert banner(read(boss.get(LIST))).startswith(paused)
 
 
 def test_order_list_does_not_show_a_pause_that_is_over(boss: Client) -> None:
     ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-1))
     ProviderState.objects.update(paused_until=ago(61))
-    assert banner(read(boss.get(LIST))) == ""
-
-
-def test_order_list_does_not_show_a_refused_key_that_was_replaced(boss: Client) -> None:
-    refuse_key(REFUSED, api_key="another")
     assert banner(read(boss.get(LIST))) == ""
 
 
@@ -91,29 +79,18 @@ def test_order_list_says_that_a_running_worker_has_another_key_that_is_refused(
     assert banner(read(boss.get(LIST))) == ""
 
 
-# Who may do what.
-
-
 def snapshot() -> list[dict[str, Any]]:
     return list(Order.objects.order_by("pk").values())
 
 
-def test_anonymous_visitors_are_asked_to_log_in() -> None:
+def test_who_is_not_staff_is_asked_to_log_in_and_staff_without_permission_see_nothing() -> None:
     order = make_guide_order()
+    customer, browser = sign_in("view_order", "find_card", staff=False), sign_in()
     for address in (LIST, ADD, FIND, order_page(order), f"{LIST}{order.pk}/history/"):
-        for answer in (Client().get(address), Client().post(address, {"secret": "x"})):
-            assert answer.status_code == 302
-            assert answer["Location"] == f"/admin/login/?next={address}"
-
-
-def test_users_who_are_not_staff_are_asked_to_log_in() -> None:
-    browser = sign_in("view_order", "find_card", staff=False)
-    assert browser.get(LIST).status_code == browser.get(FIND).status_code == 302
-
-
-def test_staff_without_permission_see_nothing() -> None:
-    order, browser = make_guide_order(), sign_in()
-    for address in (LIST, ADD, FIND, order_page(order), f"{LIST}{order.pk}/history/"):
+        for visitor in (Client(), customer):
+            for answer in (visitor.get(address), visitor.post(address, {"secret": "x"})):
+                assert answer.status_code == 302
+                assert answer["Location"] == f"/admin/login/?next={address}"
         assert browser.get(address).status_code == 403
         assert browser.post(address, {"secret": "x"}).status_code == 403
     assert "Gift cards" not in read(browser.get("/admin/"))
@@ -132,6 +109,7 @@ def test_staff_who_may_view_can_change_nothing() -> None:
     assert "Delete" not in page
     for address in (ADD, FIND):
         assert browser.get(address).status_code == browser.post(address, FORM).status_code == 403
+    assert browser.post(order_page(order), {**FORM, "_saveasnew": "1"}).status_code == 403
     assert messages(read(press_check_now(browser, order))) == []
     assert snapshot() == before
     assert OrmQ.objects.count() == 0
@@ -160,16 +138,6 @@ def test_cards_notes_and_what_the_engine_keeps_have_no_pages() -> None:
     ours = [model for model in admin.site._registry if model._meta.app_label == "giftcards"]
     shown = {CardReveal, CustomerRefund, Desk, Order, Product, ProviderState}
     assert set(ours) == shown
-
-
-def test_save_as_new_needs_the_permission_to_add() -> None:
-    order = make_guide_order(reference="web-1")
-    forged = {**FORM, "_saveasnew": "1"}
-    assert sign_in("view_order").post(order_page(order), forged).status_code == 403
-    assert Order.objects.get() == order
-
-
-# Check now.
 
 
 @pytest.mark.django_db(transaction=True)

@@ -46,8 +46,6 @@ from tests.stage import (
     PROVIDER,
     PSN,
     ago,
-    fill_catalogue,
-    refuse_key,
     run_sweep,
     spend_budget,
 )
@@ -72,13 +70,16 @@ class TestWhoMayOnlyAdd:
 
     @pytest.mark.parametrize("quantity", ["5", "4"])
     def test_a_reference_of_somebody_else_is_taken_for_staff_who_may_only_add(
-        self, browser: Client, quantity: str
+        self, browser: Client, boss: Client, quantity: str
     ) -> None:
         confirmed = hidden(read(browser.post(ADD, FORM)))
-        place(sign_in(superuser=True), FORM)
+        place(boss, FORM)
         html = read(browser.post(ADD, {**FORM, "quantity": quantity}))
         late = read(browser.post(ADD, {**confirmed, "quantity": quantity}))
         assert errors(html) == errors(late) == [TAKEN]
+        assert f'name="quantity" value="{quantity}"' in html
+        if quantity == "4":
+            assert errors(read(boss.post(ADD, {**FORM, "quantity": quantity}))) == [TAKEN]
         assert LogEntry.objects.count() == 1
         assert Order.objects.get().quantity == 5
 
@@ -131,14 +132,6 @@ def test_the_add_form_offers_a_new_reference_each_time(boss: Client) -> None:
     first = offered()
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", first)
     assert offered() != first
-
-
-def test_a_reference_of_another_line_is_refused(boss: Client) -> None:
-    place(boss, FORM)
-    html = read(boss.post(ADD, {**FORM, "quantity": "4"}))
-    assert errors(html) == [TAKEN]
-    assert 'name="quantity" value="4"' in html
-    assert Order.objects.get().quantity == 5
 
 
 @pytest.mark.parametrize(
@@ -202,11 +195,17 @@ def test_the_add_form_is_protected_against_forgery() -> None:
 
 @pytest.fixture
 def read_in(simulator: Simulator) -> Simulator:
-    """Catalogue and balance have been read; the provider goes on answering."""
-    fill_catalogue()
+    """Catalogue and balance were read a moment ago; the provider goes on answering."""
     now = timezone.now()
+    read = {"listed_at": now, "types_read_at": now, "asked_at": now}
+    for key, sold in simulator.catalogue.items():
+        named = {"product_id": key, "name": sold.title, "category": sold.category}
+        product = Product.objects.create(**named, **read)
+        for type_id, kind in sold.types.items():
+            values = {"name": kind.name, "price": kind.price, "stock": kind.stock}
+            ProductType.objects.create(product=product, type_id=type_id, read_at=now, **values)
+    ProviderState.objects.current()
     ProviderState.objects.update(balance=simulator.balance, balance_read_at=now)
-    simulator.forget_requests()
     return simulator
 
 
@@ -288,16 +287,6 @@ def test_what_is_not_for_sale_is_not_offered(boss: Client, read_in: Simulator) -
     assert "TEST_REFUND" not in names
 
 
-def test_without_a_catalogue_the_ids_are_asked_for(boss: Client) -> None:
-    html = read(boss.get(ADD))
-    assert 'name="card"' not in html
-    assert "The provider's catalogue has not been read yet" in text(html)
-    assert (
-        errors(read(boss.post(ADD, {**FORM, "product_id": "", "type_id": ""})))
-        == ["This field is required."] * 2
-    )
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -337,22 +326,34 @@ def test_an_order_can_be_placed_in_a_pop_up(boss: Client, read_in: Simulator) ->
     assert f"&quot;value&quot;: &quot;{Order.objects.get().pk}&quot;" in html
 
 
-@pytest.mark.parametrize("ids", [{}, {"product_id": PRODUCT, "type_id": TYPE}])
-def test_the_same_card_chosen_and_given_by_id_is_one_card(
-    boss: Client, read_in: Simulator, ids: dict[str, str]
-) -> None:
-    place(boss, {**CHOSEN, **ids})
-    order = Order.objects.get()
-    assert order.line == (PRODUCT, TYPE, 2)
-    assert (order.product_name, order.type_name) == ("PlayStation Network", "PSN 500 DA")
-
-
 @pytest.mark.usefixtures("read_in")
-def test_a_card_that_the_catalogue_does_not_have_can_be_given_by_its_ids(boss: Client) -> None:
+def test_a_card_is_chosen_or_given_by_its_ids_whether_the_catalogue_has_it_or_not(
+    boss: Client,
+) -> None:
+    ids = {"product_id": PRODUCT, "type_id": TYPE}
+    for reference, typed in (("web-1", CHOSEN), ("web-2", {**CHOSEN, **ids})):
+        place(boss, {**typed, "reference": reference})
+        order = Order.objects.get(reference=reference)
+        assert order.line == (PRODUCT, TYPE, 2)
+        assert (order.product_name, order.type_name) == ("PlayStation Network", "PSN 500 DA")
     ProductType.objects.all().delete()
     Product.objects.filter(name="Steam").delete()
     place(boss, FORM)
-    assert Order.objects.get().line == (PRODUCT, TYPE, 5)
+    assert Order.objects.get(reference="web-1042").line == (PRODUCT, TYPE, 5)
+
+
+@pytest.mark.usefixtures("simulator")
+def test_without_a_catalogue_the_ids_are_asked_for_and_names_shown_all_the_same(
+    boss: Client,
+) -> None:
+    html = read(boss.get(ADD))
+    assert 'name="card"' not in html
+    assert "The provider's catalogue has not been read yet" in text(html)
+    wrong = errors(read(boss.post(ADD, {**FORM, "product_id": "", "type_id": ""})))
+    assert wrong == ["This field is required."] * 2
+    html = read(boss.post(ADD, FORM))
+    assert facts(html)["Product"] == f"PlayStation Network {PRODUCT}"
+    assert not Product.objects.exists()
 
 
 @pytest.mark.usefixtures("read_in")
@@ -375,18 +376,17 @@ def add_types(count: int) -> None:
     )
 
 
+HELP = "A part of the name of the product or of the card."
+
+
 @pytest.mark.parametrize(
     ("typed", "found", "told"),
     [
-        ("", [], "A part of the name of the product or of the card."),
-        ("STEAM usd", ["Steam 5 USD"], "A part of the name of the product or of the card."),
+        ("", [], HELP),
+        ("STEAM usd", ["Steam 5 USD"], HELP),
         # Words of the names of the product and of the card, in any order; and ids.
-        (
-            "eur 299 playstation",
-            ["PSN 299 EUR"],
-            "A part of the name of the product or of the card.",
-        ),
-        (f"{PRODUCT} {TYPE}", ["PSN 500 DA"], "A part of the name of the product or of the card."),
+        ("eur 299 playstation", ["PSN 299 EUR"], HELP),
+        (f"{PRODUCT} {TYPE}", ["PSN 500 DA"], HELP),
         ("nothing\0", [], "No card of the catalogue is called so. Type less of it."),
     ],
 )
@@ -450,13 +450,6 @@ def test_the_price_is_asked_for_afresh_and_kept(boss: Client, read_in: Simulator
     assert ProductType.objects.get(product__product_id=PRODUCT, type_id=TYPE).price == Decimal(980)
 
 
-@pytest.mark.usefixtures("simulator")
-def test_names_are_shown_even_if_the_catalogue_was_not_read(boss: Client) -> None:
-    html = read(boss.post(ADD, FORM))
-    assert facts(html)["Product"] == f"PlayStation Network {PRODUCT}"
-    assert not Product.objects.exists()
-
-
 @pytest.mark.parametrize(
     ("given", "ceiling", "held"),
     [
@@ -476,6 +469,8 @@ def test_nobody_pays_more_than_the_button_said_without_being_asked(
     assert ("A card costs more than your limit" in text(html)) == held
     boss.post(ADD, hidden(html))
     assert Order.objects.get().price_ceiling == ceiling
+    run_sweep()
+    assert [bought.price for bought in read_in.orders.values()] == [Decimal(490)] * (not held)
 
 
 @pytest.mark.parametrize(("given", "limit"), [({}, 490), ({"max_price": "600"}, 600)])
@@ -505,27 +500,17 @@ def test_a_form_that_is_confirmed_again_at_another_price_finds_the_same_order(
     assert Order.objects.get().price_ceiling == 490
 
 
-def test_the_button_buys_what_it_said(boss: Client, read_in: Simulator) -> None:
-    place(boss, CHOSEN)
-    run_sweep()
-    assert Order.objects.get().status in {Status.HANDLING, Status.FULFILLED}
-    [bought] = read_in.orders.values()
-    assert bought.price == Decimal(490)
-
-
 NO_BALANCE = "The balance of the account does not suffice: the provider will refuse this."
 # For more than the account holds.
 TOO_MANY = {**CHOSEN, "quantity": "2000", "card": "507f1f77bcf86cd799439012 type_101"}
 
 
-def test_a_balance_that_does_not_suffice_is_said_before_the_button(read_in: Simulator) -> None:
+@pytest.mark.usefixtures("read_in")
+def test_a_balance_that_does_not_suffice_is_said_before_the_button_to_who_may_see_costs() -> None:
     html = read(sign_in("add_order", "view_cost").post(ADD, TOO_MANY))
     assert NO_BALANCE in warnings(html)
     assert html.index(NO_BALANCE) < html.index('class="default giftcards-button"')
-
-
-@pytest.mark.usefixtures("read_in")
-def test_who_may_not_see_costs_cannot_find_out_the_balance_by_the_quantity() -> None:
+    # Others cannot find out the balance by the quantity.
     assert warnings(read(sign_in("add_order").post(ADD, TOO_MANY))) == []
 
 
@@ -645,43 +630,38 @@ def test_a_question_whose_connection_breaks_is_not_repeated_while_a_person_waits
     wire.assert_call_count(PRODUCT_URL, 1)
 
 
-def test_a_refused_key_is_said_and_an_order_can_be_recorded_all_the_same(
-    boss: Client, simulator: Simulator
+def test_without_a_question_to_the_provider_the_page_says_why(
+    boss: Client, read_in: Simulator, set_conf: Callable[..., None]
 ) -> None:
-    refuse_key("Refused.")
-    html = read(boss.post(ADD, FORM))
-    assert "Requests to the provider are paused. The provider refuses the API key" in text(html)
-    assert button(html) == "Buy 5 cards"
-    assert simulator.requests == []
-    response = boss.post(ADD, hidden(html), follow=True)
-    assert messages(read(response)) == [
-        "The order \u2068web-1042\u2069 was recorded. It cannot be sent at present: it will be sent"
-        " as soon as that is possible."
-    ]
-
-
-def test_a_key_that_is_refused_just_then_is_said(boss: Client, simulator: Simulator) -> None:
-    simulator.keys = ["another"]
-    html = read(boss.post(ADD, FORM))
-    assert "Requests to the provider are paused. The provider refuses the API key" in text(html)
-    assert asked(simulator) == ["checkProduct"]
-
-
-def test_a_short_budget_is_left_to_the_orders(boss: Client, read_in: Simulator) -> None:
     spend_budget(but=10)
     html = read(boss.post(ADD, CHOSEN))
     assert warnings(html) == [
         "The provider is being asked too much else: the price is not up to date."
     ]
-    assert read_in.requests == []
     assert button(html) == "Buy 2 for 980 DA"
-
-
-def test_a_server_without_a_key_says_so(boss: Client, set_conf: Callable[..., None]) -> None:
     set_conf(API_KEY="")
-    html = read(boss.post(ADD, FORM))
-    assert warnings(html) == [
+    assert warnings(read(boss.post(ADD, FORM))) == [
         "This server has no key for the provider: the price is not up to date."
+    ]
+    assert read_in.requests == []
+
+
+def test_a_refused_key_is_said_and_an_order_can_be_recorded_all_the_same(
+    boss: Client, simulator: Simulator
+) -> None:
+    refused = "Requests to the provider are paused. The provider refuses the API key"
+    simulator.keys = ["another"]
+    assert refused in text(read(boss.post(ADD, FORM)))
+    assert asked(simulator) == ["checkProduct"]
+    # It is not asked again.
+    html = read(boss.post(ADD, FORM))
+    assert refused in text(html)
+    assert button(html) == "Buy 5 cards"
+    assert asked(simulator) == ["checkProduct"]
+    response = boss.post(ADD, hidden(html), follow=True)
+    assert messages(read(response)) == [
+        "The order \u2068web-1042\u2069 was recorded. It cannot be sent at present: it will be sent"
+        " as soon as that is possible."
     ]
 
 

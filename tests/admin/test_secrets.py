@@ -18,7 +18,21 @@ from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import PRICE, PRODUCT, TYPE, make_guide_order, receive
 from tests.leaks import Mailbox, secrets_on
-from tests.pages import ADD, FIND, LIST, element, errors, order_page, place, read, sign_in, text
+from tests.pages import (
+    ADD,
+    FIND,
+    LIST,
+    START,
+    TOO_MANY_SEARCHES,
+    errors,
+    found,
+    order_page,
+    place,
+    read,
+    search_often,
+    sign_in,
+    text,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -40,24 +54,19 @@ def order() -> Order:
 @pytest.mark.parametrize(
     "address",
     [
-        "/admin/", "/admin/giftcards/", LIST, f"{LIST}?q=web-1042",
-        f"{LIST}?status__exact=FULFILLED", ADD, FIND, "{page}", "{page}?_popup=1",
-        f"{LIST}{{pk}}/history/",
+        "/admin/", START, LIST, f"{LIST}?q=web-1042", f"{LIST}?status__exact=FULFILLED", ADD, FIND,
+        "{page}", "{page}?_popup=1", f"{LIST}{{pk}}/history/",
+        # Refused.
+        f"{LIST}{{pk}}/delete/",
     ],
 )  # fmt: skip
 def test_no_page_of_the_admin_holds_a_secret(boss: Client, order: Order, address: str) -> None:
     # For the recent actions and the history.
     place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
     address = address.format(page=order_page(order), pk=order.pk)
-    assert secrets_on(read(boss.get(address, follow=True))) == []
-
-
-@pytest.mark.parametrize("verb", ["get", "post"])
-def test_refused_pages_of_the_admin_hold_no_secret(boss: Client, order: Order, verb: str) -> None:
-    for address in (f"{LIST}{order.pk}/delete/", f"{LIST}{order.pk}/change/"):
-        data = {"post": "yes", "_save": "1"} if verb == "post" else {}
-        html = getattr(boss, verb)(address, data).content.decode()
-        assert secrets_on(html) == []
+    answers = (boss.get(address, follow=True), boss.post(address, {"post": "yes", "_save": "1"}))
+    for answer in answers:
+        assert secrets_on(answer.content.decode()) == []
 
 
 def test_autocomplete_answers_with_references_and_no_codes(boss: Client, order: Order) -> None:
@@ -90,10 +99,6 @@ def test_searching_the_list_for_a_code_finds_nothing(boss: Client, order: Order)
 
 
 # Finding a card.
-
-
-def found(html: str) -> str:
-    return text(element(html, "aria-live", "section"))
 
 
 @pytest.mark.parametrize(
@@ -140,23 +145,20 @@ def test_a_text_that_cannot_be_a_code_is_refused_and_not_shown_again(
     assert secrets_on(html) == []
 
 
-def test_a_code_in_the_query_string_is_not_searched_for(boss: Client, order: Order) -> None:
-    html = read(boss.get(FIND, {"secret": CODE, "q": CODE}))
+def test_a_code_is_searched_for_by_a_form_alone_and_its_page_is_not_stored(
+    boss: Client, order: Order
+) -> None:
+    asked = boss.get(FIND, {"secret": CODE, "q": CODE})
+    html = read(asked)
     assert "aria-live" not in html
     assert '<form method="post" autocomplete="off">' in html
     assert secrets_on(html) == []
-
-
-def test_the_page_for_finding_a_card_is_not_stored_by_browsers(boss: Client, order: Order) -> None:
-    for response in (boss.get(FIND), boss.post(FIND, {"secret": CODE})):
+    for response in (asked, boss.post(FIND, {"secret": CODE})):
         assert response["Cache-Control"] == (
             "max-age=0, no-cache, no-store, must-revalidate, private"
         )
-
-
-def test_finding_a_card_is_protected_against_forgery(order: Order) -> None:
-    browser = sign_in(superuser=True, enforce_csrf_checks=True)
-    assert browser.post(FIND, {"secret": CODE}).status_code == 403
+    forged = sign_in(superuser=True, enforce_csrf_checks=True).post(FIND, {"secret": CODE})
+    assert forged.status_code == 403
 
 
 def test_finding_a_card_needs_its_own_permission(order: Order) -> None:
@@ -167,15 +169,12 @@ def test_finding_a_card_needs_its_own_permission(order: Order) -> None:
     assert FIND not in read(others.get(LIST))
 
 
-LIMITED = "You have searched 30 times within an hour. Try again later."
-
-
 def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) -> None:
     browser, other = sign_in("find_card"), sign_in("find_card")
-    for _search in range(30):
-        read(browser.post(FIND, {"secret": "CANARY-GUESS"}))
+    search_often(browser, 29)
+    read(browser.post(FIND, {"secret": "CANARY-GUESS"}))
     html = read(browser.post(FIND, {"secret": CODE}), status=429)
-    assert errors(html) == [LIMITED]
+    assert errors(html) == [TOO_MANY_SEARCHES]
     assert "aria-live" not in html
     assert secrets_on(html) == []
     # That somebody goes on is traced as well, once an hour.
@@ -190,7 +189,7 @@ def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) 
     assert earliest
     LogEntry.objects.filter(pk=earliest.pk).update(action_time=timezone.now() - timedelta(hours=1))
     assert found(read(browser.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
-    assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [LIMITED]
+    assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [TOO_MANY_SEARCHES]
 
 
 @pytest.mark.usefixtures("order")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import connection
 from django.test import Client, RequestFactory
 
 from giftcards.admin.cards import revealing
@@ -25,8 +26,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
 
 INDEX = "/admin/giftcards_delivery/"
 _OURS = [model._meta.db_table for model in OF_MESSAGES]
-# More than MariaDB may expect to read.
-_COUNT = 4_000
+# More than a server may expect to read; the plans of SQLite are the same with fewer.
+_COUNT = 1_000 if connection.vendor == "sqlite" else 4_000
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def test_what_a_person_has_handed_out_is_counted_without_reading_a_whole_table(
 def test_an_address_is_corrected_without_reading_a_whole_table(boss: Client) -> None:
     order = Order.objects.get(reference="past-7")
     change_customer(order, email=order.deliveries.latest("pk").address)
-    page = f"{order_page(order).removesuffix('change/')}customer/"
+    page = order_page(order, "customer")
     with explained() as statements:
         read(boss.get(page))
         change_customer(order, email="lina@example.com", language="fr", by="amina")

@@ -251,9 +251,8 @@ class TestOneOrder:
         self, amina: Client, order: Order, caplog: pytest.LogCaptureFixture
     ) -> None:
         karim = person(*SUPPORT, name="karim")
-        for _again in range(4):
-            send_again(amina, order, EMAIL)
-            send_again(karim, order)
+        for by in ("amina", "karim") * 4:
+            message(order, requested_by=by)
         for _made in range(2):
             link_on(make_link(amina, order, withdraws=""))
         told = "About this order, 10 messages and links were asked for within an hour."

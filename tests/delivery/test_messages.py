@@ -627,7 +627,7 @@ HOSTILE = st.one_of(
 )  # fmt: skip
 
 
-@trying(max_examples=50)
+@trying(max_examples=30)
 @given(product=HOSTILE, kind_of_card=HOSTILE, reference=HOSTILE, name=HOSTILE, method=HOSTILE)
 @pytest.mark.parametrize("kind", [Kind.PARTLY_DELIVERED, Kind.PAID_BACK, Kind.GIFT, Kind.RECEIPT])
 def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(

@@ -1,0 +1,237 @@
+"""Deciding about orders that are held for their price, for review, or until their turn comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+
+from giftcards.conf import conf
+from giftcards.engine.approvals import hold_for_price, hold_for_review, release_fallen
+from giftcards.models import Order
+from giftcards.rules.problems import Problem
+from giftcards.statuses import Review, Status
+from tests.builders import PARTIAL, details, ended, make_order, problems, settle
+from tests.pages import LATE, errors, hidden, messages, order_page, plain, read, sign_in, text
+
+pytest_plugins = ["tests.stage_fixtures"]
+pytestmark = pytest.mark.django_db
+
+REASON = "Third <order> today"
+WANTED = Problem("review_wanted", {"objection": REASON})
+AMOUNTS = {"price": "49000.00", "ceiling": "550.00"}
+RULE = {"times": 2, "hours": 6}
+
+
+def held_for_price() -> Order:
+    order = make_order(reference="web-1042", sale_price=Decimal(550))
+    hold_for_price(order, price=Decimal(49_000), ceiling=Decimal(550))
+    return order
+
+
+def held_for_review() -> Order:
+    customer = {"customer_name": "Amina", "customer_phone": "+213 555 01 02 03"}
+    order = make_order(reference="web-1042", sale_amount=1100, **customer)
+    hold_for_review(order, objection=REASON)
+    return order
+
+
+def put_off() -> Order:
+    """The order that repeats missing cards by rule; the test sets the rule."""
+    assert conf.reorder_missing
+    return Order.objects.get(repeats=settle("web-1042", PARTIAL, sale_price=550))
+
+
+class Hold(NamedTuple):
+    make: Callable[[], Order]
+    button: str
+    # What the page on which a person decides shows.
+    facts: tuple[str, ...]
+    # What the order is after an approval, what its page says then, and what the log of the admin
+    # does: neither amounts nor reasons, because whoever may see the order reads it.
+    approved: dict[str, Any]
+    said: str
+    logged: str
+
+
+HOLDS = {
+    "price": Hold(
+        held_for_price,
+        "What may a card cost?",
+        (
+            "Reference: web-1042",
+            "Sale price: 550 DA",
+            "Highest price: 550 DA",
+            "Price at the provider: 49,000 DA",
+            "Buy it: at most 49,000 DA a card, 98,000 DA in all.",
+        ),
+        {"price_ceiling": Decimal(49_000)},
+        "user0 approved a price of 49,000 DA a card, instead of 550 DA.",
+        "user0 approved the price of a card.",
+    ),
+    "review": Hold(
+        held_for_review,
+        "Approve or reject this order",
+        (
+            "Reference: web-1042",
+            "Sale amount: 1,100 DA",
+            "Customer name: Amina",
+            "Customer phone: +213 555 01 02 03",
+            f"Your shop's own rule wants a person to look at this order: “{REASON}”. Nothing",
+        ),
+        {"review": Review.APPROVED},
+        f"user0 looked at the order and approved it. It was held because “{REASON}”.",
+        "Decided about the review: approve.",
+    ),
+    "wait": Hold(
+        put_off,
+        "Do not wait any longer",
+        ("Nothing has been bought yet.", "Sale amount: 1,100 DA"),
+        {"send_after": None},
+        "user0 had the order sent without further waiting.",
+        "",
+    ),
+}
+each_hold = pytest.mark.parametrize(("name", "hold"), HOLDS.items(), ids=HOLDS)
+
+
+def show(browser: Client, order: Order, name: str = "change") -> str:
+    return plain(text(read(browser.get(order_page(order, name)))))
+
+
+def decide(browser: Client, order: Order, name: str, outcome: str) -> Any:
+    page = order_page(order, name)
+    token = hidden(read(browser.get(page)))["state_token"]
+    return browser.post(page, {"state_token": token, "outcome": outcome}, follow=True)
+
+
+@pytest.fixture
+def staff(set_conf: Any) -> Client:
+    set_conf(REORDER_MISSING=RULE)
+    return sign_in("view_order", "resolve_order", "view_cost")
+
+
+@each_hold
+def test_the_page_of_a_held_order_leads_to_the_decision(
+    staff: Client, name: str, hold: Hold
+) -> None:
+    order = hold.make()
+    html = read(staff.get(order_page(order)))
+    assert f'href="{order_page(order, name)}">{hold.button}</a>' in html
+    assert [each for each in HOLDS if order_page(order, each) in html] == [name]
+    shown = show(staff, order, name)
+    assert [fact for fact in hold.facts if fact not in shown] == []
+    assert "Customer e-mail" not in shown
+
+
+@each_hold
+def test_an_approved_order_goes_on_and_leaves_a_trace(staff: Client, name: str, hold: Hold) -> None:
+    order = hold.make()
+    assert messages(read(decide(staff, order, name, "approve"))) == ["Recorded."]
+    assert problems(order) == []
+    order.refresh_from_db()
+    assert (order.status, order.is_held) == (Status.PENDING, False)
+    assert {value: getattr(order, value) for value in hold.approved} == hold.approved
+    shown = show(staff, order)
+    assert hold.said in shown
+    assert "Ticked off" not in shown
+    if hold.logged:
+        assert LogEntry.objects.get().change_message == hold.logged
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("price", AMOUNTS), ("review", {"objection": REASON})]
+)
+def test_the_trace_names_what_the_order_was_held_for(
+    staff: Client, set_conf: Callable[..., None], name: str, parameters: dict[str, str]
+) -> None:
+    order = HOLDS[name].make()
+    # The ceiling is that for which it was held.
+    set_conf(HOLD_ABOVE_SALE_PRICE=False)
+    decide(staff, order, name, "approve")
+    trace = order.acknowledgements.get()
+    assert (trace.by, trace.parameters) == ("user0", {"by": "user0", **parameters})
+
+
+@pytest.mark.parametrize(
+    ("name", "decision", "over"),
+    [("review", "staff_review_declined", [WANTED]), ("wait", "staff_stopped", [])],
+)
+def test_an_order_that_staff_reject_is_rejected_and_its_customer_is_owed(
+    staff: Client, name: str, decision: str, over: list[Problem]
+) -> None:
+    order = HOLDS[name].make()
+    decide(staff, order, name, "reject")
+    order.refresh_from_db()
+    assert (order.status, order.open_amount) == (Status.REJECTED, 1100)
+    change = order.changes.get()
+    assert (details(change), ended(change)) == ([Problem(decision, {"by": "user0"})], over)
+    if name == "review":
+        shown = show(staff, order)
+        assert "user0 looked at the order and rejected it." in shown
+        assert f"Until then: {WANTED}" in shown
+
+
+@pytest.mark.parametrize("outcome", ["", "approve-all"])
+def test_an_unusable_decision_is_refused(staff: Client, outcome: str) -> None:
+    order = held_for_price()
+    assert len(errors(read(decide(staff, order, "price", outcome)))) == 1
+    order.refresh_from_db()
+    assert order.is_held
+    assert not LogEntry.objects.exists()
+
+
+def test_the_problem_of_a_held_order_cannot_be_ticked_off(boss: Client) -> None:
+    assert "Tick off" not in show(boss, held_for_price())
+
+
+def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staff: Client) -> None:
+    order = held_for_price()
+    page = order_page(order, "price")
+    token = hidden(read(staff.get(page)))["state_token"]
+    release_fallen(order.product_id, {order.type_id: Decimal(490)})
+    order.refresh_from_db()
+    hold_for_price(order, price=Decimal(49_000), ceiling=Decimal(550))
+    response = staff.post(page, {"state_token": token, "outcome": "approve"}, follow=True)
+    assert messages(read(response)) == [LATE]
+    order.refresh_from_db()
+    assert order.is_held
+    fell = "The price of a card fell to 490 DA; the limit is 550 DA. The order went on"
+    assert f"{fell} automatically." in show(staff, order)
+
+
+def test_the_page_about_the_price_of_an_order_that_is_not_held_leads_to_the_order(
+    staff: Client,
+) -> None:
+    order = make_order()
+    page = order_page(order, "price")
+    assert page not in read(staff.get(order_page(order)))
+    response = staff.post(page, {"outcome": "reject"}, follow=True)
+    assert messages(read(response)) == [LATE]
+    order.refresh_from_db()
+    assert order.status == Status.PENDING
+
+
+def test_who_may_not_see_costs_decides_about_a_review_and_reads_why() -> None:
+    order = held_for_review()
+    browser = sign_in("view_order", "resolve_order")
+    said = f"The order is held: a person has to look at it, because “{REASON}”."
+    assert said in show(browser, order)
+    assert messages(read(decide(browser, order, "review", "approve"))) == ["Recorded."]
+
+
+def test_both_orders_name_each_other_and_nothing_is_owed_by_the_first(staff: Client) -> None:
+    order = put_off()
+    assert order.repeats is not None
+    old = show(staff, order.repeats)
+    assert f"The missing cards were ordered again: {order.reference}." in old
+    assert "What the customer paid for them went to the new order." in old
+    assert f"The missing cards are ordered again automatically, as {order.reference}." in old
+    assert "The customer is owed" not in old
+    new = show(staff, order)
+    assert "It replaces missing cards of web-1042." in new
+    assert "and is sent automatically then." in new
