@@ -101,9 +101,12 @@ def compared(html: str) -> list[list[str]]:
     return rows(html, "giftcards-comparison")[1:]
 
 
-def confirm(browser: Client, order: Order, comparison: str, **more: str) -> Any:
+def confirm(
+    browser: Client, order: Order, comparison: str, *, follow: bool = False, **more: str
+) -> Any:
     """Confirm on the page that compares."""
-    return browser.post(page(order, "adopt"), {"seen": hidden(comparison)["seen"], **more})
+    form = {"seen": hidden(comparison)["seen"], **more}
+    return browser.post(page(order, "adopt"), form, follow=follow)
 
 
 def decisions() -> QuerySet[LogEntry]:
@@ -175,14 +178,24 @@ class TestResolving:
         assert OrmQ.objects.count() == 1
 
     @pytest.mark.parametrize(
-        "wrong", [{"is_sure": ""}, {"outcome": ""}, {"outcome": "adopt:another"}]
+        ("outcome", "typed", "is_sure"),
+        [
+            ("send-again", "", ""),
+            ("", "", "on"),
+            ("adopt:another", "", "on"),
+            ("adopt-other", "", "on"),
+            ("adopt-other", " \u00a0", "on"),
+            ("", TYPED, "on"),
+            ("adopt-other", TYPED, ""),
+        ],
     )
-    def test_resolving_without_a_choice_and_a_confirmation_does_nothing(
-        self, staff: Client, wrong: dict[str, str]
+    def test_a_choice_its_id_and_a_confirmation_are_all_needed(
+        self, staff: Client, outcome: str, typed: str, is_sure: str
     ) -> None:
         order = lost_order()
-        html = read(choose(staff, order, wrong.pop("outcome", "send-again"), **wrong))
+        html = read(choose(staff, order, outcome, typed, is_sure=is_sure))
         assert len(errors(html)) == 1
+        assert "Please correct the error below." in text(html)
         assert_nothing_happened(order)
 
     def test_only_lost_orders_can_be_resolved(self, staff: Client) -> None:
@@ -226,19 +239,18 @@ class TestPostedLate:
         assert asked(wire) == 0
         assert not LogEntry.objects.exists()
 
-    def test_a_comparison_for_an_earlier_attempt_is_refused(
+    def test_a_comparison_for_an_earlier_attempt_or_another_order_is_refused(
         self, staff: Client, wire: Wire
     ) -> None:
-        order = lost_order(candidates=[])
+        order, other = lost_order(candidates=[]), lost_order(reference="web-1043")
         tell(wire)
         comparison = read(choose(staff, order, "adopt-other", TYPED))
         self.lose_again(order)
-        response = staff.post(
-            page(order, "adopt"), {"seen": hidden(comparison)["seen"]}, follow=True
-        )
-        assert messages(read(response)) == [LATE]
-        order.refresh_from_db()
-        assert order.provider_order_id is None
+        for each in (order, other):
+            assert messages(read(confirm(staff, each, comparison, follow=True))) == [LATE]
+            each.refresh_from_db()
+            assert each.provider_order_id is None
+        assert_nothing_happened(other)
 
     @pytest.mark.parametrize("token", ["", "x", "é", None], ids=["", "x", "é", "other candidates"])
     def test_a_form_about_something_else_is_refused(self, staff: Client, token: str | None) -> None:
@@ -278,9 +290,15 @@ class TestAdopting:
     ) -> None:
         order = lost_order()
         chosen = order.candidates[1]["id"]
-        tell(wire, chosen)
+        card = {"value": "CANARY-1", "serial": "CANARY-2"}
+        tell(wire, chosen, cards=[card] * 5)
         html = read(choose(staff, order, f"adopt:{chosen}"))
         assert_nothing_happened(order)
+        entry = LogEntry.objects.get()
+        assert entry.change_message == f"Asked what the provider's order {chosen} is."
+        assert entry.object_id == str(order.pk)
+        seen = signing.loads(hidden(html)["seen"], salt="giftcards.admin.adopt")
+        assert "CANARY" not in html + str(seen)
         expected = [(PRODUCT, PRODUCT, ""), (TYPE, TYPE, ""), ("5", "5", "")]
         assert [(row[1], row[2], row[3]) for row in compared(html)[:3]] == expected
         assert compared(html)[4][1:] == ["Unconfirmed", "HANDLING", ""]
@@ -300,17 +318,6 @@ class TestAdopting:
         confirm(staff, order, read(choose(staff, order, "adopt-other", typed)))
         names = {"by": "user0", "provider_order_id": typed.strip()}
         assert_adopted(order, typed.strip(), Problem("staff_adopted", names))
-
-    def test_asking_what_an_id_is_leaves_a_trace_without_a_decision(
-        self, staff: Client, wire: Wire
-    ) -> None:
-        order = lost_order()
-        tell(wire)
-        choose(staff, order, "adopt-other", TYPED)
-        entry = LogEntry.objects.get()
-        assert entry.change_message == f"Asked what the provider's order {TYPED} is."
-        assert entry.object_id == str(order.pk)
-        assert_nothing_happened(order)
 
     def choose_unlike(
         self, staff: Client, wire: Wire, changes: dict[str, Any], how: str
@@ -389,23 +396,20 @@ class TestAdopting:
         assert messages(html) == ["Its quantity is 1, and yours is 5: it is another order."]
         assert_nothing_happened(order)
 
+    @pytest.mark.parametrize("is_known", [True, False], ids=["in part", "not at all"])
     def test_what_an_answer_leaves_out_is_compared_as_listed(
-        self, staff: Client, wire: Wire
+        self, staff: Client, wire: Wire, is_known: bool
     ) -> None:
         order = lost_order()
         name = order.candidates[0]["id"]
-        tell(wire, name, product=None, type=None, status="FULFILLED")
+        if is_known:
+            tell(wire, name, product=None, type=None, status="FULFILLED")
+        else:
+            self.refuse(wire, name, 404, "NOT_FOUND")
         html = read(choose(staff, order, f"adopt:{name}"))
         assert "is_sure" not in html
         assert compared(html)[0][2] == PRODUCT
-
-    def test_a_candidate_that_only_the_list_knows_is_compared_as_listed(
-        self, staff: Client, wire: Wire
-    ) -> None:
-        order = lost_order()
-        name = order.candidates[0]["id"]
-        self.refuse(wire, name, 404, "NOT_FOUND")
-        confirm(staff, order, read(choose(staff, order, f"adopt:{name}")))
+        confirm(staff, order, html)
         order.refresh_from_db()
         assert order.provider_order_id == name
 
@@ -525,22 +529,6 @@ class TestAdopting:
         ]
         assert_nothing_happened(order)
 
-    def test_a_comparison_for_another_order_is_refused(self, staff: Client, wire: Wire) -> None:
-        first, second = lost_order(), lost_order(reference="web-1043")
-        tell(wire)
-        html = read(choose(staff, first, "adopt-other", TYPED))
-        response = staff.post(page(second, "adopt"), {"seen": hidden(html)["seen"]}, follow=True)
-        assert messages(read(response)) == [LATE]
-        assert_nothing_happened(second)
-
-    def test_the_comparison_page_holds_no_code(self, staff: Client, wire: Wire) -> None:
-        order = lost_order()
-        card = {"value": "CANARY-1", "serial": "CANARY-2"}
-        tell(wire, status="FULFILLED", cards=[card] * 5, fulfilled_quantity=5)
-        html = read(choose(staff, order, "adopt-other", TYPED))
-        seen = signing.loads(hidden(html)["seen"], salt="giftcards.admin.adopt")
-        assert "CANARY" not in html + str(seen)
-
 
 class TestTypingAnId:
     """The provider's list does not show the order; its dashboard does."""
@@ -569,24 +557,6 @@ class TestTypingAnId:
         look = "Look in the provider's dashboard for an order of this product, type and quantity"
         assert (look in shown) == (not offered)
         assert ("may be this one are offered below" in shown) == offered
-
-    @pytest.mark.parametrize(
-        ("outcome", "typed", "is_sure"),
-        [
-            ("adopt-other", "", "on"),
-            ("adopt-other", " \u00a0", "on"),
-            ("", TYPED, "on"),
-            ("adopt-other", TYPED, ""),
-        ],
-    )
-    def test_an_id_a_choice_and_a_confirmation_are_all_needed(
-        self, staff: Client, outcome: str, typed: str, is_sure: str
-    ) -> None:
-        order = lost_order()
-        html = read(choose(staff, order, outcome, typed, is_sure=is_sure))
-        assert errors(html) == ["This field is required."]
-        assert "Please correct the error below." in text(html)
-        assert_nothing_happened(order)
 
     @pytest.mark.parametrize(
         "typed",
@@ -649,6 +619,11 @@ class TestReleasing:
         assert address in read(staff.get(order_page(order)))
         html = read(staff.get(address))
         assert f"This order was taken for the provider's order {TYPED}." in text(html)
+        # A check while the page is open does not prevent it.
+        claim(order)
+        assert errors(read(staff.post(address, hidden(html)))) == ["This field is required."]
+        order.refresh_from_db()
+        assert order.provider_order_id == TYPED
         response = staff.post(address, {**hidden(html), "is_sure": "on"})
         assert response.url == order_page(order)
         order.refresh_from_db()
@@ -660,48 +635,22 @@ class TestReleasing:
         assert decision.text in text(shown)
         assert page(order) in shown
 
-    def test_releasing_without_a_confirmation_is_refused(self, staff: Client, order: Order) -> None:
-        address = page(order, "release")
-        html = read(staff.post(address, hidden(read(staff.get(address)))))
-        assert errors(html) == ["This field is required."]
-        order.refresh_from_db()
-        assert order.provider_order_id == TYPED
-
-    def test_releasing_by_a_page_about_another_id_is_refused(
-        self, staff: Client, order: Order
+    @pytest.mark.parametrize(
+        "change", [{"provider_order_id": "another"}, {"fulfilled_quantity": 1}]
+    )
+    def test_an_order_that_is_another_meanwhile_or_of_which_cards_came_is_not_released(
+        self, staff: Client, order: Order, change: dict[str, Any]
     ) -> None:
         address = page(order, "release")
-        stale = hidden(read(staff.get(address)))
-        Order.objects.update(provider_order_id="another")
-        response = staff.post(address, {**stale, "is_sure": "on"}, follow=True)
+        form = hidden(read(staff.get(address)))
+        Order.objects.update(**change)
+        response = staff.post(address, {**form, "is_sure": "on"}, follow=True)
         assert messages(read(response)) == [LATE]
         order.refresh_from_db()
-        assert order.provider_order_id == "another"
-
-    def test_a_check_while_the_page_was_open_does_not_prevent_the_release(
-        self, staff: Client, order: Order
-    ) -> None:
-        address = page(order, "release")
-        form = hidden(read(staff.get(address)))
-        claim(order)
-        staff.post(address, {**form, "is_sure": "on"})
-        order.refresh_from_db()
-        assert order.status == Status.UNCONFIRMED
-
-    def test_an_order_of_which_cards_came_is_not_released(
-        self, staff: Client, order: Order
-    ) -> None:
-        address = page(order, "release")
-        form = hidden(read(staff.get(address)))
-        Order.objects.update(fulfilled_quantity=1)
-        assert "release" not in read(staff.get(order_page(order)))
-        for response in (
-            staff.get(address, follow=True),
-            staff.post(address, {**form, "is_sure": "on"}, follow=True),
-        ):
-            assert messages(read(response)) == [LATE]
-        order.refresh_from_db()
         assert order.provider_order_id is not None
+        if "fulfilled_quantity" in change:
+            assert "release" not in read(staff.get(order_page(order)))
+            assert messages(read(staff.get(address, follow=True))) == [LATE]
 
 
 @pytest.mark.django_db(transaction=True)
