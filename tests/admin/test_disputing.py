@@ -57,8 +57,13 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ti
     order: Order, support: Client
 ) -> None:
     assert LABEL in read(support.get(order_page(order)))
-    assert complain(support, order).status_code == 302
+    words = "She typed it twice.\nIt says: used."
+    assert complain(support, order, cards=["3", "1"], words=words).status_code == 302
     html = read(support.get(order_page(order)))
+    assert "the customer complains about a code. Cards: 1, 3." in plain(text(html))
+    order.refresh_from_db()
+    assert order.disputed_cards == {1, 3}
+    assert order.notes.get().text == words
     assert "noted that the customer complains about a code." in html
     assert "what happened to the code, and tell the customer" in html
     assert LABEL not in html
@@ -67,20 +72,15 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ti
     ]
     assert purged() == 0
     tick_off(support, order)
+    # A second complaint counts as well.
+    complain(support, order)
+    order.refresh_from_db()
+    assert order.is_disputed
+    tick_off(support, order)
+    assert not order.is_disputed
+    assert order.acknowledgements.count() == 2
     assert not order.needs_attention
     assert purged() == 1
-
-
-def test_a_complaint_names_the_cards_and_keeps_the_words_of_the_customer(
-    order: Order, support: Client
-) -> None:
-    words = "She typed it twice.\nIt says: used."
-    assert complain(support, order, cards=["3", "1"], words=words).status_code == 302
-    html = read(support.get(order_page(order)))
-    assert "the customer complains about a code. Cards: 1, 3." in plain(text(html))
-    order.refresh_from_db()
-    assert order.disputed_cards == {1, 3}
-    assert order.notes.get().text == words
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,6 @@ def test_the_card_of_an_order_with_one_card_is_ticked_already(support: Client) -
     assert "checked" in read(support.get(order_page(order, "dispute")))
 
 
-def test_a_second_complaint_counts_after_the_first_was_ticked_off(
-    order: Order, support: Client
-) -> None:
-    for _number in range(2):
-        complain(support, order)
-        order.refresh_from_db()
-        assert order.is_disputed
-        tick_off(support, order)
-        assert not order.is_disputed
-    assert order.acknowledgements.count() == 2
-
-
 def test_a_complaint_beside_another_problem_leaves_that_as_it_is(order: Order) -> None:
     surplus = Problem("surplus_cards", {"received": 4, "announced": 3})
     Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[surplus]))
@@ -125,13 +113,9 @@ def test_a_complaint_beside_another_problem_leaves_that_as_it_is(order: Order) -
     assert not order.dispute(by="karim", cards=[2])
     order.refresh_from_db()
     assert order.open_problems == [surplus, Problem("disputed", {"by": "amina", "positions": "1"})]
-
-
-def test_a_complaint_survives_an_answer_of_the_provider(order: Order) -> None:
-    order.dispute(by="amina", cards=[2])
-    order.refresh_from_db()
-    columns = order.problem_columns(new=[Problem("surplus_cards", {"received": 4, "announced": 3})])
-    assert [entry["code"] for entry in columns["problems"]] == ["disputed", "surplus_cards"]
+    # An answer of the provider leaves the complaint.
+    columns = order.problem_columns(new=[surplus])
+    assert {entry["code"] for entry in columns["problems"]} == {"disputed", "surplus_cards"}
 
 
 @pytest.mark.parametrize("status", [Status.HANDLING, Status.REFUNDED])

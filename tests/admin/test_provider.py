@@ -15,7 +15,6 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.db.models import F
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
@@ -32,7 +31,17 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from giftcards.watch import overview
 from tests.builders import PARTIAL, make_order, settle
-from tests.pages import element, hidden, messages, order_page, plain, read, sign_in, text
+from tests.pages import (
+    count_queries,
+    element,
+    hidden,
+    messages,
+    order_page,
+    plain,
+    read,
+    sign_in,
+    text,
+)
 from tests.stage import (
     PLACE,
     PSN,
@@ -108,6 +117,9 @@ class TestPage:
             "Orders last checked": "never",
         }
         assert "None." in text(section(html, "failures"))
+        found = facts(read(sign_in(*DEVELOPER, "view_cost").get(PAGE)), "worker")
+        assert "For your developerStart a worker: `manage.py giftcards_poll" in found["State"]
+        assert found["Schedule"].endswith("For your developerRun `manage.py giftcards_setup`.")
 
     @pytest.mark.usefixtures("simulator")
     def test_a_shop_at_work_sees_its_last_answer_and_the_next_run(self, viewer: Client) -> None:
@@ -125,17 +137,17 @@ class TestPage:
         assert worker["Last run by"] == "celery@web-2"
         assert worker["Next run"].endswith("(in less than a minute)")
         assert "Schedule" not in worker
-
-    def test_a_worker_that_is_down_is_marked(self, viewer: Client) -> None:
-        ProviderState.objects.current()
-        ProviderState.objects.update(ticked_at=ago(3600))
+        spend_budget()
+        ProviderState.objects.update(ticked_at=ago(3600), swept_at=ago(3600))
         html = read(viewer.get(PAGE))
         worker = facts(html, "worker")
         assert worker["State"].startswith("Background work has stopped")
         assert worker["Last run"].endswith("(1 hour ago)")
+        used = facts(html, "connection")["Requests in the last minute"]
+        assert used == "1200 of 1200"
         assert 'class="giftcards-warning">Background work has stopped' in html
 
-    def test_what_waits_is_shown_with_its_age_and_a_link(self) -> None:
+    def test_what_waits_is_shown_with_its_age_and_a_link(self, viewer: Client) -> None:
         OrmQ.objects.create(key="giftcards", payload="", lock=ago(600))
         OrmQ.objects.create(key="giftcards", payload="", lock=ago(-600))
         OrmQ.objects.update(key=_queue_name())
@@ -153,36 +165,31 @@ class TestPage:
         assert found["Oldest open order"].startswith("web-1, since ")
         assert f'href="{order_page(oldest)}"' in html
         assert 'href="/admin/giftcards/order/?status__exact=UNCONFIRMED"' in html
-
-    def test_who_may_not_look_at_orders_sees_numbers_without_names(self, viewer: Client) -> None:
-        make_order(Status.UNCONFIRMED, reference="web-1042")
+        StatusChange.objects.update(announce_at=None)
+        # Who may not look at orders sees numbers without names.
         html = read(viewer.get(PAGE))
-        assert facts(html, "waiting")["Unconfirmed"].startswith("1, ")
-        assert facts(html, "waiting")["Oldest open order"].startswith("an order, since ")
-        assert "web-1042" not in html
+        found = facts(html, "waiting")
+        assert found["Given up"] == (
+            "The shop could not be told of 1 change within a day; it is not tried again."
+        )
+        assert found["Unconfirmed"].startswith("2, ")
+        assert found["Oldest open order"].startswith("an order, since ")
+        assert "web-1" not in html
         assert "giftcards/order/" not in html
 
-    def test_a_queue_that_is_elsewhere_is_called_unknown(
-        self, viewer: Client, monkeypatch: pytest.MonkeyPatch
+    def test_a_shop_whose_queue_is_elsewhere_or_without_django_q_sees_the_page(
+        self, viewer: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("django_q.conf.Conf.ORM", None)
         found = facts(read(viewer.get(PAGE)), "waiting")
-        assert found["Tasks in the queue"] == (
-            "unknown: the queue of django-q2 is not in the database"
-        )
-
-    def test_a_shop_without_django_q_sees_the_page(self, viewer: Client, settings: Any) -> None:
+        unknown = "unknown: the queue of django-q2 is not in the database"
+        assert found["Tasks in the queue"] == unknown
         settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
         html = read(viewer.get(PAGE))
         names = ["State", "Last run", "Daily work last done", "Orders last checked"]
         assert list(facts(html, "worker")) == names
         assert "Tasks in the queue" not in facts(html, "waiting")
         assert "django-q2" not in html
-
-    def test_who_may_end_a_pause_reads_how_to_start_what_has_stopped(self) -> None:
-        found = facts(read(sign_in(*DEVELOPER).get(PAGE)), "worker")
-        assert "For your developerStart a worker: `manage.py giftcards_poll" in found["State"]
-        assert found["Schedule"].endswith("For your developerRun `manage.py giftcards_setup`.")
 
     def test_the_last_failures_are_listed_newest_first(self, viewer: Client) -> None:
         refuse_key("It is revoked.")
@@ -253,39 +260,33 @@ class TestPage:
         [row] = [row for row in table(html, "failures") if row[1] == "Provider"]
         assert row[2] == told
 
-    def test_changes_that_were_given_up_are_marked(self, viewer: Client) -> None:
-        order = make_order(Status.UNCONFIRMED)
-        StatusChange.objects.create(
-            order=order, from_status="PLACING", to_status="UNCONFIRMED", announce_at=None
-        )
-        assert facts(read(viewer.get(PAGE)), "waiting")["Given up"] == (
-            "The shop could not be told of 1 change within a day; it is not tried again."
-        )
-
     def test_the_balance_and_its_age_are_for_those_who_may_see_costs(self, viewer: Client) -> None:
+        accountant = sign_in("view_providerstate", "view_cost")
+        assert facts(read(accountant.get(PAGE)), "connection")["Balance"] == "not read yet"
         ProviderState.objects.current()
         ProviderState.objects.update(balance=Decimal("88235.91"), balance_read_at=ago(7200))
         assert not re.search(r"88.?235", text(section(read(viewer.get(PAGE)), "connection")))
-        accountant = sign_in("view_providerstate", "view_cost")
         balance = facts(read(accountant.get(PAGE)), "connection")["Balance"]
         assert balance.startswith("88,235.91 DA, read on ")
         assert balance.endswith("(2 hours ago)")
 
-    def test_a_balance_that_was_never_read_is_called_so(self) -> None:
-        accountant = sign_in("view_providerstate", "view_cost")
-        assert facts(read(accountant.get(PAGE)), "connection")["Balance"] == "not read yet"
-
-    def test_the_versions_of_everything_are_shown(self, viewer: Client) -> None:
-        found = facts(read(viewer.get(PAGE)), "versions")
+    def test_the_page_shows_all_versions_and_no_secret_and_is_that_of_the_row(
+        self, settings: Any, simulator: Simulator
+    ) -> None:
+        settle("web-1042", PARTIAL)
+        refuse_key()
+        boss = sign_in(superuser=True)
+        html = read(boss.get(PAGE))
+        for secret in secrets_of(settings, simulator):
+            assert secret not in html
+        assert key_fingerprint(conf.api_key) not in html
+        found = facts(html, "versions")
         assert found == overview.versions()
         assert {"giftcards", "Django", "Python", "django-q2"} < found.keys()
         assert connection.display_name in found
-
-    def test_the_page_of_the_row_leads_to_the_page(self, viewer: Client) -> None:
-        ProviderState.objects.current()
-        response = viewer.get(f"{PAGE}1/change/")
+        response = boss.get(f"{PAGE}1/change/")
         assert (response.status_code, response.headers["Location"]) == (302, PAGE)
-        assert viewer.get(f"{PAGE}1/history/").status_code == 200
+        assert boss.get(f"{PAGE}1/history/").status_code == 200
 
     @pytest.mark.parametrize("permission", ["view_order", "resume_provider", "view_cost"])
     def test_a_person_without_the_permission_gets_403(self, permission: str) -> None:
@@ -294,36 +295,22 @@ class TestPage:
             assert browser.get(address).status_code == 403
         assert browser.post(RESUME).status_code == 403
 
-    @pytest.mark.parametrize("address", ["add/", "1/delete/"])
-    def test_nobody_adds_or_deletes_the_state(self, address: str) -> None:
+    def test_nobody_adds_or_deletes_the_state(self) -> None:
         ProviderState.objects.current()
         boss = sign_in(superuser=True)
-        assert boss.get(PAGE + address).status_code == 403
-        assert boss.post(PAGE + address, {"post": "yes"}).status_code == 403
+        for address in (f"{PAGE}add/", f"{PAGE}1/delete/"):
+            assert boss.get(address).status_code == 403
+            assert boss.post(address, {"post": "yes"}).status_code == 403
         boss.post(PAGE, {"action": "delete_selected", "_selected_action": "1", "post": "yes"})
         assert ProviderState.objects.count() == 1
 
-    def test_the_page_holds_no_secret(self, settings: Any, simulator: Simulator) -> None:
-        settle("web-1042", PARTIAL)
-        refuse_key()
-        html = read(sign_in(superuser=True).get(PAGE))
-        for secret in secrets_of(settings, simulator):
-            assert secret not in html
-        assert key_fingerprint(conf.api_key) not in html
-
     def test_the_number_of_queries_does_not_grow(self, viewer: Client) -> None:
-        def count() -> int:
-            with CaptureQueriesContext(connection) as queries:
-                read(viewer.get(PAGE))
-            return len(queries)
-
         settle("web-1042", PARTIAL)
-        count()
-        few = count()
+        few = count_queries(viewer, PAGE)
         for _order in range(5):
             make_order(Status.UNCONFIRMED)
             ApiKey.objects.create(pk=key_fingerprint(generate_key()), refused_at=ago(9))
-        assert count() <= few + 1 <= 40
+        assert count_queries(viewer, PAGE) <= few + 1 <= 40
 
 
 def _queue_name() -> str:
@@ -453,22 +440,20 @@ class TestAtStake:
             Order.objects.filter(settled_at=None).update(due_at=F("due_at") - span)
         assert Order.objects.filter(status=Status.REJECTED).count() == 3
 
-    def test_without_a_worker_nothing_is_rejected_and_the_page_says_so(self, boss: Client) -> None:
-        for _order in range(2):
-            record_order(product_id=PSN, type_id="type_001", quantity=2)
-        Order.objects.update(queued_at=ago(4000))
-        assert self.said(boss)[:2] == [
-            "2 orders wait to be sent.",
-            "The time of 2 is over: they are rejected as soon as background work goes on.",
-        ]
-
     def test_held_orders_and_those_that_a_person_may_not_see_are_left_out(
         self, boss: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         make_order(due_at=None)
         assert len(self.said(boss)) == 1
-        record_order(product_id=PSN, type_id="type_001", quantity=2)
+        for _order in range(2):
+            record_order(product_id=PSN, type_id="type_001", quantity=2)
         assert len(self.said(boss)) == 3
+        # Without a worker, nothing is rejected.
+        Order.objects.update(queued_at=ago(4000))
+        assert self.said(boss)[:2] == [
+            "2 orders wait to be sent.",
+            "The time of 2 is over: they are rejected as soon as background work goes on.",
+        ]
         monkeypatch.setattr(OrderAdmin, "get_queryset", lambda *_args: Order.objects.none())
         assert len(self.said(boss)) == 1
 
@@ -595,10 +580,3 @@ def test_a_shop_adds_a_section_of_its_own(viewer: Client) -> None:
     html = read(ShopAdmin(ProviderState, admin.site).changelist_view(request).render())
     assert facts(html, "shop") == {"Till": "open"}
     assert "Connection" in html
-
-
-def test_the_budget_that_is_used_up_is_shown(viewer: Client) -> None:
-    spend_budget()
-    assert (
-        facts(read(viewer.get(PAGE)), "connection")["Requests in the last minute"] == "1200 of 1200"
-    )
