@@ -311,9 +311,6 @@ def test_the_menu_begins_with_the_page_in_each_language(boss: Client) -> None:
         assert "Nothing waits for you" in text(read(boss.get(first["admin_url"])))
 
 
-# A site of the shop's own, with a subclass that hides orders.
-
-
 class BranchOrderAdmin(OrderAdmin):
     def get_queryset(self, request: Any) -> Any:
         return super().get_queryset(request).exclude(reference="other")

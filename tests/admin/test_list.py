@@ -45,9 +45,6 @@ def cells(html: str, column: str) -> list[str]:
     return [text(re.sub(hidden, "", cell)).replace("\xa0", " ") for cell in found]
 
 
-# What it shows.
-
-
 def test_each_order_shows_what_it_is_whose_it_is_and_what_became_of_the_money(boss: Client) -> None:
     now = timezone.now()
     for age, status, charged in (
@@ -259,9 +256,6 @@ def test_the_list_takes_few_queries_whatever_it_shows_and_is_asked(boss: Client)
     assert count_queries(boss, f"{filtered}&q=web") == 12
 
 
-# Who may not see costs.
-
-
 class TestWithoutCosts:
     @pytest.fixture(autouse=True)
     def _orders(self) -> None:
@@ -298,9 +292,6 @@ def test_the_orders_of_a_group_have_an_address(boss: Client) -> None:
     html = read(boss.get(LIST, {"group": "invoice-7"}))
     assert references(html) == ["web-1"]
     assert "Group \u2068invoice-7\u2069 ✕" in text(element(html, "giftcards-chosen", "ul"))
-
-
-# The filters.
 
 
 def filters(html: str) -> dict[str, list[str]]:

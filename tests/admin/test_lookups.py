@@ -116,9 +116,6 @@ def test_every_other_question_is_refused(page: Any) -> None:
         assert boss.get(address(page), {each: "1"}).status_code == 400, each
 
 
-# Reading letter by letter what is masked.
-
-
 # Of these are the texts of the hidden order, and others.
 LETTERS = "acmoxz179.@"
 
@@ -247,9 +244,6 @@ def test_no_number_of_a_column_sorts_by_what_the_page_does_not_offer(
     numbers = [usual.list_display.index(name) for name in own if name != "id"]
     orderings = {listed(number).queryset.query.order_by for number in numbers}
     assert orderings == {usual.queryset.query.order_by}
-
-
-# A shop's own filters.
 
 
 class Between(admin.FieldListFilter):

@@ -98,9 +98,6 @@ def fields(html: str) -> dict[str, str]:
     return {text(label).rstrip(":"): text(value).replace("\xa0", " ") for label, value in found}
 
 
-# What happened, and the facts.
-
-
 def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> None:
     order = settle(
         "web-1042",
@@ -157,9 +154,6 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
     assert "order.js" not in html
 
 
-# The money.
-
-
 def test_an_unknown_amount_is_said_to_be_unknown(boss: Client) -> None:
     html = show(boss, make_guide_order(Status.REFUNDED, price_per_card=None))
     expected = [["Ordered", "", "unknown"], ["Cost", "", "0 DA"], ["Credited back", "", "unknown"]]
@@ -197,9 +191,6 @@ def test_the_page_says_why_an_order_has_no_breakdown(
     assert f"Cards {none}" in text(html)
 
 
-# Who may not see costs.
-
-
 class TestWithoutCosts:
     """Wholesale prices are nowhere: not in the page, its source, nor the history."""
 
@@ -216,9 +207,6 @@ class TestWithoutCosts:
             assert f"{amount} DA" not in text(html)
         for shown in ("× 490", "Margin", "Price at placing", "Highest price", "Approved price"):
             assert shown not in text(html)
-
-
-# Ticking off problems.
 
 
 class TestTickingOff:
@@ -307,9 +295,6 @@ class TestTickingOff:
             assert (hint in html) == is_shown
 
 
-# Cards.
-
-
 @pytest.mark.parametrize(
     ("permission", "shown"),
     [
@@ -392,9 +377,6 @@ def test_order_page_marks_a_code_that_came_twice(boss: Client) -> None:
     for order, expected in ((first, 1), (second, 1)):
         html = read(boss.get(order_page(order)))
         assert html.count("The same code was delivered more than once.") == expected
-
-
-# The past.
 
 
 def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -> None:
@@ -551,9 +533,6 @@ def test_texts_that_others_have_written_are_isolated_from_their_line(boss: Clien
     assert messages(added) == ["The order \u2068web-1042\u2069 was recorded; it is being sent."]
 
 
-# Notes.
-
-
 class TestNotes:
     @pytest.fixture
     def order(self) -> Order:
@@ -614,9 +593,6 @@ class TestNotes:
         assert Note.objects.count() == 4
 
 
-# Related orders.
-
-
 def related(html: str) -> str:
     return text(element(html, "giftcards-related", "section")) if "Related orders" in html else ""
 
@@ -660,9 +636,6 @@ def test_what_was_paid_for_a_card_that_came_late_did_not_go_to_the_new_order(bos
     assert "Gone to the new order 1 × 550 550 DA" in shown
     assert "For cards that came late 1,100 − 550 550 DA" in shown
     assert "owed" not in shown.lower()
-
-
-# Buttons.
 
 
 def _offer(_pages: Any, request: Any, order: Order) -> list[OrderButton]:
@@ -750,9 +723,6 @@ class TestCheckingNow:
         assert not LogEntry.objects.exists()
 
 
-# Following an open order.
-
-
 def ask(browser: Client, order: Order) -> Any:
     return browser.get(order_page(order, "fingerprint")).json()
 
@@ -791,9 +761,6 @@ def test_the_page_has_no_script_or_style_of_its_own_inside(boss: Client) -> None
     section = html[html.index("giftcards-summary") :]
     assert all(" src=" in tag for tag in re.findall(r"<script[^>]*>", section))
     assert not re.search(r"<style| style=| on\w+=", section)
-
-
-# The whole page.
 
 
 @pytest.mark.all_apps

@@ -48,9 +48,6 @@ def order() -> Order:
     return receive("web-1042", CardSecret(CODE, SERIAL), OTHER)
 
 
-# No page holds a secret.
-
-
 @pytest.mark.parametrize(
     "address",
     [
@@ -96,9 +93,6 @@ def test_the_log_of_the_admin_holds_references_and_no_codes(boss: Client, order:
 
 def test_searching_the_list_for_a_code_finds_nothing(boss: Client, order: Order) -> None:
     assert "0 results" in text(read(boss.get(LIST, {"q": CODE})))
-
-
-# Finding a card.
 
 
 @pytest.mark.parametrize(
@@ -207,9 +201,6 @@ def test_the_error_mail_about_a_failed_search_holds_no_code(boss: Client, settin
     assert "&lt;masked&gt;" in report
     assert CODE.casefold() not in report.casefold()
     assert CODE.casefold() not in html.casefold()
-
-
-# What others have written is shown as text.
 
 
 def test_texts_that_others_have_written_are_escaped(boss: Client) -> None:

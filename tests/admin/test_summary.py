@@ -42,9 +42,6 @@ def settled_order(status: Status, **values: Any) -> Order:
     return build_guide_order(status, **{"settled_at": AT, **SOLD, **figures, **values})
 
 
-# Settled.
-
-
 def test_a_partly_delivered_order_says_what_came_what_was_credited_and_what_is_owed() -> None:
     assert tell(settled_order(Status.PARTIALLY_FILLED)) == (
         "3 of 5 cards delivered. The provider credited back 2 × 490 = 980 DA on 24 Nov 23:59."
@@ -136,9 +133,6 @@ def test_money_that_is_not_known_went_nowhere(sale_price: Decimal | None) -> Non
 def test_open_problems_are_counted(count: int, expected: str) -> None:
     problems = [LOST, Problem("not_known")][:count]
     assert tell(settled_order(Status.FULFILLED, problems=problems)).endswith(expected)
-
-
-# Not settled.
 
 
 def test_a_new_order_is_sent_automatically() -> None:
@@ -300,9 +294,6 @@ def test_a_rejected_order_says_why_and_owes_everything(
 ) -> None:
     order = build_guide_order(Status.REJECTED, **SOLD)
     assert tell(order, reason=reason) == (f"{expected} The customer is owed 5 × 550 = 2,750 DA.")
-
-
-# In every language.
 
 
 @pytest.mark.parametrize("language", ["en", "fr", "ar"])

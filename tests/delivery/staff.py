@@ -14,7 +14,7 @@ from giftcards.delivery.models import CardLink, Delivery, LinkVisit, key_of
 from giftcards.keys.secrecy import CardSecret, Masked
 from giftcards.models import Order
 from tests.builders import receive
-from tests.pages import hidden, read, sign_in
+from tests.pages import element, hidden, order_page, plain, read, sign_in, text
 
 MESSAGES = "/admin/giftcards_delivery/delivery/"
 LINKS = "/admin/giftcards_delivery/cardlink/"
@@ -60,6 +60,12 @@ def visit(visited: CardLink, *what: str, **values: Any) -> None:
 def person(*permissions: str, name: str = "amina", **options: Any) -> Client:
     """A browser of a member of staff, who has just signed in; ``view_order`` is theirs as well."""
     return sign_in("view_order", *permissions, name=name, password=PASSWORD, **options)
+
+
+def messages_section(browser: Client, order: Order) -> str:
+    """What the page of the order says about its messages."""
+    html = read(browser.get(order_page(order)))
+    return plain(text(element(html, 'aria-labelledby="giftcards-messages"', "section")))
 
 
 def to(page: str, key: int) -> str:

@@ -15,15 +15,10 @@ from giftcards.models import Order
 from tests.delivery.gifts import BUYER, RECIPIENT, in_days, link_in, mails_to, pass_days, told
 from tests.delivery.mails import send
 from tests.delivery.pages import CODES, codes_in, press
-from tests.delivery.staff import PASSWORD, SUPPORT, filled_in, person, to
-from tests.pages import element, errors, let_pass, order_page, plain, read, text
+from tests.delivery.staff import PASSWORD, SUPPORT, filled_in, messages_section, person, to
+from tests.pages import errors, let_pass, order_page, plain, read, text
 
 pytestmark = pytest.mark.django_db
-
-
-def section(browser: Client, order: Order) -> str:
-    html = read(browser.get(order_page(order)))
-    return plain(text(element(html, 'aria-labelledby="giftcards-messages"', "section")))
 
 
 class TestPutOff:
@@ -32,14 +27,14 @@ class TestPutOff:
     ) -> None:
         order = told(deliver_at=in_days(3))
         send()
-        shown = section(amina, order)
+        shown = messages_section(amina, order)
         assert f"It is to be sent to {RECIPIENT} on" in shown
         assert "Send it now" in shown
         assert "Try now" not in shown
         message = Delivery.objects.get(kind="gift")
         answer = read(amina.post(to("send_now", message.pk), follow=True))
         assert "It is sent in a moment." in answer
-        assert "Send it now" not in section(amina, order)
+        assert "Send it now" not in messages_section(amina, order)
         assert send().sent == 1
         assert codes_in(press(link_in(mails_to(RECIPIENT)[0]))) == CODES[:3]
         pass_days(3)
@@ -101,7 +96,7 @@ class TestSendingAgain:
         order = told(customer_email="")
         html = read(again(amina, order, kind="receipt"))
         assert "The order has no address for this: give one." in text(html)
-        assert "The customer was not told, because the order has no address." in section(
+        assert "The customer was not told, because the order has no address." in messages_section(
             amina, order
         )
 
@@ -121,7 +116,7 @@ class TestCorrecting:
         order = told(recipient_email="lina@exmaple.com")
         send()
         change_customer(order, recipient_email=RECIPIENT)
-        assert "The codes were sent to lina@exmaple.com on" in section(amina, order)
+        assert "The codes were sent to lina@exmaple.com on" in messages_section(amina, order)
 
 
 def test_the_proof_of_delivery_names_the_recipient(amina: Client) -> None:

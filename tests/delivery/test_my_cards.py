@@ -109,6 +109,10 @@ class TestList:
         assert "500 DA will be paid back to you" in text
         assert text.count("Show 3 cards") == response.content.decode().count("<button") == 1
         assert codes_in(response) == []
+        assert response["Cache-Control"] == "no-store, private"
+        # With "no-referrer", browsers hide the origin of forms, and Django refuses them.
+        assert response["Referrer-Policy"] == "same-origin"
+        assert "default-src 'none'" in response["Content-Security-Policy"]
 
     def test_who_has_ordered_nothing_is_told_so(self, lina: Client, order: Order) -> None:
         Order.objects.update(customer_email="sami@example.com")
@@ -156,39 +160,25 @@ class TestList:
         assert show(lina, order).status_code == 404
         assert codes_in(show(lina, younger)) == CODES[:3]
 
-    @pytest.mark.usefixtures("order")
-    def test_the_page_is_kept_out_of_caches_and_lets_forms_pass(self, lina: Client) -> None:
-        response = lina.get(PAGE)
-        assert response["Cache-Control"] == "no-store, private"
-        # With "no-referrer", browsers hide the origin of forms, and Django refuses them.
-        assert response["Referrer-Policy"] == "same-origin"
-        assert "default-src 'none'" in response["Content-Security-Policy"]
-
 
 class TestReveal:
     def test_the_button_shows_the_cards_and_who_saw_them_is_written_down(
-        self, lina: Client, order: Order
+        self, lina: Client, order: Order, settings: Any
     ) -> None:
+        # The limit of links does not concern the account, nor does their withdrawal.
+        settings.GIFTCARDS_DELIVERY["LINK_REVEALS"] = 1
         response = show(lina, order, token=page_token(lina.get(PAGE)))
         assert codes_in(response) == CODES[:3]
         visit = LinkVisit.objects.get()
         assert (visit.what, visit.user, visit.unreadable) == ("revealed", "lina", 0)
         link = visit.link
         assert (link.order, link.origin, link.reveals) == (order, "account", 1)
-
-    def test_all_reveals_of_an_order_share_one_link(self, lina: Client, order: Order) -> None:
-        for _ in range(3):
-            assert codes_in(show(lina, order)) == CODES[:3]
-        assert CardLink.objects.get().reveals == 3
-        assert "Shown before" in words(show(lina, order))
-
-    def test_the_limit_and_the_withdrawal_of_links_do_not_concern_the_account(
-        self, lina: Client, order: Order, settings: Any
-    ) -> None:
-        settings.GIFTCARDS_DELIVERY["LINK_REVEALS"] = 1
-        show(lina, order)
         CardLink.objects.revoke(order, by="amina")
-        assert codes_in(show(lina, order)) == CODES[:3]
+        response = show(lina, order)
+        assert codes_in(response) == CODES[:3]
+        assert "Shown before" in words(response)
+        # All reveals of an order share one link.
+        assert CardLink.objects.get().reveals == 2
 
     def test_nobody_else_is_shown_the_cards(self, lina: Client, order: Order) -> None:
         token = page_token(lina.get(PAGE))
@@ -196,24 +186,19 @@ class TestReveal:
         response = show(sami, order, token=token)
         assert response.status_code == 404
         assert codes_in(response) == []
-        assert not LinkVisit.objects.exists()
-
-    def test_ownership_is_asked_for_again_when_the_button_is_pressed(
-        self, lina: Client, order: Order
-    ) -> None:
-        token = page_token(lina.get(PAGE))
+        # Ownership is asked for again when the button is pressed.
         Order.objects.update(customer_email="sami@example.com")
         assert show(lina, order, token=token).status_code == 404
+        assert not LinkVisit.objects.exists()
 
     @pytest.mark.parametrize("key", ["", "0", "-1", "x", "١", "9" * 30, "1 OR 1", "\0"])
     def test_a_key_of_no_order_shows_nothing(self, lina: Client, order: Order, key: str) -> None:
         response = lina.post(PAGE, {"order": key})
         assert response.status_code == 404
         assert codes_in(response) == []
-
-    def test_an_order_without_cards_shows_nothing_and_leaves_no_trace(self, lina: Client) -> None:
-        order = make_guide_order(Status.REFUNDED, customer_email="lina@example.com")
-        assert show(lina, order).status_code == 404
+        # Nor does an order without cards, and neither leaves a trace.
+        other = make_guide_order(Status.REFUNDED, customer_email="lina@example.com")
+        assert show(lina, other).status_code == 404
         assert not CardLink.objects.exists()
 
     def test_a_form_of_another_site_is_refused(self, order: Order) -> None:
@@ -276,12 +261,6 @@ class TestTags:
     def user(self, name: str) -> Any:
         return get_user_model().objects.create_user(name, f"{name}@example.com")
 
-    def test_a_page_of_the_shop_lists_the_orders_of_its_user(self, order: Order) -> None:
-        html = self.render("{% my_cards %}", self.user("lina"))
-        assert "web-1042" in html
-        assert 'action="/cards/"' in html
-        assert self.render("{% my_cards %}", self.user("sami")).strip() == ""
-
     def test_a_page_of_the_shop_links_to_orders_beyond_the_newest(self) -> None:
         for number in range(21):
             make_guide_order(reference=f"web-{number:02}", customer_email="lina@example.com")
@@ -321,7 +300,12 @@ class TestTags:
         assert [text for text in (SOON, LATE, TOLD) if text in html] == said
         assert ("gc-wait" in html) == bool(said)
 
-    def test_nothing_is_shown_of_the_order_of_somebody_else(self, order: Order) -> None:
+    def test_a_page_of_the_shop_lists_the_orders_of_its_user_and_of_nobody_else(
+        self, order: Order
+    ) -> None:
+        html = self.render("{% my_cards %}", self.user("lina"))
+        assert "web-1042" in html
+        assert 'action="/cards/"' in html
         for user in (self.user("sami"), AnonymousUser()):
             html = self.render("{% order_cards order %}{% my_cards %}", user, order=order)
             assert html.strip() == ""

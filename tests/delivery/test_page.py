@@ -86,28 +86,25 @@ class TestBeforeTheButtonIsPressed:
     @pytest.mark.parametrize(
         "posted",
         [
-            {},
-            {"token": ""},
-            {"token": "x"},
-            {"token": "☃" * 5_000},
-            {"token": ["a", "b"], "csrfmiddlewaretoken": "x"},
+            {"data": {}},
+            {"data": {"token": ""}},
+            {"data": {"token": "x"}},
+            {"data": {"token": "☃" * 5_000}},
+            {"data": {"token": ["a", "b"], "csrfmiddlewaretoken": "x"}},
+            # Bodies that are no form, or too large.
+            {"data": b"x", "content_type": "multipart/form-data; boundary="},
+            {"data": {"token": "x" * 3_000_000}, "HTTP_X": ""},
         ],
+        ids=["nothing", "empty", "x", "long", "two", "no form", "huge"],
     )
     def test_a_post_without_the_token_of_the_page_asks_again(
         self, address: str, posted: dict[str, Any]
     ) -> None:
-        response = Client().post(address, posted)
+        response = Client().post(address, **posted)
         assert response.status_code == 200
         assert "once more" in words(response)
         assert codes_in(response) == []
         assert CardLink.objects.get().reveals == 0
-
-    def test_a_body_that_is_no_form_asks_again(self, address: str) -> None:
-        broken = Client().post(address, b"x", content_type="multipart/form-data; boundary=")
-        huge = Client().post(address, {"token": "x" * 3_000_000}, HTTP_X="")
-        for response in (broken, huge):
-            assert response.status_code == 200
-            assert "once more" in words(response)
 
     def test_the_token_of_another_page_asks_again(self, order: Order, address: str) -> None:
         other = address_of_new_link(order)
@@ -134,18 +131,16 @@ class TestBeforeTheButtonIsPressed:
             token = page_token(fetch(address, ago=ago))
         assert codes_in(press(address, token=token)) == CODES[: 3 * is_shown]
 
-    def test_without_a_pause_the_page_can_be_pressed_at_once(
+    def test_the_page_that_asks_again_can_be_pressed_at_once_without_a_pause(
         self, address: str, settings: Any
     ) -> None:
-        configure(settings, PRESS_AFTER=0)
-        assert codes_in(press(address, ago=0)) == CODES[:3]
-
-    def test_the_page_that_asks_again_can_be_pressed(self, address: str) -> None:
         now = time.time()
         response = Client().post(address)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda: now + 5)
             assert codes_in(Client().post(address, {"token": page_token(response)})) == CODES[:3]
+        configure(settings, PRESS_AFTER=0)
+        assert codes_in(press(address, ago=0)) == CODES[:3]
 
 
 class TestOpenings:
@@ -191,21 +186,22 @@ def refusing_visits() -> AbstractContextManager[None]:
 
 
 class TestReveal:
-    def test_the_button_shows_the_cards_that_came(self, address: str) -> None:
-        response = press(address)
+    def test_the_button_shows_the_cards_that_came_and_that_is_written_down(
+        self, address: str
+    ) -> None:
+        token = page_token(fetch(address))
+        visitor = {"REMOTE_ADDR": "41.96.1.2", "HTTP_USER_AGENT": "Phone 1.0"}
+        response = Client().post(address, {"token": token}, **visitor)
         assert codes_in(response) == CODES[:3]
-        text = words(response)
+        text, html = words(response), response.content.decode()
         for card in CARDS[:3]:
             assert card.serial in text
         assert "PlayStation · 500 DA" in text
         assert "I have used it" in text
         assert "Shown before" not in text
-
-    def test_a_reveal_is_counted_and_written_down(self, address: str) -> None:
-        token = page_token(fetch(address))
-        Client().post(
-            address, {"token": token}, REMOTE_ADDR="41.96.1.2", HTTP_USER_AGENT="Phone 1.0"
-        )
+        # A QR code of each.
+        assert html.count("<svg") == html.count("<details") == 3
+        assert "style=" not in html
         [visit] = visits("revealed")
         assert (visit.address, visit.agent, visit.unreadable) == ("41.96.1.2", "Phone 1.0", 0)
         assert CardLink.objects.get().reveals == 1
@@ -219,29 +215,23 @@ class TestReveal:
         assert str(year) in text
         assert LinkVisit.objects.filter(what="revealed").count() == 2
 
+    @pytest.mark.parametrize("most", [1, None])
     def test_a_page_that_is_loaded_again_is_the_same_reveal_for_ten_minutes(
-        self, address: str, settings: Any
+        self, address: str, settings: Any, most: int | None
     ) -> None:
-        configure(settings, LINK_REVEALS=1)
+        configure(settings, LINK_REVEALS=most)
         token = page_token(fetch(address))
         for _ in range(3):
             response = press(address, token=token)
             assert codes_in(response) == CODES[:3]
             assert "Shown before" not in words(response)
-        assert CardLink.objects.get().reveals == 1
         assert len(visits("revealed")) == 1
-        LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
-        assert press(address, token=token).status_code == 404
-
-    def test_after_ten_minutes_a_page_that_has_shown_the_cards_asks_again(
-        self, address: str
-    ) -> None:
-        token = page_token(fetch(address))
-        press(address, token=token)
         LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
         response = press(address, token=token)
         assert codes_in(response) == []
-        assert "once more" in words(response)
+        # It asks again, unless the link has ended.
+        assert response.status_code == (404 if most else 200)
+        assert ("once more" in words(response)) is not bool(most)
         assert CardLink.objects.get().reveals == 1
 
     def test_a_link_shows_its_cards_as_often_as_is_set(self, address: str, settings: Any) -> None:
@@ -250,10 +240,8 @@ class TestReveal:
         shown = [bool(codes_in(press(address, token=token))) for token in tokens]
         assert shown == [True, True, False]
         assert fetch(address).status_code == 404
-
-    def test_without_a_setting_a_link_ends_before_its_reveals_fill_the_table(
-        self, address: str
-    ) -> None:
+        # Without a setting, it ends before its reveals fill the table.
+        configure(settings, LINK_REVEALS=None)
         CardLink.objects.update(reveals=MOST_REVEALS - 1)
         assert codes_in(press(address)) == CODES[:3]
         assert fetch(address).status_code == 404
@@ -272,18 +260,26 @@ class TestReveal:
         assert codes_in(press(address, token=token)) == CODES[:3]
 
     def test_surplus_and_late_cards_are_not_shown(self, order: Order, address: str) -> None:
-        late = settled("PARTIALLY_FILLED", CARDS)
         Order.objects.filter(pk=order.pk).update(fulfilled_quantity=2)
-        assert late.cards
         assert codes_in(press(address)) == CODES[:2]
 
-    def test_codes_are_shown_as_text_whatever_they_hold(self) -> None:
-        odd = CardSecret("</bdi><script>alert(1)</script>&amp;", '"=1+1"')
-        order = make_settled("odd", settled("FULFILLED", [odd], quantity=1), quantity=1)
+    @pytest.mark.parametrize(
+        "card",
+        [
+            CardSecret("</bdi><script>alert(1)</script>&amp;", '"=1+1"'),
+            # Too long for a QR code.
+            CardSecret("é" * 9_000, ""),
+        ],
+        ids=["markup", "long"],
+    )
+    def test_codes_are_shown_as_text_whatever_they_hold(self, card: CardSecret) -> None:
+        order = make_settled("odd", settled("FULFILLED", [card], quantity=1), quantity=1)
         response = press(address_of_new_link(order))
-        assert odd.value in words(response)
-        assert odd.serial in words(response)
-        assert "<script>alert" not in response.content.decode()
+        assert card.value in words(response)
+        assert card.serial in words(response)
+        html = response.content.decode()
+        assert "<script>alert" not in html
+        assert ("<svg" in html) == (len(card.value) < 9_000)
 
     def test_the_page_needs_and_sets_no_cookie(self, address: str) -> None:
         browser = Client(enforce_csrf_checks=True)
@@ -295,25 +291,12 @@ class TestReveal:
             assert not response.cookies
             assert "Cookie" not in response.get("Vary", "")
 
-    def test_qr_codes_are_drawn_on_the_page(self, address: str) -> None:
-        html = press(address).content.decode()
-        assert html.count("<svg") == 3
-        assert html.count("<details") == 3
-        assert "style=" not in html
-
     def test_without_segno_the_page_has_no_qr_codes(
         self, address: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
         response = press(address)
         assert codes_in(response) == CODES[:3]
-        assert "<svg" not in response.content.decode()
-
-    def test_a_code_that_is_too_long_for_a_qr_code_has_none(self) -> None:
-        long = CardSecret("é" * 9_000, "")
-        order = make_settled("long", settled("FULFILLED", [long], quantity=1), quantity=1)
-        response = press(address_of_new_link(order))
-        assert long.value in words(response)
         assert "<svg" not in response.content.decode()
 
 
@@ -391,6 +374,35 @@ class TestWhatIsMissing:
             assert sentence in text
         assert ("will be paid back" in text) == any("will be" in sentence for sentence in told)
 
+    @pytest.mark.parametrize(
+        ("made", "updated", "told", "untold"),
+        [
+            (
+                {},
+                {},
+                "2 cards could not be delivered. What you paid for what is missing will be paid",
+                " DA will",
+            ),
+            (
+                {"sale_price": 550},
+                {"reordered_amount": 1_100},
+                "They were ordered again",
+                "paid back",
+            ),
+            ({"sale_price": 550, "answer": FULFILLED}, {}, "5 cards", "paid back"),
+        ],
+        ids=["unknown", "ordered again", "nothing"],
+    )
+    def test_without_an_amount_that_is_owed_the_page_promises_no_figure(
+        self, made: dict[str, Any], updated: dict[str, Any], told: str, untold: str
+    ) -> None:
+        order = make_settled(**made)
+        Order.objects.filter(pk=order.pk).update(**updated)
+        text = words(press(address_of_new_link(order)))
+        assert told in text
+        assert untold not in text
+        assert bool(re.search("could not|are missing", text)) == ("answer" not in made)
+
     def test_a_day_that_the_shop_has_promised_is_told_until_it_has_passed(
         self, settings: Any
     ) -> None:
@@ -403,26 +415,6 @@ class TestWhatIsMissing:
         text = words(press(address))
         assert "The money is late. We are sorry, and are on it." in text
         assert "You get the money" not in text
-
-    def test_without_a_sale_amount_the_page_promises_no_figure(self, address: str) -> None:
-        text = words(press(address))
-        assert "2 cards could not be delivered." in text
-        assert "What you paid for what is missing will be paid back to you" in text
-        assert " DA will" not in text
-
-    def test_missing_cards_that_are_ordered_again_are_announced(self) -> None:
-        order = make_settled(sale_price=550)
-        Order.objects.filter(pk=order.pk).update(reordered_amount=1_100)
-        text = words(press(address_of_new_link(order)))
-        assert "They were ordered again" in text
-        assert "paid back" not in text
-
-    def test_an_order_of_which_all_cards_came_says_nothing_of_missing_ones(self) -> None:
-        order = make_settled(answer=FULFILLED, sale_price=550)
-        text = words(press(address_of_new_link(order)))
-        assert "5 cards" in text
-        assert "could not" not in text
-        assert "paid back" not in text
 
 
 class TestCardsThatDoNotOpen:
@@ -479,6 +471,9 @@ class TestManyCards:
     def test_more_than_a_hundred_cards_are_a_file(self, many: Order, settings: Any) -> None:
         configure(settings, LINK_REVEALS=1)
         address = address_of_new_link(many)
+        for method in ("get", "post"):
+            unpressed = getattr(Client(), method)(address, {"file": "1"})
+            assert "MANY-" not in unpressed.content.decode()
         token = page_token(fetch(address))
         page = press(address, token=token)
         assert "MANY-" not in page.content.decode()
@@ -491,14 +486,6 @@ class TestManyCards:
         assert "many/1" in lines[1]
         assert lines[4:-1] == [f"{n + 1}\tMANY-{n:04}\t{n:08}" for n in range(101)]
         assert len(visits("revealed")) == CardLink.objects.get().reveals == 1
-
-    def test_a_file_is_fetched_by_who_has_pressed_only(self, many: Order) -> None:
-        address = address_of_new_link(many)
-        for response in (
-            Client().post(address, {"file": "1"}),
-            Client().get(address, {"file": "1"}),
-        ):
-            assert "MANY-" not in response.content.decode()
 
     def test_a_hundred_cards_are_on_the_page(self) -> None:
         cards = [CardSecret(f"MANY-{number:04}", "") for number in range(100)]
@@ -629,11 +616,6 @@ class TestPin:
     def address(self) -> str:
         return address_of_new_link(make_settled(customer_phone=self.PHONE))
 
-    def test_the_page_asks_for_the_pin(self, address: str) -> None:
-        text = words(fetch(address))
-        assert "The last four digits of your phone number." in text
-        assert "3456" not in text
-
     @pytest.mark.parametrize("typed", ["3456", " 34 56", "٣٤٥٦", "۳۴۵۶", "34-56"])
     def test_the_pin_is_right_in_any_script_of_digits(self, address: str, typed: str) -> None:
         assert codes_in(press(address, password=typed)) == CODES[:3]
@@ -643,6 +625,9 @@ class TestPin:
     def test_a_wrong_pin_shows_nothing_and_tells_the_tries_that_are_left(
         self, address: str, typed: str
     ) -> None:
+        asked = words(fetch(address))
+        assert "The last four digits of your phone number." in asked
+        assert "3456" not in asked
         response = press(address, password=typed)
         assert codes_in(response) == []
         assert "You have 4 tries left." in words(response)
@@ -657,6 +642,11 @@ class TestPin:
         assert "<form" not in response.content.decode()
         assert len(visits("locked")) == 1
         assert "this link is locked" in words(fetch(address))
+        # It does not take the right PIN.
+        response = press(address, password="3456", token=self.token_of(address))
+        assert codes_in(response) == []
+        assert "this link is locked" in words(response)
+        assert CardLink.objects.get(reveals=0, wrong_pins=5)
         assert codes_in(press(other, password="3456")) == CODES[:3]
 
     def token_of(self, address: str) -> str:
@@ -665,13 +655,6 @@ class TestPin:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda: now - 5)
             return links.make(address.strip("/").rpartition("/")[2])[0]
-
-    def test_a_locked_link_does_not_take_the_right_pin(self, address: str) -> None:
-        CardLink.objects.update(wrong_pins=5)
-        response = press(address, password="3456", token=self.token_of(address))
-        assert codes_in(response) == []
-        assert "this link is locked" in words(response)
-        assert CardLink.objects.get().wrong_pins == 5
 
     def test_a_reload_needs_no_other_guess_and_a_stranger_does(self, address: str) -> None:
         token = page_token(fetch(address))

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
-from django.core import mail
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone, translation
@@ -81,45 +80,37 @@ class TestSent:
         assert row.message_id == received.mail["Message-ID"]
         assert received.recipient == row.address
 
-    def test_a_message_that_is_not_due_yet_waits(self, server: MailServer) -> None:
-        make_message(next_attempt_at=timezone.now() + timedelta(seconds=30))
-        assert send() == SendingTally()
-        assert not server.connections
-
     def test_the_message_that_has_been_due_longest_goes_first(self, server: MailServer) -> None:
         for number, minutes in enumerate((1, 3, 2)):
             due_at = timezone.now() - timedelta(minutes=minutes)
             make_message(address=f"c{number}@example.com", next_attempt_at=due_at)
+        # This one is not due yet.
+        make_message(next_attempt_at=timezone.now() + timedelta(seconds=30))
         assert send().sent == 3
         recipients = [received.recipient for received in server.received]
         assert recipients == ["c1@example.com", "c2@example.com", "c0@example.com"]
 
-    def test_the_link_of_a_message_opens_the_cards_of_its_order(self, server: MailServer) -> None:
-        message = make_message(order=make_settled(customer_email=ADDRESS), kind="partly_delivered")
-        send()
-        link = CardLink.objects.get()
-        assert (link.order, link.delivery, link.origin) == (message.order, message, "message")
-        body = server.received[0].mail.get_body(("plain",))
-        assert body is not None
-        token = body.get_content().partition("/cards/")[2].partition("/")[0]
-        assert find(token) == link
-
-    def test_the_link_is_in_the_mail_and_nowhere_else(
+    def test_the_link_of_a_message_opens_the_cards_of_its_order_and_is_nowhere_else(
         self, server: MailServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
         server.plan = lambda number: Fault("end", DROP) if number == 1 else None
-        make_message()
+        message = make_message(order=make_settled(customer_email=ADDRESS), kind="partly_delivered")
         for _attempt in range(2):
             send()
             is_due()
-        bodies = [received.mail.get_body(("plain",)) for received in server.received]
-        tokens = {
-            body.get_content().partition("/cards/")[2].partition("/")[0]
-            for body in bodies
-            if body is not None
-        }
-        assert len(tokens) == 2
+        tokens = set()
+        for received in server.received:
+            body = received.mail.get_body(("plain",))
+            assert body is not None
+            tokens.add(body.get_content().partition("/cards/")[2].partition("/")[0])
+        links = list(map(find, tokens))
+        assert set(links) == set(CardLink.objects.all())
+        assert len(links) == 2
+        for link in links:
+            assert link
+            expected = (message.order, message, "message")
+            assert (link.order, link.delivery, link.origin) == expected
         stored = repr([*Delivery.objects.values(), *CardLink.objects.values()])
         assert not any(token in stored + caplog.text for token in tokens)
 
@@ -129,14 +120,15 @@ class TestSent:
         assert send().sent == 1
         assert not CardLink.objects.exists()
 
-    def test_messages_wait_where_the_shop_has_no_address_for_their_links(
+    def test_messages_wait_where_the_shop_has_no_address_for_their_links_or_not_their_channel(
         self, server: MailServer, settings: Any
     ) -> None:
         settings.GIFTCARDS_DELIVERY = {"FROM_EMAIL": "shop@shop.example"}
-        message = make_message()
+        linked, unlisted = make_message(), make_message(channel="pigeon")
         make_message(Status.REFUNDED)
-        assert send() == SendingTally(sent=1, retrying=1)
-        assert again(message).error.startswith("ConfigurationError at ")
+        assert send() == SendingTally(sent=1, retrying=2)
+        assert again(linked).error.startswith("ConfigurationError at ")
+        assert again(unlisted).error.startswith("KeyError at ")
 
     def test_a_channel_gets_the_language_of_the_message_and_its_own_address(
         self, telling: type[Telling], server: MailServer
@@ -149,12 +141,15 @@ class TestSent:
 
 
 class TestWanted:
-    def test_nobody_is_asked_to_wait_for_an_order_that_has_moved_on(
-        self, server: MailServer
+    @pytest.mark.parametrize("values", [{"kind": "delayed"}, {"address": ""}])
+    def test_nobody_is_asked_to_wait_for_an_order_that_has_moved_on_or_told_without_an_address(
+        self, values: dict[str, str], server: MailServer
     ) -> None:
-        message = make_message(Status.FULFILLED, kind="delayed")
+        message = make_message(Status.FULFILLED)
+        Delivery.objects.update(**values)
         assert send() == SendingTally(cancelled=1)
-        assert (again(message).status, again(message).next_attempt_at) == ("cancelled", None)
+        row = again(message)
+        assert (row.status, row.next_attempt_at, row.attempts) == ("cancelled", None, 1)
         assert not server.connections
 
     @pytest.mark.usefixtures("server")
@@ -174,12 +169,6 @@ class TestWanted:
         make_message(Status.REFUNDED, requested_by="amina", address="asked@example.com")
         assert send() == SendingTally(sent=1, cancelled=1)
         assert [received.recipient for received in server.received] == ["asked@example.com"]
-
-    def test_a_message_whose_address_was_erased_is_cancelled(self, server: MailServer) -> None:
-        message = make_message()
-        Delivery.objects.update(address="")
-        assert send() == SendingTally(cancelled=1)
-        assert again(message).attempts == 1
 
     @pytest.mark.parametrize("mode", ["link", "codes"])
     def test_cards_whose_codes_were_destroyed_are_not_announced(
@@ -325,31 +314,34 @@ class TestRetries:
         assert row.error.startswith(f"SMTPRecipientsRefused {reply[:3]} at ")
         assert not CardLink.objects.exists()
 
-    def test_a_channel_can_refuse_an_address(
-        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(telling, "error", AddressRefused("0550 does not exist"))
-        message = make_message(channel="telling", address="0550")
-        assert send() == SendingTally(failed=1)
-        assert again(message).error.startswith("AddressRefused at ")
-        assert "0550" not in again(message).error
-
+    @pytest.mark.parametrize(
+        ("error", "tally", "unanswered"),
+        [
+            *((kind("CANARY"), "retrying", 0) for kind in (RuntimeError, SystemExit, KeyError)),
+            # A channel can refuse an address, and say that it does not know.
+            (AddressRefused("CANARY does not exist"), "failed", 0),
+            (OutcomeUnknown(), "retrying", 1),
+        ],
+        ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+    )
     def test_an_error_is_stored_without_its_text(
-        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch, caplog: Any
+        self,
+        telling: type[Telling],
+        error: BaseException,
+        tally: str,
+        unanswered: int,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        for error in (RuntimeError("CANARY"), SystemExit("CANARY"), KeyError("CANARY")):
-            monkeypatch.setattr(telling, "error", error)
-            message = make_message(channel="telling", address="0550")
-            assert send() == SendingTally(retrying=1)
-            name, at, place = again(message).error.split()
-            assert (name, at) == (type(error).__name__, "at")
-            assert place.partition(":")[0].endswith("test_sending.py")
+        monkeypatch.setattr(telling, "error", error)
+        message = make_message(channel="telling", address="0550")
+        assert send() == SendingTally(**{tally: 1})
+        row = again(message)
+        name, at, place = row.error.split()
+        assert (name, at) == (type(error).__name__, "at")
+        assert place.partition(":")[0].endswith("test_sending.py")
+        assert row.unanswered == CardLink.objects.count() == unanswered
         assert "CANARY" not in caplog.text
-
-    def test_a_channel_that_is_no_longer_listed_may_come_back(self, server: MailServer) -> None:
-        message = make_message(channel="pigeon")
-        assert send() == SendingTally(retrying=1)
-        assert again(message).error.startswith("KeyError at ")
 
 
 class TestUnanswered:
@@ -381,14 +373,6 @@ class TestUnanswered:
         row = again(message)
         assert (row.status, row.unanswered) == ("retrying", 1)
         assert re.fullmatch(r"No answer within \d+ s", row.error)
-
-    def test_a_channel_can_say_that_it_does_not_know(
-        self, telling: type[Telling], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(telling, "error", OutcomeUnknown())
-        message = make_message(channel="telling", address="0550")
-        assert send() == SendingTally(retrying=1)
-        assert (again(message).unanswered, CardLink.objects.count()) == (1, 1)
 
     def test_attempts_that_failed_and_unanswered_ones_have_pauses_of_their_own(
         self, server: MailServer
@@ -556,9 +540,3 @@ class TestSideBySide:
         make_message(channel="telling", address="0550")
         assert send() == SendingTally(retrying=1)
         assert CardLink.objects.count() == 1
-
-
-def test_mail_of_the_test_backend_is_sent_without_a_server() -> None:
-    make_message()
-    assert send() == SendingTally(sent=1)
-    assert len(mail.outbox) == 1

@@ -202,26 +202,28 @@ class TestLostRefunds:
         assert deliver().startswith("1 sent")
 
     @pytest.mark.parametrize(
-        ("days_ago", "recorded_days_ago", "is_told"),
-        [(1, 1, True), (1, 20, True), (3, 3, False), (1, 40, False)],
+        ("days_ago", "recorded_days_ago", "state", "is_told"),
+        [
+            (1, 1, "done", True),
+            (1, 20, "done", True),
+            (3, 3, "done", False),
+            (1, 40, "done", False),
+            # Planned.
+            (1, 1, "created", False),
+        ],
     )
     @pytest.mark.usefixtures("refund", "server")
     def test_only_refunds_of_late_are_told_of(
-        self, days_ago: int, recorded_days_ago: int, is_told: bool
+        self, days_ago: int, recorded_days_ago: int, state: str, is_told: bool
     ) -> None:
-        CustomerRefund.objects.update(
-            executed_at=ago(days_ago * 86_400), created_at=ago(recorded_days_ago * 86_400)
-        )
+        paid, recorded = ago(days_ago * 86_400), ago(recorded_days_ago * 86_400)
+        CustomerRefund.objects.update(executed_at=paid, created_at=recorded, state=state)
         deliver()
         assert Delivery.objects.exists() == is_told
 
-    @pytest.mark.parametrize("why", ["before the installation", "planned"])
     @pytest.mark.usefixtures("refund", "server")
-    def test_other_refunds_are_not_told_of(self, why: str) -> None:
-        if why == "planned":
-            CustomerRefund.objects.update(state="created")
-        else:
-            Installation.objects.update(at=timezone.now())
+    def test_refunds_of_before_the_installation_are_not_told_of(self) -> None:
+        Installation.objects.update(at=timezone.now())
         deliver()
         assert not Delivery.objects.exists()
 

@@ -189,12 +189,25 @@ def test_whatever_else_is_posted_changes_no_address(thief: Client) -> None:
     assert not CardLink.objects.filter(origin=CardLink.Origin.STAFF).exists()
 
 
-def test_an_order_without_an_address_is_placed_without_a_password(thief: Client) -> None:
+def test_an_order_by_hand_without_an_address_or_after_a_password_asks_for_none(
+    thief: Client,
+) -> None:
     typed = dict.fromkeys(("customer_email", "customer_phone", "recipient_email"), "")
     html = read(thief.post(ADD, {**FORM, **typed}))
     assert 'name="password"' not in html
     assert thief.post(ADD, hidden(html)).status_code == 302
     assert Order.objects.get().reference == FORM["reference"]
+    form = {**FORM, "reference": "web-2"}
+    html = read(thief.post(ADD, form))
+    # A person can go back from the question.
+    assert "formnovalidate" in element(html, 'name="_change"', "button")
+    html = read(thief.post(ADD, {**hidden(html), "password": "", "_change": "1"}))
+    assert f'value="{FORM["customer_email"]}"' in html
+    use(thief, "order_add", None, {"reference": "web-2", "password": PASSWORD})
+    assert Order.objects.count() == 2
+    # The password holds for the next.
+    html = read(thief.post(ADD, {**FORM, "reference": "web-3"}))
+    assert 'name="password"' not in html
 
 
 def test_a_link_goes_to_the_address_of_the_order_without_a_password(thief: Client) -> None:
@@ -205,17 +218,3 @@ def test_a_link_goes_to_the_address_of_the_order_without_a_password(thief: Clien
     form = {**asked(thief.get(address)), **form}
     assert thief.post(address, form).url == order_page(order)
     assert Delivery.objects.get().address == order.customer_email
-
-
-def test_a_person_can_go_back_from_the_question_for_the_password(thief: Client) -> None:
-    html = read(thief.post(ADD, FORM))
-    assert "formnovalidate" in element(html, 'name="_change"', "button")
-    html = read(thief.post(ADD, {**hidden(html), "password": "", "_change": "1"}))
-    assert f'value="{FORM["customer_email"]}"' in html
-    assert not Order.objects.exists()
-
-
-def test_the_password_of_an_order_by_hand_holds_for_the_next(thief: Client) -> None:
-    use(thief, "order_add", None, {"customer_email": THIEF, "password": PASSWORD})
-    html = read(thief.post(ADD, {**FORM, "reference": "web-2"}))
-    assert 'name="password"' not in html
