@@ -335,7 +335,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
     """Return what ``order`` waits for, and since when it waits; ``None`` if it does not wait.
 
-    What it waits for is the end of a sentence.
+    The first item of the result is a text that ends a sentence.
     """
     state = STATES[order.status]
     if order.is_held or not state.waits_for:

@@ -228,7 +228,7 @@ def international_phone(text: str) -> str:
 
 
 def numbers(text: str) -> frozenset[str]:
-    """Return the phone numbers in a field for them, in the form of :func:`dialled`."""
+    """Return the phone numbers in a field for phone numbers, in the form of :func:`dialled`."""
     parts = [part for part in _BETWEEN.split(text) if digits(part)]
     wholes = [part for part in parts if len(digits(part)) >= _WHOLE_DIGITS]
     # After a short first part, the separator is inside one number: 0555/12.34.56.

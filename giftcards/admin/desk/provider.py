@@ -317,7 +317,7 @@ def failures(
     """Return the section with the last failures of requests, API keys and receivers.
 
     Receivers are the shop's functions that are told of status changes. ``changes``: the status
-    changes to search for their failures. Without ``shows_hints``, error messages are hidden.
+    changes whose failed receivers are listed. Without ``shows_hints``, error messages are hidden.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
     # An outage ends by itself. If the provider refuses requests, a person has to act.

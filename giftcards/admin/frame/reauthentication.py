@@ -156,7 +156,7 @@ def url_of_proof(*, back_to: str) -> str:
 
 
 def take_turn(request: HttpRequest) -> None:
-    """Lock the person's row until the transaction ends: their other requests wait until then.
+    """Lock the person's row until the transaction ends; other calls for the person wait.
 
     SQLite has one writer at a time, and needs no lock if the transaction begins with a write.
     """

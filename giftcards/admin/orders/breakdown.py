@@ -152,7 +152,7 @@ def bar(order: Order) -> dict[str, str] | None:
 
 
 def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:
-    """Return the text ``quantity`` × ``price``; "" if their product is not ``amount``."""
+    """Return ``quantity`` × ``price`` as HTML; "" if their product is not ``amount``."""
     if price is None or amount is None or quantity * price != amount:
         return ""
     return calculation("{quantity} × {price}", quantity=quantity, price=price)

@@ -137,7 +137,7 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     }
 
 
-# The maximum number of earlier orders of the customer that are compared; also of later ones.
+# The maximum number of the customer's earlier orders that are compared, and of the later ones.
 _NEIGHBOURS = 20
 # The longest time between two orders that look like doubles.
 _WITHIN = timedelta(hours=1)

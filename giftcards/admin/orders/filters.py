@@ -214,7 +214,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class GroupFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for the group in the URL; it offers no groups, because each cart makes one."""
+    """A filter for the group in the URL; it offers no others: each cart has its own."""
 
     title = _("group")
     parameter_name = "group"

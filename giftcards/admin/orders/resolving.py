@@ -342,7 +342,7 @@ def _adopt(attempt: Attempt) -> Answer:
 
 
 def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
-    """Return the facts that the person has compared; ``None`` if too old, forged or not theirs."""
+    """Return the facts that the person has compared; ``None`` if too old, forged or another's."""
     try:
         seen: dict[str, Any] = signing.loads(
             request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS
