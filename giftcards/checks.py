@@ -44,12 +44,12 @@ IDS: Mapping[str, str] = {
     "currency": "giftcards.E018",
     "path": "giftcards.E023",
 }
-# The options that choose a broker. Without any, django-q2 uses Redis on the same machine.
+# The options that choose a broker. Without any of them, django-q2 uses Redis on the same machine.
 _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
 # Django's default.
 _READ_COMMITTED = "READ COMMITTED"
-# In django-q2: the default of ``retry`` in seconds, and a ``timeout`` that means none.
+# In django-q2: the default of ``retry`` in seconds, and the ``timeout`` that means no time limit.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
 
@@ -353,7 +353,7 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
 
 
 def _is_migrating() -> bool:
-    """True if the checks are run by ``migrate``, which an error about a lost code must not stop.
+    """True if ``migrate`` runs the checks: an error about a lost code must not stop it.
 
     Django does not tell a check which command runs it, so this searches the call stack.
     """

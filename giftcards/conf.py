@@ -31,7 +31,8 @@ try:
 except PackageNotFoundError:  # a checkout that is not installed
     VERSION = "unknown"
 _ONECLICKDZ = "https://api.oneclickdz.com"
-# Seconds for which one task runs the loop; few, because a stopping cluster waits for the task.
+# Seconds for which one task runs the loop. They are few, because a stopping cluster waits for the
+# task.
 LOOP_SECONDS = 40
 # Seconds that a task may need after its last request, to record answers and call receivers.
 _RECORDING_SECONDS = 10
@@ -43,8 +44,8 @@ LARGEST_AMOUNT = Decimal("999999999999.99")
 T = TypeVar("T")
 U = TypeVar("U")
 N = TypeVar("N", bound=float)
-# Takes a setting's name, for messages, and its value; returns the value to use, or raises Unusable.
-# The reference quotes its docstring, which names the accepted values.
+# A parser takes a setting's name, for messages, and the setting's value. It returns the value to
+# use, or raises Unusable. The reference quotes the docstring, which names the accepted values.
 Parser = Callable[[str, Any], T]
 CORRECT = "Correct it, or remove it to get the default."
 
@@ -71,9 +72,9 @@ class SettingProblem:
 class Setting(Generic[T]):
     """One setting, an attribute of a :class:`SettingsDict`; its key is the name in capitals.
 
-    ``help`` is the setting's text in the reference. The default is parsed like any value. A setting
-    with ``required`` has none; ``required`` is the hint on how to get a value. With ``is_working``,
-    the commands that place and follow orders need a usable value to start.
+    ``help`` is the setting's text in the reference. The default is parsed like any value. If
+    ``required`` is given, there is no default; ``required`` is the hint on how to get a value. If
+    ``is_working`` is True, the commands that place and follow orders need a usable value to start.
     """
 
     parse: Parser[T]
@@ -168,7 +169,7 @@ def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
 
 
 def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
-    """Return a parser of numbers from ``minimum`` to ``maximum``; whole ones for ``int``."""
+    """Return a parser of numbers from ``minimum`` to ``maximum``; an ``int`` must be whole."""
     noun, accepted = ("a whole number", int) if to is int else ("a number", int | float)
     values = f"{noun} from {minimum:g} to {maximum:g}"
 
@@ -365,7 +366,7 @@ def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
             raise Unusable("encryption_key", f"{which} is not a Fernet key.", _NEW_KEY)
         if raw in known:
             raise Unusable("repeated_key", f"{which} is there twice.", "Remove the second one.")
-        # In other positions, such a key may open the cards that it has sealed.
+        # Keys in other positions are not refused, because they may still be needed to open cards.
         if position == 1 and _is_from_secret_key(raw):
             raise Unusable(
                 "derived_key",
@@ -395,7 +396,7 @@ def _is_from_secret_key(raw: bytes) -> bool:
     return raw in (secret[:32], hashlib.sha256(secret).digest())
 
 
-# The length of a token that nobody can guess.
+# The least length of a token that nobody can guess.
 _SHORTEST_TOKEN = 20
 
 

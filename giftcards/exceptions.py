@@ -90,7 +90,7 @@ class ProviderError(GiftcardsError):
     - ``request_id`` is the provider's name for the request; ``""`` if there is none.
     - ``retry_after`` is the pause that the provider asked for, in seconds, never negative; ``None``
       if there is none or it is unreadable.
-    - ``is_worth_repeating`` is True if the same request at once is likely to get an answer.
+    - ``is_worth_repeating`` is True if the same request, made now, is likely to get an answer.
 
     The text is English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem` instead,
     with ``parameters``: ``reason`` (one of ``REASONS``), ``message`` (the provider's own words) and
@@ -140,7 +140,7 @@ class TryLater(ProviderError):
 
 
 class Withheld(TryLater):
-    """Nothing was done: the request was not sent in time, for a reason in the shop."""
+    """Nothing was done: the shop's process was held up, and did not send the request in time."""
 
     reason = "held_up"
 

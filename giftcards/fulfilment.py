@@ -70,15 +70,15 @@ def place_order(
 
     ``product_id`` and ``type_id`` are the provider's ids: 1 to 100 printable ASCII characters
     without spaces. ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
-    for the order, in the same format; ``None`` generates a UUID. Never take it from a customer, who
-    could get another customer's order.
+    for the order, in the same format; ``None`` generates a UUID. Never take a reference from a
+    customer, who could get another customer's order.
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
     ``sale_price`` for one card, or ``sale_amount`` for all; if both are given, they have to agree.
 
-    ``max_price`` is the most that one card may cost the shop; above it, the order waits for a
-    person. By default, it is what the customer pays for one card. If ``HOLD_ABOVE_SALE_PRICE`` is
-    off, there is no default.
+    ``max_price`` is the most that one card may cost the shop. If a card costs more, the order waits
+    until staff decide. By default, ``max_price`` is what the customer pays for one card. If
+    ``HOLD_ABOVE_SALE_PRICE`` is off, there is no default.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
     Customers read it in place of the reference. ``metadata`` is a dict of JSON values for the
@@ -86,10 +86,10 @@ def place_order(
     characters. The phone number has digits, and at most 50 characters. Texts must not have control
     characters.
 
-    With a ``recipient_email``, the order is a gift. Its cards are bought at once, and go to that
-    address at ``deliver_at``, or else as soon as they come. ``deliver_at`` is within a year, with a
-    time zone unless ``USE_TZ`` is off. ``gift_message`` has at most 1,000 characters, and may have
-    several lines. ``recipient_language`` is by default the customer's.
+    With a ``recipient_email``, the order is a gift. Its cards are bought without delay, and go to
+    that address at ``deliver_at``, or else as soon as they come. ``deliver_at`` is within a year,
+    with a time zone unless ``USE_TZ`` is off. ``gift_message`` has at most 1,000 characters, and
+    may have several lines. ``recipient_language`` is by default the customer's.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,

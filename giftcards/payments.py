@@ -1,7 +1,8 @@
 """Payments that customers make through the provider.
 
 The money goes to the shop's account, which also pays for the cards. Requests about payments share
-the pauses and the request budget of all others. They leave half of the common slots to orders.
+the pauses and the request budget of all other requests. They leave half of the budget's shared
+slots to orders.
 """
 
 from __future__ import annotations

@@ -87,6 +87,6 @@ customer_refund_changed = Signal()
 #: the database have to wait for the commit, with ``transaction.on_commit``.
 customer_changed = Signal()
 #: Sent with ``balance`` and ``limit``, two Decimals, when a reading of the balance is below
-#: ``LOW_BALANCE``; again only after the balance has recovered. Receivers have to be quick, because
-#: orders wait for them.
+#: ``LOW_BALANCE``. It is sent again only after the balance has recovered. Receivers have to be
+#: quick, because orders wait for them.
 balance_low = Signal()

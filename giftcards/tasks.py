@@ -39,7 +39,7 @@ def sweep() -> str:
 
 
 def tick() -> str:
-    """Do the watchdog's work: run the loop if no process does, then do all other work.
+    """Follow the orders unless another process does; then do all other work that is due.
 
     Call :func:`tick` once a minute. It follows the orders for up to 40 seconds. Then it does the
     other work that is due, such as the daily work, for at least some seconds, even if orders are
@@ -65,13 +65,14 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
         if is_tick:
             begin_tick()
         done = follow(seconds=tuning.task_seconds, stop=stop, patience=patience)
-        # After the release of the lease: an order placed while it was held has queued no run.
+        # This comes after the release of the lease: an order placed before the release has queued
+        # no run.
         if done is not None and is_work_left():
             with Gateway() as gateway:
                 if gateway.reopens_by_itself():
                     queue_task(SWEEP_TASK)
         if is_tick:
-            # Orders come first.
+            # Other work comes after orders.
             _do_other_work(stop, began + conf.longest_task - conf.request_timeout)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400

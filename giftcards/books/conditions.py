@@ -77,8 +77,9 @@ def missing_refunds() -> dict[Order, Decimal]:
 
 
 def _differing() -> QuerySet[Order]:
-    # If a query asked for both columns of a row, SQLite would read the whole table where no order
-    # needs attention. If it asked for one, PostgreSQL would, where all refunds came.
+    # With both conditions on one row, SQLite would read the whole table if no order needs
+    # attention. With one condition, PostgreSQL would read it if all refunds came. So one condition
+    # is a subquery.
     not_credited = Order.objects.not_credited().order_by().values("pk")
     orders = Order.objects.needing_attention().filter(pk__in=not_credited)
     return orders.order_by("-created_at", "-pk")
@@ -126,7 +127,7 @@ def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
 
 
 def _add_up(entries: QuerySet[LedgerEntry]) -> Discrepancies:
-    # SQLite would add binary fractions.
+    # Python adds up the amounts, because SQLite would add binary fractions.
     amounts = list(entries.values_list("amount", flat=True)[: MOST + 1])
     return Discrepancies(len(amounts), abs(sum(amounts, _ZERO)))
 

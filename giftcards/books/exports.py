@@ -36,7 +36,7 @@ Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
 _ZERO = Decimal(0)
-# Characters in a piece of a file.
+# The number of characters in a piece of a file.
 _WRITTEN_AT_ONCE = 64 * 1024
 
 # Spreadsheets may take a text for a formula if it begins with one of these signs, even after spaces

@@ -1,8 +1,8 @@
 """Matching entries of the ledger with orders.
 
 An entry that names an order belongs to that order. Other entries are paired by amount and time with
-the charges and refunds that are expected for orders. These pairs are guesses, which give way to
-named orders and to better guesses. Matching may be repeated at any time.
+the charges and refunds that are expected for orders. Such a pair is a guess. It is given up if an
+entry names the order, or if there is a better guess. Matching may be repeated at any time.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class _Rule:
     expect: Callable[[Order], Expected | None]
     # Returns the orders that should have a booking between two moments.
     among: Callable[[datetime, datetime], OrderQuerySet]
-    # The tolerances to try one after another, and then ``late`` with what is left over.
+    # The tolerances to try one after another. ``late`` is tried for bookings that are left over.
     spans: Sequence[Span]
     late: Span
-    # A guess this near to an entry without an order is made anew.
+    # If an entry has no order, guesses for entries this near to it are made anew.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
@@ -136,7 +136,8 @@ _CREDITS = _Rule(
 )
 
 
-# Each transaction of this module calls this first, to keep the caller's lease by a write.
+# A function that keeps the caller's lease by a write. Each transaction of this module calls it
+# first.
 Hold = Callable[[], None]
 
 
@@ -170,8 +171,8 @@ class _Entry(NamedTuple):
     order_id: int | None
 
 
-# Entries without an order are matched again for this time: their order may settle, or be found,
-# later.
+# Entries without an order are matched again for this time, because their order may settle later, or
+# may be found later.
 _LOOK_BACK = timedelta(days=3)
 # The number of charges from which the offset of the provider's clock is learnt.
 _LEARNT_FROM = 500
@@ -186,7 +187,7 @@ class _Matching:
         self._start, self._end = start, end
         self._hold = hold
         self._account = LedgerAccount()
-        # The end of what was read; later than `end` if days are read again.
+        # The end of what was read of the ledger; later than `end` if days are read again.
         self._read_until = max(end, LedgerState.objects.known_until() or end)
         # The orders whose refund entries have changed.
         self._touched = set(orders_losing_entries)
@@ -223,7 +224,7 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """Return the entries without an order, and guesses of like amounts and times."""
+        """Return entries without an order, and guesses near them about equal amounts."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -264,7 +265,7 @@ class _Matching:
             # An entry with an ``objid`` may be about an order of another shop.
             ([rule.late], [entry for entry in entries if not entry.objid]),
         ):
-            # Corrected to the shop's clock.
+            # The times are corrected to the shop's clock.
             bookings = [
                 Booking(entry.pk, entry.amount, entry.time - offset)
                 for entry in left
@@ -277,7 +278,7 @@ class _Matching:
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
     def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """Return the expected bookings with the amount, and about the time, of a booking."""
+        """Return expected bookings whose amount and time fit one of ``bookings``."""
         amounts = {booking.amount for booking in bookings}
         expected = (
             rule.expect(order)
@@ -288,7 +289,7 @@ class _Matching:
         return [one for one in expected if one and one.amount in amounts]
 
     def _guess(self, kind: str, before: Mapping[int, int | None], pairs: Mapping[int, int]) -> None:
-        """Store ``pairs`` as guesses; ``before`` maps each entry to its former order."""
+        """Store ``pairs`` as guesses; ``before`` maps each entry to the order that it had."""
         dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
         new = {key: order for key, order in pairs.items() if before[key] != order}
         # All old guesses go first, so that no order ever has two entries.
@@ -380,7 +381,7 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """Return the ``expected`` whose order has no entry of ``kind``, except entries in ``but``."""
+    """Return the ``expected`` whose order has no entry of ``kind``; ``but`` does not count."""
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()

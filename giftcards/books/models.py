@@ -247,8 +247,8 @@ class MonthClosing(models.Model):
     month = models.DateField(editable=False)
     # Counts the closings of the month, from 1.
     number = models.PositiveIntegerField(editable=False)
-    # By name, as in giftcards.books.months: whole numbers, amounts as texts with two decimals, and
-    # null for unknown values.
+    # The figures by name, as in giftcards.books.months. Whole numbers stay numbers, amounts are
+    # texts with two decimals, and null means unknown.
     figures: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(
         default=dict, editable=False
     )
@@ -258,7 +258,8 @@ class MonthClosing(models.Model):
     # The person's user name, because users may be deleted.
     closed_by = models.CharField(max_length=254, editable=False)
     closed_at = models.DateTimeField(default=timezone.now, editable=False)
-    # The last comparison of the record with the month's figures, and whether any differed.
+    # The time of the last comparison of the record with the month's figures, and True if any
+    # differed.
     checked_at = models.DateTimeField(default=timezone.now, editable=False)
     has_changed = models.BooleanField(default=False, editable=False)
 

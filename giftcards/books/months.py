@@ -63,7 +63,7 @@ class Part(models.TextChoices):
     PROVIDER = "provider", _("The provider")
     CUSTOMERS = "customers", _("The customers")
     LEDGER = "ledger", _("The provider's ledger")
-    # Needs no title, because the steps show these counts.
+    # This part needs no title, because the steps show its figures.
     STEPS = "steps", ""
 
 
@@ -110,7 +110,8 @@ FIGURES = (
         _of_report(name, Part.PROVIDER, is_fixed=True)
         for name in ("ordered_amount", "charged_amount", "refunded_amount")
     ),
-    # Includes the money that went to new orders for missing cards, in whatever month.
+    # Includes the money that went to new orders for missing cards, whatever the month of the new
+    # order.
     MonthFigure("sale_amount", _("Sale amounts"), Part.CUSTOMERS, attrgetter("sale_amount"), True),
     MonthFigure(
         "owed_at_first",
@@ -171,8 +172,8 @@ FIGURES = (
     _counted("owing", _("Orders with money still owed")),
 )
 
-# The conditions by which the steps count the month's orders and entries. The lists to which the
-# steps link filter by the same conditions.
+# The conditions by which the steps count the month's orders and entries. Each step links to a list
+# that is filtered by the same condition.
 _OF_ORDERS: Mapping[str, Q] = {
     "not_credited": NOT_CREDITED,
     "planned": PLANNED,
@@ -283,8 +284,8 @@ class Month:
 
     @classmethod
     def now(cls, first: date) -> Month:
-        """Return the month that begins on the day ``first``, summed up now."""
-        # The moment comes first: a reading of the ledger meanwhile then counts as newer, and the
+        """Return the month that begins on the day ``first``, with its present figures."""
+        # The time is taken first. So a reading of the ledger meanwhile counts as newer, and the
         # month is compared again.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
         read_until = LedgerState.objects.known_until()
@@ -405,9 +406,9 @@ _MONTHS_LEFT_OPEN = 3
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
     """Return the first and the last of the days before ``day`` that are in open months.
 
-    ``closed`` is the first day of the last closed month, or ``None``; earlier months count as
-    closed, too. The days begin at most two months before the month of ``day``. If there are none,
-    the first day is later than the last.
+    ``closed`` is the first day of the last closed month, or ``None``. All months before it count as
+    closed, too. The days begin at most two months before the month of ``day``. If there are no such
+    days, the first day is later than the last.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

@@ -74,7 +74,7 @@ def pair(
 def _sets(
     bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
 ) -> Iterator[tuple[list[Booking], list[Expected]]]:
-    """Yield sets of bookings and orders; a pair is only possible inside a set."""
+    """Yield sets of bookings and orders, such that every possible pair lies inside one set."""
     booked = _by_amount(sorted(bookings, key=attrgetter("time", "key")))
     for amount, ones in _by_amount(expected).items():
         for part in _overlapping(ones, span):
@@ -130,8 +130,8 @@ def _most_pairs(
 ) -> dict[int, int]:
     """Return as many pairs as possible; ``bookings`` must be sorted by time.
 
-    A booking fits an order if its time lies in the order's window. Of these orders, it gets the one
-    whose window ends first.
+    A booking fits an order if its time lies in the order's window. If it fits several orders, it
+    gets the order whose window ends first.
     """
     coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []

@@ -117,8 +117,8 @@ def read_ledger(
     return reader.reading
 
 
-# The length of a window, whose entries are matched once all are read. After an empty window, the
-# next window is twice as long.
+# The ledger is read in windows of this length. A window's entries are matched once all are read.
+# After an empty window, the next window is twice as long.
 _WINDOW = timedelta(days=1)
 _LONGEST_WINDOW = timedelta(days=365)
 _PAGE_SIZE = 100
@@ -139,7 +139,8 @@ class _Reader:
         self._on_wait = on_wait
         self._should_continue = should_continue
         self._token: str | None = None
-        # For a reading that begins now; a continued reading has its end on record.
+        # The end of a reading that begins now. A continued reading has its end in its stored
+        # position.
         self._end = timezone.now()
         # The ids on earlier pages: a page without new ids is the last page.
         self._shown: set[str] = set()
@@ -169,7 +170,7 @@ class _Reader:
         self._end = timezone.now()
 
     def _hold(self) -> None:
-        """Keep the lease, in each wait and first in each transaction, or raise :exc:`Stopped`."""
+        """Keep the lease or raise :exc:`Stopped`, in each wait and first in each transaction."""
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(_LEASE, self._token, LONGEST_HOLD):
             raise Stopped("Another process has taken over.")
@@ -186,7 +187,8 @@ class _Reader:
         known_until = state.read_until
         if since is None:
             return place or self._window(self._start(known_until))
-        # No entry is skipped if ``since`` is later than the end of the last reading.
+        # If ``since`` is later than the end of the last reading, the reading starts at that end: no
+        # entry is skipped.
         unread = (known_until, place.start if place else None)
         return self._window(min([begin_of(since), *filter(None, unread)]))
 
@@ -288,8 +290,8 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state = LedgerState.objects.filter(pk=1)
     state.update(place={} if place is None else place.as_json())
     if read_until is not None:
-        # A later stored end stays, because days may have been read again. But an end in the future
-        # is from before the clock was set back.
+        # A later stored end stays, because days may have been read again. But a stored end in the
+        # future is replaced, because it is from before the clock was set back.
         state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
 
 
@@ -304,9 +306,10 @@ def _is_last(page: LedgerPage, number: int) -> bool:
 
 
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
-    """Return the number of entries that the provider counts but has not shown; 0 without a count.
+    """Return the number of entries that the provider counts but has not shown.
 
-    The provider may count entries outside the window, too, for example of whole days.
+    The provider may count entries outside the window, too, for example of whole days. If it gives
+    no count, the result is 0.
     """
     if page.total_results is None:
         return 0

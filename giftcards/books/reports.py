@@ -148,7 +148,7 @@ class Column(NamedTuple):
         return Side.PROVIDER in self.side
 
 
-# Sorted as in all reports; but in files, the columns that show costs come last.
+# The sequence of the columns in all reports. But in files, columns that show costs come last.
 COLUMNS = (
     Column("orders", _("orders"), Side.CARDS, "orders"),
     Column("rejected", _("Rejected orders"), Side.CARDS),
@@ -186,7 +186,7 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """Seconds until orders settled: at most ``p50`` for half of the orders, ``p95`` for 95 %."""
+    """Times in seconds: half of the orders settled within ``p50``, 95 % within ``p95``."""
 
     p50: int
     p95: int
@@ -243,7 +243,10 @@ def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet
 
 
 def first_day(day: date, by: By) -> date:
-    """Return the first day of the week or month with ``day``, or ``day`` for any other ``by``."""
+    """Return the first day of the week or month that contains ``day``.
+
+    If ``by`` is neither ``WEEK`` nor ``MONTH``, the result is ``day`` itself.
+    """
     match by:
         case By.WEEK:
             return day - timedelta(days=day.weekday())
@@ -253,7 +256,10 @@ def first_day(day: date, by: By) -> date:
 
 
 def last_day(day: date, by: By) -> date:
-    """Return the last day of the week or month with ``day``, or ``day`` for any other ``by``."""
+    """Return the last day of the week or month that contains ``day``.
+
+    If ``by`` is neither ``WEEK`` nor ``MONTH``, the result is ``day`` itself.
+    """
     # No day, week or month is longer than this.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
     following = first_day(day, by) + timedelta(days=longest)

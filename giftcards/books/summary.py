@@ -145,7 +145,8 @@ def _first_ends(entries: Sequence[Entry]) -> _Ends:
 def _moment_of(entry: Entry) -> object:
     """Return a key that groups entries whose sequence is unknown.
 
-    It is the entry's time; or one key for the whole hour that is repeated when clocks are set back.
+    The key is the entry's time. But all entries of the hour that is repeated when clocks are set
+    back have one key.
     """
     return (entry.time.year, "repeated") if repeated_for(entry.time) else entry.time
 
@@ -156,8 +157,9 @@ def _ends(moment: Sequence[Entry]) -> _Ends | None:
     Each balance in between is the end of one entry and the beginning of another. So only the first
     balance is more often a beginning than an end.
 
-    Without such a balance, return ``None``: the first balance equals the last, but it is unknown
-    which it is. With several, entries are missing, and both balances of the result are ``None``.
+    If there is no such balance, return ``None``: the first balance equals the last, but it is
+    unknown which balance that is. If there are several, entries are missing, and both balances of
+    the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -231,7 +233,7 @@ class Summary:
     start: date
     end: date
     entries: int
-    # The entries that belong to an order, and those whose order is a guess.
+    # The numbers of entries that belong to an order, and of those whose order is a guess.
     matched: int
     guessed: int
     # The sums of charges and of refunds for gift cards, also for orders that are unknown here.
@@ -267,7 +269,7 @@ class Summary:
 
     @property
     def names_candidates(self) -> bool:
-        """True if a discrepancy may name the wrong order or entry, because some are guessed."""
+        """True if a discrepancy may name the wrong order or entry, because some are guesses."""
         unfitting = (
             self.promised_not_credited,
             self.credited_not_promised,
@@ -460,7 +462,7 @@ def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
 
 
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
-    """Yield the charges beyond the price of their order; guesses always fit the price."""
+    """Yield the charges beyond the price of their order; an order is guessed only if it fits."""
     for row in rows:
         if row.type == CHARGE and row.price is not None and not row.is_guess:
             beyond = -row.amount - Decimal(row.price).scaleb(-2)

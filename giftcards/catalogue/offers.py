@@ -47,7 +47,7 @@ _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
 # The age up to which facts are fresh (seconds).
 _FRESH = 60
-# Reasons for no answer that also keep the provider from taking an order.
+# Reasons why the provider has not answered, and why it would not take an order either.
 _AWAY = {NoAnswer.PAUSED, NoAnswer.UNREACHABLE}
 # The pause between two looks for another caller's answer (seconds).
 _LOOK = 0.1
@@ -59,15 +59,15 @@ def offers() -> QuerySet[ProductType]:
     Each type comes with its product and these values:
 
     * ``price``: the cost;
-    * ``shop_price``: the price by ``PRICING``, or ``None`` if there is no rule;
+    * ``shop_price``: the price by the rule ``PRICING``, or ``None`` if there is no rule;
     * ``stock``: the provider's stock at ``read_at``, or ``None`` if unknown;
     * ``available``: the part of the stock that can still be sold.
 
     A type is left out if it is sold out, if it was read too long ago, or if ``CATALOGUE_SKIP`` or
-    the rule takes it off the shelf.
+    ``PRICING`` takes it off the shelf.
 
-    If the rule is a function, a type appears once a worker has priced it at its present cost. This
-    takes about a minute after a new cost was read.
+    If ``PRICING`` is a function, a type appears once a worker has priced it at its present cost.
+    This takes about a minute after a new cost was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
@@ -84,11 +84,12 @@ def is_on_shelf(column: str = "pk") -> Q:
 
 
 def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
-    """Quote ``quantity`` cards; ask the provider if the facts are older than ``max_age`` seconds.
+    """Quote ``quantity`` cards, if possible with facts of the last ``max_age`` seconds.
 
-    The provider gets one request at most, limited by ``REQUEST_TIMEOUT``, if the request budget
-    allows one. Without an answer, the quote has the facts that are known: see ``read_at`` and
-    ``no_answer``. While one caller asks the provider, other callers wait for a second at most.
+    If the known facts are older, the provider gets one request at most, limited by
+    ``REQUEST_TIMEOUT``, if the request budget allows one. Without an answer, the quote has the
+    facts that are known: see ``read_at`` and ``no_answer``. While one caller asks the provider,
+    other callers wait for a second at most.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
     :exc:`RuntimeError` in a transaction.
@@ -113,8 +114,8 @@ def check_offer(
 
     Call this before the customer pays. ``sale_price`` is what the customer pays for one card, or
     ``sale_amount`` for all cards, after discounts. ``max_price`` is the highest accepted cost of
-    one card. ``reference`` is the reference of the customer's own hold, if any. With ``fresh``, the
-    provider is asked if the facts are older than a minute.
+    one card. ``reference`` is the reference of the customer's own hold, if any. If ``fresh`` is
+    True, facts older than a minute are requested from the provider.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` with the code of the first problem. Raises
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have. With

@@ -46,7 +46,7 @@ _CENT = Decimal("0.01")
 _DEAREST = 10**8
 # The highest price that a function may return (dinars).
 _HIGHEST = 10**11
-# The function is called again after this time, as its result may depend on more than the cost.
+# The function is called again after this time, because its result may depend on more than the cost.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
 # The number of types that are priced before their prices are stored.
@@ -56,9 +56,9 @@ _BATCH = 200
 def shop_price(kind: ProductType) -> Decimal | None:
     """Return the shop's price of one card of the type at its present cost, in dinars.
 
-    The price is ``None`` if there is no rule, if the cost is unknown, or if the card is off the
-    shelf. A card is off the shelf if, for example, it would earn too little, or the shop's function
-    has failed.
+    The price is ``None`` if ``PRICING`` is not set, if the cost is unknown, or if the card is off
+    the shelf. A card is off the shelf if, for example, it would earn too little, or the shop's
+    function has failed.
 
     Do not call this in a transaction: it may call the shop's function.
     """
@@ -74,7 +74,7 @@ def shop_price(kind: ProductType) -> Decimal | None:
 def price_on_shelf(kind: ProductType) -> Decimal | None:
     """Return the shop's price of the type without a call of the shop's function.
 
-    If the rule is a function, the result is the price that :func:`keep_prices` stored for the
+    If ``PRICING`` is a function, the result is the price that :func:`keep_prices` stored for the
     present cost, or ``None``.
     """
     rule = conf.pricing
@@ -87,10 +87,10 @@ def price_on_shelf(kind: ProductType) -> Decimal | None:
 
 
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
-    """Price types by the shop's function, and store the prices; a worker calls this at each tick.
+    """Price types by the shop's function, and store the prices; workers call this once a minute.
 
     Types with a new cost come first. Other types follow, because the function's result may depend
-    on more than the cost. Does nothing if the rule is not a function.
+    on more than the cost. Does nothing if ``PRICING`` is not a function.
     """
     rule = conf.pricing
     if not isinstance(rule, str):
@@ -160,7 +160,7 @@ def _find_fault(answer: object, *, seconds: float) -> str:
 
 
 def _units(centimes: N, margin: Margin) -> N:
-    """Return the price in whole units; ``centimes`` is the cost, as a number or expression."""
+    """Return the price in units of 1/10,000 centime; ``centimes`` is the cost or its expression."""
     exact = centimes * int(_CENTIME + margin.margin_percent * 100)
     exact = exact + int(margin.margin_fixed * _DINAR)
     step = margin.round_to * _DINAR or _CENTIME
@@ -170,7 +170,7 @@ def _units(centimes: N, margin: Margin) -> N:
 def priced(kinds: QuerySet[ProductType]) -> QuerySet[ProductType]:
     """Return the ``kinds`` on the shelf, each annotated with its :func:`price_on_shelf`.
 
-    Without a rule, all ``kinds`` are on the shelf.
+    If ``PRICING`` is not set, all ``kinds`` are on the shelf.
     """
     match conf.pricing:
         case None:
@@ -202,7 +202,7 @@ def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[
 class PriceMove:
     """A change of a type's cost, with the shop's prices before and after.
 
-    A price is ``None`` if there is no rule, or if the rule takes the card off the shelf.
+    A price is ``None`` if ``PRICING`` is not set, or if it takes the card off the shelf.
     """
 
     kind: ProductType

@@ -46,8 +46,8 @@ class CatalogueReading:
     """The progress of a reading.
 
     ``total`` counts the products to be read. ``skipped`` counts the products, or rows of the
-    catalogue, that could not be read. ``trouble`` is the reason of the last of these, or of the
-    reading's early end.
+    catalogue, that could not be read. ``trouble`` says why the last of these could not be read, or
+    why the reading ended early.
     """
 
     total: int = 0
@@ -134,7 +134,7 @@ class _Reader:
             finally:
                 Lease.objects.release(Lease.CATALOGUE, token)
         except (Stopped, ProviderError) as error:
-            # An error without text leaves the trouble of the last product.
+            # If the error has no text, the trouble of the last product stays.
             if str(error):
                 self.note(trouble=str(error))
                 self.is_away = True

@@ -68,7 +68,7 @@ class Erasure:
     roles: Counter[Role] = field(default_factory=Counter)
     #: Orders that must not be erased yet, with keys of :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
-    #: References that name the person, because references are never erased.
+    #: References that name the person. They are listed because no reference is ever erased.
     telling: list[str] = field(default_factory=list)
 
 
@@ -87,10 +87,10 @@ class SharedNumber(GiftcardsError):
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """Return the person's orders and the doubtful orders, both with the oldest first.
 
-    An order is the person's if the person is its customer, or the recipient of its gift. So is one
-    that names nobody, if all messages about it went to the person.
+    An order is the person's if the person is its customer, or the recipient of its gift. An order
+    that names nobody is the person's, too, if all messages about it went to the person.
 
-    Staff have to decide about a doubtful order. It is doubtful for one of these reasons:
+    Staff have to decide about a doubtful order. An order is doubtful for one of these reasons:
 
     - It has an address or number in common with the person's orders.
     - It named the person before a correction.
@@ -169,7 +169,7 @@ def erase(
             # The lock keeps everybody from adding a refund, note, correction or complaint.
             order.lock()
             order.refresh_from_db()
-            # There are none if a correction meanwhile has named somebody else.
+            # The person has no role any more if a correction meanwhile has named somebody else.
             roles = person.roles_in(order)
             if reason := why_kept(order, roles):
                 done.kept[order.reference] = reason
@@ -252,7 +252,7 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
 def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
     """Erase the person from the log of the admin.
 
-    Entries about ``orders`` lose names, too; others lose only addresses and numbers.
+    Entries about ``orders`` lose names, too. Other entries lose only addresses and numbers.
     """
     if not apps.is_installed("django.contrib.admin"):
         return

@@ -84,7 +84,7 @@ _REFUND = (
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     """Return everything kept about ``person`` in ``orders``, as JSON with headings in ``language``.
 
-    By default, this is the language of the person's last order that has one, or else the site's.
+    The default is the language of the person's last order that has a language, or else the site's.
     The result has no codes, no costs at the provider, no names of staff, and nothing about the
     other person of a gift.
     """
@@ -203,5 +203,5 @@ def _text(entry: Entry) -> str:
     problem = Problem.of(entry)
     names = {"by": "…"} if "by" in problem.parameters else {}
     text = Problem(problem.code, {**problem.parameters, **names}).explain(shows_costs=False).text
-    # The provider's own words may name the person.
+    # The provider's own words are part of the text, because they may name the person.
     return " ".join(filter(None, (text, problem.said())))

@@ -29,9 +29,10 @@ from giftcards.text.spelling import (
     numbers_among_words,
 )
 
-# Rows compared at a time, in Python: databases differ in folding case, and know no phone numbers.
+# The number of rows that are compared at a time. Python compares them, because databases differ in
+# folding case, and know no phone numbers.
 _BATCH = 10_000
-# A shorter text is part of too many others.
+# A text shorter than this is not looked for, because it is part of too many other texts.
 _SHORTEST = 3
 # Patterns for the places around an e-mail address, where some characters would make it another one.
 # Apostrophes on both sides may quote it.
@@ -76,7 +77,7 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person's e-mail addresses and phone numbers, by :func:`folded` and :func:`dialled`."""
+    """A person's addresses and numbers, in the forms of :func:`folded` and :func:`dialled`."""
 
     emails: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
@@ -135,7 +136,7 @@ class Person:
             last = found[-1][0]
 
     def roles_in(self, order: Order) -> list[Role]:
-        """Return the person's roles in ``order``; the customer's if it names nobody."""
+        """Return the person's roles in ``order``; the customer's role if ``order`` names nobody."""
         named = [role for role in ROLES if self.is_named_by(*role.contacts_in(order))]
         is_anonymous = not any(role.contacts_in(order) for role in ROLES)
         return [CUSTOMER] if is_anonymous else named
@@ -167,7 +168,7 @@ def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
 
 
 def contacts(parts: Iterable[Part]) -> set[str]:
-    """Return the addresses and numbers in ``parts`` as they were typed, also corrected ones."""
+    """Return the addresses and numbers in ``parts`` as they were typed, even if corrected later."""
     return {
         text
         for order, role in parts

@@ -29,7 +29,7 @@ from giftcards.rules.times import is_recent
 
 logger = logging.getLogger(__name__)
 
-# Orders in one transaction.
+# The number of orders in one transaction.
 _BATCH = 200
 # A purge is due once a day, and runs for a few seconds at a time.
 _PERIOD = timedelta(hours=24)
@@ -69,7 +69,7 @@ REASONS: dict[str, Reason] = {
         Q(is_unannounced=True), "of which one of your receivers could not be told"
     ),
 }
-# No purge looks again at orders without any card.
+# Stands for the reason of orders without any card. No purge looks at these again.
 _NO_CARDS = "no_cards"
 
 
@@ -110,7 +110,7 @@ def purge(
 def purge_if_due(should_continue: Callable[[], bool]) -> None:
     """Destroy the codes of orders that settled more than ``CODES_KEPT_DAYS`` ago, once a day.
 
-    A call takes a few seconds at most; the next one resumes an unfinished purge.
+    A call takes a few seconds at most. The next call resumes an unfinished purge.
     """
     days = conf.codes_kept_days
     if days is None:
@@ -155,14 +155,14 @@ def _was_delivered(before: datetime) -> Q:
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the orders to purge, those without cards, and how many to leave, by reason."""
+    """Return the orders to purge, the orders without cards, and the number of others by reason."""
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(_was_delivered(settled_before), pk__in=keys)
     rows = rows.filter(codes_destroyed_at=None).annotate(
         is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
-    # The first reason that holds, or "".
+    # The first reason to leave the order alone that holds, or "".
     conditions = {_NO_CARDS: Q(has_cards=False)}
     conditions |= {name: reason.condition for name, reason in REASONS.items()}
     cases = [When(condition, then=Value(name)) for name, condition in conditions.items()]
@@ -176,7 +176,8 @@ def _judge(
 def _purge_batch(
     keys: list[int], settled_before: datetime, done: Purge, *, is_dry_run: bool
 ) -> None:
-    # Without locks first: most of the oldest orders are left alone every time.
+    # The orders are first judged without locks, because most of the oldest are left alone every
+    # time.
     chosen, empty, left_alone = _judge(keys, settled_before)
     done.left_alone += left_alone
     if is_dry_run:
@@ -199,7 +200,7 @@ def _purge_batch(
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
     """Make SQLite overwrite deleted and moved rows; a receiver of ``connection_created``."""
     if connection.vendor == "sqlite":
-        # By Django's cursor, this would count as a query of the code that needed the connection.
+        # With Django's cursor, this would count as a query of the code that needed the connection.
         opened: Any = connection.connection
         opened.execute("PRAGMA secure_delete = ON").close()
 

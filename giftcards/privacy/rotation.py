@@ -23,11 +23,11 @@ from giftcards.models import Card
 from giftcards.models.cards import DESTROYED, CardQuerySet
 from giftcards.privacy.retention import empty_log
 
-# Cards in one transaction, which is short because the shop writes meanwhile.
+# The number of cards in one transaction, which has to be short because the shop writes meanwhile.
 _BATCH = 200
-# During a pass, a worker with old settings may seal cards with an old key.
+# The most passes. During a pass, a worker with old settings may seal further cards with an old key.
 _MOST_PASSES = 3
-# Repetitions of a transaction that the database rolls back, such as after a deadlock.
+# The most repetitions of a transaction that the database rolls back, such as after a deadlock.
 _MOST_DEADLOCKS = 5
 # The most failures that a tally describes.
 _NAMED = 20
@@ -112,7 +112,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Call ``seal``, again if a deadlock with the running shop rolls it back."""
+    """Call ``seal``; repeat it if a deadlock with the running shop rolls it back."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()

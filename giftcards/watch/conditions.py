@@ -1,7 +1,7 @@
 """The conditions that monitors, commands, pages and digests report.
 
-Each is judged from the database alone, by an index. Apps declare theirs in their plugins;
-:mod:`giftcards.watch.core_conditions` has those of the core.
+Each is judged by the database alone, with queries that use an index. Apps declare their conditions
+in their plugins; :mod:`giftcards.watch.core_conditions` has those of the core.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Standing:
 
     def __init__(self, *, leaves_out_problems: bool = False) -> None:
         self.now = timezone.now()
-        #: True if a tile of the start page shows orders with problems; no other tile counts these.
+        #: True if a tile of the start page shows the orders with problems, so that no other tile
+        #: counts them.
         self.leaves_out_problems = leaves_out_problems
         self._read: dict[Callable[[], Any], Any] = {}
 
@@ -85,8 +86,9 @@ class Finding:
     def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:
         """Return a finding about ``number`` rows; ``None`` for 0.
 
-        ``MOST + 1`` stands for any larger number. ``one`` is the sentence for a single row,
-        ``many`` that for several, with ``%s`` for the count. ``more`` are further fields.
+        If there are more than ``MOST`` rows, ``number`` is ``MOST + 1``. ``one`` is the sentence
+        for a single row. ``many`` is the sentence for several rows, with ``%s`` for the count.
+        ``more`` has further fields.
         """
         if not number:
             return None
@@ -119,7 +121,7 @@ class Alert:
             return finding
         shown = visible.filter(pk__in=finding.orders).order_by()
         keys = dict(shown.values_list("pk", "reference"))
-        # The sentence may name a sum over all orders.
+        # The sentence is left out, because it may name a sum over all orders.
         return Finding("", len(keys), orders=keys) if keys else None
 
     def in_words(self, count: int, *, has_more: bool = False) -> str:
@@ -133,18 +135,19 @@ class Condition(Alert):
     """Something that is wrong as long as ``judge`` returns a finding.
 
     ``holds`` ends a sentence of the documentation that begins with "It holds if". A condition
-    without a ``headline`` is for monitors only. ``ended`` tells staff that it no longer holds.
-    Without ``ended``, it is about orders, and staff are told of each order once.
+    without a ``headline`` is for monitors only. ``ended`` tells staff that the condition no longer
+    holds. A condition without ``ended`` is about orders, and staff are told of each order once.
     """
 
     holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
-    #: Whether digests name it, and whether the start page shows it. Of two conditions about the
-    #: same rows, each place names only one.
+    #: True if digests name the condition, and true if the start page shows it. If two conditions
+    #: are about the same rows, each place names only one of them.
     is_in_digests: bool = True
     is_on_start_page: bool = True
-    #: True if it may be about orders with problems; see ``Standing.leaves_out_problems``.
+    #: True if the condition may be about orders with problems; see
+    #: ``Standing.leaves_out_problems``.
     overlaps_problems: bool = False
     #: True if no card can be bought, or handed over, while it holds.
     stops_sales: bool = False
@@ -198,7 +201,7 @@ def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
 
 
 def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
-    """Return whether each condition holds, by code.
+    """Map the code of each condition to True if the condition holds.
 
     ``found`` has the values of the expressions of :func:`signs`.
     """

@@ -31,8 +31,8 @@ from giftcards.text.display import count_text, money_text
 from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
 from giftcards.watch.overview import try_keys
 
-# After this time, due work counts as held up. It is longer than the watchdog needs to start the
-# loop again, and than the pause after a failed request.
+# Work that has been due for this time counts as held up. The time is longer than the pause after a
+# failed request, and longer than it takes until the loop is started again.
 PATIENCE = timedelta(minutes=5)
 # The columns of the index of open orders.
 _BY_DUE = ("settled_at", "status", "due_at", "pk")
@@ -56,14 +56,14 @@ def _is_silent(standing: Standing) -> Finding | None:
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    # The condition itself has the remedy.
+    # Without advice, because the condition itself has the remedy.
     return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
 
 def _has_no_worker(standing: Standing) -> Finding | None:
     def problem() -> Explanation:
         found = standing.state.explain_worker(standing.now)
-        # `giftcards_poll --loop` ticks without a schedule, so a missing one may be harmless.
+        # `giftcards_poll --loop` ticks without a schedule, so a missing schedule may be harmless.
         if found.text or standing.state.is_ticking(standing.now):
             return found
         return explain_schedule()
@@ -164,7 +164,7 @@ def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
 
     def tell(orders: QuerySet[Order]) -> Finding | None:
         rows = list(orders.values_list("pk", "reference", amount)[: MOST + 1])
-        # SQLite would add binary fractions.
+        # Python adds up the amounts, because SQLite would add binary fractions.
         total = sum((row[2] for row in rows[:MOST]), Decimal(0))
 
         def explain() -> str:

@@ -54,13 +54,13 @@ except ImportError:
     ) from None
 
 _QUANTILES = (0.5, 0.9, 0.99)
-# By the label's value; the key is "" without a label.
+# The metrics of a family, keyed by the value of their label; the key is "" without a label.
 Values = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The metrics of one name, all of them gauges, which every format and reader knows."""
+    """The metrics of one name; all are gauges, a type that every format and every reader knows."""
 
     name: str
     help: str
@@ -108,8 +108,8 @@ FAMILIES = (
 class GiftcardsCollector(Collector):
     """A collector of the metrics, for a registry of prometheus-client.
 
-    Each scrape reads the values, and leaves out those that are not known. It fails if the database
-    does not work.
+    Each scrape reads the values from the database, and leaves out unknown values. It fails if the
+    database does not work.
     """
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
@@ -155,7 +155,7 @@ def _read() -> dict[str, Values]:
 
 
 def _tasks() -> dict[str, Combinable]:
-    """Return the number of tasks as an expression; a queue in another database is counted now."""
+    """Return an expression for the number of tasks; a queue in another database is counted now."""
     tasks = tasks_in_queue()
     if tasks is None:
         return {}

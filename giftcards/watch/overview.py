@@ -31,8 +31,8 @@ from giftcards.models.scalars import number_of
 from giftcards.rules.states import Status
 from giftcards.rules.times import SLACK, is_recent
 
-# A worker counts final orders once an hour. It leaves out the last hour's, because a process may
-# stop before its commit for that long.
+# A worker counts final orders once an hour. It leaves out orders of the last hour, because their
+# transactions may be committed that late.
 _COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
 _LATELY = timedelta(minutes=10)
 # A key's cards are counted up to this number, because counting reads the index.
@@ -69,7 +69,7 @@ class Waiting:
 
 
 def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
-    """Return the number of open orders by status, with the time of the oldest; no zeros.
+    """Map each status that has open orders to their number and the time of the oldest.
 
     ``lines`` is the result of ``open_lines``, if the caller has read it.
     """
@@ -88,8 +88,8 @@ def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
 class FinalOrders:
     """The number of final orders by status, as last counted by a worker.
 
-    Counting them reads a whole index, so a worker does it once an hour. Each reading counts those
-    that became final after ``until``, and adds them.
+    Counting all final orders reads a whole index, so a worker does it once an hour. Whoever needs
+    the numbers counts only the orders that became final after ``until``, and adds them.
     """
 
     numbers: Mapping[str, int]
@@ -107,7 +107,10 @@ class FinalOrders:
         return Order.objects.all().final_lines(after=self.until)
 
     def with_others(self, lines: Iterable[Line]) -> dict[str, int]:
-        """Return the number of orders by status; ``lines`` are the open ones and :meth:`later`."""
+        """Return the number of orders by status.
+
+        ``lines`` has the lines of open orders, and the lines that :meth:`later` returns.
+        """
         numbers = Counter(self.numbers)
         for line in lines:
             numbers[line.status] += line.number
@@ -131,7 +134,7 @@ def count_final_orders(_may_go_on: MayGoOn) -> None:
 
 
 def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
-    """Return when the longest wait in any backlog began; ``None`` if nothing waits."""
+    """Return the time at which the longest wait in any backlog began; ``None`` if nothing waits."""
     times = (backlog.since for backlog in backlogs.values())
     return min((since for since in times if since is not None), default=None)
 
@@ -157,9 +160,9 @@ def taken_slots() -> QuerySet[RequestSlot]:
 class Pace:
     """The times that orders took in the last ten minutes, in seconds, shortest first.
 
-    ``sending`` is for orders that were sent then: from their recording, or their release if they
-    were held, to acceptance. ``storing`` is for orders that became final then: from acceptance to
-    the final status.
+    ``sending`` has the times of orders that were sent in these minutes: from their recording, or
+    their release if they were held, to acceptance. ``storing`` has the times of orders that became
+    final in these minutes: from acceptance to the final status.
     """
 
     sending: Sequence[float]
@@ -204,15 +207,16 @@ class KeyInUse(NamedTuple):
     #: The place in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not there.
     position: int | None
     cards: int
-    #: True if ``cards`` is not all of them.
+    #: True if more than ``cards`` cards are sealed with the key.
     has_more: bool
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
-    """Return the encryption keys in the settings, in order, and then other keys in use.
+    """Return the encryption keys in the settings, in the same sequence, and then other keys in use.
 
-    At most ``MANY_CARDS`` cards of each key are counted, or all with ``counts_all``. Raises
-    :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+    At most ``MANY_CARDS`` cards of each key are counted. If ``counts_all`` is True, all are
+    counted. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are
+    unusable.
     """
     configured = list(conf.keyring().key_fingerprints)
     others = sorted(Card.objects.all().ends().keys() - {*configured})
@@ -224,7 +228,7 @@ def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
 
 
 def _count(key: str, *, counts_all: bool) -> tuple[int, bool]:
-    """Count up to a limit, because counting a million cards takes a third of a second."""
+    """Count a key's cards up to a limit; return the count, and True if there are more."""
     cards = Card.objects.filter(key_fingerprint=key).order_by()
     if counts_all:
         return cards.count(), False

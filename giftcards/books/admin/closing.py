@@ -52,7 +52,7 @@ from giftcards.text.display import (
     signed_money,
 )
 
-# The number of finished months on offer.
+# The number of finished months that the page offers.
 _MONTHS = 24
 # The value of the parameter "month" for the latest month that has changed since its closing.
 _CHANGED = "changed"
@@ -113,7 +113,7 @@ _TEXTS: Mapping[str, _Text] = {
         ("owing",),
     ),
 }
-# Counts with an amount beside them.
+# Maps the name of a count to the amount that is shown beside it.
 _AMOUNTS = {"breaks": "gap", "planned": "customer_planned_amount", "owing": "open_amount"}
 # The filters with which the list of orders shows what a figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
@@ -352,7 +352,7 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
-    """Yield a title, and pairs of label and value as HTML, for each part but the steps."""
+    """Yield a title and the figures, as pairs of label and HTML, for each part except the steps."""
     # If no cards were ordered again, these figures equal others.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:

@@ -181,8 +181,8 @@ class LedgerEntryAdmin(OrderRows):
     read = column(LedgerEntry, "read_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
-        # Not joined: PostgreSQL, expecting many entries without an order, would read all orders
-        # first.
+        # Prefetched, not joined: PostgreSQL expects many entries without an order, and would read
+        # all orders first for a join.
         return super().get_queryset(request).prefetch_related("order")
 
     def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
@@ -191,7 +191,8 @@ class LedgerEntryAdmin(OrderRows):
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         if request.GET.get(MatchFilter.parameter_name) in {"unknown", "charged", "credited"}:
-            # All columns of the index: PostgreSQL does not infer that ``order_id`` is constant.
+            # Sorted by all columns of the index: PostgreSQL does not know that ``order_id`` is
+            # always NULL.
             return ("-order_id", "-type", "-time", "-pk")
         return ("-time", "-pk")
 

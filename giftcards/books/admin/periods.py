@@ -25,8 +25,8 @@ from giftcards.text.display import day_text, isolated
 # express very early times.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# Limits on the days of a report with a row for each day, which a person has to read, and on the
-# years of any report.
+# The most days of a report with a row for each day, because a person has to read these rows. The
+# most years of any report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
 # The form lists at most this many products whose names contain the typed text.
@@ -58,7 +58,7 @@ class ReportForm(forms.Form):
     """The form of a report; its fields are in the URL, so every report has a URL."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
-    # A choice of products; in a large catalogue, a typed id, or part of a name.
+    # The id of a product from a list. In a large catalogue, it is typed, or is a part of a name.
     product = forms.CharField(label=_("Product"), required=False, max_length=200)
     # "from" is a keyword of Python, so ``__init__`` adds the field.
     field_order = ("from", "to", "by", "product")

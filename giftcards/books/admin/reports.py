@@ -245,9 +245,9 @@ _FILTERS: Mapping[str, Mapping[str, str]] = {
     "customer_planned_amount": {"refund": "planned"},
     "open_amount": {"refund": "owed"},
 }
-# Left out while they are 0.
+# Figures that are left out while they are 0.
 _RARE = {"rejected", "unpaid", "unknown", "contradictory"}
-# Marked unless they are 0, because a person has to act.
+# Figures that are marked unless they are 0, because a person has to act.
 _WRONG = {"open_amount", "unknown", "contradictory"}
 
 
@@ -549,7 +549,7 @@ def _total(row: Sequence[Decimal]) -> Decimal:
 
 
 def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
-    """Yield the index, the begin and the end (percent) of each value above 0."""
+    """Yield the index, the beginning and the end (percent) of each value above 0."""
     end = Decimal(0)
     for series, value in enumerate(row):
         start, end = end, end + value
