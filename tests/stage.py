@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pytest
 import responses
 from django.db import OperationalError, connection, connections
 from django.db.models import F
+from django.db.models.base import ModelState
 from django.utils import timezone
 
 from giftcards.catalogue import read_catalogue
@@ -62,6 +64,12 @@ def claim_to_send(order: Order) -> bool:
     return claim(order, key=ApiKey.objects.current(key_fingerprint(conf.api_key)))
 
 
+def fresh(order: Order) -> Order:
+    """The same order with what is stored by now."""
+    order.refresh_from_db()
+    return order
+
+
 def buy(gateway: Gateway | None = None, **line: Any) -> Order:
     """Record an order and send it; how that ended is in the order."""
     order = record_order(**{**LINE, "reference": None, **line})
@@ -72,9 +80,23 @@ def buy(gateway: Gateway | None = None, **line: Any) -> Order:
 
 
 def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
-    """Orders that the provider has accepted and nobody has asked about."""
-    with Gateway() as gateway:
-        orders = [buy(gateway, **line) for _order in range(count)]
+    """Orders that the provider has accepted and nobody has asked about.
+
+    The first one is bought; the others are written down on both sides as copies of it.
+    """
+    orders = [buy(**line)]
+    changes = list(orders[0].changes.all())
+    for _copy in range(count - 1):
+        order, now = copy(orders[0]), timezone.now()
+        bought = simulator._place(*order.line)
+        order.pk, order.reference, order.provider_order_id = None, secrets.token_hex(8), bought.id
+        order.sent_at = order.accepted_at = order.due_at = order.queued_at = now
+        order._state = ModelState()
+        order.save(force_insert=True)
+        for change in changes:
+            change.pk, change.order = None, order
+            change.save(force_insert=True)
+        orders.append(order)
     simulator.forget_requests()
     return orders
 

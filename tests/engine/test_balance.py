@@ -60,9 +60,9 @@ def falls() -> Iterator[list[tuple[Decimal, Decimal]]]:
     balance_low.disconnect(receive)
 
 
-def run_loop(seconds: float = 20) -> None:
+def run_loop() -> None:
     """A run of the loop, which ends at once while no order is open."""
-    assert follow(seconds=seconds) is not None
+    assert follow(seconds=20) is not None
 
 
 def reads(simulator: Simulator) -> int:
@@ -85,7 +85,6 @@ class TestReading:
         run_loop()
         assert (known(), reads(simulator)) == (Decimal(1_000_000), 1)
         read_at = provider_state().balance_read_at
-        assert read_at is not None
         assert timedelta(0) <= timezone.now() - read_at < timedelta(seconds=20)
         wall.let_pass(4.9 * MINUTE)
         for _tick in range(3):
@@ -165,18 +164,19 @@ class TestReading:
         # Its turn was not used up.
         assert provider_state().is_balance_due(timezone.now())
 
-    def test_it_is_not_read_while_requests_are_paused(self, simulator: Simulator) -> None:
-        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
+    @pytest.mark.parametrize("is_refused", [True, False])
+    def test_it_is_not_read_while_the_key_is_refused_or_requests_are_paused(
+        self, is_refused: bool, simulator: Simulator
+    ) -> None:
+        if is_refused:
+            refuse_key()
+        else:
+            ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
         run_loop()
         assert simulator.requests == []
         ProviderState.objects.resume()
         run_loop()
         assert reads(simulator) == 1
-
-    def test_it_is_not_read_while_the_key_is_refused(self, simulator: Simulator) -> None:
-        refuse_key()
-        run_loop()
-        assert simulator.requests == []
 
     def test_a_wrong_key_is_tried_once_and_stops_everything(self, simulator: Simulator) -> None:
         simulator.keys = ["another"]
@@ -298,23 +298,21 @@ class TestFall:
         run_loop()
         assert falls == []
         assert provider_state().low_balance_since is None
-        [order] = buy_many(simulator, 1, type_id="SIM_NEVER")
         caplog.clear()
+        simulator.book("FLEXY", 980)
         for _turn in range(3):
-            let_turn_come()
-            run_loop(1)
+            self.read()
         assert falls == [(Decimal(999_020), Decimal("999100.50"))]
         assert provider_state().low_balance_since is not None
         assert messages(caplog) == [
             "The balance of the account is 999020.00 DZD, below LOW_BALANCE (999100.50)."
         ]
-        simulator.settle(str(order.provider_order_id), delivered=0)
+        simulator.book("DEPOSIT", 980)
         self.read()
         assert provider_state().low_balance_since is None
         assert len(falls) == 1
-        buy_many(simulator, 1, type_id="SIM_NEVER")
-        let_turn_come()
-        run_loop(1)
+        simulator.book("FLEXY", 980)
+        self.read()
         assert len(falls) == 2
 
     def test_a_balance_at_the_limit_is_not_low(
@@ -349,7 +347,7 @@ class TestFall:
 
         balance_low.connect(fail)
         try:
-            buy_many(simulator, 1)
+            simulator.book("FLEXY", 980)
             run_loop()
         finally:
             balance_low.disconnect(fail)

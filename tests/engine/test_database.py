@@ -36,6 +36,7 @@ from tests.stage import (
     buy,
     buy_many,
     failing,
+    fresh,
     messages,
     posts,
     refill_budget,
@@ -95,8 +96,7 @@ class TestLoop:
         buy_many(simulator, 1)
         caplog.clear()
         with failing("UPDATE", "giftcards_providerstate", error=error(TEXT), most=2):
-            done = follow(seconds=30)
-        assert done is not None
+            assert follow(seconds=30) is not None
         assert statuses() == ["FULFILLED"]
         said = f"The database failed the loop, which pauses for 0.1 s: {error.__name__}"
         assert messages(caplog) == [said] * 2
@@ -136,7 +136,6 @@ class TestOneOrder:
         assert messages(caplog) == ["Order broken cannot be written: IntegrityError"]
         # It could be postponed, so it is not tried with every sweep.
         due_at = Order.objects.get(pk=BROKEN).due_at
-        assert due_at is not None
         assert ago(-20) < due_at <= ago(-30)
         Order.objects.filter(pk=BROKEN).update(due_at=ago(1))
         assert run_sweep().sent == 1
@@ -277,16 +276,13 @@ class TestSparingOthers:
         order = make_order(due_at=ago(1))
         with isolate_failures(order):
             pass
-        order.refresh_from_db()
-        assert order.due_at is not None
-        assert order.due_at < ago(0)
+        assert fresh(order).due_at < ago(0)
 
     def test_an_order_that_is_not_due_does_not_become_due_by_a_refused_write(self) -> None:
         order = make_order(Status.PLACING)
         with isolate_failures(order):
             raise IntegrityError(TEXT)
-        order.refresh_from_db()
-        assert order.due_at is None
+        assert fresh(order).due_at is None
 
 
 class TestWriteTogether:

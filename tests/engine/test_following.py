@@ -37,6 +37,7 @@ from tests.stage import (
     buy_many,
     check_url,
     checks,
+    fresh,
     list_page,
     list_row,
     lists,
@@ -341,8 +342,8 @@ class TestLateOrders:
     def test_old_late_orders_do_not_widen_the_list_read_for_fresh_ones(self, wire: Wire) -> None:
         made = {"accepted_at": ago(400_000), "sent_at": ago(200_000)}
         old = [make_order(Status.DELAYED, **made) for _ in range(3)]
-        fresh = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
-        of = {1: list_page(*map(list_row, fresh)), 2: list_page(*map(list_row, old))}
+        new = [make_order(Status.HANDLING, sent_at=ago(5)) for _ in range(3)]
+        of = {1: list_page(*map(list_row, new)), 2: list_page(*map(list_row, old))}
         for number, (start, end) in enumerate([(65, -55), (200_060, 199_940)], 1):
             spans = {"from": start, "to": end}
             wire.get(LIST, json=of[number], match=[near(spans)])
@@ -467,8 +468,7 @@ class TestRepetition:
         self.drop(wire, order, times=1)
         assert run_sweep(should_continue=lambda: not wire.calls).postponed == 1
         assert len(wire.calls) == 1
-        order.refresh_from_db()
-        assert (order.failures, order.claimed_until) == (0, None)
+        assert (fresh(order).failures, order.claimed_until) == (0, None)
 
     @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
     def test_a_check_is_repeated_under_the_other_spelling_of_the_path(
@@ -492,8 +492,7 @@ class TestRepetition:
         simulator.spelling = spelling
         order = make_order(Status.HANDLING)
         assert run_sweep() == Swept(checked=1, failed=1)
-        order.refresh_from_db()
-        assert problems(order) == [Problem("not_known")]
+        assert problems(fresh(order)) == [Problem("not_known")]
 
     def test_each_spelling_is_tried_once_if_neither_is_routed(self, wire: Wire) -> None:
         order = make_order(Status.HANDLING)

@@ -89,24 +89,25 @@ class TestRefusedKey:
             assert not gateway.reopens_by_itself()
             assert other.begin(Purpose.CHECKING) is None
             assert not other.try_open()
+            # It is told once.
+            other.record_outcome(AccessDenied("No.", status=401))
         assert (own_key().is_refused, own_key().refusal) == (True, "No.")
         assert provider_state().paused_because == "access"
         assert messages(caplog) == [STOPPED % "No."]
 
-    def test_a_refused_key_is_logged_once(self, caplog: Log) -> None:
-        with Gateway() as gateway, Gateway() as other:
-            for each in (gateway, other, other):
-                each.record_outcome(AccessDenied("No.", status=401))
-        assert messages(caplog) == [STOPPED % "No."]
-
-    def test_a_refused_key_does_not_stop_another_key(self, set_conf: Setter) -> None:
+    def test_a_refused_key_does_not_stop_another_key_until_that_is_refused(
+        self, set_conf: Setter, caplog: Log
+    ) -> None:
         with Gateway() as gateway:
-            gateway.record_outcome(AccessDenied("No."))
+            gateway.record_outcome(AccessDenied("First."))
         set_conf(API_KEY="another")
         with Gateway() as renewed:
             assert renewed.try_open()
             assert renewed.reopens_by_itself()
             assert provider_state().paused_because == ""
+            renewed.record_outcome(AccessDenied("Second."))
+            assert not renewed.try_open()
+        assert messages(caplog) == [STOPPED % "First.", STOPPED % "Second."]
 
     def test_a_refused_key_stays_refused_while_another_key_succeeds(self, set_conf: Setter) -> None:
         with Gateway() as refused:
@@ -117,17 +118,6 @@ class TestRefusedKey:
                 good.flush()
             assert not refused.try_open()
             assert refused.begin(Purpose.CHECKING) is None
-
-    def test_a_second_key_can_be_refused_after_the_first(
-        self, set_conf: Setter, caplog: Log
-    ) -> None:
-        with Gateway() as gateway:
-            gateway.record_outcome(AccessDenied("First."))
-        set_conf(API_KEY="another")
-        with Gateway() as renewed:
-            renewed.record_outcome(AccessDenied("Second."))
-            assert not renewed.try_open()
-        assert messages(caplog) == [STOPPED % "First.", STOPPED % "Second."]
 
     def test_the_refusal_of_a_key_ends_when_a_person_resumes(self) -> None:
         with Gateway() as gateway:
@@ -203,7 +193,6 @@ class TestBlockedAddress:
             began = timezone.now()
             gateway.record_outcome(self.BLOCKED)
             until = provider_state().paused_until
-            assert until is not None
             assert began <= until - timedelta(minutes=15) <= timezone.now()
             assert not gateway.try_open()
         set_conf(API_KEY="another")
@@ -214,17 +203,6 @@ class TestBlockedAddress:
             assert not other.reopens_within(timedelta(minutes=14))
         assert provider_state().paused_because == "access"
         assert messages(caplog) == ["Blocked. Calls go on in 900 s."]
-
-    def test_a_blocked_address_may_call_again_when_the_pause_is_over(self) -> None:
-        with Gateway() as gateway:
-            gateway.record_outcome(self.BLOCKED)
-            end_pause()
-            assert gateway.try_open()
-            assert gateway.reopens_by_itself()
-            gateway.record_outcome(None)
-            gateway.flush()
-        assert not provider_state().is_paused(timezone.now())
-        assert not provider_state().was_blocked
 
     def test_a_refused_key_stays_refused_when_the_block_of_the_address_ends(self) -> None:
         with Gateway() as gateway:
@@ -258,27 +236,35 @@ class TestTooManyRequests:
         ("asked_for", "seconds"), [(None, 60), (0, 5), (7, 7), (900, 900), (86_400, 900)]
     )
     def test_too_many_requests_pause_calls_for_5_to_900_seconds_as_asked(
-        self, asked_for: float | None, seconds: int, caplog: Log
+        self, asked_for: float | None, seconds: int, caplog: Log, set_conf: Setter
     ) -> None:
         with Gateway() as gateway:
             began = timezone.now()
+            gateway.record_outcome(None)
             gateway.record_outcome(RateLimited("Slower.", retry_after=asked_for))
+            assert gateway.is_proven
             until = provider_state().paused_until
-            assert until is not None
             assert began <= until - timedelta(seconds=seconds) <= timezone.now()
             assert not gateway.try_open()
             assert gateway.reopens_by_itself()
         assert provider_state().pause == "rate"
         assert messages(caplog) == [f"Slower. Calls go on in {seconds} s."]
+        # It holds for every key.
+        set_conf(API_KEY="another")
+        with Gateway() as renewed:
+            assert not renewed.try_open()
 
-    def test_a_rate_limit_pause_is_over_by_itself(self) -> None:
+    @pytest.mark.parametrize("error", [RateLimited("Slower."), TestBlockedAddress.BLOCKED])
+    def test_a_rate_limit_pause_or_a_block_is_over_by_itself(self, error: ProviderError) -> None:
         with Gateway() as gateway:
-            gateway.record_outcome(RateLimited("Slower."))
-            ProviderState.objects.update(paused_until=ago(1))
+            gateway.record_outcome(error)
+            end_pause()
             assert gateway.try_open()
+            assert gateway.reopens_by_itself()
             gateway.record_outcome(None)
             gateway.flush()
         assert not provider_state().is_paused(timezone.now())
+        assert not provider_state().was_blocked
 
     def test_the_longest_of_several_rate_limit_pauses_counts(self, caplog: Log) -> None:
         with Gateway() as gateway:
@@ -286,23 +272,9 @@ class TestTooManyRequests:
             for seconds in (20, 40, 10):
                 gateway.record_outcome(RateLimited("Slower.", retry_after=seconds))
         until = provider_state().paused_until
-        assert until is not None
         assert began <= until - timedelta(seconds=40) <= timezone.now()
         # Said once: it is one and the same trouble.
         assert messages(caplog) == ["Slower. Calls go on in 20 s."]
-
-    def test_too_many_requests_keep_the_key_proven(self) -> None:
-        with Gateway() as gateway:
-            gateway.record_outcome(None)
-            gateway.record_outcome(RateLimited("Slower."))
-            assert gateway.is_proven
-
-    def test_a_rate_limit_pause_holds_for_every_key(self, set_conf: Setter) -> None:
-        with Gateway() as gateway:
-            gateway.record_outcome(RateLimited("Slower."))
-        set_conf(API_KEY="another")
-        with Gateway() as renewed:
-            assert not renewed.try_open()
 
 
 @pytest.mark.parametrize("error", [Refused, NotFound])
@@ -353,7 +325,6 @@ class TestOutage:
                 assert gateway.reopens_by_itself()
                 assert not gateway.is_proven
                 until = provider_state().paused_until
-                assert until is not None
                 assert 0.75 * seconds <= (until - began).total_seconds() <= 1.25 * seconds + 1
                 assert (provider_state().pause, provider_state().outages) == ("outage", number)
                 end_pause()
@@ -374,8 +345,6 @@ class TestOutage:
             gateway.record_outcome(OutcomeUnknown("Failed."))
             gateway.flush()
         since = provider_state().paused_since
-        assert since is not None
-        assert began is not None
         assert since > began
 
     def test_an_outage_is_over_with_the_first_success(self) -> None:
@@ -519,11 +488,8 @@ class TestNote:
         with Gateway() as gateway:
             gateway.flush()
         assert began <= provider_state().swept_at <= timezone.now()  # type: ignore[operator]
-        assert (
-            provider_state().succeeded_at,
-            provider_state().failed_at,
-            provider_state().failure,
-        ) == (None, None, "")
+        state = provider_state()
+        assert (state.succeeded_at, state.failed_at, state.failure) == (None, None, "")
 
     def test_outcomes_of_calls_are_recorded_once(self) -> None:
         with Gateway() as gateway:

@@ -19,7 +19,7 @@ from giftcards.models import Order
 from giftcards.simulator import Simulator
 from tests.builders import LINE
 from tests.fakes.late_commit import Answer, through_a_slow_pooler
-from tests.stage import history, posts, record_order, wait_until
+from tests.stage import fresh, history, posts, record_order, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.usefixtures("shared_database")
@@ -74,8 +74,7 @@ def test_a_sender_whose_commit_is_answered_minutes_later_does_not_buy_what_anoth
     assert posts(simulator) == 1
     with Gateway() as gateway:
         wait_until(lambda: sweep(gateway) and Order.objects.get().is_final)
-    order.refresh_from_db()
-    assert (order.status, order.problems) == ("FULFILLED", [])
+    assert (fresh(order).status, order.problems) == ("FULFILLED", [])
     assert list(simulator.orders) == [order.provider_order_id]
 
 
@@ -86,8 +85,7 @@ def test_a_sender_whose_commit_is_answered_late_hands_back_an_order_that_is_stil
     order = record_order(**LINE)
     with sent_by_another(order):
         pass
-    order.refresh_from_db()
-    assert (order.status, posts(simulator)) == ("PENDING", 0)
+    assert (fresh(order).status, posts(simulator)) == ("PENDING", 0)
     assert [problem.text for problem in order.open_problems] == [
         "The order has not been sent to the provider yet. The server was held up for too long right"
         " before sending it."
@@ -96,5 +94,4 @@ def test_a_sender_whose_commit_is_answered_late_hands_back_an_order_that_is_stil
     with Gateway() as gateway:
         assert gateway.is_open
         sweep(gateway)
-    order.refresh_from_db()
-    assert (history(order)[:3], posts(simulator)) == (["PLACING", "PENDING", "PLACING"], 1)
+    assert (history(fresh(order))[:3], posts(simulator)) == (["PLACING", "PENDING", "PLACING"], 1)

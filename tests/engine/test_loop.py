@@ -34,6 +34,7 @@ from tests.stage import (
     changes_lease,
     checks,
     failing,
+    fresh,
     hold_lease,
     in_threads,
     lease,
@@ -110,7 +111,6 @@ class TestLoop:
         for _order in range(3):
             make_order()
         done = follow(seconds=20)
-        assert done is not None
         assert (done.sent, done.settled, done.failed) == (3, 3, 0)
         assert statuses() == ["FULFILLED"] * 3
         assert lease(Lease.LOOP).until is None
@@ -142,9 +142,7 @@ class TestLoop:
         buy_many(simulator, 1, type_id="SIM_NEVER")
         Order.objects.update(status=Status.DELAYED, accepted_at=ago(400))
         began = time.monotonic()
-        done = follow(seconds=20)
-        assert done is not None
-        assert done.checked == 1
+        assert follow(seconds=20).checked == 1
         assert time.monotonic() - began < 10
 
     def test_the_loop_ends_when_the_key_is_refused(self, simulator: Simulator) -> None:
@@ -181,7 +179,6 @@ class TestLoop:
         buy_many(simulator, 1)
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-0.5))
         done = follow(seconds=20)
-        assert done is not None
         assert (done.settled, done.is_paused) == (1, False)
 
     def test_the_loop_idles_through_a_long_pause_without_requests(
@@ -200,9 +197,7 @@ class TestLoop:
 
         monkeypatch.setattr(loop, "sweep", count)
         began = time.monotonic()
-        done = follow(seconds=60, stop=stop)
-        assert done is not None
-        assert done.is_paused
+        assert follow(seconds=60, stop=stop).is_paused
         assert len(sweeps) == 6
         assert intervals(began) >= 5
         assert simulator.requests == []
@@ -247,12 +242,9 @@ class TestLoop:
         set_conf(POLL_INTERVAL=60)
         order = make_order(due_at=ago(-0.3))
         began = time.monotonic()
-        done = follow(seconds=20)
-        assert done is not None
-        assert done.settled == 1
+        assert follow(seconds=20).settled == 1
         assert 0.2 < time.monotonic() - began < 10
-        order.refresh_from_db()
-        assert order.is_final
+        assert fresh(order).is_final
 
     def test_the_loop_does_nothing_while_another_process_runs_it(
         self, simulator: Simulator
@@ -268,17 +260,13 @@ class TestLoop:
     def test_the_loop_is_taken_over_from_a_dead_process(self, simulator: Simulator) -> None:
         make_order()
         hold_lease(Lease.LOOP, token="other", until=ago(0.1))
-        done = follow(seconds=20)
-        assert done is not None
-        assert done.settled == 1
+        assert follow(seconds=20).settled == 1
 
     @pytest.mark.usefixtures("simulator")
     def test_a_patient_loop_waits_until_the_lease_of_another_process_expires(self) -> None:
         make_order()
         hold_lease(Lease.LOOP, token="other", until=ago(-0.7))
-        done = follow(seconds=20, patience=timedelta(seconds=5))
-        assert done is not None
-        assert done.settled == 1
+        assert follow(seconds=20, patience=timedelta(seconds=5)).settled == 1
 
     @pytest.mark.usefixtures("simulator")
     def test_a_patient_loop_waits_for_the_lease_no_longer_than_told(self) -> None:
@@ -331,8 +319,7 @@ class TestLoop:
         buy_many(simulator, 1)
         caplog.clear()
         with connection.execute_wrapper(_failing(count=3, after=6)):
-            done = follow(seconds=30)
-        assert done is not None
+            assert follow(seconds=30) is not None
         assert statuses() == ["FULFILLED"]
         assert (
             messages(caplog)
@@ -349,8 +336,7 @@ class TestLoop:
         buy_many(simulator, 1)
         began = time.monotonic()
         with connection.execute_wrapper(_failing(count=1, after=at)):
-            done = follow(seconds=30)
-        assert done is not None
+            assert follow(seconds=30) is not None
         assert statuses() == ["FULFILLED"]
         assert lease(Lease.LOOP).until is None
         assert time.monotonic() - began < 10
@@ -363,9 +349,7 @@ class TestLoop:
         buy_many(simulator, 1)
         caplog.clear()
         with failing(when=partial(releases_lease, Lease.LOOP)):
-            done = follow(seconds=20)
-        assert done is not None
-        assert done.settled == 1
+            assert follow(seconds=20).settled == 1
         assert messages(caplog) == [
             "The database failed the loop, which pauses for 0.1 s: OperationalError"
         ]

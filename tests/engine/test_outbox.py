@@ -435,63 +435,60 @@ class TestDeployBetweenTwoTries:
         assert trouble.hears() == ["A DELAYED", "B DELAYED"]
         trouble.failing.clear()
 
-    @pytest.fixture
     def settle(self) -> None:
         Order.objects.get().move(Status.REFUNDED, source=StatusChange.Source.CLOCK)
 
-    def test_a_receiver_renamed_before_it_heard_is_told(
-        self, trouble: Trouble, connected: Callable[..., None]
+    @pytest.mark.parametrize(
+        ("is_settled", "gone", "come", "at_once", "left", "later"),
+        [
+            (False, "a", "a_renamed", [], 1, ["A DELAYED"]),
+            (False, "b", "b_renamed", [], 1, ["A DELAYED", "B DELAYED"]),
+            (True, "a", "a_renamed", ["B REFUNDED"], 2, ["A DELAYED", "A REFUNDED"]),
+            (True, "a", "", ["B REFUNDED"], 1, []),
+            (
+                True,
+                "",
+                "new",
+                ["B REFUNDED"],
+                2,
+                ["A DELAYED", "N DELAYED", "A REFUNDED", "N REFUNDED"],
+            ),
+        ],
+        ids=[
+            "renamed before it heard: told",
+            "renamed after it heard: told twice rather than never",
+            "renamed: later changes after the earlier ones",
+            "removed: no later change is held back",
+            "new: told of the waiting changes too",
+        ],
+    )
+    def test_a_renamed_removed_or_new_receiver_is_told_as_the_table_says(
+        self,
+        is_settled: bool,
+        gone: str,
+        come: str,
+        at_once: list[str],
+        left: int,
+        later: list[str],
+        trouble: Trouble,
+        connected: Callable[..., None],
     ) -> None:
-        order_status_changed.disconnect(trouble.a)
-        connected(trouble.a_renamed)
-        assert trouble.hears() == []
+        if is_settled:
+            self.settle()
+        if gone:
+            order_status_changed.disconnect(getattr(trouble, gone))
+        if come:
+            connected(getattr(trouble, come))
+        assert trouble.hears() == at_once
+        assert waiting() == left
         pass_time(timedelta(seconds=11))
-        assert trouble.hears() == ["A DELAYED"]
+        assert trouble.hears() == later
         assert waiting() == 0
 
-    def test_a_receiver_renamed_after_it_heard_is_told_twice_rather_than_never(
-        self, trouble: Trouble, connected: Callable[..., None]
-    ) -> None:
-        order_status_changed.disconnect(trouble.b)
-        connected(trouble.b_renamed)
-        pass_time(timedelta(seconds=11))
-        assert trouble.hears() == ["A DELAYED", "B DELAYED"]
-        assert waiting() == 0
-
-    @pytest.mark.usefixtures("settle")
-    def test_a_renamed_receiver_hears_later_changes_after_the_earlier_ones(
-        self, trouble: Trouble, connected: Callable[..., None]
-    ) -> None:
-        order_status_changed.disconnect(trouble.a)
-        connected(trouble.a_renamed)
-        assert trouble.hears() == ["B REFUNDED"]
-        pass_time(timedelta(seconds=11))
-        assert trouble.hears() == ["A DELAYED", "A REFUNDED"]
-        assert waiting() == 0
-
-    @pytest.mark.usefixtures("settle")
-    def test_a_removed_receiver_holds_no_later_change_back(self, trouble: Trouble) -> None:
-        order_status_changed.disconnect(trouble.a)
-        assert trouble.hears() == ["B REFUNDED"]
-        assert StatusChange.objects.get(announced_at=None).to_status == "DELAYED"
-        pass_time(timedelta(seconds=11))
-        assert trouble.hears() == []
-        assert waiting() == 0
-
-    @pytest.mark.usefixtures("settle")
-    def test_a_new_receiver_is_told_of_the_waiting_changes_too(
-        self, trouble: Trouble, connected: Callable[..., None]
-    ) -> None:
-        connected(trouble.new)
-        assert trouble.hears() == ["B REFUNDED"]
-        pass_time(timedelta(seconds=11))
-        assert trouble.hears() == ["A DELAYED", "N DELAYED", "A REFUNDED", "N REFUNDED"]
-        assert waiting() == 0
-
-    @pytest.mark.usefixtures("settle")
     def test_an_announcement_that_was_given_up_holds_no_renamed_receiver_back(
         self, trouble: Trouble, connected: Callable[..., None]
     ) -> None:
+        self.settle()
         StatusChange.objects.filter(to_status="DELAYED").update(announce_at=None)
         order_status_changed.disconnect(trouble.a)
         connected(trouble.a_renamed)

@@ -22,7 +22,6 @@ from giftcards.engine.approvals import approve_price, hold_for_price
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.placing import give_up, mark_unconfirmed, send, send_due, send_now
 from giftcards.engine.recovering import adopt, declare_absent
-from giftcards.engine.sweep import sweep
 from giftcards.engine.task_queue import wake_worker
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order
@@ -44,6 +43,7 @@ from tests.stage import (
     buy,
     claim_to_send,
     failing,
+    fresh,
     history,
     hold_lease,
     in_threads,
@@ -82,7 +82,6 @@ class TestRecording:
         assert (stored.product_id, stored.type_id, stored.quantity) == (PSN, "type_001", 2)
         assert stored.sale_price == Decimal("549.90")
         assert (stored.customer_email, stored.customer_language) == ("a@example.com", "ar")
-        assert stored.due_at is not None
         assert stored.due_at <= timezone.now()
         assert history(stored) == []
 
@@ -103,21 +102,11 @@ class TestRecording:
     def test_a_reference_of_another_line_raises_reference_conflict(
         self, change: dict[str, Any]
     ) -> None:
-        place_order(**LINE, reference="cart-1")
-        with pytest.raises(ReferenceConflict) as caught, transaction.atomic():
-            place_order(**LINE | change, reference="cart-1")
-        assert str(caught.value) == (
-            "The reference cart-1 already names another order, or the same one with other details."
-            " Use a new reference for a new order; to repeat an order, give every detail as you did"
-            " the first time."
-        )
-        assert Order.objects.count() == 1
-
-    def test_a_reference_conflict_leaves_the_callers_transaction_usable(self) -> None:
+        """The caller's transaction stays usable."""
         place_order(**LINE, reference="cart-1")
         with transaction.atomic():
-            with pytest.raises(ReferenceConflict):
-                place_order(**LINE | {"quantity": 3}, reference="cart-1")
+            with pytest.raises(ReferenceConflict, match="The reference cart-1 already names"):
+                place_order(**LINE | change, reference="cart-1")
             place_order(**LINE, reference="cart-2")
         assert Order.objects.count() == 2
 
@@ -222,8 +211,7 @@ class TestWaking:
         assert (task["args"], task["kwargs"]) == ((), {})
         assert (task["save"], task["ack_failure"]) == (False, True)
         assert order.reference not in str(task)
-        order.refresh_from_db()
-        assert order.status == "PENDING"
+        assert fresh(order).status == "PENDING"
         assert simulator.requests == []  # not even now: a worker sends it
 
     def test_a_placed_order_queues_and_sends_nothing_after_a_rollback(
@@ -266,8 +254,7 @@ class TestWaking:
         """There the task would run in the web request, and follow the order."""
         monkeypatch.setattr(Conf, "SYNC", True)
         order = place_order(**LINE)
-        order.refresh_from_db()
-        assert order.status == "PENDING"
+        assert fresh(order).status == "PENDING"
         assert simulator.requests == []
         assert not OrmQ.objects.exists()
 
@@ -293,7 +280,6 @@ class TestIntentFirst:
             stored = Order.objects.get()
             seen.append((stored.status, connection.in_atomic_block))
             assert stored.sent_at is not None
-            assert stored.claimed_until is not None
             assert stored.claimed_until > timezone.now()
             assert history(stored) == ["PLACING"]
             return 200, {}, '{"success": true, "data": {"orderId": "A1"}}'
@@ -328,17 +314,16 @@ class TestIntentFirst:
         for _order in range(6):
             make_order()
 
-        def attempt() -> tuple[int, int]:
-            with Gateway() as gateway:
-                return send_due(waiting(), gateway, should_continue=lambda: True)
-
-        results = in_threads(3, attempt)
+        results = in_threads(3, send_waiting)
         assert [sum(counts) for counts in zip(*results, strict=True)] == [6, 0]
         assert posts(simulator) == 6
 
 
 def enveloped(code: str, message: str = "Because.", **details: Any) -> dict[str, Any]:
     return {"success": False, "error": {"code": code, "message": message, **details}}
+
+
+ACCEPTED = (200, '{"success": true, "data": {"orderId": "A1"}}')
 
 
 def page(status: int, **headers: str) -> dict[str, Any]:
@@ -353,15 +338,13 @@ class TestEndings:
         assert stored.status == order.status == status
         assert history(stored) == ["PLACING", status]
         last = stored.changes.last()
-        assert last is not None
         assert (details(last), last.source) == (list(told), "placing")
         assert problems(stored) == ([] if is_over else list(told))
         assert stored.claimed_until is None
 
-    def sweep_on(self, order: Order) -> None:
-        with Gateway() as gateway:
-            for _sweep in range(3):
-                sweep(gateway)
+    def sweep_on(self) -> None:
+        for _sweep in range(3):
+            run_sweep()
 
     def test_an_accepted_order_is_in_progress_with_its_id_and_price(
         self, simulator: Simulator, caplog: Log
@@ -371,27 +354,22 @@ class TestEndings:
         order = buy()
         self.check(order, "HANDLING")
         [ordered] = simulator.orders.values()
-        order.refresh_from_db()
-        assert order.provider_order_id == ordered.id
+        assert fresh(order).provider_order_id == ordered.id
         assert order.price_per_card == Decimal(490)
         for moment in (order.sent_at, order.accepted_at, order.due_at):
-            assert moment is not None
             assert began <= moment <= timezone.now()
         assert order.failures == 0
         accepted = f"Order {order.reference} was accepted as {ordered.id}."
         assert messages(caplog, logging.INFO) == [accepted]
 
-    def test_an_order_of_an_unknown_price_is_accepted_without_one(self, wire: Wire) -> None:
-        wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
-        order = buy(type_id="not-listed")
-        self.check(order, "HANDLING")
-        assert order.price_per_card is None
-
-    def test_an_order_of_an_impossible_price_is_accepted_without_one(self, wire: Wire) -> None:
-        answer = {"success": True, "data": {"types": [{"id": "type_001", "price": -490}]}}
+    @pytest.mark.parametrize(("type_id", "price"), [("not-listed", 490), ("type_001", -490)])
+    def test_an_order_of_an_unknown_or_impossible_price_is_accepted_without_one(
+        self, type_id: str, price: int, wire: Wire
+    ) -> None:
+        answer = {"success": True, "data": {"types": [{"id": "type_001", "price": price}]}}
         wire.replace("GET", f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}", json=answer)
         wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
-        order = buy()
+        order = buy(type_id=type_id)
         self.check(order, "HANDLING")
         assert order.price_per_card is None
 
@@ -422,11 +400,9 @@ class TestEndings:
         began = timezone.now()
         order = buy()
         self.check(order, "PENDING", Problem("not_sent", why))
-        order.refresh_from_db()
-        assert order.failures == 1
-        assert order.due_at is not None
+        assert fresh(order).failures == 1
         assert timedelta(seconds=5) <= order.due_at - began < timedelta(seconds=10)
-        self.sweep_on(order)
+        self.sweep_on()
         wire.assert_call_count(PLACE, 1)
 
     @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}"])
@@ -450,9 +426,7 @@ class TestEndings:
         began = timezone.now()
         with Gateway() as gateway:
             assert send(order, gateway) is True
-        order.refresh_from_db()
-        assert order.failures == failures + 1
-        assert order.due_at is not None
+        assert fresh(order).failures == failures + 1
         pause = (order.due_at - began).total_seconds()
         assert seconds <= pause <= seconds * 1.25 + 2
 
@@ -462,8 +436,6 @@ class TestEndings:
         wire.post(PLACE, json=enveloped("AUTH_UNAVAILABLE"), status=503)
         pauses = set()
         for order in [buy() for _order in range(4)]:
-            assert order.due_at is not None
-            assert order.sent_at is not None
             pauses.add(order.due_at - order.sent_at)
         assert len(pauses) > 1
 
@@ -483,7 +455,6 @@ class TestEndings:
         began = timezone.now()
         order = buy()
         assert order.status == "PENDING"
-        assert order.due_at is not None
         pause = (order.due_at - began).total_seconds()
         assert seconds - 0.1 <= pause <= seconds + 3
         state = ProviderState.objects.get()
@@ -512,11 +483,10 @@ class TestEndings:
         order = buy()
         refusal = Problem("refused", {**told, "provider_code": code})
         self.check(order, "REJECTED", refusal, is_over=True)
-        order.refresh_from_db()
-        assert order.settled_at is not None
+        assert fresh(order).settled_at is not None
         assert order.due_at is None
         assert messages(caplog) == [f"Order {order.reference} is REJECTED. {refusal}"]
-        self.sweep_on(order)
+        self.sweep_on()
         wire.assert_call_count(PLACE, 1)
 
     @pytest.mark.parametrize(
@@ -542,15 +512,12 @@ class TestEndings:
         assert problem.code == "answer_lost"
         assert detail in str(problem)
         self.check(order, "UNCONFIRMED", problem)
-        order.refresh_from_db()
         # It is looked for at the provider soon, not sent again.
-        assert order.due_at is not None
-        assert ago(-5) < order.due_at < ago(-11)
+        assert ago(-5) < fresh(order).due_at < ago(-11)
         assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {problem}"]
-        self.sweep_on(order)
+        self.sweep_on()
         wire.assert_call_count(PLACE, 1)
-        order.refresh_from_db()
-        assert order.status == "UNCONFIRMED"
+        assert fresh(order).status == "UNCONFIRMED"
 
     def test_an_order_without_an_answer_in_time_is_unconfirmed(
         self, simulator: Simulator, set_conf: Setter
@@ -566,30 +533,21 @@ class TestEndings:
         # What it costs if it was bought.
         assert order.price_per_card == 490
 
-    def test_an_order_answered_with_the_id_of_another_order_is_unconfirmed(
-        self, wire: Wire, caplog: Log
-    ) -> None:
-        wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
-        first, second = buy(), buy()
-        problem = Problem("id_taken", A1)
-        self.check(second, "UNCONFIRMED", problem)
-        second.refresh_from_db()
-        assert second.provider_order_id is None
-        assert messages(caplog) == [f"Order {second.reference} is UNCONFIRMED. {problem}"]
-        assert (second.answered_id, second.price_at_placing) == ("A1", 490)
-        first.refresh_from_db()
-        assert (first.status, first.provider_order_id) == ("HANDLING", "A1")
-
-    def test_an_order_answered_with_the_alias_of_another_order_is_unconfirmed(
-        self, wire: Wire
+    @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
+    def test_an_order_answered_with_an_id_of_another_order_is_unconfirmed(
+        self, name: str, wire: Wire, caplog: Log
     ) -> None:
         """Both would be handed the same cards."""
-        other = make_order(Status.HANDLING, provider_order_id="B1", provider_alias="A1")
+        ids = {"provider_order_id": "B1", "provider_alias": "", name: "A1"}
+        other = make_order(Status.HANDLING, **ids)
         wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
         order = buy()
-        self.check(order, "UNCONFIRMED", Problem("id_taken", A1))
-        other.refresh_from_db()
-        assert (other.provider_order_id, other.provider_alias) == ("B1", "A1")
+        problem = Problem("id_taken", A1)
+        self.check(order, "UNCONFIRMED", problem)
+        assert fresh(order).provider_order_id is None
+        assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {problem}"]
+        assert (order.answered_id, order.price_at_placing) == ("A1", 490)
+        assert {key: getattr(fresh(other), key) for key in ids} == ids
 
     @pytest.mark.parametrize("left", [4, 1])
     def test_an_order_stays_pending_without_being_sent_if_the_key_is_wrong(
@@ -603,10 +561,8 @@ class TestEndings:
             f"The provider refused the API key (INVALID_ACCESS_TOKEN, {left} attempt{plural} left)."
             " Correct GIFTCARDS['API_KEY'] first: further tries will block this server."
         )
-        order.refresh_from_db()
         # It is as it was: the pause keeps it back.
-        assert (order.status, problems(order), history(order)) == ("PENDING", [], [])
-        assert order.due_at is not None
+        assert (fresh(order).status, problems(order), history(order)) == ("PENDING", [], [])
         assert order.due_at <= timezone.now()
         assert [request.path.split("/")[3] for request in simulator.requests] == ["checkProduct"]
         assert (own_key().is_refused, own_key().refusal) == (True, detail)
@@ -619,9 +575,7 @@ class TestEndings:
         order = buy()
         why = {"reason": "key_refused", "provider_code": "INVALID_ACCESS_TOKEN"}
         self.check(order, "PENDING", Problem("not_sent", why))
-        order.refresh_from_db()
-        assert order.failures == 0
-        assert order.due_at is not None
+        assert fresh(order).failures == 0
         assert order.due_at <= timezone.now()  # as soon as the key is good again
         assert own_key().is_refused
 
@@ -666,24 +620,40 @@ class TestEndings:
 class TestLateAnswers:
     """The order was taken for lost while its answer was still on the way."""
 
+    def buy_while(
+        self,
+        wire: Wire,
+        happens: Callable[..., bool] = lambda _lost: True,
+        *args: Any,
+        answer: tuple[int, str] = ACCEPTED,
+        **kwargs: Any,
+    ) -> Order:
+        """Buy; before the answer comes, the order is taken for lost, and something ``happens``."""
+
+        def reply(request: object) -> tuple[int, dict[str, str], str]:
+            lost = Order.objects.get()
+            mark_unconfirmed(lost)
+            assert happens(lost, *args, **kwargs)
+            status, body = answer
+            return status, {}, body
+
+        wire.add_callback("POST", PLACE, reply)
+        order = buy()
+        wire.assert_call_count(PLACE, 1)
+        return fresh(order)
+
     @pytest.mark.parametrize(
         ("answer", "status", "held"),
         [
-            ({"json": {"success": True, "data": {"orderId": "A1"}}}, "HANDLING", []),
-            ({"json": enveloped("OUT_OF_STOCK"), "status": 400}, "REJECTED", []),
-            ({"json": enveloped("AUTH_UNAVAILABLE"), "status": 503}, "PENDING", ["not_sent"]),
+            (ACCEPTED, "HANDLING", []),
+            ((400, json.dumps(enveloped("OUT_OF_STOCK"))), "REJECTED", []),
+            ((503, json.dumps(enveloped("AUTH_UNAVAILABLE"))), "PENDING", ["not_sent"]),
         ],
     )
     def test_a_late_placing_answer_of_an_order_taken_for_lost_is_recorded(
-        self, answer: dict[str, Any], status: str, held: list[str], wire: Wire
+        self, answer: tuple[int, str], status: str, held: list[str], wire: Wire
     ) -> None:
-        def lose(request: object) -> tuple[int, dict[str, str], str]:
-            mark_unconfirmed(Order.objects.get())
-            return answer.get("status", 200), {}, json.dumps(answer["json"])
-
-        wire.add_callback("POST", PLACE, lose)
-        order = buy()
-        order.refresh_from_db()
+        order = self.buy_while(wire, answer=answer)
         assert (order.status, [problem.code for problem in problems(order)]) == (status, held)
         assert history(order) == ["PLACING", "UNCONFIRMED", status]
         assert order.provider_order_id == ("A1" if status == "HANDLING" else None)
@@ -691,13 +661,7 @@ class TestLateAnswers:
     def test_a_late_placing_answer_without_content_changes_nothing(
         self, wire: Wire, caplog: Log
     ) -> None:
-        def lose(request: object) -> tuple[int, dict[str, str], str]:
-            mark_unconfirmed(Order.objects.get())
-            return 500, {}, ""
-
-        wire.add_callback("POST", PLACE, lose)
-        order = buy()
-        order.refresh_from_db()
+        order = self.buy_while(wire, answer=(500, ""))
         assert (order.status, problems(order)) == ("UNCONFIRMED", [DIED])
         assert history(order) == ["PLACING", "UNCONFIRMED"]
         assert messages(caplog)[-1].startswith(
@@ -714,35 +678,17 @@ class TestLateAnswers:
         wire.add_callback("POST", PLACE, overtake)
         caplog.set_level(logging.INFO)
         order = buy()
-        order.refresh_from_db()
-        assert (order.status, order.provider_order_id) == ("PLACING", None)
+        assert (fresh(order).status, order.provider_order_id) == ("PLACING", None)
         assert messages(caplog, logging.INFO) == [
             f"Order {order.reference} was accepted as A1.",
             f"Order {order.reference} is PLACING by now. {AFTER_ALL}",
         ]
         assert problems(order) == [AFTER_ALL]
 
-    def buy_while(
-        self, happens: Callable[..., bool], wire: Wire, *args: Any, **kwargs: Any
-    ) -> Order:
-        """Buy; before the answer comes, the order is taken for lost, and something ``happens``."""
-
-        def answer(request: object) -> tuple[int, dict[str, str], str]:
-            lost = Order.objects.get()
-            mark_unconfirmed(lost)
-            assert happens(lost, *args, **kwargs)
-            return 200, {}, '{"success": true, "data": {"orderId": "A1"}}'
-
-        wire.add_callback("POST", PLACE, answer)
-        order = buy()
-        order.refresh_from_db()
-        wire.assert_call_count(PLACE, 1)
-        return order
-
     def test_a_late_acceptance_keeps_an_absent_order_from_being_resent(self, wire: Wire) -> None:
         """It waits to be sent again, which would buy it twice."""
         source = StatusChange.Source.RECOVERY
-        order = self.buy_while(declare_absent, wire, send_again=True, source=source)
+        order = self.buy_while(wire, declare_absent, send_again=True, source=source)
         assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
         assert history(order) == ["PLACING", "UNCONFIRMED", "PENDING", "PLACING", "HANDLING"]
 
@@ -755,11 +701,10 @@ class TestLateAnswers:
         def queue_and_hold(lost: Order) -> bool:
             assert declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
             hold_for_price(lost, price=Decimal(600), ceiling=Decimal(550))
-            lost.refresh_from_db()
-            assert lost.is_held
+            assert fresh(lost).is_held
             return decision == "held" or bool(approve_price(lost, 600, by="amina"))
 
-        order = self.buy_while(queue_and_hold, wire)
+        order = self.buy_while(wire, queue_and_hold)
         assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
         assert history(order)[-2:] == ["PLACING", "HANDLING"]
 
@@ -770,26 +715,22 @@ class TestLateAnswers:
             make_order(Status.HANDLING, provider_order_id="A1")
             return declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
 
-        order = self.buy_while(lose_the_id, wire)
+        order = self.buy_while(wire, lose_the_id)
         assert (order.status, order.answered_id) == ("UNCONFIRMED", "A1")
         assert [problem.code for problem in problems(order)] == ["id_taken"]
 
     def test_a_late_answer_without_content_keeps_an_absent_order_from_being_resent(
         self, wire: Wire
     ) -> None:
-        def answer(request: object) -> tuple[int, dict[str, str], str]:
-            lost = Order.objects.get()
-            mark_unconfirmed(lost)
-            source = StatusChange.Source.RECOVERY
-            assert declare_absent(lost, send_again=True, source=source)
-            return 500, {}, ""
+        sent_at: list[object] = []
 
-        wire.add_callback("POST", PLACE, answer)
-        sent_at = buy().sent_at
-        order = Order.objects.get()
-        assert order.status == "UNCONFIRMED"
+        def declare(lost: Order) -> bool:
+            sent_at.append(lost.sent_at)
+            return declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
+
+        order = self.buy_while(wire, declare, answer=(500, ""))
         # It is searched for at the time at which it was sent.
-        assert order.sent_at == sent_at
+        assert (order.status, [order.sent_at]) == ("UNCONFIRMED", sent_at)
 
     def test_a_new_attempt_knows_nothing_of_an_earlier_one(self, wire: Wire) -> None:
         order = make_order(
@@ -802,15 +743,14 @@ class TestLateAnswers:
         wire.post(PLACE, status=500)
         with Gateway() as gateway:
             send(order, gateway)
-        order.refresh_from_db()
-        assert order.status == "UNCONFIRMED"
+        assert fresh(order).status == "UNCONFIRMED"
         assert (order.absent_since, order.candidates, order.answered_id) == (None, [], "")
         assert (order.checked_at, order.is_insisted) == (None, False)
 
     def test_a_late_acceptance_of_an_order_found_meanwhile_changes_nothing(
         self, wire: Wire, caplog: Log
     ) -> None:
-        order = self.buy_while(adopt, wire, "A1", source=StatusChange.Source.RECOVERY)
+        order = self.buy_while(wire, adopt, "A1", source=StatusChange.Source.RECOVERY)
         assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
         assert problems(order) == []
         # That it was lost, and nothing after that.
@@ -818,7 +758,7 @@ class TestLateAnswers:
 
     def test_a_late_acceptance_of_a_rejected_order_is_shown_as_a_problem(self, wire: Wire) -> None:
         source = StatusChange.Source.STAFF
-        order = self.buy_while(declare_absent, wire, send_again=False, source=source)
+        order = self.buy_while(wire, declare_absent, send_again=False, source=source)
         assert order.status == "REJECTED"
         assert problems(order) == [AFTER_ALL]
 
@@ -878,8 +818,11 @@ class TestSendNow:
         assert simulator.requests == []
 
 
-def waiting() -> list[Order]:
-    return list(Order.objects.filter(status=Status.PENDING).order_by("due_at", "pk"))
+def send_waiting(should_continue: Callable[[], bool] = lambda: True) -> tuple[int, int]:
+    """Send all orders that wait, oldest first; the numbers of those accepted and failed."""
+    waiting = list(Order.objects.filter(status=Status.PENDING).order_by("due_at", "pk"))
+    with Gateway() as gateway:
+        return send_due(waiting, gateway, should_continue=should_continue)
 
 
 @pytest.mark.django_db
@@ -888,18 +831,13 @@ class TestSendDue:
         late, later = make_order(due_at=ago(5)), make_order(due_at=ago(9))
         unripe = make_order(due_at=ago(-60))
         assert run_sweep().sent == 2
-        late.refresh_from_db()
-        later.refresh_from_db()
-        assert list(simulator.orders) == [later.provider_order_id, late.provider_order_id]
-        unripe.refresh_from_db()
-        assert unripe.status == "PENDING"
+        assert list(simulator.orders) == [fresh(o).provider_order_id for o in (later, late)]
+        assert fresh(unripe).status == "PENDING"
 
     def test_sending_due_orders_stops_when_told_to(self, simulator: Simulator) -> None:
         for _order in range(3):
             make_order()
-        answers = iter([True, False])
-        with Gateway() as gateway:
-            assert send_due(waiting(), gateway, should_continue=answers.__next__) == (1, 0)
+        assert send_waiting(iter([True, False]).__next__) == (1, 0)
         assert posts(simulator) == 1
 
     def test_sending_due_orders_stops_when_the_budget_is_spent(
@@ -909,28 +847,28 @@ class TestSendDue:
         for _order in range(9):
             make_order()
         spend_budget(but=4)
-        with Gateway() as gateway:
-            accepted, failed = send_due(waiting(), gateway, should_continue=lambda: True)
-        assert (accepted, failed) == (4, 0)
+        assert send_waiting() == (4, 0)
         assert posts(simulator) == 4
 
+    @pytest.mark.parametrize(
+        ("type_ids", "counts", "expected"),
+        [
+            (["SIM_REJECT", "type_001"] * 2, (2, 2), ["REJECTED", "HANDLING"] * 2),
+            # In an outage, each of them would be lost as well.
+            *(
+                (["type_001", lost, "type_001"], (1, 1), ["HANDLING", "UNCONFIRMED", "PENDING"])
+                for lost in ("SIM_LOST", "SIM_ERROR", "SIM_DROP")
+            ),
+        ],
+    )
     @pytest.mark.usefixtures("simulator")
-    def test_a_rejected_order_does_not_stop_the_others_from_being_sent(self) -> None:
-        for type_id in ("SIM_REJECT", "type_001", "SIM_REJECT", "type_001"):
+    def test_a_lost_placing_answer_but_no_rejection_stops_the_sending_of_other_orders(
+        self, type_ids: list[str], counts: tuple[int, int], expected: list[str]
+    ) -> None:
+        for type_id in type_ids:
             make_order(type_id=type_id)
-        with Gateway() as gateway:
-            assert send_due(waiting(), gateway, should_continue=lambda: True) == (2, 2)
-        assert statuses() == ["REJECTED", "HANDLING", "REJECTED", "HANDLING"]
-
-    @pytest.mark.parametrize("type_id", ["SIM_LOST", "SIM_ERROR", "SIM_DROP"])
-    @pytest.mark.usefixtures("simulator")
-    def test_a_lost_placing_answer_stops_the_sending_of_other_orders(self, type_id: str) -> None:
-        """In an outage, each of them would be lost as well."""
-        for each in ("type_001", type_id, "type_001"):
-            make_order(type_id=each)
-        with Gateway() as gateway:
-            assert send_due(waiting(), gateway, should_continue=lambda: True) == (1, 1)
-        assert statuses() == ["HANDLING", "UNCONFIRMED", "PENDING"]
+        assert send_waiting() == counts
+        assert statuses() == expected
 
     @pytest.mark.parametrize(
         ("trouble", "failed"), [({"keys": ["another"]}, 0), ({"rate_limit": 2}, 1)]
@@ -942,8 +880,7 @@ class TestSendDue:
         vars(simulator).update(trouble)
         for _order in range(3):
             make_order()
-        with Gateway() as gateway:
-            assert send_due(waiting(), gateway, should_continue=lambda: True) == (0, failed)
+        assert send_waiting() == (0, failed)
         assert len([request for request in simulator.requests if request.status != 200]) == 1
 
 
@@ -953,9 +890,10 @@ class TestGivingUp:
         self, simulator: Simulator, caplog: Log
     ) -> None:
         order = make_order(Status.PLACING, claim="x", claimed_until=ago(0.1))
+        of_a_living_process = make_order(Status.PLACING, claim="y", claimed_until=ago(-30))
         run_sweep()
-        order.refresh_from_db()
-        assert (order.status, problems(order)) == ("UNCONFIRMED", [DIED])
+        assert fresh(of_a_living_process).status == "PLACING"
+        assert (fresh(order).status, problems(order)) == ("UNCONFIRMED", [DIED])
         # It was looked for at once, and is never sent by itself.
         assert (lists(simulator), posts(simulator)) == (1, 0)
         change = order.changes.get()
@@ -963,13 +901,6 @@ class TestGivingUp:
         assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {DIED}"]
         run_sweep()
         assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
-
-    @pytest.mark.usefixtures("simulator")
-    def test_an_order_that_a_living_process_is_sending_is_left_alone(self) -> None:
-        order = make_order(Status.PLACING, claim="x", claimed_until=ago(-5))
-        run_sweep()
-        order.refresh_from_db()
-        assert order.status == "PLACING"
 
     def test_an_answer_at_the_last_moment_keeps_an_order_from_being_unconfirmed(
         self, caplog: Log
@@ -1007,27 +938,24 @@ class TestSendTimeout:
         late = make_order(queued_at=ago(3601), problems=[unsent])
         intime = make_order(queued_at=ago(3590), due_at=ago(-60))
         run_sweep()
-        for order in (late, intime):
-            order.refresh_from_db()
-        assert [late.status, intime.status] == ["REJECTED", "PENDING"]
+        assert [fresh(late).status, fresh(intime).status] == ["REJECTED", "PENDING"]
         change = late.changes.get()
         assert change.source == "clock"
         assert details(change) == [Problem("given_up", {"seconds": "3600"})]
         assert (ended(change), problems(late)) == ([unsent], [])
         assert posts(simulator) == 0
 
-    def test_the_send_timeout_is_a_setting(self, simulator: Simulator, set_conf: Setter) -> None:
-        set_conf(SEND_TIMEOUT=5)
-        order = make_order(queued_at=ago(6))
-        run_sweep()
+    @pytest.mark.parametrize(("timeout", "is_paused"), [(5, False), (3600, True)])
+    def test_an_order_is_given_up_as_the_setting_says_though_calls_are_paused(
+        self, timeout: int, is_paused: bool, simulator: Simulator, set_conf: Setter
+    ) -> None:
+        set_conf(SEND_TIMEOUT=timeout)
+        order = make_order(queued_at=ago(timeout + 1))
+        if is_paused:
+            ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
+        assert run_sweep().is_paused is is_paused
         assert history(order) == ["REJECTED"]
         assert posts(simulator) == 0
-
-    def test_an_order_is_given_up_though_calls_are_paused(self, simulator: Simulator) -> None:
-        order = make_order(queued_at=ago(3601))
-        ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=ago(-60))
-        assert run_sweep().is_paused
-        assert history(order) == ["REJECTED"]
 
     def test_an_order_that_was_claimed_meanwhile_is_not_given_up(self) -> None:
         order = make_order(queued_at=ago(3601))

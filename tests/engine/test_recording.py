@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from django.db import DatabaseError, IntegrityError, connection
@@ -48,8 +45,9 @@ from tests.builders import (
     surplus,
 )
 from tests.laws import examples
-from tests.stage import Log, failing, use_keys
+from tests.stage import ROOT, Log, Setter, failing, fresh, statuses, use_keys
 
+pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 NOW = datetime.fromisoformat("2025-10-29T01:00:00+00:00")
@@ -128,6 +126,8 @@ class TestSettling:
             order.claimed_until,
         ) == (given_answer.status, len(given_answer.cards), amount, PRICE, [], NOW, None, 0, None)
         assert order.settled_at is not None
+        # The answer has confirmed that the id is the order's.
+        assert order.identified_at == NOW
         assert cards_of(order) == list(given_answer.cards)
         change = order.changes.get()
         assert (
@@ -138,10 +138,15 @@ class TestSettling:
             change.announced_at,
         ) == (origin, given_answer.status, "check", [], None)
 
-    def test_a_problem_that_ends_by_settling_is_kept_in_the_history(self) -> None:
-        order = record(make_guide_order(), answer("LOST"), FULFILLED)
-        assert problems(order) == []
-        assert (details(order.changes.get()), ended(order.changes.get())) == ([], [LOST])
+    @pytest.mark.parametrize(
+        ("first", "problem"), [(answer("LOST"), LOST), (CHARGED_MORE, CONTRADICTING)]
+    )
+    def test_a_problem_that_ends_by_settling_is_kept_in_the_history(
+        self, first: OrderAnswer, problem: Problem
+    ) -> None:
+        order = record(make_guide_order(), first, PARTIAL)
+        assert (order.fulfilled_amount, problems(order)) == (1470, [])
+        assert (details(order.changes.get()), ended(order.changes.get())) == ([], [problem])
 
     def test_contradicting_figures_are_asked_for_again_before_an_order_settles(self) -> None:
         order = record(make_guide_order(), CHARGED_MORE)
@@ -150,6 +155,13 @@ class TestSettling:
         order = record(order, CHARGED_MORE)
         assert (order.status, order.fulfilled_amount) == ("PARTIALLY_FILLED", 1960)
         assert problems(order) == details(order.changes.get()) == [CONTRADICTING]
+
+    def test_the_price_at_placing_is_kept_beside_another_final_price(self) -> None:
+        dearer = settled("FULFILLED", CARDS, price_per_card=520, fulfilled_amount=2600)
+        order = record(make_guide_order(price_at_placing=PRICE), dearer)
+        assert (order.price_per_card, order.price_at_placing) == (520, 490)
+        both = Problem("price_changed", {"amount": "520.00", "expected": "490.00"})
+        assert problems(order) == details(order.changes.get()) == [both]
 
     def test_an_order_that_settles_is_one_line_in_the_log(self, caplog: Log) -> None:
         caplog.set_level("DEBUG", "giftcards")
@@ -288,9 +300,6 @@ class TestIdentity:
         assert (order.status, order.identified_at) == ("HANDLING", None)
         assert record(order, foreign(FULFILLED)).status == "UNCONFIRMED"
 
-    def test_an_order_that_settles_has_a_confirmed_id(self) -> None:
-        assert record(make_guide_order(), FULFILLED).identified_at == NOW
-
     def test_ids_of_a_hundred_orders_are_confirmed_by_one_update(self) -> None:
         held = claim(*(make_guide_order() for _ in range(100)))
         named = answer("HANDLING", **NAMED)
@@ -330,8 +339,7 @@ class TestIdentity:
         sent_at = NOW - 119 * SECOND
         [held] = claim(make_guide_order(sent_at=sent_at, provider_order_id="P1"))
         record_failures([(held, NotFound("gone"))], now=NOW)
-        held.refresh_from_db()
-        assert (held.status, problems(held)) == ("HANDLING", [Problem("not_known")])
+        assert (fresh(held).status, problems(held)) == ("HANDLING", [Problem("not_known")])
         [held] = claim(held)
         record_failures([(held, NotFound("gone"))], now=NOW + SECOND)
         order = Order.objects.get(pk=held.pk)
@@ -351,25 +359,7 @@ class TestIdentity:
     ) -> None:
         [held] = claim(make_guide_order(sent_at=NOW - HOUR, **known))
         record_failures([(held, NotFound("gone"))], now=NOW)
-        held.refresh_from_db()
-        assert (held.status, held.answered_id) == ("HANDLING", "")
-
-
-class TestMoney:
-    def test_the_price_at_placing_is_kept_beside_another_final_price(self) -> None:
-        dearer = settled(
-            "FULFILLED", CARDS, price_per_card=Decimal(520), fulfilled_amount=Decimal(2600)
-        )
-        order = record(make_guide_order(price_at_placing=PRICE), dearer)
-        assert (order.price_per_card, order.price_at_placing) == (520, 490)
-        both = Problem("price_changed", {"amount": "520.00", "expected": "490.00"})
-        assert problems(order) == details(order.changes.get()) == [both]
-        assert order.tick_off(both, by="amina")
-
-    def test_a_contradiction_gone_from_the_next_answer_is_only_in_the_history(self) -> None:
-        order = record(make_guide_order(), CHARGED_MORE, PARTIAL)
-        assert (order.fulfilled_amount, problems(order)) == (1470, [])
-        assert ended(order.changes.get()) == [CONTRADICTING]
+        assert (fresh(held).status, held.answered_id) == ("HANDLING", "")
 
 
 class TestNextCheck:
@@ -391,20 +381,18 @@ class TestNextCheck:
         order = build_guide_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE - late_for)
         assert next_check(order, NOW) == NOW + pause
 
-    def test_a_late_order_is_not_checked_after_72_hours(self) -> None:
-        order = build_guide_order(Status.DELAYED, accepted_at=NOW - 72 * HOUR - SECOND)
-        assert next_check(order, NOW) is None
-
-    def test_a_fresh_order_is_checked_however_old_it_is(self) -> None:
-        order = build_guide_order(accepted_at=NOW - 1000 * HOUR)
-        assert next_check(order, NOW) == NOW + 5 * SECOND
-
-    def test_the_next_check_follows_the_settings(self, settings: Any) -> None:
-        settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_INTERVAL": 7, "LATE_WATCH_HOURS": 1}
-        assert next_check(build_guide_order(), NOW) == NOW + 7 * SECOND
-        assert (
-            next_check(build_guide_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR), NOW) is None
-        )
+    @pytest.mark.parametrize(
+        ("configured", "seconds", "watched"),
+        [({}, 5, 72 * HOUR), ({"POLL_INTERVAL": 7, "LATE_WATCH_HOURS": 1}, 7, HOUR)],
+    )
+    def test_an_order_is_checked_as_the_settings_say_and_without_end_while_it_is_fresh(
+        self, configured: dict[str, float], seconds: int, watched: timedelta, set_conf: Setter
+    ) -> None:
+        set_conf(**configured)
+        fresh_order = build_guide_order(accepted_at=NOW - 1000 * HOUR)
+        assert next_check(fresh_order, NOW) == NOW + seconds * SECOND
+        late = build_guide_order(Status.DELAYED, accepted_at=NOW - watched - SECOND)
+        assert next_check(late, NOW) is None
 
     @pytest.mark.parametrize(
         ("last", "status", "said"),
@@ -440,13 +428,16 @@ class TestAlias:
             " 6901616fe9e88196b4eb64b3 in the provider's answer."
         ]
 
-    def test_the_orders_own_id_in_an_answer_is_not_kept_as_alias(self) -> None:
-        order = make_guide_order(provider_order_id=self.ALIAS)
-        assert record(order, answer("HANDLING", provider_id=self.ALIAS)).provider_alias == ""
-
-    def test_an_answer_without_an_id_does_not_clear_the_alias(self) -> None:
-        order = make_guide_order(provider_alias=self.ALIAS)
-        assert record(order, PARTIAL).provider_alias == self.ALIAS
+    @pytest.mark.parametrize(
+        ("known", "told", "alias"),
+        [({"provider_order_id": ALIAS}, ALIAS, ""), ({"provider_alias": ALIAS}, "", ALIAS)],
+        ids=["the order's own id", "no id"],
+    )
+    def test_an_answer_without_another_id_leaves_the_alias_as_it_is(
+        self, known: dict[str, str], told: str, alias: str
+    ) -> None:
+        order = record(make_guide_order(**known), answer("HANDLING", provider_id=told))
+        assert order.provider_alias == alias
 
 
 class TestOfAnotherOrder:
@@ -504,7 +495,7 @@ class TestEachCardOnce:
             assert bool(row.serial_fingerprint) == bool(row.serial)
             assert not row.serial or row in order.cards.with_code(row.serial)
 
-    @settings(max_examples=examples(100))
+    @settings(max_examples=examples(40))
     @given(st.lists(st.sampled_from(short_cards("a a1 a2 a3 A1 b b1")), max_size=5), st.data())
     def test_never_more_cards_are_stored_than_were_bought(
         self, bought: list[CardSecret], data: st.DataObject
@@ -606,7 +597,7 @@ class TestSurplus:
 class TestNumbering:
     """The cards of a settling answer come first: so the customer is handed those."""
 
-    @settings(max_examples=examples(100))
+    @settings(max_examples=examples(40))
     @given(st.integers(1, 3), st.data())
     def test_exactly_the_cards_of_the_settling_answer_are_handed_over(
         self, count: int, data: st.DataObject
@@ -639,7 +630,7 @@ class TestNumbering:
             record_changes([(order, later)], now=NOW, is_thorough=True)
             assert cards_of(order)[: len(stored)] == stored
 
-    @settings(max_examples=examples(50))
+    @settings(max_examples=examples(30))
     @given(
         st.lists(st.sampled_from(CARDS), max_size=5),
         st.lists(st.sampled_from(CARDS), min_size=1, max_size=5),
@@ -709,10 +700,12 @@ class TestOvertaken:
 
     def test_the_same_answer_from_two_processes_changes_nothing_the_second_time(self) -> None:
         [held] = claim(make_guide_order())
+        theirs = claim_after(held)
+        assert held.claim != theirs.claim
         assert record_answers([(held, PARTIAL)], now=NOW) == 1
         before = Order.objects.filter(pk=held.pk).values().get()
         later = NOW + MINUTE
-        assert record_answers([(held, with_cards(PARTIAL, C, B, A))], now=later) == 0
+        assert record_answers([(theirs, with_cards(PARTIAL, C, B, A))], now=later) == 0
         after = Order.objects.filter(pk=held.pk).values().get()
         assert after == {**before, "checked_at": later}
         assert cards_of(held) == [A, B, C]
@@ -752,14 +745,6 @@ class TestOvertaken:
             ("HANDLING", "DELAYED"),
             ("DELAYED", "PARTIALLY_FILLED"),
         ]
-        assert cards_of(held) == [A, B, C]
-
-    def test_an_order_claimed_by_another_process_meanwhile_settles_once(self) -> None:
-        [held] = claim(make_guide_order())
-        theirs = claim_after(held)
-        assert held.claim != theirs.claim
-        assert record_answers([(held, PARTIAL)], now=NOW) == 1
-        assert record_answers([(theirs, PARTIAL)], now=NOW) == 0
         assert cards_of(held) == [A, B, C]
 
     def test_an_older_count_of_cards_does_not_replace_a_newer_one(self) -> None:
@@ -811,7 +796,6 @@ class TestFailingAlone:
             None,
             [Problem("answer_unprocessable", {"detail": "InvalidOperation"})],
         )
-        assert poisoned.due_at is not None
         assert poisoned.due_at > NOW
         assert not poisoned.cards.exists()
         assert Card.objects.count() == 3 * 99
@@ -892,7 +876,6 @@ class TestFailures:
         record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
         order = Order.objects.get(pk=held.pk)
         assert order.failures == failures + 1
-        assert order.due_at is not None
         pause = order.due_at - NOW
         assert seconds * SECOND <= pause <= 1.25 * seconds * SECOND
 
@@ -911,23 +894,28 @@ class TestFailures:
         [held] = claim(late)
         record_failures([(held, error)], now=NOW)
         order = Order.objects.get(pk=held.pk)
-        assert order.due_at is not None
         pause = order.due_at - NOW
         assert seconds * SECOND <= pause <= min(1.25 * seconds * SECOND, HOUR)
         assert problems(order) == []
 
-    def test_first_checks_of_a_late_order_are_not_delayed_by_earlier_failures(self) -> None:
-        [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE, failures=9))
-        record_failures([(held, OutcomeUnknown("no answer"))], now=NOW)
-        assert Order.objects.get(pk=held.pk).due_at == NOW + MINUTE
-
-    @pytest.mark.parametrize("error", [NotFound("unknown"), Refused("no"), KeyError("odd")])
-    def test_a_failure_about_a_late_order_itself_is_not_retried_sooner(
-        self, error: Exception
+    @pytest.mark.parametrize(
+        ("error", "late_for", "failures", "pause"),
+        [
+            (OutcomeUnknown("no answer"), 0 * MINUTE, 9, MINUTE),
+            # About the order itself.
+            (NotFound("unknown"), 2 * HOUR, 0, HOUR),
+            (Refused("no"), 2 * HOUR, 0, HOUR),
+            (KeyError("odd"), 2 * HOUR, 0, HOUR),
+        ],
+    )
+    def test_first_checks_of_a_late_order_and_those_that_fail_because_of_it_keep_their_pauses(
+        self, error: Exception, late_for: timedelta, failures: int, pause: timedelta
     ) -> None:
-        [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 2 * HOUR))
+        accepted_at = NOW - 5 * MINUTE - late_for
+        late = make_guide_order(Status.DELAYED, accepted_at=accepted_at, failures=failures)
+        [held] = claim(late)
         record_failures([(held, error)], now=NOW)
-        assert Order.objects.get(pk=held.pk).due_at == NOW + HOUR
+        assert Order.objects.get(pk=held.pk).due_at == NOW + pause
 
     def test_an_unknown_order_at_the_end_of_the_late_watch_is_not_checked_again(self) -> None:
         [held] = claim(make_guide_order(Status.DELAYED, accepted_at=NOW - 73 * HOUR))
@@ -1006,66 +994,38 @@ class TestQueries:
         assert [cards_of(order) for order in held] == [list(own) for own in cards]
 
 
-@pytest.fixture(params=["tuned", "host defaults"])
-def shared_database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The environment of processes that share one database, empty but for the tables."""
-    environment = dict(os.environ)
-    if request.param == "host defaults":
-        environment["HOST_DEFAULTS"] = "1"
-    if connection.vendor == "sqlite":
-        # The tests' own may be in memory, where no other process sees it.
-        environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'shared.sqlite3'}"
-        return environment
-    request.getfixturevalue("transactional_db")
-    config = connection.settings_dict
-    scheme = {"postgresql": "postgres", "mysql": "mysql"}[connection.vendor]
-    login = ":".join(quote(config[name], safe="") for name in ("USER", "PASSWORD") if config[name])
-    environment["DATABASE_URL"] = (
-        f"{scheme}://{login}@{config['HOST']}:{config['PORT']}/{config['NAME']}"
-    )
-    return environment
-
-
-def start(environment: dict[str, str], *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.recording_worker", *args],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result(process: subprocess.Popen[str]) -> tuple[Any, str]:
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return json.loads(out), err
-
-
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("defaults", ["", "1"], ids=["tuned", "host defaults"])
 def test_processes_that_record_the_same_answers_settle_each_order_once(
-    shared_database: dict[str, str],
+    defaults: str, shared_database: str
 ) -> None:
-    count = 30
-    assert result(start(shared_database, "prepare", str(count)))[0] == count
-    workers = [start(shared_database, "record") for _ in range(3)]
+    claim(*[make_guide_order() for _ in range(30)])
+    if defaults and connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA journal_mode = DELETE")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.recording_worker"],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": shared_database, "HOST_DEFAULTS": defaults},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
     for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
+        assert worker.stdout.readline() == "ready\n"  # type: ignore[union-attr]
     for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    results = [result(worker) for worker in workers]
-    assert sum(recorded for recorded, _ in results) == count
-    assert not [err for _, err in results if "ERROR" in err or "Traceback" in err]
-    report, _ = result(start(shared_database, "report"))
-    assert report["statuses"]["PARTIALLY_FILLED"] == count
-    assert report == {
-        "statuses": {**report["statuses"], "HANDLING": 0},
-        "problems": 0,
-        "changes": count,
-        "positions": {"1": count, "2": count, "3": count},
-    }
+        worker.stdin.write("go\n")  # type: ignore[union-attr]
+        worker.stdin.flush()  # type: ignore[union-attr]
+    results = [worker.communicate(timeout=60) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 3
+    assert sum(int(out) for out, _err in results) == 30
+    assert not [err for _out, err in results if "ERROR" in err or "Traceback" in err]
+    assert statuses() == ["PARTIALLY_FILLED"] * 30
+    assert not Order.objects.needing_attention().exists()
+    assert StatusChange.objects.count() == 30
+    positions = Counter(Card.objects.values_list("position", flat=True))
+    assert positions == {1: 30, 2: 30, 3: 30}

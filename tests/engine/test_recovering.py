@@ -14,7 +14,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.listing import find_orphans, read_listing
+from giftcards.engine.listing import Listing, find_orphans, read_listing
 from giftcards.engine.recovering import adopt, declare_absent, recover
 from giftcards.exceptions import OutcomeUnknown
 from giftcards.models import Card, Order, ProviderState, StatusChange
@@ -34,6 +34,7 @@ from tests.stage import (
     buy,
     claim_to_send,
     failing,
+    fresh,
     history,
     in_threads,
     list_page,
@@ -80,6 +81,7 @@ def row(order: Order | None = None, **changes: Any) -> dict[str, Any]:
 
 
 BY_HAND = Problem("staff_rejected", {"by": "amina"})
+TWO_PAGES = {"json": list_page(row(quantity=7), totalPages=2, totalResults=2)}
 
 
 def lose(**values: Any) -> Order:
@@ -133,8 +135,7 @@ class TestFound:
             Order.objects.update(due_at=ago(1))
             assert recover(Order.objects.all(), gateway, Pulse(lambda: False)) == 0
             assert recover(Order.objects.all(), gateway, Pulse()) == 1
-        order.refresh_from_db()
-        assert order.status == "HANDLING"
+        assert fresh(order).status == "HANDLING"
 
     @pytest.mark.usefixtures("simulator")
     def test_looking_for_one_of_two_identical_lost_orders_finds_both(self) -> None:
@@ -151,8 +152,7 @@ class TestFound:
         with Gateway() as gateway:
             assert recover(Order.objects.filter(pk=new.pk), gateway, Pulse()) == 1
         assert len([call for call in wire.calls if "/list" in call.request.url]) == 1
-        old.refresh_from_db()
-        assert old.status == "UNCONFIRMED"
+        assert fresh(old).status == "UNCONFIRMED"
 
     def test_a_bought_order_whose_sender_died_is_adopted(self, simulator: Simulator) -> None:
         order = make_order(type_id="SIM_LOST")
@@ -161,8 +161,7 @@ class TestFound:
             buy_elsewhere("SIM_LOST")
         Order.objects.update(claimed_until=ago(1))
         look(3)
-        order.refresh_from_db()
-        assert history(order) == ADOPTED
+        assert history(fresh(order)) == ADOPTED
         assert posts(simulator) == 1
 
 
@@ -185,16 +184,14 @@ class TestOnlyListed:
             # The list's failing is no reason not to ask it: nothing else tells.
             ProviderState.objects.update(list_usable_at=ago(-99))
             look(2)
-        lost.refresh_from_db()
-        assert (lost.status, problems(lost)) == ("DELAYED" if is_late else "HANDLING", [])
+        assert (fresh(lost).status, problems(lost)) == ("DELAYED" if is_late else "HANDLING", [])
         assert asked.call_count == 1
         assert shown.call_count >= 2
         cards = [{"value": f"CANARY-{number}"} for number in range(2)]
         done = {"status": "FULFILLED", "fulfilled_quantity": 2, "cards": cards}
         wire.replace("GET", LIST, json=list_page(row(lost, **done)))
         look()
-        lost.refresh_from_db()
-        assert (lost.status, lost.cards.count()) == ("FULFILLED", 2)
+        assert (fresh(lost).status, lost.cards.count()) == ("FULFILLED", 2)
 
     def test_an_order_known_only_from_the_list_needs_a_look_if_it_disappears(
         self, wire: Wire
@@ -205,8 +202,7 @@ class TestOnlyListed:
         look(2)
         wire.replace("GET", LIST, json=list_page())
         look()
-        lost.refresh_from_db()
-        assert problems(lost) == [Problem("not_known")]
+        assert problems(fresh(lost)) == [Problem("not_known")]
 
 
 def first_answer_is_about(wire: Wire, order_id: str, **about: Any) -> None:
@@ -228,8 +224,7 @@ class TestMisnamed:
         wire.get(LIST, json=list_page(stranger, row(order, _id="B1")))
         first_answer_is_about(wire, "S1", type="type_009", quantity=7)
         look()
-        order.refresh_from_db()
-        assert history(order) == ["UNCONFIRMED", "HANDLING"]
+        assert history(fresh(order)) == ["UNCONFIRMED", "HANDLING"]
         # That it was accepted is known even if staff release it again.
         assert (order.provider_order_id, order.answered_id) == ("B1", "S1")
         assert order.identified_at is not None
@@ -248,8 +243,7 @@ class TestMisnamed:
         first_answer_is_about(wire, "B2", type="type_002")
         look(4)
         for order, order_id in ((first, "B1"), (second, "B2")):
-            order.refresh_from_db()
-            assert (order.status, order.provider_order_id) == ("HANDLING", order_id)
+            assert (fresh(order).status, order.provider_order_id) == ("HANDLING", order_id)
             assert problems(order) == []
         wire.assert_call_count(PLACE, 1)
 
@@ -265,10 +259,8 @@ class TestMisnamed:
         wire.get(LIST, json=list_page())
         look(3)
         assert statuses()[:2] == ["UNCONFIRMED", "UNCONFIRMED"]
-        near.refresh_from_db()
-        assert near.due_at is not None
-        far.refresh_from_db()
-        assert "PENDING" in history(far)
+        assert fresh(near).due_at is not None
+        assert "PENDING" in history(fresh(far))
 
     @pytest.mark.parametrize(
         ("shown", "is_sent_again"),
@@ -318,8 +310,7 @@ class TestMisnamed:
         lost = lose()
         wire.get(LIST, json=list_page(row(lost, _id="B1")))
         look()
-        lost.refresh_from_db()
-        assert lost.status == "UNCONFIRMED"
+        assert fresh(lost).status == "UNCONFIRMED"
         assert [candidate["id"] for candidate in lost.candidates] == ["B1"]
 
     def test_a_lost_order_does_not_take_the_row_of_an_order_with_a_wrong_id(
@@ -331,8 +322,7 @@ class TestMisnamed:
         rows = [row(lost, _id="S1", type="type_009", quantity=7), row(lost, _id="B1")]
         wire.get(LIST, json=list_page(*rows))
         look()
-        lost.refresh_from_db()
-        assert lost.status == "UNCONFIRMED"
+        assert fresh(lost).status == "UNCONFIRMED"
 
     @pytest.mark.parametrize(
         ("is_insisted", "about", "shown"),
@@ -351,8 +341,7 @@ class TestMisnamed:
         wire.get(LIST, json=list_page())
         first_answer_is_about(wire, "S1", **about)
         look()
-        order.refresh_from_db()
-        assert (order.status, order.provider_order_id) == ("HANDLING", "S1")
+        assert (fresh(order).status, order.provider_order_id) == ("HANDLING", "S1")
         assert problems(order) == shown
 
 
@@ -366,37 +355,21 @@ class TestRivals:
         other = make_order(Status.HANDLING, sent_at=ago(400), accepted_at=ago(399), due_at=None)
         wire.get(LIST, json=list_page(row(lost, _id="R1")))
         look()
-        lost.refresh_from_db()
-        assert lost.status == "UNCONFIRMED"
+        assert fresh(lost).status == "UNCONFIRMED"
         # A person may know.
         assert [candidate["id"] for candidate in lost.candidates] == ["R1"]
         # It is asked about, and called something else.
         Order.objects.filter(pk=other.pk).update(checked_at=ago(1), provider_alias="R2")
         look()
-        lost.refresh_from_db()
-        assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
-
-    def test_a_row_is_not_adopted_while_an_order_of_its_line_has_a_typed_id(
-        self, wire: Wire
-    ) -> None:
-        """It may be the one that placing answers, and its row called something else."""
-        lost, other = lose(), lose()
-        assert adopt(other, "A7", source=StatusChange.Source.STAFF)
-        Order.objects.filter(pk=other.pk).update(due_at=None)
-        wire.get(LIST, json=list_page(row(lost, _id="R1")))
-        look()
-        lost.refresh_from_db()
-        assert (lost.status, len(lost.candidates)) == ("UNCONFIRMED", 1)
+        assert (fresh(lost).status, lost.provider_order_id) == ("HANDLING", "R1")
 
     def test_a_failed_look_does_not_postpone_a_lost_order_that_is_not_due(self, wire: Wire) -> None:
         lost, other = lose(), lose(due_at=ago(-500), failures=3)
         wire.get(LIST, status=502)
         run_sweep()
-        lost.refresh_from_db()
-        assert lost.failures == 1
+        assert fresh(lost).failures == 1
         due_at = other.due_at
-        other.refresh_from_db()
-        assert (other.failures, other.due_at) == (3, due_at)
+        assert (fresh(other).failures, other.due_at) == (3, due_at)
 
     @pytest.mark.parametrize(
         "known",
@@ -418,8 +391,7 @@ class TestRivals:
         shown = row(_id="R3", type="type_001" if "provider_order_id" in known else "type_003")
         wire.get(LIST, json=list_page(row(lost, _id="R1"), shown))
         look()
-        lost.refresh_from_db()
-        assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
+        assert (fresh(lost).status, lost.provider_order_id) == ("HANDLING", "R1")
 
     @pytest.mark.parametrize(
         "moved",
@@ -444,8 +416,7 @@ class TestRivals:
         with connection.execute_wrapper(move):
             look()
         lost.refresh_from_db()
-        other.refresh_from_db()
-        assert (lost.status, other.status) == ("UNCONFIRMED", moved["status"])
+        assert (lost.status, fresh(other).status) == ("UNCONFIRMED", moved["status"])
 
     def test_a_row_is_adopted_if_the_row_of_another_order_would_be_newer(self, wire: Wire) -> None:
         """A line that is sold all the time always has an order that is being sent."""
@@ -453,16 +424,19 @@ class TestRivals:
         make_order(Status.PLACING, claimed_until=ago(-60))
         wire.get(LIST, json=list_page(row(lost, _id="R1")))
         look()
-        lost.refresh_from_db()
-        assert (lost.status, lost.provider_order_id) == ("HANDLING", "R1")
+        assert (fresh(lost).status, lost.provider_order_id) == ("HANDLING", "R1")
 
-    def test_a_row_without_an_id_settles_no_doubt_about_another_order(self, wire: Wire) -> None:
-        lost = lose()
-        make_order(Status.HANDLING, sent_at=ago(400), accepted_at=ago(399), due_at=None)
+    @pytest.mark.parametrize("has_typed_id", [True, False])
+    def test_a_row_without_an_id_settles_no_doubt_about_an_order_never_checked_or_of_a_typed_id(
+        self, has_typed_id: bool, wire: Wire
+    ) -> None:
+        """A typed id may be the one that placing answers, and its row called something else."""
+        lost, other = lose(), lose()
+        assert adopt(other, "A7", source=StatusChange.Source.STAFF if has_typed_id else SOURCE)
+        Order.objects.filter(pk=other.pk).update(due_at=None)
         wire.get(LIST, json=list_page(row(lost, _id="R1"), row(_id=None)))
         look()
-        lost.refresh_from_db()
-        assert lost.status == "UNCONFIRMED"
+        assert (fresh(lost).status, len(lost.candidates)) == ("UNCONFIRMED", 1)
 
 
 class TestAbsent:
@@ -472,18 +446,15 @@ class TestAbsent:
         order = buy(type_id="SIM_DROP")
         behave(monkeypatch, "SIM_DROP")
         look()
-        order.refresh_from_db()
-        assert order.status == "UNCONFIRMED"
+        assert fresh(order).status == "UNCONFIRMED"
         assert order.absent_since is not None
         assert posts(simulator) == 1
         pass_time(120 + 10)
         look()
-        order.refresh_from_db()
-        assert order.status == "PENDING"
+        assert fresh(order).status == "PENDING"
         assert (order.absent_since, problems(order)) == (None, [])
         look(4)
-        order.refresh_from_db()
-        assert order.status == "FULFILLED"
+        assert fresh(order).status == "FULFILLED"
         assert history(order) == ["PLACING", "UNCONFIRMED", "PENDING", "PLACING", *ADOPTED[2:]]
         assert posts(simulator) == 2
         assert len(simulator.orders) == 1
@@ -497,8 +468,7 @@ class TestAbsent:
         buy_elsewhere("SIM_DROP")
         pass_time(61)
         look(2)
-        order.refresh_from_db()
-        assert (order.status, order.absent_since) == ("FULFILLED", None)
+        assert (fresh(order).status, order.absent_since) == ("FULFILLED", None)
         assert posts(simulator) == 2  # of which one was somebody else's
 
     @pytest.mark.parametrize(
@@ -518,73 +488,66 @@ class TestAbsent:
         for _ in range(5):
             look()
             ProviderState.objects.update(paused_until=ago(1))
-            order.refresh_from_db()
-            assert order.due_at is not None
+            assert fresh(order).due_at is not None
             waits.append((order.due_at - timezone.now()).total_seconds())
         assert waits == pytest.approx(expected, abs=10)
 
     @pytest.mark.parametrize(
-        "answer",
+        "answers",
         [
-            {"status": 500, "json": {"success": False, "error": {"code": "INTERNAL_ERROR"}}},
-            {"status": 404, "json": {"message": "no such path", "statusCode": 404}},
-            {"status": 502, "body": "<html>Bad Gateway</html>"},
-            {"body": "null"},
-            {"body": "<html></html>"},
-            {"json": {"success": True, "data": []}},
-            {"json": {"success": True, "data": {"items": None}}},
-            {"json": {"success": True, "data": {"items": []}}},
-            {"json": list_page(totalPages=None, totalResults=None)},
-            {"json": list_page(row(quantity=7), totalPages=None, totalResults=2)},
-            {"json": list_page(totalPages="many")},
-            {"json": list_page(totalPages=60)},
-            {"json": list_page(totalResults=1)},
-            {"json": list_page(None)},
-            {"json": list_page("row")},
-            {"json": list_page(row(_id=None, quantity=7))},
-            {"json": list_page(row(_id=7, quantity=7))},
-            {"json": list_page(row(time="yesterday", quantity=7))},
-            {"json": list_page(row(quantity=7, time=None))},
-            {"body": ConnectionResetError()},
+            [{"status": 500, "json": {"success": False, "error": {"code": "INTERNAL_ERROR"}}}],
+            [{"status": 404, "json": {"message": "no such path", "statusCode": 404}}],
+            [{"status": 502, "body": "<html>Bad Gateway</html>"}],
+            [{"body": "null"}],
+            [{"body": "<html></html>"}],
+            [{"json": {"success": True, "data": []}}],
+            [{"json": {"success": True, "data": {"items": None}}}],
+            [{"json": {"success": True, "data": {"items": []}}}],
+            [{"json": list_page(totalPages=None, totalResults=None)}],
+            [{"json": list_page(row(quantity=7), totalPages=None, totalResults=2)}],
+            [{"json": list_page(totalPages="many")}],
+            [{"json": list_page(totalPages=60)}],
+            [{"json": list_page(totalResults=1)}],
+            [{"json": list_page(None)}],
+            [{"json": list_page("row")}],
+            [{"json": list_page(row(_id=None, quantity=7))}],
+            [{"json": list_page(row(_id=7, quantity=7))}],
+            [{"json": list_page(row(time="yesterday", quantity=7))}],
+            [{"json": list_page(row(quantity=7, time=None))}],
+            [{"body": ConnectionResetError()}],
+            # The second page is the first one again, or fails.
+            [TWO_PAGES],
+            [TWO_PAGES, {"status": 500}],
         ],
     )
     def test_an_unusable_or_incomplete_list_proves_no_absence(
-        self, answer: Any, wire: Wire
+        self, answers: Any, wire: Wire
     ) -> None:
         lose()
-        wire.get(LIST, **answer)
+        for answer in answers:
+            wire.get(LIST, **answer)
         look()
         assert statuses() == ["UNCONFIRMED"]
         assert not [call for call in wire.calls if call.request.method == "POST"]
 
-    @pytest.mark.parametrize("fails", [True, False])
-    def test_a_list_whose_second_page_fails_or_is_the_first_again_proves_no_absence(
-        self, fails: bool, wire: Wire
-    ) -> None:
-        lose()
-        wire.get(LIST, json=list_page(row(quantity=7), totalPages=2, totalResults=2))
-        if fails:
-            wire.get(LIST, status=500)
-        look()
-        assert statuses() == ["UNCONFIRMED"]
-
-    def test_a_list_that_lacks_an_accepted_neighbour_proves_no_absence(self, wire: Wire) -> None:
-        lose()
-        make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298))
-        wire.get(LIST, json=list_page())
-        look()
-        assert statuses() == ["UNCONFIRMED", "FULFILLED"]
-
-    @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
-    def test_a_list_that_shows_an_accepted_neighbour_proves_absence(
-        self, name: str, wire: Wire
+    @pytest.mark.parametrize(
+        ("name", "shown", "expected"),
+        [
+            ("provider_order_id", ["B1"], "PENDING"),
+            ("provider_alias", ["B1"], "PENDING"),
+            ("provider_order_id", [], "UNCONFIRMED"),
+        ],
+    )
+    def test_a_list_proves_absence_if_it_shows_the_accepted_neighbour(
+        self, name: str, shown: list[str], expected: str, wire: Wire
     ) -> None:
         lose()
         values = {"provider_order_id": "A1", "provider_alias": "", name: "B1"}
         make_order(Status.FULFILLED, sent_at=ago(299), accepted_at=ago(298), **values)
-        wire.get(LIST, json=list_page(row(status="FULFILLED")))
+        rows = [row(_id=order_id, status="FULFILLED") for order_id in shown]
+        wire.get(LIST, json=list_page(*rows))
         look()
-        assert statuses() == ["PENDING", "FULFILLED"]
+        assert statuses() == [expected, "FULFILLED"]
 
     @pytest.mark.parametrize(("is_shown", "minutes"), [(True, [10]), (False, [10, 120])])
     def test_hours_of_the_list_are_read_only_if_the_clock_may_be_wrong(
@@ -595,7 +558,6 @@ class TestAbsent:
         wire.get(LIST, json=list_page(*[row()] * is_shown))
         look()
         read = [call.request.params["from"] for call in wire.calls]  # type: ignore[union-attr]
-        assert lost.sent_at is not None
         before = [lost.sent_at - datetime.fromisoformat(start) for start in read]
         assert [round(span.total_seconds() / 60) for span in before] == minutes
 
@@ -608,8 +570,7 @@ class TestAbsent:
             assert recover(Order.objects.all(), gateway, Pulse()) == 1
         assert statuses() == ["UNCONFIRMED", "UNCONFIRMED", "PENDING"]
         for order in (lost, other):
-            order.refresh_from_db()
-            assert [candidate["id"] for candidate in order.candidates] == ["B1"]
+            assert [candidate["id"] for candidate in fresh(order).candidates] == ["B1"]
 
     def test_an_order_that_the_list_never_shows_holds_back_only_its_neighbours(
         self, wire: Wire
@@ -630,8 +591,7 @@ class TestAbsent:
         """Or what is lost again and again would be bought when nobody wants it any more."""
         lost = lose(queued_at=ago(900))
         assert declare_absent(lost, send_again=True, source=source)
-        lost.refresh_from_db()
-        assert (lost.queued_at > ago(60)) == (source == StatusChange.Source.STAFF)
+        assert (fresh(lost).queued_at > ago(60)) == (source == StatusChange.Source.STAFF)
 
     def test_a_candidate_that_is_no_longer_listed_is_not_offered(self, wire: Wire) -> None:
         how_it_was_lost = Problem("sender_died")
@@ -639,8 +599,7 @@ class TestAbsent:
         lost = lose(candidates=[{"id": "B9"}], problems=offered)
         wire.get(LIST, status=500)
         look()
-        lost.refresh_from_db()
-        assert lost.candidates == []
+        assert fresh(lost).candidates == []
         assert problems(lost) == [how_it_was_lost, Problem("not_listed")]
 
 
@@ -654,8 +613,7 @@ class TestAmbiguous:
         look(2)
         pass_time(300)
         look(2)
-        order.refresh_from_db()
-        assert order.status == "UNCONFIRMED"
+        assert fresh(order).status == "UNCONFIRMED"
         assert {candidate["id"] for candidate in order.candidates} == set(simulator.orders)
         how_it_was_lost, choice = problems(order)
         assert how_it_was_lost.code == "answer_lost"
@@ -665,22 +623,18 @@ class TestAmbiguous:
         assert len(secrets) == 4
         stored = json.dumps(order.candidates)
         assert not [c for c in secrets if c.value in stored or c.serial in stored]
-
-    def test_a_lost_order_settles_with_the_row_that_a_person_chose(
-        self, simulator: Simulator
-    ) -> None:
-        order = buy(type_id="SIM_LOST")
-        with pytest.raises(OutcomeUnknown):
-            buy_elsewhere("SIM_LOST")
-        look()
-        order.refresh_from_db()
+        # The order settles with the row that a person chooses.
         chosen = order.candidates[1]["id"]
         assert adopt(order, chosen, source=StatusChange.Source.STAFF, detail=BY_HAND)
         look()
-        order.refresh_from_db()
-        assert (order.status, order.provider_order_id) == ("FULFILLED", chosen)
+        assert (fresh(order).status, order.provider_order_id) == ("FULFILLED", chosen)
         assert (order.candidates, problems(order)) == ([], [])
         assert codes(order) == sorted(card.value for card in simulator.orders[chosen].cards)
+
+
+def read_list(pulse: Pulse | None = None) -> Listing:
+    with Gateway() as gateway:
+        return read_listing(gateway, pulse or Pulse(), start=ago(60), end=ago(-60))
 
 
 class TestOrphans:
@@ -691,40 +645,29 @@ class TestOrphans:
         make_order(Status.FULFILLED, provider_order_id="A9", provider_alias="B2", **far)
         wire.get(LIST, json=list_page(row(order), row(order, _id="B2")))
         look()
-        order.refresh_from_db()
-        assert (order.status, order.provider_order_id) == ("PENDING", None)
+        assert (fresh(order).status, order.provider_order_id) == ("PENDING", None)
 
-    def test_orphans_in_the_list_are_found_and_sorted_by_time(self, simulator: Simulator) -> None:
+    @pytest.mark.usefixtures("simulator")
+    @pytest.mark.parametrize("page_size", [100, 2])
+    def test_orphans_are_found_on_all_pages_and_sorted_by_time(
+        self, page_size: int, shorten: Setter
+    ) -> None:
+        shorten(page_size=page_size)
         buy()
-        foreign = [buy_elsewhere("type_001"), buy_elsewhere("TEST_REFUND", 1)]
-        with Gateway() as gateway:
-            listing = read_listing(gateway, Pulse(), start=ago(60), end=ago(-60))
-        assert listing.is_whole
-        assert len(listing.rows) == 3
+        foreign = [*(buy_elsewhere("type_001") for _ in range(4)), buy_elsewhere("TEST_REFUND", 1)]
+        listing = read_list()
+        assert (listing.is_whole, len(listing.rows)) == (True, 6)
         orphans = find_orphans(listing)
         assert {orphan.provider_id for orphan in orphans} == set(foreign)
         times = [orphan.created_at for orphan in orphans if orphan.created_at]
         assert times == sorted(times)
-        assert len(times) == 2
+        assert len(times) == 5
 
     @pytest.mark.usefixtures("simulator")
-    def test_orphans_are_found_on_many_pages(self, shorten: Setter) -> None:
-        shorten(page_size=2)
-        foreign = {buy_elsewhere("type_001") for _ in range(5)}
-        with Gateway() as gateway:
-            listing = read_listing(gateway, Pulse(), start=ago(60), end=ago(-60))
-        assert listing.is_whole
-        assert {orphan.provider_id for orphan in find_orphans(listing)} == foreign
-
-    def test_an_empty_list_has_no_orphans(self, simulator: Simulator) -> None:
-        with Gateway() as gateway:
-            listing = read_listing(gateway, Pulse(), start=ago(60), end=ago(-60))
+    def test_an_empty_list_has_no_orphans_and_is_whole_unless_calls_had_to_stop(self) -> None:
+        listing = read_list()
         assert (listing.is_whole, find_orphans(listing)) == (True, [])
-
-    def test_a_list_is_not_whole_if_calls_had_to_stop(self, simulator: Simulator) -> None:
-        with Gateway() as gateway:
-            listing = read_listing(gateway, Pulse(lambda: False), start=ago(60), end=ago(-60))
-        assert not listing.is_whole
+        assert not read_list(Pulse(lambda: False)).is_whole
 
 
 class TestAdopting:
@@ -732,8 +675,7 @@ class TestAdopting:
         make_order(Status.HANDLING, provider_order_id="B1")
         order = lose()
         assert not adopt(order, "B1", source=SOURCE)
-        order.refresh_from_db()
-        assert (order.status, order.provider_order_id) == ("UNCONFIRMED", None)
+        assert (fresh(order).status, order.provider_order_id) == ("UNCONFIRMED", None)
         assert history(order) == []
 
     def test_an_order_that_has_moved_can_be_neither_adopted_nor_declared_absent(self) -> None:
@@ -742,8 +684,7 @@ class TestAdopting:
         assert adopt(order, "B1", source=SOURCE)
         assert not adopt(stale, "B2", source=SOURCE)
         assert not declare_absent(stale, send_again=True, source=SOURCE)
-        order.refresh_from_db()
-        assert (order.status, order.provider_order_id) == ("HANDLING", "B1")
+        assert (fresh(order).status, order.provider_order_id) == ("HANDLING", "B1")
 
     def test_a_stale_look_at_an_earlier_attempt_decides_nothing(self) -> None:
         """It was proven absent, sent again and lost again: the earlier look says nothing of it."""
@@ -812,8 +753,7 @@ class TestDeclaring:
         order = lose()
         Order.objects.update(answered_id="S1")
         assert not declare_absent(order, send_again=True, source=SOURCE)
-        order.refresh_from_db()
-        assert order.status == "UNCONFIRMED"
+        assert fresh(order).status == "UNCONFIRMED"
 
     def test_an_order_declared_absent_can_be_sent_again_afresh(self) -> None:
         order = lose(
@@ -823,8 +763,7 @@ class TestDeclaring:
             candidates=[{"id": "B1"}],
         )
         assert declare_absent(order, send_again=True, source=StatusChange.Source.STAFF)
-        order.refresh_from_db()
-        assert (order.status, problems(order), order.failures) == ("PENDING", [], 0)
+        assert (fresh(order).status, problems(order), order.failures) == ("PENDING", [], 0)
         assert (order.candidates, order.absent_since) == ([], None)
         assert order.queued_at > ago(10)
         assert order.due_at is not None
@@ -835,8 +774,7 @@ class TestDeclaring:
         order = lose()
         assert declare_absent(order, send_again=False, source=SOURCE, detail=BY_HAND)
         look(2)
-        order.refresh_from_db()
-        assert (order.status, problems(order)) == ("REJECTED", [])
+        assert (fresh(order).status, problems(order)) == ("REJECTED", [])
         assert order.settled_at is not None
         assert details(order.changes.get()) == [BY_HAND]
         assert posts(simulator) == 0

@@ -22,7 +22,7 @@ from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import answer, problems
-from tests.stage import PSN, Setter, buy, history, look, own_key, pass_time, posts
+from tests.stage import PSN, Setter, buy, fresh, history, look, own_key, pass_time, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_settings")]
@@ -60,8 +60,7 @@ def buy_twice(simulator: Simulator, answered: Callable[[], None]) -> tuple[Order
     order = buy(type_id="SIM_LOST", reference="cart-1")
     answered()
     look_until_settled()
-    order.refresh_from_db()
-    assert (order.status, order.problems) == ("FULFILLED", [])
+    assert (fresh(order).status, order.problems) == ("FULFILLED", [])
     simulator.list_delay = 0
     first, second = simulator.orders
     assert order.provider_order_id == second
@@ -76,8 +75,7 @@ def compare_with_list() -> None:
 def search_for_another() -> None:
     lost = buy(type_id="SIM_ERROR")
     look(3)
-    lost.refresh_from_db()
-    assert lost.status == "FULFILLED"
+    assert fresh(lost).status == "FULFILLED"
 
 
 def follow_others() -> None:
@@ -131,12 +129,10 @@ def test_an_order_whose_answer_is_lost_is_bought_once(
         buy_elsewhere("" if references == "refused" else f"other-{number}")
     look_until_settled()
     if "blind" in situation:
-        order.refresh_from_db()
-        assert [problem.code for problem in problems(order)] == ["bought_before"]
+        assert [problem.code for problem in problems(fresh(order))] == ["bought_before"]
         simulator.list_delay = 0
         look(3)
-    order.refresh_from_db()
-    assert history(order) == way
+    assert history(fresh(order)) == way
     assert len(simulator.orders) - others == bought
     assert posts(simulator) - others == requested
 
@@ -149,12 +145,10 @@ def test_a_second_purchase_is_told_whoever_reads_the_list_however_late(
     twice = Problem("bought_twice", {"provider_order_id": first})
     for _time in range(2):
         look_at_list()
-        order.refresh_from_db()
-        assert (order.status, problems(order)) == ("FULFILLED", [twice])
+        assert (fresh(order).status, problems(order)) == ("FULFILLED", [twice])
     assert order.tick_off(twice, by="amina")
     look_at_list()
-    order.refresh_from_db()
-    assert not order.needs_attention
+    assert not fresh(order).needs_attention
 
 
 def test_of_two_rows_with_a_lost_orders_reference_the_first_is_adopted_and_the_other_told(
@@ -182,11 +176,9 @@ def test_an_order_that_waits_to_be_sent_again_is_not_once_the_list_shows_its_ref
     assert declare_absent(order, send_again=True, source=StatusChange.Source.RECOVERY)
     Order.objects.update(due_at=None if is_held else timezone.now() + timedelta(hours=1))
     compare_with_list()
-    order.refresh_from_db()
-    assert [problem.code for problem in problems(order)] == ["bought_before"]
+    assert [problem.code for problem in problems(fresh(order))] == ["bought_before"]
     look(3)
-    order.refresh_from_db()
-    assert (order.status, posts(simulator), problems(order)) == ("FULFILLED", 1, [])
+    assert (fresh(order).status, posts(simulator), problems(order)) == ("FULFILLED", 1, [])
 
 
 def test_an_order_that_staff_had_rejected_is_told_once_the_list_shows_its_reference(
@@ -214,8 +206,7 @@ def test_a_list_with_ids_of_its_own_shows_no_second_purchase(
     if is_checked:
         look()
     compare_with_list()
-    order.refresh_from_db()
-    assert order.problems == []
+    assert fresh(order).problems == []
 
 
 @pytest.mark.parametrize(
@@ -233,8 +224,7 @@ def test_a_row_of_another_order_is_no_second_purchase(
     order, _first, _second = buy_twice(simulator, answered)
     Order.objects.update(**values)
     compare_with_list()
-    order.refresh_from_db()
-    assert "bought_twice" not in [problem.code for problem in problems(order)]
+    assert "bought_twice" not in [problem.code for problem in problems(fresh(order))]
 
 
 @pytest.mark.parametrize(
@@ -272,8 +262,7 @@ def test_a_provider_that_refuses_the_field_gets_it_once_until_the_settings_chang
         ["reference_unwanted"],
     )
     look()
-    first.refresh_from_db()
-    assert (first.status, first.provider_reference, first.problems) == ("FULFILLED", "", [])
+    assert (fresh(first).status, first.provider_reference, first.problems) == ("FULFILLED", "", [])
     assert "reference" in conditions()
     assert buy().status == "HANDLING"
     assert posts(simulator) == 3
@@ -300,8 +289,7 @@ def test_an_order_that_is_refused_with_and_without_its_reference_is_rejected(
     simulator.references = "refused"
     order = buy(type_id="SIM_REJECT")
     look()
-    order.refresh_from_db()
-    assert (order.status, history(order)) == ("REJECTED", [*WITHOUT, "REJECTED"])
+    assert (fresh(order).status, history(order)) == ("REJECTED", [*WITHOUT, "REJECTED"])
     assert "reference" not in conditions()
 
 
@@ -314,8 +302,7 @@ def test_a_lost_order_is_found_by_its_reference_with_another_key_of_the_account(
     buy_elsewhere("other-1")
     set_conf(API_KEY="the-key-after-a-rotation")
     look(3)
-    order.refresh_from_db()
-    assert (order.status, posts(simulator)) == ("FULFILLED", 2)
+    assert (fresh(order).status, posts(simulator)) == ("FULFILLED", 2)
 
 
 def test_without_its_row_another_key_proves_nothing_about_an_order_with_a_reference(
@@ -325,8 +312,7 @@ def test_without_its_row_another_key_proves_nothing_about_an_order_with_a_refere
     order = buy(type_id="SIM_DROP")
     set_conf(API_KEY="the-key-of-another-account")
     look_until_settled()
-    order.refresh_from_db()
-    assert (order.status, order.candidates, order.absent_since) == ("UNCONFIRMED", [], None)
+    assert (fresh(order).status, order.candidates, order.absent_since) == ("UNCONFIRMED", [], None)
     assert [problem.code for problem in problems(order)] == ["answer_lost", "other_account"]
 
 
@@ -365,8 +351,7 @@ def test_rows_with_other_references_are_candidates_unless_references_are_trusted
     buy_elsewhere("other-1")
     buy_elsewhere("other-2")
     look_until_settled()
-    order.refresh_from_db()
-    assert order.status == expected
+    assert fresh(order).status == expected
     assert len(order.candidates) == (0 if tells else 2)
 
 
@@ -379,8 +364,7 @@ def test_an_order_stays_sought_while_the_provider_says_that_it_was_bought(
     answered()
     look_until_settled()
     look(10)
-    order.refresh_from_db()
-    assert (order.status, posts(simulator), len(simulator.orders)) == ("UNCONFIRMED", 2, 1)
+    assert (fresh(order).status, posts(simulator), len(simulator.orders)) == ("UNCONFIRMED", 2, 1)
     # The first attempt was made hours before the last one, and the list shows it at last.
     hours = timedelta(hours=5)
     first = order.changes.filter(to_status=Status.PLACING).earliest("pk")
@@ -389,5 +373,4 @@ def test_an_order_stays_sought_while_the_provider_says_that_it_was_bought(
     bought.created_at -= hours
     simulator.list_delay = 0
     look(3)
-    order.refresh_from_db()
-    assert (order.status, posts(simulator)) == ("FULFILLED", 2)
+    assert (fresh(order).status, posts(simulator)) == ("FULFILLED", 2)

@@ -37,7 +37,7 @@ from tests.builders import (
     problems,
     settle,
 )
-from tests.stage import ago, failing, in_threads, messages, posts, run_sweep
+from tests.stage import ago, failing, fresh, in_threads, messages, posts, run_sweep
 from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -149,8 +149,7 @@ class TestOrdering:
         assert not is_work_left()
         tick()
         assert {request.path for request in simulator.requests} <= {"/v3/account/balance"}
-        new.refresh_from_db()
-        assert (new.is_waiting, new.needs_attention) == (True, False)
+        assert (fresh(new).is_waiting, new.needs_attention) == (True, False)
         standing = Standing()
         assert not CONDITIONS["queue"].judge(standing)
         assert not CONDITIONS["attention"].judge(standing)
@@ -199,12 +198,10 @@ class TestOrdering:
         with failing("INSERT", "giftcards_acknowledgement"), failing("ROLLBACK TO"):
             for _sweep in range(2):
                 run_sweep()
-        order.refresh_from_db()
-        assert (order.status, repetition(order)) == ("HANDLING", None)
+        assert (fresh(order).status, repetition(order)) == ("HANDLING", None)
         Order.objects.update(due_at=ago(1))
         run_sweep()
-        order.refresh_from_db()
-        assert (order.status, again(order).quantity) == ("REFUNDED", 2)
+        assert (fresh(order).status, again(order).quantity) == ("REFUNDED", 2)
 
 
 class TestTurns:
@@ -259,8 +256,7 @@ class TestTurns:
         new = again(buy("TEST_PARTIAL"))
         wall.step(-2 * 3600)
         run_sweep()
-        new.refresh_from_db()
-        assert (ahead(new.send_after), ahead(new.send_before)) == (10 * MINUTE, 6 * HOUR)
+        assert (ahead(fresh(new).send_after), ahead(new.send_before)) == (10 * MINUTE, 6 * HOUR)
 
     @pytest.mark.parametrize(
         ("column", "status"), [("send_after", "PARTIALLY_FILLED"), ("send_before", "REJECTED")]
@@ -332,8 +328,7 @@ class TestCeiling:
             Lease.objects.filter(name=Lease.HELD_PRICES).delete()
             tick()
         run_sweep()
-        new.refresh_from_db()
-        assert new.status == "FULFILLED"
+        assert fresh(new).status == "FULFILLED"
 
     def test_an_order_that_could_not_be_sent_in_its_turn_for_too_long_is_owed(
         self, simulator: Simulator
@@ -345,8 +340,7 @@ class TestCeiling:
         ProviderState.objects.update(pause="", paused_until=None)
         Order.objects.filter(pk=new.pk).update(due_at=ago(1), queued_at=ago(4000))
         run_sweep()
-        new.refresh_from_db()
-        assert (new.status, new.open_amount, repetition(new)) == ("REJECTED", 1650, None)
+        assert (fresh(new).status, new.open_amount, repetition(new)) == ("REJECTED", 1650, None)
 
     def test_a_worker_that_was_down_for_the_hours_buys_nothing(self, simulator: Simulator) -> None:
         new = again(buy("TEST_PARTIAL"))
@@ -364,14 +358,12 @@ class TestNotByRule:
         order = buy("TEST_REFUND", max_price=100)
         assert order.is_held
         assert reject_held(order, by="amina")
-        order.refresh_from_db()
-        assert (order.status, repetition(order)) == ("REJECTED", None)
+        assert (fresh(order).status, repetition(order)) == ("REJECTED", None)
 
     def test_what_was_given_up_is_not_ordered_again(self, simulator: Simulator) -> None:
         order = make_order(queued_at=ago(4000), **SOLD)
         run_sweep()
-        order.refresh_from_db()
-        assert (order.status, repetition(order)) == ("REJECTED", None)
+        assert (fresh(order).status, repetition(order)) == ("REJECTED", None)
 
     def test_an_order_that_settles_with_a_problem_is_left_to_a_person(self) -> None:
         odd = answer(
@@ -416,8 +408,7 @@ def tell_late(new: Order, cards: int) -> Order:
     old = Order.objects.get(pk=new.repeats_id)
     told = answer("FULFILLED", fulfilled_quantity=cards, cards=CARDS[:cards])
     record_changes([(old, told)], now=timezone.now())
-    old.refresh_from_db()
-    assert old.needs_attention
+    assert fresh(old).needs_attention
     return old
 
 
@@ -458,8 +449,7 @@ class TestCardsThatCameAfterAll:
         tell_late(new, 5)
         assert approve_price(new, 600, by="amina")
         run_sweep()
-        new.refresh_from_db()
-        assert (new.is_waiting, posts(simulator)) == (True, 0)
+        assert (fresh(new).is_waiting, posts(simulator)) == (True, 0)
 
 
 class TestStaff:
@@ -475,8 +465,7 @@ class TestStaff:
         new = short()
         decision = reject_held(new, by="amina")
         assert str(decision) == "amina rejected the order before it was sent."
-        new.refresh_from_db()
-        assert (new.status, new.open_amount, repetition(new)) == ("REJECTED", 1100, None)
+        assert (fresh(new).status, new.open_amount, repetition(new)) == ("REJECTED", 1100, None)
         run_sweep()
         assert posts(simulator) == 0
 
@@ -489,8 +478,7 @@ class TestStaff:
         assert not send_at_once(new, by="karim")
         for _sweep in range(2):
             run_sweep()
-        new.refresh_from_db()
-        assert new.status == "FULFILLED"
+        assert fresh(new).status == "FULFILLED"
 
     @pytest.mark.parametrize("status", [Status.PENDING, Status.PLACING, Status.HANDLING])
     def test_an_order_that_does_not_wait_is_not_hurried(self, status: Status) -> None:
@@ -508,8 +496,7 @@ class TestStaff:
             partial(end_waits, Order.objects.all()),
         ] * 2
         in_threads(4, lambda: work.pop()())
-        new.refresh_from_db()
-        assert not new.is_held
+        assert not fresh(new).is_held
         changes = list(StatusChange.objects.filter(order=new).values_list("source", flat=True))
         assert changes in ([[], ["staff"]] if not is_over else [["clock"], ["staff"]])
         assert (new.status == "REJECTED") == bool(changes)

@@ -52,17 +52,12 @@ def free_for(budget: Budget, purpose: Purpose, *, has_list: bool = True, questio
 
 class TestShares:
     @given(LIMITS, INTERVALS)
-    def test_every_request_slot_belongs_to_exactly_one_share(
+    def test_every_request_slot_belongs_to_one_share_and_at_least_half_of_them_are_common(
         self, limit: int, poll_interval: float
     ) -> None:
         parts = shares(limit, poll_interval)
         assert [*parts.listing, *parts.late, *parts.common] == list(range(limit))
-
-    @given(LIMITS, INTERVALS)
-    def test_at_least_half_of_the_request_slots_are_common(
-        self, limit: int, poll_interval: float
-    ) -> None:
-        assert len(shares(limit, poll_interval).common) >= limit / 2
+        assert len(parts.common) >= limit / 2
 
     @pytest.mark.parametrize(
         ("limit", "poll_interval", "listing", "late"),
@@ -251,7 +246,6 @@ class TestTaking:
         budget = Budget()
         for _request in range(2):
             slot = budget.take(Purpose.PLACING, has_list=True)
-            assert slot is not None
             assert budget.take(Purpose.PLACING, has_list=True) is None
             budget.give_back(slot)
 
@@ -376,13 +370,12 @@ class TestFreeing:
         return Budget()
 
     def can_take(self, budget: Budget) -> bool:
-        return budget.take(Purpose.PLACING, has_list=False) is not None
+        return budget.take(Purpose.PLACING, has_list=True) is not None
 
     def test_a_slot_is_free_again_a_minute_after_the_answer(
         self, budget: Budget, clock: Clock
     ) -> None:
         slot = budget.take(Purpose.PLACING, has_list=False)
-        assert slot is not None
         clock.seconds = 2
         budget.finish(slot)
         clock.seconds = 61.9
@@ -403,7 +396,6 @@ class TestFreeing:
         self, budget: Budget, clock: Clock
     ) -> None:
         slot = budget.take(Purpose.PLACING, has_list=False)
-        assert slot is not None
         clock.seconds = 80
         assert self.can_take(budget)
         for end in (budget.finish, budget.give_back):
@@ -418,7 +410,6 @@ class TestFreeing:
         set_conf(REQUESTS_PER_MINUTE=3)
         budget = Budget()
         first, *_others = [budget.take(Purpose.PLACING, has_list=True) for _request in range(3)]
-        assert first is not None
         budget.give_back(first)
         assert slots_in_use() == 2
 
@@ -471,7 +462,6 @@ class TestWaiting:
                 assert budget.take(purpose, has_list=has_list) is None
             clock.seconds = wait
             slot = budget.take(purpose, has_list=has_list)
-            assert slot is not None
             budget.give_back(slot)
 
 
@@ -587,9 +577,9 @@ class TestWindow:
         set_conf(REQUESTS_PER_MINUTE=limit)
         shop = Shop(clock, latency=0.15)
         demand = [Purpose.PLACING, Purpose.LISTING, Purpose.CHECKING_LATE]
-        shop.run(*demand, seconds=245)
+        shop.run(*demand, seconds=185)
         # After the first minute, in which the shop begins.
-        used = len([at for at in shop.counted if 60 <= at < 240]) / 3
+        used = len([at for at in shop.counted if 60 <= at < 180]) / 2
         assert 0.95 * limit <= used <= limit
 
     @pytest.mark.parametrize(
@@ -603,12 +593,12 @@ class TestWindow:
         shop = Shop(clock, latency=0.15, questions=further)
         read: list[tuple[float, int]] = []
         # Two processes send, so that every slot is taken as soon as it is free.
-        shop.run_all([shop.place(), shop.place(), shop.read_list(read)], seconds=305)
+        shop.run_all([shop.place(), shop.place(), shop.read_list(read)], seconds=185)
         gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(read)]
         assert max(gaps) < 6
         # A quarter of the common slots at most: 11 of 47, for 12 readings.
         missed = sum(pages < 1 + further for _at, pages in read)
         assert missed <= len(read) * max(0, 1 - (limit - 13) // 4 / (12 * further or 1)) + 1
-        sent = (len(shop.counted) - sum(pages for _at, pages in read)) / 5
-        assert placed - 3 <= sent <= placed + placed / 5
+        sent = (len(shop.counted) - sum(pages for _at, pages in read)) / 3
+        assert placed - 3 <= sent <= placed + placed / 3
         assert shop.most_in_a_minute() <= limit

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
+import requests
 from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
@@ -30,6 +32,7 @@ from tests.stage import (
     Wire,
     ago,
     buy,
+    fresh,
     in_threads,
     provider_state,
     refuse_key,
@@ -101,7 +104,7 @@ class TestLookingUp:
             ({"status": 400, "json": refusal("ERR_VALIDATION")}, NoAnswer.UNREACHABLE),
             ({"status": 500, "body": "no"}, NoAnswer.UNREACHABLE),
             ({"status": 200, "body": "no JSON"}, NoAnswer.UNREACHABLE),
-            ({"body": ConnectionError("no")}, NoAnswer.UNREACHABLE),
+            ({"body": requests.ConnectionError("no")}, NoAnswer.UNREACHABLE),
             ({"status": 401, "json": refusal("INVALID_ACCESS_TOKEN")}, NoAnswer.PAUSED),
             ({"status": 429, "json": refusal("RATE_LIMIT_EXCEEDED")}, NoAnswer.PAUSED),
         ],
@@ -109,21 +112,17 @@ class TestLookingUp:
     def test_looking_up_an_id_tells_why_there_is_no_answer(
         self, answer: dict[str, Any], expected: NoAnswer, wire: Wire
     ) -> None:
-        if isinstance(answer.get("body"), ConnectionError):
-            import requests
-
-            answer = {"body": requests.ConnectionError("no")}
         wire.get(CHECK, **answer)
         assert look_up(Order(), "B1") is expected
 
-    def test_looking_up_an_id_asks_nothing_while_calls_are_paused(self, wire: Wire) -> None:
-        refuse_key()
-        assert look_up(Order(), "B1") is NoAnswer.PAUSED
-        assert len(wire.calls) == 0
-
-    def test_looking_up_an_id_asks_nothing_while_the_budget_is_spent(self, wire: Wire) -> None:
-        spend_budget()
-        assert look_up(Order(), "B1") is NoAnswer.BUSY
+    @pytest.mark.parametrize(
+        ("trouble", "expected"), [(refuse_key, NoAnswer.PAUSED), (spend_budget, NoAnswer.BUSY)]
+    )
+    def test_looking_up_an_id_asks_nothing_while_calls_are_paused_or_the_budget_is_spent(
+        self, trouble: Callable[[], None], expected: NoAnswer, wire: Wire
+    ) -> None:
+        trouble()
+        assert look_up(Order(), "B1") is expected
         assert len(wire.calls) == 0
 
     def test_looking_up_an_id_without_an_api_key_is_not_configured(self, set_conf: Setter) -> None:
@@ -155,7 +154,6 @@ class TestComparing:
     ) -> None:
         order = lose()
         hours = changes.pop("hours", 0)
-        assert order.sent_at is not None
         time = None if hours is None else (order.sent_at + timedelta(hours=hours)).isoformat()
         fits = compare(order, {**self.ROW, "created_at": time, **changes})
         assert {name for name, fit in fits.items() if fit is Fit.DIFFERS} == differing
@@ -171,10 +169,8 @@ class TestReleasing:
     def test_an_order_that_is_released_is_still_known_to_have_been_accepted(self) -> None:
         order = adopted(answered_id="S1")
         Order.objects.update(checked_at=ago(1))
-        order.refresh_from_db()
-        assert release(order, by="amina")
-        order.refresh_from_db()
-        assert (order.answered_id, order.checked_at) == ("S1", None)
+        assert release(fresh(order), by="amina")
+        assert (fresh(order).answered_id, order.checked_at) == ("S1", None)
 
     @pytest.mark.parametrize("status", [Status.HANDLING, Status.DELAYED])
     def test_an_order_that_is_released_is_lost_again_and_its_id_is_free(
@@ -182,8 +178,7 @@ class TestReleasing:
     ) -> None:
         order = adopted()
         Order.objects.update(status=status, is_only_listed=True, failures=3)
-        order.refresh_from_db()
-        assert release(order, by="amina")
+        assert release(fresh(order), by="amina")
         order.refresh_from_db()
         expected = (Status.UNCONFIRMED, None, "")
         assert (order.status, order.provider_order_id, order.provider_alias) == expected
@@ -191,7 +186,6 @@ class TestReleasing:
         assert order.due_at is not None
         assert problems(order) == [RELEASED]
         change = order.changes.last()
-        assert change is not None
         assert (change.from_status, change.source) == (status, "staff")
         assert details(change) == [RELEASED]
         assert adopt(lose(), "B1", source=StatusChange.Source.RECOVERY)
@@ -200,8 +194,7 @@ class TestReleasing:
         order = adopted()
         differs = Problem("quantity_differs", {"told": 5, "ordered": 2})
         Order.objects.update(**order.problem_columns(new=[differs]))
-        order.refresh_from_db()
-        assert release(order, by="amina")
+        assert release(fresh(order), by="amina")
         assert problems(order) == [RELEASED]
 
     @pytest.mark.parametrize("status", sorted(set(Status) - {Status.HANDLING, Status.DELAYED}))
@@ -234,12 +227,10 @@ class TestReleasing:
             [(claim(order)[0], settled(None, CARDS[:1], quantity=order.quantity))],
             now=timezone.now(),
         )
-        fresh = Order.objects.get(pk=order.pk)
-        assert fresh.cards.count() == 1
-        for instance in (fresh, stale):
+        assert order.cards.count() == 1
+        for instance in (Order.objects.get(pk=order.pk), stale):
             assert not release(instance, by="amina")
-        fresh.refresh_from_db()
-        assert fresh.provider_order_id == "B1"
+        assert fresh(order).provider_order_id == "B1"
 
     def test_a_decision_from_before_an_adoption_does_not_apply_after_the_release(self) -> None:
         order = lose()
@@ -263,8 +254,7 @@ class TestReleasing:
         assert release(order, by="amina")
         Order.objects.update(due_at=ago(1))
         run_sweep()
-        order.refresh_from_db()
-        assert order.status == Status.UNCONFIRMED
+        assert fresh(order).status == Status.UNCONFIRMED
         assert [row["id"] for row in order.candidates] == [bought]
         # A person may.
         assert adopt(order, bought, source=STAFF)

@@ -29,7 +29,7 @@ from giftcards.statuses import Review, Status
 from giftcards.tasks import tick
 from tests.builders import make_guide_order, make_order, problems
 from tests.conftest import Call
-from tests.stage import CODE, LINE, PSN, ago, history, in_threads, messages, posts, run_sweep
+from tests.stage import CODE, LINE, PSN, ago, fresh, history, in_threads, messages, posts, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -79,8 +79,7 @@ def held(**values: Any) -> Order:
     rule.says = REASON
     order = place_order(**LINE, **values)
     run_sweep()
-    order.refresh_from_db()
-    assert problems(order) == [WANTED]
+    assert problems(fresh(order)) == [WANTED]
     assert (order.is_held, order.review) == (True, Review.WANTED)
     return order
 
@@ -113,8 +112,7 @@ class TestAsking:
         shop.says = says
         order = place_order(**LINE)
         run_sweep()
-        order.refresh_from_db()
-        assert problems(order) == [Problem("review_wanted", {"objection": shown})]
+        assert problems(fresh(order)) == [Problem("review_wanted", {"objection": shown})]
         assert (order.status, order.due_at, order.review) == ("PENDING", None, Review.WANTED)
         assert order.needs_attention
         assert paths(simulator) == []
@@ -130,8 +128,7 @@ class TestAsking:
         set_conf(REVIEW_ORDER=None)
         order = place_order(**LINE)
         run_sweep()
-        order.refresh_from_db()
-        assert (order.status, shop.asked) == ("FULFILLED", [])
+        assert (fresh(order).status, shop.asked) == ("FULFILLED", [])
 
     def test_a_rule_that_changes_its_order_changes_nothing(
         self, simulator: Simulator, shop: Rule, set_conf: Callable[..., None]
@@ -192,9 +189,7 @@ class TestFailing:
         for failures in range(1, 7):
             run_sweep()
             found.append([problem.code for problem in problems(order)])
-            order.refresh_from_db()
-            assert order.due_at is not None
-            assert order.due_at > ago(0)
+            assert fresh(order).due_at > ago(0)
             assert (order.status, order.failures, order.review) == ("PENDING", failures, "")
             Order.objects.update(due_at=ago(1))
         assert found == [[]] * 4 + [["review_failed"]] * 2
@@ -208,8 +203,7 @@ class TestFailing:
         shop.says = None
         set_conf(REVIEW_ORDER=f"{HERE}.rule")
         run_sweep()
-        order.refresh_from_db()
-        assert (order.status, order.problems) == ("FULFILLED", [])
+        assert (fresh(order).status, order.problems) == ("FULFILLED", [])
 
     def test_the_log_says_where_the_rule_failed(
         self, simulator: Simulator, shop: Rule, caplog: pytest.LogCaptureFixture
@@ -239,8 +233,7 @@ class TestFailing:
         order = place_order(**LINE)
         with pytest.raises(SystemExit):
             run_sweep()
-        order.refresh_from_db()
-        assert (order.status, order.failures) == ("PENDING", 1)
+        assert (fresh(order).status, order.failures) == ("PENDING", 1)
         shop.says = None
         later = place_order(**LINE)
         run_sweep()
@@ -253,8 +246,7 @@ class TestFailing:
         run_sweep()
         Order.objects.update(due_at=ago(1), queued_at=ago(4000))
         run_sweep()
-        order.refresh_from_db()
-        assert (order.status, history(order)) == ("REJECTED", ["REJECTED"])
+        assert (fresh(order).status, history(order)) == ("REJECTED", ["REJECTED"])
 
 
 class TestHeld:
@@ -298,11 +290,9 @@ class TestApproving:
         order = held()
         Order.objects.update(queued_at=ago(100_000))
         OrmQ.objects.all().delete()
-        order.refresh_from_db()
-        assert approve_review(order, by="amina")
+        assert approve_review(fresh(order), by="amina")
         run_sweep()
-        order.refresh_from_db()
-        assert (order.status, order.review) == ("FULFILLED", Review.APPROVED)
+        assert (fresh(order).status, order.review) == ("FULFILLED", Review.APPROVED)
         assert shop.asked == [order.reference]
 
     @pytest.mark.usefixtures("simulator")
@@ -323,15 +313,13 @@ class TestApproving:
         assert approve_review(order, by="amina")
         run_sweep()
         assert [problem.code for problem in problems(order)] == ["price_above"]
-        order.refresh_from_db()
-        assert order.is_held
+        assert fresh(order).is_held
         assert not approve_review(order, by="karim")
         simulator.price_factor = 1
         ProductPrices.objects.update(asked_at=ago(61))
         Lease.objects.filter(name=Lease.HELD_PRICES).delete()
         tick()
-        order.refresh_from_db()
-        assert (order.status, shop.asked) == ("FULFILLED", [order.reference])
+        assert (fresh(order).status, shop.asked) == ("FULFILLED", [order.reference])
 
     def test_an_approved_price_is_no_approved_review(
         self, simulator: Simulator, shop: Rule
@@ -339,24 +327,20 @@ class TestApproving:
         simulator.price_factor = 100
         order = place_order(**LINE, sale_price=550)
         run_sweep()
-        order.refresh_from_db()
-        assert approve_price(order, 49_000, by="amina")
+        assert approve_price(fresh(order), 49_000, by="amina")
         shop.says = REASON
         run_sweep()
         assert problems(order) == [WANTED]
-        order.refresh_from_db()
-        assert not approve_price(order, 49_000, by="amina")
+        assert not approve_price(fresh(order), 49_000, by="amina")
         assert approve_review(order, by="amina")
         run_sweep()
-        order.refresh_from_db()
-        assert (order.status, order.price_per_card) == ("FULFILLED", 49_000)
+        assert (fresh(order).status, order.price_per_card) == ("FULFILLED", 49_000)
 
     @pytest.mark.parametrize("status", [Status.PENDING, Status.PLACING, Status.HANDLING])
     def test_approving_an_order_that_is_not_held_changes_nothing(self, status: Status) -> None:
         order = make_order(status)
         assert not approve_review(order, by="amina")
-        order.refresh_from_db()
-        assert (order.status, order.review) == (status, "")
+        assert (fresh(order).status, order.review) == (status, "")
         assert not order.acknowledgements.exists()
 
     @pytest.mark.django_db(transaction=True)
@@ -381,8 +365,7 @@ class TestRejecting:
         order = held()
         decision = reject_held(order, by="amina")
         assert str(decision) == "amina looked at the order and rejected it."
-        order.refresh_from_db()
-        assert (order.status, order.problems) == ("REJECTED", [])
+        assert (fresh(order).status, order.problems) == ("REJECTED", [])
         change = order.changes.get()
         assert change.source == "staff"
         assert [Problem.of(entry) for entry in change.details] == [decision, WANTED]
@@ -449,8 +432,7 @@ class TestRepeated:
         new = reorder_missing(make_guide_order(status, review=review), by="amina")
         shop.says = REASON
         run_sweep()
-        new.refresh_from_db()
-        assert (new.status, shop.asked) == ("FULFILLED", [])
+        assert (fresh(new).status, shop.asked) == ("FULFILLED", [])
 
     def test_the_rule_is_asked_about_the_cards_of_an_order_that_was_rejected_after_a_review(
         self, simulator: Simulator, shop: Rule

@@ -36,7 +36,7 @@ from giftcards.tasks import sweep, tick
 from tests.builders import make_order
 from tests.fakes import queues
 from tests.fakes.brokers import PASSWORD, AtOnce, Down, Hanging, Unreachable, broker
-from tests.stage import LINE, Log, Setter, ago, in_threads, messages, stop, wait_until
+from tests.stage import LINE, Log, Setter, ago, fresh, in_threads, messages, stop, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -133,10 +133,10 @@ def test_concurrent_threads_create_one_schedule(shared_database: str) -> None:
 def test_concurrent_processes_create_one_schedule(
     child: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    processes = [child("giftcards_setup") for _process in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    processes = [child("giftcards_setup") for _process in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
     said = sorted(stop(process).split(".")[0] for process in processes)
-    assert said == ["The schedule is created"] + ["The schedule is in place"] * 2
+    assert said == ["The schedule is created", "The schedule is in place"]
     assert row() == ROW
 
 
@@ -176,8 +176,7 @@ def test_without_a_queue_an_order_is_recorded_and_nothing_is_queued(simulator: S
         order = place_order(**LINE)
         assert not Lease.objects.exists()
         assert "1 sent" in tick()
-    order.refresh_from_db()
-    assert order.status == "FULFILLED"
+    assert fresh(order).status == "FULFILLED"
     assert not OrmQ.objects.exists()
 
 
@@ -245,8 +244,7 @@ class TestQueueOfTheShop:
         order = make_order()
         own("run_at_once")
         queue_task(path)
-        order.refresh_from_db()
-        assert (order.status, simulator.requests) == ("PENDING", [])
+        assert (fresh(order).status, simulator.requests) == ("PENDING", [])
         assert queues.returned == ["refused"]
         assert messages(caplog) == [
             "A task ran at once instead of being queued, and did nothing. Orders wait until a"
@@ -323,8 +321,7 @@ class TestBrokers:
         with broker(kind):
             order = place_order(**LINE)
             assert "1 sent" in tick()
-        order.refresh_from_db()
-        assert order.status == "FULFILLED"
+        assert fresh(order).status == "FULFILLED"
 
     @pytest.mark.usefixtures("shared_database")
     def test_a_broker_that_runs_tasks_at_once_finds_the_committed_order(self) -> None:

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from django.db.models import F
 from django.utils import timezone
 
@@ -17,12 +16,13 @@ from giftcards.models import ApiKey, Order, StatusChange
 from giftcards.simulator import Simulator
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.conftest import Call
-from tests.stage import ago, buy, own_key, posts, run_sweep
+from tests.stage import ago, buy, fresh, own_key, posts, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 Change = Callable[..., None]
+CHECK = ("--database", "default", "--tag", "database", "--fail-level", "WARNING")
 
 
 @pytest.fixture
@@ -71,8 +71,7 @@ def test_the_list_of_another_account_proves_nothing_about_a_lost_order(
     order = lose(accounts(sent_to), is_bought=True)
     other = accounts(looked_for_in)
     look()
-    order.refresh_from_db()
-    assert (order.status, order.absent_since, posts(other)) == ("UNCONFIRMED", None, 0)
+    assert (fresh(order).status, order.absent_since, posts(other)) == ("UNCONFIRMED", None, 0)
     assert problems() == ["answer_lost", "other_account"]
     assert order.needs_attention
     assert order.open_problems[1].text == (
@@ -82,8 +81,7 @@ def test_the_list_of_another_account_proves_nothing_about_a_lost_order(
     # The key is put back.
     accounts(sent_to)
     look()
-    order.refresh_from_db()
-    assert (order.status, order.problems) == ("FULFILLED", [])
+    assert (fresh(order).status, order.problems) == ("FULFILLED", [])
 
 
 def test_an_order_of_another_account_is_no_candidate(accounts: Any) -> None:
@@ -94,8 +92,7 @@ def test_an_order_of_another_account_is_no_candidate(accounts: Any) -> None:
     with Gateway() as gateway:
         gateway.client.place(product_id=order.product_id, type_id="type_001", quantity=2)
     look()
-    order.refresh_from_db()
-    assert (order.status, order.candidates, len(sandbox.orders)) == ("UNCONFIRMED", [], 1)
+    assert (fresh(order).status, order.candidates, len(sandbox.orders)) == ("UNCONFIRMED", [], 1)
 
 
 def test_another_key_of_the_same_environment_proves_nothing_either(
@@ -104,8 +101,7 @@ def test_another_key_of_the_same_environment_proves_nothing_either(
     order = lose(simulator, is_bought=False)
     set_conf(API_KEY="new-key")
     look()
-    order.refresh_from_db()
-    assert (order.status, problems()) == ("UNCONFIRMED", ["answer_lost", "other_account"])
+    assert (fresh(order).status, problems()) == ("UNCONFIRMED", ["answer_lost", "other_account"])
 
 
 def test_an_order_that_an_earlier_version_has_sent_is_known_by_its_environment(
@@ -115,13 +111,11 @@ def test_an_order_that_an_earlier_version_has_sent_is_known_by_its_environment(
     Order.objects.update(sent_with="")
     accounts("PRODUCTION")
     look()
-    order.refresh_from_db()
-    assert order.status == "UNCONFIRMED"
+    assert fresh(order).status == "UNCONFIRMED"
     sandbox = accounts("SANDBOX")
     sandbox.forget_requests()
     look()
-    order.refresh_from_db()
-    assert (order.status, posts(sandbox)) == ("UNCONFIRMED", 1)
+    assert (fresh(order).status, posts(sandbox)) == ("UNCONFIRMED", 1)
 
 
 def test_an_order_proven_absent_in_one_environment_is_not_sent_in_another(accounts: Any) -> None:
@@ -134,31 +128,26 @@ def test_an_order_proven_absent_in_one_environment_is_not_sent_in_another(accoun
     sandbox = accounts("SANDBOX")
     Order.objects.update(type_id="type_001")
     look()
-    order.refresh_from_db()
-    assert (order.status, posts(sandbox)) == ("FULFILLED", 2)
+    assert (fresh(order).status, posts(sandbox)) == ("FULFILLED", 2)
 
 
 def test_a_person_may_have_it_sent_in_the_environment_of_the_key_in_use(accounts: Any) -> None:
     order = lose(accounts("SANDBOX"), is_bought=False)
     Order.objects.update(type_id="type_001")
-    order.refresh_from_db()
-    assert declare_absent(order, send_again=True, source=StatusChange.Source.STAFF)
+    assert declare_absent(fresh(order), send_again=True, source=StatusChange.Source.STAFF)
     accounts("PRODUCTION")
     look()
-    order.refresh_from_db()
-    assert (order.status, order.environment) == ("FULFILLED", "PRODUCTION")
+    assert (fresh(order).status, order.environment) == ("FULFILLED", "PRODUCTION")
 
 
 def test_an_order_that_another_account_does_not_know_keeps_its_id(accounts: Any) -> None:
     order = buy(accounts("PRODUCTION") and None)
     accounts("SANDBOX")
     look()
-    order.refresh_from_db()
-    assert (order.status, problems()) == ("HANDLING", ["not_known"])
+    assert (fresh(order).status, problems()) == ("HANDLING", ["not_known"])
     accounts("PRODUCTION")
     look()
-    order.refresh_from_db()
-    assert (order.status, order.problems) == ("FULFILLED", [])
+    assert (fresh(order).status, order.problems) == ("FULFILLED", [])
 
 
 class TestKeysAtWork:
@@ -167,7 +156,7 @@ class TestKeysAtWork:
         ApiKey.objects.create(pk="earlier", accepted_at=ago(601))
         assert CONDITIONS["keys"].sentence(Standing()) == ""
         assert call("giftcards_status", "--fail-on", "keys").code == 0
-        call_command("check", "--database", "default", "--fail-level", "WARNING")
+        assert call("check", *CHECK).code == 0
 
     def test_two_keys_are_told_by_the_check_and_the_status_command(
         self, accounts: Any, call: Call
@@ -182,7 +171,7 @@ class TestKeysAtWork:
         failed = call("giftcards_status", "--fail-on", "keys")
         assert failed.code == 1
         assert told in failed.out + failed.err
-        checked = call("check", "--database", "default", "--fail-level", "WARNING")
+        checked = call("check", *CHECK)
         assert "giftcards.W008" in checked.err
         assert told in checked.err
         assert "key-for" not in failed.out + failed.err + checked.err

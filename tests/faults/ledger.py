@@ -76,7 +76,6 @@ def _audit_order(order: Order, bought: Bought) -> None:
 
 def _audit_amounts(order: Order, bought: Bought) -> None:
     breakdown = refund_breakdown(order)
-    assert breakdown is not None
     assert breakdown.is_consistent
     refunded = (bought.quantity - bought.delivered) * PRICE
     assert breakdown.charged_amount == Decimal(bought.charged)

@@ -41,7 +41,7 @@ from tests.fakes.provider import (
 )
 from tests.faults.ledger import audit
 from tests.leaks import logged, traces
-from tests.stage import PSN, ago, record_order, run_sweep
+from tests.stage import PSN, ago, fresh, record_order, run_sweep
 
 pytest_plugins = ["tests.fakes.tls", "tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -578,15 +578,13 @@ def test_an_order_struck_by_a_fault_ends_as_its_row_says(
     if row.end == Status.DELAYED:
         Order.objects.filter(pk=struck.pk).update(accepted_at=ago(400))
         _run(rounds=2)
-    struck.refresh_from_db()
-    assert struck.status == row.end
+    assert fresh(struck).status == row.end
     found = [problem.code for problem in problems(struck)]
     assert (row.problem in found) if row.problem else (found == [])
     assert struck.changes.filter(to_status=Status.UNCONFIRMED).exists() == row.lost
     assert running.posts == {"struck": row.posts, "other": row.others}
     for order in others:
-        order.refresh_from_db()
-        assert order.status == "FULFILLED"
+        assert fresh(order).status == "FULFILLED"
     assert [found for text in logged(caplog) for found in traces(text)] == []
     audit(running, unpriced={struck.pk} if row.is_unpriced else set())
 
@@ -611,7 +609,6 @@ def _run(rounds: int = 12) -> None:
         pause = ProviderState.objects.current().paused_until
         assert pause is None or pause <= timezone.now() + PAUSED_FOR
         for order in Order.objects.exclude(due_at=None):
-            assert order.due_at is not None
             assert order.due_at <= timezone.now() + timedelta(hours=1)
         if not Order.objects.exclude(status__in=FINAL).exists():
             return
@@ -672,8 +669,7 @@ def test_orders_settle_though_the_pages_of_the_list_shift(
     orders = [struck, *(_record("other") for _ in range(6))]
     _run()
     for order in orders:
-        order.refresh_from_db()
-        assert order.status == "FULFILLED"
+        assert fresh(order).status == "FULFILLED"
     assert running.requests.count("list") > 1
     assert running.posts == {"struck": 1, "other": 6}
     audit(running)
@@ -688,13 +684,11 @@ def test_a_lost_order_listed_at_another_time_is_left_to_a_person(
     running.script("place", say(_close, carried_out=True), type_id="struck")
     struck, *others = (_record(type_id) for type_id in ("struck", "other", "other", "other"))
     _run()
-    struck.refresh_from_db()
-    assert struck.status == "UNCONFIRMED"
+    assert fresh(struck).status == "UNCONFIRMED"
     assert Problem("choose", {"count": 1}) in problems(struck)
     assert len(struck.candidates) == 1
     for order in others:
-        order.refresh_from_db()
-        assert order.status == "FULFILLED"
+        assert fresh(order).status == "FULFILLED"
     assert running.posts == {"struck": 1, "other": 3}
 
 
@@ -722,13 +716,10 @@ def test_an_outage_delays_orders_and_is_probed_ever_more_rarely(
         run_sweep()
         assert len(running.requests) - before <= 2
         until = ProviderState.objects.current().paused_until
-        assert until is not None
         waits.append((until - timezone.now()).total_seconds())
     assert waits[0] < 2
     assert 10 < waits[-1] <= 19
-    accepted.refresh_from_db()
-    assert (accepted.status, problems(accepted)) == ("HANDLING", [])
+    assert (fresh(accepted).status, problems(accepted)) == ("HANDLING", [])
     running.recover()
     _run()
-    accepted.refresh_from_db()
-    assert accepted.status == "FULFILLED"
+    assert fresh(accepted).status == "FULFILLED"

@@ -19,7 +19,7 @@ from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
 from tests.builders import CARDS, claim, make_guide_order, settled
 from tests.conftest import Call
-from tests.stage import use_keys
+from tests.stage import fresh, use_keys
 
 pytestmark = pytest.mark.django_db
 
@@ -112,8 +112,7 @@ def test_a_worker_that_lacks_the_new_key_records_no_card_twice(settings: Any, ol
     use_keys(settings, old)
     [held] = claim(order)
     record_answers([(held, answer)], now=timezone.now())
-    order.refresh_from_db()
-    assert (order.status, order.cards.count()) == (Status.HANDLING, 2)
+    assert (fresh(order).status, order.cards.count()) == (Status.HANDLING, 2)
     use_keys(settings, NEW, old)
     [held] = claim(order)
     record_answers([(held, answer)], now=timezone.now())

@@ -12,7 +12,7 @@ from giftcards.models.staff_records import end_finished, give_back, take
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
-from tests.stage import in_threads
+from tests.stage import fresh, in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -54,12 +54,10 @@ def test_who_read_the_order_before_somebody_else_took_it_does_not_take_it() -> N
     late = Order.objects.get()
     assert take(order, by="amina")
     assert not take(late, by="karim")
-    late.refresh_from_db()
-    assert late.owner == "amina"
+    assert fresh(late).owner == "amina"
     assert take(late, by="karim")
     assert not give_back(order, by="amina")
-    late.refresh_from_db()
-    assert late.owner == "karim"
+    assert fresh(late).owner == "karim"
     assert entries(late) == ["staff_took", "staff_took_over"]
     assert give_back(late, by="karim")
     assert (late.owner, late.looked_after_since) == ("", None)
