@@ -24,6 +24,7 @@ import responses
 from django.db import OperationalError, connection, connections
 from django.db.models import F
 from django.db.models.base import ModelState
+from django.dispatch import Signal
 from django.utils import timezone
 
 from giftcards.catalogue import read_catalogue
@@ -237,6 +238,16 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> 
         for record in caplog.records
         if record.name.startswith("giftcards") and record.levelno >= level
     ]
+
+
+@contextlib.contextmanager
+def receiving(signal: Signal, receiver: Callable[..., Any], **options: Any) -> Iterator[None]:
+    """Somebody listens to the signal meanwhile."""
+    signal.connect(receiver, **options)
+    try:
+        yield
+    finally:
+        signal.disconnect(receiver, **options)
 
 
 @contextlib.contextmanager

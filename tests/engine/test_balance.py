@@ -11,7 +11,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-import responses
 from django.db import connection, connections
 from django.utils import timezone
 
@@ -26,6 +25,9 @@ from tests.builders import make_guide_order, make_order
 from tests.stage import (
     PLACE,
     PROVIDER,
+    Log,
+    Setter,
+    Wire,
     ago,
     buy_many,
     failing,
@@ -34,6 +36,7 @@ from tests.stage import (
     messages,
     own_key,
     provider_state,
+    receiving,
     refuse_key,
     spend_budget,
 )
@@ -129,7 +132,7 @@ class TestReading:
         assert known() is not None
 
     def test_a_failure_leaves_what_is_known_and_waits_for_the_next_turn(
-        self, wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+        self, wire: Wire, caplog: Log
     ) -> None:
         wire.get(BALANCE, status=502)
         ProviderState.objects.current()
@@ -148,7 +151,7 @@ class TestReading:
 
     @pytest.mark.parametrize("told", [None, "NaN", "12.505", "a lot", {}])
     def test_an_answer_without_a_usable_balance_leaves_what_is_known(
-        self, wire: responses.RequestsMock, told: Any
+        self, wire: Wire, told: Any
     ) -> None:
         wire.get(BALANCE, json={"success": True, "data": {"balance": told}})
         ProviderState.objects.current()
@@ -193,7 +196,7 @@ class TestReading:
     # A connection that has failed is closed, and with it any transaction.
     @pytest.mark.django_db(transaction=True)
     def test_a_database_that_fails_when_it_is_stored_leaves_no_key_held(
-        self, simulator: Simulator, shorten: Callable[..., None]
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
         shorten(database_pause=0)
         ProviderState.objects.current()
@@ -252,7 +255,7 @@ class TestRefusal:
             balance=980, balance_read_at=timezone.now(), balance_due_at=due_at
         )
 
-    def refuse(self, wire: responses.RequestsMock, code: str) -> None:
+    def refuse(self, wire: Wire, code: str) -> None:
         details = {"required": 980, "available": 100}
         error = {"code": code, "message": "No.", "details": details}
         wire.post(PLACE, status=403, json={"success": False, "error": error})
@@ -270,7 +273,7 @@ class TestRefusal:
         ],
     )
     def test_an_order_that_the_balance_should_have_covered_has_it_read_at_once(
-        self, wire: responses.RequestsMock, code: str, quantity: int, balance: int
+        self, wire: Wire, code: str, quantity: int, balance: int
     ) -> None:
         self.refuse(wire, code)
         make_order(quantity=quantity)
@@ -282,7 +285,7 @@ class TestRefusal:
 @pytest.mark.usefixtures("falls")
 class TestFall:
     @pytest.fixture(autouse=True)
-    def limit(self, set_conf: Callable[..., None]) -> None:
+    def limit(self, set_conf: Setter) -> None:
         set_conf(LOW_BALANCE=Decimal("999100.50"))
 
     def read(self) -> None:
@@ -293,7 +296,7 @@ class TestFall:
         self,
         simulator: Simulator,
         falls: list[tuple[Decimal, Decimal]],
-        caplog: pytest.LogCaptureFixture,
+        caplog: Log,
     ) -> None:
         run_loop()
         assert falls == []
@@ -316,14 +319,14 @@ class TestFall:
         assert len(falls) == 2
 
     def test_a_balance_at_the_limit_is_not_low(
-        self, simulator: Simulator, falls: list[Any], set_conf: Callable[..., None]
+        self, simulator: Simulator, falls: list[Any], set_conf: Setter
     ) -> None:
         set_conf(LOW_BALANCE=1_000_000)
         run_loop()
         assert falls == []
 
     def test_a_limit_that_is_raised_is_told_without_another_request(
-        self, simulator: Simulator, falls: list[Any], set_conf: Callable[..., None]
+        self, simulator: Simulator, falls: list[Any], set_conf: Setter
     ) -> None:
         run_loop()
         set_conf(LOW_BALANCE=2_000_000)
@@ -340,17 +343,14 @@ class TestFall:
         assert provider_state().low_balance_since is None
 
     def test_a_receiver_that_fails_disturbs_nothing(
-        self, simulator: Simulator, falls: list[Any], caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, falls: list[Any], caplog: Log
     ) -> None:
         def fail(**_named: Any) -> None:
             raise RuntimeError("CANARY")
 
-        balance_low.connect(fail)
-        try:
+        with receiving(balance_low, fail):
             simulator.book("FLEXY", 980)
             run_loop()
-        finally:
-            balance_low.disconnect(fail)
         assert len(falls) == 1
         assert "CANARY" not in "".join(messages(caplog, logging.DEBUG))
 

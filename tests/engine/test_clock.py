@@ -45,6 +45,7 @@ from tests.stage import (
     posts,
     prove_key,
     provider_state,
+    receiving,
     record_order,
     run_sweep,
     slots_in_use,
@@ -386,8 +387,7 @@ class TestSetBack:
             if failures:
                 raise failures.pop()
 
-        order_status_changed.connect(receive)
-        try:
+        with receiving(order_status_changed, receive):
             look()
             make_order().move(Status.REJECTED, source=StatusChange.Source.STAFF)
             outbox.announce()
@@ -397,8 +397,6 @@ class TestSetBack:
             wall.let_pass(11)
             look()
             assert not StatusChange.objects.filter(announced_at=None).exists()
-        finally:
-            order_status_changed.disconnect(receive)
 
     def test_the_list_is_tried_again_after_the_clock_was_set_back(
         self, seconds: float, look: Looks, wall: Wall, simulator: Simulator

@@ -72,6 +72,12 @@ def take_questions() -> int:
         return sum(1 for _slot in iter(partial(gateway.begin, Purpose.CHECKING), None))
 
 
+def tell(wire: Wire, *orders: Order) -> None:
+    """The provider answers that each of the orders is fulfilled."""
+    for order in orders:
+        wire.get(check_url(order), json=settled_answer(order))
+
+
 HANDLING = {
     "status": "HANDLING",
     "cards": None,
@@ -123,7 +129,7 @@ class TestList:
             query = matchers.query_param_matcher({"page": number}, strict_match=False)
             wire.get(LIST, json=list_page(*shown, **total), match=[query])
         # For one order a page saves nothing.
-        wire.get(check_url(orders[4]), json=settled_answer(orders[4]))
+        tell(wire, orders[4])
         assert run_sweep() == Swept(checked=5, settled=5)
 
     def test_orders_that_are_due_soon_are_checked_by_a_page_read_for_others(
@@ -235,7 +241,7 @@ class TestPages:
         Order.objects.filter(pk=oldest.pk).update(accepted_at=ago(100), checked_at=ago(10))
         # Of others, so that there is a second page.
         self.rows += [list_row(oldest, _id=f"other-{number}") for number in range(9)]
-        wire.get(check_url(oldest), json=settled_answer(oldest))
+        tell(wire, oldest)
         assert run_sweep() == Swept(checked=18, settled=1)
         assert read == [1]
 
@@ -624,24 +630,36 @@ class TestListThatIsNoHelp:
     def test_orders_that_a_lagging_list_lacks_are_checked_one_by_one(self, wire: Wire) -> None:
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(6)]
         wire.get(LIST, json=list_page(*[list_row(order) for order in orders[:2]]))
-        for order in orders[2:]:
-            wire.get(check_url(order), json=settled_answer(order))
+        tell(wire, *orders[2:])
         assert run_sweep() == Swept(checked=6, settled=6)
 
-    @pytest.mark.parametrize(("age", "minutes"), [(5, 0.5), (90, 2)])
-    def test_a_list_that_shows_none_of_our_orders_is_not_read_for_a_while(
-        self, age: int, minutes: float, wire: Wire
+    @pytest.mark.parametrize(
+        ("trouble", "age", "minutes"),
+        [
+            # It shows none of our orders.
+            ({"json": list_page()}, 5, 0.5),
+            ({"json": list_page()}, 90, 2),
+            ({"status": 500, "body": "<html>"}, 5, 0.5),
+            (
+                {"status": 400, "json": {"success": False, "error": {"code": "ERR_VALIDATION"}}},
+                5,
+                0.5,
+            ),
+            ({"body": "null"}, 5, 0.5),
+            ({"body": ConnectionResetError(104, "reset")}, 5, 0.5),
+        ],
+    )
+    def test_a_list_that_fails_or_shows_none_of_our_orders_is_not_read_for_a_while(
+        self, trouble: dict[str, Any], age: int, minutes: float, wire: Wire
     ) -> None:
         times = {"sent_at": ago(age), "accepted_at": ago(age), "checked_at": ago(1)}
         orders = [make_order(Status.HANDLING, **times) for _order in range(4)]
-        wire.get(LIST, json=list_page())
-        for order in orders:
-            wire.get(check_url(order), json=settled_answer(order))
+        wire.get(LIST, **trouble)
+        tell(wire, *orders)
         began = timezone.now()
         assert run_sweep() == Swept(checked=4, settled=4)
-        assert (
-            round((provider_state().list_usable_at - began) / timedelta(minutes=0.5)) == 2 * minutes
-        )
+        pause = provider_state().list_usable_at - began
+        assert round(pause / timedelta(minutes=0.5)) == 2 * minutes
 
     def test_the_oldest_order_is_checked_by_itself_though_the_list_shows_it_open(
         self, wire: Wire
@@ -651,33 +669,12 @@ class TestListThatIsNoHelp:
             for age in (70, 90, 80, 30, 30, 30)
         ]
         wire.get(LIST, json=list_page(*[list_row(order, **HANDLING) for order in orders]))
-        for order in orders[:3]:
-            wire.get(check_url(order), json=settled_answer(order))
+        tell(wire, *orders[:3])
         for settled in range(1, 4):
             Order.objects.filter(settled_at=None).update(due_at=ago(1))
             assert run_sweep() == Swept(checked=7 - settled, settled=1)
         asked = [url for call in wire.calls if "/check-order/" in (url := call.request.url or "")]
         assert asked == [check_url(orders[number]) for number in (1, 2, 0)]
-
-    @pytest.mark.parametrize(
-        "trouble",
-        [
-            {"status": 500, "body": "<html>"},
-            {"status": 400, "json": {"success": False, "error": {"code": "ERR_VALIDATION"}}},
-            {"body": "null"},
-            {"body": ConnectionResetError(104, "reset")},
-        ],
-    )
-    def test_orders_are_checked_one_by_one_if_reading_the_list_fails(
-        self, trouble: dict[str, Any], wire: Wire
-    ) -> None:
-        orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(4)]
-        wire.get(LIST, **trouble)
-        for order in orders:
-            wire.get(check_url(order), json=settled_answer(order))
-        began = timezone.now()
-        assert run_sweep() == Swept(checked=4, settled=4)
-        assert provider_state().list_usable_at - began < timedelta(minutes=1)
 
     @pytest.mark.parametrize(
         "torn",

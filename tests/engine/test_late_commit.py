@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -19,7 +19,7 @@ from giftcards.models import Order
 from giftcards.simulator import Simulator
 from tests.builders import LINE
 from tests.fakes.late_commit import Answer, through_a_slow_pooler
-from tests.stage import fresh, history, posts, record_order, wait_until
+from tests.stage import Setter, fresh, history, posts, record_order, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.usefixtures("shared_database")
@@ -61,7 +61,7 @@ def let_pass(seconds: float) -> None:
 
 
 def test_a_sender_whose_commit_is_answered_minutes_later_does_not_buy_what_another_has_bought(
-    simulator: Simulator, shorten: Callable[..., None]
+    simulator: Simulator, shorten: Setter
 ) -> None:
     shorten(start_within=0.5)
     order = record_order(**LINE)
@@ -79,7 +79,7 @@ def test_a_sender_whose_commit_is_answered_minutes_later_does_not_buy_what_anoth
 
 
 def test_a_sender_whose_commit_is_answered_late_hands_back_an_order_that_is_still_its_own(
-    simulator: Simulator, shorten: Callable[..., None]
+    simulator: Simulator, shorten: Setter
 ) -> None:
     shorten(start_within=0.5)
     order = record_order(**LINE)

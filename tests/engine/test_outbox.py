@@ -24,7 +24,7 @@ from giftcards.models import Lease, Order, StatusChange
 from giftcards.signals import offer_changed, order_settled, order_status_changed
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_offer
-from tests.stage import failing, lease, messages, wait_until
+from tests.stage import Log, Setter, failing, lease, messages, receiving, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -208,7 +208,7 @@ def test_announcing_a_change_costs_two_queries(heard: Heard) -> None:
     assert five - one == 2 * 2 * 4
 
 
-def test_many_changes_are_announced_in_batches(heard: Heard, shorten: Callable[..., None]) -> None:
+def test_many_changes_are_announced_in_batches(heard: Heard, shorten: Setter) -> None:
     shorten(announcing_batch=3)
     for number in range(8):
         moved(f"order-{number}", Status.DELAYED)
@@ -341,9 +341,8 @@ class TestReceiverThatFails:
             if errors:
                 raise errors.pop()
 
-        order_settled.connect(trouble.a)
-        listen(order_settled, receive)
-        try:
+        with receiving(order_settled, trouble.a):
+            listen(order_settled, receive)
             moved("order-1", Status.REFUNDED)
             assert trouble.hears() == ["A REFUNDED", "B REFUNDED", "A REFUNDED"]
             heard.clear()
@@ -351,12 +350,10 @@ class TestReceiverThatFails:
             assert trouble.hears() == []
             # It has the name of the other receiver that `listen` made.
             assert heard == [("settled", "order-1", "HANDLING → REFUNDED")]
-        finally:
-            order_settled.disconnect(trouble.a)
         assert waiting() == 0
 
     def test_the_error_message_of_a_receiver_is_neither_logged_nor_stored(
-        self, trouble: Trouble, caplog: pytest.LogCaptureFixture
+        self, trouble: Trouble, caplog: Log
     ) -> None:
         caplog.set_level("DEBUG")
         moved("order-1", Status.DELAYED)
@@ -384,8 +381,7 @@ class TestReceiverThatFails:
         self, trouble: Trouble, heard: Heard
     ) -> None:
         """Each signal is an order of its own."""
-        order_settled.connect(trouble.a)
-        try:
+        with receiving(order_settled, trouble.a):
             moved("order-1", Status.DELAYED)
             trouble.failing = {"A"}
             trouble.hears()
@@ -395,8 +391,6 @@ class TestReceiverThatFails:
             assert heard[-1] == ("settled", "order-1", "DELAYED → REFUNDED")
             pass_time(timedelta(seconds=11))
             assert trouble.hears() == ["A DELAYED", "A REFUNDED"]
-        finally:
-            order_settled.disconnect(trouble.a)
         assert waiting() == 0
 
 
@@ -674,11 +668,8 @@ class TestLease:
             # What another process does meanwhile.
             found.append(announce())
 
-        offer_changed.connect(receive)
-        try:
+        with receiving(offer_changed, receive):
             assert announce(outbox=OFFERS) == 1
-        finally:
-            offer_changed.disconnect(receive)
         assert (found, len(heard)) == ([1], 1)
 
     def test_a_change_made_by_a_receiver_is_announced_in_the_same_run(
@@ -697,7 +688,7 @@ class TestLease:
 
     @pytest.mark.django_db(transaction=True)
     def test_a_process_that_lost_its_lease_stops_announcing(
-        self, shared_database: str, heard: Heard, listen: Listen, shorten: Callable[..., None]
+        self, shared_database: str, heard: Heard, listen: Listen, shorten: Setter
     ) -> None:
         shorten(announcing_renewal=0.05)
         moved("order-1", Status.DELAYED, Status.REFUNDED)
@@ -715,7 +706,7 @@ class TestLease:
 
     @pytest.mark.django_db(transaction=True)
     def test_the_announcing_lease_is_renewed_while_a_receiver_runs(
-        self, shared_database: str, listen: Listen, shorten: Callable[..., None]
+        self, shared_database: str, listen: Listen, shorten: Setter
     ) -> None:
         shorten(announcing_renewal=0.05)
         moved("order-1", Status.DELAYED)
@@ -732,7 +723,7 @@ class TestLease:
 
     @pytest.mark.django_db(transaction=True)
     def test_the_announcing_lease_expires_while_a_receiver_hangs(
-        self, shared_database: str, listen: Listen, shorten: Callable[..., None]
+        self, shared_database: str, listen: Listen, shorten: Setter
     ) -> None:
         shorten(announcing_renewal=0.05, announcing_longest=0.2)
         shorten(lease=timedelta(seconds=0.3))
@@ -804,7 +795,7 @@ class TestDatabase:
 
     @pytest.mark.django_db(transaction=True)
     def test_no_receiver_is_called_for_a_change_that_cannot_be_written(
-        self, heard: Heard, caplog: pytest.LogCaptureFixture
+        self, heard: Heard, caplog: Log
     ) -> None:
         for number in range(3):
             moved(f"order-{number}", Status.DELAYED)
@@ -834,7 +825,7 @@ class TestDatabase:
 
     @pytest.mark.django_db(transaction=True)
     def test_announcing_ends_if_no_change_can_be_written(
-        self, heard: Heard, shorten: Callable[..., None]
+        self, heard: Heard, shorten: Setter
     ) -> None:
         shorten(announcing_batch=2)
         for number in range(5):

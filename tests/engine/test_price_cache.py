@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import requests
-import responses
 from django.utils import timezone
 
 from giftcards.engine.gateway import Gateway
@@ -20,7 +19,7 @@ from giftcards.models import ProductPrices, RequestSlot
 from giftcards.provider.answers import Product, ProductType
 from giftcards.rules.purposes import Purpose
 from giftcards.simulator import Simulator
-from tests.stage import PRICES, PROVIDER, PSN, ago, refill_budget, spend_budget
+from tests.stage import PRICES, PROVIDER, PSN, Setter, Wire, ago, refill_budget, spend_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -64,7 +63,7 @@ def test_a_price_is_asked_for_again_after_ten_minutes(
             assert len(simulator.requests) == made
 
 
-def test_a_price_request_whose_connection_broke_is_repeated(wire: responses.RequestsMock) -> None:
+def test_a_price_request_whose_connection_broke_is_repeated(wire: Wire) -> None:
     wire.replace("GET", URL, body=requests.ConnectionError("reset"))
     wire.get(URL, json=PRICES)
     with Gateway() as gateway:
@@ -89,14 +88,14 @@ class TestUnknown:
 
     @pytest.mark.parametrize("price", [-490, None, "soon", 1e20])
     def test_a_price_that_cannot_be_meant_counts_as_unknown(
-        self, price: object, wire: responses.RequestsMock
+        self, price: object, wire: Wire
     ) -> None:
         answer = {"success": True, "data": {"types": [{"id": "type_001", "price": price}]}}
         wire.replace("GET", URL, json=answer)
         with Gateway() as gateway:
             assert gateway.prices.price(PSN, "type_001") is None
 
-    def test_a_price_of_another_product_is_not_believed(self, wire: responses.RequestsMock) -> None:
+    def test_a_price_of_another_product_is_not_believed(self, wire: Wire) -> None:
         wire.replace("GET", URL, json={**PRICES, "data": {**PRICES["data"], "productId": "other"}})
         with Gateway() as gateway:
             assert gateway.prices.price(PSN, "type_001") is None
@@ -109,7 +108,7 @@ class TestBudget:
     """A price is asked for only while half of the requests are there."""
 
     def test_a_price_is_done_without_while_the_budget_is_short(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=8, POLL_INTERVAL=60)
         with Gateway() as gateway:
@@ -176,7 +175,7 @@ class TestRequired:
         max_age: int,
         simulator: Simulator,
         pass_time: Callable[[float], None],
-        set_conf: Callable[..., None],
+        set_conf: Setter,
     ) -> None:
         set_conf(PRICE_MAX_AGE=max_age)
         with Gateway() as gateway:
@@ -222,7 +221,7 @@ class TestRequired:
             assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
 
     def test_the_highest_price_of_a_type_that_is_listed_several_times_counts(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         types = [{"id": "type_001", "price": price} for price in (490, 600, 500)]
         wire.replace("GET", URL, json={"success": True, "data": {"types": types}})
@@ -343,7 +342,7 @@ class TestShared:
         assert len(simulator.requests) == 2
 
     def test_a_price_of_another_account_is_not_used(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, set_conf: Setter
     ) -> None:
         for key in ("sandbox", "production"):
             set_conf(API_KEY=key)

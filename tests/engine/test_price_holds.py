@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import requests
-import responses
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import F
@@ -36,6 +35,9 @@ from tests.stage import (
     PLACE,
     PROVIDER,
     PSN,
+    Log,
+    Setter,
+    Wire,
     ago,
     buy_many,
     end_pause,
@@ -73,7 +75,7 @@ def prices_of(*prices: object) -> dict[str, Any]:
 
 
 def test_the_ceiling_of_an_order_is_that_of_its_columns_and_of_the_setting(
-    set_conf: Callable[..., None],
+    set_conf: Setter,
 ) -> None:
     order = Order(**LINE, sale_price=550)
     assert order.price_ceiling == 550
@@ -109,7 +111,7 @@ class TestSending:
         wire.assert_call_count(PLACE, int(is_sent))
 
     def test_an_order_at_a_hundred_times_its_price_is_held_for_a_person(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         simulator.price_factor = 100
         order = place_order(**LINE, reference="cart-1", sale_price=550)
@@ -168,7 +170,7 @@ class TestSending:
         assert fresh(order).is_held
 
     def test_two_processes_that_send_one_order_above_its_ceiling_hold_it_once(
-        self, simulator: Simulator, caplog: pytest.LogCaptureFixture
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         simulator.price_factor = 100
         place_order(**LINE, sale_price=550)
@@ -428,7 +430,7 @@ class TestUnknownPrice:
     @pytest.fixture(
         params=["no such product", "not listed", "unreadable", "negative", "outage", "no answer"]
     )
-    def trouble(self, request: pytest.FixtureRequest, wire: responses.RequestsMock) -> str:
+    def trouble(self, request: pytest.FixtureRequest, wire: Wire) -> str:
         answers: dict[str, dict[str, Any]] = {
             "no such product": {
                 "status": 404,
@@ -445,7 +447,7 @@ class TestUnknownPrice:
         return str(request.param)
 
     def test_an_order_with_an_unknown_price_is_sent_once_the_price_is_known(
-        self, trouble: str, wire: responses.RequestsMock
+        self, trouble: str, wire: Wire
     ) -> None:
         order = place_order(**LINE, max_price=500)
         run_sweep()
@@ -486,7 +488,7 @@ class TestUnknownPrice:
         assert fresh(order).status == "HANDLING"
 
     def test_many_orders_of_one_product_ask_for_an_unknown_price_once(
-        self, trouble: str, wire: responses.RequestsMock
+        self, trouble: str, wire: Wire
     ) -> None:
         for _order in range(5):
             place_order(**LINE, max_price=500)
@@ -541,7 +543,7 @@ class TestAway:
             assert [entry for change in order.changes.all() for entry in change.details] == []
 
     def test_a_person_looks_at_a_price_that_is_not_told_while_the_provider_answers_others(
-        self, wire: responses.RequestsMock
+        self, wire: Wire
     ) -> None:
         wire.get(URL.replace(PSN, "broken"), status=500, body="")
         wire.post(PLACE, status=503, json={"success": False, "error": {"code": "TRY_LATER"}})
@@ -601,7 +603,7 @@ class TestTypesForTests:
 
     @pytest.mark.parametrize("price", [None, "soon", -490])
     def test_a_type_for_tests_that_is_listed_without_a_price_waits_for_it(
-        self, price: object, wire: responses.RequestsMock
+        self, price: object, wire: Wire
     ) -> None:
         types = [{"id": "TEST_REFUND", "price": price}]
         wire.replace("GET", URL, json={"success": True, "data": {"types": types}})

@@ -22,6 +22,7 @@ from giftcards.simulator import Request, Simulator
 from tests.stage import (
     LINE,
     PSN,
+    Setter,
     ago,
     end_pause,
     in_threads,
@@ -250,9 +251,7 @@ class TestProvenKey:
             assert gateway.try_open()
             assert not gateway.is_proven
 
-    def test_the_proof_of_a_key_does_not_hold_for_another_key(
-        self, set_conf: Callable[..., None]
-    ) -> None:
+    def test_the_proof_of_a_key_does_not_hold_for_another_key(self, set_conf: Setter) -> None:
         prove_key()
         set_conf(API_KEY="another")
         with Gateway() as gateway:
@@ -303,7 +302,7 @@ class TestSeveralKeys:
         simulator.keys = [GOOD]
 
     @pytest.fixture
-    def use(self, set_conf: Callable[..., None]) -> Callable[..., str]:
+    def use(self, set_conf: Setter) -> Callable[..., str]:
         """A process with an API key sends an order; the order's status then."""
 
         def send(api_key: str, **values: object) -> str:

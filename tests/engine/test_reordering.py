@@ -37,7 +37,7 @@ from tests.builders import (
     problems,
     settle,
 )
-from tests.stage import ago, failing, fresh, in_threads, messages, posts, run_sweep
+from tests.stage import ago, failing, fresh, in_threads, messages, posts, receiving, run_sweep
 from tests.wall import Wall
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -121,12 +121,9 @@ class TestOrdering:
         def look(order: Order, **_named: Any) -> None:
             found.append((order.reordered_amount, again(order).quantity))
 
-        order_settled.connect(look)
-        try:
+        with receiving(order_settled, look):
             buy("TEST_PARTIAL")
             buy("SIM_REJECT")
-        finally:
-            order_settled.disconnect(look)
         assert found == [(1650, 3), (2750, 5)]
 
     @pytest.mark.parametrize("setting", [None, {"times": 2, "hours": 6}])

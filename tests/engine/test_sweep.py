@@ -50,6 +50,7 @@ from tests.stage import (
     messages,
     own_key,
     posts,
+    receiving,
     record_order,
     refill_budget,
     run_sweep,
@@ -196,11 +197,8 @@ class TestSweep:
             def count(instance: Order, **_: Any) -> None:
                 made.append(instance)
 
-            post_init.connect(count, sender=Order)
-            try:
+            with receiving(post_init, count, sender=Order):
                 sweep(gateway)
-            finally:
-                post_init.disconnect(count, sender=Order)
         assert len(made) == 100
 
     def test_a_sweep_of_some_orders_leaves_the_others_alone(self, simulator: Simulator) -> None:
@@ -233,11 +231,8 @@ class TestSweep:
             told.append(order.reference)
 
         [order] = buy_many(simulator, 1)
-        order_settled.connect(receiver)
-        try:
+        with receiving(order_settled, receiver):
             run_sweep()
-        finally:
-            order_settled.disconnect(receiver)
         assert told == [order.reference]
         assert not order.changes.filter(announced_at=None).exists()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -16,17 +15,17 @@ from giftcards.models import ApiKey, Order, StatusChange
 from giftcards.simulator import Simulator
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.conftest import Call
-from tests.stage import ago, buy, fresh, own_key, posts, run_sweep
+from tests.stage import Setter, ago, buy, fresh, own_key, posts, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-Change = Callable[..., None]
+
 CHECK = ("--database", "default", "--tag", "database", "--fail-level", "WARNING")
 
 
 @pytest.fixture
-def accounts(simulator: Simulator, set_conf: Change) -> Any:
+def accounts(simulator: Simulator, set_conf: Setter) -> Any:
     """Switch to the ``PRODUCTION`` or the ``SANDBOX`` account, each with a key and orders."""
     with Simulator(delay=(0, 0), rate_limit=0, key_type="PRODUCTION") as production:
         both = {"SANDBOX": simulator, "PRODUCTION": production}
@@ -96,7 +95,7 @@ def test_an_order_of_another_account_is_no_candidate(accounts: Any) -> None:
 
 
 def test_another_key_of_the_same_environment_proves_nothing_either(
-    simulator: Simulator, set_conf: Change
+    simulator: Simulator, set_conf: Setter
 ) -> None:
     order = lose(simulator, is_bought=False)
     set_conf(API_KEY="new-key")

@@ -41,7 +41,7 @@ from tests.fakes.provider import (
 )
 from tests.faults.ledger import audit
 from tests.leaks import logged, traces
-from tests.stage import PSN, ago, fresh, record_order, run_sweep
+from tests.stage import PSN, Log, Setter, ago, fresh, record_order, run_sweep
 
 pytest_plugins = ["tests.fakes.tls", "tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -555,7 +555,7 @@ def test_an_order_struck_by_a_fault_ends_as_its_row_says(
     way: str,
     provider: Callable[[str], Provider],
     settings: Any,
-    caplog: pytest.LogCaptureFixture,
+    caplog: Log,
 ) -> None:
     running = provider(way)
     if row.name in ("silence", "drip"):
@@ -589,7 +589,7 @@ def test_an_order_struck_by_a_fault_ends_as_its_row_says(
     audit(running, unpriced={struck.pk} if row.is_unpriced else set())
 
 
-def _open_logs(caplog: pytest.LogCaptureFixture) -> None:
+def _open_logs(caplog: Log) -> None:
     """All but that of SQL: its texts hold what the database holds, which is looked through."""
     caplog.set_level(logging.INFO, "django.db.backends")
     # The last one sets the level of what catches them as well.
@@ -638,7 +638,7 @@ def _stop(running: Provider) -> None:
     assert ProviderState.objects.resume()
 
 
-def test_a_code_in_the_logs_would_be_found(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_code_in_the_logs_would_be_found(caplog: Log) -> None:
     _open_logs(caplog)
     logging.getLogger("giftcards").debug("CANARY-CODE")
     assert [found for text in logged(caplog) for found in traces(text)]
@@ -658,7 +658,7 @@ def _drift() -> Fault:
 
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_orders_settle_though_the_pages_of_the_list_shift(
-    is_lost: bool, provider: Callable[[str], Provider], shorten: Callable[..., None]
+    is_lost: bool, provider: Callable[[str], Provider], shorten: Setter
 ) -> None:
     shorten(page_size=2)
     running = provider("http")

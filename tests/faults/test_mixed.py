@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +24,7 @@ from giftcards.provider.answers import OrderAnswer
 from giftcards.statuses import FINAL, Status
 from tests.fakes.provider import Exchange, Fault, Provider, change, give, say
 from tests.faults.ledger import audit
-from tests.stage import PSN, claim_to_send, record_order, refill_budget, run_sweep
+from tests.stage import PSN, Setter, claim_to_send, record_order, refill_budget, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -36,7 +36,7 @@ SEEDS = range(12)
 
 
 @pytest.fixture
-def provider(set_conf: Callable[..., None]) -> Iterator[Provider]:
+def provider(set_conf: Setter) -> Iterator[Provider]:
     with Provider() as running:
         set_conf(
             BASE_URL=running.url,

@@ -13,7 +13,7 @@ from giftcards.models import Order
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_order, problems, surplus
-from tests.stage import ago, check_url, run_sweep, settled_answer
+from tests.stage import Wire, ago, check_url, run_sweep, settled_answer
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -33,7 +33,7 @@ def told(order: Order, text: str) -> dict[str, Any]:
     return settled_answer(order, status=status, quantity=order.quantity, cards=cards, **figures)
 
 
-def follow(wire: responses.RequestsMock, answers: Sequence[str]) -> Order:
+def follow(wire: Wire, answers: Sequence[str]) -> Order:
     """An order of three cards that is checked until the last of ``answers`` was read."""
     order = make_order(Status.HANDLING, quantity=3)
     for text in answers:
