@@ -498,7 +498,7 @@ class TestRepetition:
         simulator.spelling = spelling
         order = make_order(Status.HANDLING)
         assert run_sweep() == Swept(checked=1, failed=1)
-        assert problems(fresh(order)) == [Problem("not_known")]
+        assert problems(order) == [Problem("not_known")]
 
     def test_each_spelling_is_tried_once_if_neither_is_routed(self, wire: Wire) -> None:
         order = make_order(Status.HANDLING)

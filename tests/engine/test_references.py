@@ -129,10 +129,10 @@ def test_an_order_whose_answer_is_lost_is_bought_once(
         buy_elsewhere("" if references == "refused" else f"other-{number}")
     look_until_settled()
     if "blind" in situation:
-        assert [problem.code for problem in problems(fresh(order))] == ["bought_before"]
+        assert [problem.code for problem in problems(order)] == ["bought_before"]
         simulator.list_delay = 0
         look(3)
-    assert history(fresh(order)) == way
+    assert history(order) == way
     assert len(simulator.orders) - others == bought
     assert posts(simulator) - others == requested
 
@@ -176,7 +176,7 @@ def test_an_order_that_waits_to_be_sent_again_is_not_once_the_list_shows_its_ref
     assert declare_absent(order, send_again=True, source=StatusChange.Source.RECOVERY)
     Order.objects.update(due_at=None if is_held else timezone.now() + timedelta(hours=1))
     compare_with_list()
-    assert [problem.code for problem in problems(fresh(order))] == ["bought_before"]
+    assert [problem.code for problem in problems(order)] == ["bought_before"]
     look(3)
     assert (fresh(order).status, posts(simulator), problems(order)) == ("FULFILLED", 1, [])
 
@@ -224,7 +224,7 @@ def test_a_row_of_another_order_is_no_second_purchase(
     order, _first, _second = buy_twice(simulator, answered)
     Order.objects.update(**values)
     compare_with_list()
-    assert "bought_twice" not in [problem.code for problem in problems(fresh(order))]
+    assert "bought_twice" not in [problem.code for problem in problems(order)]
 
 
 @pytest.mark.parametrize(
