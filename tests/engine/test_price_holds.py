@@ -46,6 +46,7 @@ from tests.stage import (
     in_threads,
     messages,
     posts,
+    prove_key,
     refill_budget,
     run_sweep,
     spend_budget,
@@ -352,12 +353,12 @@ class TestFallenPrice:
         for number in range(7):
             make_product(simulator, f"p{number}")
             make_order(product_id=f"p{number}", sale_price=550, due_at=None, problems=[ABOVE])
+        prove_key()  # otherwise the question for the balance may try it alone
         forget_turn()
         simulator.forget_requests()
         for _tick in range(3):
             tick()
-        # At most five in a turn, and fewer on a busy machine.
-        assert 1 <= questions(simulator) <= 5
+        assert questions(simulator) == 5
         # In the end, each gets its turn.
         simulator.price_factor = 1
         for _tick in range(100):
