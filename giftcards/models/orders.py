@@ -1121,7 +1121,7 @@ def _among(orders: models.QuerySet[Order]) -> Q:
 
 
 # Each order in NEEDING_ATTENTION is LOST, WITH_OTHER_PROBLEMS, or held for its price or for a
-# review. A held order can be in no other group, because it keeps the problem for which it is held.
+# review. Orders that are held for these reasons are included, because they keep their problems.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(

@@ -72,8 +72,8 @@ class OrderTerm(models.Model):
     )
     # A TermKind.
     kind = models.PositiveSmallIntegerField()
-    # Compared exactly, so that searches can use ranges. ``search_terms.plain`` makes equal words
-    # equal.
+    # Compared exactly, so that searches can use ranges. ``search_terms.plain`` first removes
+    # differences of spelling that do not count.
     term: models.CharField[str, str] = ExactCharField(max_length=LONGEST)
 
     objects = OrderTermQuerySet.as_manager()
