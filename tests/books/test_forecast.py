@@ -93,7 +93,8 @@ LINES = st.lists(
         price=st.none() | AMOUNTS,
         number=st.integers(1, 10**6),
         cards=st.integers(1, 10**6),
-    )
+    ),
+    max_size=8,
 )
 
 

@@ -98,7 +98,7 @@ def test_a_credit_that_is_never_shown_is_a_gap_and_one_never_made_is_none(
 LINES = st.lists(
     st.tuples(st.sampled_from(["type_001", "TEST_PARTIAL", "TEST_REFUND"]), st.integers(1, 4)),
     min_size=1,
-    max_size=4,
+    max_size=3,
 )
 
 

@@ -232,4 +232,4 @@ def test_pairing_takes_about_twice_as_many_steps_for_twice_as_many(apart: int) -
         assert len(pairs) == count
         return lines
 
-    assert steps(2_000) < 5 * steps(500)
+    assert steps(1_000) < 5 * steps(250)

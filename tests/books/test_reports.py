@@ -193,9 +193,15 @@ class TestPeriod:
         settings.TIME_ZONE, settings.USE_TZ = "Europe/Paris", False
         night = date(2026, 10, 25)
         begin = datetime(2026, 10, 24, 21, 55, tzinfo=UTC)
-        for minutes in range(0, 26 * 60, 10):
-            at = begin + timedelta(minutes=minutes)
-            settled(settled_at=as_stored(at), created_at=as_stored(at - timedelta(minutes=5)))
+        moments = [begin + timedelta(minutes=minutes) for minutes in range(0, 26 * 60, 10)]
+        Order.objects.bulk_create(
+            build_guide_order(
+                Status.FULFILLED,
+                settled_at=as_stored(at),
+                created_at=as_stored(at - timedelta(minutes=5)),
+            )
+            for at in moments
+        )
         found = report(night, night, By.DAY)
         # The day has 25 hours.
         assert [(row.key, row.figures.orders) for row in found.rows] == [(night, 25 * 6)]

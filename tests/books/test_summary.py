@@ -5,22 +5,19 @@ from __future__ import annotations
 import random
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any, ClassVar
 
 import pytest
-from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from giftcards.books import summary
-from giftcards.books import summary as balances
 from giftcards.books.models import LedgerEntry
 from giftcards.books.summary import Break, Discrepancies, Summary, find_gap, summarise
-from giftcards.models import Order
-from giftcards.rules.times import as_stored, begin_of, day_of
+from giftcards.rules.times import as_stored, day_of
 from giftcards.statuses import Status
-from tests.books.wire import NOON, at, ordered
+from tests.books.wire import NOON, at, ordered, partly_delivered
 from tests.laws import examples
 
 pytestmark = pytest.mark.django_db
@@ -31,17 +28,23 @@ NEXT_DAY = DAY + timedelta(days=1)
 A_DAY = 86_400
 
 
-def enter(
+def enter(name: str, kind: str, amount: Any, seconds: float = 0, **values: Any) -> LedgerEntry:
+    entry = build(name, kind, amount, seconds, **values)
+    entry.save()
+    return entry
+
+
+def build(
     name: str,
     kind: str,
     amount: Any,
-    seconds: float = 0,
+    seconds: float,
     *,
     before: Any = None,
     after: Any = None,
     **values: Any,
 ) -> LedgerEntry:
-    return LedgerEntry.objects.create(
+    return LedgerEntry(
         provider_id=name,
         type=kind,
         amount=Decimal(amount),
@@ -52,28 +55,29 @@ def enter(
     )
 
 
-def chain(*amounts: Any, opening: Any = 0, times: Any = None) -> list[LedgerEntry]:
-    """Entries that follow from each other, a second apart if no times are given."""
+def build_chain(*amounts: Any, opening: Any = 0, times: Any = None) -> list[LedgerEntry]:
+    """Entries that follow from each other, a second apart if no times are given; not saved."""
     balance = Decimal(opening)
     entries = []
     for number, amount in enumerate(map(Decimal, amounts)):
         before, balance = balance, balance + amount
         seconds = times[number] if times else number
         kind = "DEPOSIT" if amount > 0 else "FLEXY"
-        entry = enter(f"e{number}", kind, amount, seconds, before=before, after=balance)
+        entry = build(f"e{number}", kind, amount, seconds, before=before, after=balance)
         entries.append(entry)
+    return entries
+
+
+def chain(*amounts: Any, **options: Any) -> list[LedgerEntry]:
+    """:func:`build_chain`, saved."""
+    entries = build_chain(*amounts, **options)
+    for entry in entries:
+        entry.save()
     return entries
 
 
 def closing(summary: Summary) -> tuple[Any, Any, Any, int]:
     return (summary.opening_balance, summary.closing_balance, summary.gap, len(summary.breaks))
-
-
-def partly_delivered(**values: Any) -> Order:
-    """980 DA of 2450 DA are promised back."""
-    return ordered(
-        status=Status.PARTIALLY_FILLED, fulfilled_amount=1470, **{"settled_at": at(10), **values}
-    )
 
 
 class TestSums:
@@ -334,8 +338,7 @@ class TestMoments:
     def test_more_entries_than_are_read_at_once_are_judged_with_the_next_day(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in (balances, summary):
-            monkeypatch.setattr(module, "NEAR", 3)
+        monkeypatch.setattr(summary, "NEAR", 3)
         book_all([(0, 100, 99), (1, 97, 96), (1, 98, 97), (1, 99, 98), (A_DAY, 96, 95)])
         assert closing(summarise(DAY, DAY)) == (100, 96, 0, 0)
         assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (96, 95, 0, 0)
@@ -353,11 +356,8 @@ class TestMoments:
                 amounts += moment
                 times += [number * A_DAY + second] * len(moment)
             left.append(Decimal(sum(amounts)))
-        entries = chain(*amounts, times=times)
-        LedgerEntry.objects.all().delete()
+        entries = build_chain(*amounts, times=times)
         chance.shuffle(entries)
-        for entry in entries:
-            entry.pk = None
         LedgerEntry.objects.bulk_create(entries)
         return left
 
@@ -407,14 +407,6 @@ class TestMoments:
         assert found.breaks == ((Break(NEXT_DAY if is_end else DAY, total),) if total else ())
 
 
-def test_a_day_is_the_time_between_two_midnights() -> None:
-    assert all(
-        begin_of(second) - begin_of(first) >= timedelta(hours=23)
-        for first, second in pairwise(DAY + timedelta(days=number) for number in range(400))
-    )
-    assert day_of(timezone.now()) >= DAY
-
-
 class TestRepeatedHour:
     """The hour of autumn that is stored twice without ``USE_TZ``: 2 to 3 o'clock here."""
 
@@ -429,17 +421,13 @@ class TestRepeatedHour:
     def chain(self, *minutes: int, but: int | None = None) -> None:
         """Entries of 10, 20, 30 and so on that follow from each other, so long after 2 o'clock."""
         balance = Decimal(1_000)
+        entries = []
         for number, after in enumerate(minutes, 1):
             before, balance = balance, balance + 10 * number
-            if after != but:
-                LedgerEntry.objects.create(
-                    provider_id=f"e{number}",
-                    type="DEPOSIT",
-                    amount=10 * number,
-                    time=as_stored(self.BEGIN + timedelta(minutes=after)),
-                    balance_before=before,
-                    balance_after=balance,
-                )
+            entry = build(f"e{number}", "DEPOSIT", 10 * number, 0, before=before, after=balance)
+            entry.time = as_stored(self.BEGIN + timedelta(minutes=after))
+            entries += [entry] * (after != but)
+        LedgerEntry.objects.bulk_create(entries)
 
     def test_its_entries_make_no_false_breaks(self) -> None:
         self.chain(-30, 0, 20, 20, 59, 60, 75, 80, 119, 120, 180)

@@ -57,7 +57,7 @@ def books(
     seed = request.config.getoption("randomly_seed", 0)
     with django_db_blocker.unblock():
         with transaction.atomic():
-            add_books(400, Random(seed))
+            add_books(200, Random(seed))
         yield [read_line(order) for order in Order.objects.filter(settled_at__isnull=False)]
         Order.objects.update(repeats=None)
         for model in (CustomerRefund, Acknowledgement, StatusChange, Card, OrderTerm, Order):
