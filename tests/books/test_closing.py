@@ -74,7 +74,7 @@ def changed() -> list[str]:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_figures_are_those_of_the_report_and_of_the_ledger(seed: int) -> None:
     random = Random(seed)
-    add_books(60, random)
+    add_books(40, random)
     balance = Decimal(0)
     for number in range(20):
         amount = Decimal(random.randint(-500, 500))
@@ -241,10 +241,6 @@ def test_without_a_reason_nothing_is_closed_while_something_is_to_do() -> None:
     with pytest.raises(ValueError, match="Steps are to do"):
         close_month(november(), by="amina", note=" ")
     assert not MonthClosing.objects.exists()
-
-
-def test_without_anything_to_do_no_reason_is_needed() -> None:
-    assert close_month(november(), by="amina") is not None
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Africa/Algiers"])

@@ -12,7 +12,7 @@ from giftcards.books.models import LedgerEntry
 from giftcards.models import ApiKey, Order, StatusChange
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
-from tests.books.wire import NOON, Books, at, matches, ordered, read
+from tests.books.wire import NOON, Books, at, matches, ordered, partly_delivered, read
 from tests.builders import make_order, problems
 from tests.stage import own_key, prove_key
 
@@ -21,12 +21,6 @@ pytestmark = pytest.mark.django_db
 
 DAY = NOON.date()
 TIMES = ("created_at", "sent_at", "settled_at")
-
-
-def partly_delivered(reference: str, **values: Any) -> Order:
-    """3 of 5 cards at 490 DA, settled ten seconds after it was sent: 980 DA are promised back."""
-    values = {"settled_at": at(10), "fulfilled_amount": 1470, **values}
-    return ordered(reference=reference, status=Status.PARTIALLY_FILLED, **values)
 
 
 def is_credited(*orders: Order) -> list[bool | None]:
@@ -47,7 +41,9 @@ def guess(order: Order, kind: str, amount: int, time: datetime) -> None:
 
 class TestByName:
     def test_an_entry_that_names_an_order_belongs_to_it(self, books: Books) -> None:
-        order = partly_delivered("cart-1", provider_order_id="ab12", provider_alias="ab13")
+        order = partly_delivered(
+            reference="cart-1", provider_order_id="ab12", provider_alias="ab13"
+        )
         books.book("ORDER", 2450, at(0), name="c", objid="ab12")
         books.book("REFUND-ORDER", 980, at(9), name="r", objid="ab13")
         read()
@@ -115,8 +111,8 @@ class TestByName:
         """Both settled before the days that are read."""
         before: dict[str, Any] = {"sent_at": at(-86_400), "settled_at": at(-86_400)}
         orders = [
-            partly_delivered("cart-1", provider_order_id="ab12", **before),
-            partly_delivered("cart-2", **before),
+            partly_delivered(reference="cart-1", provider_order_id="ab12", **before),
+            partly_delivered(reference="cart-2", **before),
         ]
         books.book("REFUND-ORDER", 980, at(0), name="named", objid="ab12")
         books.book("REFUND-ORDER", 980, at(0), name="guessed")
@@ -127,7 +123,7 @@ class TestByName:
 
 class TestByAmount:
     def test_an_entry_without_a_name_is_guessed_from_amount_and_time(self, books: Books) -> None:
-        order = partly_delivered("cart-1")
+        order = partly_delivered(reference="cart-1")
         ordered(reference="cart-2", quantity=1, sent_at=at(2))
         ordered(reference="cart-3", quantity=2, sent_at=at(3600))
         books.book("ORDER", 2450, at(1), name="c")
@@ -148,7 +144,7 @@ class TestByAmount:
     def test_of_two_orders_of_the_same_amount_in_the_same_second_only_what_is_too_much_stays_open(
         self, books: Books, charges: int, refunds: int
     ) -> None:
-        orders = [partly_delivered(f"cart-{number}") for number in range(2)]
+        orders = [partly_delivered(reference=f"cart-{number}") for number in range(2)]
         for number in range(charges):
             books.book("ORDER", 2450, at(1), name=f"c{number}")
         for number in range(refunds):
@@ -163,7 +159,7 @@ class TestByAmount:
         assert is_credited(*orders).count(True) == min(refunds, 2)
 
     def test_a_guess_gives_way_to_an_entry_that_names_the_order(self, books: Books) -> None:
-        order = partly_delivered("cart-1", provider_order_id="ab12")
+        order = partly_delivered(reference="cart-1", provider_order_id="ab12")
         books.book("ORDER", 2450, at(1), name="guess")
         books.book("REFUND-ORDER", 980, at(9), name="refund guess")
         books.rows[-1]["_id"] = "refund-guess"
@@ -212,7 +208,7 @@ class TestByAmount:
     def test_a_refund_noticed_up_to_twelve_hours_later_is_found(
         self, books: Books, seconds: float, is_found: bool
     ) -> None:
-        order = partly_delivered("cart-1", settled_at=at(9 + seconds))
+        order = partly_delivered(reference="cart-1", settled_at=at(9 + seconds))
         books.book("REFUND-ORDER", 980, at(9), name="r")
         read()
         assert matches() == {"r": ("cart-1", True) if is_found else (None, False)}
@@ -246,7 +242,7 @@ class TestClock:
         assert matches()["c"] == (("cart-3", True) if is_found else (None, False))
 
     def test_a_refund_tells_nothing_about_it(self, books: Books) -> None:
-        partly_delivered("cart-1", provider_order_id="ab12", settled_at=at(1800))
+        partly_delivered(reference="cart-1", provider_order_id="ab12", settled_at=at(1800))
         books.book("ORDER", 2450, at(1), name="c")
         books.book("REFUND-ORDER", 980, at(1800), name="r", objid="ab12")
         read()
@@ -301,7 +297,9 @@ class TestCredited:
         self, books: Books, minutes: float, amount: int, credited: bool | None, objid: str
     ) -> None:
         settled_at = timezone.now() - timedelta(minutes=minutes)
-        order = partly_delivered("cart-1", provider_order_id="ab12", settled_at=settled_at)
+        order = partly_delivered(
+            reference="cart-1", provider_order_id="ab12", settled_at=settled_at
+        )
         books.book("REFUND-ORDER", amount, settled_at, name="r", objid=objid)
         read()
         if not objid and amount != 980:
@@ -316,7 +314,7 @@ class TestCredited:
     def test_refunds_are_judged_from_the_first_day_that_was_read(self, books: Books) -> None:
         midnight = at(-12 * 3600)
         orders = [
-            partly_delivered(f"cart-{number}", **dict.fromkeys(TIMES, settled_at))
+            partly_delivered(reference=f"cart-{number}", **dict.fromkeys(TIMES, settled_at))
             for number, settled_at in enumerate(
                 (at(-9 * 86_400), midnight + timedelta(minutes=5), at(0))
             )
@@ -328,7 +326,7 @@ class TestCredited:
         self, books: Books
     ) -> None:
         early = at(-6 * 86_400)
-        order = partly_delivered("cart-1", **dict.fromkeys(TIMES, early))
+        order = partly_delivered(reference="cart-1", **dict.fromkeys(TIMES, early))
         read(early.date())
         assert is_credited(order) == [False]
         Order.objects.filter(pk=order.pk).update(price_per_card=None)
@@ -339,9 +337,9 @@ class TestCredited:
     def test_a_refund_that_never_came_is_missed_after_a_quarter_of_an_hour(
         self, books: Books
     ) -> None:
-        old = partly_delivered("cart-1")
+        old = partly_delivered(reference="cart-1")
         now = timezone.now()
-        fresh = partly_delivered("cart-2", settled_at=now - timedelta(minutes=14))
+        fresh = partly_delivered(reference="cart-2", settled_at=now - timedelta(minutes=14))
         nothing_promised = ordered(
             reference="cart-3", status=Status.FULFILLED, settled_at=at(10), fulfilled_amount=2450
         )
@@ -349,7 +347,7 @@ class TestCredited:
         assert is_credited(old, fresh, nothing_promised) == [False, None, None]
 
     def test_a_refund_in_parts_is_credited_once_it_is_whole(self, books: Books) -> None:
-        order = partly_delivered("cart-1", provider_order_id="ab12")
+        order = partly_delivered(reference="cart-1", provider_order_id="ab12")
         books.book("REFUND-ORDER", 490, at(9), name="r1", objid="ab12")
         read()
         assert is_credited(order) == [False]
@@ -375,15 +373,15 @@ class TestCredited:
         assert is_credited(order) == [None]
 
     def test_a_refund_of_an_unknown_amount_is_not_judged(self, books: Books) -> None:
-        order = partly_delivered("cart-1", price_per_card=None)
+        order = partly_delivered(reference="cart-1", price_per_card=None)
         read()
         assert is_credited(order) == [None]
 
     def test_an_order_that_another_account_bought_is_not_looked_for(self, books: Books) -> None:
         prove_key()
         ApiKey.objects.filter(pk=own_key().pk).update(environment="PRODUCTION")
-        sandbox = partly_delivered("test", environment="SANDBOX")
-        bought = partly_delivered("cart-1", environment="PRODUCTION")
+        sandbox = partly_delivered(reference="test", environment="SANDBOX")
+        bought = partly_delivered(reference="cart-1", environment="PRODUCTION")
         read()
         assert is_credited(sandbox, bought) == [None, False]
 
@@ -406,7 +404,7 @@ class TestCredited:
 
 
 def test_a_credit_that_becomes_somebody_elses_is_missed(books: Books) -> None:
-    order = partly_delivered("cart-1", provider_order_id="ab12")
+    order = partly_delivered(reference="cart-1", provider_order_id="ab12")
     booked = books.book("REFUND-ORDER", 980, at(9), name="r", objid="ab12")
     books.book("ORDER", 2450, at(0), name="c", objid="ab12")
     read()

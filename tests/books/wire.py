@@ -109,6 +109,12 @@ def ordered(status: Status = Status.HANDLING, **values: Any) -> Order:
     return make_guide_order(status, **{**times, **values})
 
 
+def partly_delivered(**values: Any) -> Order:
+    """3 of 5 cards at 490 DA, settled ten seconds after it was sent: 980 DA are promised back."""
+    given = {"settled_at": at(10), "fulfilled_amount": 1470}
+    return ordered(Status.PARTIALLY_FILLED, **{**given, **values})
+
+
 def matches() -> dict[str, tuple[str | None, bool]]:
     """The reference of the order of each entry, and whether it is a guess."""
     entries = LedgerEntry.objects.select_related("order")

@@ -51,23 +51,17 @@ def test_columns_never_leave_the_box_and_never_meet(rows: list[list[Decimal]]) -
 
 
 @given(ROWS)
-def test_the_height_of_a_part_is_its_share_of_the_scale(rows: list[list[Decimal]]) -> None:
+def test_the_height_of_a_part_is_its_share_and_each_stands_on_the_one_before(
+    rows: list[list[Decimal]],
+) -> None:
     top = top_of(rows)
     for column, row in zip(column_boxes(rows, top), rows, strict=True):
         assert [box.series for box in column] == [
             series for series, value in enumerate(row) if value
         ]
-        for box in column:
-            assert abs(number(box.height) - row[box.series] / top * 100) <= EXACT
-
-
-@given(ROWS)
-def test_the_first_part_stands_on_the_line_and_each_other_on_the_one_before(
-    rows: list[list[Decimal]],
-) -> None:
-    for column in column_boxes(rows, top_of(rows)):
         line = Decimal(100)
         for box in column:
+            assert abs(number(box.height) - row[box.series] / top * 100) <= EXACT
             assert number(box.y) + number(box.height) == line
             line = number(box.y)
 

@@ -174,14 +174,17 @@ def test_an_order_belongs_to_its_day_where_the_shop_is(boss: Client) -> None:
     assert references(read(boss.get(address.replace("&amp;", "&")))) == ["web-late"]
 
 
-def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue(boss: Client) -> None:
+def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue_if_it_has_one(
+    boss: Client,
+) -> None:
     Product.objects.create(product_id=PRODUCT, name="<b>PSN</b>", listed_at=timezone.now())
     settled(4)
     settled(4, product_id="other")
-    html = read(boss.get(REPORT, {**NOVEMBER, "product": PRODUCT}))
-    assert table(html)[-1][1] == "1"
-    assert f'<option value="{PRODUCT}" selected>\u2068&lt;b&gt;PSN&lt;/b&gt;\u2069</option>' in html
-    assert "<b>PSN" not in html
+    for product, shown in ((PRODUCT, "\u2068&lt;b&gt;PSN&lt;/b&gt;\u2069"), ("other", "")):
+        html = read(boss.get(REPORT, {**NOVEMBER, "product": product}))
+        assert table(html)[-1][1] == "1"
+        assert f'<option value="{product}" selected>{shown}' in html
+        assert "<b>PSN" not in html
 
 
 @pytest.mark.parametrize(
@@ -206,15 +209,7 @@ def test_a_product_of_a_large_catalogue_is_typed(boss: Client, typed: str, told:
     settled(5, product_id="p-8")
     html = read(boss.get(REPORT, {**NOVEMBER, "product": typed}))
     assert '<select name="product"' not in html
-    shown = text(html).replace("\u2068", "").replace("\u2069", "")
-    assert told in (shown if " " in told else table(html)[-1][1])
-
-
-def test_a_product_that_no_catalogue_names_can_be_looked_at(boss: Client) -> None:
-    settled(4, product_id="other")
-    html = read(boss.get(REPORT, {**NOVEMBER, "product": "other"}))
-    assert table(html)[-1][1] == "1"
-    assert '<option value="other" selected>' in html
+    assert told in (plain(text(html)) if " " in told else table(html)[-1][1])
 
 
 def test_an_empty_period_says_so_and_draws_nothing(boss: Client) -> None:
@@ -229,12 +224,12 @@ def test_what_is_not_known_is_not_0_and_what_is_left_out_is_marked(boss: Client)
     settled(5, sale_price=None)
     settled(6, sale_price=None)
     settled(6)
-    _headings, unpriced, unsold, mixed, _total = table(read(boss.get(REPORT, NOVEMBER)))
+    html = read(boss.get(REPORT, NOVEMBER))
+    _headings, unpriced, unsold, mixed, _total = table(html)
     assert unpriced[4:6] == ["⚠ 0", "⚠ 0"]
     # The mark for those who see, and the word for those who listen.
     assert unsold[6:] == ["?unknown"] * 6
     assert mixed[6] == "⚠ 2,750"
-    html = read(boss.get(REPORT, NOVEMBER))
     assert "? is not known: none of these orders has a sale amount." in html
     assert 'title="\u20681\u2069 order with an unknown amount is left out."' in html
     assert 'title="\u20681\u2069 order without a sale amount is left out."' in html
@@ -298,13 +293,11 @@ def test_durations_have_two_units_at_most(seconds: int, shown: str) -> None:
 
 
 def test_without_a_question_it_is_about_this_month(boss: Client) -> None:
-    days = [date.fromisoformat(day) for day in shown_period(read(boss.get(REPORT)))]
+    html = read(boss.get(REPORT))
+    shown = re.findall(r'<input type="date" name="(?:from|to)" value="([^"]*)"', html)
+    days = [date.fromisoformat(day) for day in shown]
     assert [days[0].day, days[0].month] == [1, days[1].month]
-    assert 'aria-current="page">This month</a>' in read(boss.get(REPORT))
-
-
-def shown_period(html: str) -> list[str]:
-    return re.findall(r'<input type="date" name="(?:from|to)" value="([^"]*)"', html)
+    assert 'aria-current="page">This month</a>' in html
 
 
 def test_the_usual_periods_can_be_followed_and_keep_the_product(boss: Client) -> None:
@@ -429,13 +422,10 @@ def read_user(browser: Client) -> Any:
     return browser.get("/admin/").context["user"]
 
 
-def test_the_list_and_the_index_lead_to_the_report() -> None:
+def test_the_list_and_the_index_lead_to_the_report_whom_it_is_for() -> None:
     browser = sign_in("view_order")
     for address in (LIST, "/admin/giftcards/"):
         assert f'<a href="{REPORT}">Report</a>' in read(browser.get(address))
-
-
-def test_the_index_offers_no_report_to_who_may_not_see_it() -> None:
     assert REPORT not in read(sign_in("view_product").get("/admin/giftcards/"))
 
 
@@ -448,15 +438,6 @@ def download(browser: Client, **choices: str) -> str:
     assert answer.status_code == 200, answer
     assert answer.streaming
     return b"".join(answer.streaming_content).decode("utf-8-sig")
-
-
-def test_the_rows_are_downloaded_as_they_are_shown(boss: Client) -> None:
-    settled(4)
-    settled(5)
-    found = list(csv.DictReader(StringIO(download(boss))))
-    assert [row["Day"] for row in found] == ["2026-11-04", "2026-11-05"]
-    assert [row["Cost"] for row in found] == ["1470.00", "1470.00"]
-    assert [row["Owed to customers"] for row in found] == ["1100.00", "1100.00"]
 
 
 def test_the_orders_of_the_period_and_the_product_are_downloaded(boss: Client) -> None:
@@ -480,12 +461,16 @@ def test_no_download_holds_a_code(boss: Client) -> None:
             assert secret not in content
 
 
-def test_a_csv_file_begins_with_a_byte_order_mark_and_has_no_copy_in_a_cache(boss: Client) -> None:
+def test_the_rows_are_downloaded_as_they_are_shown_and_no_cache_has_a_copy(boss: Client) -> None:
     settled(4)
+    settled(5)
     answer = boss.post(DOWNLOAD, {**NOVEMBER, "what": "report", "format": "csv"})
     content = b"".join(answer.streaming_content)
     assert content.startswith(b"\xef\xbb\xbfDay,Orders,")
-    assert b",2750.00,1100.00," in content
+    found = list(csv.DictReader(StringIO(content.decode("utf-8-sig"))))
+    assert [row["Day"] for row in found] == ["2026-11-04", "2026-11-05"]
+    for heading, amount in (("Cost", "1470.00"), ("Owed to customers", "1100.00")):
+        assert [row[heading] for row in found] == [amount, amount]
     assert answer["Content-Type"] == "text/csv; charset=utf-8"
     assert answer["Content-Disposition"] == (
         'attachment; filename="giftcards-report-2026-11-01-2026-11-30.csv"'
@@ -570,7 +555,7 @@ def test_the_number_of_queries_does_not_grow_with_the_orders(boss: Client) -> No
         settled(day)
     address = f"{REPORT}?from=2026-11-01&to=2026-11-30&by=day"
     few = count_queries(boss, address)
-    Order.objects.bulk_create(many(2_000))
+    Order.objects.bulk_create(many(200))
     assert count_queries(boss, address) == few <= len(days) + 15
 
 
