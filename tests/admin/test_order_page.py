@@ -359,12 +359,6 @@ def test_a_card_that_cannot_be_opened_is_a_sentence_and_no_error(
     with pytest.raises(DecryptionError):
         order.cards.get(position=1).tail(conf.keyring())
     assert all(text.startswith("This card cannot be opened.") for text in cards(show(boss, order)))
-
-
-def test_unusable_keys_are_a_sentence_and_no_error(
-    boss: Client, set_conf: Callable[..., None]
-) -> None:
-    order = settle("web-1", PARTIAL)
     set_conf(ENCRYPTION_KEYS=["no key"])
     html = show(boss, order)
     assert cards(html) == ["••••"] * 3
@@ -476,6 +470,23 @@ def test_an_order_of_the_missing_cards_is_not_owed_and_named_to_who_may_see_it(
         assert "owed" not in shown.lower()
         assert "Gone to the new order 2 × 550 1,100 DA" in shown
         assert "Margin 1,650 − 1,470 180 DA" in shown
+
+
+def test_two_orders_link_to_each_other_and_late_cards_are_told_apart(boss: Client) -> None:
+    order = settle("web-1", PARTIAL, **SOLD)
+    store_cards([Arrival(order, CARDS[:4])])
+    again = reorder_missing(order, by="karim")
+    html = show(boss, order)
+    again_as = f"The missing cards were ordered again: {again.reference}."
+    assert related(html) == f"Related orders {again_as} Waiting to be sent"
+    # What was paid for a card that came late did not go to the new order.
+    shown = plain(text(html))
+    assert "Gone to the new order 1 × 550 550 DA" in shown
+    assert "For cards that came late 1,100 − 550 550 DA" in shown
+    assert "owed" not in shown.lower()
+    html = show(boss, again)
+    assert related(html) == "Related orders It replaces missing cards of web-1. Partly delivered"
+    assert f'<a href="{order_page(order)}"><bdi>web-1</bdi></a>' in html
 
 
 def test_a_later_decision_is_not_why_an_order_was_rejected(boss: Client) -> None:
@@ -615,27 +626,6 @@ def test_the_page_links_to_the_orders_of_the_same_group(boss: Client) -> None:
     assert related(html).count("Of the same group") == 20
     [link] = re.findall(r'href="([^"]*)">All orders of the group', html)
     assert len(references(read(boss.get(link)))) == 22
-
-
-def test_the_page_links_to_the_order_that_it_repeats_and_is_repeated_by(boss: Client) -> None:
-    order = settle("web-1", PARTIAL)
-    again = make_guide_order(reference="web-2", quantity=2, repeats=order)
-    assert related(show(boss, order)) == (
-        "Related orders The missing cards were ordered again: web-2. In progress"
-    )
-    html = show(boss, again)
-    assert related(html) == ("Related orders It replaces missing cards of web-1. Partly delivered")
-    assert f'<a href="{order_page(order)}"><bdi>web-1</bdi></a>' in html
-
-
-def test_what_was_paid_for_a_card_that_came_late_did_not_go_to_the_new_order(boss: Client) -> None:
-    order = settle("web-1", PARTIAL, sale_price=Decimal(550))
-    store_cards([Arrival(order, CARDS[:4])])
-    reorder_missing(order, by="karim")
-    shown = plain(text(show(boss, order)))
-    assert "Gone to the new order 1 × 550 550 DA" in shown
-    assert "For cards that came late 1,100 − 550 550 DA" in shown
-    assert "owed" not in shown.lower()
 
 
 def _offer(_pages: Any, request: Any, order: Order) -> list[OrderButton]:

@@ -14,7 +14,7 @@ from django.utils import timezone
 from giftcards.delivery.models import Delivery
 from tests.conftest import Call
 from tests.delivery.mails import ADDRESS, again, make_message
-from tests.fakes.mail import DROP, Fault, MailServer
+from tests.fakes.mail import Fault, MailServer
 from tests.stage import stop, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -47,16 +47,9 @@ def test_json_has_the_counts_and_how_many_wait(call: Call, server: MailServer) -
     assert code == 1
     assert err == "1 could not be sent, and 1 wait for another try. The admin shows why.\n"
     assert "example.com" not in out + err
-
-
-def test_a_message_that_waits_for_another_try_is_unfinished_work(
-    call: Call, server: MailServer
-) -> None:
-    server.plan = lambda _number: Fault("connect", DROP)
-    make_message()
+    # One that waits for another try is unfinished work.
     assert call("giftcards_deliver").code == 1
-    assert call("giftcards_deliver").code == 1
-    assert Delivery.objects.get().attempts == 1
+    assert set(Delivery.objects.values_list("attempts", flat=True)) == {1}
 
 
 @pytest.mark.usefixtures("server")

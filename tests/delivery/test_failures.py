@@ -31,6 +31,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 REFUSED, UNANSWERED = Meaning.REFUSED, Meaning.UNANSWERED
 SERVER_AWAY, NOT_SENT = Meaning.SERVER_AWAY, Meaning.NOT_SENT
 ADDRESS = "lina@example.com"
+MAILGUN = "https://api.mailgun.net/v3/"
 
 
 def raised(work: Callable[[], object]) -> BaseException:
@@ -96,10 +97,6 @@ def test_what_a_mail_server_did_tells_whether_the_message_may_have_gone_out(
     assert not any(word in failure.error for word in ("CANARY", ADDRESS, "user", "list", "fake"))
 
 
-def test_a_port_that_nobody_listens_on_means_that_the_server_is_away(closed_port: int) -> None:
-    assert failure_of(raised(lambda: send_by_smtp(closed_port))).meaning is SERVER_AWAY
-
-
 @pytest.mark.parametrize(
     ("status", "meaning"),
     [
@@ -132,44 +129,30 @@ class TestHttp:
                 error = raised(lambda url=server.url: post(url))
             assert failure_of(error).meaning is UNANSWERED, error
 
-    def test_a_request_whose_connection_was_refused_was_not_carried_out(
-        self, closed_port: int
-    ) -> None:
-        error = raised(lambda: post(f"http://127.0.0.1:{closed_port}"))
-        assert failure_of(error).meaning is SERVER_AWAY
-
     def test_an_answer_that_cannot_be_read_may_mean_yes(self) -> None:
         with responses.RequestsMock() as mock:
             mock.post("https://sms.invalid/", body="CANARY")
             error = raised(lambda: post("https://sms.invalid/"))
         assert failure_of(error).meaning is UNANSWERED
         assert "CANARY" not in failure_of(error).error
-
-    def test_an_address_that_is_none_concerns_this_message_only(self) -> None:
+        # An address that is none concerns this message only.
         assert failure_of(raised(lambda: post("no-address"))).meaning is NOT_SENT
 
 
+@pytest.fixture
+def anymail_key(settings: Any) -> None:
+    settings.ANYMAIL = {
+        "MAILGUN_API_KEY": "key",
+        "MAILGUN_SENDER_DOMAIN": "shop.example",
+        "REQUESTS_TIMEOUT": 0.3,
+    }
+
+
+@pytest.mark.usefixtures("anymail_key")
 class TestAnymail:
-    @pytest.fixture(autouse=True)
-    def _key(self, settings: Any) -> None:
-        settings.ANYMAIL = {
-            "MAILGUN_API_KEY": "key",
-            "MAILGUN_SENDER_DOMAIN": "shop.example",
-            "REQUESTS_TIMEOUT": 0.3,
-        }
-
-    def send(self, **options: Any) -> None:
-        mail = DjangoMessage("CANARY", "CANARY", "shop@shop.example", [ADDRESS])
-        Mailgun(**options).send_messages([mail])
-
-    def test_a_provider_whose_port_is_closed_is_away(self, closed_port: int) -> None:
-        error = raised(lambda: self.send(api_url=f"http://127.0.0.1:{closed_port}/"))
-        assert isinstance(error, anymail.exceptions.AnymailRequestsAPIError)
-        assert failure_of(error).meaning is SERVER_AWAY
-
     def test_a_provider_that_does_not_answer_may_have_sent_the_message(self) -> None:
         with Server(read_and_close) as server:
-            error = raised(lambda: self.send(api_url=f"{server.url}/"))
+            error = raised(lambda: send_by_anymail(f"{server.url}/"))
         assert failure_of(error).meaning is UNANSWERED
 
     @pytest.mark.parametrize(
@@ -177,15 +160,27 @@ class TestAnymail:
     )
     def test_the_status_of_an_answer_counts(self, status: int, meaning: Meaning) -> None:
         with responses.RequestsMock() as mock:
-            url = "https://api.mailgun.net/v3/shop.example/messages"
-            mock.post(url, status=status, body="CANARY")
-            error = raised(self.send)
+            mock.post(f"{MAILGUN}shop.example/messages", status=status, body="CANARY")
+            error = raised(lambda: send_by_anymail(MAILGUN))
         assert failure_of(error).meaning is meaning
         assert "CANARY" not in failure_of(error).error
 
     def test_a_recipient_on_the_list_of_refusals_is_refused(self) -> None:
         error = anymail.exceptions.AnymailRecipientsRefused()
         assert failure_of(error).meaning is REFUSED
+
+
+def send_by_anymail(url: str) -> None:
+    mail = DjangoMessage("CANARY", "CANARY", "shop@shop.example", [ADDRESS])
+    Mailgun(api_url=url).send_messages([mail])
+
+
+@pytest.mark.parametrize("send", [send_by_smtp, post, send_by_anymail])
+def test_a_port_that_nobody_listens_on_means_that_the_server_is_away(
+    send: Callable[[Any], None], closed_port: int, anymail_key: None
+) -> None:
+    where = closed_port if send is send_by_smtp else f"http://127.0.0.1:{closed_port}/"
+    assert failure_of(raised(lambda: send(where))).meaning is SERVER_AWAY
 
 
 @pytest.mark.parametrize(
@@ -213,7 +208,5 @@ def test_errors_that_were_raised_from_each_other_in_a_ring_have_a_meaning() -> N
     first, second = RuntimeError(), RuntimeError()
     first.__cause__, second.__cause__ = second, first
     assert failure_of(first).meaning is SERVER_AWAY
-
-
-def test_an_error_that_was_never_raised_has_no_place() -> None:
+    # One that was never raised has no place.
     assert describe(RuntimeError("CANARY")) == "RuntimeError"

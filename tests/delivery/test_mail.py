@@ -31,6 +31,9 @@ def message(**values: str) -> Message:
 
 
 def test_a_mail_says_who_sends_it_and_that_no_program_should_answer(server: MailServer) -> None:
+    # Its texts are not in its repr.
+    shown = repr(message(link="https://shop.example/cards/token/"))
+    assert not any(text in shown for text in (CODE, "lina", "token", "وصلت"))
     named = Mail().send(message())
     [received] = server.received
     sent = received.mail
@@ -114,8 +117,3 @@ def test_a_recipient_whom_the_provider_refuses_is_refused(
     finally:
         pre_send.disconnect(answer)
     assert failure_of(caught.value).meaning is Meaning.REFUSED
-
-
-def test_the_texts_of_a_message_are_not_in_its_repr() -> None:
-    shown = repr(message(link="https://shop.example/cards/token/"))
-    assert not any(text in shown for text in (CODE, "lina", "token", "وصلت"))
