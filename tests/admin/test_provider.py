@@ -321,7 +321,7 @@ def _queue_name() -> str:
 
 class TestKeys:
     def test_cards_are_counted_by_the_key_that_seals_them(
-        self, viewer: Client, set_conf: Callable[..., None]
+        self, viewer: Client, set_conf: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settle("web-1042", PARTIAL)
         old = conf.encryption_keys[0]
@@ -338,6 +338,16 @@ class TestKeys:
             "Newest card": "can be opened",
             "Oldest card": "can be opened",
         }
+        # A key cannot be told from its fingerprint.
+        [fingerprint] = Keyring([new]).key_fingerprints
+        assert re.fullmatch("[0-9a-f]{16}", fingerprint)
+        assert fingerprint not in {key_fingerprint(new)[:16], *Keyring([old]).key_fingerprints}
+        # Many cards are counted only if asked for.
+        monkeypatch.setattr("giftcards.watch.overview.MANY_CARDS", 2)
+        for query, counted in (({}, "more than 2"), ({"cards": "all"}, "3")):
+            html = read(viewer.get(PAGE, query))
+            assert table(html, "encryption")[1][2] == counted
+            assert ('href="?cards=all"' in html) == (not query)
 
     def test_cards_of_a_key_that_is_gone_are_counted_and_said_to_be_shut(
         self, viewer: Client, set_conf: Callable[..., None]
@@ -351,29 +361,13 @@ class TestKeys:
         assert "web-1042" not in html
         html = read(sign_in("view_providerstate", "resume_provider").get(PAGE))
         assert "Card 3 of order web-1042" in facts(html, "encryption")["Newest card"]
-
-    def test_many_cards_are_counted_only_if_asked_for(
-        self, viewer: Client, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settle("web-1042", PARTIAL)
-        monkeypatch.setattr("giftcards.watch.overview.MANY_CARDS", 2)
-        html = read(viewer.get(PAGE))
-        assert table(html, "encryption")[0][2] == "more than 2"
-        assert 'href="?cards=all"' in html
-        html = read(viewer.get(PAGE, {"cards": "all"}))
-        assert table(html, "encryption")[0][2] == "3"
-        assert 'href="?cards=all"' not in html
-
-    def test_keys_that_are_unusable_are_said_to_be_so(
-        self, viewer: Client, set_conf: Callable[..., None]
-    ) -> None:
+        # Keys that are unusable are said to be so.
         set_conf(ENCRYPTION_KEYS=[])
-        found = facts(read(viewer.get(PAGE)), "encryption")
-        sentence = "The keys in the settings are unusable, so no card can be opened."
-        assert found["Encryption keys"] == sentence
+        unusable = "The keys in the settings are unusable, so no card can be opened."
+        assert facts(read(viewer.get(PAGE)), "encryption")["Encryption keys"] == unusable
         found = facts(read(sign_in(*DEVELOPER).get(PAGE)), "encryption")
         hint = "For your developerGIFTCARDS['ENCRYPTION_KEYS'] is not set."
-        assert found["Encryption keys"].startswith(f"{sentence} {hint}")
+        assert found["Encryption keys"].startswith(f"{unusable} {hint}")
 
     def test_api_keys_are_known_by_the_beginning_of_their_fingerprint(self, viewer: Client) -> None:
         other = key_fingerprint("another key")
@@ -385,14 +379,6 @@ class TestKeys:
         assert foreign[:3] == [other[:8], "no", "Sandbox"]
         assert foreign[3].endswith("(1 day ago)")
         assert foreign[4:] == ["never", "in order"]
-
-    def test_an_encryption_key_cannot_be_told_from_its_fingerprint(self) -> None:
-        key = generate_key()
-        [fingerprint] = Keyring([key]).key_fingerprints
-        assert re.fullmatch("[0-9a-f]{16}", fingerprint)
-        assert fingerprint == Keyring([key]).key_fingerprints[0]
-        assert fingerprint != Keyring([generate_key()]).key_fingerprints[0]
-        assert fingerprint != key_fingerprint(key)[:16]
 
 
 class TestAtStake:

@@ -199,6 +199,7 @@ def test_an_order_by_hand_without_an_address_or_after_a_password_asks_for_none(
     assert Order.objects.get().reference == FORM["reference"]
     form = {**FORM, "reference": "web-2"}
     html = read(thief.post(ADD, form))
+    assert 'name="password"' in html
     # A person can go back from the question.
     assert "formnovalidate" in element(html, 'name="_change"', "button")
     html = read(thief.post(ADD, {**hidden(html), "password": "", "_change": "1"}))
