@@ -12,7 +12,7 @@ class GiftcardsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        # These modules import the models.
+        # The import is here because these modules import the models.
         from giftcards.plugins import CORE, install
 
         install(CORE)

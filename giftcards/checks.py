@@ -47,7 +47,7 @@ IDS: Mapping[str, str] = {
 # The options that choose a broker. Without any of them, django-q2 uses Redis on the same machine.
 _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
-# Django's default.
+# The isolation level that Django uses by default.
 _READ_COMMITTED = "READ COMMITTED"
 # In django-q2: the default of ``retry`` in seconds, and the ``timeout`` that means no time limit.
 _DEFAULT_RETRY = 60
@@ -107,7 +107,7 @@ def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
     level = options["isolation_level"]
     if vendor == "mysql":
         return str(level).upper() if level else "of the server"
-    # That module imports the driver.
+    # The import is here because the module imports the database driver.
     from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
     return IsolationLevel(level).name.replace("_", " ")
@@ -138,7 +138,7 @@ def check_urls(**_: object) -> list[CheckMessage]:
     return []
 
 
-# These permission methods of a ``ModelAdmin`` decide about the page of one order.
+# The permission methods of a ``ModelAdmin`` that decide about the page of one order.
 _OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_permission")
 
 
@@ -287,7 +287,7 @@ def check_passwords(**_: object) -> list[CheckMessage]:
 
 
 def _signs_in_by_web_server(backend: str) -> bool:
-    # That module imports models.
+    # The import is here because the module imports models.
     from django.contrib.auth.backends import RemoteUserBackend
 
     try:
@@ -394,7 +394,8 @@ def check_cluster(**_: object) -> list[CheckMessage]:
     """Report a ``Q_CLUSTER`` that does not suit the loop, if django-q2 runs the tasks."""
     if not conf.uses_django_q:
         return []
-    # django_q.conf reads the settings only once, when django-q2 is imported.
+    # ``settings`` is read here, because django_q.conf reads it only once, when django-q2 is
+    # imported.
     cluster = getattr(settings, "Q_CLUSTER", None)
     if not isinstance(cluster, Mapping) or not cluster:
         return [
@@ -454,7 +455,7 @@ def _check_workers(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not isinstance(workers, int) or workers < 1:
         yield _wrong_type("workers", "a whole number from 1")
     elif workers == 1:
-        # Only a warning: orders are still followed, and a shop may have no other tasks.
+        # This is only a warning: orders are still followed, and a shop may have no other tasks.
         yield Warning(
             "django-q2 has one worker here: while orders are open, every other task waits for"
             f" {LOOP_SECONDS} s at a time.",
@@ -473,7 +474,7 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set it to {home!r}.",
             id="giftcards.E014",
         )
-    # Only warnings: tests, or a shop whose other cluster does the work, may want this.
+    # These are only warnings: tests, or a shop whose other cluster does the work, may want this.
     if cluster.get("sync"):
         yield Warning(
             "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"

@@ -36,7 +36,7 @@ _ONECLICKDZ = "https://api.oneclickdz.com"
 LOOP_SECONDS = 40
 # Seconds that a task may need after its last request, to record answers and call receivers.
 _RECORDING_SECONDS = 10
-#: The most hours for which ``REORDER_MISSING`` orders missing cards again.
+#: The maximum number of hours for which ``REORDER_MISSING`` buys missing cards again.
 LONGEST_SEARCH = 72
 #: The largest amount that a column of money holds.
 LARGEST_AMOUNT = Decimal("999999999999.99")
@@ -45,7 +45,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 N = TypeVar("N", bound=float)
 # A parser takes a setting's name, for messages, and the setting's value. It returns the value to
-# use, or raises Unusable. The reference quotes the docstring, which names the accepted values.
+# use, or raises Unusable. The reference quotes the parser's docstring, which names the accepted
+# values.
 Parser = Callable[[str, Any], T]
 CORRECT = "Correct it, or remove it to get the default."
 
@@ -396,7 +397,7 @@ def _is_from_secret_key(raw: bytes) -> bool:
     return raw in (secret[:32], hashlib.sha256(secret).digest())
 
 
-# The least length of a token that nobody can guess.
+# The minimum length of a token that nobody can guess.
 _SHORTEST_TOKEN = 20
 
 

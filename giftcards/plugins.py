@@ -87,15 +87,16 @@ CORE = Plugin(
         "offers": lambda _now: OfferChange.objects.waiting(),
     },
     work=(
-        # Announces what sweeps have not announced, and repeats what failed. This comes last,
-        # because receivers may hang.
+        # The work on news repeats what failed, and announces what sweeps have not announced. It
+        # comes last, because receivers may hang.
         Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the end of looking after finished orders", do=end_finished),
         Work(name="the count of final orders", do=count_final_orders),
-        # The work of other apps needs these prices, so it comes later.
+        # The prices come before the work of other apps, which needs them.
         Work(name="the prices by the shop's function", do=keep_prices),
-        # This comes last, because some product is always due: later work would get no request.
+        # The catalogue is read last: some product is always due, so later work would get no
+        # request.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),

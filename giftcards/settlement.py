@@ -120,9 +120,10 @@ def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> Customer
 
 def _announce(refund: CustomerRefund) -> None:
     if refund.has_changed:
-        # A copy: a later change in the same transaction is announced separately.
+        # The row is copied, because a later change in the same transaction is announced separately.
         told = copy(refund)
-        # No partial: Django logs the name of a function that fails, and a partial has none.
+        # A lambda is used, because Django logs the name of a function that fails, and a partial has
+        # none.
         transaction.on_commit(lambda: _tell(told), robust=True)
 
 

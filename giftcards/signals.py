@@ -45,13 +45,13 @@ class OutboxSignal(Signal):
         """
         with self.lock:
             connections: list[Any] = list(self.receivers)
-        # Later items depend on the version of Django.
+        # Further items of the tuple depend on the version of Django.
         for (key, sender_id), reference, *_more in connections:
             receiver = reference() if isinstance(reference, weakref.ReferenceType) else reference
             # A weakly referenced receiver may have been garbage-collected.
             if receiver is None or sender_id not in {id(None), id(sender)}:
                 continue
-            # Without a ``dispatch_uid``, the key is made of ids.
+            # Without a ``dispatch_uid``, the key consists of ids that change with each start.
             name = key if isinstance(key, str) else _definition(receiver)
             call = async_to_sync(receiver) if iscoroutinefunction(receiver) else receiver
             yield name, partial(call, signal=self, sender=sender)
@@ -69,10 +69,10 @@ def _definition(receiver: Any) -> str:
     return f"{receiver.__module__}.{receiver.__qualname__}"
 
 
-#: Sent for every move of an order, with ``order`` (an :class:`~giftcards.models.Order`) and
-#: ``change`` (a :class:`~giftcards.models.StatusChange`).
+#: Sent for every change of an order's status, with ``order`` (an :class:`~giftcards.models.Order`)
+#: and ``change`` (a :class:`~giftcards.models.StatusChange`).
 order_status_changed = OutboxSignal()
-#: Sent for a move to a final status, after ``order_status_changed`` and with the same arguments.
+#: Sent for a change to a final status, after ``order_status_changed`` and with the same arguments.
 order_settled = OutboxSignal()
 #: Sent when the provider's offer of a type changes; the changes of one type are sent one after the
 #: other. The arguments are ``product_id``, ``type_id``, ``what``, ``old`` and ``new`` (as in

@@ -65,14 +65,14 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
         if is_tick:
             begin_tick()
         done = follow(seconds=tuning.task_seconds, stop=stop, patience=patience)
-        # This comes after the release of the lease: an order placed before the release has queued
-        # no run.
+        # The check for more work comes after the release of the lease: an order placed before the
+        # release has queued no run.
         if done is not None and is_work_left():
             with Gateway() as gateway:
                 if gateway.reopens_by_itself():
                     queue_task(SWEEP_TASK)
         if is_tick:
-            # Other work comes after orders.
+            # Other work waits until the orders are done.
             _do_other_work(stop, began + conf.longest_task - conf.request_timeout)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400

@@ -35,7 +35,7 @@ from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severit
 
 __all__ = ["OpenMoney", "lasts", "money_in_open_orders"]
 
-# The longest estimate (days).
+# The longest time for which the balance is estimated to last (days).
 _MOST_DAYS = 36_500
 
 
@@ -77,9 +77,7 @@ def missing_refunds() -> dict[Order, Decimal]:
 
 
 def _differing() -> QuerySet[Order]:
-    # With both conditions on one row, SQLite would read the whole table if no order needs
-    # attention. With one condition, PostgreSQL would read it if all refunds came. So one condition
-    # is a subquery.
+    # One condition is a subquery. Otherwise, SQLite or PostgreSQL might read the whole table.
     not_credited = Order.objects.not_credited().order_by().values("pk")
     orders = Order.objects.needing_attention().filter(pk__in=not_credited)
     return orders.order_by("-created_at", "-pk")
@@ -164,7 +162,7 @@ def _adding_up(amounts: Iterable[Decimal]) -> str:
 
 
 def _may_miss(standing: Standing) -> Sequence[QuerySet[Order]]:
-    # Another tile counts all orders with problems, including these.
+    # Another tile of the start page counts all orders with problems, including these orders.
     return [] if standing.leaves_out_problems else [_differing()]
 
 

@@ -30,8 +30,8 @@ from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import Status
 from giftcards.rules.times import local
 
-# Amounts are decimals, and datetimes are naive, in the site's time zone. ``None``: unknown or
-# absent.
+# A cell of a table. Amounts are decimals, and datetimes are naive, in the site's time zone.
+# ``None`` means unknown or absent.
 Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
@@ -50,7 +50,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 class _Column(NamedTuple):
     heading: str | Promise
-    # Returns the cell for a row of a report, or for an order (a _Line).
+    # A function that returns the cell for a row of a report, or for an order (a _Line).
     value: Callable[[Any], Cell]
 
 
@@ -129,7 +129,7 @@ class _Line:
     """An order with its amounts as a report counts them; ``None`` means unknown."""
 
     def __init__(self, order: Order, labels: Mapping[str, str]) -> None:
-        # Of final orders, only rejected ones have no breakdown: the provider charged nothing.
+        # A final order without a breakdown was rejected: the provider charged nothing for it.
         provider, customer = refund_breakdown(order), customer_breakdown(order)
         self.order = order
         self.status = labels[order.status]
@@ -182,7 +182,7 @@ _READ = (
 
 
 def _each(orders: QuerySet[Order]) -> Iterator[Order]:
-    # Sorted by the columns of the index; ``due_at`` of a final order is always NULL.
+    # The orders are sorted by the columns of the index; ``due_at`` of a final order is always NULL.
     rows = orders.order_by("settled_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
     batch = list(rows[: tuning.file_batch])
@@ -311,7 +311,7 @@ def _as_cell(sheet: Any, value: Cell) -> Any:
 
     if isinstance(value, str):
         cell = WriteOnlyCell(sheet, _CONTROLS.sub("", value))
-        # Otherwise, a text that begins with "=" would become a formula.
+        # Without this type, a text that begins with "=" would become a formula.
         cell.data_type = "s"
         return cell
     if isinstance(value, Decimal):

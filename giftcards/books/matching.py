@@ -27,16 +27,16 @@ from giftcards.rules.money import refund_breakdown
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 
-#: The longest time from the sending or settling of an order to its entry. After this time, an
-#: absent entry counts as missing.
+#: The longest time from the sending or settling of an order to its entry in the ledger. After this
+#: time, an absent entry counts as missing.
 GRACE = timedelta(minutes=15)
 #: The provider books a refund when it settles the order. The shop may notice the settlement up to
 #: this time later, because its workers may stand still for a night.
 UNNOTICED = timedelta(hours=12)
 # The assumed maximum difference between the clocks of provider and shop, until it is learnt.
 SKEW = timedelta(minutes=5)
-# A booking may seem to come before the sending of its order by up to this: the learnt offset may be
-# wrong by SKEW.
+# A booking may seem to be up to this time earlier than the sending of its order, because the learnt
+# offset of the clock may be wrong by SKEW.
 _EARLIER = 2 * SKEW
 
 
@@ -93,7 +93,8 @@ class _Rule:
     # The tolerances to try one after another. ``late`` is tried for bookings that are left over.
     spans: Sequence[Span]
     late: Span
-    # If an entry has no order, guesses for entries this near to it are made anew.
+    # If an entry has no order, the orders of guessed entries within this time of it are guessed
+    # anew.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
@@ -187,7 +188,7 @@ class _Matching:
         self._start, self._end = start, end
         self._hold = hold
         self._account = LedgerAccount()
-        # The end of what was read of the ledger; later than `end` if days are read again.
+        # The time up to which the ledger was read; later than ``end`` if days are read again.
         self._read_until = max(end, LedgerState.objects.known_until() or end)
         # The orders whose refund entries have changed.
         self._touched = set(orders_losing_entries)

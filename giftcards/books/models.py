@@ -40,7 +40,7 @@ class Kept:
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
-    # The primary keys of orders.
+    # The primary keys of the orders to which a changed entry belongs no longer.
     orders_losing_entries: Collection[int]
 
 
@@ -78,14 +78,14 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         Then an entry that names an unknown order belongs to another shop of the account.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
-        # Sorted by time, so that PostgreSQL uses the index of times from its end.
+        # The entries are sorted by time, so that PostgreSQL uses the index of times from its end.
         return any(
             named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
         )
 
     def sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
         """Return the sum of the entries of a type for each of at most 100 orders (primary keys)."""
-        # SQLite would add binary fractions.
+        # Python adds the amounts, because SQLite would add binary fractions.
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
         found = self.filter(order__in=orders, type=type_).order_by()
         for order, amount in found.values_list("order_id", "amount"):
@@ -116,9 +116,9 @@ class LedgerEntry(models.Model):
     )
     # The type in the provider's words: ORDER, REFUND-ORDER, DEPOSIT, PAYMENT or another.
     type: models.CharField[str, str] = ExactCharField(_("kind"), max_length=40, editable=False)
-    # Negative for money that left the account; the sign follows from the type.
+    # The amount is negative for money that left the account; the sign follows from the type.
     amount = models.DecimalField(_("amount"), max_digits=14, decimal_places=2, editable=False)
-    # NULL if the provider did not name the balances.
+    # The balances before and after the entry. NULL if the provider did not name them.
     balance_before = models.DecimalField(
         _("balance before"), max_digits=14, decimal_places=2, null=True, editable=False
     )
@@ -136,7 +136,7 @@ class LedgerEntry(models.Model):
         on_delete=models.PROTECT,
         null=True,
         related_name="ledger_entries",
-        # An index below begins with this column.
+        # This column needs no index of its own, because an index below begins with it.
         db_index=False,
         editable=False,
     )
@@ -155,7 +155,8 @@ class LedgerEntry(models.Model):
         indexes = (
             models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
             models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
-            # Finds the entries without an order: few, if only this shop uses the account.
+            # The index of ``order`` finds the entries without an order: few, if only this shop uses
+            # the account.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),
             models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
@@ -194,23 +195,24 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
 class LedgerState(models.Model):
     """The progress and the last result of reading the ledger: a single row."""
 
-    # The time up to which the ledger was read. Days are read again to find late entries.
+    # The time up to which the ledger was read. NULL if it was never read. Days are read again to
+    # find late entries.
     read_until = models.DateTimeField(null=True)
     # The position at which an unfinished reading goes on: see giftcards.books.reading.Position.
     place = models.JSONField(default=dict)
-    # The time of the next automatic reading; NULL until one is planned.
+    # The time of the next automatic reading. NULL if none is planned.
     due_at = models.DateTimeField(null=True)
-    # Failures in a row of the automatic reading.
+    # The number of automatic readings that have failed in a row.
     failures = models.PositiveIntegerField(default=0)
-    # From the last reading: the change of the balance in the last days that no entry explains
-    # (NULL: unknown), and the number of days with such a change.
+    # Results of the last reading: the change of the balance that no entry explains, and the number
+    # of days with such a change. ``gap`` is NULL if a balance is unknown.
     gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)
     breaks = models.PositiveIntegerField(null=True)
 
     objects = LedgerStateQuerySet.as_manager()
 
     class Meta:
-        # Staff see this row only as conditions.
+        # Nobody needs permissions for this row: staff see its contents only as conditions.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -245,21 +247,20 @@ class MonthClosing(models.Model):
 
     # The first day of the month.
     month = models.DateField(editable=False)
-    # Counts the closings of the month, from 1.
+    # The number of this closing among the closings of its month, from 1.
     number = models.PositiveIntegerField(editable=False)
     # The figures by name, as in giftcards.books.months. Whole numbers stay numbers, amounts are
     # texts with two decimals, and null means unknown.
     figures: models.JSONField[Mapping[str, Any], Mapping[str, Any]] = models.JSONField(
         default=dict, editable=False
     )
-    # The names of the steps that were still to do.
+    # The names of the steps that were still to do when the month was closed.
     open_steps = models.JSONField(default=list, editable=False)
     note = PlainTextField(_("reason"), max_length=2000, blank=True)
-    # The person's user name, because users may be deleted.
+    # The user name of the person who closed the month; a foreign key would end with the user.
     closed_by = models.CharField(max_length=254, editable=False)
     closed_at = models.DateTimeField(default=timezone.now, editable=False)
-    # The time of the last comparison of the record with the month's figures, and True if any
-    # differed.
+    # The time when the record was last compared with the month's figures, and whether any differed.
     checked_at = models.DateTimeField(default=timezone.now, editable=False)
     has_changed = models.BooleanField(default=False, editable=False)
 

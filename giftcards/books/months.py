@@ -110,8 +110,8 @@ FIGURES = (
         _of_report(name, Part.PROVIDER, is_fixed=True)
         for name in ("ordered_amount", "charged_amount", "refunded_amount")
     ),
-    # Includes the money that went to new orders for missing cards, whatever the month of the new
-    # order.
+    # The sale amounts include the money that went to new orders for missing cards, even if the new
+    # order belongs to another month.
     MonthFigure("sale_amount", _("Sale amounts"), Part.CUSTOMERS, attrgetter("sale_amount"), True),
     MonthFigure(
         "owed_at_first",
@@ -277,7 +277,7 @@ class Month:
     first: date
     figures: Mapping[str, Value]
     read_until: datetime | None
-    #: The closings of the month, the valid closing first.
+    #: The closings of the month, newest first. The newest closing is the valid one.
     closings: tuple[MonthClosing, ...]
     #: The moment just before the figures were read.
     read_at: datetime
@@ -285,8 +285,8 @@ class Month:
     @classmethod
     def now(cls, first: date) -> Month:
         """Return the month that begins on the day ``first``, with its present figures."""
-        # The time is taken first. So a reading of the ledger meanwhile counts as newer, and the
-        # month is compared again.
+        # The time is taken before the figures are read. A reading of the ledger in between then
+        # counts as newer, so the month is compared again.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
         read_until = LedgerState.objects.known_until()
         return cls(first, month_figures(first), read_until, closings, read_at)
@@ -399,7 +399,7 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
             return
 
 
-# Staff are reminded of the entries of this many months, the present month included.
+# Staff are reminded of entries without an order in this many months, the present one included.
 _MONTHS_LEFT_OPEN = 3
 
 

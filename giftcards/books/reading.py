@@ -53,7 +53,8 @@ class LedgerReading:
     changed_days: Mapping[date, int] = field(default_factory=dict)
     trouble: str = ""
     is_whole: bool = False
-    # True if the reading waits for paused calls; False if it waits for the budget or the lease.
+    # True if the reading waits because calls are paused; False if it waits for the budget or the
+    # lease.
     is_paused: bool = False
 
 
@@ -117,12 +118,12 @@ def read_ledger(
     return reader.reading
 
 
-# The ledger is read in windows of this length. A window's entries are matched once all are read.
-# After an empty window, the next window is twice as long.
+# The ledger is read in windows of this length. A window's entries are matched after all of them
+# have been read. After an empty window, the next window is twice as long.
 _WINDOW = timedelta(days=1)
 _LONGEST_WINDOW = timedelta(days=365)
 _PAGE_SIZE = 100
-# The most passes over a window that seems to have more entries than its pages show.
+# The maximum number of times that a window is read if its pages seem to lack entries.
 _MOST_PASSES = 3
 _LEASE = "ledger"
 
@@ -187,8 +188,8 @@ class _Reader:
         known_until = state.read_until
         if since is None:
             return place or self._window(self._start(known_until))
-        # If ``since`` is later than the end of the last reading, the reading starts at that end: no
-        # entry is skipped.
+        # If ``since`` is later than the end of the last reading, the reading starts at that end, so
+        # that no entry is skipped.
         unread = (known_until, place.start if place else None)
         return self._window(min([begin_of(since), *filter(None, unread)]))
 
@@ -290,16 +291,17 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state = LedgerState.objects.filter(pk=1)
     state.update(place={} if place is None else place.as_json())
     if read_until is not None:
-        # A later stored end stays, because days may have been read again. But a stored end in the
-        # future is replaced, because it is from before the clock was set back.
+        # A stored end that is later than ``read_until`` stays, because days may have been read
+        # again. But a stored end in the future is replaced, because it is from before the clock was
+        # set back.
         state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
     """True if no page follows; the provider's number of pages is only a hint."""
     if not page.rows:
-        # Unreadable rows have no ids, by which a repeated page is recognised, so the number of
-        # pages decides.
+        # A page of unreadable rows has no ids, so a repeated page cannot be recognised. The
+        # provider's number of pages decides instead.
         return page.unreadable == 0 or number >= (page.total_pages or 0)
     rows = len(page.rows) + page.unreadable
     return rows < _PAGE_SIZE and page.total_pages is not None and number >= page.total_pages
@@ -352,7 +354,7 @@ def _content_of(row: LedgerRow) -> str:
 
 # A part of the nightly reading begins no further request after this time (seconds).
 _SECONDS = 5.0
-# The pauses after a reading that failed.
+# The shortest and the longest pause after a reading that failed.
 _FIRST_PAUSE = timedelta(minutes=2)
 _LONGEST_PAUSE = timedelta(hours=1)
 

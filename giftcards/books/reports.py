@@ -74,11 +74,12 @@ class Figures:
     rejected: int = 0
     cards_ordered: int = 0
     cards_delivered: int = 0
-    # The provider's side.
+    # The amounts of the provider.
     ordered_amount: Decimal = _ZERO
     charged_amount: Decimal = _ZERO
     refunded_amount: Decimal = _ZERO
-    # The customers' side. A refund counts in the period of its order, whenever it was paid.
+    # The amounts of the customers. A refund counts in the period of its order, whenever it was
+    # paid.
     paid_amount: Decimal = _ZERO
     owed_amount: Decimal = _ZERO
     customer_refunded_amount: Decimal = _ZERO

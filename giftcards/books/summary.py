@@ -74,7 +74,7 @@ class DayEnds:
         """Begin with the last entries before the period: at most :data:`NEAR`, latest first."""
         self._last = deque(reversed(before), maxlen=NEAR)
         self._sums: dict[date, Decimal] = {}
-        # Before the period, and at the end of each day with entries.
+        # The balances before the period, and at the end of each day with entries.
         self._balances: list[Decimal | None] = []
         # Maps indexes of unknown balances in ``_balances`` to the entries that follow.
         self._following: dict[int, list[Entry]] = {}
@@ -118,7 +118,7 @@ class DayEnds:
         for (day, total), balance in zip(self._sums.items(), balances, strict=True):
             expected += total
             if balance is None:
-                # A break on this day counts for the next day with a known balance.
+                # An unexplained change on this day counts for the next day with a known balance.
                 continue
             if balance != expected:
                 yield Break(day, balance - expected)
@@ -244,16 +244,17 @@ class Summary:
     other_services: Decimal
     # Orders that settled in the period, but whose full refund is not in the ledger.
     promised_not_credited: Discrepancies
-    # Refunds that belong to no order here, and the excess of other refunds over the promise.
+    # Refunds that belong to no order here, and the part of other refunds beyond the promised
+    # amount.
     credited_not_promised: Discrepancies
     # Charges that belong to no order here, second charges for an order, and the part of a charge
     # beyond the order's price.
     charged_unknown: Discrepancies
-    # Orders sent in the period, and accepted, without a charge in the ledger.
+    # Orders that were sent in the period and accepted, but have no charge in the ledger.
     ordered_not_charged: Discrepancies
     opening_balance: Decimal | None
     closing_balance: Decimal | None
-    # As in Balances.
+    # The unexplained changes of the balance, as in Balances.
     gap: Decimal | None
     breaks: tuple[Break, ...]
 

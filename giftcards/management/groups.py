@@ -63,7 +63,8 @@ def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) 
     group = Group.objects.filter(name=name).first()
     if group is None:
         try:
-            # A later run would leave a half-made group as it is, so one transaction makes all.
+            # One transaction makes the group and its permissions: a later run would not complete a
+            # half-made group.
             with transaction.atomic(using=router.db_for_write(Group)):
                 Group.objects.create(name=name).permissions.add(*wanted)
         except IntegrityError:

@@ -70,7 +70,8 @@ class ConsoleCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except OutputClosed:
-            # Otherwise Python would write the rest of the output at exit, and report an error.
+            # Without a new target for the output, Python would write the rest at exit, and report
+            # an error.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise SystemExit(UNFINISHED) from None

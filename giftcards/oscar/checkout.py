@@ -143,7 +143,7 @@ def _paid_amount(line: Any) -> Decimal:
 class GiftCardsCheckout:
     """A mixin for the view of the payment; put it before oscar's ``PaymentDetailsView``."""
 
-    # Attributes of oscar's class.
+    # Attributes of oscar's view.
     request: Any
     checkout_session: Any
 

@@ -28,7 +28,7 @@ OscarLine = get_model("order", "Line")
 StockRecord = get_model("partner", "StockRecord")
 
 PREFIX = "oscar-line-"
-# A primary key has at most 18 digits.
+# A primary key with more than 18 digits may be too large for the database.
 _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
 
 

@@ -31,10 +31,11 @@ ProductClass = get_model("catalogue", "ProductClass")
 # The names of the partner, product class and category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# The name of a row of Lease that is no lease. The row has the time of the last run, the settings
-# about the shelf, and the last record that was written.
+# The name of a row in the table of leases that is no lease. The row has the time of the last run,
+# the settings about the shelf, and the last record that was written.
 _MEMORY = "oscar's stock"
-# Changes may be committed late. So each run reads changes from this long before the last run.
+# Changes may be committed late, so each run also reads the changes of this time before the last
+# run.
 _OVERLAP = timedelta(minutes=1)
 # If the last run was longer ago than this, all records are written.
 _LONGEST = timedelta(days=1)
@@ -150,7 +151,7 @@ def _follow_batch(skus: Collection[str]) -> int:
             logger.error(  # noqa: TRY400 (a traceback may hold a row)
                 "The stock record of %s cannot be written: %s", sku, type(error).__name__
             )
-            # The changed record is written again in the next run.
+            # The change of the record makes the next run write it again.
             _touch(sku)
     return changed
 
@@ -186,7 +187,7 @@ def lock_stock(instance: Any, **_: Any) -> None:
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)
-        # Two statements: a single one that reads and locks the rows would fail whenever it had to
+        # Two statements are needed: one that reads and locks the rows would fail whenever it had to
         # wait.
         keys = list(of_basket.values_list("pk", flat=True))
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))

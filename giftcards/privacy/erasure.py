@@ -48,7 +48,7 @@ REASONS: Mapping[str, str] = {
 }
 
 
-# What an erasure writes besides the columns that may be corrected.
+# The columns that an erasure writes, besides the columns that staff may correct.
 _ALSO_WRITTEN = (
     "metadata",
     "group",
@@ -147,7 +147,8 @@ def why_kept(order: Order, roles: Collection[Role]) -> str:
         return "owed"
     if CUSTOMER in roles and order.planned_amount:
         return "planned_refund"
-    # Otherwise the recipient would not get the gift, or the customer could not be told of it.
+    # If an undelivered gift were erased, the recipient would not get it, or the customer could not
+    # be told of it.
     is_undelivered = order.is_put_off and order.cards.all().readable().exists()
     return "undelivered" if is_undelivered else ""
 
@@ -161,8 +162,8 @@ def erase(
     order.
     """
     done, traces = Erasure(), Traces(person, orders)
-    # The log comes first: if this erasure is stopped, the next one finds only the orders that still
-    # name the person.
+    # The log is erased first: if this erasure is stopped, the next one finds only the orders that
+    # still name the person.
     _erase_log(orders, traces)
     for order in orders:
         with transaction.atomic(using=router.db_for_write(Order)):
@@ -238,7 +239,7 @@ def _erase_correction(change: CustomerChange, roles: Collection[Role], traces: T
 def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
     # The payment's reference is on the bank's statement, so it stays unless it names the person.
     if traces.are_in(refund.reference):
-        # This text is unique for the order, too.
+        # The new text is unique within the order, as a reference has to be.
         refund.reference = f"{ERASED} {refund.pk}"
     if traces.are_in(refund.method):
         refund.method = ERASED

@@ -57,7 +57,7 @@ _ORDER = (
     "group",
     "metadata",
 )
-# What the recipient of a gift may read: nothing about the customer or about money.
+# The columns that the recipient of a gift may read: none about the customer or about money.
 _GIFT = (
     "reference",
     "product_id",

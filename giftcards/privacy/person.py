@@ -34,8 +34,8 @@ from giftcards.text.spelling import (
 _BATCH = 10_000
 # A text shorter than this is not looked for, because it is part of too many other texts.
 _SHORTEST = 3
-# Patterns for the places around an e-mail address, where some characters would make it another one.
-# Apostrophes on both sides may quote it.
+# Patterns for the places before and after an e-mail address. Certain characters there would make it
+# another address, but apostrophes may quote it.
 _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: Replaces a text with the name of an erased person.
 ERASED = "(erased)"
@@ -61,7 +61,7 @@ class Role:
         return [text for name in self.contacts if (text := getattr(row, name))]
 
 
-# A gift's message belongs to both: the customer writes it, and the recipient gets it.
+# A gift's message belongs to both roles: the customer writes it, and the recipient gets it.
 CUSTOMER = Role(
     "customer",
     ("customer_email", "customer_phone"),
@@ -71,7 +71,7 @@ CUSTOMER = Role(
 )
 RECIPIENT = Role("recipient", ("recipient_email",), "recipient_name", "recipient_language", OF_GIFT)
 ROLES = (CUSTOMER, RECIPIENT)
-#: The columns with addresses and numbers, of all roles.
+#: The columns of all roles with addresses and numbers.
 _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 

@@ -57,7 +57,8 @@ class Reason(NamedTuple):
     text: str
 
 
-#: The reasons to leave an order alone, by name; plugins add some. The first that holds counts.
+#: The reasons to leave an order alone, by name; plugins add some. The first reason whose condition
+#: is true counts.
 REASONS: dict[str, Reason] = {
     "problem": Reason(Q(needs_attention=True), "with a problem that nobody has ticked off"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
@@ -69,7 +70,7 @@ REASONS: dict[str, Reason] = {
         Q(is_unannounced=True), "of which one of your receivers could not be told"
     ),
 }
-# Stands for the reason of orders without any card. No purge looks at these again.
+# The reason to leave orders without any card alone. No later purge looks at these orders again.
 _NO_CARDS = "no_cards"
 
 
@@ -162,7 +163,7 @@ def _judge(
     rows = rows.filter(codes_destroyed_at=None).annotate(
         is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
-    # The first reason to leave the order alone that holds, or "".
+    # The first reason to leave the order alone whose condition is true, or "".
     conditions = {_NO_CARDS: Q(has_cards=False)}
     conditions |= {name: reason.condition for name, reason in REASONS.items()}
     cases = [When(condition, then=Value(name)) for name, condition in conditions.items()]
@@ -176,8 +177,8 @@ def _judge(
 def _purge_batch(
     keys: list[int], settled_before: datetime, done: Purge, *, is_dry_run: bool
 ) -> None:
-    # The orders are first judged without locks, because most of the oldest are left alone every
-    # time.
+    # The orders are first judged without locks, because every purge leaves most of the oldest
+    # orders alone.
     chosen, empty, left_alone = _judge(keys, settled_before)
     done.left_alone += left_alone
     if is_dry_run:
@@ -200,12 +201,13 @@ def _purge_batch(
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
     """Make SQLite overwrite deleted and moved rows; a receiver of ``connection_created``."""
     if connection.vendor == "sqlite":
-        # With Django's cursor, this would count as a query of the code that needed the connection.
+        # Django's cursor would count this statement as a query of the code that needed the
+        # connection.
         opened: Any = connection.connection
         opened.execute("PRAGMA secure_delete = ON").close()
 
 
-# The longest wait for readers of the log, in milliseconds. Nobody can write meanwhile.
+# The longest wait for readers of the write-ahead log, in milliseconds. Nobody can write meanwhile.
 _PATIENCE = 1_000
 
 

@@ -25,11 +25,13 @@ from giftcards.privacy.retention import empty_log
 
 # The number of cards in one transaction, which has to be short because the shop writes meanwhile.
 _BATCH = 200
-# The most passes. During a pass, a worker with old settings may seal further cards with an old key.
+# The maximum number of passes over the cards. During a pass, a worker with old settings may seal
+# further cards with an old key.
 _MOST_PASSES = 3
-# The most repetitions of a transaction that the database rolls back, such as after a deadlock.
+# The maximum number of repetitions of a transaction that the database rolls back, such as after a
+# deadlock.
 _MOST_DEADLOCKS = 5
-# The most failures that a tally describes.
+# The maximum number of failures that a tally describes.
 _NAMED = 20
 
 
@@ -137,7 +139,8 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
                 continue
             card.key_fingerprint = first
             sealed.append(card)
-        # All rows exist, so this only updates. bulk_update() would have a CASE for each row.
+        # All rows exist, so bulk_create() only updates them. bulk_update() would have a CASE for
+        # each row.
         has_target = connection.features.supports_update_conflicts_with_target
         Card.objects.bulk_create(
             sealed,

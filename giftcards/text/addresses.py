@@ -10,7 +10,7 @@ from django.http import HttpRequest
 def ip_address(request: HttpRequest) -> str | None:
     """Return the client's address from ``REMOTE_ADDR``; ``None`` if that is not usable."""
     try:
-        # fe80::1%eth0 names a network interface, which is dropped.
+        # An address such as fe80::1%eth0 names a network interface, which is left out.
         told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
         address = ipaddress.ip_address(told)
     except ValueError:

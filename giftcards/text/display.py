@@ -90,7 +90,8 @@ def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
 
 
 def _with_currency(figure: str, amount: Decimal) -> str:
-    # By the class, style sheets leave room for missing decimals in columns of aligned digits.
+    # The class says whether the decimals are missing. Style sheets need it to align digits in a
+    # column.
     kind = "giftcards-whole" if is_whole(amount) else "giftcards-exact"
     return format_html(
         '<bdi class="giftcards-money"><span class="{}" dir="ltr">{}</span>\u00a0{}</bdi>',

@@ -59,7 +59,7 @@ _SAME_LETTER = str.maketrans(
 _OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
 # Names that many people write without the alef inside; an alef at the beginning stays.
 _ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
-# What people write before a phone number.
+# Words that people write before a phone number.
 _LABEL = re.compile(
     r"\b(t[eé]l([eé]phone)?|phone|mob(ile)?|gsm|portable|whatsapp|(ال)?(هاتف|نقال|جوال))"
     r"[.:\s]+(?=[+(]*\d)",
@@ -72,7 +72,7 @@ _JOINED = re.compile(
     "|عبد|ابو|ابن|ام|ايت|ال|بن|بنت|بو|سي|سيدي|ولد"
 )
 _ARTICLE = "ال"
-# The letters that must remain when a word loses its article.
+# The minimum number of letters that must remain when a word loses its article.
 _FEWEST_LETTERS = 3
 
 

@@ -23,7 +23,7 @@ from giftcards.admin.frame.reauthentication import take_turn
 from giftcards.keys.secrecy import Masked
 from giftcards.models import Card
 
-# The maximum for one person. Somebody who searches more often is guessing codes.
+# The maximum number of searches by one person. Somebody who searches more often is guessing codes.
 SEARCHES_PER_HOUR = 30
 # The ``object_repr`` of entries in the admin's log.
 _SEARCHED = "Find by card code"
@@ -129,8 +129,8 @@ def _begin_search(request: HttpRequest) -> LogEntry | None:
 
     The record is committed before the search, so no search goes unrecorded.
     """
-    # Read this before the transaction: in SQLite, a transaction that reads before it writes may
-    # fail.
+    # The content type is read before the transaction: in SQLite, a transaction that reads before it
+    # writes may fail.
     kind = ContentType.objects.get_for_model(Card)
     with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
         take_turn(request)
@@ -159,9 +159,9 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     return None
 
 
-# The decorators also wrap the permission check: if its query fails, the error report must not show
-# the code. Even with ATOMIC_REQUESTS, the record is committed before the search, so that failed
-# searches count.
+# The decorators also wrap the permission check, so that the error report of a failed check does not
+# show the code. Even with ATOMIC_REQUESTS, the record is committed before the search, so that
+# failed searches count.
 HIDING = (
     sensitive_post_parameters(),
     transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),

@@ -330,8 +330,9 @@ REVEAL = Page(
     "card_reveal",
     "cards/<int:key>/reveal/",
     _reveal_view,
-    # The decorators also wrap the permission check: if its query fails, the error report must not
-    # show the form. Even with ATOMIC_REQUESTS, the record is committed before the code is shown.
+    # The decorators also wrap the permission check, so that the error report of a failed check does
+    # not show the form. Even with ATOMIC_REQUESTS, the record is committed before the code is
+    # shown.
     (
         sensitive_post_parameters(),
         transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),
@@ -345,10 +346,10 @@ class CardRevealAdmin(OrderRows):
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
-    # This only shows the search box; search_rows() does the search.
+    # Django shows the search box only if ``search_fields`` is set; search_rows() does the search.
     search_fields = ("card__order__reference",)
     search_help_text = _("The reference of an order.")
-    # No index sorts the reveals of all people by time.
+    # The rows are sorted by primary key, because no index sorts the reveals of all people by time.
     ordering = ("-pk",)
 
     when = column(CardReveal, "at")

@@ -87,14 +87,15 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
 
 
 def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
-    # A condition without a headline has the same cause as "refused".
+    # A condition without a headline gets that of "refused", because it has the same cause.
     why = condition.headline or CONDITIONS["refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
         text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
         moment = since(finding.since)
     advice = [bdi(finding.explain()), condition.remedy]
-    # If only the opening of cards fails, orders are still sent: none is at stake.
+    # The condition "cards" does not keep orders from being sent, so it needs no sentences on
+    # waiting orders.
     if condition.code != "cards":
         advice += at_stake(orders)
     return Verdict(
@@ -152,7 +153,7 @@ def _waiting_in_words(number: int, paid: Decimal) -> str:
     return filled(text, count=count_text(number), amount=money(paid))
 
 
-# Returns an order's name as HTML: a link for people who may see the order.
+# A function that returns an order's name as HTML: a link for people who may see the order.
 OrderName = Callable[[Order], str]
 
 
@@ -294,7 +295,7 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
 _FAILURES_SHOWN = 5
 # Pauses that the shop did not cause, and that end automatically.
 _PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
-# An HTTP status is a number in a failure, but no amount of money.
+# Matches an HTTP status in an error message: a number, but no amount of money.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 
@@ -478,8 +479,8 @@ def _state_token(state: ProviderState) -> str:
     """
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
-        # In an outage, each failed request begins another pause. The hash leaves out the end of the
-        # pause, so that the button still works.
+        # In an outage, each failed request begins another pause, with another end. The hash leaves
+        # out the end, so that the button on an open page still works.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
         seen += [state.pause, None if is_outage else str(state.paused_until)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
@@ -494,7 +495,7 @@ def _what_resuming_does(state: ProviderState) -> list[str]:
     return [str(_RESUMING[reason]) for reason in ends]
 
 
-# The sections that count all orders, or all cards.
+# The names of the sections that count all orders, or all cards.
 _OF_ALL_ORDERS = {"waiting", "encryption"}
 
 
@@ -560,7 +561,8 @@ class ProviderStateAdmin(ReadOnlyRows):
 
     def get_sections(self, request: HttpRequest, standing: Standing) -> list[Section]:
         keys = known_keys()
-        # As on the page of an order, hints are for people who may resume requests.
+        # Hints for developers are shown to people who may resume requests, as on the page of an
+        # order.
         may_resume = self.has_resume_permission(request)
         shows_costs = self.may_see_costs(request)
         name = partial(self._name, request)
@@ -616,7 +618,7 @@ class ProviderStateAdmin(ReadOnlyRows):
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
         """End the pause, and log that; return False without a pause, as after a double click."""
         with transaction.atomic():
-            # One transaction, so that requests never go on without a log entry.
+            # The transaction keeps requests from going on without a log entry.
             is_resumed = ProviderState.objects.resume()
             if is_resumed:
                 self.log_change(request, state, "Resumed requests to the provider.")

@@ -43,8 +43,8 @@ class Tile:
     sentences: tuple[str, ...]
     #: The URL of a list of the rows with the condition; "" if the person may not open the list.
     url: str
-    #: Links, as HTML, to the first orders with the condition. ``unnamed`` is the number of orders
-    #: without a link.
+    #: Links, as HTML, to the first orders with the condition. ``unnamed`` is the number of further
+    #: orders, which have no link.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
 
@@ -90,7 +90,7 @@ def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 
 def _site_of(request: HttpRequest) -> AdminSite:
     view: Any = request.resolver_match and request.resolver_match.func
-    # Two sites may share a name, so the name in the URL does not identify the site.
+    # Two admin sites may share a name, so the name in the URL does not identify the site.
     site: AdminSite = getattr(view, "admin_site", admin.site)
     return site
 
@@ -128,7 +128,7 @@ def _list_url(request: HttpRequest, site: AdminSite, condition: Condition) -> st
         page = reverse(f"admin:{condition.page}", current_app=site.name)
     except NoReverseMatch:
         return ""
-    # Django sets this attribute on the views of a ModelAdmin.
+    # Django sets ``model_admin`` on the views of a ModelAdmin.
     pages = getattr(resolve(page).func, "model_admin", None)
     may_open = pages is None or pages.has_view_permission(request)
     return page + condition.query if may_open else ""
@@ -216,6 +216,7 @@ class DeskAdmin(ReadOnlyRows):
     def get_urls(self) -> list[URLPattern]:
         # The start page has no rows, so it needs no pages to add or change one.
         view: Any = self.admin_site.admin_view(self.changelist_view)
-        # :func:`_site_of` reads this attribute. Views of the AdminSite itself have it already.
+        # :func:`_site_of` reads ``admin_site``, which Django sets only on views of the AdminSite
+        # itself.
         view.admin_site = self.admin_site
         return [path("", view, name="giftcards_desk_changelist")]

@@ -53,7 +53,7 @@ class Pages(Protocol):
     def message_user(self, request: HttpRequest, message: Any, level: Any = ...) -> None: ...
 
 
-#: Returns whether the person of a request may do something.
+#: A function that returns whether the person of a request may do something.
 Permission = Callable[[Pages, HttpRequest], bool]
 
 
@@ -206,9 +206,11 @@ class OrderAction:
     place: str = "order"
     #: The model of the row that the action is about; ``None`` for the order itself.
     of: type[models.Model] | None = None
-    #: Returns the token of an order's state; ``None`` if an outdated form is harmless.
+    #: Returns a hash of the order's state: a form with an old hash is refused. ``None`` if an
+    #: outdated form is harmless.
     token: Callable[[Order], str] | None = state_token
-    #: Called first. If it returns an answer, the page is not shown, and ``act`` is not called.
+    #: Called before the page is shown, and before ``act``. If it returns an answer, neither is
+    #: done.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
     #: Returns True for a repeated request, such as the second one of a double click.
     is_repeated: Callable[[Attempt], bool] = lambda _attempt: False

@@ -21,7 +21,7 @@ NO_LANGUAGE = {
     "customer_language": _("The language of the site"),
     "recipient_language": _("That of the customer"),
 }
-#: The widget for a few lines of text, in either direction.
+#: The widget for a few lines of text, left-to-right or right-to-left.
 WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
@@ -67,10 +67,13 @@ def state_token(order: Order) -> str:
 
     A form that is posted with an old hash is refused: staff have not seen the present state.
     """
-    # In other statuses, a check may claim the order. A check must not outdate the form.
+    # The claim of an unconfirmed order shows which attempt to send it is in doubt. In other
+    # statuses, a worker that checks the order may change the claim, which must not outdate the
+    # form.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
-    # A held order may be approved, and then be held again for the same reason.
+    # A held order may be approved and later be held again for the same reason, so the hash also has
+    # the time since which it waits.
     held_for = [order.queued_at.isoformat(), order.problems] if order.is_held else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]

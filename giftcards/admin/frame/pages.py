@@ -131,8 +131,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
-            # Orders due within the interval are left out, too: by another machine's clock, they may
-            # be due already.
+            # Orders that are due within the interval are left out as well, because they may already
+            # be due by another machine's clock.
             waiting = orders.exclude(due_at__lte=now + interval)
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))

@@ -33,9 +33,10 @@ from giftcards.conf import conf
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.rules.times import SLACK
 
-# The time for which a proof is valid (seconds).
+# The time for which a proof of identity is valid (seconds).
 _HOLDS = 10 * 60
-# For this time, a password that was set without the old one is no proof.
+# For this time after a new password was set without the old one, the password is not accepted as
+# proof.
 _NEW = timedelta(hours=1)
 _PROOF = "giftcards_proof"
 
@@ -64,7 +65,7 @@ def is_confirmed(request: HttpRequest) -> bool:
     if not isinstance(proof, dict) or proof.get("by") != _holder(request, request.user):
         return False
     if proof["is_login"] and conf.reauthenticate:
-        # The shop's own page asks for more than a login.
+        # The shop's own page asks for more than a login, so the login is no proof.
         return False
     # The time of a proof may lie in the future, because clocks differ or are set back.
     return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
@@ -76,7 +77,7 @@ def prove(request: HttpRequest, password: Masked) -> None:
     Raises ``ValidationError`` if the password is wrong, or too new to be a proof.
     """
     if not _is_right(request, password):
-        # One text for every cause, so that nobody learns whether they are locked out.
+        # Every failure has the same text, so that nobody learns whether they are locked out.
         raise ValidationError(gettext("That did not work. Try again."))
     if _has_new_password(request.user):
         raise ValidationError(
@@ -101,8 +102,8 @@ def _is_right(request: HttpRequest, password: str) -> bool:
     stored = request.session.get(HASH_SESSION_KEY, "")
     has_hash = hasattr(user, "get_session_auth_hash")
     if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
-        # The check may have hashed the password anew. Without this call, that would sign the person
-        # out.
+        # The check may have hashed the password anew. Without this call, the new hash would sign
+        # the person out.
         update_session_auth_hash(request, user)
     return True
 

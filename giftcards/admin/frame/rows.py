@@ -54,7 +54,7 @@ class Counted:
 
     def __init__(self, rows: ChangeList) -> None:
         self._rows = rows
-        # The theme grappelli writes a text of its own, for which it needs the number.
+        # The theme grappelli writes its own text, for which it needs the number of rows.
         self.result_count = rows.result_count if apps.is_installed("grappelli") else ""
 
     def __getattr__(self, name: str) -> Any:
@@ -108,7 +108,8 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
         """Return the URL parameters that an item of ``list_filter`` reads."""
         if isinstance(each, type) and issubclass(each, SimpleListFilter):
-            # __init__ may make queries, for choices that are not needed here.
+            # The filter is made without ``__init__``, which may make queries for choices that are
+            # not needed.
             made: ListFilter = each.__new__(each)
         elif callable(each):
             made = each(request, {}, self.model, self)

@@ -49,7 +49,7 @@ TAKE = OrderAction(
     label=_("I am looking after it"),
     permission=may("giftcards.check_order"),
     is_offered=lambda order: order.is_unfinished and not order.owner,
-    # ``take`` itself compares the owners, and no other change matters.
+    # ``take`` itself compares the owners, and no other change of the order matters.
     token=None,
     before=_why_not_taken,
     act=_take,
@@ -90,7 +90,7 @@ TAKE_OVER = OrderAction(
 
 def _give_back(attempt: Attempt) -> Outcome:
     text = gettext("You do not look after this order any more.")
-    # False for the second request of a double click.
+    # ``is_new`` is False for the second request of a double click.
     is_new = give_back(attempt.order, by=attempt.by)
     return Outcome(text, "Does not look after the order any more." if is_new else "")
 

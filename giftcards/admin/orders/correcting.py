@@ -109,7 +109,7 @@ def _correct(attempt: Attempt) -> Answer:
         return LATE
     except revealing.TooManyReveals:
         raise Refused(partial(revealing.refuse, request, order)) from None
-    # Everybody who may see the order can read the log, so it has no address and no reason.
+    # Everybody who may see the order can read the log, so the entry has no address and no reason.
     log = "Corrected the customer." if is_new else ""
     return Outcome(gettext("The order has these details now."), log)
 
@@ -171,7 +171,7 @@ CUSTOMER = OrderAction(
     is_minor=True,
     token=_fingerprint,
     before=_to_proof,
-    # True at the second request of a double click.
+    # ``is_repeated`` returns True for the second request of a double click.
     is_repeated=lambda attempt: attempt.form.details == _details(attempt.order),
     form=CorrectionForm,
     template="customer",

@@ -108,7 +108,7 @@ def _language(code: str) -> SafeString | str:
         return bdi(code)
 
 
-# The most orders that are counted. With more keys, MariaDB reads the whole table.
+# The maximum number of orders that are counted. With more keys, MariaDB reads the whole table.
 _MOST = 200
 
 
@@ -137,9 +137,9 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     }
 
 
-# The maximum number of the customer's earlier orders that are compared, and of the later ones.
+# An order is compared with at most this many earlier and this many later orders of the customer.
 _NEIGHBOURS = 20
-# The longest time between two orders that look like doubles.
+# The longest time between two orders that may be one purchase, made twice by mistake.
 _WITHIN = timedelta(hours=1)
 
 

@@ -62,7 +62,7 @@ class IndexedFilter(admin.ListFilter):
             condition = self.condition()
             if self.uses_index:
                 return queryset.filter(condition)
-            # This finds the same orders, but makes SQLite use no index.
+            # The double negation finds the same orders, but keeps SQLite from using an index.
             return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
@@ -202,7 +202,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, Any]]:
         found = ProductChoices.of_catalogue(self.value())
         if not found.is_whole and request.user.has_perm("giftcards.view_product"):
-            # This template links to the search of the catalogue.
+            # The template of this name links to the search of the catalogue.
             self.template = "admin/giftcards/order/product_filter.html"
         return found.choices
 
@@ -331,7 +331,7 @@ class OrderChangeList(SortedAsOffered):
     _SETTLED = ("settled_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
-    #: The text of the search, sealed as in the URL.
+    #: The encrypted text of the search, as in the URL.
     sealed_query = ""
 
     def without_search_box(self) -> str:
@@ -369,7 +369,8 @@ class OrderChangeList(SortedAsOffered):
         return any(name.startswith("settled_at__") for name in self.filter_params)
 
     def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
-        # Django calls this method again to count facets. The query is unsealed already then.
+        # Django calls this method a second time to count facets. By then, ``query`` is decrypted,
+        # so the first value is kept.
         self.sealed_query = self.sealed_query or self.query
         self.query = unsealed(self.query)
         queryset = super().get_queryset(request, *args)

@@ -80,7 +80,7 @@ def _tick_off(attempt: Attempt) -> Outcome:
     order, problem = attempt.order, _problem_of(attempt, attempt.request.POST)
     if problem is None:
         return _OVER
-    # False for the second request of a double click.
+    # ``is_new`` is False for the second request of a double click.
     is_new = order.tick_off(problem, by=attempt.by)
     log = f"Ticked off: {problem.discreet}" if is_new else ""
     return Outcome(gettext("Ticked off."), log)
@@ -96,14 +96,14 @@ def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
 
 def _why_no_tick(attempt: Attempt) -> Outcome | None:
     if attempt.order.is_held:
-        # A held order keeps its problem until somebody approves or rejects it.
+        # A held order keeps its problem until somebody approves or rejects the order.
         return LATE
     is_asking = attempt.request.method != "POST"
     return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None
 
 
 class TickOffForm(forms.Form):
-    # The key of a problem. If the order has no such problem any more, the problem is over.
+    # The key of the problem to tick off. The order may have lost this problem meanwhile.
     problem = forms.CharField(required=False, widget=forms.HiddenInput)
 
 
@@ -164,7 +164,7 @@ class DisputeForm(forms.Form):
 
 def _dispute(attempt: Attempt) -> Outcome:
     given = attempt.form.cleaned_data
-    # False for the second request of a double click.
+    # ``is_new`` is False for the second request of a double click.
     is_new = attempt.order.dispute(by=attempt.by, cards=given["cards"])
     if is_new and given["words"]:
         Note.objects.add(attempt.order, given["words"], by=attempt.by)
@@ -246,7 +246,7 @@ def decided(decision: Problem | None, log: str = "") -> Outcome:
     """
     if decision is None:
         return LATE
-    # Everybody who may see the order can read the log, so it names no customer.
+    # Everybody who may see the order can read the log, so the entry names no customer.
     return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
 
 
@@ -319,8 +319,8 @@ def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
-        # The environment of the old order. The API key that buys the new order may have another,
-        # but this process may not know that key.
+        # The environment is that of the old order, because this process may not know the API key
+        # that buys the new order.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
         gettext("recipient"): new.recipient_name or new.recipient_email,

@@ -70,8 +70,8 @@ _LEFT_ALONE = {
     ),
 }
 
-# Columns of the list, or of the database, that reveal the provider's prices. A subclass may list
-# columns of the database.
+# Columns that reveal the provider's prices. Some are columns of the database, which a subclass may
+# list.
 COSTS = frozenset(
     {
         "cost",
@@ -124,15 +124,15 @@ class OrderList(LongList, OrderPages):
         ("created_at", DateFilter),
         ContradictoryFilter,
     )
-    # Pages of other apps read this; get_search_results does the search. A second field would break
-    # a theme: it writes several names into a script, without escaping apostrophes.
+    # Pages of other apps read this attribute; get_search_results does the search. A second field
+    # would break the script of a theme, which does not escape apostrophes in the fields' names.
     search_fields = ("reference",)
     search_help_text = _(
         "A reference or its number, a group, the provider's order id, or the name, phone number or"
         " e-mail address of a customer or recipient. The beginning of a word is enough."
     )
     actions = ("check_now",)
-    # The theme unfold reads this before it shows "Add".
+    # The theme unfold reads this attribute before it shows "Add".
     show_add_link = True
     changelist_mixin = _MarkedOrders
     counted = ngettext_lazy("%(count)s order", "%(count)s orders", "count")
@@ -270,7 +270,7 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
     counts: Counter[NotChecked] = Counter()
     for status, count in selected.values_list("status").annotate(Count("pk")):
         counts[STATES[status].not_checked] += count
-    # Orders that are checked are accepted and open, so they were counted with this reason.
+    # The ``due`` orders will be checked, but were counted above as just checked.
     counts[NotChecked.JUST_CHECKED] -= due
     return [
         str(text % {"count": counts[reason]})

@@ -74,7 +74,7 @@ def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
 
 _COSTS = (("expected_price", "ceiling_given"), ("price_approved",))
 _DETAILS = (
-    # The subtitle has these two as well, but some themes show no subtitle.
+    # The subtitle also has the reference and the status, but some themes show no subtitle.
     ("its_reference", "its_status"),
     ("product", "type"),
     ("ordered", "its_environment"),
@@ -85,7 +85,8 @@ _DETAILS = (
     ("in_group", "metadata_given"),
 )
 _GIFT = (("delivery",), ("words",))
-# Problems because of which an order is held. The top of the page describes them already.
+# Codes of the problems because of which an order is held. The top of the page describes them
+# already.
 _HELD_FOR = {"price_above", "review_wanted"}
 # The most links to orders of the same group. A link to the list leads to all of them.
 _MOST_OF_GROUP = 20
@@ -157,8 +158,8 @@ class OrderPage(OrderPages):
             repeats=repeats,
             repeated_by=repeated_by,
         )
-        # The payment for the missing cards went to the new order, even if that order is hidden from
-        # the person. So the new order, if there is one, is read here without that limit.
+        # The payment for the missing cards went to the new order, so that order is read even if it
+        # is hidden from the person.
         again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
         if again is None and order.reordered_amount is not None:
             again = repetition(order)
@@ -173,8 +174,8 @@ class OrderPage(OrderPages):
         )
         may_take = TAKE_OVER.permission(self, request)
         return {
-            # Not every theme shows a subtitle. The title is plain text, because the browser's
-            # window has the same title.
+            # The title names the order, because not every theme shows a subtitle. It is plain text,
+            # because the browser's window has the same title.
             "title": gettext("Order %(reference)s") % {"reference": isolated(order)},
             "subtitle": None,
             "state_token": state_token(order),
@@ -193,7 +194,7 @@ class OrderPage(OrderPages):
                 for entry in order.problems
                 if not (order.is_held and entry.get("code") in _HELD_FOR)
             ],
-            # A held order keeps its problem until somebody approves or rejects it.
+            # A held order keeps its problem until somebody approves or rejects the order.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
             "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),
@@ -216,7 +217,8 @@ class OrderPage(OrderPages):
             return [RelatedOrder(other, order_link(self.admin_site, other)) for other in orders]
 
         orders = self.get_queryset(request)
-        # Two queries: for one with both conditions, SQLite would read the whole table.
+        # Two queries are made, because SQLite would read the whole table for one with both
+        # conditions.
         first = [] if order.repeats_id is None else seen(orders.filter(pk=order.repeats_id))
         again = seen(orders.filter(repeats=order.pk).order_by())
         found: dict[str, Any] = {

@@ -58,7 +58,7 @@ from giftcards.text.display import (
 
 _LINE = {"product_id", "type_id"}
 _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
-# Addresses that may get cards, or links to cards.
+# Columns with addresses to which cards, or links to cards, may be sent.
 _ADDRESSES = ("customer_email", "customer_phone", "recipient_email")
 # The error code of a form that lacks the proof of identity.
 _UNPROVEN = "unproven"
@@ -177,7 +177,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(None, error)
             return
         if self.is_confirmed and self.lacks_proof:
-            # The page then shows the confirmation again, and asks for the proof.
+            # Because of this error, the page shows the confirmation again, and asks for the proof.
             self.add_error(None, ValidationError("", code=_UNPROVEN))
         elif self.is_confirmed:
             self._place()
@@ -216,7 +216,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self._add_taken()
 
     def _add_taken(self) -> None:
-        # The text says nothing about the other order, which may be hidden from the person.
+        # The text says nothing about the order that has the reference, which may be hidden from the
+        # person.
         taken = gettext("This reference is taken. Use another one for another order.")
         self.add_error("reference", taken)
 
@@ -366,8 +367,8 @@ class PlacingPage(OrderPages):
         if request.method != "POST" and needs_other_proof(request):
             # The proof comes first: it is on another page, so any typed text would be lost.
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
-        # Read this before the transaction: in SQLite, a transaction that reads before it writes may
-        # fail.
+        # The catalogue is read before the transaction: in SQLite, a transaction that reads before
+        # it writes may fail.
         finder = None if _offered(request).is_whole else _finder(request)
         proof = ProofForm(request, request.POST if "password" in request.POST else None)
         proof.is_valid()

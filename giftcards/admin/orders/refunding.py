@@ -164,8 +164,8 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
     if data is not None:
         return RefundForm(attempt.order, data)
-    # A payment may have no number of its own. The unique reference keeps a double click from
-    # recording two refunds.
+    # A payment may have no number, so its reference is random. The unique reference keeps a double
+    # click from recording two refunds.
     reference = f"R-{uuid.uuid4().hex[:12].upper()}"
     initial = {"amount": attempt.order.open_amount, "reference": reference}
     return RefundForm(attempt.order, initial=initial)
@@ -396,7 +396,7 @@ class CustomerRefundAdmin(OrderRows):
     list_select_related = ("order",)
     list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
     fields = readonly_fields = (*list_display, "its_comment")
-    # This only shows the search box; search_rows() does the search.
+    # Django shows the search box only if ``search_fields`` is set; search_rows() does the search.
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 

@@ -60,7 +60,7 @@ from giftcards.text.display import (
 
 _STAFF = StatusChange.Source.STAFF
 _SALT = "giftcards.admin.adopt"
-# The longest time between a comparison and its confirmation (seconds).
+# The longest time from the comparison with the provider's order to its confirmation (seconds).
 _COMPARISON_HOLDS = 15 * 60
 
 _NO_ANSWER = {
@@ -136,7 +136,7 @@ class ResolveForm(forms.Form):
     provider_order_id = forms.Field(
         label=_("provider's order id"),
         required=False,
-        # No maxlength: a browser would cut a pasted text, which would then be another id.
+        # There is no maxlength, because a browser would cut a long id, and post another id.
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
     is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
@@ -217,7 +217,7 @@ def _resolve(attempt: Attempt) -> Answer:
     return attempt.page() if answer is None else answer
 
 
-# Problems that the first sentence of the page describes already.
+# Codes of problems that the first sentence of the page describes already.
 _TOLD = {"answer_lost", "sender_died"}
 
 
@@ -254,7 +254,8 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
         return None
-    # Logged before the request, because the answer may be about an order that is not the shop's.
+    # The log entry comes before the request, because the answer may be about an order that is not
+    # the shop's.
     pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
     candidates = {row["id"]: row for row in order.candidates}
     row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))

@@ -26,8 +26,8 @@ from giftcards.text.spelling import is_phone
 MOST_FOUND = 1_000
 # The maximum number of orders on a page that also shows cards.
 _MOST_LISTED = 20
-# The minimum length of a code with digits. A text of only digits that has found orders must have
-# more digits to count as a code.
+# The minimum length of a text with digits that may be a code. If a text of only digits has found
+# orders, it has to be longer.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
 # The minimum length of a code without digits: most names are shorter.
 _FEWEST_LETTERS = 12

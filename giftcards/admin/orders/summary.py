@@ -98,7 +98,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
 
 def _pending(story: SummaryInput) -> str:
     if story.order.open_problems:
-        # An open problem, further down, says why the order could not be sent.
+        # An open problem, further down on the page, says why the order could not be sent.
         return gettext("Nothing has been bought yet.")
     return _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
 
@@ -127,7 +127,7 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
 
 def _unconfirmed(order: Order) -> str:
     if order.open_problems:
-        # An open problem, further down, says why.
+        # An open problem, further down on the page, says why this is not known.
         return gettext("It is not known yet whether the order was bought.")
     return gettext("The order was sent, and it is not known whether it was bought.")
 

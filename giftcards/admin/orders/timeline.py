@@ -105,7 +105,8 @@ class Timeline:
     def reason(self) -> Problem | None:
         """The reason recorded for the last change of status or decision; ``None`` without one."""
         moves = [(move.change.at, move.reason) for move in self._moves]
-        # A later decision cannot have caused a final status.
+        # Decisions about a final order are left out: they came after its status, and cannot have
+        # caused it.
         ticks = () if self._order.is_final else self._ticks
         decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
         moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]

@@ -353,7 +353,7 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
     """Yield a title and the figures, as pairs of label and HTML, for each part except the steps."""
-    # If no cards were ordered again, these figures equal others.
+    # If no cards were ordered again, these figures equal other figures, and are left out.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:
         lines = [

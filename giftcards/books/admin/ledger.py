@@ -96,9 +96,9 @@ class MatchFilter(ConditionFilter):
     title = _("order")
     parameter_name = "order"
     conditions = {
-        # SQLite uses no index for a bare column, which Django would write for "= True".
+        # ``is_guess=True`` would become a bare column in SQL, for which SQLite uses no index.
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
-        # For a tile of the start page.
+        # A tile of the start page links to the choice "unknown".
         "unknown": (_("Of no order here"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
         "charged": (_("Unknown, charged"), CHARGED_UNKNOWN),
         "credited": (_("Unknown, credited back"), CREDITED_UNKNOWN),
@@ -169,7 +169,7 @@ class LedgerEntryAdmin(OrderRows):
         "identifier",
         "read",
     )
-    # Only makes Django show the search box: see search_rows().
+    # Django shows the search box only if ``search_fields`` is set; search_rows() does the search.
     search_fields = ("provider_id",)
     search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
     actions = None
@@ -181,8 +181,7 @@ class LedgerEntryAdmin(OrderRows):
     read = column(LedgerEntry, "read_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LedgerEntry]:
-        # Prefetched, not joined: PostgreSQL expects many entries without an order, and would read
-        # all orders first for a join.
+        # Orders are prefetched, because PostgreSQL would read all orders for a join.
         return super().get_queryset(request).prefetch_related("order")
 
     def has_view_permission(self, request: HttpRequest, obj: LedgerEntry | None = None) -> bool:
@@ -191,8 +190,8 @@ class LedgerEntryAdmin(OrderRows):
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         if request.GET.get(MatchFilter.parameter_name) in {"unknown", "charged", "credited"}:
-            # Sorted by all columns of the index: PostgreSQL does not know that ``order_id`` is
-            # always NULL.
+            # The sorting has all columns of the index: PostgreSQL does not know that ``order_id``
+            # is always NULL.
             return ("-order_id", "-type", "-time", "-pk")
         return ("-time", "-pk")
 
@@ -342,7 +341,7 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
     yield gettext("Balance after"), money(summary.closing_balance), True
 
 
-# Returns the name of a discrepancy's order or entry as HTML.
+# A function that returns the name, as HTML, of the order or entry that a discrepancy is about.
 _Name = Callable[[Discrepancy], str]
 
 

@@ -25,8 +25,8 @@ from giftcards.text.display import day_text, isolated
 # express very early times.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The most days of a report with a row for each day, because a person has to read these rows. The
-# most years of any report.
+# The maximum number of days in a report with a row for each day, because a person has to read the
+# rows. The maximum number of years in any report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
 # The form lists at most this many products whose names contain the typed text.
@@ -40,7 +40,7 @@ class Question:
     start: date
     end: date
     by: By = By.DAY
-    product_id: str = ""  # all products
+    product_id: str = ""  # "" means all products
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -58,7 +58,8 @@ class ReportForm(forms.Form):
     """The form of a report; its fields are in the URL, so every report has a URL."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
-    # The id of a product from a list. In a large catalogue, it is typed, or is a part of a name.
+    # The id of a product. In a large catalogue, staff type the id or a part of the name; otherwise
+    # they choose from a list.
     product = forms.CharField(label=_("Product"), required=False, max_length=200)
     # "from" is a keyword of Python, so ``__init__`` adds the field.
     field_order = ("from", "to", "by", "product")
@@ -127,7 +128,8 @@ class DownloadForm(forms.Form):
         super().__init__(data, auto_id="giftcards-download-%s", label_suffix="")
         choices = [("csv", _("CSV with commas and decimal points"))]
         if can_write_xlsx():
-            # First, because its numbers and dates do not depend on the spreadsheet's language.
+            # The format xlsx comes first, because its numbers and dates do not depend on the
+            # spreadsheet's language.
             choices.insert(0, ("xlsx", _("Excel (xlsx), for spreadsheets in every language")))
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
 
@@ -160,7 +162,7 @@ def row_text(row: Row, report: Report) -> str:
     if report.by is By.MONTH:
         return day_text(row.key, "F Y")
     days = sorted({row.key, last_day(row.key, report.by)})
-    # The page's title names the year if there is only one.
+    # If all days are in one year, the page's title names the year.
     years = {day.year for day in (report.start, report.end, *days)}
     return " – ".join(day_text(day, "j N" if len(years) == 1 else "j N Y") for day in days)
 

@@ -93,7 +93,7 @@ def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
     if not (form.is_valid() and download_form.is_valid()):
         return _report_page(pages, request, form, download_form, status=400)
     question, given = form.question, download_form.cleaned_data
-    # The trace comes first: no file leaves the shop without a trace.
+    # The trace comes first, so that no file leaves the shop without a trace.
     _leave_trace(request, question, given)
     return _file(question, given, shows_costs=pages.may_see_costs(request))
 
@@ -309,7 +309,7 @@ def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
         for column in COLUMNS
-        # "ordered" is the sum of "charged" and "credited back".
+        # The column "ordered" is left out, because it is the sum of "charged" and "credited back".
         if column.short and column.name != "ordered_amount"
         if shows_costs or not column.tells_costs
     }
@@ -354,7 +354,7 @@ def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
     why = _left_out(column, figures)
     if not why:
         return shown
-    # The mark comes first, so that the digits of a column stay aligned.
+    # The warning sign comes first, so that the digits of a column stay aligned.
     mark = '<span class="giftcards-mark" role="img" aria-label="{}" title="{}">⚠</span> {}'
     return format_html(mark, why, why, shown)
 
@@ -515,10 +515,10 @@ def _short(key: date, report: Report) -> str:
     return day_text(key, "N" if report.start.year == report.end.year else "m/Y")
 
 
-# A column fills this share of its slot, and at most _WIDEST percent of the chart.
+# A column of the chart fills this share of its slot, and at most _WIDEST percent of the chart.
 _FILLED = Decimal("0.7")
 _WIDEST = Decimal(12)
-# More columns than this have no gaps between them.
+# A chart with more columns than this has no gaps between them.
 _DENSE = 90
 
 

@@ -17,7 +17,7 @@ from giftcards.privacy.erasure import REASONS, Erasure, SharedNumber, erase, fin
 from giftcards.privacy.export import describe, write_new
 from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person
 
-# The most references that a message lists.
+# The maximum number of references that a message lists.
 _NAMED = 20
 
 

@@ -29,7 +29,7 @@ class Command(GiftcardsCommand):
         """Do nothing: ``handle`` reads the database, and reports a failure itself."""
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
-        # Not every shop has prometheus-client.
+        # The import is here because not every shop has prometheus-client.
         from giftcards.watch.metrics import as_text
 
         try:

@@ -89,8 +89,8 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
             progress.show(text, unless_short=True)
             return True
 
-        # Lost orders are checked now. Those without a due time wait for a person, and stay as they
-        # are.
+        # Lost orders are checked now. Lost orders without a due time wait for a person, and stay as
+        # they are.
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)

@@ -213,7 +213,8 @@ def run(
         for seen in watch(placed, gateway):
             order = seen
             on_wait(scenario, order)
-            # Not waited for: the provider may take long to name the price.
+            # The command does not wait for a price that the provider has not named: that may take
+            # long.
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))

@@ -33,7 +33,8 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # This raises if a permission is missing, so it comes before any change.
+        # role_permissions() raises an error if a permission is missing, so the call comes before
+        # any change.
         permissions = role_permissions()
         schedule = ensure_schedule()
         roles = ensure_roles(permissions, repair=options["repair_groups"])

@@ -216,5 +216,5 @@ class Command(ConsoleCommand):
         try:
             self.put(f"{time.strftime('%H:%M:%S')} {request.method} {path} {status}")
         except OutputClosed:
-            # This is the thread of a request; only the main thread can end the command.
+            # This method runs in the thread of a request; only the main thread can end the command.
             self._output_closed.set()

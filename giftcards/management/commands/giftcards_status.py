@@ -94,7 +94,7 @@ class _Overview:
 
     def __init__(self) -> None:
         self.standing = Standing()
-        # For the newest and the oldest card: why the keys cannot open it, or "".
+        # Says, for the newest and the oldest card, why the keys cannot open it; "" if they can.
         self.cards = self.standing.once(try_keys)
         self.state = self.standing.state
         self.schedule = schedule_problem()

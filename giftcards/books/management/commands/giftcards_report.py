@@ -94,7 +94,8 @@ class Command(GiftcardsCommand):
             self.show(_as_dict(found, open_), "\n".join(_text(found, open_)), options)
 
     def _write_csv(self, rows: Iterable[Any]) -> None:
-        # Bytes, if possible, so that the file is in UTF-8 whatever the terminal uses.
+        # The command writes bytes if possible, so that the file is in UTF-8 whatever the terminal
+        # uses.
         out = getattr(self.stdout, "buffer", None)
         for chunk in as_csv(rows):
             if out is None:
