@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.pages import element, text
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+if TYPE_CHECKING:
+    from tests.themes.processes import Start
+
+pytest_plugins = ["tests.themes.processes"]
+
 Pages = dict[str, str]
 
 # A process for each theme.
@@ -87,17 +87,11 @@ SHOWN = {
     params=[("unfold", ""), ("unfold", "subclass"), ("jazzmin", ""), ("grappelli", "")],
     ids=" ".join,
 )
-def pages(request: pytest.FixtureRequest) -> Pages:
-    theme, how = request.param
-    if importlib.util.find_spec(theme) is None:
-        pytest.skip(f"Needs django-{theme}.")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.themes.visit", theme, *filter(None, [how])]
-    visit = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert visit.returncode == 0, visit.stderr
-    seen: Pages = json.loads(visit.stdout)
+def pages(request: pytest.FixtureRequest, start: Start) -> Pages:
+    with start("visit", *filter(None, request.param)) as visit:
+        told, _nothing = visit.communicate(timeout=120)
+    assert visit.returncode == 0
+    seen: Pages = json.loads(told)
     return seen
 
 

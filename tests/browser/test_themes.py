@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 import pytest
+from selenium.webdriver import Chrome
 
-from tests.browser import chromium
+from tests.browser.chromium import prefer, resize
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing()),
-]
+if TYPE_CHECKING:
+    from tests.themes.processes import Start
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+pytest_plugins = ["tests.themes.processes"]
+pytestmark = pytest.mark.browser
+
+WINDOW = (1280, 2400)
+# Our own, on pages of which the rest is the theme's.
+_OURS = (
+    ":is(.giftcards-section, .giftcards-decide, .giftcards-page, .giftcards-find,"
+    " .giftcards-summary) :is(a, button, [type=submit]), .giftcards-summary, .giftcards-warning"
+)
+# Text of less contrast than the WCAG ask for (4.5), and words that their button has no room for.
+_LOOK = """
+const ink = colour => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+  canvas.fillStyle = colour;
+  canvas.fillRect(0, 0, 1, 1);
+  return canvas.getImageData(0, 0, 1, 1).data;
+};
+const brightness = ([red, green, blue]) => {
+  const [r, g, b] = [red, green, blue].map(part => {
+    const share = part / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const ground = element => {
+  for (let each = element; each; each = each.parentElement) {
+    const colour = ink(getComputedStyle(each).backgroundColor);
+    if (colour[3] > 127) return colour;
+  }
+  return [255, 255, 255];
+};
+const wrong = [];
+for (const element of document.querySelectorAll(arguments[0])) {
+  const text = (element.innerText ?? "").trim() || element.value || "";
+  if (!text || !element.checkVisibility()) continue;
+  const [dark, light] = [ink(getComputedStyle(element).color), ground(element)]
+    .map(brightness).sort((one, other) => one - other);
+  const contrast = (light + 0.05) / (dark + 0.05);
+  if (contrast < 4.5) wrong.push(`${text}: contrast ${contrast.toFixed(1)}`);
+  const isCut = element.scrollWidth > element.clientWidth + 1
+    || element.scrollHeight > element.clientHeight + 1;
+  if (getComputedStyle(element).display !== "inline" && isCut) wrong.push(`${text}: cut off`);
+}
+return {text: document.body.innerText, wrong: wrong};
+"""
 # What has to be seen, first of all; of the pages about an order, which order it is.
 SEEN = {
     "list": "web-1042",
@@ -36,22 +74,23 @@ SEEN = {
 
 
 @pytest.fixture(scope="module", params=["unfold", "jazzmin", "grappelli", "simpleui"])
-def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
-    if importlib.util.find_spec(request.param) is None:
-        pytest.skip(f"Needs django-{request.param}.")
+def seen(request: pytest.FixtureRequest, driver: Chrome, start: Start) -> dict[str, Any]:
+    """Of each page the text that a person sees in it, and what of ours is faint or cut off."""
     if request.param == "simpleui" and django.VERSION >= (6, 1):
         pytest.skip("simpleui 2026.1 itself shows no list under Django 6.1.")
-    look = subprocess.run(
-        [sys.executable, "-m", "tests.themes.look", request.param],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
-    assert look.returncode == 0, look.stderr
-    found: dict[str, Any] = json.loads(look.stdout)
+    found = {}
+    with start("serve", request.param) as process:
+        assert process.stdout
+        told = json.loads(process.stdout.readline())
+        resize(driver, *WINDOW)
+        prefer(driver, "light")
+        driver.get(f"{told['site']}/static/giftcards/admin.css")
+        driver.add_cookie({"name": "sessionid", "value": told["session"]})
+        for name, path in told["pages"].items():
+            driver.get(told["site"] + path)
+            found[name] = driver.execute_script(_LOOK, _OURS)
+        driver.delete_all_cookies()
+        driver.get("about:blank")
     return found
 
 

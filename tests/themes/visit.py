@@ -7,26 +7,20 @@ in a process of its own, because a theme is an app of its own settings.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+from tests.themes.set_up import set_up
+
 FAR = "6901616fe9e88196b4eb64b9"
 
 
 def main(theme: str, how: str = "") -> None:
-    os.environ["GIFTCARDS_TESTS_THEME"] = theme
-    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.themes.settings"
-    import django
-
-    django.setup()
-    from django.core.management import call_command
-
+    set_up(theme)
     if how == "subclass":
         _register_subclass()
-    call_command("migrate", verbosity=0)
     json.dump(dict(_visit()), sys.stdout)
 
 

@@ -1,0 +1,17 @@
+"""How a process begins whose admin has a theme: an app of settings of its own."""
+
+from __future__ import annotations
+
+import os
+
+
+def set_up(theme: str) -> None:
+    """Django with the theme, and what has been put into its database so far: tables at least."""
+    os.environ["GIFTCARDS_TESTS_THEME"] = theme
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.themes.settings"
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
