@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
 from django.apps import apps
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand
@@ -37,8 +36,6 @@ MODULES = sorted(
 )
 
 FENCED = re.compile(r"^(```|:::).*?^\1$", re.DOTALL | re.MULTILINE)
-
-every_page = pytest.mark.parametrize("page", sorted(PAGES))
 
 
 def page(name: str) -> str:

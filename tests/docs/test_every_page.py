@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import inspect
 import re
+from collections.abc import Callable, Container, Iterable
+from functools import partial
 
 import pytest
 from django.apps import apps
@@ -29,10 +31,8 @@ from tests.docs.pages import (
     ROOT,
     blocks,
     code,
-    every_page,
     options_in,
     options_of,
-    page,
     resolve,
     rows,
     sentences,
@@ -41,125 +41,133 @@ from tests.docs.pages import (
 )
 
 
-@every_page
-def test_every_command_that_is_named_exists(page: str) -> None:
+def found(pattern: str, text: str) -> set[str]:
+    return set(re.findall(pattern, text, re.MULTILINE))
+
+
+def strange(known: Container[str], named: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
+    """By page, the names on it that are not known."""
+    strangers = {
+        page: [name for name in named(text) if name not in known] for page, text in PAGES.items()
+    }
+    return {page: names for page, names in strangers.items() if names}
+
+
+def test_every_command_that_is_named_exists() -> None:
     models = [model for label in INSTALLED for model in apps.get_app_config(label).get_models()]
     tables = {model._meta.db_table for model in models}
     commands = {path.stem for path in MODULES if path.parts[-2] == "commands"}
-    named = set(re.findall(r"(?<!admin:)\bgiftcards_[a-z_]+\b", PAGES[page]))
     # A tag with its library.
     others = {"giftcards_desk", "giftcards_admin"}
-    assert named <= {*commands, *tables, *APPS, *others, *(family.name for family in FAMILIES)}
+    known = {*commands, *tables, *APPS, *others, *(family.name for family in FAMILIES)}
+    assert strange(known, partial(found, r"(?<!admin:)\bgiftcards_[a-z_]+\b")) == {}
 
 
-@every_page
-def test_every_page_of_the_admin_that_is_named_exists(page: str) -> None:
+def test_every_page_of_the_admin_that_is_named_exists() -> None:
     urls = {pattern.name for pattern in site._registry[Order].urls}
-    assert set(re.findall(r"admin:(giftcards_[a-z_]+)\b", PAGES[page])) <= urls
+    assert strange(urls, partial(found, r"admin:(giftcards_[a-z_]+)\b")) == {}
 
 
-@every_page
-def test_every_command_line_has_options_that_exist(page: str) -> None:
-    for command, rest in re.findall(r"\b(giftcards_[a-z_]+)((?: [^`\n]*)?)", PAGES[page]):
-        if command in COMMANDS and rest.strip().startswith("-"):
-            # The first words after the name; what follows them is a sentence.
-            words = re.match(r"(?: -[\w-]+)*", rest)
-            assert options_in(words[0] if words else "") <= options_of(command)
-    for line in re.findall(r"^\$ .*manage\.py (.*)$", PAGES[page], re.MULTILINE):
-        command, *_ = line.split()
-        if command in COMMANDS:
-            assert options_in(line) <= options_of(command)
+def test_every_command_line_has_options_that_exist() -> None:
+    for page, text in PAGES.items():
+        for command, rest in re.findall(r"\b(giftcards_[a-z_]+)((?: [^`\n]*)?)", text):
+            if command in COMMANDS and rest.strip().startswith("-"):
+                # The first words after the name; what follows them is a sentence.
+                words = re.match(r"(?: -[\w-]+)*", rest)
+                assert options_in(words[0] if words else "") <= options_of(command), page
+        for line in re.findall(r"^\$ .*manage\.py (.*)$", text, re.MULTILINE):
+            command, *_ = line.split()
+            if command in COMMANDS:
+                assert options_in(line) <= options_of(command), page
 
 
-@every_page
-def test_every_check_is_named_beside_what_it_is_about(page: str) -> None:
-    for paragraph in re.split(r"\n\s*\n|\n(?=\|)", PAGES[page]):
-        for name in re.findall(r"giftcards\.[EW]\d{3}", paragraph):
-            assert CHECKS[name] in paragraph, name
+def test_every_check_is_named_beside_what_it_is_about() -> None:
+    for page, text in PAGES.items():
+        for paragraph in re.split(r"\n\s*\n|\n(?=\|)", text):
+            for name in re.findall(r"giftcards\.[EW]\d{3}", paragraph):
+                assert CHECKS[name] in paragraph, (page, name)
 
 
-@every_page
-def test_every_setting_status_and_variable_that_is_named_exists(page: str) -> None:
-    text = PAGES[page]
-    named = {word for word in code(text) if re.fullmatch(r"[A-Z][A-Z0-9_]+", word)}
-    named |= set(re.findall(r"GIFTCARDS\[[\"'](\w+)[\"']\]", text))
+def test_every_setting_status_and_variable_that_is_named_exists() -> None:
     files = [*MODULES, *(ROOT / "example_project").rglob("*.py"), ROOT / "Makefile"]
     files += [ROOT / "tests" / "conftest.py", ROOT / "tests" / "recipes" / "settings.py"]
     files += (ROOT / "benchmarks").glob("*.py")
     known = set(re.findall(r"\w+", "\n".join(path.read_text() for path in files)))
     dicts = (conf.conf, delivery_conf.conf, oscar_conf.conf)
     known.update(*(it.declared for it in dicts), LineState.__members__, dir(global_settings))
-    assert named - known == set()
+
+    def named(text: str) -> set[str]:
+        constants = {word for word in code(text) if re.fullmatch(r"[A-Z][A-Z0-9_]+", word)}
+        return constants | found(r"GIFTCARDS\[[\"'](\w+)[\"']\]", text)
+
+    assert strange(known, named) == {}
 
 
-@every_page
-def test_every_check_that_is_named_exists(page: str) -> None:
-    known = set(re.findall(r"giftcards\.[EW]\d{3}", inspect.getsource(checks)))
-    assert set(re.findall(r"giftcards\.[EW]\d{3}", PAGES[page])) <= known
+def test_every_check_that_is_named_exists() -> None:
+    check = r"giftcards\.[EW]\d{3}"
+    assert strange(found(check, inspect.getsource(checks)), partial(found, check)) == {}
 
 
 @pytest.mark.django_db
-@every_page
-def test_every_python_name_that_is_named_exists(page: str) -> None:
+def test_every_python_name_that_is_named_exists() -> None:
     permissions = {
         f"giftcards.{codename}"
         for codename in Permission.objects.values_list("codename", flat=True)
     }
-    for name in set(re.findall(r"\bgiftcards(?:\.[A-Za-z]\w*)+", PAGES[page])):
+    for name in found(r"\bgiftcards(?:\.[A-Za-z]\w*)+", "\n".join(PAGES.values())):
         is_file = (DOCS / name).exists()
         if not (re.fullmatch(r"giftcards\.[EW]\d{3}", name) or name in permissions or is_file):
             resolve(name)
 
 
-@every_page
-def test_every_page_can_be_read_as_plain_markdown(page: str) -> None:
-    assert "{eval-rst}" not in PAGES[page]
+def test_every_page_can_be_read_as_plain_markdown() -> None:
+    assert [page for page, text in PAGES.items() if "{eval-rst}" in text] == []
 
 
 def test_every_error_that_is_named_exists() -> None:
-    named = re.findall(r"`(\w+(?:Error|Conflict))`", "\n".join(PAGES.values()))
-    assert named
-    for name in named:
-        assert name == "ValidationError" or hasattr(exceptions, name) or hasattr(builtins, name)
+    known = {"ValidationError", *dir(exceptions), *dir(builtins)}
+    named = partial(found, r"`(\w+(?:Error|Conflict))`")
+    assert any(map(named, PAGES.values()))
+    assert strange(known, named) == {}
 
 
-@every_page
-def test_every_cell_can_be_read_without_the_row_above(page: str) -> None:
-    for row in rows(PAGES[page]):
-        for cell in row:
-            assert not re.match(r"(as above|the same(\.|,|$))", cell, re.IGNORECASE), row
+def test_every_cell_can_be_read_without_the_row_above() -> None:
+    above = re.compile(r"(as above|the same(\.|,|$))", re.IGNORECASE)
+    cells = [(page, cell) for page, text in PAGES.items() for row in rows(text) for cell in row]
+    assert [(page, cell) for page, cell in cells if above.match(cell)] == []
 
 
-@every_page
-def test_every_python_file_that_is_named_exists(page: str) -> None:
-    for name in code(PAGES[page]):
-        if re.fullmatch(r"[\w/]+\.py", name):
-            assert (ROOT / name).exists() or (ROOT / "giftcards" / name).exists(), name
+def test_every_python_file_that_is_named_exists() -> None:
+    for page, text in PAGES.items():
+        for name in code(text):
+            if re.fullmatch(r"[\w/]+\.py", name):
+                paths = (ROOT / name, ROOT / "giftcards" / name)
+                assert any(path.exists() for path in paths), (page, name)
 
 
-@every_page
-def test_every_local_link_leads_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
-        if re.match(r"[a-z]+:", target):
-            continue
-        file, _, anchor = target.partition("#")
-        path = (ROOT / page).parent / file if file else ROOT / page
-        assert path.exists(), target
-        if anchor:
-            assert anchor in slugs(path.read_text()), target
+def test_every_local_link_leads_somewhere() -> None:
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            file, _, anchor = target.partition("#")
+            path = (ROOT / page).parent / file if file else ROOT / page
+            assert path.exists(), (page, target)
+            if anchor:
+                assert anchor in slugs(path.read_text()), (page, target)
 
 
 def test_every_page_is_listed_in_the_index() -> None:
-    listed = {name for tree in blocks(page("index"), r"\{toctree\}") for name in tree.split()}
+    listed = {
+        name for tree in blocks(PAGES["docs/index.md"], r"\{toctree\}") for name in tree.split()
+    }
     pages = {name.removeprefix("docs/").removesuffix(".md") for name in PAGES if "/" in name}
     assert pages - {"index"} <= listed
 
 
-@every_page
-def test_every_make_target_exists(page: str) -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^\$ |`)(?:\w+=\S+ )*make (\w+)", PAGES[page], re.MULTILINE))
-    assert named <= targets
+def test_every_make_target_exists() -> None:
+    targets = found(r"^(\w+):", (ROOT / "Makefile").read_text())
+    assert strange(targets, partial(found, r"(?:^\$ |`)(?:\w+=\S+ )*make (\w+)")) == {}
 
 
 # Generated from texts of the code, included from elsewhere, or in French.
@@ -172,11 +180,10 @@ WRITTEN_ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize(
-    "page", sorted({name for name in PAGES if "/" in name} - WRITTEN_ELSEWHERE)
-)
-def test_no_sentence_is_longer_than_twenty_words(page: str) -> None:
-    assert [sentence for sentence in sentences(PAGES[page]) if words(sentence) > 20] == []
+def test_no_sentence_is_longer_than_twenty_words() -> None:
+    ours = {name for name in PAGES if "/" in name} - WRITTEN_ELSEWHERE
+    long = {page: [each for each in sentences(PAGES[page]) if words(each) > 20] for page in ours}
+    assert {page: found for page, found in long.items() if found} == {}
 
 
 @pytest.mark.parametrize("around", ["{}", "Short. {} Short.", "- {}\n- Short.", "| X. | {} |"])

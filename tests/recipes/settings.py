@@ -20,8 +20,8 @@ MIDDLEWARE = [
 ]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 ROOT_URLCONF = "tests.recipes.urls"
-# Tables without migrations: the recipe has none.
-MIGRATION_MODULES = {"shop": None}
+# Tables without migrations: the recipe has none, and those of others take longer than the tests.
+MIGRATION_MODULES = dict.fromkeys(app.rpartition(".")[2] for app in INSTALLED_APPS)
 # The shop's tests start threads of async code, which share one connection.
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 # The name of Django 6.1 and later, as in the settings of the other tests.
