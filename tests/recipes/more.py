@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,7 +18,7 @@ from django.contrib.auth import get_user_model
 from django.core import mail
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
-from django.test import Client, TestCase
+from django.test import Client, TestCase, override_settings
 from django.utils import timezone
 from django_q.models import OrmQ
 from shop import checkout, tasks
@@ -26,19 +28,24 @@ from shop.models import Cart, Delivery, Product
 from shop.receivers import deliver
 
 from giftcards.fulfilment import reorder_missing
-from giftcards.models import Card, Order
+from giftcards.models import Card, Hold, Order
 from giftcards.simulator import Simulator
 
 DAY = timedelta(days=1)
+
+
+@contextmanager
+def provider() -> Iterator[Simulator]:
+    with Simulator(delay=(0, 0), rate_limit=0) as running, override_settings():
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": running.url}
+        yield running
 
 
 class ShopTestCase(TestCase):
     """A provider, a customer who is logged in, and the worker's work."""
 
     def setUp(self) -> None:
-        self.provider = self.enterContext(Simulator(delay=(0, 0), rate_limit=0))
-        test = {"BASE_URL": self.provider.url, "API_KEY": "any-text"}
-        self.enterContext(self.settings(GIFTCARDS={**settings.GIFTCARDS, **test}))
+        self.provider = self.enterContext(provider())
         self.user = get_user_model().objects.create_user("customer")
         self.client.force_login(self.user)
 
@@ -71,6 +78,23 @@ class ShopTestCase(TestCase):
         first, second = Card.objects.all()
         Card.objects.filter(pk=first.pk).update(sealed="damaged")
         return second.value
+
+
+class PaymentTestCase(ShopTestCase):
+    """The catalogue has been read: cards can be held for those who pay."""
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        with provider():
+            call_command("giftcards_catalogue", verbosity=0)
+
+    def outcome(self, payment: Any) -> tuple[str, int, int]:
+        """The status of the payment; the numbers of the cart's orders, and of its cards on hold."""
+        references = [line.reference for line in payment.cart.lines.all()]
+        payment.refresh_from_db()
+        current = Hold.objects.current(timezone.now()).filter(reference__in=references)
+        orders = Order.objects.filter(reference__in=references).count()
+        return payment.status, orders, sum(held.quantity for held in current)
 
 
 class Buying(ShopTestCase):

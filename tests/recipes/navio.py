@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
-from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 from shop import navio
 from shop.models import Cart, NavioPayment, Product
-from shop.test_more import ShopTestCase
+from shop.test_more import PaymentTestCase
 
 from giftcards.models import Hold, Order, ProductType, RequestSlot
 from giftcards.payments import PaymentAnswer
@@ -34,12 +33,7 @@ ENDS: dict[tuple[str, ...], tuple[str, int, int]] = {
 }
 
 
-class NavioTestCase(ShopTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        call_command("giftcards_catalogue", verbosity=0)
-        self.provider.forget_requests()
-
+class NavioTestCase(PaymentTestCase):
     def begin(self, cart: Cart, client: Client | None = None) -> Any:
         return (client or self.client).post(f"/navio/{cart.pk}/")
 
@@ -65,13 +59,6 @@ class NavioTestCase(ShopTestCase):
         """The customer is back some seconds later."""
         self.pass_time(seconds=6)
         return self.client.get(f"/navio/{payment.cart_id}/")
-
-    def outcome(self, payment: NavioPayment) -> tuple[str, int, int]:
-        references = [line.reference for line in payment.cart.lines.all()]
-        payment.refresh_from_db()
-        current = Hold.objects.current(timezone.now()).filter(reference__in=references)
-        orders = Order.objects.filter(reference__in=references).count()
-        return payment.status, orders, sum(held.quantity for held in current)
 
     def questions(self) -> list[str]:
         """The references of the payments about which the provider was asked."""

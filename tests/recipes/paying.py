@@ -9,12 +9,11 @@ from typing import Any
 import responses
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
 from shop import payments
 from shop.models import Cart, Payment, Product
-from shop.test_more import ShopTestCase
+from shop.test_more import PaymentTestCase
 
 from giftcards.models import Hold, Order, ProductType
 from tests.fakes.chargily import Chargily
@@ -37,14 +36,13 @@ EVENTS: dict[tuple[str, ...], tuple[str, int, int]] = {
 }
 
 
-class PayingTestCase(ShopTestCase):
+class PayingTestCase(PaymentTestCase):
     def setUp(self) -> None:
         super().setUp()
         mock = self.enterContext(responses.RequestsMock(assert_all_requests_are_fired=False))
         mock.add_passthru(self.provider.url)
         secret = settings.CHARGILY_SECRET
         self.chargily = Chargily(mock, url=settings.CHARGILY_URL, secret=secret)
-        call_command("giftcards_catalogue", verbosity=0)
 
     def begin(self, cart: Cart, client: Client | None = None) -> Any:
         return (client or self.client).post(f"/pay/{cart.pk}/")
@@ -68,13 +66,6 @@ class PayingTestCase(ShopTestCase):
         headers = {} if signature is None else {"signature": signature}
         sent = stranger.post("/chargily/", body, content_type="application/json", headers=headers)
         return int(sent.status_code)
-
-    def outcome(self, payment: Payment) -> tuple[str, int, int]:
-        references = [line.reference for line in payment.cart.lines.all()]
-        payment.refresh_from_db()
-        current = Hold.objects.current(timezone.now()).filter(reference__in=references)
-        orders = Order.objects.filter(reference__in=references).count()
-        return payment.status, orders, sum(held.quantity for held in current)
 
     def end_holds(self) -> None:
         Hold.objects.update(until=timezone.now() - timedelta(seconds=1))

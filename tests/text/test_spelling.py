@@ -30,13 +30,13 @@ NAMES = st.text(
 
 
 @given(TEXTS)
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_what_is_plain_stays_plain(text: str) -> None:
     assert plain(plain(text)) == plain(text)
 
 
 @given(TEXTS)
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_a_plain_text_does_not_depend_on_case_and_composition(text: str) -> None:
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         assert plain(unicodedata.normalize(form, text)) == plain(text)
@@ -85,7 +85,7 @@ def spelled(number: str, style: int) -> str:
 
 
 @given(NATIONAL, st.integers(0, 7), st.integers(0, 7))
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_a_phone_number_has_one_term_and_is_found_in_any_spelling(
     number: str, stored: int, typed: int
 ) -> None:
@@ -114,21 +114,21 @@ def test_a_foreign_number_keeps_its_code(number: str) -> None:
 
 
 @given(NATIONAL, st.integers(0, 7))
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_a_number_of_this_country_has_one_international_form(number: str, style: int) -> None:
     form = f"+213{number}"
     assert international_phone(spelled(number, style)) == international_phone(form) == form
 
 
 @given(st.from_regex(r"[1-9][0-9]{6,14}", fullmatch=True), st.sampled_from(["+", "+ ", "00"]))
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_a_number_with_the_code_of_another_country_stays_as_it_is(number: str, code: str) -> None:
     assume(not number.startswith("213"))
     assert international_phone(code + number) == f"+{number}"
 
 
 @given(TEXTS | st.from_regex(r"[+(]{0,2}[0-9٠-٩ ./()-]{1,25}", fullmatch=True))
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 def test_an_international_form_is_its_own_and_has_the_digits_that_were_typed(text: str) -> None:
     form = international_phone(text)
     assert form == "" or re.fullmatch(r"\+[1-9][0-9]{6,14}", form)
@@ -180,7 +180,7 @@ def finds(column: str, value: str, typed: str) -> bool:
 
 
 @given(NATIONAL, st.integers(0, 7), st.data())
-@settings(max_examples=examples(200))
+@settings(max_examples=examples(100))
 def test_a_phone_number_is_found_by_any_six_digits_in_a_row(
     number: str, stored: int, data: st.DataObject
 ) -> None:
@@ -221,7 +221,7 @@ def test_a_name_is_found_whatever_the_form_of_its_hamza_and_alef(
 
 
 @given(st.lists(NAMES, min_size=1, max_size=4), st.randoms())
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_a_name_is_found_by_any_of_its_words_in_any_order(name: list[str], random: object) -> None:
     terms = {term for _kind, term in terms_of({"customer_name": " ".join(name)})}
     wanted = sorted(name, key=lambda _word: random.random())  # type: ignore[attr-defined]
@@ -233,7 +233,7 @@ def test_a_name_is_found_by_any_of_its_words_in_any_order(name: list[str], rando
 
 
 @given(st.from_regex(r"[A-Za-z]{1,6}[-_/#.]?0{0,4}[1-9][0-9]{0,6}", fullmatch=True))
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_a_reference_is_found_in_any_case_and_by_its_number(reference: str) -> None:
     terms = {term for _kind, term in terms_of({"reference": reference})}
     number = "".join(filter(str.isdecimal, reference))
@@ -244,7 +244,7 @@ def test_a_reference_is_found_in_any_case_and_by_its_number(reference: str) -> N
 
 
 @given(TEXTS)
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_any_text_can_be_read(text: str) -> None:
     for reading in of(text):
         assert reading
