@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.browser.browser import Browser
-from tests.browser.chromium import prefer, resize
 
 AXE = Path(__file__).with_name("axe.min.js")
 
 THEMES = ("light", "dark")
-WINDOWS = ((1280, 900), (390, 844))
+# A desktop, and the narrowest window in which no page may have to be moved sideways.
+WIDE, NARROW = (1280, 900), (360, 740)
+Look = tuple[str, tuple[int, int]]
+# Light in a wide window, and dark in a narrow one.
+LOOKS: tuple[Look, ...] = (("light", WIDE), ("dark", NARROW))
 
 # What Django's own templates and styles do: the rule, the elements, and why it is not ours.
 OF_DJANGO = (
@@ -66,12 +69,6 @@ def load(browser: Browser) -> None:
     """Load axe-core into the current page, and end its transitions."""
     browser.run(_AT_ONCE)
     browser.run(AXE.read_text("utf-8"))
-
-
-def look(browser: Browser, theme: str, window: tuple[int, int]) -> None:
-    """Show the page in a window of this size to a person who prefers the theme."""
-    prefer(browser.driver, theme)
-    resize(browser.driver, *window)
 
 
 def violations(browser: Browser) -> list[Violation]:

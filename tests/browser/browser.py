@@ -13,7 +13,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions as ec
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from tests.browser.chromium import resize
+from tests.browser.chromium import prefer, resize
 
 # How long a page is waited for, and how often it is looked at meanwhile (seconds).
 PATIENCE, INTERVAL = 60, 0.05
@@ -23,11 +23,12 @@ class Browser:
     def __init__(self, driver: Chrome, site: str) -> None:
         self.driver = driver
         self.site = site
+        self._theme, self._window = "", (0, 0)
         self._wait = WebDriverWait(driver, PATIENCE, INTERVAL)
 
     def reset(self) -> None:
         """Forget the previous test: its window, its cookies, its complaints."""
-        resize(self.driver, 1280, 900)
+        self.look("light", (1280, 900))
         self.open("/static/giftcards/admin.css")
         self.driver.delete_all_cookies()
         self.complaints()
@@ -41,8 +42,25 @@ class Browser:
     def speak(self, language: str) -> None:
         self.set_cookie("django_language", language)
 
+    def look(self, theme: str, window: tuple[int, int]) -> None:
+        """Show pages in a window of this size to a person who prefers the theme."""
+        if theme != self._theme:
+            prefer(self.driver, theme)
+        if window != self._window:
+            resize(self.driver, *window)
+        self._theme, self._window = theme, window
+
     def resize(self, width: int, height: int) -> None:
-        resize(self.driver, width, height)
+        self.look(self._theme, (width, height))
+
+    @contextmanager
+    def on_paper(self, theme: str) -> Iterator[None]:
+        """Show pages as they are printed by a person who prefers the theme."""
+        prefer(self.driver, theme, media="print")
+        try:
+            yield
+        finally:
+            prefer(self.driver, self._theme)
 
     def open(self, path: str) -> None:
         self.driver.get(f"{self.site}{path}")
@@ -66,7 +84,8 @@ class Browser:
     def wait_for_text(self, selector: str, text: str) -> None:
         """Wait until the first element says ``text``, on a page that may replace it meanwhile."""
         said = "return document.querySelector(arguments[0])?.innerText ?? ''"
-        self._wait.until(lambda driver: text in driver.execute_script(said, selector))
+        wait = WebDriverWait(self.driver, PATIENCE, INTERVAL, [WebDriverException])
+        wait.until(lambda driver: text in driver.execute_script(said, selector))
 
     def follow(self, link: str) -> None:
         """Click the link with this text, and wait for the page behind it."""

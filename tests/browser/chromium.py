@@ -51,10 +51,10 @@ def resize(driver: Chrome, width: int, height: int) -> None:
     )
 
 
-def prefer(driver: Chrome, theme: str) -> None:
-    """Let the person prefer the "light" or the "dark" theme."""
+def prefer(driver: Chrome, theme: str, *, media: str = "") -> None:
+    """Let the person prefer the "light" or the "dark" theme, on a screen or in another medium."""
     feature = {"name": "prefers-color-scheme", "value": theme}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [feature]})
 
 
 def photograph(driver: Chrome, path: Path, *, height: int | None = None) -> None:

@@ -13,13 +13,12 @@ from giftcards.models import Order
 from tests.browser import axe
 from tests.browser.browser import Browser
 from tests.browser.people import without_script
-from tests.browser.targets import small_targets
+from tests.browser.visits import Findings
 from tests.builders import CARDS
 from tests.delivery.pages import address_of_new_link
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-PHONE = (360, 800)
 CODES = [card.value for card in CARDS[:3]]
 BUTTON = ".gc-ask button"
 
@@ -153,73 +152,54 @@ GIFT = {
 }
 
 
-@pytest.mark.parametrize("theme", axe.THEMES)
-def test_on_paper_a_gift_is_its_words_and_its_cards(browser: Browser, theme: str) -> None:
+def test_on_paper_a_gift_is_its_words_and_its_cards(browser: Browser) -> None:
     browser.open(new_address(customer_language="en", **GIFT))
     browser.press(BUTTON)
-    emulate = "Emulation.setEmulatedMedia"
-    features = [{"name": "prefers-color-scheme", "value": theme}]
-    browser.driver.execute_cdp_cmd(emulate, {"media": "print", "features": features})
-    try:
-        seen = browser.run(
-            "return ['h1', '.gc-words', '.gc-secret', '.gc-tools', '.gc-copy', '.gc-used',"
-            " '.gc-qr'].filter("
-            " selector => document.querySelector(selector)?.getClientRects().length);"
-        )
-        ink = browser.run("return getComputedStyle(document.querySelector('.gc-words')).color")
-        sides = browser.run(
-            "return [...document.querySelectorAll('.gc-words p')].map(line =>"
-            " getComputedStyle(line).direction)"
-        )
-    finally:
-        browser.driver.execute_cdp_cmd(emulate, {"media": "", "features": []})
-    assert seen == ["h1", ".gc-words", ".gc-secret"]
-    assert (ink, sides) == ("rgb(0, 0, 0)", ["ltr", "ltr", "rtl"])
-
-
-@pytest.mark.parametrize("gift", [{}, GIFT], ids=["bought", "given"])
-@pytest.mark.parametrize("language", ["en", "ar"])
-def test_pages_are_within_everybodys_reach(
-    browser: Browser, language: str, gift: dict[str, str]
-) -> None:
-    browser.speak(language)
-    address = new_address(customer_language=language, **gift)
-    problems = []
-
-    def judge(theme: str, window: tuple[int, int]) -> None:
-        axe.look(browser, theme, window)
-        axe.load(browser)
-        problems.extend(map(str, axe.violations(browser)))
-        if window == PHONE:
-            problems.extend(small_targets(browser))
-        assert browser.overflow() == 0
-
-    browser.open("/cards/nobody/")
-    judge("light", PHONE)
-    browser.open(address)
-    judge("dark", PHONE)
-    judge("light", (1280, 900))
-    browser.press(BUTTON)
-    browser.find("details summary").click()
-    browser.find("[data-card='1']").click()
     for theme in axe.THEMES:
-        judge(theme, PHONE)
-    # No code is broken into two lines to make room for its button.
-    browser.resize(390, 844)
-    assert max(secret.size["height"] for secret in browser.find_all(".gc-secret")) < 60
-    assert problems == []
-    # The browser itself says that the first page was not found.
-    assert [entry for entry in browser.complaints() if "/cards/nobody/" not in entry] == []
+        with browser.on_paper(theme):
+            seen = browser.run(
+                "return ['h1', '.gc-words', '.gc-secret', '.gc-tools', '.gc-copy', '.gc-used',"
+                " '.gc-qr'].filter("
+                " selector => document.querySelector(selector)?.getClientRects().length);"
+            )
+            ink = browser.run("return getComputedStyle(document.querySelector('.gc-words')).color")
+            sides = browser.run(
+                "return [...document.querySelectorAll('.gc-words p')].map(line =>"
+                " getComputedStyle(line).direction)"
+            )
+        assert seen == ["h1", ".gc-words", ".gc-secret"]
+        assert (ink, sides) == ("rgb(0, 0, 0)", ["ltr", "ltr", "rtl"])
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_pages_are_within_everybodys_reach(browser: Browser, language: str) -> None:
+    browser.speak(language)
+    found = Findings()
+    browser.open("/cards/nobody/")
+    found.look_at(browser, "nobody", [("light", axe.NARROW)])
+    # The browser itself says that it was not found.
+    [_not_found] = browser.complaints()
+    for gift in ({}, GIFT):
+        browser.open(new_address(customer_language=language, **gift))
+        found.look_at(browser, f"before the button, {gift}", axe.LOOKS)
+        browser.press(BUTTON)
+        browser.find("details summary").click()
+        browser.find("[data-card='1']").click()
+        looks = [(theme, axe.NARROW) for theme in axe.THEMES]
+        found.look_at(browser, f"cards, {gift}", looks)
+        # No code is broken into two lines to make room for its button.
+        browser.resize(390, 844)
+        assert max(secret.size["height"] for secret in browser.find_all(".gc-secret")) < 60
+    assert not found, str(found)
+    assert browser.complaints() == []
 
 
 def test_a_customer_who_is_logged_in_opens_the_cards_from_the_list(boss: Browser) -> None:
     assert get_user_model().objects.count() == 1
-    boss.resize(*PHONE)
     boss.open("/cards/")
-    axe.load(boss)
-    assert axe.violations(boss) == []
-    assert small_targets(boss) == []
-    assert boss.overflow() == 0
+    found = Findings()
+    found.look_at(boss, "list", [("light", axe.NARROW)])
+    assert not found, str(found)
     boss.press(".gc-order form button")
     assert shown(boss) == CODES
     assert LinkVisit.objects.get().user == "amina"

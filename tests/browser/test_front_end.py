@@ -17,6 +17,7 @@ from django.core.cache import cache
 from example_project.api.models import Reveal
 from giftcards.models import Order
 from giftcards.simulator import Simulator
+from tests.browser.axe import NARROW, THEMES, WIDE
 from tests.browser.browser import Browser
 from tests.browser.visits import Findings
 from tests.example_shop import fill_shelf, kind, opened, work
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 FRONT_END = ROOT / "example_project" / "front_end"
 API = "http://127.0.0.1:8000"
 PASSWORD = "correct horse"
-LOOKS = [(theme, window) for theme in ("light", "dark") for window in ((1280, 900), (390, 844))]
+LOOKS = [(theme, window) for theme in THEMES for window in (WIDE, NARROW)]
 
 
 class Files(SimpleHTTPRequestHandler):

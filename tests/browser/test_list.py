@@ -9,12 +9,16 @@ from selenium.webdriver.common.keys import Keys
 
 from giftcards.models import Order
 from tests.browser.browser import Browser
-from tests.pages import LIST
+from tests.pages import LIST, page_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
+DESKTOP = (1280, 900)
 PHONES = [(360, 780), (390, 844)]
 AMOUNTS = ("cost", "credited_back", "owed")
+HEADINGS = [
+    "name", "badge", "bought", "sold_to", "delivered", "cost", "credited_back", "owed", "when",
+]  # fmt: skip
 
 # The amounts that are not whole on the screen, or not on one line. An ancestor may cut what does
 # not fit.
@@ -30,28 +34,44 @@ return [...document.querySelectorAll('#result_list .giftcards-money')].filter(am
     return box.left < 0 || box.right > innerWidth;
 }).map(amount => amount.textContent);
 """
+# Where the whole part of each figure ends: what is left of it is as wide as its decimals.
+_ENDS = """
+return [...document.querySelectorAll(`.field-${arguments[0]} > .giftcards-money > span`)]
+.map(figure => {
+    const range = document.createRange(), text = figure.firstChild;
+    const whole = figure.matches('.giftcards-exact') ? text.length - 3 : text.length;
+    range.setStart(text, 0); range.setEnd(text, whole);
+    return range.getBoundingClientRect().right;
+});
+"""
+# The width of the part of the list that is out of sight.
+_HIDDEN = """
+const box = document.querySelector('#changelist .results');
+return box.scrollWidth - box.clientWidth;
+"""
 
 
-@pytest.fixture
-def _large_amounts(boss: Browser) -> None:
-    row = Order.objects.filter(reference="web-1042")
-    row.update(
+def test_large_amounts_are_whole_and_their_digits_stand_under_digits(boss: Browser) -> None:
+    Order.objects.filter(reference="web-1042").update(
         price_per_card=Decimal("12250.55"),
         fulfilled_amount=Decimal("36751.65"),
         sale_price=Decimal("99999999.99"),
     )
-
-
-@pytest.mark.usefixtures("_large_amounts")
-@pytest.mark.parametrize("language", ["en", "fr", "ar"])
-def test_no_amount_is_cut_on_a_phone(boss: Browser, language: str) -> None:
-    boss.speak(language)
-    for size in PHONES:
-        boss.resize(*size)
+    for language in ("en", "fr", "ar"):
+        boss.speak(language)
+        boss.resize(*DESKTOP)
         boss.open(LIST)
         boss.find("#result_list .giftcards-money")
         assert len(boss.find_all("#result_list .giftcards-money")) == 15
-        assert (boss.run(_CUT), boss.overflow()) == ([], 0), size
+        for column in AMOUNTS:
+            ends = boss.run(_ENDS, column)
+            assert len(ends) >= 4
+            assert max(ends) - min(ends) < 2, (language, column)
+        assert boss.run(_HIDDEN) == 0
+        assert boss.run(_CUT) == []
+        for size in PHONES:
+            boss.resize(*size)
+            assert (boss.run(_CUT), boss.overflow()) == ([], 0), (language, size)
     # One that is cut would be noticed.
     boss.run("document.querySelector('.results').style.width = '120px'")
     assert boss.run(_CUT) != []
@@ -74,27 +94,6 @@ def test_each_line_of_an_order_explains_itself_on_a_phone(boss: Browser) -> None
     assert not boss.find_all("#result_list thead")[0].is_displayed()
 
 
-@pytest.mark.usefixtures("_large_amounts")
-@pytest.mark.parametrize("language", ["en", "fr", "ar"])
-def test_digits_stand_under_digits(boss: Browser, language: str) -> None:
-    boss.speak(language)
-    boss.open(LIST)
-    boss.find("#result_list .giftcards-money")
-    for column in AMOUNTS:
-        # Where the whole part of each figure ends: what is left of it is as wide as its decimals.
-        ends = boss.run(
-            f"return [...document.querySelectorAll('.field-{column} > .giftcards-money > span')]"
-            ".map(figure => {"
-            " const range = document.createRange(), text = figure.firstChild;"
-            " const whole = figure.matches('.giftcards-exact') ? text.length - 3 : text.length;"
-            " range.setStart(text, 0); range.setEnd(text, whole);"
-            " return range.getBoundingClientRect().right; });"
-        )
-        assert len(ends) >= 4
-        assert max(ends) - min(ends) < 2, column
-    assert boss.run(_CUT) == []
-
-
 def test_filters_are_opened_and_chosen_by_keyboard(boss: Browser) -> None:
     boss.resize(*PHONES[0])
     boss.open(LIST)
@@ -107,3 +106,30 @@ def test_filters_are_opened_and_chosen_by_keyboard(boss: Browser) -> None:
     assert boss.overflow() == 0
     boss.press(".giftcards-chosen a")
     assert len(boss.find_all("#result_list .field-name")) == 10
+
+
+def test_pages_are_mirrored_in_arabic(boss: Browser) -> None:
+    boss.open(LIST)
+    ltr = [boss.left_of(f"thead .column-{name}") for name in HEADINGS]
+    boss.speak("ar")
+    boss.open(LIST)
+    assert boss.run("return document.documentElement.dir") == "rtl"
+    rtl = [boss.left_of(f"thead .column-{name}") for name in HEADINGS]
+    assert ltr == sorted(ltr)
+    assert rtl == sorted(rtl, reverse=True)
+    assert boss.texts("#result_list .field-badge")[2] == "مُسلَّم جزئيًا"
+    assert boss.texts("#result_list .field-delivered")[2] == "3 من 5"
+    boss.open(page_of("web-1042"))
+    label, arithmetic, amount = boss.find_all(".giftcards-breakdown thead :is(th, td)")
+    assert label.rect["x"] > arithmetic.rect["x"] > amount.rect["x"]
+    expected = ["2 450 دج", "1 470 دج", "980 دج"]
+    assert boss.texts(".giftcards-breakdown td:last-child")[:3] == expected
+    # Digits stand under digits: the units of all amounts end at the same place.
+    edges = boss.run(
+        "return [...document.querySelectorAll('.giftcards-breakdown td:last-child span')]"
+        ".map(figure => Math.round(figure.getBoundingClientRect().right))"
+    )
+    assert len(set(edges)) == 1
+    when, what = boss.find_all(".giftcards-timeline li:last-child > span")
+    assert when.rect["x"] > what.rect["x"]
+    assert boss.complaints() == []

@@ -9,14 +9,12 @@ import pytest
 from giftcards.delivery.models import CardLink, Delivery
 from giftcards.models import Order
 from tests.browser import showcase
-from tests.browser.axe import THEMES, WINDOWS
+from tests.browser.axe import LOOKS
 from tests.browser.browser import Browser
 from tests.browser.visits import Findings, at, sent
 from tests.delivery.staff import to
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-
-LOOKS = ((THEMES[0], WINDOWS[0]), (THEMES[1], WINDOWS[1]))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.pages import LIST
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 ADDRESS = f"{LIST}report/?from=2025-11-01&to=2025-11-30&by="
-PHONE = (360, 740)
+DESKTOP, PHONE = (1280, 800), (360, 740)
 
 
 @pytest.fixture
@@ -45,10 +46,22 @@ def boxes(browser: Browser, part: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("language", ["en", "ar"])
-def test_columns_stand_in_their_box_from_left_to_right(report: Browser, language: str) -> None:
-    report.speak(language)
-    report.open(f"{ADDRESS}day")
+def test_the_report_fits_a_desktop_and_on_a_phone_only_its_table_scrolls(report: Browser) -> None:
+    for language, by in product(("en", "fr", "ar"), ("day", "type")):
+        report.speak(language)
+        report.resize(*DESKTOP)
+        report.open(f"{ADDRESS}{by}")
+        assert (report.overflow(), hidden_part(report)) == (0, 0), (language, by)
+        if by == "day":
+            assert_columns_stand_in_their_box_from_left_to_right(report)
+        report.resize(*PHONE)
+        assert report.overflow() == 0, (language, by)
+        assert hidden_part(report) > 100, (language, by)
+        assert_only_the_table_scrolls(report)
+    assert report.complaints() == []
+
+
+def assert_columns_stand_in_their_box_from_left_to_right(report: Browser) -> None:
     [plot] = boxes(report, ".giftcards-plot")
     drawn = boxes(report, ".giftcards-plot rect")
     assert len(drawn) == 3
@@ -56,16 +69,6 @@ def test_columns_stand_in_their_box_from_left_to_right(report: Browser, language
     for each in drawn:
         assert plot["left"] - 1 <= each["left"] < each["right"] <= plot["right"] + 1
         assert plot["top"] - 1 <= each["top"] <= each["bottom"] <= plot["bottom"] + 1
-    assert report.complaints() == []
-
-
-@pytest.mark.parametrize("language", ["en", "fr", "ar"])
-def test_in_a_window_of_1280_pixels_the_table_fits(report: Browser, language: str) -> None:
-    report.speak(language)
-    report.resize(1280, 800)
-    for by in ("day", "type"):
-        report.open(f"{ADDRESS}{by}")
-        assert (report.overflow(), hidden_part(report)) == (0, 0), by
 
 
 def hidden_part(browser: Browser) -> Any:
@@ -76,15 +79,8 @@ def hidden_part(browser: Browser) -> Any:
     )
 
 
-@pytest.mark.parametrize(("language", "by"), [("fr", "day"), ("en", "type"), ("ar", "type")])
-def test_on_a_phone_only_the_table_scrolls_and_keys_move_it(
-    report: Browser, language: str, by: str
-) -> None:
-    report.speak(language)
-    report.resize(*PHONE)
-    report.open(f"{ADDRESS}{by}")
-    assert report.overflow() == 0
-    assert hidden_part(report) > 100
+def assert_only_the_table_scrolls(report: Browser) -> None:
+    """Nothing else is cut, and keys move the table."""
     cut = report.run(
         "return [...document.querySelectorAll("
         " '.giftcards-key-figures dd, .giftcards-amounts, .giftcards-bar-amount')].filter("
@@ -104,15 +100,11 @@ def test_on_a_phone_only_the_table_scrolls_and_keys_move_it(
         " 0 <= name.left && name.right <= innerWidth];"
     )
     assert moved == [True, True, True]
-    assert report.complaints() == []
 
 
 def test_on_paper_there_is_the_report_and_no_form(report: Browser) -> None:
     report.open(f"{ADDRESS}day")
-    emulate = "Emulation.setEmulatedMedia"
-    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
-    report.driver.execute_cdp_cmd(emulate, {"media": "print", "features": dark})
-    try:
+    with report.on_paper("dark"):
         seen = report.run(
             "return ['#header', '#nav-sidebar', '.breadcrumbs', '.giftcards-period',"
             " '.giftcards-downloads', '.giftcards-key-figures', '.giftcards-chart',"
@@ -120,7 +112,5 @@ def test_on_paper_there_is_the_report_and_no_form(report: Browser) -> None:
             " selector => document.querySelector(selector)?.getClientRects().length);"
         )
         ink = report.run("return getComputedStyle(document.querySelector('h1')).color")
-    finally:
-        report.driver.execute_cdp_cmd(emulate, {"media": "", "features": []})
     assert seen == [".giftcards-key-figures", ".giftcards-chart", ".giftcards-report-table thead"]
     assert ink == "rgb(0, 0, 0)"

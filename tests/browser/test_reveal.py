@@ -17,27 +17,31 @@ CODE = CARDS[1].value
 SECRET = ".giftcards-secret"
 
 
-def link_to(position: int, reference: str = "web-1042") -> str:
-    card = Order.objects.get(reference=reference).cards.get(position=position)
-    return f'a[href$="/cards/{card.pk}/"]'
-
-
-def reveal(window: Browser, position: int = 2, reference: str = "web-1042") -> None:
-    window.open(page_of(reference))
-    window.press(link_to(position, reference))
+def reveal(window: Browser) -> None:
+    window.open(page_of("web-1042"))
+    card = Order.objects.get(reference="web-1042").cards.get(position=2)
+    window.press(f'a[href$="/cards/{card.pk}/"]')
     window.fill(reason="Lost the e-mail")
     window.press(".submit-row [type=submit]")
 
 
-def test_the_code_is_selected_where_the_browser_refuses_to_copy(boss: Browser) -> None:
+def test_a_code_that_the_browser_refuses_to_copy_is_selected_and_one_can_log_out(
+    boss: Browser,
+) -> None:
     reveal(boss)
     boss.run("navigator.clipboard.writeText = () => Promise.reject(new Error('refused'))")
     boss.find("[data-copies]").click()
     boss.wait_for_text(".giftcards-revealed [role=status]", "Selected: copy it now.")
     assert boss.run("return getSelection().toString()") == CODE
+    # With the policy "no-referrer", browsers hide the origin of forms, and Django refuses them.
+    boss.press("#logout-form button")
+    assert boss.path() == "/admin/logout/"
+    assert boss.complaints() == []
 
 
-def test_the_code_goes_away_after_a_minute_and_does_not_come_back(boss: Browser) -> None:
+def test_a_code_goes_away_after_a_minute_or_when_its_page_is_left_and_does_not_come_back(
+    boss: Browser,
+) -> None:
     reveal(boss)
     boss.run("const now = Date.now(); Date.now = () => now + 60_000")
     boss.run("dispatchEvent(new Event('focus'))")
@@ -45,23 +49,12 @@ def test_the_code_goes_away_after_a_minute_and_does_not_come_back(boss: Browser)
     assert boss.path() == page_of("web-1042")
     boss.driver.back()
     assert CODE not in boss.driver.page_source
-
-
-def test_a_page_of_a_code_that_was_left_shows_nothing_when_one_comes_back(boss: Browser) -> None:
     reveal(boss)
     boss.press(".giftcards-decide a")
     assert boss.path() == page_of("web-1042")
     boss.driver.back()
     assert CODE not in boss.driver.page_source
-    assert CardReveal.objects.count() == 1
-
-
-def test_one_can_log_out_from_the_page_of_a_code(boss: Browser) -> None:
-    """With the policy "no-referrer", browsers hide the origin of forms, and Django refuses them."""
-    reveal(boss)
-    boss.press("#logout-form button")
-    assert boss.path() == "/admin/logout/"
-    assert boss.complaints() == []
+    assert CardReveal.objects.count() == 2
 
 
 def test_long_codes_are_shown_whole_on_a_phone(boss: Browser) -> None:

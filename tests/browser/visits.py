@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from django.utils import timezone
@@ -14,7 +14,7 @@ from giftcards.models import CustomerRefund, Order, Product, ProviderState
 from giftcards.models.staff_records import take
 from giftcards.provider.client import Client
 from giftcards.rules.times import today
-from tests.browser.axe import THEMES, WINDOWS, load, look, violations
+from tests.browser.axe import NARROW, Look, load, violations
 from tests.browser.browser import Browser
 from tests.browser.targets import small_targets
 from tests.builders import CARDS, PRODUCT, TYPE
@@ -23,14 +23,8 @@ from tests.stage import fill_catalogue
 
 PRODUCTS = "/admin/giftcards/product/"
 SUBMIT = ".submit-row [type=submit]"
-# The narrowest window in which no page may have to be moved sideways.
-NARROWEST = (360, 740)
-
-
+SEARCH_BUTTON = ".giftcards-search button"
 Visit = Callable[[Browser], None]
-
-
-Looks = Sequence[tuple[str, tuple[int, int]]]
 
 
 def at(address: str) -> Visit:
@@ -62,7 +56,8 @@ def about_refund(name: str) -> Visit:
     return visit
 
 
-SEARCH_BUTTON = ".giftcards-search button"
+def here(_browser: Browser) -> None:
+    """The page before this one, as it is."""
 
 
 def sent(visit: Visit, button: str = SUBMIT, **values: str) -> Visit:
@@ -177,10 +172,12 @@ PAGES: dict[str, Visit] = {
     "start": at("/admin/giftcards/desk/"),
     "start, with the list of pages": at("/admin/giftcards/"),
     "list": at(LIST),
+    "search, nothing": sent(here, SEARCH_BUTTON, secret="nobody"),
+    "search, found": sent(at(LIST), SEARCH_BUTTON, secret=CARDS[0].value),
     "list, filtered": at(f"{LIST}?status__exact=DELAYED"),
     "search without a result": at(f"{LIST}?q=nobody"),
     "new order": at(f"{LIST}add/"),
-    "new order, wrong": sent(at(f"{LIST}add/"), "[name=_save]", quantity="0"),
+    "new order, wrong": sent(here, "[name=_save]", quantity="0"),
     "new order by catalogue": with_catalogue(at(f"{LIST}add/")),
     "new order, before it is bought": chosen,
     "catalogue": at(PRODUCTS),
@@ -190,54 +187,50 @@ PAGES: dict[str, Visit] = {
     "report, wrong": at(f"{LIST}report/?from=2026-11-31"),
     "report, empty": at(f"{LIST}report/?from=2020-01-01&to=2020-01-31"),
     "close a month": at(f"{LIST}report/close/"),
-    "close a month, wrong": sent(
-        at(f"{LIST}report/close/"), ".giftcards-closing form[method=post] button"
-    ),
+    "close a month, wrong": sent(here, ".giftcards-closing form[method=post] button"),
     "this month": at(f"{LIST}report/close/?month={today():%Y-%m}"),
-    "search, found": sent(at(LIST), SEARCH_BUTTON, secret=CARDS[0].value),
-    "search, nothing": sent(at(LIST), SEARCH_BUTTON, secret="nobody"),
     "find a card": at(f"{LIST}find-card/"),
+    "find a card, wrong": sent(here),
     "find a card, found": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value),
     "find a card, several": sent(at(f"{LIST}find-card/"), secret=CARDS[0].value[-4:]),
-    "find a card, wrong": sent(at(f"{LIST}find-card/")),
     "delivered": about("web-1036"),
     "credited back": about("web-1038"),
     "rejected": about("web-1039"),
     "lost": about("web-1040"),
     "delayed": about("web-1041"),
     "partly delivered": about("web-1042"),
+    "note, wrong": sent(here, "button[form=giftcards-note]"),
     "in progress": about("web-1043"),
     "to be sent": about("web-1044"),
     "held": about("web-1035"),
     "what may it cost": about("web-1035", "price"),
-    "what may it cost, wrong": sent(about("web-1035", "price")),
+    "what may it cost, wrong": sent(here),
     "reveal": asking,
-    "reveal, wrong": sent(asking),
+    "reveal, wrong": sent(here),
     "revealed": sent(asking, reason="Lost the e-mail"),
     "revealed codes": at("/admin/giftcards/cardreveal/"),
     "ledger": at(LEDGER),
     "ledger, a period": at(f"{LEDGER}?period=week"),
     "ledger, filtered": at(f"{LEDGER}?order=guessed&type=REFUND-ORDER"),
     "ledger, an entry": first_entry,
-    "note, wrong": sent(about("web-1042"), "button[form=giftcards-note]"),
     "what the customer paid": unsold,
     "correct the customer": about("web-1042", "customer"),
-    "correct the customer, wrong": sent(about("web-1042", "customer")),
+    "correct the customer, wrong": sent(here),
     "order again": about("web-1042", "repeat"),
     "complain": about("web-1042", "dispute"),
     "looked after": taken,
     "take over": about("web-1040", "take_over"),
     "tick off": ticking_off,
     "pay back": about("web-1042", "pay_back"),
-    "pay back, wrong": sent(about("web-1042", "pay_back"), amount="", reference=""),
+    "pay back, wrong": sent(here, amount="", reference=""),
     "pay back, before it is recorded": sent(about("web-1042", "pay_back")),
     "paid, of a refund": about_refund("paid"),
     "take back": about_refund("take-back"),
-    "take back, wrong": sent(about_refund("take-back")),
+    "take back, wrong": sent(here),
     "refunds": at("/admin/giftcards/customerrefund/"),
     "ordered again": sent(about("web-1042", "repeat")),
     "what happened": about("web-1040", "resolve"),
-    "what happened, wrong": sent(about("web-1040", "resolve")),
+    "what happened, wrong": sent(here),
     "compare": comparison,
     "release": adopted("release"),
     "review": held_for_review,
@@ -249,17 +242,8 @@ PAGES: dict[str, Visit] = {
 }
 
 
-# Light in a wide window, and dark from right to left in a narrow one. French has other words only:
-# they have to fit.
-LOOKS: dict[str, Looks] = {
-    "en": [(THEMES[0], WINDOWS[0])],
-    "fr": [],
-    "ar": [(THEMES[1], WINDOWS[1])],
-}
-
-
 # Django's table of who did what.
-WIDE = {"history"}
+WIDER = {"history"}
 
 
 class Findings:
@@ -268,20 +252,21 @@ class Findings:
     def __init__(self) -> None:
         self._places: dict[str, list[str]] = defaultdict(list)
 
-    def look_at(self, browser: Browser, name: str, looks: Looks = LOOKS["en"]) -> None:
-        """Add what is wrong with the current page in these themes and windows."""
-        if looks:
-            load(browser)
+    def look_at(self, browser: Browser, name: str, looks: Iterable[Look]) -> None:
+        """Add what is wrong with the current page in these themes and windows.
+
+        Also what does not fit into a narrow window, or is too small there for a finger.
+        """
+        load(browser)
         for theme, window in looks:
-            look(browser, theme, window)
+            browser.look(theme, window)
             for violation in violations(browser):
                 self._places[str(violation)].append(f"{name} ({theme}, {window[0]} px)")
-        look(browser, THEMES[0], NARROWEST)
-        if browser.overflow() and name not in WIDE:
-            self._places[f"wider than a window of {NARROWEST[0]} px"].append(name)
-        for target in small_targets(browser) if looks else ():
+        browser.resize(*NARROW)
+        if browser.overflow() and name not in WIDER:
+            self._places[f"wider than a window of {NARROW[0]} px"].append(name)
+        for target in small_targets(browser):
             self._places[target].append(name)
-        look(browser, THEMES[0], WINDOWS[0])
 
     def __bool__(self) -> bool:
         return bool(self._places)
