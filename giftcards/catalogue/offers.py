@@ -45,11 +45,11 @@ from giftcards.text.display import count_text, duration_text, money_text
 _OLD = timedelta(days=1)
 _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
-# The age up to which facts are fresh (seconds).
+# Up to this age, stock and price count as fresh (seconds).
 _FRESH = 60
-# Reasons why the provider has not answered, and why it would not take an order either.
+# The reasons for a missing answer that would also keep the provider from taking an order.
 _AWAY = {NoAnswer.PAUSED, NoAnswer.UNREACHABLE}
-# The pause between two looks for another caller's answer (seconds).
+# The pause between two checks whether another caller has got an answer (seconds).
 _LOOK = 0.1
 
 
@@ -372,7 +372,8 @@ class Line:
         kind = next((kind for kind in told.types if kind.type_id == self.type_id), None)
         if kind is None:
             return replace(known, price=None, read_at=None, is_listed=False)
-        # The prices are stored by now, and the type, too, if the catalogue ever listed its product.
+        # By now, the prices are stored. The type is stored, too, if the catalogue ever listed its
+        # product.
         new = self.known()
         names = Names(told.title or new.names.product, kind.name or new.names.type)
         return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
@@ -380,7 +381,7 @@ class Line:
     def _answer_to_other(self, known: Quote) -> Quote:
         ends_at = time.monotonic() + tuning.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
-        # Nobody waits for a request that has already taken longer than this.
+        # A request that has taken longer than quote_patience is not waited for.
         asked = products.being_read(longest=tuning.quote_patience)
         while asked.exists() and time.monotonic() < ends_at:
             time.sleep(_LOOK)
@@ -454,13 +455,13 @@ class _Taken:
     def __init__(self, parent_alias: str, now: datetime, reference: str) -> None:
         self.parent_alias = parent_alias
         first, *others = _rows_taken(now, reference)
-        # Django 6.1 would keep the model's ordering.
+        # Without order_by(), Django 6.1 would keep the model's ordering.
         self.rows = first.union(*others, all=True).order_by()
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
         rows, params = self.rows.query.get_compiler(connection=connection).as_sql()
         totals = f"SELECT kind, SUM(stock) AS stock FROM ({rows}) subquery GROUP BY kind"  # noqa: S608
-        # Django 6.1 has renamed the method.
+        # Django 6.1 has renamed quote_name_unless_alias() to quote_name().
         quote = getattr(compiler, "quote_name", None) or compiler.quote_name_unless_alias
         taken, kinds = map(quote, (self.table_alias, self.parent_alias))
         return f"{self.join_type} ({totals}) {taken} ON ({taken}.kind = {kinds}.id)", tuple(params)

@@ -44,9 +44,10 @@ _DINAR = 100 * _CENTIME
 _CENT = Decimal("0.01")
 # The largest cost that gets a price (dinars): the limit keeps the database's numbers small.
 _DEAREST = 10**8
-# The highest price that a function may return (dinars).
+# The highest price that the shop's price function may return (dinars).
 _HIGHEST = 10**11
-# The function is called again after this time, because its result may depend on more than the cost.
+# The shop's price function is called again after this time, because its result may depend on more
+# than the cost.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
 # The number of types that are priced before their prices are stored.
@@ -132,7 +133,7 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
     began_at = time.monotonic()
     answer: Any = None
     try:
-        # The copy keeps the function's changes from the caller's type.
+        # The function gets a copy, so that it cannot change the caller's type.
         answer = import_string(path)(copy(kind))
     except Exception as error:  # noqa: BLE001 (the shop's code raises anything)
         # The error's text may hold a secret.

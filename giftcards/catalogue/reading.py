@@ -31,9 +31,9 @@ _RESUMABLE = timedelta(hours=6)
 # Products that were ordered within _LATELY, or are on hold, are read _TIMES times as often.
 _LATELY = timedelta(days=1)
 _TIMES = 4
-# The time limit of a worker's reading, beyond its first request (seconds).
+# A worker's reading makes no further request after this time (seconds).
 _SECONDS = 5.0
-# The pause between two looks whether another reading has ended (seconds).
+# The pause between two checks whether another reading has ended (seconds).
 _LOOK = 0.2
 # The pause of workers after a failed reading.
 _PAUSE = timedelta(minutes=2)
@@ -85,7 +85,8 @@ def keep_current(has_time: Callable[[], bool]) -> None:
     every = timedelta(minutes=conf.catalogue_every)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
         _read_part(every, has_time)
-    # The shop's receivers look at the shelf, so prices come before the calls of receivers.
+    # The shop's receivers may read the offers, so the prices are stored before any receiver is
+    # called.
     ends_at = time.monotonic() + _SECONDS
     keep_prices(lambda: time.monotonic() < ends_at and has_time())
     OfferChange.objects.all().forget()
@@ -106,7 +107,8 @@ def _read_part(every: timedelta, may_go_on: Callable[[], bool]) -> None:
 
 
 def _do_not_wait(_reading: CatalogueReading) -> None:
-    # Requests about orders come first; the next tick tries again.
+    # The reading ends instead of waiting, because requests about orders come first. The next tick
+    # tries again.
     raise Stopped
 
 

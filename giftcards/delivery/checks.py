@@ -33,7 +33,7 @@ IDS: Mapping[str, str] = {
 }
 # The hosts that Django allows if DEBUG is on and ALLOWED_HOSTS is empty.
 _DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
-# The length of the column for channel names.
+# The most characters of a channel's name, as the column for it is this long.
 _LONGEST_NAME = 40
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
 # The mail backends that deliver nothing.
@@ -129,7 +129,8 @@ def _check_host() -> Iterator[CheckMessage]:
 
 def _check_days() -> Iterator[CheckMessage]:
     kept, link = core.codes_kept_days, conf.link_days
-    # This concerns every mode: staff can hand over links, and a message with many cards has a link.
+    # The check is needed in every mode. Staff can hand over links, and a message about many cards
+    # has a link.
     if conf.base_url and kept is not None and kept < link:
         yield Warning(
             f"Links to cards are said to work for {link:g} days, and codes are destroyed"

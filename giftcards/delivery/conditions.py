@@ -51,7 +51,7 @@ def _are_untold(lately: QuerySet[Delivery]) -> Finding | None:
 
 
 def _failing_digests(_standing: Standing) -> Sequence[QuerySet[StaffDigest]]:
-    # No index is needed, because the table has one row for each person.
+    # The table needs no index, because it has one row for each person who gets digests.
     return [StaffDigest.objects.filter(failures__gt=0)] if conf.staff_emails else []
 
 

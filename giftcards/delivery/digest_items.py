@@ -257,9 +257,10 @@ class Situation:
     """The conditions that hold at one moment and concern staff, keyed by code."""
 
     at: datetime
-    #: States by code. Staff are told when a state begins, again while it lasts, and when it ends.
+    #: Lasting conditions, by code. Staff are told when such a condition begins, once a day while it
+    #: lasts, and when it ends.
     states: Mapping[str, Finding]
-    #: Conditions about orders, by code. Staff are told once of each order.
+    #: Conditions about orders, by code. Staff are told of each order once.
     matters: Mapping[str, Finding]
     #: The reason why requests to the provider have just begun to fail. ``None`` if no request
     #: fails, or if ``states`` already contains the failure.
@@ -298,7 +299,8 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
     """Yield items about orders that became final with cards missing, one item for each status."""
     settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
-    # A filter that listed the other statuses would keep databases from using the index by time.
+    # The query excludes one status. A list of all other statuses would keep databases from using
+    # the index by time.
     unfilled = settled.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
     found = unfilled.order_by("settled_at").values_list("status", "pk", "reference")
     rows = list(found[: MOST + 1])

@@ -49,12 +49,12 @@ from giftcards.watch.conditions import MOST, Finding, Severity
 
 logger = logging.getLogger(__name__)
 
-# The greatest DIGEST_MINUTES. A row whose next_attempt_at is further ahead is due, because the
-# clock was set back.
+# The greatest value of DIGEST_MINUTES. If the next attempt of a row is further ahead, the clock was
+# set back, and the row is due.
 _LONGEST = timedelta(days=1)
 _LOOK_EVERY = timedelta(minutes=1)
-# Events younger than this wait for the next digest. Otherwise, events that are not committed yet
-# would be missed.
+# Events younger than this wait for the next digest, because other events of the same time may not
+# be committed yet.
 _LAG = timedelta(seconds=30)
 # A person is told again of a state that has lasted for this time.
 _REMINDED_AFTER = timedelta(days=1)
@@ -65,10 +65,10 @@ _LONGEST_IF_URGENT = timedelta(minutes=1)
 _AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
 #: The name of the lease that limits searches for urgent news during pauses.
 LOOKED = "newly urgent"
-# The length of that lease. It is shorter than the minute from one pass of the worker to the next.
+# The length of the lease LOOKED. Workers look once a minute, so the lease is shorter than a minute.
 _LOOK_FOR = timedelta(seconds=45)
 _FOLDER = "giftcards_delivery/digest"
-#: The address in the row of the signal's receivers.
+#: The address in the row that all receivers of the signal ``staff_news`` share.
 RECEIVERS = ""
 
 
@@ -82,9 +82,9 @@ class Told:
     matters: dict[str, list[int]] = field(default_factory=dict)
     #: The items of the last digest: the code, the count, and True if the state had ended.
     last: list[tuple[str, int, bool]] = field(default_factory=list)
-    #: The codes of the urgent items in the last digest, even if sending it failed.
+    #: The codes of the urgent items in the last digest, even if this digest could not be sent.
     urgent: list[str] = field(default_factory=list)
-    #: True if sending it failed for a reason that affects all mails.
+    #: True if the last digest could not be sent for a reason that affects all mails.
     is_away: bool = False
     is_claimed: bool = False
 
@@ -106,8 +106,8 @@ def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    # People who are no longer listed lose their rows. The receivers keep theirs, because only some
-    # processes may have receivers.
+    # People who are no longer listed lose their rows. The row of the signal's receivers stays,
+    # because another process may have receivers even if this one has none.
     gone = rows.keys() - people.keys() - {RECEIVERS}
     if gone:
         StaffDigest.objects.filter(address__in=gone).delete()
@@ -118,7 +118,7 @@ class _Round:
     def __init__(self, limits: Limits, *, has_mailed: bool) -> None:
         self._limits = limits
         self._has_mailed = has_mailed
-        # A round reads these at most once, and only for a person who is due.
+        # Each of these values is read at most once in a round, and only if somebody is due.
         self._situation = cache(digest_items.current_situation)
         self._orders_of = cache(orders_of)
         self._happened = cache(digest_items.recent_events)
@@ -126,7 +126,8 @@ class _Round:
 
     def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:
         sent = 0
-        # People whose last digest failed come last: an earlier success shows that mail works again.
+        # People whose last digest failed come last. If a mail to another person succeeds first,
+        # mail works again.
         for person in sorted(people.values(), key=lambda one: _is_failing(rows.get(one.address))):
             if not self._limits.may_begin():
                 break
@@ -139,7 +140,7 @@ class _Round:
                 continue
             sent += self._serve(digest, person, situation)
             if Told.of(digest).is_away:
-                # The other people stay due for the next round.
+                # People whose turn has not come yet stay due for the next round.
                 break
         return sent
 
@@ -308,10 +309,10 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
             items.append(Item.about(known[code], unknown))
     items += happened
     if situation.silence and any(item.orders for item in items):
-        # The provider has just stopped answering. This is no state yet, but may explain items about
-        # orders.
+        # If the provider has just stopped answering, this may be the reason for items about orders.
         items.append(Item.about(known["provider"], situation.silence))
-    # A code of another version or of a removed app has no texts here.
+    # A stored code may come from another version or from a removed app. Then no text is known for
+    # it, and it is left out.
     over = told.states.keys() & known.keys() - situation.states.keys()
     items += [Item(known[code], has_ended=True) for code in over]
     order = list(known)
@@ -398,7 +399,7 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
         mail = _mail_to(person, items)
     except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
-    # If the mail goes out after the time limit, this is not recorded, and the mail is sent again.
+    # A mail that goes out after the time limit is not recorded as sent, so it is sent again.
     end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 

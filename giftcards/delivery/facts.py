@@ -123,7 +123,7 @@ class Gift:
     address: str = field(repr=False)
     name: str = field(default="", repr=False)
     message: str = field(default="", repr=False)
-    #: The time at which the recipient is to be told; ``None`` if this time is over.
+    #: The time at which the recipient is to be told of the cards; ``None`` if this time has passed.
     deliver_at: datetime | None = None
 
     @classmethod

@@ -191,7 +191,7 @@ def _short_amount(amount: Decimal) -> str:
 
 
 # Old programs show direction marks as visible signs in subjects and short messages. The alphabet of
-# short messages lacks these marks and no-break spaces: one of them doubles the length.
+# short messages lacks these marks and no-break spaces: a single one doubles the message's length.
 _SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim)
 _SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated)
@@ -343,7 +343,7 @@ def _line(text: str) -> str:
 
 
 def _is_kept(char: str) -> bool:
-    # Line breaks are in _UNSEEN, but count as spaces.
+    # Line breaks have a category in _UNSEEN, but are kept because they count as spaces.
     return char in _JOINERS or char.isspace() or unicodedata.category(char) not in _UNSEEN
 
 

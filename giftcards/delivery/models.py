@@ -57,7 +57,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def due(self, now: datetime) -> Self:
         """Messages that are due, the earliest due first."""
-        # Rows that are done have NULL here, so the index finds only open rows.
+        # The column is NULL in messages that are done, so its index yields only open messages.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime) -> Self:
@@ -75,7 +75,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def waiting(self, now: datetime) -> Self:
         """Open messages, except messages about gifts whose delivery time has not come."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
-        # The second condition lets databases use the index on next_attempt_at.
+        # The condition on next_attempt_at lets databases use the index on this column.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
 
     def next_due_at(self) -> datetime | None:
@@ -101,7 +101,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             "next_attempt_at": until,
             "attempts": wanted.attempts + 1,
         }
-        # The process of the last claim died before it recorded an outcome.
+        # A message that is still being sent can be claimed only if its last process has died.
+        # Nobody knows whether that attempt succeeded.
         if wanted.status == DeliveryStatus.SENDING:
             values["unanswered"] = wanted.unanswered + 1
         return bool(rows.update(**values))
@@ -219,14 +220,16 @@ class Delivery(models.Model):
         _("status"), max_length=10, choices=DeliveryStatus, default=DeliveryStatus.QUEUED
     )
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
-    # Attempts with unknown outcome: the process died, or the server did not answer.
+    # The number of attempts with unknown outcome: the process died, or the server did not answer.
     unanswered = models.PositiveIntegerField(default=0)
-    # While the message is being sent, this is the end of the claim. NULL once the message is done.
+    # The time when the message is due or, while it is being sent, the time when its claim ends.
+    # NULL if the message is done.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, default=timezone.now)
-    # For a gift: the earliest time of the first attempt. NULL if the message need not wait.
+    # The earliest time of the first attempt, for the message that hands over a gift. NULL if the
+    # message need not wait.
     not_before = models.DateTimeField(_("not before"), null=True)
     claim = models.CharField(max_length=32, blank=True)
-    # True if the message must not hand over another link. It is then not retried.
+    # True if the message must not get a new link any more. Such a message is not retried.
     is_stopped = models.BooleanField(default=False)
     # The class of the last error and its place in code. The error's text is left out, because it
     # may quote the message.
@@ -236,13 +239,15 @@ class Delivery(models.Model):
     key = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     sent_at = models.DateTimeField(_("sent"), null=True)
-    # Also set by a report of a bounce, which may come long after ``sent_at``.
+    # The time when the message failed. A report of a bounce may come long after ``sent_at``. NULL
+    # if the message has not failed.
     failed_at = models.DateTimeField(null=True)
-    # The user who had the message sent again. This is no foreign key, because users may be deleted.
+    # The name of the user who had the message sent again. The column is no foreign key, because
+    # users may be deleted.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
-    # True if staff gave another address than the order's. The message then counts for the hourly
-    # limit.
+    # True if staff had the message sent to an address that is not the order's. Such messages count
+    # for an hourly limit.
     is_elsewhere = models.BooleanField(default=False)
 
     objects = DeliveryQuerySet.as_manager()
@@ -256,7 +261,7 @@ class Delivery(models.Model):
         indexes = (
             models.Index(fields=("next_attempt_at", "id"), name="giftcards_delivery_due"),
             models.Index(fields=("status", "-id"), name="giftcards_delivery_status"),
-            # For the filters of the admin's list.
+            # For the filters by kind and by channel in the admin's list.
             models.Index(fields=("kind", "-id"), name="giftcards_delivery_kind"),
             models.Index(fields=("channel", "-id"), name="giftcards_delivery_channel"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
@@ -371,7 +376,8 @@ class CardLink(models.Model):
         null=True,
         related_name="links",
     )
-    # The keyed hash of the token. A link without a token has a name that is unique to the order.
+    # The keyed hash of the link's token. The link for logged-in people has no token: its value is
+    # made from the order's primary key.
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
@@ -424,7 +430,8 @@ class LinkVisit(models.Model):
     # The user name, if the visitor was logged in.
     user = models.CharField(_("user"), max_length=254, blank=True)
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # A key for visits that are recorded only once: the locking of a link, and a reveal by a page.
+    # The unique key of a visit that may be recorded only once, such as a reveal by one page. NULL
+    # for other visits.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
@@ -445,14 +452,15 @@ class LinkVisit(models.Model):
 class StaffDigest(models.Model):
     """The last digest of one person, and what the person has been told."""
 
-    # "" in the row that the receivers of the signal ``staff_news`` share.
+    # The person's address, or "" in the row that the receivers of the signal ``staff_news`` share.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)
     sent_at = models.DateTimeField(_("last digest"), null=True)
     # The person was told of the events until this moment.
     covers_until = models.DateTimeField(null=True)
     # The fields of giftcards.delivery.digests.Told as JSON.
     told = models.JSONField(default=dict)
-    # The time of the next search for news, or the end of a pause or claim. NULL: the search is due.
+    # The time of the next search for news, or the end of a pause or claim. NULL if the search is
+    # due.
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
     failures = models.PositiveIntegerField(_("failed attempts"), default=0)
     error = models.TextField(_("error"), blank=True)

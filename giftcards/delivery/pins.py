@@ -39,7 +39,8 @@ def last_digits_of_phone(order: Order) -> str:
     return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
 
-# The page asks for the PIN with this text. A function of the shop may have this attribute, too.
+# The page shows this text where it asks for the PIN. A function of the shop may have this
+# attribute, too.
 last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
     "The last four digits of your phone number."
 )

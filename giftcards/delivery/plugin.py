@@ -28,7 +28,7 @@ def _writes() -> bool:
 
 
 def _connect() -> None:
-    # Earlier messages and links may exist, even if messages are off now.
+    # These receivers are needed even if messages are off now: earlier messages and links may exist.
     queueing.connect_always()
     if _writes():
         queueing.connect()

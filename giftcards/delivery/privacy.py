@@ -61,7 +61,7 @@ class Messages:
 
     def erase(self, order: Order, traces: Traces) -> None:
         messages = self._of(Delivery.objects.filter(order=order)).order_by()
-        # A process that is sending a message loses its claim, and records nothing.
+        # If a process is sending one of these messages, it loses its claim, and so records nothing.
         messages.filter(status__in=OPEN).update(
             status=DeliveryStatus.CANCELLED, next_attempt_at=None
         )

@@ -87,8 +87,8 @@ def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
 LOST_REFUNDS = "lost refunds"
 _LOOKED_FOR = timedelta(minutes=2)
 _PAID_WITHIN = timedelta(days=2)
-# The search uses the time of recording, because only this column has an index. A planned refund is
-# rarely paid later than this after its recording.
+# The search filters by the time when a refund was recorded, because only that column has an index.
+# A planned refund is rarely paid later than this after it was recorded.
 _RECORDED_WITHIN = timedelta(days=30)
 
 
@@ -153,15 +153,15 @@ def _queue(
                     channel=channel.name,
                     address=address,
                     language=language_of(order, for_recipient=for_recipient),
-                    # The key leaves out the address, which may have changed when the signal is sent
-                    # again.
+                    # The address is not part of the key: it may have changed when the signal is
+                    # sent again.
                     key=key_of(occasion, channel.name),
                     **put_off(order.deliver_at if for_recipient else None),
                 )
                 is_any_new |= Delivery.objects.add(message)
             except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-                # The other channels go on. If the signal is sent again, the failed channel is tried
-                # again.
+                # An error in one channel does not stop the other channels. The failed channel is
+                # tried again when the signal is sent again.
                 trouble = error
     if is_any_new:
         wake()
@@ -420,7 +420,7 @@ def _address(channel: Channel, order: Order, *, for_recipient: bool) -> str:
     try:
         return address_of(channel, order, for_recipient=for_recipient)
     except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
-        # The correction is carried out, but no message moves on this channel.
+        # The correction is carried out, but messages on this channel are not sent to a new address.
         logger.error(  # noqa: TRY400 (its text may hold an address)
             "Where the %s of order %s is reached by %s is not known: %s",
             "recipient" if for_recipient else "customer",

@@ -211,7 +211,7 @@ _MOST_TIMES = 10
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
     """The times of the last ten reveals, newest first, except by the page with the key ``but``."""
-    # A reveal without a key showed no card.
+    # A reveal has a key only if it showed cards.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False
     )

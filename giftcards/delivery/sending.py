@@ -45,7 +45,7 @@ from giftcards.models.customer_refunds import RefundState
 CLAIM = timedelta(minutes=2)
 #: The number of attempts with unknown outcome after which a message is given up.
 MOST_UNANSWERED = 6
-# The pauses after attempts that certainly failed. After these, each pause is _LONGEST_PAUSE.
+# The first pauses after attempts that certainly failed. Every later pause is _LONGEST_PAUSE.
 _PAUSES = (
     timedelta(seconds=10),
     timedelta(seconds=30),
@@ -119,7 +119,7 @@ class _Pass:
             for wanted in batch:
                 if self._limits.may_begin() and wanted.channel not in self._away:
                     self._send(wanted)
-        # A failing server may have used up the time.
+        # If a server fails, it may have used up the time for other messages.
         is_over = not self._limits.may_begin()
         is_cut_short = bool(self._away) or (is_over and any(self._failures.values()))
         return SendingTally(**self._counts, is_cut_short=is_cut_short, has_mailed=self._has_mailed)
@@ -204,8 +204,8 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(_send, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        # The message did not go out, so its link is deleted. If somebody has visited the link all
-        # the same, the record of the visit prevents this.
+        # The message did not go out, so its link is deleted. The database refuses this if somebody
+        # has visited the link all the same.
         with suppress(ProtectedError):
             link.delete()
     return end

@@ -31,17 +31,17 @@ from giftcards.models import Lease
 
 logger = logging.getLogger(__name__)
 
-# The most tasks that send messages at once; each takes a lease.
+# The most tasks that send messages at the same time. Each task takes a lease.
 _MOST_SLOTS = 4
-# The length of such a lease. It is longer than a task, so that no task has to renew it.
+# The length of each task's lease, which is longer than a task. So no task has to renew its lease.
 _SLOT_FOR = timedelta(minutes=2)
 _LONGEST_TASK = 100.0
 # The time that a task keeps at its end for recording outcomes (seconds).
 _RECORDING_SECONDS = 10.0
 # The least time that a task must have left to begin an attempt (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# For a single worker: the seconds in which it may begin attempts, and the further seconds in which
-# the last attempt may end.
+# The seconds in which a single worker may begin attempts, and the further seconds in which its last
+# attempt may end.
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
@@ -51,7 +51,8 @@ def deliver() -> str:
         return "refused"
     stop = cluster_stop() or threading.Event()
     try:
-        # A message may now come too late for this task, so another task may be queued.
+        # From now on, another task may be queued, because this task may miss messages that come
+        # later.
         Lease.objects.revoke(QUEUED)
         tell_of_lost_refunds()
         return _send(stop)
@@ -74,8 +75,8 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits, has_mailed=done.has_mailed)
     finally:
         Lease.objects.release(*slot)
-    # The next task needs the released lease. A server that is away is left alone until the next
-    # minute.
+    # The next task is queued after the lease was released, because it needs one. If a server is
+    # away, no task is queued before the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"
@@ -121,7 +122,8 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
             return True
         if time.monotonic() + seconds > until:
             return False
-        # A new message may come meanwhile.
+        # The task waits only briefly before it looks again, because a new message may come
+        # meanwhile.
         stop.wait(min(seconds, tuning.task_poll))
     return False
 

@@ -166,8 +166,8 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
     page = request.POST.get("token", "")
     key = links.read(page, views.place_of(user, order), quickest=0)
     if key is None or is_spent(link, key):
-        # Replaces a token that is too old or spent. Django's CSRF token proves that the form was
-        # sent on purpose.
+        # A new token replaces one that is too old or spent. Django's CSRF token proves that the
+        # form was sent on purpose.
         page, key = links.make(views.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
@@ -310,7 +310,7 @@ def _qr(text: str) -> Masked:
         code = segno.make_qr(text)
     except segno.DataOverflowError:
         return Masked()
-    # Black on white even in a dark theme: not every camera reads white on black.
+    # The QR code is black on white even in a dark theme: not every camera reads white on black.
     return _Drawing(code.svg_inline(light="#fff", omitsize=True))
 
 
@@ -407,10 +407,11 @@ def _protected(
         response[name] = value
     response["Referrer-Policy"] = referrer
     ours = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; " if nonce else ""
-    # Django 6's middleware keeps an existing policy.
+    # The app sets its own policy, which Django 6's middleware does not replace.
     response["Content-Security-Policy"] = _POLICY.format(ours=ours)
     if referrer == SECRET_URL:
-        # Turns off policy reports and Django's log of errors, which would name the URL.
+        # These attributes turn off policy reports and Django's log of errors, which would name the
+        # URL.
         vars(response).update(_csp_ro_config={}, _has_been_logged=True)
     return response
 
@@ -443,7 +444,7 @@ class OwnedOrder:
     #: The token of the form that shows the cards.
     page: str = field(repr=False)
     gift: Gift | None = None
-    #: True if the list is for the recipient.
+    #: True if the list is for the recipient of the gift, not for the customer.
     is_received: bool = False
     #: The time when the recipient was first told; ``None`` before that.
     sent_at: datetime | None = None
@@ -459,7 +460,7 @@ class OwnedOrder:
             return str(Status.FULFILLED.label)
         if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
             return gettext("In progress")
-        # The label of the kind describes a message.
+        # The label is that of the order's status, because the kind's label describes a message.
         return str(Status(self.order.status).label)
 
     @property

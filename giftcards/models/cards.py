@@ -25,8 +25,8 @@ _LONGEST_TAIL = 4
 #: Stands in ``key_fingerprint`` if the code is destroyed. The row stays, because the books need it,
 #: and because its ``value_fingerprint`` recognises a code that is delivered again.
 DESTROYED = "destroyed"
-# Names a value of ``scalars_of_ends``: ("oldest", key), ("newest", key), or ("other", number) for
-# an encryption key that the caller did not name.
+# The key of a value in ``scalars_of_ends``: ("oldest", key), ("newest", key), or ("other", number)
+# for an encryption key that the caller did not name.
 End = tuple[str, str]
 
 
@@ -55,8 +55,8 @@ class CardQuerySet(models.QuerySet["Card"]):
         The query is fast even if all cards have the same serial.
         """
         text = Masked(text)
-        # No index contains this sum. If the query sorted by the primary key itself, SQLite would
-        # scan all cards.
+        # The query sorts by a sum, which no index contains. If it sorted by the primary key itself,
+        # SQLite would scan all cards.
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
@@ -162,7 +162,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         ends = [key for ends in self.ends(found).values() for key in ends]
         if not ends:
             return {}
-        # A card whose code was destroyed just now is no trouble.
+        # A card whose code was destroyed just now does not count as unreadable.
         wanted = self.readable().filter(pk__in={min(ends), max(ends)})
         cards = list(wanted.select_related("order").order_by("pk"))
         if not cards:
@@ -192,12 +192,12 @@ class Card(models.Model):
         # The unique constraint's index begins with this column.
         db_index=False,
     )
-    # Counts from 1. The cards of the answer that settled the order come first, later arrivals
-    # follow.
+    # The card's number in its order, from 1. Cards of the answer that settled the order come first,
+    # cards that arrive later follow.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
-    # HMACs, each with a key of its own: ``identity`` of the whole card, the fingerprints of its
-    # parts, for searches.
+    # ``identity`` is an HMAC of the whole card. The fingerprints are HMACs of its parts, for
+    # searches. Each HMAC has a key of its own.
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
@@ -219,8 +219,8 @@ class Card(models.Model):
             models.Index(fields=("value_fingerprint",), name="giftcards_card_value"),
             models.Index(fields=("serial_fingerprint",), name="giftcards_card_serial"),
             models.Index(fields=("tail_fingerprint",), name="giftcards_card_tail"),
-            # For counting the cards of each encryption key, and for finding the newest and the
-            # oldest.
+            # For counting the cards of each encryption key, and for finding its newest and its
+            # oldest card.
             models.Index(fields=("key_fingerprint", "id"), name="giftcards_card_key"),
         )
         constraints = (

@@ -19,7 +19,7 @@ from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, past
 from giftcards.text.spelling import folded
 
-# A product or type that answers lack for this time counts as gone.
+# A product or type counts as gone after it was missing from the provider's answers for this time.
 _GONE_AFTER = timedelta(hours=1)
 # The longest delay of an answer. Answers may arrive in the wrong sequence.
 _LATE = timedelta(minutes=5)
@@ -58,8 +58,8 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
-            # The write comes first. It makes a second process wait, and SQLite may fail a
-            # transaction that reads before it writes.
+            # The transaction begins with a write. This makes a second process wait, and SQLite may
+            # fail a transaction that reads before it writes.
             self.update(listed_at=F("listed_at"))
             known = {product.product_id: product for product in self.all()}
             new = [
@@ -184,14 +184,15 @@ class Product(models.Model):
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
     category = models.CharField(_("category"), max_length=200, blank=True, editable=False)
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
-    # Becomes False once the catalogue no longer lists the product.
+    # False if the provider does not sell the product, or if the catalogue no longer lists it.
     is_enabled = models.BooleanField(_("sold by the provider"), default=True, editable=False)
-    # The time of the last catalogue with the product, and the time since which catalogues lack it
-    # (NULL: the last one has it).
+    # The time of the last catalogue that lists the product.
     listed_at = models.DateTimeField(_("last listed"), editable=False, db_index=True)
+    # The time since when catalogues have not listed the product. NULL if the last one lists it.
     missing_since = models.DateTimeField(null=True, editable=False)
-    # The times of the last request for the types, and of their last reading; NULL: never.
+    # The time of the last request for the product's types. NULL if they were never requested.
     asked_at = models.DateTimeField(null=True, editable=False)
+    # The time of the request that last brought the types. NULL if they were never read.
     types_read_at = models.DateTimeField(_("types last read"), null=True, editable=False)
 
     #: True if any type is among the offers; set only by the admin.
@@ -204,7 +205,7 @@ class Product(models.Model):
         verbose_name_plural = _("products")
         ordering = ("category", "name", "pk")
         default_permissions = ("view",)
-        # For the first page of offers, and for the first page of the admin's list.
+        # The index serves the first page of offers, and the first page of the admin's list.
         indexes = (
             models.Index(fields=("category", "name", "id"), name="giftcards_product_sorted"),
         )
@@ -257,21 +258,23 @@ class ProductType(models.Model):
     )
     type_id: models.CharField[str, str] = ExactCharField(_("type"), max_length=100, editable=False)
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
-    # NULL: unknown, for the price and the stock.
+    # The price and the stock are NULL if they are unknown.
     price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
-    # The time of the last answer with the type (NULL: not recorded), and the time since which
-    # answers lack the type (NULL: the last one has it).
+    # The time of the last answer of the provider that contains the type. NULL if it is unknown.
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
+    # The time since when answers have not contained the type. NULL if the last one contains it.
     missing_since = models.DateTimeField(null=True, editable=False)
-    # If PRICING is a function: its last result (NULL: unusable, or the card is not offered), the
-    # function's dotted path, the cost that it got, and the time of its next call (NULL: never
-    # called).
+    # The last price from the function PRICING. NULL if the function returned no usable price, or
+    # does not offer the card.
     function_price = models.DecimalField(null=True, editable=False, **MONEY)
+    # The dotted path of this function, and the cost for which it was called.
     priced_by = models.CharField(max_length=255, editable=False, blank=True)
     priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
+    # The time when the function is to be called next. NULL if it was never called.
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # The time when the function's result, or the cost that it got, last changed.
+    # The time when ``function_price`` or ``priced_cost`` last changed. NULL if neither was ever
+    # set.
     priced_at = models.DateTimeField(null=True, editable=False)
 
     #: The stock that can still be sold; set only by :func:`giftcards.catalogue.offers`.
@@ -365,7 +368,7 @@ class OfferChange(OutboxEntry):
         ProductType, verbose_name=_("type"), on_delete=models.CASCADE, related_name="changes"
     )
     what = models.CharField(_("what"), max_length=10, choices=What)
-    # A price is a text with its decimals.
+    # If the change is about a price, both values are texts with the decimals.
     old = models.JSONField(null=True)
     new = models.JSONField(null=True)
 

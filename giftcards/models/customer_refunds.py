@@ -81,14 +81,14 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
 
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
         """Return at most ``limit`` refunds, with orders, whose reference begins with ``text``."""
-        # A range instead of LIKE, as in the search for orders.
+        # The condition is a range, because whether LIKE uses an index depends on the database.
         found = self.filter(reference__range=(text, text + LAST_CHARACTER))
         return list(found.select_related("order").order_by("reference")[:limit])
 
 
 def _lock(key: int) -> Order:
     rows = Order.objects.filter(pk=key)
-    # This write locks the row on every database. It comes first, because SQLite may fail a
+    # The update locks the row on every database. It comes first, because SQLite may fail a
     # transaction that reads before it writes.
     rows.update(paid_back_amount=F("paid_back_amount"))
     order = rows.get()
@@ -101,7 +101,7 @@ def _count(order: Order) -> None:
         RefundState.DONE: Decimal("0.00"),
         RefundState.CREATED: Decimal("0.00"),
     }
-    # The sums are computed here, because SQLite would add the amounts as binary fractions.
+    # Python adds up the amounts, because SQLite would add them as binary fractions.
     for state, amount in order.refunds.order_by().values_list("state", "amount"):
         if state in sums:
             sums[state] += amount
@@ -189,7 +189,8 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 
 class RefundState(models.TextChoices):
-    # Planned, but not paid yet. A planned amount is not owed any more, so nobody can plan it twice.
+    # The refund is planned, but not paid yet. Its amount no longer counts as owed, so nobody can
+    # plan it twice.
     CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
     CANCELLED = "cancelled", _("Taken back")
@@ -236,7 +237,7 @@ class CustomerRefund(models.Model):
     )
     comment = models.CharField(_("comment"), max_length=500, blank=True, validators=[plain_line])
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)
-    # Names, not foreign keys, because users may be deleted.
+    # Users are stored by name instead of by foreign key, because they may be deleted.
     created_by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
     created_at = models.DateTimeField(_("recorded"), default=timezone.now, editable=False)
     executed_by = models.CharField(max_length=254, blank=True, validators=[plain_line])
@@ -260,7 +261,7 @@ class CustomerRefund(models.Model):
         indexes = (
             models.Index(fields=("-created_at", "-id"), name="giftcards_refund_newest"),
             models.Index(fields=("state", "-created_at", "-id"), name="giftcards_refund_state"),
-            # Serves the search.
+            # For the search by reference.
             models.Index(fields=("reference",), name="giftcards_refund_reference"),
         )
         constraints = (
@@ -276,7 +277,7 @@ class CustomerRefund(models.Model):
         )
 
     def __str__(self) -> str:
-        # Only people who may see the order may see the refund's reference.
+        # The text leaves out the reference, because some readers may not see the order.
         return str(_("refund %(number)s") % {"number": self.pk})
 
     @property

@@ -23,8 +23,8 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.rules.times import as_given
 from giftcards.text.spelling import digits
 
-# Unicode categories: control and format characters, lone surrogates, line and paragraph separators.
-# All characters that change the direction of text are format characters.
+# The Unicode categories of control and format characters, lone surrogates, and separators of lines
+# and paragraphs. All characters that change the direction of text are format characters.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Allowed format characters: Persian words and composed emoji need them.
 _JOINERS = {"\u200c", "\u200d"}

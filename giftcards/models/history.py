@@ -17,7 +17,8 @@ E = TypeVar("E", bound="OutboxEntry")
 class OutboxQuerySet(models.QuerySet[E]):
     def to_announce(self, now: datetime) -> Self:
         """Return changes that are due to be announced, the earliest due first."""
-        # Sorted like the index. To sort by age alone, a database may scan all announced changes.
+        # The changes are sorted like the index. If they were sorted by age alone, a database might
+        # scan all announced changes.
         due = self.filter(announced_at=None, announce_at__lte=now)
         return due.order_by("announced_at", "announce_at", "pk")
 
@@ -51,9 +52,9 @@ class OutboxEntry(models.Model):
 
     at = models.DateTimeField(_("when"), default=timezone.now)
     announced_at = models.DateTimeField(_("announced"), null=True, editable=False)
-    # The time of the next announcement; NULL: announced or given up.
+    # The time of the next attempt to announce the change. NULL if it was announced or given up.
     announce_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # The names of the receivers that took the change; NULL: none was called yet.
+    # The names of the receivers that took the change. NULL if no receiver was called yet.
     delivered_to = models.JSONField(null=True, editable=False)
     announce_failures = models.PositiveIntegerField(default=0, editable=False)
     announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
@@ -78,8 +79,8 @@ class StatusChange(OutboxEntry):
     from_status = models.CharField(_("from"), max_length=20, choices=Status)
     to_status = models.CharField(_("to"), max_length=20, choices=Status)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
-    # Entries of problems, {"code", "parameters"}, without secrets: see giftcards.rules.problems.
-    # The entry of a problem that the move ended also has "ended": true.
+    # The problems of the change, as entries {"code", "parameters"} without secrets: see
+    # giftcards.rules.problems. If the move ended a problem, its entry also has "ended": true.
     details = models.JSONField(_("details"), default=list, blank=True)
 
     objects = StatusChangeQuerySet.as_manager()
@@ -89,7 +90,8 @@ class StatusChange(OutboxEntry):
         verbose_name_plural = _("status changes")
         ordering = ("pk",)
         indexes = (
-            # For the outbox. Almost every row has announced_at, and then its announce_at is NULL.
+            # For the changes that are still to be announced. In almost all rows, announced_at is
+            # set and announce_at is NULL.
             models.Index(
                 fields=("announced_at", "announce_at", "id"), name="giftcards_change_outbox"
             ),

@@ -18,7 +18,7 @@ from giftcards.rules.times import ahead, is_ahead
 #: The longest duration of a new hold. A hold can be prolonged to MOST_TIMES its first duration.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
-# A hold is deleted this time after its end. Only then can its reference have a new hold.
+# A hold is deleted this time after its end. Until then, its reference cannot have a new hold.
 _REST = timedelta(hours=1)
 _BATCH = 500
 _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
@@ -61,9 +61,9 @@ class Hold(models.Model):
     quantity = models.PositiveIntegerField()
     price = models.DecimalField(null=True, **MONEY)
     until = models.DateTimeField(db_index=True)
-    # NULL: the hold is older than this column.
+    # The time by which the hold can still be prolonged. NULL if the hold is older than this column.
     left = models.DurationField(null=True)
-    # A keyed hash of the shop's name for the customer; "": no name given.
+    # A keyed hash of the shop's name for the customer; "" if the shop gave no name.
     holder = models.CharField(max_length=64, blank=True)
 
     objects = HoldQuerySet.as_manager()

@@ -37,17 +37,17 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         Call this before a transaction that locks the row. Otherwise, two such transactions that
         create the row would wait for each other.
         """
-        # In a transaction, SQLite needs a write first. Outside of one, a read comes first, because
-        # a write may have to wait for other transactions.
+        # In a transaction, the first statement is a write, because SQLite needs this. Outside of a
+        # transaction, it is a read, because a write may have to wait.
         in_transaction = connection.in_atomic_block
         if not (self.lock(name) if in_transaction else self.filter(name=name).exists()):
             self.bulk_create([Lease(name=name)], ignore_conflicts=True)
 
     def lock(self, name: str) -> bool:
         """Lock the row of this name until the transaction ends; False if the row does not exist."""
-        # An update, because SQLite may fail a transaction that reads before it writes. The token is
-        # new, because InnoDB fails a waiting transaction with an old snapshot only if the row has
-        # changed.
+        # An update locks the row, because SQLite may fail a transaction that reads before it
+        # writes. The token is new, because InnoDB fails a waiting transaction with an old snapshot
+        # only if the row has changed.
         return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:
@@ -74,25 +74,25 @@ class Lease(models.Model):
     """
 
     LOOP = "loop"
-    #: A run of the loop that is queued and has not started.
+    #: The lease on a run of the loop that is queued and has not started.
     QUEUED_SWEEP = "queued sweep"
-    #: Announcements to the shop's receivers: ``OUTBOX`` of changes of orders, ``OFFERS`` of changes
-    #: of offers.
+    #: The leases on announcements to the shop's receivers: ``OUTBOX`` for changes of orders,
+    #: ``OFFERS`` for changes of offers.
     OUTBOX = "outbox"
     OFFERS = "outbox of offers"
     CHORES = "chores"
     KEY_PROBE = "key probe"
-    #: The request for an API key's environment. If the provider does not answer, the lease is not
-    #: released, so that the next attempt comes later.
+    #: The lease on the request for an API key's environment. It is not released if the provider
+    #: does not answer, so that the next attempt comes later.
     KEY_ENVIRONMENT = "key environment"
-    #: The request for the prices of held orders. The lease is not released, so that the next
+    #: The lease on the request for the prices of held orders. It is not released, so that the next
     #: request comes later.
     HELD_PRICES = "held prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
     #: A row for locking holds, not a lease.
     HOLDS = "holds"
-    #: The creation or repair of the schedule of the task queue.
+    #: The lease on the creation or repair of the task queue's schedule.
     SCHEDULE = "schedule"
 
     name = models.CharField(primary_key=True, max_length=20)

@@ -81,7 +81,8 @@ def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[L
     So an order that settles meanwhile does not count twice, nor does a hold together with its
     order.
     """
-    # Django 6.1 would keep the ordering of the model, by a column that the union lacks.
+    # Without order_by(), Django 6.1 would sort by the model's ordering, whose column the union
+    # lacks.
     found = first.union(*others, all=True).order_by() if others else first
     return [Line(*row) for row in found]
 

@@ -24,14 +24,14 @@ T = TypeVar("T")
 # For more than 200 keys or names, MariaDB prefers a full table scan to index lookups.
 _AT_ONCE = 100
 
-# Held orders: they are not sent until staff decide, the price falls, or their time comes.
+# Held orders, which are not sent until staff decide, the price falls, or their time comes.
 HELD = Q(status=Status.PENDING, due_at=None)
 # Held orders that are sent once the price falls, and held orders that wait for a decision of staff.
 HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
 HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
 
-# These conditions compare with lists. Django turns "= True" and "= False" into a bare column and
-# NOT, for which SQLite uses no index.
+# The conditions on true and false columns compare with lists. Django turns "= True" and "= False"
+# into a bare column and NOT, for which SQLite uses no index.
 
 # Orders whose customer has got money back, will get money by a planned refund, or is owed money.
 PAID_BACK = Q(has_paid_back__in=[True])
@@ -105,13 +105,14 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def _waiting(self, status: Status) -> Self:
-        # Sorted by all columns of the index: PostgreSQL does not know that settled_at is the same
-        # in all rows.
+        # The orders are sorted by all columns of the index, because PostgreSQL does not know that
+        # settled_at is the same in all rows.
         return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
         """Return the earliest due time of unclaimed orders in ``statuses``, or ``None``."""
-        # One query for each status, because the index yields the first row of a single status only.
+        # Each status has a query of its own, because the index yields the first row of a single
+        # status only.
         times = (
             self._waiting(status)
             .filter(due_at__isnull=False)
@@ -166,8 +167,8 @@ class OrderQueries(OrderSearch[Row]):
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
         """Return at most ``limit`` accepted orders due by ``due_by``; delayed orders come last."""
         orders: list[Row] = []
-        # A tenth is kept for delayed orders, so that thousands of fresh orders do not keep them
-        # waiting.
+        # A tenth of the limit is kept for delayed orders, so that thousands of fresh orders do not
+        # keep them waiting.
         for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
             due = self._waiting(status).filter(due_at__lte=due_by).unclaimed(now)
             orders += due[: most - len(orders)]
@@ -201,7 +202,7 @@ class OrderQueries(OrderSearch[Row]):
         # may have no alias, and SQLite judges an index by the average number of orders for each
         # value.
         by_alias = Q(provider_alias__gt="", provider_alias__in=names)
-        # Unsorted: for a sorted result, SQLite would scan all orders by age.
+        # The result is unsorted: to sort it, SQLite would scan all orders by age.
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
@@ -211,7 +212,8 @@ class OrderQueries(OrderSearch[Row]):
 
     def sent_as(self, references: Iterable[str]) -> Self:
         """Return orders sent to the provider with one of ``references``, which are at most 200."""
-        # Redundant, as in known_as: most orders may have no reference.
+        # The first condition is redundant, but makes SQLite use the index, as in known_as: most
+        # orders may have no reference.
         named = Q(provider_reference__gt="", provider_reference__in=set(references) - {""})
         return self.filter(named).order_by()
 
@@ -279,6 +281,7 @@ class OrderQueries(OrderSearch[Row]):
         final = self.filter(settled_at__isnull=False)
         final = final.filter(settled_at__gt=after) if after else final
         final = final.filter(settled_at__lte=until) if until else final
-        # With the bare column, SQLite would use the index by status, and look up every row.
+        # COALESCE keeps SQLite from using the index by status, with which it would look up every
+        # row.
         status = Coalesce("status", models.Value(""))
         return lines_of(Kind.FINAL, final, since="settled_at", status=status)

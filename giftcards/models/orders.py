@@ -66,7 +66,7 @@ from giftcards.rules.states import (
 from giftcards.rules.times import LONGEST_HOLD, ahead, is_ahead, past
 from giftcards.text.search_terms import SEARCHED
 
-# The provider's answer about an order with more cards would exceed the client's size limit.
+# If an order had more cards, the provider's answer about it would exceed the client's size limit.
 MAX_QUANTITY = 2_000
 
 # SQLite allows at most 32,766 parameters in a statement.
@@ -117,8 +117,8 @@ class OrderQuerySet(OrderQueries["Order"]):
         try:
             with transaction.atomic():
                 order.save(force_insert=True)
-                # The names are read after the INSERT: SQLite may fail a transaction that reads
-                # before it writes.
+                # The names are read after the INSERT, because SQLite may fail a transaction that
+                # reads before it writes.
                 names = Product.objects.names(order.product_id, order.type_id)
                 if any(names):
                     order.product_name, order.type_name = names
@@ -128,7 +128,8 @@ class OrderQuerySet(OrderQueries["Order"]):
             if known is None:
                 raise
             if not known.was_given_as(order):
-                # The caller may not be allowed to know the other order.
+                # The error does not describe the other order, because the caller may not be allowed
+                # to know it.
                 raise ReferenceConflict(
                     gettext(
                         "The reference %(reference)s already names another order, or the same one"
@@ -197,7 +198,8 @@ class OrderQuerySet(OrderQueries["Order"]):
         """
         check_move(origin, target)
         token = uuid.uuid4().hex
-        # Read before the transaction: SQLite may fail a transaction that reads before it writes.
+        # The keys are read before the transaction, because SQLite may fail a transaction that reads
+        # before it writes.
         found = self.filter(status=origin).order_by().values_list("pk", flat=True)
         keys = list(found[:_MOVED_AT_ONCE])
         if not keys:
@@ -354,7 +356,7 @@ class ReferenceAnswer(models.TextChoices):
 
     # The provider says that an earlier attempt bought the order, even if no search finds it.
     REPEATED = "repeated"
-    # The provider does not accept the field: the order is sent again without it.
+    # The provider does not accept a reference, so the order is sent again without it.
     UNWANTED = "unwanted"
 
 
@@ -457,23 +459,24 @@ class Order(models.Model):
     status = models.CharField(
         _("status"), max_length=20, choices=Status, default=Status.PENDING, editable=False
     )
-    # NULL until the provider has named the order, because the column is unique.
+    # NULL if the provider has not named the order yet. An empty text is impossible, because the
+    # column is unique.
     provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
         _("provider's order id"), max_length=100, null=True, unique=True, editable=False
     )
-    # The `_id` in the provider's answers, if it is not the order id. A row of the provider's list
-    # may have either.
+    # The `_id` in the provider's answers, if it is not the order id. The provider's list of orders
+    # may contain either of them.
     provider_alias: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, editable=False
     )
-    # The time when an answer or a person first confirmed the provider's id. NULL: so far, only the
-    # answer to sending the order has named the id.
+    # The time when a later answer or a person first confirmed the id at the provider. NULL if only
+    # the answer to the purchase has named the id so far.
     identified_at = models.DateTimeField(null=True, editable=False)
     # True if staff have insisted on an order at the provider, although that order has another
     # product or type.
     is_insisted = models.BooleanField(default=False, editable=False)
-    # The id that the provider gave when the order was sent, if it belongs to another order or to no
-    # order. The order may have been bought even if no search finds it. Kept until the order is sent
+    # The id in the answer to the purchase, if it belongs to another order or to no order. The cards
+    # may have been bought even if no search finds them. The id is kept until the order is sent
     # again.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
@@ -483,11 +486,13 @@ class Order(models.Model):
     provider_reference: models.CharField[str, str] = ExactCharField(
         _("reference at the provider"), max_length=40, editable=False, blank=True
     )
-    # The provider's answer to that reference, if it did not accept the order.
+    # The provider's answer, if it turned down the purchase because of ``provider_reference``;
+    # otherwise "".
     reference_answer = models.CharField(
         max_length=10, choices=ReferenceAnswer, editable=False, blank=True
     )
-    # True if the id was taken from the provider's list, and a check by that id found nothing.
+    # True if the id was taken from the provider's list of orders, and a check by that id found
+    # nothing.
     is_only_listed = models.BooleanField(default=False, editable=False)
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
     fulfilled_amount = models.DecimalField(_("cost"), null=True, editable=False, **MONEY)
@@ -502,12 +507,12 @@ class Order(models.Model):
     )
     # The state of a person's review before the order is sent; "" if no review is needed.
     review = models.CharField(max_length=10, choices=Review, editable=False, blank=True)
-    # The fingerprint of the API key that the order was sent with; "" before. Only the list of
-    # orders in that key's account can show whether the order was bought.
+    # The fingerprint of the API key that the order was sent with; "" if it was not sent yet. Only
+    # the list of orders in that key's account can show whether the order was bought.
     sent_with = models.CharField(max_length=32, editable=False, blank=True)
     # The environment of the account that bought the order; "" if unknown, or before the purchase.
-    # An order for missing cards has the environment of the order that it repeats from the
-    # beginning.
+    # From the beginning, an order for missing cards has the environment of the order that it
+    # repeats.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
@@ -520,43 +525,46 @@ class Order(models.Model):
         editable=False,
         related_name="repeated_by",
     )
-    # Both times are only for orders that ``REORDER_MISSING`` made. Such an order is held until
-    # ``send_after`` (NULL: no waiting). If it is still held at ``send_before``, it is given up.
+    # ``send_after`` and ``send_before`` are only set in orders that ``REORDER_MISSING`` made. Such
+    # an order is held until ``send_after``, or not at all if this is NULL. If it is still held at
+    # ``send_before``, it is given up.
     send_after = models.DateTimeField(null=True, editable=False)
     send_before = models.DateTimeField(null=True, editable=False)
-    # The customer's money for missing cards has three parts. First, the paid refunds.
+    # The sum of the refunds that were paid to the customer.
     paid_back_amount = models.DecimalField(
         _("paid back"), default=Decimal(0), editable=False, **MONEY
     )
-    # Second, the planned refunds.
+    # The sum of the refunds that are planned, but not paid yet.
     planned_amount = models.DecimalField(
         _("to be paid back"), default=Decimal(0), editable=False, **MONEY
     )
-    # Third, the rest. NULL: the order is open, or nobody has said what the customer paid.
+    # The amount owed for missing cards, without paid and planned refunds. NULL if the order is
+    # open, or if nobody has said what the customer paid.
     open_amount = models.DecimalField(_("still owed"), null=True, editable=False, **MONEY)
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     has_planned = _is_more_than_nothing("planned_amount")
     is_owing = _is_more_than_nothing("open_amount")
-    # The part of the customer's money that moved to the order for the missing cards; NULL: there is
-    # no such order.
+    # The part of the customer's money that moved to the order for the missing cards. NULL if there
+    # is no such order.
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
-    # True if the provider's figures agree with each other; NULL unless the order has settled.
+    # True if the provider's figures agree with each other. NULL if the order has not settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
-    # True if the ledger has the promised credit. NULL: no credit was promised, its amount is
-    # unknown, or the ledger was not read up to its time.
+    # True if the ledger has the promised credit. NULL if no credit was promised, if its amount is
+    # unknown, or if the ledger was not read up to its time.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
-    # The time when the codes were destroyed, because of their age or with the customer's data.
+    # The time when the codes were destroyed, because of their age or together with the customer's
+    # data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
-    # True if a search for old codes found no card. Such searches leave the order out until a card
-    # comes.
+    # True if a search for old codes found no card of the order. Such searches leave the order out
+    # until a card comes.
     is_without_cards = models.BooleanField(default=False, editable=False)
-    # Entries of problems, {"code", "parameters"}: see giftcards.rules.problems. Once a problem is
-    # ticked off, its entry also has "ticked_by" and "ticked_at".
+    # The order's problems, as entries {"code", "parameters"}: see giftcards.rules.problems. Once a
+    # problem is ticked off, its entry also has "ticked_by" and "ticked_at".
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
     # True if a problem is not ticked off. Only `_problem_columns` computes this from ``problems``.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
 
-    # The person who looks after the order, and the time when this began: see
+    # The name of the person who looks after the order, and the time since when: see
     # models/staff_records.py. The name counts only while the order is unfinished.
     looked_after_by: models.CharField[str, str] = ExactCharField(
         _("looked after by"), max_length=254, editable=False, blank=True
@@ -571,16 +579,18 @@ class Order(models.Model):
     settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
     # The time when the order began to wait to be sent. SEND_TIMEOUT counts from this time.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
-    # The time when the order is due to be sent (PENDING), checked (HANDLING, DELAYED) or found
-    # (UNCONFIRMED). NULL: none of these is due; a PENDING order with NULL is held, see `is_held`.
+    # The time when the order is due to be sent (PENDING), checked (HANDLING, DELAYED) or searched
+    # for (UNCONFIRMED). NULL if no such step is planned: a PENDING order is then held, see
+    # `is_held`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # The last time when somebody asked for an early check.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
     # The number of failed attempts in a row to send, check or find the order.
     failures = models.PositiveIntegerField(default=0, editable=False)
-    # For an UNCONFIRMED order: the time when a search first suggested that the provider does not
-    # have it, and the orders at the provider from which staff have to choose.
+    # The time when a search for an UNCONFIRMED order first suggested that the provider does not
+    # have it. NULL if no search suggested this.
     absent_since = models.DateTimeField(null=True, editable=False)
+    # The orders at the provider among which staff have to find an UNCONFIRMED order.
     candidates = models.JSONField(default=list, blank=True, editable=False)
     # The claim: the token of the process that works on the order, and the time when the claim
     # expires.
@@ -605,7 +615,7 @@ class Order(models.Model):
             ("export_order", "Can export orders and reports"),
             ("view_cost", "Can see what the provider charges, and margins"),
         )
-        # Each index serves a query, because indexes slow down writes. No index is partial, because
+        # Each index serves a query that would be slow without it. No index is partial, because
         # MariaDB has no partial indexes.
         indexes = (
             # For the engine's queries for open orders, whose settled_at is NULL, and for the latest
@@ -618,7 +628,8 @@ class Order(models.Model):
                 fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
                 name="giftcards_order_kept",
             ),
-            # For recovery, which looks for the orders that fit a row of the provider's list.
+            # For recovery, which looks for the orders that fit a row of the provider's list of
+            # orders.
             models.Index(fields=("sent_at",), name="giftcards_order_sent"),
             models.Index(fields=("provider_alias",), name="giftcards_order_alias"),
             models.Index(fields=("provider_reference",), name="giftcards_order_sent_as"),
@@ -863,7 +874,8 @@ class Order(models.Model):
     def _is_sold_as(self, other: Order) -> bool:
         given, now = (_as_read(order, *_AMOUNTS) for order in (other, self))
         if self.is_final and self.sale_price is None and other.sale_amount is None:
-            # The sale amount may have been recorded later.
+            # A sale amount may have been added after the order was final, so it does not count as a
+            # difference.
             now["sale_amount"] = None
         return given == now
 
@@ -1003,7 +1015,7 @@ class Order(models.Model):
         """Record that ``by`` has dealt with ``problem``; False if it is ticked off or gone."""
         with transaction.atomic(using=self._state.db):
             row = Order.objects.filter(pk=self.pk, needs_attention=True)
-            # This write locks the row until the transaction ends.
+            # The update locks the row until the transaction ends.
             if not row.update(needs_attention=True):
                 return False
             self.refresh_from_db(fields=["problems"])
@@ -1115,13 +1127,13 @@ class Order(models.Model):
 
 
 def _among(orders: models.QuerySet[Order]) -> Q:
-    # A subquery, because SQLite may read the whole table if a filter has conditions on several
-    # columns.
+    # The condition is a subquery, because SQLite may read the whole table if a filter has
+    # conditions on several columns.
     return Q(pk__in=orders.order_by().values("pk"))
 
 
-# Each order in NEEDING_ATTENTION is LOST, WITH_OTHER_PROBLEMS, or held for its price or for a
-# review. Orders that are held for these reasons are included, because they keep their problems.
+# Orders in NEEDING_ATTENTION are split by what staff have to do. Each of them is LOST,
+# WITH_OTHER_PROBLEMS, or held for its price or for a review.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(

@@ -165,17 +165,20 @@ class ApiKey(models.Model):
     environment = models.CharField(max_length=10, choices=Environment, blank=True)
     # True if calls with this key are stopped, until a person resumes them.
     is_refused = models.BooleanField(default=False)
-    # The time of the last refusal. It stays when calls are resumed: see ApiKeyQuerySet.accept.
+    # The time of the last refusal. This time stays when calls are resumed: see
+    # ApiKeyQuerySet.accept. NULL if the key was never refused.
     refused_at = models.DateTimeField(null=True)
     refusal = models.TextField(blank=True)
-    # The time when the key was last accepted. NULL: one call has to try the key first.
+    # The time when the key was last accepted. NULL if a single call has to try the key first.
     accepted_at = models.DateTimeField(null=True)
     # True if the account's list has shown our orders only with their references. False if it has
     # shown one of them with another reference or with none. NULL if it has shown none of them yet.
     tells_references = models.BooleanField(null=True)
-    # The time when the provider took an order only without its reference; NULL: never.
+    # The time when the provider began to accept orders with this key only without a reference. NULL
+    # if it accepts references, or if this is unknown.
     references_unwanted_at = models.DateTimeField(null=True)
-    # The last time when this refused key kept a process from making calls.
+    # The last time when the refusal of the key kept a process from making calls. NULL if it never
+    # did.
     stopped_at = models.DateTimeField(null=True)
 
     objects = ApiKeyQuerySet.as_manager()
@@ -250,7 +253,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
                 pause=reason, pause_detail=detail, paused_at=began, paused_until=longest
             ):
                 if reason != ProviderState.Pause.RATE:
-                    # After a rate limit, keys need no probe; after any other pause, they do.
+                    # After any pause except a rate limit, each key has to be tried again by a
+                    # single call.
                     ApiKey.objects.doubt()
                 return True
         if state.pause == reason:
@@ -329,8 +333,7 @@ class ProviderState(models.Model):
     # means that the IP address is blocked. The refusal of a key is recorded in ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
-    # The time when the pause began. If no call succeeded between several pauses, the time of the
-    # first.
+    # The time when the pause began. Several pauses count as one if no call succeeded between them.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
 
@@ -339,22 +342,24 @@ class ProviderState(models.Model):
 
     balance = models.DecimalField(_("balance"), null=True, **MONEY)
     balance_read_at = models.DateTimeField(null=True)
-    # The amount spent in the 24 hours before a worker last read the balance; NULL: never read.
+    # The amount spent in the 24 hours before a worker last read the balance. NULL if no worker has
+    # read it.
     spent_lately = models.DecimalField(null=True, **MONEY)
-    # The time when the balance is to be read next; NULL: now.
+    # The time when the balance is to be read next. NULL if it is to be read now.
     balance_due_at = models.DateTimeField(null=True)
-    # The time since which the balance has been low, as the shop was told; NULL: it is not low.
+    # The time since when the balance has been low, as the shop was told. NULL if it is not low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
     # The provider's list of orders is not used before this time, because a request for it failed,
     # or because it showed none of our orders.
     list_usable_at = models.DateTimeField(null=True)
-    # The time of the last request for the list of orders; NULL while the list is not used.
+    # The time of the last request for the list of orders. NULL if the list is not in use.
     list_read_at = models.DateTimeField(null=True)
-    # The number of requests that a recent reading of the list took, or would have taken, after its
-    # first page.
+    # The number of requests that a reading of the list of orders recently needed after its first
+    # page. For an incomplete reading, the number is estimated.
     list_questions = models.PositiveIntegerField(default=0)
-    # The spelling of the path for checks that last succeeded or is to be tried next; "" at first.
+    # The spelling of the URL path for checks of orders that last succeeded, or is to be tried next;
+    # "" at first.
     check_path = models.CharField(max_length=20, blank=True)
     succeeded_at = models.DateTimeField(_("last answer"), null=True)
     failed_at = models.DateTimeField(_("last failure"), null=True)
@@ -364,19 +369,19 @@ class ProviderState(models.Model):
     ticked_at = models.DateTimeField(_("last tick"), null=True)
     # The program that last called `note_tick`, and its machine, such as "qcluster@web-2".
     ticked_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
-    # The time since which such calls have come without interruption.
+    # The time since when `note_tick` has been called without interruption.
     ticking_since = models.DateTimeField(null=True)
-    # The content of `chores_record`.
+    # The stored form of `chores_record`.
     chores = models.JSONField(default=dict)
 
-    # The number of orders by status that had become final at ``final_orders_until`` (NULL: not
-    # counted yet): see giftcards.watch.overview.orders_by_status.
+    # The number of orders in each status that had become final at ``final_orders_until``: see
+    # giftcards.watch.overview.orders_by_status. The time is NULL if they were never counted.
     final_orders = models.JSONField(default=dict)
     final_orders_until = models.DateTimeField(null=True)
 
-    # The end of the last complete purge of old codes.
+    # The end of the last complete purge of old codes. NULL if no purge was ever complete.
     purged_at = models.DateTimeField(null=True)
-    # An unfinished purge continues with orders that settled at this time; NULL: no purge is
+    # The time at which orders settled with which an unfinished purge continues. NULL if no purge is
     # unfinished.
     purge_place = models.DateTimeField(null=True)
 

@@ -23,7 +23,7 @@ from giftcards.text.search_terms import (
     terms_of,
 )
 
-# Stands for Order, because importing this model here would be circular.
+# The type variable stands for Order: an import of this model would be circular here.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
 # If all words are common, the search looks at this many of the newest orders with one of them.
@@ -70,17 +70,18 @@ class OrderTerm(models.Model):
     order = models.ForeignKey(
         "giftcards.Order", on_delete=models.CASCADE, related_name="terms", db_index=False
     )
-    # A TermKind.
+    # The kind of the term, a value of TermKind.
     kind = models.PositiveSmallIntegerField()
-    # Compared exactly, so that searches can use ranges. ``search_terms.plain`` first removes
-    # differences of spelling that do not count.
+    # Terms are compared exactly, so that searches can use ranges. ``search_terms.plain`` first
+    # removes differences of spelling that do not count.
     term: models.CharField[str, str] = ExactCharField(max_length=LONGEST)
 
     objects = OrderTermQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
-        # For looking up whether an order also has the other words.
+        # For looking up whether an order that has the rarest word of a search also has its other
+        # words.
         indexes = (models.Index(fields=("order", "term"), name="giftcards_term_of_order"),)
         # The constraint's index finds the newest orders with a word.
         constraints = (
@@ -130,7 +131,8 @@ class OrderSearch(models.QuerySet[Row]):
         """
         if not text.isascii():
             return []
-        # Ids of the provider may differ only in case.
+        # Two ids of the provider may differ only in case, so the search keeps the case of ``text``.
+        # It also tries lower and upper case.
         names = sorted({text, text.lower(), text.upper()})
         named: list[tuple[int, bool]] = []
         for column in ("provider_order_id", "provider_reference"):
@@ -194,7 +196,8 @@ class OrderSearch(models.QuerySet[Row]):
             if kind in OF_SAME_CUSTOMER:
                 rows = OrderTerm.objects.filter(kind=kind, term=term, **within)
                 found = rows.order_by(f"{sign}order_id").values_list("order_id", flat=True)
-                # One key more, because the key of the order itself may be among them.
+                # One key more than needed is read, because the key of the order itself may be among
+                # them.
                 keys.update(found[: most + 1])
         keys.discard(order.pk)
         return sorted(keys, reverse=after is None)[:most]
@@ -203,5 +206,5 @@ class OrderSearch(models.QuerySet[Row]):
 def _condition(word: Word, *, is_whole: bool) -> Q:
     if not is_whole:
         return starting_with("term", sorted(word.starts))
-    # One term is compared with "=", because then the index yields its orders sorted.
+    # A single term is compared with "=", because then the index yields its orders sorted.
     return Q(term__in=sorted(word.whole)) if len(word.whole) > 1 else Q(term=min(word.whole))

@@ -26,7 +26,7 @@ from giftcards.models.order_queries import FINISHED, UNFINISHED, batches
 from giftcards.models.orders import CORRECTABLE, Order, correctable
 from giftcards.rules.problems import Problem
 
-#: The text in the admin's log for each entry about a person who tried to reveal too many codes.
+#: The text of an entry in the admin's log about a person who tried to reveal too many codes.
 REFUSED_REVEAL = "Reveal, refused"
 
 
@@ -36,7 +36,7 @@ class CardReveal(models.Model):
     card = models.ForeignKey(
         Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
     )
-    # PROTECT: users who have seen a code cannot be deleted, only deactivated.
+    # PROTECT keeps users who have seen a code from being deleted. They can be deactivated.
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         verbose_name=_("by"),
@@ -91,7 +91,7 @@ class Note(models.Model):
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="notes"
     )
     text = models.TextField(_("note"), max_length=_LONGEST_NOTE)
-    # A name, not a foreign key, because the user may be deleted.
+    # The user is stored by name instead of by foreign key, because users may be deleted.
     by = models.CharField(_("by"), max_length=254)
     at = models.DateTimeField(_("when"), default=timezone.now)
 
@@ -163,7 +163,7 @@ class CustomerChange(models.Model):
     gift_message = models.TextField(_("message to the recipient"), blank=True)
     deliver_at = models.DateTimeField(_("to be delivered on"), null=True, blank=True)
     at = models.DateTimeField(_("when"), default=timezone.now)
-    # A name, because the user may be deleted; "" if the shop's code gave no name.
+    # The user is stored by name, because users may be deleted; "" if the shop's code gave no name.
     by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
 

@@ -214,7 +214,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
         seconds=SHOWN_FOR,
         until=moment(link.expires_at) if link.expires_at else "",
     )
-    # The page of a revealed code has these headers, too.
+    # The page of a code that staff reveal has the same two headers.
     response["Referrer-Policy"] = "same-origin"
     response["Refresh"] = f"{SHOWN_FOR}; url={pages.url_of('change', order.pk)}"
     return response

@@ -263,7 +263,7 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
         css = {"all": ("giftcards_delivery/admin.css",)}
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
-        # A digest also counts orders that this person may not see.
+        # A digest also counts orders that the logged-in person may not see.
         hidden = {"what_it_said"} if hides_orders(request, self.admin_site) else set()
         return [name for name in super().get_list_display(request) if name not in hidden]
 

@@ -74,7 +74,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
-    # A message counts as telling the customer, even if it did not go out.
+    # Any message counts as news for the customer, even one that did not go out.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -82,7 +82,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     return {
         "original": order,
         "silence": silence,
-        # Without messages, no codes were sent.
+        # Without messages about the order, no codes can have been sent elsewhere.
         "codes_elsewhere": _codes_elsewhere(order) if messages else [],
         "messages": [
             {

@@ -44,7 +44,7 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
     user, back = _person_and_page(context)
-    # The instance in the template may be stale.
+    # The order is read again, because the template's instance may be out of date.
     found = views.orders_of(user).filter(pk=order.pk)[:1]
     return {"orders": views.shown_orders(user, found), "back": back}
 
