@@ -195,7 +195,7 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
 
 
 def end_waits(orders: OrderQuerySet) -> None:
-    """Release held orders whose ``send_after`` has passed; reject them if ``send_before`` has, too.
+    """Release held orders after ``send_after``, or reject them if ``send_before`` has passed, too.
 
     One call handles at most 100 of ``orders``, and the next call handles more.
     """

@@ -43,13 +43,14 @@ class Work:
 
     name: str
     do: Callable[[MayGoOn], object]
-    #: True if people wait for the results. Such work waits for no other work, and several processes
-    #: may do it.
+    #: True if people wait for the results. Prompt work waits for no other work, and several
+    #: processes may do it at the same time.
     is_prompt: bool = False
-    #: Returns True if prompt work should begin before its regular time; called every second.
+    #: A function that returns True if prompt work should begin before its regular time. It is
+    #: called every second.
     is_due: Callable[[], bool] = lambda: False
-    #: Queues a task for the work. Each minute's task calls this in place of ``do``, if there is a
-    #: queue.
+    #: A function that queues a task for the work, or ``None``. If there is a queue, each minute's
+    #: task calls this function and leaves the work to the queued task.
     wake: Callable[[], object] | None = None
     #: True if the work is begun after all other work, because it may hang or never end.
     is_last: bool = False
@@ -57,8 +58,8 @@ class Work:
 
 #: The declared work, by name.
 WORK: dict[str, Work] = {}
-# The names of the work that this process is doing. The values are the times at which the work began
-# or last called its callback. Work that is under way is not begun again.
+# The work that this process is doing: its names, and the times at which it began or last called its
+# callback. It is not begun again while it is under way.
 _under_way: dict[str, float] = {}
 
 
@@ -108,14 +109,15 @@ def _take_turns(
         ProviderState.objects.note_chores(begun, ended)
         if _do(works[name], may_go_on, stop):
             ended[name] = timezone.now()
-        # If this piece took too long, another process has the lease, and writes the record.
+        # If this piece of work took too long, another process now has the lease and writes the
+        # record.
         if not Lease.objects.keep(Lease.CHORES, token, LONGEST_HOLD):
             return
         ProviderState.objects.note_chores(begun, ended)
 
 
 def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
-    """Do a part of ``work``; True if it ended by itself, without an error and without False."""
+    """Do a part of ``work``; True if it was done without an error, and did not return False."""
     if work.name in _under_way:
         return False
     is_cut_short = False
@@ -173,7 +175,7 @@ def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
 
 
 def _ends(turn: threading.Thread, lane: Sequence[Work]) -> bool:
-    """Wait for the thread ``turn`` to end; False once its work hangs (``turn_seconds``)."""
+    """Wait for the thread ``turn`` to end; False if its work hangs for ``turn_seconds``."""
     began = time.monotonic()
     while turn.is_alive():
         last_sign = max([began, *(_under_way.get(work.name, began) for work in lane)])

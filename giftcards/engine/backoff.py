@@ -23,7 +23,7 @@ def backoff(
     The pause is ``first`` (which must be positive), and doubles with each failure up to
     ``longest``. A random part of at most ``jitter * pause`` is added, even beyond ``longest``.
     """
-    # More doublings would overflow.
+    # More doublings would overflow the ``timedelta``.
     doublings = min(max(failures - 1, 0), (longest // first).bit_length())
     pause: timedelta = min(first * 2**doublings, longest)
     return pause * random.uniform(1, 1 + jitter)  # noqa: S311 (not a secret)

@@ -173,10 +173,10 @@ def free_balance(*, reference: str = "") -> Decimal | None:
 class Commitments:
     """The open orders, the holds, and the balance that has to cover both, read together."""
 
-    #: ``None`` if the balance is unknown; then holds and settled orders are not read.
+    #: ``None`` if the balance is unknown. In this case, holds and settled orders are not read.
     balance: Decimal | None
-    #: The lines of open orders, of holds, and of settled orders that the balance does not show yet;
-    #: the keys name these three kinds.
+    #: The lines by kind: of open orders, of holds, and of settled orders that the balance does not
+    #: show yet.
     lines: Mapping[str, Sequence[Line]]
     #: The latest price of each type in an open order, by product and type.
     prices: Mapping[tuple[str, str], Decimal]

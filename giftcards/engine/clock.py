@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 # and the negative length of the step as ``span``.
 clock_set_back = Signal()
 
-# If the two clocks drift apart by more than this, the wall clock has made a step. A smaller drift
-# may be a gradual correction by NTP.
+# The wall clock has made a step if it drifts by more than this from the steady clock. A smaller
+# drift may be a gradual correction by NTP.
 _TOLERANCE = timedelta(seconds=2)
 # A drift of more than this is stored, so that slow drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
@@ -43,13 +43,14 @@ _MOST_STEPS = 32
 # The most machines whose clock differences are kept. It must be more machines than any shop has,
 # because a new machine displaces the oldest one.
 _MOST_MACHINES = 256
-# The longest time by which the engine postpones an urgent order (after a 429), and any other order.
+# The longest times by which the engine postpones an urgent order (after a 429), and any other
+# order.
 _LONGEST_URGENT = timedelta(minutes=15)
 _LONGEST_OTHER = timedelta(hours=1.25)
 
 
 def longest_request() -> timedelta:
-    """The longest time for which the provider counts a request: its timeout and a minute."""
+    """The longest time for which the provider counts a request: its timeout plus a minute."""
     return timedelta(seconds=conf.request_timeout + 60)
 
 
@@ -128,7 +129,7 @@ class Clock:
         moment = self._check() - length
         candidates = []
         for _start, end, set_since in self._eras():
-            shown = moment - set_since  # what the clock showed, or would have shown
+            shown = moment - set_since  # what the clock showed at that moment
             if shown < end:
                 candidates.append(shown)
         return min(candidates)
@@ -161,7 +162,7 @@ class Clock:
         self._state = state
         # By machine, the seconds by which the wall clock is ahead of the steady clock.
         self._offsets: dict[str, float] = dict(state.clock.get("offsets", ()))
-        # Oldest first.
+        # The steps are sorted, oldest first.
         epoch = _epoch(timezone.now())
         self._steps = [
             Step(epoch + timedelta(seconds=before), seconds)
@@ -204,7 +205,7 @@ class Clock:
             merged = Step(oldest[-1].before, sum(each.seconds for each in oldest))
             steps = [merged, *steps[surplus + 1 :]]
         clock = {
-            # A list, because a database may sort the keys of an object.
+            # The offsets are stored as a list, because a database may sort the keys of an object.
             "offsets": [*others, (_MACHINE, offset)][-_MOST_MACHINES:],
             "steps": [(_as_seconds(each.before), each.seconds) for each in steps],
         }
@@ -220,10 +221,11 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     span = step.span
     RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
     if state.paused_until and state.paused_until > step.before:
-        # Guarded, because another process may have started a pause in the meantime.
+        # The filter on ``paused_until`` leaves alone a pause that another process has started
+        # meanwhile.
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
-        # Capped, because another machine may have made the same step, and corrected the end of the
-        # pause already.
+        # The new end is capped, because another machine may have recorded the same step and
+        # corrected the end already.
         paused.update(paused_until=min(state.paused_until + span, now + LONGEST_PAUSE))
     # Orders whose sender is still at work must not be taken for lost.
     sending = Order.objects.open().filter(status=Status.PLACING, sent_at__lte=step.before)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-# The base of all database errors, from broken connections to missing columns.
+# ``Error`` is the base class of all database errors, from broken connections to missing columns.
 from django.db import Error, close_old_connections, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
@@ -87,7 +87,8 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
         with transaction.atomic():
             due.update(due_at=now + _POSTPONED)
     except Error:
-        # Raises if the database refuses every write, for example because it is read-only.
+        # A write without effect raises the error if the database refuses every write, for example
+        # because it is read-only.
         ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
         time.sleep(tuning.database_pause / 2)
 

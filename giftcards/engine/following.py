@@ -39,18 +39,18 @@ T = TypeVar("T")
 MAX_IN_FLIGHT = 3
 # The most single checks in a sweep, for fresh orders and for late orders each.
 BATCH = 40
-# The usual difference between the provider's clock and ours. The list is first read with this
-# margin, because a busy account has many orders in ten minutes.
+# The usual difference between the provider's clock and ours. The list is first read with this small
+# margin, because a larger one would include many other orders of a busy account.
 _USUAL_SKEW = timedelta(minutes=1)
-# The pauses in the use of the list: after it failed, and after it showed none of our orders. Both
-# are shorter than the poll timeout, because some orders can only be followed through the list.
+# The times for which the list is not used: after it failed, and after it showed none of our orders.
+# Both are shorter than the poll timeout, because some orders can only be followed through the list.
 _LIST_FAILED = timedelta(seconds=30)
 _LIST_USELESS = timedelta(minutes=2)
 # For this many orders or fewer, single checks are as cheap as a page of the list.
 _FEW = 2
 # The share of the poll timeout within which an accepted order is usually listed and settled.
 _USUAL = 1 / 5
-# The wait for requests in flight once no more may start (seconds).
+# The longest wait for requests in flight, once no further request may start (seconds).
 _GRACE = 3.0
 
 
@@ -65,9 +65,10 @@ class Pulse:
     beat: Callable[[], object] = lambda: None
 
 
-# The purpose of requests for further pages, where it is not the purpose of the first page.
+# Requests for further pages have the purpose of the first page, except where this table differs.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
-# Pages for these purposes wait for the request budget. Other pages are skipped if it is short.
+# Pages for these purposes wait for the request budget. Other pages are skipped if the budget is
+# short.
 _AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
 
 Rows = Sequence[OrderAnswer]
@@ -150,8 +151,8 @@ def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
     """Return the ``orders`` that the list should show under an id that we know."""
-    # The list may use other ids than single checks do. Then only an order's first single check
-    # tells the order's id in the list.
+    # The list may show other ids than single checks do. In this case, an order's id in the list is
+    # unknown until its first single check.
     ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
     return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
 
@@ -298,7 +299,7 @@ def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> V
     ``evaluate_for`` is called without options, because these only make verdicts more lenient.
     """
     verdict = evaluate_for(order, row)
-    # A row that shows a late order as open is not trusted: a stale list would keep it late.
+    # A row that shows a late order as open is not trusted, because the list may be stale.
     is_fresh = order.status == Status.HANDLING and not is_to_verify
     is_row_trusted = order.is_only_listed or is_fresh
     shows_open = row.status == Status.HANDLING and is_row_trusted and not verdict.problems
@@ -359,7 +360,7 @@ def read_pages(
 def _read_share(
     count: int, gateway: Gateway, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield as many further pages as one reading may request; note where the next one begins."""
+    """Yield as many further pages as one reading may request; note the first page of the next."""
     begin = gateway.next_page if gateway.next_page <= count else 2
     numbers = [*range(begin, count + 1), *range(2, begin)]
     at_most = gateway.pages_at_once()
@@ -452,7 +453,7 @@ class _Calls(Generic[K, T]):
         self._pulse = pulse
         self._purpose = purpose
         self._ended: SimpleQueue[tuple[_Call[K, T], Slot, T | Exception]] = SimpleQueue()
-        self.running = 0  # in flight
+        self.running = 0  # calls in flight
         self.may_start = True
 
     @property

@@ -35,12 +35,12 @@ from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# By its documentation, the provider unblocks an IP address after this time.
+# The provider's documentation says that an IP address is unblocked after this time.
 _BLOCK = timedelta(minutes=15)
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
-# Our clock counts as right within this difference from the provider's.
+# Our clock counts as right if it differs from the provider's clock by at most this.
 _CLOCK_ERROR = timedelta(minutes=5)
-# An answer this recent means that the provider is not away.
+# The provider counts as available if a request has succeeded within this time.
 _LATELY = timedelta(minutes=1)
 # The interval of polling for the end of another process's key probe (seconds).
 _PROBE_POLL = 0.2
@@ -62,7 +62,7 @@ class KeyProbe:
 
     def hold(self) -> bool:
         """Take or renew the lease; False if another process holds it."""
-        # Long enough for two requests: for a price, and for an order.
+        # The lease lasts long enough for two requests: for a price, and for an order.
         length = timedelta(seconds=2 * conf.request_timeout + 5)
         if self._token and Lease.objects.keep(Lease.KEY_PROBE, self._token, length):
             return True
@@ -92,7 +92,8 @@ class Gateway:
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # A step of the clock changes which slots are free, so the clocks are compared first.
+        # The budget follows the state, because loading the state corrects the slots after a step of
+        # the clock.
         self._budget = Budget()
         self.client = Client(
             base_url=conf.base_url,
@@ -103,9 +104,9 @@ class Gateway:
         self.prices = PriceCache(self._read_product, key=self._fingerprint)
         self._has_succeeded = False
         self._failure: ProviderError | None = None
-        # The time of the last request for the list; None once it is stored.
+        # The time of the last request for the list; None once this time is stored.
         self._list_asked_at: datetime | None = None
-        # For each reading of the list in the last minute: the number of requests after the first
+        # For each reading of the list in the last minute: the number of requests after its first
         # page.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
         #: The number of orders, up to 100, that still waited when orders were last sent.
@@ -134,7 +135,7 @@ class Gateway:
         self._store_refusal()
         #: The stored record of the API key; never the key itself.
         self.key = ApiKey.objects.current(self._fingerprint)
-        #: True if the key was accepted recently; otherwise, calls are made one at a time.
+        #: True if the key was accepted recently. If it was not, calls are made one at a time.
         self.is_proven = self.key.is_proven(timezone.now())
 
     # Pauses.
@@ -325,7 +326,7 @@ class Gateway:
     def _stop(self, error: AccessDenied) -> None:
         self.is_proven = False
         if error.code == "IP_BLOCKED":
-            # The block concerns every key, and says nothing about this one.
+            # The IP address is blocked with any key, so the block says nothing about this key.
             self._pause(ProviderState.Pause.ACCESS, error, _BLOCK)
         else:
             self._failure = self._refusal = error
@@ -372,7 +373,7 @@ class Gateway:
             outages = values["outages"] = self._state.outages + 1
             self.is_proven = False
             self._pause(ProviderState.Pause.OUTAGE, self._failure, pause_after_outage(outages))
-        # If neither spelling of the path has answered, this is the spelling to try next.
+        # The stored spelling of the path is the one that answered, or else the one to try next.
         check_path = self.client.known_check_path or self.client.check_path
         if check_path != self._state.check_path:
             values["check_path"] = check_path
@@ -436,10 +437,10 @@ class Gateway:
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
         """Note how many requests a reading of the list takes after the first page.
 
-        ``count`` is the number for this reading. Orders that now wait to be sent are added, because
-        the next readings show them. They fill the ``room`` on the last page, then more pages of
-        ``page_size`` rows. As many orders are added as slots are free, or a quarter of a page if
-        that is more.
+        ``count`` is the number for this reading. Orders that wait to be sent are added, because the
+        next readings show them. At most as many are added as there are free slots (or a quarter of
+        a page, if that is more). They fill the ``room`` on the last page, and then pages of
+        ``page_size`` rows.
         """
         coming = self.waiting
         if coming:
@@ -454,8 +455,8 @@ class Gateway:
     def _list_questions(self) -> int:
         """The most requests after the first page in any reading of the last minute.
 
-        It is 0 if the list is not in use. A whole minute counts, because slots are reserved in
-        advance.
+        The number is 0 if the list is not in use. Slots are reserved in advance, so a whole minute
+        counts.
         """
         if not self.is_list_read:
             return 0
@@ -474,7 +475,7 @@ class Stopped(Exception):
     """Raised to stop background calls; the text says why, or is ""."""
 
 
-# In seconds.
+# The shortest wait between two attempts to make a call (seconds).
 _SHORTEST_WAIT = 0.2
 
 
@@ -498,7 +499,7 @@ def ask_when_free(
         try:
             answer = _try(gateway, call)
         except (AccessDenied, RateLimited):
-            # Calls are paused now.
+            # The error has paused all calls.
             continue
         if answer is not None:
             return answer

@@ -49,7 +49,7 @@ def follow(
         while not is_over:
             with surviving(loop.stop, "the loop"):
                 is_over = not loop.step()
-            # If the database failed, the step may not have checked this.
+            # If the database failed, ``step()`` may not have checked whether the run is over.
             is_over = is_over or loop.is_over
     finally:
         for clean_up in (loop.close_gateway, loop.release, loop.close_balance):
@@ -172,7 +172,7 @@ class _Loop:
                 return False
             if self.stop.wait(tuning.loop_look):
                 return False
-        # This run now sends new orders. If it ends, another run may be queued again.
+        # The run with the lease sends new orders. Once it ends, another run may be queued at once.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
         return True
 
@@ -188,7 +188,8 @@ class _Loop:
         """True if the run may go on; also renews the lease, and does other regular work."""
         if self.is_over:
             return False
-        # No order is sent while the request for the balance holds the key probe.
+        # The balance is stored as soon as it comes: no order is sent while its request holds the
+        # key probe.
         self._balance.take_answer()
         now = time.monotonic()
         if now - self._beat_at >= tuning.loop_look and self._token:
@@ -217,7 +218,7 @@ class _Loop:
             self._gateway.close()
 
     def close_balance(self) -> None:
-        """Wait for a requested balance.
+        """Wait for the balance, if it was requested.
 
         The lease is released first, so that orders do not wait for the balance.
         """

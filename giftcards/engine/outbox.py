@@ -40,7 +40,7 @@ E = TypeVar("E", bound=OutboxEntry)
 _GRACE = 1.0
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)
-# After this many failures, a change is no longer announced. That takes about a day.
+# A change is given up after this many failed tries, which take about a day.
 _MOST_FAILURES = 32
 
 
@@ -128,8 +128,8 @@ def announce(
         if token is None:
             break
         known = len(refused)
-        # The lease is released before the next query. Another process that failed to take the lease
-        # relies on this query to find its change.
+        # The lease is released before the next query for due changes. A process that could not take
+        # the lease relies on this query to find its change.
         with contextlib.closing(_LeaseKeeper(outbox.lease, token)) as lease:
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
@@ -260,7 +260,8 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
             continue
         change.announce_error = failure
         logger.error("Announcing %s failed. %s", outbox.describe(change), failure)
-        # Errors of receivers are contained; an interrupt or exit of the process is not.
+        # An error of a receiver does not stop the others, but an interrupt or exit of the process
+        # does.
         if interruption is not None:
             raise interruption
 
@@ -318,7 +319,7 @@ def next_try(
     ``None``. A change is done if no receiver has failed and none waits for an earlier change.
     """
     if not has_failed:
-        # The change is tried again when the earlier change is due.
+        # The change is done, or it is tried again when the earlier change is due.
         return failures, held_until
     failures += 1
     # A receiver that waits for an earlier change was not called, so the change is not given up.
@@ -328,9 +329,9 @@ def next_try(
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """Map the receivers that must take ``change`` before later changes to its next due time."""
+    """Map the names of the receivers that have not taken ``change`` yet to its due time."""
     if change.announce_at is None:
-        return {}  # given up
+        return {}  # The change was given up.
     return {receiver.name: change.announce_at for receiver in _pending_receivers(outbox, change)}
 
 

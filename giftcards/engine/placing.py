@@ -50,12 +50,12 @@ logger = logging.getLogger(__name__)
 
 _FIRST_RETRY = timedelta(seconds=5)
 _LONGEST_RETRY = timedelta(minutes=5)
-# After this many failed reviews or price requests, which is over a minute, the order itself may be
-# the reason.
+# After this many failed reviews or price requests (more than a minute), the order itself may be the
+# cause.
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time, less SLACK, can hold an order.
 _THIS_MOMENT = timedelta(seconds=10)
-# The wait of an order for missing cards of an earlier order, if these may have come after all.
+# The pause of an order that replaces missing cards, if these cards may have come after all.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # The longest time until the provider's list shows a new order.
@@ -71,7 +71,7 @@ def send(order: Order, gateway: Gateway) -> bool:
 
     Updates ``order`` in place, unless another process has changed the row.
     """
-    is_possible = True  # even if this order alone cannot be written
+    is_possible = True  # True even if only this order cannot be written
     with isolate_failures(order):
         # The review comes first: it may take days, and the price has to be fresh.
         if _is_wanted(order) and _passes_review(order):
@@ -112,9 +112,10 @@ def _send(order: Order, gateway: Gateway) -> bool:
 
 
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
-    """The price of a card; ``None`` if it is needed and cannot be requested now.
+    """Return the price of a card, or ``None``.
 
-    For an order without a ceiling, the price is not needed, and ``None`` if it is unknown.
+    If the order has a ceiling, ``None`` means that the price cannot be requested now. Without a
+    ceiling, the price is not needed, and ``None`` means that it is unknown.
     """
     ceiling = order.price_ceiling
     if ceiling is None:
@@ -137,8 +138,8 @@ def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
 
 
 def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) -> None:
-    # The commit of the claim may return minutes later, when the order has been declared lost and
-    # sent again. Then the request is not made.
+    # The commit of the claim may take minutes. By then, the order may have been declared lost and
+    # sent again, so the request must start by this time.
     start_by = steady_time() + tuning.start_within
     is_claimed = False
     try:
@@ -164,7 +165,7 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
         if failure is not None:
             record = partial(_record_failure, order, failure, price, reference)
         else:
-            # Logged before using the database: if it is down, the log still has the id.
+            # The id is logged first, in case the database is down.
             logger.info("Order %s was accepted as %s.", order.reference, provider_id)
             record = partial(_record_acceptance, order, provider_id, price, gateway.list_turn())
         _persist(record)
@@ -193,8 +194,8 @@ def _reference(order: Order, key: ApiKey) -> str:
 def _is_wanted(order: Order) -> bool:
     """True if the order may be sent.
 
-    An order for missing cards of an earlier order is held for some minutes if these may have come
-    after all.
+    An order that replaces missing cards is held for some minutes if these cards may have come after
+    all.
     """
     if is_still_missing(order):
         return True
@@ -267,9 +268,9 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
     The row keeps the ``reference`` that is sent along. Do not call this in a transaction: the claim
     has to be committed before the request is made.
     """
-    # Fails if somebody has held the order or approved another price since it was read.
+    # The claim fails if somebody has held the order or approved another price since it was read.
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
-    # What the row has from an earlier attempt does not apply to this attempt.
+    # The values of an earlier attempt do not apply to this attempt.
     attempt = {
         **cleared_provider_columns(),
         "answered_id": "",
@@ -282,7 +283,7 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
 
 
 def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
-    # Longer than the request and the recording of its outcome can take.
+    # The claim lasts longer than the request and the recording of its outcome can take.
     seconds = tuning.start_within + conf.request_timeout + tuning.database_patience
     lease = timedelta(seconds=seconds)
     with transaction.atomic(durable=True):
@@ -307,14 +308,14 @@ def _record_acceptance(
         **name,
         **_prices(price),
         "accepted_at": now,
-        # The id may be another order's until an answer confirms it.
+        # The id may belong to another order, until an answer confirms it.
         "identified_at": None,
         "answered_id": "",
         "due_at": _first_check(now, list_turn),
         "failures": 0,
     }
     try:
-        # No constraint covers aliases.
+        # No constraint of the database covers the ids that orders have as aliases.
         if Order.objects.known_as([provider_order_id]).exclude(pk=order.pk).exists():
             raise IntegrityError  # noqa: TRY301 (as the constraint on order ids does)
         is_recorded = _leave_placing(order, Status.HANDLING, **values)
@@ -333,7 +334,7 @@ def _record_acceptance(
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
-    # If recovery has found this id for the order, all is well. Otherwise, the order was bought
+    # If the search for lost orders has found this id, all is well. Otherwise, the order was bought
     # although its row says the opposite.
     if not is_recorded and order.provider_order_id != provider_order_id:
         problem = Problem("accepted_after_all", name)
@@ -347,7 +348,7 @@ def _record_failure(
     parameters, now = error.parameters, timezone.now()
     match error:
         case AccessDenied():
-            # Due now, because all calls are paused anyway.
+            # The order is due now, because all calls are paused anyway.
             _record_not_accepted(order, Status.PENDING, Problem("not_sent", parameters), due_at=now)
         case TryLater():
             problem, failures = Problem("not_sent", parameters), order.failures + 1
@@ -383,7 +384,7 @@ def _record_failure(
                 order,
                 Status.UNCONFIRMED,
                 Problem("answer_lost", parameters),
-                # Kept in case the order was bought.
+                # The price is kept, because the order may have been bought.
                 **_prices(price),
                 due_at=_first_search(),
                 failures=0,
@@ -490,7 +491,7 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # Without a new claim, another process has changed the order.
+            # Only an order with a new claim was tried.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
             # The answers to other orders would probably be lost, too.
@@ -501,7 +502,7 @@ def send_due(
 def give_up(order: Order) -> None:
     """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has probably left."""
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
-    # Fails if somebody has held the order, or restarted its wait, since it was read.
+    # The move fails if somebody has held the order, or restarted its wait, since it was read.
     where = {"due_at__isnull": False, "queued_at": order.queued_at}
     if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
         logger.error("Order %s is REJECTED. %s", order.reference, reason)

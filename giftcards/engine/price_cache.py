@@ -25,7 +25,7 @@ from giftcards.rules.times import SLACK
 
 logger = logging.getLogger(__name__)
 
-# The pause before a failed query is repeated, for optional and for required prices (seconds).
+# The pauses before a failed query is repeated, for optional and for required prices (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
 # Once in this interval, one of the processes reads the prices of held orders, for at most this
@@ -164,7 +164,8 @@ class PriceCache:
         products = list(held.values_list("product_id", flat=True).distinct())
         if not (products and Lease.objects.take(Lease.HELD_PRICES, _TURN)):
             return False
-        # Shuffled, so that a product without an answer does not always keep others from their turn.
+        # The products are shuffled, so that one without an answer does not always keep the others
+        # from their turn.
         random.shuffle(products)
         for number, product_id in enumerate(products[:_PRODUCTS]):
             if number and not has_time():

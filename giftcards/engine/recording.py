@@ -81,7 +81,7 @@ class _Result:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of this answer; after the last check, also that the watch has ended."""
+        """The problems of this answer; after the last check, they say that the watch has ended."""
         if self.due_at is None and not self.verdict.settlement:
             return _WATCH_ENDED, *self.verdict.problems
         return self.verdict.problems
@@ -114,8 +114,8 @@ def _evaluate(
         verdict = evaluate_for(order, answer, is_last=is_last, was_clock_right=was_clock_right)
     if not verdict.is_ours:
         answer = replace(answer, provider_id="", cards=())
-    # Our reference or the whole line confirms the id. So does an answer that settles the order or
-    # has cards, because cards are delivered only once.
+    # The id is confirmed if the answer has our reference, or the same product, type and quantity.
+    # It is also confirmed by a settlement or by cards, because cards are delivered only once.
     is_named = order.provider_reference != "" and answer.reference == order.provider_reference
     is_shown = is_named or line_of(answer) == order.line or verdict.settlement or answer.cards
     identifies = order.identified_at is None and verdict.is_ours and bool(is_shown)
@@ -134,7 +134,7 @@ def record_answers(
     The orders were checked at ``now``. For ``watched_since`` see :func:`next_check`.
     ``was_clock_right`` returns whether our clock agreed with the provider's at a given time.
 
-    A verdict counts for the ``Order`` instance beside it. If the order's row has changed since that
+    A verdict counts for the ``Order`` instance beside it. If the row has changed since the instance
     was read, the answer is judged again.
     """
     options: dict[str, Any] = {
@@ -307,7 +307,8 @@ def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -
     if fresh.is_final:
         record_changes([(fresh, result.answer)], now=now, is_thorough=True)
         return 0
-    # The order became DELAYED, or another process claimed it after the claim had expired.
+    # The order is still open. It became DELAYED, or its claim expired and another process claimed
+    # it.
     return _record_batch([evaluate(fresh, result.answer)], evaluate, now=now)
 
 
@@ -357,8 +358,8 @@ def record_failures(
     If the provider does not know an order, the order's id is dropped. This requires that the order
     was sent with ``key`` and before ``proof_ago`` (default: ``PROOF_OF_ABSENCE`` before ``now``).
 
-    A late order keeps its next check, but has an earlier one after a transient failure. Only an
-    error about the order itself becomes its problem.
+    A late order keeps the time of its next check, unless a transient failure makes an earlier check
+    useful. Only an error about the order itself becomes its problem.
     """
     due_after = _due_after(now)
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
@@ -418,16 +419,16 @@ def _values_after_failure(
     pause: timedelta,
     is_theirs: bool,
 ) -> dict[str, Any]:
-    # The list may use ids of its own, which single checks do not find. So it is no problem if the
-    # first single check does not find an id from the list: the order is followed through the list.
+    # Single checks may not find an id from the list, which may use ids of its own. That is no
+    # problem of the order, because the order is followed through the list.
     is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
     is_news = is_only_listed and not order.is_only_listed
     problem = None if is_news else _own_problem(error)
     if order.status == Status.HANDLING:
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
-        # The regular check may be an hour away, or the checks may have ended. An outage does not
-        # end them.
+        # An order whose check failed is checked again soon: its regular check may be an hour away,
+        # or this may have been the last one.
         longest = STATES[order.status].longest_retry
         due_at = min(regular or now + longest, now + pause)
     else:
@@ -530,7 +531,7 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
     is_ours = find_difference(answer, order.line_at_provider) is None
     row = Order.objects.filter(pk=order.pk)
     with transaction.atomic():
-        # This write locks the row: another process may have seen the same answer.
+        # The write locks the row, because another process may have seen the same answer.
         row.update(checked_at=now)
         order.refresh_from_db(fields=["problems"])
         differences = find_differences(order, answer)

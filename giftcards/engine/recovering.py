@@ -80,7 +80,7 @@ def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
-        gateway.environment()  # to know whose list it is
+        gateway.environment()  # to know which account's list is read
     for order in lost:
         is_named = order.provider_reference and not order.was_sent_elsewhere(gateway.key)
         if is_named or order.was_sent_with(gateway.key):
@@ -112,14 +112,15 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     """Read the list around the ``lost`` orders, which are sorted by sending time."""
-    # The sequence of these queries matters, because other processes change orders meanwhile.
+    # The queries below must stay in this sequence, because other processes change orders meanwhile.
     now = timezone.now()
     # A request starts at most ``start_within`` after the claim.
     proof = timedelta(seconds=tuning.start_within) + 2 * _half_proof()
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first = min(map(_first_sent_at, lost))
     last = _sent_at(lost[-1])
-    # These are queried before the list is read. If the list does not show them all, it lags.
+    # Accepted orders are queried before the list is read. If the list does not show them all, the
+    # list lags.
     nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
     accepted = [
         order
@@ -130,8 +131,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     for order in accepted:
         if row := listing.row_of(order):
             gateway.note_reference(order, row)
-    # Other orders of about the same time may have similar rows. If an order takes a row during this
-    # survey, it is a rival in this query, or the next query finds it as the owner of the row.
+    # Other orders of about the same time may own rows of the list. These orders are read before the
+    # owners of the rows, so that no order is missed that takes a row in between.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -363,8 +364,9 @@ def adopt(
     says that they are the same. Then answers may name another product and type, but not another
     quantity. ``repeated`` has the ids of further purchases of the order.
 
-    Also False if the row's claim or status has changed since ``order`` was read. Also False if
-    staff have said that the id is not the order's, unless ``source`` is staff.
+    Returns False, too, if the row's claim or status has changed since ``order`` was read, or if
+    staff have said that the id is not the order's. Staff themselves (``source``) may use such an
+    id.
     """
     # No constraint of the table covers aliases. Without this check, two orders could get the same
     # order at the provider, each by one of its ids, and its cards would be delivered twice.
@@ -420,8 +422,8 @@ def declare_absent(
 ) -> bool:
     """Resend or reject the lost ``order``, which was not placed.
 
-    False if the row's claim or status has changed since ``order`` was read, or if a late answer has
-    shown that the order was accepted.
+    Returns False if the row's claim or status has changed since ``order`` was read, or if a late
+    answer has shown that the order was accepted.
     """
     now = timezone.now()
     values: dict[str, Any] = {

@@ -25,7 +25,7 @@ from giftcards.rules.states import Review
 
 logger = logging.getLogger(__name__)
 
-# The longest pause before the first order: cards that are out of stock may be back soon.
+# The longest pause before the first new order: cards that are out of stock may be back soon.
 _FIRST_PAUSE = timedelta(minutes=10)
 
 _COPIED = (
@@ -33,7 +33,7 @@ _COPIED = (
     "type_id",
     "product_name",
     "type_name",
-    # So that no order of the sandbox is repeated with a real key.
+    # The environment is copied, so that no order of the sandbox is repeated with a real key.
     "environment",
     "sale_price",
     "group",
@@ -81,7 +81,7 @@ def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
     Order.objects.record(new)
     Order.objects.filter(pk=old.pk).update(
         reordered_amount=new.sale_amount or 0,
-        # NULL if nobody has said what the customer paid.
+        # The amount is NULL if nobody has said what the customer paid.
         open_amount=None if old.open_amount is None else 0,
     )
     old.acknowledge(decision, by=by)
@@ -158,7 +158,7 @@ def reorder_by_rule(order: Order) -> None:
     if rule is None:
         return
     try:
-        with transaction.atomic(), override(None):  # for the text of a refusal
+        with transaction.atomic(), override(None):  # refusals are logged in English
             _reorder(Order.objects.get(pk=order.pk), rule)
     except ReorderError as error:
         logger.info("Nothing of order %s is ordered again. %s", order.reference, error)
@@ -166,7 +166,7 @@ def reorder_by_rule(order: Order) -> None:
         if transaction.get_rollback():
             # The database error has also broken the caller's transaction.
             raise
-        # The old order becomes final nevertheless.
+        # The error is only logged, so that the old order becomes final nevertheless.
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
             "What is missing from order %s is not ordered again: %s",
             order.reference,

@@ -35,13 +35,13 @@ from giftcards.models import RequestSlot
 from giftcards.rules.purposes import Purpose
 
 MINUTE = timedelta(seconds=60)
-# The free slots that a process tries before it gives up the race for a slot.
+# The number of free slots that a process tries to take, if other processes take some of them first.
 _TRIED = 8
-# The budget is busy if the latest requests, extrapolated to a minute, are more than this share of
-# the common slots.
+# The budget is busy if the requests of this time, extrapolated to a minute, would take more than
+# this share of the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
-# The least number of requests per minute with which late orders have a slot of their own.
+# Late orders have a slot of their own if at least this many requests per minute are allowed.
 _LEAST_FOR_LATE = 30
 
 
@@ -118,7 +118,7 @@ class Shares:
 
 def _left_free(common: range) -> int:
     """The common slots that single checks and further pages leave to placing."""
-    # A single slot cannot be left free.
+    # If there is only one common slot, it is not left free.
     return max(len(common) // 8, 1) if len(common) > 1 else 0
 
 
@@ -142,7 +142,7 @@ class Budget:
         for numbers, reserve in pools:
             free = RequestSlot.objects.among(numbers).free(now).values_list("number", flat=True)
             candidates = list(free[reserve : reserve + _TRIED])
-            # Shuffled, so that processes rarely race for the same slot.
+            # The candidates are shuffled, so that processes rarely race for the same slot.
             random.shuffle(candidates)
             number = RequestSlot.objects.take_one(candidates, now=now, until=until)
             if number is not None:
@@ -150,7 +150,7 @@ class Budget:
         return None
 
     def pages_at_once(self, questions: int) -> int:
-        """Return how many further pages one reading may request, to leave slots to later ones."""
+        """Return the most further pages for one reading, so that later readings have slots, too."""
         wanted, common = self._shares.split(questions)
         share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
         return share + max(self._free(common) - _left_free(common), 0)
@@ -181,7 +181,7 @@ class Budget:
         self._hold(slot, timezone.now())
 
     def _hold(self, slot: Slot, until: datetime) -> None:
-        # Guarded, because after a very long request the slot may belong to another request.
+        # The filter on ``until`` protects the slot if another request holds it by now.
         RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
 
     def wait_for(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> float:

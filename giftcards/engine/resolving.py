@@ -105,7 +105,7 @@ def compare(order: Order, row: Row) -> dict[str, Fit]:
         is_near = abs(created_at - with_zone(order.sent_at)) <= FARTHEST_CLOCK
     return fits | {
         "created_at": _fit(created_at, is_near),
-        # A row without this entry is from the list, which was read with the right key.
+        # A row without ``is_same_key`` is from the list, which was read with the right key.
         "key": Fit.FITS if row.get("is_same_key", True) else Fit.DIFFERS,
     }
 
@@ -131,7 +131,7 @@ def may_release(order: Order) -> bool:
     accepted = order.changes.filter(to_status=Status.HANDLING).last()
     return accepted is not None and (
         accepted.from_status == Status.UNCONFIRMED
-        # With PLACING, the id is from the answer to sending the order.
+        # If the source is PLACING, the answer to sending the order gave the id.
         and accepted.source != StatusChange.Source.PLACING
     )
 
@@ -150,7 +150,7 @@ def release(order: Order, *, by: str) -> bool:
         pk=order.pk, status=order.status, claim=order.claim, fulfilled_quantity=0
     )
     with transaction.atomic():
-        # This write locks the row: no card can be stored before the move.
+        # The write locks the row, so that no card can be stored before the move.
         if not row.update(claimed_until=None):
             return False
         change = order.move(
@@ -160,7 +160,7 @@ def release(order: Order, *, by: str) -> bool:
                 Problem("staff_released", {"by": by, "provider_order_id": str(provider_order_id)})
             ],
             **cleared_provider_columns(),
-            # Without the time of sending, the order cannot be searched for.
+            # An order without a time of sending cannot be searched for, so it is never due.
             due_at=order.sent_at and timezone.now(),
             failures=0,
             # The new claim invalidates decisions from the last time when the order was lost.

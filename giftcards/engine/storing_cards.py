@@ -38,7 +38,7 @@ class _Changes(NamedTuple):
 
 @sensitive_variables()
 def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
-    """Store new cards and new serials of stored cards; return each order's number of cards, by key.
+    """Store new cards and new serials of stored cards; return the number of cards by order key.
 
     ``arrivals`` has each order at most once. If an arrival settles its order, its cards get the
     first positions. A destroyed code is not stored again, but counts. Raises
@@ -55,7 +55,8 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     for arrival in arrivals:
         _seal(arrival, stored[arrival.order.pk], keyring, changes)
     every = [*chain(*stored.values()), *changes.new]
-    # Cards that move get unused positions first: two cards of an order must never share one.
+    # Cards that move get unused positions first, because two cards of an order must never share a
+    # position.
     beyond = highest + len(every)
     for keys in batches(card.pk for card in changes.moved):
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position") + beyond)
@@ -119,9 +120,9 @@ def match_cards(
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
-    # Cards without a serial match any remaining card with their code. So stored cards with a serial
-    # are also listed under the last fingerprint of their code. It is tried last, because an exact
-    # match takes precedence.
+    # A received card without a serial matches any remaining card with its code. So a stored card
+    # with a serial is also listed under a fingerprint of its code alone: the last one, because that
+    # one is tried after the exact matches.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
@@ -146,7 +147,7 @@ def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _
     cards = [*stored, *new]
     if arrival.settles:
         cards = _own_first(cards, told)
-    # Compared by identity, because new cards have no primary key.
+    # The keys are the ``id()`` of cards, because new cards have no primary key.
     secrets = {id(card): secret for card, secret in told}
     positions = {id(card): position for position, card in enumerate(cards, 1)}
     moving = {id(card) for card in cards if card.position != positions[id(card)]}
@@ -238,7 +239,7 @@ def _match_stored(
         if not card.serial_fingerprint:
             return Fingerprints([card.identity], [card.identity])
         if card.value_fingerprint in wanted:
-            # Decrypted, because codes that differ only in case share this fingerprint.
+            # The card is decrypted, because codes that differ only in case share this fingerprint.
             with contextlib.suppress(DecryptionError):
                 secret = CardSecret(card.open(keyring).value, "")
                 return Fingerprints([card.identity], keyring.identities(secret))

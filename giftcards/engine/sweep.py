@@ -40,9 +40,9 @@ from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import FOLLOWED, URGENT, Status
 from giftcards.rules.verdict import Verdict
 
-# Pending orders that are read at a time: more than can be sent before the next read.
+# The number of pending orders that are read at a time: more than can be sent before the next read.
 _SLICE = 100
-# The duration of a claim without renewal, for which a dead process blocks its orders.
+# The duration of a claim. A process that dies blocks its claimed orders for this time.
 _CLAIM = timedelta(seconds=15)
 # The longest time for which orders are sent before due orders are checked (seconds).
 _LONGEST_SENDING = 5.0
@@ -126,7 +126,7 @@ class _Sweep:
             done = self._check()
             if self._should_continue():
                 recover(self._scope, self._gateway, self._pulse)
-        # This write also records that a worker is alive, even if calls are paused.
+        # The flush also records that a worker is alive, even if calls are paused.
         self._gateway.flush()
         if self._should_continue():
             self._mark_delayed()
@@ -194,8 +194,8 @@ class _Sweep:
 
     def _check(self) -> Swept:
         now = timezone.now()
-        # Orders that are due soon are on the same pages of the list, at no extra cost. Checked now,
-        # they are next due together with the others.
+        # Orders that are due soon are checked, too: the same pages of the list show them at no
+        # extra cost.
         soon = now + timedelta(seconds=conf.poll_interval)
         wanted = self._scope.to_check(now=now, due_by=soon, limit=tuning.sweep_orders)
         due = [order for order in wanted if order.due_at and order.due_at <= now]
@@ -282,7 +282,8 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
     """The seconds until ``POLL_INTERVAL`` and the request budget allow a check of ``order``."""
     wait = gateway.wait_for(Purpose.CHECKING)
     if order.status in FOLLOWED and order.checked_at:
-        # Never negative: a check that lies ahead was made before the clock was set back.
+        # A check that lies in the future was made before the clock was set back. It counts as made
+        # now.
         since = max(timezone.now() - order.checked_at, timedelta(0))
         wait = max(wait, conf.poll_interval - since.total_seconds())
     return wait
@@ -297,7 +298,7 @@ def check_now(order: Order, gateway: Gateway) -> Swept:
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
     waiting = scope.filter(status__in=[Status.PENDING, Status.UNCONFIRMED])
-    # A held order has no due time.
+    # A held order has no due time, and stays held.
     waiting.exclude(due_at=None).unclaimed(now).update(due_at=now)
     scope.check_soon(now=now, interval=timedelta(seconds=conf.poll_interval))
     return sweep(gateway, scope)

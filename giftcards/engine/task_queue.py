@@ -63,7 +63,8 @@ def ensure_schedule() -> Outcome | None:
         return None
     schedules = _schedules()
     lock, _ = Lease.objects.get_or_create(name=Lease.SCHEDULE)
-    # Two databases are possible: the lock is held until the schedule is committed.
+    # The schedule may be in another database than the lock, so the lock is held until the schedule
+    # is committed.
     with transaction.atomic(), transaction.atomic(using=router.db_for_write(schedules.model)):
         lock.save(force_update=True)
         wanted = {
@@ -108,8 +109,8 @@ def schedule_problem() -> str:
 def next_tick(state: ProviderState) -> datetime | None:
     """The time of the schedule's next run; ``None`` if the schedule does not run.
 
-    If a run is overdue, but a tick was recorded since, this tick came from a loop or from cron.
-    Then the schedule does not run.
+    If a run is overdue, but a worker has recorded since that it runs, this record came from a loop
+    or from cron. Then the schedule does not run.
     """
     if not conf.uses_django_q:
         return None
@@ -168,9 +169,9 @@ def workers() -> int:
 def wake_worker() -> None:
     """Queue the loop when the current transaction commits, or at once if there is none.
 
-    Does nothing if the loop is running, was queued just now, or there is no queue. Never raises,
-    and never waits long for a broker that is down: then the watchdog starts the loop within a
-    minute.
+    Does nothing if the loop is running or was queued just now, or if there is no queue. Never
+    raises, and never waits long for a broker that is down: in this case, the watchdog starts the
+    loop within a minute.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -213,7 +214,8 @@ def _queue_with_django_q(path: str) -> None:
         return
     queue = partial(async_task, path, q_options=_OPTIONS)
     if _is_broker_in_database():
-        # This thread queues the task, because the broker uses its database connection.
+        # The broker uses the database connection of this thread, so no other thread can queue the
+        # task.
         _enqueue(queue)
     else:
         _enqueue_patiently(queue)
@@ -277,7 +279,7 @@ def cluster_stop() -> threading.Event | None:
     its Sentinel has it and forks the workers: a method of the Sentinel is on the stack of each
     worker.
     """
-    # Not imported: in a worker, its module is loaded already.
+    # The module is not imported, because a worker has loaded it already.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)
     if sentinel is None:
         return None

@@ -12,14 +12,15 @@ from giftcards.conf import LOOP_SECONDS
 class Tuning:
     """Values that tests may change, so they are read whenever needed; times are in seconds."""
 
-    # The lease of the loop, or of announcing. After a crash, another process takes over within this
-    # time.
+    # The length of the two leases, of the loop and of announcing. After a crash, another process
+    # takes over within this time.
     lease: timedelta = timedelta(seconds=10)
     # The interval at which a waiting process checks another's lease.
     lease_poll: float = 1.0
 
     task_seconds: float = LOOP_SECONDS
-    # The wait of a tick for another process's loop: longer than the lease of a dead process.
+    # The longest wait of each minute's task for another process's loop. It is longer than the lease
+    # of a dead process.
     tick_patience: timedelta = timedelta(seconds=11)
     # The longest wait of a task for work that is due soon, and the interval at which it looks.
     task_wait: float = 15.0
@@ -29,7 +30,7 @@ class Tuning:
     loop_look: float = 1.0
     # The interval at which an endless loop records that a worker runs, as the schedule does.
     loop_tick: float = 60.0
-    # The time for each lane of background work after orders, if new orders wait for this worker.
+    # The longest time for which a task works in each lane of background work while new orders wait.
     chores_seconds: float = 10.0
     # The interval at which background work begins beside an endless loop.
     chores_every: float = 60.0
@@ -39,9 +40,9 @@ class Tuning:
     # An ending loop waits this long for background work, in addition to the time of one request.
     turns_end: float = 10.0
 
-    # A request must go out within this time after the claim began, or the order is handed back. It
-    # is enough to commit the claim and to connect. No other process sends the order in this time:
-    # the claim lasts longer, and PROOF_OF_ABSENCE counts from the end of this time.
+    # A purchase request must start within this time after the claim began, or the order is handed
+    # back. The time is enough to commit the claim and to connect. No other process sends the order
+    # in this time: the claim lasts longer, and PROOF_OF_ABSENCE counts from the end of this time.
     start_within: float = 10.0
     # The time for which the outcome of a purchase request is retried while the database fails.
     database_patience: float = 30.0

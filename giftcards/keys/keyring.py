@@ -54,7 +54,8 @@ class Sealed(NamedTuple):
     sealed: str
     #: The fingerprint of the whole card.
     identity: str
-    #: The fingerprints for searching; "" without a serial, or for a code too short for a tail.
+    #: The fingerprints for searching. One is "" if there is no serial, or if the code is too short
+    #: for a tail.
     value_fingerprint: str
     serial_fingerprint: str
     tail_fingerprint: str

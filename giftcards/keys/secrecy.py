@@ -70,13 +70,15 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
     def contain(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        # No function is called here: an exception inside it would keep this one as its context.
+        # No function is called here, because an exception inside it would keep ``error`` as its
+        # context.
         except BaseException as error:  # noqa: BLE001 (raised below)
             del args, kwargs
             raised, trace = error, error.__traceback__
             error.__cause__ = error.__context__ = error.__traceback__ = None
         try:
-            # Raised outside the handler: inside, the exception would get its frames back.
+            # The exception is raised outside the handler, because it would get its frames back
+            # inside.
             if not (isinstance(raised, GiftcardsError) or hasattr(raised, "__notes__")):
                 raised.add_note(_lines(trace))
             trace = None

@@ -25,7 +25,7 @@ JsonObject = dict[str, Any]
 # An id in the provider's form; safe in a URL path.
 IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
 _REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
-# Other endpoints use these words for the status HANDLING.
+# Some of the provider's endpoints use these words for the status HANDLING.
 _AT_WORK = {"PENDING": "HANDLING", "QUEUED": "HANDLING"}
 # A product or type with another id cannot be ordered.
 _ORDERABLE = re.compile(r"[!-~]{1,100}")
@@ -35,12 +35,12 @@ _WORD = re.compile(r"[A-Za-z_-]{1,32}")
 # float() and Decimal() also accept exponents, underscores, "nan" and digits of other scripts.
 _NUMERAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _CENT = Decimal("0.01")
-# Smaller fractions are noise of floats: 3 × 490.10 is 1470.3000000000002.
+# Fractions below this are noise of floats: 3 × 490.10 is 1470.3000000000002.
 _NOISE = Decimal("0.000001")
 # A larger amount would round up to more than the columns hold.
 _MAX_MONEY = Decimal("9999999999.999999")
 _MAX_WHOLE = 2**31 - 1
-# The site may have changed the traps of the thread's decimal context.
+# Our own decimal context is used, because the site may have changed the traps of the thread's.
 _CONTEXT = Context(prec=28)
 
 
@@ -89,7 +89,7 @@ class OrderAnswer:
 def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
     """Return ``cards`` without repetitions.
 
-    A card without a serial repeats one with the same code and a serial, too.
+    A card without a serial counts as a repetition of a card with the same code and any serial.
     """
     cards = tuple(dict.fromkeys(cards))
     with_serial = {card.value for card in cards if card.serial}
@@ -243,8 +243,8 @@ def parse(body: bytes) -> JsonObject:
     # ArithmeticError: an exponent of 20 digits; ValueError: an integer of 5,000 digits.
     except (ValueError, ArithmeticError, RecursionError):
         value = None
-    # Raised outside the handler: there, the JSONDecodeError with the whole text would be its
-    # context.
+    # The error is raised outside the handler. Inside, the JSONDecodeError, which has the whole
+    # text, would be its context.
     if not isinstance(value, dict):
         raise Unreadable("the answer is not a JSON object")
     return value
@@ -324,8 +324,8 @@ def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 _REFUNDS = "REFUND-"
-# Our type of a customer's payment. The provider documents no word for it, and may use that of a
-# top-up. But all references of payments begin alike.
+# Our type for the payment of a customer. The provider documents no type for payments, but the
+# references of all payments begin with the same letters.
 PAYMENT = "OCPAY"
 _PAYMENT_REFS = "OCPL-"
 # The provider does not document the words of ``operation``.

@@ -288,8 +288,8 @@ class Client:
 
     def _quote(self, value: object) -> str:
         text = plain(value, len(value)) if isinstance(value, str) else ""
-        # Cleaning could join parts of the key, and truncating could leave most of it. So the key is
-        # masked in between.
+        # The key is masked after the cleaning, which could join its parts, and before the
+        # truncation, which could cut it in two.
         return self._key_in_text.sub("•••", text)[:_MAX_MESSAGE]
 
 

@@ -70,7 +70,7 @@ def failure_kind(
     """Return the class of error for a failed reply; ``code`` is the provider's error code."""
     status = reply.status
     family = (status or 0) // 100
-    # The first rule that holds decides.
+    # The first rule that holds decides the class of error.
     rules: tuple[tuple[bool, type[ProviderError]], ...] = (
         (reply.is_withheld, Withheld),
         (reply.is_unsent, TryLater),
@@ -82,7 +82,7 @@ def failure_kind(
         (code in ACCESS_CODES, AccessDenied),
         (code in _REPEATED_REFERENCE, AlreadyPlaced),
         (code == "RATE_LIMIT_EXCEEDED", RateLimited),
-        # A proxy that answers so may have sent the request to the provider.
+        # A proxy that answers with 408 or 425 may have sent the request to the provider.
         (status in (408, 425), OutcomeUnknown),
         # An error with a 2xx status counts only if its code leaves no doubt.
         (family == 2 and code not in _REFUSAL_CODES, OutcomeUnknown),

@@ -129,7 +129,7 @@ class Transport:
             if time.monotonic() >= _call.ends or isinstance(exc, requests.Timeout):
                 trouble = f"no complete answer within {self._timeout:g} s"
                 return Reply(status, headers, trouble=trouble)
-            # After a 401, for example, a retry would count as another wrong key.
+            # A retry after a 401 would count as another call with a wrong key.
             was_dropped = isinstance(exc, _DROPPED) and status in (None, 200)
             trouble = "the connection broke before the answer was complete"
             return Reply(status, headers, trouble=trouble, was_dropped=was_dropped)
@@ -153,8 +153,8 @@ class _Stage(enum.Enum):
     WITHHELD = enum.auto()
 
 
-# This thread's call: its deadline ``ends`` (monotonic), its ``stage``, the caller's ``may_send``,
-# and ``is_going_on``.
+# The call of this thread: its deadline ``ends`` (monotonic), its ``stage``, the caller's
+# ``may_send``, and ``is_going_on``.
 _call = threading.local()
 
 
@@ -167,7 +167,8 @@ class _Connection(urllib3.connection.HTTPConnection):
     """
 
     _opened: Any = None
-    # If somebody sets this on http.client's class, it prints every header, with the key.
+    # The level is 0 here, because http.client prints every header, also the key, once somebody sets
+    # a level on its class.
     debuglevel = 0
 
     def request(self, *args: Any, **kwargs: Any) -> None:
@@ -242,7 +243,7 @@ def _may_be_logged(record: logging.LogRecord) -> bool:
     return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))
 
 
-# The logger and the thread of such records depend on the version of urllib3.
+# The logger and the thread of records about malformed headers depend on the version of urllib3.
 for _name in ("urllib3.connection", "urllib3.connectionpool"):
     logging.getLogger(_name).addFilter(_may_be_logged)
 
@@ -264,7 +265,7 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def close(self) -> None:
-        # Otherwise connections stay open until the pool is collected, which an exception can delay.
+        # An open pool keeps its connections until it is collected, which an exception can delay.
         if self.pool is not None:
             self.pool.close()
         super().close()
@@ -288,7 +289,7 @@ class _Session(requests.Session):
                 "Accept-Encoding": "identity",
             }
         )
-        self.auth = lambda request: request  # otherwise requests reads ~/.netrc
+        self.auth = lambda request: request  # keeps requests from reading ~/.netrc
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.mount("http://", _Adapter())
         self.mount("https://", _Adapter())
@@ -308,17 +309,17 @@ def _read_body(response: requests.Response, limit: int) -> bytes | None:
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         return None
-    # Otherwise urllib3 1 takes a body that breaks off for a complete one.
+    # By default, urllib3 1 takes a body that breaks off for a complete one.
     response.raw.enforce_content_length = True
     body = bytearray()
-    for chunk in response.iter_content(2**16):  # decompressed, so ``limit`` applies to that
+    for chunk in response.iter_content(2**16):  # ``limit`` counts decompressed bytes
         body += chunk
         if len(body) > limit:
             return None
     return bytes(body)
 
 
-# What broken connections have been seen to raise, and our own TimeoutError.
+# The errors that broken connections have been seen to raise, and our own TimeoutError.
 _TRANSPORT_ERRORS = (
     OSError,  # includes TimeoutError and requests.RequestException
     urllib3.exceptions.HTTPError,

@@ -35,5 +35,5 @@ def price_ceiling(
         return None
     if sale_price is not None or sale_amount is None:
         return sale_price
-    # A new order may hold whole numbers, as the shop gave them.
+    # The amount of a new order may be an ``int``, as the shop gave it.
     return (Decimal(sale_amount) / quantity).quantize(_CENTIME, ROUND_DOWN)

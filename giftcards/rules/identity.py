@@ -13,16 +13,16 @@ from datetime import datetime, timedelta
 from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.problems import Problem
 
-# What is bought: product, type, quantity.
+# A line of an order: product, type, quantity.
 Line = tuple[str, str, int]
 
 _SENDABLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
-# The largest usual difference between the provider's clock and ours. Regular checks read only this
-# far in the list, around the time of sending.
+# The largest usual difference between the provider's clock and ours. Regular checks read the list
+# only from this long before the time of sending until this long after it.
 CLOCK_SKEW = timedelta(minutes=10)
-# The largest difference between the clocks that is believed. It is this large, because a timestamp
-# may lack its time zone.
+# The largest possible difference between the provider's clock and ours. It is large, because a
+# timestamp of the provider may lack its time zone.
 FARTHEST_CLOCK = timedelta(hours=2)
 
 

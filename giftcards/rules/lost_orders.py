@@ -149,7 +149,7 @@ def _by_age(row: OrderAnswer) -> tuple[datetime, str]:
 
 
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
-    """Decide about orders with a row of their reference; return a survey for the other orders, too.
+    """Decide about orders whose reference is in a row; return a survey for the other orders, too.
 
     An order that may be in another account becomes a rival: a row may belong to it.
     """
@@ -262,14 +262,13 @@ def _plan_unmatched(
 def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
     # The list lags if it also lacks an accepted order of about the same time.
     is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
-    # Another order that was sent at about the same time may have this order's id. An accepted lost
-    # order may have it, too: while its row is missing, the list hides an order, or ids are mixed
-    # up.
+    # Another order of about the same time may have this order's id. That order may be an accepted
+    # one that is lost, too.
     doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
     is_doubtful = order.was_accepted or _is_any_near(order, doubts, CLOCK_SKEW)
     if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):
         return Wait(order, is_evidence=False)
-    # Enough time has to pass after sending, and after the first evidence.
+    # Enough time has to pass after sending, and after the first evidence of absence.
     since = order.absent_since
     is_late_enough = order.sent_at <= survey.proof_ago
     if since is not None and since <= survey.half_proof_ago and is_late_enough:

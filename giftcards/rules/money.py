@@ -190,7 +190,7 @@ def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
 
 def paid_amount(order: Sold) -> Decimal | None:
     """The customer's payment for all the cards; ``None`` if it is unknown."""
-    # A new order may hold whole numbers, as the shop gave them.
+    # The amount of a new order may be an ``int``, as the shop gave it.
     if order.sale_amount is not None:
         return Decimal(order.sale_amount)
     return None if order.sale_price is None else Decimal(order.sale_price) * order.quantity

@@ -549,7 +549,7 @@ WORDINGS: Mapping[str, Wording] = {
 }
 
 
-# Texts for lists, each for several codes.
+# The short texts of problems, for lists. One text stands for several codes.
 _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (
         _("not sent yet"),

@@ -17,6 +17,6 @@ class Purpose(Enum):
     CHECKING = auto()
     CHECKING_LATE = auto()
     PRICING = auto()
-    # Payments by customers.
+    # PAYING is for the payments of customers.
     PAYING = auto()
     BACKGROUND = auto()

@@ -157,7 +157,7 @@ STATES: Final[Mapping[str, State]] = {
         moves_to=(Status.PLACING, Status.REJECTED),
         is_urgent=True,
         since="queued_at",
-        # Not `due_at`, which moves later with each failure to send.
+        # The column is not `due_at`, which moves later with each failure to send.
         due="queued_at",
         request=Purpose.PLACING,
         log_level=logging.INFO,
@@ -180,7 +180,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.UNCONFIRMED: State(
         purchase=Purchase.UNKNOWN,
         moves_to=(Status.PENDING, Status.REJECTED, Status.HANDLING),
-        # Problems of answers end too, because those answers were about another order.
+        # Problems that answers have caused end, too: these answers were about another order.
         ends=(Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
         due="due_at",
         request=Purpose.SEARCHING,
@@ -192,7 +192,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.REJECTED: State(
         purchase=Purchase.NONE,
         log_level=logging.WARNING,
-        # To the customer, no card came: a rejected order is like a refunded one.
+        # To the customer, a rejected order is like a refunded one: no card came.
         customer_news="refunded",
         staff_news="rejected",
         moved=_("The order was rejected."),
@@ -295,7 +295,7 @@ ACCEPTED: Final = _statuses_where(lambda state: state.is_accepted)
 UNACCEPTED: Final = _statuses_where(lambda state: not (state.is_final or state.is_accepted))
 # Orders that the provider certainly does not have.
 UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
-# Open orders: first those that normally change within seconds, then the others.
+# URGENT has the statuses of open orders that normally change within seconds, PATIENT the others.
 URGENT: Final = _statuses_where(lambda state: state.is_urgent)
 PATIENT: Final = _statuses_where(lambda state: not (state.is_final or state.is_urgent))
 # Orders for which the provider credits money back.

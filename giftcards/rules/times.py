@@ -20,12 +20,12 @@ from giftcards.conf import LONGEST_SEARCH
 SLACK = timedelta(seconds=5)
 # The longest lease, and the longest claim on an order.
 LONGEST_HOLD = timedelta(minutes=2)
-# The longest time for which an order of ``REORDER_MISSING`` is held.
+# The longest time for which an order made by ``REORDER_MISSING`` is held.
 LONGEST_WAIT = timedelta(hours=LONGEST_SEARCH)
 _NO_TIME = timedelta(0)
-# Far years do not fit into a datetime with every zone, nor into every database.
+# Earlier or later days do not fit into every database, nor into a datetime with every zone.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
-# Not Django's current time zone, which may be the reader's while a page is made.
+# The site's zone is the default zone. Django's current zone may be that of a page's reader.
 _site_zone = timezone.get_default_timezone
 
 

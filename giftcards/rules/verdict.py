@@ -155,7 +155,7 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
 
 
 def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
-    """The answer's price of a card (``None`` if unreadable), or ``known_price`` if it has none."""
+    """Return the answer's price of a card, ``None`` if unreadable, or else ``known_price``."""
     unread = [each.parameters["field"] for each in answer.flaws if _is_unread_amount(each)]
     is_told = answer.price_per_card is not None or "price_per_card" in unread
     return answer.price_per_card if is_told else known_price

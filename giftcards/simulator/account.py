@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 _STOCK = 100_000
-# In dinars.
+# The price of a card of every special type, in dinars.
 SPECIAL_PRICE = Decimal(490)
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 _LINK_LIFE = timedelta(minutes=20)
@@ -151,8 +151,8 @@ LEDGER_ODDITIES: Mapping[str, str] = {
 }
 # These bookings take money from the account; all others bring money in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
-# What the oddity ``foreign`` books, one after the other. The sum is positive, so that the account
-# can afford it.
+# The bookings of the oddity ``foreign``, one after the other. Their sum is positive, so that the
+# balance suffices.
 _FOREIGN = (
     ("DEPOSIT", 5000),
     ("FLEXY", -500),
@@ -304,7 +304,7 @@ class Account:
             self._due: list[tuple[datetime, str]] = []  # the open orders to settle, as a heap
             self._payments: dict[str, Payment] = {}
             self._transactions: dict[str, Transaction] = {}
-            self._short: set[Shortfall] = set()  # those that an order has used up
+            self._short: set[Shortfall] = set()  # used up by an order
             self._balance = Decimal(0)
             self._foreign = itertools.cycle(_FOREIGN)
             self._book("DEPOSIT", Decimal(self.opening_balance), at=self._now())

@@ -36,7 +36,7 @@ _STATUSES = {
     "INTERNAL_ERROR": 500,
     "SERVICE_UNAVAILABLE": 503,
 }
-# The period of a list by default.
+# The default period of a list.
 _ALWAYS = {"from": "0001-01-01", "to": "9999-12-31"}
 _Data = dict[str, Any]  # the ``data`` of an answer
 _Entry = TypeVar("_Entry", Order, Transaction)

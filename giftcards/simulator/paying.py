@@ -27,7 +27,7 @@ def _is_amount(value: object) -> bool:
 
 
 def _is_address(value: object) -> bool:
-    # The address goes into a header.
+    # The address becomes a header, so it must have no line break.
     return isinstance(value, str) and re.fullmatch(r"https?://[!-~]+", value) is not None
 
 

@@ -63,7 +63,7 @@ class Server(ThreadingHTTPServer):
         self.connections: dict[socket.socket, threading.Thread] = {}
         super().__init__((host, port), _Handler)
         self.listener = threading.Thread(
-            # The interval is short, because stop() may have to wait for its end.
+            # The interval is short, because stop() may have to wait for the end of an interval.
             target=self.serve_forever,
             kwargs={"poll_interval": 0.02},
             name="giftcards-simulator",
@@ -75,7 +75,7 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.listener.join()
         self.server_close()
-        # Otherwise keep-alive connections would go on answering requests.
+        # Keep-alive connections would go on answering requests, so they are closed.
         for connection, thread in list(self.connections.items()):
             with contextlib.suppress(OSError):  # already closed
                 # SSLSocket.shutdown() would remove the TLS layer that the thread uses.

@@ -1,7 +1,7 @@
 """The conditions that monitors, commands, pages and digests report.
 
-Each is judged by the database alone, with queries that use an index. Apps declare their conditions
-in their plugins; :mod:`giftcards.watch.core_conditions` has those of the core.
+Each condition is judged by the database alone, with queries that use an index. Apps declare their
+conditions in their plugins; :mod:`giftcards.watch.core_conditions` has those of the core.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from giftcards.models.order_queries import leaves_some_out
 
 T = TypeVar("T")
 
-#: The highest number to which rows are counted.
+#: The highest count: if there are more rows, the others are not counted.
 MOST = 1_000
 
 
@@ -103,7 +103,7 @@ class Alert:
 
     code: str
     severity: Severity
-    #: The permission of those who get the news, such as `giftcards.check_order`.
+    #: The permission that a person needs to get the news, such as `giftcards.check_order`.
     permission: str
     headline: Any = ""
     remedy: Any = ""
@@ -142,16 +142,16 @@ class Condition(Alert):
     holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
-    #: True if digests name the condition, and true if the start page shows it. If two conditions
-    #: are about the same rows, each place names only one of them.
+    #: True if digests name the condition; ``is_on_start_page`` is True if the start page does. Of
+    #: two conditions about the same rows, a digest or the page names only one.
     is_in_digests: bool = True
     is_on_start_page: bool = True
     #: True if the condition may be about orders with problems; see
     #: ``Standing.leaves_out_problems``.
     overlaps_problems: bool = False
-    #: True if no card can be bought, or handed over, while it holds.
+    #: True if no card can be bought, or handed over, while the condition holds.
     stops_sales: bool = False
-    #: True if cards can still be bought while it holds, but not for long.
+    #: True if cards can still be bought while the condition holds, but not for long.
     limits_sales: bool = False
     #: True if staff see ``Finding.explain`` above the list of orders.
     is_above_list: bool = False
@@ -188,9 +188,10 @@ CONDITIONS: dict[str, Condition] = {}
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
-    """Return expressions that say which querysets of the conditions have rows.
+    """Return an expression for each queryset of each condition: true if the queryset has rows.
 
-    A key is a condition's code and the number of one of its querysets.
+    The key of an expression is the condition's code, and the number of the queryset in the
+    condition.
     """
     return {
         (code, number): Exists(rows)

@@ -56,14 +56,15 @@ def _is_silent(standing: Standing) -> Finding | None:
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
-    # Without advice, because the condition itself has the remedy.
+    # The advice of the explanation is left out, because the condition itself has a remedy.
     return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
 
 def _has_no_worker(standing: Standing) -> Finding | None:
     def problem() -> Explanation:
         found = standing.state.explain_worker(standing.now)
-        # `giftcards_poll --loop` ticks without a schedule, so a missing schedule may be harmless.
+        # `giftcards_poll --loop` records that a worker runs, too, so a missing schedule may be
+        # harmless.
         if found.text or standing.state.is_ticking(standing.now):
             return found
         return explain_schedule()

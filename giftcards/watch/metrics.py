@@ -168,7 +168,7 @@ def _if_known(amount: Decimal | None) -> Values:
 
 
 def _age(moment: datetime | None) -> Values:
-    # The moment is ahead if the clock was set back.
+    # The moment is in the future if the clock was set back.
     return {} if moment is None else {"": max((timezone.now() - moment).total_seconds(), 0)}
 
 
@@ -193,7 +193,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """Show the metrics; a view for ``urls.py``, whose requests need ``METRICS_TOKEN``."""
     try:
         if not _has_token(request):
-            # For the person who sets Prometheus up.
+            # The text is for the person who sets Prometheus up.
             text = "Send METRICS_TOKEN of the settings: Authorization: Bearer TOKEN"
             return _plain(text, 401, {"WWW-Authenticate": "Bearer"})
         return HttpResponse(as_text(), content_type=CONTENT_TYPE_LATEST)

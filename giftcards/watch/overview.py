@@ -32,7 +32,7 @@ from giftcards.rules.states import Status
 from giftcards.rules.times import SLACK, is_recent
 
 # A worker counts final orders once an hour. It leaves out orders of the last hour, because their
-# transactions may be committed that late.
+# transactions may not be committed yet.
 _COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
 _LATELY = timedelta(minutes=10)
 # A key's cards are counted up to this number, because counting reads the index.
@@ -46,10 +46,10 @@ class Waiting:
     #: ``None`` if django-q2 keeps no queue in the database.
     tasks: Backlog | None
     changes: Backlog
-    #: Changes that are not retried any more, because a receiver has failed for a day.
+    #: The number of changes that are not retried any more, because a receiver has failed for a day.
     given_up: int
     orders: Mapping[Status, Backlog]
-    #: Orders, open or not, with a problem that nobody has ticked off.
+    #: The number of orders, open or not, with a problem that nobody has ticked off.
     needing_attention: int
 
     @classmethod
@@ -134,7 +134,7 @@ def count_final_orders(_may_go_on: MayGoOn) -> None:
 
 
 def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
-    """Return the time at which the longest wait in any backlog began; ``None`` if nothing waits."""
+    """Return when the first item of any backlog began to wait; ``None`` if nothing waits."""
     times = (backlog.since for backlog in backlogs.values())
     return min((since for since in times if since is not None), default=None)
 
@@ -160,9 +160,9 @@ def taken_slots() -> QuerySet[RequestSlot]:
 class Pace:
     """The times that orders took in the last ten minutes, in seconds, shortest first.
 
-    ``sending`` has the times of orders that were sent in these minutes: from their recording, or
-    their release if they were held, to acceptance. ``storing`` has the times of orders that became
-    final in these minutes: from acceptance to the final status.
+    ``sending`` has the times of orders that were sent in these minutes. Such a time begins when the
+    order was recorded (or released, if it was held), and ends when it was accepted. ``storing`` has
+    the times of orders that became final in these minutes, from acceptance to the final status.
     """
 
     sending: Sequence[float]
@@ -171,7 +171,7 @@ class Pace:
     @classmethod
     def read(cls) -> Self:
         now = timezone.now()
-        # Times ahead are from before the clock was set back.
+        # Times in the future were stored before the clock was set back.
         lately = (now - _LATELY, now + SLACK)
         accepted = Order.objects.filter(accepted_at__isnull=False)
         sent = accepted.filter(sent_at__range=lately)
@@ -187,10 +187,10 @@ class Pace:
         return cls(sorted(seconds["sending"]), sorted(seconds["storing"]))
 
 
-#: Returns the rows that wait at a moment.
+#: A function that returns the rows that wait for a worker at a given moment.
 WaitingRows = Callable[[datetime], QuerySet[Any]]
 
-#: Queries of the rows that wait for a worker, by name, of all installed plugins.
+#: The functions of all installed plugins that return waiting rows, by the name of the rows.
 BACKLOGS: dict[str, WaitingRows] = {}
 
 
