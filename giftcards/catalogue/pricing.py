@@ -161,7 +161,7 @@ def _find_fault(answer: object, *, seconds: float) -> str:
 
 
 def _units(centimes: N, margin: Margin) -> N:
-    """Return the price in units of 1/10,000 centime; ``centimes`` is the cost or its expression."""
+    """Return the price in units of 1/10,000 centime; ``centimes`` may be an expression."""
     exact = centimes * int(_CENTIME + margin.margin_percent * 100)
     exact = exact + int(margin.margin_fixed * _DINAR)
     step = margin.round_to * _DINAR or _CENTIME

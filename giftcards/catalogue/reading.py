@@ -45,9 +45,9 @@ _MOST_SILENT = 3
 class CatalogueReading:
     """The progress of a reading.
 
-    ``total`` counts the products to be read. ``skipped`` counts the products, or rows of the
-    catalogue, that could not be read. ``trouble`` says why the last of these could not be read, or
-    why the reading ended early.
+    ``total`` counts the products to be read. ``skipped`` counts the products and the rows of the
+    catalogue that could not be read. ``trouble`` says why the last product or row could not be
+    read, or why the reading ended early.
     """
 
     total: int = 0
@@ -157,7 +157,7 @@ class _Reader:
         self._read_products(Product.objects.to_read())
 
     def read_due(self, every: timedelta) -> None:
-        """Read the list and the types that are due; types that sell are due more often."""
+        """Read the catalogue's list and the types, if due; types that sell are due more often."""
         if not _is_listed(every):
             self._read_list()
         now = timezone.now()

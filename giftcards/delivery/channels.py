@@ -87,7 +87,7 @@ class Message:
 
 
 class Channel:
-    """The base class of channels; the app makes instances without arguments, as often as needed."""
+    """The base class of channels; the app makes new instances at any time, without arguments."""
 
     #: The name, of up to 40 characters. Rows store the name, so it must not change.
     name: ClassVar[str]
@@ -104,8 +104,8 @@ class Channel:
         """Hand ``message`` over; return its id at the service, if the service gives one.
 
         Raise :exc:`AddressRefused` if a retry is useless, :exc:`OutcomeUnknown` if the message may
-        have gone out, and :exc:`SlowDown` to set the pause before the next attempt. The app also
-        tries again after any other error.
+        have gone out, and :exc:`SlowDown` to set the pause before the next attempt. After any other
+        error, the app also tries again.
 
         Set a timeout of 20 s or less. The app waits a minute for an attempt, or less if the worker
         stops or runs out of time. After that, the outcome counts as unknown.
@@ -213,7 +213,8 @@ def hand_over(
     """Call ``send`` in a thread of its own; return the outcome.
 
     The outcome is ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when ``limits`` are
-    reached. The thread goes on, and calls ``late`` with the outcome if the message still goes out.
+    reached. The thread then goes on. If the message still goes out, it calls ``late`` with the
+    outcome.
     """
     end: Future[Sent | Failure] = Future()
     # A daemon thread does not keep the process from ending.
@@ -406,7 +407,7 @@ _OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
 
 
 def _is_of_the_message(error: BaseException) -> bool:
-    """True if other messages may go out in spite of the error."""
+    """True if the error concerns this message only, so that other messages may go out."""
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _HTTP_OF_THE_SERVER

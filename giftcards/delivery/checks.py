@@ -113,7 +113,8 @@ def _check_links() -> Iterator[CheckMessage]:
 def _check_host() -> Iterator[CheckMessage]:
     """Check that ``ALLOWED_HOSTS`` contains the host of links, the one in ``BASE_URL``.
 
-    Otherwise, Django refuses each click as an error, and mails the link's token to ``ADMINS``.
+    If this host is missing, Django refuses each visit of a link as an error. It then mails the
+    link's secret token to ``ADMINS``.
     """
     host, _port = split_domain_port(urlsplit(conf.base_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())

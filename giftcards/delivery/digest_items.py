@@ -158,7 +158,7 @@ def _is_told(condition: Condition) -> bool:
 
 
 class Mention(NamedTuple):
-    """The reference of an order, and the URL of its page in the admin, or ""."""
+    """The reference of an order, and the URL of its page in the admin; "" if there is no URL."""
 
     reference: str
     url: str
@@ -231,7 +231,7 @@ class Item:
 
     @property
     def url(self) -> str:
-        """The URL of the admin's page about the news, or ""."""
+        """The URL of the admin's page about the news; "" if there is none."""
         if self.has_ended or not self.alert.page:
             return ""
         address = admin_url(self.alert.page)

@@ -99,8 +99,8 @@ def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
     """Send a digest to each person who is due and has news; return the number sent.
 
     A failed attempt is logged, shown in the admin, and repeated after a pause. ``has_mailed`` is
-    True if the mail server has just taken a mail. This ends pauses that began while the server was
-    away.
+    True if the mail server has just taken a mail. In this case, pauses that began while the server
+    was away are over.
     """
     people = _listed()
     if not people:
@@ -156,7 +156,7 @@ class _Round:
         return bool(self._for(person, urgent))
 
     def _for(self, person: StaffPerson, new: list[Item]) -> list[Item]:
-        """Return the items of ``new`` that ``person`` may see, without hidden orders."""
+        """Return the items of ``new`` for ``person``, without orders that are hidden from them."""
         may = permissions_of(person) if new else bool
         allowed = (item for item in new if may(item.alert.permission))
         parts = (item.visible_part(self._orders_of(person)) for item in allowed)
@@ -320,7 +320,7 @@ def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Ite
 
 
 def _newly_urgent(told: Told, situation: Situation) -> list[Item]:
-    """Urgent items that are new, and were not in the last digest, even if sending that failed."""
+    """New urgent items that were not in the last digest, even if that digest could not be sent."""
     codes = situation.states.keys() - told.states.keys() - set(told.urgent)
     new = (Item.about(alerts()[code], situation.states[code]) for code in codes)
     return [item for item in new if item.severity == Severity.URGENT]

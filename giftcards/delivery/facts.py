@@ -53,7 +53,7 @@ class PaidBack:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts of an order for its customer; amounts are ``None`` without a sale amount."""
+    """The facts of an order for its customer; amounts are ``None`` if no sale amount is known."""
 
     reference: str
     #: The name under which the customer knows the order: its group, such as an invoice number, or
@@ -81,7 +81,7 @@ class Facts:
 
     @property
     def pay_back_by(self) -> date | None:
-        """The day by which the shop pays back; ``None`` if it has passed, or if nothing is owed."""
+        """The day by which the shop pays back; ``None`` if the day is over, or nothing is owed."""
         is_due = self.payback in TO_COME and not self.is_payback_late
         return self.promised_day if is_due else None
 

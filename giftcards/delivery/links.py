@@ -104,8 +104,8 @@ def read(token: str, place: str, *, quickest: float) -> str | None:
     """The key that :func:`make` returned with ``token``; ``None`` if the token is not valid.
 
     The token must be genuine and made for ``place``. It must be at least ``quickest`` seconds and
-    at most an hour old. A token from another host counts as a second older, because that host's
-    clock may be ahead.
+    at most an hour old. If another host made the token, a second is added to its age, because that
+    host's clock may be ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)

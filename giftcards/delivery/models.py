@@ -151,7 +151,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(is_theirs if recipient else ~is_theirs)
 
     def untold(self) -> Self:
-        """Failed messages without a later open or sent message of their kind about the order."""
+        """Failed messages, unless a later message of the kind about the order is open or sent."""
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
@@ -170,7 +170,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """Hash ``occasion`` to the key of a message, which prevents a second message about it."""
+    """Return the unique key of a message about ``occasion``, which prevents a second message."""
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
@@ -296,7 +296,7 @@ class Delivery(models.Model):
 
 
 class Installation(models.Model):
-    """The time of the app's installation: customers are not told of earlier events."""
+    """The time when messages were set up: customers get no messages about earlier events."""
 
     at = models.DateTimeField(default=timezone.now)
 
@@ -308,7 +308,7 @@ class Installation(models.Model):
 
     @classmethod
     def begin(cls) -> datetime:
-        """The time of the installation; the first call records it."""
+        """The time when messages were set up; the first call records the present time."""
         return cls.objects.get_or_create(pk=1)[0].at
 
 

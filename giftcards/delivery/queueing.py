@@ -64,7 +64,7 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 def _is_sought(order: Order) -> bool:
     """True if ``REORDER_MISSING`` created ``order``, and its own missing cards were ordered again.
 
-    The customer gets a message about the later order.
+    The customer then gets a message about the later order instead.
     """
     return order.send_before is not None and order.reordered_amount is not None
 
@@ -72,7 +72,7 @@ def _is_sought(order: Order) -> bool:
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     """Queue messages about a paid refund; cancel messages about a refund that was taken back.
 
-    Return True if any message is new. This function receives a signal.
+    Return True if any message was queued. This function receives a signal.
     """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
@@ -93,10 +93,10 @@ _RECORDED_WITHIN = timedelta(days=30)
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue messages about paid refunds that have none; return the number of these refunds.
+    """Queue messages about paid refunds without a message; return the number of these refunds.
 
-    The process may have died between the payment's commit and the signal. A second call within two
-    minutes does nothing.
+    A message is missing if the process died after it recorded the payment and before it sent the
+    signal. A second call within two minutes does nothing.
     """
     is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):

@@ -196,7 +196,7 @@ def _was_in_vain(link: CardLink) -> bool:
 
 @contained
 def open_cards(order: Order) -> list[Code]:
-    """The cards of ``order``; without codes if the encryption keys are unusable."""
+    """The cards of ``order``; their codes are empty if the encryption keys are unusable."""
     try:
         return open_codes(order)
     except ConfigurationError as error:

@@ -1,9 +1,9 @@
 """Sending the messages that are due.
 
 A process claims a message, sends it, and records the outcome. The outcome is unknown if the process
-dies before it records one, or if the server does not answer after it got the message. Then the
-message is sent again, so the customer may get it several times. After :data:`MOST_UNANSWERED` such
-attempts, it is given up.
+dies before it records one, or if the server does not answer after it got the message. After an
+unknown outcome, the message is sent again, so the customer may get it several times. After
+:data:`MOST_UNANSWERED` such attempts, the message is given up.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class SendingTally:
 def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, the earliest due first, within ``limits``.
 
-    After a server has failed three times in a row, other messages of its channel stay due. Then the
-    result has ``is_cut_short``, as it does if the time runs out while a server is failing.
+    After a server has failed three times in a row, other messages of its channel stay due. The
+    result then has ``is_cut_short``, which is also True if the time runs out while a server fails.
     Simultaneous calls share the messages.
     """
     return _Pass(limits).run()

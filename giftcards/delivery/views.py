@@ -261,8 +261,8 @@ def show(
 ) -> HttpResponse:
     """The page with the cards.
 
-    The page posts the fields of ``form`` to get the cards as a file, and leads back to ``back``, if
-    any.
+    The page posts the fields of ``form`` to get the cards as a file. If ``back`` is given, the page
+    links to this URL.
     """
     is_on_page = len(shown) <= MOST_CODES
     return _page(
@@ -344,10 +344,10 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """The page of a link that cannot show cards; it has the same bytes for any reason.
+    """The page of a link that cannot show cards; the page is the same for every reason.
 
-    So its language is the visitor's, because the order's would show that the link exists. It quotes
-    nothing from the request, so a fixed nonce is enough.
+    The page is in the visitor's language, because the language of the order would show that the
+    link exists. The page quotes nothing from the request, so a fixed nonce is enough.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]

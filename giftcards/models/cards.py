@@ -84,7 +84,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def destroy(self) -> int:
         """Destroy the codes of these cards; return the number of cards.
 
-        The last fingerprint of each code stays, to recognise a code that is delivered again.
+        The ``value_fingerprint`` of each code stays, to recognise a code that is delivered again.
         """
         cards = self.readable().order_by()
         return cards.update(

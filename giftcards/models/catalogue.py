@@ -39,7 +39,7 @@ def _is_on_sale(path: str = "") -> Q:
 
 
 class Names(NamedTuple):
-    """The catalogue's names of a product and of one of its types; "" if unknown."""
+    """The names of a product and of one of its types in the catalogue; each may be ""."""
 
     product: str = ""
     type: str = ""
@@ -51,10 +51,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
     ) -> None:
         """Store a catalogue that was requested at ``at``.
 
-        Each item of ``listed`` has the columns of a product. A product is no longer on sale if two
-        complete catalogues, an hour apart, lack it. ``is_whole`` is False for an incomplete
-        catalogue. An empty text does not replace an earlier text. If a later catalogue is stored
-        already, nothing changes.
+        Each item of ``listed`` has the columns of a product. A product is no longer on sale if it
+        is missing from two complete catalogues that are an hour apart. ``is_whole`` is False for an
+        incomplete catalogue. An empty text does not replace an earlier text. If a later catalogue
+        is stored already, nothing changes.
         """
         told = {columns["product_id"]: columns for columns in listed}
         with transaction.atomic():
@@ -90,9 +90,9 @@ class ProductQuerySet(models.QuerySet["Product"]):
     ) -> None:
         """Store the types of a product, from an answer that was requested at ``at``.
 
-        Each item of ``types`` has the columns of a type. A type is no longer for sale if two
-        answers, an hour apart, lack it. Does nothing if the catalogue has never listed the product,
-        or if a later answer is stored already.
+        Each item of ``types`` has the columns of a type. A type is no longer for sale if it is
+        missing from two answers that are an hour apart. This does nothing if the catalogue has
+        never listed the product, or if a later answer is stored already.
         """
         told = {columns["type_id"]: columns for columns in types}
         older = past("types_read_at", at, longest=_LATE)

@@ -50,9 +50,9 @@ class HoldQuerySet(models.QuerySet["Hold"]):
 class Hold(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
-    ``reference`` is the reference that the order will have. ``price`` is what a card cost when the
-    hold began, in dinars (``None``: unknown). ``left`` is the total time by which the hold can
-    still be prolonged.
+    ``reference`` is the reference that the order will have. ``price`` is the cost of a card in
+    dinars when the hold began; ``None`` if unknown. ``left`` is the total time by which the hold
+    can still be prolonged.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)

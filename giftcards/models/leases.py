@@ -134,7 +134,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
     def cap(self, *, now: datetime, longest: timedelta) -> None:
         """Limit the time for which slots are held to ``longest`` after ``now``.
 
-        If a slot is held for longer than that, it was taken before the clock was set back.
+        A slot that is held until a later time was taken before the clock was set back.
         """
         self.filter(until__gt=now + longest).update(until=now + longest)
 

@@ -28,7 +28,7 @@ class Kind(StrEnum):
 class Line(NamedTuple):
     """A group of orders or holds with the same values: ``number`` rows with ``cards`` in total.
 
-    ``price`` is the price per card (``None``: unknown). For settled orders, it is the cost of a
+    ``price`` is the price per card, or ``None`` if unknown. For settled orders, it is the cost of a
     whole order. ``is_charged`` is True if the balance already includes the cost.
     """
 
@@ -78,8 +78,8 @@ def lines_of(
 def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
     """Return the lines of several querysets, read by one statement.
 
-    So an order that settles meanwhile does not count twice, nor does a hold together with its
-    order.
+    An order that settles meanwhile is not counted twice. A hold whose order is placed meanwhile is
+    not counted in addition to the order.
     """
     # Without order_by(), Django 6.1 would sort by the model's ordering, whose column the union
     # lacks.

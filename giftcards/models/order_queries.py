@@ -88,7 +88,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(settled_at=None)
 
     def urgent(self) -> Self:
-        """Return orders that can move within seconds, without held orders; they need the loop."""
+        """Return orders, except held orders, that can move within seconds and so need the loop."""
         return self.open().filter(status__in=URGENT).exclude(HELD)
 
     def unclaimed(self, now: datetime) -> Self:
@@ -145,7 +145,7 @@ class OrderQueries(OrderSearch[Row]):
         return self._waiting(Status.UNCONFIRMED).filter(due_at__lte=now).unclaimed(now)
 
     def abandoned(self, now: datetime) -> Self:
-        """Return orders whose sending process died."""
+        """Return orders that a process was sending when it died."""
         return self._waiting(Status.PLACING).unclaimed(now)
 
     def overdue(self, now: datetime, *, accepted_by: datetime) -> Self:
@@ -154,10 +154,10 @@ class OrderQueries(OrderSearch[Row]):
         return late.unclaimed(now)
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
-        """Return open orders whose due time is too far away.
+        """Return open orders whose due time is too far in the future.
 
-        ``urgent`` is the longest time for urgent orders, ``others`` is the longest time for patient
-        orders.
+        ``urgent`` is the longest allowed time until an urgent order is due, ``others`` is that for
+        all other open orders.
         """
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
@@ -175,7 +175,7 @@ class OrderQueries(OrderSearch[Row]):
         return orders
 
     def held_up(self, since: datetime) -> list[Self]:
-        """Return a queryset for each open status: its orders whose next step was due by ``since``.
+        """Return orders whose next step was due by ``since``, in one queryset for each open status.
 
         Held orders are left out.
         """
@@ -186,7 +186,7 @@ class OrderQueries(OrderSearch[Row]):
         ]
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
-        """Return orders sent from ``start`` to ``end``, unless the provider cannot know them."""
+        """Return orders sent from ``start`` to ``end`` that the provider may have."""
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
         # SQLite uses the index by time only if the filter excludes statuses instead of listing
         # them.

@@ -175,7 +175,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         """Claim orders that :meth:`to_check` has just returned; return those that were free.
 
         An order is not claimed if its id at the provider has changed since it was read. The check
-        would be about the old id.
+        would then be about the old id.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -271,7 +271,7 @@ class OrderUpdate:
 
     @property
     def guard(self) -> dict[str, Any]:
-        """Lookups that find the row only if nobody has moved, claimed or ticked off the order."""
+        """Lookups that find the row unless the order was moved, claimed or ticked off meanwhile."""
         return _as_read(self.order, "status", "claim", "needs_attention")
 
     def columns(self, now: datetime) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def cleared_provider_columns() -> dict[str, Any]:
 def _status_columns(
     order: Order, target: Status, values: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """Return the columns that a move to ``target`` changes; ``values`` are written with them."""
+    """Return new values of the columns that follow from a move to ``target`` with ``values``."""
     if target not in FINAL:
         return {"status": target}
     final = copy(order)
@@ -814,8 +814,8 @@ class Order(models.Model):
     def was_adopted(self) -> bool:
         """True if the order's id at the provider came from the provider's list or from staff.
 
-        Then both columns for ids have this id. A check by this id may find nothing, even if the
-        list contains the order.
+        Both ``provider_order_id`` and ``provider_alias`` then have this id. A check by this id may
+        find nothing, even if the list contains the order.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
@@ -830,7 +830,7 @@ class Order(models.Model):
 
     @property
     def price_ceiling(self) -> Decimal | None:
-        """The highest cost of one card that needs no decision of staff; ``None``: no limit.
+        """The highest cost of one card that needs no decision of staff; ``None`` without a limit.
 
         The limit is the price that staff have approved, or else ``max_price``. If both are missing,
         it is the customer's payment for one card, unless ``HOLD_ABOVE_SALE_PRICE`` is off.
@@ -988,8 +988,9 @@ class Order(models.Model):
     ) -> dict[str, Any]:
         """Return new values of the problem columns.
 
-        Problems whose kind is in ``ends`` are removed, and the problems in ``new`` are added. If
-        the order already has one of these problems, this stays as it is, ticked off or not.
+        Problems whose kind is in ``ends`` are removed, and the problems in ``new`` are added. A
+        problem in ``new`` that the order already has is not added again. If it is ticked off, it
+        stays ticked off.
         """
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 

@@ -131,7 +131,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         self.exclude(accepted_at=None).update(accepted_at=None)
 
     def resume(self) -> bool:
-        """Allow calls with refused keys again, at first one call; False if no key is refused."""
+        """Allow calls with refused keys again, first a single call; False if no key is refused."""
         return bool(self.filter(is_refused=True).update(is_refused=False))
 
     def at_work(self, now: datetime) -> list[str]:
@@ -140,7 +140,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
-        """Return the refused key that stops this process, or else one that stops another process.
+        """Return the refused key that stops this process, or else a key that stops another process.
 
         ``own`` is the fingerprint of this process's key. If it is ``None``, the key used last takes
         its place.
@@ -191,7 +191,7 @@ class ApiKey(models.Model):
         return self.fingerprint
 
     def is_proven(self, now: datetime) -> bool:
-        """True if the key was accepted in the last 2 minutes, so parallel calls are allowed."""
+        """True if the key was accepted in the last 2 minutes; then calls may be parallel."""
         return self._was_accepted_within(_PROOF_HOLDS, now)
 
     def is_freshly_proven(self, now: datetime) -> bool:
@@ -421,7 +421,7 @@ class ProviderState(models.Model):
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
 
     def goes_on_with(self, reason: str, now: datetime) -> bool:
-        """True if a pause for ``reason`` continues the last pause: no call has succeeded since."""
+        """True if a pause for ``reason`` continues the last one, as no call has succeeded since."""
         if reason != self.pause or self.paused_at is None:
             return False
         has_succeeded = self.succeeded_at is not None and self.succeeded_at > self.paused_at
@@ -485,7 +485,7 @@ class ProviderState(models.Model):
         return self.explain_pause().for_developers
 
     def explain(self) -> str:
-        """Return a text for developers: why calls are paused, and what to do, or that none is."""
+        """Return a text for developers: why calls are paused and what to do, or "In service."."""
         return self.why_paused() or gettext("In service.")
 
     def is_balance_due(self, now: datetime) -> bool:
@@ -507,7 +507,7 @@ class ProviderState(models.Model):
         return None if None in ended else min(filter(None, ended), default=None)
 
     def overdue_chores(self, now: datetime) -> list[str]:
-        """Return the chores that did not finish within the last hour, although workers run."""
+        """Return the names of chores that did not end in the last hour, although workers run."""
         if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
             return []
         times = self.chores_record[1].items()

@@ -35,7 +35,7 @@ LAST_CHARACTER = "\U0010ffff"
 def starting_with(column: str, starts: Iterable[str]) -> Q:
     """Return the condition that a column begins with one of ``starts``.
 
-    The condition compares with ranges. Whether LIKE uses an index depends on the database.
+    The condition compares with ranges, because whether LIKE uses an index depends on the database.
     """
     parts = (Q((f"{column}__range", (start, start + LAST_CHARACTER))) for start in starts)
     return reduce(or_, parts)

@@ -224,7 +224,7 @@ def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
 def end_finished(should_continue: Callable[[], bool]) -> int:
     """Record that nobody looks after finished orders any more; return the number of orders.
 
-    Without this, the same person would have to look after a problem years later.
+    Without this, the same person would be in charge again if the order has a problem years later.
     """
     ended = 0
     owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)

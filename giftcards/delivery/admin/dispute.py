@@ -146,7 +146,7 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 
 
 def _tails(order: Order, cards: list[Any]) -> list[str]:
-    """The known last characters of the disputed codes; of all codes if none is disputed."""
+    """The known last characters of the disputed codes, or of all codes if none is disputed."""
     disputed = order.disputed_cards
     return [
         tail
@@ -156,7 +156,7 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """A text for the provider in each language; none if the provider does not know the order."""
+    """A text for the provider in each language; no text if the provider does not know the order."""
     if not order.provider_order_id:
         return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

@@ -125,7 +125,7 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 
 def use_in_words(links: Sequence[Any]) -> SafeString | str:
-    """A sentence that counts openings of links and reveals of cards, and tells the last time."""
+    """A sentence on openings of links and reveals of cards: their numbers, and the last time."""
     opened = sum(link.times_opened for link in links)
     shown = sum(link.times_shown for link in links)
     if not (opened or shown):

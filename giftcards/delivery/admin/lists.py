@@ -113,7 +113,7 @@ class CustomersFilter(admin.SimpleListFilter):
 
 
 class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin that shows ``last_error``, an English text for developers, only with a permission."""
+    """A mixin that hides ``last_error``, a text for developers, from staff without a permission."""
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._seen(request, super().get_list_display(request))

@@ -100,7 +100,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
-    """The reason why the customer is not told of the order's status, or ""."""
+    """The reason why no message tells of the order's status; "" if no message is missing."""
     untold = [
         kind
         for kind in kinds_of(order.status, is_gift=order.is_gift)
@@ -155,7 +155,7 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 
 
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Yield sentences on the effect of a corrected address."""
+    """Yield sentences that tell staff what happens to messages if an address is corrected."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -218,7 +218,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 def _not_received(
     _pages: Pages, request: HttpRequest, orders: Sequence[Order]
 ) -> dict[int, SafeString]:
-    """Map the primary keys of orders whose cards nobody has received to sentences for staff."""
+    """Return sentences about orders whose cards nobody has received, by the primary key."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()
