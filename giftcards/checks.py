@@ -353,9 +353,9 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
 
 
 def _is_migrating() -> bool:
-    """True if ``migrate`` runs the checks: an error about a lost code must not stop it.
+    """True if ``migrate`` runs the checks: an error about a lost code must not stop a migration.
 
-    Django does not tell a check which command runs it, so this searches the call stack.
+    Django does not tell a check which command runs it, so this function searches the call stack.
     """
     from django.core.management.commands.migrate import Command
 

@@ -433,7 +433,7 @@ def _titles(setting: str, value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
-    """The limits for ordering missing cards again: orders in a row, and hours for all of them."""
+    """The limits for buying missing cards again: ``times`` orders in a row, within ``hours``."""
 
     times: int
     hours: float

@@ -135,9 +135,10 @@ def check_line(
 def check_soon(reference: str) -> bool:
     """Have an open order checked soon, before its next check is due.
 
-    Call it when a customer presses "Refresh", or when somebody says that the order has moved. It
-    makes no request: a worker checks the order in a moment, within the request budget and after any
-    pause. An order gets one such check in five seconds at most. Its regular checks go on.
+    Call this function when a customer presses "Refresh", or when somebody says that the status has
+    changed. The function makes no request: a worker checks the order in a moment, within the
+    request budget and after any pause. An order gets at most one such check in five seconds. Its
+    regular checks go on.
 
     Returns True if the order will be checked; if a check is under way, it will be checked once
     more. Returns False if the order does not exist, is final, or is not known to be at the provider

@@ -100,7 +100,8 @@ class _Rule:
     def spans_at(self, offset: timedelta) -> list[Span]:
         """Return the tolerances for times that were corrected by ``offset``.
 
-        The widest tolerance grows by ``offset``, to fit entries that needed no correction, too.
+        The widest tolerance grows by ``offset``, so that it also fits entries whose times needed no
+        correction.
         """
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
@@ -225,7 +226,7 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """Return entries without an order, and guesses near them about equal amounts."""
+        """Return entries without an order, and guessed entries of equal amounts near them."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -343,9 +344,10 @@ def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
 
 
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
-    """True if the credited sum is the promised refund, False if it is another sum.
+    """Return True if the credited sum is the promised refund, and False if it is another sum.
 
-    ``None`` if the credit may still come, if the refund is not known, or if both sums are 0.
+    The result is ``None`` if the credit may still come, if the refund is not known, or if both sums
+    are 0.
     """
     promised = refund_amount(order)
     if promised is None or order.settled_at is None:
@@ -382,7 +384,10 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """Return the ``expected`` whose order has no entry of ``kind``; ``but`` does not count."""
+    """Return the ``expected`` whose order has no entry of ``kind``.
+
+    ``but``: the primary keys of entries that are ignored.
+    """
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()

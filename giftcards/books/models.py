@@ -75,7 +75,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def names_orders(self, start: datetime, end: datetime) -> bool:
         """True if any entry of the period names an order of this shop.
 
-        Then an entry that names an unknown order belongs to another shop of the account.
+        If so, an entry that names an unknown order belongs to another shop of the account.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
         # The entries are sorted by time, so that PostgreSQL uses the index of times from its end.
@@ -84,7 +84,10 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         )
 
     def sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
-        """Return the sum of the entries of a type for each of at most 100 orders (primary keys)."""
+        """Return, for each order, the sum of its entries of a type.
+
+        ``orders``: at most 100 primary keys.
+        """
         # Python adds the amounts, because SQLite would add binary fractions.
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
         found = self.filter(order__in=orders, type=type_).order_by()
@@ -221,7 +224,10 @@ class LedgerState(models.Model):
 
 class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
     def of(self, month: date) -> Self:
-        """Return the closings of the month with this first day, the valid closing first."""
+        """Return the closings of a month, newest first; the newest closing is the valid one.
+
+        ``month``: the first day of the month.
+        """
         return self.filter(month=month).order_by("-number")
 
     def valid(self) -> Self:

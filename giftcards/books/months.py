@@ -187,7 +187,7 @@ _REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 
 
 def month_figures(month: date) -> dict[str, Value]:
-    """Return the figures, by name, of the month with the first day ``month``.
+    """Return the figures of a month by name; ``month`` is its first day.
 
     Reads every entry of the month and the orders of these entries.
     """

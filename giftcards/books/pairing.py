@@ -173,7 +173,10 @@ def learn_offset(
 
 
 def _densest(differences: Sequence[timedelta]) -> timedelta:
-    """Return the middle of the densest cluster of the sorted ``differences``, nearest to 0."""
+    """Return the middle of the densest cluster of the sorted ``differences``.
+
+    Of equally dense clusters, the one nearest to 0 counts.
+    """
     best, most = timedelta(0), 0
     for position, least in enumerate(differences):
         end = bisect_right(differences, least + _JITTER)

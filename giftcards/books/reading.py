@@ -63,10 +63,11 @@ _TIMES = ("start", "until", "end")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next page to read (from 1), in the window from ``start`` to ``until``.
+    """The place of a reading in the ledger: a page of a window of time.
 
-    ``end`` is the end of the whole reading. ``passes`` counts the passes over the window so far,
-    and ``new`` the new entries of the present pass.
+    ``page`` is the next page to read, counted from 1. The window begins at ``start`` and ends at
+    ``until``. ``end`` is the end of the whole reading. ``passes`` counts the passes over the window
+    so far, and ``new`` the new entries of the present pass.
     """
 
     start: datetime
@@ -171,7 +172,10 @@ class _Reader:
         self._end = timezone.now()
 
     def _hold(self) -> None:
-        """Keep the lease or raise :exc:`Stopped`, in each wait and first in each transaction."""
+        """Keep the lease, or raise :exc:`Stopped` if another process has taken it.
+
+        This method is called in each wait, and first in each transaction.
+        """
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(_LEASE, self._token, LONGEST_HOLD):
             raise Stopped("Another process has taken over.")

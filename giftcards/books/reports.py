@@ -300,9 +300,9 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
     """Return an expression for the index of the day, week or month in which ``column`` lies.
 
-    ``begins`` has their first moments; ``number`` is the first index. The database computes no
-    dates, because databases differ in the time zones that they know. The search is binary, because
-    a period may have hundreds of days.
+    ``begins`` has the first moments of the days, weeks or months; ``number`` is the index of the
+    first. The database computes no dates, because databases differ in the time zones that they
+    know. The search is binary, because a period may have hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)

@@ -463,7 +463,10 @@ def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
 
 
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
-    """Yield the charges beyond the price of their order; an order is guessed only if it fits."""
+    """Yield the charges that exceed the price of their order.
+
+    Guessed orders are left out: an order is guessed only if its price fits.
+    """
     for row in rows:
         if row.type == CHARGE and row.price is not None and not row.is_guess:
             beyond = -row.amount - Decimal(row.price).scaleb(-2)

@@ -182,8 +182,8 @@ def lock_stock(instance: Any, **_: Any) -> None:
     """Lock the stock records for an order that oscar is placing. This function receives a signal.
 
     In MariaDB, oscar locks the records for reading when it inserts lines, and for writing when it
-    allocates cards. Without this, two customers who buy the same card simultaneously would cause a
-    deadlock.
+    allocates cards. Without this earlier lock, two customers who buy the same card simultaneously
+    would cause a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)

@@ -121,7 +121,7 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 def _is_only_sent_to(person: Person, order: Order) -> bool:
     """True if the order names no customer, and all its messages went to the person.
 
-    Otherwise the codes may be somebody else's.
+    If a message went to anybody else, the codes may be somebody else's.
     """
     if any(role.contacts_in(order) for role in ROLES):
         return False

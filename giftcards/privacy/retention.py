@@ -89,7 +89,8 @@ def purge(
 ) -> Purge:
     """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
 
-    Orders with one of the :data:`REASONS` are left alone, and orders without cards not counted.
+    Orders for which one of the :data:`REASONS` is true are left alone. Orders without cards are not
+    counted.
     With ``is_dry_run``, nothing is changed. The purge stops between batches once
     ``should_continue`` returns False. To resume, pass the ``place`` of the result as ``since``.
     """

@@ -78,7 +78,7 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
 def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     """Open every card with the first key alone, without showing any; return the tally.
 
-    ``on_batch`` and errors are those of :func:`rotate`.
+    ``on_batch`` is used, and errors are raised, as by :func:`rotate`.
     """
     keyring = Keyring(conf.encryption_keys[:1])
     tally = RotationTally()

@@ -83,7 +83,8 @@ def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
     """Search for the cards with the typed code, and return the context of the page.
 
-    Over the hourly limit, no search is made: ``form`` gets an error, and the page the status 429.
+    If the person has searched too often within an hour, no search is made. ``form`` then gets an
+    error, and the context has only the status 429.
     """
     trace = _begin_search(request)
     if trace is None:

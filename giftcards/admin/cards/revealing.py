@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 class ProofForm(forms.Form):
     """A form that asks for the person's password, as a proof of identity.
 
-    It has no field in the ten minutes after a proof, or if the shop has its own page for proofs.
+    The form has no field in the ten minutes after a proof, or if the shop has its own page for
+    proofs.
     """
 
     password = forms.CharField(
@@ -238,7 +239,7 @@ def _record(request: HttpRequest, card: Card, reason: str) -> bool:
 
 
 class TooManyReveals(Exception):
-    """Too many reveals and corrections of addresses by one person within an hour."""
+    """Raised if one person makes too many reveals and corrections of addresses in an hour."""
 
 
 def count(request: HttpRequest) -> None:
@@ -251,7 +252,7 @@ def count(request: HttpRequest) -> None:
 def refuse(request: HttpRequest, order: Order) -> str:
     """Log a refused correction, mail the managers, and return the message for the person.
 
-    Call this after :exc:`TooManyReveals`, once the transaction is rolled back.
+    Call this function after :exc:`TooManyReveals`, when the transaction has been rolled back.
     """
     _tell_of_refusal(request, order)
     return _refused().trouble

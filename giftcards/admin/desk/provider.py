@@ -215,7 +215,7 @@ def connection(standing: Standing, *, shows_balance: bool) -> Section:
 
 
 def waiting(name: OrderName, *, order_list: str) -> Section:
-    """Return the section on waiting tasks, orders, and status changes not yet told to the shop.
+    """Return the section on tasks and orders that wait, and on status changes not yet announced.
 
     ``order_list`` is the URL of the list of orders, or "" for no links to it.
     """
@@ -616,7 +616,7 @@ class ProviderStateAdmin(ReadOnlyRows):
         return self._to_page()
 
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
-        """End the pause, and log that; return False without a pause, as after a double click."""
+        """End the pause of requests, and log this; return False if there is no pause."""
         with transaction.atomic():
             # The transaction keeps requests from going on without a log entry.
             is_resumed = ProviderState.objects.resume()

@@ -65,7 +65,8 @@ def token(purpose: str, seen: list[Any]) -> str:
 def state_token(order: Order) -> str:
     """Return a hash of the parts of ``order`` that staff decide about.
 
-    A form that is posted with an old hash is refused: staff have not seen the present state.
+    A form that is posted with an old hash is refused, because staff have not seen the order's
+    present state.
     """
     # The claim of an unconfirmed order shows which attempt to send it is in doubt. In other
     # statuses, a worker that checks the order may change the claim, which must not outdate the

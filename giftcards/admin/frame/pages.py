@@ -49,14 +49,14 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return path(page.route, view, name=f"giftcards_{page.name}")
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
-        """The buttons on the page of ``order`` for this person; subclasses extend the list."""
+        """Return the buttons of this page for the person; subclasses extend the list."""
         actions = [each for each in extensions.items("actions") if each.place == "order"]
         found = buttons(self, request, order, actions)
         links = chain.from_iterable(extensions.called("buttons", self, request, order))
         return in_order([*found, *links])
 
     def whom_to_ask(self, request: HttpRequest, order: Order) -> str:
-        """The sentence that says whom to ask; "" if the person has all buttons for ``order``."""
+        """Return a sentence on whom to ask for the actions that the person lacks, or ""."""
         lacking = [
             permission
             for action in extensions.items("actions")

@@ -46,8 +46,8 @@ def confirm(request: HttpRequest) -> HttpResponseRedirect:
 
     The shop's own page, named by ``GIFTCARDS["REAUTHENTICATE"]``, calls this function after the
     proof. The redirect goes to the URL in the parameter ``next``. If ``next`` is missing or leads
-    to another site, it goes to the start page of the admin. Raises ``PermissionDenied`` if nobody
-    is signed in.
+    to another site, the redirect goes to the start page of the admin. Raises ``PermissionDenied``
+    if nobody is signed in.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied
@@ -152,7 +152,7 @@ def _holder(request: HttpRequest, user: Any) -> list[str]:
 
 
 def url_of_proof(*, back_to: str) -> str:
-    """Return the URL of the shop's page for proofs; after a proof, it leads to ``back_to``."""
+    """Return the URL of the shop's page for proofs, which leads to ``back_to`` after a proof."""
     return reverse(conf.reauthenticate, query={"next": back_to})
 
 

@@ -242,7 +242,7 @@ NOT_RECEIVED = "giftcards_not_received"
 
 
 def not_received(order: Order) -> SafeString | str:
-    """Return sentences on cards that did not reach their recipient, as HTML; "" without such."""
+    """Return sentences, as HTML, on cards that did not reach their recipient; "" if none."""
     return getattr(order, NOT_RECEIVED, "")
 
 

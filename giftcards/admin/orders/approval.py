@@ -30,9 +30,9 @@ from giftcards.text.display import bdi, filled, moment, money
 
 
 class HeldForm(forms.Form):
-    """A form that asks whether to buy an order that is held or waits.
+    """A form that asks whether to buy the cards of an order that is held or waits.
 
-    ``buying``: the text of the choice to buy it.
+    ``buying``: the text of the choice to buy them.
     """
 
     APPROVE = "approve"

@@ -46,9 +46,8 @@ def provider_lines(order: Order) -> list[BreakdownLine]:
 def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
     """Return the table of the customer's payment: the amounts kept, owed and paid back.
 
-    The table is empty while ``order`` is open, and if it has no sale amount. ``again`` is the new
-    order for the missing cards, if there is one. The amount owed for these cards then pays for the
-    new order.
+    The table is empty if ``order`` is open, or has no sale amount. ``again`` is the new order for
+    the missing cards, if there is one. The amount owed for these cards then pays for the new order.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:

@@ -125,7 +125,7 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _others_with_same_address(attempt: Attempt) -> list[Order]:
-    """Return related orders with the same address.
+    """Return related orders that have the same customer's address as the corrected order.
 
     Two orders are related if they are of one group, or if one replaces missing cards of the other.
     """

@@ -176,7 +176,8 @@ class ContradictoryFilter(ConditionFilter):
 class ProductChoices(NamedTuple):
     """The products that a filter offers, as pairs of id and name.
 
-    If there are too many, ``is_whole`` is False, and only the product in the URL is offered.
+    If there are too many products, ``is_whole`` is False, and only the product in the URL is
+    offered.
     """
 
     choices: list[tuple[str, str]]
@@ -214,7 +215,10 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class GroupFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for the group in the URL; it offers no others: each cart has its own."""
+    """A filter for the group in the URL.
+
+    The filter offers no other groups, because every cart is a group of its own.
+    """
 
     title = _("group")
     parameter_name = "group"
@@ -228,9 +232,9 @@ class GroupFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for the orders of one customer, by the key of one of the orders.
+    """A filter for the orders of one customer; the URL has the primary key of one of these orders.
 
-    URLs end up in logs, which must not name a customer.
+    URLs end up in logs, so a URL must not name a customer.
     """
 
     title = _("customer")
@@ -335,7 +339,7 @@ class OrderChangeList(SortedAsOffered):
     sealed_query = ""
 
     def without_search_box(self) -> str:
-        """Keep the theme from showing its search box beside ours; return "" for the template."""
+        """Keep the theme from showing a second search box; return "" for the template."""
         self.search_fields: Any = ()
         return ""
 

@@ -1,4 +1,4 @@
-"""Smaller actions: check, tick off, dispute, note, and a new order for missing cards."""
+"""Smaller actions of staff: check, tick off, dispute, note, and order missing cards again."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ class OrderList(LongList, OrderPages):
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
-    """Return sentences: why "Check now" checks only ``due`` of the ``selected`` orders."""
+    """Return sentences on why "Check now" checks only ``due`` of the ``selected`` orders."""
     counts: Counter[NotChecked] = Counter()
     for status, count in selected.values_list("status").annotate(Count("pk")):
         counts[STATES[status].not_checked] += count

@@ -238,7 +238,10 @@ class OrderPage(OrderPages):
 
 
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
-    """Return the key and texts of a problem, and who ticked it off at what time, or ``None``."""
+    """Return the key and the texts of a problem, and who ticked it off and when.
+
+    The third item is ``None`` if nobody has ticked the problem off.
+    """
     problem, ticked = Problem.of(entry), None
     if "ticked_at" in entry:
         ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))

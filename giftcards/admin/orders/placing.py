@@ -205,7 +205,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
                 self._add_taken()
 
     def _look_for_repetition(self) -> None:
-        """Set ``placed`` if the form repeats an order; refuse a reference of another order."""
+        """Set ``placed`` if the form repeats an order; refuse the reference of any other order."""
         known = Order.objects.filter(reference=self.cleaned_data.get("reference")).first()
         if known is None:
             return
@@ -452,8 +452,8 @@ class PlacingPage(OrderPages):
 class _Offered(NamedTuple):
     """The types of the catalogue that the form offers.
 
-    If there are too many, ``is_whole`` is False. Then the form offers the chosen type, and the
-    types with the words in the parameter "find".
+    If there are too many types, ``is_whole`` is False. Then the form offers the chosen type, and
+    the types with the words in the parameter "find".
     """
 
     kinds: list[ProductType]

@@ -247,7 +247,7 @@ def _decide(attempt: Attempt) -> Answer | None:
 
 
 def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
-    """Ask the provider for the order with this id, and return the page that compares it.
+    """Ask the provider for the order with this id; return the page that compares it with ours.
 
     If there is nothing to compare, show a message and return ``None``.
     """
@@ -343,7 +343,10 @@ def _adopt(attempt: Attempt) -> Answer:
 
 
 def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
-    """Return the facts that the person has compared; ``None`` if too old, forged or another's."""
+    """Return the facts that the person has compared.
+
+    The result is ``None`` if the facts are too old, forged, or were shown to another person.
+    """
     try:
         seen: dict[str, Any] = signing.loads(
             request.POST.get("seen", ""), salt=_SALT, max_age=_COMPARISON_HOLDS

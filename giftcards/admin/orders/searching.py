@@ -1,7 +1,7 @@
 """The search box, which finds orders by any of their words, and cards by their codes.
 
 The typed text is posted. It becomes a part of a URL only if it has found orders and does not look
-like a code. In the URL, it is sealed, because it may name a person.
+like a code. In the URL, the text is encrypted, because it may name a person.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ def _delivered(order: Order) -> str:
 
 
 def _brought(order: Order) -> str:
-    """Return the sentence on delivery if the cards did not reach their recipient."""
+    """Return a sentence on the provider's delivery of cards that did not reach their recipient."""
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
     text = ngettext(
         "The provider delivered %(delivered)s of %(count)s card on %(at)s.",

@@ -103,7 +103,7 @@ class Timeline:
 
     @property
     def reason(self) -> Problem | None:
-        """The reason recorded for the last change of status or decision; ``None`` without one."""
+        """The recorded reason for the last status change or decision; ``None`` if there is none."""
         moves = [(move.change.at, move.reason) for move in self._moves]
         # Decisions about a final order are left out: they came after its status, and cannot have
         # caused it.

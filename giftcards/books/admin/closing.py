@@ -134,7 +134,7 @@ _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
 
 
 class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The form that closes a month; asks for a reason if a step is still to do."""
+    """The form that closes a month; the form asks for a reason if a step is still to do."""
 
     is_sure = forms.BooleanField(label=_("I have looked at the steps and the figures."))
 
@@ -335,7 +335,7 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """Return the URL of the list of what a figure counts; "" if the person may not see it."""
+    """Return the URL of the list of rows that a figure counts; "" if the person may not see it."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])

@@ -227,8 +227,8 @@ class LedgerEntryAdmin(OrderRows):
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
         """Return the template context with the summary of the chosen period.
 
-        It is empty if another filter is chosen, too, or if orders are hidden from the person. The
-        summary reads every entry of the period.
+        The context is empty if another filter is chosen as well, or if orders are hidden from the
+        person. The summary reads every entry of the period.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None

@@ -41,7 +41,7 @@ _YEAR = timedelta(days=365)
 
 
 def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeString | str:
-    """Return the figures of the account at the provider as HTML, for above the list of orders.
+    """Return the figures of the account, as HTML, to be shown above the list of orders.
 
     If the list is filtered or searched, the cost of open orders is left out to save queries. People
     from whom orders are hidden see the balance only.
@@ -79,7 +79,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """Return a note as HTML: the amount in unsent orders, and the orders of unknown price."""
+    """Return a note, as HTML, on the cost of unsent orders and on orders of unknown price."""
     texts = []
     if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")

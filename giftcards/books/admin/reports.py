@@ -332,7 +332,10 @@ def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """Return the question for a row's orders, or ``None`` if no filter of the list finds them."""
+    """Return the question that selects the orders of ``row`` in the list of orders.
+
+    The result is ``None`` if no filter of the list finds these orders.
+    """
     if isinstance(row.key, tuple):
         product_id, type_id = row.key
         if type_id:
@@ -558,7 +561,7 @@ def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """Return the middle of a column in percent of the width that ``places`` columns divide."""
+    """Return the middle of column ``number``, in percent of the width of all ``places`` columns."""
     return (number + Decimal("0.5")) * 100 / places
 
 
@@ -566,9 +569,10 @@ _MARKED = 4
 
 
 def scale(highest: Decimal) -> list[int]:
-    """Return the values to mark on an axis: multiples of a round number from 0 past ``highest``.
+    """Return the values to mark on an axis: multiples of a round number, from 0 to ``highest``.
 
-    The values are whole, because parts of a dinar are not worth a line.
+    The last value may be higher than ``highest``. The values are whole, because parts of a dinar
+    are not worth a line.
     """
     least = max(highest / _MARKED, Decimal(1))
     unit = Decimal(1).scaleb(least.adjusted())

@@ -224,8 +224,7 @@ def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
     """Buy twice with one reference, and look for the reference in the provider's answers.
 
     The test type delivers no cards. The provider's list of orders is read last, because a new order
-    may be missing in it at first. Returns ``None`` if
-    the provider gives no usable answer.
+    may be missing in it at first. Returns ``None`` if the provider gives no usable answer.
     """
 
     def ask(call: Callable[[], T]) -> T:
