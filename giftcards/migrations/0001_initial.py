@@ -160,6 +160,8 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'orders',
                 'ordering': ('-created_at', '-pk'),
                 'permissions': (('check_order', 'Can have orders checked and tick off problems'), ('resolve_order', 'Can say what became of lost orders'), ('correct_customer', 'Can correct the customer of an order'), ('find_card', 'Can find orders by the code of a card'), ('settle_refund', 'Can record what was paid back to customers'), ('export_order', 'Can export orders and reports'), ('view_cost', 'Can see what the provider charges, and margins')),
+                'indexes': [models.Index(fields=['settled_at', 'status', 'due_at', 'id'], name='giftcards_order_due'), models.Index(fields=['is_without_cards', 'codes_destroyed_at', 'settled_at', 'id'], name='giftcards_order_kept'), models.Index(fields=['sent_at'], name='giftcards_order_sent'), models.Index(fields=['provider_alias'], name='giftcards_order_alias'), models.Index(fields=['provider_reference'], name='giftcards_order_sent_as'), models.Index(fields=['-created_at', '-id'], name='giftcards_order_newest'), models.Index(fields=['needs_attention', '-created_at', '-id'], name='giftcards_order_attention'), models.Index(fields=['status', '-created_at', '-id'], name='giftcards_order_by_status'), models.Index(fields=['product_id', '-created_at', '-id'], name='giftcards_order_product'), models.Index(fields=['environment', '-created_at', '-id'], name='giftcards_order_environment'), models.Index(fields=['is_consistent', '-created_at', '-id'], name='giftcards_order_consistent'), models.Index(fields=['is_credited', '-created_at', '-id'], name='giftcards_order_credited'), models.Index(fields=['has_paid_back', '-created_at', '-id'], name='giftcards_order_has_paid_back'), models.Index(fields=['has_planned', '-created_at', '-id'], name='giftcards_order_has_planned'), models.Index(fields=['is_owing', '-created_at', '-id'], name='giftcards_order_owing'), models.Index(fields=['looked_after_by', '-created_at', '-id'], name='giftcards_order_looked_after'), models.Index(fields=['customer_email'], name='giftcards_order_email'), models.Index(fields=['recipient_email'], name='giftcards_order_recipient'), models.Index(fields=['group'], name='giftcards_order_group')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('status__in', ['PENDING', 'PLACING', 'UNCONFIRMED', 'REJECTED', 'HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'])), name='giftcards_order_status'), models.CheckConstraint(condition=models.Q(('quantity__gte', 1), ('quantity__lte', 2000)), name='giftcards_order_quantity'), models.CheckConstraint(condition=models.Q(('fulfilled_quantity__gte', 0), ('fulfilled_quantity__lte', models.F('quantity'))), name='giftcards_order_fulfilled_quantity'), models.CheckConstraint(condition=models.Q(models.Q(('settled_at__isnull', False), ('status__in', ('REJECTED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'))), models.Q(models.Q(('status__in', ('REJECTED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), ('settled_at__isnull', True)), _connector='OR'), name='giftcards_order_final_is_settled'), models.CheckConstraint(condition=models.Q(models.Q(('accepted_at__isnull', False), ('provider_order_id__isnull', False), ('status__in', ('HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'))), models.Q(models.Q(('status__in', ('HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), ('accepted_at__isnull', True), ('provider_order_id__isnull', True)), _connector='OR'), name='giftcards_order_accepted_is_named'), models.CheckConstraint(condition=models.Q(models.Q(('status__in', ('FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), models.Q(('fulfilled_quantity', models.F('quantity')), ('status', 'FULFILLED')), models.Q(('fulfilled_quantity__gt', 0), ('fulfilled_quantity__lt', models.F('quantity')), ('status', 'PARTIALLY_FILLED')), models.Q(('fulfilled_quantity', 0), ('status', 'REFUNDED')), _connector='OR'), name='giftcards_order_settled_is_whole'), models.CheckConstraint(condition=models.Q(models.Q(('reference', ''), _negated=True), models.Q(('product_id', ''), _negated=True), models.Q(('type_id', ''), _negated=True)), name='giftcards_order_line_is_named'), models.CheckConstraint(condition=models.Q(('price_per_card__isnull', True), ('price_per_card__gte', 0), _connector='OR'), name='giftcards_order_price'), models.CheckConstraint(condition=models.Q(('fulfilled_amount__isnull', True), ('fulfilled_amount__gte', 0), _connector='OR'), name='giftcards_order_charged'), models.CheckConstraint(condition=models.Q(('sale_price__isnull', True), ('sale_price__gte', 0), _connector='OR'), name='giftcards_order_sale_price'), models.CheckConstraint(condition=models.Q(('sale_amount__isnull', True), ('sale_amount__gte', 0), _connector='OR'), name='giftcards_order_sale_amount'), models.CheckConstraint(condition=models.Q(('max_price__isnull', True), ('max_price__gte', 0), _connector='OR'), name='giftcards_order_max_price'), models.CheckConstraint(condition=models.Q(('approved_price__isnull', True), ('approved_price__gte', 0), _connector='OR'), name='giftcards_order_approved_price'), models.CheckConstraint(condition=models.Q(('open_amount__isnull', True), ('open_amount__gte', 0), _connector='OR'), name='giftcards_order_open_amount'), models.CheckConstraint(condition=models.Q(('paid_back_amount__gte', 0)), name='giftcards_order_paid_back'), models.CheckConstraint(condition=models.Q(('planned_amount__gte', 0)), name='giftcards_order_planned')],
             },
         ),
         migrations.CreateModel(
@@ -202,6 +204,8 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'refunds to customers',
                 'ordering': ('-created_at', '-pk'),
                 'default_permissions': ('view',),
+                'indexes': [models.Index(fields=['-created_at', '-id'], name='giftcards_refund_newest'), models.Index(fields=['state', '-created_at', '-id'], name='giftcards_refund_state'), models.Index(fields=['reference'], name='giftcards_refund_reference')],
+                'constraints': [models.UniqueConstraint(fields=('order', 'reference'), name='giftcards_refund_of_order'), models.CheckConstraint(condition=models.Q(('amount__gt', 0), models.Q(('reference', ''), _negated=True)), name='giftcards_refund_amount'), models.CheckConstraint(condition=models.Q(('state__in', ['created', 'done', 'cancelled'])), name='giftcards_refund_known_state')],
             },
         ),
         migrations.CreateModel(
@@ -227,6 +231,7 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'corrections of the customer',
                 'ordering': ('pk',),
                 'default_permissions': (),
+                'indexes': [models.Index(fields=['by', 'at'], name='giftcards_correction_by')],
             },
         ),
         migrations.CreateModel(
@@ -248,6 +253,8 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'cards',
                 'ordering': ('order', 'position'),
                 'permissions': (('reveal_card', 'Can reveal the code of a card'),),
+                'indexes': [models.Index(fields=['value_fingerprint'], name='giftcards_card_value'), models.Index(fields=['serial_fingerprint'], name='giftcards_card_serial'), models.Index(fields=['tail_fingerprint'], name='giftcards_card_tail'), models.Index(fields=['key_fingerprint', 'id'], name='giftcards_card_key')],
+                'constraints': [models.UniqueConstraint(fields=('order', 'position'), name='giftcards_card_order_position'), models.CheckConstraint(condition=models.Q(('position__gte', 1), models.Q(('value_fingerprint', ''), _negated=True), models.Q(models.Q(models.Q(('sealed', ''), _negated=True), models.Q(('key_fingerprint__in', ('', 'destroyed')), _negated=True)), models.Q(('key_fingerprint', 'destroyed'), ('sealed', '')), _connector='OR')), name='giftcards_card_is_sealed')],
             },
         ),
         migrations.CreateModel(
@@ -277,6 +284,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 'default_permissions': (),
+                'indexes': [models.Index(fields=['order', 'term'], name='giftcards_term_of_order')],
+                'constraints': [models.UniqueConstraint(fields=('term', 'order', 'kind'), name='giftcards_term')],
             },
         ),
         migrations.CreateModel(
@@ -323,6 +332,8 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'types',
                 'ordering': ('product', 'price', 'pk'),
                 'default_permissions': ('view',),
+                'indexes': [models.Index(fields=['read_at'], name='giftcards_type_read')],
+                'constraints': [models.UniqueConstraint(fields=('product', 'type_id'), name='giftcards_type_of_product')],
             },
         ),
         migrations.CreateModel(
@@ -345,6 +356,7 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'changes of offers',
                 'ordering': ('pk',),
                 'default_permissions': (),
+                'indexes': [models.Index(fields=['announced_at', 'announce_at', 'id'], name='giftcards_offer_outbox'), models.Index(fields=['at'], name='giftcards_offer_change_at')],
             },
         ),
         migrations.CreateModel(
@@ -421,6 +433,7 @@ class Migration(migrations.Migration):
                 'verbose_name': 'status change',
                 'verbose_name_plural': 'status changes',
                 'ordering': ('pk',),
+                'indexes': [models.Index(fields=['announced_at', 'announce_at', 'id'], name='giftcards_change_outbox')],
             },
         ),
         migrations.CreateModel(
@@ -440,225 +453,5 @@ class Migration(migrations.Migration):
                 'default_permissions': ('view',),
                 'indexes': [models.Index(fields=['user', 'at'], name='giftcards_reveal_user')],
             },
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['settled_at', 'status', 'due_at', 'id'], name='giftcards_order_due'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['is_without_cards', 'codes_destroyed_at', 'settled_at', 'id'], name='giftcards_order_kept'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['sent_at'], name='giftcards_order_sent'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['provider_alias'], name='giftcards_order_alias'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['provider_reference'], name='giftcards_order_sent_as'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['-created_at', '-id'], name='giftcards_order_newest'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['needs_attention', '-created_at', '-id'], name='giftcards_order_attention'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['status', '-created_at', '-id'], name='giftcards_order_by_status'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['product_id', '-created_at', '-id'], name='giftcards_order_product'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['environment', '-created_at', '-id'], name='giftcards_order_environment'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['is_consistent', '-created_at', '-id'], name='giftcards_order_consistent'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['is_credited', '-created_at', '-id'], name='giftcards_order_credited'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['has_paid_back', '-created_at', '-id'], name='giftcards_order_has_paid_back'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['has_planned', '-created_at', '-id'], name='giftcards_order_has_planned'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['is_owing', '-created_at', '-id'], name='giftcards_order_owing'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['looked_after_by', '-created_at', '-id'], name='giftcards_order_looked_after'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['customer_email'], name='giftcards_order_email'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['recipient_email'], name='giftcards_order_recipient'),
-        ),
-        migrations.AddIndex(
-            model_name='order',
-            index=models.Index(fields=['group'], name='giftcards_order_group'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['PENDING', 'PLACING', 'UNCONFIRMED', 'REJECTED', 'HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'])), name='giftcards_order_status'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('quantity__gte', 1), ('quantity__lte', 2000)), name='giftcards_order_quantity'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('fulfilled_quantity__gte', 0), ('fulfilled_quantity__lte', models.F('quantity'))), name='giftcards_order_fulfilled_quantity'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('settled_at__isnull', False), ('status__in', ('REJECTED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'))), models.Q(models.Q(('status__in', ('REJECTED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), ('settled_at__isnull', True)), _connector='OR'), name='giftcards_order_final_is_settled'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('accepted_at__isnull', False), ('provider_order_id__isnull', False), ('status__in', ('HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED'))), models.Q(models.Q(('status__in', ('HANDLING', 'DELAYED', 'FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), ('accepted_at__isnull', True), ('provider_order_id__isnull', True)), _connector='OR'), name='giftcards_order_accepted_is_named'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status__in', ('FULFILLED', 'PARTIALLY_FILLED', 'REFUNDED')), _negated=True), models.Q(('fulfilled_quantity', models.F('quantity')), ('status', 'FULFILLED')), models.Q(('fulfilled_quantity__gt', 0), ('fulfilled_quantity__lt', models.F('quantity')), ('status', 'PARTIALLY_FILLED')), models.Q(('fulfilled_quantity', 0), ('status', 'REFUNDED')), _connector='OR'), name='giftcards_order_settled_is_whole'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('reference', ''), _negated=True), models.Q(('product_id', ''), _negated=True), models.Q(('type_id', ''), _negated=True)), name='giftcards_order_line_is_named'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('price_per_card__isnull', True), ('price_per_card__gte', 0), _connector='OR'), name='giftcards_order_price'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('fulfilled_amount__isnull', True), ('fulfilled_amount__gte', 0), _connector='OR'), name='giftcards_order_charged'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('sale_price__isnull', True), ('sale_price__gte', 0), _connector='OR'), name='giftcards_order_sale_price'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('sale_amount__isnull', True), ('sale_amount__gte', 0), _connector='OR'), name='giftcards_order_sale_amount'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('max_price__isnull', True), ('max_price__gte', 0), _connector='OR'), name='giftcards_order_max_price'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('approved_price__isnull', True), ('approved_price__gte', 0), _connector='OR'), name='giftcards_order_approved_price'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('open_amount__isnull', True), ('open_amount__gte', 0), _connector='OR'), name='giftcards_order_open_amount'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('paid_back_amount__gte', 0)), name='giftcards_order_paid_back'),
-        ),
-        migrations.AddConstraint(
-            model_name='order',
-            constraint=models.CheckConstraint(condition=models.Q(('planned_amount__gte', 0)), name='giftcards_order_planned'),
-        ),
-        migrations.AddIndex(
-            model_name='customerrefund',
-            index=models.Index(fields=['-created_at', '-id'], name='giftcards_refund_newest'),
-        ),
-        migrations.AddIndex(
-            model_name='customerrefund',
-            index=models.Index(fields=['state', '-created_at', '-id'], name='giftcards_refund_state'),
-        ),
-        migrations.AddIndex(
-            model_name='customerrefund',
-            index=models.Index(fields=['reference'], name='giftcards_refund_reference'),
-        ),
-        migrations.AddConstraint(
-            model_name='customerrefund',
-            constraint=models.UniqueConstraint(fields=('order', 'reference'), name='giftcards_refund_of_order'),
-        ),
-        migrations.AddConstraint(
-            model_name='customerrefund',
-            constraint=models.CheckConstraint(condition=models.Q(('amount__gt', 0), models.Q(('reference', ''), _negated=True)), name='giftcards_refund_amount'),
-        ),
-        migrations.AddConstraint(
-            model_name='customerrefund',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['created', 'done', 'cancelled'])), name='giftcards_refund_known_state'),
-        ),
-        migrations.AddIndex(
-            model_name='customerchange',
-            index=models.Index(fields=['by', 'at'], name='giftcards_correction_by'),
-        ),
-        migrations.AddIndex(
-            model_name='card',
-            index=models.Index(fields=['value_fingerprint'], name='giftcards_card_value'),
-        ),
-        migrations.AddIndex(
-            model_name='card',
-            index=models.Index(fields=['serial_fingerprint'], name='giftcards_card_serial'),
-        ),
-        migrations.AddIndex(
-            model_name='card',
-            index=models.Index(fields=['tail_fingerprint'], name='giftcards_card_tail'),
-        ),
-        migrations.AddIndex(
-            model_name='card',
-            index=models.Index(fields=['key_fingerprint', 'id'], name='giftcards_card_key'),
-        ),
-        migrations.AddConstraint(
-            model_name='card',
-            constraint=models.UniqueConstraint(fields=('order', 'position'), name='giftcards_card_order_position'),
-        ),
-        migrations.AddConstraint(
-            model_name='card',
-            constraint=models.CheckConstraint(condition=models.Q(('position__gte', 1), models.Q(('value_fingerprint', ''), _negated=True), models.Q(models.Q(models.Q(('sealed', ''), _negated=True), models.Q(('key_fingerprint__in', ('', 'destroyed')), _negated=True)), models.Q(('key_fingerprint', 'destroyed'), ('sealed', '')), _connector='OR')), name='giftcards_card_is_sealed'),
-        ),
-        migrations.AddIndex(
-            model_name='orderterm',
-            index=models.Index(fields=['order', 'term'], name='giftcards_term_of_order'),
-        ),
-        migrations.AddConstraint(
-            model_name='orderterm',
-            constraint=models.UniqueConstraint(fields=('term', 'order', 'kind'), name='giftcards_term'),
-        ),
-        migrations.AddIndex(
-            model_name='producttype',
-            index=models.Index(fields=['read_at'], name='giftcards_type_read'),
-        ),
-        migrations.AddConstraint(
-            model_name='producttype',
-            constraint=models.UniqueConstraint(fields=('product', 'type_id'), name='giftcards_type_of_product'),
-        ),
-        migrations.AddIndex(
-            model_name='offerchange',
-            index=models.Index(fields=['announced_at', 'announce_at', 'id'], name='giftcards_offer_outbox'),
-        ),
-        migrations.AddIndex(
-            model_name='offerchange',
-            index=models.Index(fields=['at'], name='giftcards_offer_change_at'),
-        ),
-        migrations.AddIndex(
-            model_name='statuschange',
-            index=models.Index(fields=['announced_at', 'announce_at', 'id'], name='giftcards_change_outbox'),
         ),
     ]

@@ -84,6 +84,7 @@ class Migration(migrations.Migration):
                 'ordering': ('-pk',),
                 'permissions': (('resend_delivery', 'Can have messages sent again, and links withdrawn'),),
                 'default_permissions': ('view',),
+                'indexes': [models.Index(fields=['next_attempt_at', 'id'], name='giftcards_delivery_due'), models.Index(fields=['status', '-id'], name='giftcards_delivery_status'), models.Index(fields=['kind', '-id'], name='giftcards_delivery_kind'), models.Index(fields=['channel', '-id'], name='giftcards_delivery_channel'), models.Index(fields=['message_id'], name='giftcards_delivery_message'), models.Index(fields=['address'], name='giftcards_delivery_address'), models.Index(fields=['requested_by', 'created_at'], name='giftcards_delivery_by'), models.Index(fields=['failed_at'], name='giftcards_delivery_failed')],
             },
         ),
         migrations.CreateModel(
@@ -108,6 +109,7 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'links to cards',
                 'ordering': ('-pk',),
                 'default_permissions': ('view',),
+                'indexes': [models.Index(fields=['created_by', 'created_at'], name='giftcards_link_by')],
             },
         ),
         migrations.CreateModel(
@@ -128,51 +130,8 @@ class Migration(migrations.Migration):
                 'verbose_name_plural': 'visits of links',
                 'ordering': ('pk',),
                 'default_permissions': ('view',),
+                'indexes': [models.Index(fields=['link', 'what'], name='giftcards_visit_link'), models.Index(fields=['what', 'at'], name='giftcards_visit_what')],
             },
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['next_attempt_at', 'id'], name='giftcards_delivery_due'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['status', '-id'], name='giftcards_delivery_status'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['kind', '-id'], name='giftcards_delivery_kind'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['channel', '-id'], name='giftcards_delivery_channel'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['message_id'], name='giftcards_delivery_message'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['address'], name='giftcards_delivery_address'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['requested_by', 'created_at'], name='giftcards_delivery_by'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['failed_at'], name='giftcards_delivery_failed'),
-        ),
-        migrations.AddIndex(
-            model_name='cardlink',
-            index=models.Index(fields=['created_by', 'created_at'], name='giftcards_link_by'),
-        ),
-        migrations.AddIndex(
-            model_name='linkvisit',
-            index=models.Index(fields=['link', 'what'], name='giftcards_visit_link'),
-        ),
-        migrations.AddIndex(
-            model_name='linkvisit',
-            index=models.Index(fields=['what', 'at'], name='giftcards_visit_what'),
         ),
         migrations.RunPython(note_beginning, migrations.RunPython.noop),
     ]
