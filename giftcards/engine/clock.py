@@ -4,7 +4,7 @@ Times in the database are from the wall clock, which NTP or a person can set. Th
 made a step if it has not advanced like the steady (monotonic) clock. ``ProviderState`` keeps the
 difference between the two clocks of each machine. So steps are noticed even if no process ran.
 
-Without a stored difference, the wall clock is trusted, unless the last sweep lies in its future.
+Without a stored difference, the wall clock is trusted, unless the last sweep lies in the future.
 """
 
 from __future__ import annotations

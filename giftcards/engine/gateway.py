@@ -306,7 +306,7 @@ class Gateway:
         """Record the outcome of a call (``None``: success); pauses apply to all processes."""
         match error:
             case None | Refused():
-                # A request that is refused for another reason also proves the key.
+                # A refusal that is not about the key proves the key, too.
                 self._has_succeeded = True
                 self._failure = error or self._failure
                 if not (self.is_proven and self.key.is_freshly_proven(timezone.now())):

@@ -228,7 +228,7 @@ def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
     """True if the order may have the id of a lost order.
 
     An id is in doubt until an answer or a row confirms it. Orders that were accepted recently do
-    not count: they were sent well after those that can be proven absent.
+    not count: they were sent long after any order that can be proven absent.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())

@@ -207,7 +207,7 @@ def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
 
 
 def is_still_missing(order: Order) -> bool:
-    """True unless ``REORDER_MISSING`` made ``order``, and the cards may have come after all."""
+    """False if ``REORDER_MISSING`` made ``order``, but the missing cards may have come by now."""
     if order.send_before is None or order.repeats is None:
         return True
     old = order.repeats

@@ -2,7 +2,7 @@
 
 Each request takes a slot, a row that all processes share. The provider counts a request at some
 moment between sending and answer, so the slot is free again 60 seconds after the answer. If the
-process dies, this is 60 seconds after the request would have timed out.
+process dies, the slot is free 60 seconds after the request would have timed out.
 
 - The first page of the list has slots of its own, so that a rush of purchases does not delay codes:
   one per ``POLL_INTERVAL``, but at most a quarter of all slots. Late orders have one slot, so that
@@ -81,8 +81,8 @@ class Shares:
     ) -> list[tuple[range, int]]:
         """Return the ranges of slots that a request may use, best range first.
 
-        The number beside a range says how many of its free slots the request has to leave. Without
-        a usable list (``has_list``), single checks may take the slots of the list.
+        The number is how many free slots of its range the request has to leave free. Without a
+        usable list (``has_list``), single checks may take the slots of the list.
         """
         wanted, common = self.split(questions)
         is_short = questions * len(self.listing) > len(wanted)

@@ -141,7 +141,7 @@ def _take(free: defaultdict[str, deque[int]], card: Fingerprints) -> int | None:
 
 @sensitive_variables()
 def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _Changes) -> None:
-    """Seal the cards that are new, gain a serial or move; add them to ``changes``."""
+    """Seal the cards that are new, gain a serial or change position; add them to ``changes``."""
     told = _recognise(arrival, stored, keyring)
     new = [card for card, _secret in told if not card.position]
     cards = [*stored, *new]

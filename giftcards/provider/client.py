@@ -2,7 +2,7 @@
 
 Answers, errors and tracebacks contain neither the API key nor the body of a reply. A failure is a
 return value until :func:`_unwrap` raises it, in a frame that has neither. The error has no context:
-an exception of json would hold the body, and an exception of requests the key.
+an exception of json would contain the body, and an exception of requests would contain the key.
 :func:`~giftcards.keys.secrecy.contained` does the same for other exceptions, such as
 :exc:`KeyboardInterrupt`.
 """

@@ -129,7 +129,8 @@ class Transport:
             if time.monotonic() >= _call.ends or isinstance(exc, requests.Timeout):
                 trouble = f"no complete answer within {self._timeout:g} s"
                 return Reply(status, headers, trouble=trouble)
-            # A retry after a 401 would count as another call with a wrong key.
+            # A dropped connection allows a retry. After a 401, a retry would count as another call
+            # with a wrong key.
             was_dropped = isinstance(exc, _DROPPED) and status in (None, 200)
             trouble = "the connection broke before the answer was complete"
             return Reply(status, headers, trouble=trouble, was_dropped=was_dropped)

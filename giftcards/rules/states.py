@@ -284,7 +284,7 @@ def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
 
 
 FINAL: Final = _statuses_where(lambda state: state.is_final)
-# The provider's final statuses: cards and money are settled.
+# The final statuses of orders that the provider accepted: cards and money are settled.
 SETTLED: Final = _statuses_where(lambda state: state.is_final and state.is_accepted)
 # Accepted orders that are still open, and checked regularly.
 FOLLOWED: Final = _statuses_where(lambda state: not state.is_final and state.is_accepted)

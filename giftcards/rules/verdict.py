@@ -155,7 +155,10 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
 
 
 def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
-    """Return the answer's price of a card, ``None`` if unreadable, or else ``known_price``."""
+    """Return the answer's price of a card, or ``None`` if the price is unreadable.
+
+    If the answer has no price, return ``known_price``.
+    """
     unread = [each.parameters["field"] for each in answer.flaws if _is_unread_amount(each)]
     is_told = answer.price_per_card is not None or "price_per_card" in unread
     return answer.price_per_card if is_told else known_price
