@@ -210,7 +210,7 @@ def find(path: str) -> Any:
 
 #: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
 LISTED_ON = date(2026, 11, 29)
-#: The first safe release of each series, by library. A series without an entry has none.
+#: The first safe release of each series, by library. A series without an entry has no safe release.
 SAFE: Mapping[str, tuple[str, ...]] = {
     "Django": ("5.2.19", "6.0.10", "6.1.3"),
     "cryptography": ("50.0.2",),
@@ -455,7 +455,8 @@ def _check_workers(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not isinstance(workers, int) or workers < 1:
         yield _wrong_type("workers", "a whole number from 1")
     elif workers == 1:
-        # This is only a warning: orders are still followed, and a shop may have no other tasks.
+        # A single worker is only a warning: orders are still followed, and a shop may have no other
+        # tasks.
         yield Warning(
             "django-q2 has one worker here: while orders are open, every other task waits for"
             f" {LOOP_SECONDS} s at a time.",
@@ -474,7 +475,8 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set it to {home!r}.",
             id="giftcards.E014",
         )
-    # These are only warnings: tests, or a shop whose other cluster does the work, may want this.
+    # The next two are only warnings: tests, or a shop whose other cluster does the work, may want
+    # this.
     if cluster.get("sync"):
         yield Warning(
             "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"

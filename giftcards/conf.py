@@ -414,7 +414,7 @@ def _token(setting: str, value: Any) -> str:
 
 def _url_name(setting: str, value: Any) -> str:
     """the name of a URL without arguments"""
-    # The system checks look the URL up, once URLs are loaded.
+    # The system checks look the URL up, after the URLs are loaded.
     return text(setting, value, "Give the name of a URL, such as 'staff:prove'.")
 
 

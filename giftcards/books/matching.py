@@ -88,7 +88,7 @@ def credit(order: Order) -> Expected | None:
 class _Rule:
     kind: str
     expect: Callable[[Order], Expected | None]
-    # Returns the orders that should have a booking between two moments.
+    # A function that returns the orders that should have a booking between two moments.
     among: Callable[[datetime, datetime], OrderQuerySet]
     # The tolerances to try one after another. ``late`` is tried for bookings that are left over.
     spans: Sequence[Span]
@@ -397,7 +397,7 @@ def _without_entry(
     return list(by_key.values())
 
 
-# One query reads two stretches of time if the gap between them is not longer than this.
+# A query reads two stretches of time together if the gap between them is not longer than this.
 _NOT_WORTH_A_QUERY = timedelta(hours=6)
 
 

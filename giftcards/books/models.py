@@ -36,7 +36,7 @@ _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The entries that were stored, and the orders that lost an entry."""
+    """The result of storing entries: new and changed entries, and orders that lost an entry."""
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
@@ -139,7 +139,7 @@ class LedgerEntry(models.Model):
         on_delete=models.PROTECT,
         null=True,
         related_name="ledger_entries",
-        # This column needs no index of its own, because an index below begins with it.
+        # ``order`` needs no index of its own, because an index below begins with this column.
         db_index=False,
         editable=False,
     )

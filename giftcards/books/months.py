@@ -63,7 +63,7 @@ class Part(models.TextChoices):
     PROVIDER = "provider", _("The provider")
     CUSTOMERS = "customers", _("The customers")
     LEDGER = "ledger", _("The provider's ledger")
-    # This part needs no title, because the steps show its figures.
+    # The part "steps" needs no title, because the steps show its figures.
     STEPS = "steps", ""
 
 

@@ -316,7 +316,7 @@ def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case |
 
 def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
     sums: defaultdict[tuple[str, str], Figures] = defaultdict(Figures)
-    # For each product or type: the primary key of its newest order, and the names in that order.
+    # The primary key of the newest order of each product or type, and the names in that order.
     newest: defaultdict[tuple[str, str], tuple[int, str, str]] = defaultdict(lambda: (0, "", ""))
     columns = ("product_id", "type_id", "product_name", "type_name")
     groups = settled_between(orders, start, end).values(*columns)

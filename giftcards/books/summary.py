@@ -351,8 +351,8 @@ class _Row(NamedTuple):
 
 
 _TOLD = _Row._fields[:-1]
-# The price of the entry's order (centimes); NULL until the order has settled, because it may change
-# until then.
+# The price of the entry's order (centimes). NULL if the order has not settled, because its price
+# may still change.
 _PRICED = {
     "price": Subquery(
         Order.objects.filter(pk=OuterRef("order"), status__in=SETTLED)
@@ -406,7 +406,7 @@ _TOTALS = {
 
 @dataclass(slots=True)
 class _Tally:
-    # Further columns to read: the prices, if discrepancies are looked for.
+    # The prices, as further columns to read, if discrepancies are looked for.
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0

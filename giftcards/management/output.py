@@ -35,7 +35,7 @@ class OutputClosed(Exception):
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """Django's help formatter, but it keeps paragraphs, and the lines of the examples."""
+    """A help formatter that keeps paragraphs, and the lines of the examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         *notes, last = text.split("\n\n")

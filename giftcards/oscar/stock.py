@@ -31,8 +31,8 @@ ProductClass = get_model("catalogue", "ProductClass")
 # The names of the partner, product class and category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# The name of a row in the table of leases that is no lease. The row has the time of the last run,
-# the settings about the shelf, and the last record that was written.
+# The name of a row that only stores data in the table of leases: the time of the last run, the
+# settings about the shelf, and the last record that was written.
 _MEMORY = "oscar's stock"
 # Changes may be committed late, so each run also reads the changes of this time before the last
 # run.

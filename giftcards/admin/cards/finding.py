@@ -151,7 +151,7 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
         return trace
     if lately.filter(object_repr=_REFUSED).exists():
-        # One record an hour is enough: a script may be refused very often.
+        # A single record in an hour is enough: a script may be refused very often.
         trace.delete()
     else:
         trace.object_repr = _REFUSED

@@ -192,7 +192,8 @@ def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpR
     # With "no-referrer", browsers would send forms without an origin, and Django would refuse them.
     response["Referrer-Policy"] = "same-origin"
     if shown.secret is not None:
-        # For browsers without JavaScript; in others, a script hides the code after the same time.
+        # The header is for browsers without JavaScript; in others, a script hides the code after
+        # the same time.
         response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
     return response
 

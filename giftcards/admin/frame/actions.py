@@ -195,7 +195,7 @@ class OrderAction:
     permission: Permission
     act: Callable[[Attempt], Answer] | None = None
     view: Callable[..., HttpResponse] | None = None
-    #: Returns whether the button is shown for an order or a row.
+    #: A function that returns whether the button is shown for an order or a row.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
     #: The required permissions. A person who lacks one is told whom to ask.
@@ -206,13 +206,14 @@ class OrderAction:
     place: str = "order"
     #: The model of the row that the action is about; ``None`` for the order itself.
     of: type[models.Model] | None = None
-    #: Returns a hash of the order's state: a form with an old hash is refused. ``None`` if an
-    #: outdated form is harmless.
+    #: A function that returns a hash of the order's state: a form with an old hash is refused.
+    #: ``None`` if an outdated form is harmless.
     token: Callable[[Order], str] | None = state_token
-    #: Called before the page is shown, and before ``act``. If it returns an answer, neither is
-    #: done.
+    #: A function that is called before the page is shown, and before ``act``. If it returns an
+    #: answer, neither is done.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
-    #: Returns True for a repeated request, such as the second one of a double click.
+    #: A function that returns True for a repeated request, such as the second one of a double
+    #: click.
     is_repeated: Callable[[Attempt], bool] = lambda _attempt: False
     form: Callable[[Attempt, QueryDict | None], forms.BaseForm] | None = None
     title: Any = ""

@@ -42,8 +42,8 @@ class Extension:
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: HTML above the list of orders; "" to show nothing.
     above_list: Callable[[Pages, HttpRequest, Standing], Html] | None = None
-    #: Finds orders whose cards did not reach their recipient. The result maps primary keys to
-    #: sentences, as HTML: what happened, and what to do.
+    #: A function that finds orders whose cards did not reach their recipient. The result maps
+    #: primary keys to sentences, as HTML: what happened, and what to do.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()

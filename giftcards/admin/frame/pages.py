@@ -49,7 +49,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return path(page.route, view, name=f"giftcards_{page.name}")
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
-        """Return the buttons of this page for the person; subclasses extend the list."""
+        """Return this person's buttons for the page of ``order``; subclasses extend the list."""
         actions = [each for each in extensions.items("actions") if each.place == "order"]
         found = buttons(self, request, order, actions)
         links = chain.from_iterable(extensions.called("buttons", self, request, order))

@@ -101,7 +101,7 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
-    """Yield the line of the margin, kept amount minus cost, if both amounts are known."""
+    """Yield a line with the margin, the kept amount minus the cost, if both amounts are known."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return

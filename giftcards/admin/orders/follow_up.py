@@ -204,7 +204,7 @@ DISPUTE = OrderAction(
 
 
 class NoteForm(forms.Form):
-    # No CharField: the model checks the text, and says what is wrong.
+    # The field is no CharField, because the model checks the text, and says what is wrong.
     note = forms.Field(required=False)
 
 

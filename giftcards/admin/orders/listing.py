@@ -108,7 +108,7 @@ class OrderList(LongList, OrderPages):
         "owed",
         "when",
     )
-    # No other column has an index to sort by.
+    # The list can be sorted only by the column that has an index.
     sortable_by = ("when",)
     list_filter = (
         AttentionFilter,

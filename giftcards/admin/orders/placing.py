@@ -316,7 +316,7 @@ class PlacingPage(OrderPages):
     )
 
     def get_urls(self) -> list[URLPattern]:
-        # Even with ATOMIC_REQUESTS, the provider is asked outside any transaction.
+        # The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
         outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
         hiding = sensitive_post_parameters("password")
         view = hiding(outside(self.admin_site.admin_view(self.add_view)))

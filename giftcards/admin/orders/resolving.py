@@ -395,7 +395,7 @@ RELEASE = OrderAction(
     context=lambda attempt: {"facts": facts(attempt.order)},
     act=_release,
 )
-# Even with ATOMIC_REQUESTS, the provider is asked outside any transaction.
+# The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
 RESOLVE = OrderAction(
     name="order_resolve",
     route="<key>/resolve/",

@@ -193,7 +193,7 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
 
 
 def _paid(order: Order) -> Iterator[str]:
-    """Yield what the customer paid if ``order`` is open; for a final order, a table shows it."""
+    """Yield a sentence on the payment for an open order; the page of a final one has a table."""
     paid = paid_amount(order)
     if paid is not None and not order.is_final:
         amount = worked_out(order.quantity, order.sale_price, paid)

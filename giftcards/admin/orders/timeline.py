@@ -215,7 +215,7 @@ def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
-# For people who may not see the new order: the texts with and without the name of a person.
+# The texts for people who may not see the new order: one with and one without a person's name.
 _REORDERED = (
     gettext_lazy("%(by)s ordered the missing cards again."),
     gettext_lazy("The missing cards were ordered again."),

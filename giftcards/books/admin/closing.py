@@ -278,7 +278,8 @@ def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
     for first in sorted({*months, chosen.first}, reverse=True):
         text, closing = month_text(first), valid.get(first)
         if closing:
-            # Only the chosen month has just been compared with its record.
+            # The chosen month has just been compared with its record; other months show an earlier
+            # result.
             is_chosen = first == chosen.first
             has_changed = bool(chosen.differences) if is_chosen else closing.has_changed
             state = gettext("has changed") if has_changed else gettext("closed")

@@ -35,7 +35,7 @@ from giftcards.watch.overview import (
     versions,
 )
 
-# Conditions of which the overview prints a sentence, and nothing else.
+# Codes of the conditions for which the overview prints only a sentence.
 _JUDGED = ("chores", "queue", "keys", "balance")
 _TIMES = (
     "paused_until",

@@ -40,7 +40,8 @@ class Command(GiftcardsCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        # These modules import the models of oscar, which --help does not need.
+        # The imports are here because these modules import oscar's models, which --help does not
+        # need.
         from giftcards.catalogue import keep_prices
         from giftcards.oscar.lines import stock_records
         from giftcards.oscar.stock import create_products, follow_offers
