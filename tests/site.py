@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import connections
 from pytest_django.live_server_helper import LiveServer
 
@@ -65,7 +66,7 @@ class Door:
         for used in connections.all(initialized_only=True):
             del connections[used.alias]
         try:
-            return _Answer(self._app(environ, start_response), self._leave)
+            return _Answer(self._app(environ, _kept(environ, start_response)), self._leave)
         except BaseException:
             self._leave()
             raise
@@ -74,6 +75,17 @@ class Door:
         with self._changed:
             self._inside -= 1
             self._changed.notify_all()
+
+
+def _kept(environ: dict[str, Any], start_response: Callable[..., Any]) -> Callable[..., Any]:
+    """Have the browser keep static files, which it asks for again while they are new."""
+    if not environ["PATH_INFO"].startswith(settings.STATIC_URL):
+        return start_response
+
+    def respond(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+        return start_response(status, [*headers, ("Cache-Control", "max-age=3600")], *more)
+
+    return respond
 
 
 class _Answer:
