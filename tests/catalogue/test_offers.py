@@ -301,6 +301,7 @@ class TestCheck:
             order(status, **{**settled, **values})
         assert refusal() == code
 
+    @pytest.mark.every_row
     @pytest.mark.parametrize("reason", [*ProviderState.Pause, "refused key"])
     def test_nothing_is_sold_while_requests_are_paused(self, offer: None, reason: Any) -> None:
         if reason == "refused key":

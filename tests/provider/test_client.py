@@ -380,6 +380,7 @@ class TestAnswers:
         wire.get(f"{HOST}/v3/ocpay/checkPayment/{REF}", json={"success": True, "data": told})
         assert payment(client) == answer
 
+    @pytest.mark.every_row
     @pytest.mark.parametrize(
         ("described", "info"),
         [
@@ -865,6 +866,7 @@ class TestSpellings:
             assert (client.check_path, client.known_check_path) == ("checkOrder", "checkOrder")
         assert [call.request.url for call in wire.calls] == [CHECK, OTHER_CHECK, OTHER_CHECK]
 
+    @pytest.mark.every_row
     @pytest.mark.parametrize("spelling", ["check-order", "checkOrder"])
     def test_a_missing_order_proves_the_spelling_of_the_path(
         self, spelling: str, client: Client, wire: Wire

@@ -602,6 +602,7 @@ class TestSize:
             call(client)
         assert server.connections == 1
 
+    @pytest.mark.every_row
     @pytest.mark.parametrize(
         ("sent", "trouble"),
         [
