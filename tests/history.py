@@ -22,6 +22,8 @@ CORE = (Order, OrderTerm, StatusChange, Card, CardReveal, CustomerRefund, Note, 
 OF_MESSAGES = (Delivery, CardLink, LinkVisit)
 # The statistics of the planner with which tests of plans are run; SQLite need not have any.
 STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
+# The orders of a past; the plans of SQLite are the same with fewer.
+ORDERS = 1_000 if connection.vendor == "sqlite" else 3_000
 # The share of each final status, in percent.
 _SHARES = {Status.REJECTED: 1, Status.REFUNDED: 4, Status.PARTIALLY_FILLED: 5, Status.FULFILLED: 90}
 _PATHS = {status: (Status.PLACING, Status.HANDLING, status) for status in _SHARES} | {

@@ -25,6 +25,7 @@ from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_order
 from tests.history import (
     OF_MESSAGES,
+    ORDERS,
     STATISTICS,
     add_history,
     add_messages,
@@ -43,7 +44,7 @@ BOSS = "boss@shop.example"
 @pytest.fixture(scope="module")
 def _past(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock():
-        add_history(3_000)
+        add_history(ORDERS)
         add_messages()
         user = add_entries()
         yield

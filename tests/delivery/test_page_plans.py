@@ -18,6 +18,7 @@ from tests.delivery.pages import CODES, address_of_new_link, codes_in, fetch, ma
 from tests.delivery.pages import page_token as token_of
 from tests.history import (
     OF_MESSAGES,
+    ORDERS,
     STATISTICS,
     add_history,
     analyze,
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(scope="module")
 def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock():
-        add_history(3_000)
+        add_history(ORDERS)
         _add_links()
         yield
         LinkVisit.objects.all().delete()

@@ -20,21 +20,21 @@ from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.mails import make_message, send
 from tests.fakes.mail import DROP, Fault, MailServer
-from tests.history import OF_MESSAGES, add_history, analyze, remove_history
+from tests.history import OF_MESSAGES, ORDERS, add_history, analyze, remove_history
 from tests.plans import explained
 from tests.stage import ago
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
 
 # A year, so that a month is not all of it.
-MINUTES_APART = 175
+MINUTES_APART = 365 * 24 * 60 // ORDERS
 
 
 @pytest.fixture(scope="module")
 def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """For each order a refund that was paid, a message about it, and a link that was opened."""
     with django_db_blocker.unblock():
-        add_history(3_000)
+        add_history(ORDERS)
         keys = list(Order.objects.order_by("-pk").values_list("pk", flat=True))
         now = timezone.now()
         refunds = CustomerRefund.objects.bulk_create(
