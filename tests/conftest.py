@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import hypothesis
 import pytest
-from django.apps import AppConfig, apps
+from django.apps import apps
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.core.management.commands import flush
@@ -67,7 +67,6 @@ _EXTERNAL = {"browser", "cluster", "office", "packaging"}
 _EXTERNAL_SECONDS = 1_200
 # What keeps tests from the database that do not say that they use it.
 _BLOCKER = pytest.StashKey[Any]()
-_OURS = ("giftcards", "example_project")
 # The rows that `migrate` has made for other apps, such as permissions.
 _ROWS: list[list[Model]] = []
 
@@ -167,12 +166,10 @@ def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
 
     But for those of django-oscar, which fill tables.
     """
+    from tests.stage import apps_of_others
+
     if not apps.is_installed("giftcards.oscar"):
-        settings.MIGRATION_MODULES = {app.label: None for app in _apps_of_others()}
-
-
-def _apps_of_others() -> list[AppConfig]:
-    return [app for app in apps.get_app_configs() if not app.name.startswith(_OURS)]
+        settings.MIGRATION_MODULES = {app.label: None for app in apps_of_others()}
 
 
 @pytest.fixture(scope="session")
@@ -180,9 +177,11 @@ def django_db_setup(
     django_db_setup: None, django_db_blocker: Any, pytestconfig: pytest.Config
 ) -> None:
     """The test database, with the request slots in it: most tests need them, and they are many."""
+    from tests.stage import apps_of_others
+
     pytestconfig.stash[_BLOCKER] = django_db_blocker
     with django_db_blocker.unblock():
-        models = [model for app in _apps_of_others() for model in app.get_models()]
+        models = [model for app in apps_of_others() for model in app.get_models()]
         # Permissions refer to content types.
         models.sort(key=lambda model: model._meta.label != "contenttypes.ContentType")
         _ROWS[:] = [list(model._base_manager.all()) for model in models]

@@ -79,7 +79,7 @@ class Door:
 
 def _kept(environ: dict[str, Any], start_response: Callable[..., Any]) -> Callable[..., Any]:
     """Have the browser keep static files, which it asks for again while they are new."""
-    if not environ["PATH_INFO"].startswith(settings.STATIC_URL):
+    if not environ.get("PATH_INFO", "").startswith(settings.STATIC_URL):
         return start_response
 
     def respond(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:

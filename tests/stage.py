@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import responses
+from django.apps import AppConfig, apps
 from django.db import OperationalError, connection, connections
 from django.db.models import F
 from django.db.models.base import ModelState
@@ -273,6 +274,12 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 120) -> None
     while not condition():
         assert time.monotonic() < ends, "it did not happen in time"
         time.sleep(0.02)
+
+
+def apps_of_others() -> list[AppConfig]:
+    """The installed apps that are not of this project."""
+    ours = ("giftcards", "example_project")
+    return [app for app in apps.get_app_configs() if not app.name.startswith(ours)]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, ProgrammingError, connection
+from django.db import IntegrityError, OperationalError, ProgrammingError, connection
+from django.db.backends.signals import connection_created
 from django.db.models import F
 from django.dispatch import Signal
 from django.test.utils import CaptureQueriesContext
@@ -705,11 +707,17 @@ class TestLease:
         assert lease(Lease.OUTBOX).until is not None
 
     @pytest.mark.django_db(transaction=True)
-    def test_the_announcing_lease_is_renewed_while_a_receiver_runs(
+    def test_the_announcing_lease_is_renewed_while_a_receiver_runs_also_after_a_failure(
         self, shared_database: str, listen: Listen, shorten: Setter
     ) -> None:
         shorten(announcing_renewal=0.05)
         moved("order-1", Status.DELAYED)
+        failed = threading.Event()
+
+        def fail_once(**_: Any) -> None:
+            if not failed.is_set():
+                failed.set()
+                raise OperationalError
 
         def wait_for_renewals(order: Order, change: StatusChange) -> None:
             for _renewal in range(3):
@@ -717,7 +725,10 @@ class TestLease:
                 wait_until(lambda before=before: lease(Lease.OUTBOX).until != before)
 
         listen(order_status_changed, wait_for_renewals)
-        assert announce() == 1
+        # Renewals have a connection of their own.
+        with receiving(connection_created, fail_once):
+            assert announce() == 1
+        assert failed.is_set()
         # Not renewed again by the thread.
         assert lease(Lease.OUTBOX).until is None
 

@@ -12,6 +12,11 @@ def set_up(theme: str) -> None:
     import django
 
     django.setup()
+    from django.conf import settings
     from django.core.management import call_command
 
-    call_command("migrate", verbosity=0)
+    from tests.stage import apps_of_others
+
+    # As in the test database, which may have been copied for this process.
+    settings.MIGRATION_MODULES = {app.label: None for app in apps_of_others()}
+    call_command("migrate", run_syncdb=True, verbosity=0)
