@@ -183,8 +183,8 @@ def mariadb(make: Make) -> None:
 @lane("env-oscar")
 def oscar(make: Make) -> None:
     """giftcards.oscar on PostgreSQL, and on MariaDB what it may do otherwise: locks and plans."""
-    make("test-oscar", database=POSTGRESQL, **COVERED)
-    # In a database beside that of another lane.
+    # In databases beside those of other lanes.
+    make("test-oscar", database=f"{POSTGRESQL}_oscar", **COVERED)
     make("test-oscar", "-k 'fifty_carts or plans'", database=f"{MARIADB}_oscar", **ONE_PROCESS)
 
 

@@ -67,7 +67,7 @@ _EXTERNAL = {"browser", "cluster", "office", "packaging"}
 _EXTERNAL_SECONDS = 1_200
 # What keeps tests from the database that do not say that they use it.
 _BLOCKER = pytest.StashKey[Any]()
-# The rows that `migrate` has made for other apps, such as permissions.
+# The rows that `migrate` has made for other apps: content types and permissions.
 _ROWS: list[list[Model]] = []
 
 
@@ -162,14 +162,10 @@ def site(
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
-    """The tables of other apps come from their models: their migrations, some dozens, take long.
-
-    But for those of django-oscar, which fill tables.
-    """
+    """The tables of other apps come from their models: their migrations, some dozens, take long."""
     from tests.stage import apps_of_others
 
-    if not apps.is_installed("giftcards.oscar"):
-        settings.MIGRATION_MODULES = {app.label: None for app in apps_of_others()}
+    settings.MIGRATION_MODULES = {app.label: None for app in apps_of_others()}
 
 
 @pytest.fixture(scope="session")
@@ -177,14 +173,13 @@ def django_db_setup(
     django_db_setup: None, django_db_blocker: Any, pytestconfig: pytest.Config
 ) -> None:
     """The test database, with the request slots in it: most tests need them, and they are many."""
-    from tests.stage import apps_of_others
+    from django.contrib.auth.models import Permission
+    from django.contrib.contenttypes.models import ContentType
 
     pytestconfig.stash[_BLOCKER] = django_db_blocker
     with django_db_blocker.unblock():
-        models = [model for app in apps_of_others() for model in app.get_models()]
-        # Permissions refer to content types.
-        models.sort(key=lambda model: model._meta.label != "contenttypes.ContentType")
-        _ROWS[:] = [list(model._base_manager.all()) for model in models]
+        # In this sequence, because permissions refer to content types.
+        _ROWS[:] = [list(model.objects.all()) for model in (ContentType, Permission)]
         # Each emptying of the tables would have them made anew, which takes long.
         flush.emit_post_migrate_signal = lambda *_given, **_named: None
         _fill_database()
