@@ -123,6 +123,8 @@ class TestOneOrder:
     @pytest.fixture(autouse=True)
     def _others(self, simulator: Simulator) -> None:
         simulator.delay = (0, 0)
+        # SQLite and MariaDB go on counting from here, so that no key is another number as well.
+        make_order(pk=BROKEN).delete()
 
     def test_a_sweep_postpones_an_order_to_send_that_cannot_be_written(
         self, simulator: Simulator, caplog: Log
@@ -157,8 +159,6 @@ class TestOneOrder:
         self, has_list: bool, simulator: Simulator
     ) -> None:
         simulator.has_list = has_list
-        # SQLite goes on counting from here: no other number of the statements is such a key.
-        make_order(pk=BROKEN).delete()
         with Gateway() as gateway:
             bought = [buy(gateway) for _order in range(4)]
         if not has_list:
