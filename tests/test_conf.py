@@ -11,7 +11,6 @@ from itertools import product
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
 from django.utils.encoding import force_bytes
 
 from giftcards.conf import (
@@ -29,8 +28,9 @@ from giftcards.exceptions import ConfigurationError
 from tests.stage import ROOT
 
 KEY = "sk-CANARY-ca11ab1e"
-# Written out, so that they can be searched for; of no use anywhere.
-OLD, NEW = (base64.urlsafe_b64encode(bytes(range(n, n + 32))).decode() for n in (7, 77))
+# The same in each run, because they are in the names of tests. They are of no use anywhere.
+KEYS = tuple(base64.urlsafe_b64encode(bytes(range(n, n + 32))).decode() for n in range(200))
+OLD, NEW = KEYS[7], KEYS[77]
 MINIMUM: dict[str, Any] = {"API_KEY": KEY, "ENCRYPTION_KEYS": [NEW, OLD]}
 
 NUMBERS = {
@@ -185,9 +185,6 @@ def test_valid_base_urls_are_accepted(settings: Any, url: str) -> None:
     change(settings, BASE_URL=url)
     assert list(problems()) == []
     assert conf.base_url == url.rstrip("/")
-
-
-KEYS = tuple(Fernet.generate_key().decode() for _ in range(200))
 
 
 @pytest.mark.parametrize(
