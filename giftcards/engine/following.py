@@ -169,7 +169,7 @@ def _read_list(
                 search.has_failed = True
                 gateway.give_up_list(_pause_after(page))
                 return
-            yield from search.match(page, gateway)
+            yield from search.match(page)
             yield from match_others(search.find_others(page), page.items)
         if search.has_match or search.pages_left or not search.has_read:
             return
@@ -252,7 +252,7 @@ class _Search:
             left = [order for order in left if order.pk in self._unclear]
         return sorted(left, key=lambda order: order is self.to_verify)
 
-    def match(self, page: OrderPage, gateway: Gateway) -> Answers:
+    def match(self, page: OrderPage) -> Answers:
         """Yield our orders with their rows, except repeated and inconclusive rows."""
         self.has_read = True
         self._pages = self._pages or page.page_count or 0
@@ -266,8 +266,6 @@ class _Search:
             if order.pk in self.shown:
                 continue
             if verdict := conclude(row, order, is_to_verify=order is self.to_verify):
-                if verdict.is_ours:
-                    gateway.note_reference(order, row)
                 self.shown.add(order.pk)
                 yield order, row, verdict
             else:

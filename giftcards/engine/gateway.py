@@ -27,10 +27,10 @@ from giftcards.engine.tuning import tuning
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Lease, Order, ProviderState
-from giftcards.provider.answers import KeyInfo, OrderAnswer, Product
+from giftcards.provider.answers import KeyInfo, Product
 from giftcards.provider.client import Client
 from giftcards.rules.purposes import Purpose
-from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
+from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent, with_zone
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ _BLOCK = timedelta(minutes=15)
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
 # Our clock counts as right if it differs from the provider's clock by at most this.
 _CLOCK_ERROR = timedelta(minutes=5)
+# The clocks of the shop's machines are taken to differ by less than this.
+_CLOCK_MARGIN = timedelta(minutes=1)
 # The provider counts as available if a request has succeeded within this time.
 _LATELY = timedelta(minutes=1)
 # The interval of polling for the end of another process's key probe (seconds).
@@ -171,12 +173,6 @@ class Gateway:
     def note_key(self, key: KeyInfo) -> None:
         """Store the environment that the provider names for the key."""
         ApiKey.objects.learn(self.key, key.key_type)
-
-    def note_reference(self, order: Order, row: OrderAnswer) -> None:
-        """Learn from the ``row`` of ``order`` whether the list shows our references."""
-        if order.provider_reference:
-            is_told = row.reference == order.provider_reference
-            ApiKey.objects.note_reference(self.key, is_told=is_told)
 
     def environment(self) -> str:
         """The environment of the key's account; "" if it is unknown.
@@ -397,13 +393,21 @@ class Gateway:
         return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
-        """True if our clock agreed with the provider's clock at ``moment``, a time of our clock.
+        """True if our clock agreed with the provider's clock at ``moment``, a time of our clock."""
+        return self.clock_error(moment) <= _CLOCK_ERROR
+
+    def clock_error(self, moment: datetime) -> timedelta:
+        """Return how far our clock was from the provider's at ``moment``, a time of our clock.
 
         This follows from the ``Date`` of the provider's last answer, and from the steps of our
         clock since ``moment``.
         """
         ahead = self.client.clock_difference
-        return all(abs(ahead + span) <= _CLOCK_ERROR for span in self.clock.set_since(moment))
+        return max(abs(ahead + span) for span in self.clock.set_since(moment))
+
+    def earliest_there(self, moment: datetime) -> datetime:
+        """Return the earliest time that the provider's clock may have shown at ``moment``."""
+        return with_zone(moment) - self.clock_error(moment) - _CLOCK_MARGIN
 
     def _read_product(self, product_id: str, purpose: Purpose, may_repeat: bool) -> Product | None:
         return self.ask(lambda: self.client.product(product_id), purpose, may_repeat=may_repeat)

@@ -41,7 +41,6 @@ from giftcards.exceptions import (
 from giftcards.models import ApiKey, Order, ProviderState, StatusChange
 from giftcards.models.orders import ReferenceAnswer, cleared_provider_columns
 from giftcards.models.provider import Environment, is_test_type
-from giftcards.rules.identity import reference_to_send
 from giftcards.rules.problems import Problem
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import STATES, Status
@@ -188,7 +187,7 @@ def _reference(order: Order, key: ApiKey) -> str:
         return ""
     if order.provider_reference or not conf.send_reference:
         return order.provider_reference
-    return reference_to_send(order.reference)
+    return conf.keyring().sent_references(order.reference)[0]
 
 
 def _is_wanted(order: Order) -> bool:

@@ -23,7 +23,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.listing import Listing, find_orphans, read_listing
 from giftcards.engine.repetitions import note_repetitions
 from giftcards.engine.tuning import tuning
-from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
+from giftcards.models import Order, OrderQuerySet, StatusChange
 from giftcards.models.orders import ReferenceAnswer
 from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.identity import CLOCK_SKEW, FARTHEST_CLOCK, line_of
@@ -128,9 +128,6 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
         if order.was_sent_with(gateway.key)
     ]
     listing = _read_around(first, last, accepted, gateway, pulse)
-    for order in accepted:
-        if row := listing.row_of(order):
-            gateway.note_reference(order, row)
     # Other orders of about the same time may own rows of the list. These orders are read before the
     # owners of the rows, so that no order is missed that takes a row in between.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
@@ -142,7 +139,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     rivals = [order for order in others if not _is_row_known(order, listing)]
     rows = find_orphans(listing)
     # A row with the reference of another order is not one of the lost orders.
-    named = note_repetitions(rows, listing, gateway.key)
+    named = note_repetitions(rows, listing, gateway)
     rows = [row for row in rows if named.get(row.provider_id, lost[0]) in lost]
     # The statuses are read last. Orders that another process has resolved meanwhile count as
     # rivals, so that their rows are left alone.
@@ -154,7 +151,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     return Survey(
         lost=[
             replace(
-                _as_sent(order, gateway.key),
+                _as_sent(order, gateway),
                 sent_at=with_zone(_first_sent_at(order)),
                 is_dated=_is_dated(order, gateway),
             )
@@ -162,11 +159,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
             if order.pk in keys
         ],
         rows=rows,
-        rivals=[_as_sent(order, gateway.key) for order in rivals],
-        unseen=[_as_sent(order, gateway.key) for order in accepted if not listing.row_of(order)],
-        doubts=[
-            _as_sent(order, gateway.key) for order in others if _is_doubtful(order, listing, now)
-        ],
+        rivals=[_as_sent(order, gateway) for order in rivals],
+        unseen=[_as_sent(order, gateway) for order in accepted if not listing.row_of(order)],
+        doubts=[_as_sent(order, gateway) for order in others if _is_doubtful(order, listing, now)],
         is_whole=listing.is_whole,
         half_proof_ago=with_zone(half_proof_ago),
         proof_ago=with_zone(proof_ago),
@@ -238,10 +233,9 @@ def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
     return row is None or line_of(row) != order.line
 
 
-def _as_sent(order: Order, key: ApiKey) -> SentOrder:
+def _as_sent(order: Order, gateway: Gateway) -> SentOrder:
     is_repeated = order.reference_answer == ReferenceAnswer.REPEATED
-    is_of_this_key = order.was_sent_with(key)
-    is_told = bool(order.provider_reference and key.tells_references and is_of_this_key)
+    recorded_at = min(order.created_at, _sent_at(order))
     return SentOrder(
         key=order.pk,
         line=order.line,
@@ -249,9 +243,9 @@ def _as_sent(order: Order, key: ApiKey) -> SentOrder:
         absent_since=order.absent_since and with_zone(order.absent_since),
         was_accepted=bool(order.answered_id) or is_repeated,
         reference=order.provider_reference,
-        is_reference_told=is_told,
+        not_before=gateway.earliest_there(recorded_at),
         last_sent_at=with_zone(_sent_at(order)) if is_repeated else None,
-        is_elsewhere=not is_of_this_key,
+        is_elsewhere=not order.was_sent_with(gateway.key),
     )
 
 

@@ -2,7 +2,7 @@
 
 The provider may show our references in its list, but accept a reference a second time. If its list
 lags for too long, an order is then taken for absent and bought again. So each row with an order's
-reference is a purchase of that order, whatever id the row has.
+reference is a purchase of that order, whatever id the row has, unless it is older than the order.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from giftcards.engine.gateway import Gateway
 from giftcards.engine.listing import Listing
-from giftcards.models import ApiKey, Order, StatusChange
+from giftcards.models import Order, StatusChange
 from giftcards.models.order_queries import batches
 from giftcards.models.orders import ReferenceAnswer
 from giftcards.provider.answers import OrderAnswer
-from giftcards.rules.identity import find_difference
+from giftcards.rules.identity import find_difference, is_created_before
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import ACCEPTED, Status
 
@@ -29,20 +30,22 @@ logger = logging.getLogger(__name__)
 
 
 def note_repetitions(
-    rows: Iterable[OrderAnswer], listing: Listing, key: ApiKey
+    rows: Iterable[OrderAnswer], listing: Listing, gateway: Gateway
 ) -> Mapping[str, Order]:
     """Find rows that are a second purchase of an order; tell staff about them.
 
     Such a row has the order's reference, but none of its ids. ``rows`` are rows of ``listing``, the
-    list as ``key`` shows it. The result maps the ids of the rows to orders. If the order is only
-    waiting to be sent again, the row is the first purchase, and the order is searched for.
+    list as the key of ``gateway`` shows it. The result maps the ids of the rows to orders. If the
+    order is only waiting to be sent again, the row is the first purchase, and the order is searched
+    for.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}
     for batch in batches(named):
         for order in Order.objects.sent_as(batch):
-            repeated = [row for row in named[order.provider_reference] if _is_other(row, order)]
-            if repeated and not order.was_sent_elsewhere(key):
+            rows_of_order = named[order.provider_reference]
+            repeated = [row for row in rows_of_order if _is_other(row, order, gateway)]
+            if repeated and not order.was_sent_elsewhere(gateway.key):
                 found |= {row.provider_id: order for row in repeated}
                 _note(order, repeated, listing)
     return found
@@ -57,9 +60,19 @@ def by_reference(rows: Iterable[OrderAnswer]) -> dict[str, list[OrderAnswer]]:
     return named
 
 
-def _is_other(row: OrderAnswer, order: Order) -> bool:
+def _is_other(row: OrderAnswer, order: Order, gateway: Gateway) -> bool:
     is_own = row.provider_id in order.names
-    return not is_own and find_difference(row, order.line) is None
+    return not is_own and may_be_adopted(row, order, gateway)
+
+
+def may_be_adopted(row: OrderAnswer, order: Order, gateway: Gateway) -> bool:
+    """True if ``row``, which has the order's reference, may be a purchase of ``order``.
+
+    A row that is older than the order is another shop's, which has the same account and the same
+    encryption keys.
+    """
+    is_older = is_created_before(row, gateway.earliest_there(order.created_at))
+    return not is_older and find_difference(row, order.line) is None
 
 
 def _note(order: Order, rows: Sequence[OrderAnswer], listing: Listing) -> None:

@@ -2,7 +2,7 @@
 
 An order that waits in a restored database may have been bought since the dump. Then the provider's
 list shows it, along with later orders that are unknown here. So a waiting order that looks like a
-row of the list is held, unless their references differ.
+row of the list is held, unless the row has the reference of another order here.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Min
 from django.utils import timezone
 
+from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.recovering import adopt, describe_row
-from giftcards.engine.repetitions import by_reference, move_sent
+from giftcards.engine.repetitions import by_reference, may_be_adopted, move_sent
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ConfigurationError, NotFound, ProviderError
-from giftcards.models import ApiKey, Order, OrderQuerySet, ProviderState, StatusChange
+from giftcards.models import Order, OrderQuerySet, ProviderState, StatusChange
+from giftcards.models.order_queries import batches
 from giftcards.models.orders import cleared_provider_columns
 from giftcards.provider.answers import OrderAnswer
-from giftcards.rules.identity import FARTHEST_CLOCK, find_difference, reference_to_send
+from giftcards.rules.identity import FARTHEST_CLOCK, find_difference
 from giftcards.rules.problems import Problem
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import FOLLOWED, UNACCEPTED, Kind, Status
@@ -201,15 +203,15 @@ class Bought(NamedTuple):
 
 def find_bought(
     rows: Sequence[OrderAnswer],
-    key: ApiKey,
+    gateway: Gateway,
     *,
     should_continue: Callable[[], bool] = lambda: True,
 ) -> Bought:
     """Find waiting orders that were bought already; adopt or hold them.
 
-    ``rows`` are the rows of the list that belong to no order here, oldest first, as ``key`` shows
-    them. An order is adopted (gets the id of a row) if a row has its reference. It is held if it
-    may be one of the other rows.
+    ``rows`` are the rows of the list that belong to no order here, oldest first. An order is
+    adopted (gets the id of a row) if a row has its reference. It is held if it may be one of the
+    other rows.
 
     A held order becomes ``UNCONFIRMED``. It is neither sent nor searched for until a person
     decides. The search ends once ``should_continue`` returns False.
@@ -219,20 +221,27 @@ def find_bought(
         return takewhile(lambda _order: should_continue(), _waiting_orders().order_by("pk"))
 
     named = by_reference(rows)
-    adopted = [order for order in waiting() if _adopt_named(order, named)]
-    taken = {order.provider_reference for order in adopted}
-    left = [row for row in rows if row.reference not in taken]
-    return Bought(adopted, [order for order in waiting() if _hold_alike(order, left, key)])
+    adopted = [order for order in waiting() if _adopt_named(order, named, gateway)]
+    owners = {
+        order.provider_reference: order
+        for batch in batches(named)
+        for order in Order.objects.sent_as(batch)
+    }
+    return Bought(adopted, [order for order in waiting() if _hold_alike(order, rows, owners)])
 
 
-def _reference(order: Order) -> str:
-    """The reference that ``order`` was sent with, or would be sent with."""
-    return order.provider_reference or reference_to_send(order.reference)
+def _references(order: Order) -> list[str]:
+    """The reference that ``order`` was sent with, or those that it may be sent with."""
+    if order.provider_reference:
+        return [order.provider_reference]
+    return conf.keyring().sent_references(order.reference)
 
 
-def _adopt_named(order: Order, named: Mapping[str, Sequence[OrderAnswer]]) -> bool:
-    rows = named.get(_reference(order), ())
-    rows = [row for row in rows if find_difference(row, order.line) is None]
+def _adopt_named(
+    order: Order, named: Mapping[str, Sequence[OrderAnswer]], gateway: Gateway
+) -> bool:
+    found = chain.from_iterable(named.get(reference, ()) for reference in _references(order))
+    rows = [row for row in found if may_be_adopted(row, order, gateway)]
     if not rows:
         return False
     first, *repeated = rows
@@ -244,16 +253,17 @@ def _adopt_named(order: Order, named: Mapping[str, Sequence[OrderAnswer]]) -> bo
     )
 
 
-def _hold_alike(order: Order, rows: Sequence[OrderAnswer], key: ApiKey) -> bool:
-    found = [row for row in rows if _may_be(row, order, key)]
+def _hold_alike(order: Order, rows: Sequence[OrderAnswer], owners: Mapping[str, Order]) -> bool:
+    found = [row for row in rows if _may_be(row, order, owners.get(row.reference))]
     is_held = bool(found) and _hold(order, found)
     if is_held:
         logger.warning("Order %s is held. %s", order.reference, order.open_problems[-1])
     return is_held
 
 
-def _may_be(row: OrderAnswer, order: Order, key: ApiKey) -> bool:
-    if key.tells_references and row.reference not in {"", _reference(order)}:
+def _may_be(row: OrderAnswer, order: Order, owner: Order | None) -> bool:
+    """True if the row may be ``order``; ``owner`` is the order here that has its reference."""
+    if owner not in {None, order} and find_difference(row, owner.line) is None:
         return False
     earliest = with_zone(order.created_at) - FARTHEST_CLOCK
     is_later = row.created_at is None or row.created_at >= earliest

@@ -270,7 +270,7 @@ class _Sweep:
         listing = Listing({row.provider_id: row for row in page}, is_whole=False)
         unknown = Listing({row.provider_id: row for row in rows}, is_whole=False)
         with tolerating("The purchases with references"):
-            note_repetitions(find_orphans(unknown), listing, self._gateway.key)
+            note_repetitions(find_orphans(unknown), listing, self._gateway)
 
 
 def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[Order]:

@@ -158,6 +158,17 @@ class Keyring:
         return self._fingerprints("tail", tail) if len(tail) == TAIL else []
 
     @contained
+    def sent_references(self, reference: str) -> list[str]:
+        """The references by which the provider may know an order of ours, one per key.
+
+        The first one is sent with the order. It is a keyed digest of the shop's own ``reference``:
+        it tells nothing about the order, and nobody who chooses the shop's references can choose
+        it. Its 32 lower-case letters and digits are what most systems store unchanged. It does not
+        begin with a digit, so that it is not taken for a number.
+        """
+        return [f"gc{digest[:30]}" for digest in self._fingerprints("reference", reference)]
+
+    @contained
     def _fingerprints(self, purpose: str, text: str) -> list[str]:
         # A lone surrogate must not raise a UnicodeEncodeError, which would contain the text.
         message = f"{purpose}\0{text}".encode(errors="surrogatepass")

@@ -484,7 +484,7 @@ class Order(models.Model):
     # The reference that the provider got with the order, the same at each attempt; "" if it got
     # none.
     provider_reference: models.CharField[str, str] = ExactCharField(
-        _("reference at the provider"), max_length=40, editable=False, blank=True
+        _("reference at the provider"), max_length=32, editable=False, blank=True
     )
     # The provider's answer, if it turned down the purchase because of ``provider_reference``;
     # otherwise "".

@@ -98,15 +98,6 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
 
-    def note_reference(self, key: ApiKey, *, is_told: bool) -> None:
-        """Record whether the account's list of orders has shown an order with its reference."""
-        known = key.tells_references
-        tells = is_told if known is None else known and is_told
-        if tells != known:
-            # False is not replaced: another process may have seen an order without its reference.
-            self.filter(pk=key.pk).exclude(tells_references=False).update(tells_references=tells)
-            key.tells_references = tells
-
     def note_unwanted_references(self, key: ApiKey) -> None:
         """Record that purchases with ``key`` are accepted only without a reference."""
         key.references_unwanted_at = timezone.now()
@@ -171,9 +162,6 @@ class ApiKey(models.Model):
     refusal = models.TextField(blank=True)
     # The time when the key was last accepted. NULL if a single call has to try the key first.
     accepted_at = models.DateTimeField(null=True)
-    # True if the account's list has shown our orders only with their references. False if it has
-    # shown one of them with another reference or with none. NULL if it has shown none of them yet.
-    tells_references = models.BooleanField(null=True)
     # The time when the provider began to accept orders with this key only without a reference. NULL
     # if it accepts references, or if this is unknown.
     references_unwanted_at = models.DateTimeField(null=True)

@@ -77,7 +77,7 @@ class OrderAnswer:
     type_id: str
     created_at: datetime | None
     flaws: tuple[Flaw, ...]
-    #: Our reference for the order, according to the provider.
+    #: Our reference for the order, according to the provider, in lower case.
     reference: str = ""
 
     @property
@@ -281,7 +281,8 @@ def read_order(data: JsonObject) -> OrderAnswer:
     fields = _Fields(data)
     status_field = "orderStatus" if data.get("status") is None else "status"
     status = fields.text(status_field, _STATUS.fullmatch)
-    references = (fields.text(name, _REFERENCE.fullmatch) for name in ("orderRef", "ref"))
+    # Ours are in lower case, and the provider may change that.
+    references = (fields.text(name, _REFERENCE.fullmatch).lower() for name in ("orderRef", "ref"))
     return OrderAnswer(
         provider_id=fields.text("_id", IDENTIFIER.fullmatch),
         status=_AT_WORK.get(status, status) or None,

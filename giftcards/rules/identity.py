@@ -1,13 +1,11 @@
 """Deciding whether an answer of the provider is about our order, without database or requests.
 
-The provider may not store our references, so the order's line is compared: product, type and
-quantity. Without references, two orders of the same line look alike.
+The provider may not store our references, or may change them. So the order's line is compared:
+product, type and quantity. Without references, two orders of the same line look alike.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from datetime import datetime, timedelta
 
 from giftcards.provider.answers import OrderAnswer
@@ -15,8 +13,6 @@ from giftcards.rules.problems import Problem
 
 # A line of an order: product, type, quantity.
 Line = tuple[str, str, int]
-
-_SENDABLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 # The largest usual difference between the provider's clock and ours. Regular checks read the list
 # only from this long before the time of sending until this long after it.
@@ -26,20 +22,15 @@ CLOCK_SKEW = timedelta(minutes=10)
 FARTHEST_CLOCK = timedelta(hours=2)
 
 
-def reference_to_send(reference: str) -> str:
-    """Return the reference that is sent to the provider for our ``reference``.
-
-    The provider accepts at most 40 letters, digits, "-" and "_". Any other text is replaced by its
-    digest. Equal texts have equal digests, so the provider can recognise a repetition.
-    """
-    if _SENDABLE.fullmatch(reference):
-        return reference
-    return hashlib.sha256(reference.encode()).hexdigest()[:40]
-
-
 def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
     """The line that the answer names; "" or ``None`` for a missing part."""
     return answer.product_id, answer.type_id, answer.quantity
+
+
+def is_created_before(answer: OrderAnswer, moment: datetime | None) -> bool:
+    """True if the provider's order was certainly created before ``moment``, by its own time."""
+    created_at = answer.created_at
+    return moment is not None and created_at is not None and created_at < moment
 
 
 def find_difference(

@@ -1,8 +1,9 @@
 """Deciding what became of lost orders, without database or clock.
 
 A lost order was sent, but no usable answer arrived. If a row of the provider's list has the order's
-reference, this row is the order. If the provider ignores references, line (product, type and
-quantity) and sending time identify an order. Then orders of the same line are interchangeable.
+reference, this row is the order. Another reference or none proves nothing, because the provider may
+change references. Then line (product, type and quantity) and sending time identify an order, and
+orders of the same line are interchangeable.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from giftcards.rules.identity import (
     FARTHEST_CLOCK,
     Line,
     find_difference,
+    is_created_before,
     line_of,
 )
 
@@ -36,8 +38,11 @@ class SentOrder:
     already has this ``reference``. In the second case, the order may have been sent several times,
     from ``sent_at`` to ``last_sent_at``.
 
-    ``reference`` is "" if none was sent. ``is_reference_told`` is True if the list certainly shows
-    references. Then a row with another reference is another order.
+    ``reference`` is "" if none was sent.
+
+    ``not_before`` is the earliest time that the provider's clock may have shown when the order was
+    recorded. A row created before it is another order, unless the times of the list are wrong, so
+    it is never adopted. ``None`` stands for an unknown time, which excludes no row.
 
     ``is_elsewhere`` is True if the list may belong to another account. Then only a reference
     identifies a row, and the lack of a row proves nothing.
@@ -50,7 +55,7 @@ class SentOrder:
     is_dated: bool = True
     was_accepted: bool = False
     reference: str = ""
-    is_reference_told: bool = False
+    not_before: datetime | None = None
     last_sent_at: datetime | None = None
     is_elsewhere: bool = False
 
@@ -144,6 +149,11 @@ def plan(survey: Survey) -> list[Decision]:
     return decisions
 
 
+def _may_be_adopted(row: OrderAnswer, order: SentOrder) -> bool:
+    is_same = find_difference(row, order.line) is None
+    return is_same and not is_created_before(row, order.not_before)
+
+
 def _by_age(row: OrderAnswer) -> tuple[datetime, str]:
     return row.created_at or _LAST, row.provider_id
 
@@ -160,7 +170,7 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
     left, rivals = [], list(survey.rivals)
     for order in survey.lost:
         rows = named.pop(order.reference, []) if order.reference else []
-        if rows and all(find_difference(row, order.line) is None for row in rows):
+        if rows and all(_may_be_adopted(row, order) for row in rows):
             first, *repeated = sorted(rows, key=_by_age)
             decisions.append(Adopt(order, first, tuple(repeated)))
         elif rows:
@@ -198,8 +208,8 @@ def _plan_line(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
     """Decide about the lost orders of one line; orders and rows are sorted by time."""
-    exact = tuple(row for row in rows if _matches_any(row, orders, CLOCK_SKEW))
-    is_contested = any(_matches_any(row, survey.rivals, CLOCK_SKEW) for row in exact)
+    exact = tuple(row for row in rows if _is_exact(row, orders))
+    is_contested = any(_is_exact(row, survey.rivals) for row in exact)
     pairs = _pair_off(orders, exact)
     if is_contested or len(pairs) < len(exact):
         # At least one row belongs to another order. If that order is ours, we soon know its row.
@@ -218,7 +228,7 @@ def _pair_off(
     """
     pairs: dict[SentOrder, OrderAnswer] = {}
     for row in rows:
-        free = (order for order in orders if order not in pairs and _may_be(row, order, CLOCK_SKEW))
+        free = (order for order in orders if order not in pairs and _fits(row, order))
         if order := next(free, None):
             pairs[order] = row
     return _prefer_accepted(pairs, orders)
@@ -233,7 +243,7 @@ def _prefer_accepted(
             others = (
                 other
                 for other, row in pairs.items()
-                if not other.was_accepted and _may_be(row, order, CLOCK_SKEW)
+                if not other.was_accepted and _fits(row, order)
             )
             if other := next(others, None):
                 pairs[order] = pairs.pop(other)
@@ -248,12 +258,7 @@ def _plan_unmatched(
     A row near the sending time may be one of the orders, even if its product or type differs. A row
     of the same line may also be one of them, even if its time is hours off.
     """
-    doubtful = tuple(
-        row
-        for row in rows
-        if any(_may_be(row, order, CLOCK_SKEW) for order in orders)
-        or _matches_any(row, orders, FARTHEST_CLOCK)
-    )
+    doubtful = tuple(row for row in rows if any(_is_doubtful(row, order) for order in orders))
     if doubtful:
         return [AskPerson(order, doubtful) for order in orders]
     return [_weigh_absence(order, survey) for order in orders]
@@ -280,15 +285,22 @@ def _is_any_near(order: SentOrder, others: Iterable[SentOrder], within: timedelt
     return any(abs(other.sent_at - order.sent_at) <= within for other in others)
 
 
-def _matches_any(row: OrderAnswer, orders: Sequence[SentOrder], within: timedelta) -> bool:
-    return any(line_of(row) == order.line and _may_be(row, order, within) for order in orders)
+def _is_exact(row: OrderAnswer, orders: Iterable[SentOrder]) -> bool:
+    return any(line_of(row) == order.line and _fits(row, order) for order in orders)
+
+
+def _fits(row: OrderAnswer, order: SentOrder) -> bool:
+    """True if the row may be adopted as the order, judging by time and quantity only."""
+    return _may_be(row, order, CLOCK_SKEW) and not is_created_before(row, order.not_before)
+
+
+def _is_doubtful(row: OrderAnswer, order: SentOrder) -> bool:
+    within = FARTHEST_CLOCK if line_of(row) == order.line else CLOCK_SKEW
+    return _may_be(row, order, within)
 
 
 def _may_be(row: OrderAnswer, order: SentOrder, within: timedelta) -> bool:
-    """True if the row may be the order, judging by reference, time and quantity only."""
-    is_named = order.reference and order.is_reference_told
-    if is_named and row.reference not in {"", order.reference}:
-        return False
+    """True if the row may be the order, judging by time and quantity only."""
     if row.quantity not in {None, order.line[2]}:
         return False
     last_sent_at = order.last_sent_at or order.sent_at

@@ -18,6 +18,7 @@ _STOCK = 100_000
 # The price of a card of every special type, in dinars.
 SPECIAL_PRICE = Decimal(490)
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+_CUT_REFERENCE = 20
 _LINK_LIFE = timedelta(minutes=20)
 _random = secrets.SystemRandom()
 
@@ -260,7 +261,7 @@ class Account:
     shortfalls: Collection[Shortfall] = ()
     lists_test_types: bool = True
     repeat_codes: bool = False
-    references: Literal["ignored", "told", "unique", "refused"] = "ignored"
+    references: Literal["ignored", "told", "cut", "unique", "refused"] = "ignored"
     ledger_oddities: Collection[str] = ()
     ledger_delay: float = 60
     clock: Callable[[], float] = time.monotonic
@@ -454,6 +455,8 @@ class Account:
     def _take_reference(self, reference: str) -> str:
         if not reference or self.references == "ignored":
             return ""
+        if self.references == "cut":
+            return reference[:_CUT_REFERENCE]
         known = {order.reference for order in self._orders.values()}
         if self.references == "unique" and reference in known:
             raise Refusal("DUPLICATED_REF", "The reference is already in use.")

@@ -12,18 +12,19 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from giftcards.conf import conf
 from giftcards.engine.approvals import approve_price
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import begin_tick, follow
 from giftcards.engine.recovering import declare_absent
 from giftcards.engine.resolving import Fit, compare, overall, release
 from giftcards.engine.sweep import check_now
-from giftcards.models import ApiKey, Lease, Order, StatusChange
+from giftcards.models import Lease, Order, StatusChange
 from giftcards.rules.problems import Problem
 from giftcards.rules.times import with_zone
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.builders import problems
+from tests.builders import make_guide_order, problems
 from tests.conftest import Call
 from tests.pages import hidden, order_page, read, sign_in
 from tests.stage import LINE, ago, history, hold_lease, lease, posts, provider_state, record_order
@@ -221,16 +222,14 @@ class TestReferences:
         set_conf(SEND_REFERENCE=True)
         simulator.references = "told"
 
-    @pytest.mark.parametrize("tells", [True, None])
     @pytest.mark.parametrize("status", [Status.PENDING, Status.UNCONFIRMED])
     def test_equal_orders_with_a_row_of_their_reference_are_adopted_at_once(
-        self, call: Call, simulator: Simulator, status: Status, tells: bool | None
+        self, call: Call, simulator: Simulator, status: Status
     ) -> None:
-        with Gateway() as gateway:
-            ApiKey.objects.filter(pk=gateway.key.pk).update(tells_references=tells)
         orders = [record_order(**LINE, reference=name) for name in ("cart-1", "cart:2")]
         if status == Status.UNCONFIRMED:
-            sent = {"sent_at": ago(60), "due_at": ago(1), "provider_reference": "cart-1"}
+            [reference, *_] = conf.keyring().sent_references("cart-1")
+            sent = {"sent_at": ago(60), "due_at": ago(1), "provider_reference": reference}
             Order.objects.filter(pk=orders[0].pk).update(status=status, **sent)
         with restored():
             Order.objects.update(status=Status.PENDING, due_at=ago(1))
@@ -249,17 +248,29 @@ class TestReferences:
         assert {state(order) for order in (*orders, waiting)} == {(Status.FULFILLED, 0)}
         assert posts(simulator) == 3
 
-    @pytest.mark.parametrize(("tells", "held"), [(True, []), (None, ["here"]), (False, ["here"])])
-    def test_rows_with_other_references_hold_nothing_once_references_are_trusted(
-        self, call: Call, simulator: Simulator, tells: bool | None, held: list[str]
+    @pytest.mark.parametrize(("is_known", "held"), [(True, []), (False, ["here"])])
+    def test_rows_with_other_references_hold_an_order_unless_they_belong_to_another_order_here(
+        self, call: Call, is_known: bool, held: list[str]
     ) -> None:
-        with Gateway() as gateway:
-            ApiKey.objects.filter(pk=gateway.key.pk).update(tells_references=tells)
         with restored():
-            record_order(**LINE, reference="placed-after-the-dump")
+            other = record_order(**LINE, reference="placed-after-the-dump")
             work()
+            other.refresh_from_db()
         record_order(**LINE, reference="here")
+        if is_known:
+            make_guide_order(**LINE, provider_reference=other.provider_reference)
         assert after_restore(call)[0]["held"] == held
+
+    def test_an_order_is_not_adopted_with_a_row_that_is_older_than_the_order(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        order = record_order(**LINE, reference="cart-1")
+        with restored():
+            work()
+        [bought] = simulator._orders.values()
+        bought.created_at -= timedelta(minutes=2)
+        found, _code = after_restore(call)
+        assert (found["held"], found["explained"]) == ([order.reference], 0)
 
     def test_of_two_purchases_with_one_reference_the_second_is_told(
         self, call: Call, simulator: Simulator

@@ -54,6 +54,7 @@ def _patiently(shorten: Callable[..., None]) -> None:
             4,
             5,
         ),
+        ("cut", "Leave SEND_REFERENCE off: the provider changes references.", 5, 5),
         ("refused", "Leave SEND_REFERENCE off: the provider accepts no references.", 3, 4),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -13,20 +14,20 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.gateway import Gateway
 from giftcards.engine.recovering import declare_absent
-from giftcards.models import ApiKey, Order, StatusChange
+from giftcards.models import Order, StatusChange
 from giftcards.provider.client import Client
 from giftcards.rules.problems import Problem
 from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
-from tests.builders import answer, problems
-from tests.stage import PSN, Setter, buy, fresh, history, look, own_key, pass_time, posts
+from tests.builders import problems
+from tests.stage import PSN, Setter, buy, fresh, history, look, pass_time, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_settings")]
 
+OWN, OTHER = (urlsafe_b64encode(bytes(range(n, n + 32))).decode() for n in (1, 2))
 FOUND = ["PLACING", "UNCONFIRMED", "HANDLING", "FULFILLED"]
 AGAIN = ["PLACING", "UNCONFIRMED", "PENDING", "PLACING"]
 WITHOUT = ["PLACING", "PENDING", "PLACING"]
@@ -100,8 +101,11 @@ CASES: list[tuple[str, str, list[str], int, int]] = [
     ("unique", "blind", [*AGAIN, "UNCONFIRMED", "HANDLING", "FULFILLED"], 1, 2),
     ("unique", "blind, others", [*AGAIN, "UNCONFIRMED", "HANDLING", "FULFILLED"], 1, 2),
     ("ignored", "", FOUND, 1, 1),
+    ("cut", "", FOUND, 1, 1),
+    ("cut", "told before", FOUND, 1, 1),
     # A person decides.
     ("ignored", "others", ["PLACING", "UNCONFIRMED"], 1, 1),
+    ("cut", "others", ["PLACING", "UNCONFIRMED"], 1, 1),
     ("refused", "", [*WITHOUT, "UNCONFIRMED", "HANDLING", "FULFILLED"], 1, 2),
     ("refused", "others", [*WITHOUT, "UNCONFIRMED"], 1, 2),
 ]
@@ -117,6 +121,12 @@ def test_an_order_whose_answer_is_lost_is_bought_once(
     simulator: Simulator,
     answered: Callable[[], None],
 ) -> None:
+    others = 0
+    if "told before" in situation:
+        simulator.references = "told"
+        buy()
+        look(2)
+        others += 1
     simulator.references = references
     if "blind" in situation:
         simulator.list_delay = 10**9
@@ -124,9 +134,10 @@ def test_an_order_whose_answer_is_lost_is_bought_once(
     if order.status == "PENDING":
         look()
     answered()
-    others = 2 if "others" in situation else 0
-    for number in range(others):
-        buy_elsewhere("" if references == "refused" else f"other-{number}")
+    if "others" in situation:
+        for number in range(2):
+            buy_elsewhere("" if references == "refused" else f"other-{number}")
+        others += 2
     look_until_settled()
     if "blind" in situation:
         assert [problem.code for problem in problems(order)] == ["bought_before"]
@@ -228,19 +239,33 @@ def test_a_row_of_another_order_is_no_second_purchase(
 
 
 @pytest.mark.parametrize(
-    ("reference", "is_sendable"),
-    [("cart-1", True), ("a" * 40, True), ("a" * 41, False), ("cart:1", False), ("~!", False)],
+    "reference", ["cart-1", "a" * 64, "cart:3", "gc0123456789abcdef0123456789abcd"]
 )
-def test_a_purchase_carries_its_reference_or_the_digest_of_it(
-    reference: str, is_sendable: bool, simulator: Simulator
+def test_a_purchase_carries_a_digest_that_a_provider_need_not_change(
+    reference: str, simulator: Simulator
 ) -> None:
     simulator.references = "told"
     order = buy(reference=reference)
     order.refresh_from_db()
     [bought] = simulator.orders.values()
-    digest = hashlib.sha256(reference.encode()).hexdigest()[:40]
-    expected = reference if is_sendable else digest
-    assert (bought.reference, order.provider_reference) == (expected, expected)
+    assert bought.reference == order.provider_reference
+    assert re.fullmatch("gc[0-9a-f]{30}", order.provider_reference)
+    assert order.provider_reference != order.reference
+
+
+@pytest.mark.parametrize(
+    ("keys", "are_equal"), [([OWN, OTHER], True), ([OTHER, OWN], False)], ids=["added", "replaced"]
+)
+def test_the_digest_is_made_with_the_first_encryption_key(
+    keys: list[str], are_equal: bool, simulator: Simulator, set_conf: Setter
+) -> None:
+    set_conf(ENCRYPTION_KEYS=[OWN])
+    [reference] = conf.keyring().sent_references("cart-1")
+    set_conf(ENCRYPTION_KEYS=keys)
+    order = buy(reference="cart-1")
+    order.refresh_from_db()
+    assert (order.provider_reference == reference) is are_equal
+    assert reference in conf.keyring().sent_references("cart-1")
 
 
 def test_no_reference_is_sent_unless_the_setting_asks_for_it(
@@ -280,7 +305,8 @@ def test_a_provider_that_refuses_the_field_gets_it_once_until_the_settings_chang
     assert "reference" not in conditions()
     simulator.references = "told"
     order = buy()
-    assert (order.status, order.provider_reference) == ("HANDLING", order.reference)
+    order.refresh_from_db()
+    assert (order.status, bool(order.provider_reference)) == ("HANDLING", True)
 
 
 def test_an_order_that_is_refused_with_and_without_its_reference_is_rejected(
@@ -317,42 +343,55 @@ def test_without_its_row_another_key_proves_nothing_about_an_order_with_a_refere
 
 
 @pytest.mark.parametrize(
-    ("rows", "is_told"),
-    [(["ours"], True), (["theirs"], False), ([""], False), (["ours", "theirs", "ours"], False)],
-)
-def test_references_are_trusted_once_the_list_has_shown_them_and_never_left_one_out(
-    rows: list[str], is_told: bool
-) -> None:
-    with Gateway() as gateway:
-        for told in rows:
-            order = Order(provider_reference="ours")
-            gateway.note_reference(order, answer(reference=told))
-    assert own_key().tells_references is is_told
-
-
-@pytest.mark.parametrize(
-    ("tells", "expected"),
+    ("is_known", "expected", "candidates"),
     [
-        # Rows of others are no candidates: the absence is proven, and the order is sent again.
-        (True, "FULFILLED"),
-        # The references may be made up by the provider: one of the rows may be the order.
-        (None, "UNCONFIRMED"),
-        (False, "UNCONFIRMED"),
+        # The rows belong to another order: the absence is proven, and the order is sent again.
+        (True, "FULFILLED", 0),
+        # The provider may have changed the references: one of the rows may be the order.
+        (False, "UNCONFIRMED", 2),
     ],
 )
-def test_rows_with_other_references_are_candidates_unless_references_are_trusted(
-    tells: bool | None, expected: str, simulator: Simulator, answered: Callable[[], None]
+def test_rows_with_other_references_are_candidates_unless_these_belong_to_an_order_here(
+    is_known: bool,
+    expected: str,
+    candidates: int,
+    simulator: Simulator,
+    answered: Callable[[], None],
 ) -> None:
     simulator.references = "told"
     order = buy(type_id="SIM_DROP")
     Order.objects.update(type_id="SIM_LOST")
-    ApiKey.objects.update(tells_references=tells)
     answered()
-    buy_elsewhere("other-1")
-    buy_elsewhere("other-2")
+    other = buy(type_id="SIM_LOST")
+    for number in range(2):
+        buy_elsewhere(other.provider_reference if is_known else f"other-{number}")
     look_until_settled()
-    assert fresh(order).status == expected
-    assert len(order.candidates) == (0 if tells else 2)
+    assert (fresh(order).status, len(order.candidates)) == (expected, candidates)
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(0, ("FULFILLED", 0)), (5, ("UNCONFIRMED", 1))])
+def test_a_purchase_older_than_the_order_is_not_the_order_although_the_references_are_equal(
+    minutes: int, expected: tuple[str, int], simulator: Simulator, answered: Callable[[], None]
+) -> None:
+    """Another shop with the same account and the same encryption keys has bought it."""
+    simulator.references = "unique"
+    answered()
+    buy_elsewhere(conf.keyring().sent_references("cart-1")[0])
+    [bought] = simulator._orders.values()
+    bought.created_at -= timedelta(minutes=minutes)
+    order = buy(type_id="SIM_LOST", reference="cart-1")
+    look_until_settled()
+    assert (fresh(order).status, len(order.candidates)) == expected
+    assert posts(simulator) == 2
+
+
+def test_an_older_purchase_with_the_reference_of_an_order_is_not_told_as_its_second_one(
+    simulator: Simulator, answered: Callable[[], None]
+) -> None:
+    order, first, _second = buy_twice(simulator, answered)
+    simulator._orders[first].created_at -= timedelta(minutes=2)
+    compare_with_list()
+    assert fresh(order).problems == []
 
 
 def test_an_order_stays_sought_while_the_provider_says_that_it_was_bought(
@@ -369,6 +408,7 @@ def test_an_order_stays_sought_while_the_provider_says_that_it_was_bought(
     hours = timedelta(hours=5)
     first = order.changes.filter(to_status=Status.PLACING).earliest("pk")
     StatusChange.objects.filter(pk=first.pk).update(at=first.at - hours)
+    Order.objects.update(created_at=first.at - hours)
     [bought] = simulator._orders.values()
     bought.created_at -= hours
     simulator.list_delay = 0

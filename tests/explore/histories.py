@@ -56,7 +56,7 @@ _OTHER_KEY = 300.0
 # Both together show one order in the place of another, and nobody could tell.
 _SWAP = ("placing: the id of another", "check: the answer about another")
 # What providers may do with references.
-_WAYS = ["ignored", "told", "unique", "refused"]
+_WAYS = ["ignored", "told", "cut", "cut", "unique", "refused"]
 # The most a history may take (real seconds).
 _PATIENCE = 300.0
 # How often, at most, a history is made shorter.
@@ -151,7 +151,7 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         elif chance.random() < 0.8:
             lie_now_and_then(shop, chance)
         settings.GIFTCARDS = {**settings.GIFTCARDS, **_choose_rules(seed)}
-        ways = ["unique", "unique", "told"] if is_unseen else _WAYS
+        ways = ["unique", "told", "cut"] if is_unseen else _WAYS
         references = Random(f"references {seed}").choice(ways)
         for account in shop.provider.accounts.values():
             account.references = references

@@ -237,10 +237,12 @@ def be_blind(provider: Provider, _random: Random, answer: Answer) -> None:
 
 
 def name_otherwise(random: Random, order: Data) -> None:
-    """Tell a reference that the provider has made up, or none."""
-    order.pop("orderRef", None)
-    if random.random() < 0.5:
-        order["orderRef"] = f"OCL-{random.getrandbits(32)}"
+    """Tell no reference, one that the provider has made up, or the right one changed."""
+    told = order.pop("orderRef", "")
+    made_up = f"OCL-{random.getrandbits(32)}"
+    reference = random.choice(["", made_up, told[:20], told.upper()])
+    if reference:
+        order["orderRef"] = reference
 
 
 def lag(seconds: float) -> Lie:

@@ -120,16 +120,21 @@ class TestAdopted:
 class TestNamed:
     """Orders that were sent with their reference."""
 
-    OURS = sent(reference="ours", is_reference_told=True)
+    OURS = sent(reference="ours", not_before=at(-2))
 
     @pytest.mark.parametrize(
         ("order", "rows", "decision"),
         [
             # Among equal rows, and whatever the time.
             (OURS, [named("A", "x"), named("B", "ours"), named("C", "")], "adopt B"),
-            (OURS, [named("B", "ours", minutes=-300)], "adopt B"),
-            (replace(OURS, is_reference_told=False), [named("A"), named("B", "ours")], "adopt B"),
+            (OURS, [named("B", "ours", minutes=300)], "adopt B"),
             (replace(OURS, is_elsewhere=True), [named("A"), named("B", "ours")], "adopt B"),
+            # Created before the order was recorded: by another shop with the same account.
+            (OURS, [named("B", "ours", minutes=-2)], "adopt B"),
+            (OURS, [named("B", "ours", minutes=-3)], "ask B"),
+            (OURS, [named("A", "ours"), named("B", "ours", minutes=-3)], "ask A B"),
+            (OURS, [named("B", "", minutes=-2)], "adopt B"),
+            (OURS, [named("B", "", minutes=-3)], "ask B"),
             # A row that cannot be the order.
             (OURS, [named("B", "ours", line=LINES[1])], "ask B"),
             (OURS, [named("A", "ours"), named("B", "ours", line=LINES[1])], "ask A B"),
@@ -137,10 +142,10 @@ class TestNamed:
             (OURS, [named("A", "ours", minutes=5), named("B", "ours")], "adopt B A"),
             (OURS, [named("A", "ours", minutes=None), named("B", "ours")], "adopt B A"),
             (OURS, [named(name, "ours") for name in "CAB"], "adopt A B C"),
-            # Rows with other references.
-            (OURS, [named("A", "x"), named("B", "y")], "absent"),
-            (OURS, [named("A", "x"), named("B", "")], "adopt B"),
-            (replace(OURS, is_reference_told=False), [named("A", "x"), named("B", "y")], "ask A B"),
+            # Other references prove nothing: the provider may have changed ours.
+            (OURS, [named("A", "our")], "adopt A"),
+            (OURS, [named("A", "x"), named("B", "y")], "ask A B"),
+            (OURS, [named("A", "x"), named("B", "")], "ask A B"),
             (replace(OURS, reference=""), [named("A", "x")], "adopt A"),
             # Another account.
             (replace(OURS, is_elsewhere=True), [named("A", "")], "elsewhere"),
@@ -154,7 +159,7 @@ class TestNamed:
             ),
         ],
     )
-    def test_a_row_with_the_reference_is_the_order_and_rows_with_others_are_not(
+    def test_a_row_with_the_reference_is_the_order_and_others_are_judged_as_without_references(
         self, order: SentOrder, rows: list[OrderAnswer], decision: str
     ) -> None:
         match plan(survey([order], *rows)):

@@ -26,7 +26,7 @@ from giftcards.management.base import (
     unfinished,
 )
 from giftcards.management.output import Progress, counted, iso
-from giftcards.models import ApiKey, Lease, Order, OrderQuerySet, ProviderState
+from giftcards.models import Lease, Order, OrderQuerySet, ProviderState
 from giftcards.rules.identity import CLOCK_SKEW
 from giftcards.rules.states import Status
 
@@ -94,7 +94,7 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
         _lost().exclude(due_at=None).update(due_at=timezone.now())
         sweep(gateway, _lost(), should_continue=should_continue)
     listing = _read(gateway, Pulse(beat=_beat(progress)), since=start)
-    return _Found(start, listing, gateway.key, explained=before - _lost().count())
+    return _Found(start, listing, gateway, explained=before - _lost().count())
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
@@ -115,11 +115,11 @@ def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None)
     try:
         listing = _read(gateway, Pulse(keep, _beat(progress)), since=start)
         rows = find_orphans(listing) if listing else []
-        bought = find_bought(rows, gateway.key, should_continue=keep)
+        bought = find_bought(rows, gateway, should_continue=keep)
         is_over = not keep()
     finally:
         Lease.objects.release(Lease.LOOP, token)
-    return _Found(start, listing, gateway.key, bought=bought, is_cut_short=is_over)
+    return _Found(start, listing, gateway, bought=bought, is_cut_short=is_over)
 
 
 def _lost() -> OrderQuerySet:
@@ -145,7 +145,7 @@ class _Found:
         self,
         since: datetime,
         listing: Listing | None,
-        key: ApiKey,
+        gateway: Gateway,
         *,
         explained: int = 0,
         bought: Bought | None = None,
@@ -157,7 +157,7 @@ class _Found:
         self._waiting = Order.objects.open().filter(status=Status.PENDING).count()
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole and not is_cut_short
-        self._orphans = list(_describe_orphans(listing, key)) if listing else []
+        self._orphans = list(_describe_orphans(listing, gateway)) if listing else []
         self._changed = [o.reference for o in compare_rows(listing.rows)] if listing else []
         self.has_questions = bool(self._orphans or self._left or self._changed)
 
@@ -207,13 +207,13 @@ class _Found:
         ]
 
 
-def _describe_orphans(listing: Listing, key: ApiKey) -> Iterator[dict[str, Any]]:
+def _describe_orphans(listing: Listing, gateway: Gateway) -> Iterator[dict[str, Any]]:
     """Describe the rows of the provider's list that belong to no order.
 
     "order" is the reference of the order whose cards a row has bought a second time, or "".
     """
     orphans = find_orphans(listing)
-    repeated = note_repetitions(orphans, listing, key)
+    repeated = note_repetitions(orphans, listing, gateway)
     for row in orphans:
         order = repeated.get(row.provider_id)
         yield {**describe_row(row), "order": order.reference if order else ""}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import uuid
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
+from giftcards.conf import conf
 from giftcards.engine.following import Pulse, fan_out
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
 from giftcards.engine.placing import send_now
@@ -64,18 +64,24 @@ SCENARIOS = (
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTrial:
-    """The result of a trial: whether the provider accepts, shows and checks references."""
+    """The result of a trial: whether the provider accepts, shows and checks references.
+
+    ``is_changed`` is True if it shows another reference than the one that it got.
+    """
 
     is_accepted: bool
     is_told: bool = False
     is_listed: bool = False
     is_unique: bool = False
+    is_changed: bool = False
 
     @property
     def advice(self) -> str:
         """A sentence that says how to set ``SEND_REFERENCE``."""
         if not self.is_accepted:
             return "Leave SEND_REFERENCE off: the provider accepts no references."
+        if self.is_changed:
+            return "Leave SEND_REFERENCE off: the provider changes references."
         gains = {
             "its list shows references, by which lost orders are found": self.is_listed,
             "it refuses to sell twice for one reference": self.is_unique,
@@ -231,7 +237,8 @@ def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
         request = partial(gateway.ask, call, Purpose.BACKGROUND, may_repeat=False)
         return ask_when_free(gateway, request, lambda _is_paused: None)
 
-    reference = f"selftest-{uuid.uuid4().hex[:24]}"
+    # Of the same form as those that are sent with orders.
+    [reference, *_] = conf.keyring().sent_references(f"selftest-{new_reference()}")
     place = partial(
         gateway.client.place,
         product_id=product_id,
@@ -254,11 +261,13 @@ def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
         page = ask(partial(gateway.client.list_orders, start=start, end=end))
     except (ProviderError, Stopped):
         return None
+    listed = {row.provider_id: row.reference for row in page.items}
     return ReferenceTrial(
         is_accepted=True,
         is_told=answer.reference == reference,
-        is_listed=reference in {row.reference for row in page.items},
+        is_listed=reference in listed.values(),
         is_unique=is_unique,
+        is_changed=not {answer.reference, listed.get(order_id, "")} <= {"", reference},
     )
 
 

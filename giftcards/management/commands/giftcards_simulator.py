@@ -135,9 +135,10 @@ class Command(ConsoleCommand):
         add(
             "--references",
             "references",
-            "what becomes of `ref` in a purchase: it is `ignored`; it is `told` back; it is told"
-            " back, and refused if it is repeated (`unique`); or the purchase is `refused`",
-            choices=["ignored", "told", "unique", "refused"],
+            "what becomes of `ref` in a purchase: it is `ignored`; it is `told` back; its beginning"
+            " is told back (`cut`); it is told back, and refused if it is repeated (`unique`); or"
+            " the purchase is `refused`",
+            choices=["ignored", "told", "cut", "unique", "refused"],
             metavar="WHAT",
         )
         add("--no-list", "has_list", "do not know /v3/gift-cards/list (default: know it)", **off)
