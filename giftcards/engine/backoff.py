@@ -30,7 +30,7 @@ def backoff(
 
 
 def pause_after_outage(outages: int) -> timedelta:
-    """Return the pause for all processes after ``outages`` failed sweeps in a row."""
+    """Return the pause of a machine after ``outages`` failed sweeps in a row."""
     return backoff(outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
 
 

@@ -148,6 +148,11 @@ class Gateway:
         return not (self._is_refused or self._state.is_paused(timezone.now()))
 
     @property
+    def is_cut_off(self) -> bool:
+        """True if the calls of this machine are paused after an outage."""
+        return self._state.is_cut_off(timezone.now())
+
+    @property
     def _is_refused(self) -> bool:
         return self._refusal is not None or self.key.is_refused
 
@@ -364,7 +369,9 @@ class Gateway:
         if self._failure is not None:
             values |= {"failed_at": now, "failure": str(self._failure)}
         if self._has_succeeded:
-            values |= {"succeeded_at": now, "outages": 0}
+            values["succeeded_at"] = now
+            if self._state.is_of_this_machine or not self._state.is_pause_told(now):
+                values["outages"] = 0
         elif self._failure is not None and self.is_outage(self._failure):
             outages = values["outages"] = self._state.outages + 1
             self.is_proven = False

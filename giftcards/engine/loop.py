@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import socket
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import Swept, sweep
 from giftcards.engine.tuning import tuning
 from giftcards.models import Card, Lease, Order, ProviderState, StatusChange
+from giftcards.models.provider import this_machine
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import STATES, Status
 
@@ -38,8 +38,9 @@ def follow(
     """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
 
     With ``seconds=None``, the loop ends when ``stop`` is set. Otherwise, it also ends after
-    ``seconds``, when no order is urgent, or when the provider refuses the key. Returns ``None`` if
-    another process holds the lease, and the lease does not expire within ``patience``.
+    ``seconds``, when no order is urgent, or when the provider refuses the key or does not answer.
+    Returns ``None`` if another process holds the lease, and the lease does not expire within
+    ``patience``.
     """
     loop = _Loop(seconds, stop or threading.Event(), patience)
     with surviving(loop.stop, "the loop"):
@@ -86,7 +87,7 @@ def _this_worker() -> str:
         name = PurePath(path).parent.name
     if name in {"manage", "django", "django-admin"} and arguments:
         name = arguments[0]
-    return f"{name}@{socket.gethostname()}"
+    return f"{name}@{this_machine()}"
 
 
 def is_work_left() -> bool:
@@ -126,9 +127,11 @@ class _Loop:
 
     def step(self) -> bool:
         """Sweep, and wait for more work; False if the run has ended."""
-        if self._token is None and not self._take_lease():
-            self.done = None
-            return False
+        if self._token is None:
+            self._wait_out_outage()
+            if not self._take_lease():
+                self.done = None
+                return False
         if self._gateway is None:
             self._gateway = Gateway()
         if not self.should_continue():
@@ -138,12 +141,12 @@ class _Loop:
         self.done += swept
         if self._gateway.is_open and self.should_continue():
             self._do_side_work(self._gateway)
-        is_refused = not self._gateway.reopens_by_itself()
-        if not self._is_endless and (is_refused or not is_work_left()):
+        is_barred = self._gateway.is_cut_off or not self._gateway.reopens_by_itself()
+        if not self._is_endless and (is_barred or not is_work_left()):
             return False
-        if is_refused:
-            # The lease is free for one interval, so that a process with another API key can take
-            # it.
+        if is_barred:
+            # The lease is free for one interval, so that a process with another API key, or on a
+            # machine with another network, can take it.
             self.release()
             self.stop.wait(max(conf.poll_interval, tuning.loop_look))
         else:
@@ -157,6 +160,14 @@ class _Loop:
 
     def _has_time(self) -> bool:
         return self.should_continue() and not is_work_left()
+
+    def _wait_out_outage(self) -> None:
+        """Wait, without the lease, while this machine's calls are paused after an outage.
+
+        Another machine may have a network that works.
+        """
+        while not self.is_over and ProviderState.objects.current().is_cut_off(timezone.now()):
+            self.stop.wait(tuning.loop_look)
 
     def _take_lease(self) -> bool:
         """Take the lease; wait up to ``patience`` for a dead holder's lease to expire."""

@@ -366,6 +366,7 @@ class Migration(migrations.Migration):
                 ('pause_detail', models.TextField(blank=True, verbose_name='detail')),
                 ('paused_at', models.DateTimeField(null=True, verbose_name='paused at')),
                 ('paused_until', models.DateTimeField(null=True, verbose_name='paused until')),
+                ('paused_by', models.CharField(blank=True, max_length=100)),
                 ('outages', models.PositiveIntegerField(default=0)),
                 ('balance', models.DecimalField(decimal_places=2, max_digits=14, null=True, verbose_name='balance')),
                 ('balance_read_at', models.DateTimeField(null=True)),

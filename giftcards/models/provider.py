@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -54,6 +55,11 @@ _START_WORKER = _(
     "Start a worker: `manage.py giftcards_poll --loop`, `manage.py qcluster` or that of your own"
     " queue of tasks."
 )
+
+
+def this_machine() -> str:
+    """Return the name of this machine, or of this container."""
+    return socket.gethostname()[:_LONGEST_NAME]
 
 
 class Environment(models.TextChoices):
@@ -220,11 +226,13 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(chores={"begun": begun, "ended": times})
 
     def pause(self, reason: ProviderState.Pause, *, detail: str, until: datetime) -> bool:
-        """Pause all calls, whatever their key; False if another process has paused them already.
+        """Pause calls, whatever their key; False if they are paused already.
 
-        A refused key pauses no other key's calls: see :meth:`ApiKeyQuerySet.refuse`.
+        An outage pauses the calls of this machine only, because its network may be the cause. If
+        another machine has an outage, too, before any call succeeds, the calls of all machines are
+        paused. A refused key pauses no other key's calls: see :meth:`ApiKeyQuerySet.refuse`.
         """
-        now = timezone.now()
+        now, machine = timezone.now(), this_machine()
         while True:
             state = self.current()
             is_worse = _SEVERITY.index(reason) > _SEVERITY.index(state.pause)
@@ -233,13 +241,15 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             # A worse pause replaces a milder pause, but never ends before the milder one would have
             # ended.
             longest = max(until, state.pause_end(now))
-            began = state.paused_at if state.goes_on_with(reason, now) else now
+            goes_on = state.goes_on_with(reason, now)
+            began = state.paused_at if goes_on else now
+            is_own = not goes_on or state.paused_by == machine
+            by = machine if reason == ProviderState.Pause.OUTAGE and is_own else ""
             # The filter has the values that were read. If another process starts a pause at the
             # same time, the state is read again.
             read = {"pause": state.pause, "paused_until": state.paused_until}
-            if self.filter(pk=1, **read).update(
-                pause=reason, pause_detail=detail, paused_at=began, paused_until=longest
-            ):
+            paused = {"paused_at": began, "paused_until": longest, "paused_by": by}
+            if self.filter(pk=1, **read).update(pause=reason, pause_detail=detail, **paused):
                 if reason != ProviderState.Pause.RATE:
                     # After any pause except a rate limit, each key has to be tried again by a
                     # single call.
@@ -324,8 +334,10 @@ class ProviderState(models.Model):
     # The time when the pause began. Several pauses count as one if no call succeeded between them.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
+    # The machine whose calls are paused; "" if the calls of all machines are paused.
+    paused_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
 
-    # The number of sweeps in a row in which no call succeeded.
+    # The number of sweeps in a row in which no call succeeded, of the machines that are paused.
     outages = models.PositiveIntegerField(default=0)
 
     balance = models.DecimalField(_("balance"), null=True, **MONEY)
@@ -398,8 +410,28 @@ class ProviderState(models.Model):
         return ApiKey.objects.all()
 
     def is_paused(self, now: datetime) -> bool:
-        """True if all calls are paused, whatever their key."""
+        """True if the calls of this machine are paused, whatever their key."""
+        return self.is_of_this_machine and self._is_paused_anywhere(now)
+
+    def is_cut_off(self, now: datetime) -> bool:
+        """True if the calls of this machine are paused because of an outage."""
+        return self.pause == self.Pause.OUTAGE and self.is_paused(now)
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """True if the last pause is about the calls of this machine."""
+        return self.paused_by in {"", this_machine()}
+
+    def _is_paused_anywhere(self, now: datetime) -> bool:
         return bool(self.pause) and is_ahead(self.paused_until, now, longest=LONGEST_PAUSE)
+
+    @property
+    def is_of_one_machine(self) -> bool:
+        """True if the last pause is one machine's, and the provider answers another machine."""
+        return bool(self.paused_by) and self._has_answered_since(self.paused_at)
+
+    def _has_answered_since(self, moment: datetime | None) -> bool:
+        return moment is not None and self.succeeded_at is not None and self.succeeded_at > moment
 
     @property
     def was_blocked(self) -> bool:
@@ -412,20 +444,21 @@ class ProviderState(models.Model):
         """True if a pause for ``reason`` continues the last one, as no call has succeeded since."""
         if reason != self.pause or self.paused_at is None:
             return False
-        has_succeeded = self.succeeded_at is not None and self.succeeded_at > self.paused_at
-        return not has_succeeded and self.is_paused(now - _AT_WORK)
+        has_succeeded = self._has_answered_since(self.paused_at)
+        return not has_succeeded and self._is_paused_anywhere(now - _AT_WORK)
 
     def is_pause_told(self, now: datetime) -> bool:
         """True during a pause, and for a minute after it unless a person has ended the pause."""
-        return self.is_paused(now) or self.is_paused(now - _STILL_TOLD)
+        return self._is_paused_anywhere(now) or self._is_paused_anywhere(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
-        return self.paused_until if self.paused_until and self.is_paused(now) else now
+        return self.paused_until if self.paused_until and self._is_paused_anywhere(now) else now
 
     def is_out_of_service(self, now: datetime) -> bool:
         """True if orders cannot be sent now, and probably not in the next minutes."""
         is_refused = self.api_keys.holding_up(configured_key(), now) is not None
-        return is_refused or self.is_paused(now) or self.is_failing(now)
+        is_paused = self._is_paused_anywhere(now) and not self.is_of_one_machine
+        return is_refused or is_paused or self.is_failing(now)
 
     @property
     def paused_because(self) -> str:
@@ -460,6 +493,12 @@ class ProviderState(models.Model):
             return _for_developer(text, refused.refusal, remedy)
         if self.is_pause_told(now):
             text, go_on = str(self.get_pause_display()), gettext("Requests go on automatically.")
+            if self.is_of_one_machine:
+                text = gettext("The server %(name)s cannot reach the provider.")
+                text %= {"name": self.paused_by}
+                go_on = gettext(
+                    "Other servers can, and do its work. Check the network of this server."
+                )
             return Explanation(text, go_on, _english(self.pause_detail))
         if refused:
             text = gettext(

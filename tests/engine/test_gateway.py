@@ -347,6 +347,58 @@ class TestOutage:
         since = provider_state().paused_since
         assert since > began
 
+    @pytest.mark.parametrize(
+        ("story", "paused", "is_out_of_service"),
+        [
+            (["web-1 fails"], {"web-1"}, True),
+            (["web-1 fails", "web-2 is answered"], {"web-1"}, False),
+            # Confirmed: the provider is away.
+            (["web-1 fails", "web-2 fails"], {"web-1", "web-2", "web-3"}, True),
+            (["web-1 fails", "web-1 fails", "web-2 fails"], {"web-1", "web-2", "web-3"}, True),
+            # Not confirmed: the provider has answered between the two.
+            (["web-1 fails", "web-3 is answered", "web-2 fails"], {"web-2"}, True),
+        ],
+    )
+    def test_an_outage_pauses_the_machine_that_has_it_until_another_machine_has_one_too(
+        self,
+        story: list[str],
+        paused: set[str],
+        is_out_of_service: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        gateways: dict[str, Gateway] = {}
+
+        def be(machine: str) -> Gateway:
+            monkeypatch.setattr("socket.gethostname", lambda: machine)
+            return gateways.setdefault(machine, Gateway())
+
+        for event in story:
+            machine, _, what = event.partition(" ")
+            gateway = be(machine)
+            gateway.record_outcome(OutcomeUnknown("Failed.") if what == "fails" else None)
+            gateway.flush()
+        machines = ("web-1", "web-2", "web-3")
+        assert {machine for machine in machines if not be(machine).try_open()} == paused
+        assert provider_state().is_out_of_service(timezone.now()) is is_out_of_service
+        for gateway in gateways.values():
+            gateway.close()
+
+    def test_the_outage_of_one_machine_goes_on_although_others_are_answered(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(1, 4):
+            monkeypatch.setattr("socket.gethostname", lambda: "web-1")
+            with Gateway() as gateway:
+                gateway.record_outcome(OutcomeUnknown("Failed."))
+                gateway.flush()
+            assert (provider_state().outages, provider_state().paused_by) == (number, "web-1")
+            monkeypatch.setattr("socket.gethostname", lambda: "web-2")
+            with Gateway() as gateway:
+                gateway.record_outcome(None)
+                gateway.flush()
+        text = provider_state().explain_pause().text
+        assert text == "The server web-1 cannot reach the provider."
+
     def test_an_outage_is_over_with_the_first_success(self) -> None:
         with Gateway() as gateway:
             gateway.record_outcome(OutcomeUnknown("Failed."))

@@ -29,6 +29,7 @@ from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, make_order, settle
 from tests.stage import (
+    LINE,
     Log,
     Setter,
     ago,
@@ -43,9 +44,11 @@ from tests.stage import (
     lists,
     messages,
     posts,
+    record_order,
     releases_lease,
     spend_budget,
     statuses,
+    unused_port,
     wait_until,
     without_list,
     wrong_calls,
@@ -155,27 +158,39 @@ class TestLoop:
         assert len(simulator.requests) == 1
         assert time.monotonic() - began < 10
 
+    @pytest.mark.parametrize("is_refused", [True, False], ids=["refused key", "no route"])
+    @pytest.mark.parametrize("seconds", [None, 20], ids=["endless", "task"])
     @pytest.mark.django_db(transaction=True)
-    def test_an_endless_loop_is_left_to_a_process_whose_key_is_not_refused(
-        self, simulator: Simulator, shared_database: str, settings: Any
+    def test_the_loop_is_left_to_a_process_that_the_provider_answers(
+        self,
+        is_refused: bool,
+        seconds: float | None,
+        simulator: Simulator,
+        shared_database: str,
+        settings: Any,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        buy_many(simulator, 1)
-        simulator.keys = ["another"]
-        before = len(simulator.requests)
+        well, barred = settings.GIFTCARDS, {"API_KEY": "refused"}
+        if not is_refused:
+            barred = {"BASE_URL": f"http://127.0.0.1:{unused_port()}"}
+        simulator.keys = [well["API_KEY"]]
+        order = record_order(**LINE)
+        monkeypatch.setattr("socket.gethostname", lambda: threading.current_thread().name)
+        settings.GIFTCARDS = {**well, **barred}
         stop = threading.Event()
-        refused = threading.Thread(target=_follow_until, args=[stop])
-        refused.start()
+        other = threading.Thread(target=_follow, args=[stop, seconds], name="barred")
+        other.start()
         try:
-            # By then, it has read its key; its lease is still that of a living process for a while.
-            wait_until(lambda: len(simulator.requests) > before)
-            settings.GIFTCARDS = {**settings.GIFTCARDS, "API_KEY": "another"}
+            # By then, it has read its settings; its lease is still a living process's for a while.
+            wait_until(ProviderState.objects.exclude(failed_at=None).exists)
+            settings.GIFTCARDS = well
             runs = (follow(seconds=20, patience=timedelta(seconds=30)) for _try in range(100))
             done = next(run for run in runs if run is not None)
         finally:
             stop.set()
-            refused.join()
-        assert done.settled == 1
-        assert wrong_calls(simulator) == 1
+            other.join()
+        assert (done.sent, fresh(order).status, posts(simulator)) == (1, Status.FULFILLED, 1)
+        assert wrong_calls(simulator) <= 1
 
     def test_the_loop_waits_through_a_short_pause(self, simulator: Simulator) -> None:
         buy_many(simulator, 1)
@@ -417,10 +432,10 @@ class TestLoop:
         assert max(asked.values()) <= intervals(began) + 1
 
 
-def _follow_until(stop: threading.Event) -> None:
-    """Run the loop until ``stop`` is set, as the process of ``giftcards_poll --loop`` does."""
+def _follow(stop: threading.Event, seconds: float | None) -> None:
+    """Run the loop as another process does: a worker's task, or ``giftcards_poll --loop``."""
     try:
-        follow(seconds=None, stop=stop)
+        follow(seconds=seconds, stop=stop)
     finally:
         connections.close_all()
 
