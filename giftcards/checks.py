@@ -352,6 +352,35 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
     ]
 
 
+@register(TAG, Tags.database)
+def check_queue_is_read(
+    *, databases: Sequence[str] | None = None, **_: object
+) -> list[CheckMessage]:
+    """Warn if tasks are queued, but no worker takes them from the queue."""
+    states = apps.get_model("giftcards", "ProviderState")
+    alias = router.db_for_read(states)
+    if alias not in (databases or ()):
+        return []
+    try:
+        with transaction.atomic(using=alias):
+            state = states.objects.using(alias).first()
+    except DatabaseError:
+        return []  # no tables yet: migrate runs the checks before its work
+    has_queue = conf.uses_django_q or conf.queue_task is not None
+    if state is None or not has_queue or state.is_queue_read(timezone.now()):
+        return []
+    return [
+        Warning(
+            "Tasks wait in the queue, and no worker takes them: messages are sent a minute late,"
+            " or not at all.",
+            hint="Start the queue's workers, such as `manage.py qcluster`. If another process, such"
+            " as `manage.py giftcards_poll --tick`, is to do the work, remove 'django_q' from"
+            " INSTALLED_APPS, or GIFTCARDS['QUEUE_TASK'].",
+            id="giftcards.W012",
+        )
+    ]
+
+
 def _is_migrating() -> bool:
     """True if ``migrate`` runs the checks: an error about a lost code must not stop a migration.
 

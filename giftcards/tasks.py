@@ -21,12 +21,13 @@ from giftcards.engine.loop import begin_tick, follow, is_work_left, is_work_wait
 from giftcards.engine.task_queue import (
     SWEEP_TASK,
     cluster_stop,
-    has_queue,
+    is_queue_read,
     is_run_by_queueing,
     queue_task,
 )
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import GiftcardsError
+from giftcards.models import ProviderState
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
     try:
         if is_tick:
             begin_tick()
+        else:
+            ProviderState.objects.note_queue_read()
         done = follow(seconds=tuning.task_seconds, stop=stop, patience=patience)
         # The check for more work comes after the release of the lease: an order placed before the
         # release has queued no run.
@@ -84,9 +87,10 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
 
 
 def _do_other_work(stop: threading.Event, ends_at: float) -> None:
+    has_queue = is_queue_read()
     for lane in background.lanes():
         wake = lane[0].wake
-        if wake is not None and has_queue():
+        if wake is not None and has_queue:
             wake()
         else:
             with surviving(stop, "the daily work"):

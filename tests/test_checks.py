@@ -26,12 +26,12 @@ from giftcards import checks
 from giftcards.admin import OrderAdmin
 from giftcards.checks import LISTED_ON, check_isolation
 from giftcards.conf import conf, problems
-from giftcards.models import ApiKey, Order
+from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.privacy.rotation import rotate
 from tests import settings as of_tests
 from tests.builders import PARTIAL, settle
 from tests.conftest import Call
-from tests.stage import ROOT, use_keys
+from tests.stage import ROOT, ago, use_keys
 
 # Newer versions of Django also run the checks of the database, unless told otherwise.
 pytestmark = pytest.mark.django_db
@@ -284,7 +284,7 @@ def test_each_mistake_in_the_settings_gives_one_error(
 
 def test_every_check_id_has_exactly_one_case() -> None:
     others = [NO_CLUSTER, ROUTED, OVERRIDDEN, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
-    others += [SEVERAL_KEYS, OLD_RELEASE, other_isolation("SERIALIZABLE")]
+    others += [SEVERAL_KEYS, UNREAD, OLD_RELEASE, other_isolation("SERIALIZABLE")]
     messages = [*(case.message for case in CASES), *others]
     ids = [str(message.id) for message in messages]
     assert sorted([*ids, *(f"giftcards.{number}" for number in IN_SETTINGS)]) == sorted(IDS)
@@ -672,6 +672,39 @@ def test_processes_with_different_api_keys_are_told_of_by_the_database_check() -
     assert check_database() == []
     ApiKey.objects.create(pk="two", stopped_at=now)
     assert check_database() == [SEVERAL_KEYS]
+
+
+UNREAD = Warning(
+    "Tasks wait in the queue, and no worker takes them: messages are sent a minute late, or not at"
+    " all.",
+    hint="Start the queue's workers, such as `manage.py qcluster`. If another process, such as"
+    " `manage.py giftcards_poll --tick`, is to do the work, remove 'django_q' from INSTALLED_APPS,"
+    " or GIFTCARDS['QUEUE_TASK'].",
+    id="giftcards.W012",
+)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "queue", "is_told"),
+    [
+        (4, "", True),
+        (2, "", False),
+        (None, "", False),
+        (4, "shop.background.queue", True),
+        (4, None, False),
+    ],
+)
+def test_a_queue_that_no_worker_reads_is_told_of_by_the_database_check(
+    minutes: int | None, queue: str | None, is_told: bool, settings: Any
+) -> None:
+    """The queue is that of django-q2 (""), one of the shop's own, or none."""
+    if queue:
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "QUEUE_TASK": queue}
+    elif queue is None:
+        settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
+    since = minutes and ago(60 * minutes)
+    ProviderState.objects.create(pk=1, queue_waits_since=since)
+    assert (UNREAD in check_database()) is is_told
 
 
 class TestStoredCards:

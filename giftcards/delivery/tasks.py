@@ -27,7 +27,7 @@ from giftcards.engine.task_queue import cluster_stop, is_run_by_queueing, worker
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import GiftcardsError
 from giftcards.management.output import counted
-from giftcards.models import Lease
+from giftcards.models import Lease, ProviderState
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def deliver() -> str:
         # From now on, another task may be queued, because this task may miss messages that come
         # later.
         Lease.objects.revoke(QUEUED)
+        ProviderState.objects.note_queue_read()
         tell_of_lost_refunds()
         return _send(stop)
     except GiftcardsError as error:

@@ -49,8 +49,8 @@ class Work:
     #: A function that returns True if prompt work should begin before its regular time. It is
     #: called every second.
     is_due: Callable[[], bool] = lambda: False
-    #: A function that queues a task for the work, or ``None``. If there is a queue, each minute's
-    #: task calls this function and leaves the work to the queued task.
+    #: A function that queues a task for the work, or ``None``. If there is a queue that workers
+    #: read, each minute's task calls this function and leaves the work to the queued task.
     wake: Callable[[], object] | None = None
     #: True if the work is begun after all other work, because it may hang or never end.
     is_last: bool = False

@@ -192,12 +192,24 @@ def has_queue() -> bool:
     return conf.queue_task is not None or conf.uses_django_q
 
 
+def is_queue_read() -> bool:
+    """True if there is a queue, and a worker takes the tasks from it, as far as is known."""
+    if not has_queue():
+        # Tasks from before the queue was removed do not count.
+        ProviderState.objects.note_queue_read()
+        return False
+    is_in_cluster = cluster_stop() is not None
+    return is_in_cluster or ProviderState.objects.current().is_queue_read(timezone.now())
+
+
 def queue_task(path: str) -> None:
     """Queue the function at ``path``, without arguments; a queue that fails is logged.
 
     Must not be called in a transaction. Does nothing if there is no queue.
     """
     own = conf.queue_task
+    if has_queue():
+        ProviderState.objects.note_queued()
     if own is not None:
         _enqueue_patiently(lambda: import_string(own)(path))
     elif conf.uses_django_q:

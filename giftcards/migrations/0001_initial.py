@@ -385,6 +385,7 @@ class Migration(migrations.Migration):
                 ('ticked_by', models.CharField(blank=True, max_length=100)),
                 ('ticking_since', models.DateTimeField(null=True)),
                 ('chores', models.JSONField(default=dict)),
+                ('queue_waits_since', models.DateTimeField(null=True)),
                 ('final_orders', models.JSONField(default=dict)),
                 ('final_orders_until', models.DateTimeField(null=True)),
                 ('purged_at', models.DateTimeField(null=True)),

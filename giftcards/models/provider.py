@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
 from django.db import models
 from django.db.models import Q
@@ -275,6 +275,18 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         ApiKey.objects.doubt()
         return was_paused or was_refused
 
+    def note_queued(self) -> None:
+        """Record that a task waits in the queue from now on, unless one waits already."""
+        self.filter(pk=1, queue_waits_since=None).update(queue_waits_since=timezone.now())
+
+    def note_queue_read(self) -> None:
+        """Record that a worker has taken a task from the queue."""
+        self.filter(pk=1).exclude(queue_waits_since=None).update(queue_waits_since=None)
+
+    def with_unread_queue(self, since: datetime) -> Self:
+        """Return the row if tasks have waited in the queue since ``since`` without being taken."""
+        return self.filter(queue_waits_since__lte=since)
+
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
         """Store for each status the number of orders that had become final at ``until``."""
         self.filter(pk=1).update(final_orders=dict(counts), final_orders_until=until)
@@ -373,6 +385,10 @@ class ProviderState(models.Model):
     ticking_since = models.DateTimeField(null=True)
     # The stored form of `chores_record`.
     chores = models.JSONField(default=dict)
+
+    # The time since when tasks have waited in the queue. NULL if a worker has taken one since the
+    # last one was queued.
+    queue_waits_since = models.DateTimeField(null=True)
 
     # The number of orders in each status that had become final at ``final_orders_until``: see
     # giftcards.watch.overview.orders_by_status. The time is NULL if they were never counted.
@@ -562,6 +578,11 @@ class ProviderState(models.Model):
         """The environment of this process's API key; "" if the provider has not named it yet."""
         key = ApiKey.objects.filter(pk=configured_key()).first()
         return key.environment if key else ""
+
+    def is_queue_read(self, now: datetime) -> bool:
+        """True unless tasks have waited in the queue for minutes without being taken."""
+        waits_since = self.queue_waits_since
+        return waits_since is None or is_recent(waits_since, now, within=_SIGN_HOLDS)
 
     def explain_worker(self, now: datetime) -> Explanation:
         """Return why no worker seems to be running; the text is "" if a worker is running."""

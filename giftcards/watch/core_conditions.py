@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.catalogue import price_moves, since_yesterday
 from giftcards.conf import conf
 from giftcards.engine.task_queue import explain_schedule
-from giftcards.models import OfferChange, Order, StatusChange
+from giftcards.models import OfferChange, Order, ProviderState, StatusChange
 from giftcards.models.order_queries import (
     HELD_FOR_PRICE,
     HELD_FOR_REVIEW,
@@ -96,6 +96,7 @@ def _held_up(standing: Standing) -> Sequence[QuerySet[Any]]:
     outboxes = (StatusChange.objects, OfferChange.objects)
     return [
         *(outbox.waiting_since(due_by) for outbox in outboxes),
+        ProviderState.objects.with_unread_queue(due_by),
         *Order.objects.held_up(due_by),
     ]
 
@@ -103,6 +104,7 @@ def _held_up(standing: Standing) -> Sequence[QuerySet[Any]]:
 def _is_held_up(
     waiting_changes: QuerySet[StatusChange],
     waiting_offers: QuerySet[OfferChange],
+    unread_queue: QuerySet[ProviderState],
     *waiting_orders: QuerySet[Order],
 ) -> Finding | None:
     changes, offers = waiting_changes.count(), waiting_offers.count()
@@ -117,8 +119,13 @@ def _is_held_up(
         if number
     ]
     minutes = PATIENCE.total_seconds() / 60
-    waited = f"{' and '.join(held_up)} for more than {minutes:.0f} minutes."
-    return Finding(waited) if held_up else None
+    found = [f"{' and '.join(held_up)} for more than {minutes:.0f} minutes."] if held_up else []
+    if unread_queue.exists():
+        found.append(
+            f"No worker has taken a task from the queue for more than {minutes:.0f} minutes:"
+            " messages are late. Start the queue's workers, such as `manage.py qcluster`."
+        )
+    return Finding(" ".join(found)) if found else None
 
 
 def _has_several_keys(standing: Standing) -> Finding | None:
@@ -370,7 +377,8 @@ CONDITIONS: Sequence[Condition] = [
     Condition(
         code="queue",
         holds="for more than five minutes, an order has waited to be sent, checked or"
-        " searched for, or a change has not been taken by all your receivers.",
+        " searched for, a change has not been taken by all your receivers, or no worker has"
+        " taken a task from the queue.",
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
         judge=OfRows(_held_up, _is_held_up),

@@ -479,6 +479,16 @@ class TestFailOn:
         )
         assert self.asked(call, "queue") == (sentence, 1)
 
+    def test_fail_on_queue_fails_for_a_queue_that_no_worker_reads(self, call: Call) -> None:
+        make_order(queued_at=ago(310))
+        ProviderState.objects.update(queue_waits_since=ago(310))
+        sentence = (
+            "1 order has waited to be sent or checked for more than 5 minutes. No worker has taken"
+            " a task from the queue for more than 5 minutes: messages are late. Start the queue's"
+            " workers, such as `manage.py qcluster`.\n"
+        )
+        assert self.asked(call, "queue") == (sentence, 1)
+
     def test_fail_on_queue_ignores_what_is_up_to_a_person(self, call: Call) -> None:
         make_order(Status.UNCONFIRMED, due_at=None)
         make_order(Status.DELAYED, due_at=None)

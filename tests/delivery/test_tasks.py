@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,18 +10,20 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
+from django.db.models import F
 from django.utils import timezone
+from django_q.cluster import Sentinel
 from django_q.conf import Conf
 from django_q.models import OrmQ
 
 from giftcards.delivery.models import Delivery, Installation, StaffDigest
 from giftcards.delivery.queueing import LOST_REFUNDS, QUEUED, wake
 from giftcards.delivery.tasks import deliver
-from giftcards.models import CustomerRefund, Lease
+from giftcards.models import CustomerRefund, Lease, ProviderState
 from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from giftcards.tasks import tick
+from giftcards.tasks import sweep, tick
 from tests.builders import make_guide_order
 from tests.delivery.mails import again, make_message, pause
 from tests.fakes.mail import DROP, HANG, Fault, MailServer
@@ -42,6 +45,16 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.fixture(autouse=True)
 def _workers(workers: Callable[[int], None]) -> None:
     """Two, unless a test says something else: with more, the task waits for what is due soon."""
+
+
+class Cluster(Sentinel):  # type: ignore[misc]
+    """Runs a task as a cluster of django-q2 does."""
+
+    def __init__(self) -> None:
+        self.stop_event = threading.Event()
+
+    def run(self, task: Callable[[], str]) -> str:
+        return task()
 
 
 def queued() -> list[str]:
@@ -73,6 +86,50 @@ class TestWaking:
     def test_every_tick_wakes_a_worker(self) -> None:
         tick()
         assert queued() == ["giftcards.delivery.tasks.deliver"]
+
+
+class TestAQueueThatNobodyReads:
+    """django-q2 is installed, and cron ticks, but no cluster runs."""
+
+    @pytest.fixture(autouse=True)
+    def _first_tick(self, server: MailServer) -> None:
+        make_message()
+        tick()
+        assert server.received == []
+
+    def pass_minutes(self) -> None:
+        since = F("queue_waits_since") - timedelta(minutes=4)
+        ProviderState.objects.update(queue_waits_since=since)
+
+    def test_a_tick_sends_the_messages_itself_after_minutes(self, server: MailServer) -> None:
+        self.pass_minutes()
+        tick()
+        assert len(server.received) == 1
+        make_message(address="b@example.com")
+        tick()
+        assert len(server.received) == 2
+
+    @pytest.mark.parametrize("task", [deliver, sweep])
+    def test_once_a_task_has_been_taken_from_the_queue_ticks_leave_messages_to_it(
+        self, task: Callable[[], str], server: MailServer
+    ) -> None:
+        self.pass_minutes()
+        task()
+        before = len(server.received)
+        make_message(address="b@example.com")
+        tick()
+        assert len(server.received) == before
+
+    def test_a_tick_in_a_cluster_leaves_the_messages_to_the_queue(self, server: MailServer) -> None:
+        self.pass_minutes()
+        Cluster().run(tick)
+        assert server.received == []
+
+    def test_after_the_queue_was_removed_tasks_in_it_no_longer_count(self, settings: Any) -> None:
+        self.pass_minutes()
+        settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
+        tick()
+        assert ProviderState.objects.get().queue_waits_since is None
 
 
 class TestWorkers:

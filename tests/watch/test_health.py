@@ -193,7 +193,7 @@ TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
 ALONG = {"GiftcardsRefunds": {"GiftcardsAttention"}, "GiftcardsFunds": {"GiftcardsBalance"}}
 # The most queries of those that make more than two.
 QUERIES = {
-    "GiftcardsQueue": 7,
+    "GiftcardsQueue": 8,
     "GiftcardsKeys": 5,
     "GiftcardsPause": 3,
     "GiftcardsCharges": 3,

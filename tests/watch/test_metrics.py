@@ -192,6 +192,10 @@ def hold_up() -> None:
     make_order(queued_at=ago(310))
 
 
+def leave_queue_unread() -> None:
+    ProviderState.objects.update(queue_waits_since=ago(310))
+
+
 def leave_mail() -> None:
     make_message(created_at=ago(310))
 
@@ -203,6 +207,7 @@ def leave_mail() -> None:
         (fail, {"paused", "provider"}),
         (stop_worker, {"worker"}),
         (hold_up, {"queue"}),
+        (leave_queue_unread, {"queue"}),
         (leave_mail, {"mail"}),
     ],
 )
