@@ -16,7 +16,7 @@ import nox
 
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "docs", "quick"]
+nox.options.sessions = ["lint", "docs"]
 
 CLASSIFIERS = nox.project.load_toml("pyproject.toml")["project"]["classifiers"]
 PYTHONS = nox.project.python_versions({"project": {"classifiers": CLASSIFIERS}})
@@ -143,12 +143,6 @@ def docs(make: Make) -> None:
     make("docs")
 
 
-@lane("env-lts")
-def quick(make: Make) -> None:
-    """The quick tests, under coverage, which costs a newer Python hardly anything."""
-    make("test", **COVERED)
-
-
 @lane("env-newest")
 def newest(make: Make) -> None:
     """An eighth of the rows that the quick tests leave out, with the newest Django."""
@@ -217,9 +211,9 @@ def tests(session: nox.Session, django: str) -> None:
 
 
 @nox.session(venv_backend="none", tags=["hosted"])
-def demo(session: nox.Session) -> None:
-    """The demo, as a newcomer has it: make alone, and pip."""
-    session.run("make", "demo", "ARGS=--once", external=True)
+def readme(session: nox.Session) -> None:
+    """README's two commands, as a newcomer has them: make alone, and pip."""
+    session.run(".ci/readme", external=True)
 
 
 @nox.session(tags=["hosted"])

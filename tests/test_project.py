@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -116,8 +118,25 @@ def test_ci_runs_every_session_that_the_hosted_workflow_asks_nox_for() -> None:
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
     hosted = {it["name"] for it in json.loads(listed) if "hosted" in it["tags"]}
     lanes = " ".join(re.findall(r'^    "([a-z ]+)"', text(".ci/run"), re.MULTILINE)).split()
+    assert '" .ci/readme\n' in text(".ci/run")
     # One needs more Pythons, the other what is not in a package index.
-    assert hosted == {*lanes, "tests", "hooks"}
+    assert hosted == {*lanes, "readme", "tests", "hooks"}
+
+
+@pytest.mark.cluster
+def test_the_names_of_all_tests_are_the_same_in_each_process() -> None:
+    """Otherwise, the processes of ``make test`` collect other tests, and run none."""
+
+    def collect(hash_seed: str) -> list[str]:
+        command = (sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:randomly")
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        options: Any = {"check": True, "capture_output": True, "text": True}
+        said = subprocess.run(command, cwd=ROOT, env=environment, **options).stdout
+        return [line for line in said.splitlines() if "::" in line]
+
+    names = collect("1")
+    assert len(names) > 10_000
+    assert collect("2") == names
 
 
 def test_the_changelog_begins_with_the_version_that_comes_next() -> None:
