@@ -44,6 +44,9 @@ install: $(INSTALLED)
 
 # A dot a second shows that pip, which is silent for most of the time, is at work.
 $(INSTALLED): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
+		echo "Python 3.11 or later is needed, and $(PYTHON) is not: make PYTHON=python3.13 ..."; \
+		exit 1; }
 	@echo "Installing into $(VENV): about a minute, only this time."
 	@echo "  1/3  making the virtual environment ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -123,6 +123,18 @@ def test_ci_runs_every_session_that_the_hosted_workflow_asks_nox_for() -> None:
     assert hosted == {*lanes, "readme", "tests", "hooks"}
 
 
+@pytest.mark.packaging
+def test_make_says_first_that_a_python_is_too_old(tmp_path: Path) -> None:
+    older = tmp_path / "python3.10"
+    pretend = "import sys; sys.version_info = (3, 10); exec(sys.argv[1])"
+    older.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$2"\n')
+    older.chmod(0o755)
+    command = ("make", "test", f"PYTHON={older}", f"VENV={tmp_path / 'venv'}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("Python 3.11 or later is needed")
+    assert not (tmp_path / "venv").exists()
+
+
 @pytest.mark.cluster
 def test_the_names_of_all_tests_are_the_same_in_each_process() -> None:
     """Otherwise, the processes of ``make test`` collect other tests, and run none."""
