@@ -44,7 +44,7 @@ from giftcards.watch.overview import (
 
 try:
     from prometheus_client import CollectorRegistry
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
     from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
     from prometheus_client.registry import Collector
 except ImportError:
@@ -60,14 +60,20 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The metrics of one name; all are gauges, a type that every format and every reader knows."""
+    """The metrics of one name: gauges, or the quantiles of a summary."""
 
     name: str
     help: str
     #: The name of the label that tells the metrics apart, if there are several.
     label: str = ""
 
-    def gauge(self, values: Values) -> GaugeMetricFamily:
+    def metric(self, values: Values) -> Metric:
+        if self.label == "quantile":
+            # A summary may leave out the sum and the count, which are unknown here.
+            summary = SummaryMetricFamily(self.name, self.help)
+            for value, number in values.items():
+                summary.add_sample(self.name, {self.label: value}, number)
+            return summary
         gauge = GaugeMetricFamily(self.name, self.help, labels=[self.label] if self.label else [])
         for value, number in values.items():
             gauge.add_metric([value] if self.label else [], number)
@@ -112,13 +118,13 @@ class GiftcardsCollector(Collector):
     database does not work.
     """
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         """Return the families without values, so that registering does not read the database."""
-        return (family.gauge({}) for family in FAMILIES)
+        return (family.metric({}) for family in FAMILIES)
 
-    def collect(self) -> list[GaugeMetricFamily]:
+    def collect(self) -> list[Metric]:
         values = _read()
-        return [family.gauge(values[family.name]) for family in FAMILIES]
+        return [family.metric(values[family.name]) for family in FAMILIES]
 
 
 def _read() -> dict[str, Values]:

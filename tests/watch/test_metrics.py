@@ -45,6 +45,7 @@ Scrape = Callable[..., tuple[int, str]]
 TOKEN = "a-token-that-nobody-guesses"
 TEXT = section(page("monitoring"), "Prometheus")
 RULES = DOCS / "giftcards.rules.yml"
+DOWN = 'up{job="giftcards"} == 0'
 LABELS = {family.name: family.label for family in FAMILIES}
 
 
@@ -221,6 +222,18 @@ def test_the_conditions_that_hold_are_1(
     assert set(conditions.values()) <= {0, 1}
 
 
+def test_only_summaries_have_quantiles(call: Call) -> None:
+    """``promtool check metrics`` asks for this."""
+    times = {"queued_at": ago(9), "sent_at": ago(7), "accepted_at": ago(6), "settled_at": ago(3)}
+    make_guide_order(Status.FULFILLED, **times)
+    families = list(openmetrics(call("giftcards_metrics").out))
+    assert {
+        family.name: family.type
+        for family in families
+        if any("quantile" in sample.labels for sample in family.samples)
+    } == {"giftcards_sending_seconds": "summary", "giftcards_storing_seconds": "summary"}
+
+
 def test_a_clock_that_was_set_back_makes_no_age_negative(metrics: Callable[[], Metrics]) -> None:
     make_order(created_at=ago(-900))
     make_offer()
@@ -364,7 +377,7 @@ def test_the_page_names_each_family_and_its_label() -> None:
 
 def queries_of_rules() -> list[str]:
     [group] = yaml.safe_load(RULES.read_text())["groups"]
-    return [rule["expr"] for rule in group["rules"]]
+    return [rule["expr"] for rule in group["rules"] if rule["expr"] != DOWN]
 
 
 def queries_of_dashboard() -> list[str]:
@@ -407,6 +420,14 @@ def test_the_alerts_cover_each_condition_that_a_person_has_to_act_on() -> None:
     without = {"problems", "unconfirmed", "price", "review", "owed", "planned"}
     warnings = {code for code, each in CONDITIONS.items() if each.severity is Severity.WARNING}
     assert told["GiftcardsToDo"] == warnings - without
+
+
+def test_a_rule_is_about_each_shop_of_the_documented_job_that_does_not_answer() -> None:
+    """Otherwise the metrics of one shop would hide that another one is down."""
+    [group] = yaml.safe_load(RULES.read_text())["groups"]
+    [alert] = [rule["alert"] for rule in group["rules"] if rule["expr"] == DOWN]
+    assert alert == "GiftcardsShopDown"
+    assert "- job_name: giftcards\n" in TEXT
 
 
 def test_the_rules_are_what_prometheus_reads() -> None:
