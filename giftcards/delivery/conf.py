@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parseaddr
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -91,6 +92,17 @@ _site_address = address(
 )
 
 
+def _sender(setting: str, value: Any) -> str:
+    """an e-mail address, with a name or without"""
+    hint = "Give an address, such as 'The Shop <orders@shop.example>'."
+    line = _line(setting, value)
+    try:
+        validate_email(parseaddr(line)[1])
+    except ValidationError:
+        raise Unusable("text", f"{setting} is not an e-mail address.", hint) from None
+    return line
+
+
 def _line(setting: str, value: Any) -> str:
     """one line of text"""
     hint = "Write one line of text."
@@ -173,7 +185,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         " this machine's own address only.",
     )
     from_email = Setting(
-        optional(_line, None),
+        optional(_sender, None),
         help="The sender of mails. Without it: `DEFAULT_FROM_EMAIL`.",
     )
     shop_name = Setting(

@@ -72,6 +72,21 @@ def test_what_the_settings_name_has_to_be_there(
     assert ids(settings, **values) == expected
 
 
+@pytest.mark.parametrize(
+    ("sender", "expected"),
+    [
+        ("5", ["E007"]),
+        ("The Shop", ["E007"]),
+        ("The Shop <orders>", ["E007"]),
+        ("orders@shop.example", []),
+        ("The Shop <orders@shop.example>", []),
+        ("متجر <shop@متجر.example>", []),
+    ],
+)
+def test_the_sender_has_to_be_an_address(sender: str, expected: list[str], settings: Any) -> None:
+    assert ids(settings, FROM_EMAIL=sender) == expected
+
+
 class TestLinks:
     @pytest.mark.parametrize(
         ("hosts", "expected"),
